@@ -1,0 +1,28 @@
+"""What a caller may do."""
+
+from app.auth.tokens import is_user_id
+from app.contracts.command import Caller
+from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidRequestError
+
+ADMIN = "flow:admin"
+SERVICE = "flow:service"
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Raise InsufficientPermissionsError unless the caller's token has ``scope``."""
+    if scope not in caller.scopes:
+        raise InsufficientPermissionsError(f"This needs a token with the scope {scope}", scope=scope)
+
+
+def acting_for(caller: Caller, user_id: str | None) -> str:
+    """The user whose state a command is about: the caller, or the user that a service or an
+    administrator names."""
+    if user_id is None or user_id == caller.user_id:
+        return caller.user_id
+    if not is_user_id(user_id):
+        raise InvalidRequestError([Fault("/userId", "1 to 256 characters, no control characters")])
+    if not caller.scopes & {ADMIN, SERVICE}:
+        raise InsufficientPermissionsError(
+            f"Acting for another user needs a token with the scope {SERVICE} or {ADMIN}", scope=SERVICE
+        )
+    return user_id

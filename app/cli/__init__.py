@@ -1,0 +1,5 @@
+"""The command line: ``server-flow``."""
+
+from app.cli.command import main
+
+__all__ = ["main"]

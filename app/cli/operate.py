@@ -1,0 +1,80 @@
+"""``purge``, ``stats`` and ``check-config``."""
+
+import asyncio
+import sys
+
+import click
+import msgspec
+
+from app.cli.command import main, with_service
+from app.contracts.errors import FlowError
+from app.contracts.ports import BusUnavailableError
+from app.contracts.statistics import FlowStatistics
+from app.main import Parts
+from app.services import FlowService
+from config.settings import Settings, load_settings
+from models.database import DatabaseRefusedError
+
+
+@main.command()
+def purge() -> None:
+    """End all states that are past their time."""
+
+    async def run(service: FlowService) -> int:
+        return await service.purge_expired_flows()
+
+    click.echo(f"{with_service(run)} expired states ended")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def stats(as_json: bool) -> None:
+    """Show figures over all states and their history."""
+
+    async def run(service: FlowService) -> FlowStatistics:
+        return await service.get_flow_statistics()
+
+    figures = with_service(run)
+    if as_json:
+        click.echo(msgspec.json.encode(figures).decode())
+        return
+    metrics = figures.performance_metrics
+    click.echo(f"states               {figures.total_flows}")
+    click.echo(f"active users         {figures.active_users}")
+    click.echo(f"completion rate      {figures.completion_rate:.1f} %")
+    click.echo(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
+    click.echo(f"error rate           {100 * figures.error_rate:.2f} %")
+    click.echo(
+        f"response time        {metrics.average_response_time:.1f} ms, p95 {metrics.p95_response_time:.1f} ms"
+    )
+    click.echo(f"throughput           {metrics.throughput_per_second:.2f} /s in the last minute")
+    for step in figures.popular_steps:
+        click.echo(f"  {step.count:>8} x {step.flow}: {step.step}")
+
+
+@main.command("check-config")
+def check_config() -> None:
+    """Print the effective settings, secrets masked, and ping both servers."""
+    settings = load_settings()
+    for name, value in settings.masked().items():
+        click.echo(f"{name}={value}")
+    if settings.embedded:
+        click.echo("No servers are named: 'serve' starts embedded ones.")
+        return
+    settings.require_token_check()
+    sys.exit(asyncio.run(_ping(settings)))
+
+
+async def _ping(settings: Settings) -> int:
+    parts = Parts(settings)
+    failed = 0
+    for name, ping in (("MongoDB", parts.database.ping), ("Redis", parts.bus.ping)):
+        try:
+            await ping()
+            click.echo(f"{name}: answers")
+        except (FlowError, BusUnavailableError, DatabaseRefusedError) as refusal:
+            click.echo(f"{name}: {refusal}")
+            failed = 1
+    await parts.bus.stop()
+    parts.database.close()
+    return failed

@@ -1,0 +1,95 @@
+"""``state``: one state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from app.cli.command import main, with_service
+from app.contracts.command import Origin, SetCommand
+from app.contracts.errors import FlowNotStartedError, InvalidRequestError
+from app.contracts.views import iso, state_view
+from app.flow.faults import faults_of
+from app.services import FlowService
+
+ORIGIN = Origin(actor="command-line", client="command-line")
+PAGE = 500
+
+
+@main.group()
+def state() -> None:
+    """One user's state in one flow."""
+
+
+def _of_a_state(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--flow", "flow_id", required=True, help="The flow.")(command)
+    return click.option("--user", "user_id", required=True, help="The user.")(command)
+
+
+@state.command()
+@_of_a_state
+def show(user_id: str, flow_id: str) -> None:
+    """Print the state as JSON."""
+
+    async def run(service: FlowService) -> Any:
+        found = await service.get_flow_state(user_id, flow_id)
+        if found is None:
+            raise FlowNotStartedError(flow_id)
+        return state_view(found)
+
+    _print(with_service(run))
+
+
+@state.command()
+@_of_a_state
+def history(user_id: str, flow_id: str) -> None:
+    """Print the history, oldest first, a line each."""
+
+    async def run(service: FlowService) -> None:
+        after = None
+        while page := await service.get_flow_history(user_id, flow_id, after=after, limit=PAGE):
+            for r in page:
+                way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
+                click.echo(
+                    f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}"
+                )
+            after = page[-1].id
+
+    with_service(run)
+
+
+@state.command("set")
+@_of_a_state
+@click.argument("body", metavar="JSON")
+def set_state(user_id: str, flow_id: str, body: str) -> None:
+    """Replace the state wholesale (repair), for example with '{"step": "verification"}'."""
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError as refusal:
+        raise click.BadParameter(str(refusal), param_hint="JSON") from None
+    try:
+        command = msgspec.convert(value, SetCommand)
+    except msgspec.ValidationError:
+        raise InvalidRequestError(faults_of(value, SetCommand)) from None
+
+    async def run(service: FlowService) -> Any:
+        wanted = msgspec.structs.replace(command, flow=flow_id)
+        return state_view(await service.set_flow_state(user_id, wanted, origin=ORIGIN))
+
+    _print(with_service(run))
+
+
+@state.command()
+@_of_a_state
+def clear(user_id: str, flow_id: str) -> None:
+    """Remove the state; its history stays."""
+
+    async def run(service: FlowService) -> bool:
+        return await service.clear_flow_state(user_id, flow_id, origin=ORIGIN)
+
+    click.echo("cleared" if with_service(run) else "there was no state")
+
+
+def _print(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=2))

@@ -1,0 +1,68 @@
+"""What a caller asks for, and who asks: the same for every door."""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from app.contracts.state import Payload
+
+
+class Caller(Struct, frozen=True):
+    """An authenticated party. ``expires_at`` is the token's, in seconds since 1970."""
+
+    user_id: str
+    roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+    expires_at: float = 0.0
+
+
+class ExpectedPosition(Struct, frozen=True):
+    """The position that a state must have for a change to be made. No epoch: any."""
+
+    revision: int
+    epoch: str | None = None
+
+
+class Origin(Struct, frozen=True):
+    """Where a command comes from: recorded with the change, never part of the decision but for
+    ``expected``. ``actor`` is the caller's user id, ``client`` the kind of door and program."""
+
+    actor: str
+    request_id: str | UnsetType = UNSET
+    client: str | UnsetType = UNSET
+    expected: ExpectedPosition | None = None
+
+
+class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Begin a flow, at its initial step or the named one."""
+
+    step: str | None = None
+    service: str = ""
+    entity_id: str | UnsetType | None = UNSET
+    payload: Payload | UnsetType = UNSET
+
+
+class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What comes with a transition. ``payload`` is merged into the state's; ``message`` replaces
+    the last one, or clears it when absent; ``ok`` is the outcome as the caller sees it."""
+
+    payload: Payload | UnsetType = UNSET
+    ok: bool = True
+    message: str | UnsetType = UNSET
+
+
+class ResetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Begin again at the initial step or the named one."""
+
+    step: str | None = None
+
+
+class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Replace a state wholesale (repair). The reference's minimum is flow, step, service, ok."""
+
+    step: str
+    flow: str | UnsetType = UNSET
+    service: str = ""
+    ok: bool = True
+    previous: str | UnsetType = UNSET
+    entity_id: str | UnsetType | None = UNSET
+    payload: Payload | UnsetType = UNSET
+    message: str | UnsetType = UNSET

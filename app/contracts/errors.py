@@ -1,0 +1,236 @@
+"""The errors of the interface. Each has a stable code and says what to do."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+
+class Fault(Struct, frozen=True):
+    """One thing wrong with a request. ``pointer`` is a JSON pointer (RFC 6901) into it."""
+
+    pointer: str
+    message: str
+
+
+class FlowError(Exception):
+    """The root of every error that a caller can meet.
+
+    ``code`` is stable, ``status`` is HTTP's, ``retryable`` says whether the same request may
+    succeed later, ``details`` is JSON, ``retry_after`` is in seconds.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+    retry_after: ClassVar[int | None] = None
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = details
+
+
+class InternalError(FlowError):
+    """A fault of the service itself."""
+
+    def __init__(self) -> None:
+        super().__init__("The service failed to answer this request; its log has the request id.")
+
+
+class NotFoundError(FlowError):
+    """No such route."""
+
+    code = "NOT_FOUND"
+    status = 404
+    title = "Not found"
+
+
+class MethodNotAllowedError(FlowError):
+    """The route exists, its method does not."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    title = "Method not allowed"
+
+
+class AuthenticationRequiredError(FlowError):
+    """No valid token."""
+
+    code = "AUTHENTICATION_REQUIRED"
+    status = 401
+    title = "Authentication required"
+
+
+class InsufficientPermissionsError(FlowError):
+    """A valid token that does not allow this."""
+
+    code = "INSUFFICIENT_PERMISSIONS"
+    status = 403
+    title = "Insufficient permissions"
+
+
+class FlowNotFoundError(FlowError):
+    """No such definition."""
+
+    code = "FLOW_NOT_FOUND"
+    status = 404
+    title = "Flow not found"
+
+    def __init__(self, flow_id: str, version: int | None = None) -> None:
+        if version is None:
+            super().__init__(f"Flow {flow_id} not found", flowId=flow_id)
+        else:
+            super().__init__(f"Flow {flow_id} has no version {version}", flowId=flow_id, version=version)
+
+
+class FlowNotStartedError(FlowError):
+    """A change of a state that does not exist."""
+
+    code = "FLOW_NOT_STARTED"
+    status = 409
+    title = "Flow not started"
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(f"Flow {flow_id} is not started; start it first", flowId=flow_id)
+
+
+class InvalidTransitionError(FlowError):
+    """The transition is none of the current step's."""
+
+    code = "INVALID_TRANSITION"
+    status = 409
+    title = "Invalid transition"
+
+    def __init__(self, from_step: str, transition: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"Invalid transition {transition} from step {from_step}",
+            fromStep=from_step,
+            transition=transition,
+            allowed=list(allowed),
+        )
+
+
+class RevisionConflictError(FlowError):
+    """The state is not at the revision that the caller expected, or kept changing meanwhile."""
+
+    code = "REVISION_CONFLICT"
+    status = 412
+    title = "Revision conflict"
+    retryable = True
+
+    def __init__(self, message: str, state: Any) -> None:
+        super().__init__(message, state=state)
+
+
+class FlowExistsError(FlowError):
+    """A definition with this slug exists."""
+
+    code = "FLOW_EXISTS"
+    status = 409
+    title = "Flow exists"
+
+    def __init__(self, flow_id: str, version: int) -> None:
+        super().__init__(
+            f"Flow {flow_id} exists (version {version}); update it to publish another version",
+            flowId=flow_id,
+            version=version,
+        )
+
+
+class VersionConflictError(FlowError):
+    """Somebody else published meanwhile."""
+
+    code = "VERSION_CONFLICT"
+    status = 409
+    title = "Version conflict"
+    retryable = True
+
+    def __init__(self, flow_id: str, version: int) -> None:
+        super().__init__(
+            f"Flow {flow_id} is at version {version} now; read it and try again",
+            flowId=flow_id,
+            version=version,
+        )
+
+
+class FaultyInputError(FlowError):
+    """Input with faults; every one is in ``details.errors``."""
+
+    status = 422
+
+    def __init__(self, faults: Sequence[Fault], message: str | None = None) -> None:
+        listed = "; ".join(f"{f.pointer or '/'}: {f.message}" for f in faults[:3])
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        super().__init__(
+            message or listed + more,
+            errors=[{"pointer": f.pointer, "message": f.message} for f in faults],
+        )
+        self.faults = list(faults)
+
+
+class InvalidRequestError(FaultyInputError):
+    """A body, parameter or header that is not what the route takes."""
+
+    code = "INVALID_REQUEST"
+    title = "Invalid request"
+
+
+class InvalidPayloadError(FaultyInputError):
+    """A payload that cannot be kept."""
+
+    code = "INVALID_PAYLOAD"
+    title = "Invalid payload"
+
+
+class InvalidDefinitionError(FaultyInputError):
+    """A definition with faults."""
+
+    code = "INVALID_DEFINITION"
+    title = "Invalid definition"
+
+
+class PayloadTooLargeError(FlowError):
+    """More bytes than allowed."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+    title = "Payload too large"
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"The {what} is larger than {limit} bytes", limit=limit)
+
+
+class FlowStateCorruptionError(FlowError):
+    """The stored state does not fit its definition, or is damaged."""
+
+    code = "FLOW_STATE_CORRUPTION"
+    status = 500
+    title = "Flow state corruption"
+
+    def __init__(self, user_id: str, flow_id: str, reason: str) -> None:
+        super().__init__(
+            f"Flow state corrupted for user {user_id}, flow {flow_id}: {reason}; "
+            "an administrator can set, reset or clear it",
+            userId=user_id,
+            flowId=flow_id,
+            reason=reason,
+        )
+
+
+class StoreUnavailableError(FlowError):
+    """MongoDB does not answer."""
+
+    code = "STORE_UNAVAILABLE"
+    status = 503
+    title = "Store unavailable"
+    retryable = True
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__("The store does not answer; nothing is known to have changed. Try again")
+
+
+class CommitUncertainError(Exception):
+    """The connection broke during a commit: whether it was made must be looked up. Never shown."""

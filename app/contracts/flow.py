@@ -1,0 +1,72 @@
+"""A flow: a named set of steps and the transitions between them, as authors write it."""
+
+from typing import Any
+
+from msgspec import Struct
+
+TARGET_SERVICE = "-"
+"""A step's ``service`` that stands for whatever service the state targets."""
+
+
+class FlowTransition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """A way out of a step. ``explicit``: only a person may choose it, ``next`` skips it.
+    ``reversible``: the state remembers the step it left as ``previous``."""
+
+    transition: str
+    step: str
+    explicit: bool = False
+    reversible: bool = False
+
+
+class FlowStep(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """One place in a flow.
+
+    ``index`` identifies the step in state tokens: unique in the flow and never renumbered.
+    ``service``, ``module`` and ``path`` may be ``$name``, looked up in the flow's config.
+    ``payload_map`` gives the position in a token of each payload key that survives there.
+    ``transitions`` keeps its order; a step without any ends the flow.
+    """
+
+    index: int
+    step: str
+    service: str
+    transitions: dict[str, FlowTransition]
+    path: str | None = None
+    module: str | None = None
+    initial: bool = False
+    payload_map: dict[str, int] | None = None
+
+
+class FlowConfig(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """What ``$name`` references of the steps stand for, and names for clients."""
+
+    query_param: str | None = None
+    services: dict[str, str] | None = None
+    modules: dict[str, str] | None = None
+    pathes: dict[str, str] | None = None
+    default_flow: str | None = None
+
+
+class Flow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names."""
+
+    flow: str
+    initial_step: str
+    steps: dict[str, FlowStep]
+    config: FlowConfig = FlowConfig()
+    prefabs: dict[str, str] = {}
+    title: str | None = None
+    description: str | None = None
+    meta: dict[str, Any] | None = None
+
+
+class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """The top-level members of a flow that an update replaces; absent ones stay as they are."""
+
+    initial_step: str | None = None
+    steps: dict[str, FlowStep] | None = None
+    config: FlowConfig | None = None
+    prefabs: dict[str, str] | None = None
+    title: str | None = None
+    description: str | None = None
+    meta: dict[str, Any] | None = None

@@ -1,0 +1,70 @@
+"""A state: one user's progress through one flow."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from app.contracts.errors import FlowNotFoundError
+
+Payload = dict[str, Any]
+
+Status = Literal["active", "paused", "completed", "cleared", "expired"]
+"""``cleared`` and ``expired`` are seen in the last event of a state only: readers find no state."""
+
+ENDED: frozenset[Status] = frozenset({"cleared", "expired"})
+
+
+def state_key(flow_id: str, user_id: str) -> str:
+    """The identity of a state. A flow's slug has no colon, so that the first one separates; what
+    has a colon is no flow (and must never read as another user's state): FlowNotFoundError."""
+    if ":" in flow_id:
+        raise FlowNotFoundError(flow_id)
+    return f"{flow_id}:{user_id}"
+
+
+class AvailableTransition(Struct, frozen=True):
+    """A transition that a caller may run from the state's current step."""
+
+    transition: str
+    step: str
+    explicit: bool
+    reversible: bool
+
+
+class FlowState(Struct, frozen=True):
+    """A state as committed.
+
+    ``previous`` is set only after a reversible transition. ``service`` is where the user is to end
+    up, not the service of the step. ``entity_id``: absent and ``None`` differ. ``version`` pins the
+    definition. ``epoch`` names one life of the state, ``revision`` counts its committed changes
+    since it started (0 when fresh). Times are UTC with milliseconds. ``transitions`` are those that
+    the caller may run now; they follow from the definition and are not stored.
+    """
+
+    flow: str
+    user_id: str
+    version: int
+    epoch: str
+    revision: int
+    status: Status
+    step: str
+    service: str
+    ok: bool
+    created_at: datetime
+    updated_at: datetime
+    previous: str | UnsetType = UNSET
+    entity_id: str | UnsetType | None = UNSET
+    payload: Payload | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    expires_at: datetime | UnsetType = UNSET
+    transitions: tuple[AvailableTransition, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The state's identity, ``<flow>:<user>``."""
+        return state_key(self.flow, self.user_id)
+
+    def absent_at(self, now: datetime) -> bool:
+        """Whether readers at ``now`` find no state here: cleared, or past its time."""
+        return self.status in ENDED or (self.expires_at is not UNSET and self.expires_at <= now)

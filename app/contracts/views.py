@@ -1,0 +1,182 @@
+"""What leaves the service: the JSON shapes of answers and events, camelCase, times as text."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType, json
+
+from app.contracts.definition import FlowDefinition
+from app.contracts.errors import FlowError
+from app.contracts.record import HistoryRecord
+from app.contracts.state import AvailableTransition, FlowState, Payload, Status
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+def iso(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds and ``Z``."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class StateView(Struct, frozen=True, rename="camel"):
+    """A state in an answer. ``transitions`` are those that the caller may run now."""
+
+    flow: str
+    step: str
+    service: str
+    ok: bool
+    user_id: str
+    version: int
+    epoch: str
+    revision: int
+    status: Status
+    created_at: Time
+    updated_at: Time
+    transitions: tuple[AvailableTransition, ...]
+    previous: str | UnsetType = UNSET
+    entity_id: str | UnsetType | None = UNSET
+    payload: Payload | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+
+
+class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
+    """The body of ``flow-state-updated``: the state and what led to it."""
+
+    kind: str
+    transition: str
+    from_step: str
+    actor: str
+    at: Time
+
+
+class RecordMetadata(Struct, frozen=True, rename="camel"):
+    """The circumstances of a record."""
+
+    kind: str
+    service: str
+    actor: str
+    version: int
+    epoch: str
+    revision: int
+    request_id: str | UnsetType = UNSET
+    client: str | UnsetType = UNSET
+    duration_ms: float | UnsetType = UNSET
+
+
+class RecordView(Struct, frozen=True, rename="camel"):
+    """A history record in an answer (the reference's FlowStateHistory)."""
+
+    id: str
+    user_id: str
+    flow_id: str
+    from_step: str
+    to_step: str
+    transition: str
+    timestamp: Time
+    success: bool
+    metadata: RecordMetadata
+    payload: Payload | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class DefinitionSummary(Struct, frozen=True, rename="camel"):
+    """One version of a definition without its steps."""
+
+    flow: str
+    version: int
+    published_at: Time
+    published_by: str
+    source: str
+    retired: bool
+
+
+def _state_members(state: FlowState) -> dict[str, Any]:
+    return {
+        "flow": state.flow,
+        "step": state.step,
+        "service": state.service,
+        "ok": state.ok,
+        "user_id": state.user_id,
+        "version": state.version,
+        "epoch": state.epoch,
+        "revision": state.revision,
+        "status": state.status,
+        "created_at": iso(state.created_at),
+        "updated_at": iso(state.updated_at),
+        "transitions": state.transitions,
+        "previous": state.previous,
+        "entity_id": state.entity_id,
+        "payload": state.payload,
+        "message": state.message,
+        "expires_at": UNSET if state.expires_at is UNSET else iso(state.expires_at),
+    }
+
+
+def state_view(state: FlowState) -> StateView:
+    """A state as it is answered."""
+    return StateView(**_state_members(state))
+
+
+def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdatedEvent:
+    """The event that tells clients of a committed change."""
+    return StateUpdatedEvent(
+        **_state_members(state),
+        kind=record.kind,
+        transition=record.transition,
+        from_step=record.from_step,
+        actor=record.actor,
+        at=iso(record.timestamp),
+    )
+
+
+def record_view(record: HistoryRecord) -> RecordView:
+    """A history record as it is answered."""
+    return RecordView(
+        id=record.id,
+        user_id=record.user_id,
+        flow_id=record.flow_id,
+        from_step=record.from_step,
+        to_step=record.to_step,
+        transition=record.transition,
+        timestamp=iso(record.timestamp),
+        success=record.success,
+        payload=record.payload,
+        error=record.error,
+        metadata=RecordMetadata(
+            kind=record.kind,
+            service=record.service,
+            actor=record.actor,
+            version=record.version,
+            epoch=record.epoch,
+            revision=record.revision,
+            request_id=record.request_id,
+            client=record.client,
+            duration_ms=record.duration_ms,
+        ),
+    )
+
+
+def definition_summary(definition: FlowDefinition) -> DefinitionSummary:
+    """A definition without its steps."""
+    return DefinitionSummary(
+        flow=definition.flow.flow,
+        version=definition.version,
+        published_at=iso(definition.published_at),
+        published_by=definition.published_by,
+        source=definition.source,
+        retired=definition.retired,
+    )
+
+
+encode = json.encode
+
+
+def error_view(error: FlowError) -> dict[str, Any]:
+    """An error as a Socket.IO client gets it."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "retryable": error.retryable,
+        "details": error.details,
+    }

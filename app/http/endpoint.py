@@ -1,0 +1,201 @@
+"""An endpoint: what a route takes and answers, declared once for serving and for OpenAPI."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.auth.permissions import acting_for, require_scope
+from app.auth.tokens import TokenVerifier
+from app.contracts.command import Caller, ExpectedPosition, Origin
+from app.contracts.errors import Fault, FlowError, InvalidRequestError, PayloadTooLargeError
+from app.flow.faults import faults_of
+from app.services import FlowService
+
+BODY_ALLOWANCE_BYTES = 16_384
+"""What a body may have beside its payload."""
+DEFINITION_LIMIT_BYTES = 524_288
+_ETAG = re.compile(r'"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>\d{1,15})"\Z')
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
+
+S = TypeVar("S", bound=Struct)
+
+
+class NoQuery(Struct, frozen=True):
+    """A route without query parameters."""
+
+
+class UserQuery(Struct, frozen=True, rename="camel"):
+    """Whose state: the caller's own, or for services and administrators another user's."""
+
+    user_id: str | None = None
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """``body`` None: no body is taken. ``body_of`` says how its faults are called and how large it
+    may be. ``answers`` are the types by status, None for an empty answer. ``scope`` is what the
+    token must have; ``public`` endpoints ask for no token."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    name: str
+    summary: str
+    handle: Callable[["Call"], Awaitable["Answer"]]
+    answers: Mapping[int, Any]
+    errors: tuple[type[FlowError], ...] = ()
+    query: type[Struct] = NoQuery
+    body: Any = None
+    body_of: Literal["state", "definition"] = "state"
+    scope: str | None = None
+    public: bool = False
+
+
+class Answer(Struct, frozen=True):
+    """A status, a value to encode (UNSET: an empty body) and headers."""
+
+    value: Any = UNSET
+    status: int = 200
+    headers: dict[str, str] = {}
+
+
+class Call:
+    """One request at an endpoint: decoded, authenticated and authorised on demand."""
+
+    def __init__(
+        self, request: Request, endpoint: Endpoint, service: FlowService, caller: Caller, body: Any
+    ) -> None:
+        self.service = service
+        self.caller = caller
+        self.body = body
+        self.path: dict[str, str] = request.path_params
+        self.query: Any = _decode_query(request, endpoint.query)
+        self._headers = request.headers
+
+    @property
+    def user_id(self) -> str:
+        """The user that the request is about."""
+        return acting_for(self.caller, self.query.user_id)
+
+    def header(self, name: str) -> str | None:
+        """A header of the request."""
+        return self._headers.get(name)
+
+    @property
+    def expected(self) -> ExpectedPosition | None:
+        """The position in ``If-Match``."""
+        given = self._headers.get("if-match")
+        if given is None:
+            return None
+        match = _ETAG.match(given)
+        if match is None:
+            raise InvalidRequestError([Fault("/If-Match", 'takes an ETag as answered: "<epoch>.<revision>"')])
+        return ExpectedPosition(int(match["revision"]), match["epoch"])
+
+    @property
+    def origin(self) -> Origin:
+        """Where the request's command comes from."""
+        request_id: str | UnsetType = UNSET
+        given = self._headers.get("idempotency-key")
+        if given is not None:
+            if not _REQUEST_ID.match(given):
+                raise InvalidRequestError([Fault("/Idempotency-Key", "takes 1 to 128 visible characters")])
+            request_id = given
+        return Origin(actor=self.caller.user_id, request_id=request_id, client="http", expected=self.expected)
+
+
+class Handler:
+    """An endpoint as Starlette calls it."""
+
+    def __init__(
+        self, endpoint: Endpoint, service: FlowService, verifier: TokenVerifier, max_payload_bytes: int
+    ) -> None:
+        self._endpoint = endpoint
+        self._service = service
+        self._verifier = verifier
+        self._limit = (
+            DEFINITION_LIMIT_BYTES
+            if endpoint.body_of == "definition"
+            else max_payload_bytes + BODY_ALLOWANCE_BYTES
+        )
+        self._decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
+
+    async def __call__(self, request: Request) -> Response:
+        endpoint = self._endpoint
+        caller = Caller(user_id="")
+        if not endpoint.public:
+            caller = await self._verifier.verify(_bearer(request))
+            if endpoint.scope is not None:
+                require_scope(caller, endpoint.scope)
+        body = await self._body(request)
+        answer = await endpoint.handle(Call(request, endpoint, self._service, caller, body))
+        if answer.value is UNSET:
+            return Response(status_code=answer.status, headers=answer.headers)
+        return Response(
+            msgspec.json.encode(answer.value),
+            status_code=answer.status,
+            headers=answer.headers,
+            media_type="application/json",
+        )
+
+    async def _body(self, request: Request) -> Any:
+        raw = await _read(request, self._limit)
+        if self._decoder is None:
+            if raw.strip():
+                raise InvalidRequestError([Fault("", "this route takes no body")])
+            return None
+        try:
+            return self._decoder.decode(raw or b"{}")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _faults_of_body(raw, self._endpoint.body) from None
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise PayloadTooLargeError("body", limit)
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > limit:
+            raise PayloadTooLargeError("body", limit)
+    return bytes(raw)
+
+
+def _faults_of_body(raw: bytes, shape: Any) -> InvalidRequestError:
+    try:
+        value = msgspec.json.decode(raw)
+    except UnicodeDecodeError:
+        return InvalidRequestError([Fault("", "the body is not UTF-8")])
+    except RecursionError:
+        return InvalidRequestError([Fault("", "the body is nested too deep")])
+    except msgspec.DecodeError as refusal:
+        return InvalidRequestError([Fault("", f"the body is not JSON: {refusal}")])
+    return InvalidRequestError(faults_of(value, shape))
+
+
+def _decode_query(request: Request, shape: type[Struct]) -> Struct:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
+    faults: list[Fault] = []
+    values: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        field = fields.get(name)
+        if field is None:
+            known = f"; there is {', '.join(fields)}" if fields else ""
+            faults.append(Fault(f"/{name}", f"no such query parameter{known}"))
+            continue
+        try:
+            values[field.name] = msgspec.convert(value, field.type, strict=False)
+        except msgspec.ValidationError as refusal:
+            faults.append(Fault(f"/{name}", str(refusal)))
+    if faults:
+        raise InvalidRequestError(faults)
+    return shape(**values)

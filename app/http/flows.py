@@ -1,0 +1,234 @@
+"""The routes of definitions."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from app.auth.permissions import ADMIN
+from app.contracts.definition import FlowDefinition
+from app.contracts.errors import (
+    Fault,
+    FlowExistsError,
+    FlowNotFoundError,
+    InsufficientPermissionsError,
+    InvalidDefinitionError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    VersionConflictError,
+)
+from app.contracts.flow import Flow
+from app.contracts.views import DefinitionSummary, definition_summary
+from app.flow.references import resolve_references
+from app.http.endpoint import Answer, Call, Endpoint, NoQuery
+from app.http.states import Limit
+
+_VERSION_TAG = re.compile(r'"(\d{1,9})"\Z')
+
+
+class FlowsQuery(Struct, frozen=True, rename="camel"):
+    """``after`` is the slug of the last flow of the page before."""
+
+    after: str | None = None
+    limit: Limit = 100
+
+
+class FlowQuery(Struct, frozen=True, rename="camel"):
+    """``resolve``: with the ``$name`` references of steps replaced by what the config says."""
+
+    resolve: bool = False
+
+
+class FlowsPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Flows by slug; ``next`` is the ``after`` of the next page, absent on the last."""
+
+    items: list[Flow]
+    next: str | None = None
+
+
+class VersionsPage(Struct, frozen=True, rename="camel"):
+    """All versions of a flow, newest first."""
+
+    items: list[DefinitionSummary]
+
+
+class FindingView(Struct, frozen=True, rename="camel"):
+    """One finding of the check of a definition."""
+
+    pointer: str
+    message: str
+    severity: Literal["error", "warning"]
+
+
+class CheckReport(Struct, frozen=True, rename="camel"):
+    """``valid``: there is no error among the findings."""
+
+    valid: bool
+    findings: list[FindingView]
+
+
+RawDefinition = Annotated[Any, Meta(description="A flow definition; see the schema Flow.")]
+RawChanges = Annotated[Any, Meta(description="Top-level members of a flow; see the schema FlowPatch.")]
+
+
+def _answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = False) -> Answer:
+    flow = resolve_references(definition.flow) if resolve else definition.flow
+    headers = {"ETag": f'"{definition.version}"', "Flow-Version": str(definition.version)}
+    if status == 201:
+        headers["Location"] = f"/api/flows/{flow.flow}"
+    return Answer(flow, status, headers)
+
+
+async def _list(call: Call) -> Answer:
+    query: FlowsQuery = call.query
+    found = await call.service.definitions.page(query.after, query.limit)
+    more = found[-1].flow.flow if len(found) == query.limit else None
+    return Answer(FlowsPage([definition.flow for definition in found], more))
+
+
+async def _create(call: Call) -> Answer:
+    created = await call.service.definitions.create(call.body, actor=call.caller.user_id, source="api")
+    return _answer(created, 201)
+
+
+async def _get(call: Call) -> Answer:
+    definition = await call.service.definitions.current(call.path["flow_id"])
+    return _answer(definition, resolve=call.query.resolve)
+
+
+async def _update(call: Call) -> Answer:
+    updated = await call.service.definitions.update(
+        call.path["flow_id"],
+        call.body,
+        actor=call.caller.user_id,
+        source="api",
+        expected_version=_expected_version(call),
+    )
+    return _answer(updated)
+
+
+async def _delete(call: Call) -> Answer:
+    await call.service.delete_flow(call.path["flow_id"], actor=call.caller.user_id)
+    return Answer(status=204)
+
+
+async def _versions(call: Call) -> Answer:
+    found = await call.service.definitions.versions(call.path["flow_id"])
+    return Answer(VersionsPage([definition_summary(definition) for definition in found]))
+
+
+async def _version(call: Call) -> Answer:
+    number = call.path["version"]
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise InvalidRequestError([Fault("/version", "is a whole number from 1")])
+    definition = await call.service.definitions.version(call.path["flow_id"], int(number))
+    return _answer(definition, resolve=call.query.resolve)
+
+
+async def _validate(call: Call) -> Answer:
+    findings = call.service.definitions.check(call.body)
+    report = CheckReport(
+        valid=all(finding.severity != "error" for finding in findings),
+        findings=[FindingView(f.pointer, f.message, f.severity) for f in findings],
+    )
+    return Answer(report)
+
+
+def _expected_version(call: Call) -> int | None:
+    given = call.header("if-match")
+    if given is None:
+        return None
+    match = _VERSION_TAG.match(given)
+    if match is None:
+        raise InvalidRequestError([Fault("/If-Match", 'takes an ETag as answered: "<version>"')])
+    return int(match[1])
+
+
+_WRITING = (InsufficientPermissionsError, InvalidDefinitionError, PayloadTooLargeError)
+
+FLOW_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/flows",
+        name="listFlows",
+        summary="The newest version of every flow",
+        handle=_list,
+        query=FlowsQuery,
+        answers={200: FlowsPage},
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flows",
+        name="createFlow",
+        summary="Publish a new flow as version 1",
+        handle=_create,
+        query=NoQuery,
+        body=RawDefinition,
+        body_of="definition",
+        answers={201: Flow},
+        errors=(*_WRITING, FlowExistsError, VersionConflictError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flows/validate",
+        name="validateFlow",
+        summary="Everything wrong with a definition; nothing is stored",
+        handle=_validate,
+        body=RawDefinition,
+        body_of="definition",
+        answers={200: CheckReport},
+        errors=(PayloadTooLargeError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flows/{flow_id}",
+        name="getFlow",
+        summary="The newest version of a flow",
+        handle=_get,
+        query=FlowQuery,
+        answers={200: Flow},
+        errors=(FlowNotFoundError,),
+    ),
+    Endpoint(
+        method="PATCH",
+        path="/api/flows/{flow_id}",
+        name="updateFlow",
+        summary="Publish the next version: the newest with the given top-level members replaced",
+        handle=_update,
+        body=RawChanges,
+        body_of="definition",
+        answers={200: Flow},
+        errors=(*_WRITING, FlowNotFoundError, VersionConflictError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/flows/{flow_id}",
+        name="deleteFlow",
+        summary="Retire a flow: nothing starts on it any more, running states go on",
+        handle=_delete,
+        answers={204: None},
+        errors=(InsufficientPermissionsError, FlowNotFoundError, VersionConflictError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flows/{flow_id}/versions",
+        name="listFlowVersions",
+        summary="All versions of a flow, newest first",
+        handle=_versions,
+        answers={200: VersionsPage},
+        errors=(FlowNotFoundError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flows/{flow_id}/versions/{version}",
+        name="getFlowVersion",
+        summary="One version of a flow",
+        handle=_version,
+        query=FlowQuery,
+        answers={200: Flow},
+        errors=(FlowNotFoundError,),
+    ),
+]

@@ -1,0 +1,61 @@
+"""Pure ASGI middleware: a request id, one log line a request, no answer without a shape."""
+
+import re
+import time
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from app.http.problems import unexpected
+
+log = structlog.get_logger("http")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
+_PROBES = {"/livez", "/readyz"}
+_SAFETY = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class RequestLog:
+    """Outermost around the routes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given if _REQUEST_ID.match(given) else str(uuid7()).encode()
+        status = 0
+        began = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers: list[Any] = message.setdefault("headers", [])
+                headers += [(b"x-request-id", request_id), *_SAFETY]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:  # noqa: BLE001 - every answer has its shape
+                answer = unexpected(scope["path"], error)
+                if not status:
+                    await answer(scope, receive, send_with_id)
+            note = log.debug if scope["path"] in _PROBES else log.info
+            note(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                ms=round((time.perf_counter() - began) * 1000, 2),
+            )

@@ -1,0 +1,69 @@
+"""The one renderer of errors: RFC 9457 ``application/problem+json``."""
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.contracts.errors import (
+    AuthenticationRequiredError,
+    FlowError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+)
+from config.log import describe
+
+log = structlog.get_logger("http")
+
+
+def problem(error: FlowError, instance: str) -> Response:
+    """An error as an answer. ``instance`` is the path of the request."""
+    body = {
+        "type": f"urn:server-flow:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.message,
+        "instance": instance,
+        "code": error.code,
+        "retryable": error.retryable,
+        "details": error.details,
+    }
+    headers = {}
+    if isinstance(error, AuthenticationRequiredError):
+        headers["WWW-Authenticate"] = 'Bearer realm="server-flow"'
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return Response(
+        msgspec.json.encode(body),
+        status_code=error.status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+async def flow_error(request: Request, error: Exception) -> Response:
+    """A FlowError that a route raised."""
+    return problem(error if isinstance(error, FlowError) else InternalError(), request.url.path)
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: an unknown route or method."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    refusal: FlowError
+    if status == 405:
+        refusal = MethodNotAllowedError(f"{request.method} is not a method of {request.url.path}")
+    elif status == 404:
+        refusal = NotFoundError(f"There is no route {request.url.path}; /openapi.json lists them")
+    else:
+        refusal = InternalError()
+    answer = problem(refusal, request.url.path)
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer
+
+
+def unexpected(path: str, error: BaseException) -> Response:
+    """A fault of the service: logged without its message, answered without any."""
+    log.error("request failed", path=path, **describe(error))
+    return problem(InternalError(), path)

@@ -1,0 +1,214 @@
+"""The routes of states."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, structs
+
+from app.contracts.command import ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.errors import (
+    Fault,
+    FlowNotFoundError,
+    FlowNotStartedError,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+    InvalidPayloadError,
+    InvalidRequestError,
+    InvalidTransitionError,
+    PayloadTooLargeError,
+    RevisionConflictError,
+)
+from app.contracts.state import FlowState
+from app.contracts.views import RecordView, StateView, record_view, state_view
+from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
+
+
+class HistoryQuery(UserQuery, frozen=True, rename="camel"):
+    """``after`` is the id of the last record of the page before."""
+
+    after: str | None = None
+    limit: Limit = 100
+
+
+class StatesQuery(UserQuery, frozen=True, rename="camel"):
+    """``after`` is the flow of the last state of the page before."""
+
+    after: str | None = None
+    limit: Limit = 100
+
+
+class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last."""
+
+    items: list[RecordView]
+    next: str | None = None
+
+
+class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """States by flow; ``next`` is the ``after`` of the next page, absent on the last."""
+
+    items: list[StateView]
+    next: str | None = None
+
+
+def _answer(state: FlowState, status: int = 200) -> Answer:
+    return Answer(state_view(state), status, {"ETag": f'"{state.epoch}.{state.revision}"'})
+
+
+async def _get(call: Call) -> Answer:
+    state = await call.service.get_flow_state(call.user_id, call.path["flow_id"])
+    return Answer(None) if state is None else _answer(state)
+
+
+async def _start(call: Call) -> Answer:
+    state, started = await call.service.start_flow(
+        call.user_id, call.path["flow_id"], call.body, origin=call.origin
+    )
+    return _answer(state, 201 if started else 200)
+
+
+async def _transition(call: Call) -> Answer:
+    command: TransitionCommand = call.body
+    state = await call.service.execute_transition(
+        call.user_id,
+        call.path["flow_id"],
+        call.path["transition"],
+        command.payload,
+        ok=command.ok,
+        message=command.message,
+        origin=call.origin,
+    )
+    return _answer(state)
+
+
+async def _reset(call: Call) -> Answer:
+    state = await call.service.reset_flow(
+        call.user_id, call.path["flow_id"], call.body.step, origin=call.origin
+    )
+    return _answer(state)
+
+
+async def _set(call: Call) -> Answer:
+    command: SetCommand = call.body
+    flow_id = call.path["flow_id"]
+    if command.flow and command.flow != flow_id:
+        raise InvalidRequestError([Fault("/flow", f"is {command.flow!r}, but the route says {flow_id!r}")])
+    state = await call.service.set_flow_state(
+        call.user_id, structs.replace(command, flow=flow_id), origin=call.origin
+    )
+    return _answer(state)
+
+
+async def _clear(call: Call) -> Answer:
+    await call.service.clear_flow_state(call.user_id, call.path["flow_id"], origin=call.origin)
+    return Answer(status=204)
+
+
+async def _history(call: Call) -> Answer:
+    query: HistoryQuery = call.query
+    found = await call.service.get_flow_history(
+        call.user_id, call.path["flow_id"], after=query.after, limit=query.limit
+    )
+    more = found[-1].id if len(found) == query.limit else None
+    return Answer(HistoryPage([record_view(record) for record in found], more))
+
+
+async def _list(call: Call) -> Answer:
+    query: StatesQuery = call.query
+    found = await call.service.get_user_flows(call.user_id, after_flow=query.after, limit=query.limit)
+    more = found[-1].flow if len(found) == query.limit else None
+    return Answer(StatesPage([state_view(state) for state in found], more))
+
+
+_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+_CHANGING = (*_READING, RevisionConflictError)
+_WITH_PAYLOAD = (*_CHANGING, InvalidPayloadError, PayloadTooLargeError)
+
+STATE_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/state",
+        name="getFlowState",
+        summary="The state, or null when none was started",
+        handle=_get,
+        query=UserQuery,
+        answers={200: StateView | None},
+        errors=_READING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/start",
+        name="startFlow",
+        summary="Start the flow; 200 with the running state when it was started before",
+        handle=_start,
+        query=UserQuery,
+        body=StartCommand,
+        answers={201: StateView, 200: StateView},
+        errors=_WITH_PAYLOAD,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/transition/{transition}",
+        name="executeTransition",
+        summary="Run a transition of the current step",
+        handle=_transition,
+        query=UserQuery,
+        body=TransitionCommand,
+        answers={200: StateView},
+        errors=(*_WITH_PAYLOAD, FlowNotStartedError, InvalidTransitionError),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/reset",
+        name="resetFlow",
+        summary="Begin again at the initial or the named step; starts the flow when there is no state",
+        handle=_reset,
+        query=UserQuery,
+        body=ResetCommand,
+        answers={200: StateView},
+        errors=_CHANGING,
+    ),
+    Endpoint(
+        method="PUT",
+        path="/api/flow/{flow_id}/state",
+        name="setFlowState",
+        summary="Replace the state wholesale, or make one (repair)",
+        handle=_set,
+        query=UserQuery,
+        body=SetCommand,
+        answers={200: StateView},
+        errors=_WITH_PAYLOAD,
+        scope="flow:admin",
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/flow/{flow_id}/state",
+        name="clearFlowState",
+        summary="Remove the state; its history stays",
+        handle=_clear,
+        query=UserQuery,
+        answers={204: None},
+        errors=_CHANGING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/history",
+        name="getFlowHistory",
+        summary="The history of the state over all its lives, oldest first",
+        handle=_history,
+        query=HistoryQuery,
+        answers={200: HistoryPage},
+        errors=_READING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/states",
+        name="getUserFlows",
+        summary="The states of the user in all flows",
+        handle=_list,
+        query=StatesQuery,
+        answers={200: StatesPage},
+        errors=_READING,
+    ),
+]

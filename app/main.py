@@ -1,0 +1,155 @@
+"""Puts the service together: the one module that may import everything below it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import socketio
+import structlog
+from starlette.applications import Starlette
+
+from app.auth.tokens import TokenVerifier
+from app.clock import SystemClock
+from app.contracts.ports import BusUnavailableError
+from app.http.application import build_application
+from app.process.embedded import EmbeddedServers
+from app.process.lifeline import end_with_parent
+from app.providers.files import FileSource
+from app.services import FlowService
+from app.services.definitions import TakenUp
+from app.services.service import Limits
+from config.log import configure_logging
+from config.settings import Settings, load_settings
+from models.database import Database
+from models.definition_store import MongoDefinitionStore
+from models.history_store import MongoHistoryStore
+from models.state_store import MongoStateStore
+from models.statistics import MongoStatistics
+from realtime.bus import RedisBus
+from realtime.sockets import FlowSockets
+
+log = structlog.get_logger("main")
+
+
+class Parts:
+    """The real parts behind a service, made from settings that name both servers."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.mongo_url is None or settings.redis_url is None:
+            raise ValueError("the settings name no servers")
+        self.database = Database(settings.mongo_url.get_secret_value(), settings.mongo_database)
+        self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
+        self.service = FlowService(
+            states=MongoStateStore(self.database),
+            history=MongoHistoryStore(self.database),
+            definitions=MongoDefinitionStore(self.database),
+            statistics=MongoStatistics(self.database),
+            bus=self.bus,
+            clock=SystemClock(),
+            limits=Limits(
+                definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
+                state_ttl=settings.state_ttl,
+                max_payload_bytes=settings.max_payload_bytes,
+            ),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FlowService]:
+        """The service with its connections and background work, until the end of the block."""
+        try:
+            await self.database.prepare()
+            await self.bus.start()
+            async with self.service:
+                yield self.service
+        finally:
+            await self.bus.stop()
+            self.database.close()
+
+    async def check_hearing(self) -> None:
+        """Raise BusUnavailableError unless Redis answers and this worker hears the others."""
+        await self.bus.ping()
+        if not self.bus.hearing:
+            raise BusUnavailableError("this worker does not hear the others")
+
+
+@asynccontextmanager
+async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowService]:
+    """The service for a Python program, without HTTP, by the same settings as ``serve``: on the
+    servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in ``FLOW_DATA_DIR``.
+
+    Raises config.settings.SettingsError, app.process.embedded.EmbeddedError, StoreUnavailableError,
+    BusUnavailableError.
+    """
+    settings = settings or load_settings()
+    servers = EmbeddedServers(settings.data_dir) if settings.embedded else None
+    if servers is not None:
+        settings = servers.start(settings)
+    try:
+        async with Parts(settings).running() as service:
+            await take_up_definitions(service, settings)
+            yield service
+    finally:
+        if servers is not None:
+            servers.stop()
+
+
+async def take_up_definitions(service: FlowService, settings: Settings) -> TakenUp:
+    """Publish what the files of ``FLOW_DEFINITIONS`` have and the database has not."""
+    sources = [FileSource(path) for path in settings.definition_files()]
+    return await service.definitions.take_from(sources, override=settings.files_override)
+
+
+def token_verifier(settings: Settings) -> TokenVerifier:
+    """Checks tokens as the settings say."""
+    secret = settings.jwt_secret or settings.jwt_public_key
+    return TokenVerifier(
+        key=secret.get_secret_value() if secret else None,
+        jwks_url=settings.jwks_url,
+        algorithms=settings.algorithms,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+    )
+
+
+def create_app() -> Any:
+    """The ASGI application of one worker, by the settings of the environment. A worker that another
+    process started ends when that does."""
+    end_with_parent()
+    settings = load_settings()
+    settings.require_token_check()
+    configure_logging(settings.log_level, settings.log_format)
+    parts = Parts(settings)
+    verifier = token_verifier(settings)
+    sockets = FlowSockets(
+        parts.service,
+        verifier,
+        parts.bus,
+        transports=settings.socket_transports,
+        cors_origins=settings.cors_origins,
+        max_message_bytes=socket_message_limit(settings),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with parts.running():
+            sockets.start()
+            try:
+                yield
+            finally:
+                await sockets.stop()
+
+    http = build_application(
+        parts.service,
+        verifier,
+        checks={"mongodb": parts.database.ping, "redis": parts.check_hearing},
+        cors_origins=settings.cors_origins,
+        max_payload_bytes=settings.max_payload_bytes,
+        lifespan=lifespan,
+    )
+    return socketio.ASGIApp(sockets.server, other_asgi_app=http)
+
+
+def socket_message_limit(settings: Settings) -> int:
+    """Bytes of a Socket.IO message: enough to answer a payload that is too large with its error."""
+    return max(1_048_576, 2 * settings.max_payload_bytes)

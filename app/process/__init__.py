@@ -1,0 +1,1 @@
+"""Processes: the embedded servers, the workers, and that none outlives its parent."""

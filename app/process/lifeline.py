@@ -1,0 +1,51 @@
+"""Ties a process to its parent's life, so that nothing is left behind when that is killed."""
+
+import ctypes
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+
+GRACE_SECONDS = 3.0
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """In a worker started by multiprocessing: end soon after the parent does, however it ends."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def run_tied(command: list[str], parent_pid: int) -> None:
+    """Become ``command``, and have it ended when the parent ends. Does not return.
+
+    Linux does it itself (PR_SET_PDEATHSIG survives exec); elsewhere this process stays and watches.
+    """
+    if platform.system() == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent_pid:  # the parent was gone before the tie was made
+            sys.exit(1)
+        os.execv(command[0], command)  # noqa: S606
+    child = os.spawnv(os.P_NOWAIT, command[0], command)  # noqa: S606
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if os.getppid() != parent_pid:
+            os.kill(child, signal.SIGTERM)
+        time.sleep(0.2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    run_tied(sys.argv[2:], int(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""Runs the workers that share one port."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+APPLICATION = "app.main:create_app"
+BACKLOG = 2048
+GRACEFUL_SECONDS = 10
+
+
+class PortError(Exception):
+    """The port cannot be had; the message is for the person at the terminal."""
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """A socket bound to the port, before anything else starts. Raises PortError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as refusal:
+        bound.close()
+        why = getattr(refusal, "strerror", None) or str(refusal)
+        raise PortError(f"Port {port} on {host} cannot be used: {why}; choose another with --port") from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def run_workers(
+    bound: socket.socket, count: int, *, message_limit: int, on_ready: Callable[[], None]
+) -> bool:
+    """Serve until a signal ends it, with ``count`` processes. False when they could not start."""
+    config = uvicorn.Config(
+        APPLICATION,
+        factory=True,
+        workers=count,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        ws="websockets-sansio",
+        ws_max_size=message_limit,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        lifespan="on",
+    )
+    threading.Thread(target=_when_ready, args=(bound.getsockname(), on_ready), daemon=True).start()
+    if count == 1:
+        server = uvicorn.Server(config)
+        server.run(sockets=[bound])
+        return server.started
+    Multiprocess(config, [bound]).run()
+    return True
+
+
+def _when_ready(address: tuple[str, int], on_ready: Callable[[], None]) -> None:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104
+    while True:
+        connection = HTTPConnection(host, address[1], timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                on_ready()
+                return
+        except (OSError, HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.05)

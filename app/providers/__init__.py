@@ -1,0 +1,1 @@
+"""Where definitions come from, other than the database."""

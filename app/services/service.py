@@ -1,0 +1,288 @@
+"""The service: the reference's thirteen operations, and ``start_flow``."""
+
+from datetime import datetime, timedelta
+
+from msgspec import UNSET, Struct, UnsetType, structs
+from uuid_utils import uuid7
+
+from app.contracts.command import (
+    Origin,
+    ResetCommand,
+    SetCommand,
+    StartCommand,
+    TransitionCommand,
+)
+from app.contracts.errors import Fault, FlowNotStartedError, InvalidRequestError
+from app.contracts.flow import Flow, FlowPatch
+from app.contracts.ports import (
+    Clock,
+    DefinitionStore,
+    EventBus,
+    HistoryStore,
+    StateStore,
+    StatisticsSource,
+)
+from app.contracts.record import HistoryRecord
+from app.contracts.state import FlowState, Payload
+from app.contracts.statistics import FlowStatistics
+from app.flow import rules
+from app.flow.payload import check_payload
+from app.services.background import Background
+from app.services.catalog import DefinitionCatalog
+from app.services.definitions import Definitions
+from app.services.executor import Change, Decide, Executor
+from app.services.history import HistoryReader
+from app.services.relay import Relay
+
+PURGE_BATCH = 500
+
+
+class Limits(Struct, frozen=True):
+    """Bounds and times of a service. ``state_ttl`` None: states do not expire."""
+
+    definition_max_age: timedelta = timedelta(minutes=5)
+    state_ttl: timedelta | None = None
+    max_payload_bytes: int = 65_536
+
+
+class FlowService:
+    """Flows, states and transitions, for doors and for other Python programs.
+
+    Use it as an async context manager: on entry its background work begins (delivery to history
+    and clients, expiry), on exit it is finished. ``user_id`` says whose state; ``origin`` who asks,
+    by default the user. Every method raises StoreUnavailableError when MongoDB is away.
+    """
+
+    def __init__(
+        self,
+        *,
+        states: StateStore,
+        history: HistoryStore,
+        definitions: DefinitionStore,
+        statistics: StatisticsSource,
+        bus: EventBus,
+        clock: Clock,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self._states = states
+        self._reader = HistoryReader(states, history)
+        self._statistics = statistics
+        self._clock = clock
+        self._max_payload_bytes = limits.max_payload_bytes
+        self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
+        bus.subscribe(self._catalog.heard)
+        relay = Relay(states, history, bus, self._catalog)
+        self._executor = Executor(states, relay, clock, limits.state_ttl)
+        self.definitions = Definitions(definitions, self._catalog, bus, clock)
+        self._background = Background(states, relay, clock, self.purge_expired_flows)
+
+    async def __aenter__(self) -> "FlowService":
+        self._background.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._background.stop()
+
+    # Definitions
+
+    async def create_flow(self, definition: Flow | dict[str, object], *, actor: str = "python") -> str:
+        """Publish a flow as version 1 and return its slug. Raises InvalidDefinitionError with
+        every fault, FlowExistsError."""
+        created = await self.definitions.create(definition, actor=actor, source="python")
+        return created.flow.flow
+
+    async def update_flow(
+        self,
+        flow_id: str,
+        changes: FlowPatch | dict[str, object],
+        *,
+        actor: str = "python",
+        expected_version: int | None = None,
+    ) -> None:
+        """Publish the next version: the newest one with the given top-level members replaced.
+        States that run stay on theirs. Raises FlowNotFoundError, InvalidDefinitionError,
+        VersionConflictError."""
+        await self.definitions.update(
+            flow_id, changes, actor=actor, source="python", expected_version=expected_version
+        )
+
+    async def delete_flow(self, flow_id: str, *, actor: str = "python") -> None:
+        """Retire a flow: nothing starts on it any more, states that run go on."""
+        await self.definitions.retire(flow_id, actor=actor, source="python")
+
+    async def list_flows(self) -> list[Flow]:
+        """The newest version of every flow, by slug."""
+        return [definition.flow async for definition in self.definitions.all()]
+
+    # States
+
+    async def get_flow_state(self, user_id: str, flow_id: str) -> FlowState | None:
+        """The state with its available transitions; None when none was started. Raises
+        FlowNotFoundError when there is neither a state nor such a flow."""
+        stored = await self._states.load(flow_id, user_id)
+        if stored is None or stored.state.absent_at(self._clock.now()):
+            await self._catalog.current(flow_id)
+            return None
+        return await self._with_transitions(stored.state)
+
+    async def get_user_flows(
+        self, user_id: str, *, after_flow: str | None = None, limit: int = 1000
+    ) -> list[FlowState]:
+        """A user's states in all flows, by flow; ``after_flow`` and ``limit`` page through them."""
+        states = await self._states.list_by_user(user_id, after_flow, limit, self._clock.now())
+        return [await self._with_transitions(state) for state in states]
+
+    async def start_flow(
+        self,
+        user_id: str,
+        flow_id: str,
+        command: StartCommand | None = None,
+        *,
+        origin: Origin | None = None,
+    ) -> tuple[FlowState, bool]:
+        """The running state, and whether this call started it. Raises FlowNotFoundError,
+        InvalidRequestError for an unknown step."""
+        command = command or StartCommand()
+
+        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+            if state is not None:
+                return None
+            return await self._fresh(user_id, flow_id, command, now)
+
+        return await self._change(user_id, flow_id, "started", origin, decide)
+
+    async def execute_transition(
+        self,
+        user_id: str,
+        flow_id: str,
+        transition: str,
+        payload: Payload | UnsetType = UNSET,
+        *,
+        ok: bool = True,
+        message: str | UnsetType = UNSET,
+        origin: Origin | None = None,
+    ) -> FlowState:
+        """Run a transition of the current step. Raises FlowNotFoundError, FlowNotStartedError,
+        InvalidTransitionError, RevisionConflictError, InvalidPayloadError, PayloadTooLargeError,
+        FlowStateCorruptionError."""
+        command = TransitionCommand(payload=payload, ok=ok, message=message)
+
+        async def decide(state: FlowState | None, now: datetime) -> Change:
+            if state is None:
+                await self._catalog.current(flow_id)
+                raise FlowNotStartedError(flow_id)
+            definition = await self._catalog.pinned(state)
+            after = rules.transition(definition, state, transition, command, now)
+            self._check_payload(payload, after)
+            return Change("transitioned", transition, after, payload)
+
+        after, _ = await self._change(user_id, flow_id, transition, origin, decide)
+        return after
+
+    async def reset_flow(
+        self, user_id: str, flow_id: str, step: str | None = None, *, origin: Origin | None = None
+    ) -> FlowState:
+        """The state begun again on the newest version, at the initial or the named step; started
+        when there is none."""
+
+        async def decide(state: FlowState | None, now: datetime) -> Change:
+            if state is None:
+                return await self._fresh(user_id, flow_id, StartCommand(step=step), now)
+            definition = await self._catalog.current_or_pinned(state)
+            return Change("reset", "reset", rules.reset(definition, state, ResetCommand(step=step), now))
+
+        after, _ = await self._change(user_id, flow_id, "reset", origin, decide)
+        return after
+
+    async def set_flow_state(
+        self, user_id: str, state: SetCommand, *, origin: Origin | None = None
+    ) -> FlowState:
+        """Replace the state in ``state.flow`` wholesale, or make one at the given step: for repair.
+        The result runs on the newest version."""
+        flow_id = state.flow
+        if flow_id is UNSET:
+            raise InvalidRequestError([Fault("/flow", "which flow?")])
+
+        async def decide(present: FlowState | None, now: datetime) -> Change:
+            if present is None:
+                definition = await self._catalog.current(flow_id)
+                fresh = rules.start(definition, user_id, new_id(), StartCommand(step=state.step), now)
+                present = structs.replace(fresh, revision=-1)  # the replacement is its first
+            else:
+                definition = await self._catalog.current_or_pinned(present)
+            after = rules.replace(definition, present, state, now)
+            self._check_payload(state.payload, after)
+            return Change("set", "set", after, state.payload)
+
+        after, _ = await self._change(user_id, flow_id, "set", origin, decide)
+        return after
+
+    async def clear_flow_state(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> bool:
+        """Remove a state; its history stays. False when there was none."""
+
+        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+            if state is None:
+                return None
+            return Change("cleared", "cleared", rules.end(state, "cleared", now))
+
+        _, cleared = await self._executor.execute(
+            flow_id, user_id, "cleared", origin or Origin(actor=user_id), decide
+        )
+        if not cleared:
+            await self._catalog.current(flow_id)
+        return cleared
+
+    # History and figures
+
+    async def get_flow_history(
+        self, user_id: str, flow_id: str, *, after: str | None = None, limit: int = 1000
+    ) -> list[HistoryRecord]:
+        """Records of a state, oldest first, those after the record with the id ``after``; also
+        those that are still on their way, so that a caller reads its own writes."""
+        found = await self._reader.read(flow_id, user_id, after, limit)
+        if not found and after is None:
+            await self._catalog.current(flow_id)
+        return found
+
+    async def get_flow_statistics(self) -> FlowStatistics:
+        """Figures over all states and their history."""
+        return await self._statistics.statistics(self._clock.now())
+
+    async def purge_expired_flows(self) -> int:
+        """End all states that are past their time; how many were ended."""
+        purged = 0
+        while expired := await self._states.list_expired(self._clock.now(), PURGE_BATCH):
+            ended = [await self._executor.expire(state) for state in expired]
+            purged += sum(ended)
+            if not any(ended):
+                break
+        return purged
+
+    async def _change(
+        self, user_id: str, flow_id: str, name: str, origin: Origin | None, decide: Decide
+    ) -> tuple[FlowState, bool]:
+        after, changed = await self._executor.execute(
+            flow_id, user_id, name, origin or Origin(actor=user_id), decide
+        )
+        if after is None:
+            raise FlowNotStartedError(flow_id)
+        return await self._with_transitions(after), changed
+
+    async def _fresh(self, user_id: str, flow_id: str, command: StartCommand, now: datetime) -> Change:
+        definition = await self._catalog.current(flow_id)
+        after = rules.start(definition, user_id, new_id(), command, now)
+        self._check_payload(command.payload, after)
+        return Change("started", "started", after, command.payload)
+
+    async def _with_transitions(self, state: FlowState) -> FlowState:
+        return rules.with_transitions(await self._catalog.pinned(state), state)
+
+    def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
+        if given is not UNSET and after.payload is not UNSET:
+            check_payload(given, after.payload, self._max_payload_bytes)
+
+
+def new_id() -> str:
+    """A new identity: UUID version 7, so that later ones sort after earlier ones."""
+    return str(uuid7())

@@ -1,0 +1,1 @@
+"""Settings, logging, and the flows that ship with the service."""

@@ -1,0 +1,70 @@
+"""Structured logs: one line an event on standard error, never a stack trace or a driver's message."""
+
+import logging
+import sys
+import traceback
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio", "engineio", "socketio")
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Send the logs of this service and of its libraries to standard error, as ``console`` text or
+    ``json``."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _where_instead_of_trace,
+    ]
+    render: Processor = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    number = logging.getLevelName(level.upper())
+    structlog.configure(
+        processors=[*shared, render],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(number, logging.INFO))
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An unexpected error in two words: its type, and where in the code it arose. Its message may
+    quote data or secrets, so that it stays out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
+    own = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
+    via = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].lineno}" if own else at
+    return {"error": type(error).__name__, "at": at, "via": via}
+
+
+def _where_instead_of_trace(_: Any, __: str, event: EventDict) -> EventDict:
+    info = event.pop("exc_info", None)
+    event.pop("stack_info", None)
+    record = event.get("_record")
+    if info is None and record is not None:
+        info = record.exc_info
+    if record is not None:
+        record.exc_info = record.exc_text = record.stack_info = None
+    error = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event.update(describe(error))
+    return event

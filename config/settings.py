@@ -1,0 +1,206 @@
+"""The settings: read from ``FLOW_*`` and ``.env`` in one place, checked before anything starts."""
+
+import difflib
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "FLOW_"
+SHIPPED_FLOWS = Path(__file__).parent / "flows"
+DEFAULT_DEFINITIONS = "database,file:config/flows"
+MIN_SECRET_BYTES = 32
+_ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
+_LATER = {
+    "FLOW_ENCRYPTION_KEYS": "payload encryption",
+    "FLOW_HISTORY_RETENTION": "pruning of history",
+    "FLOW_DEFINITIONS_AUTH": "remote definitions",
+}
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message has a line for each fault."""
+
+
+CommaSeparated = Annotated[list[str], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Every setting, by its name without the prefix."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    mongo_url: SecretStr | None = None
+    mongo_database: str = Field("server_flow", pattern=r"^[A-Za-z0-9_-]{1,38}$")
+    redis_url: SecretStr | None = None
+    data_dir: Path = Path(".flow-data")
+    definitions: CommaSeparated = Field(default_factory=lambda: DEFAULT_DEFINITIONS.split(","))
+    definition_cache_ms: int = Field(300_000, ge=0, le=86_400_000)
+    state_ttl: timedelta | None = None
+    jwt_secret: SecretStr | None = None
+    jwt_public_key: SecretStr | None = None
+    jwks_url: str | None = None
+    jwt_algorithms: CommaSeparated = Field(default_factory=list)
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
+    socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
+    cors_origins: CommaSeparated = Field(default_factory=list)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("definitions", "jwt_algorithms", "socket_transports", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("state_ttl")
+    @classmethod
+    def _positive(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value <= timedelta(0):
+            raise ValueError("must be longer than nothing")
+        return value
+
+    @field_validator("socket_transports")
+    @classmethod
+    def _known_transports(cls, value: list[str]) -> list[str]:
+        if not value or set(value) - {"websocket", "polling"}:
+            raise ValueError("takes websocket and polling")
+        return value
+
+    @field_validator("definitions")
+    @classmethod
+    def _known_sources(cls, value: list[str]) -> list[str]:
+        for source in value:
+            if source != "database" and not source.startswith("file:"):
+                raise ValueError(f"takes database and file:PATH, not {source!r}")
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"must have {MIN_SECRET_BYTES} bytes or more")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_check_tokens(self) -> Self:
+        ways = [self.jwt_secret, self.jwt_public_key, self.jwks_url]
+        if sum(way is not None for way in ways) > 1:
+            raise ValueError("set one of FLOW_JWT_SECRET, FLOW_JWT_PUBLIC_KEY and FLOW_JWKS_URL, not more")
+        shared = {name for name in self.jwt_algorithms if name.startswith("HS")}
+        if "none" in (name.lower() for name in self.jwt_algorithms):
+            raise ValueError("FLOW_JWT_ALGORITHMS: 'none' is not allowed")
+        if shared and (self.jwt_public_key or self.jwks_url):
+            raise ValueError("FLOW_JWT_ALGORITHMS: HS* goes with FLOW_JWT_SECRET only")
+        return self
+
+    @model_validator(mode="after")
+    def _both_servers_or_none(self) -> Self:
+        if (self.mongo_url is None) != (self.redis_url is None):
+            missing = "FLOW_REDIS_URL" if self.redis_url is None else "FLOW_MONGO_URL"
+            raise ValueError(f"{missing} is missing: set both, or none for the embedded servers")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this process is to start its own servers."""
+        return self.mongo_url is None
+
+    @property
+    def algorithms(self) -> list[str]:
+        """The signature algorithms that tokens may have."""
+        if self.jwt_algorithms:
+            return self.jwt_algorithms
+        return ["HS256"] if self.jwt_secret else _ASYMMETRIC
+
+    def require_token_check(self) -> None:
+        """Raise SettingsError unless tokens can be checked: there is no built-in secret."""
+        if not (self.jwt_secret or self.jwt_public_key or self.jwks_url):
+            raise SettingsError(
+                "FLOW_JWT_SECRET: is missing (or FLOW_JWT_PUBLIC_KEY, or FLOW_JWKS_URL); make one with: "
+                "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+            )
+
+    def definition_files(self) -> list[Path]:
+        """The files and folders to read definitions from. The default folder, when it is not below
+        the working directory, is the one that ships with the package."""
+        paths = []
+        for source in self.definitions:
+            if not source.startswith("file:"):
+                continue
+            path = Path(source.removeprefix("file:"))
+            if not path.exists() and source == "file:config/flows":
+                path = SHIPPED_FLOWS
+            paths.append(path)
+        return paths
+
+    @property
+    def files_override(self) -> bool:
+        """Whether files come before the database, so that theirs is the definition that counts."""
+        if "database" not in self.definitions:
+            return True
+        first_file = next((i for i, s in enumerate(self.definitions) if s.startswith("file:")), None)
+        return first_file is not None and first_file < self.definitions.index("database")
+
+    def masked(self) -> dict[str, str]:
+        """The effective settings by their full names, secrets hidden, for showing to a person."""
+        shown = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in ("mongo_url", "redis_url") and value is not None:
+                value = mask_url(value.get_secret_value())
+            elif isinstance(value, list):
+                value = ",".join(value)
+            shown[f"{PREFIX}{name.upper()}"] = "" if value is None else str(value)
+        return shown
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of the environment and ``.env``. Raises SettingsError with every fault."""
+    faults = _unknown_names()
+    try:
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as refusal:
+        for error in refusal.errors():
+            name = f"{PREFIX}{str(error['loc'][0]).upper()}: " if error["loc"] else ""
+            faults.append(f"{name}{error['msg'].removeprefix('Value error, ')}")
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def mask_url(url: str) -> str:
+    """A URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _unknown_names() -> list[str]:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    faults = []
+    for name in sorted({*os.environ, *dotenv_values(".env")}):
+        if not name.startswith(PREFIX) or name in known or name.startswith("FLOW_TEST_"):
+            continue
+        if name in _LATER:
+            faults.append(f"{name}: {_LATER[name]} is not in this version; unset it")
+            continue
+        close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        faults.append(f"{name}: there is no such setting{hint}")
+    return faults

@@ -1,0 +1,1 @@
+"""MongoDB: the documents (collections, indexes, TTLs) and the stores over them."""

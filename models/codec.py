@@ -1,0 +1,102 @@
+"""Turns values into document shapes and back. Field names in MongoDB are camelCase.
+
+A document that lost a field or changed a type raises FlowStateCorruptionError, not a KeyError.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from msgspec import UNSET, UnsetType, ValidationError, convert
+
+from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.record import HistoryRecord
+from app.contracts.state import FlowState
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+_STATE_FIELDS = {
+    "flow": "flowId",
+    "user_id": "userId",
+    "version": "version",
+    "epoch": "epoch",
+    "revision": "revision",
+    "status": "status",
+    "step": "step",
+    "service": "service",
+    "ok": "ok",
+    "created_at": "createdAt",
+    "updated_at": "updatedAt",
+    "previous": "previous",
+    "entity_id": "entityId",
+    "payload": "payload",
+    "message": "message",
+    "expires_at": "expiresAt",
+}
+_RECORD_FIELDS = {
+    "id": "_id",
+    "commit_id": "commitId",
+    "flow_id": "flowId",
+    "user_id": "userId",
+    "epoch": "epoch",
+    "revision": "revision",
+    "version": "version",
+    "kind": "kind",
+    "transition": "transition",
+    "from_step": "fromStep",
+    "to_step": "toStep",
+    "timestamp": "timestamp",
+    "success": "success",
+    "service": "service",
+    "actor": "actor",
+    "payload": "payload",
+    "after": "after",
+    "error": "error",
+    "request_id": "requestId",
+    "client": "client",
+    "duration_ms": "durationMs",
+}
+OPTIONAL_STATE_FIELDS = ("previous", "entityId", "payload", "message", "expiresAt")
+
+
+def state_to_document(state: FlowState) -> Document:
+    """The fields of a state document, without ``_id`` and ``outbox``; absent ones are left out."""
+    return {
+        field: value for name, field in _STATE_FIELDS.items() if (value := getattr(state, name)) is not UNSET
+    }
+
+
+def state_from_document(document: Mapping[str, Any]) -> FlowState:
+    """The state that a document holds."""
+    return _read(document, _STATE_FIELDS, FlowState, document)
+
+
+def record_to_document(record: HistoryRecord) -> Document:
+    """A history document; absent fields are left out."""
+    document: Document = {"stateId": f"{record.flow_id}:{record.user_id}"}
+    for name, field in _RECORD_FIELDS.items():
+        value = getattr(record, name)
+        if value is UNSET:
+            continue
+        document[field] = state_to_document(value) if name == "after" else value
+    return document
+
+
+def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
+    """The record that a history document holds."""
+    after: FlowState | UnsetType = UNSET
+    if "after" in document:
+        after = _read(document["after"], _STATE_FIELDS, FlowState, document)
+    return _read({**document, "after": after}, _RECORD_FIELDS, HistoryRecord, document)
+
+
+def _read(source: Any, fields: Mapping[str, str], shape: type[T], owner: Mapping[str, Any]) -> T:
+    try:
+        present = {name: source[field] for name, field in fields.items() if field in source}
+        return convert(present, shape)
+    except (ValidationError, TypeError) as refusal:
+        raise FlowStateCorruptionError(
+            str(owner.get("userId", "?")),
+            str(owner.get("flowId", "?")),
+            f"the stored document cannot be read ({str(refusal).split(' - at')[0]})",
+        ) from None

@@ -1,0 +1,123 @@
+"""The connection to MongoDB: the one module that makes a client."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from beanie import init_beanie
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import MongoClient, WriteConcern
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+)
+from pymongo.read_preferences import ReadPreference
+
+from app.contracts.errors import StoreUnavailableError
+from models.documents import DOCUMENTS
+
+Collection = AsyncIOMotorCollection[dict[str, Any]]
+Translate = Callable[[], AbstractAsyncContextManager[None]]
+
+SERVER_SELECTION_MS = 2000
+SOCKET_TIMEOUT_MS = 10_000
+
+_GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
+"""Codes of a server that shuts down, steps down or cannot confirm a write in time."""
+
+
+_USER_EXISTS = 51003
+
+
+class DatabaseRefusedError(Exception):
+    """The database cannot be used at all: a wrong address, wrong credentials, no such host."""
+
+
+class Database:
+    """A client and its database. Writes wait for a majority and the journal; reads go to the primary."""
+
+    def __init__(self, url: str, name: str) -> None:
+        try:
+            self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+                url,
+                tz_aware=True,
+                serverSelectionTimeoutMS=SERVER_SELECTION_MS,
+                connectTimeoutMS=SERVER_SELECTION_MS,
+                socketTimeoutMS=SOCKET_TIMEOUT_MS,
+                appname="server-flow",
+            )
+        except (InvalidURI, ConfigurationError, ValueError) as refusal:
+            raise DatabaseRefusedError(f"FLOW_MONGO_URL is not usable: {refusal}") from None
+        self._database: AsyncIOMotorDatabase[dict[str, Any]] = self._client.get_database(
+            name,
+            write_concern=WriteConcern("majority", j=True),
+            read_preference=ReadPreference.PRIMARY,
+        )
+
+    def collection(self, name: str) -> Collection:
+        """A collection by its name."""
+        return self._database[name]
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailableError unless the server answers."""
+        async with store_errors():
+            await self._client.admin.command("ping")
+
+    async def prepare(self) -> None:
+        """Bind the documents and make sure that every declared index exists.
+
+        Raises StoreUnavailableError, or DatabaseRefusedError when the server answers with a refusal.
+        """
+        try:
+            async with store_errors():
+                await init_beanie(database=self._database, document_models=DOCUMENTS)
+        except OperationFailure as refusal:
+            raise DatabaseRefusedError(
+                f"MongoDB refuses (code {refusal.code}): check the user, password and rights in "
+                "FLOW_MONGO_URL"
+            ) from None
+
+    async def drop(self) -> None:
+        """Remove the database with all that is in it (tests)."""
+        await self._client.drop_database(self._database.name)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+
+def is_outage(error: PyMongoError) -> bool:
+    """Whether an error means that the server is away, not that the command was wrong."""
+    if isinstance(error, ConnectionFailure):
+        return True
+    return isinstance(error, OperationFailure) and (
+        error.code in _GOING_AWAY or error.has_error_label("RetryableWriteError")
+    )
+
+
+@asynccontextmanager
+async def store_errors() -> Any:
+    """Translates the driver's word for an outage into the interface's."""
+    try:
+        yield
+    except PyMongoError as error:
+        if is_outage(error):
+            raise StoreUnavailableError from None
+        raise
+    except TimeoutError:
+        raise StoreUnavailableError from None
+
+
+def create_first_user(url: str, user: str, password: str) -> None:
+    """Make ``user`` with all rights; nothing happens when it exists."""
+    client: MongoClient[dict[str, Any]] = MongoClient(url, serverSelectionTimeoutMS=10_000)
+    try:
+        client.admin.command("createUser", user, pwd=password, roles=["root"])
+    except OperationFailure as refusal:
+        if refusal.code != _USER_EXISTS:
+            raise
+    finally:
+        client.close()

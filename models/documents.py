@@ -1,0 +1,122 @@
+"""The documents: the one place where collections, indexes and TTLs are declared.
+
+Definitions and the indexes go through Beanie; the hot path reads and writes the same shapes
+straight on the collections (``models.state_store``, ``models.history_store``).
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from beanie import Document
+from pydantic import BaseModel, ConfigDict, Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+EXPIRY_GRACE_SECONDS = 3600
+"""Expired states are ended by the service, with a record; MongoDB's own TTL is the backstop."""
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+class _CamelModel(BaseModel):
+    model_config = ConfigDict(alias_generator=_camel, populate_by_name=True, extra="forbid")
+
+
+class FlowDefinitionDocument(Document, _CamelModel):
+    """One published version of a flow; ``_id`` is ``<flow>:<version>``. Never changed."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    flow_id: str
+    version: int
+    definition: dict[str, Any]
+    created_at: datetime
+    created_by: str
+    source: str
+    retired: bool = False
+
+    class Settings:
+        name = "flow_definitions"
+        indexes: ClassVar = [
+            IndexModel([("flowId", ASCENDING), ("version", DESCENDING)], name="flow_version", unique=True),
+            IndexModel([("createdAt", ASCENDING)], name="created"),
+        ]
+
+
+class FlowHistoryDocument(Document, _CamelModel):
+    """A record of one change or refusal; ``_id`` is ``<state>:<epoch>:<revision>``, for refusals
+    with an id of their own behind it. The same shape waits in a state's ``outbox``."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    commit_id: str
+    state_id: str
+    flow_id: str
+    user_id: str
+    epoch: str
+    revision: int
+    version: int
+    kind: str
+    transition: str
+    from_step: str
+    to_step: str
+    timestamp: datetime
+    success: bool
+    service: str
+    actor: str
+    payload: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    error: str | None = None
+    request_id: str | None = None
+    client: str | None = None
+    duration_ms: float | None = None
+
+    class Settings:
+        name = "flow_history"
+        indexes: ClassVar = [
+            IndexModel(
+                [("stateId", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING), ("_id", ASCENDING)],
+                name="state_position",
+            ),
+            IndexModel([("timestamp", ASCENDING)], name="time"),
+        ]
+
+
+class FlowStateDocument(Document, _CamelModel):
+    """One user's state in one flow; ``_id`` is ``<flow>:<user>``. The commit point: its fields and
+    the record in its ``outbox`` change together or not at all."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    flow_id: str
+    user_id: str
+    version: int
+    epoch: str
+    revision: int
+    status: str
+    step: str
+    service: str
+    ok: bool
+    created_at: datetime
+    updated_at: datetime
+    previous: str | None = None
+    entity_id: str | None = None
+    payload: dict[str, Any] | None = None
+    message: str | None = None
+    expires_at: datetime | None = None
+    outbox: list[dict[str, Any]] = Field(default_factory=list)
+
+    class Settings:
+        name = "flow_states"
+        indexes: ClassVar = [
+            IndexModel([("userId", ASCENDING), ("flowId", ASCENDING)], name="user_flow"),
+            IndexModel([("createdAt", ASCENDING)], name="created"),
+            IndexModel([("expiresAt", ASCENDING)], name="expiry", expireAfterSeconds=EXPIRY_GRACE_SECONDS),
+            IndexModel(
+                [("updatedAt", ASCENDING)],
+                name="undelivered",
+                partialFilterExpression={"outbox.0": {"$exists": True}},
+            ),
+        ]
+
+
+DOCUMENTS: list[type[Document]] = [FlowDefinitionDocument, FlowStateDocument, FlowHistoryDocument]

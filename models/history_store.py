@@ -1,0 +1,48 @@
+"""History in MongoDB: appended once, read oldest first."""
+
+from collections.abc import Sequence
+
+from pymongo.errors import BulkWriteError
+
+from app.contracts.record import HistoryPosition, HistoryRecord
+from app.contracts.state import state_key
+from models.codec import Document, record_from_document, record_to_document
+from models.database import Collection, Database, store_errors
+
+_DUPLICATE_KEY = 11000
+
+
+class MongoHistoryStore:
+    """The HistoryStore port on MongoDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._history: Collection = database.collection("flow_history")
+
+    async def append(self, records: Sequence[HistoryRecord]) -> None:
+        if not records:
+            return
+        async with store_errors():
+            try:
+                await self._history.insert_many(
+                    [record_to_document(record) for record in records], ordered=False
+                )
+            except BulkWriteError as refusal:
+                # Delivered before, by this worker or another: the record is the same.
+                faults = (refusal.details or {}).get("writeErrors", [])
+                if not faults or any(fault.get("code") != _DUPLICATE_KEY for fault in faults):
+                    raise
+
+    async def read(
+        self, flow_id: str, user_id: str, after: HistoryPosition | None, limit: int
+    ) -> list[HistoryRecord]:
+        query: Document = {"stateId": state_key(flow_id, user_id)}
+        if after is not None:
+            query["$or"] = [
+                {"epoch": {"$gt": after.epoch}},
+                {"epoch": after.epoch, "revision": {"$gt": after.revision}},
+                {"epoch": after.epoch, "revision": after.revision, "_id": {"$gt": after.id}},
+            ]
+        order = [("epoch", 1), ("revision", 1), ("_id", 1)]
+        async with store_errors():
+            documents = await self._history.find(query).sort(order).to_list(limit)
+        return [record_from_document(document) for document in documents]

@@ -1,0 +1,154 @@
+"""States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pymongo import DeleteOne, UpdateOne
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
+from app.contracts.ports import StoredState
+from app.contracts.record import HistoryRecord
+from app.contracts.state import ENDED, FlowState, state_key
+from models.codec import (
+    OPTIONAL_STATE_FIELDS,
+    Document,
+    record_from_document,
+    record_to_document,
+    state_from_document,
+    state_to_document,
+)
+from models.database import Collection, Database, is_outage, store_errors
+
+COMMIT_ATTEMPTS = 3
+_PRESENT = {"$nin": sorted(ENDED)}
+
+
+class MongoStateStore:
+    """The StateStore port on MongoDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._states: Collection = database.collection("flow_states")
+        self._history: Collection = database.collection("flow_history")
+
+    async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+        async with store_errors():
+            document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
+        return None if document is None else _stored(document)
+
+    async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
+        for _ in range(COMMIT_ATTEMPTS):
+            try:
+                return await self._write(before, record)
+            except PyMongoError as error:
+                if not is_outage(error):
+                    raise
+            # The connection broke: the update may have been made, or may be made still. Look for it;
+            # when the state is as before, the same conditional update can be sent again: of the
+            # two, only one can match.
+            made = await self._was_made(before, record)
+            if made is not None:
+                return made
+        raise StoreUnavailableError
+
+    async def _write(self, before: FlowState | None, record: HistoryRecord) -> bool:
+        after = _after(record)
+        fields = state_to_document(after)
+        if before is None:
+            try:
+                await self._states.insert_one(
+                    {"_id": after.key, **fields, "outbox": [record_to_document(record)]}
+                )
+            except DuplicateKeyError:
+                return False
+            return True
+        update: Document = {"$set": fields, "$push": {"outbox": record_to_document(record)}}
+        gone = {field: "" for field in OPTIONAL_STATE_FIELDS if field not in fields}
+        if gone:
+            update["$unset"] = gone
+        answer = await self._states.update_one(_at(before), update)
+        return answer.matched_count == 1
+
+    async def _was_made(self, before: FlowState | None, record: HistoryRecord) -> bool | None:
+        """True or False when the outcome of a commit is certain, None when it can be tried again."""
+        after = _after(record)
+        async with store_errors():
+            document = await self._states.find_one({"_id": after.key})
+            for waiting in (document or {}).get("outbox", ()):
+                if waiting["_id"] == record.id:
+                    return bool(waiting["commitId"] == record.commit_id)
+            delivered = await self._history.find_one({"_id": record.id}, {"commitId": 1})
+        if delivered is not None:
+            return bool(delivered["commitId"] == record.commit_id)
+        if document is None:
+            return None if before is None else False
+        if before is None:
+            return False
+        as_before = (document.get("epoch"), document.get("revision")) == (before.epoch, before.revision)
+        return None if as_before else False
+
+    async def list_by_user(
+        self, user_id: str, after_flow: str | None, limit: int, now: datetime
+    ) -> list[FlowState]:
+        query: Document = {"userId": user_id, "status": _PRESENT, **_not_expired(now)}
+        if after_flow is not None:
+            query["flowId"] = {"$gt": after_flow}
+        async with store_errors():
+            documents = await self._states.find(query, {"outbox": 0}).sort("flowId", 1).to_list(limit)
+        return [state_from_document(document) for document in documents]
+
+    async def list_expired(self, now: datetime, limit: int) -> list[FlowState]:
+        query = {"expiresAt": {"$lte": now}, "status": _PRESENT}
+        async with store_errors():
+            documents = await self._states.find(query, {"outbox": 0}).sort("expiresAt", 1).to_list(limit)
+        return [state_from_document(document) for document in documents]
+
+    async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
+        query = {"outbox.0": {"$exists": True}, "updatedAt": {"$lt": before}}
+        async with store_errors():
+            documents = await self._states.find(query).sort("updatedAt", 1).to_list(limit)
+        found = []
+        for document in documents:
+            try:
+                found.append(_stored(document))
+            except FlowStateCorruptionError:  # must not hold up the others
+                continue
+        return found
+
+    async def release(self, records: Sequence[HistoryRecord]) -> None:
+        newest: dict[tuple[str, str], HistoryRecord] = {}
+        for record in records:
+            place = (_after(record).key, record.epoch)
+            if place not in newest or newest[place].revision < record.revision:
+                newest[place] = record
+        operations: list[UpdateOne | DeleteOne] = []
+        for (key, epoch), record in newest.items():
+            if _after(record).status in ENDED:
+                operations.append(DeleteOne({"_id": key, "epoch": epoch, "revision": record.revision}))
+            delivered = {"epoch": epoch, "revision": {"$lte": record.revision}}
+            operations.append(UpdateOne({"_id": key}, {"$pull": {"outbox": delivered}}))
+        if operations:
+            async with store_errors():
+                await self._states.bulk_write(operations, ordered=False)
+
+
+def _at(before: FlowState) -> Document:
+    return {"_id": before.key, "epoch": before.epoch, "revision": before.revision}
+
+
+def _after(record: HistoryRecord) -> FlowState:
+    if not isinstance(record.after, FlowState):
+        raise TypeError(f"{record.kind} record {record.id} commits nothing")
+    return record.after
+
+
+def _not_expired(now: datetime) -> dict[str, Any]:
+    return {"$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}]}
+
+
+def _stored(document: Document) -> StoredState:
+    return StoredState(
+        state=state_from_document(document),
+        pending=tuple(record_from_document(waiting) for waiting in document.get("outbox", ())),
+    )

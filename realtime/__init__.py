@@ -1,0 +1,1 @@
+"""Socket.IO in and out, and the bus between workers."""
