@@ -21,7 +21,7 @@ from app.services.definitions import TakenUp
 from app.services.service import Limits
 from config.log import configure_logging
 from config.settings import Settings, load_settings
-from models.database import Database
+from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.state_store import MongoStateStore
@@ -38,7 +38,7 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
-        self.database = Database(settings.mongo_url.get_secret_value(), settings.mongo_database)
+        self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
         self.service = FlowService(
             states=MongoStateStore(self.database),

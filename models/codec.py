@@ -6,7 +6,7 @@ A document that lost a field or changed a type raises FlowStateCorruptionError, 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from msgspec import UNSET, UnsetType, ValidationError, convert
+from msgspec import UNSET, ValidationError, convert
 
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.record import HistoryRecord
@@ -84,10 +84,10 @@ def record_to_document(record: HistoryRecord) -> Document:
 
 def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
     """The record that a history document holds."""
-    after: FlowState | UnsetType = UNSET
     if "after" in document:
         after = _read(document["after"], _STATE_FIELDS, FlowState, document)
-    return _read({**document, "after": after}, _RECORD_FIELDS, HistoryRecord, document)
+        document = {**document, "after": after}
+    return _read(document, _RECORD_FIELDS, HistoryRecord, document)
 
 
 def _read(source: Any, fields: Mapping[str, str], shape: type[T], owner: Mapping[str, Any]) -> T:

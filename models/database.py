@@ -1,7 +1,7 @@
 """The connection to MongoDB: the one module that makes a client."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from beanie import init_beanie
@@ -19,8 +19,8 @@ from pymongo.read_preferences import ReadPreference
 from app.contracts.errors import StoreUnavailableError
 from models.documents import DOCUMENTS
 
+Client = AsyncIOMotorClient[dict[str, Any]]
 Collection = AsyncIOMotorCollection[dict[str, Any]]
-Translate = Callable[[], AbstractAsyncContextManager[None]]
 
 SERVER_SELECTION_MS = 2000
 SOCKET_TIMEOUT_MS = 10_000
@@ -36,21 +36,27 @@ class DatabaseRefusedError(Exception):
     """The database cannot be used at all: a wrong address, wrong credentials, no such host."""
 
 
+def connect(url: str, name: str) -> "Database":
+    """A database by its URL; nothing is sent yet. Raises DatabaseRefusedError for a wrong URL."""
+    try:
+        client: Client = AsyncIOMotorClient(
+            url,
+            tz_aware=True,
+            serverSelectionTimeoutMS=SERVER_SELECTION_MS,
+            connectTimeoutMS=SERVER_SELECTION_MS,
+            socketTimeoutMS=SOCKET_TIMEOUT_MS,
+            appname="server-flow",
+        )
+    except (InvalidURI, ConfigurationError, ValueError) as refusal:
+        raise DatabaseRefusedError(f"FLOW_MONGO_URL is not usable: {refusal}") from None
+    return Database(client, name)
+
+
 class Database:
     """A client and its database. Writes wait for a majority and the journal; reads go to the primary."""
 
-    def __init__(self, url: str, name: str) -> None:
-        try:
-            self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
-                url,
-                tz_aware=True,
-                serverSelectionTimeoutMS=SERVER_SELECTION_MS,
-                connectTimeoutMS=SERVER_SELECTION_MS,
-                socketTimeoutMS=SOCKET_TIMEOUT_MS,
-                appname="server-flow",
-            )
-        except (InvalidURI, ConfigurationError, ValueError) as refusal:
-            raise DatabaseRefusedError(f"FLOW_MONGO_URL is not usable: {refusal}") from None
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
         self._database: AsyncIOMotorDatabase[dict[str, Any]] = self._client.get_database(
             name,
             write_concern=WriteConcern("majority", j=True),
@@ -99,7 +105,7 @@ def is_outage(error: PyMongoError) -> bool:
 
 
 @asynccontextmanager
-async def store_errors() -> Any:
+async def store_errors() -> AsyncIterator[None]:
     """Translates the driver's word for an outage into the interface's."""
     try:
         yield

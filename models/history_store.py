@@ -44,5 +44,5 @@ class MongoHistoryStore:
             ]
         order = [("epoch", 1), ("revision", 1), ("_id", 1)]
         async with store_errors():
-            documents = await self._history.find(query).sort(order).to_list(limit)
+            documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
         return [record_from_document(document) for document in documents]

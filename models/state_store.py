@@ -95,19 +95,23 @@ class MongoStateStore:
         if after_flow is not None:
             query["flowId"] = {"$gt": after_flow}
         async with store_errors():
-            documents = await self._states.find(query, {"outbox": 0}).sort("flowId", 1).to_list(limit)
+            documents = (
+                await self._states.find(query, {"outbox": 0}).sort("flowId", 1).limit(limit).to_list(limit)
+            )
         return [state_from_document(document) for document in documents]
 
     async def list_expired(self, now: datetime, limit: int) -> list[FlowState]:
         query = {"expiresAt": {"$lte": now}, "status": _PRESENT}
         async with store_errors():
-            documents = await self._states.find(query, {"outbox": 0}).sort("expiresAt", 1).to_list(limit)
+            documents = (
+                await self._states.find(query, {"outbox": 0}).sort("expiresAt", 1).limit(limit).to_list(limit)
+            )
         return [state_from_document(document) for document in documents]
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         query = {"outbox.0": {"$exists": True}, "updatedAt": {"$lt": before}}
         async with store_errors():
-            documents = await self._states.find(query).sort("updatedAt", 1).to_list(limit)
+            documents = await self._states.find(query).sort("updatedAt", 1).limit(limit).to_list(limit)
         found = []
         for document in documents:
             try:

@@ -1,0 +1,57 @@
+"""The contract of DefinitionStore."""
+
+import asyncio
+
+import pytest
+from msgspec import structs
+
+from app.contracts.ports import DefinitionStore
+from models.database import Database
+from models.definition_store import MongoDefinitionStore
+from tests.fakes import FakeDefinitionStore
+from tests.samples import definition
+
+
+@pytest.fixture
+def store(database: Database | None) -> DefinitionStore:
+    return FakeDefinitionStore() if database is None else MongoDefinitionStore(database)
+
+
+async def test_what_is_published_is_read_exactly(store: DefinitionStore) -> None:
+    whole = definition(title="Loop", meta={"a": [1]}, prefabs={"a": "token"}, config={"services": {"s": "t"}})
+    assert await store.publish(whole)
+    assert await store.get("loop", 1) == whole
+    assert await store.latest("loop") == whole
+    steps = (await store.latest("loop") or whole).flow.steps
+    assert list(steps["a"].transitions) == ["jump", "again", "go"]
+
+
+async def test_nothing_published(store: DefinitionStore) -> None:
+    assert await store.get("loop", 1) is None
+    assert await store.latest("loop") is None
+    assert await store.versions("loop") == []
+    assert await store.list_latest(None, 10) == []
+
+
+async def test_versions_newest_first(store: DefinitionStore) -> None:
+    for version in (2, 10, 1):
+        await store.publish(definition(version=version))
+    assert [d.version for d in await store.versions("loop")] == [10, 2, 1]
+    assert (await store.latest("loop") or definition()).version == 10
+
+
+async def test_a_version_is_published_once(store: DefinitionStore) -> None:
+    rivals = [structs.replace(definition(), published_by=str(n)) for n in range(5)]
+    won = await asyncio.gather(*(store.publish(rival) for rival in rivals))
+    assert sum(won) == 1
+    assert (await store.get("loop", 1) or definition()).published_by == str(won.index(True))
+
+
+async def test_list_has_the_newest_of_flows_that_are_not_retired(store: DefinitionStore) -> None:
+    for slug in ("c", "a", "b"):
+        await store.publish(definition(slug))
+    await store.publish(definition("a", 2))
+    await store.publish(structs.replace(definition("b", 2), retired=True))
+    assert [(d.flow.flow, d.version) for d in await store.list_latest(None, 10)] == [("a", 2), ("c", 1)]
+    assert [d.flow.flow for d in await store.list_latest("a", 10)] == ["c"]
+    assert [d.flow.flow for d in await store.list_latest(None, 1)] == ["a"]

@@ -1,0 +1,56 @@
+"""The contract of HistoryStore."""
+
+import pytest
+from msgspec import UNSET, structs
+
+from app.contracts.ports import HistoryStore
+from app.contracts.record import position_of
+from models.database import Database
+from models.history_store import MongoHistoryStore
+from tests.fakes import FakeHistoryStore
+from tests.samples import fresh, moved, record
+
+
+@pytest.fixture
+def store(database: Database | None) -> HistoryStore:
+    return FakeHistoryStore() if database is None else MongoHistoryStore(database)
+
+
+async def test_what_is_appended_is_read_exactly(store: HistoryStore) -> None:
+    full = structs.replace(record(fresh(entity_id=None, payload={"a": 1})), duration_ms=1.25, client="http")
+    bare = structs.replace(
+        record(moved(fresh())), payload=UNSET, after=UNSET, request_id=UNSET, success=False, error="X"
+    )
+    await store.append([full, bare])
+    assert await store.read("loop", "ada", None, 10) == [full, bare]
+
+
+async def test_appending_twice_keeps_the_first(store: HistoryStore) -> None:
+    first = record(fresh(), commit="first")
+    await store.append([first])
+    await store.append([record(fresh(), commit="second"), record(moved(fresh()))])
+    assert await store.read("loop", "ada", None, 10) == [first, record(moved(fresh()))]
+
+
+async def test_nothing_to_append(store: HistoryStore) -> None:
+    await store.append([])
+    assert await store.read("loop", "ada", None, 10) == []
+
+
+async def test_order_is_epoch_revision_id_and_pages_join(store: HistoryStore) -> None:
+    whole = []
+    for epoch in ("e1", "e2"):
+        state = fresh(epoch=epoch)
+        for _ in range(12):  # 10 sorts after 9
+            whole.append(record(state))
+            refused = record(state)
+            whole.append(structs.replace(refused, id=f"{refused.id}:x", after=UNSET))
+            state = moved(state)
+    await store.append(list(reversed(whole)))
+    await store.append([record(fresh(user="bob"))])
+    assert await store.read("loop", "ada", None, 100) == whole
+    pages, after = [], None
+    while page := await store.read("loop", "ada", after, 5):
+        pages += page
+        after = position_of(page[-1])
+    assert pages == whole

@@ -1,0 +1,150 @@
+"""The contract of StateStore."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from msgspec import UNSET, structs
+
+from app.contracts.errors import FlowNotFoundError
+from app.contracts.ports import StateStore, StoredState
+from models.database import Database
+from models.state_store import MongoStateStore
+from tests.fakes import FakeStateStore
+from tests.samples import T0, fresh, moved, record
+
+
+@pytest.fixture
+def store(database: Database | None) -> StateStore:
+    return FakeStateStore() if database is None else MongoStateStore(database)
+
+
+async def test_what_is_committed_is_loaded_exactly(store: StateStore) -> None:
+    payload = {"n": 1, "f": 1.5, "t": "żółć", "none": None, "list": [True, {"$x": 1, "a.b": {}}], "": 2}
+    state = fresh(payload=payload, entity_id=None, service="shop")
+    made = record(state, kind="started")
+    assert await store.commit(None, made)
+    assert await store.load("loop", "ada") == StoredState(state=state, pending=(made,))
+
+
+async def test_absent_fields_stay_absent_and_gone_fields_go(store: StateStore) -> None:
+    first = structs.replace(
+        fresh(payload={"a": 1}, entity_id="org"), message="hi", previous="b", expires_at=T0
+    )
+    await store.commit(None, record(first))
+    second = moved(first, payload=UNSET, entity_id=UNSET, message=UNSET, previous=UNSET, expires_at=UNSET)
+    assert await store.commit(first, record(second))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.state == second
+
+
+async def test_no_state_is_none(store: StateStore) -> None:
+    assert await store.load("loop", "nobody") is None
+
+
+async def test_a_second_start_is_refused(store: StateStore) -> None:
+    assert await store.commit(None, record(fresh(epoch="e1"), commit="1"))
+    assert not await store.commit(None, record(fresh(epoch="e2"), commit="2"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.state.epoch == "e1"
+
+
+@pytest.mark.parametrize("stale", [{"revision": 5}, {"epoch": "other"}])
+async def test_a_commit_on_another_position_is_refused(store: StateStore, stale: dict[str, object]) -> None:
+    state = fresh()
+    await store.commit(None, record(state))
+    wrong = structs.replace(state, **stale)
+    assert not await store.commit(wrong, record(moved(wrong)))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.state == state
+    assert len(stored.pending) == 1
+
+
+async def test_of_rivals_one_wins(store: StateStore) -> None:
+    state = fresh()
+    await store.commit(None, record(state))
+    rivals = [record(moved(state, message=str(n)), commit=str(n)) for n in range(10)]
+    won = await asyncio.gather(*(store.commit(state, rival) for rival in rivals))
+    assert sum(won) == 1
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.state.message == str(won.index(True))
+    assert stored.pending[-1].commit_id == str(won.index(True))
+
+
+async def test_records_wait_until_they_are_released(store: StateStore) -> None:
+    first = fresh()
+    second, third = moved(first), moved(moved(first))
+    await store.commit(None, record(first))
+    await store.commit(first, record(second))
+    await store.commit(second, record(third))
+    await store.release([record(first), record(second)])
+    stored = await store.load("loop", "ada")
+    assert stored == StoredState(state=third, pending=(record(third),))
+
+
+async def test_an_ended_state_goes_with_its_last_record(store: StateStore) -> None:
+    state = fresh()
+    ended = moved(state, status="cleared")
+    await store.commit(None, record(state))
+    await store.commit(state, record(ended))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.state.status == "cleared"
+    await store.release([record(state), record(ended)])
+    assert await store.load("loop", "ada") is None
+
+
+async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: StateStore) -> None:
+    state = fresh(epoch="e1")
+    ended = moved(state, status="cleared")
+    again = fresh(epoch="e2")
+    await store.commit(None, record(state))
+    await store.commit(state, record(ended))
+    assert await store.commit(ended, record(again))
+    await store.release([record(state), record(ended)])
+    assert await store.load("loop", "ada") == StoredState(state=again, pending=(record(again),))
+
+
+async def test_states_of_a_user_by_flow(store: StateStore) -> None:
+    for slug in ("b", "a", "c", "d"):
+        await store.commit(None, record(fresh(slug=slug)))
+    await store.commit(None, record(fresh(user="bob", slug="a")))
+    gone = structs.replace(fresh(slug="e"), expires_at=T0)
+    await store.commit(None, record(gone))
+    ended = fresh(slug="f")
+    await store.commit(None, record(ended))
+    await store.commit(ended, record(moved(ended, status="cleared")))
+    found = await store.list_by_user("ada", None, 3, T0)
+    assert [state.flow for state in found] == ["a", "b", "c"]
+    rest = await store.list_by_user("ada", "c", 3, T0)
+    assert [state.flow for state in rest] == ["d"]
+
+
+async def test_expired_states_oldest_first(store: StateStore) -> None:
+    for user, seconds in (("late", 5), ("later", 1), ("living", 60)):
+        state = structs.replace(fresh(user=user), expires_at=T0 + timedelta(seconds=seconds))
+        await store.commit(None, record(state))
+    await store.commit(None, record(fresh(user="forever")))
+    now = T0 + timedelta(seconds=10)
+    assert [s.user_id for s in await store.list_expired(now, 10)] == ["later", "late"]
+    assert [s.user_id for s in await store.list_expired(now, 1)] == ["later"]
+
+
+async def test_undelivered_states(store: StateStore) -> None:
+    waiting, delivered = fresh(user="waiting"), fresh(user="delivered")
+    recent = moved(fresh(user="recent"))
+    for state in (waiting, delivered, recent):
+        await store.commit(None, record(state))
+    await store.release([record(delivered)])
+    found = await store.list_undelivered(T0 + timedelta(milliseconds=500), 10)
+    assert found == [StoredState(state=waiting, pending=(record(waiting),))]
+
+
+async def test_a_colon_cannot_reach_another_users_state(store: StateStore) -> None:
+    await store.commit(None, record(fresh(user="b:c", slug="a")))
+    with pytest.raises(FlowNotFoundError):
+        await store.load("a:b", "c")

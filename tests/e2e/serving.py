@@ -1,0 +1,174 @@
+"""Real processes of ``server-flow`` and real clients of them."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import socketio
+
+from app.auth.tokens import issue_token
+from config.settings import Settings
+
+COMMAND = str(Path(sys.executable).with_name("server-flow"))
+
+
+class Process:
+    """A running ``server-flow``; its output is read all the time."""
+
+    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path) -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+        self.popen = subprocess.Popen(
+            [COMMAND, *arguments],
+            env={**inherited, **env},
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            with self._grown:
+                self.lines.append(line.rstrip("\n"))
+                self._grown.notify_all()
+        with self._grown:
+            self._grown.notify_all()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, seconds: float = 40) -> re.Match[str]:
+        """The first match in the output; fails when the process ends before."""
+        deadline = time.monotonic() + seconds
+        with self._grown:
+            while True:
+                match = re.search(pattern, self.output)
+                if match:
+                    return match
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._reader.is_alive():
+                    raise AssertionError(f"no {pattern!r} in:\n{self.output}")
+                self._grown.wait(left)
+
+    def family(self) -> list[psutil.Process]:
+        """This process and everything below it."""
+        own = psutil.Process(self.popen.pid)
+        return [own, *own.children(recursive=True)]
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Signal it and wait; the exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        try:
+            return self.popen.wait(seconds)
+        finally:
+            if self.popen.poll() is None:
+                self.popen.kill()
+            self._reader.join(10)
+            if self.popen.stdout is not None:
+                self.popen.stdout.close()
+
+
+class Serving(Process):
+    """``server-flow serve`` that has printed its address."""
+
+    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path) -> None:
+        super().__init__("serve", "--port", "0", *arguments, env=env, cwd=cwd)
+        self.secret = env.get("FLOW_JWT_SECRET", "")
+        try:
+            self.url = self.wait_for(r"serves at (http://\S+)")[1]
+            self.wait_for("More tokens")
+        except BaseException:
+            self.end()
+            raise
+
+    def token(self, user: str, *scopes: str) -> str:
+        return issue_token(self.secret, user, ttl=timedelta(hours=1), scopes=scopes)
+
+    def http(self, user: str, *scopes: str) -> httpx.AsyncClient:
+        """An HTTP client of a user."""
+        headers = {"Authorization": f"Bearer {self.token(user, *scopes)}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that accept requests."""
+        port = int(self.url.rsplit(":", 1)[1])
+        children = [p for p in self.family()[1:] if "spawn_main" in " ".join(p.cmdline())]
+        return [p for p in children or self.family()[:1] if _listens(p, port)]
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    return any(
+        c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp")
+    )
+
+
+def external(settings: Settings) -> dict[str, str]:
+    """An environment that names the servers of ``settings``."""
+    assert settings.mongo_url is not None
+    assert settings.redis_url is not None
+    assert settings.jwt_secret is not None
+    return {
+        "FLOW_MONGO_URL": settings.mongo_url.get_secret_value(),
+        "FLOW_REDIS_URL": settings.redis_url.get_secret_value(),
+        "FLOW_MONGO_DATABASE": settings.mongo_database,
+        "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
+    }
+
+
+class Follower:
+    """A Socket.IO client that keeps every event it gets."""
+
+    def __init__(self) -> None:
+        self.client = socketio.AsyncClient(reconnection=False)
+        self.events: list[tuple[str, Any]] = []
+        self._grown = asyncio.Condition()
+        self.client.on("*", self._got)
+
+    async def _got(self, event: str, body: Any) -> None:
+        async with self._grown:
+            self.events.append((event, body))
+            self._grown.notify_all()
+
+    async def connect(self, url: str, token: str | None) -> "Follower":
+        auth = {"token": token} if token else None
+        await self.client.connect(url, auth=auth, transports=["websocket"], wait_timeout=10)
+        return self
+
+    async def call(self, event: str, body: Any) -> Any:
+        return await self.client.call(event, body, timeout=30)
+
+    def updates(self) -> list[Any]:
+        return [body for event, body in self.events if event == "flow-state-updated"]
+
+    async def until(self, done: Callable[["Follower"], bool], seconds: float = 20) -> None:
+        """Wait until ``done`` holds; it is asked at each event."""
+        async with self._grown:
+            try:
+                await asyncio.wait_for(self._grown.wait_for(lambda: done(self)), seconds)
+            except TimeoutError:
+                raise AssertionError(f"still waiting; got {self.events}") from None
+
+    async def close(self) -> None:
+        await self.client.disconnect()
+
+
+async def close_all(parts: Sequence[Follower]) -> None:
+    await asyncio.gather(*(part.close() for part in parts))

@@ -1,0 +1,156 @@
+"""Many users walk the onboarding flow on two workers; every client sees every change in order."""
+
+import asyncio
+import itertools
+
+import httpx
+
+from tests.e2e.serving import Follower, Serving, close_all
+
+USERS = 20
+WAYS = itertools.cycle([["start", "continue", "save", "complete"], ["start", "skip", "complete"]])
+FLOW = "user-onboarding"
+
+
+async def _walk_by_http(serving: Serving, user: str, way: list[str]) -> None:
+    async with serving.http(user) as http:
+        answers = [await http.post(f"/api/flow/{FLOW}/start")]
+        for transition in way:
+            body = {"payload": {transition: True}}
+            answers.append(await http.post(f"/api/flow/{FLOW}/transition/{transition}", json=body))
+    assert [a.status_code for a in answers] == [201] + [200] * len(way)
+    assert [a.json()["revision"] for a in answers] == list(range(len(way) + 1))
+
+
+async def _walk_by_socket(follower: Follower, way: list[str]) -> None:
+    answers = [await follower.call("flow-start", {"flowId": FLOW})]
+    for transition in way:
+        body = {"flowId": FLOW, "transition": transition, "payload": {transition: True}}
+        answers.append(await follower.call("flow-transition", body))
+    assert all(a["ok"] for a in answers)
+    assert [a["state"]["revision"] for a in answers] == list(range(len(way) + 1))
+
+
+async def test_twenty_users_on_two_workers(two_workers: Serving) -> None:
+    users = [f"user-{n}" for n in range(USERS)]
+    ways = dict(zip(users, WAYS, strict=False))
+    followers = {
+        user: [await Follower().connect(two_workers.url, two_workers.token(user)) for _ in range(3)]
+        for user in users
+    }
+    port = int(two_workers.url.rsplit(":", 1)[1])
+    workers = two_workers.workers()
+    held = [sum(c.laddr.port == port for c in w.net_connections("tcp")) for w in workers]
+    assert len(held) == 2
+    assert min(held) > 1, "both workers have clients"
+
+    await asyncio.gather(
+        *(
+            _walk_by_http(two_workers, user, ways[user])
+            if n % 2
+            else _walk_by_socket(followers[user][0], ways[user])
+            for n, user in enumerate(users)
+        )
+    )
+
+    for user in users:
+        last = len(ways[user])
+        for follower in followers[user]:
+            await follower.until(lambda f, last=last: len(f.updates()) > last)
+            seen = follower.updates()
+            assert [e["revision"] for e in seen] == list(range(last + 1))
+            assert len({e["epoch"] for e in seen}) == 1
+            assert [e["transition"] for e in seen] == ["started", *ways[user]]
+            assert seen[-1]["status"] == "completed"
+            assert seen[-1]["payload"] == dict.fromkeys(ways[user], True)
+            assert {e["userId"] for e in seen} == {user}
+
+    for user in users:
+        async with two_workers.http(user) as http:
+            history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
+        assert [r["metadata"]["revision"] for r in history] == list(range(len(ways[user]) + 1))
+        assert [r["transition"] for r in history] == ["started", *ways[user]]
+        assert all(r["success"] for r in history)
+    await close_all([f for each in followers.values() for f in each])
+
+
+async def test_each_worker_tells_the_clients_of_the_other(two_hosts: tuple[Serving, Serving]) -> None:
+    first, second = two_hosts
+    on_first = await Follower().connect(first.url, first.token("ada"))
+    on_second = await Follower().connect(second.url, second.token("ada"))
+    stranger = await Follower().connect(second.url, second.token("bob"))
+    # Alternate between the workers: what one commits on top of the other's comes after it.
+    async with first.http("ada") as a, second.http("ada") as b:
+        doors = itertools.cycle([a, b])
+        await next(doors).post(f"/api/flow/{FLOW}/start")
+        for transition in ("start", "continue", "save", "complete"):
+            answer = await next(doors).post(f"/api/flow/{FLOW}/transition/{transition}")
+            assert answer.status_code == 200
+    for follower in (on_first, on_second):
+        await follower.until(lambda f: len(f.updates()) >= 5)
+        assert [e["revision"] for e in follower.updates()] == [0, 1, 2, 3, 4]
+    assert stranger.events == []
+    await close_all([on_first, on_second, stranger])
+
+
+async def test_fifty_transitions_race_on_one_state(two_hosts: tuple[Serving, Serving]) -> None:
+    """Every revision is committed once; losers hear why; nothing is a 500."""
+    first, second = two_hosts
+    follower = await Follower().connect(first.url, first.token("ada"))
+    async with first.http("ada") as a, second.http("ada") as b:
+        started = await a.post("/api/flow/purchase-approval/start")
+        tag = started.headers["etag"]
+
+        def attempt(n: int) -> "asyncio.Future[httpx.Response]":
+            door = (a, b)[n % 2]
+            headers = {"If-Match": tag} if n % 4 < 2 else {}
+            route = "/api/flow/purchase-approval/transition/submit"
+            return asyncio.ensure_future(door.post(route, json={"payload": {"winner": n}}, headers=headers))
+
+        answers = await asyncio.gather(*(attempt(n) for n in range(50)))
+        won = [n for n, answer in enumerate(answers) if answer.status_code == 200]
+        assert len(won) == 1
+        codes = {answer.json()["code"] for answer in answers if answer.status_code != 200}
+        assert codes <= {"INVALID_TRANSITION", "REVISION_CONFLICT"}
+        state = (await b.get("/api/flow/purchase-approval/state")).json()
+        assert (state["revision"], state["payload"]) == (1, {"winner": won[0]})
+        history = (await b.get("/api/flow/purchase-approval/history?limit=1000")).json()["items"]
+    commits = [r for r in history if r["success"]]
+    assert [r["metadata"]["revision"] for r in commits] == [0, 1]
+    await follower.until(lambda f: len(f.updates()) >= 2)
+    await follower.close()
+
+
+async def test_fifty_possible_transitions_race_and_all_are_made(
+    two_hosts: tuple[Serving, Serving],
+) -> None:
+    """A lost race is decided again: where a transition stays possible, none is refused."""
+    first, second = two_hosts
+    loop = {
+        "flow": "counter",
+        "initialStep": "a",
+        "steps": {
+            "a": {
+                "index": 0,
+                "step": "a",
+                "service": "s",
+                "transitions": {"again": {"transition": "again", "step": "a"}},
+            }
+        },
+    }
+    follower = await Follower().connect(second.url, second.token("ada"))
+    async with first.http("ada", "flow:admin") as a, second.http("ada") as b:
+        assert (await a.post("/api/flows", json=loop)).status_code == 201
+        await a.post("/api/flow/counter/start")
+        route = "/api/flow/counter/transition/again"
+        bodies = [{"payload": {f"k{n}": n}} for n in range(50)]
+        answers = await asyncio.gather(
+            *((a, b)[n % 2].post(route, json=body) for n, body in enumerate(bodies))
+        )
+        assert {answer.status_code for answer in answers} == {200}
+        assert sorted(answer.json()["revision"] for answer in answers) == list(range(1, 51))
+        state = (await a.get("/api/flow/counter/state")).json()
+        assert state["payload"] == {f"k{n}": n for n in range(50)}
+    await follower.until(lambda f: len(f.updates()) >= 51)
+    assert [e["revision"] for e in follower.updates()] == list(range(51))
+    await follower.close()

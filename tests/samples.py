@@ -1,0 +1,91 @@
+"""Values for tests."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, structs
+
+from app.contracts.command import StartCommand
+from app.contracts.definition import FlowDefinition
+from app.contracts.flow import Flow
+from app.contracts.record import HistoryRecord, Kind, commit_record_id
+from app.contracts.state import FlowState
+from app.flow import rules
+
+T0 = datetime(2126, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+"""In the future: mongomock drops what is past its TTL by the time of the machine."""
+
+
+def flow_dict(slug: str = "loop", **changes: Any) -> dict[str, Any]:
+    """A small flow: a (self-loop 'again', 'go' to b, explicit reversible 'jump' to c), b, end c."""
+
+    def step(index: int, name: str, **transitions: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "index": index,
+            "step": name,
+            "service": "svc",
+            "transitions": {key: {"transition": key, **value} for key, value in transitions.items()},
+        }
+
+    whole = {
+        "flow": slug,
+        "initialStep": "a",
+        "steps": {
+            "a": step(
+                0,
+                "a",
+                jump={"step": "c", "explicit": True, "reversible": True},
+                again={"step": "a"},
+                go={"step": "b"},
+            ),
+            "b": step(1, "b", back={"step": "a", "reversible": True}, done={"step": "c"}),
+            "c": step(2, "c"),
+        },
+    }
+    return {**whole, **changes}
+
+
+def definition(slug: str = "loop", version: int = 1, **changes: Any) -> FlowDefinition:
+    """The small flow, published."""
+    flow = msgspec.convert(flow_dict(slug, **changes), Flow)
+    return FlowDefinition(flow=flow, version=version, published_at=T0, published_by="tests", source="python")
+
+
+def fresh(user: str = "ada", epoch: str = "e1", slug: str = "loop", **command: Any) -> FlowState:
+    """A state just started."""
+    return rules.start(definition(slug), user, epoch, StartCommand(**command), T0)
+
+
+def moved(state: FlowState, **changes: Any) -> FlowState:
+    """The state one revision on, a second later."""
+    return structs.replace(
+        state, revision=state.revision + 1, updated_at=state.updated_at + timedelta(seconds=1), **changes
+    )
+
+
+def record(
+    after: FlowState, *, commit: str = "c", kind: Kind = "transitioned", from_step: str = "a"
+) -> HistoryRecord:
+    """The record of the commit that made ``after``."""
+    return HistoryRecord(
+        id=commit_record_id(after),
+        commit_id=commit,
+        flow_id=after.flow,
+        user_id=after.user_id,
+        epoch=after.epoch,
+        revision=after.revision,
+        version=after.version,
+        kind=kind,
+        transition="go" if kind == "transitioned" else kind,
+        from_step=from_step,
+        to_step=after.step,
+        timestamp=after.updated_at,
+        success=True,
+        service=after.service,
+        actor="ada",
+        payload={"given": [1, {"deep": None}]},
+        after=after,
+        request_id="r-1",
+        client=UNSET,
+    )
