@@ -17,7 +17,7 @@ from app.process.embedded import EmbeddedServers
 from app.process.lifeline import end_with_parent
 from app.providers.files import FileSource
 from app.services import FlowService
-from app.services.definitions import TakenUp
+from app.services.definitions import SourcedFlow, read_sources
 from app.services.service import Limits
 from config.log import configure_logging
 from config.settings import Settings, load_settings
@@ -94,10 +94,16 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
             servers.stop()
 
 
-async def take_up_definitions(service: FlowService, settings: Settings) -> TakenUp:
-    """Publish what the files of ``FLOW_DEFINITIONS`` have and the database has not."""
-    sources = [FileSource(path) for path in settings.definition_files()]
-    return await service.definitions.take_from(sources, override=settings.files_override)
+def read_definitions(settings: Settings) -> list[SourcedFlow]:
+    """The definitions in the files of ``FLOW_DEFINITIONS``, checked. Raises DefinitionSourceError,
+    InvalidDefinitionError naming file and place."""
+    return read_sources([FileSource(path) for path in settings.definition_files()])
+
+
+async def take_up_definitions(service: FlowService, settings: Settings) -> list[str]:
+    """Publish what the files of ``FLOW_DEFINITIONS`` have and the database has not; which flows."""
+    found = read_definitions(settings)
+    return await service.definitions.take_up(found, override=settings.files_override)
 
 
 def token_verifier(settings: Settings) -> TokenVerifier:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from app.contracts.errors import FlowError
+from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, DefinitionSourceError
 from app.main import open_service
 from app.process.embedded import EmbeddedError
@@ -28,6 +28,9 @@ class _Group(click.Group):
             lines = str(refusal).splitlines()
             click.echo("\n".join(f"server-flow: {line}" for line in lines), err=True)
             sys.exit(2)
+        except StoreUnavailableError:
+            click.echo("server-flow: MongoDB does not answer (FLOW_MONGO_URL)", err=True)
+            sys.exit(1)
         except (
             EmbeddedError,
             PortError,

@@ -14,7 +14,7 @@ import structlog
 from app.auth.permissions import ADMIN
 from app.auth.tokens import is_user_id, issue_token
 from app.cli.command import main
-from app.main import Parts, socket_message_limit, take_up_definitions
+from app.main import Parts, read_definitions, socket_message_limit, take_up_definitions
 from app.process.embedded import EmbeddedServers, read_jwt_secret
 from app.process.workers import open_port, run_workers
 from config.log import configure_logging
@@ -43,6 +43,7 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
     if not settings.embedded:
         settings.require_token_check()
     configure_logging(settings.log_level, settings.log_format)
+    read_definitions(settings)
     bound = open_port(host, port)
     servers = EmbeddedServers(settings.data_dir, click.echo) if settings.embedded else None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -120,9 +121,9 @@ def _token(
 async def _prepare(settings: Settings) -> None:
     """Before any worker starts: both servers answer, indexes exist, definitions are taken up."""
     async with Parts(settings).running() as service:
-        taken = await take_up_definitions(service, settings)
-    if taken.published:
-        log.info("definitions published", flows=taken.published)
+        published = await take_up_definitions(service, settings)
+    if published:
+        log.info("definitions published", flows=published)
 
 
 async def _work(settings: Settings) -> None:

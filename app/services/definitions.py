@@ -111,37 +111,20 @@ class Definitions:
             raise FlowNotFoundError(flow_id)
         await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
 
-    async def take_from(self, sources: Sequence[DefinitionSource], *, override: bool) -> "TakenUp":
-        """Publish what sources have and the store has not. A flow that was last published by a
-        caller (or retired) stays as it is, unless ``override``. Raises InvalidDefinitionError
-        naming the place, DefinitionSourceError."""
-        published: list[str] = []
-        kept: list[str] = []
-        seen: set[str] = set()
-        for source in sources:
-            for place, raw in source.read().items():
-                try:
-                    flow, findings = parse_flow(raw)
-                except InvalidDefinitionError as refusal:
-                    raise InvalidDefinitionError(
-                        refusal.faults,
-                        "\n".join(f"{place}: {_dotted(f.pointer)}: {f.message}" for f in refusal.faults),
-                    ) from None
-                for finding in findings:
-                    log.warning("definition", place=place, at=finding.pointer, finding=finding.message)
-                if flow.flow in seen:  # an earlier source has it
-                    continue
-                seen.add(flow.flow)
-                newest = await self._store.latest(flow.flow)
-                if newest is not None and not _is_due(flow, newest, override=override):
-                    kept.append(flow.flow)
-                else:
-                    with suppress(VersionConflictError):  # another process took up the same
-                        await self._publish(
-                            flow, newest, actor="server-flow", source=f"file:{Path(place).name}"
-                        )
-                    published.append(flow.flow)
-        return TakenUp(published, kept)
+    async def take_up(self, found: Sequence["SourcedFlow"], *, override: bool) -> list[str]:
+        """Publish flows of sources that the store has not; their slugs. A flow that was last
+        published by a caller (or retired) stays as it is, unless ``override``."""
+        published = []
+        for sourced in found:
+            flow = sourced.flow
+            newest = await self._store.latest(flow.flow)
+            if newest is not None and not _is_due(flow, newest, override=override):
+                continue
+            with suppress(VersionConflictError):  # another process took up the same
+                source = f"file:{Path(sourced.place).name}"
+                await self._publish(flow, newest, actor="server-flow", source=source)
+                published.append(flow.flow)
+        return published
 
     async def _publish(
         self, flow: Flow, newest: FlowDefinition | None, *, actor: str, source: str, retired: bool = False
@@ -165,11 +148,28 @@ class Definitions:
         return definition
 
 
-class TakenUp(Struct, frozen=True):
-    """The flows that were published from sources, and those that the store keeps as they are."""
+class SourcedFlow(Struct, frozen=True):
+    """A flow and the place that it was read from."""
 
-    published: list[str]
-    kept: list[str]
+    flow: Flow
+    place: str
+
+
+def read_sources(sources: Sequence[DefinitionSource]) -> list[SourcedFlow]:
+    """The flows of all sources; of two with one slug the first counts. Warnings are logged.
+    Raises InvalidDefinitionError naming every fault with its place, DefinitionSourceError."""
+    found: dict[str, SourcedFlow] = {}
+    for source in sources:
+        for place, raw in source.read().items():
+            try:
+                flow, findings = parse_flow(raw)
+            except InvalidDefinitionError as refusal:
+                faults = (f"{place}: {_dotted(f.pointer)}: {f.message}" for f in refusal.faults)
+                raise InvalidDefinitionError(refusal.faults, "; ".join(faults)) from None
+            for finding in findings:
+                log.warning("definition", place=place, at=finding.pointer, finding=finding.message)
+            found.setdefault(flow.flow, SourcedFlow(flow, place))
+    return list(found.values())
 
 
 def _is_due(flow: Flow, newest: FlowDefinition, *, override: bool) -> bool:

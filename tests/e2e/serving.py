@@ -27,6 +27,7 @@ class Process:
     """A running ``server-flow``; its output is read all the time."""
 
     def __init__(self, *arguments: str, env: dict[str, str], cwd: Path) -> None:
+        self.cwd = cwd
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
         self.popen = subprocess.Popen(
             [COMMAND, *arguments],

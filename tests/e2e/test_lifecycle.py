@@ -1,0 +1,233 @@
+"""Starting, stopping and being killed, with the embedded servers."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pymongo
+import pytest
+
+from tests.e2e.serving import COMMAND, Process, Serving
+
+ROUTE = "/api/flow/user-onboarding"
+
+
+class Embedded(Serving):
+    """``serve`` on embedded servers in ``cwd``/data."""
+
+    def __init__(self, cwd: Path, *arguments: str) -> None:
+        super().__init__("--data-dir", "data", *arguments, env={}, cwd=cwd)
+        self.secret = json.loads((cwd / "data" / "secrets.json").read_text())["jwt"]
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    """Whatever is put in is ended."""
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.end(signal.SIGKILL)
+
+
+def _gone(family: list[psutil.Process], seconds: float) -> list[str]:
+    """Those that still run after ``seconds``, by their command."""
+    _, alive = psutil.wait_procs(family, timeout=seconds)
+    return [" ".join(p.cmdline()) for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_ctrl_c_leaves_nothing_and_the_data_stays(tmp_path: Path, processes: list[Process]) -> None:
+    workers = "2"
+    first = Embedded(tmp_path, "--workers", workers)
+    processes.append(first)
+    headers = {"Authorization": f"Bearer {first.token('ada', 'flow:admin')}"}
+    with httpx.Client(base_url=first.url, headers=headers) as http:
+        http.post(f"{ROUTE}/start", json={"payload": {"a": 1}})
+        http.post(f"{ROUTE}/transition/start")
+        http.patch("/api/flows/user-onboarding", json={"title": "Changed"})
+        state = http.get(f"{ROUTE}/state").json()
+        history = http.get(f"{ROUTE}/history").json()
+        flow = http.get("/api/flows/user-onboarding").json()
+    family = first.family()
+    assert len(family) >= 3
+    assert first.end(signal.SIGINT) == 0
+    assert _gone(family, 5) == []
+
+    second = Embedded(tmp_path, "--workers", workers)
+    processes.append(second)
+    with httpx.Client(base_url=second.url, headers=headers) as http:
+        assert http.get(f"{ROUTE}/state").json() == state
+        assert http.get(f"{ROUTE}/history").json()["items"][:2] == history["items"][:2]
+        assert http.get("/api/flows/user-onboarding").json() == flow
+        assert http.post(f"{ROUTE}/transition/continue").json()["revision"] == 2
+    assert "definitions published" not in second.output
+    assert second.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_kill_9_leaves_nothing_and_loses_nothing(
+    tmp_path: Path, processes: list[Process], workers: str
+) -> None:
+    first = Embedded(tmp_path, "--workers", workers)
+    processes.append(first)
+    headers = {"Authorization": f"Bearer {first.token('ada')}"}
+    with httpx.Client(base_url=first.url, headers=headers) as http:
+        http.post(f"{ROUTE}/start")
+        for transition in ("start", "continue", "save", "complete"):
+            acknowledged = http.post(f"{ROUTE}/transition/{transition}").json()
+        family = first.family()
+        first.end(signal.SIGKILL)
+    second = Embedded(tmp_path, "--workers", workers)  # waits for the servers of the killed one
+    processes.append(second)
+    assert _gone(family, 15) == []
+    with httpx.Client(base_url=second.url, headers=headers) as http:
+        assert http.get(f"{ROUTE}/state").json() == acknowledged
+        history = http.get(f"{ROUTE}/history").json()["items"]
+    assert [r["metadata"]["revision"] for r in history] == [0, 1, 2, 3, 4]
+    assert second.end() == 0
+
+
+def _refused(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """The one line with which ``server-flow`` ends."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+    began = time.monotonic()
+    ended = subprocess.run(
+        [COMMAND, *arguments],
+        cwd=cwd,
+        env={**inherited, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert time.monotonic() - began < 20
+    lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line]
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    """One that the following tests share."""
+    shared = Embedded(tmp_path_factory.mktemp("shared"))
+    yield shared
+    assert shared.end() == 0
+
+
+def test_the_printed_curl_line_answers(serving: Embedded) -> None:
+    line = serving.wait_for(r"  (curl .*)")[1]
+    answer = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=20, check=True)
+    assert json.loads(answer.stdout)["step"] == "welcome"
+    assert str(serving.cwd / "data") in serving.output
+    again = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=20, check=True)
+    assert json.loads(again.stdout) == json.loads(answer.stdout)
+
+
+def test_secrets_are_private_and_servers_want_a_password(serving: Embedded) -> None:
+    data = serving.cwd / "data"
+    assert stat.S_IMODE((data / "secrets.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((data / "redis" / "valkey.conf").stat().st_mode) == 0o600
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    kept = json.loads((data / "secrets.json").read_text())
+    ports = set()
+    for process in serving.family():
+        command = " ".join(process.cmdline())
+        assert not any(secret in command for secret in (kept["jwt"], kept["mongo"], kept["redis"]))
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip == "127.0.0.1"
+                ports.add(connection.laddr.port)
+    redis_port = int((data / "redis" / "valkey.conf").read_text().split("port ")[1].split()[0])
+    assert redis_port in ports
+    with socket.create_connection(("127.0.0.1", redis_port), 5) as raw:
+        raw.sendall(b"PING\r\n")
+        assert raw.recv(100).startswith(b"-NOAUTH")
+    (mongo_port,) = ports - {redis_port, int(serving.url.rsplit(":", 1)[1])}
+    anonymous = pymongo.MongoClient(f"mongodb://127.0.0.1:{mongo_port}/", serverSelectionTimeoutMS=5000)
+    with anonymous, pytest.raises(pymongo.errors.OperationFailure):
+        anonymous["server_flow"]["flow_states"].find_one({})
+
+
+def test_a_directory_in_use_is_one_clear_line(serving: Embedded) -> None:
+    line = _refused("serve", "--port", "0", "--data-dir", "data", cwd=serving.cwd)
+    assert "in use" in line
+    assert "--data-dir" in line
+
+
+def test_tokens_of_the_command_line_work(serving: Embedded) -> None:
+    printed = subprocess.run(
+        [COMMAND, "token", "--user", "eve", "--scope", "flow:admin", "--ttl", "5m"],
+        cwd=serving.cwd,
+        env={**os.environ, "FLOW_DATA_DIR": "data"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    headers = {"Authorization": f"Bearer {printed.stdout.strip()}"}
+    answer = httpx.get(f"{serving.url}/api/admin/statistics", headers=headers)
+    assert answer.status_code == 200
+
+
+def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        line = _refused("serve", "--port", str(port), "--data-dir", "data", cwd=tmp_path)
+    assert f"Port {port}" in line
+    assert "in use" in line
+
+
+def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = _refused("serve", "--port", "0", "--data-dir", "file/data", cwd=tmp_path)
+    assert "cannot be written" in line
+
+
+NOWHERE = {"FLOW_JWT_SECRET": "x" * 32}
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"FLOW_MONGO_URL": "mongodb://127.0.0.1:1"}, "FLOW_REDIS_URL is missing"),
+        (
+            {"FLOW_MONGO_URL": "mongodb://127.0.0.1:1", "FLOW_REDIS_URL": "redis://127.0.0.1:1"},
+            "FLOW_MONGO_URL",
+        ),
+        ({"FLOW_MONGO_URL": "http://x", "FLOW_REDIS_URL": "redis://127.0.0.1:1"}, "FLOW_MONGO_URL"),
+        ({"FLOW_JWT_SECRET": "short"}, "32 bytes"),
+        ({"FLOW_JWT_SECRT": "x"}, "FLOW_JWT_SECRET"),
+        ({"FLOW_STATE_TTL": "soon"}, "FLOW_STATE_TTL"),
+        ({"FLOW_DEFINITIONS": "ftp://x"}, "FLOW_DEFINITIONS"),
+        ({"FLOW_DEFINITIONS": "file:nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(tmp_path: Path, env: dict[str, str], says: str) -> None:
+    line = _refused("serve", "--port", "0", cwd=tmp_path, env={**NOWHERE, **env})
+    assert says in line
+
+
+def test_a_missing_secret_stops_the_start(tmp_path: Path) -> None:
+    env = {"FLOW_MONGO_URL": "mongodb://127.0.0.1:1", "FLOW_REDIS_URL": "redis://127.0.0.1:1"}
+    line = _refused("serve", "--port", "0", cwd=tmp_path, env=env)
+    assert "FLOW_JWT_SECRET" in line
+
+
+def test_a_broken_definition_file_stops_the_start_and_says_where(tmp_path: Path) -> None:
+    flows = tmp_path / "config" / "flows"
+    flows.mkdir(parents=True)
+    (flows / "broken.json").write_text('{"flow": "broken", "initialStep": "a", "steps": {}}')
+    line = _refused("serve", "--port", "0", cwd=tmp_path)
+    assert "broken.json: steps: " in line
+    assert "broken.json: initialStep: " in line
+    assert not (tmp_path / ".flow-data").exists()
