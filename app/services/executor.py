@@ -70,8 +70,9 @@ class Executor:
                 raise
             if change is None:
                 return present, False
-            if await self._commit(stored, change, origin, now, began):
-                return change.after, True
+            committed = await self._commit(stored, change, origin, now, began)
+            if committed is not None:
+                return committed, True
             await asyncio.sleep(random.uniform(0, 0.002 * min(attempt, 10)))  # noqa: S311 - spreads rivals
         raise RevisionConflictError(
             "The state kept changing meanwhile; try again", present and state_view(present)
@@ -80,9 +81,8 @@ class Executor:
     async def expire(self, state: FlowState) -> bool:
         """End a state that is past its time; False when it moved meanwhile."""
         now = max(self._clock.now(), state.updated_at)
-        return await self._commit(
-            StoredState(state=state), expiry(state, now), SYSTEM, now, time.perf_counter()
-        )
+        stored = StoredState(state=state)
+        return await self._commit(stored, expiry(state, now), SYSTEM, now, time.perf_counter()) is not None
 
     def _now(self, stored: StoredState | None) -> datetime:
         """Time never goes back within a state, whatever the clocks of the workers say."""
@@ -91,7 +91,8 @@ class Executor:
 
     async def _commit(
         self, stored: StoredState | None, change: Change, origin: Origin, now: datetime, began: float
-    ) -> bool:
+    ) -> FlowState | None:
+        """The committed state, None when somebody else was first."""
         after = change.after
         if after.status not in ENDED and self._state_ttl is not None:
             after = structs.replace(after, expires_at=now + self._state_ttl)
@@ -118,12 +119,12 @@ class Executor:
             client=origin.client,
         )
         if not await self._states.commit(before, record):
-            return False
+            return None
         # Who commits on top of records that still wait delivers those first: every worker then
         # hears the changes of a state in their order, whoever made them.
         waiting = stored.pending if stored is not None else ()
         self._relay.take((*waiting, structs.replace(record, duration_ms=_since(began))))
-        return True
+        return after
 
 
 def expiry(state: FlowState, now: datetime) -> Change:

@@ -40,13 +40,17 @@ class Relay:
         self._bus = bus
         self._catalog = catalog
         self._waiting: asyncio.Queue[HistoryRecord] = asyncio.Queue(WAITING_LIMIT)
+        self._under_way: set[str] = set()
 
     def take(self, records: Iterable[HistoryRecord]) -> None:
-        """Queue records for delivery. When the queue is full they are left to the sweep; a record
-        of a refusal is dropped then, and that is logged."""
+        """Queue records for delivery, those that are under way already once. When the queue is full
+        they are left to the sweep; a record of a refusal is dropped then, and that is logged."""
         for record in records:
+            if record.id in self._under_way:
+                continue
             try:
                 self._waiting.put_nowait(record)
+                self._under_way.add(record.id)
             except asyncio.QueueFull:
                 log.warning("relay queue full", record=record.id, kind=record.kind)
 
@@ -59,7 +63,8 @@ class Relay:
             try:
                 await self._deliver_until_done(batch)
             finally:
-                for _ in batch:
+                for record in batch:
+                    self._under_way.discard(record.id)
                     self._waiting.task_done()
 
     async def drain(self, seconds: float) -> None:
@@ -71,7 +76,7 @@ class Relay:
         """Bring records to the history and to all workers, then take them out of the outboxes.
         The order matters: a record leaves the outbox only when it is kept elsewhere and told."""
         commits = [record for record in batch if record.after is not UNSET]
-        await asyncio.gather(self._history.append(_outcomes(batch)), self._tell(commits))
+        await asyncio.gather(self._history.append(batch), self._tell(commits))
         await self._states.release(commits)
 
     async def _deliver_until_done(self, batch: Sequence[HistoryRecord]) -> None:
@@ -111,8 +116,3 @@ class Relay:
             revision=state.revision,
             body=Raw(encode(state_updated_event(state, record))),
         )
-
-
-def _outcomes(batch: Sequence[HistoryRecord]) -> list[HistoryRecord]:
-    """Each record once: a commit on top of waiting ones delivers those too."""
-    return list({record.id: record for record in batch}.values())

@@ -1,0 +1,57 @@
+"""What may be kept as payload."""
+
+from typing import Any
+
+import pytest
+
+from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
+from app.flow.payload import MAX_DEPTH, check_payload
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{}, {"a": [1, 2.5, "x", True, None, {"$b.c": []}]}, {"n": 2**63 - 1, "m": -(2**63)}, nested(MAX_DEPTH)],
+)
+def test_json_is_kept(payload: dict[str, Any]) -> None:
+    check_payload(payload, payload, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("payload", "pointer"),
+    [
+        ({"a": 2**63}, "/payload/a"),
+        ({"a": [0, {"b/c": 2**70}]}, "/payload/a/1/b~1c"),
+        ({"a\0b": 1}, "/payload"),
+        ({"a": float("nan")}, "/payload/a"),
+        ({"a": float("inf")}, "/payload/a"),
+        ({"a": "\ud800"}, "/payload/a"),
+        ({"\udfff": 1}, "/payload"),
+        ({1: 1}, "/payload"),
+        ({"a": b"x"}, "/payload/a"),
+        (nested(MAX_DEPTH + 1), "/payload" + "/a" * MAX_DEPTH),
+    ],
+)
+def test_what_could_not_be_read_back_is_refused(payload: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidPayloadError) as refusal:
+        check_payload(payload, payload, 10_000)
+    assert [f.pointer for f in refusal.value.faults] == [pointer]
+
+
+def test_every_fault_is_named() -> None:
+    bad = {"a": 2**64, "b": float("nan"), "c": 1}
+    with pytest.raises(InvalidPayloadError) as refusal:
+        check_payload(bad, bad, 10_000)
+    assert [f.pointer for f in refusal.value.faults] == ["/payload/a", "/payload/b"]
+
+
+def test_the_whole_payload_is_bounded() -> None:
+    check_payload({"a": 1}, {"a": 1, "rest": "x" * 80}, 97)
+    with pytest.raises(PayloadTooLargeError):
+        check_payload({"a": 1}, {"a": 1, "rest": "x" * 80}, 96)

@@ -1,0 +1,284 @@
+"""The use cases over fakes: what needs a clock that is told, or parts that fail."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from app.contracts.command import ExpectedPosition, Origin, StartCommand
+from app.contracts.errors import (
+    FlowNotFoundError,
+    FlowNotStartedError,
+    InvalidTransitionError,
+    RevisionConflictError,
+    StoreUnavailableError,
+)
+from app.contracts.events import DefinitionChanged, Event, StateChanged
+from app.contracts.record import HistoryRecord
+from app.contracts.state import FlowState
+from app.contracts.statistics import FlowStatistics
+from app.services import FlowService
+from app.services.service import Limits
+from tests.fakes import FakeBus, FakeClock, FakeDefinitionStore, FakeHistoryStore, FakeStateStore
+from tests.samples import flow_dict
+
+
+class NoStatistics:
+    async def statistics(self, now: object) -> FlowStatistics:
+        raise AssertionError("not asked")
+
+
+class Rig:
+    """A service over fakes. ``settle`` waits until everything committed is delivered."""
+
+    def __init__(self, **limits: object) -> None:
+        self.states = FakeStateStore()
+        self.history = FakeHistoryStore()
+        self.definitions = FakeDefinitionStore()
+        self.bus = FakeBus()
+        self.clock = FakeClock()
+        self.heard: list[StateChanged] = []
+        self.bus.subscribe(lambda e: self.heard.append(e) if isinstance(e, StateChanged) else None)
+        self.service = self.make(**limits)
+
+    def make(self, **limits: object) -> FlowService:
+        return FlowService(
+            states=self.states,
+            history=self.history,
+            definitions=self.definitions,
+            statistics=NoStatistics(),
+            bus=self.bus,
+            clock=self.clock,
+            limits=Limits(**limits),
+        )
+
+    async def kinds(self, user: str = "ada") -> list[str]:
+        return [r.kind for r in await self.service.get_flow_history(user, "loop")]
+
+
+async def rig(**limits: object) -> Rig:
+    made = Rig(**limits)
+    await made.service.create_flow(flow_dict())
+    return made
+
+
+async def test_an_expired_state_is_absent_at_once_and_starts_a_new_life() -> None:
+    r = await rig(state_ttl=timedelta(hours=1))
+    async with r.service as service:
+        first, _ = await service.start_flow("ada", "loop")
+        r.clock.advance(minutes=59)
+        moved = await service.execute_transition("ada", "loop", "again")
+        assert moved.expires_at == r.clock.now() + timedelta(hours=1), "renewed by each transition"
+        r.clock.advance(minutes=60)
+        assert await service.get_flow_state("ada", "loop") is None
+        assert await service.get_user_flows("ada") == []
+        with pytest.raises(FlowNotStartedError):
+            await service.execute_transition("ada", "loop", "again")
+        second, started = await service.start_flow("ada", "loop")
+        assert started
+        assert second.revision == 0
+        assert second.epoch > first.epoch
+        assert await r.kinds() == ["started", "transitioned", "expired", "started"]
+
+
+async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
+    r = await rig(state_ttl=timedelta(hours=1))
+    async with r.service as service:
+        await service.start_flow("ada", "loop")
+        await service.start_flow("bob", "loop")
+        r.clock.advance(minutes=30)
+        await service.start_flow("eve", "loop")
+        r.clock.advance(minutes=30)
+        assert await service.purge_expired_flows() == 2
+        assert await service.purge_expired_flows() == 0
+    assert await r.kinds() == ["started", "expired"]
+    assert [s.state.user_id for s in r.states.kept.values()] == ["eve"]
+    assert [e.revision for e in r.heard if e.user_id == "bob"] == [0, 1]
+
+
+async def test_time_does_not_go_back_within_a_state() -> None:
+    r = await rig()
+    first, _ = await r.service.start_flow("ada", "loop")
+    r.clock.advance(hours=-5)
+    second = await r.service.execute_transition("ada", "loop", "again")
+    assert second.updated_at == first.updated_at
+
+
+async def test_who_commits_on_top_of_waiting_records_delivers_those_first() -> None:
+    r = await rig()
+    other = r.make()  # another worker whose relay never runs
+    await other.start_flow("ada", "loop")
+    await other.execute_transition("ada", "loop", "again")
+    async with r.service as service:
+        await service.execute_transition("ada", "loop", "go")
+    assert [e.revision for e in r.heard] == [0, 1, 2]
+    assert [record.revision for record in r.history.kept.values()] == [0, 1, 2]
+    assert r.states.kept["loop:ada"].pending == ()
+
+
+async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
+    r = await rig()
+    dead = r.make()
+    await dead.start_flow("ada", "loop")
+    await dead.execute_transition("ada", "loop", "again")
+    async with r.service as service:
+        await service._background.sweep()
+        assert r.heard == [], "a living worker may still be at it"
+        r.clock.advance(seconds=5)
+        await service._background.sweep()
+    assert [e.revision for e in r.heard] == [0, 1]
+    assert len(r.history.kept) == 2
+    assert r.states.kept["loop:ada"].pending == ()
+
+
+async def test_history_is_complete_while_records_wait() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop")
+    await r.service.execute_transition("ada", "loop", "again")
+    assert r.history.kept == {}
+    assert await r.kinds() == ["started", "transitioned"]
+    page = await r.service.get_flow_history("ada", "loop", limit=1)
+    rest = await r.service.get_flow_history("ada", "loop", after=page[0].id)
+    assert [x.revision for x in page + rest] == [0, 1]
+
+
+async def test_a_broadcast_that_fails_holds_nothing_up() -> None:
+    r = await rig()
+    r.bus.broken = True
+    async with r.service as service:
+        await service.start_flow("ada", "loop")
+    assert len(r.history.kept) == 1
+    assert r.states.kept["loop:ada"].pending == ()
+
+
+async def test_delivery_goes_on_after_an_outage_of_the_store() -> None:
+    class Failing(FakeHistoryStore):
+        failures = 2
+
+        async def append(self, records: Sequence[HistoryRecord]) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreUnavailableError
+            await super().append(records)
+
+    r = await rig()
+    r.history = Failing()
+    service = r.make()
+    async with service:
+        await service.start_flow("ada", "loop")
+    assert len(r.history.kept) == 1
+
+
+async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
+    class Rival(FakeStateStore):
+        rivals = 3
+
+        async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
+            if before is not None and self.rivals:
+                self.rivals -= 1
+                return False
+            return await super().commit(before, record)
+
+    r = await rig()
+    r.states = Rival()
+    service = r.make()
+    await service.start_flow("ada", "loop")
+    assert (await service.execute_transition("ada", "loop", "go")).step == "b"
+
+
+async def test_a_race_that_never_ends_is_a_retryable_conflict() -> None:
+    class Lost(FakeStateStore):
+        async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
+            return before is None and await super().commit(before, record)
+
+    r = await rig()
+    r.states = Lost()
+    service = r.make()
+    await service.start_flow("ada", "loop")
+    with pytest.raises(RevisionConflictError) as refusal:
+        await service.execute_transition("ada", "loop", "go")
+    assert refusal.value.retryable
+
+
+async def test_an_expected_position_that_is_not_the_states_changes_nothing() -> None:
+    r = await rig()
+    state, _ = await r.service.start_flow("ada", "loop")
+    for wrong in (ExpectedPosition(1), ExpectedPosition(0, "another-epoch")):
+        with pytest.raises(RevisionConflictError) as refusal:
+            await r.service.execute_transition(
+                "ada", "loop", "again", origin=Origin(actor="ada", expected=wrong)
+            )
+        assert refusal.value.details["state"].revision == 0
+    right = Origin(actor="ada", expected=ExpectedPosition(0, state.epoch))
+    moved = await r.service.execute_transition("ada", "loop", "again", origin=right)
+    assert moved.revision == 1
+
+
+async def test_refusals_are_recorded_and_never_answered_late() -> None:
+    r = await rig()
+    async with r.service as service:
+        await service.start_flow("ada", "loop", StartCommand(service="web"))
+        with pytest.raises(InvalidTransitionError):
+            await service.execute_transition("ada", "loop", "fly", origin=Origin(actor="boss"))
+    refused = list(r.history.kept.values())[-1]
+    assert (refused.kind, refused.success, refused.error) == ("refused", False, "INVALID_TRANSITION")
+    assert (refused.from_step, refused.to_step, refused.transition) == ("a", "a", "fly")
+    assert (refused.actor, refused.service, refused.revision) == ("boss", "web", 0)
+    assert isinstance(refused.duration_ms, float)
+
+
+async def test_states_go_on_with_their_version_and_reset_takes_the_newest() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop")
+    changed = flow_dict()["steps"]
+    changed["a"]["transitions"] = {"fly": {"transition": "fly", "step": "c"}}
+    await r.service.update_flow("loop", {"steps": changed})
+    state = await r.service.get_flow_state("ada", "loop")
+    assert state is not None
+    assert [t.transition for t in state.transitions] == ["jump", "again", "go"]
+    assert (await r.service.execute_transition("ada", "loop", "again")).version == 1
+    reset = await r.service.reset_flow("ada", "loop")
+    assert (reset.version, [t.transition for t in reset.transitions]) == (2, ["fly"])
+
+
+async def test_a_retired_flow_starts_nothing_and_what_runs_goes_on() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop")
+    await r.service.delete_flow("loop")
+    assert await r.service.list_flows() == []
+    with pytest.raises(FlowNotFoundError):
+        await r.service.start_flow("bob", "loop")
+    assert (await r.service.execute_transition("ada", "loop", "go")).step == "b"
+    assert (await r.service.reset_flow("ada", "loop")).step == "a"
+    assert await r.service.create_flow(flow_dict()) == "loop"
+    assert (await r.service.start_flow("bob", "loop"))[0].version == 3
+
+
+async def test_a_definition_is_read_once_and_again_after_a_change_elsewhere() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop")
+    before = r.definitions.reads
+    await asyncio.gather(*(r.service.start_flow(f"u{n}", "loop") for n in range(50)))
+    assert r.definitions.reads == before
+    heard: list[Event] = [DefinitionChanged(flow_id="loop")]
+    await r.bus.publish(heard)
+    await asyncio.gather(*(r.service.start_flow(f"v{n}", "loop") for n in range(50)))
+    assert r.definitions.reads == before + 1, "many that miss share one read"
+
+
+async def test_clear_is_told_and_recorded_and_the_next_life_has_another_epoch() -> None:
+    r = await rig()
+    async with r.service as service:
+        first, _ = await service.start_flow("ada", "loop")
+        assert await service.clear_flow_state("ada", "loop")
+        assert not await service.clear_flow_state("ada", "loop")
+        assert await service.get_flow_state("ada", "loop") is None
+        second, _ = await service.start_flow("ada", "loop")
+    assert second.epoch != first.epoch
+    assert await r.kinds() == ["started", "cleared", "started"]
+    assert [(e.epoch, e.revision) for e in r.heard] == [
+        (first.epoch, 0),
+        (first.epoch, 1),
+        (second.epoch, 0),
+    ]

@@ -1,0 +1,116 @@
+"""A definition is checked whole: every finding at once, each with its pointer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.contracts.errors import InvalidDefinitionError
+from app.flow.validation import check_flow, parse_flow
+from tests.samples import flow_dict
+
+Spoil = Callable[[dict[str, Any]], object]
+
+
+def _set(path: str, value: Any) -> Spoil:
+    def spoil(flow: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        target = flow
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pointer", "says"),
+    [
+        (_set("flow", "a:b"), "/flow", "colon"),
+        (_set("flow", "a b"), "/flow", "slug"),
+        (_set("flow", ""), "/flow", "slug"),
+        (_set("flow", 7), "/flow", "string"),
+        (_set("initialStep", "x"), "/initialStep", "no step 'x'"),
+        (_set("steps", {}), "/steps", "at least one"),
+        (_set("steps", []), "/steps", "object"),
+        (_set("steps/a/index", 1), "/steps/b/index", "'a' too"),
+        (_set("steps/a/index", -1), "/steps/a/index", "0 or more"),
+        (_set("steps/a/index", "0"), "/steps/a/index", "integer"),
+        (_set("steps/a/step", "z"), "/steps/a/step", "its key is 'a'"),
+        (_set("steps/a/transitions/go/transition", "z"), "/steps/a/transitions/go/transition", "'go'"),
+        (_set("steps/a/transitions/go/step", "z"), "/steps/a/transitions/go/step", "no step 'z'"),
+        (_set("steps/a/transitions/go/step", None), "/steps/a/transitions/go/step", "string"),
+        (_set("steps/a/transitions/go/explicit", "yes"), "/steps/a/transitions/go/explicit", "boolean"),
+        (_set("steps/a/payloadMap", {"x": -1}), "/steps/a/payloadMap/x", "0 or more"),
+        (_set("steps/a/nonsense", 1), "/steps/a", "nonsense"),
+        (_set("nonsense", 1), "", "nonsense"),
+        (lambda f: f.pop("initialStep"), "", "initialStep"),
+        (lambda f: f["steps"]["a"].pop("service"), "/steps/a", "service"),
+        (lambda f: f["steps"].update({"a/b": {**f["steps"]["c"], "step": "a/b", "index": 9}}),
+         "/steps/a~1b", "name of a step"),
+        (_set("steps/c/transitions", {"x y": {"transition": "x y", "step": "a"}}),
+         "/steps/c/transitions/x y", "name of a transition"),
+    ],
+)  # fmt: skip
+def test_an_error_is_found_with_its_pointer(spoil: Spoil, pointer: str, says: str) -> None:
+    raw = flow_dict()
+    spoil(raw)
+    found = [f for f in check_flow(raw) if f.severity == "error"]
+    assert any(f.pointer == pointer and says in f.message for f in found), found
+    with pytest.raises(InvalidDefinitionError):
+        parse_flow(raw)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pointer", "says"),
+    [
+        (_set("steps/a/transitions", {"go": {"transition": "go", "step": "b"}}), None, ""),
+        (_set("steps/b/transitions", {}), None, ""),
+        (lambda f: f["steps"].update(z={"index": 9, "step": "z", "service": "s", "transitions": {}}),
+         "/steps/z", "no transition leads here"),
+        (_set("steps/a/payloadMap", {"x": 0, "y": 0}), "/steps/a/payloadMap", "share"),
+        (_set("steps/a/payloadMap", {"x": 0, "y": 3}), "/steps/a/payloadMap", "not 0, 1, 2"),
+        (_set("steps/a/module", "$none"), "/steps/a/module", "not in config.modules"),
+    ],
+)  # fmt: skip
+def test_a_warning_does_not_refuse(spoil: Spoil, pointer: str | None, says: str) -> None:
+    raw = flow_dict()
+    spoil(raw)
+    _, warnings = parse_flow(raw)
+    if pointer is None:
+        assert warnings == []
+    else:
+        assert [(w.pointer, w.severity) for w in warnings] == [(pointer, "warning")]
+        assert says in warnings[0].message
+
+
+def test_an_initial_step_is_reached_by_entering() -> None:
+    raw = flow_dict()
+    raw["steps"]["z"] = {"index": 9, "step": "z", "service": "s", "transitions": {}, "initial": True}
+    assert check_flow(raw) == []
+
+
+def test_all_findings_come_at_once() -> None:
+    raw = flow_dict(flow="a:b", initialStep="x", nonsense=True)
+    raw["steps"]["a"]["index"] = 1
+    raw["steps"]["b"]["transitions"]["done"]["step"] = "z"
+    raw["steps"]["c"]["service"] = 4
+    pointers = {f.pointer for f in check_flow(raw)}
+    expected = {"/flow", "/initialStep", "", "/steps/b/index", "/steps/b/transitions/done/step"}
+    assert pointers == expected | {"/steps/c/service"}
+
+
+@pytest.mark.parametrize("raw", [None, 1, "x", [], {}, {"steps": None}, {"steps": {"a": None}}])
+def test_anything_can_be_checked(raw: object) -> None:
+    assert check_flow(raw)
+
+
+def test_the_shipped_flows_are_sound(shipped: Path) -> None:
+    files = sorted(shipped.glob("*.json"))
+    assert len(files) >= 3
+    for file in files:
+        flow, findings = parse_flow(msgspec.json.decode(file.read_bytes()))
+        assert findings == []
+        assert flow.flow == file.stem
