@@ -1,6 +1,6 @@
 """The connection to MongoDB: the one module that makes a client."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,8 +36,9 @@ class DatabaseRefusedError(Exception):
     """The database cannot be used at all: a wrong address, wrong credentials, no such host."""
 
 
-def connect(url: str, name: str) -> "Database":
-    """A database by its URL; nothing is sent yet. Raises DatabaseRefusedError for a wrong URL."""
+def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
+    """A database by its URL; nothing is sent yet. ``listeners`` are PyMongo's, told of every command.
+    Raises DatabaseRefusedError for a wrong URL."""
     try:
         client: Client = AsyncIOMotorClient(
             url,
@@ -46,6 +47,7 @@ def connect(url: str, name: str) -> "Database":
             connectTimeoutMS=SERVER_SELECTION_MS,
             socketTimeoutMS=SOCKET_TIMEOUT_MS,
             appname="server-flow",
+            event_listeners=list(listeners),
         )
     except (InvalidURI, ConfigurationError, ValueError) as refusal:
         raise DatabaseRefusedError(f"FLOW_MONGO_URL is not usable: {refusal}") from None

@@ -121,7 +121,9 @@ class RevisionConflictError(FlowError):
     retryable = True
 
     def __init__(self, message: str, state: Any) -> None:
-        super().__init__(message, state=state)
+        """``state`` is the present FlowState, None when there is none."""
+        super().__init__(message, state=None)
+        self.state = state
 
 
 class FlowExistsError(FlowError):

@@ -65,14 +65,12 @@ class Answer(Struct, frozen=True):
 class Call:
     """One request at an endpoint: decoded, authenticated and authorised on demand."""
 
-    def __init__(
-        self, request: Request, endpoint: Endpoint, service: FlowService, caller: Caller, body: Any
-    ) -> None:
+    def __init__(self, request: Request, service: FlowService, caller: Caller, query: Any, body: Any) -> None:
         self.service = service
         self.caller = caller
+        self.query = query
         self.body = body
         self.path: dict[str, str] = request.path_params
-        self.query: Any = _decode_query(request, endpoint.query)
         self._headers = request.headers
 
     @property
@@ -130,8 +128,13 @@ class Handler:
             caller = await self._verifier.verify(_bearer(request))
             if endpoint.scope is not None:
                 require_scope(caller, endpoint.scope)
-        body = await self._body(request)
-        answer = await endpoint.handle(Call(request, endpoint, self._service, caller, body))
+        raw = await _read(request, self._limit)
+        faults: list[Fault] = []
+        query = _decode_query(request, endpoint.query, faults)
+        body = self._decode_body(raw, faults)
+        if faults:
+            raise InvalidRequestError(faults)
+        answer = await endpoint.handle(Call(request, self._service, caller, query, body))
         if answer.value is UNSET:
             return Response(status_code=answer.status, headers=answer.headers)
         return Response(
@@ -141,16 +144,16 @@ class Handler:
             media_type="application/json",
         )
 
-    async def _body(self, request: Request) -> Any:
-        raw = await _read(request, self._limit)
+    def _decode_body(self, raw: bytes, faults: list[Fault]) -> Any:
         if self._decoder is None:
             if raw.strip():
-                raise InvalidRequestError([Fault("", "this route takes no body")])
+                faults.append(Fault("", "this route takes no body"))
             return None
         try:
             return self._decoder.decode(raw or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _faults_of_body(raw, self._endpoint.body) from None
+            faults += _faults_of_body(raw, self._endpoint.body)
+            return None
 
 
 def _bearer(request: Request) -> str | None:
@@ -170,21 +173,20 @@ async def _read(request: Request, limit: int) -> bytes:
     return bytes(raw)
 
 
-def _faults_of_body(raw: bytes, shape: Any) -> InvalidRequestError:
+def _faults_of_body(raw: bytes, shape: Any) -> list[Fault]:
     try:
         value = msgspec.json.decode(raw)
     except UnicodeDecodeError:
-        return InvalidRequestError([Fault("", "the body is not UTF-8")])
+        return [Fault("", "the body is not UTF-8")]
     except RecursionError:
-        return InvalidRequestError([Fault("", "the body is nested too deep")])
+        return [Fault("", "the body is nested too deep")]
     except msgspec.DecodeError as refusal:
-        return InvalidRequestError([Fault("", f"the body is not JSON: {refusal}")])
-    return InvalidRequestError(faults_of(value, shape))
+        return [Fault("", f"the body is not JSON: {refusal}")]
+    return faults_of(value, shape)
 
 
-def _decode_query(request: Request, shape: type[Struct]) -> Struct:
+def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) -> Struct | None:
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
-    faults: list[Fault] = []
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         field = fields.get(name)
@@ -196,6 +198,4 @@ def _decode_query(request: Request, shape: type[Struct]) -> Struct:
             values[field.name] = msgspec.convert(value, field.type, strict=False)
         except msgspec.ValidationError as refusal:
             faults.append(Fault(f"/{name}", str(refusal)))
-    if faults:
-        raise InvalidRequestError(faults)
-    return shape(**values)
+    return None if faults else shape(**values)

@@ -90,8 +90,9 @@ class Definitions:
         source: str,
         expected_version: int | None = None,
     ) -> FlowDefinition:
-        """Publish the newest version with top-level members replaced. Raises FlowNotFoundError,
-        InvalidDefinitionError, VersionConflictError when ``expected_version`` is not the newest."""
+        """Publish the newest version with top-level members replaced, if that changes anything.
+        Raises FlowNotFoundError, InvalidDefinitionError, VersionConflictError when
+        ``expected_version`` is not the newest."""
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
             raise FlowNotFoundError(flow_id)
@@ -102,6 +103,8 @@ class Definitions:
         if faults:
             raise InvalidDefinitionError(faults)
         flow, _ = parse_flow({**to_builtins(newest.flow), **convert(given, dict[str, Any])})
+        if flow == newest.flow:
+            return newest
         return await self._publish(flow, newest, actor=actor, source=source)
 
     async def retire(self, flow_id: str, *, actor: str, source: str) -> None:

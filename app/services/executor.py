@@ -14,7 +14,6 @@ from app.contracts.errors import FlowError, RevisionConflictError
 from app.contracts.ports import Clock, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
-from app.contracts.views import state_view
 from app.flow import rules
 from app.services.relay import Relay
 
@@ -74,9 +73,7 @@ class Executor:
             if committed is not None:
                 return committed, True
             await asyncio.sleep(random.uniform(0, 0.002 * min(attempt, 10)))  # noqa: S311 - spreads rivals
-        raise RevisionConflictError(
-            "The state kept changing meanwhile; try again", present and state_view(present)
-        )
+        raise RevisionConflictError("The state kept changing meanwhile; try again", present)
 
     async def expire(self, state: FlowState) -> bool:
         """End a state that is past its time; False when it moved meanwhile."""
@@ -139,7 +136,7 @@ def _check_position(state: FlowState | None, expected: ExpectedPosition | None) 
         raise RevisionConflictError("There is no state to be at the expected revision", None)
     if state.revision != expected.revision or expected.epoch not in (None, state.epoch):
         raise RevisionConflictError(
-            f"The state is at revision {state.revision}, not {expected.revision}", state_view(state)
+            f"The state is at revision {state.revision}, not {expected.revision}", state
         )
 
 

@@ -12,7 +12,7 @@ from app.contracts.command import (
     StartCommand,
     TransitionCommand,
 )
-from app.contracts.errors import Fault, FlowNotStartedError, InvalidRequestError
+from app.contracts.errors import Fault, FlowNotStartedError, InvalidRequestError, RevisionConflictError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ports import (
     Clock,
@@ -25,6 +25,7 @@ from app.contracts.ports import (
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
+from app.contracts.views import state_view
 from app.flow import rules
 from app.flow.payload import check_payload
 from app.services.background import Background
@@ -226,9 +227,7 @@ class FlowService:
                 return None
             return Change("cleared", "cleared", rules.end(state, "cleared", now))
 
-        _, cleared = await self._executor.execute(
-            flow_id, user_id, "cleared", origin or Origin(actor=user_id), decide
-        )
+        _, cleared = await self._execute(user_id, flow_id, "cleared", origin, decide)
         if not cleared:
             await self._catalog.current(flow_id)
         return cleared
@@ -262,12 +261,22 @@ class FlowService:
     async def _change(
         self, user_id: str, flow_id: str, name: str, origin: Origin | None, decide: Decide
     ) -> tuple[FlowState, bool]:
-        after, changed = await self._executor.execute(
-            flow_id, user_id, name, origin or Origin(actor=user_id), decide
-        )
+        after, changed = await self._execute(user_id, flow_id, name, origin, decide)
         if after is None:
             raise FlowNotStartedError(flow_id)
         return await self._with_transitions(after), changed
+
+    async def _execute(
+        self, user_id: str, flow_id: str, name: str, origin: Origin | None, decide: Decide
+    ) -> tuple[FlowState | None, bool]:
+        origin = origin or Origin(actor=user_id)
+        try:
+            return await self._executor.execute(flow_id, user_id, name, origin, decide)
+        except RevisionConflictError as conflict:
+            if conflict.state is not None:
+                present = await self._with_transitions(conflict.state)
+                conflict.details["state"] = state_view(present)
+            raise
 
     async def _fresh(self, user_id: str, flow_id: str, command: StartCommand, now: datetime) -> Change:
         definition = await self._catalog.current(flow_id)

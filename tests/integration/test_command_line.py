@@ -1,0 +1,109 @@
+"""The commands, as a person runs them."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from config.settings import SHIPPED_FLOWS, Settings
+from tests.e2e.serving import COMMAND, Process, external
+from tests.samples import flow_dict
+
+
+class Shell:
+    def __init__(self, settings: Settings, cwd: Path) -> None:
+        self.env = external(settings)
+        self.cwd = cwd
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+        ended = subprocess.run(
+            [COMMAND, *arguments],
+            env={**inherited, **self.env},
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+        return ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def shell(settings: Settings, tmp_path: Path) -> Shell:
+    return Shell(settings, tmp_path)
+
+
+def test_flows(shell: Shell) -> None:
+    assert "user-onboarding\tv1\t5 steps" in shell("flows", "list")
+    assert "start -> profile-setup" in shell("flows", "show", "user-onboarding")
+    exported = json.loads(shell("flows", "export", "sign-in"))
+    assert exported == json.loads((SHIPPED_FLOWS / "sign-in.json").read_text())
+    file = shell.cwd / "loop.json"
+    file.write_text(json.dumps(flow_dict()))
+    assert "loop v1 published" in shell("flows", "import", "loop.json")
+    assert "loop v1 is the same already" in shell("flows", "import", "loop.json")
+    file.write_text(json.dumps(flow_dict(title="New")))
+    assert "loop v2 published" in shell("flows", "import", "loop.json")
+    assert shell("flows", "show", "nowhere", code=1) == "server-flow: Flow nowhere not found\n"
+
+
+def test_validate_needs_no_server(shell: Shell) -> None:
+    shell.env = {}
+    assert shell("flows", "validate", str(SHIPPED_FLOWS)) == "3 definitions checked, no errors.\n"
+    broken = shell.cwd / "broken.json"
+    broken.write_text(json.dumps(flow_dict("a:b", initialStep="x")))
+    (shell.cwd / "not.json").write_text("{")
+    lines = shell("flows", "validate", "broken.json", "not.json", "missing.json", code=1).splitlines()
+    assert "broken.json: flow: a flow's slug must not have a colon" in lines
+    assert "broken.json: initialStep: there is no step 'x'" in lines
+    assert any(line.startswith("not.json: is not JSON") for line in lines)
+    assert any(line.startswith("missing.json: no such file") for line in lines)
+
+
+def test_state(shell: Shell) -> None:
+    which = ("--user", "ada", "--flow", "user-onboarding")
+    assert "not started" in shell("state", "show", *which, code=1)
+    made = json.loads(shell("state", "set", *which, '{"step": "verification"}'))
+    assert (made["step"], made["revision"]) == ("verification", 0)
+    assert json.loads(shell("state", "show", *which)) == made
+    assert "/nonsense" not in shell("state", "set", *which, '{"step": 1, "nonsense": 2}', code=1)
+    assert "JSON" in shell("state", "set", *which, "{", code=2)
+    assert shell("state", "clear", *which) == "cleared\n"
+    assert shell("state", "clear", *which) == "there was no state\n"
+    lines = shell("state", "history", *which).splitlines()
+    assert [line.split("\t")[2] for line in lines] == ["set", "cleared"]
+
+
+def test_operate(shell: Shell) -> None:
+    shell("state", "set", "--user", "ada", "--flow", "user-onboarding", '{"step": "welcome"}')
+    figures = json.loads(shell("stats", "--json"))
+    assert figures["totalFlows"] == 1
+    assert "active users         1" in shell("stats")
+    assert shell("purge") == "0 expired states ended\n"
+    printed = shell("check-config")
+    assert "MongoDB: answers" in printed
+    assert "Redis: answers" in printed
+    assert shell.env["FLOW_JWT_SECRET"] not in printed
+    shell.env["FLOW_REDIS_URL"] = "redis://127.0.0.1:1"
+    assert "Redis: Redis does not answer" in shell("check-config", code=1)
+
+
+def test_token_wants_sound_words(shell: Shell) -> None:
+    assert shell("token", "--user", "ada").count(".") == 2
+    assert "--ttl" in shell("token", "--user", "ada", "--ttl", "soon", code=2)
+    assert "--user" in shell("token", "--user", "a\nb", code=2)
+    shell.env = {}
+    assert "server-flow serve" in shell("token", "--user", "ada", code=1)
+
+
+def test_worker_runs_until_it_is_told(shell: Shell) -> None:
+    worker = Process("worker", env=shell.env, cwd=shell.cwd)
+    worker.wait_for("background jobs run")
+    assert worker.end() == 0
+    shell.env = {}
+    assert "FLOW_MONGO_URL" in shell("worker", code=2)

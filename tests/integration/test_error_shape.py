@@ -1,0 +1,177 @@
+"""Over all routes: each refusal has its code of the interface, as problem+json, and nothing more."""
+
+import json
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from app.http.application import all_endpoints
+from app.http.endpoint import Endpoint
+from tests.e2e.serving import Serving
+
+ENDPOINTS = all_endpoints({})
+GUARDED = [e for e in ENDPOINTS if not e.public]
+SCOPED = [e for e in GUARDED if e.scope]
+WITH_BODY = [e for e in GUARDED if e.body is not None]
+OF_A_FLOW = [e for e in GUARDED if "{flow_id}" in e.path]
+MEMBERS = {"type", "title", "status", "detail", "instance", "code", "retryable", "details"}
+
+
+def name(endpoint: Endpoint) -> str:
+    return endpoint.name
+
+
+def path(endpoint: Endpoint, flow: str = "user-onboarding") -> str:
+    return endpoint.path.format(flow_id=flow, transition="start", version="1")
+
+
+async def ask(serving: Serving, endpoint: Endpoint, *, token: str | None, **request: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    target = request.pop("target", path(endpoint))
+    async with httpx.AsyncClient(base_url=serving.url, headers=headers, timeout=30) as http:
+        return await http.request(endpoint.method, target, **request)
+
+
+def check(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert set(body) == MEMBERS
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["instance"] == answer.request.url.path
+    assert body["detail"]
+    assert isinstance(body["retryable"], bool)
+    assert answer.headers["x-request-id"]
+    for secret in ("Traceback", "pymongo", "mongodb://", 'File "'):
+        assert secret not in answer.text
+    return body
+
+
+@pytest.mark.parametrize("endpoint", GUARDED, ids=name)
+async def test_no_token(serving: Serving, endpoint: Endpoint) -> None:
+    answer = await ask(serving, endpoint, token=None)
+    check(answer, 401, "AUTHENTICATION_REQUIRED")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("endpoint", GUARDED, ids=name)
+async def test_wrong_token(serving: Serving, endpoint: Endpoint) -> None:
+    forged = jwt.encode({"sub": "ada", "exp": 4_000_000_000, "scope": "flow:admin"}, "x" * 40, "HS256")
+    body = check(await ask(serving, endpoint, token=forged), 401, "AUTHENTICATION_REQUIRED")
+    assert forged not in str(body)
+
+
+@pytest.mark.parametrize("endpoint", SCOPED, ids=name)
+async def test_scope_missing(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    answer = await ask(serving, endpoint, token=serving.token(user, "flow:service"))
+    assert check(answer, 403, "INSUFFICIENT_PERMISSIONS")["details"] == {"scope": "flow:admin"}
+
+
+@pytest.mark.parametrize("endpoint", GUARDED, ids=name)
+async def test_another_users_state(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    if endpoint.scope or not any(f == "user_id" for f in endpoint.query.__struct_fields__):
+        answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), params={"userid": "b"})
+        assert check(answer, 422, "INVALID_REQUEST")["details"]["errors"][0]["pointer"] == "/userid"
+        return
+    answer = await ask(serving, endpoint, token=serving.token(user), params={"userId": "somebody"})
+    check(answer, 403, "INSUFFICIENT_PERMISSIONS")
+
+
+@pytest.mark.parametrize("endpoint", OF_A_FLOW, ids=name)
+async def test_unknown_flow(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    sound = {"step": "a"} if endpoint.name == "setFlowState" else {}
+    for flow in ("nowhere", "user-onboarding:x", "%00", "x" * 500):
+        answer = await ask(
+            serving,
+            endpoint,
+            token=serving.token(user, "flow:admin"),
+            target=path(endpoint, flow),
+            **({"json": sound} if endpoint.body is not None else {}),
+        )
+        body = check(answer, 404, "FLOW_NOT_FOUND")
+        assert "flowId" in body["details"]
+
+
+@pytest.mark.parametrize("endpoint", GUARDED, ids=name)
+@pytest.mark.parametrize("raw", [b"{", b"nonsense", b'{"a":NaN}', b"\xff\xfe", b"[" * 5000, b'{"a":1}x'])
+async def test_bad_json(serving: Serving, endpoint: Endpoint, user: str, raw: bytes) -> None:
+    answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), content=raw)
+    body = check(answer, 422, "INVALID_REQUEST")
+    assert body["details"]["errors"][0]["pointer"] == ""
+
+
+@pytest.mark.parametrize("endpoint", WITH_BODY, ids=name)
+@pytest.mark.parametrize("value", [[], 1, "x", None, {"nonsense": 1}, {"payload": 1, "step": 2, "title": 3}])
+async def test_wrong_types_and_unknown_fields(
+    serving: Serving, endpoint: Endpoint, user: str, value: Any
+) -> None:
+    answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), content=json.dumps(value))
+    if endpoint.name == "validateFlow":
+        assert answer.status_code == 200
+        assert answer.json()["valid"] is False
+        return
+    code = "INVALID_DEFINITION" if endpoint.body_of == "definition" else "INVALID_REQUEST"
+    body = check(answer, 422, code)
+    assert all(set(fault) == {"pointer", "message"} for fault in body["details"]["errors"])
+    assert body["details"]["errors"]
+
+
+@pytest.mark.parametrize("endpoint", GUARDED, ids=name)
+async def test_a_megabyte(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    big = {"payload": {"a": "x" * 1_048_576}}
+    answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), json=big)
+    check(answer, 413, "PAYLOAD_TOO_LARGE")
+
+
+@pytest.mark.parametrize("endpoint", GUARDED, ids=name)
+async def test_a_megabyte_in_pieces(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    async def pieces() -> Any:
+        for _ in range(64):
+            yield b" " * 16_384
+
+    answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), content=pieces())
+    check(answer, 413, "PAYLOAD_TOO_LARGE")
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name)
+async def test_unknown_query_parameter(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    token = serving.token(user, "flow:admin")
+    answer = await ask(serving, endpoint, token=token, params={"nonsense": 1, "more": 2})
+    body = check(answer, 422, "INVALID_REQUEST")
+    assert [f["pointer"] for f in body["details"]["errors"]][:2] == ["/nonsense", "/more"]
+
+
+@pytest.mark.parametrize("target", ["/", "/api", "/api/flow/x", "/api/flow//state", "/nowhere"])
+async def test_unknown_route(serving: Serving, target: str) -> None:
+    check(await ask(serving, ENDPOINTS[0], token=None, target=target), 404, "NOT_FOUND")
+
+
+async def test_unknown_method(serving: Serving) -> None:
+    async with httpx.AsyncClient(base_url=serving.url) as http:
+        answer = await http.delete("/api/flows")
+    check(answer, 405, "METHOD_NOT_ALLOWED")
+    assert "GET" in answer.headers["allow"]
+
+
+async def test_unknown_transition_and_flow_not_started(serving: Serving, user: str) -> None:
+    async with serving.http(user) as http:
+        route = "/api/flow/user-onboarding"
+        check(await http.post(f"{route}/transition/start"), 409, "FLOW_NOT_STARTED")
+        await http.post(f"{route}/start")
+        body = check(await http.post(f"{route}/transition/fly"), 409, "INVALID_TRANSITION")
+        assert body["details"] == {"fromStep": "welcome", "transition": "fly", "allowed": ["start"]}
+        body = check(await http.post(f"{route}/reset", json={"step": "x"}), 422, "INVALID_REQUEST")
+        assert body["details"]["errors"][0]["pointer"] == "/step"
+        assert (await http.get(f"{route}/state")).json()["revision"] == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("If-Match", "0"), ("If-Match", '"x.y.z"'), ("If-Match", "*"), ("Idempotency-Key", "x" * 129)],
+)
+async def test_bad_headers(serving: Serving, user: str, header: str, value: str) -> None:
+    async with serving.http(user) as http:
+        answer = await http.post("/api/flow/user-onboarding/start", headers={header: value})
+    assert check(answer, 422, "INVALID_REQUEST")["details"]["errors"][0]["pointer"] == f"/{header}"

@@ -1,0 +1,186 @@
+"""The Socket.IO door."""
+
+import time
+from typing import Any
+
+import jwt
+import pytest
+import socketio
+
+from tests.e2e.serving import Follower, Serving
+
+FLOW = "user-onboarding"
+
+
+async def connected(serving: Serving, user: str, *scopes: str) -> Follower:
+    return await Follower().connect(serving.url, serving.token(user, *scopes))
+
+
+async def test_a_flow_walked_with_acks_and_events(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    assert await client.call("flow-state", {"flowId": FLOW}) == {"ok": True, "state": None}
+    started = await client.call("flow-start", {"flowId": FLOW, "service": "web", "payload": {"a": 1}})
+    assert (started["ok"], started["started"], started["state"]["service"]) == (True, True, "web")
+    assert (await client.call("flow-start", {"flowId": FLOW}))["started"] is False
+    body = {"flowId": FLOW, "transition": "start", "payload": {"b": 2}, "message": "m", "requestId": "r-1"}
+    moved = await client.call("flow-transition", body)
+    assert (moved["state"]["step"], moved["state"]["payload"]) == ("profile-setup", {"a": 1, "b": 2})
+    reset = await client.call("flow-reset", {"flowId": FLOW, "step": "preferences"})
+    assert reset["state"]["step"] == "preferences"
+    now = await client.call("flow-state", {"flowId": FLOW})
+    assert now["state"] == reset["state"]
+
+    await client.until(lambda f: len(f.updates()) >= 3)
+    told = client.updates()
+    extra = {"kind", "transition", "fromStep", "actor", "at"}
+    assert {k: v for k, v in told[1].items() if k not in extra} == moved["state"]
+    assert {k: told[1][k] for k in extra - {"at"}} == {
+        "kind": "transitioned",
+        "transition": "start",
+        "fromStep": "welcome",
+        "actor": user,
+    }
+    assert [e["revision"] for e in told] == [0, 1, 2]
+    async with serving.http(user) as http:
+        history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
+    assert history[1]["metadata"]["requestId"] == "r-1"
+    assert history[1]["metadata"]["client"] == "socket"
+    await client.close()
+
+
+async def test_what_is_sent_without_waiting_is_done_in_its_order(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    await client.client.emit("flow-start", {"flowId": FLOW})
+    for transition in ("start", "continue", "save", "complete"):
+        await client.client.emit("flow-transition", {"flowId": FLOW, "transition": transition})
+    await client.until(lambda f: len(f.updates()) >= 5)
+    assert [e["revision"] for e in client.updates()] == [0, 1, 2, 3, 4]
+    assert client.updates()[-1]["status"] == "completed"
+    assert [event for event, _ in client.events if event == "flow-error"] == []
+    await client.close()
+
+
+async def test_flow_error_only_where_no_ack_was_asked_for(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    await client.call("flow-start", {"flowId": FLOW})
+    refused = await client.call("flow-transition", {"flowId": FLOW, "transition": "fly"})
+    assert refused["ok"] is False
+    assert refused["error"] == {
+        "code": "INVALID_TRANSITION",
+        "message": "Invalid transition fly from step welcome",
+        "retryable": False,
+        "details": {"fromStep": "welcome", "transition": "fly", "allowed": ["start"]},
+    }
+    await client.client.emit("flow-transition", {"flowId": FLOW, "transition": "swim"})
+    await client.until(lambda f: any(event == "flow-error" for event, _ in f.events))
+    errors = [body for event, body in client.events if event == "flow-error"]
+    assert errors == [
+        {
+            "error": "Invalid transition swim from step welcome",
+            "code": "INVALID_TRANSITION",
+            "retryable": False,
+            "details": {"fromStep": "welcome", "transition": "swim", "allowed": ["start"]},
+        }
+    ]
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("event", "body", "code"),
+    [
+        ("flow-state", {"flowId": "nowhere"}, "FLOW_NOT_FOUND"),
+        ("flow-state", {"flowId": "a:b"}, "FLOW_NOT_FOUND"),
+        ("flow-state", {}, "INVALID_REQUEST"),
+        ("flow-state", None, "INVALID_REQUEST"),
+        ("flow-state", [1], "INVALID_REQUEST"),
+        ("flow-state", {"flowId": FLOW, "userId": "somebody"}, "INSUFFICIENT_PERMISSIONS"),
+        ("flow-start", {"flowId": FLOW, "nonsense": 1}, "INVALID_REQUEST"),
+        ("flow-start", {"flowId": FLOW, "payload": {"a": 2**64}}, "INVALID_PAYLOAD"),
+        ("flow-start", {"flowId": FLOW, "payload": {"a": "x" * 70_000}}, "PAYLOAD_TOO_LARGE"),
+        ("flow-start", {"flowId": FLOW, "payload": {"a": b"bytes"}}, "INVALID_PAYLOAD"),
+        ("flow-start", {"flowId": FLOW, "expectedRevision": 3}, "REVISION_CONFLICT"),
+        ("flow-transition", {"flowId": FLOW, "transition": "start"}, "FLOW_NOT_STARTED"),
+        ("flow-transition", {"flowId": FLOW, "transition": 1, "ok": "yes"}, "INVALID_REQUEST"),
+        ("flow-reset", {"flowId": FLOW, "step": "nowhere"}, "INVALID_REQUEST"),
+        ("flow-fly", {"flowId": FLOW}, "INVALID_REQUEST"),
+    ],
+)
+async def test_every_ack_is_answered(serving: Serving, user: str, event: str, body: Any, code: str) -> None:
+    client = await connected(serving, user)
+    answer = await client.call(event, body)
+    assert answer["ok"] is False
+    assert answer["error"]["code"] == code
+    assert set(answer["error"]) == {"code", "message", "retryable", "details"}
+    await client.close()
+
+
+async def test_every_fault_of_a_message_is_named(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    answer = await client.call("flow-transition", {"flowId": 1, "transition": 2, "ok": 3})
+    pointers = {fault["pointer"] for fault in answer["error"]["details"]["errors"]}
+    assert pointers == {"/flowId", "/transition", "/ok"}
+    await client.close()
+
+
+async def test_connecting_without_a_valid_token_is_refused_with_the_code(serving: Serving) -> None:
+    forged = jwt.encode({"sub": "ada", "exp": int(time.time()) + 60}, "x" * 40, "HS256")
+    for auth in (None, {}, {"token": forged}, {"token": 7}, "x", [1]):
+        refusals: list[Any] = []
+        client = socketio.AsyncClient(reconnection=False)
+        client.on("connect_error", refusals.append)
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await client.connect(serving.url, auth=auth, transports=["websocket"], wait_timeout=5)
+        assert refusals[0]["message"] == "AUTHENTICATION_REQUIRED"
+        assert refusals[0]["data"]["code"] == "AUTHENTICATION_REQUIRED"
+        await client.disconnect()
+
+
+async def test_the_token_may_come_in_the_header(serving: Serving, user: str) -> None:
+    client = socketio.AsyncClient(reconnection=False)
+    headers = {"Authorization": f"Bearer {serving.token(user)}"}
+    await client.connect(serving.url, headers=headers, transports=["websocket"], wait_timeout=5)
+    assert (await client.call("flow-state", {"flowId": FLOW}))["ok"]
+    await client.disconnect()
+
+
+async def test_a_token_that_expired_meanwhile_changes_nothing(serving: Serving, user: str) -> None:
+    short = jwt.encode({"sub": user, "exp": int(time.time()) + 1}, serving.secret, "HS256")
+    client = await Follower().connect(serving.url, short)
+    answer = {"ok": True}
+    deadline = time.monotonic() + 10
+    while answer["ok"] and time.monotonic() < deadline:
+        answer = await client.call("flow-state", {"flowId": FLOW})
+    assert answer["error"]["code"] == "AUTHENTICATION_REQUIRED"  # type: ignore[index]
+    await client.close()
+
+
+async def test_a_service_acts_for_a_user_whose_clients_are_told(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    service = await connected(serving, f"svc-{user}", "flow:service")
+    answer = await service.call("flow-start", {"flowId": FLOW, "userId": user})
+    assert answer["state"]["userId"] == user
+    await client.until(lambda f: len(f.updates()) >= 1)
+    assert client.updates()[0]["actor"] == f"svc-{user}"
+    assert service.events == []
+    await client.close()
+    await service.close()
+
+
+async def test_polling_is_refused_by_default(serving: Serving, user: str) -> None:
+    async with serving.http(user) as http:
+        answer = await http.get("/socket.io/", params={"transport": "polling", "EIO": 4})
+    assert answer.status_code == 400
+
+
+async def test_cleared_is_told_as_the_last_event_of_an_epoch(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    async with serving.http(user) as http:
+        await http.post(f"/api/flow/{FLOW}/start")
+        await http.delete(f"/api/flow/{FLOW}/state")
+        await http.post(f"/api/flow/{FLOW}/start")
+    await client.until(lambda f: len(f.updates()) >= 3)
+    told = client.updates()
+    assert [e["status"] for e in told] == ["active", "cleared", "active"]
+    assert [e["revision"] for e in told] == [0, 1, 0]
+    assert told[0]["epoch"] == told[1]["epoch"] != told[2]["epoch"]
+    await client.close()

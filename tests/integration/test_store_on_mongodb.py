@@ -1,0 +1,187 @@
+"""What only the real database can show."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pymongo import monitoring
+from pymongo.errors import AutoReconnect
+
+from app.clock import SystemClock
+from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
+from app.main import Parts
+from app.services import FlowService
+from config.settings import Settings
+from models.database import connect
+from models.definition_store import MongoDefinitionStore
+from models.documents import EXPIRY_GRACE_SECONDS
+from models.history_store import MongoHistoryStore
+from models.state_store import MongoStateStore
+from models.statistics import MongoStatistics
+from tests.fakes import FakeBus
+from tests.samples import flow_dict, fresh, moved, record
+
+
+async def test_indexes_are_as_declared(parts: Parts) -> None:
+    states = await parts.database.collection("flow_states").index_information()
+    assert states["user_flow"]["key"] == [("userId", 1), ("flowId", 1)]
+    assert states["created"]["key"] == [("createdAt", 1)]
+    assert states["expiry"]["key"] == [("expiresAt", 1)]
+    assert states["expiry"]["expireAfterSeconds"] == EXPIRY_GRACE_SECONDS
+    assert states["undelivered"]["partialFilterExpression"] == {"outbox.0": {"$exists": True}}
+    definitions = await parts.database.collection("flow_definitions").index_information()
+    assert definitions["flow_version"]["key"] == [("flowId", 1), ("version", -1)]
+    assert definitions["flow_version"]["unique"] is True
+    history = await parts.database.collection("flow_history").index_information()
+    assert history["state_position"]["key"][0] == ("stateId", 1)
+
+
+class BreakingStore(MongoStateStore):
+    """The connection breaks at each write as told: before the update is made, or after."""
+
+    def __init__(self, parts: Parts, faults: Sequence[str]) -> None:
+        super().__init__(parts.database)
+        self.faults = list(faults)
+
+    async def _write(self, before: Any, made: Any) -> bool:
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "before":
+            raise AutoReconnect("connection closed")
+        done = await super()._write(before, made)
+        if fault == "after":
+            raise AutoReconnect("connection closed")
+        return done
+
+
+@pytest.mark.parametrize("faults", [["before"], ["after"], ["before", "after"], ["before", "before"]])
+async def test_an_outcome_that_was_lost_is_looked_up(parts: Parts, faults: list[str]) -> None:
+    store = BreakingStore(parts, faults)
+    state = fresh()
+    assert await store.commit(None, record(state, commit="mine"))
+    store.faults = list(faults)
+    second = moved(state)
+    assert await store.commit(state, record(second, commit="mine-too"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
+
+
+async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Parts) -> None:
+    """Another worker may deliver the record while the committer still asks whether it was made."""
+    state = fresh()
+    await MongoStateStore(parts.database).commit(None, record(state))
+    made = record(moved(state), commit="mine")
+
+    class Delivering(BreakingStore):
+        async def _write(self, before: Any, written: Any) -> bool:
+            try:
+                return await super()._write(before, written)
+            finally:
+                await MongoHistoryStore(parts.database).append([written])
+                await self.release([written])
+
+    assert await Delivering(parts, ["after"]).commit(state, made)
+
+
+async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Parts) -> None:
+    state = fresh()
+    await MongoStateStore(parts.database).commit(None, record(state))
+
+    class Overtaken(BreakingStore):
+        async def _write(self, before: Any, written: Any) -> bool:
+            rival = record(moved(state, message="rival"), commit="rival")
+            await MongoStateStore(parts.database).commit(state, rival)
+            return await super()._write(before, written)
+
+    assert not await Overtaken(parts, ["before"]).commit(state, record(moved(state), commit="mine"))
+    stored = await MongoStateStore(parts.database).load("loop", "ada")
+    assert stored is not None
+    assert stored.state.message == "rival"
+
+
+async def test_a_store_that_stays_away_is_said_so(parts: Parts) -> None:
+    with pytest.raises(StoreUnavailableError):
+        await BreakingStore(parts, ["before"] * 9).commit(None, record(fresh()))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"$unset": {"step": ""}},
+        {"$set": {"revision": "two"}},
+        {"$set": {"status": "odd"}},
+        {"$set": {"step": "nowhere"}},
+        {"$set": {"version": 99}},
+        {"$set": {"payload": 7}},
+        {"$unset": {"epoch": ""}},
+    ],
+)
+async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Parts, damage: Any) -> None:
+    service = parts.service
+    await service.start_flow("ada", "user-onboarding")
+    await parts.database.collection("flow_states").update_one({"_id": "user-onboarding:ada"}, damage)
+    for work in (
+        service.get_flow_state("ada", "user-onboarding"),
+        service.execute_transition("ada", "user-onboarding", "start"),
+        service.get_user_flows("ada"),
+    ):
+        with pytest.raises(FlowStateCorruptionError) as refusal:
+            await work
+        assert refusal.value.details["flowId"] == "user-onboarding"
+
+
+class Commands(monitoring.CommandListener):
+    """Counts the commands that are sent."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.names.append(event.command_name)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+
+async def test_a_transition_is_one_read_and_one_update(settings: Settings) -> None:
+    """Two commands on the way of a request; the relay's come after it, shared by its batch."""
+    assert settings.mongo_url is not None
+    sent = Commands()
+    database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
+    await database.prepare()
+    service = FlowService(
+        states=MongoStateStore(database),
+        history=MongoHistoryStore(database),
+        definitions=MongoDefinitionStore(database),
+        statistics=MongoStatistics(database),
+        bus=FakeBus(),
+        clock=SystemClock(),
+    )
+    await service.create_flow(flow_dict())
+    await service.start_flow("ada", "loop")
+    sent.names.clear()
+    await service.execute_transition("ada", "loop", "go")
+    assert sent.names == ["find", "update"]
+    sent.names.clear()
+    await service.get_flow_state("ada", "loop")
+    assert sent.names == ["find"]
+    sent.names.clear()
+    async with service:
+        for _ in range(10):
+            await service.execute_transition("ada", "loop", "back")
+            await service.execute_transition("ada", "loop", "go")
+        await service._background._relay.drain(5)
+    relayed = [name for name in sent.names if name not in ("find", "update")]
+    assert len(relayed) <= 20
+    database.close()
+
+
+async def test_many_states_at_once_share_the_relays_commands(parts: Parts) -> None:
+    service = parts.service
+    await asyncio.gather(*(service.start_flow(f"u{n}", "user-onboarding") for n in range(100)))
+    await service._background._relay.drain(10)
+    assert await parts.database.collection("flow_history").count_documents({}) == 100
+    waiting = await parts.database.collection("flow_states").count_documents({"outbox.0": {"$exists": True}})
+    assert waiting == 0
