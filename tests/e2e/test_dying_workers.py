@@ -1,0 +1,52 @@
+"""A worker dies; nothing acknowledged is lost."""
+
+import asyncio
+import time
+
+from app.main import Parts
+from config.settings import Settings
+from tests.e2e.serving import Follower, Serving
+
+FLOW = "user-onboarding"
+
+
+async def test_what_a_dead_worker_committed_is_delivered_by_another(
+    settings: Settings, two_workers: Serving
+) -> None:
+    """A service whose relay never runs is a worker that died right after its commits."""
+    follower = await Follower().connect(two_workers.url, two_workers.token("ada"))
+    dead = Parts(settings)
+    await dead.service.start_flow("ada", FLOW)
+    await dead.service.execute_transition("ada", FLOW, "start")
+    await follower.until(lambda f: len(f.updates()) >= 2, seconds=10)
+    assert [e["revision"] for e in follower.updates()] == [0, 1]
+    states = dead.database.collection("flow_states")
+    deadline = time.monotonic() + 5
+    while await states.count_documents({"outbox.0": {"$exists": True}}):
+        assert time.monotonic() < deadline
+    assert await dead.database.collection("flow_history").count_documents({"userId": "ada"}) == 2
+    await follower.close()
+    await dead.bus.stop()
+    dead.database.close()
+
+
+async def test_a_killed_worker_is_replaced_and_its_clients_lose_nothing(two_workers: Serving) -> None:
+    before = {worker.pid for worker in two_workers.workers()}
+    assert len(before) == 2
+    async with two_workers.http("ada") as http:
+        await http.post(f"/api/flow/{FLOW}/start")
+    for worker in two_workers.workers()[:1]:
+        worker.kill()
+    acknowledged = 0
+    for transition in ("start", "continue", "save", "complete"):
+        async with two_workers.http("ada") as http:
+            answer = await http.post(f"/api/flow/{FLOW}/transition/{transition}")
+        assert answer.status_code == 200
+        acknowledged = answer.json()["revision"]
+    async with two_workers.http("ada") as http:
+        history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
+    assert [r["metadata"]["revision"] for r in history] == list(range(acknowledged + 1))
+    deadline = time.monotonic() + 20
+    while len({w.pid for w in two_workers.workers()} | before) < 3:
+        assert time.monotonic() < deadline, "no worker took its place"
+        await asyncio.sleep(0.1)
