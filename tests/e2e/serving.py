@@ -111,14 +111,18 @@ class Serving(Process):
     def workers(self) -> list[psutil.Process]:
         """The processes that accept requests."""
         port = int(self.url.rsplit(":", 1)[1])
-        children = [p for p in self.family()[1:] if "spawn_main" in " ".join(p.cmdline())]
-        return [p for p in children or self.family()[:1] if _listens(p, port)]
+        own, *below = self.family()
+        children = [p for p in below if _is_worker(p, port)]
+        return children or [own]
 
 
-def _listens(process: psutil.Process, port: int) -> bool:
-    return any(
-        c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp")
-    )
+def _is_worker(process: psutil.Process, port: int) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline()) and any(
+            c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp")
+        )
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def external(settings: Settings) -> dict[str, str]:

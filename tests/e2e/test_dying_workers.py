@@ -16,6 +16,7 @@ async def test_what_a_dead_worker_committed_is_delivered_by_another(
     """A service whose relay never runs is a worker that died right after its commits."""
     follower = await Follower().connect(two_workers.url, two_workers.token("ada"))
     dead = Parts(settings)
+    await dead.database.prepare()
     await dead.service.start_flow("ada", FLOW)
     await dead.service.execute_transition("ada", FLOW, "start")
     await follower.until(lambda f: len(f.updates()) >= 2, seconds=10)
