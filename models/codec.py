@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from msgspec import UNSET, ValidationError, convert
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.record import HistoryRecord
+from app.contracts.record import HistoryRecord, Remembered
 from app.contracts.state import FlowState
 
 Document = dict[str, Any]
@@ -53,6 +53,7 @@ _RECORD_FIELDS = {
     "after": "after",
     "error": "error",
     "request_id": "requestId",
+    "digest": "digest",
     "client": "client",
     "duration_ms": "durationMs",
 }
@@ -88,6 +89,22 @@ def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
         after = _read(document["after"], _STATE_FIELDS, FlowState, document)
         document = {**document, "after": after}
     return _read(document, _RECORD_FIELDS, HistoryRecord, document)
+
+
+def remembered_to_document(request: Remembered) -> Document:
+    """A remembered request, in short names: every read of a state carries them."""
+    return {
+        "k": request.request,
+        "d": request.digest,
+        "e": request.epoch,
+        "r": request.revision,
+        "t": request.at,
+    }
+
+
+def remembered_from_document(document: Mapping[str, Any]) -> Remembered:
+    """A remembered request."""
+    return Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
 
 
 def _read(source: Any, fields: Mapping[str, str], shape: type[T], owner: Mapping[str, Any]) -> T:

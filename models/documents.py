@@ -68,6 +68,7 @@ class FlowHistoryDocument(Document, _CamelModel):
     after: dict[str, Any] | None = None
     error: str | None = None
     request_id: str | None = None
+    digest: str | None = None
     client: str | None = None
     duration_ms: float | None = None
 
@@ -79,12 +80,18 @@ class FlowHistoryDocument(Document, _CamelModel):
                 name="state_position",
             ),
             IndexModel([("timestamp", ASCENDING)], name="time"),
+            IndexModel(
+                [("stateId", ASCENDING), ("requestId", ASCENDING)],
+                name="request",
+                partialFilterExpression={"requestId": {"$exists": True}},
+            ),
         ]
 
 
 class FlowStateDocument(Document, _CamelModel):
     """One user's state in one flow; ``_id`` is ``<flow>:<user>``. The commit point: its fields and
-    the record in its ``outbox`` change together or not at all."""
+    the record in its ``outbox`` change together or not at all. A state that ended stays, absent for
+    readers, until its requests need not be recognised any more."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
     flow_id: str
@@ -104,6 +111,7 @@ class FlowStateDocument(Document, _CamelModel):
     message: str | None = None
     expires_at: datetime | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)
+    recent: list[dict[str, Any]] = Field(default_factory=list)
 
     class Settings:
         name = "flow_states"

@@ -1,6 +1,7 @@
 """History in MongoDB: appended once, read oldest first."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pymongo.errors import BulkWriteError
 
@@ -46,3 +47,22 @@ class MongoHistoryStore:
         async with store_errors():
             documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
         return [record_from_document(document) for document in documents]
+
+    async def get(self, record_id: str) -> HistoryRecord | None:
+        async with store_errors():
+            document = await self._history.find_one({"_id": record_id})
+        return None if document is None else record_from_document(document)
+
+    async def find_request(
+        self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
+    ) -> HistoryRecord | None:
+        query = {
+            "stateId": state_key(flow_id, user_id),
+            "requestId": request_id,
+            "actor": actor,
+            "success": True,
+            "timestamp": {"$gt": since},
+        }
+        async with store_errors():
+            document = await self._history.find_one(query)
+        return None if document is None else record_from_document(document)

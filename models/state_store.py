@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from pymongo import DeleteOne, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
-from app.contracts.ports import StoredState
-from app.contracts.record import HistoryRecord
+from app.contracts.ports import REMEMBERED, StoredState
+from app.contracts.record import HistoryRecord, remembered
 from app.contracts.state import ENDED, FlowState, state_key
 from models.codec import (
     OPTIONAL_STATE_FIELDS,
     Document,
     record_from_document,
     record_to_document,
+    remembered_from_document,
+    remembered_to_document,
     state_from_document,
     state_to_document,
 )
@@ -55,15 +57,20 @@ class MongoStateStore:
     async def _write(self, before: FlowState | None, record: HistoryRecord) -> bool:
         after = _after(record)
         fields = state_to_document(after)
+        waiting = record_to_document(record)
+        request = remembered(record)
+        recent = [] if request is None else [remembered_to_document(request)]
         if before is None:
             try:
                 await self._states.insert_one(
-                    {"_id": after.key, **fields, "outbox": [record_to_document(record)]}
+                    {"_id": after.key, **fields, "outbox": [waiting], "recent": recent}
                 )
             except DuplicateKeyError:
                 return False
             return True
-        update: Document = {"$set": fields, "$push": {"outbox": record_to_document(record)}}
+        update: Document = {"$set": fields, "$push": {"outbox": waiting}}
+        if recent:
+            update["$push"]["recent"] = {"$each": recent, "$slice": -REMEMBERED}
         gone = {field: "" for field in OPTIONAL_STATE_FIELDS if field not in fields}
         if gone:
             update["$unset"] = gone
@@ -96,7 +103,10 @@ class MongoStateStore:
             query["flowId"] = {"$gt": after_flow}
         async with store_errors():
             documents = (
-                await self._states.find(query, {"outbox": 0}).sort("flowId", 1).limit(limit).to_list(limit)
+                await self._states.find(query, {"outbox": 0, "recent": 0})
+                .sort("flowId", 1)
+                .limit(limit)
+                .to_list(limit)
             )
         return [state_from_document(document) for document in documents]
 
@@ -104,7 +114,10 @@ class MongoStateStore:
         query = {"expiresAt": {"$lte": now}, "status": _PRESENT}
         async with store_errors():
             documents = (
-                await self._states.find(query, {"outbox": 0}).sort("expiresAt", 1).limit(limit).to_list(limit)
+                await self._states.find(query, {"outbox": 0, "recent": 0})
+                .sort("expiresAt", 1)
+                .limit(limit)
+                .to_list(limit)
             )
         return [state_from_document(document) for document in documents]
 
@@ -126,10 +139,8 @@ class MongoStateStore:
             place = (_after(record).key, record.epoch)
             if place not in newest or newest[place].revision < record.revision:
                 newest[place] = record
-        operations: list[UpdateOne | DeleteOne] = []
+        operations = []
         for (key, epoch), record in newest.items():
-            if _after(record).status in ENDED:
-                operations.append(DeleteOne({"_id": key, "epoch": epoch, "revision": record.revision}))
             delivered = {"epoch": epoch, "revision": {"$lte": record.revision}}
             operations.append(UpdateOne({"_id": key}, {"$pull": {"outbox": delivered}}))
         if operations:
@@ -155,4 +166,5 @@ def _stored(document: Document) -> StoredState:
     return StoredState(
         state=state_from_document(document),
         pending=tuple(record_from_document(waiting) for waiting in document.get("outbox", ())),
+        recent=tuple(remembered_from_document(request) for request in document.get("recent", ())),
     )

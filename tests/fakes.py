@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.events import Event
-from app.contracts.ports import BusUnavailableError, StoredState
-from app.contracts.record import HistoryPosition, HistoryRecord, position_of
+from app.contracts.ports import REMEMBERED, BusUnavailableError, StoredState
+from app.contracts.record import HistoryPosition, HistoryRecord, position_of, remembered
 from app.contracts.state import ENDED, FlowState, state_key
 
 
@@ -40,7 +40,9 @@ class FakeStateStore:
         elif kept is None or (kept.state.epoch, kept.state.revision) != (before.epoch, before.revision):
             return False
         pending = (*(kept.pending if kept else ()), record)
-        self.kept[after.key] = StoredState(state=after, pending=pending)
+        request = remembered(record)
+        recent = (*(kept.recent if kept else ()), *([request] if request else []))[-REMEMBERED:]
+        self.kept[after.key] = StoredState(state=after, pending=pending, recent=recent)
         return True
 
     async def list_by_user(
@@ -65,10 +67,7 @@ class FakeStateStore:
             if kept is None:
                 continue
             left = tuple(p for p in kept.pending if p.epoch != record.epoch or p.revision > record.revision)
-            self.kept[key] = StoredState(state=kept.state, pending=left)
-            here = (kept.state.epoch, kept.state.revision) == (record.epoch, record.revision)
-            if here and kept.state.status in ENDED:
-                del self.kept[key]
+            self.kept[key] = StoredState(state=kept.state, pending=left, recent=kept.recent)
 
 
 class FakeHistoryStore:
@@ -85,6 +84,18 @@ class FakeHistoryStore:
         mine = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
         rest = [r for r in mine if after is None or position_of(r) > after]
         return sorted(rest, key=position_of)[:limit]
+
+    async def get(self, record_id: str) -> HistoryRecord | None:
+        return self.kept.get(record_id)
+
+    async def find_request(
+        self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
+    ) -> HistoryRecord | None:
+        wanted = (flow_id, user_id, actor, request_id)
+        for r in self.kept.values():
+            if (r.flow_id, r.user_id, r.actor, r.request_id) == wanted and r.success and r.timestamp > since:
+                return r
+        return None
 
 
 class FakeDefinitionStore:

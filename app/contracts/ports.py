@@ -1,23 +1,32 @@
 """What the use cases need of the outside. Every port has a contract suite in ``tests/contract``."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.events import Event
-from app.contracts.record import HistoryPosition, HistoryRecord
+from app.contracts.record import HistoryPosition, HistoryRecord, Remembered
 from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
 
 
 class StoredState(Struct, frozen=True):
-    """A state as read: with the records of its changes that still wait for delivery, oldest first."""
+    """A state as read: with the records of its changes that still wait for delivery, oldest first,
+    and the last requests that changed it, oldest first."""
 
     state: FlowState
     pending: tuple[HistoryRecord, ...] = ()
+    recent: tuple[Remembered, ...] = ()
+
+
+REMEMBERED = 16
+"""How many requests a state's document remembers; older ones are found in the history."""
+
+MEMORY = timedelta(hours=24)
+"""For how long a repeated request is recognised, and a state that ended stays for that."""
 
 
 class StateStore(Protocol):
@@ -32,8 +41,8 @@ class StateStore(Protocol):
 
     async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it is still as ``before`` (None: if there is none),
-        with the record in its outbox. False when somebody else was first. An outcome that was
-        lost on the way is looked up, never guessed."""
+        with the record in its outbox and its request among the last ``REMEMBERED`` ones. False when
+        somebody else was first. An outcome that was lost on the way is looked up, never guessed."""
 
     async def list_by_user(
         self, user_id: str, after_flow: str | None, limit: int, now: datetime
@@ -47,7 +56,7 @@ class StateStore(Protocol):
         """States with records in the outbox whose last change is older than ``before``."""
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
-        """Take delivered records out of the outboxes; remove states that ended with them."""
+        """Take delivered records out of the outboxes."""
 
 
 class HistoryStore(Protocol):
@@ -60,6 +69,14 @@ class HistoryStore(Protocol):
         self, flow_id: str, user_id: str, after: HistoryPosition | None, limit: int
     ) -> list[HistoryRecord]:
         """Records of one state over all its lives, oldest first, those after ``after``."""
+
+    async def get(self, record_id: str) -> HistoryRecord | None:
+        """One record."""
+
+    async def find_request(
+        self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
+    ) -> HistoryRecord | None:
+        """The record of the change that a request made after ``since``."""
 
 
 class StatisticsSource(Protocol):

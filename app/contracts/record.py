@@ -4,6 +4,7 @@ The same shape waits in the outbox of the state document and then lies in the hi
 """
 
 from datetime import datetime
+from hashlib import blake2b
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -18,7 +19,8 @@ class HistoryRecord(Struct, frozen=True):
     empty when there was no state before. ``commit_id`` tells two commits apart that competed for
     one revision. ``payload`` is what came with this change, ``after`` the
     whole state it led to (absent for a refused attempt, whose ``to_step`` is its ``from_step``).
-    ``duration_ms`` is how long the service took to decide and commit."""
+    ``digest`` stands for what a request with an id asked for, so that the same id with another
+    request is noticed. ``duration_ms`` is how long the service took to decide and commit."""
 
     id: str
     commit_id: str
@@ -39,8 +41,33 @@ class HistoryRecord(Struct, frozen=True):
     after: FlowState | UnsetType = UNSET
     error: str | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
+    digest: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
     duration_ms: float | UnsetType = UNSET
+
+
+class Remembered(Struct, frozen=True):
+    """A request that changed a state, kept in the state's document: a repeat is answered by the
+    record of ``epoch`` and ``revision`` and changes nothing."""
+
+    request: str
+    digest: str
+    epoch: str
+    revision: int
+    at: datetime
+
+
+def request_key(actor: str, request_id: str) -> str:
+    """A request's identity within a state: ids of different callers do not meet."""
+    return blake2b(f"{actor}\0{request_id}".encode(), digest_size=12).hexdigest()
+
+
+def remembered(record: HistoryRecord) -> Remembered | None:
+    """What a state's document keeps of the request behind ``record``; None when it has no id."""
+    if record.request_id is UNSET or record.digest is UNSET:
+        return None
+    key = request_key(record.actor, record.request_id)
+    return Remembered(key, record.digest, record.epoch, record.revision, record.timestamp)
 
 
 def commit_record_id(state: FlowState) -> str:

@@ -105,8 +105,16 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
 
 
 def end(state: FlowState, status: Status, now: datetime) -> FlowState:
-    """The last state of an epoch: ``cleared`` or ``expired``."""
-    return structs.replace(state, revision=state.revision + 1, status=status, updated_at=now)
+    """The last state of an epoch: ``cleared`` or ``expired``, without the user's data."""
+    return structs.replace(
+        state,
+        revision=state.revision + 1,
+        status=status,
+        updated_at=now,
+        payload=UNSET,
+        message=UNSET,
+        previous=UNSET,
+    )
 
 
 def with_transitions(definition: FlowDefinition, state: FlowState) -> FlowState:

@@ -11,13 +11,14 @@ from uuid_utils import uuid7
 
 from app.contracts.command import ExpectedPosition, Origin
 from app.contracts.errors import FlowError, RevisionConflictError
-from app.contracts.ports import Clock, StateStore, StoredState
+from app.contracts.ports import MEMORY, Clock, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
 from app.flow import rules
 from app.services.relay import Relay
+from app.services.repeats import Repeats, digest_of
 
-ATTEMPTS = 50
+ROUNDS = 50
 SYSTEM = Origin(actor="system")
 
 
@@ -34,52 +35,71 @@ Decide = Callable[[FlowState | None, datetime], Awaitable[Change | None]]
 """Given the present state (None: there is none) and the time, what to change; None: nothing."""
 
 
+class Request(Struct, frozen=True):
+    """A command on its way: whose state, by what ``name`` it is recorded, what it asks for, and
+    where it comes from."""
+
+    user_id: str
+    flow_id: str
+    name: str
+    command: object
+    origin: Origin
+
+
 class Executor:
     """Runs commands against states."""
 
-    def __init__(self, states: StateStore, relay: Relay, clock: Clock, state_ttl: timedelta | None) -> None:
+    def __init__(
+        self, states: StateStore, repeats: Repeats, relay: Relay, clock: Clock, state_ttl: timedelta | None
+    ) -> None:
         self._states = states
+        self._repeats = repeats
         self._relay = relay
         self._clock = clock
         self._state_ttl = state_ttl
 
-    async def execute(
-        self, flow_id: str, user_id: str, name: str, origin: Origin, decide: Decide
-    ) -> tuple[FlowState | None, bool]:
-        """The state afterwards, and whether this command changed it.
+    async def execute(self, request: Request, decide: Decide) -> tuple[FlowState | None, bool]:
+        """The state afterwards, and whether this request changed it: now, or when it came first.
 
-        A lost race is decided again on the new state. Raises what ``decide`` raises, and
-        RevisionConflictError when the caller expected another position.
+        A lost race is decided again on the new state. Raises what ``decide`` raises,
+        RevisionConflictError when the caller expected another position, and InvalidRequestError
+        when the request's id came with another command before.
         """
-        began = time.perf_counter()
+        attempt = _Attempt(request.origin, digest_of(request.name, request.command, request.origin))
         present: FlowState | None = None
-        for attempt in range(ATTEMPTS):
-            stored = await self._states.load(flow_id, user_id)
+        for round_ in range(ROUNDS):
+            stored = await self._states.load(request.flow_id, request.user_id)
             now = self._now(stored)
+            if stored is not None and attempt.digest is not UNSET:
+                answered = await self._repeats.answer(stored, request.origin, attempt.digest, now)
+                if answered is not None:
+                    return answered, True
             if stored is not None and stored.state.absent_at(now) and stored.state.status not in ENDED:
-                await self._commit(stored, expiry(stored.state, now), SYSTEM, now, began)
+                await self._commit(stored, expiry(stored.state, now), _Attempt(SYSTEM), now)
                 continue
             present = stored.state if stored is not None and stored.state.status not in ENDED else None
             try:
-                _check_position(present, origin.expected)
+                _check_position(present, request.origin.expected)
                 change = await decide(present, now)
             except FlowError as error:
                 if present is not None and error.status < 500:
-                    self._relay.take([_refusal(present, name, error, origin, now, began)])
+                    self._relay.take([_refusal(present, request.name, error, attempt, now)])
                 raise
             if change is None:
                 return present, False
-            committed = await self._commit(stored, change, origin, now, began)
+            committed = await self._commit(stored, change, attempt, now)
             if committed is not None:
                 return committed, True
-            await asyncio.sleep(random.uniform(0, 0.002 * min(attempt, 10)))  # noqa: S311 - spreads rivals
+            await asyncio.sleep(random.uniform(0, 0.002 * min(round_, 10)))  # noqa: S311 - spreads rivals
         raise RevisionConflictError("The state kept changing meanwhile; try again", present)
 
     async def expire(self, state: FlowState) -> bool:
         """End a state that is past its time; False when it moved meanwhile."""
-        now = max(self._clock.now(), state.updated_at)
-        stored = StoredState(state=state)
-        return await self._commit(stored, expiry(state, now), SYSTEM, now, time.perf_counter()) is not None
+        stored = await self._states.load(state.flow, state.user_id)
+        if stored is None or stored.state != state:
+            return False
+        now = self._now(stored)
+        return await self._commit(stored, expiry(state, now), _Attempt(SYSTEM), now) is not None
 
     def _now(self, stored: StoredState | None) -> datetime:
         """Time never goes back within a state, whatever the clocks of the workers say."""
@@ -87,11 +107,13 @@ class Executor:
         return now if stored is None else max(now, stored.state.updated_at)
 
     async def _commit(
-        self, stored: StoredState | None, change: Change, origin: Origin, now: datetime, began: float
+        self, stored: StoredState | None, change: Change, attempt: "_Attempt", now: datetime
     ) -> FlowState | None:
         """The committed state, None when somebody else was first."""
         after = change.after
-        if after.status not in ENDED and self._state_ttl is not None:
+        if after.status in ENDED:  # kept for a while, so that repeated requests are recognised
+            after = structs.replace(after, expires_at=now + MEMORY)
+        elif self._state_ttl is not None:
             after = structs.replace(after, expires_at=now + self._state_ttl)
         before = stored.state if stored is not None else None
         record = HistoryRecord(
@@ -104,24 +126,39 @@ class Executor:
             version=after.version,
             kind=change.kind,
             transition=change.name,
-            from_step="" if before is None or change.kind == "started" else before.step,
+            from_step="" if before is None or before.epoch != after.epoch else before.step,
             to_step=after.step,
             timestamp=now,
             success=True,
             service=after.service,
-            actor=origin.actor,
+            actor=attempt.origin.actor,
             payload=change.payload,
             after=after,
-            request_id=origin.request_id,
-            client=origin.client,
+            request_id=attempt.origin.request_id,
+            digest=attempt.digest,
+            client=attempt.origin.client,
         )
         if not await self._states.commit(before, record):
             return None
         # Who commits on top of records that still wait delivers those first: every worker then
         # hears the changes of a state in their order, whoever made them.
         waiting = stored.pending if stored is not None else ()
-        self._relay.take((*waiting, structs.replace(record, duration_ms=_since(began))))
+        self._relay.take((*waiting, structs.replace(record, duration_ms=attempt.milliseconds)))
         return after
+
+
+class _Attempt:
+    """What is recorded of a command beside the change: who, and how long it took."""
+
+    def __init__(self, origin: Origin, digest: str | UnsetType = UNSET) -> None:
+        self.origin = origin
+        self.digest = digest
+        self._began = time.perf_counter()
+
+    @property
+    def milliseconds(self) -> float:
+        """Since it began."""
+        return round((time.perf_counter() - self._began) * 1000, 3)
 
 
 def expiry(state: FlowState, now: datetime) -> Change:
@@ -140,13 +177,13 @@ def _check_position(state: FlowState | None, expected: ExpectedPosition | None) 
         )
 
 
-def _refusal(  # noqa: PLR0917 - a record is what it is
-    state: FlowState, name: str, error: FlowError, origin: Origin, now: datetime, began: float
+def _refusal(
+    state: FlowState, name: str, error: FlowError, attempt: _Attempt, now: datetime
 ) -> HistoryRecord:
-    attempt = str(uuid7())
+    commit = str(uuid7())
     return HistoryRecord(
-        id=f"{commit_record_id(state)}:{attempt}",
-        commit_id=attempt,
+        id=f"{commit_record_id(state)}:{commit}",
+        commit_id=commit,
         flow_id=state.flow,
         user_id=state.user_id,
         epoch=state.epoch,
@@ -159,13 +196,9 @@ def _refusal(  # noqa: PLR0917 - a record is what it is
         timestamp=now,
         success=False,
         service=state.service,
-        actor=origin.actor,
+        actor=attempt.origin.actor,
         error=error.code,
-        request_id=origin.request_id,
-        client=origin.client,
-        duration_ms=_since(began),
+        request_id=attempt.origin.request_id,
+        client=attempt.origin.client,
+        duration_ms=attempt.milliseconds,
     )
-
-
-def _since(began: float) -> float:
-    return round((time.perf_counter() - began) * 1000, 3)

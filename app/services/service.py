@@ -31,9 +31,10 @@ from app.flow.payload import check_payload
 from app.services.background import Background
 from app.services.catalog import DefinitionCatalog
 from app.services.definitions import Definitions
-from app.services.executor import Change, Decide, Executor
+from app.services.executor import Change, Decide, Executor, Request
 from app.services.history import HistoryReader
 from app.services.relay import Relay
+from app.services.repeats import Repeats
 
 PURGE_BATCH = 500
 
@@ -74,7 +75,7 @@ class FlowService:
         self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
         bus.subscribe(self._catalog.heard)
         relay = Relay(states, history, bus, self._catalog)
-        self._executor = Executor(states, relay, clock, limits.state_ttl)
+        self._executor = Executor(states, Repeats(history), relay, clock, limits.state_ttl)
         self.definitions = Definitions(definitions, self._catalog, bus, clock)
         self._background = Background(states, relay, clock, self.purge_expired_flows)
 
@@ -151,7 +152,7 @@ class FlowService:
                 return None
             return await self._fresh(user_id, flow_id, command, now)
 
-        return await self._change(user_id, flow_id, "started", origin, decide)
+        return await self._change(_request(user_id, flow_id, "started", command, origin), decide)
 
     async def execute_transition(
         self,
@@ -178,7 +179,7 @@ class FlowService:
             self._check_payload(payload, after)
             return Change("transitioned", transition, after, payload)
 
-        after, _ = await self._change(user_id, flow_id, transition, origin, decide)
+        after, _ = await self._change(_request(user_id, flow_id, transition, command, origin), decide)
         return after
 
     async def reset_flow(
@@ -186,14 +187,15 @@ class FlowService:
     ) -> FlowState:
         """The state begun again on the newest version, at the initial or the named step; started
         when there is none."""
+        command = ResetCommand(step=step)
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
             if state is None:
                 return await self._fresh(user_id, flow_id, StartCommand(step=step), now)
             definition = await self._catalog.current_or_pinned(state)
-            return Change("reset", "reset", rules.reset(definition, state, ResetCommand(step=step), now))
+            return Change("reset", "reset", rules.reset(definition, state, command, now))
 
-        after, _ = await self._change(user_id, flow_id, "reset", origin, decide)
+        after, _ = await self._change(_request(user_id, flow_id, "reset", command, origin), decide)
         return after
 
     async def set_flow_state(
@@ -216,7 +218,7 @@ class FlowService:
             self._check_payload(state.payload, after)
             return Change("set", "set", after, state.payload)
 
-        after, _ = await self._change(user_id, flow_id, "set", origin, decide)
+        after, _ = await self._change(_request(user_id, flow_id, "set", state, origin), decide)
         return after
 
     async def clear_flow_state(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> bool:
@@ -227,7 +229,7 @@ class FlowService:
                 return None
             return Change("cleared", "cleared", rules.end(state, "cleared", now))
 
-        _, cleared = await self._execute(user_id, flow_id, "cleared", origin, decide)
+        _, cleared = await self._execute(_request(user_id, flow_id, "cleared", None, origin), decide)
         if not cleared:
             await self._catalog.current(flow_id)
         return cleared
@@ -258,20 +260,15 @@ class FlowService:
                 break
         return purged
 
-    async def _change(
-        self, user_id: str, flow_id: str, name: str, origin: Origin | None, decide: Decide
-    ) -> tuple[FlowState, bool]:
-        after, changed = await self._execute(user_id, flow_id, name, origin, decide)
+    async def _change(self, request: Request, decide: Decide) -> tuple[FlowState, bool]:
+        after, changed = await self._execute(request, decide)
         if after is None:
-            raise FlowNotStartedError(flow_id)
+            raise FlowNotStartedError(request.flow_id)
         return await self._with_transitions(after), changed
 
-    async def _execute(
-        self, user_id: str, flow_id: str, name: str, origin: Origin | None, decide: Decide
-    ) -> tuple[FlowState | None, bool]:
-        origin = origin or Origin(actor=user_id)
+    async def _execute(self, request: Request, decide: Decide) -> tuple[FlowState | None, bool]:
         try:
-            return await self._executor.execute(flow_id, user_id, name, origin, decide)
+            return await self._executor.execute(request, decide)
         except RevisionConflictError as conflict:
             if conflict.state is not None:
                 present = await self._with_transitions(conflict.state)
@@ -295,3 +292,7 @@ class FlowService:
 def new_id() -> str:
     """A new identity: UUID version 7, so that later ones sort after earlier ones."""
     return str(uuid7())
+
+
+def _request(user_id: str, flow_id: str, name: str, command: object, origin: Origin | None) -> Request:
+    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id))

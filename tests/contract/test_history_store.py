@@ -1,5 +1,7 @@
 """The contract of HistoryStore."""
 
+from datetime import timedelta
+
 import pytest
 from msgspec import UNSET, structs
 
@@ -54,3 +56,18 @@ async def test_order_is_epoch_revision_id_and_pages_join(store: HistoryStore) ->
         pages += page
         after = position_of(page[-1])
     assert pages == whole
+
+
+async def test_the_record_of_a_request(store: HistoryStore) -> None:
+    made = structs.replace(record(fresh()), request_id="r-9", digest="d")
+    other = structs.replace(record(moved(fresh())), request_id="r-9", actor="bob")
+    refused = structs.replace(made, id="x", success=False, after=UNSET, request_id="r-8")
+    await store.append([made, other, refused])
+    before = made.timestamp - timedelta(seconds=1)
+    assert await store.get(made.id) == made
+    assert await store.get("nowhere") is None
+    assert await store.find_request("loop", "ada", "ada", "r-9", before) == made
+    assert await store.find_request("loop", "ada", "bob", "r-9", before) == other
+    assert await store.find_request("loop", "ada", "ada", "r-9", made.timestamp) is None
+    assert await store.find_request("loop", "ada", "ada", "r-8", before) is None
+    assert await store.find_request("loop", "bob", "ada", "r-9", before) is None

@@ -7,7 +7,8 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.ports import StateStore, StoredState
+from app.contracts.ports import REMEMBERED, StateStore, StoredState
+from app.contracts.record import remembered
 from models.database import Database
 from models.state_store import MongoStateStore
 from tests.fakes import FakeStateStore
@@ -25,6 +26,24 @@ async def test_what_is_committed_is_loaded_exactly(store: StateStore) -> None:
     made = record(state, kind="started")
     assert await store.commit(None, made)
     assert await store.load("loop", "ada") == StoredState(state=state, pending=(made,))
+
+
+async def test_the_last_requests_are_remembered(store: StateStore) -> None:
+    state = fresh()
+    requests = [structs.replace(record(state), request_id="r-0", digest="d-0")]
+    await store.commit(None, requests[0])
+    for n in range(1, REMEMBERED + 5):
+        before, state = state, moved(state)
+        plain = record(state)
+        requests.append(structs.replace(plain, request_id=f"r-{n}", digest=f"d-{n}") if n % 5 else plain)
+        await store.commit(before, requests[-1])
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    expected = [r for request in requests if (r := remembered(request)) is not None]
+    assert stored.recent == tuple(expected[-REMEMBERED:])
+    await store.release(requests)
+    again = await store.load("loop", "ada")
+    assert again == StoredState(state=state, pending=(), recent=stored.recent)
 
 
 async def test_absent_fields_stay_absent_and_gone_fields_go(store: StateStore) -> None:
@@ -86,16 +105,14 @@ async def test_records_wait_until_they_are_released(store: StateStore) -> None:
     assert stored == StoredState(state=third, pending=(record(third),))
 
 
-async def test_an_ended_state_goes_with_its_last_record(store: StateStore) -> None:
+async def test_an_ended_state_stays_for_its_requests(store: StateStore) -> None:
     state = fresh()
     ended = moved(state, status="cleared")
     await store.commit(None, record(state))
     await store.commit(state, record(ended))
-    stored = await store.load("loop", "ada")
-    assert stored is not None
-    assert stored.state.status == "cleared"
     await store.release([record(state), record(ended)])
-    assert await store.load("loop", "ada") is None
+    assert await store.load("loop", "ada") == StoredState(state=ended)
+    assert await store.list_by_user("ada", None, 10, T0) == []
 
 
 async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: StateStore) -> None:

@@ -154,3 +154,31 @@ async def test_fifty_possible_transitions_race_and_all_are_made(
     await follower.until(lambda f: len(f.updates()) >= 51)
     assert [e["revision"] for e in follower.updates()] == list(range(51))
     await follower.close()
+
+
+async def test_a_request_repeated_on_both_workers_is_made_once(two_hosts: tuple[Serving, Serving]) -> None:
+    first, second = two_hosts
+    follower = await Follower().connect(second.url, second.token("ada"))
+    async with first.http("ada") as a, second.http("ada") as b:
+        key = {"Idempotency-Key": "start-1"}
+        started = [await door.post(f"/api/flow/{FLOW}/start", headers=key) for door in (a, b, a)]
+        assert [s.status_code for s in started] == [201, 201, 201]
+        assert len({s.text for s in started}) == 1
+        key = {"Idempotency-Key": "move-1"}
+        route, body = f"/api/flow/{FLOW}/transition/start", {"payload": {"n": 1}}
+        at_once = [(a, b)[n % 2].post(route, json=body, headers=key) for n in range(20)]
+        moved = await asyncio.gather(*at_once)
+        assert {m.status_code for m in moved} == {200}
+        assert len({m.text for m in moved}) == 1
+        other = await b.post(route, json={"payload": {"n": 2}}, headers=key)
+        assert (other.status_code, other.json()["code"]) == (422, "INVALID_REQUEST")
+        by_socket = await follower.call(
+            "flow-transition",
+            {"flowId": FLOW, "transition": "start", "payload": {"n": 1}, "requestId": "move-1"},
+        )
+        assert by_socket["state"] == moved[0].json(), "the doors share the ids"
+        history = (await a.get(f"/api/flow/{FLOW}/history")).json()["items"]
+    assert [r["metadata"]["revision"] for r in history if r["success"]] == [0, 1]
+    await follower.until(lambda f: len(f.updates()) >= 2)
+    assert [e["revision"] for e in follower.updates()] == [0, 1]
+    await follower.close()

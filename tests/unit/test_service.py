@@ -93,7 +93,8 @@ async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
         assert await service.purge_expired_flows() == 2
         assert await service.purge_expired_flows() == 0
     assert await r.kinds() == ["started", "expired"]
-    assert [s.state.user_id for s in r.states.kept.values()] == ["eve"]
+    kept = {s.state.user_id: s.state.status for s in r.states.kept.values()}
+    assert kept == {"ada": "expired", "bob": "expired", "eve": "active"}
     assert [e.revision for e in r.heard if e.user_id == "bob"] == [0, 1]
 
 
