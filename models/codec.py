@@ -32,6 +32,7 @@ _STATE_FIELDS = {
     "payload": "payload",
     "message": "message",
     "expires_at": "expiresAt",
+    "pause_reason": "pauseReason",
 }
 _RECORD_FIELDS = {
     "id": "_id",
@@ -57,7 +58,7 @@ _RECORD_FIELDS = {
     "client": "client",
     "duration_ms": "durationMs",
 }
-OPTIONAL_STATE_FIELDS = ("previous", "entityId", "payload", "message", "expiresAt")
+OPTIONAL_STATE_FIELDS = ("previous", "entityId", "payload", "message", "expiresAt", "pauseReason")
 
 
 def state_to_document(state: FlowState) -> Document:

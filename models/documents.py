@@ -110,6 +110,7 @@ class FlowStateDocument(Document, _CamelModel):
     payload: dict[str, Any] | None = None
     message: str | None = None
     expires_at: datetime | None = None
+    pause_reason: str | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)
     recent: list[dict[str, Any]] = Field(default_factory=list)
 

@@ -1,6 +1,8 @@
 """What a caller asks for, and who asks: the same for every door."""
 
-from msgspec import UNSET, Struct, UnsetType
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.contracts.state import Payload
 
@@ -53,6 +55,12 @@ class ResetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
     """Begin again at the initial step or the named one."""
 
     step: str | None = None
+
+
+class PauseCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Hold a state. ``reason`` is told to everybody whose transition is refused."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -112,6 +112,20 @@ class InvalidTransitionError(FlowError):
         )
 
 
+class StatePausedError(FlowError):
+    """An administrator holds the state."""
+
+    code = "STATE_PAUSED"
+    status = 409
+    title = "State paused"
+    retryable = True
+
+    def __init__(self, flow_id: str, reason: str) -> None:
+        super().__init__(
+            f"Flow {flow_id} is held: {reason}; try again when it is resumed", flowId=flow_id, reason=reason
+        )
+
+
 class RevisionConflictError(FlowError):
     """The state is not at the revision that the caller expected, or kept changing meanwhile."""
 

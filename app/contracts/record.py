@@ -11,7 +11,18 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.state import FlowState, Payload
 
-Kind = Literal["started", "transitioned", "reset", "set", "cleared", "expired", "refused"]
+Kind = Literal[
+    "started",
+    "transitioned",
+    "undone",
+    "reset",
+    "set",
+    "paused",
+    "resumed",
+    "cleared",
+    "expired",
+    "refused",
+]
 
 
 class HistoryRecord(Struct, frozen=True):

@@ -39,7 +39,8 @@ class FlowState(Struct, frozen=True):
     up, not the service of the step. ``entity_id``: absent and ``None`` differ. ``version`` pins the
     definition. ``epoch`` names one life of the state, ``revision`` counts its committed changes
     since it started (0 when fresh). Times are UTC with milliseconds. ``transitions`` are those that
-    the caller may run now; they follow from the definition and are not stored.
+    the caller may run now (none while paused, for ``pause_reason``); they follow from the definition
+    and are not stored.
     """
 
     flow: str
@@ -58,7 +59,13 @@ class FlowState(Struct, frozen=True):
     payload: Payload | UnsetType = UNSET
     message: str | UnsetType = UNSET
     expires_at: datetime | UnsetType = UNSET
+    pause_reason: str | UnsetType = UNSET
     transitions: tuple[AvailableTransition, ...] = ()
+
+    @property
+    def next_transition(self) -> AvailableTransition | None:
+        """The transition that goes on without a choice: the first that is not ``explicit``."""
+        return next((t for t in self.transitions if not t.explicit), None)
 
     @property
     def key(self) -> str:

@@ -38,6 +38,7 @@ class StateView(Struct, frozen=True, rename="camel"):
     payload: Payload | UnsetType = UNSET
     message: str | UnsetType = UNSET
     expires_at: Time | UnsetType = UNSET
+    pause_reason: str | UnsetType = UNSET
 
 
 class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
@@ -109,6 +110,7 @@ def _state_members(state: FlowState) -> dict[str, Any]:
         "entity_id": state.entity_id,
         "payload": state.payload,
         "message": state.message,
+        "pause_reason": state.pause_reason,
         "expires_at": UNSET if state.expires_at is UNSET else iso(state.expires_at),
     }
 

@@ -4,13 +4,14 @@ from datetime import datetime
 
 from msgspec import UNSET, structs
 
-from app.contracts.command import ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.command import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     Fault,
     FlowStateCorruptionError,
     InvalidRequestError,
     InvalidTransitionError,
+    StatePausedError,
 )
 from app.contracts.flow import Flow, FlowStep
 from app.contracts.state import AvailableTransition, FlowState, Status
@@ -43,7 +44,9 @@ def transition(
     definition: FlowDefinition, state: FlowState, name: str, command: TransitionCommand, now: datetime
 ) -> FlowState:
     """The state after a transition: payload merged, ``previous`` only if reversible, message
-    replaced or cleared; service and entity untouched. Raises InvalidTransitionError."""
+    replaced or cleared; service and entity untouched. Raises InvalidTransitionError,
+    StatePausedError."""
+    require_active(state)
     source = current_step(definition, state)
     chosen = source.transitions.get(name)
     if chosen is None:
@@ -67,7 +70,8 @@ def transition(
 
 def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, now: datetime) -> FlowState:
     """The state begun again on ``definition``: progress is dropped (payload, message, previous),
-    what it is for stays (service, entity)."""
+    what it is for stays (service, entity). Raises StatePausedError: a reset would undo the hold."""
+    require_active(state)
     step = _named_step(definition.flow, command.step)
     return structs.replace(
         state,
@@ -84,7 +88,8 @@ def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, n
 
 
 def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, now: datetime) -> FlowState:
-    """The state with every field as the command says; absent ones are gone. The position goes on."""
+    """The state with every field as the command says; absent ones are gone. The position goes on,
+    and so does a hold."""
     step = _named_step(definition.flow, command.step)
     if command.previous is not UNSET:
         _named_step(definition.flow, command.previous, pointer="/previous")
@@ -92,7 +97,7 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
         state,
         version=definition.version,
         revision=state.revision + 1,
-        status=_status(step),
+        status="paused" if state.status == "paused" else _status(step),
         step=step.step,
         service=command.service,
         ok=command.ok,
@@ -117,20 +122,69 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
     )
 
 
+def back(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowState:
+    """The state at the step that a reversible transition left, payload as it is. Raises
+    InvalidTransitionError when the last transition was not reversible."""
+    require_active(state)
+    source = current_step(definition, state)
+    if state.previous is UNSET or state.previous not in definition.flow.steps:
+        raise InvalidTransitionError(state.step, "back", list(source.transitions))
+    target = definition.flow.steps[state.previous]
+    return structs.replace(
+        state,
+        revision=state.revision + 1,
+        status=_status(target),
+        step=target.step,
+        ok=True,
+        previous=UNSET,
+        message=UNSET,
+        updated_at=now,
+    )
+
+
+def pause(definition: FlowDefinition, state: FlowState, command: PauseCommand, now: datetime) -> FlowState:
+    """The state held. Raises InvalidTransitionError when it is completed: nothing is left to hold."""
+    if state.status == "completed":
+        raise InvalidTransitionError(state.step, "pause", [])
+    return structs.replace(
+        state,
+        revision=state.revision + 1,
+        status="paused",
+        pause_reason=command.reason,
+        updated_at=now,
+    )
+
+
+def resume(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowState:
+    """The state released."""
+    return structs.replace(
+        state,
+        revision=state.revision + 1,
+        status=_status(current_step(definition, state)),
+        pause_reason=UNSET,
+        updated_at=now,
+    )
+
+
+def require_active(state: FlowState) -> None:
+    """Raise StatePausedError when an administrator holds the state."""
+    if state.status == "paused":
+        reason = state.pause_reason
+        raise StatePausedError(state.flow, "" if reason is UNSET else reason)
+
+
 def with_transitions(definition: FlowDefinition, state: FlowState) -> FlowState:
     """The state with the transitions that may run now, in the author's order."""
+    step = current_step(definition, state)
+    if state.status == "paused":
+        return state
     runnable = (
         AvailableTransition(
             transition=t.transition, step=t.step, explicit=t.explicit, reversible=t.reversible
         )
-        for t in current_step(definition, state).transitions.values()
+        for t in step.transitions.values()
     )
     return structs.replace(state, transitions=tuple(runnable))
-
-
-def next_transition(state: FlowState) -> AvailableTransition | None:
-    """The transition that happens without a choice: the first that is not ``explicit``."""
-    return next((t for t in state.transitions if not t.explicit), None)
 
 
 def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:

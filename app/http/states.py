@@ -4,7 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
-from app.contracts.command import ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.auth.permissions import ADMIN
+from app.contracts.command import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import (
     Fault,
     FlowNotFoundError,
@@ -16,6 +17,7 @@ from app.contracts.errors import (
     InvalidTransitionError,
     PayloadTooLargeError,
     RevisionConflictError,
+    StatePausedError,
 )
 from app.contracts.state import FlowState
 from app.contracts.views import RecordView, StateView, record_view, state_view
@@ -36,6 +38,10 @@ class StatesQuery(UserQuery, frozen=True, rename="camel"):
 
     after: str | None = None
     limit: Limit = 100
+
+
+class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A command that takes nothing: no body, or an empty object."""
 
 
 class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -87,6 +93,24 @@ async def _reset(call: Call) -> Answer:
         call.user_id, call.path["flow_id"], call.body.step, origin=call.origin
     )
     return _answer(state)
+
+
+async def _back(call: Call) -> Answer:
+    return _answer(await call.service.undo_transition(call.user_id, call.path["flow_id"], origin=call.origin))
+
+
+async def _pause(call: Call) -> Answer:
+    return _answer(
+        await call.service.administration.pause_flow(
+            call.user_id, call.path["flow_id"], call.body, origin=call.origin
+        )
+    )
+
+
+async def _resume(call: Call) -> Answer:
+    return _answer(
+        await call.service.administration.resume_flow(call.user_id, call.path["flow_id"], origin=call.origin)
+    )
 
 
 async def _set(call: Call) -> Answer:
@@ -156,7 +180,42 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=TransitionCommand,
         answers={200: StateView},
-        errors=(*_WITH_PAYLOAD, FlowNotStartedError, InvalidTransitionError),
+        errors=(*_WITH_PAYLOAD, FlowNotStartedError, InvalidTransitionError, StatePausedError),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/back",
+        name="undoTransition",
+        summary="Undo a reversible transition: back to the step before it, payload as it is",
+        handle=_back,
+        query=UserQuery,
+        body=NoBody,
+        answers={200: StateView},
+        errors=(*_CHANGING, FlowNotStartedError, InvalidTransitionError, StatePausedError),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/pause",
+        name="pauseFlow",
+        summary="Hold the state: transitions are refused until it is resumed",
+        handle=_pause,
+        query=UserQuery,
+        body=PauseCommand,
+        answers={200: StateView},
+        errors=(*_CHANGING, FlowNotStartedError, InvalidTransitionError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/resume",
+        name="resumeFlow",
+        summary="Release a held state",
+        handle=_resume,
+        query=UserQuery,
+        body=NoBody,
+        answers={200: StateView},
+        errors=(*_CHANGING, FlowNotStartedError),
+        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
@@ -167,7 +226,7 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=ResetCommand,
         answers={200: StateView},
-        errors=_CHANGING,
+        errors=(*_CHANGING, StatePausedError),
     ),
     Endpoint(
         method="PUT",
@@ -179,7 +238,7 @@ STATE_ENDPOINTS = [
         body=SetCommand,
         answers={200: StateView},
         errors=_WITH_PAYLOAD,
-        scope="flow:admin",
+        scope=ADMIN,
     ),
     Endpoint(
         method="DELETE",
@@ -189,7 +248,7 @@ STATE_ENDPOINTS = [
         handle=_clear,
         query=UserQuery,
         answers={204: None},
-        errors=_CHANGING,
+        errors=(*_CHANGING, StatePausedError),
     ),
     Endpoint(
         method="GET",

@@ -12,7 +12,7 @@ from app.contracts.command import (
     StartCommand,
     TransitionCommand,
 )
-from app.contracts.errors import Fault, FlowNotStartedError, InvalidRequestError, RevisionConflictError
+from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ports import (
     Clock,
@@ -25,13 +25,14 @@ from app.contracts.ports import (
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
-from app.contracts.views import state_view
 from app.flow import rules
 from app.flow.payload import check_payload
+from app.services.administration import Administration
 from app.services.background import Background
 from app.services.catalog import DefinitionCatalog
+from app.services.changes import StateChanges, request
 from app.services.definitions import Definitions
-from app.services.executor import Change, Decide, Executor, Request
+from app.services.executor import Change, Executor
 from app.services.history import HistoryReader
 from app.services.relay import Relay
 from app.services.repeats import Repeats
@@ -75,7 +76,9 @@ class FlowService:
         self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
         bus.subscribe(self._catalog.heard)
         relay = Relay(states, history, bus, self._catalog)
-        self._executor = Executor(states, Repeats(history), relay, clock, limits.state_ttl)
+        executor = Executor(states, Repeats(history), relay, clock, limits.state_ttl)
+        self._changes = StateChanges(executor, self._catalog)
+        self.administration = Administration(self._changes, self._catalog)
         self.definitions = Definitions(definitions, self._catalog, bus, clock)
         self._background = Background(states, relay, clock, self.purge_expired_flows)
 
@@ -126,14 +129,14 @@ class FlowService:
         if stored is None or stored.state.absent_at(self._clock.now()):
             await self._catalog.current(flow_id)
             return None
-        return await self._with_transitions(stored.state)
+        return await self._changes.with_transitions(stored.state)
 
     async def get_user_flows(
         self, user_id: str, *, after_flow: str | None = None, limit: int = 1000
     ) -> list[FlowState]:
         """A user's states in all flows, by flow; ``after_flow`` and ``limit`` page through them."""
         states = await self._states.list_by_user(user_id, after_flow, limit, self._clock.now())
-        return [await self._with_transitions(state) for state in states]
+        return [await self._changes.with_transitions(state) for state in states]
 
     async def start_flow(
         self,
@@ -152,7 +155,7 @@ class FlowService:
                 return None
             return await self._fresh(user_id, flow_id, command, now)
 
-        return await self._change(_request(user_id, flow_id, "started", command, origin), decide)
+        return await self._changes.change(request(user_id, flow_id, "started", command, origin), decide)
 
     async def execute_transition(
         self,
@@ -171,15 +174,13 @@ class FlowService:
         command = TransitionCommand(payload=payload, ok=ok, message=message)
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
-            if state is None:
-                await self._catalog.current(flow_id)
-                raise FlowNotStartedError(flow_id)
-            definition = await self._catalog.pinned(state)
-            after = rules.transition(definition, state, transition, command, now)
+            present = await self._changes.started(state, flow_id)
+            definition = await self._catalog.pinned(present)
+            after = rules.transition(definition, present, transition, command, now)
             self._check_payload(payload, after)
             return Change("transitioned", transition, after, payload)
 
-        after, _ = await self._change(_request(user_id, flow_id, transition, command, origin), decide)
+        after, _ = await self._changes.change(request(user_id, flow_id, transition, command, origin), decide)
         return after
 
     async def reset_flow(
@@ -195,7 +196,18 @@ class FlowService:
             definition = await self._catalog.current_or_pinned(state)
             return Change("reset", "reset", rules.reset(definition, state, command, now))
 
-        after, _ = await self._change(_request(user_id, flow_id, "reset", command, origin), decide)
+        after, _ = await self._changes.change(request(user_id, flow_id, "reset", command, origin), decide)
+        return after
+
+    async def undo_transition(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
+        """Back to ``previous``, for a state whose last transition was reversible; the payload stays.
+        Raises InvalidTransitionError, StatePausedError."""
+
+        async def decide(state: FlowState | None, now: datetime) -> Change:
+            present = await self._changes.started(state, flow_id)
+            return Change("undone", "undone", rules.back(await self._catalog.pinned(present), present, now))
+
+        after, _ = await self._changes.change(request(user_id, flow_id, "undone", None, origin), decide)
         return after
 
     async def set_flow_state(
@@ -218,18 +230,19 @@ class FlowService:
             self._check_payload(state.payload, after)
             return Change("set", "set", after, state.payload)
 
-        after, _ = await self._change(_request(user_id, flow_id, "set", state, origin), decide)
+        after, _ = await self._changes.change(request(user_id, flow_id, "set", state, origin), decide)
         return after
 
     async def clear_flow_state(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> bool:
-        """Remove a state; its history stays. False when there was none."""
+        """Remove a state; its history stays. False when there was none. Raises StatePausedError."""
 
         async def decide(state: FlowState | None, now: datetime) -> Change | None:
             if state is None:
                 return None
+            rules.require_active(state)
             return Change("cleared", "cleared", rules.end(state, "cleared", now))
 
-        _, cleared = await self._execute(_request(user_id, flow_id, "cleared", None, origin), decide)
+        _, cleared = await self._changes.execute(request(user_id, flow_id, "cleared", None, origin), decide)
         if not cleared:
             await self._catalog.current(flow_id)
         return cleared
@@ -254,35 +267,17 @@ class FlowService:
         """End all states that are past their time; how many were ended."""
         purged = 0
         while expired := await self._states.list_expired(self._clock.now(), PURGE_BATCH):
-            ended = [await self._executor.expire(state) for state in expired]
+            ended = [await self._changes.expire(state) for state in expired]
             purged += sum(ended)
             if not any(ended):
                 break
         return purged
-
-    async def _change(self, request: Request, decide: Decide) -> tuple[FlowState, bool]:
-        after, changed = await self._execute(request, decide)
-        if after is None:
-            raise FlowNotStartedError(request.flow_id)
-        return await self._with_transitions(after), changed
-
-    async def _execute(self, request: Request, decide: Decide) -> tuple[FlowState | None, bool]:
-        try:
-            return await self._executor.execute(request, decide)
-        except RevisionConflictError as conflict:
-            if conflict.state is not None:
-                present = await self._with_transitions(conflict.state)
-                conflict.details["state"] = state_view(present)
-            raise
 
     async def _fresh(self, user_id: str, flow_id: str, command: StartCommand, now: datetime) -> Change:
         definition = await self._catalog.current(flow_id)
         after = rules.start(definition, user_id, new_id(), command, now)
         self._check_payload(command.payload, after)
         return Change("started", "started", after, command.payload)
-
-    async def _with_transitions(self, state: FlowState) -> FlowState:
-        return rules.with_transitions(await self._catalog.pinned(state), state)
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET and after.payload is not UNSET:
@@ -292,7 +287,3 @@ class FlowService:
 def new_id() -> str:
     """A new identity: UUID version 7, so that later ones sort after earlier ones."""
     return str(uuid7())
-
-
-def _request(user_id: str, flow_id: str, name: str, command: object, origin: Origin | None) -> Request:
-    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id))

@@ -81,7 +81,7 @@ async def test_another_users_state(serving: Serving, endpoint: Endpoint, user: s
 
 @pytest.mark.parametrize("endpoint", OF_A_FLOW, ids=name)
 async def test_unknown_flow(serving: Serving, endpoint: Endpoint, user: str) -> None:
-    sound = {"step": "a"} if endpoint.name == "setFlowState" else {}
+    sound = {"setFlowState": {"step": "a"}, "pauseFlow": {"reason": "r"}}.get(endpoint.name, {})
     for flow in ("nowhere", "user-onboarding:x", "%00", "x" * 500):
         answer = await ask(
             serving,

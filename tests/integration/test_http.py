@@ -309,3 +309,47 @@ async def test_limits_of_pages(serving: Serving, user: str, limit: str) -> None:
             assert answer.json()["details"]["errors"][0]["pointer"] == "/limit"
         answer = await http.get(f"{ONBOARDING}/history", params={"after": "nonsense"})
         assert answer.json()["details"]["errors"][0]["pointer"] == "/after"
+
+
+async def test_back_undoes_a_reversible_transition(serving: Serving, user: str) -> None:
+    async with serving.http(user) as http:
+        route = "/api/flow/purchase-approval"
+        await http.post(f"{route}/start", json={"payload": {"amount": 5}})
+        assert (await http.post(f"{route}/back")).json()["code"] == "INVALID_TRANSITION"
+        await http.post(f"{route}/transition/submit", json={"payload": {"note": "n"}})
+        undone = await http.post(f"{route}/back", headers={"Idempotency-Key": "b"})
+        assert undone.status_code == 200
+        assert (undone.json()["step"], undone.json()["revision"]) == ("draft", 2)
+        assert undone.json()["payload"] == {"amount": 5, "note": "n"}
+        again = await http.post(f"{route}/back", headers={"Idempotency-Key": "b"})
+        assert again.json() == undone.json()
+        history = (await http.get(f"{route}/history")).json()["items"]
+    kinds = [r["metadata"]["kind"] for r in history if r["success"]]
+    assert kinds == ["started", "transitioned", "undone"]
+
+
+async def test_an_administrator_holds_and_releases(serving: Serving, user: str) -> None:
+    whose = {"userId": user}
+    async with serving.http("root", "flow:admin") as admin, serving.http(user) as http:
+        assert (await admin.post(f"{ONBOARDING}/pause", json={"reason": "r"}, params=whose)).json()[
+            "code"
+        ] == "FLOW_NOT_STARTED"
+        await http.post(f"{ONBOARDING}/start")
+        held = (await admin.post(f"{ONBOARDING}/pause", json={"reason": "audit"}, params=whose)).json()
+        assert (held["status"], held["pauseReason"], held["transitions"]) == ("paused", "audit", [])
+        again = await admin.post(f"{ONBOARDING}/pause", json={"reason": "other"}, params=whose)
+        assert again.json() == held
+        for refused in (
+            await http.post(f"{ONBOARDING}/transition/start"),
+            await http.post(f"{ONBOARDING}/reset"),
+            await http.delete(f"{ONBOARDING}/state"),
+        ):
+            assert (refused.status_code, refused.json()["code"]) == (409, "STATE_PAUSED")
+            assert refused.json()["details"]["reason"] == "audit"
+        assert (await http.post(f"{ONBOARDING}/resume")).status_code == 403
+        free = (await admin.post(f"{ONBOARDING}/resume", params=whose)).json()
+        assert (free["status"], free["revision"]) == ("active", 2)
+        assert "pauseReason" not in free
+        assert (await admin.post(f"{ONBOARDING}/resume", params=whose)).json() == free
+        assert (await http.post(f"{ONBOARDING}/transition/start")).status_code == 200
+        assert (await admin.post(f"{ONBOARDING}/pause", json={}, params=whose)).status_code == 422

@@ -6,11 +6,12 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.command import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import (
     FlowStateCorruptionError,
     InvalidRequestError,
     InvalidTransitionError,
+    StatePausedError,
 )
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
@@ -72,11 +73,11 @@ def test_message_is_cleared_when_absent_and_ok_is_the_callers() -> None:
 def test_explicit_transitions_run_like_others_but_next_skips_them() -> None:
     state = rules.with_transitions(FLOW, fresh())
     assert [t.transition for t in state.transitions] == ["jump", "again", "go"]
-    assert (rules.next_transition(state) or state.transitions[0]).transition == "again"
+    assert (state.next_transition or state.transitions[0]).transition == "again"
     assert state.transitions[0].explicit
     assert state.transitions[0].reversible
     ended = rules.with_transitions(FLOW, go(fresh(), "jump"))
-    assert rules.next_transition(ended) is None
+    assert ended.next_transition is None
 
 
 def test_a_flow_is_complete_at_a_step_without_transitions() -> None:
@@ -152,3 +153,38 @@ def test_references_are_looked_up_and_misses_stay() -> None:
 
 def test_start_command_defaults() -> None:
     assert msgspec.json.decode(b"{}", type=StartCommand) == StartCommand()
+
+
+def test_back_goes_to_previous_and_keeps_the_payload() -> None:
+    there = go(fresh(payload={"x": 1}), "jump", payload={"y": 2}, message="m", ok=False)
+    undone = rules.back(FLOW, there, LATER)
+    assert (undone.step, undone.status, undone.revision) == ("a", "active", 2)
+    assert (undone.payload, undone.ok) == ({"x": 1, "y": 2}, True)
+    assert undone.previous is undone.message is UNSET
+    for state in (undone, fresh(), go(fresh(), "go")):
+        with pytest.raises(InvalidTransitionError) as refusal:
+            rules.back(FLOW, state, LATER)
+        assert refusal.value.details["transition"] == "back"
+
+
+def test_a_paused_state_moves_only_when_it_is_resumed() -> None:
+    reversible = go(fresh(step="b"), "back")
+    paused = rules.pause(FLOW, reversible, PauseCommand(reason="audit"), LATER)
+    assert (paused.status, paused.pause_reason, paused.revision) == ("paused", "audit", 2)
+    assert rules.with_transitions(FLOW, paused).transitions == ()
+    for move in (
+        lambda: go(paused, "go"),
+        lambda: rules.back(FLOW, paused, LATER),
+        lambda: rules.reset(FLOW, paused, ResetCommand(), LATER),
+    ):
+        with pytest.raises(StatePausedError) as refusal:
+            move()
+        assert refusal.value.details == {"flowId": "loop", "reason": "audit"}
+    repaired = rules.replace(FLOW, paused, SetCommand(step="b"), LATER)
+    assert (repaired.step, repaired.status, repaired.pause_reason) == ("b", "paused", "audit")
+    resumed = rules.resume(FLOW, paused, LATER)
+    assert (resumed.status, resumed.step, resumed.previous) == ("active", "a", "b")
+    assert resumed.pause_reason is UNSET
+    assert resumed.revision == 3
+    with pytest.raises(InvalidTransitionError):
+        rules.pause(FLOW, fresh(step="c"), PauseCommand(reason="late"), LATER)

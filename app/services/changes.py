@@ -1,0 +1,52 @@
+"""Changes of states as the use cases make them: executed, and answered with what may run next."""
+
+from app.contracts.command import Origin
+from app.contracts.errors import FlowNotStartedError, RevisionConflictError
+from app.contracts.state import FlowState
+from app.contracts.views import state_view
+from app.flow import rules
+from app.services.catalog import DefinitionCatalog
+from app.services.executor import Decide, Executor, Request
+
+
+class StateChanges:
+    """The executor, with the definitions beside it."""
+
+    def __init__(self, executor: Executor, catalog: DefinitionCatalog) -> None:
+        self._executor = executor
+        self._catalog = catalog
+        self.expire = executor.expire
+
+    async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
+        """The state afterwards with its transitions, and whether this request changed it. Raises
+        FlowNotStartedError when there is none."""
+        after, changed = await self.execute(asked, decide)
+        if after is None:
+            raise FlowNotStartedError(asked.flow_id)
+        return await self.with_transitions(after), changed
+
+    async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
+        """As Executor.execute; a conflict carries the present state as it is answered."""
+        try:
+            return await self._executor.execute(asked, decide)
+        except RevisionConflictError as conflict:
+            if conflict.state is not None:
+                present = await self.with_transitions(conflict.state)
+                conflict.details["state"] = state_view(present)
+            raise
+
+    async def with_transitions(self, state: FlowState) -> FlowState:
+        """The state with the transitions that may run now."""
+        return rules.with_transitions(await self._catalog.pinned(state), state)
+
+    async def started(self, state: FlowState | None, flow_id: str) -> FlowState:
+        """The state. Raises FlowNotStartedError, or FlowNotFoundError when there is no such flow."""
+        if state is None:
+            await self._catalog.current(flow_id)
+            raise FlowNotStartedError(flow_id)
+        return state
+
+
+def request(user_id: str, flow_id: str, name: str, command: object, origin: Origin | None) -> Request:
+    """A request; without an origin the user asks."""
+    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id))
