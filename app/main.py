@@ -42,7 +42,7 @@ class Parts:
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
         self.service = FlowService(
             states=MongoStateStore(self.database),
-            history=MongoHistoryStore(self.database),
+            history=MongoHistoryStore(self.database, settings.history_retention),
             definitions=MongoDefinitionStore(self.database),
             statistics=MongoStatistics(self.database),
             bus=self.bus,

@@ -18,7 +18,6 @@ MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _LATER = {
     "FLOW_ENCRYPTION_KEYS": "payload encryption",
-    "FLOW_HISTORY_RETENTION": "pruning of history",
     "FLOW_DEFINITIONS_AUTH": "remote definitions",
 }
 
@@ -42,6 +41,7 @@ class Settings(BaseSettings):
     definitions: CommaSeparated = Field(default_factory=lambda: DEFAULT_DEFINITIONS.split(","))
     definition_cache_ms: int = Field(300_000, ge=0, le=86_400_000)
     state_ttl: timedelta | None = None
+    history_retention: timedelta | None = None
     jwt_secret: SecretStr | None = None
     jwt_public_key: SecretStr | None = None
     jwks_url: str | None = None
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("state_ttl")
+    @field_validator("state_ttl", "history_retention")
     @classmethod
     def _positive(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta(0):

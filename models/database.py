@@ -1,5 +1,6 @@
 """The connection to MongoDB: the one module that makes a client."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,8 @@ Collection = AsyncIOMotorCollection[dict[str, Any]]
 
 SERVER_SELECTION_MS = 2000
 SOCKET_TIMEOUT_MS = 10_000
+ANSWER_SECONDS = 2.5
+"""How long a request waits for a point read or a commit: a hanging server must not hang callers."""
 
 _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 """Codes of a server that shuts down, steps down or cannot confirm a write in time."""
@@ -107,10 +110,12 @@ def is_outage(error: PyMongoError) -> bool:
 
 
 @asynccontextmanager
-async def store_errors() -> AsyncIterator[None]:
-    """Translates the driver's word for an outage into the interface's."""
+async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
+    """Translates the driver's word for an outage into the interface's; also that the server has not
+    answered within ``seconds``."""
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
     except PyMongoError as error:
         if is_outage(error):
             raise StoreUnavailableError from None

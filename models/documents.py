@@ -71,6 +71,7 @@ class FlowHistoryDocument(Document, _CamelModel):
     digest: str | None = None
     client: str | None = None
     duration_ms: float | None = None
+    expires_at: datetime | None = None
 
     class Settings:
         name = "flow_history"
@@ -80,6 +81,7 @@ class FlowHistoryDocument(Document, _CamelModel):
                 name="state_position",
             ),
             IndexModel([("timestamp", ASCENDING)], name="time"),
+            IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0),
             IndexModel(
                 [("stateId", ASCENDING), ("requestId", ASCENDING)],
                 name="request",

@@ -1,11 +1,11 @@
 """History in MongoDB: appended once, read oldest first."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pymongo.errors import BulkWriteError
 
-from app.contracts.record import HistoryPosition, HistoryRecord
+from app.contracts.record import EVERYTHING, HistoryFilter, HistoryPosition, HistoryRecord
 from app.contracts.state import state_key
 from models.codec import Document, record_from_document, record_to_document
 from models.database import Collection, Database, store_errors
@@ -14,29 +14,40 @@ _DUPLICATE_KEY = 11000
 
 
 class MongoHistoryStore:
-    """The HistoryStore port on MongoDB."""
+    """The HistoryStore port on MongoDB. Records appended with a ``retention`` are pruned after it, by
+    MongoDB itself."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, retention: timedelta | None = None) -> None:
         self._history: Collection = database.collection("flow_history")
+        self._retention = retention
 
     async def append(self, records: Sequence[HistoryRecord]) -> None:
         if not records:
             return
         async with store_errors():
             try:
-                await self._history.insert_many(
-                    [record_to_document(record) for record in records], ordered=False
-                )
+                await self._history.insert_many([self._document(record) for record in records], ordered=False)
             except BulkWriteError as refusal:
                 # Delivered before, by this worker or another: the record is the same.
                 faults = (refusal.details or {}).get("writeErrors", [])
                 if not faults or any(fault.get("code") != _DUPLICATE_KEY for fault in faults):
                     raise
 
+    def _document(self, record: HistoryRecord) -> Document:
+        document = record_to_document(record)
+        if self._retention is not None:
+            document["expiresAt"] = record.timestamp + self._retention
+        return document
+
     async def read(
-        self, flow_id: str, user_id: str, after: HistoryPosition | None, limit: int
+        self,
+        flow_id: str,
+        user_id: str,
+        after: HistoryPosition | None,
+        limit: int,
+        only: HistoryFilter = EVERYTHING,
     ) -> list[HistoryRecord]:
-        query: Document = {"stateId": state_key(flow_id, user_id)}
+        query: Document = {"stateId": state_key(flow_id, user_id), **_query(only)}
         if after is not None:
             query["$or"] = [
                 {"epoch": {"$gt": after.epoch}},
@@ -66,3 +77,20 @@ class MongoHistoryStore:
         async with store_errors():
             document = await self._history.find_one(query)
         return None if document is None else record_from_document(document)
+
+
+def _query(only: HistoryFilter) -> Document:
+    query: Document = {
+        name: value
+        for name, value in (
+            ("transition", only.transition),
+            ("actor", only.actor),
+            ("success", only.success),
+        )
+        if value is not None
+    }
+    bounds = {"$gte": only.since, "$lt": only.until}
+    times = {bound: moment for bound, moment in bounds.items() if moment is not None}
+    if times:
+        query["timestamp"] = times
+    return query

@@ -21,7 +21,7 @@ from models.codec import (
     state_from_document,
     state_to_document,
 )
-from models.database import Collection, Database, is_outage, store_errors
+from models.database import ANSWER_SECONDS, Collection, Database, is_outage, store_errors
 
 COMMIT_ATTEMPTS = 3
 _PRESENT = {"$nin": sorted(ENDED)}
@@ -35,23 +35,24 @@ class MongoStateStore:
         self._history: Collection = database.collection("flow_history")
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
-        async with store_errors():
+        async with store_errors(ANSWER_SECONDS):
             document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
         return None if document is None else _stored(document)
 
     async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
-        for _ in range(COMMIT_ATTEMPTS):
-            try:
-                return await self._write(before, record)
-            except PyMongoError as error:
-                if not is_outage(error):
-                    raise
-            # The connection broke: the update may have been made, or may be made still. Look for it;
-            # when the state is as before, the same conditional update can be sent again: of the
-            # two, only one can match.
-            made = await self._was_made(before, record)
-            if made is not None:
-                return made
+        async with store_errors(ANSWER_SECONDS):
+            for _ in range(COMMIT_ATTEMPTS):
+                try:
+                    return await self._write(before, record)
+                except PyMongoError as error:
+                    if not is_outage(error):
+                        raise
+                # The connection broke: the update may have been made, or may be made still. Look for
+                # it; when the state is as before, the same conditional update can be sent again: of
+                # the two, only one can match.
+                made = await self._was_made(before, record)
+                if made is not None:
+                    return made
         raise StoreUnavailableError
 
     async def _write(self, before: FlowState | None, record: HistoryRecord) -> bool:
@@ -80,12 +81,11 @@ class MongoStateStore:
     async def _was_made(self, before: FlowState | None, record: HistoryRecord) -> bool | None:
         """True or False when the outcome of a commit is certain, None when it can be tried again."""
         after = _after(record)
-        async with store_errors():
-            document = await self._states.find_one({"_id": after.key})
-            for waiting in (document or {}).get("outbox", ()):
-                if waiting["_id"] == record.id:
-                    return bool(waiting["commitId"] == record.commit_id)
-            delivered = await self._history.find_one({"_id": record.id}, {"commitId": 1})
+        document = await self._states.find_one({"_id": after.key})
+        for waiting in (document or {}).get("outbox", ()):
+            if waiting["_id"] == record.id:
+                return bool(waiting["commitId"] == record.commit_id)
+        delivered = await self._history.find_one({"_id": record.id}, {"commitId": 1})
         if delivered is not None:
             return bool(delivered["commitId"] == record.commit_id)
         if document is None:

@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 from app.contracts.definition import FlowDefinition
 from app.contracts.events import Event
 from app.contracts.ports import REMEMBERED, BusUnavailableError, StoredState
-from app.contracts.record import HistoryPosition, HistoryRecord, position_of, remembered
+from app.contracts.record import (
+    EVERYTHING,
+    HistoryFilter,
+    HistoryPosition,
+    HistoryRecord,
+    position_of,
+    remembered,
+)
 from app.contracts.state import ENDED, FlowState, state_key
 
 
@@ -79,9 +86,15 @@ class FakeHistoryStore:
             self.kept.setdefault(record.id, record)
 
     async def read(
-        self, flow_id: str, user_id: str, after: HistoryPosition | None, limit: int
+        self,
+        flow_id: str,
+        user_id: str,
+        after: HistoryPosition | None,
+        limit: int,
+        only: HistoryFilter = EVERYTHING,
     ) -> list[HistoryRecord]:
-        mine = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        mine = [r for r in here if only.takes(r)]
         rest = [r for r in mine if after is None or position_of(r) > after]
         return sorted(rest, key=position_of)[:limit]
 

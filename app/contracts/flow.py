@@ -1,5 +1,6 @@
 """A flow: a named set of steps and the transitions between them, as authors write it."""
 
+from datetime import timedelta
 from typing import Any
 
 from msgspec import Struct
@@ -48,7 +49,8 @@ class FlowConfig(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 
 class Flow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
-    """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names."""
+    """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names. ``ttl`` is how long
+    a state lives after its last change (ISO 8601, such as ``P30D``)."""
 
     flow: str
     initial_step: str
@@ -58,6 +60,7 @@ class Flow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
     title: str | None = None
     description: str | None = None
     meta: dict[str, Any] | None = None
+    ttl: timedelta | None = None
 
 
 class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -70,3 +73,4 @@ class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     title: str | None = None
     description: str | None = None
     meta: dict[str, Any] | None = None
+    ttl: timedelta | None = None

@@ -8,7 +8,13 @@ from msgspec import Struct
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.events import Event
-from app.contracts.record import HistoryPosition, HistoryRecord, Remembered
+from app.contracts.record import (
+    EVERYTHING,
+    HistoryFilter,
+    HistoryPosition,
+    HistoryRecord,
+    Remembered,
+)
 from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
 
@@ -66,7 +72,12 @@ class HistoryStore(Protocol):
         """Keep the records; those that are there already are left as they are."""
 
     async def read(
-        self, flow_id: str, user_id: str, after: HistoryPosition | None, limit: int
+        self,
+        flow_id: str,
+        user_id: str,
+        after: HistoryPosition | None,
+        limit: int,
+        only: HistoryFilter = EVERYTHING,
     ) -> list[HistoryRecord]:
         """Records of one state over all its lives, oldest first, those after ``after``."""
 

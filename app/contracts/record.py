@@ -107,3 +107,27 @@ def position_from_id(key: str, record_id: str) -> HistoryPosition | None:
     if rest == record_id or not revision.isascii() or not revision.isdigit() or len(revision) > 18:
         return None
     return HistoryPosition(epoch, int(revision), record_id)
+
+
+class HistoryFilter(Struct, frozen=True):
+    """Which records are wanted; None: any. ``since`` is the first moment, ``until`` the first one
+    that is too late."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    transition: str | None = None
+    actor: str | None = None
+    success: bool | None = None
+
+    def takes(self, record: HistoryRecord) -> bool:
+        """Whether a record is wanted."""
+        return (
+            (self.since is None or record.timestamp >= self.since)
+            and (self.until is None or record.timestamp < self.until)
+            and self.transition in (None, record.transition)
+            and self.actor in (None, record.actor)
+            and self.success in (None, record.success)
+        )
+
+
+EVERYTHING = HistoryFilter()

@@ -1,6 +1,7 @@
 """Checks a definition whole, before it is stored: every finding at once."""
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -45,6 +46,7 @@ def check_flow(raw: object) -> list[Finding]:
         findings.append(Finding("/steps", "a flow needs at least one step"))
     if len(steps) > MAX_STEPS:
         findings.append(Finding("/steps", f"a flow has at most {MAX_STEPS} steps"))
+    findings.extend(_check_ttl(raw.get("ttl")))
     initial = raw.get("initialStep")
     if isinstance(initial, str) and initial not in steps:
         findings.append(Finding("/initialStep", f"there is no step {initial!r}"))
@@ -90,6 +92,16 @@ def _check_step(
             if isinstance(target, str) and target not in steps:
                 findings.append(Finding(f"{here}/step", f"there is no step {target!r}"))
     return findings
+
+
+def _check_ttl(ttl: object) -> list[Finding]:
+    if not isinstance(ttl, str):
+        return []
+    try:
+        lasting = msgspec.convert(ttl, timedelta) > timedelta(0)
+    except msgspec.ValidationError:
+        lasting = False
+    return [] if lasting else [Finding("/ttl", "takes an ISO 8601 duration such as P30D or PT12H")]
 
 
 def _check_key(at: str, key: str, value: dict[str, Any], member: str) -> list[Finding]:

@@ -1,5 +1,6 @@
 """The routes of states."""
 
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct, structs
@@ -19,18 +20,26 @@ from app.contracts.errors import (
     RevisionConflictError,
     StatePausedError,
 )
+from app.contracts.record import HistoryFilter
 from app.contracts.state import FlowState
 from app.contracts.views import RecordView, StateView, record_view, state_view
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 
+Moment = Annotated[datetime, Meta(tz=True)]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
 
 
 class HistoryQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the id of the last record of the page before."""
+    """``after`` is the id of the last record of the page before; ``since`` (first moment) and
+    ``until`` (first moment too late) are ISO 8601 with a zone."""
 
     after: str | None = None
     limit: Limit = 100
+    since: Moment | None = None
+    until: Moment | None = None
+    transition: str | None = None
+    actor: str | None = None
+    success: bool | None = None
 
 
 class StatesQuery(UserQuery, frozen=True, rename="camel"):
@@ -132,7 +141,11 @@ async def _clear(call: Call) -> Answer:
 async def _history(call: Call) -> Answer:
     query: HistoryQuery = call.query
     found = await call.service.get_flow_history(
-        call.user_id, call.path["flow_id"], after=query.after, limit=query.limit
+        call.user_id,
+        call.path["flow_id"],
+        after=query.after,
+        limit=query.limit,
+        only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
     )
     more = found[-1].id if len(found) == query.limit else None
     return Answer(HistoryPage([record_view(record) for record in found], more))

@@ -202,7 +202,7 @@ class EmbeddedServers:
 
     def _spawn(self, name: str, command: Callable[[int], list[str]]) -> int:
         """Start a server on a free port; the port, once it listens."""
-        port = _free_port()
+        port = free_port()
         with self._log(name).open("wb") as log:
             child = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "app.process.lifeline", str(os.getpid()), *command(port)],
@@ -254,7 +254,8 @@ def _locked(file: IO[str], seconds: float) -> bool:
             return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

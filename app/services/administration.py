@@ -6,7 +6,7 @@ from app.contracts.command import Origin, PauseCommand
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.services.catalog import DefinitionCatalog
-from app.services.changes import StateChanges, request
+from app.services.changes import StateChanges, changed, request
 from app.services.executor import Change
 
 
@@ -28,7 +28,7 @@ class Administration:
             if present.status == "paused":
                 return None
             definition = await self._catalog.pinned(present)
-            return Change("paused", "paused", rules.pause(definition, present, command, now))
+            return changed("paused", definition, rules.pause(definition, present, command, now))
 
         after, _ = await self._changes.change(request(user_id, flow_id, "paused", command, origin), decide)
         return after
@@ -41,7 +41,7 @@ class Administration:
             if present.status != "paused":
                 return None
             definition = await self._catalog.pinned(present)
-            return Change("resumed", "resumed", rules.resume(definition, present, now))
+            return changed("resumed", definition, rules.resume(definition, present, now))
 
         after, _ = await self._changes.change(request(user_id, flow_id, "resumed", None, origin), decide)
         return after

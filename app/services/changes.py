@@ -1,12 +1,16 @@
 """Changes of states as the use cases make them: executed, and answered with what may run next."""
 
+from msgspec import UNSET, UnsetType
+
 from app.contracts.command import Origin
+from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotStartedError, RevisionConflictError
-from app.contracts.state import FlowState
+from app.contracts.record import Kind
+from app.contracts.state import FlowState, Payload
 from app.contracts.views import state_view
 from app.flow import rules
 from app.services.catalog import DefinitionCatalog
-from app.services.executor import Decide, Executor, Request
+from app.services.executor import Change, Decide, Executor, Request
 
 
 class StateChanges:
@@ -45,6 +49,13 @@ class StateChanges:
             await self._catalog.current(flow_id)
             raise FlowNotStartedError(flow_id)
         return state
+
+
+def changed(
+    kind: Kind, definition: FlowDefinition, after: FlowState, payload: Payload | UnsetType = UNSET
+) -> Change:
+    """A change that is recorded by its kind."""
+    return Change(kind, kind, after, payload, definition.flow.ttl)
 
 
 def request(user_id: str, flow_id: str, name: str, command: object, origin: Origin | None) -> Request:

@@ -23,12 +23,14 @@ SYSTEM = Origin(actor="system")
 
 
 class Change(Struct, frozen=True):
-    """What a command makes of a state. ``name`` is the transition's, or the kind."""
+    """What a command makes of a state. ``name`` is the transition's, or the kind; ``ttl`` how long
+    the state lives from now (None: as the settings say)."""
 
     kind: Kind
     name: str
     after: FlowState
     payload: Payload | UnsetType = UNSET
+    ttl: timedelta | None = None
 
 
 Decide = Callable[[FlowState | None, datetime], Awaitable[Change | None]]
@@ -113,8 +115,9 @@ class Executor:
         after = change.after
         if after.status in ENDED:  # kept for a while, so that repeated requests are recognised
             after = structs.replace(after, expires_at=now + MEMORY)
-        elif self._state_ttl is not None:
-            after = structs.replace(after, expires_at=now + self._state_ttl)
+        else:
+            ttl = change.ttl or self._state_ttl
+            after = structs.replace(after, expires_at=UNSET if ttl is None else now + ttl)
         before = stored.state if stored is not None else None
         record = HistoryRecord(
             id=commit_record_id(after),

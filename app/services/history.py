@@ -2,7 +2,13 @@
 
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.ports import HistoryStore, StateStore
-from app.contracts.record import HistoryPosition, HistoryRecord, position_from_id, position_of
+from app.contracts.record import (
+    HistoryFilter,
+    HistoryPosition,
+    HistoryRecord,
+    position_from_id,
+    position_of,
+)
 from app.contracts.state import state_key
 
 
@@ -13,7 +19,9 @@ class HistoryReader:
         self._states = states
         self._history = history
 
-    async def read(self, flow_id: str, user_id: str, after: str | None, limit: int) -> list[HistoryRecord]:
+    async def read(
+        self, flow_id: str, user_id: str, after: str | None, limit: int, only: HistoryFilter
+    ) -> list[HistoryRecord]:
         """At most ``limit`` records, oldest first, those after the record ``after``. Raises
         InvalidRequestError when ``after`` is no record of this state."""
         since = None
@@ -23,8 +31,9 @@ class HistoryReader:
                 raise InvalidRequestError([Fault("/after", "is not the id of a record of this state")])
         # The outbox first: a record leaves it only after it is in the history.
         stored = await self._states.load(flow_id, user_id)
-        kept = await self._history.read(flow_id, user_id, since, limit)
-        waiting = [r for r in stored.pending if _is_after(r, since)] if stored is not None else []
+        kept = await self._history.read(flow_id, user_id, since, limit, only)
+        pending = stored.pending if stored is not None else ()
+        waiting = [r for r in pending if _is_after(r, since) and only.takes(r)]
         if not waiting:
             return kept
         joined = {record.id: record for record in (*waiting, *kept)}

@@ -22,7 +22,7 @@ from app.contracts.ports import (
     StateStore,
     StatisticsSource,
 )
-from app.contracts.record import HistoryRecord
+from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
@@ -30,7 +30,7 @@ from app.flow.payload import check_payload
 from app.services.administration import Administration
 from app.services.background import Background
 from app.services.catalog import DefinitionCatalog
-from app.services.changes import StateChanges, request
+from app.services.changes import StateChanges, changed, request
 from app.services.definitions import Definitions
 from app.services.executor import Change, Executor
 from app.services.history import HistoryReader
@@ -178,7 +178,7 @@ class FlowService:
             definition = await self._catalog.pinned(present)
             after = rules.transition(definition, present, transition, command, now)
             self._check_payload(payload, after)
-            return Change("transitioned", transition, after, payload)
+            return Change("transitioned", transition, after, payload, definition.flow.ttl)
 
         after, _ = await self._changes.change(request(user_id, flow_id, transition, command, origin), decide)
         return after
@@ -194,7 +194,7 @@ class FlowService:
             if state is None:
                 return await self._fresh(user_id, flow_id, StartCommand(step=step), now)
             definition = await self._catalog.current_or_pinned(state)
-            return Change("reset", "reset", rules.reset(definition, state, command, now))
+            return changed("reset", definition, rules.reset(definition, state, command, now))
 
         after, _ = await self._changes.change(request(user_id, flow_id, "reset", command, origin), decide)
         return after
@@ -205,7 +205,8 @@ class FlowService:
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
             present = await self._changes.started(state, flow_id)
-            return Change("undone", "undone", rules.back(await self._catalog.pinned(present), present, now))
+            definition = await self._catalog.pinned(present)
+            return changed("undone", definition, rules.back(definition, present, now))
 
         after, _ = await self._changes.change(request(user_id, flow_id, "undone", None, origin), decide)
         return after
@@ -228,7 +229,7 @@ class FlowService:
                 definition = await self._catalog.current_or_pinned(present)
             after = rules.replace(definition, present, state, now)
             self._check_payload(state.payload, after)
-            return Change("set", "set", after, state.payload)
+            return changed("set", definition, after, state.payload)
 
         after, _ = await self._changes.change(request(user_id, flow_id, "set", state, origin), decide)
         return after
@@ -250,11 +251,17 @@ class FlowService:
     # History and figures
 
     async def get_flow_history(
-        self, user_id: str, flow_id: str, *, after: str | None = None, limit: int = 1000
+        self,
+        user_id: str,
+        flow_id: str,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        only: HistoryFilter = EVERYTHING,
     ) -> list[HistoryRecord]:
-        """Records of a state, oldest first, those after the record with the id ``after``; also
-        those that are still on their way, so that a caller reads its own writes."""
-        found = await self._reader.read(flow_id, user_id, after, limit)
+        """Records of a state that ``only`` takes, oldest first, those after the record with the id
+        ``after``; also those that are still on their way, so that a caller reads its own writes."""
+        found = await self._reader.read(flow_id, user_id, after, limit, only)
         if not found and after is None:
             await self._catalog.current(flow_id)
         return found
@@ -277,7 +284,7 @@ class FlowService:
         definition = await self._catalog.current(flow_id)
         after = rules.start(definition, user_id, new_id(), command, now)
         self._check_payload(command.payload, after)
-        return Change("started", "started", after, command.payload)
+        return changed("started", definition, after, command.payload)
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET and after.payload is not UNSET:

@@ -6,11 +6,11 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.ports import HistoryStore
-from app.contracts.record import position_of
+from app.contracts.record import HistoryFilter, position_of
 from models.database import Database
 from models.history_store import MongoHistoryStore
 from tests.fakes import FakeHistoryStore
-from tests.samples import fresh, moved, record
+from tests.samples import T0, fresh, moved, record
 
 
 @pytest.fixture
@@ -71,3 +71,28 @@ async def test_the_record_of_a_request(store: HistoryStore) -> None:
     assert await store.find_request("loop", "ada", "ada", "r-9", made.timestamp) is None
     assert await store.find_request("loop", "ada", "ada", "r-8", before) is None
     assert await store.find_request("loop", "bob", "ada", "r-9", before) is None
+
+
+@pytest.mark.parametrize(
+    ("only", "takes"),
+    [
+        (HistoryFilter(), [0, 1, 2, 3]),
+        (HistoryFilter(since=T0 + timedelta(seconds=1)), [1, 2, 3]),
+        (HistoryFilter(until=T0 + timedelta(seconds=2)), [0, 1]),
+        (HistoryFilter(since=T0 + timedelta(seconds=1), until=T0 + timedelta(seconds=2)), [1]),
+        (HistoryFilter(actor="eve"), [1, 3]),
+        (HistoryFilter(success=False), [2]),
+        (HistoryFilter(success=True, actor="ada"), [0]),
+        (HistoryFilter(transition="fly"), [2]),
+        (HistoryFilter(transition="nothing"), []),
+    ],
+)
+async def test_filters(store: HistoryStore, only: HistoryFilter, takes: list[int]) -> None:
+    whole, state = [], fresh()
+    for n in range(4):
+        whole.append(structs.replace(record(state), actor=("ada", "eve")[n % 2]))
+        state = moved(state)
+    whole[2] = structs.replace(whole[2], success=False, transition="fly", after=UNSET)
+    await store.append(whole)
+    assert await store.read("loop", "ada", None, 10, only) == [whole[n] for n in takes]
+    assert [r for r in whole if only.takes(r)] == [whole[n] for n in takes]

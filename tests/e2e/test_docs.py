@@ -54,7 +54,7 @@ async def test_the_snippets_run(settings: Settings, tmp_path: Path) -> None:
     assert [r["transition"] for r in answers[3]["items"]] == ["started", "start"]
 
     live = await run(sys.executable, "-c", block("python", "socketio"), env=env, cwd=tmp_path)
-    assert live.strip().splitlines()[-1] == "credentials"
+    assert "credentials" in live.splitlines()
     serving.end()
 
     alone = await run(sys.executable, "-c", block("python", "open_service"), env=external(settings), cwd=ROOT)

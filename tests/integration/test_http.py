@@ -72,6 +72,17 @@ async def test_transition_reset_clear_and_history(serving: Serving, user: str) -
             after = got.get("next")
             if after is None:
                 break
+
+        async def only(**wanted: Any) -> list[str]:
+            got = (await http.get(f"{ONBOARDING}/history", params=wanted)).json()["items"]
+            return [record["transition"] for record in got]
+
+        assert await only(transition="reset", success=True) == ["reset"]
+        assert await only(actor="nobody") == []
+        assert await only(until=history[0]["timestamp"]) == []
+        assert (await only(since=history[0]["timestamp"], success=True))[0] == "started"
+        naive = await http.get(f"{ONBOARDING}/history", params={"since": "2026-01-01T00:00:00"})
+        assert naive.json()["details"]["errors"][0]["pointer"] == "/since"
     commits = [r for r in history if r["success"]]
     assert [r["transition"] for r in commits] == ["started", "start", "reset", "cleared"]
     assert [r["metadata"]["kind"] for r in commits] == ["started", "transitioned", "reset", "cleared"]

@@ -15,7 +15,7 @@ from app.contracts.errors import (
     StoreUnavailableError,
 )
 from app.contracts.events import DefinitionChanged, Event, StateChanged
-from app.contracts.record import HistoryRecord
+from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
 from app.services import FlowService
@@ -283,3 +283,23 @@ async def test_clear_is_told_and_recorded_and_the_next_life_has_another_epoch() 
         (first.epoch, 1),
         (second.epoch, 0),
     ]
+
+
+async def test_a_flows_own_ttl_comes_before_the_settings() -> None:
+    r = Rig(state_ttl=timedelta(days=9))
+    await r.service.create_flow(flow_dict(ttl="PT1H"))
+    state, _ = await r.service.start_flow("ada", "loop")
+    assert state.expires_at == r.clock.now() + timedelta(hours=1)
+    r.clock.advance(minutes=30)
+    state = await r.service.execute_transition("ada", "loop", "again")
+    assert state.expires_at == r.clock.now() + timedelta(hours=1)
+    flow = (await r.service.list_flows())[0]
+    assert flow.ttl == timedelta(hours=1)
+
+
+async def test_a_waiting_record_is_filtered_like_a_kept_one() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop")
+    await r.service.execute_transition("ada", "loop", "again")
+    found = await r.service.get_flow_history("ada", "loop", only=HistoryFilter(transition="again"))
+    assert [x.revision for x in found] == [1]

@@ -1,0 +1,137 @@
+"""Servers that can be stopped, and connections that break, for fault tests."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from app.process.embedded import free_port
+
+
+class MongoServer:
+    """A MongoDB-wire server of the test's own, without a password, on a port that stays."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.url = f"mongodb://127.0.0.1:{self.port}/?retryWrites=false&directConnection=true"
+        self._folder = folder
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start, and wait until it listens."""
+        command = [
+            str(Path(sys.executable).with_name("secantusd-py")),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--storage-path", str(self._folder), "--sync-on-commit", "--log-level", "ERROR"),
+            *self._arguments,
+        ]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app.process.lifeline", str(os.getpid()), *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.kill()
+        self._process.wait(10)
+
+
+class BreakingProxy:
+    """A TCP proxy to the database that can break the connection of one command.
+
+    ``break_next(word, answered=False)``: the next message with ``word`` in it is not passed on, or,
+    with ``answered=True``, is passed on, and the connection breaks when its answer comes.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._word: bytes | None = None
+        self._answered = False
+        self._serving: list[asyncio.Task[None]] = []
+        self.broken = 0
+        self.port = 0
+
+    async def start(self) -> "BreakingProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def break_next(self, word: bytes, *, answered: bool) -> None:
+        self._word, self._answered = word, answered
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.append(task)
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        spoiled = asyncio.Event()
+
+        def asked(message: bytes) -> bool:
+            if self._word is None or self._word not in message:
+                return True
+            self._word = None
+            self.broken += 1
+            spoiled.set()
+            return self._answered
+
+        def answered(_: bytes) -> bool:
+            return not spoiled.is_set()
+
+        try:
+            await asyncio.gather(_pump(reader, inner_writer, asked), _pump(inner_reader, writer, answered))
+        except OSError:
+            pass
+        finally:
+            for each in (writer, inner_writer):
+                each.close()
+                with suppress(OSError):
+                    await each.wait_closed()
+
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
+) -> None:
+    """Pass on whole wire messages (their length is the first field) until one may not pass."""
+    while True:
+        try:
+            head = await reader.readexactly(4)
+            message = head + await reader.readexactly(int.from_bytes(head, "little") - 4)
+        except asyncio.IncompleteReadError:
+            writer.close()
+            return
+        if not passes(message):
+            raise ConnectionResetError
+        writer.write(message)
+        await writer.drain()

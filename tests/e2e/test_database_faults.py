@@ -1,0 +1,151 @@
+"""The database stops, hangs, or loses a connection at the worst moment."""
+
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from app.contracts.command import Origin
+from app.main import Parts, take_up_definitions
+from config.settings import Settings
+from tests.e2e.faults import BreakingProxy, MongoServer
+from tests.e2e.serving import Follower, Serving, external
+
+FLOW = "user-onboarding"
+
+
+@pytest.fixture(scope="module")
+def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    server = MongoServer(tmp_path_factory.mktemp("mongo"), "--enable-test-commands")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def own(servers: Settings, mongo: MongoServer, request: pytest.FixtureRequest) -> Settings:
+    """Settings with the database that can be stopped."""
+    name = f"test_{abs(hash(request.node.name)):x}"[:30]
+    return servers.model_copy(update={"mongo_url": SecretStr(mongo.url), "mongo_database": name})
+
+
+async def _refused(http: httpx.AsyncClient, *requests: tuple[str, str]) -> None:
+    for method, path in requests:
+        began = time.monotonic()
+        answer = await http.request(method, f"/api/flow/{FLOW}/{path}")
+        assert time.monotonic() - began < 3, "answers within three seconds"
+        assert (answer.status_code, answer.json()["code"]) == (503, "STORE_UNAVAILABLE")
+        assert answer.json()["retryable"] is True
+        assert int(answer.headers["retry-after"]) >= 1
+    assert (await http.get("/readyz")).json()["checks"]["mongodb"] == "STORE_UNAVAILABLE"
+    assert (await http.get("/livez")).status_code == 200
+
+
+async def _served_again(http: httpx.AsyncClient) -> int:
+    """The revision after a change, as soon as changes are made again."""
+    deadline = time.monotonic() + 15
+    while True:
+        answer = await http.post(f"/api/flow/{FLOW}/reset")
+        if answer.status_code == 200:
+            return int(answer.json()["revision"])
+        assert answer.status_code == 503
+        assert time.monotonic() < deadline
+
+
+async def test_a_stopped_or_hanging_database_is_503_and_comes_back(
+    own: Settings, mongo: MongoServer, tmp_path: Path
+) -> None:
+    serving = Serving(env=external(own), cwd=tmp_path)
+    follower = await Follower().connect(serving.url, serving.token("ada"))
+    async with serving.http("ada") as http:
+        assert (await http.post(f"/api/flow/{FLOW}/start")).status_code == 201
+        mongo.signal(signal.SIGSTOP)
+        await _refused(http, ("GET", "state"), ("POST", "transition/start"))
+        answer = await follower.call("flow-state", {"flowId": FLOW})
+        assert answer["error"]["code"] == "STORE_UNAVAILABLE"
+        mongo.signal(signal.SIGCONT)
+        await _served_again(http)
+        mongo.kill()
+        await _refused(http, ("POST", "start"))
+        mongo.start()
+        last = await _served_again(http)
+        history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
+        commits = [r["metadata"]["revision"] for r in history if r["success"]]
+        assert commits == list(range(last + 1))
+    await follower.until(lambda f: bool(f.updates()) and f.updates()[-1]["revision"] == last)
+    assert [e["revision"] for e in follower.updates()] == list(range(last + 1))
+    await follower.close()
+    serving.end()
+
+
+@pytest.fixture
+async def through_proxy(own: Settings, mongo: MongoServer) -> AsyncIterator[tuple[Parts, BreakingProxy]]:
+    """A service whose connections to the database can be broken."""
+    proxy = await BreakingProxy(mongo.port).start()
+    url = f"mongodb://127.0.0.1:{proxy.port}/?retryWrites=false&directConnection=true&retryReads=false"
+    parts = Parts(own.model_copy(update={"mongo_url": SecretStr(url)}))
+    async with parts.running() as service:
+        await take_up_definitions(service, own)
+        yield parts, proxy
+    await proxy.stop()
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is applied", "after it is applied"])
+async def test_a_connection_that_breaks_during_the_commit(
+    through_proxy: tuple[Parts, BreakingProxy], answered: bool
+) -> None:
+    """The caller gets the right answer both times, and the change is made once."""
+    parts, proxy = through_proxy
+    service = parts.service
+    await service.start_flow("ada", FLOW)
+    await service._background._relay.drain(5)
+    proxy.break_next(b"profile-setup", answered=answered)
+    state = await service.execute_transition(
+        "ada", FLOW, "start", {"n": 1}, origin=Origin(actor="ada", request_id="r")
+    )
+    assert proxy.broken == 1
+    assert (state.revision, state.step) == (1, "profile-setup")
+    again = await service.execute_transition(
+        "ada", FLOW, "start", {"n": 1}, origin=Origin(actor="ada", request_id="r")
+    )
+    assert again == state
+    history = await service.get_flow_history("ada", FLOW)
+    assert [r.revision for r in history] == [0, 1]
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is applied", "after it is applied"])
+async def test_a_connection_that_breaks_during_the_start(
+    through_proxy: tuple[Parts, BreakingProxy], answered: bool
+) -> None:
+    parts, proxy = through_proxy
+    proxy.break_next(b"welcome", answered=answered)
+    state, started = await parts.service.start_flow("ada", FLOW)
+    assert (proxy.broken, started, state.revision) == (1, True, 0)
+    assert [r.revision for r in await parts.service.get_flow_history("ada", FLOW)] == [0]
+
+
+async def test_a_server_that_closes_connections_on_purpose(own: Settings) -> None:
+    """The database's own failpoint, at the update and at the read that looks for its outcome."""
+    parts = Parts(own)
+    async with parts.running() as service:
+        await take_up_definitions(service, own)
+        await service.start_flow("ada", FLOW)
+        await service._background._relay.drain(5)
+        admin = parts.database.collection("x").database.client.admin
+        for times, commands in ((1, ["update"]), (2, ["update"]), (1, ["insert"])):
+            await admin.command(
+                "configureFailPoint",
+                "failCommand",
+                mode={"times": times},
+                data={"failCommands": commands, "closeConnection": True},
+            )
+            before = await service.get_flow_state("ada", FLOW)
+            assert before is not None
+            state = await service.reset_flow("ada", FLOW)
+            assert state.revision == before.revision + 1
+            await service._background._relay.drain(5)
+        history = await service.get_flow_history("ada", FLOW)
+        assert [r.revision for r in history] == [0, 1, 2, 3]
