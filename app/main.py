@@ -64,7 +64,7 @@ class Parts:
                 yield self.service
         finally:
             await self.bus.stop()
-            self.database.close()
+            await self.database.close()
 
     async def check_hearing(self) -> None:
         """Raise BusUnavailableError unless Redis answers and this worker hears the others."""

@@ -95,9 +95,9 @@ class Database:
         """Remove the database with all that is in it (tests)."""
         await self._client.drop_database(self._database.name)
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
+    async def close(self) -> None:
+        """Close all connections. The driver says goodbye to the server, and waits for it."""
+        await asyncio.to_thread(self._client.close)
 
 
 def is_outage(error: PyMongoError) -> bool:

@@ -39,7 +39,7 @@ async def settings(servers: Settings) -> AsyncIterator[Settings]:
     yield own
     parts = Parts(own)
     await parts.database.drop()
-    parts.database.close()
+    await parts.database.close()
     await parts.bus.stop()
 
 

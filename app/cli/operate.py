@@ -76,5 +76,5 @@ async def _ping(settings: Settings) -> int:
             click.echo(f"{name}: {refusal}")
             failed = 1
     await parts.bus.stop()
-    parts.database.close()
+    await parts.database.close()
     return failed

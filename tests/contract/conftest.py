@@ -32,7 +32,7 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database | N
         await database.prepare()
         yield database
         await database.drop()
-        database.close()
+        await database.close()
 
 
 def _accept_sort(add_update: Any) -> Any:

@@ -87,8 +87,7 @@ class BreakingProxy:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._serving:
-            task.cancel()
+        await self._server.wait_closed()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

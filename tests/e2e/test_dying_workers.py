@@ -28,7 +28,7 @@ async def test_what_a_dead_worker_committed_is_delivered_by_another(
     assert await dead.database.collection("flow_history").count_documents({"userId": "ada"}) == 2
     await follower.close()
     await dead.bus.stop()
-    dead.database.close()
+    await dead.database.close()
 
 
 async def test_a_killed_worker_is_replaced_and_its_clients_lose_nothing(two_workers: Serving) -> None:

@@ -175,4 +175,4 @@ async def test_a_transition_is_one_read_and_one_update(settings: Settings) -> No
     assert delivering == ["insert", "update"]
     assert await database.collection("flow_history").count_documents({}) == 102
     assert await database.collection("flow_states").count_documents({"outbox.0": {"$exists": True}}) == 0
-    database.close()
+    await database.close()
