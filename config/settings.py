@@ -5,7 +5,6 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -184,11 +183,11 @@ def load_settings(**overrides: Any) -> Settings:
 
 def mask_url(url: str) -> str:
     """A URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")  # the last one: an unescaped password may have more
+    if not at:
         return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+    return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{host}"
 
 
 def _unknown_names() -> list[str]:

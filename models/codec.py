@@ -1,16 +1,18 @@
 """Turns values into document shapes and back. Field names in MongoDB are camelCase.
 
-A document that lost a field or changed a type raises FlowStateCorruptionError, not a KeyError.
+A payload is kept as JSON text: BSON has a meaning of its own for some shapes of JSON (``$ref``), and
+none for others. A document that lost a field or changed a type raises FlowStateCorruptionError, not
+a KeyError.
 """
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from msgspec import UNSET, ValidationError, convert
+from msgspec import UNSET, DecodeError, convert, json
 
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.record import HistoryRecord, Remembered
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, Payload
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -63,9 +65,12 @@ OPTIONAL_STATE_FIELDS = ("previous", "entityId", "payload", "message", "expiresA
 
 def state_to_document(state: FlowState) -> Document:
     """The fields of a state document, without ``_id`` and ``outbox``; absent ones are left out."""
-    return {
+    document = {
         field: value for name, field in _STATE_FIELDS.items() if (value := getattr(state, name)) is not UNSET
     }
+    if state.payload is not UNSET:
+        document["payload"] = _text(state.payload)
+    return document
 
 
 def state_from_document(document: Mapping[str, Any]) -> FlowState:
@@ -80,7 +85,11 @@ def record_to_document(record: HistoryRecord) -> Document:
         value = getattr(record, name)
         if value is UNSET:
             continue
-        document[field] = state_to_document(value) if name == "after" else value
+        document[field] = value
+    if record.after is not UNSET:
+        document["after"] = state_to_document(record.after)
+    if record.payload is not UNSET:
+        document["payload"] = _text(record.payload)
     return document
 
 
@@ -108,11 +117,17 @@ def remembered_from_document(document: Mapping[str, Any]) -> Remembered:
     return Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
 
 
+def _text(payload: Payload) -> str:
+    return json.encode(payload).decode()
+
+
 def _read(source: Any, fields: Mapping[str, str], shape: type[T], owner: Mapping[str, Any]) -> T:
     try:
         present = {name: source[field] for name, field in fields.items() if field in source}
+        if "payload" in present:
+            present["payload"] = json.decode(present["payload"])
         return convert(present, shape)
-    except (ValidationError, TypeError) as refusal:
+    except (DecodeError, TypeError) as refusal:
         raise FlowStateCorruptionError(
             str(owner.get("userId", "?")),
             str(owner.get("flowId", "?")),

@@ -9,6 +9,7 @@ from beanie import init_beanie
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     InvalidURI,
@@ -104,6 +105,10 @@ def is_outage(error: PyMongoError) -> bool:
     """Whether an error means that the server is away, not that the command was wrong."""
     if isinstance(error, ConnectionFailure):
         return True
+    if isinstance(error, BulkWriteError):
+        details = error.details or {}
+        faults = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
+        return any(fault.get("code") in _GOING_AWAY for fault in faults)
     return isinstance(error, OperationFailure) and (
         error.code in _GOING_AWAY or error.has_error_label("RetryableWriteError")
     )

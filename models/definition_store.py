@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from msgspec import convert, to_builtins
+import structlog
+from msgspec import json
 from pymongo.errors import DuplicateKeyError
 
 from app.contracts.definition import FlowDefinition
@@ -10,6 +11,8 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.flow import Flow
 from models.database import Collection, Database, store_errors
 from models.documents import FlowDefinitionDocument
+
+log = structlog.get_logger("definitions")
 
 
 class MongoDefinitionStore:
@@ -42,7 +45,13 @@ class MongoDefinitionStore:
             pipeline.insert(0, {"$match": {"flowId": {"$gt": after_flow}}})
         async with store_errors():
             found = await self._definitions.aggregate(pipeline).to_list(limit)
-        return [_definition(document) for document in found]
+        readable = []
+        for document in found:
+            try:
+                readable.append(_definition(document))
+            except FlowStateCorruptionError as error:  # one must not hide the others
+                log.error("unreadable definition", reason=error.details["reason"], flow=document["_id"])
+        return readable
 
     async def publish(self, definition: FlowDefinition) -> bool:
         flow = definition.flow
@@ -50,7 +59,7 @@ class MongoDefinitionStore:
             _id=_key(flow.flow, definition.version),
             flow_id=flow.flow,
             version=definition.version,
-            definition=to_builtins(flow),
+            definition=json.encode(flow).decode(),
             created_at=definition.published_at,
             created_by=definition.published_by,
             source=definition.source,
@@ -76,7 +85,7 @@ def _key(flow_id: str, version: int) -> str:
 def _definition(stored: dict[str, Any]) -> FlowDefinition:
     try:
         document = FlowDefinitionDocument.model_validate(stored)
-        flow = convert(document.definition, Flow)
+        flow = json.decode(document.definition, type=Flow)
     except ValueError as refusal:  # both libraries' validation errors are one
         raise FlowStateCorruptionError(
             "-",

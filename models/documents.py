@@ -25,12 +25,12 @@ class _CamelModel(BaseModel):
 
 
 class FlowDefinitionDocument(Document, _CamelModel):
-    """One published version of a flow; ``_id`` is ``<flow>:<version>``. Never changed."""
+    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. Never changed."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
     flow_id: str
     version: int
-    definition: dict[str, Any]
+    definition: str
     created_at: datetime
     created_by: str
     source: str
@@ -64,7 +64,7 @@ class FlowHistoryDocument(Document, _CamelModel):
     success: bool
     service: str
     actor: str
-    payload: dict[str, Any] | None = None
+    payload: str | None = None
     after: dict[str, Any] | None = None
     error: str | None = None
     request_id: str | None = None
@@ -109,7 +109,7 @@ class FlowStateDocument(Document, _CamelModel):
     updated_at: datetime
     previous: str | None = None
     entity_id: str | None = None
-    payload: dict[str, Any] | None = None
+    payload: str | None = None
     message: str | None = None
     expires_at: datetime | None = None
     pause_reason: str | None = None

@@ -29,8 +29,9 @@ class MongoHistoryStore:
                 await self._history.insert_many([self._document(record) for record in records], ordered=False)
             except BulkWriteError as refusal:
                 # Delivered before, by this worker or another: the record is the same.
-                faults = (refusal.details or {}).get("writeErrors", [])
-                if not faults or any(fault.get("code") != _DUPLICATE_KEY for fault in faults):
+                details = refusal.details or {}
+                others = [f for f in details.get("writeErrors", ()) if f.get("code") != _DUPLICATE_KEY]
+                if others or details.get("writeConcernErrors"):
                     raise
 
     def _document(self, record: HistoryRecord) -> Document:

@@ -1,9 +1,11 @@
 """States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import structlog
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
@@ -22,6 +24,8 @@ from models.codec import (
     state_to_document,
 )
 from models.database import ANSWER_SECONDS, Collection, Database, is_outage, store_errors
+
+log = structlog.get_logger("store")
 
 COMMIT_ATTEMPTS = 3
 _PRESENT = {"$nin": sorted(ENDED)}
@@ -108,7 +112,7 @@ class MongoStateStore:
                 .limit(limit)
                 .to_list(limit)
             )
-        return [state_from_document(document) for document in documents]
+        return _readable(documents)
 
     async def list_expired(self, now: datetime, limit: int) -> list[FlowState]:
         query = {"expiresAt": {"$lte": now}, "status": _PRESENT}
@@ -119,7 +123,7 @@ class MongoStateStore:
                 .limit(limit)
                 .to_list(limit)
             )
-        return [state_from_document(document) for document in documents]
+        return _readable(documents)
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         query = {"outbox.0": {"$exists": True}, "updatedAt": {"$lt": before}}
@@ -127,25 +131,38 @@ class MongoStateStore:
             documents = await self._states.find(query).sort("updatedAt", 1).limit(limit).to_list(limit)
         found = []
         for document in documents:
-            try:
+            with _skipping(document):
                 found.append(_stored(document))
-            except FlowStateCorruptionError:  # must not hold up the others
-                continue
         return found
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
-        newest: dict[tuple[str, str], HistoryRecord] = {}
+        delivered: dict[str, list[str]] = {}
         for record in records:
-            place = (_after(record).key, record.epoch)
-            if place not in newest or newest[place].revision < record.revision:
-                newest[place] = record
-        operations = []
-        for (key, epoch), record in newest.items():
-            delivered = {"epoch": epoch, "revision": {"$lte": record.revision}}
-            operations.append(UpdateOne({"_id": key}, {"$pull": {"outbox": delivered}}))
+            delivered.setdefault(_after(record).key, []).append(record.id)
+        operations = [
+            UpdateOne({"_id": key}, {"$pull": {"outbox": {"_id": {"$in": ids}}}})
+            for key, ids in delivered.items()
+        ]
         if operations:
             async with store_errors():
                 await self._states.bulk_write(operations, ordered=False)
+
+
+def _readable(documents: list[Document]) -> list[FlowState]:
+    found = []
+    for document in documents:
+        with _skipping(document):
+            found.append(state_from_document(document))
+    return found
+
+
+@contextmanager
+def _skipping(document: Document) -> Iterator[None]:
+    """A damaged document must not hold up the others; who reads it alone is told."""
+    try:
+        yield
+    except FlowStateCorruptionError as error:
+        log.error("damaged state", state=document["_id"], reason=error.details["reason"])
 
 
 def _at(before: FlowState) -> Document:

@@ -30,14 +30,18 @@ class RedisBus:
     """The EventBus port on Redis. ``run`` listens until it is cancelled."""
 
     def __init__(self, url: str, namespace: str) -> None:
+        """Raises BusUnavailableError for a URL that is none."""
         self._channel = f"server-flow:{namespace}:events"
         never = Retry(NoBackoff(), 0)
-        self._sender: Redis = Redis.from_url(
-            url, retry=never, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
-        )
-        self._listener: Redis = Redis.from_url(
-            url, retry=never, socket_connect_timeout=TIMEOUT_SECONDS, socket_keepalive=True
-        )
+        try:
+            self._sender: Redis = Redis.from_url(
+                url, retry=never, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+            )
+            self._listener: Redis = Redis.from_url(
+                url, retry=never, socket_connect_timeout=TIMEOUT_SECONDS, socket_keepalive=True
+            )
+        except ValueError:
+            raise BusUnavailableError("This is no Redis URL; one is like redis://host:6379/0") from None
         self._decoder = json.Decoder(list[Event])
         self._handlers: list[Callable[[Event], None]] = []
         self._resumed: list[Callable[[], None]] = []
@@ -53,7 +57,6 @@ class RedisBus:
         self._handlers.append(handler)
 
     def on_resume(self, handler: Callable[[], None]) -> None:
-        """Call ``handler`` each time the bus hears again after it was deaf."""
         self._resumed.append(handler)
 
     async def publish(self, events: Sequence[Event]) -> None:

@@ -147,6 +147,7 @@ class FakeBus:
 
     def __init__(self) -> None:
         self.handlers: list[Callable[[Event], None]] = []
+        self.resumed: list[Callable[[], None]] = []
         self.broken = False
 
     async def publish(self, events: Sequence[Event]) -> None:
@@ -158,3 +159,6 @@ class FakeBus:
 
     def subscribe(self, handler: Callable[[Event], None]) -> None:
         self.handlers.append(handler)
+
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        self.resumed.append(handler)

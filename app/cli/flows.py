@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from app.cli.command import main, with_service
-from app.contracts.errors import FlowExistsError, InvalidDefinitionError
+from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.contracts.ports import DefinitionSourceError
 from app.flow.validation import check_flow
@@ -110,17 +110,6 @@ def import_flows(files: tuple[Path, ...]) -> None:
 
 
 async def _publish(service: FlowService, raw: object) -> str:
-    try:
-        created = await service.definitions.create(raw, actor=ACTOR, source="import")
-    except FlowExistsError as exists:
-        flow_id = exists.details["flowId"]
-        newest = await service.definitions.current(flow_id)
-        flow = msgspec.convert(raw, Flow)
-        if flow == newest.flow:
-            return f"{flow_id} v{newest.version} is the same already"
-        members = {key: value for key, value in msgspec.to_builtins(raw).items() if key != "flow"}
-        updated = await service.definitions.update(
-            flow_id, members, actor=ACTOR, source="import", expected_version=newest.version
-        )
-        return f"{flow_id} v{updated.version} published"
-    return f"{created.flow.flow} v{created.version} published"
+    definition, published = await service.definitions.put(raw, actor=ACTOR, source="import")
+    done = "published" if published else "is the same already"
+    return f"{definition.flow.flow} v{definition.version} {done}"

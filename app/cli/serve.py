@@ -47,10 +47,11 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
     bound = open_port(host, port)
     servers = EmbeddedServers(settings.data_dir, click.echo) if settings.embedded else None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    dead: list[str] = []
     try:
         if servers is not None:
             settings = servers.start(settings)
-            servers.watch(_end_because)
+            servers.watch(lambda name: _end_because(name, dead))
         asyncio.run(_prepare(settings))
         _hand_on(settings)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
@@ -65,7 +66,7 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
     finally:
         if servers is not None:
             servers.stop()
-    sys.exit(0 if served else 1)
+    sys.exit(0 if served and not dead else 1)
 
 
 @main.command()
@@ -160,6 +161,7 @@ def _welcome(address: str, settings: Settings, servers: EmbeddedServers | None) 
     sys.stdout.flush()
 
 
-def _end_because(name: str) -> None:
+def _end_because(name: str, dead: list[str]) -> None:
+    dead.append(name)
     click.echo(f"server-flow: the embedded {name} server ended by itself; stopping", err=True)
     os.kill(os.getpid(), signal.SIGTERM)

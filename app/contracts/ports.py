@@ -134,6 +134,9 @@ class EventBus(Protocol):
     def subscribe(self, handler: Callable[[Event], None]) -> None:
         """Call ``handler`` for every event heard from now on."""
 
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        """Call ``handler`` each time that this worker hears again after it was deaf."""
+
 
 class Clock(Protocol):
     """Time."""

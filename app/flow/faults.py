@@ -1,5 +1,6 @@
 """Finds every fault of a decoded value against a msgspec type, each with its JSON pointer."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 from app.contracts.errors import Fault
 
 MAX_FAULTS = 100
+MAX_MESSAGE = 300
 
 
 def escape(segment: object) -> str:
@@ -22,23 +24,30 @@ def faults_of(value: object, shape: type) -> list[Fault]:
     msgspec stops at the first fault; the JSON Schema that it derives from the same type does not.
     """
     faults = []
-    for error in _validator(shape).iter_errors(value):
-        pointer = "".join(f"/{escape(segment)}" for segment in error.instance_path)
-        faults.append(Fault(pointer, error.message))
-        if len(faults) == MAX_FAULTS:
-            return faults
+    try:
+        for error in _validator(shape).iter_errors(value):
+            pointer = "".join(f"/{escape(segment)}" for segment in error.instance_path)
+            faults.append(Fault(pointer, error.message[:MAX_MESSAGE]))
+            if len(faults) == MAX_FAULTS:
+                return faults
+    except ValueError:  # no JSON value, or too deep for it: msgspec says what it can
+        faults.clear()
     if not faults:
         try:
             msgspec.convert(value, shape)
         except msgspec.ValidationError as refusal:
             faults.append(_fault_of(refusal))
+        except RecursionError:
+            faults.append(Fault("", "is nested too deep"))
     return faults
 
 
 def _fault_of(refusal: msgspec.ValidationError) -> Fault:
     """A fault that only msgspec sees. Its message ends in `` - at `$.a.b` ``."""
     message, _, path = str(refusal).partition(" - at `$")
-    return Fault(path.rstrip("`").replace(".", "/").replace("[", "/").replace("]", ""), message)
+    plain = re.sub(r"\[(\d+)\]", r".\1", path.rstrip("`"))
+    # For a member of a map it says [...] instead of which.
+    return Fault("" if "[" in plain else plain.replace(".", "/"), message)
 
 
 @cache

@@ -1,63 +1,17 @@
 """Bounds what may be kept as payload."""
 
-import math
-from collections.abc import Iterable
-from typing import Any
-
 import msgspec
 
-from app.contracts.errors import Fault, InvalidPayloadError, PayloadTooLargeError
+from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
 from app.contracts.state import Payload
-from app.flow.faults import escape
-
-MAX_DEPTH = 32
-_INT64 = range(-(2**63), 2**63)
+from app.flow.jsonable import unkeepable
 
 
 def check_payload(given: Payload, whole: Payload, limit: int) -> None:
     """Raise unless ``given`` can be kept and read back exactly, and the state's ``whole`` payload
-    with it is at most ``limit`` bytes of JSON.
-
-    The store keeps integers of 64 bits and names without NUL; deeper than 32 levels is refused.
-    """
-    faults: list[Fault] = []
-    _walk(given, "/payload", 1, faults)
+    with it is at most ``limit`` bytes of JSON."""
+    faults = unkeepable(given, "/payload")
     if faults:
         raise InvalidPayloadError(faults)
     if len(msgspec.json.encode(whole)) > limit:
         raise PayloadTooLargeError("payload of the state", limit)
-
-
-def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
-    members: Iterable[tuple[object, Any]]
-    if isinstance(value, dict):
-        members = value.items()
-        if not all(isinstance(key, str) and "\0" not in key and _is_unicode(key) for key in value):
-            faults.append(Fault(at, "a name must be Unicode text without NUL characters"))
-            return
-    elif isinstance(value, list):
-        members = enumerate(value)
-    else:
-        complaint = _scalar_complaint(value)
-        if complaint:
-            faults.append(Fault(at, complaint))
-        return
-    if depth > MAX_DEPTH:
-        faults.append(Fault(at, f"is nested deeper than {MAX_DEPTH} levels"))
-        return
-    for key, member in members:
-        _walk(member, f"{at}/{escape(key)}", depth + 1, faults)
-
-
-def _scalar_complaint(value: object) -> str | None:
-    if isinstance(value, str):
-        return None if _is_unicode(value) else "text must be Unicode without lone surrogates"
-    if isinstance(value, float):
-        return None if math.isfinite(value) else "a number must be finite"
-    if isinstance(value, int):
-        return None if value in _INT64 else "an integer must fit 64 bits"
-    return None if value is None else f"{type(value).__name__} is not a JSON value"
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -10,6 +10,7 @@ from app.contracts.definition import Finding
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.flow.faults import escape, faults_of
+from app.flow.jsonable import unkeepable
 
 _SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,63}\Z")
@@ -28,6 +29,9 @@ def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
 def check_flow(raw: object) -> list[Finding]:
     """Everything wrong with a definition as decoded from JSON, in the order of the document's
     parts: its shape first, then what the parts say of each other."""
+    findings = [Finding(f.pointer, f.message) for f in unkeepable(raw, "")]
+    if findings:
+        return findings
     findings = [Finding(f.pointer, f.message) for f in faults_of(raw, Flow)]
     if not isinstance(raw, dict):
         return findings
@@ -128,16 +132,15 @@ def _check_positions(at: str, payload_map: dict[str, Any]) -> list[Finding]:
 
 
 def _check_references(raw: dict[str, Any], steps: dict[str, Any]) -> list[Finding]:
-    config = raw.get("config")
-    config = config if isinstance(config, dict) else {}
+    config = _object(raw.get("config"))
     findings = []
     for name, step in steps.items():
         if not isinstance(step, dict):
             continue
         for member, table in (("service", "services"), ("module", "modules"), ("path", "pathes")):
             value = step.get(member)
-            known = config.get(table)
-            if isinstance(value, str) and value.startswith("$") and value[1:] not in (known or {}):
+            known = _object(config.get(table))
+            if isinstance(value, str) and value.startswith("$") and value[1:] not in known:
                 findings.append(
                     Finding(
                         f"/steps/{escape(name)}/{member}",
@@ -162,6 +165,10 @@ def _unreachable(steps: dict[str, Any], initial: str) -> list[Finding]:
         for name in steps
         if name not in reached
     ]
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _bad_name(what: str) -> str:

@@ -28,6 +28,8 @@ from models.database import create_first_user
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 _USER = "flow"
+TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
+"""Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
 
 class EmbeddedError(Exception):
@@ -192,7 +194,8 @@ class EmbeddedServers:
         def command(port: int) -> list[str]:
             configuration.touch(mode=0o600)
             configuration.write_text(
-                f"bind 127.0.0.1\nport {port}\nrequirepass {kept.redis}\ndir {folder}\n"
+                f"bind 127.0.0.1\nport {port}\nrequirepass {kept.redis}\n"
+                f"dir {_quoted(folder)}\n"
                 'save ""\nappendonly no\ndaemonize no\n'
             )
             return [str(get_binary_path()), str(configuration)]
@@ -205,7 +208,7 @@ class EmbeddedServers:
         port = free_port()
         with self._log(name).open("wb") as log:
             child = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "app.process.lifeline", str(os.getpid()), *command(port)],
+                [*TIED, str(os.getpid()), *command(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -252,6 +255,12 @@ def _locked(file: IO[str], seconds: float) -> bool:
             time.sleep(0.05)
         else:
             return True
+
+
+def _quoted(path: Path) -> str:
+    """As valkey's configuration takes it."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def free_port() -> int:

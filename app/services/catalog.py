@@ -68,6 +68,12 @@ class DefinitionCatalog:
         self._newest.pop(flow_id, None)
         self._loading.pop(flow_id, None)
 
+    def forget_all(self) -> None:
+        """Ask the store for every flow: changes may have been missed."""
+        for flow_id in list(self._newest):
+            self.forget(flow_id)
+        self._told += 1
+
     def heard(self, event: Event) -> None:
         """Take notice of what another worker published."""
         if isinstance(event, DefinitionChanged):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from msgspec import Struct, convert, to_builtins
+from msgspec import Struct, convert, json, to_builtins
 
 from app.contracts.definition import Finding, FlowDefinition
 from app.contracts.errors import (
@@ -103,9 +103,17 @@ class Definitions:
         if faults:
             raise InvalidDefinitionError(faults)
         flow, _ = parse_flow({**to_builtins(newest.flow), **convert(given, dict[str, Any])})
-        if flow == newest.flow:
-            return newest
-        return await self._publish(flow, newest, actor=actor, source=source)
+        return await self._publish_change(flow, newest, actor=actor, source=source)
+
+    async def put(self, raw: object, *, actor: str, source: str) -> tuple[FlowDefinition, bool]:
+        """Publish a flow as it is given, whether it exists or not; and whether that was needed.
+        Raises InvalidDefinitionError, VersionConflictError."""
+        flow, _ = parse_flow(_plain(raw))
+        newest = await self._store.latest(flow.flow)
+        if newest is None or newest.retired:
+            return await self._publish(flow, newest, actor=actor, source=source), True
+        definition = await self._publish_change(flow, newest, actor=actor, source=source)
+        return definition, definition is not newest
 
     async def retire(self, flow_id: str, *, actor: str, source: str) -> None:
         """End a flow by a last version that nothing starts on. Raises FlowNotFoundError."""
@@ -128,6 +136,13 @@ class Definitions:
                 await self._publish(flow, newest, actor="server-flow", source=source)
                 published.append(flow.flow)
         return published
+
+    async def _publish_change(
+        self, flow: Flow, newest: FlowDefinition, *, actor: str, source: str
+    ) -> FlowDefinition:
+        if _same(flow, newest.flow):
+            return newest
+        return await self._publish(flow, newest, actor=actor, source=source)
 
     async def _publish(
         self, flow: Flow, newest: FlowDefinition | None, *, actor: str, source: str, retired: bool = False
@@ -177,9 +192,14 @@ def read_sources(sources: Sequence[DefinitionSource]) -> list[SourcedFlow]:
 
 def _is_due(flow: Flow, newest: FlowDefinition, *, override: bool) -> bool:
     """Whether a flow of a source is to be published over the newest version in the store."""
-    if newest.flow == flow and not newest.retired:
+    if _same(newest.flow, flow) and not newest.retired:
         return False
     return override or newest.source.startswith("file:")
+
+
+def _same(one: Flow, other: Flow) -> bool:
+    """Also in the order of steps and transitions, which counts, and in ``1`` not being ``true``."""
+    return json.encode(one) == json.encode(other)
 
 
 def _plain(raw: object) -> object:

@@ -86,8 +86,11 @@ class Relay:
             except StoreUnavailableError:
                 await asyncio.sleep(pause)
                 continue
-            except Exception as error:  # noqa: BLE001 - one bad batch must not stop the relay
-                log.error("delivery failed, left to the sweep", size=len(batch), **describe(error))
+            except Exception as error:  # noqa: BLE001 - one bad record must not stop the others
+                log.error("delivery failed", records=len(batch), first=batch[0].id, **describe(error))
+                if len(batch) > 1:
+                    for record in batch:
+                        await self._deliver_until_done([record])
             return
 
     async def _tell(self, commits: Sequence[HistoryRecord]) -> None:

@@ -75,6 +75,7 @@ class FlowService:
         self._max_payload_bytes = limits.max_payload_bytes
         self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
         bus.subscribe(self._catalog.heard)
+        bus.on_resume(self._catalog.forget_all)
         relay = Relay(states, history, bus, self._catalog)
         executor = Executor(states, Repeats(history), relay, clock, limits.state_ttl)
         self._changes = StateChanges(executor, self._catalog)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from app.process.embedded import free_port
+from app.process.embedded import TIED, free_port
 
 
 class MongoServer:
@@ -34,7 +34,7 @@ class MongoServer:
             *self._arguments,
         ]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "app.process.lifeline", str(os.getpid()), *command],
+            [*TIED, str(os.getpid()), *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
-from app.flow.payload import MAX_DEPTH, check_payload
+from app.flow.jsonable import MAX_DEPTH
+from app.flow.payload import check_payload
 
 
 def nested(levels: int) -> Any:

@@ -1,0 +1,54 @@
+"""What of JSON can be kept and read back exactly, by every part that it goes through."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from app.contracts.errors import Fault
+from app.flow.faults import escape
+
+MAX_DEPTH = 32
+_INT64 = range(-(2**63), 2**63)
+
+
+def unkeepable(value: object, at: str) -> list[Fault]:
+    """Every place in ``value`` that cannot be kept, by its JSON pointer below ``at``: integers beyond
+    64 bits, numbers that are not finite, names with NUL, lone surrogates, more than 32 levels."""
+    faults: list[Fault] = []
+    _walk(value, at, 1, faults)
+    return faults
+
+
+def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
+    members: Iterable[tuple[object, Any]]
+    if isinstance(value, dict):
+        members = value.items()
+        if not all(isinstance(key, str) and "\0" not in key and _is_unicode(key) for key in value):
+            faults.append(Fault(at, "a name must be Unicode text without NUL characters"))
+            return
+    elif isinstance(value, list):
+        members = enumerate(value)
+    else:
+        complaint = _scalar_complaint(value)
+        if complaint:
+            faults.append(Fault(at, complaint))
+        return
+    if depth > MAX_DEPTH:
+        faults.append(Fault(at, f"is nested deeper than {MAX_DEPTH} levels"))
+        return
+    for key, member in members:
+        _walk(member, f"{at}/{escape(key)}", depth + 1, faults)
+
+
+def _scalar_complaint(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if _is_unicode(value) else "text must be Unicode without lone surrogates"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "a number must be finite"
+    if isinstance(value, int):
+        return None if value in _INT64 else "an integer must fit 64 bits"
+    return None if value is None else f"{type(value).__name__} is not a JSON value"
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
