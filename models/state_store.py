@@ -37,6 +37,7 @@ class MongoStateStore:
     def __init__(self, database: Database) -> None:
         self._states: Collection = database.collection("flow_states")
         self._history: Collection = database.collection("flow_history")
+        self._damaged: Collection = database.collection("flow_states_damaged")
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         async with store_errors(ANSWER_SECONDS):
@@ -98,6 +99,14 @@ class MongoStateStore:
             return False
         as_before = (document.get("epoch"), document.get("revision")) == (before.epoch, before.revision)
         return None if as_before else False
+
+    async def set_aside(self, flow_id: str, user_id: str) -> None:
+        key = state_key(flow_id, user_id)
+        async with store_errors():
+            document = await self._states.find_one({"_id": key})
+            if document is not None:
+                await self._damaged.insert_one({"state": key, "document": document})
+                await self._states.delete_one({"_id": key, "revision": document.get("revision")})
 
     async def list_by_user(
         self, user_id: str, after_flow: str | None, limit: int, now: datetime

@@ -1,11 +1,20 @@
 """The bodies of Socket.IO events."""
 
+import json
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from app.contracts.command import ResetCommand, StartCommand, TransitionCommand
+from app.contracts.command import (
+    Label,
+    Name,
+    RequestId,
+    ResetCommand,
+    StartCommand,
+    Text,
+    TransitionCommand,
+)
 
 
 class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -18,16 +27,16 @@ class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
 class ChangeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
     """What every event that changes a state may have."""
 
-    request_id: str | UnsetType = UNSET
+    request_id: RequestId | UnsetType = UNSET
     expected_revision: int | None = None
 
 
 class StartMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
     """``flow-start``."""
 
-    step: str | None = None
-    service: str = ""
-    entity_id: str | UnsetType | None = UNSET
+    step: Name | None = None
+    service: Label = ""
+    entity_id: Label | UnsetType | None = UNSET
     payload: dict[str, Any] | UnsetType = UNSET
 
     def command(self) -> StartCommand:
@@ -43,7 +52,7 @@ class TransitionMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"
     transition: str
     payload: dict[str, Any] | UnsetType = UNSET
     ok: bool = True
-    message: str | UnsetType = UNSET
+    message: Text | UnsetType = UNSET
 
     def command(self) -> TransitionCommand:
         """The command in it."""
@@ -53,7 +62,7 @@ class TransitionMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"
 class ResetMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
     """``flow-reset``."""
 
-    step: str | None = None
+    step: Name | None = None
 
     def command(self) -> ResetCommand:
         """The command in it."""
@@ -70,8 +79,12 @@ class Json:
 
     @staticmethod
     def loads(text: str | bytes, **_: object) -> Any:
-        """The value; ValueError when it is not JSON."""
+        """The value; ValueError when it is not JSON. What only lax JSON has, such as the lone
+        surrogates that JavaScript writes, is taken here and refused where its ack is known."""
         try:
             return msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError):
-            raise ValueError("not JSON") from None
+            try:
+                return json.loads(text)
+            except RecursionError:
+                raise ValueError("nested too deep") from None

@@ -5,7 +5,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import socketio
@@ -36,20 +35,15 @@ from realtime.messages import (
     StartMessage,
     TransitionMessage,
 )
+from realtime.server import Server, wants_ack
 
 log = structlog.get_logger("sockets")
 
+MAX_TIMER_SECONDS = 86_400.0
+"""A connection is asked for a new token once a day at the latest."""
+
 M = TypeVar("M", bound=FlowMessage)
 Answer = dict[str, Any]
-_wants_ack: ContextVar[bool] = ContextVar("wants_ack", default=True)
-
-
-class _Server(socketio.AsyncServer):  # type: ignore[misc]
-    """Remembers whether the client waits for an ack, which python-socketio keeps from handlers."""
-
-    async def _handle_event(self, eio_sid: str, namespace: str, id: Any, data: Any) -> None:  # noqa: A002
-        _wants_ack.set(id is not None)
-        await super()._handle_event(eio_sid, namespace, id, data)
 
 
 class FlowSockets:
@@ -67,11 +61,13 @@ class FlowSockets:
     ) -> None:
         self._service = service
         self._verifier = verifier
+        self._clients: dict[str, asyncio.TimerHandle] = {}
         self._users: Counter[str] = Counter()
         self._told: dict[str, dict[str, tuple[str, int]]] = {}
         self._events: asyncio.Queue[StateChanged | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self.server = _Server(
+        self._ending: set[asyncio.Future[None]] = set()
+        self.server = Server(
             async_mode="asgi",
             transports=transports,
             cors_allowed_origins=cors_origins or None,
@@ -110,16 +106,33 @@ class FlowSockets:
             raise socketio.exceptions.ConnectionRefusedError(error.code, error_view(error)) from None
         await self.server.save_session(sid, {"caller": caller})
         self._users[caller.user_id] += 1
+        left = max(0.0, caller.expires_at - time.time())
+        loop = asyncio.get_running_loop()
+        self._clients[sid] = loop.call_later(min(left, MAX_TIMER_SECONDS), self._end_when_expired, sid)
         await self.server.enter_room(sid, _room(caller.user_id))
 
     async def _disconnect(self, sid: str, *_: object) -> None:
         caller: Caller | None = (await self.server.get_session(sid)).get("caller")
-        if caller is None:
+        timer = self._clients.pop(sid, None)
+        if caller is None or timer is None:
             return
+        timer.cancel()
         self._users[caller.user_id] -= 1
         if self._users[caller.user_id] <= 0:
             del self._users[caller.user_id]
             self._told.pop(caller.user_id, None)
+
+    def _end_when_expired(self, sid: str) -> None:
+        task = asyncio.ensure_future(self._end(sid))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, sid: str) -> None:
+        """A token that has expired ends the connection: the client connects with a new one."""
+        view = error_view(AuthenticationRequiredError("The token has expired; connect with a new one"))
+        told = {key: value for key, value in view.items() if key != "message"}
+        await self.server.emit("flow-error", {"error": view["message"], **told}, to=sid)
+        await self.server.disconnect(sid)
 
     # Events in
 
@@ -142,7 +155,7 @@ class FlowSockets:
 
     async def _refuse(self, sid: str, event: str, error: FlowError) -> Answer:
         view = error_view(error)
-        if event == "flow-transition" and not _wants_ack.get():
+        if event == "flow-transition" and not wants_ack.get():
             told = {key: value for key, value in view.items() if key != "message"}
             await self.server.emit("flow-error", {"error": error.message, **told}, to=sid)
         return {"ok": False, "error": view}
@@ -198,6 +211,8 @@ class FlowSockets:
     def _is_news(self, event: StateChanged) -> bool:
         """Whether no later change of this state was told already. A change may come twice, as
         every worker that commits on top of it sends it again; never after a later one."""
+        if event.user_id not in self._users:
+            return False
         told = self._told.setdefault(event.user_id, {})
         key = state_key(event.flow_id, event.user_id)
         epoch, revision = told.get(key, ("", -1))
@@ -222,7 +237,7 @@ def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
     body = bodies[0] if len(bodies) == 1 else None
     try:
         return convert(body, shape)
-    except ValidationError:
+    except (ValidationError, RecursionError):
         raise InvalidRequestError(faults_of(body, shape)) from None
 
 

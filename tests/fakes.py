@@ -52,6 +52,9 @@ class FakeStateStore:
         self.kept[after.key] = StoredState(state=after, pending=pending, recent=recent)
         return True
 
+    async def set_aside(self, flow_id: str, user_id: str) -> None:
+        self.kept.pop(state_key(flow_id, user_id), None)
+
     async def list_by_user(
         self, user_id: str, after_flow: str | None, limit: int, now: datetime
     ) -> list[FlowState]:

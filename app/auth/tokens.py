@@ -55,7 +55,7 @@ class TokenVerifier:
             if len(self._known) >= _CACHE_SIZE:
                 self._known.clear()
             self._known[token] = caller
-        if caller.expires_at + _LEEWAY_SECONDS <= time.time():
+        if caller.expires_at <= time.time():
             self._known.pop(token, None)
             raise AuthenticationRequiredError("The token has expired; get a new one")
         return caller
@@ -99,7 +99,7 @@ class TokenVerifier:
             user_id=claims["sub"],
             roles=frozenset(str(role) for role in roles) if isinstance(roles, list) else frozenset(),
             scopes=frozenset(scope.split()) if isinstance(scope, str) else frozenset(),
-            expires_at=float(claims["exp"]),
+            expires_at=float(claims["exp"]) + _LEEWAY_SECONDS,
         )
 
 

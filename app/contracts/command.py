@@ -6,9 +6,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.contracts.state import Payload
 
+Name = Annotated[str, Meta(max_length=64)]
+Label = Annotated[str, Meta(max_length=256)]
+Text = Annotated[str, Meta(max_length=4000)]
+RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
+"""1 to 128 visible ASCII characters."""
+
 
 class Caller(Struct, frozen=True):
-    """An authenticated party. ``expires_at`` is the token's, in seconds since 1970."""
+    """An authenticated party. ``expires_at`` is the last moment of its token, in seconds since 1970."""
 
     user_id: str
     roles: frozenset[str] = frozenset()
@@ -36,9 +42,9 @@ class Origin(Struct, frozen=True):
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Begin a flow, at its initial step or the named one."""
 
-    step: str | None = None
-    service: str = ""
-    entity_id: str | UnsetType | None = UNSET
+    step: Name | None = None
+    service: Label = ""
+    entity_id: Label | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
 
 
@@ -48,13 +54,13 @@ class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename=
 
     payload: Payload | UnsetType = UNSET
     ok: bool = True
-    message: str | UnsetType = UNSET
+    message: Text | UnsetType = UNSET
 
 
 class ResetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Begin again at the initial step or the named one."""
 
-    step: str | None = None
+    step: Name | None = None
 
 
 class PauseCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -66,11 +72,11 @@ class PauseCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Replace a state wholesale (repair). The reference's minimum is flow, step, service, ok."""
 
-    step: str
-    flow: str | UnsetType = UNSET
-    service: str = ""
+    step: Name
+    flow: Name | UnsetType = UNSET
+    service: Label = ""
     ok: bool = True
-    previous: str | UnsetType = UNSET
-    entity_id: str | UnsetType | None = UNSET
+    previous: Name | UnsetType = UNSET
+    entity_id: Label | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
-    message: str | UnsetType = UNSET
+    message: Text | UnsetType = UNSET

@@ -50,6 +50,9 @@ class StateStore(Protocol):
         with the record in its outbox and its request among the last ``REMEMBERED`` ones. False when
         somebody else was first. An outcome that was lost on the way is looked up, never guessed."""
 
+    async def set_aside(self, flow_id: str, user_id: str) -> None:
+        """Take a state that cannot be read out of the way, to where an operator finds it."""
+
     async def list_by_user(
         self, user_id: str, after_flow: str | None, limit: int, now: datetime
     ) -> list[FlowState]:

@@ -54,8 +54,11 @@ def build_application(
     async def describe(_: Request) -> Response:
         return Response(document, media_type="application/json")
 
-    handlers = [(e, Handler(e, service, verifier, max_payload_bytes)) for e in endpoints]
-    routes = [_route(endpoint, handler) for endpoint, handler in handlers]
+    by_path: dict[str, dict[str, Handler]] = {}
+    for endpoint in endpoints:
+        handler = Handler(endpoint, service, verifier, max_payload_bytes)
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = handler
+    routes = [_route(path, handlers) for path, handlers in by_path.items()]
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
     middleware = [Middleware(RequestLog)]
     if cors_origins:
@@ -68,16 +71,18 @@ def build_application(
                 expose_headers=EXPOSED_HEADERS,
             )
         )
-    return Starlette(
+    application = Starlette(
         routes=routes,
         middleware=middleware,
         exception_handlers={FlowError: flow_error, HTTPException: http_error},
         lifespan=lifespan,
     )
+    application.router.redirect_slashes = False
+    return application
 
 
-def _route(endpoint: Endpoint, handler: Handler) -> Route:
+def _route(path: str, handlers: Mapping[str, Handler]) -> Route:
     async def respond(request: Request) -> Response:
-        return await handler(request)
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
 
-    return Route(endpoint.path, respond, methods=[endpoint.method], name=endpoint.name)
+    return Route(path, respond, methods=list(handlers))

@@ -150,7 +150,7 @@ class Handler:
                 faults.append(Fault("", "this route takes no body"))
             return None
         try:
-            return self._decoder.decode(raw or b"{}")
+            return self._decoder.decode(raw.strip() or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             faults += _faults_of_body(raw, self._endpoint.body)
             return None

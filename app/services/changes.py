@@ -58,6 +58,14 @@ def changed(
     return Change(kind, kind, after, payload, definition.flow.ttl)
 
 
-def request(user_id: str, flow_id: str, name: str, command: object, origin: Origin | None) -> Request:
+def request(
+    user_id: str,
+    flow_id: str,
+    name: str,
+    command: object,
+    origin: Origin | None,
+    *,
+    replaces: bool = False,
+) -> Request:
     """A request; without an origin the user asks."""
-    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id))
+    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces)

@@ -5,18 +5,22 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from uuid import UUID
 
+import structlog
 from msgspec import UNSET, Struct, UnsetType, structs
 from uuid_utils import uuid7
 
 from app.contracts.command import ExpectedPosition, Origin
-from app.contracts.errors import FlowError, RevisionConflictError
+from app.contracts.errors import FlowError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.ports import MEMORY, Clock, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
 from app.flow import rules
 from app.services.relay import Relay
 from app.services.repeats import Repeats, digest_of
+
+log = structlog.get_logger("executor")
 
 ROUNDS = 50
 SYSTEM = Origin(actor="system")
@@ -39,13 +43,14 @@ Decide = Callable[[FlowState | None, datetime], Awaitable[Change | None]]
 
 class Request(Struct, frozen=True):
     """A command on its way: whose state, by what ``name`` it is recorded, what it asks for, and
-    where it comes from."""
+    where it comes from. ``replaces``: what is there does not matter to it."""
 
     user_id: str
     flow_id: str
     name: str
     command: object
     origin: Origin
+    replaces: bool = False
 
 
 class Executor:
@@ -70,7 +75,7 @@ class Executor:
         attempt = _Attempt(request.origin, digest_of(request.name, request.command, request.origin))
         present: FlowState | None = None
         for round_ in range(ROUNDS):
-            stored = await self._states.load(request.flow_id, request.user_id)
+            stored = await self._load(request)
             now = self._now(stored)
             if stored is not None and attempt.digest is not UNSET:
                 answered = await self._repeats.answer(stored, request.origin, attempt.digest, now)
@@ -103,6 +108,18 @@ class Executor:
         now = self._now(stored)
         return await self._commit(stored, expiry(state, now), _Attempt(SYSTEM), now) is not None
 
+    async def _load(self, request: Request) -> StoredState | None:
+        """The stored state. What cannot be read any more does not stand in the way of what replaces
+        it: it is set aside, and there is no state."""
+        try:
+            return await self._states.load(request.flow_id, request.user_id)
+        except FlowStateCorruptionError as damage:
+            if not request.replaces:
+                raise
+            log.error("damaged state set aside", flow=request.flow_id, reason=damage.details["reason"])
+            await self._states.set_aside(request.flow_id, request.user_id)
+            return None
+
     def _now(self, stored: StoredState | None) -> datetime:
         """Time never goes back within a state, whatever the clocks of the workers say."""
         now = self._clock.now()
@@ -119,6 +136,8 @@ class Executor:
             ttl = change.ttl or self._state_ttl
             after = structs.replace(after, expires_at=UNSET if ttl is None else now + ttl)
         before = stored.state if stored is not None else None
+        if before is not None and before.epoch != after.epoch:
+            after = structs.replace(after, epoch=_later(before.epoch, after.epoch))
         record = HistoryRecord(
             id=commit_record_id(after),
             commit_id=str(uuid7()),
@@ -162,6 +181,11 @@ class _Attempt:
     def milliseconds(self) -> float:
         """Since it began."""
         return round((time.perf_counter() - self._began) * 1000, 3)
+
+
+def _later(last: str, fresh: str) -> str:
+    """An epoch that sorts after the last one, also when this worker's clock is behind."""
+    return fresh if fresh > last else str(UUID(int=UUID(last).int + 1))
 
 
 def expiry(state: FlowState, now: datetime) -> Change:

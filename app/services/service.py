@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import structlog
 from msgspec import UNSET, Struct, UnsetType, structs
 from uuid_utils import uuid7
 
@@ -12,7 +13,7 @@ from app.contracts.command import (
     StartCommand,
     TransitionCommand,
 )
-from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ports import (
     Clock,
@@ -36,6 +37,8 @@ from app.services.executor import Change, Executor
 from app.services.history import HistoryReader
 from app.services.relay import Relay
 from app.services.repeats import Repeats
+
+log = structlog.get_logger("service")
 
 PURGE_BATCH = 500
 
@@ -137,7 +140,13 @@ class FlowService:
     ) -> list[FlowState]:
         """A user's states in all flows, by flow; ``after_flow`` and ``limit`` page through them."""
         states = await self._states.list_by_user(user_id, after_flow, limit, self._clock.now())
-        return [await self._changes.with_transitions(state) for state in states]
+        found = []
+        for state in states:
+            try:
+                found.append(await self._changes.with_transitions(state))
+            except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
+                log.error("damaged state", state=state.key, reason=damage.details["reason"])
+        return found
 
     async def start_flow(
         self,
@@ -197,7 +206,9 @@ class FlowService:
             definition = await self._catalog.current_or_pinned(state)
             return changed("reset", definition, rules.reset(definition, state, command, now))
 
-        after, _ = await self._changes.change(request(user_id, flow_id, "reset", command, origin), decide)
+        after, _ = await self._changes.change(
+            request(user_id, flow_id, "reset", command, origin, replaces=True), decide
+        )
         return after
 
     async def undo_transition(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
@@ -232,7 +243,9 @@ class FlowService:
             self._check_payload(state.payload, after)
             return changed("set", definition, after, state.payload)
 
-        after, _ = await self._changes.change(request(user_id, flow_id, "set", state, origin), decide)
+        after, _ = await self._changes.change(
+            request(user_id, flow_id, "set", state, origin, replaces=True), decide
+        )
         return after
 
     async def clear_flow_state(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> bool:
@@ -244,7 +257,9 @@ class FlowService:
             rules.require_active(state)
             return Change("cleared", "cleared", rules.end(state, "cleared", now))
 
-        _, cleared = await self._changes.execute(request(user_id, flow_id, "cleared", None, origin), decide)
+        _, cleared = await self._changes.execute(
+            request(user_id, flow_id, "cleared", None, origin, replaces=True), decide
+        )
         if not cleared:
             await self._catalog.current(flow_id)
         return cleared

@@ -118,7 +118,9 @@ def _refused(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> s
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     """One that the following tests share."""
-    shared = Embedded(tmp_path_factory.mktemp("shared"))
+    folder = tmp_path_factory.mktemp('a "folder"')
+    (folder / "app.py").write_text("raise ImportError('nothing of the working directory is imported')")
+    shared = Embedded(folder)
     yield shared
     assert shared.end() == 0
 
@@ -205,6 +207,7 @@ NOWHERE = {"FLOW_JWT_SECRET": "x" * 32}
             "FLOW_MONGO_URL",
         ),
         ({"FLOW_MONGO_URL": "http://x", "FLOW_REDIS_URL": "redis://127.0.0.1:1"}, "FLOW_MONGO_URL"),
+        ({"FLOW_MONGO_URL": "mongodb://127.0.0.1:1", "FLOW_REDIS_URL": "localhost:6379"}, "FLOW_REDIS_URL"),
         ({"FLOW_JWT_SECRET": "short"}, "32 bytes"),
         ({"FLOW_JWT_SECRT": "x"}, "FLOW_JWT_SECRET"),
         ({"FLOW_STATE_TTL": "soon"}, "FLOW_STATE_TTL"),

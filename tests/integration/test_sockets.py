@@ -1,8 +1,10 @@
 """The Socket.IO door."""
 
+import asyncio
 import time
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 import socketio
@@ -10,6 +12,13 @@ import socketio
 from tests.e2e.serving import Follower, Serving
 
 FLOW = "user-onboarding"
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
 
 
 async def connected(serving: Serving, user: str, *scopes: str) -> Follower:
@@ -97,7 +106,11 @@ async def test_flow_error_only_where_no_ack_was_asked_for(serving: Serving, user
         ("flow-start", {"flowId": FLOW, "nonsense": 1}, "INVALID_REQUEST"),
         ("flow-start", {"flowId": FLOW, "payload": {"a": 2**64}}, "INVALID_PAYLOAD"),
         ("flow-start", {"flowId": FLOW, "payload": {"a": "x" * 70_000}}, "PAYLOAD_TOO_LARGE"),
-        ("flow-start", {"flowId": FLOW, "payload": {"a": b"bytes"}}, "INVALID_PAYLOAD"),
+        ("flow-start", {"flowId": FLOW, "requestId": "x" * 129}, "INVALID_REQUEST"),
+        ("flow-start", {"flowId": FLOW, "service": "x" * 257}, "INVALID_REQUEST"),
+        ("flow-start", {"flowId": FLOW, "zzz": nested(300)}, "INVALID_REQUEST"),
+        ("flow-start", {"flowId": FLOW, "payload": nested(40)}, "INVALID_PAYLOAD"),
+        ("flow-start", {"flowId": FLOW, "payload": {"a": "\ud800"}}, "INVALID_PAYLOAD"),
         ("flow-start", {"flowId": FLOW, "expectedRevision": 3}, "REVISION_CONFLICT"),
         ("flow-transition", {"flowId": FLOW, "transition": "start"}, "FLOW_NOT_STARTED"),
         ("flow-transition", {"flowId": FLOW, "transition": 1, "ok": "yes"}, "INVALID_REQUEST"),
@@ -143,15 +156,83 @@ async def test_the_token_may_come_in_the_header(serving: Serving, user: str) -> 
     await client.disconnect()
 
 
-async def test_a_token_that_expired_meanwhile_changes_nothing(serving: Serving, user: str) -> None:
-    short = jwt.encode({"sub": user, "exp": int(time.time()) + 1}, serving.secret, "HS256")
-    client = await Follower().connect(serving.url, short)
-    answer = {"ok": True}
-    deadline = time.monotonic() + 10
-    while answer["ok"] and time.monotonic() < deadline:
-        answer = await client.call("flow-state", {"flowId": FLOW})
-    assert answer["error"]["code"] == "AUTHENTICATION_REQUIRED"  # type: ignore[index]
-    await client.close()
+async def test_a_token_that_expires_ends_the_connection_with_its_code(serving: Serving, user: str) -> None:
+    last_moment = {"sub": user, "exp": int(time.time()) - 3}  # 5 seconds are allowed to clocks
+    client = await Follower().connect(serving.url, jwt.encode(last_moment, serving.secret, "HS256"))
+    assert (await client.call("flow-state", {"flowId": FLOW}))["ok"]
+    await client.until(lambda f: any(event == "flow-error" for event, _ in f.events))
+    (error,) = [body for event, body in client.events if event == "flow-error"]
+    assert error["code"] == "AUTHENTICATION_REQUIRED"
+    await asyncio.wait_for(client.client.wait(), 5)
+    async with serving.http(user) as http:
+        await http.post(f"/api/flow/{FLOW}/start")
+    assert client.updates() == []
+
+
+class Raw:
+    """A WebSocket that speaks Engine.IO by hand."""
+
+    async def __aenter__(self) -> "Raw":
+        self.session = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.session.close()
+
+    async def connect(self, serving: Serving, user: str | None) -> "Raw":
+        self.socket = await self.session.ws_connect(
+            f"{serving.url}/socket.io/?EIO=4&transport=websocket", timeout=aiohttp.ClientWSTimeout()
+        )
+        await self.socket.receive_str(timeout=5)
+        if user is not None:
+            await self.socket.send_str(f'40{{"token":"{serving.token(user)}"}}')
+            assert (await self.socket.receive_str(timeout=5)).startswith("40")
+        return self
+
+    async def closed(self, seconds: float) -> bool:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await self.socket.receive()
+                if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED):
+                    return True
+                if message.data == "1":  # Engine.IO's word for it
+                    return True
+                if message.data == "2":
+                    await self.socket.send_str("3")
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        '42["disconnect"]',
+        '421["connect",{},{"token":"x"}]',
+        '42["*"]',
+        "42[",
+        "42",
+        "42{}",
+        '451-["flow-start",{"_placeholder":true,"num":0}]',
+        b"binary",
+        "49",
+        "4x",
+    ],
+)
+async def test_what_is_no_event_ends_that_client_and_no_other(
+    serving: Serving, user: str, packet: str | bytes
+) -> None:
+    neighbour = await connected(serving, user)
+    async with Raw() as raw:
+        await raw.connect(serving, user)
+        await (raw.socket.send_str(packet) if isinstance(packet, str) else raw.socket.send_bytes(packet))
+        assert await raw.closed(5)
+    await neighbour.call("flow-start", {"flowId": FLOW})
+    await neighbour.until(lambda f: len(f.updates()) == 1)
+    await neighbour.close()
+
+
+async def test_a_client_that_never_says_who_it_is_is_disconnected(serving: Serving) -> None:
+    async with Raw() as raw:
+        await raw.connect(serving, None)
+        assert await raw.closed(15)
 
 
 async def test_a_service_acts_for_a_user_whose_clients_are_told(serving: Serving, user: str) -> None:

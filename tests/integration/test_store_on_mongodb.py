@@ -9,6 +9,7 @@ from pymongo import monitoring
 from pymongo.errors import AutoReconnect
 
 from app.clock import SystemClock
+from app.contracts.command import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.main import Parts
 from app.services import FlowService
@@ -20,7 +21,7 @@ from models.history_store import MongoHistoryStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
 from tests.fakes import FakeBus
-from tests.samples import flow_dict, fresh, moved, record
+from tests.samples import T0, flow_dict, fresh, moved, record
 
 
 async def test_indexes_are_as_declared(parts: Parts) -> None:
@@ -124,11 +125,49 @@ async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Parts, d
     for work in (
         service.get_flow_state("ada", "user-onboarding"),
         service.execute_transition("ada", "user-onboarding", "start"),
-        service.get_user_flows("ada"),
     ):
         with pytest.raises(FlowStateCorruptionError) as refusal:
             await work
         assert refusal.value.details["flowId"] == "user-onboarding"
+    await service.start_flow("ada", "sign-in")
+    assert [state.flow for state in await service.get_user_flows("ada")] == ["sign-in"], "no other is hidden"
+    repaired = await service.reset_flow("ada", "user-onboarding")
+    assert repaired.step == "welcome"
+    assert await service.get_flow_state("ada", "user-onboarding") == repaired
+    assert (await service.execute_transition("ada", "user-onboarding", "start")).step == "profile-setup"
+
+
+async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Parts) -> None:
+    states = parts.database.collection("flow_states")
+    for user in ("damaged", "sound"):
+        await parts.service.start_flow(user, "user-onboarding")
+    past = {"$set": {"expiresAt": T0.replace(year=2020)}}
+    await states.update_many({}, past)
+    await states.update_one({"userId": "damaged"}, {"$set": {"revision": "x"}})
+    assert await parts.service.purge_expired_flows() == 1
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"x": {"$ref": "a", "$id": 1}},
+        {"$oid": "x"},
+        {"$where": 1, "a.b": {"": 0}},
+        {"n": -(2**63), "f": 1e300},
+    ],
+)
+async def test_payloads_that_mean_something_to_the_database_do_not(parts: Parts, payload: Any) -> None:
+    service = parts.service
+    await service.start_flow("ada", "user-onboarding", StartCommand(payload=payload))
+    await service.execute_transition("ada", "user-onboarding", "start", payload)
+    await service._background._relay.drain(5)
+    state = await service.get_flow_state("ada", "user-onboarding")
+    assert state is not None
+    assert state.payload == payload
+    history = await service.get_flow_history("ada", "user-onboarding")
+    assert [r.payload for r in history] == [payload, payload]
+    slug = await service.create_flow(flow_dict(meta=payload))
+    assert [f.meta for f in await service.list_flows() if f.flow == slug] == [payload]
 
 
 class Commands(monitoring.CommandListener):

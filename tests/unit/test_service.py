@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from app.contracts.command import ExpectedPosition, Origin, StartCommand
 from app.contracts.errors import (
@@ -303,3 +304,81 @@ async def test_a_waiting_record_is_filtered_like_a_kept_one() -> None:
     await r.service.execute_transition("ada", "loop", "again")
     found = await r.service.get_flow_history("ada", "loop", only=HistoryFilter(transition="again"))
     assert [x.revision for x in found] == [1]
+
+
+async def test_a_delivery_that_fails_loses_nothing_and_holds_nothing_up() -> None:
+    """One record that cannot be kept: the others are; it waits in its outbox."""
+
+    class Picky(FakeHistoryStore):
+        async def append(self, records: Sequence[HistoryRecord]) -> None:
+            if any(r.user_id == "poison" for r in records):
+                raise RuntimeError("cannot keep this")
+            await super().append(records)
+
+    r = await rig()
+    r.history = Picky()
+    service = r.make()
+    for user in ("ada", "poison", "bob"):
+        await service.start_flow(user, "loop")
+    async with service:
+        await service._background._relay.drain(5)
+    assert {record.user_id for record in r.history.kept.values()} == {"ada", "bob"}
+    assert {e.user_id for e in r.heard} >= {"ada", "bob"}
+    assert len(r.states.kept["loop:poison"].pending) == 1
+
+
+async def test_only_what_was_delivered_leaves_the_outbox() -> None:
+    class Once(FakeHistoryStore):
+        failed = False
+
+        async def append(self, records: Sequence[HistoryRecord]) -> None:
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("not now")
+            await super().append(records)
+
+    r = await rig()
+    r.history = Once()
+    service = r.make()
+    await service.start_flow("ada", "loop")
+    async with service:
+        await service._background._relay.drain(5)
+        await service.execute_transition("ada", "loop", "again")
+        await service._background._relay.drain(5)
+    assert [x.revision for x in await service.get_flow_history("ada", "loop")] == [0, 1]
+
+
+async def test_epochs_grow_also_when_a_clock_is_behind() -> None:
+    r = await rig()
+    ahead = "ffffffff-ffff-7fff-bfff-ffffffffff00"
+    first, _ = await r.service.start_flow("ada", "loop")
+    stored = r.states.kept["loop:ada"]
+    r.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(stored.state, epoch=ahead))
+    await r.service.clear_flow_state("ada", "loop")
+    second, _ = await r.service.start_flow("ada", "loop")
+    assert second.epoch > ahead > first.epoch
+
+
+async def test_a_worker_that_was_deaf_asks_for_definitions_again() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop")
+    other = r.make()
+    r.bus.handlers.clear()  # deaf
+    await other.update_flow("loop", {"title": "New"})
+    assert (await r.service.definitions.current("loop")).version == 1
+    for resumed in r.bus.resumed:
+        resumed()
+    assert (await r.service.definitions.current("loop")).version == 2
+
+
+async def test_the_order_of_transitions_is_a_change() -> None:
+    r = await rig()
+    steps = flow_dict()["steps"]
+    steps["a"]["transitions"] = dict(reversed(steps["a"]["transitions"].items()))
+    await r.service.update_flow("loop", {"steps": steps})
+    assert (await r.service.definitions.current("loop")).version == 2
+    await r.service.update_flow("loop", {"steps": steps})
+    assert (await r.service.definitions.current("loop")).version == 2, "nothing changed"
+    await r.service.update_flow("loop", {"meta": {"a": 1}})
+    await r.service.update_flow("loop", {"meta": {"a": True}})
+    assert (await r.service.definitions.current("loop")).version == 4

@@ -93,3 +93,4 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hidden" not in repr(load_settings())
     assert shown["FLOW_MONGO_URL"] == "mongodb://u:***@h"
     assert mask_url("redis://h/0") == "redis://h/0"
+    assert mask_url("mongodb://u:pa/ss@w@h/db") == "mongodb://u:***@h/db"

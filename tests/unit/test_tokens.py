@@ -36,7 +36,7 @@ async def test_claims_become_the_caller() -> None:
     assert caller.user_id == "ada"
     assert caller.roles == {"editor"}
     assert caller.scopes == {ADMIN, SERVICE}
-    assert caller.expires_at == pytest.approx(time.time() + 3600, abs=5)
+    assert caller.expires_at == pytest.approx(time.time() + 3605, abs=5)
     assert (await verifier().verify(token(scope=["a", "b"]))).scopes == {"a", "b"}
 
 
