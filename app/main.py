@@ -76,7 +76,8 @@ class Parts:
 @asynccontextmanager
 async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowService]:
     """The service for a Python program, without HTTP, by the same settings as ``serve``: on the
-    servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in ``FLOW_DATA_DIR``.
+    servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in ``FLOW_DATA_DIR``:
+    those of a ``serve`` that runs there, or its own.
 
     Raises config.settings.SettingsError, app.process.embedded.EmbeddedError, StoreUnavailableError,
     BusUnavailableError.
@@ -84,7 +85,7 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
     settings = settings or load_settings()
     servers = EmbeddedServers(settings.data_dir) if settings.embedded else None
     if servers is not None:
-        settings = servers.start(settings)
+        settings = servers.start(settings, join=True)
     try:
         async with Parts(settings).running() as service:
             await take_up_definitions(service, settings)

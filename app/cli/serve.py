@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shlex
 import signal
 import sys
 from datetime import timedelta
@@ -46,8 +47,8 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
     read_definitions(settings)
     bound = open_port(host, port)
     servers = EmbeddedServers(settings.data_dir, click.echo) if settings.embedded else None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     dead: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if dead else 0))
     try:
         if servers is not None:
             settings = servers.start(settings)
@@ -87,14 +88,17 @@ def worker() -> None:
 @click.option("--role", "roles", multiple=True, help="A role; may be repeated.")
 @click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; may be repeated.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it is valid: 30s, 15m, 1h, 7d.")
-def token(user: str, roles: tuple[str, ...], scopes: tuple[str, ...], ttl: str) -> None:
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
+def token(
+    user: str, roles: tuple[str, ...], scopes: tuple[str, ...], ttl: str, data_dir: Path | None
+) -> None:
     """Print a signed token for the configured secret."""
     match = _SHORT_DURATION.match(ttl)
     if match is None:
         raise click.BadParameter("takes a number and s, m, h or d, such as 1h", param_hint="--ttl")
     if not is_user_id(user):
         raise click.BadParameter("takes 1 to 256 characters, no control characters", param_hint="--user")
-    settings = load_settings()
+    settings = load_settings(data_dir=data_dir)
     valid_for = timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
     click.echo(_token(settings, user, valid_for, roles, scopes))
 
@@ -153,10 +157,16 @@ def _welcome(address: str, settings: Settings, servers: EmbeddedServers | None) 
         route = f"{address}/api/flow/user-onboarding"
         lines += [
             "",
-            "Start the onboarding flow for the user 'ada', then look at it again any time:",
+            "Start the onboarding flow for the user 'ada' (again: the state that it has by then):",
             f"  curl -X POST {route}/start -H 'Authorization: Bearer {first}'",
         ]
-    lines += ["", "More tokens: server-flow token --user ada.   Ctrl-C stops it.", ""]
+    where = f" --data-dir {shlex.quote(str(servers.data_dir))}" if servers is not None else ""
+    lines += [
+        "",
+        f"More tokens: {shlex.quote(sys.argv[0])} token --user ada{where}",
+        "Ctrl-C stops it.",
+        "",
+    ]
     click.echo("\n".join(lines))
     sys.stdout.flush()
 

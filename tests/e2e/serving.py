@@ -95,7 +95,7 @@ class Serving(Process):
         self.secret = env.get("FLOW_JWT_SECRET", "")
         try:
             self.url = self.wait_for(r"serves at (http://\S+)")[1]
-            self.wait_for("More tokens")
+            self.wait_for("Ctrl-C stops it")
         except BaseException:
             self.end()
             raise

@@ -28,6 +28,16 @@ class Embedded(Serving):
         self.secret = json.loads((cwd / "data" / "secrets.json").read_text())["jwt"]
 
 
+def test_the_death_of_an_embedded_server_ends_all_with_a_line_and_a_code(tmp_path: Path) -> None:
+    serving = Embedded(tmp_path)
+    family = serving.family()
+    next(p for p in family if "valkey" in p.name()).kill()
+    serving.wait_for("the embedded redis server ended by itself; stopping")
+    assert serving.popen.wait(20) == 1
+    assert _gone(family, 5) == []
+    serving.end()
+
+
 @pytest.fixture
 def processes() -> Iterator[list[Process]]:
     """Whatever is put in is ended."""
@@ -137,6 +147,7 @@ def test_the_printed_curl_line_answers(serving: Embedded) -> None:
 def test_secrets_are_private_and_servers_want_a_password(serving: Embedded) -> None:
     data = serving.cwd / "data"
     assert stat.S_IMODE((data / "secrets.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((data / "running.json").stat().st_mode) == 0o600
     assert stat.S_IMODE((data / "redis" / "valkey.conf").stat().st_mode) == 0o600
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     kept = json.loads((data / "secrets.json").read_text())
@@ -165,18 +176,36 @@ def test_a_directory_in_use_is_one_clear_line(serving: Embedded) -> None:
     assert "--data-dir" in line
 
 
-def test_tokens_of_the_command_line_work(serving: Embedded) -> None:
-    printed = subprocess.run(
-        [COMMAND, "token", "--user", "eve", "--scope", "flow:admin", "--ttl", "5m"],
+def _command(serving: Embedded, *arguments: str) -> str:
+    ended = subprocess.run(
+        [COMMAND, *arguments],
         cwd=serving.cwd,
         env={**os.environ, "FLOW_DATA_DIR": "data"},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    headers = {"Authorization": f"Bearer {printed.stdout.strip()}"}
-    answer = httpx.get(f"{serving.url}/api/admin/statistics", headers=headers)
-    assert answer.status_code == 200
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_tokens_of_the_command_line_work(serving: Embedded) -> None:
+    line = serving.wait_for(r"More tokens: (.*)")[1]
+    printed = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=20, check=True)
+    by_hand = _command(serving, "token", "--user", "eve", "--scope", "flow:admin", "--ttl", "5m")
+    for token, status in ((printed.stdout, 403), (by_hand, 200)):
+        headers = {"Authorization": f"Bearer {token.strip()}"}
+        assert httpx.get(f"{serving.url}/api/admin/statistics", headers=headers).status_code == status
+
+
+def test_other_commands_join_the_servers_that_run(serving: Embedded) -> None:
+    assert "user-onboarding\tv1" in _command(serving, "flows", "list")
+    which = ("--user", "joined", "--flow", "user-onboarding")
+    _command(serving, "state", "set", *which, '{"step": "verification"}')
+    headers = {"Authorization": f"Bearer {serving.token('joined')}"}
+    state = httpx.get(f"{serving.url}{ROUTE}/state", headers=headers).json()
+    assert state["step"] == "verification"
+    assert json.loads(_command(serving, "state", "show", *which)) == state
 
 
 def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
