@@ -1,0 +1,123 @@
+"""Workers are killed at random while users walk: nothing acknowledged is lost, doubled or out of order."""
+
+import asyncio
+import itertools
+import random
+import signal
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.main import Parts
+from config.settings import Settings
+from tests.e2e.serving import Serving, external
+
+FLOW = "user-onboarding"
+WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]
+USERS = 500
+CLIENTS = 8
+KILLS = 21
+SEED = 20_261_122
+
+
+class Walker:
+    """A client program: walks users, and repeats each request with its key until it is answered."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._http: httpx.AsyncClient | None = None
+        self.repeats = 0
+        self.answers: Counter[int] = Counter()
+
+    async def walk(self, user: str, way: list[str]) -> None:
+        await self._ask(user, f"/api/flow/{FLOW}/start", 0)
+        for revision, transition in enumerate(way, 1):
+            await self._ask(user, f"/api/flow/{FLOW}/transition/{transition}", revision)
+
+    async def _ask(self, user: str, path: str, revision: int) -> None:
+        headers = {
+            "Authorization": f"Bearer {self._serving.token(user)}",
+            "Idempotency-Key": f"{user}-{revision}",
+        }
+        for attempt in itertools.count():
+            assert attempt < 200, "never answered"
+            if self._http is None:
+                self._http = httpx.AsyncClient(base_url=self._serving.url, timeout=10)
+            try:
+                answer = await self._http.post(path, headers=headers, json={"payload": {str(revision): user}})
+            except httpx.TransportError:
+                with suppress(Exception):
+                    await self._http.aclose()
+                self._http = None
+                self.repeats += 1
+                await asyncio.sleep(0.02)
+                continue
+            self.answers[answer.status_code] += 1
+            if answer.status_code in (200, 201):
+                assert answer.json()["revision"] == revision, answer.text
+                return
+            assert answer.json()["retryable"], answer.text
+            self.repeats += 1
+            await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+
+@pytest.mark.timeout(240)
+async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path)
+    users = iter(enumerate((f"user-{n}", WAYS[n % 2]) for n in range(USERS)))
+    walkers = [Walker(serving) for _ in range(CLIENTS)]
+
+    kills = 0
+    killed = asyncio.Condition()
+
+    async def client(walker: Walker) -> None:
+        for n, (user, way) in users:
+            async with killed:  # the kills are spread over the whole walk, however fast it is
+                await killed.wait_for(lambda n=n: kills >= KILLS * n // USERS)
+            await walker.walk(user, way)
+
+    clients = [asyncio.create_task(client(walker)) for walker in walkers]
+    while not all(task.done() for task in clients):
+        await asyncio.sleep(chance.uniform(0.02, 0.3))
+        victims = serving.workers()
+        if len(victims) > 1:
+            chance.choice(victims).send_signal(signal.SIGKILL)
+            async with killed:
+                kills += 1
+                killed.notify_all()
+    await asyncio.gather(*clients)
+    for walker in walkers:
+        await walker.close()
+    assert kills >= 20
+
+    parts = Parts(settings)
+    await parts.database.prepare()
+    states, history = (parts.database.collection(name) for name in ("flow_states", "flow_history"))
+    async with asyncio.timeout(30):  # the sweep of a living worker delivers what dead ones left
+        while await states.count_documents({"outbox.0": {"$exists": True}}):
+            await asyncio.sleep(0.1)
+    completed = await states.count_documents({"status": "completed"})
+    records = await history.find({"success": True}).to_list(None)
+    found = Counter((r["userId"], r["epoch"], r["revision"]) for r in records)
+    expected = {(f"user-{n}", revision) for n in range(USERS) for revision in range(len(WAYS[n % 2]) + 1)}
+    lost = expected - {(user, revision) for user, _, revision in found}
+    doubled = [place for place, count in found.items() if count > 1]
+    strangers = {(user, revision) for user, _, revision in found} - expected
+    repeats = sum(walker.repeats for walker in walkers)
+    print(f"kills {kills}, requests repeated {repeats}, lost {len(lost)}, doubled {len(doubled)}")
+    assert (completed, lost, doubled, strangers) == (USERS, set(), [], set())
+    assert len(found) == len(expected), "one epoch a user"
+    assert repeats > 0, "the kills were felt"
+    refused = await history.count_documents({"success": False})
+    assert refused == 0
+    await parts.bus.stop()
+    await parts.database.close()
+    serving.end()
