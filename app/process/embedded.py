@@ -61,7 +61,7 @@ class EmbeddedServers:
         self._say = say
         self._lock: IO[str] | None = None
         self._servers_lock: IO[str] | None = None
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
 
     def start(self, settings: Settings, *, join: bool = False) -> Settings:
@@ -107,17 +107,17 @@ class EmbeddedServers:
             if not self._stopping.is_set():
                 on_death(name)
 
-        for name, child in self._children.items():
+        for name, child in self.children.items():
             threading.Thread(target=wait, args=(name, child), daemon=True).start()
 
     def stop(self) -> None:
         """End both servers, let them write what they have, and give the directory free."""
         self._stopping.set()
-        for child in self._children.values():
+        for child in self.children.values():
             if child.poll() is None:
                 child.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        for child in self._children.values():
+        for child in self.children.values():
             try:
                 child.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -242,7 +242,7 @@ class EmbeddedServers:
                 # Ctrl-C at the terminal is for the parent, which ends them last.
                 start_new_session=True,
             )
-        self._children[name] = child
+        self.children[name] = child
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if child.poll() is not None:
@@ -253,7 +253,7 @@ class EmbeddedServers:
         raise EmbeddedError(f"The embedded {name} server does not answer; see {self._log(name)}")
 
     def _end(self, name: str) -> None:
-        child = self._children.pop(name)
+        child = self.children.pop(name)
         child.terminate()
         child.wait(STOP_SECONDS)
 

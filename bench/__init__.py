@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench transition``. Figures are for comparison within one run."""

@@ -1,0 +1,18 @@
+"""``python -m bench transition [--requests N] [--rounds N]``."""
+
+import argparse
+import asyncio
+
+from bench import transition
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("what", choices=["transition"])
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    asyncio.run(transition.run(given.requests, given.rounds))
+
+
+main()
