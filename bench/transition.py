@@ -70,8 +70,9 @@ class Subject:
                 raise RuntimeError(f"{self.name} answers {answer.status}: {raw[:200]!r}")
 
 
-async def in_flight(http: aiohttp.ClientSession, subject: Subject, users: list[str], n: int, path: str, body: Any
-                    ) -> list[float]:  # fmt: skip
+async def in_flight(
+    http: aiohttp.ClientSession, subject: Subject, users: list[str], n: int, path: str, body: Any
+) -> list[float]:
     """Send one request for each of ``users``, ``n`` at a time; their times in milliseconds."""
     times: list[float] = []
     queue = iter(users)
