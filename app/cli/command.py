@@ -61,6 +61,3 @@ def with_service(use: Callable[[FlowService], Awaitable[T]], settings: Settings 
             return await use(service)
 
     return asyncio.run(run())
-
-
-from app.cli import flows, operate, serve, state  # noqa: E402, F401 - they add their commands

@@ -246,7 +246,3 @@ class StoreUnavailableError(FlowError):
 
     def __init__(self) -> None:
         super().__init__("The store does not answer; nothing is known to have changed. Try again")
-
-
-class CommitUncertainError(Exception):
-    """The connection broke during a commit: whether it was made must be looked up. Never shown."""

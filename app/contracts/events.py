@@ -1,7 +1,5 @@
 """What happened, as it travels between workers."""
 
-from typing import Literal
-
 from msgspec import Raw, Struct
 
 
@@ -22,5 +20,3 @@ class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
 
 
 Event = StateChanged | DefinitionChanged
-
-Hearing = Literal["hearing", "deaf"]

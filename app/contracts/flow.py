@@ -5,9 +5,6 @@ from typing import Any
 
 from msgspec import Struct
 
-TARGET_SERVICE = "-"
-"""A step's ``service`` that stands for whatever service the state targets."""
-
 
 class FlowTransition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
     """A way out of a step. ``explicit``: only a person may choose it, ``next`` skips it.
@@ -23,7 +20,8 @@ class FlowStep(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """One place in a flow.
 
     ``index`` identifies the step in state tokens: unique in the flow and never renumbered.
-    ``service``, ``module`` and ``path`` may be ``$name``, looked up in the flow's config.
+    ``service``, ``module`` and ``path`` may be ``$name``, looked up in the flow's config; the service
+    ``-`` stands for whatever service the state targets.
     ``payload_map`` gives the position in a token of each payload key that survives there.
     ``transitions`` keeps its order; a step without any ends the flow.
     """

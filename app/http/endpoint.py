@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -21,8 +21,6 @@ BODY_ALLOWANCE_BYTES = 16_384
 DEFINITION_LIMIT_BYTES = 524_288
 _ETAG = re.compile(r'"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>\d{1,15})"\Z')
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
-
-S = TypeVar("S", bound=Struct)
 
 
 class NoQuery(Struct, frozen=True):

