@@ -32,9 +32,11 @@ def run_tied(command: list[str], parent_pid: int) -> None:
     """Become ``command``, and have it ended when the parent ends. Does not return.
 
     Linux does it itself (PR_SET_PDEATHSIG survives exec); elsewhere this process stays and watches.
+    It is SIGKILL: the parent was killed too, what it acknowledged is on disk already, and a server
+    that is asked to end may not.
     """
     if platform.system() == "Linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:  # the parent was gone before the tie was made
             sys.exit(1)
         os.execv(command[0], command)  # noqa: S606
@@ -42,7 +44,7 @@ def run_tied(command: list[str], parent_pid: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if os.getppid() != parent_pid:
-            os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGKILL)
         time.sleep(0.2)
     sys.exit(0)
 
