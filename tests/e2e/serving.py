@@ -1,6 +1,7 @@
 """Real processes of ``server-flow`` and real clients of them."""
 
 import asyncio
+import atexit
 import os
 import re
 import signal
@@ -37,6 +38,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        atexit.register(self.popen.kill)  # also when its test fails before it ends it
         self.lines: list[str] = []
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
