@@ -46,18 +46,22 @@ class MongoStateStore:
 
     async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
         async with store_errors(ANSWER_SECONDS):
+            sent_before = False
             for _ in range(COMMIT_ATTEMPTS):
                 try:
-                    return await self._write(before, record)
+                    made = await self._write(before, record)
+                    if made or not sent_before:
+                        return made
                 except PyMongoError as error:
                     if not is_outage(error):
                         raise
+                    sent_before = True
                 # The connection broke: the update may have been made, or may be made still. Look for
                 # it; when the state is as before, the same conditional update can be sent again: of
-                # the two, only one can match.
-                made = await self._was_made(before, record)
-                if made is not None:
-                    return made
+                # the two, only one can match. When the second does not, the first may have come late.
+                known = await self._was_made(before, record)
+                if known is not None:
+                    return known
         raise StoreUnavailableError
 
     async def _write(self, before: FlowState | None, record: HistoryRecord) -> bool:

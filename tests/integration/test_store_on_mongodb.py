@@ -68,6 +68,29 @@ async def test_an_outcome_that_was_lost_is_looked_up(parts: Parts, faults: list[
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
 
+class LateStore(BreakingStore):
+    """The first write seems lost, and arrives just before the second."""
+
+    calls = 0
+
+    async def _write(self, before: Any, made: Any) -> bool:
+        self.calls += 1
+        if self.calls == 1:
+            raise AutoReconnect("connection closed")
+        if self.calls == 2:
+            assert await super()._write(before, made)
+        return await super()._write(before, made)
+
+
+async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Parts) -> None:
+    state = fresh()
+    assert await LateStore(parts, []).commit(None, record(state, commit="mine"))
+    assert await LateStore(parts, []).commit(state, record(moved(state), commit="mine-too"))
+    stored = await MongoStateStore(parts.database).load("loop", "ada")
+    assert stored is not None
+    assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
+
+
 async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Parts) -> None:
     """Another worker may deliver the record while the committer still asks whether it was made."""
     state = fresh()
