@@ -19,11 +19,13 @@ from app.providers.files import FileSource
 from app.services import FlowService
 from app.services.definitions import SourcedFlow, read_sources
 from app.services.service import Limits
-from config.log import configure_logging
+from config.log import configure_logging, configure_own_logs
 from config.settings import Settings, load_settings
+from models.corruption_store import MongoCorruptionReports
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
+from models.lease_store import MongoLeaseStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
 from realtime.bus import RedisBus
@@ -45,11 +47,14 @@ class Parts:
             history=MongoHistoryStore(self.database, settings.history_retention),
             definitions=MongoDefinitionStore(self.database),
             statistics=MongoStatistics(self.database),
+            leases=MongoLeaseStore(self.database),
+            reports=MongoCorruptionReports(self.database),
             bus=self.bus,
             clock=SystemClock(),
             limits=Limits(
                 definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
                 state_ttl=settings.state_ttl,
+                history_retention=settings.history_retention,
                 max_payload_bytes=settings.max_payload_bytes,
             ),
         )
@@ -83,6 +88,8 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
     BusUnavailableError.
     """
     settings = settings or load_settings()
+    if not structlog.is_configured():
+        configure_own_logs(settings.log_level, settings.log_format)
     servers = EmbeddedServers(settings.data_dir) if settings.embedded else None
     if servers is not None:
         settings = servers.start(settings, join=True)

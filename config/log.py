@@ -11,32 +11,26 @@ from structlog.typing import EventDict, Processor
 QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio", "engineio", "socketio")
 
 
-def configure_logging(level: str, style: str) -> None:
-    """Send the logs of this service and of its libraries to standard error, as ``console`` text or
-    ``json``."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _where_instead_of_trace,
-    ]
-    render: Processor = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    number = logging.getLevelName(level.upper())
+def configure_own_logs(level: str, style: str) -> None:
+    """Send the logs of this service to standard error, as ``console`` text or ``json``; those of other
+    libraries stay where the program sends them."""
     structlog.configure(
-        processors=[*shared, render],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        processors=[*_shared(), _renderer(style)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def configure_logging(level: str, style: str) -> None:
+    """As ``configure_own_logs``, and the logs of the libraries too."""
+    configure_own_logs(level, style)
+    number = logging.getLevelName(level.upper())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_shared()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(style)],
         )
     )
     root = logging.getLogger()
@@ -54,6 +48,21 @@ def describe(error: BaseException) -> dict[str, str]:
     own = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
     via = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].lineno}" if own else at
     return {"error": type(error).__name__, "at": at, "via": via}
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _where_instead_of_trace,
+    ]
+
+
+def _renderer(style: str) -> Processor:
+    if style == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
 
 
 def _where_instead_of_trace(_: Any, __: str, event: EventDict) -> EventDict:

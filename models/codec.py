@@ -8,7 +8,7 @@ a KeyError.
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from msgspec import UNSET, DecodeError, convert, json
+from msgspec import UNSET, DecodeError, convert, json, structs
 
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.record import HistoryRecord, Remembered
@@ -35,6 +35,8 @@ _STATE_FIELDS = {
     "message": "message",
     "expires_at": "expiresAt",
     "pause_reason": "pauseReason",
+    "timeout_at": "timeoutAt",
+    "timeout_left_ms": "timeoutLeftMs",
 }
 _RECORD_FIELDS = {
     "id": "_id",
@@ -59,8 +61,28 @@ _RECORD_FIELDS = {
     "digest": "digest",
     "client": "client",
     "duration_ms": "durationMs",
+    "previous_hash": "previousHash",
+    "commitment": "commitment",
+    "salt": "salt",
+    "hash": "hash",
 }
-OPTIONAL_STATE_FIELDS = ("previous", "entityId", "payload", "message", "expiresAt", "pauseReason")
+ERASED_FIELDS = (
+    "payload",
+    "requestId",
+    "digest",
+    "salt",
+    "after.payload",
+    "after.message",
+    "after.entityId",
+    "after.pauseReason",
+)
+"""What an erasure takes from a record: what its commitment stands for (app.flow.chain), the salt, and
+the digest of what was asked for."""
+OPTIONAL_STATE_FIELDS = tuple(
+    _STATE_FIELDS[field.name]
+    for field in structs.fields(FlowState)
+    if field.default is UNSET and field.name in _STATE_FIELDS
+)
 
 
 def state_to_document(state: FlowState) -> Document:
@@ -113,8 +135,27 @@ def remembered_to_document(request: Remembered) -> Document:
 
 
 def remembered_from_document(document: Mapping[str, Any]) -> Remembered:
-    """A remembered request."""
-    return Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
+    """A remembered request. Every read of a state reads these, so that their types are not checked."""
+    try:
+        return Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
+    except KeyError as refusal:
+        raise _unreadable({}, f"a remembered request lacks {refusal}") from None
+
+
+def members_of(document: Mapping[str, Any], name: str) -> list[Document]:
+    """The documents in a list of a document; none when it has no such list."""
+    listed = document.get(name, [])
+    if not isinstance(listed, list) or not all(isinstance(member, dict) for member in listed):
+        raise _unreadable(document, f"its {name} is no list of documents")
+    return listed
+
+
+def text_of(document: Mapping[str, Any], name: str) -> str:
+    """A text of a document, "" when it has none."""
+    value = document.get(name, "")
+    if not isinstance(value, str):
+        raise _unreadable(document, f"its {name} is no text")
+    return value
 
 
 def _text(payload: Payload) -> str:
@@ -128,8 +169,9 @@ def _read(source: Any, fields: Mapping[str, str], shape: type[T], owner: Mapping
             present["payload"] = json.decode(present["payload"])
         return convert(present, shape)
     except (DecodeError, TypeError) as refusal:
-        raise FlowStateCorruptionError(
-            str(owner.get("userId", "?")),
-            str(owner.get("flowId", "?")),
-            f"the stored document cannot be read ({str(refusal).split(' - at')[0]})",
-        ) from None
+        raise _unreadable(owner, str(refusal).split(" - at", maxsplit=1)[0]) from None
+
+
+def _unreadable(owner: Mapping[str, Any], why: str) -> FlowStateCorruptionError:
+    user, flow = str(owner.get("userId", "?")), str(owner.get("flowId", "?"))
+    return FlowStateCorruptionError(user, flow, f"the stored document cannot be read ({why})")

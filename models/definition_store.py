@@ -32,6 +32,10 @@ class MongoDefinitionStore:
     async def versions(self, flow_id: str) -> list[FlowDefinition]:
         return await self._find({"flowId": flow_id}, None)
 
+    async def list_flow_ids(self) -> list[str]:
+        async with store_errors():
+            return sorted(await self._definitions.distinct("flowId"))
+
     async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
         pipeline: list[dict[str, Any]] = [
             {"$sort": {"flowId": 1, "version": -1}},

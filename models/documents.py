@@ -71,6 +71,10 @@ class FlowHistoryDocument(Document, _CamelModel):
     digest: str | None = None
     client: str | None = None
     duration_ms: float | None = None
+    previous_hash: str | None = None
+    commitment: str | None = None
+    salt: str | None = None
+    hash: str | None = None
     expires_at: datetime | None = None
 
     class Settings:
@@ -92,8 +96,9 @@ class FlowHistoryDocument(Document, _CamelModel):
 
 class FlowStateDocument(Document, _CamelModel):
     """One user's state in one flow; ``_id`` is ``<flow>:<user>``. The commit point: its fields and
-    the record in its ``outbox`` change together or not at all. A state that ended stays, absent for
-    readers, until its requests need not be recognised any more."""
+    the record in its ``outbox`` change together or not at all; ``head`` is the hash of the last record. A
+    state that ended stays, absent for readers: its history goes on from there. It goes when its history
+    may go (FLOW_HISTORY_RETENTION)."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
     flow_id: str
@@ -113,6 +118,9 @@ class FlowStateDocument(Document, _CamelModel):
     message: str | None = None
     expires_at: datetime | None = None
     pause_reason: str | None = None
+    timeout_at: datetime | None = None
+    timeout_left_ms: int | None = None
+    head: str | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)
     recent: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -127,7 +135,56 @@ class FlowStateDocument(Document, _CamelModel):
                 name="undelivered",
                 partialFilterExpression={"outbox.0": {"$exists": True}},
             ),
+            IndexModel(
+                [("timeoutAt", ASCENDING)],
+                name="timeout",
+                partialFilterExpression={"timeoutAt": {"$exists": True}},
+            ),
+            IndexModel([("flowId", ASCENDING), ("step", ASCENDING), ("_id", ASCENDING)], name="flow_step"),
         ]
 
 
-DOCUMENTS: list[type[Document]] = [FlowDefinitionDocument, FlowStateDocument, FlowHistoryDocument]
+class DamagedStateDocument(Document, _CamelModel):
+    """A state document that could not be read, as it was found before it was recovered."""
+
+    state: str
+    found_at: datetime
+    document: dict[str, Any]
+
+    class Settings:
+        name = "flow_states_damaged"
+        indexes: ClassVar = [IndexModel([("state", ASCENDING)], name="state")]
+
+
+class CorruptionDocument(Document, _CamelModel):
+    """A state that does not agree with its history or its definition; ``_id`` is ``<flow>:<user>``."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    reason: str
+    found_at: datetime
+
+    class Settings:
+        name = "flow_corruptions"
+
+
+class LeaseDocument(Document, _CamelModel):
+    """Who does a work that only one worker should do, until when; ``_id`` is the work. ``fence`` counts
+    the holders: work that was begun under an older one is not finished under it."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    holder: str
+    fence: int
+    until: datetime
+
+    class Settings:
+        name = "flow_leases"
+
+
+DOCUMENTS: list[type[Document]] = [
+    FlowDefinitionDocument,
+    FlowStateDocument,
+    FlowHistoryDocument,
+    DamagedStateDocument,
+    CorruptionDocument,
+    LeaseDocument,
+]

@@ -5,9 +5,17 @@ from datetime import datetime, timedelta
 
 from pymongo.errors import BulkWriteError
 
-from app.contracts.record import EVERYTHING, HistoryFilter, HistoryPosition, HistoryRecord
+from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.record import (
+    EVERYTHING,
+    HistoryFilter,
+    HistoryPosition,
+    HistoryRecord,
+    UnreadableRecord,
+    position_from_id,
+)
 from app.contracts.state import state_key
-from models.codec import Document, record_from_document, record_to_document
+from models.codec import ERASED_FIELDS, Document, record_from_document, record_to_document
 from models.database import Collection, Database, store_errors
 
 _DUPLICATE_KEY = 11000
@@ -50,15 +58,40 @@ class MongoHistoryStore:
     ) -> list[HistoryRecord]:
         query: Document = {"stateId": state_key(flow_id, user_id), **_query(only)}
         if after is not None:
-            query["$or"] = [
-                {"epoch": {"$gt": after.epoch}},
-                {"epoch": after.epoch, "revision": {"$gt": after.revision}},
-                {"epoch": after.epoch, "revision": after.revision, "_id": {"$gt": after.id}},
-            ]
+            query["$or"] = _beyond(after, "$gt")
         order = [("epoch", 1), ("revision", 1), ("_id", 1)]
         async with store_errors():
             documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
         return [record_from_document(document) for document in documents]
+
+    async def scan(
+        self,
+        flow_id: str,
+        user_id: str,
+        start: HistoryPosition | None,
+        limit: int,
+        *,
+        backwards: bool = False,
+    ) -> list[HistoryRecord | UnreadableRecord]:
+        query: Document = {"stateId": state_key(flow_id, user_id)}
+        if start is not None:
+            query["$or"] = _beyond(start, "$lt" if backwards else "$gt")
+        direction = -1 if backwards else 1
+        order = [("epoch", direction), ("revision", direction), ("_id", direction)]
+        async with store_errors():
+            documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
+        return [_record_or_not(document) for document in documents]
+
+    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord | UnreadableRecord]:
+        async with store_errors():
+            found = await self._history.find({"_id": {"$in": list(record_ids)}}).to_list(len(record_ids))
+        return [_record_or_not(document) for document in found]
+
+    async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
+        query = {"stateId": state_key(flow_id, user_id), "$or": _beyond(until, "$lt")}
+        async with store_errors():
+            answer = await self._history.update_many(query, {"$unset": dict.fromkeys(ERASED_FIELDS, "")})
+        return answer.matched_count
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         async with store_errors():
@@ -78,6 +111,24 @@ class MongoHistoryStore:
         async with store_errors():
             document = await self._history.find_one(query)
         return None if document is None else record_from_document(document)
+
+
+def _beyond(position: HistoryPosition, compare: str) -> list[Document]:
+    epoch, revision = position.epoch, position.revision
+    return [
+        {"epoch": {compare: epoch}},
+        {"epoch": epoch, "revision": {compare: revision}},
+        {"epoch": epoch, "revision": revision, "_id": {compare: position.id}},
+    ]
+
+
+def _record_or_not(document: Document) -> HistoryRecord | UnreadableRecord:
+    try:
+        return record_from_document(document)
+    except FlowStateCorruptionError as damage:
+        place = position_from_id(str(document.get("stateId")), str(document["_id"]))
+        at = () if place is None else (place.epoch, place.revision)
+        return UnreadableRecord(str(document["_id"]), damage.details["reason"], *at)
 
 
 def _query(only: HistoryFilter) -> Document:

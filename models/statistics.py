@@ -18,12 +18,14 @@ class MongoStatistics:
     def __init__(self, database: Database) -> None:
         self._states: Collection = database.collection("flow_states")
         self._history: Collection = database.collection("flow_history")
+        self._corruptions: Collection = database.collection("flow_corruptions")
 
     async def statistics(self, now: datetime) -> FlowStatistics:
         async with store_errors():
             states = await self._of_states(now)
             attempts = await self._of_attempts()
             steps = await self._popular_steps()
+            corrupted = await self._corruptions.count_documents({})
             metrics = await self._metrics(now)
         total = states.get("total", 0)
         completed = states.get("completed", 0)
@@ -34,6 +36,7 @@ class MongoStatistics:
             completion_rate=100 * completed / total if total else 0.0,
             average_flow_duration=float(states.get("duration") or 0.0),
             popular_steps=steps,
+            corrupted_states=corrupted,
             error_rate=attempts.get("failed", 0) / made if made else 0.0,
             performance_metrics=metrics,
         )

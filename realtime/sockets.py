@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import socketio
 import structlog
-from msgspec import ValidationError, convert
+from msgspec import ValidationError, convert, structs
 
 from app.auth.permissions import acting_for
 from app.auth.tokens import TokenVerifier
@@ -23,7 +23,7 @@ from app.contracts.errors import (
 )
 from app.contracts.events import Event, StateChanged
 from app.contracts.state import FlowState, state_key
-from app.contracts.views import error_view, state_view
+from app.contracts.views import ErrorView, error_view, state_view
 from app.flow.faults import faults_of
 from app.services import FlowService
 from config.log import describe
@@ -130,8 +130,7 @@ class FlowSockets:
     async def _end(self, sid: str) -> None:
         """A token that has expired ends the connection: the client connects with a new one."""
         view = error_view(AuthenticationRequiredError("The token has expired; connect with a new one"))
-        told = {key: value for key, value in view.items() if key != "message"}
-        await self.server.emit("flow-error", {"error": view["message"], **told}, to=sid)
+        await self.server.emit("flow-error", _flow_error(view), to=sid)
         await self.server.disconnect(sid)
 
     # Events in
@@ -156,8 +155,7 @@ class FlowSockets:
     async def _refuse(self, sid: str, event: str, error: FlowError) -> Answer:
         view = error_view(error)
         if event == "flow-transition" and not wants_ack.get():
-            told = {key: value for key, value in view.items() if key != "message"}
-            await self.server.emit("flow-error", {"error": error.message, **told}, to=sid)
+            await self.server.emit("flow-error", _flow_error(view), to=sid)
         return {"ok": False, "error": view}
 
     async def _unknown(self, event: str, sid: str, *_: Any) -> Answer:
@@ -220,6 +218,11 @@ class FlowSockets:
             return False
         told[key] = (event.epoch, event.revision)
         return True
+
+
+def _flow_error(view: ErrorView) -> Answer:
+    told = structs.asdict(view)
+    return {"error": told.pop("message"), **told}
 
 
 def _room(user_id: str) -> str:

@@ -1,20 +1,31 @@
 """Fakes of the ports, for pure logic. Each passes the same contract suite as the real part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from msgspec import UNSET, structs
+
 from app.contracts.definition import FlowDefinition
+from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import Event
-from app.contracts.ports import REMEMBERED, BusUnavailableError, StoredState
+from app.contracts.ports import (
+    REMEMBERED,
+    BusUnavailableError,
+    DamagedState,
+    Lease,
+    StateFilter,
+    StoredState,
+)
 from app.contracts.record import (
     EVERYTHING,
     HistoryFilter,
     HistoryPosition,
     HistoryRecord,
+    UnreadableRecord,
     position_of,
     remembered,
 )
-from app.contracts.state import ENDED, FlowState, state_key
+from app.contracts.state import ENDED, FlowState, StatePosition, state_key
 
 
 class FakeClock:
@@ -31,13 +42,20 @@ class FakeClock:
 
 
 class FakeStateStore:
+    """``damaged`` are states that cannot be loaded."""
+
     def __init__(self) -> None:
         self.kept: dict[str, StoredState] = {}
+        self.damaged: dict[str, DamagedState] = {}
+        self.aside: list[DamagedState] = []
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
-        return self.kept.get(state_key(flow_id, user_id))
+        key = state_key(flow_id, user_id)
+        if key in self.damaged:
+            raise FlowStateCorruptionError(user_id, flow_id, self.damaged[key].reason)
+        return self.kept.get(key)
 
-    async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
+    async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         after = record.after
         assert isinstance(after, FlowState)
         kept = self.kept.get(after.key)
@@ -49,22 +67,58 @@ class FakeStateStore:
         pending = (*(kept.pending if kept else ()), record)
         request = remembered(record)
         recent = (*(kept.recent if kept else ()), *([request] if request else []))[-REMEMBERED:]
-        self.kept[after.key] = StoredState(state=after, pending=pending, recent=recent)
+        recent = () if record.kind == "erased" else recent
+        head = "" if record.hash is UNSET else record.hash
+        self.kept[after.key] = StoredState(state=after, pending=pending, recent=recent, head=head)
         return True
 
-    async def set_aside(self, flow_id: str, user_id: str) -> None:
-        self.kept.pop(state_key(flow_id, user_id), None)
+    async def salvage(self, flow_id: str, user_id: str) -> DamagedState | None:
+        return self.damaged.get(state_key(flow_id, user_id))
 
-    async def list_by_user(
-        self, user_id: str, after_flow: str | None, limit: int, now: datetime
-    ) -> list[FlowState]:
-        mine = [k.state for k in self.kept.values() if k.state.user_id == user_id]
-        present = [s for s in mine if not s.absent_at(now) and s.flow > (after_flow or "")]
-        return sorted(present, key=lambda state: state.flow)[:limit]
+    async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
+        after = record.after
+        assert isinstance(after, FlowState)
+        if self.damaged.get(after.key) == damaged:
+            self.aside.append(self.damaged.pop(after.key))
+        elif after.key in self.kept and self.kept[after.key].state.position == damaged.position:
+            self.aside.append(damaged)
+        else:
+            return False
+        head = "" if record.hash is UNSET else record.hash
+        request = remembered(record)
+        recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED:]
+        self.kept[after.key] = StoredState(state=after, pending=(record,), recent=recent, head=head)
+        return True
 
-    async def list_expired(self, now: datetime, limit: int) -> list[FlowState]:
+    async def drop_damaged(self, flow_id: str, user_id: str) -> None:
+        self.aside = [d for d in self.aside if d.position.key != state_key(flow_id, user_id)]
+
+    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> list[FlowState]:
+        wanted = [
+            k.state
+            for key, k in self.kept.items()
+            if key > (after or "")
+            and not k.state.absent_at(now)
+            and only.flow_id in (None, k.state.flow)
+            and only.user_id in (None, k.state.user_id)
+            and only.step in (None, k.state.step)
+            and only.status in (None, k.state.status)
+        ]
+        return sorted(wanted, key=lambda state: state.key)[:limit]
+
+    async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         late = [k.state for k in self.kept.values() if k.state.status not in ENDED and k.state.absent_at(now)]
-        return sorted(late, key=lambda state: state.expires_at)[:limit]
+        for state in sorted(late, key=lambda state: state.expires_at):
+            yield state
+
+    async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
+        active = [k.state for k in self.kept.values() if k.state.status == "active"]
+        late = [s for s in active if s.timeout_at is not UNSET and s.timeout_at <= now]
+        for state in sorted(late, key=lambda state: state.timeout_at):
+            yield state
+
+    async def sample(self, size: int) -> list[StoredState | DamagedState]:
+        return [*self.kept.values(), *self.damaged.values()][:size]
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         waiting = [k for k in self.kept.values() if k.pending and k.state.updated_at < before]
@@ -77,7 +131,7 @@ class FakeStateStore:
             if kept is None:
                 continue
             left = tuple(p for p in kept.pending if p.epoch != record.epoch or p.revision > record.revision)
-            self.kept[key] = StoredState(state=kept.state, pending=left, recent=kept.recent)
+            self.kept[key] = structs.replace(kept, pending=left)
 
 
 class FakeHistoryStore:
@@ -100,6 +154,37 @@ class FakeHistoryStore:
         mine = [r for r in here if only.takes(r)]
         rest = [r for r in mine if after is None or position_of(r) > after]
         return sorted(rest, key=position_of)[:limit]
+
+    async def scan(
+        self,
+        flow_id: str,
+        user_id: str,
+        start: HistoryPosition | None,
+        limit: int,
+        *,
+        backwards: bool = False,
+    ) -> list[HistoryRecord | UnreadableRecord]:
+        here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        if start is not None:
+            here = [r for r in here if (position_of(r) < start if backwards else position_of(r) > start)]
+        return list(sorted(here, key=position_of, reverse=backwards)[:limit])
+
+    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord | UnreadableRecord]:
+        return [self.kept[record_id] for record_id in record_ids if record_id in self.kept]
+
+    async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
+        old = [
+            r
+            for r in self.kept.values()
+            if (r.flow_id, r.user_id) == (flow_id, user_id) and position_of(r) < until
+        ]
+        for r in old:
+            bare = dict.fromkeys(("payload", "message", "entity_id", "pause_reason"), UNSET)
+            after = r.after if r.after is UNSET else structs.replace(r.after, **bare)
+            self.kept[r.id] = structs.replace(
+                r, payload=UNSET, request_id=UNSET, digest=UNSET, salt=UNSET, after=after
+            )
+        return len(old)
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         return self.kept.get(record_id)
@@ -132,6 +217,9 @@ class FakeDefinitionStore:
         mine = [d for (slug, _), d in self.kept.items() if slug == flow_id]
         return sorted(mine, key=lambda d: -d.version)
 
+    async def list_flow_ids(self) -> list[str]:
+        return sorted({slug for slug, _ in self.kept})
+
     async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
         slugs = sorted({slug for slug, _ in self.kept if slug > (after_flow or "")})
         newest = [(await self.versions(slug))[0] for slug in slugs]
@@ -143,6 +231,44 @@ class FakeDefinitionStore:
             return False
         self.kept[key] = definition
         return True
+
+
+class FakeLeaseStore:
+    def __init__(self) -> None:
+        self.held: dict[str, Lease] = {}
+
+    async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+        held = self.held.get(name)
+        fence = 1 if held is None else held.fence
+        if held is not None and held.holder != holder:
+            if held.until > now:
+                return None
+            fence += 1
+        self.held[name] = Lease(name, holder, fence, now + timedelta(seconds=seconds))
+        return self.held[name]
+
+    async def give_up(self, lease: Lease) -> None:
+        held = self.held.get(lease.name)
+        if held is not None and (held.holder, held.fence) == (lease.holder, lease.fence):
+            self.held[lease.name] = structs.replace(held, until=datetime(1970, 1, 1, tzinfo=UTC))
+
+
+class FakeCorruptionReports:
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[datetime, str]] = {}
+
+    async def report(self, key: str, reason: str, now: datetime) -> bool:
+        if key in self.kept:
+            return False
+        self.kept[key] = (now, reason)
+        return True
+
+    async def withdraw(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.kept.pop(key, None)
+
+    async def list_keys(self, limit: int) -> list[str]:
+        return sorted(self.kept, key=lambda key: self.kept[key])[:limit]
 
 
 class FakeBus:

@@ -44,6 +44,7 @@ def stats(as_json: bool) -> None:
     click.echo(f"completion rate      {figures.completion_rate:.1f} %")
     click.echo(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
     click.echo(f"error rate           {100 * figures.error_rate:.2f} %")
+    click.echo(f"corrupted states     {figures.corrupted_states}")
     click.echo(
         f"response time        {metrics.average_response_time:.1f} ms, p95 {metrics.p95_response_time:.1f} ms"
     )

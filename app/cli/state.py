@@ -1,5 +1,6 @@
 """``state``: one state."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import msgspec
 from app.cli.command import main, with_service
 from app.contracts.command import Origin, SetCommand
 from app.contracts.errors import FlowNotStartedError, InvalidRequestError
-from app.contracts.views import iso, state_view
+from app.contracts.outcome import Recovered, Verification
+from app.contracts.views import iso, recovery_view, state_view
 from app.flow.faults import faults_of
 from app.services import FlowService
 
@@ -89,6 +91,36 @@ def clear(user_id: str, flow_id: str) -> None:
         return await service.clear_flow_state(user_id, flow_id, origin=ORIGIN)
 
     click.echo("cleared" if with_service(run) else "there was no state")
+
+
+@state.command()
+@_of_a_state
+def verify(user_id: str, flow_id: str) -> None:
+    """Check the chain of the history; exits with 1 and names the first broken link when it is not whole."""
+
+    async def run(service: FlowService) -> Verification:
+        return await service.verify_flow_history(user_id, flow_id)
+
+    found = with_service(run)
+    notes = [f"{found.records} records"]
+    notes += [f"{found.unsealed} older than the chain"] if found.unsealed else []
+    notes += [f"{found.erased} erased"] if found.erased else []
+    click.echo(f"{'whole' if found.whole else 'BROKEN'}: {', '.join(notes)}; head {found.head or '-'}")
+    if found.broken is not None:
+        click.echo(f"first broken link: {found.broken.id}: {found.broken.reason}")
+        sys.exit(1)
+
+
+@state.command()
+@_of_a_state
+def recover(user_id: str, flow_id: str) -> None:
+    """Rebuild a damaged state from its history; a sound one is kept as it is."""
+
+    async def run(service: FlowService) -> Recovered:
+        return await service.administration.recover_flow(user_id, flow_id, origin=ORIGIN)
+
+    done = with_service(run)
+    _print(recovery_view(done))
 
 
 def _print(value: Any) -> None:

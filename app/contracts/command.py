@@ -1,6 +1,6 @@
 """What a caller asks for, and who asks: the same for every door."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -31,12 +31,14 @@ class ExpectedPosition(Struct, frozen=True):
 
 class Origin(Struct, frozen=True):
     """Where a command comes from: recorded with the change, never part of the decision but for
-    ``expected``. ``actor`` is the caller's user id, ``client`` the kind of door and program."""
+    ``expected``. ``actor`` is the caller's user id, ``client`` the kind of door and program. ``dry_run``:
+    decide, and change and record nothing."""
 
     actor: str
     request_id: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
     expected: ExpectedPosition | None = None
+    dry_run: bool = False
 
 
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -80,3 +82,21 @@ class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"
     entity_id: Label | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
     message: Text | UnsetType = UNSET
+
+
+class BatchAction(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+    """One operation of a batch. ``body`` is what the route of the same operation takes."""
+
+    op: Literal["set", "transition", "reset", "clear", "pause", "resume"]
+    transition: Name | None = None
+    body: dict[str, Any] = {}
+
+
+class BatchOperation(BatchAction, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+    """An operation on one state, conditional and repeatable as it would be alone."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    flow_id: Name
+    request_id: RequestId | UnsetType = UNSET
+    expected_revision: int | None = None
+    expected_epoch: str | None = None

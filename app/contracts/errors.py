@@ -225,13 +225,23 @@ class FlowStateCorruptionError(FlowError):
     status = 500
     title = "Flow state corruption"
 
-    def __init__(self, user_id: str, flow_id: str, reason: str) -> None:
+    def __init__(
+        self, user_id: str, flow_id: str, reason: str, recover: dict[str, Any] | None = None
+    ) -> None:
+        """``recover`` is what a recovery would do: its ``action``, and the ``record`` and ``step`` that
+        it goes back to."""
+        way = "an administrator can recover it"
+        if recover is not None:
+            to = f"at step {recover['step']}" if "step" in recover else "at the initial step"
+            way = f"recover would begin it again {to}"
+            if recover["action"] == "rebuilt":
+                way = f"recover would rebuild it from its history {to}"
         super().__init__(
-            f"Flow state corrupted for user {user_id}, flow {flow_id}: {reason}; "
-            "an administrator can set, reset or clear it",
+            f"Flow state corrupted for user {user_id}, flow {flow_id}: {reason}; {way}",
             userId=user_id,
             flowId=flow_id,
             reason=reason,
+            **({} if recover is None else {"recover": recover}),
         )
 
 

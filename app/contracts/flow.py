@@ -1,7 +1,7 @@
 """A flow: a named set of steps and the transitions between them, as authors write it."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -14,6 +14,17 @@ class FlowTransition(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     step: str
     explicit: bool = False
     reversible: bool = False
+
+
+class FlowTimeout(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """What happens to a state that stays in a step: ``after`` this time (ISO 8601, such as ``PT15M``) the
+    ``transition`` of the step runs by itself, by the actor ``timer``. ``resume`` says what a pause does
+    to it: the moment stays (``absolute``, at the latest when the state is resumed), the time that was
+    left is waited then (``remaining``), or the whole time again (``restart``)."""
+
+    after: timedelta
+    transition: str
+    resume: Literal["absolute", "remaining", "restart"] = "remaining"
 
 
 class FlowStep(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -34,6 +45,7 @@ class FlowStep(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     module: str | None = None
     initial: bool = False
     payload_map: dict[str, int] | None = None
+    timeout: FlowTimeout | None = None
 
 
 class FlowConfig(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):

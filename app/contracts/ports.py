@@ -1,8 +1,8 @@
 """What the use cases need of the outside. Every port has a contract suite in ``tests/contract``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -14,55 +14,88 @@ from app.contracts.record import (
     HistoryPosition,
     HistoryRecord,
     Remembered,
+    UnreadableRecord,
 )
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StatePosition
 from app.contracts.statistics import FlowStatistics
 
 
 class StoredState(Struct, frozen=True):
-    """A state as read: with the records of its changes that still wait for delivery, oldest first,
-    and the last requests that changed it, oldest first."""
+    """A state as read: with the records of its changes that still wait for delivery, oldest first, the
+    last requests that changed it, oldest first, and the hash of its last record ("": older than the
+    chain)."""
 
     state: FlowState
     pending: tuple[HistoryRecord, ...] = ()
     recent: tuple[Remembered, ...] = ()
+    head: str = ""
+
+
+class DamagedState(Struct, frozen=True):
+    """What can still be read of a state that cannot, and why it cannot."""
+
+    position: StatePosition
+    reason: str
+    pending: tuple[HistoryRecord, ...] = ()
+    recent: tuple[Remembered, ...] = ()
+
+
+class StateFilter(Struct, frozen=True, rename="camel"):
+    """Which states are wanted; None: any."""
+
+    flow_id: str | None = None
+    step: str | None = None
+    status: Literal["active", "paused", "completed"] | None = None
+    user_id: str | None = None
 
 
 REMEMBERED = 16
 """How many requests a state's document remembers; older ones are found in the history."""
 
 MEMORY = timedelta(hours=24)
-"""For how long a repeated request is recognised, and a state that ended stays for that."""
+"""For how long a repeated request is recognised."""
 
 
 class StateStore(Protocol):
     """States, each committed by one conditional update of one document.
 
     Every method raises StoreUnavailableError when the store does not answer, and
-    FlowStateCorruptionError for a document that cannot be read.
+    FlowStateCorruptionError for a document that cannot be read. What is listed leaves such out.
     """
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         """The stored state, also one that is cleared or past its time; None when there is none."""
 
-    async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
-        """Make ``record.after`` the state if it is still as ``before`` (None: if there is none),
+    async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
+        """Make ``record.after`` the state if it still stands at ``before`` (None: if there is none),
         with the record in its outbox and its request among the last ``REMEMBERED`` ones. False when
-        somebody else was first. An outcome that was lost on the way is looked up, never guessed."""
+        somebody else was first. An outcome that was lost on the way is looked up, never guessed. The
+        record of an erasure makes the state forget its requests."""
 
-    async def set_aside(self, flow_id: str, user_id: str) -> None:
-        """Take a state that cannot be read out of the way, to where an operator finds it."""
+    async def salvage(self, flow_id: str, user_id: str) -> DamagedState | None:
+        """What can be read of a state that cannot be loaded; None when there is none, or it can."""
 
-    async def list_by_user(
-        self, user_id: str, after_flow: str | None, limit: int, now: datetime
-    ) -> list[FlowState]:
-        """A user's states that are present at ``now``, by flow, after ``after_flow``."""
+    async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
+        """Make ``record.after`` the state in the place of a damaged one, if that is as it was read. The
+        damaged one is kept aside. Records that waited in it must be delivered before."""
 
-    async def list_expired(self, now: datetime, limit: int) -> list[FlowState]:
+    async def drop_damaged(self, flow_id: str, user_id: str) -> None:
+        """Remove what was kept aside of a state."""
+
+    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> list[FlowState]:
+        """States that are present at ``now``, by key, after the key ``after``."""
+
+    def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         """States past their time that were not ended yet, oldest first."""
+
+    def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
+        """Active states whose step's timeout is due, oldest first."""
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         """States with records in the outbox whose last change is older than ``before``."""
+
+    async def sample(self, size: int) -> list[StoredState | DamagedState]:
+        """Some stored states, at random."""
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         """Take delivered records out of the outboxes."""
@@ -84,6 +117,24 @@ class HistoryStore(Protocol):
     ) -> list[HistoryRecord]:
         """Records of one state over all its lives, oldest first, those after ``after``."""
 
+    async def scan(
+        self,
+        flow_id: str,
+        user_id: str,
+        start: HistoryPosition | None,
+        limit: int,
+        *,
+        backwards: bool = False,
+    ) -> list[HistoryRecord | UnreadableRecord]:
+        """As ``read`` without a filter, with what cannot be read in its place; ``backwards``: newest first,
+        those before ``start``."""
+
+    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord | UnreadableRecord]:
+        """Those of these records that there are."""
+
+    async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
+        """Remove what can be erased (app.flow.chain) of a state's records before ``until``; how many."""
+
     async def get(self, record_id: str) -> HistoryRecord | None:
         """One record."""
 
@@ -91,6 +142,38 @@ class HistoryStore(Protocol):
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
         """The record of the change that a request made after ``since``."""
+
+
+class Lease(Struct, frozen=True):
+    """A held lease. ``fence`` grows with every holder."""
+
+    name: str
+    holder: str
+    fence: int
+    until: datetime
+
+
+class LeaseStore(Protocol):
+    """Leases: of all who ask, one does the work, until it does not ask any more."""
+
+    async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+        """The lease, taken or held on to for ``seconds``; None while somebody else has it."""
+
+    async def give_up(self, lease: Lease) -> None:
+        """Let somebody else have it at once."""
+
+
+class CorruptionReports(Protocol):
+    """States that were found not to agree with their history or their definition."""
+
+    async def report(self, key: str, reason: str, now: datetime) -> bool:
+        """Keep a finding; False when it is known."""
+
+    async def withdraw(self, keys: Sequence[str]) -> None:
+        """Forget findings of states that are sound."""
+
+    async def list_keys(self, limit: int) -> list[str]:
+        """The states found, oldest finding first."""
 
 
 class StatisticsSource(Protocol):
@@ -108,6 +191,9 @@ class DefinitionStore(Protocol):
 
     async def get(self, flow_id: str, version: int) -> FlowDefinition | None:
         """One version."""
+
+    async def list_flow_ids(self) -> list[str]:
+        """The slugs of all flows that were ever published."""
 
     async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
         """The newest version of every flow that is not retired, by slug, after ``after_flow``."""

@@ -21,6 +21,8 @@ Kind = Literal[
     "resumed",
     "cleared",
     "expired",
+    "recovered",
+    "erased",
     "refused",
 ]
 
@@ -31,7 +33,9 @@ class HistoryRecord(Struct, frozen=True):
     one revision. ``payload`` is what came with this change, ``after`` the
     whole state it led to (absent for a refused attempt, whose ``to_step`` is its ``from_step``).
     ``digest`` stands for what a request with an id asked for, so that the same id with another
-    request is noticed. ``duration_ms`` is how long the service took to decide and commit."""
+    request is noticed. ``duration_ms`` is how long the service took to decide and commit. ``hash`` is over
+    ``previous_hash`` and the record, with a ``commitment`` in place of what can be erased, salted with
+    ``salt`` (see app.flow.chain; absent in records older than the chain)."""
 
     id: str
     commit_id: str
@@ -55,6 +59,26 @@ class HistoryRecord(Struct, frozen=True):
     digest: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
     duration_ms: float | UnsetType = UNSET
+    previous_hash: str | UnsetType = UNSET
+    commitment: str | UnsetType = UNSET
+    salt: str | UnsetType = UNSET
+    hash: str | UnsetType = UNSET
+
+
+def state_after(record: HistoryRecord) -> FlowState:
+    """The state that the record of a commit led to."""
+    if record.after is UNSET:
+        raise TypeError(f"{record.kind} record {record.id} commits nothing")
+    return record.after
+
+
+class UnreadableRecord(Struct, frozen=True):
+    """A record in the history that cannot be read any more, at the place that its id says."""
+
+    id: str
+    reason: str
+    epoch: str = ""
+    revision: int = 0
 
 
 class Remembered(Struct, frozen=True):
@@ -94,7 +118,7 @@ class HistoryPosition(Struct, frozen=True, order=True):
     id: str
 
 
-def position_of(record: HistoryRecord) -> HistoryPosition:
+def position_of(record: HistoryRecord | UnreadableRecord) -> HistoryPosition:
     """A record's place in the history of its state."""
     return HistoryPosition(record.epoch, record.revision, record.id)
 

@@ -32,6 +32,15 @@ class AvailableTransition(Struct, frozen=True):
     reversible: bool
 
 
+class StatePosition(Struct, frozen=True):
+    """The place of a stored state: ``key`` is ``<flow>:<user>``. A damaged document has an epoch and
+    a revision of any type."""
+
+    key: str
+    epoch: Any
+    revision: Any
+
+
 class FlowState(Struct, frozen=True):
     """A state as committed.
 
@@ -40,7 +49,8 @@ class FlowState(Struct, frozen=True):
     definition. ``epoch`` names one life of the state, ``revision`` counts its committed changes
     since it started (0 when fresh). Times are UTC with milliseconds. ``transitions`` are those that
     the caller may run now (none while paused, for ``pause_reason``); they follow from the definition
-    and are not stored.
+    and are not stored. ``timeout_at`` is when the step's timeout is due; while paused it is absent, or
+    stays with an ``absolute`` one, and ``timeout_left_ms`` is what is to be waited from the resumption.
     """
 
     flow: str
@@ -60,6 +70,8 @@ class FlowState(Struct, frozen=True):
     message: str | UnsetType = UNSET
     expires_at: datetime | UnsetType = UNSET
     pause_reason: str | UnsetType = UNSET
+    timeout_at: datetime | UnsetType = UNSET
+    timeout_left_ms: int | UnsetType = UNSET
     transitions: tuple[AvailableTransition, ...] = ()
 
     @property
@@ -71,6 +83,11 @@ class FlowState(Struct, frozen=True):
     def key(self) -> str:
         """The state's identity, ``<flow>:<user>``."""
         return state_key(self.flow, self.user_id)
+
+    @property
+    def position(self) -> "StatePosition":
+        """Where it stands: what a change of it is conditional on."""
+        return StatePosition(self.key, self.epoch, self.revision)
 
     def absent_at(self, now: datetime) -> bool:
         """Whether readers at ``now`` find no state here: cleared, or past its time."""

@@ -24,7 +24,8 @@ class FlowStatistics(Struct, frozen=True, rename="camel"):
     """``total_flows`` counts the states of all users, ``active_users`` the users with one that is
     not completed, ``completion_rate`` is the share of completed states in percent (0 to 100),
     ``average_flow_duration`` the milliseconds from start to completion, ``error_rate`` the share
-    of refused attempts among all (0 to 1)."""
+    of refused attempts among all (0 to 1). ``corrupted_states`` counts the states that the background
+    check found not to agree with their history or definition, until they are recovered."""
 
     total_flows: int
     active_users: int
@@ -32,4 +33,5 @@ class FlowStatistics(Struct, frozen=True, rename="camel"):
     average_flow_duration: float
     popular_steps: list[StepCount]
     error_rate: float
+    corrupted_states: int
     performance_metrics: PerformanceMetrics

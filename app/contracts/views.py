@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, json
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
+from app.contracts.outcome import BatchOutcome, Erasure, PersonalData, Recovered
 from app.contracts.record import HistoryRecord
 from app.contracts.state import AvailableTransition, FlowState, Payload, Status
 
@@ -39,6 +40,7 @@ class StateView(Struct, frozen=True, rename="camel"):
     message: str | UnsetType = UNSET
     expires_at: Time | UnsetType = UNSET
     pause_reason: str | UnsetType = UNSET
+    timeout_at: Time | UnsetType = UNSET
 
 
 class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
@@ -79,6 +81,54 @@ class RecordView(Struct, frozen=True, rename="camel"):
     metadata: RecordMetadata
     payload: Payload | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    hash: str | UnsetType = UNSET
+
+
+class RecoveryView(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a recovery did: ``action`` is ``kept``, ``rebuilt`` (from ``record``) or ``restarted``."""
+
+    action: str
+    state: StateView | None
+    reason: str | None = None
+    record: str | None = None
+
+
+class ErrorView(Struct, frozen=True):
+    """An error inside an answer."""
+
+    code: str
+    message: str
+    retryable: bool
+    details: dict[str, Any]
+
+
+class BatchResult(Struct, frozen=True, rename="camel"):
+    """What became of one operation of a batch: the state (null when there is none any more), or an
+    error."""
+
+    user_id: str
+    flow_id: str
+    ok: bool
+    state: StateView | UnsetType | None = UNSET
+    error: ErrorView | UnsetType = UNSET
+
+
+class PersonalDataView(Struct, frozen=True, rename="camel"):
+    """Everything kept of a user."""
+
+    user_id: str
+    exported_at: Time
+    states: list[StateView]
+    history: list[RecordView]
+
+
+class ErasureView(Struct, frozen=True, rename="camel"):
+    """The receipt of an erasure: the records that stand for it, one in the history of each flow, and
+    how many records lost their payload."""
+
+    user_id: str
+    records_erased: int
+    receipts: list[RecordView]
 
 
 class DefinitionSummary(Struct, frozen=True, rename="camel"):
@@ -112,6 +162,7 @@ def _state_members(state: FlowState) -> dict[str, Any]:
         "message": state.message,
         "pause_reason": state.pause_reason,
         "expires_at": UNSET if state.expires_at is UNSET else iso(state.expires_at),
+        "timeout_at": UNSET if state.timeout_at is UNSET else iso(state.timeout_at),
     }
 
 
@@ -145,6 +196,7 @@ def record_view(record: HistoryRecord) -> RecordView:
         success=record.success,
         payload=record.payload,
         error=record.error,
+        hash=record.hash,
         metadata=RecordMetadata(
             kind=record.kind,
             service=record.service,
@@ -171,14 +223,36 @@ def definition_summary(definition: FlowDefinition) -> DefinitionSummary:
     )
 
 
+def recovery_view(done: Recovered) -> RecoveryView:
+    """What a recovery did, as it is answered."""
+    state = None if done.state is None else state_view(done.state)
+    return RecoveryView(done.action, state, done.reason, done.record)
+
+
+def batch_result(outcome: BatchOutcome) -> BatchResult:
+    """What became of one operation, as it is answered."""
+    if outcome.error is not None:
+        view = error_view(outcome.error)
+        return BatchResult(outcome.user_id, outcome.flow_id, ok=False, error=view)
+    state = None if outcome.state is None else state_view(outcome.state)
+    return BatchResult(outcome.user_id, outcome.flow_id, ok=True, state=state)
+
+
+def personal_data_view(found: PersonalData) -> PersonalDataView:
+    """Everything kept of a user, as it is answered."""
+    states = [state_view(state) for state in found.states]
+    history = [record_view(record) for record in found.history]
+    return PersonalDataView(found.user_id, iso(found.exported_at), states, history)
+
+
+def erasure_view(done: Erasure) -> ErasureView:
+    """The receipt of an erasure, as it is answered."""
+    return ErasureView(done.user_id, done.erased, [record_view(record) for record in done.receipts])
+
+
 encode = json.encode
 
 
-def error_view(error: FlowError) -> dict[str, Any]:
-    """An error as a Socket.IO client gets it."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "retryable": error.retryable,
-        "details": error.details,
-    }
+def error_view(error: FlowError) -> ErrorView:
+    """An error as a Socket.IO client or the caller of a batch gets it."""
+    return ErrorView(error.code, error.message, error.retryable, error.details)

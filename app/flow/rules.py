@@ -1,8 +1,9 @@
 """Decides what a command makes of a state. Semantics are the base system's flow model."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from app.contracts.command import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
@@ -14,7 +15,7 @@ from app.contracts.errors import (
     StatePausedError,
 )
 from app.contracts.flow import Flow, FlowStep
-from app.contracts.state import AvailableTransition, FlowState, Status
+from app.contracts.state import ENDED, AvailableTransition, FlowState, Status
 
 
 def start(
@@ -29,8 +30,7 @@ def start(
         version=definition.version,
         epoch=epoch,
         revision=0,
-        status=_status(step),
-        step=step.step,
+        **_entering(step, now),
         service=command.service,
         ok=True,
         created_at=now,
@@ -58,8 +58,7 @@ def transition(
     return structs.replace(
         state,
         revision=state.revision + 1,
-        status=_status(target),
-        step=target.step,
+        **_entering(target, now),
         previous=source.step if chosen.reversible else UNSET,
         ok=command.ok,
         message=command.message,
@@ -77,8 +76,7 @@ def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, n
         state,
         version=definition.version,
         revision=state.revision + 1,
-        status=_status(step),
-        step=step.step,
+        **_entering(step, now),
         ok=True,
         previous=UNSET,
         message=UNSET,
@@ -93,12 +91,14 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
     step = _named_step(definition.flow, command.step)
     if command.previous is not UNSET:
         _named_step(definition.flow, command.previous, pointer="/previous")
+    entered = _entering(step, now)
+    if state.status == "paused":
+        entered = {**entered, **_held(step, entered["timeout_at"], now), "status": "paused"}
     return structs.replace(
         state,
         version=definition.version,
         revision=state.revision + 1,
-        status="paused" if state.status == "paused" else _status(step),
-        step=step.step,
+        **entered,
         service=command.service,
         ok=command.ok,
         previous=command.previous,
@@ -117,8 +117,12 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
         status=status,
         updated_at=now,
         payload=UNSET,
+        entity_id=UNSET,
         message=UNSET,
         previous=UNSET,
+        pause_reason=UNSET,
+        timeout_at=UNSET,
+        timeout_left_ms=UNSET,
     )
 
 
@@ -133,8 +137,7 @@ def back(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowSta
     return structs.replace(
         state,
         revision=state.revision + 1,
-        status=_status(target),
-        step=target.step,
+        **_entering(target, now),
         ok=True,
         previous=UNSET,
         message=UNSET,
@@ -152,6 +155,7 @@ def pause(definition: FlowDefinition, state: FlowState, command: PauseCommand, n
         status="paused",
         pause_reason=command.reason,
         updated_at=now,
+        **_held(current_step(definition, state), state.timeout_at, now),
     )
 
 
@@ -163,7 +167,37 @@ def resume(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowS
         status=_status(current_step(definition, state)),
         pause_reason=UNSET,
         updated_at=now,
+        **_released(state, now),
     )
+
+
+def recover(last: FlowState, epoch: str, revision: int, now: datetime) -> FlowState:
+    """The state as it was last known, in a position of its own. Its step's timeout goes on."""
+    return structs.replace(last, epoch=epoch, revision=revision, updated_at=now)
+
+
+def fault_of(definition: FlowDefinition, state: FlowState) -> str | None:
+    """What of a state does not fit its definition; None when all does."""
+    step = definition.flow.steps.get(state.step)
+    if step is None:
+        return f"step {state.step} is not in version {definition.version} of the flow"
+    if state.status in ENDED:
+        return None
+    if state.status not in ("paused", _status(step)):
+        return f"it is {state.status} at step {state.step}"
+    if state.previous is not UNSET and state.previous not in definition.flow.steps:
+        return f"its previous step {state.previous} is not in version {definition.version} of the flow"
+    return None
+
+
+def timeout(definition: FlowDefinition, state: FlowState, now: datetime) -> tuple[str, FlowState] | None:
+    """The transition that the step's timeout runs now, and the state after it; None when none is due."""
+    if state.status != "active" or state.timeout_at is UNSET or state.timeout_at > now:
+        return None
+    due = current_step(definition, state).timeout
+    if due is None:
+        return None
+    return due.transition, transition(definition, state, due.transition, TransitionCommand(), now)
 
 
 def require_active(state: FlowState) -> None:
@@ -205,6 +239,32 @@ def _named_step(flow: Flow, name: str | None, pointer: str = "/step") -> FlowSte
         listed = ", ".join(flow.steps)
         raise InvalidRequestError([Fault(pointer, f"the flow has no step {name!r}; it has {listed}")])
     return step
+
+
+def _entering(step: FlowStep, now: datetime) -> dict[str, Any]:
+    """What changes with the step: the status, and when its timeout is due."""
+    return {
+        "step": step.step,
+        "status": _status(step),
+        "timeout_at": UNSET if step.timeout is None else now + step.timeout.after,
+        "timeout_left_ms": UNSET,
+    }
+
+
+def _held(step: FlowStep, timeout_at: datetime | UnsetType, now: datetime) -> dict[str, Any]:
+    """What a pause makes of the step's timeout."""
+    if step.timeout is None or timeout_at is UNSET:
+        return {}
+    if step.timeout.resume == "absolute":
+        return {"timeout_at": timeout_at}
+    left = step.timeout.after if step.timeout.resume == "restart" else max(timeout_at - now, timedelta(0))
+    return {"timeout_at": UNSET, "timeout_left_ms": round(left / timedelta(milliseconds=1))}
+
+
+def _released(state: FlowState, now: datetime) -> dict[str, Any]:
+    if state.timeout_left_ms is UNSET:
+        return {}
+    return {"timeout_at": now + timedelta(milliseconds=state.timeout_left_ms), "timeout_left_ms": UNSET}
 
 
 def _status(step: FlowStep) -> Status:

@@ -15,6 +15,7 @@ from app.flow.jsonable import unkeepable
 _SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,63}\Z")
 MAX_STEPS = 500
+MAX_DURATION = timedelta(days=36_525)
 
 
 def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
@@ -50,7 +51,7 @@ def check_flow(raw: object) -> list[Finding]:
         findings.append(Finding("/steps", "a flow needs at least one step"))
     if len(steps) > MAX_STEPS:
         findings.append(Finding("/steps", f"a flow has at most {MAX_STEPS} steps"))
-    findings.extend(_check_ttl(raw.get("ttl")))
+    findings.extend(_check_duration("/ttl", raw.get("ttl")))
     initial = raw.get("initialStep")
     if isinstance(initial, str) and initial not in steps:
         findings.append(Finding("/initialStep", f"there is no step {initial!r}"))
@@ -83,6 +84,7 @@ def _check_step(
     payload_map = step.get("payloadMap")
     if isinstance(payload_map, dict):
         findings.extend(_check_positions(f"{at}/payloadMap", payload_map))
+    findings.extend(_check_timeout(at, step))
     transitions = step.get("transitions")
     if isinstance(transitions, dict):
         for key, transition in transitions.items():
@@ -98,14 +100,23 @@ def _check_step(
     return findings
 
 
-def _check_ttl(ttl: object) -> list[Finding]:
-    if not isinstance(ttl, str):
+def _check_duration(at: str, duration: object) -> list[Finding]:
+    if not isinstance(duration, str):
         return []
     try:
-        lasting = msgspec.convert(ttl, timedelta) > timedelta(0)
+        usable = timedelta(0) < msgspec.convert(duration, timedelta) <= MAX_DURATION
     except msgspec.ValidationError:
-        lasting = False
-    return [] if lasting else [Finding("/ttl", "takes an ISO 8601 duration such as P30D or PT12H")]
+        usable = False
+    return [] if usable else [Finding(at, "takes an ISO 8601 duration such as P30D or PT12H, to 100 years")]
+
+
+def _check_timeout(at: str, step: dict[str, Any]) -> list[Finding]:
+    timeout = _object(step.get("timeout"))
+    findings = _check_duration(f"{at}/timeout/after", timeout.get("after"))
+    named, transitions = timeout.get("transition"), _object(step.get("transitions"))
+    if isinstance(named, str) and named not in transitions:
+        findings.append(Finding(f"{at}/timeout/transition", f"the step has no transition {named!r}"))
+    return findings
 
 
 def _check_key(at: str, key: str, value: dict[str, Any], member: str) -> list[Finding]:

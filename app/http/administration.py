@@ -1,17 +1,112 @@
 """The routes of those who operate the service."""
 
-from msgspec import Struct
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from app.auth.permissions import ADMIN
-from app.contracts.errors import InsufficientPermissionsError
+from app.contracts.command import BatchAction, BatchOperation
+from app.contracts.errors import (
+    Fault,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+    InvalidRequestError,
+    RevisionConflictError,
+)
+from app.contracts.ports import StateFilter
 from app.contracts.statistics import FlowStatistics
+from app.contracts.views import (
+    BatchResult,
+    ErasureView,
+    PersonalDataView,
+    batch_result,
+    erasure_view,
+    personal_data_view,
+    state_view,
+)
 from app.http.endpoint import Answer, Call, Endpoint
+from app.http.states import Limit, StatesPage
+
+BATCH_LIMIT = 1000
 
 
 class PurgeReport(Struct, frozen=True, rename="camel"):
     """How many expired states were ended."""
 
     purged: int
+
+
+class FoundStatesQuery(Struct, frozen=True, rename="camel"):
+    """``after`` is ``next`` of the page before."""
+
+    flow_id: str | None = None
+    step: str | None = None
+    status: Literal["active", "paused", "completed"] | None = None
+    user_id: str | None = None
+    after: str | None = None
+    limit: Limit = 100
+
+
+class BatchCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Either ``operations``, or a ``filter`` and the ``operation`` for every state that it takes: at most
+    ``limit``, those after the key ``after``. ``dryRun``: say what would become of each, change nothing."""
+
+    operations: Annotated[list[BatchOperation], Meta(max_length=BATCH_LIMIT)] | UnsetType = UNSET
+    filter: StateFilter | UnsetType = UNSET
+    operation: BatchAction | UnsetType = UNSET
+    after: str | None = None
+    limit: Limit = BATCH_LIMIT
+    dry_run: bool = False
+
+
+class BatchAnswer(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A result for each operation, in their order, or for each state that the filter took; ``next`` is the
+    ``after`` that goes on, absent when there is no more."""
+
+    results: list[BatchResult]
+    succeeded: int
+    failed: int
+    next: str | None = None
+
+
+class PersonalDataQuery(Struct, frozen=True, rename="camel"):
+    """Whose."""
+
+    user_id: Annotated[str, Meta(min_length=1)]
+
+
+async def _find(call: Call) -> Answer:
+    query: FoundStatesQuery = call.query
+    only = StateFilter(query.flow_id, query.step, query.status, query.user_id)
+    found = await call.service.administration.find_states(only, after=query.after, limit=query.limit)
+    more = found[-1].key if len(found) == query.limit else None
+    return Answer(StatesPage([state_view(state) for state in found], more))
+
+
+async def _batch(call: Call) -> Answer:
+    command: BatchCommand = call.body
+    if (command.operations is UNSET) == (command.filter is UNSET or command.operation is UNSET):
+        raise InvalidRequestError([Fault("", "takes either operations, or a filter and an operation")])
+    origin = structs.replace(call.origin, dry_run=command.dry_run)
+    if command.operations is not UNSET:
+        outcomes, limit = await call.service.bulk.run(command.operations, origin), BATCH_LIMIT + 1
+    elif command.filter is not UNSET and command.operation is not UNSET:
+        limit = command.limit
+        outcomes = await call.service.bulk.run_on_found(
+            command.filter, command.operation, origin, after=command.after, limit=limit
+        )
+    results = [batch_result(outcome) for outcome in outcomes]
+    succeeded = sum(result.ok for result in results)
+    more = f"{results[-1].flow_id}:{results[-1].user_id}" if len(results) == limit else None
+    return Answer(BatchAnswer(results, succeeded, len(results) - succeeded, more))
+
+
+async def _export(call: Call) -> Answer:
+    return Answer(personal_data_view(await call.service.personal_data.export(call.query.user_id)))
+
+
+async def _erase(call: Call) -> Answer:
+    return Answer(erasure_view(await call.service.personal_data.erase(call.query.user_id, call.origin)))
 
 
 async def _purge(call: Call) -> Answer:
@@ -23,6 +118,51 @@ async def _statistics(call: Call) -> Answer:
 
 
 ADMINISTRATION_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/admin/states",
+        name="findFlowStates",
+        summary="States of all users, by flow, step, status or user",
+        handle=_find,
+        query=FoundStatesQuery,
+        answers={200: StatesPage},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/admin/states/batch",
+        name="changeFlowStates",
+        summary="Up to 1,000 operations on states, or one operation on the states that a filter takes",
+        handle=_batch,
+        body=BatchCommand,
+        body_of="batch",
+        answers={200: BatchAnswer},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/admin/personal-data",
+        name="exportPersonalData",
+        summary="All states and history of one user",
+        handle=_export,
+        query=PersonalDataQuery,
+        answers={200: PersonalDataView},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/admin/personal-data",
+        name="erasePersonalData",
+        summary="End all states of one user and erase what was entered; the chain of history stays",
+        handle=_erase,
+        query=PersonalDataQuery,
+        answers={200: ErasureView},
+        errors=(InsufficientPermissionsError, FlowStateCorruptionError, RevisionConflictError),
+        scope=ADMIN,
+    ),
     Endpoint(
         method="POST",
         path="/api/admin/purge",

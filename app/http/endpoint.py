@@ -19,6 +19,7 @@ from app.services import FlowService
 BODY_ALLOWANCE_BYTES = 16_384
 """What a body may have beside its payload."""
 DEFINITION_LIMIT_BYTES = 524_288
+BATCH_LIMIT_BYTES = 8_388_608
 _ETAG = re.compile(r'"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>\d{1,15})"\Z')
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
@@ -47,7 +48,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     errors: tuple[type[FlowError], ...] = ()
     query: type[Struct] = NoQuery
     body: Any = None
-    body_of: Literal["state", "definition"] = "state"
+    body_of: Literal["state", "definition", "batch"] = "state"
     scope: str | None = None
     public: bool = False
 
@@ -112,11 +113,8 @@ class Handler:
         self._endpoint = endpoint
         self._service = service
         self._verifier = verifier
-        self._limit = (
-            DEFINITION_LIMIT_BYTES
-            if endpoint.body_of == "definition"
-            else max_payload_bytes + BODY_ALLOWANCE_BYTES
-        )
+        limits = {"definition": DEFINITION_LIMIT_BYTES, "batch": BATCH_LIMIT_BYTES}
+        self._limit = limits.get(endpoint.body_of, max_payload_bytes + BODY_ALLOWANCE_BYTES)
         self._decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
 
     async def __call__(self, request: Request) -> Response:
@@ -196,4 +194,10 @@ def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) ->
             values[field.name] = msgspec.convert(value, field.type, strict=False)
         except msgspec.ValidationError as refusal:
             faults.append(Fault(f"/{name}", str(refusal)))
+    named = {name for name, _ in request.query_params.multi_items()}
+    faults += [
+        Fault(f"/{name}", "is required")
+        for name, field in fields.items()
+        if field.required and name not in named
+    ]
     return None if faults else shape(**values)

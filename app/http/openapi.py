@@ -71,13 +71,15 @@ def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
     ]
     for field in msgspec.structs.fields(endpoint.query):
         schema = msgspec.json.schema(field.type)
-        parameters.append({"name": field.encode_name, "in": "query", "required": False, "schema": schema})
+        parameters.append(
+            {"name": field.encode_name, "in": "query", "required": field.required, "schema": schema}
+        )
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body is not None:
         body = schema_of[repr(endpoint.body)]
         operation["requestBody"] = {
-            "required": endpoint.body_of == "definition",
+            "required": endpoint.body_of != "state",
             "content": {"application/json": {"schema": body}},
         }
     for status, shape in endpoint.answers.items():

@@ -20,9 +20,10 @@ from app.contracts.errors import (
     RevisionConflictError,
     StatePausedError,
 )
+from app.contracts.outcome import Verification
 from app.contracts.record import HistoryFilter
 from app.contracts.state import FlowState
-from app.contracts.views import RecordView, StateView, record_view, state_view
+from app.contracts.views import RecordView, RecoveryView, StateView, record_view, recovery_view, state_view
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -151,6 +152,17 @@ async def _history(call: Call) -> Answer:
     return Answer(HistoryPage([record_view(record) for record in found], more))
 
 
+async def _verify(call: Call) -> Answer:
+    return Answer(await call.service.verify_flow_history(call.user_id, call.path["flow_id"]))
+
+
+async def _recover(call: Call) -> Answer:
+    done = await call.service.administration.recover_flow(
+        call.user_id, call.path["flow_id"], origin=call.origin
+    )
+    return Answer(recovery_view(done))
+
+
 async def _list(call: Call) -> Answer:
     query: StatesQuery = call.query
     found = await call.service.get_user_flows(call.user_id, after_flow=query.after, limit=query.limit)
@@ -232,6 +244,18 @@ STATE_ENDPOINTS = [
     ),
     Endpoint(
         method="POST",
+        path="/api/flow/{flow_id}/recover",
+        name="recoverFlow",
+        summary="Rebuild a damaged state from its history; a sound one is kept as it is",
+        handle=_recover,
+        query=UserQuery,
+        body=NoBody,
+        answers={200: RecoveryView},
+        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowNotStartedError, RevisionConflictError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
         path="/api/flow/{flow_id}/reset",
         name="resetFlow",
         summary="Begin again at the initial or the named step; starts the flow when there is no state",
@@ -272,6 +296,16 @@ STATE_ENDPOINTS = [
         query=HistoryQuery,
         answers={200: HistoryPage},
         errors=_READING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/history/verify",
+        name="verifyFlowHistory",
+        summary="Is the chain of history records whole; if not, which is the first broken link",
+        handle=_verify,
+        query=UserQuery,
+        answers={200: Verification},
+        errors=(InsufficientPermissionsError, FlowNotFoundError),
     ),
     Endpoint(
         method="GET",

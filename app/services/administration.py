@@ -1,21 +1,62 @@
-"""What administrators do with states."""
+"""What administrators do with one state, and how they find states."""
 
 from datetime import datetime
 
+import structlog
+from msgspec import structs
+
 from app.contracts.command import Origin, PauseCommand
+from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.outcome import Recovered
+from app.contracts.ports import Clock, StateFilter, StateStore
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.services.catalog import DefinitionCatalog
 from app.services.changes import StateChanges, changed, request
-from app.services.executor import Change
+from app.services.commits import Change
+from app.services.recovery import Recovery
+
+log = structlog.get_logger("administration")
 
 
 class Administration:
-    """Hold and release states."""
+    """Hold, release, repair and find states."""
 
-    def __init__(self, changes: StateChanges, catalog: DefinitionCatalog) -> None:
+    def __init__(
+        self,
+        states: StateStore,
+        changes: StateChanges,
+        catalog: DefinitionCatalog,
+        recovery: Recovery,
+        clock: Clock,
+    ) -> None:
+        self._states = states
         self._changes = changes
         self._catalog = catalog
+        self._recovery = recovery
+        self._clock = clock
+
+    async def find_states(
+        self, only: StateFilter, *, after: str | None = None, limit: int = 1000
+    ) -> list[FlowState]:
+        """States that ``only`` takes, by key (``<flow>:<user>``), those after the key ``after``."""
+        found = []
+        for state in await self._states.find(only, after, limit, self._clock.now()):
+            try:
+                found.append(await self._changes.with_transitions(state))
+            except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
+                log.error("damaged state", state=state.key, reason=damage.details["reason"])
+                found.append(state)
+        return found
+
+    async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> Recovered:
+        """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
+        without one, begin it again at the initial step. A sound state is kept as it is. Raises
+        FlowNotStartedError when there is nothing to recover."""
+        done = await self._recovery.recover(user_id, flow_id, origin or Origin(actor=user_id))
+        if done.state is None:
+            return done
+        return structs.replace(done, state=await self._changes.with_transitions(done.state))
 
     async def pause_flow(
         self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin | None = None

@@ -1,69 +1,131 @@
-"""The work of a service beside its requests: delivery, its sweep, expiry."""
+"""The work of a service beside its requests: every worker delivers what it committed; the one that has
+the lease sweeps for all."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import structlog
 
-from app.contracts.errors import FlowError
+from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import Clock, StateStore
+from app.contracts.state import FlowState
+from app.services.executor import Executor
+from app.services.lease import LeaseHolder
 from app.services.relay import Relay
+from app.services.soundness import SoundnessCheck
 from config.log import describe
 
 log = structlog.get_logger("background")
 
-SWEEP_EVERY_SECONDS = 2.0
+TIMEOUTS_EVERY_SECONDS = 0.5
+SWEEP_EVERY_SECONDS = 1.0
 SWEEP_AGE = timedelta(seconds=4)
 SWEEP_BATCH = 200
 EXPIRE_EVERY_SECONDS = 30.0
+CHECK_EVERY_SECONDS = 60.0
+TOGETHER = 100
+"""How many states are changed at a time, so that their changes share commands."""
 DRAIN_SECONDS = 5.0
 
 
 class Background:
-    """Runs the relay, and from time to time the sweeps. Work done twice by two workers is harmless."""
+    """Runs the relay, and under the lease the sweeps. Two workers that both believe to have the lease
+    do no harm: every change is a conditional commit."""
 
     def __init__(
-        self, states: StateStore, relay: Relay, clock: Clock, purge: Callable[[], Awaitable[int]]
+        self,
+        states: StateStore,
+        executor: Executor,
+        relay: Relay,
+        check: SoundnessCheck,
+        lease: LeaseHolder,
+        clock: Clock,
     ) -> None:
         self._states = states
-        self._relay = relay
+        self._executor = executor
+        self.relay = relay
+        self._check = check
+        self._lease = lease
         self._clock = clock
-        self._purge = purge
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
         self._tasks = [
-            asyncio.create_task(self._relay.run()),
-            asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.sweep)),
+            asyncio.create_task(self.relay.run()),
+            asyncio.create_task(self._lease.run()),
+            asyncio.create_task(self._every(TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
+            asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others)),
             asyncio.create_task(self._every(EXPIRE_EVERY_SECONDS, self._expire)),
+            asyncio.create_task(self._every(CHECK_EVERY_SECONDS, self._check.run)),
         ]
 
     async def stop(self) -> None:
         """Deliver what is queued, then end."""
-        await self._relay.drain(DRAIN_SECONDS)
+        await self.relay.drain(DRAIN_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self._lease.give_up()
 
-    async def sweep(self) -> None:
+    async def deliver_for_others(self) -> None:
         """Deliver records that wait for longer than they would with a living worker."""
         found = await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, SWEEP_BATCH)
         for stored in found:
-            self._relay.take(stored.pending)
+            self.relay.take(stored.pending)
         if found:
             log.info("undelivered records found", states=len(found))
 
+    async def purge_expired(self) -> int:
+        """End all states that are past their time; how many were ended. Needs no lease."""
+        return await self._pass_time(self._states.expired(self._clock.now()), lambda: True)
+
+    async def run_timeouts(self) -> int:
+        """Run the transitions of all timeouts that are due; how many ran. Needs no lease."""
+        return await self._pass_time(self._states.timed_out(self._clock.now()), lambda: True)
+
     async def _expire(self) -> None:
-        purged = await self._purge()
-        if purged:
-            log.info("expired states ended", states=purged)
+        now = self._clock.now()
+        ended = await self._pass_time(self._states.expired(now), lambda: self._lease.held)
+        if ended:
+            log.info("expired states ended", states=ended)
+
+    async def _run_timeouts(self) -> None:
+        now = self._clock.now()
+        ran = await self._pass_time(self._states.timed_out(now), lambda: self._lease.held)
+        if ran:
+            log.info("timeouts ran", states=ran)
+
+    async def _pass_time(self, found: AsyncIterator[FlowState], may_go_on: Callable[[], bool]) -> int:
+        made = 0
+        together: list[FlowState] = []
+        async for state in found:
+            together.append(state)
+            if len(together) == TOGETHER:
+                made += await self._pass_time_of(together)
+                together = []
+                if not may_go_on():
+                    return made
+        return made + await self._pass_time_of(together)
+
+    async def _pass_time_of(self, states: Sequence[FlowState]) -> int:
+        outcomes = await asyncio.gather(
+            *(self._executor.pass_time(state) for state in states), return_exceptions=True
+        )
+        for state, outcome in zip(states, outcomes, strict=True):
+            if isinstance(outcome, StoreUnavailableError):
+                raise outcome
+            if isinstance(outcome, Exception):  # must not hold up the others
+                log.error("state cannot be ended or moved on", state=state.key, **describe(outcome))
+        return sum(outcome is True for outcome in outcomes)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(seconds)
+            if not self._lease.held:
+                continue
             try:
                 await work()
             except FlowError as error:

@@ -41,6 +41,13 @@ class DefinitionCatalog:
             self._newest[flow_id] = (definition.version, now + self._max_age)
         return definition
 
+    async def last(self, flow_id: str) -> FlowDefinition:
+        """The newest version, also of a retired flow. Raises FlowNotFoundError."""
+        definition = await self._load(flow_id, lambda: self._store.latest(flow_id))
+        if definition is None:
+            raise FlowNotFoundError(flow_id)
+        return definition
+
     async def pinned(self, state: FlowState) -> FlowDefinition:
         """The version that a state runs on. Raises FlowStateCorruptionError when it is gone."""
         definition = await self.version(state.flow, state.version)

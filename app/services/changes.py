@@ -1,25 +1,30 @@
 """Changes of states as the use cases make them: executed, and answered with what may run next."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from msgspec import UNSET, UnsetType
 
 from app.contracts.command import Origin
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import FlowNotStartedError, RevisionConflictError
+from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.record import Kind
 from app.contracts.state import FlowState, Payload
 from app.contracts.views import state_view
 from app.flow import rules
 from app.services.catalog import DefinitionCatalog
-from app.services.executor import Change, Decide, Executor, Request
+from app.services.commits import Change
+from app.services.executor import Decide, Executor, Request
+from app.services.recovery import Recovery
 
 
 class StateChanges:
     """The executor, with the definitions beside it."""
 
-    def __init__(self, executor: Executor, catalog: DefinitionCatalog) -> None:
+    def __init__(self, executor: Executor, catalog: DefinitionCatalog, recovery: Recovery) -> None:
         self._executor = executor
         self._catalog = catalog
-        self.expire = executor.expire
+        self._recovery = recovery
 
     async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
         """The state afterwards with its transitions, and whether this request changed it. Raises
@@ -30,14 +35,24 @@ class StateChanges:
         return await self.with_transitions(after), changed
 
     async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
-        """As Executor.execute; a conflict carries the present state as it is answered."""
+        """As Executor.execute; a conflict carries the present state as it is answered, corruption what
+        a recovery would do."""
         try:
-            return await self._executor.execute(asked, decide)
+            async with self.explaining(asked.user_id, asked.flow_id):
+                return await self._executor.execute(asked, decide)
         except RevisionConflictError as conflict:
             if conflict.state is not None:
                 present = await self.with_transitions(conflict.state)
                 conflict.details["state"] = state_view(present)
             raise
+
+    @asynccontextmanager
+    async def explaining(self, user_id: str, flow_id: str) -> AsyncIterator[None]:
+        """Corruption that is met inside is told with what a recovery would do."""
+        try:
+            yield
+        except FlowStateCorruptionError as damage:
+            raise await self._recovery.explained(user_id, flow_id, damage) from None
 
     async def with_transitions(self, state: FlowState) -> FlowState:
         """The state with the transitions that may run now."""

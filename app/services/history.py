@@ -1,23 +1,32 @@
-"""Reads the history of a state, including what is still on its way there."""
+"""Reads the history of a state, including what is still on its way there, and checks its chain."""
 
-from app.contracts.errors import Fault, InvalidRequestError
-from app.contracts.ports import HistoryStore, StateStore
+from collections import deque
+from collections.abc import AsyncIterator
+
+from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
+from app.contracts.outcome import Verification
+from app.contracts.ports import DamagedState, HistoryStore, StateStore, StoredState
 from app.contracts.record import (
     HistoryFilter,
     HistoryPosition,
     HistoryRecord,
+    UnreadableRecord,
     position_from_id,
     position_of,
 )
 from app.contracts.state import state_key
+from app.flow.chain import Chain
+
+PAGE = 500
 
 
 class HistoryReader:
-    """Joins the outbox of a state with its history."""
+    """Joins the outbox of a state with its history. ``pruned``: old records may be gone."""
 
-    def __init__(self, states: StateStore, history: HistoryStore) -> None:
+    def __init__(self, states: StateStore, history: HistoryStore, *, pruned: bool) -> None:
         self._states = states
         self._history = history
+        self._pruned = pruned
 
     async def read(
         self, flow_id: str, user_id: str, after: str | None, limit: int, only: HistoryFilter
@@ -30,7 +39,7 @@ class HistoryReader:
             if since is None:
                 raise InvalidRequestError([Fault("/after", "is not the id of a record of this state")])
         # The outbox first: a record leaves it only after it is in the history.
-        stored = await self._states.load(flow_id, user_id)
+        stored = await self._find(flow_id, user_id)
         kept = await self._history.read(flow_id, user_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
         waiting = [r for r in pending if _is_after(r, since) and only.takes(r)]
@@ -38,6 +47,56 @@ class HistoryReader:
             return kept
         joined = {record.id: record for record in (*waiting, *kept)}
         return sorted(joined.values(), key=position_of)[:limit]
+
+    async def verify(self, flow_id: str, user_id: str) -> Verification:
+        """Check every record of a state against the one before it, and the last one against the state."""
+        stored = await self._find(flow_id, user_id)
+        chain = Chain(pruned=self._pruned)
+        waiting = deque(() if stored is None else sorted(stored.pending, key=position_of))
+        async for record in self.scan(flow_id, user_id):
+            if stored is not None and _is_beyond(record, stored):
+                break
+            while waiting and position_of(waiting[0]) < position_of(record):
+                chain.add(waiting.popleft())
+            if waiting and waiting[0].id == record.id:
+                waiting.popleft()
+            chain.add(record)
+        for record in waiting:
+            chain.add(record)
+        head = stored.head if isinstance(stored, StoredState) else None
+        chain.close(head)
+        return Verification(
+            whole=chain.broken is None,
+            records=chain.records,
+            unsealed=chain.unsealed,
+            erased=chain.erased,
+            head=chain.head,
+            broken=chain.broken,
+        )
+
+    async def scan(self, flow_id: str, user_id: str) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
+        """Every record in the history of a state, oldest first, also what cannot be read."""
+        start = None
+        while page := await self._history.scan(flow_id, user_id, start, PAGE):
+            for record in page:
+                yield record
+            start = position_of(page[-1])
+            if len(page) < PAGE:
+                return
+
+    async def _find(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+        """A damaged state does not hide its history."""
+        try:
+            return await self._states.load(flow_id, user_id)
+        except FlowStateCorruptionError:
+            return await self._states.salvage(flow_id, user_id)
+
+
+def _is_beyond(record: HistoryRecord | UnreadableRecord, stored: StoredState | DamagedState) -> bool:
+    """Whether a record was committed after the state was read."""
+    if isinstance(stored, DamagedState) or isinstance(record, UnreadableRecord):
+        return False
+    return (record.epoch, record.revision) > (stored.state.epoch, stored.state.revision)
 
 
 def _is_after(record: HistoryRecord, since: HistoryPosition | None) -> bool:

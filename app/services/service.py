@@ -2,9 +2,7 @@
 
 from datetime import datetime, timedelta
 
-import structlog
 from msgspec import UNSET, Struct, UnsetType, structs
-from uuid_utils import uuid7
 
 from app.contracts.command import (
     Origin,
@@ -13,41 +11,50 @@ from app.contracts.command import (
     StartCommand,
     TransitionCommand,
 )
-from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
+from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
+from app.contracts.outcome import Verification
 from app.contracts.ports import (
     Clock,
+    CorruptionReports,
     DefinitionStore,
     EventBus,
     HistoryStore,
+    LeaseStore,
+    StateFilter,
     StateStore,
     StatisticsSource,
 )
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
-from app.contracts.state import FlowState, Payload
+from app.contracts.state import FlowState, Payload, state_key
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.payload import check_payload
 from app.services.administration import Administration
 from app.services.background import Background
+from app.services.bulk import Bulk
 from app.services.catalog import DefinitionCatalog
 from app.services.changes import StateChanges, changed, request
+from app.services.commits import Change, Commits, new_id
+from app.services.deadlines import Deadlines
 from app.services.definitions import Definitions
-from app.services.executor import Change, Executor
+from app.services.executor import Executor
 from app.services.history import HistoryReader
+from app.services.lease import LeaseHolder
+from app.services.personal_data import PersonalDataKeeper
+from app.services.recovery import Recovery
 from app.services.relay import Relay
 from app.services.repeats import Repeats
-
-log = structlog.get_logger("service")
-
-PURGE_BATCH = 500
+from app.services.soundness import SoundnessCheck
 
 
 class Limits(Struct, frozen=True):
-    """Bounds and times of a service. ``state_ttl`` None: states do not expire."""
+    """Bounds and times of a service. ``state_ttl`` None: states do not expire; ``history_retention`` None:
+    history is kept for ever."""
 
     definition_max_age: timedelta = timedelta(minutes=5)
     state_ttl: timedelta | None = None
+    history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
 
 
@@ -66,13 +73,15 @@ class FlowService:
         history: HistoryStore,
         definitions: DefinitionStore,
         statistics: StatisticsSource,
+        leases: LeaseStore,
+        reports: CorruptionReports,
         bus: EventBus,
         clock: Clock,
         limits: Limits | None = None,
     ) -> None:
         limits = limits or Limits()
+        pruned = limits.history_retention is not None
         self._states = states
-        self._reader = HistoryReader(states, history)
         self._statistics = statistics
         self._clock = clock
         self._max_payload_bytes = limits.max_payload_bytes
@@ -80,18 +89,32 @@ class FlowService:
         bus.subscribe(self._catalog.heard)
         bus.on_resume(self._catalog.forget_all)
         relay = Relay(states, history, bus, self._catalog)
-        executor = Executor(states, Repeats(history), relay, clock, limits.state_ttl)
-        self._changes = StateChanges(executor, self._catalog)
-        self.administration = Administration(self._changes, self._catalog)
+        commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        recovery = Recovery(states, history, self._catalog, commits, reports, clock, pruned=pruned)
+        executor = Executor(states, commits, Repeats(history), Deadlines(self._catalog), recovery, clock)
+        self._changes = StateChanges(executor, self._catalog, recovery)
+        self.history = HistoryReader(states, history, pruned=pruned)
+        self.administration = Administration(states, self._changes, self._catalog, recovery, clock)
+        self.bulk = Bulk(self)
+        self.personal_data = PersonalDataKeeper(
+            states, history, definitions, self.history, commits, recovery, relay, reports, clock
+        )
         self.definitions = Definitions(definitions, self._catalog, bus, clock)
-        self._background = Background(states, relay, clock, self.purge_expired_flows)
+        self.background = Background(
+            states,
+            executor,
+            relay,
+            SoundnessCheck(states, recovery, reports, clock),
+            LeaseHolder(leases, clock, "background"),
+            clock,
+        )
 
     async def __aenter__(self) -> "FlowService":
-        self._background.start()
+        self.background.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._background.stop()
+        await self.background.stop()
 
     # Definitions
 
@@ -129,24 +152,19 @@ class FlowService:
     async def get_flow_state(self, user_id: str, flow_id: str) -> FlowState | None:
         """The state with its available transitions; None when none was started. Raises
         FlowNotFoundError when there is neither a state nor such a flow."""
-        stored = await self._states.load(flow_id, user_id)
-        if stored is None or stored.state.absent_at(self._clock.now()):
-            await self._catalog.current(flow_id)
-            return None
-        return await self._changes.with_transitions(stored.state)
+        async with self._changes.explaining(user_id, flow_id):
+            stored = await self._states.load(flow_id, user_id)
+            if stored is None or stored.state.absent_at(self._clock.now()):
+                await self._catalog.current(flow_id)
+                return None
+            return await self._changes.with_transitions(stored.state)
 
     async def get_user_flows(
         self, user_id: str, *, after_flow: str | None = None, limit: int = 1000
     ) -> list[FlowState]:
-        """A user's states in all flows, by flow; ``after_flow`` and ``limit`` page through them."""
-        states = await self._states.list_by_user(user_id, after_flow, limit, self._clock.now())
-        found = []
-        for state in states:
-            try:
-                found.append(await self._changes.with_transitions(state))
-            except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
-                log.error("damaged state", state=state.key, reason=damage.details["reason"])
-        return found
+        """A user's states in all flows, by key; ``after_flow`` and ``limit`` page through them."""
+        after = None if after_flow is None else state_key(after_flow, user_id)
+        return await self.administration.find_states(StateFilter(user_id=user_id), after=after, limit=limit)
 
     async def start_flow(
         self,
@@ -277,8 +295,15 @@ class FlowService:
     ) -> list[HistoryRecord]:
         """Records of a state that ``only`` takes, oldest first, those after the record with the id
         ``after``; also those that are still on their way, so that a caller reads its own writes."""
-        found = await self._reader.read(flow_id, user_id, after, limit, only)
+        found = await self.history.read(flow_id, user_id, after, limit, only)
         if not found and after is None:
+            await self._catalog.current(flow_id)
+        return found
+
+    async def verify_flow_history(self, user_id: str, flow_id: str) -> Verification:
+        """Whether the chain of a state's records is whole; if not, its first broken link."""
+        found = await self.history.verify(flow_id, user_id)
+        if not found.records:
             await self._catalog.current(flow_id)
         return found
 
@@ -288,13 +313,7 @@ class FlowService:
 
     async def purge_expired_flows(self) -> int:
         """End all states that are past their time; how many were ended."""
-        purged = 0
-        while expired := await self._states.list_expired(self._clock.now(), PURGE_BATCH):
-            ended = [await self._changes.expire(state) for state in expired]
-            purged += sum(ended)
-            if not any(ended):
-                break
-        return purged
+        return await self.background.purge_expired()
 
     async def _fresh(self, user_id: str, flow_id: str, command: StartCommand, now: datetime) -> Change:
         definition = await self._catalog.current(flow_id)
@@ -305,8 +324,3 @@ class FlowService:
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET and after.payload is not UNSET:
             check_payload(given, after.payload, self._max_payload_bytes)
-
-
-def new_id() -> str:
-    """A new identity: UUID version 7, so that later ones sort after earlier ones."""
-    return str(uuid7())

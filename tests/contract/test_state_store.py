@@ -7,7 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.ports import REMEMBERED, StateStore, StoredState
+from app.contracts.ports import REMEMBERED, StateFilter, StateStore, StoredState
 from app.contracts.record import remembered
 from models.database import Database
 from models.state_store import MongoStateStore
@@ -36,7 +36,7 @@ async def test_the_last_requests_are_remembered(store: StateStore) -> None:
         before, state = state, moved(state)
         plain = record(state)
         requests.append(structs.replace(plain, request_id=f"r-{n}", digest=f"d-{n}") if n % 5 else plain)
-        await store.commit(before, requests[-1])
+        await store.commit(before.position, requests[-1])
     stored = await store.load("loop", "ada")
     assert stored is not None
     expected = [r for request in requests if (r := remembered(request)) is not None]
@@ -52,7 +52,7 @@ async def test_absent_fields_stay_absent_and_gone_fields_go(store: StateStore) -
     )
     await store.commit(None, record(first))
     second = moved(first, payload=UNSET, entity_id=UNSET, message=UNSET, previous=UNSET, expires_at=UNSET)
-    assert await store.commit(first, record(second))
+    assert await store.commit(first.position, record(second))
     stored = await store.load("loop", "ada")
     assert stored is not None
     assert stored.state == second
@@ -75,7 +75,7 @@ async def test_a_commit_on_another_position_is_refused(store: StateStore, stale:
     state = fresh()
     await store.commit(None, record(state))
     wrong = structs.replace(state, **stale)
-    assert not await store.commit(wrong, record(moved(wrong)))
+    assert not await store.commit(wrong.position, record(moved(wrong)))
     stored = await store.load("loop", "ada")
     assert stored is not None
     assert stored.state == state
@@ -86,7 +86,7 @@ async def test_of_rivals_one_wins(store: StateStore) -> None:
     state = fresh()
     await store.commit(None, record(state))
     rivals = [record(moved(state, message=str(n)), commit=str(n)) for n in range(10)]
-    won = await asyncio.gather(*(store.commit(state, rival) for rival in rivals))
+    won = await asyncio.gather(*(store.commit(state.position, rival) for rival in rivals))
     assert sum(won) == 1
     stored = await store.load("loop", "ada")
     assert stored is not None
@@ -98,8 +98,8 @@ async def test_records_wait_until_they_are_released(store: StateStore) -> None:
     first = fresh()
     second, third = moved(first), moved(moved(first))
     await store.commit(None, record(first))
-    await store.commit(first, record(second))
-    await store.commit(second, record(third))
+    await store.commit(first.position, record(second))
+    await store.commit(second.position, record(third))
     await store.release([record(first), record(second)])
     stored = await store.load("loop", "ada")
     assert stored == StoredState(state=third, pending=(record(third),))
@@ -109,10 +109,10 @@ async def test_an_ended_state_stays_for_its_requests(store: StateStore) -> None:
     state = fresh()
     ended = moved(state, status="cleared")
     await store.commit(None, record(state))
-    await store.commit(state, record(ended))
+    await store.commit(state.position, record(ended))
     await store.release([record(state), record(ended)])
     assert await store.load("loop", "ada") == StoredState(state=ended)
-    assert await store.list_by_user("ada", None, 10, T0) == []
+    assert await store.find(StateFilter(user_id="ada"), None, 10, T0) == []
 
 
 async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: StateStore) -> None:
@@ -120,8 +120,8 @@ async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: S
     ended = moved(state, status="cleared")
     again = fresh(epoch="e2")
     await store.commit(None, record(state))
-    await store.commit(state, record(ended))
-    assert await store.commit(ended, record(again))
+    await store.commit(state.position, record(ended))
+    assert await store.commit(ended.position, record(again))
     await store.release([record(state), record(ended)])
     assert await store.load("loop", "ada") == StoredState(state=again, pending=(record(again),))
 
@@ -134,10 +134,10 @@ async def test_states_of_a_user_by_flow(store: StateStore) -> None:
     await store.commit(None, record(gone))
     ended = fresh(slug="f")
     await store.commit(None, record(ended))
-    await store.commit(ended, record(moved(ended, status="cleared")))
-    found = await store.list_by_user("ada", None, 3, T0)
+    await store.commit(ended.position, record(moved(ended, status="cleared")))
+    found = await store.find(StateFilter(user_id="ada"), None, 3, T0)
     assert [state.flow for state in found] == ["a", "b", "c"]
-    rest = await store.list_by_user("ada", "c", 3, T0)
+    rest = await store.find(StateFilter(user_id="ada"), "c:ada", 3, T0)
     assert [state.flow for state in rest] == ["d"]
 
 
@@ -147,8 +147,7 @@ async def test_expired_states_oldest_first(store: StateStore) -> None:
         await store.commit(None, record(state))
     await store.commit(None, record(fresh(user="forever")))
     now = T0 + timedelta(seconds=10)
-    assert [s.user_id for s in await store.list_expired(now, 10)] == ["later", "late"]
-    assert [s.user_id for s in await store.list_expired(now, 1)] == ["later"]
+    assert [s.user_id async for s in store.expired(now)] == ["later", "late"]
 
 
 async def test_undelivered_states(store: StateStore) -> None:

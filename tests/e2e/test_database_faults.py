@@ -101,7 +101,7 @@ async def test_a_connection_that_breaks_during_the_commit(
     parts, proxy = through_proxy
     service = parts.service
     await service.start_flow("ada", FLOW)
-    await service._background._relay.drain(5)
+    await service.background.relay.drain(5)
     proxy.break_next(b"profile-setup", answered=answered)
     state = await service.execute_transition(
         "ada", FLOW, "start", {"n": 1}, origin=Origin(actor="ada", request_id="r")
@@ -133,7 +133,7 @@ async def test_a_server_that_closes_connections_on_purpose(own: Settings) -> Non
     async with parts.running() as service:
         await take_up_definitions(service, own)
         await service.start_flow("ada", FLOW)
-        await service._background._relay.drain(5)
+        await service.background.relay.drain(5)
         admin = parts.database.collection("x").database.client.admin
         for times, commands in ((1, ["update"]), (2, ["update"]), (1, ["insert"])):
             await admin.command(
@@ -146,6 +146,6 @@ async def test_a_server_that_closes_connections_on_purpose(own: Settings) -> Non
             assert before is not None
             state = await service.reset_flow("ada", FLOW)
             assert state.revision == before.revision + 1
-            await service._background._relay.drain(5)
+            await service.background.relay.drain(5)
         history = await service.get_flow_history("ada", FLOW)
         assert [r.revision for r in history] == [0, 1, 2, 3]

@@ -26,7 +26,7 @@ async def test_figures_over_a_known_history(parts: Parts) -> None:
             await service.execute_transition("c", "user-onboarding", "fly")
     await service.start_flow("d", "user-onboarding")
     await service.clear_flow_state("d", "user-onboarding")
-    await service._background._relay.drain(10)
+    await service.background.relay.drain(10)
 
     figures = await service.get_flow_statistics()
     assert figures.total_flows == 4  # onboarding of a, b, c and sign-in of a

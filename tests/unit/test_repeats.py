@@ -94,7 +94,7 @@ async def test_the_document_forgets_but_the_history_does_not() -> None:
         first = await service.execute_transition("ada", "loop", "again", origin=origin("k-0"))
         for n in range(1, REMEMBERED + 3):
             await service.execute_transition("ada", "loop", "again", origin=origin(f"k-{n}"))
-        await service._background._relay.drain(5)
+        await service.background.relay.drain(5)
         assert await service.execute_transition("ada", "loop", "again", origin=origin("k-0")) == first
         with pytest.raises(InvalidRequestError):
             await service.execute_transition("ada", "loop", "go", origin=origin("k-0"))
@@ -122,7 +122,7 @@ async def test_a_start_is_known_after_the_state_was_cleared() -> None:
     async with r.service as service:
         first = await service.start_flow("ada", "loop", origin=origin("s"))
         assert await service.clear_flow_state("ada", "loop", origin=origin("c"))
-        await service._background._relay.drain(5)
+        await service.background.relay.drain(5)
         assert await service.start_flow("ada", "loop", origin=origin("s")) == first
         assert await service.clear_flow_state("ada", "loop", origin=origin("c"))
         assert await service.get_flow_state("ada", "loop") is None

@@ -21,7 +21,15 @@ from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
 from app.services import FlowService
 from app.services.service import Limits
-from tests.fakes import FakeBus, FakeClock, FakeDefinitionStore, FakeHistoryStore, FakeStateStore
+from tests.fakes import (
+    FakeBus,
+    FakeClock,
+    FakeCorruptionReports,
+    FakeDefinitionStore,
+    FakeHistoryStore,
+    FakeLeaseStore,
+    FakeStateStore,
+)
 from tests.samples import flow_dict
 
 
@@ -37,6 +45,8 @@ class Rig:
         self.states = FakeStateStore()
         self.history = FakeHistoryStore()
         self.definitions = FakeDefinitionStore()
+        self.leases = FakeLeaseStore()
+        self.reports = FakeCorruptionReports()
         self.bus = FakeBus()
         self.clock = FakeClock()
         self.heard: list[StateChanged] = []
@@ -49,6 +59,8 @@ class Rig:
             history=self.history,
             definitions=self.definitions,
             statistics=NoStatistics(),
+            leases=self.leases,
+            reports=self.reports,
             bus=self.bus,
             clock=self.clock,
             limits=Limits(**limits),
@@ -125,10 +137,10 @@ async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
     await dead.start_flow("ada", "loop")
     await dead.execute_transition("ada", "loop", "again")
     async with r.service as service:
-        await service._background.sweep()
+        await service.background.deliver_for_others()
         assert r.heard == [], "a living worker may still be at it"
         r.clock.advance(seconds=5)
-        await service._background.sweep()
+        await service.background.deliver_for_others()
     assert [e.revision for e in r.heard] == [0, 1]
     assert len(r.history.kept) == 2
     assert r.states.kept["loop:ada"].pending == ()
@@ -321,7 +333,7 @@ async def test_a_delivery_that_fails_loses_nothing_and_holds_nothing_up() -> Non
     for user in ("ada", "poison", "bob"):
         await service.start_flow(user, "loop")
     async with service:
-        await service._background._relay.drain(5)
+        await service.background.relay.drain(5)
     assert {record.user_id for record in r.history.kept.values()} == {"ada", "bob"}
     assert {e.user_id for e in r.heard} >= {"ada", "bob"}
     assert len(r.states.kept["loop:poison"].pending) == 1
@@ -342,9 +354,9 @@ async def test_only_what_was_delivered_leaves_the_outbox() -> None:
     service = r.make()
     await service.start_flow("ada", "loop")
     async with service:
-        await service._background._relay.drain(5)
+        await service.background.relay.drain(5)
         await service.execute_transition("ada", "loop", "again")
-        await service._background._relay.drain(5)
+        await service.background.relay.drain(5)
     assert [x.revision for x in await service.get_flow_history("ada", "loop")] == [0, 1]
 
 

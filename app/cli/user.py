@@ -1,0 +1,39 @@
+"""``user``: everything kept of one user."""
+
+from typing import Any
+
+import click
+import msgspec
+
+from app.cli.command import main, with_service
+from app.cli.state import ORIGIN
+from app.contracts.views import erasure_view, personal_data_view
+from app.services import FlowService
+
+
+@main.group()
+def user() -> None:
+    """What is kept of one user."""
+
+
+@user.command()
+@click.option("--user", "user_id", required=True, help="The user.")
+def export(user_id: str) -> None:
+    """Print all states and history as JSON."""
+
+    async def run(service: FlowService) -> Any:
+        return personal_data_view(await service.personal_data.export(user_id))
+
+    click.echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+
+
+@user.command()
+@click.option("--user", "user_id", required=True, help="The user.")
+@click.confirmation_option(prompt="This ends all states of the user and cannot be undone. Go on?")
+def erase(user_id: str) -> None:
+    """End all states, and erase what was entered from the history; prints the receipt."""
+
+    async def run(service: FlowService) -> Any:
+        return erasure_view(await service.personal_data.erase(user_id, ORIGIN))
+
+    click.echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))

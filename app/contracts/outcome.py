@@ -1,0 +1,69 @@
+"""What became of a work that is more than one change."""
+
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from app.contracts.errors import FlowError
+from app.contracts.record import HistoryRecord
+from app.contracts.state import FlowState
+
+
+class Recovered(Struct, frozen=True):
+    """What a recovery did. ``kept``: the state is sound and was left as it is; ``rebuilt``: from the
+    record with the id ``record``; ``restarted``: at the initial step, as the history has no valid
+    record. ``reason`` is what was wrong. ``state`` is None for one that had ended."""
+
+    action: Literal["kept", "rebuilt", "restarted"]
+    state: FlowState | None
+    reason: str | None = None
+    record: str | None = None
+
+
+class BrokenLink(Struct, frozen=True, rename="camel"):
+    """The first record of a chain that does not fit. ``reason`` says how."""
+
+    id: str
+    reason: str
+
+
+class Verification(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Whether the chain of a state's records is whole; ``broken`` is the first link that is not. Of the
+    ``records``, ``unsealed`` are older than the chain, and ``erased`` lost their payload to an erasure.
+    ``head`` is the hash of the last one: who keeps it elsewhere can tell later that nothing before it
+    was changed."""
+
+    whole: bool
+    records: int
+    unsealed: int
+    erased: int
+    head: str
+    broken: BrokenLink | None = None
+
+
+class BatchOutcome(Struct, frozen=True):
+    """What became of one operation: the state (None: there is none any more), or an error."""
+
+    user_id: str
+    flow_id: str
+    state: FlowState | None = None
+    error: FlowError | None = None
+
+
+class PersonalData(Struct, frozen=True):
+    """Everything kept of a user: states that are there now, and the records of all there ever were."""
+
+    user_id: str
+    exported_at: datetime
+    states: list[FlowState]
+    history: list[HistoryRecord]
+
+
+class Erasure(Struct, frozen=True):
+    """The receipt of an erasure: the record that stands for it in each chain, and how many records
+    lost their payload."""
+
+    user_id: str
+    receipts: list[HistoryRecord]
+    erased: int

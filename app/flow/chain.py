@@ -1,0 +1,182 @@
+"""The chain of a state's records: each has a hash over itself and over the hash of the one before.
+
+``hash`` = SHA-256 of the deterministic JSON of ``["flow-record-1", previous_hash, commitment, facts]``,
+``commitment`` = SHA-256 of the salt and the deterministic JSON of what can be erased. So a record whose
+payload was erased still links its neighbours. Members that are absent are left out of the JSON, so that
+a member that records get later changes no older hash. ``duration_ms`` is known only after the commit and
+is not covered. A refused attempt hangs on the commit before it, and nothing hangs on it.
+"""
+
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from msgspec import UNSET, json, structs
+
+from app.contracts.outcome import BrokenLink
+from app.contracts.record import HistoryRecord, UnreadableRecord
+from app.contracts.state import FlowState
+from app.contracts.views import iso
+
+_FORMAT = "flow-record-1"
+_FACTS = (
+    "id",
+    "commit_id",
+    "flow_id",
+    "user_id",
+    "epoch",
+    "revision",
+    "version",
+    "kind",
+    "transition",
+    "from_step",
+    "to_step",
+    "timestamp",
+    "success",
+    "service",
+    "actor",
+    "error",
+    "client",
+)
+_FACTS_AFTER = (
+    "version",
+    "epoch",
+    "revision",
+    "status",
+    "step",
+    "service",
+    "ok",
+    "created_at",
+    "updated_at",
+    "expires_at",
+    "previous",
+    "timeout_at",
+    "timeout_left_ms",
+)
+_ERASABLE = ("payload", "request_id")
+ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
+
+
+def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
+    """The record as the next link after ``previous_hash`` ("" for the first)."""
+    commitment = _commitment(record, salt)
+    linked = _hash(record, previous_hash, commitment)
+    return structs.replace(record, previous_hash=previous_hash, commitment=commitment, salt=salt, hash=linked)
+
+
+def is_intact(record: HistoryRecord) -> bool:
+    """Whether a record is as it was sealed, as far as it was not erased. Older ones have no seal."""
+    if record.hash is UNSET:
+        return True
+    return _fault(record) is None
+
+
+class Chain:
+    """Checks a state's records one by one, in their order; ``broken`` is the first that does not fit.
+
+    ``pruned``: old records may be missing at the beginning, as history is kept for a time only.
+    """
+
+    def __init__(self, *, pruned: bool = False) -> None:
+        self.broken: BrokenLink | None = None
+        self.records = 0
+        self.unsealed = 0
+        self.erased = 0
+        self._pruned = pruned
+        self._last: HistoryRecord | None = None
+        self._unreceipted: HistoryRecord | None = None
+
+    @property
+    def head(self) -> str:
+        """The hash of the last commit: "" when there is none, or it is older than the chain."""
+        return "" if self._last is None or self._last.hash is UNSET else self._last.hash
+
+    @property
+    def last(self) -> HistoryRecord | None:
+        """The last commit."""
+        return self._last
+
+    def add(self, record: HistoryRecord | UnreadableRecord) -> None:
+        """Check the next record."""
+        self.records += 1
+        if isinstance(record, UnreadableRecord):
+            self._break(record.id, f"it cannot be read ({record.reason})")
+            return
+        if record.hash is UNSET:
+            self.unsealed += 1
+            if self.head:
+                self._break(record.id, "it has no hash, though the one before it has")
+        else:
+            self._add_sealed(record, record.previous_hash)
+        if record.success:
+            self._last = record
+
+    def close(self, head: str | None) -> None:
+        """Check what only the end shows; ``head`` is the hash that the state's document ends with, None
+        when there is no document."""
+        if self._unreceipted is not None:
+            self._break(self._unreceipted.id, "its payload is gone without a receipt of an erasure")
+        if head is not None and head != self.head:
+            at = self._last.id if self._last is not None else ""
+            self._break(at, "the state's document does not end with it: records after it are missing")
+
+    def _add_sealed(self, record: HistoryRecord, previous_hash: object) -> None:
+        fault = _fault(record)
+        if fault is not None:
+            self._break(record.id, fault)
+        if record.salt is UNSET:
+            self.erased += 1
+            self._unreceipted = self._unreceipted or record
+        elif record.kind == "erased":
+            self._unreceipted = None
+        last = self._last
+        if last is None:
+            if previous_hash != "" and not self._pruned:
+                self._break(record.id, "the records before it are missing")
+        elif previous_hash != self.head and not _lost_to_time(last, record):
+            self._break(record.id, "it does not follow the record before it")
+
+    def _break(self, record_id: str, reason: str) -> None:
+        self.broken = self.broken or BrokenLink(record_id, reason)
+
+
+def _lost_to_time(last: HistoryRecord, record: HistoryRecord) -> bool:
+    """Whether a state begins without a link because MongoDB removed the one before, as it was past its
+    time and no worker ran to end it."""
+    if record.previous_hash != "" or record.epoch == last.epoch or last.after is UNSET:
+        return False
+    expires_at = last.after.expires_at
+    return expires_at is not UNSET and expires_at <= record.timestamp
+
+
+def _fault(record: HistoryRecord) -> str | None:
+    if record.previous_hash is UNSET or record.commitment is UNSET:
+        return "its link is incomplete"
+    if record.salt is not UNSET and _commitment(record, record.salt) != record.commitment:
+        return "its payload is not the one that was committed"
+    if _hash(record, record.previous_hash, record.commitment) != record.hash:
+        return "it was changed"
+    return None
+
+
+def _hash(record: HistoryRecord, previous_hash: str, commitment: str) -> str:
+    facts = _members(record, _FACTS)
+    if record.after is not UNSET:
+        facts["after"] = _members(record.after, _FACTS_AFTER)
+    whole = json.encode([_FORMAT, previous_hash, commitment, facts], order="deterministic")
+    return sha256(whole).hexdigest()
+
+
+def _commitment(record: HistoryRecord, salt: str) -> str:
+    erasable = _members(record, _ERASABLE)
+    if record.after is not UNSET:
+        erasable["after"] = _members(record.after, ERASABLE_AFTER)
+    return sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
+
+
+def _members(of: HistoryRecord | FlowState, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: _plain(value) for name in names if (value := getattr(of, name)) is not UNSET}
+
+
+def _plain(value: Any) -> Any:
+    return iso(value) if isinstance(value, datetime) else value

@@ -1,0 +1,153 @@
+"""Many states in one request: each operation as it would be alone, their loads and commits sharing
+commands."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from msgspec import Struct, ValidationError, convert, structs
+
+from app.contracts.command import (
+    BatchAction,
+    BatchOperation,
+    ExpectedPosition,
+    Origin,
+    PauseCommand,
+    ResetCommand,
+    SetCommand,
+    TransitionCommand,
+)
+from app.contracts.errors import Fault, FlowError, InternalError, InvalidRequestError
+from app.contracts.outcome import BatchOutcome
+from app.contracts.ports import StateFilter
+from app.contracts.state import FlowState
+from app.flow.faults import faults_of
+from config.log import describe
+
+if TYPE_CHECKING:
+    from app.services.service import FlowService
+
+log = structlog.get_logger("bulk")
+
+TOGETHER = 250
+"""How many operations are under way at a time."""
+_COMMANDS: dict[str, type[Struct]] = {
+    "set": SetCommand,
+    "transition": TransitionCommand,
+    "reset": ResetCommand,
+    "pause": PauseCommand,
+}
+
+
+class Bulk:
+    """Runs batches."""
+
+    def __init__(self, service: "FlowService") -> None:
+        self._service = service
+
+    async def run(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
+        """What became of each operation, in their order. Those on one state are made one after another.
+        Raises InvalidRequestError with every fault of any operation, before anything is changed."""
+        faults = [
+            Fault(f"/operations/{n}{fault.pointer}", fault.message)
+            for n, operation in enumerate(operations)
+            for fault in faults_of_action(operation)
+        ]
+        if faults:
+            raise InvalidRequestError(faults)
+        outcomes: dict[int, BatchOutcome] = {}
+        by_state: dict[tuple[str, str], list[int]] = {}
+        for n, operation in enumerate(operations):
+            by_state.setdefault((operation.flow_id, operation.user_id), []).append(n)
+
+        async def of_one_state(numbers: Sequence[int]) -> None:
+            for n in numbers:
+                outcomes[n] = await self._outcome(operations[n], origin)
+
+        groups = list(by_state.values())
+        for start in range(0, len(groups), TOGETHER):
+            await asyncio.gather(*map(of_one_state, groups[start : start + TOGETHER]))
+        return [outcomes[n] for n in range(len(operations))]
+
+    async def run_on_found(
+        self, only: StateFilter, action: BatchAction, origin: Origin, *, after: str | None, limit: int
+    ) -> list[BatchOutcome]:
+        """The same operation on every state that ``only`` takes, by key, after the key ``after``. A state
+        that changes meanwhile is left as it is, with REVISION_CONFLICT."""
+        faults = [Fault(f"/operation{f.pointer}", f.message) for f in faults_of_action(action)]
+        if faults:
+            raise InvalidRequestError(faults)
+        found = await self._service.administration.find_states(only, after=after, limit=limit)
+        given = structs.asdict(action)
+        operations = [
+            BatchOperation(
+                user_id=state.user_id,
+                flow_id=state.flow,
+                expected_epoch=state.epoch,
+                expected_revision=state.revision,
+                **given,
+            )
+            for state in found
+        ]
+        return await self.run(operations, origin)
+
+    async def _outcome(self, operation: BatchOperation, origin: Origin) -> BatchOutcome:
+        user_id, flow_id = operation.user_id, operation.flow_id
+        expected = None
+        if operation.expected_revision is not None:
+            expected = ExpectedPosition(operation.expected_revision, operation.expected_epoch)
+        own = structs.replace(origin, request_id=operation.request_id, expected=expected)
+        try:
+            return BatchOutcome(user_id, flow_id, await self._run(operation, own))
+        except FlowError as error:
+            return BatchOutcome(user_id, flow_id, error=error)
+        except Exception as error:  # noqa: BLE001 - the others have their own answers
+            log.error("batch operation failed", op=operation.op, **describe(error))
+            return BatchOutcome(user_id, flow_id, error=InternalError())
+
+    async def _run(self, operation: BatchOperation, origin: Origin) -> FlowState | None:
+        service, user_id, flow_id = self._service, operation.user_id, operation.flow_id
+        if operation.op == "clear":
+            await service.clear_flow_state(user_id, flow_id, origin=origin)
+            return None
+        if operation.op == "resume":
+            return await service.administration.resume_flow(user_id, flow_id, origin=origin)
+        if operation.op == "pause":
+            held = convert(operation.body, PauseCommand)
+            return await service.administration.pause_flow(user_id, flow_id, held, origin=origin)
+        if operation.op == "reset":
+            begun = convert(operation.body, ResetCommand)
+            return await service.reset_flow(user_id, flow_id, begun.step, origin=origin)
+        if operation.op == "set":
+            wanted = structs.replace(convert(operation.body, SetCommand), flow=flow_id)
+            return await service.set_flow_state(user_id, wanted, origin=origin)
+        moved = convert(operation.body, TransitionCommand)
+        return await service.execute_transition(
+            user_id,
+            flow_id,
+            operation.transition or "",
+            moved.payload,
+            ok=moved.ok,
+            message=moved.message,
+            origin=origin,
+        )
+
+
+def faults_of_action(action: BatchAction) -> list[Fault]:
+    """Everything wrong with an operation, its body included."""
+    faults = []
+    if action.op == "transition" and not action.transition:
+        faults.append(Fault("/transition", "which transition?"))
+    if action.op != "transition" and action.transition is not None:
+        faults.append(Fault("/transition", f"{action.op} takes no transition"))
+    shape = _COMMANDS.get(action.op)
+    if shape is None:
+        if action.body:
+            faults.append(Fault("/body", f"{action.op} takes no body"))
+        return faults
+    try:
+        convert(action.body, shape)
+    except (ValidationError, RecursionError):
+        faults += [Fault(f"/body{f.pointer}", f.message) for f in faults_of(action.body, shape)]
+    return faults

@@ -1,0 +1,172 @@
+"""Writes commits: the record of a change, linked to the one before it, committed and on its way."""
+
+import time
+from datetime import datetime, timedelta
+from secrets import token_hex
+from uuid import UUID
+
+from msgspec import UNSET, Struct, UnsetType, structs
+from uuid_utils import uuid7
+
+from app.contracts.command import Origin
+from app.contracts.errors import FlowError
+from app.contracts.ports import MEMORY, DamagedState, StateStore, StoredState
+from app.contracts.record import HistoryRecord, Kind, commit_record_id
+from app.contracts.state import ENDED, FlowState, Payload
+from app.flow.chain import seal
+from app.services.relay import Relay
+
+SYSTEM = Origin(actor="system", client="service")
+SALT_BYTES = 16
+
+
+class Change(Struct, frozen=True):
+    """What a command makes of a state. ``name`` is the transition's, or the kind; ``ttl`` how long
+    the state lives from now (None: as the settings say)."""
+
+    kind: Kind
+    name: str
+    after: FlowState
+    payload: Payload | UnsetType = UNSET
+    ttl: timedelta | None = None
+
+
+class Attempt:
+    """What is recorded of a command beside the change: who, and how long it took."""
+
+    def __init__(self, origin: Origin, digest: str | UnsetType = UNSET) -> None:
+        self.origin = origin
+        self.digest = digest
+        self._began = time.perf_counter()
+
+    @property
+    def milliseconds(self) -> float:
+        """Since it began."""
+        return round((time.perf_counter() - self._began) * 1000, 3)
+
+
+class Commits:
+    """Makes changes durable. ``state_ttl`` is how long states live whose flow does not say it; an ended
+    state stays as the anchor of its history for as long as that is kept (``retention``)."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        relay: Relay,
+        *,
+        state_ttl: timedelta | None,
+        retention: timedelta | None,
+    ) -> None:
+        self._states = states
+        self._relay = relay
+        self._state_ttl = state_ttl
+        self._retention = retention
+
+    async def make(
+        self, stored: StoredState | None, change: Change, attempt: Attempt, now: datetime
+    ) -> HistoryRecord | None:
+        """The record of the commit, None when somebody else was first."""
+        before = None if stored is None else stored.state
+        head = "" if stored is None else stored.head
+        record = self._record(before, head, change, attempt, now)
+        if not await self._states.commit(None if before is None else before.position, record):
+            return None
+        # Who commits on top of records that still wait delivers those first: every worker then
+        # hears the changes of a state in their order, whoever made them.
+        waiting = () if stored is None else stored.pending
+        self._relay.take((*waiting, structs.replace(record, duration_ms=attempt.milliseconds)))
+        return record
+
+    async def replace(
+        self, damaged: DamagedState | None, head: str, change: Change, attempt: Attempt, now: datetime
+    ) -> HistoryRecord | None:
+        """The record of the commit in the place of a damaged state, or of one that is lost; None when
+        it is there again. ``head`` is the hash of the last record in the history."""
+        record = self._record(None, head, change, attempt, now)
+        if damaged is None:
+            made = await self._states.commit(None, record)
+        else:
+            await self._relay.deliver(damaged.pending)
+            made = await self._states.replace(damaged, record)
+        if not made:
+            return None
+        self._relay.take([structs.replace(record, duration_ms=attempt.milliseconds)])
+        return record
+
+    def refuse(
+        self, stored: StoredState, name: str, error: FlowError, attempt: Attempt, now: datetime
+    ) -> None:
+        """Record that a command was refused; the caller does not wait for it."""
+        state = stored.state
+        commit = str(uuid7())
+        record = HistoryRecord(
+            id=f"{commit_record_id(state)}:{commit}",
+            commit_id=commit,
+            flow_id=state.flow,
+            user_id=state.user_id,
+            epoch=state.epoch,
+            revision=state.revision,
+            version=state.version,
+            kind="refused",
+            transition=name[:64],
+            from_step=state.step,
+            to_step=state.step,
+            timestamp=now,
+            success=False,
+            service=state.service,
+            actor=attempt.origin.actor,
+            error=error.code,
+            request_id=attempt.origin.request_id,
+            client=attempt.origin.client,
+            duration_ms=attempt.milliseconds,
+        )
+        self._relay.take([seal(record, stored.head, token_hex(SALT_BYTES))])
+
+    def _record(
+        self, before: FlowState | None, head: str, change: Change, attempt: Attempt, now: datetime
+    ) -> HistoryRecord:
+        after = structs.replace(change.after, expires_at=self._expiry(change, now))
+        if before is not None and before.epoch != after.epoch:
+            after = structs.replace(after, epoch=later(before.epoch, after.epoch))
+        record = HistoryRecord(
+            id=commit_record_id(after),
+            commit_id=str(uuid7()),
+            flow_id=after.flow,
+            user_id=after.user_id,
+            epoch=after.epoch,
+            revision=after.revision,
+            version=after.version,
+            kind=change.kind,
+            transition=change.name,
+            from_step="" if before is None or before.epoch != after.epoch else before.step,
+            to_step=after.step,
+            timestamp=now,
+            success=True,
+            service=after.service,
+            actor=attempt.origin.actor,
+            payload=change.payload,
+            after=after,
+            request_id=attempt.origin.request_id,
+            digest=attempt.digest,
+            client=attempt.origin.client,
+        )
+        return seal(record, head, token_hex(SALT_BYTES))
+
+    def _expiry(self, change: Change, now: datetime) -> datetime | UnsetType:
+        if change.after.status in ENDED:
+            return UNSET if self._retention is None else now + max(MEMORY, self._retention)
+        ttl = change.ttl or self._state_ttl
+        return UNSET if ttl is None else now + ttl
+
+
+def later(last: str, fresh: str) -> str:
+    """An epoch that sorts after the last one, also when this worker's clock is behind."""
+    try:
+        return fresh if fresh > last else str(UUID(int=UUID(last).int + 1))
+    except ValueError:
+        return fresh
+
+
+def new_id() -> str:
+    """A new identity: UUID version 7, so that later ones sort after earlier ones."""
+    return str(uuid7())

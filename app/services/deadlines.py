@@ -1,0 +1,44 @@
+"""What time alone makes of a state: it expires, or the timeout of its step runs a transition."""
+
+from datetime import datetime
+
+import structlog
+from msgspec import UNSET
+
+from app.contracts.command import Origin
+from app.contracts.errors import FlowError
+from app.contracts.state import ENDED, FlowState
+from app.flow import rules
+from app.services.catalog import DefinitionCatalog
+from app.services.commits import SYSTEM, Change
+
+log = structlog.get_logger("deadlines")
+
+TIMER = Origin(actor="timer", client="service")
+
+
+class Deadlines:
+    """Decides what is due."""
+
+    def __init__(self, catalog: DefinitionCatalog) -> None:
+        self._catalog = catalog
+
+    async def due(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
+        """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
+        read that a state is absent must not see it come back."""
+        if state.status in ENDED:
+            return None
+        if state.absent_at(now):
+            return Change("expired", "expired", rules.end(state, "expired", now)), SYSTEM
+        if state.timeout_at is UNSET or state.timeout_at > now or state.status != "active":
+            return None
+        try:
+            definition = await self._catalog.pinned(state)
+            found = rules.timeout(definition, state, now)
+        except FlowError as error:  # nothing that a caller asks for must wait for it
+            log.error("timeout cannot run", state=state.key, code=error.code, reason=error.message)
+            return None
+        if found is None:
+            return None
+        transition, after = found
+        return Change("transitioned", transition, after, ttl=definition.flow.ttl), TIMER

@@ -1,0 +1,127 @@
+"""What is kept of one user: given out, and erased."""
+
+from datetime import datetime
+
+import structlog
+from msgspec import structs
+
+from app.contracts.command import Origin
+from app.contracts.errors import RevisionConflictError
+from app.contracts.outcome import Erasure, PersonalData
+from app.contracts.ports import (
+    Clock,
+    CorruptionReports,
+    DamagedState,
+    DefinitionStore,
+    HistoryStore,
+    StateStore,
+    StoredState,
+)
+from app.contracts.record import HistoryRecord, position_of, state_after
+from app.contracts.state import FlowState, state_key
+from app.flow import rules
+from app.services.commits import Attempt, Change, Commits, later, new_id
+from app.services.history import HistoryReader
+from app.services.recovery import Recovery
+from app.services.relay import Relay
+
+log = structlog.get_logger("personal-data")
+
+ROUNDS = 50
+PAGE = 50
+
+
+class PersonalDataKeeper:
+    """Exports and erases."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        definitions: DefinitionStore,
+        reader: HistoryReader,
+        commits: Commits,
+        recovery: Recovery,
+        relay: Relay,
+        reports: CorruptionReports,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._history = history
+        self._definitions = definitions
+        self._reader = reader
+        self._commits = commits
+        self._recovery = recovery
+        self._relay = relay
+        self._reports = reports
+        self._clock = clock
+
+    async def export(self, user_id: str) -> PersonalData:
+        """Everything kept of a user, by flow, records oldest first."""
+        now = self._clock.now()
+        states, history = [], []
+        for flow_id in await self._definitions.list_flow_ids():
+            found = await self._recovery.find(user_id, flow_id)
+            if isinstance(found, StoredState) and not found.state.absent_at(now):
+                states.append(found.state)
+            records = {record.id: record for record in (() if found is None else found.pending)}
+            async for record in self._reader.scan(flow_id, user_id):
+                if isinstance(record, HistoryRecord):
+                    records[record.id] = record
+            history += sorted(records.values(), key=position_of)
+        return PersonalData(user_id, now, states, history)
+
+    async def erase(self, user_id: str, origin: Origin) -> Erasure:
+        """End all states of a user, and remove payloads and whatever else was entered from all records;
+        what happened when, and the chain over it, stay. A record of the kind ``erased`` in each chain
+        is the receipt. Can be repeated, as after a failure."""
+        receipts, erased = [], 0
+        for flow_id in await self._definitions.list_flow_ids():
+            receipt = await self._end(user_id, flow_id, origin)
+            if receipt is None:
+                continue
+            # Every record before the receipt is in the history before any is erased: a worker that
+            # delivers one of them late finds it there, and leaves it as it is.
+            found = await self._states.load(flow_id, user_id)
+            if found is not None:
+                await self._relay.deliver(found.pending)
+            erased += await self._history.erase(flow_id, user_id, position_of(receipt))
+            await self._states.drop_damaged(flow_id, user_id)
+            await self._reports.withdraw([state_key(flow_id, user_id)])
+            receipts.append(receipt)
+        log.info("personal data erased", states=len(receipts), records=erased)
+        return Erasure(user_id, receipts, erased)
+
+    async def _end(self, user_id: str, flow_id: str, origin: Origin) -> HistoryRecord | None:
+        """The receipt in the chain of a state; None when nothing of it was ever kept."""
+        for _ in range(ROUNDS):
+            found = await self._recovery.find(user_id, flow_id)
+            attempt = Attempt(origin)
+            if isinstance(found, DamagedState):
+                await self._recovery.recover(user_id, flow_id, origin)
+                continue
+            if found is not None:
+                change, now = self._ending(found.state)
+                receipt = await self._commits.make(found, change, attempt, now)
+            else:
+                known = await self._history.scan(flow_id, user_id, None, PAGE, backwards=True)
+                if not known:
+                    return None
+                made = [r for r in known if isinstance(r, HistoryRecord) and r.success]
+                if not made:  # nothing readable says what there was
+                    await self._recovery.recover(user_id, flow_id, origin)
+                    continue
+                change, now = self._ending(state_after(made[0]), epoch=later(known[0].epoch, new_id()))
+                head = made[0].hash or ""
+                receipt = await self._commits.replace(None, head, change, attempt, now)
+            if receipt is not None:
+                return receipt
+        raise RevisionConflictError("The state kept changing meanwhile; try again", None)
+
+    def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[Change, datetime]:
+        """The change that ends what ``last`` was; in a life of its own when there is no document."""
+        now = max(self._clock.now(), last.updated_at)
+        ended = rules.end(last, "cleared", now)
+        if epoch is not None:
+            ended = structs.replace(ended, epoch=epoch, revision=0)
+        return Change("erased", "erased", ended), now

@@ -1,0 +1,231 @@
+"""Recovery: finds out whether a state is sound, and rebuilds one that is not from its history."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import structlog
+from msgspec import UNSET, Struct
+
+from app.contracts.command import Origin, StartCommand
+from app.contracts.errors import (
+    FlowError,
+    FlowNotStartedError,
+    FlowStateCorruptionError,
+    RevisionConflictError,
+)
+from app.contracts.outcome import Recovered
+from app.contracts.ports import Clock, CorruptionReports, DamagedState, HistoryStore, StateStore, StoredState
+from app.contracts.record import HistoryRecord, UnreadableRecord, commit_record_id, position_of, state_after
+from app.contracts.state import ENDED, FlowState, state_key
+from app.flow import rules
+from app.flow.chain import is_intact
+from app.services.catalog import DefinitionCatalog
+from app.services.commits import Attempt, Change, Commits, later, new_id
+
+log = structlog.get_logger("recovery")
+
+PAGE = 50
+ROUNDS = 10
+PLAUSIBLE_LEAD = 1000
+"""How far a damaged document's revision may be before its history and still be believed."""
+
+
+class Unsound(Struct, frozen=True):
+    """What is wrong with a state. ``of_history``: its record is, and the state itself fits."""
+
+    reason: str
+    of_history: bool = False
+
+
+class Recovery:
+    """Examines and recovers states. ``pruned``: old records of the history may be gone."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        catalog: DefinitionCatalog,
+        commits: Commits,
+        reports: CorruptionReports,
+        clock: Clock,
+        *,
+        pruned: bool,
+    ) -> None:
+        self._states = states
+        self._history = history
+        self._catalog = catalog
+        self._commits = commits
+        self._reports = reports
+        self._clock = clock
+        self._pruned = pruned
+
+    async def recover(self, user_id: str, flow_id: str, origin: Origin) -> Recovered:
+        """Rebuild a state from its history if it is not sound. Raises FlowNotStartedError when there is
+        nothing to recover, FlowNotFoundError."""
+        for _ in range(ROUNDS):
+            found = await self.find(user_id, flow_id)
+            unsound = await self.examine(found) if found is not None else None
+            if isinstance(found, StoredState) and (unsound is None or unsound.of_history):
+                if found.state.absent_at(self._clock.now()):
+                    raise FlowNotStartedError(flow_id)
+                return Recovered("kept", found.state, None if unsound is None else unsound.reason)
+            reason = "the state's document is lost" if unsound is None else unsound.reason
+            plan = await self._plan(user_id, flow_id, found, reason)
+            change, now = await self._change(plan, user_id, flow_id, found)
+            damaged = _as_damaged(found, reason) if found is not None else None
+            made = await self._commits.replace(damaged, plan.head, change, Attempt(origin), now)
+            if made is not None:
+                after = state_after(made)
+                await self._reports.withdraw([state_key(flow_id, user_id)])
+                log.warning("state recovered", state=after.key, action=plan.action, reason=reason)
+                state = None if after.status in ENDED else after
+                return Recovered(plan.action, state, reason, None if plan.record is None else plan.record.id)
+        raise RevisionConflictError("The state kept changing meanwhile; try again", None)
+
+    async def explained(
+        self, user_id: str, flow_id: str, damage: FlowStateCorruptionError
+    ) -> FlowStateCorruptionError:
+        """The error with what a recovery would do."""
+        reason = damage.details["reason"]
+        try:
+            found = await self.find(user_id, flow_id)
+            plan = await self._plan(user_id, flow_id, found, reason)
+        except FlowError:
+            return damage
+        return FlowStateCorruptionError(user_id, flow_id, reason, recover=plan.told)
+
+    async def examine(self, found: StoredState | DamagedState) -> Unsound | None:
+        """What is wrong with a state; None when it fits its definition and its last record."""
+        if isinstance(found, DamagedState):
+            return Unsound(found.reason)
+        state = found.state
+        definition = await self._catalog.version(state.flow, state.version)
+        if definition is None:
+            return Unsound(f"version {state.version} of the flow does not exist")
+        fault = rules.fault_of(definition, state)
+        if fault is not None:
+            return Unsound(fault)
+        wanted = commit_record_id(state)
+        waiting: list[HistoryRecord | UnreadableRecord] = [r for r in found.pending if r.id == wanted]
+        last = next(iter(waiting or await self._history.get_many([wanted])), None)
+        return self._compare(found, last)
+
+    def _compare(self, found: StoredState, last: HistoryRecord | UnreadableRecord | None) -> Unsound | None:
+        revision = found.state.revision
+        if last is None:
+            missing = Unsound(f"the record of its revision {revision} is missing", of_history=True)
+            return None if self._pruned else missing
+        if isinstance(last, UnreadableRecord):
+            return Unsound(f"the record of its revision {revision} cannot be read", of_history=True)
+        same = last.after == found.state
+        if not is_intact(last):
+            return Unsound(f"the record of its revision {revision} was changed", of_history=not same)
+        if not same:
+            return Unsound(f"it is not as its revision {revision} left it")
+        if found.head != (last.hash or ""):
+            return Unsound("its link to the history was changed")
+        return None
+
+    async def find(self, user_id: str, flow_id: str) -> StoredState | DamagedState | None:
+        """The stored state, or what can be read of it."""
+        try:
+            return await self._states.load(flow_id, user_id)
+        except FlowStateCorruptionError:
+            return await self._states.salvage(flow_id, user_id)
+
+    async def _plan(
+        self, user_id: str, flow_id: str, found: StoredState | DamagedState | None, reason: str
+    ) -> "_Plan":
+        newest: HistoryRecord | UnreadableRecord | None = None
+        head = ""
+        async for record in self._newest_first(user_id, flow_id, found):
+            newest = newest or record
+            if isinstance(record, UnreadableRecord) or record.after is UNSET:
+                continue
+            head = head or record.hash or ""
+            if is_intact(record) and await self._fits(record.after):
+                return _Plan("rebuilt", reason, head, newest, record)
+        if newest is None and found is None:
+            await self._catalog.current(flow_id)
+            raise FlowNotStartedError(flow_id)
+        return _Plan("restarted", reason, head, newest)
+
+    async def _newest_first(
+        self, user_id: str, flow_id: str, found: StoredState | DamagedState | None
+    ) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
+        pending: Sequence[HistoryRecord] = () if found is None else found.pending
+        for record in reversed(pending):
+            yield record
+        seen = {record.id for record in pending}
+        start = None
+        while page := await self._history.scan(flow_id, user_id, start, PAGE, backwards=True):
+            for older in page:
+                if older.id not in seen:
+                    yield older
+            start = position_of(page[-1])
+            if len(page) < PAGE:
+                return
+
+    async def _fits(self, state: FlowState) -> bool:
+        definition = await self._catalog.version(state.flow, state.version)
+        return definition is not None and rules.fault_of(definition, state) is None
+
+    async def _change(
+        self, plan: "_Plan", user_id: str, flow_id: str, found: StoredState | DamagedState | None
+    ) -> tuple[Change, datetime]:
+        now = self._clock.now()
+        if plan.record is None or plan.record.after is UNSET:
+            definition = await self._catalog.last(flow_id)
+            epoch = new_id() if plan.newest is None else later(plan.newest.epoch, new_id())
+            after = rules.start(definition, user_id, epoch, StartCommand(), now)
+        else:
+            last = plan.record.after
+            if found is None and last.absent_at(now):
+                raise FlowNotStartedError(flow_id)
+            definition = await self._catalog.pinned(last)
+            epoch, revision = plan.position(found)
+            now = max(now, last.updated_at)
+            after = rules.recover(last, epoch, revision, now)
+        return Change("recovered", "recovered", after, plan.told, definition.flow.ttl), now
+
+
+class _Plan(Struct, frozen=True):
+    """``record`` is the last valid one, ``newest`` the last one at all, ``head`` the last hash."""
+
+    action: Literal["rebuilt", "restarted"]
+    reason: str
+    head: str
+    newest: HistoryRecord | UnreadableRecord | None
+    record: HistoryRecord | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What is done, for people; recorded with it."""
+        told = {"action": self.action, "reason": self.reason}
+        if self.record is not None:
+            told |= {"record": self.record.id, "step": self.record.to_step}
+        return told
+
+    def position(self, found: StoredState | DamagedState | None) -> tuple[str, int]:
+        """An epoch and a revision that come after all that are known, so that no client that saw one of
+        them takes the recovered state for an older one."""
+        known = [record for record in (self.record, self.newest) if record is not None]
+        epoch = max(r.epoch for r in known)
+        revision = max(r.revision for r in known if r.epoch == epoch)
+        position = None
+        if isinstance(found, DamagedState):
+            position = found.position
+        elif isinstance(found, StoredState):
+            position = found.state.position
+        if position is None or position.epoch != epoch or type(position.revision) is not int:
+            return epoch, revision + 1
+        if 0 < position.revision - revision <= PLAUSIBLE_LEAD:
+            revision = position.revision
+        return epoch, revision + 1
+
+
+def _as_damaged(found: StoredState | DamagedState, reason: str) -> DamagedState:
+    if isinstance(found, DamagedState):
+        return found
+    return DamagedState(found.state.position, reason, found.pending, found.recent)

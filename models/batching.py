@@ -1,0 +1,69 @@
+"""Lets requests in flight share commands: one for many documents costs a fraction of many for one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batches(Generic[T, R]):
+    """Gathers what is asked in one turn of the event loop, and while a batch is under way, into the next
+    batch. Nothing waits for a timer: a lone request is sent at once.
+
+    ``work`` answers a batch in its order; an answer that is an exception is raised to who asked. At most
+    ``lanes`` batches of at most ``size`` are under way.
+    """
+
+    def __init__(
+        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]], *, size: int, lanes: int
+    ) -> None:
+        self._work = work
+        self._size = size
+        self._lanes = lanes
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._called = False
+
+    async def ask(self, item: T) -> R:
+        """The answer to ``item``."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+        self._waiting.append((item, answer))
+        if not self._called:
+            self._called = True
+            loop.call_soon(self._send)
+        return await answer
+
+    def _send(self) -> None:
+        self._called = False
+        while self._waiting and len(self._under_way) < self._lanes:
+            batch: list[tuple[T, asyncio.Future[R]]] = []
+            while self._waiting and len(batch) < self._size:
+                item, answer = self._waiting.popleft()
+                if not answer.done():  # who asked did not give up meanwhile
+                    batch.append((item, answer))
+            if batch:
+                task = asyncio.ensure_future(self._answer(batch))
+                self._under_way.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._send()
+
+    async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        answers: Sequence[R | Exception]
+        try:
+            answers = await self._work([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - raised to everybody who asked
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

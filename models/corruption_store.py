@@ -1,0 +1,33 @@
+"""States found not to agree with their history, in MongoDB, for every worker's statistics."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pymongo.errors import DuplicateKeyError
+
+from models.database import Collection, Database, store_errors
+
+
+class MongoCorruptionReports:
+    """The CorruptionReports port on MongoDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._reports: Collection = database.collection("flow_corruptions")
+
+    async def report(self, key: str, reason: str, now: datetime) -> bool:
+        async with store_errors():
+            try:
+                await self._reports.insert_one({"_id": key, "reason": reason, "foundAt": now})
+            except DuplicateKeyError:
+                return False
+        return True
+
+    async def withdraw(self, keys: Sequence[str]) -> None:
+        if keys:
+            async with store_errors():
+                await self._reports.delete_many({"_id": {"$in": list(keys)}})
+
+    async def list_keys(self, limit: int) -> list[str]:
+        async with store_errors():
+            found = await self._reports.find({}, {"_id": 1}).sort("foundAt", 1).limit(limit).to_list(limit)
+        return [document["_id"] for document in found]

@@ -1,0 +1,41 @@
+"""Leases in MongoDB: taken by compare-and-set of one document."""
+
+from datetime import UTC, datetime, timedelta
+
+from pymongo.errors import DuplicateKeyError
+
+from app.contracts.ports import Lease
+from models.database import Collection, Database, store_errors
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class MongoLeaseStore:
+    """The LeaseStore port on MongoDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._leases: Collection = database.collection("flow_leases")
+
+    async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+        until = now + timedelta(seconds=seconds)
+        async with store_errors():
+            held = await self._leases.find_one({"_id": name})
+            if held is None:
+                first = {"_id": name, "holder": holder, "fence": 1, "until": until}
+                try:
+                    await self._leases.insert_one(first)
+                except DuplicateKeyError:
+                    return None
+                return Lease(name, holder, 1, until)
+            if held["holder"] != holder and held["until"] > now:
+                return None
+            fence = held["fence"] if held["holder"] == holder else held["fence"] + 1
+            as_read = {"_id": name, "holder": held["holder"], "fence": held["fence"], "until": held["until"]}
+            taken = {"$set": {"holder": holder, "fence": fence, "until": until}}
+            answer = await self._leases.update_one(as_read, taken)
+        return Lease(name, holder, fence, until) if answer.matched_count else None
+
+    async def give_up(self, lease: Lease) -> None:
+        mine = {"_id": lease.name, "holder": lease.holder, "fence": lease.fence}
+        async with store_errors():
+            await self._leases.update_one(mine, {"$set": {"until": _LONG_AGO}})
