@@ -130,16 +130,9 @@ class FlowStateDocument(Document, _CamelModel):
             IndexModel([("userId", ASCENDING), ("flowId", ASCENDING)], name="user_flow"),
             IndexModel([("createdAt", ASCENDING)], name="created"),
             IndexModel([("expiresAt", ASCENDING)], name="expiry", expireAfterSeconds=EXPIRY_GRACE_SECONDS),
-            IndexModel(
-                [("updatedAt", ASCENDING)],
-                name="undelivered",
-                partialFilterExpression={"outbox.0": {"$exists": True}},
-            ),
-            IndexModel(
-                [("timeoutAt", ASCENDING)],
-                name="timeout",
-                partialFilterExpression={"timeoutAt": {"$exists": True}},
-            ),
+            # Sparse, not partial: the embedded server does not use partial ones for ranges.
+            IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
+            IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
             IndexModel([("flowId", ASCENDING), ("step", ASCENDING), ("_id", ASCENDING)], name="flow_step"),
         ]
 

@@ -1,7 +1,7 @@
 """States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -29,6 +29,7 @@ T = TypeVar("T")
 LOADS_IN_A_COMMAND = 500
 COMMANDS_UNDER_WAY = 2
 _PRESENT = {"$nin": sorted(ENDED)}
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _WITHOUT_LISTS = {"outbox": 0, "recent": 0}
 
 
@@ -105,11 +106,11 @@ class MongoStateStore:
         return _readable(state_from_document, documents)
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
-        async for state in self._walk({"expiresAt": {"$lte": now}, "status": _PRESENT}, "expiresAt"):
+        async for state in self._walk({"expiresAt": _up_to(now), "status": _PRESENT}, "expiresAt"):
             yield state
 
     async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
-        async for state in self._walk({"timeoutAt": {"$lte": now}, "status": "active"}, "timeoutAt"):
+        async for state in self._walk({"timeoutAt": _up_to(now), "status": "active"}, "timeoutAt"):
             yield state
 
     async def _walk(self, query: Document, order: str) -> AsyncIterator[FlowState]:
@@ -119,9 +120,9 @@ class MongoStateStore:
                     yield state
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
-        query = {"outbox.0": {"$exists": True}, "updatedAt": {"$lt": before}}
+        waiting = self._states.find({"outbox.timestamp": {"$lt": before}})
         async with store_errors():
-            documents = await self._states.find(query).sort("updatedAt", 1).limit(limit).to_list(limit)
+            documents = await waiting.sort("outbox.timestamp", 1).limit(limit).to_list(limit)
         return _readable(_stored, documents)
 
     async def sample(self, size: int) -> list[StoredState | DamagedState]:
@@ -145,6 +146,11 @@ def _readable(read: Callable[[Document], T], documents: Sequence[Document]) -> l
             place = document.get("_id")
             log.error("damaged document", document=place, code=error.code, reason=error.details["reason"])
     return found
+
+
+def _up_to(now: datetime) -> Document:
+    """With a lower bound, as the embedded server reads what has no such field otherwise."""
+    return {"$gt": _LONG_AGO, "$lte": now}
 
 
 def _not_expired(now: datetime) -> dict[str, Any]:

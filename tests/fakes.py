@@ -121,8 +121,8 @@ class FakeStateStore:
         return [*self.kept.values(), *self.damaged.values()][:size]
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
-        waiting = [k for k in self.kept.values() if k.pending and k.state.updated_at < before]
-        return sorted(waiting, key=lambda kept: kept.state.updated_at)[:limit]
+        waiting = [k for k in self.kept.values() if any(p.timestamp < before for p in k.pending)]
+        return sorted(waiting, key=lambda kept: kept.pending[0].timestamp)[:limit]
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         for record in records:

@@ -92,7 +92,7 @@ class StateStore(Protocol):
         """Active states whose step's timeout is due, oldest first."""
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
-        """States with records in the outbox whose last change is older than ``before``."""
+        """States with records older than ``before`` in the outbox, oldest first."""
 
     async def sample(self, size: int) -> list[StoredState | DamagedState]:
         """Some stored states, at random."""

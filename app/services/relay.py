@@ -26,11 +26,14 @@ log = structlog.get_logger("relay")
 
 BATCH = 256
 WAITING_LIMIT = 20_000
+LINGER_SECONDS = 0.05
+"""How long a record waits for others to share the commands that keep it; it is in its outbox meanwhile."""
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Relay:
-    """Delivers records. ``take`` never waits; ``run`` does the work until it is cancelled."""
+    """Delivers records: tells of them at once, and keeps them in the history a moment later, when there
+    are more. ``take`` never waits; ``run`` does the work until it is cancelled."""
 
     def __init__(
         self, states: StateStore, history: HistoryStore, bus: EventBus, catalog: DefinitionCatalog
@@ -39,8 +42,10 @@ class Relay:
         self._history = history
         self._bus = bus
         self._catalog = catalog
-        self._waiting: asyncio.Queue[HistoryRecord] = asyncio.Queue(WAITING_LIMIT)
+        self._untold: asyncio.Queue[HistoryRecord] = asyncio.Queue()
+        self._unkept: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._under_way: set[str] = set()
+        self._hurry = asyncio.Event()
 
     def take(self, records: Iterable[HistoryRecord]) -> None:
         """Queue records for delivery, those that are under way already once. When the queue is full
@@ -48,41 +53,66 @@ class Relay:
         for record in records:
             if record.id in self._under_way:
                 continue
-            try:
-                self._waiting.put_nowait(record)
-                self._under_way.add(record.id)
-            except asyncio.QueueFull:
+            if len(self._under_way) >= WAITING_LIMIT:
                 log.warning("relay queue full", record=record.id, kind=record.kind)
+                continue
+            self._untold.put_nowait(record)
+            self._under_way.add(record.id)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        while True:
-            batch = [await self._waiting.get()]
-            while len(batch) < BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            try:
-                await self._deliver_until_done(batch)
-            finally:
-                for record in batch:
-                    self._under_way.discard(record.id)
-                    self._waiting.task_done()
+        await asyncio.gather(self._tell_all(), self._keep_all())
 
     async def drain(self, seconds: float) -> None:
         """Wait until everything taken is delivered, for ``seconds`` at most."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._waiting.join(), seconds)
+        self._hurry.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._untold.join()
+                await self._unkept.join()
+        except TimeoutError:
+            log.warning("not all delivered; the outboxes have the rest", records=len(self._under_way))
+        finally:
+            self._hurry.clear()
 
     async def deliver(self, batch: Sequence[HistoryRecord]) -> None:
         """Bring records to the history and to all workers, then take them out of the outboxes.
         The order matters: a record leaves the outbox only when it is kept elsewhere and told."""
-        commits = [record for record in batch if record.after is not UNSET]
-        await asyncio.gather(self._history.append(batch), self._tell(commits))
-        await self._states.release(commits)
+        await self._tell(batch)
+        await self._keep(batch)
 
-    async def _deliver_until_done(self, batch: Sequence[HistoryRecord]) -> None:
+    async def _tell_all(self) -> None:
+        while True:
+            batch = await _next_batch(self._untold)
+            try:
+                await self._tell(batch)
+            except Exception as error:  # noqa: BLE001 - clients find the gap in the revisions
+                log.error("events not told", records=len(batch), first=batch[0].id, **describe(error))
+            for record in batch:
+                self._unkept.put_nowait(record)
+                self._untold.task_done()
+
+    async def _keep_all(self) -> None:
+        while True:
+            first = await self._unkept.get()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
+            batch = [first, *_waiting(self._unkept, BATCH - 1)]
+            try:
+                await self._keep_until_done(batch)
+            finally:
+                for record in batch:
+                    self._under_way.discard(record.id)
+                    self._unkept.task_done()
+
+    async def _keep(self, batch: Sequence[HistoryRecord]) -> None:
+        await self._history.append(batch)
+        await self._states.release([record for record in batch if record.after is not UNSET])
+
+    async def _keep_until_done(self, batch: Sequence[HistoryRecord]) -> None:
         for pause in chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1])):
             try:
-                await self.deliver(batch)
+                await self._keep(batch)
             except StoreUnavailableError:
                 await asyncio.sleep(pause)
                 continue
@@ -90,11 +120,11 @@ class Relay:
                 log.error("delivery failed", records=len(batch), first=batch[0].id, **describe(error))
                 if len(batch) > 1:
                     for record in batch:
-                        await self._deliver_until_done([record])
+                        await self._keep_until_done([record])
             return
 
-    async def _tell(self, commits: Sequence[HistoryRecord]) -> None:
-        events = [event for record in commits if (event := await self._event(record)) is not None]
+    async def _tell(self, batch: Sequence[HistoryRecord]) -> None:
+        events = [event for record in batch if (event := await self._event(record)) is not None]
         if not events:
             return
         try:
@@ -119,3 +149,11 @@ class Relay:
             revision=state.revision,
             body=Raw(encode(state_updated_event(state, record))),
         )
+
+
+async def _next_batch(queue: asyncio.Queue[HistoryRecord]) -> list[HistoryRecord]:
+    return [await queue.get(), *_waiting(queue, BATCH - 1)]
+
+
+def _waiting(queue: asyncio.Queue[HistoryRecord], limit: int) -> list[HistoryRecord]:
+    return [queue.get_nowait() for _ in range(min(limit, queue.qsize()))]

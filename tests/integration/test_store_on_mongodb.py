@@ -32,7 +32,9 @@ async def test_indexes_are_as_declared(parts: Parts) -> None:
     assert states["created"]["key"] == [("createdAt", 1)]
     assert states["expiry"]["key"] == [("expiresAt", 1)]
     assert states["expiry"]["expireAfterSeconds"] == EXPIRY_GRACE_SECONDS
-    assert states["undelivered"]["partialFilterExpression"] == {"outbox.0": {"$exists": True}}
+    assert states["waiting"]["key"] == [("outbox.timestamp", 1)]
+    assert states["timeout"]["key"] == [("timeoutAt", 1)]
+    assert states["waiting"]["sparse"] is states["timeout"]["sparse"] is True
     definitions = await parts.database.collection("flow_definitions").index_information()
     assert definitions["flow_version"]["key"] == [("flowId", 1), ("version", -1)]
     assert definitions["flow_version"]["unique"] is True
