@@ -53,4 +53,18 @@ def _fault_of(refusal: msgspec.ValidationError) -> Fault:
 @cache
 def _validator(shape: type) -> Any:
     (schema,), definitions = msgspec.json.schema_components([shape], ref_template="#/$defs/{name}")
-    return jsonschema_rs.Draft202012Validator({**schema, "$defs": definitions})
+    return jsonschema_rs.Draft202012Validator(_pointed({**schema, "$defs": definitions}))
+
+
+def _pointed(schema: Any) -> Any:
+    """The schema with "null or X" said so that a fault in X is told at its place, not as none of both."""
+    if isinstance(schema, list):
+        return [_pointed(member) for member in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {name: _pointed(member) for name, member in schema.items()}
+    others = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    if len(others) != 1 or len(schema["anyOf"]) != 2:
+        return schema
+    del schema["anyOf"]
+    return {**schema, "if": {"type": "null"}, "else": others[0]}

@@ -104,7 +104,8 @@ def _check_duration(at: str, duration: object) -> list[Finding]:
     if not isinstance(duration, str):
         return []
     try:
-        usable = timedelta(0) < msgspec.convert(duration, timedelta) <= MAX_DURATION
+        given = msgspec.convert(duration, timedelta)
+        usable = timedelta(0) < given <= MAX_DURATION and not given % timedelta(milliseconds=1)
     except msgspec.ValidationError:
         usable = False
     return [] if usable else [Finding(at, "takes an ISO 8601 duration such as P30D or PT12H, to 100 years")]
