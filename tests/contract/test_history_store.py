@@ -6,7 +6,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.ports import HistoryStore
-from app.contracts.record import HistoryFilter, position_of
+from app.contracts.record import HistoryFilter, HistoryRecord, position_of
 from models.database import Database
 from models.history_store import MongoHistoryStore
 from tests.fakes import FakeHistoryStore
@@ -96,3 +96,46 @@ async def test_filters(store: HistoryStore, only: HistoryFilter, takes: list[int
     await store.append(whole)
     assert await store.read("loop", "ada", None, 10, only) == [whole[n] for n in takes]
     assert [r for r in whole if only.takes(r)] == [whole[n] for n in takes]
+
+
+async def lives(store: HistoryStore) -> list[HistoryRecord]:
+    """Two lives with two commits and a refusal each."""
+    whole = []
+    for epoch in ("e1", "e2"):
+        state = structs.replace(fresh(epoch=epoch, payload={"iban": "DE02"}), message="hi", pause_reason="p")
+        first = structs.replace(record(state), salt="s", commitment="c", hash="h", digest="d")
+        refused = structs.replace(first, id=f"{first.id}:x", after=UNSET, success=False, kind="refused")
+        whole += [first, refused, structs.replace(record(moved(state)), salt="s")]
+    await store.append([*whole, record(fresh(user="bob"))])
+    return whole
+
+
+async def test_a_scan_goes_both_ways(store: HistoryStore) -> None:
+    whole = await lives(store)
+    assert await store.scan("loop", "ada", None, 10) == whole
+    assert await store.scan("loop", "ada", None, 10, backwards=True) == whole[::-1]
+    assert await store.scan("loop", "ada", position_of(whole[1]), 2) == whole[2:4]
+    assert await store.scan("loop", "ada", position_of(whole[4]), 3, backwards=True) == whole[3:0:-1]
+
+
+async def test_some_records_by_their_ids(store: HistoryStore) -> None:
+    whole = await lives(store)
+    found = await store.get_many([whole[0].id, "nothing", whole[5].id])
+    assert sorted(r.id for r in found) == sorted([whole[0].id, whole[5].id])
+    assert await store.get_many([]) == []
+
+
+async def test_erasing_takes_what_was_entered_and_leaves_what_happened(store: HistoryStore) -> None:
+    whole = await lives(store)
+    assert await store.erase("loop", "ada", position_of(whole[5])) == 5
+    assert await store.erase("loop", "nobody", position_of(whole[5])) == 0
+    found = await store.read("loop", "ada", None, 10)
+    assert found[5] == whole[5], "the last one is the receipt"
+    for before, after in zip(whole[:5], found[:5], strict=True):
+        bare = UNSET
+        if before.after is not UNSET:
+            gone = dict.fromkeys(("payload", "message", "entity_id", "pause_reason"), UNSET)
+            bare = structs.replace(before.after, **gone)
+        members = dict.fromkeys(("payload", "request_id", "digest", "salt"), UNSET)
+        assert after == structs.replace(before, after=bare, **members)
+    assert (await store.read("loop", "bob", None, 10))[0].payload is not UNSET

@@ -7,7 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.ports import REMEMBERED, StateFilter, StateStore, StoredState
+from app.contracts.ports import REMEMBERED, DamagedState, StateFilter, StateStore, StoredState
 from app.contracts.record import remembered
 from models.database import Database
 from models.state_store import MongoStateStore
@@ -164,3 +164,107 @@ async def test_a_colon_cannot_reach_another_users_state(store: StateStore) -> No
     await store.commit(None, record(fresh(user="b:c", slug="a")))
     with pytest.raises(FlowNotFoundError):
         await store.load("a:b", "c")
+
+
+async def test_the_head_is_the_hash_of_the_last_record(store: StateStore) -> None:
+    state = fresh()
+    await store.commit(None, structs.replace(record(state), hash="h-0"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.head == "h-0"
+    await store.commit(state.position, structs.replace(record(moved(state)), hash="h-1"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.head == "h-1"
+
+
+async def test_many_at_once_have_their_own_outcomes(store: StateStore) -> None:
+    """Those in flight share commands: starts, changes, stale ones and rivals, each with its answer."""
+    running = [fresh(user=f"u-{n}") for n in range(20)]
+    await asyncio.gather(*(store.commit(None, record(state)) for state in running))
+    wanted = [
+        *((None, record(fresh(user=f"v-{n}"))) for n in range(10)),
+        *((None, record(fresh(user=f"u-{n}", epoch="e2"))) for n in range(5)),
+        *((state.position, record(moved(state), commit="first")) for state in running[:10]),
+        *((state.position, record(moved(state), commit="rival")) for state in running[5:10]),
+        *((moved(state).position, record(moved(moved(state)))) for state in running[15:]),
+    ]
+    made = await asyncio.gather(*(store.commit(before, one) for before, one in wanted))
+    assert made[:10] == [True] * 10
+    assert made[10:15] == [False] * 5
+    assert made[15:20] == [True] * 5
+    assert [a + b for a, b in zip(made[20:25], made[25:30], strict=True)] == [1] * 5, "one of two rivals"
+    assert made[30:] == [False] * 5
+    loaded = await asyncio.gather(*(store.load("loop", f"u-{n}") for n in range(20)), store.load("loop", "x"))
+    assert [s and s.state.revision for s in loaded] == [*[1] * 10, *[0] * 10, None]
+    for stored, rival in zip(loaded[5:10], made[25:30], strict=True):
+        assert stored is not None
+        assert stored.pending[-1].commit_id == ("rival" if rival else "first")
+
+
+async def test_an_erasure_makes_a_state_forget_its_requests(store: StateStore) -> None:
+    state = fresh()
+    await store.commit(None, structs.replace(record(state), digest="d"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.recent
+    await store.commit(state.position, structs.replace(record(moved(state), kind="erased"), digest="d"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.recent == ()
+
+
+async def test_states_are_found_by_what_they_are(store: StateStore) -> None:
+    for slug, user, step in (("a", "u1", "a"), ("a", "u2", "b"), ("a", "u3", "b"), ("b", "u1", "b")):
+        await store.commit(None, record(structs.replace(fresh(user=user, slug=slug), step=step)))
+    held = structs.replace(fresh(user="u4", slug="a"), step="b", status="paused")
+    await store.commit(None, record(held))
+
+    async def keys(after: str | None = None, limit: int = 10, **only: str) -> list[str]:
+        found = await store.find(StateFilter(**only), after, limit, T0)  # type: ignore[arg-type]
+        return [state.key for state in found]
+
+    assert await keys() == ["a:u1", "a:u2", "a:u3", "a:u4", "b:u1"]
+    assert await keys(flow_id="a", step="b") == ["a:u2", "a:u3", "a:u4"]
+    assert await keys(flow_id="a", step="b", status="active") == ["a:u2", "a:u3"]
+    assert await keys(user_id="u1") == ["a:u1", "b:u1"]
+    assert await keys(status="paused") == ["a:u4"]
+    assert await keys(limit=2) == ["a:u1", "a:u2"]
+    assert await keys(after="a:u2", limit=2) == ["a:u3", "a:u4"]
+    assert await keys(after="a:u4", flow_id="a") == []
+
+
+async def test_states_whose_timeout_is_due_oldest_first(store: StateStore) -> None:
+    for user, seconds, status in (("late", 5, "active"), ("later", 1, "active"), ("held", 1, "paused")):
+        due = T0 + timedelta(seconds=seconds)
+        await store.commit(None, record(structs.replace(fresh(user=user), timeout_at=due, status=status)))
+    await store.commit(None, record(fresh(user="never")))
+    assert [s.user_id async for s in store.timed_out(T0)] == []
+    assert [s.user_id async for s in store.timed_out(T0 + timedelta(seconds=5))] == ["later", "late"]
+
+
+async def test_a_sample_is_of_what_is_there(store: StateStore) -> None:
+    for user in ("a", "b", "c"):
+        await store.commit(None, record(fresh(user=user)))
+    sample = await store.sample(10)
+    assert sorted(s.state.user_id for s in sample if isinstance(s, StoredState)) == ["a", "b", "c"]
+
+
+async def test_a_sound_state_cannot_be_salvaged(store: StateStore) -> None:
+    await store.commit(None, record(fresh()))
+    assert await store.salvage("loop", "ada") is None
+    assert await store.salvage("loop", "nobody") is None
+
+
+async def test_a_state_is_replaced_as_it_was_read_or_not_at_all(store: StateStore) -> None:
+    state = fresh()
+    await store.commit(None, record(state))
+    stale = DamagedState(moved(state).position, "odd")
+    again = moved(state, message="repaired")
+    assert not await store.replace(stale, record(again))
+    assert await store.replace(DamagedState(state.position, "odd"), record(again, commit="new"))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.state == again
+    assert [p.commit_id for p in stored.pending] == ["new"]
+    await store.drop_damaged("loop", "ada")

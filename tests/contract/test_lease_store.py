@@ -1,0 +1,73 @@
+"""The contracts of LeaseStore and CorruptionReports."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from app.contracts.ports import CorruptionReports, LeaseStore
+from models.corruption_store import MongoCorruptionReports
+from models.database import Database
+from models.lease_store import MongoLeaseStore
+from tests.fakes import FakeCorruptionReports, FakeLeaseStore
+from tests.samples import T0
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def leases(database: Database | None) -> LeaseStore:
+    return FakeLeaseStore() if database is None else MongoLeaseStore(database)
+
+
+@pytest.fixture
+def reports(database: Database | None) -> CorruptionReports:
+    return FakeCorruptionReports() if database is None else MongoCorruptionReports(database)
+
+
+async def test_one_holds_it_until_it_ends(leases: LeaseStore) -> None:
+    first = await leases.take("sweep", "one", T0, 3)
+    assert first is not None
+    assert (first.holder, first.fence, first.until) == ("one", 1, T0 + 3 * SECOND)
+    assert await leases.take("sweep", "two", T0 + 2 * SECOND, 3) is None
+    assert await leases.take("other", "two", T0, 3) is not None, "another work is another lease"
+    taken = await leases.take("sweep", "two", T0 + 3 * SECOND, 3)
+    assert taken is not None
+    assert (taken.holder, taken.fence) == ("two", 2)
+    assert await leases.take("sweep", "one", T0 + 4 * SECOND, 3) is None
+
+
+async def test_the_holder_holds_on_to_it(leases: LeaseStore) -> None:
+    for second in range(5):
+        held = await leases.take("sweep", "one", T0 + second * SECOND, 3)
+        assert held is not None
+        assert (held.fence, held.until) == (1, T0 + (second + 3) * SECOND)
+    assert await leases.take("sweep", "two", T0 + 6 * SECOND, 3) is None
+
+
+async def test_what_is_given_up_is_free_at_once(leases: LeaseStore) -> None:
+    held = await leases.take("sweep", "one", T0, 3)
+    assert held is not None
+    await leases.give_up(held)
+    taken = await leases.take("sweep", "two", T0, 3)
+    assert taken is not None
+    assert taken.fence == 2
+    await leases.give_up(held)
+    assert await leases.take("sweep", "three", T0, 3) is None, "an old holder gives up nothing of a new one"
+
+
+async def test_of_many_who_ask_one_gets_it(leases: LeaseStore) -> None:
+    for moment in (T0, T0 + 10 * SECOND):
+        asked = await asyncio.gather(*(leases.take("sweep", f"w-{n}", moment, 3) for n in range(10)))
+        assert sum(lease is not None for lease in asked) == 1
+
+
+async def test_a_finding_is_kept_until_it_is_withdrawn(reports: CorruptionReports) -> None:
+    assert await reports.report("loop:ada", "torn", T0)
+    assert not await reports.report("loop:ada", "torn again", T0 + SECOND)
+    assert await reports.report("loop:bob", "torn", T0 - SECOND)
+    assert await reports.list_keys(10) == ["loop:bob", "loop:ada"]
+    assert await reports.list_keys(1) == ["loop:bob"]
+    await reports.withdraw(["loop:bob", "loop:eve"])
+    await reports.withdraw([])
+    assert await reports.list_keys(10) == ["loop:ada"]
