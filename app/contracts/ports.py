@@ -40,7 +40,7 @@ class DamagedState(Struct, frozen=True):
     recent: tuple[Remembered, ...] = ()
 
 
-class StateFilter(Struct, frozen=True, rename="camel"):
+class StateFilter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Which states are wanted; None: any."""
 
     flow_id: str | None = None

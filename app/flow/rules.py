@@ -222,15 +222,12 @@ def with_transitions(definition: FlowDefinition, state: FlowState) -> FlowState:
 
 
 def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:
-    """The step that the state is at. Raises FlowStateCorruptionError when there is none such."""
-    step = definition.flow.steps.get(state.step)
-    if step is None:
-        raise FlowStateCorruptionError(
-            state.user_id,
-            state.flow,
-            f"step {state.step} is not in version {definition.version} of the flow",
-        )
-    return step
+    """The step that the state is at. Raises FlowStateCorruptionError when the state does not fit its
+    definition."""
+    fault = fault_of(definition, state)
+    if fault is not None:
+        raise FlowStateCorruptionError(state.user_id, state.flow, fault)
+    return definition.flow.steps[state.step]
 
 
 def _named_step(flow: Flow, name: str | None, pointer: str = "/step") -> FlowStep:

@@ -87,6 +87,8 @@ async def _batch(call: Call) -> Answer:
     command: BatchCommand = call.body
     if (command.operations is UNSET) == (command.filter is UNSET or command.operation is UNSET):
         raise InvalidRequestError([Fault("", "takes either operations, or a filter and an operation")])
+    if command.filter == StateFilter():
+        raise InvalidRequestError([Fault("/filter", "names at least one of flowId, step, status, userId")])
     origin = structs.replace(call.origin, dry_run=command.dry_run)
     if command.operations is not UNSET:
         outcomes, limit = await call.service.bulk.run(command.operations, origin), BATCH_LIMIT + 1

@@ -45,7 +45,7 @@ class Background:
         self._states = states
         self._executor = executor
         self.relay = relay
-        self._check = check
+        self.check = check
         self._lease = lease
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
@@ -58,12 +58,13 @@ class Background:
             asyncio.create_task(self._every(TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
             asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others)),
             asyncio.create_task(self._every(EXPIRE_EVERY_SECONDS, self._expire)),
-            asyncio.create_task(self._every(CHECK_EVERY_SECONDS, self._check.run)),
+            asyncio.create_task(self._every(CHECK_EVERY_SECONDS, self.check.run)),
         ]
 
     async def stop(self) -> None:
         """Deliver what is queued, then end."""
-        await self.relay.drain(DRAIN_SECONDS)
+        if self._tasks:
+            await self.relay.drain(DRAIN_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

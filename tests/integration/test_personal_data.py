@@ -1,0 +1,153 @@
+"""Export and erasure of one user, on the real database."""
+
+import asyncio
+import json
+
+from bson.json_util import dumps
+
+from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
+from app.main import Parts
+from app.services import FlowService
+from models.history_store import MongoHistoryStore
+from tests.e2e.serving import Serving
+
+FLOW = "user-onboarding"
+ROOT = Origin(actor="root", client="tests")
+SECRETS = ("DE0212", "private note", "org-of-ada", "suspicion", "request-of-ada")
+
+
+async def lived(service: FlowService, user: str = "ada") -> None:
+    """Two flows; in one of them two lives, a hold, and a refusal."""
+    origin = Origin(actor=user, request_id="request-of-ada", client="http")
+    await service.start_flow(user, FLOW, StartCommand(payload={"iban": "DE0212"}), origin=origin)
+    await service.clear_flow_state(user, FLOW)
+    begun = StartCommand(payload={"iban": "DE0212"}, entity_id="org-of-ada")
+    await service.start_flow(user, FLOW, begun)
+    await service.execute_transition(user, FLOW, "start", {"x": "DE0212"}, message="private note")
+    await service.administration.pause_flow(user, FLOW, PauseCommand(reason="suspicion"))
+    await asyncio.gather(service.execute_transition(user, FLOW, "skip"), return_exceptions=True)
+    await service.set_flow_state(
+        user, SetCommand(flow="sign-in", step="credentials", payload={"n": "DE0212"})
+    )
+
+
+async def everything(parts: Parts) -> str:
+    names = ("flow_states", "flow_history", "flow_states_damaged", "flow_corruptions", "flow_leases")
+    found = [
+        await parts.database.collection(name).find({"userId": {"$ne": "bob"}}).to_list(None) for name in names
+    ]
+    return dumps(found)
+
+
+async def test_the_export_has_all_there_is(parts: Parts) -> None:
+    await lived(parts.service)
+    await lived(parts.service, "bob")
+    found = await parts.service.personal_data.export("ada")
+    assert [state.flow for state in found.states] == ["sign-in", FLOW]
+    of_flow = ["started", "cleared", "started", "transitioned", "paused"]
+    kinds = [(r.flow_id, r.kind) for r in found.history if r.success]
+    assert kinds == [("sign-in", "set"), *((FLOW, kind) for kind in of_flow)]
+    assert {r.user_id for r in found.history} == {"ada"}
+
+
+async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Parts) -> None:
+    service = parts.service
+    await lived(service)
+    await lived(service, "bob")
+    text = await everything(parts)
+    assert all(secret in text for secret in SECRETS), "the test would see them"
+    done = await service.personal_data.erase("ada", ROOT)
+    assert [(r.flow_id, r.kind, r.actor) for r in done.receipts] == [
+        ("sign-in", "erased", "root"),
+        (FLOW, "erased", "root"),
+    ]
+    await service.background.relay.drain(5)
+    text = await everything(parts)
+    assert [secret for secret in SECRETS if secret in text] == []
+    assert await service.get_user_flows("ada") == []
+    for flow in (FLOW, "sign-in"):
+        found = await service.verify_flow_history("ada", flow)
+        assert (found.whole, found.broken) == (True, None)
+        assert found.erased == found.records - 1
+    history = await service.get_flow_history("ada", FLOW)
+    assert [r.to_step for r in history if r.success][:4] == ["welcome", "welcome", "welcome", "profile-setup"]
+    assert (await service.get_flow_history("bob", FLOW))[0].payload == {"iban": "DE0212"}
+
+
+async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Parts) -> None:
+    service = parts.service
+    await lived(service)
+    await service.personal_data.erase("ada", ROOT)
+    again = await service.personal_data.erase("ada", ROOT)
+    assert len(again.receipts) == 2
+    state, started = await service.start_flow("ada", FLOW, StartCommand(payload={"new": 1}))
+    assert started
+    assert (state.revision, state.payload) == (0, {"new": 1})
+    await service.execute_transition("ada", FLOW, "start")
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
+async def test_who_was_never_there_leaves_no_trace(parts: Parts) -> None:
+    done = await parts.service.personal_data.erase("nobody", ROOT)
+    assert (done.receipts, done.erased) == ([], 0)
+    assert await parts.database.collection("flow_states").count_documents({}) == 0
+
+
+async def test_what_only_the_history_has_is_erased_too(parts: Parts) -> None:
+    service = parts.service
+    await lived(service)
+    await service.background.relay.drain(5)
+    await parts.database.collection("flow_states").delete_many({})
+    done = await service.personal_data.erase("ada", ROOT)
+    assert len(done.receipts) == 2
+    text = await everything(parts)
+    assert [secret for secret in SECRETS if secret in text] == []
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
+async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Parts) -> None:
+    service = parts.service
+    await lived(service)
+    states = parts.database.collection("flow_states")
+    for damage in ({"$unset": {"step": ""}}, {"$set": {"revision": "x"}}):
+        await states.update_one({"_id": f"{FLOW}:ada"}, damage)
+        if "$unset" in damage:
+            await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    await service.personal_data.erase("ada", ROOT)
+    await service.background.relay.drain(5)
+    text = await everything(parts)
+    assert [secret for secret in SECRETS if secret in text] == []
+
+
+async def test_a_worker_that_delivers_late_brings_nothing_back(parts: Parts) -> None:
+    service = parts.service
+    await service.background.stop()
+    await lived(service)
+    stored = await service._states.load(FLOW, "ada")
+    assert stored is not None
+    assert stored.pending, "held by a worker that is slow"
+    await service.personal_data.erase("ada", ROOT)
+    await MongoHistoryStore(parts.database).append(stored.pending)
+    await service._states.release(stored.pending)
+    text = await everything(parts)
+    assert [secret for secret in SECRETS if secret in text] == []
+
+
+async def test_over_http(serving: Serving, user: str) -> None:
+    route = "/api/admin/personal-data"
+    async with serving.http(user) as own:
+        await own.post(f"/api/flow/{FLOW}/start", json={"payload": {"iban": "DE0212"}})
+    async with serving.http("root", "flow:admin") as admin:
+        assert (await admin.get(route)).json()["details"]["errors"][0]["pointer"] == "/userId"
+        found = (await admin.get(route, params={"userId": user})).json()
+        assert found["userId"] == user
+        assert found["states"][0]["payload"] == {"iban": "DE0212"}
+        assert found["history"][0]["metadata"]["kind"] == "started"
+        receipt = (await admin.delete(route, params={"userId": user})).json()
+        assert receipt["recordsErased"] == 1
+        assert receipt["receipts"][0]["metadata"]["kind"] == "erased"
+        left = (await admin.get(route, params={"userId": user})).json()
+        assert left["states"] == []
+        assert "DE0212" not in json.dumps(left)
+        verified = await admin.get(f"/api/flow/{FLOW}/history/verify", params={"userId": user})
+        assert verified.json()["whole"] is True

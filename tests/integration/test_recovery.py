@@ -1,0 +1,231 @@
+"""Damaged states on the real database: found, told with what a recovery would do, and recovered."""
+
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+
+from app.clock import SystemClock
+from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
+from app.main import Parts
+from app.services import FlowService
+
+ROOT = Origin(actor="root", client="tests")
+FLOW = "user-onboarding"
+KEY = f"{FLOW}:ada"
+NOW = SystemClock().now()
+
+DAMAGES: dict[str, dict[str, Any]] = {
+    "a field is gone": {"$unset": {"step": ""}},
+    "the revision is text": {"$set": {"revision": "two"}},
+    "the revision is gone": {"$unset": {"revision": ""}},
+    "the epoch is gone": {"$unset": {"epoch": ""}},
+    "the epoch is odd": {"$set": {"epoch": {"$gt": ""}}},
+    "the status is odd": {"$set": {"status": "odd"}},
+    "the step is unknown": {"$set": {"step": "nowhere"}},
+    "the version is unknown": {"$set": {"version": 99}},
+    "the payload is no JSON": {"$set": {"payload": "{"}},
+    "the payload is another": {"$set": {"payload": '{"name":"Eve"}'}},
+    "it is further than it was": {"$set": {"step": "completed", "status": "completed"}},
+    "the status does not fit": {"$set": {"status": "completed"}},
+    "the outbox is text": {"$set": {"outbox": "x"}},
+    "the requests are torn": {"$set": {"recent": [{"k": 1}]}},
+    "the head is another": {"$set": {"head": "0" * 64}},
+}
+LOADS = {"the payload is another", "it is further than it was", "the head is another"}
+"""Damages that only the history shows."""
+
+
+async def walked(service: FlowService) -> None:
+    await service.start_flow("ada", FLOW, StartCommand(payload={"name": "Ada"}, entity_id="org"))
+    await service.execute_transition("ada", FLOW, "start", {"mail": "a@b"}, message="hi")
+
+
+async def damage(parts: Parts, update: dict[str, Any], *, delivered: bool = True) -> None:
+    if delivered:
+        await parts.service.background.relay.drain(5)
+    answer = await parts.database.collection("flow_states").update_one({"_id": KEY}, update)
+    assert answer.modified_count == 1
+
+
+@pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "waiting"])
+@pytest.mark.parametrize("name", DAMAGES)
+async def test_a_damaged_state_is_rebuilt(parts: Parts, name: str, delivered: bool) -> None:
+    service = parts.service
+    await walked(service)
+    before = await service.get_flow_state("ada", FLOW)
+    assert before is not None
+    delivered = delivered or name == "the outbox is text"
+    if not delivered:
+        await service.background.stop()  # what was committed waits in the outbox
+        await service.execute_transition("ada", FLOW, "continue", {"more": 1})
+        before = await service.get_flow_state("ada", FLOW)
+        assert before is not None
+    await damage(parts, DAMAGES[name], delivered=delivered)
+    if name not in LOADS:
+        with pytest.raises(FlowStateCorruptionError) as refusal:
+            await service.get_flow_state("ada", FLOW)
+        plan = refusal.value.details["recover"]
+        assert (plan["action"], plan["step"]) == ("rebuilt", before.step)
+        assert "recover would rebuild it" in refusal.value.message
+
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    state = done.state
+    assert state is not None
+    assert (done.action, done.record) == ("rebuilt", f"{KEY}:{before.epoch}:{before.revision}")
+    assert (state.epoch, state.revision) == (before.epoch, before.revision + 1)
+    for member in ("step", "status", "payload", "message", "entity_id", "version", "transitions"):
+        assert getattr(state, member) == getattr(before, member), member
+    assert await service.get_flow_state("ada", FLOW) == state
+
+    again = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert (again.action, again.state, again.reason) == ("kept", state, None)
+    history = await service.get_flow_history("ada", FLOW)
+    assert [r.revision for r in history] == list(range(state.revision + 1)), "nothing that waited is lost"
+    last = history[-1]
+    assert (last.kind, last.actor, last.to_step) == ("recovered", "root", before.step)
+    assert last.payload is not UNSET
+    assert last.payload["action"] == "rebuilt"
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    aside = await parts.database.collection("flow_states_damaged").find({"state": KEY}).to_list(None)
+    assert len(aside) == 1, "what was found is kept"
+
+
+async def test_a_sound_state_is_kept(parts: Parts) -> None:
+    await walked(parts.service)
+    before = await parts.service.get_flow_state("ada", FLOW)
+    done = await parts.service.administration.recover_flow("ada", FLOW)
+    assert (done.action, done.state) == ("kept", before)
+
+
+async def test_a_document_that_is_lost_is_rebuilt(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    before = await service.get_flow_state("ada", FLOW)
+    assert before is not None
+    await service.background.relay.drain(5)
+    await parts.database.collection("flow_states").delete_one({"_id": KEY})
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert done.action == "rebuilt"
+    assert done.state is not None
+    assert (done.state.step, done.state.revision) == (before.step, before.revision + 1)
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
+async def test_without_a_valid_record_it_begins_again(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await damage(parts, {"$set": {"version": 99}})
+    await parts.database.collection("flow_history").update_many({}, {"$set": {"version": 99, "actor": "eve"}})
+    with pytest.raises(FlowStateCorruptionError) as refusal:
+        await service.execute_transition("ada", FLOW, "continue")
+    assert refusal.value.details["recover"]["action"] == "restarted"
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert (done.action, done.record) == ("restarted", None)
+    assert done.state is not None
+    assert (done.state.step, done.state.revision) == ("welcome", 0)
+    await service.execute_transition("ada", FLOW, "start")
+
+
+async def test_a_record_that_was_changed_is_not_believed(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await damage(parts, {"$unset": {"step": ""}})
+    history = parts.database.collection("flow_history")
+    forged = {"$set": {"toStep": "completed", "after.step": "completed", "after.status": "completed"}}
+    await history.update_one({"revision": 1}, forged)
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert done.state is not None
+    assert (done.state.step, done.state.revision) == ("welcome", 2), (
+        "from revision 0, after all that are known"
+    )
+    found = await service.verify_flow_history("ada", FLOW)
+    assert found.broken is not None
+    assert found.broken.id.endswith(":1")
+
+
+async def test_a_state_that_had_ended_stays_ended(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await service.clear_flow_state("ada", FLOW)
+    await damage(parts, {"$unset": {"step": ""}})
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert (done.action, done.state) == ("rebuilt", None)
+    assert await service.get_flow_state("ada", FLOW) is None
+    _, started = await service.start_flow("ada", FLOW)
+    assert started
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
+async def test_there_is_nothing_to_recover(parts: Parts) -> None:
+    with pytest.raises(FlowNotStartedError):
+        await parts.service.administration.recover_flow("nobody", FLOW)
+    await walked(parts.service)
+    await parts.service.clear_flow_state("ada", FLOW)
+    with pytest.raises(FlowNotStartedError):
+        await parts.service.administration.recover_flow("ada", FLOW)
+
+
+@pytest.mark.parametrize("way", ["reset", "set", "clear"])
+async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Parts, way: str) -> None:
+    service = parts.service
+    await walked(service)
+    await damage(parts, {"$unset": {"step": ""}})
+    if way == "reset":
+        assert (await service.reset_flow("ada", FLOW)).revision == 3
+    elif way == "set":
+        assert (await service.set_flow_state("ada", SetCommand(step="welcome", flow=FLOW))).revision == 3
+    else:
+        assert await service.clear_flow_state("ada", FLOW)
+    history = await service.get_flow_history("ada", FLOW)
+    assert [r.kind for r in history][2] == "recovered"
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
+async def test_a_hold_is_recovered_too(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await service.administration.pause_flow("ada", FLOW, PauseCommand(reason="fraud"))
+    await damage(parts, {"$set": {"status": "active"}})
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert done.state is not None
+    assert (done.state.status, done.state.pause_reason) == ("paused", "fraud")
+
+
+async def test_the_check_finds_what_does_not_agree(parts: Parts) -> None:
+    service = parts.service
+    for user in ("bob", "eve", "joe"):
+        await service.start_flow(user, FLOW)
+    await walked(service)
+    await damage(parts, {"$set": {"payload": "{}"}})
+    check = service.background.check
+    await check.run()
+    assert (await service.get_flow_statistics()).corrupted_states == 1
+    await check.run()
+    assert (await service.get_flow_statistics()).corrupted_states == 1
+    await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert (await service.get_flow_statistics()).corrupted_states == 0
+    await service.background.relay.drain(5)
+    history = parts.database.collection("flow_history")
+    lost = await history.find_one_and_delete({"userId": "bob"})
+    assert lost is not None
+    await check.run()
+    assert (await service.get_flow_statistics()).corrupted_states == 1, "its history has a hole"
+    done = await service.administration.recover_flow("bob", FLOW)
+    assert done.action == "kept"
+    assert done.reason is not None
+    await history.insert_one(lost)
+    await check.run()
+    assert (await service.get_flow_statistics()).corrupted_states == 0
+
+
+async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await parts.service.background.relay.drain(5)
+    reports = parts.database.collection("flow_corruptions")
+    await reports.insert_one({"_id": KEY, "reason": "was odd", "foundAt": NOW})
+    await reports.insert_one({"_id": f"{FLOW}:gone", "reason": "x", "foundAt": NOW})
+    await service.background.check.run()
+    assert await reports.count_documents({}) == 0
