@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 
 from app.auth.tokens import TokenVerifier
 from app.clock import SystemClock
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports import BusUnavailableError, Clock
 from app.http.application import build_application
 from app.process.embedded import EmbeddedServers
 from app.process.lifeline import end_with_parent
@@ -37,7 +37,7 @@ log = structlog.get_logger("main")
 class Parts:
     """The real parts behind a service, made from settings that name both servers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
         self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
@@ -50,7 +50,7 @@ class Parts:
             leases=MongoLeaseStore(self.database),
             reports=MongoCorruptionReports(self.database),
             bus=self.bus,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             limits=Limits(
                 definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
                 state_ttl=settings.state_ttl,

@@ -7,7 +7,7 @@ straight on the collections (``models.state_store``, ``models.history_store``).
 from datetime import datetime
 from typing import Any, ClassVar
 
-from beanie import Document
+from beanie import Document, PydanticObjectId
 from pydantic import BaseModel, ConfigDict, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
@@ -140,6 +140,7 @@ class FlowStateDocument(Document, _CamelModel):
 class DamagedStateDocument(Document, _CamelModel):
     """A state document that could not be read, as it was found before it was recovered."""
 
+    id: PydanticObjectId | None = Field(default=None, alias="_id")
     state: str
     found_at: datetime
     document: dict[str, Any]

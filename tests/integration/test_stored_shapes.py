@@ -1,0 +1,102 @@
+"""Every shape that ever shipped must still load. ``tests/stored_shapes`` has documents as versions of this
+service wrote them; a new shape gets files of its own, and none is ever changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson.json_util import loads
+
+from app.contracts.command import Origin
+from app.main import Parts
+from models.documents import DOCUMENTS
+
+SHAPES = Path(__file__).parents[1] / "stored_shapes"
+VERSIONS = sorted({path.name.split("-")[0] for path in SHAPES.glob("*.json")})
+SELDOM = {"flow_history": {"expiresAt"}}
+"""Members that a document has only by a setting."""
+COLLECTIONS = {document.Settings.name: document for document in DOCUMENTS}
+
+
+@pytest.fixture(params=VERSIONS)
+async def version(request: pytest.FixtureRequest, parts: Parts) -> str:
+    """A version of which the database has the documents."""
+    for path in SHAPES.glob(f"{request.param}-*.json"):
+        documents = loads(path.read_text())
+        collection = parts.database.collection(path.stem.split("-", 1)[1])
+        for document in documents:  # the lease is there already
+            await collection.replace_one({"_id": document["_id"]}, document, upsert=True)
+    return str(request.param)
+
+
+async def test_states_and_their_history_load(parts: Parts, version: str) -> None:
+    service = parts.service
+    ada = await service.get_flow_state("ada", "loop")
+    assert ada is not None
+    assert (ada.step, ada.status, ada.previous, ada.revision) == ("c", "completed", "a", 1)
+    assert (ada.service, ada.entity_id, ada.message, ada.ok) == ("shop", "org-1", "hello", False)
+    assert ada.payload == {
+        "n": 1,
+        "f": 1.5,
+        "t": "żółć",
+        "deep": [None, {"$ref": "x", "$id": 1}],
+        "more": True,
+    }
+    bob = await service.get_flow_state("bob", "loop")
+    assert bob is not None
+    assert (bob.status, bob.pause_reason, bob.entity_id) == ("paused", "checks", None)
+    assert await service.get_flow_state("eve", "loop") is None
+    kinds = {
+        user: [r.kind for r in await service.get_flow_history(user, "loop")] for user in ("ada", "bob", "eve")
+    }
+    assert kinds == {
+        "ada": ["started", "transitioned"],
+        "bob": ["started", "paused", "refused"],
+        "eve": ["started", "cleared"],
+    }
+    assert (await service.administration.recover_flow("ada", "loop")).action == "kept"
+    assert (await service.definitions.current("loop")).flow.title == "Loop"
+
+
+async def test_life_goes_on(parts: Parts, version: str) -> None:
+    service = parts.service
+    again = Origin(actor="ada", request_id="r-2", client="http")
+    repeated = await service.execute_transition(
+        "ada", "loop", "jump", {"more": True}, message="hello", ok=False, origin=again
+    )
+    assert repeated.revision == 1, "a request of before the upgrade is still known"
+    await service.reset_flow("ada", "loop")
+    await service.administration.resume_flow("bob", "loop")
+    await service.execute_transition("bob", "loop", "go")
+    state, started = await service.start_flow("eve", "loop")
+    assert started
+    assert state.revision == 0
+    await service.background.relay.drain(5)
+    for user in ("ada", "bob", "eve"):
+        found = await service.verify_flow_history(user, "loop")
+        assert (found.whole, found.broken) == (True, None), user
+    await service.personal_data.erase("ada", Origin(actor="root"))
+    assert (await service.verify_flow_history("ada", "loop")).whole
+
+
+def stored(version: str) -> dict[str, list[dict[str, Any]]]:
+    """The documents of a version, by collection."""
+    files = SHAPES.glob(f"{version}-*.json")
+    return {path.stem.split("-", 1)[1]: loads(path.read_text()) for path in files}
+
+
+@pytest.mark.parametrize("number", VERSIONS)
+async def test_the_documents_declare_every_shape(parts: Parts, number: str) -> None:
+    for name, documents in stored(number).items():
+        for one in documents:
+            COLLECTIONS[name].model_validate(one)
+
+
+async def test_the_newest_shape_is_among_them(parts: Parts) -> None:
+    """A field that this version declares, and that no stored shape of it has, needs a new file
+    (``python -m tests.stored_shapes.write``)."""
+    newest = stored(VERSIONS[-1])
+    for name, document in COLLECTIONS.items():
+        fields = {one for documents in newest[name] for one in documents}
+        declared = {field.alias or key for key, field in document.model_fields.items()} - {"revisionId"}
+        assert declared - fields - {"id"} <= SELDOM.get(name, set()), name

@@ -1,0 +1,93 @@
+"""Writes the documents of this version beside those of older ones: ``python -m tests.stored_shapes.write``.
+
+Run it once when a stored shape has changed, after the version in pyproject.toml was raised.
+"""
+
+import asyncio
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
+
+from app.contracts.command import Origin, PauseCommand, StartCommand
+from app.contracts.errors import StatePausedError
+from app.main import Parts
+from app.process.embedded import EmbeddedServers
+from config.settings import Settings
+from models.documents import DOCUMENTS
+from tests.fakes import FakeClock
+from tests.samples import T0, flow_dict
+
+HERE = Path(__file__).parent
+ROOT = Origin(actor="root", client="http")
+
+
+def _asked(request_id: str) -> Origin:
+    return Origin(actor="ada", request_id=request_id, client="http")
+
+
+async def live(parts: Parts, clock: FakeClock) -> None:
+    """The lives of some users, so that every member of every document is there."""
+    service = parts.service
+    flow = flow_dict(title="Loop", ttl="P36500D")
+    flow["steps"]["b"]["timeout"] = {"after": "PT1H", "transition": "done", "resume": "remaining"}
+    flow["steps"]["b"]["payloadMap"] = {"x": 0}
+    await service.create_flow(flow)
+    async with service:
+        await service.start_flow("bob", "loop", StartCommand(entity_id=None))
+        clock.advance(seconds=1)
+        await service.administration.pause_flow("bob", "loop", PauseCommand(reason="checks"), origin=ROOT)
+        try:
+            await service.execute_transition("bob", "loop", "go")
+        except StatePausedError:
+            clock.advance(seconds=1)
+        await service.start_flow("tim", "loop", StartCommand(step="b"))
+        await service.start_flow("tom", "loop", StartCommand(step="b"))
+        clock.advance(minutes=10)
+        await service.administration.pause_flow("tim", "loop", PauseCommand(reason="checks"), origin=ROOT)
+        await service.start_flow("eve", "loop", StartCommand(payload={"secret": 1}), origin=_asked("r-3"))
+        await service.clear_flow_state("eve", "loop")
+        await service.start_flow("ian", "loop", StartCommand(payload={"secret": 1}))
+        await service.personal_data.erase("ian", ROOT)
+        await service.start_flow("dan", "loop")
+        states = parts.database.collection("flow_states")
+        await states.update_one({"_id": "loop:dan"}, {"$set": {"status": "odd"}})
+        await service.administration.recover_flow("dan", "loop", origin=ROOT)
+        await service.start_flow("sam", "loop")
+        await states.update_one({"_id": "loop:sam"}, {"$set": {"step": "nowhere"}})
+        await service.background.check.run()
+        await service.background.relay.drain(5)
+    # What follows waits in the outbox.
+    payload = {"n": 1, "f": 1.5, "t": "żółć", "deep": [None, {"$ref": "x", "$id": 1}]}
+    begun = StartCommand(service="shop", entity_id="org-1", payload=payload)
+    await service.start_flow("ada", "loop", begun, origin=_asked("r-1"))
+    clock.advance(seconds=1)
+    more = {"more": True}
+    await service.execute_transition(
+        "ada", "loop", "jump", more, message="hello", ok=False, origin=_asked("r-2")
+    )
+
+
+async def main() -> None:
+    """Write them."""
+    servers = EmbeddedServers(Path(tempfile.mkdtemp()))
+    clock = FakeClock(T0)
+    parts = Parts(servers.start(Settings(_env_file=None, jwt_secret="x" * 40, log_level="error")), clock)
+    await parts.database.prepare()
+    await parts.bus.start()
+    await live(parts, clock)
+    for document in DOCUMENTS:
+        name = document.get_collection_name()
+        stored = await parts.database.collection(name).find().sort("_id", 1).to_list(None)
+        text = dumps(stored, json_options=CANONICAL_JSON_OPTIONS, indent=1, ensure_ascii=False)
+        path = HERE / f"{version('server-flow')}-{name}.json"
+        path.write_text(text + "\n")
+        print(f"{path}: {len(stored)} documents")
+    await parts.bus.stop()
+    await parts.database.close()
+    servers.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
