@@ -1,6 +1,8 @@
 """The lease of the work that one worker does for all."""
 
 import asyncio
+import os
+import socket
 
 import structlog
 
@@ -21,7 +23,7 @@ class LeaseHolder:
         self._store = store
         self._clock = clock
         self._name = name
-        self._holder = new_id()
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
         self._lease: Lease | None = None
         self._until = 0.0
 
