@@ -184,7 +184,7 @@ async def run(requests: int, rounds: int) -> None:
                 meter = Meter(servers, settings.mongo_url.get_secret_value())
                 async with aiohttp.ClientSession() as http:
                     for subject in both:
-                        await _ready(http, subject)
+                        await ready(http, subject)
                         await in_flight(http, subject, list(subject.tokens), 16, "start", {})
                 for n in (1, 64):
                     await _compare(both, meter, n, requests, rounds)
@@ -192,7 +192,8 @@ async def run(requests: int, rounds: int) -> None:
             servers.stop()
 
 
-async def _ready(http: aiohttp.ClientSession, subject: Subject) -> None:
+async def ready(http: aiohttp.ClientSession, subject: Subject) -> None:
+    """Wait until it answers."""
     for _ in range(200):
         try:
             await subject.post(http, "u0", "start", {})

@@ -14,13 +14,21 @@ class Batches(Generic[T, R]):
     batch. Nothing waits for a timer: a lone request is sent at once.
 
     ``work`` answers a batch in its order; an answer that is an exception is raised to who asked. At most
-    ``lanes`` batches of at most ``size`` are under way.
+    ``lanes`` batches of at most ``size`` are under way. Who asks waits while batches are answered, and no
+    longer than ``patience`` seconds while none is: the server is slow in the one case, away in the other.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]], *, size: int, lanes: int
+        self,
+        work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        size: int,
+        lanes: int,
+        patience: float,
     ) -> None:
         self._work = work
+        self._patience = patience
+        self._answered_at = 0.0
         self._size = size
         self._lanes = lanes
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
@@ -28,14 +36,22 @@ class Batches(Generic[T, R]):
         self._called = False
 
     async def ask(self, item: T) -> R:
-        """The answer to ``item``."""
+        """The answer to ``item``. Raises TimeoutError when the server does not answer."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         self._waiting.append((item, answer))
         if not self._called:
             self._called = True
             loop.call_soon(self._send)
-        return await answer
+        asked_at = loop.time()
+        try:
+            while not (await asyncio.wait((answer,), timeout=self._patience))[0]:
+                if self._answered_at <= asked_at:
+                    raise TimeoutError
+                asked_at = loop.time()
+            return answer.result()
+        finally:
+            answer.cancel()  # who gave up is not worked for
 
     def _send(self) -> None:
         self._called = False
@@ -60,6 +76,7 @@ class Batches(Generic[T, R]):
             answers = await self._work([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
+        self._answered_at = asyncio.get_running_loop().time()
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

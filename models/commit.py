@@ -19,10 +19,11 @@ from models.codec import (
     remembered_to_document,
     state_to_document,
 )
-from models.database import Collection, is_outage
+from models.database import ANSWER_SECONDS, Collection, is_outage
 
 COMMIT_ATTEMPTS = 3
-COMMITS_IN_A_COMMAND = 250
+COMMITS_IN_A_COMMAND = 100
+"""So few that a lone request behind a full command does not wait long."""
 COMMANDS_UNDER_WAY = 2
 _DUPLICATE_KEY = 11000
 
@@ -46,7 +47,7 @@ class Commits:
         self._states = states
         self._history = history
         self._batches: Batches[Commit, bool] = Batches(
-            self._make_all, size=COMMITS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY
+            self._make_all, size=COMMITS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS
         )
 
     async def make(self, commit: Commit) -> bool:

@@ -26,7 +26,7 @@ log = structlog.get_logger("store")
 
 T = TypeVar("T")
 
-LOADS_IN_A_COMMAND = 500
+LOADS_IN_A_COMMAND = 250
 COMMANDS_UNDER_WAY = 2
 _PRESENT = {"$nin": sorted(ENDED)}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,13 +40,13 @@ class MongoStateStore:
         self._states: Collection = database.collection("flow_states")
         self._damaged: Collection = database.collection("flow_states_damaged")
         self._loads: Batches[str, Document | None] = Batches(
-            self._load_all, size=LOADS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY
+            self._load_all, size=LOADS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS
         )
         self._commits = Commits(self._states, database.collection("flow_history"))
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         key = state_key(flow_id, user_id)
-        async with store_errors(ANSWER_SECONDS):
+        async with store_errors():
             document = await self._loads.ask(key)
         return None if document is None else _stored(document)
 
@@ -59,7 +59,7 @@ class MongoStateStore:
         return [by_key.get(key) for key in keys]
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
-        async with store_errors(ANSWER_SECONDS):
+        async with store_errors():
             return await self._commits.make(Commit(before, record))
 
     async def salvage(self, flow_id: str, user_id: str) -> DamagedState | None:

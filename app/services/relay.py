@@ -24,7 +24,7 @@ from config.log import describe
 
 log = structlog.get_logger("relay")
 
-BATCH = 256
+BATCH = 128
 WAITING_LIMIT = 20_000
 LINGER_SECONDS = 0.05
 """How long a record waits for others to share the commands that keep it; it is in its outbox meanwhile."""

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 
 from config.settings import SHIPPED_FLOWS, Settings
 from tests.e2e.serving import COMMAND, Process, external
@@ -77,6 +78,50 @@ def test_state(shell: Shell) -> None:
     assert shell("state", "clear", *which) == "there was no state\n"
     lines = shell("state", "history", *which).splitlines()
     assert [line.split("\t")[2] for line in lines] == ["set", "cleared"]
+
+
+def test_verify_and_recover(shell: Shell) -> None:
+    which = ("--user", "ada", "--flow", "user-onboarding")
+    assert "not started" in shell("state", "recover", *which, code=1)
+    made = json.loads(shell("state", "set", *which, '{"step": "verification"}'))
+    assert shell("state", "verify", *which).startswith("whole: 1 records; head ")
+    kept = json.loads(shell("state", "recover", *which))
+    assert kept == {"action": "kept", "state": made}
+    with MongoClient(shell.env["FLOW_MONGO_URL"]) as client:
+        database = client[shell.env["FLOW_MONGO_DATABASE"]]
+        database.flow_states.update_one({}, {"$set": {"step": "nowhere"}})
+        assert "recover would rebuild it from its history at step verification" in shell(
+            "state", "show", *which, code=1
+        )
+        done = json.loads(shell("state", "recover", *which))
+        assert (done["action"], done["state"]["step"], done["state"]["revision"]) == (
+            "rebuilt",
+            "verification",
+            1,
+        )
+        assert shell("state", "verify", *which).startswith("whole: 2 records; head ")
+        database.flow_history.update_one({"revision": 0}, {"$set": {"actor": "eve"}})
+    broken = shell("state", "verify", *which, code=1)
+    assert "BROKEN: 2 records" in broken
+    assert f"first broken link: {done['record']}: it was changed" in broken
+
+
+def test_a_users_data(shell: Shell) -> None:
+    shell(
+        "state",
+        "set",
+        "--user",
+        "ada",
+        "--flow",
+        "user-onboarding",
+        '{"step": "welcome", "payload": {"n": 1}}',
+    )
+    found = json.loads(shell("user", "export", "--user", "ada"))
+    assert found["states"][0]["payload"] == {"n": 1}
+    assert "Aborted" in shell("user", "erase", "--user", "ada", code=1)
+    receipt = json.loads(shell("user", "erase", "--user", "ada", "--yes"))
+    assert (receipt["userId"], receipt["recordsErased"]) == ("ada", 1)
+    assert json.loads(shell("user", "export", "--user", "ada"))["states"] == []
 
 
 def test_operate(shell: Shell) -> None:
