@@ -73,7 +73,8 @@ class Batches(Generic[T, R]):
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         answers: Sequence[R | Exception]
         try:
-            answers = await self._work([item for item, _ in batch])
+            async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
+                answers = await self._work([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
         self._answered_at = asyncio.get_running_loop().time()

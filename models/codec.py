@@ -6,6 +6,7 @@ a KeyError.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from msgspec import UNSET, DecodeError, convert, json, structs
@@ -97,7 +98,12 @@ def state_to_document(state: FlowState) -> Document:
 
 def state_from_document(document: Mapping[str, Any]) -> FlowState:
     """The state that a document holds."""
-    return _read(document, _STATE_FIELDS, FlowState, document)
+    state = _read(document, _STATE_FIELDS, FlowState, document)
+    if document["_id"] != f"{state.flow}:{state.user_id}":
+        raise _unreadable(document, f"it says that it is {state.flow}:{state.user_id}")
+    if state.revision < 0:
+        raise _unreadable(document, f"its revision is {state.revision}")
+    return state
 
 
 def record_to_document(record: HistoryRecord) -> Document:
@@ -120,7 +126,18 @@ def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
     if "after" in document:
         after = _read(document["after"], _STATE_FIELDS, FlowState, document)
         document = {**document, "after": after}
-    return _read(document, _RECORD_FIELDS, HistoryRecord, document)
+    record = _read(document, _RECORD_FIELDS, HistoryRecord, document)
+    made = record.after
+    if made is UNSET:
+        return record
+    if (made.flow, made.user_id, made.epoch, made.revision) != (
+        record.flow_id,
+        record.user_id,
+        record.epoch,
+        record.revision,
+    ):
+        raise _unreadable(document, "its state is another one")
+    return record
 
 
 def remembered_to_document(request: Remembered) -> Document:
@@ -135,11 +152,15 @@ def remembered_to_document(request: Remembered) -> Document:
 
 
 def remembered_from_document(document: Mapping[str, Any]) -> Remembered:
-    """A remembered request. Every read of a state reads these, so that their types are not checked."""
+    """A remembered request. Every read of a state reads these, so that only the type that is reckoned
+    with is checked."""
     try:
-        return Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
+        found = Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
     except KeyError as refusal:
         raise _unreadable({}, f"a remembered request lacks {refusal}") from None
+    if not isinstance(found.at, datetime):
+        raise _unreadable({}, "a remembered request has no time")
+    return found
 
 
 def members_of(document: Mapping[str, Any], name: str) -> list[Document]:

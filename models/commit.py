@@ -1,6 +1,7 @@
 """Commits: conditional updates of one document each, those of requests in flight in one command."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -69,25 +70,26 @@ class Commits:
         outcomes: dict[int, bool | Exception] = {}
         left = dict(enumerate(commits))
         sent_before = False
+
+        def take(found: Sequence[bool | Exception | None]) -> None:
+            nonlocal left
+            outcomes.update({n: out for n, out in zip(left, found, strict=True) if out is not None})
+            left = {n: commit for n, commit in left.items() if n not in outcomes}
+
         for _ in range(COMMIT_ATTEMPTS):
             try:
-                written = await self._write(list(left.values()), sent_before=sent_before)
+                take(await self._write(list(left.values()), sent_before=sent_before))
+                if left:
+                    take(await self._were_made(list(left.values())))
             except PyMongoError as error:
                 if not is_outage(error):
-                    raise
-                written = [None] * len(left)
+                    take([error] * len(left))
                 sent_before = True
-            outcomes |= {n: out for n, out in zip(left, written, strict=True) if out is not None}
-            left = {n: commit for n, commit in left.items() if n not in outcomes}
-            if not left:
-                break
-            # The connection broke, so that the write may have been made, or may be made still; or of
-            # several not all were made. Look for them. Where a state is as before, the same conditional
-            # write can be sent again: of the two, only one can match. When the second does not, the
-            # first may have come late.
-            found = await self._were_made(list(left.values()))
-            outcomes |= {n: made for n, made in zip(left, found, strict=True) if made is not None}
-            left = {n: commit for n, commit in left.items() if n not in outcomes}
+                # The connection broke, so that the write may have been made, or may be made still. Look
+                # for it. Where a state is as before, the same conditional write can be sent again: of
+                # the two, only one can match. When the second does not, the first may have come late.
+                with suppress(PyMongoError):
+                    take(await self._were_made(list(left.values())))
             if not left:
                 break
         return [outcomes.get(n, StoreUnavailableError()) for n in range(len(commits))]
@@ -100,9 +102,9 @@ class Commits:
             answer = await self._states.bulk_write([_operation(commit) for commit in commits], ordered=False)
             matched = answer.matched_count
         except BulkWriteError as refusal:
-            if is_outage(refusal):
-                raise
             details = refusal.details or {}
+            if is_outage(refusal) or details.get("writeConcernErrors"):
+                raise
             matched = details.get("nMatched", 0)
             faults = {fault["index"]: fault for fault in details.get("writeErrors", ())}
         updates -= sum(commits[n].before is not None for n in faults)
@@ -128,17 +130,17 @@ class Commits:
         by_key = {document["_id"]: document for document in states}
         ids = list({commit.record.id for commit in commits})
         records = await self._history.find({"_id": {"$in": ids}}, {"commitId": 1}).to_list(len(ids))
-        delivered = {document["_id"]: document["commitId"] for document in records}
+        delivered = {document["_id"]: document.get("commitId") for document in records}
         return [_was_made(commit, by_key.get(commit.after.key), delivered) for commit in commits]
 
 
-def _was_made(commit: Commit, document: Document | None, delivered: dict[str, str]) -> bool | None:
+def _was_made(commit: Commit, document: Document | None, delivered: dict[str, Any]) -> bool | None:
     record, before = commit.record, commit.before
     for waiting in (document or {}).get("outbox", ()):
-        if waiting["_id"] == record.id:
-            return bool(waiting["commitId"] == record.commit_id)
+        if waiting.get("_id") == record.id:
+            return bool(waiting.get("commitId") == record.commit_id)
     if record.id in delivered:
-        return delivered[record.id] == record.commit_id
+        return bool(delivered[record.id] == record.commit_id)
     if document is None:
         return None if before is None else False
     if before is None:

@@ -19,7 +19,7 @@ from pymongo.errors import (
 from pymongo.read_preferences import ReadPreference
 
 from app.contracts.errors import StoreUnavailableError
-from models.documents import DOCUMENTS
+from models.documents import DOCUMENTS, RETIRED_INDEXES
 
 Client = AsyncIOMotorClient[dict[str, Any]]
 Collection = AsyncIOMotorCollection[dict[str, Any]]
@@ -47,6 +47,7 @@ def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
         client: Client = AsyncIOMotorClient(
             url,
             tz_aware=True,
+            datetime_conversion="DATETIME_AUTO",  # one odd date must not spoil the read of others
             serverSelectionTimeoutMS=SERVER_SELECTION_MS,
             connectTimeoutMS=SERVER_SELECTION_MS,
             socketTimeoutMS=SOCKET_TIMEOUT_MS,
@@ -85,6 +86,9 @@ class Database:
         """
         try:
             async with store_errors():
+                for name, retired in RETIRED_INDEXES.items():
+                    for index in set(retired) & set(await self.collection(name).index_information()):
+                        await self.collection(name).drop_index(index)
                 await init_beanie(database=self._database, document_models=DOCUMENTS)
         except OperationFailure as refusal:
             raise DatabaseRefusedError(

@@ -14,6 +14,10 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 EXPIRY_GRACE_SECONDS = 3600
 """Expired states are ended by the service, with a record; MongoDB's own TTL is the backstop."""
 
+DAMAGED_KEPT_SECONDS = 30 * 24 * 3600
+RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
+"""Of older versions: taken away at the start."""
+
 
 def _camel(name: str) -> str:
     head, *rest = name.split("_")
@@ -129,11 +133,16 @@ class FlowStateDocument(Document, _CamelModel):
         indexes: ClassVar = [
             IndexModel([("userId", ASCENDING), ("flowId", ASCENDING)], name="user_flow"),
             IndexModel([("createdAt", ASCENDING)], name="created"),
-            IndexModel([("expiresAt", ASCENDING)], name="expiry", expireAfterSeconds=EXPIRY_GRACE_SECONDS),
-            # Sparse, not partial: the embedded server does not use partial ones for ranges.
+            # Sparse, as each entry costs every commit, also one of a field that is not there; not partial, as
+            # the embedded server does not use partial ones for ranges.
+            IndexModel(
+                [("expiresAt", ASCENDING)],
+                name="expires",
+                expireAfterSeconds=EXPIRY_GRACE_SECONDS,
+                sparse=True,
+            ),
             IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
             IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
-            IndexModel([("flowId", ASCENDING), ("step", ASCENDING), ("_id", ASCENDING)], name="flow_step"),
         ]
 
 
@@ -147,7 +156,10 @@ class DamagedStateDocument(Document, _CamelModel):
 
     class Settings:
         name = "flow_states_damaged"
-        indexes: ClassVar = [IndexModel([("state", ASCENDING)], name="state")]
+        indexes: ClassVar = [
+            IndexModel([("state", ASCENDING)], name="state"),
+            IndexModel([("foundAt", ASCENDING)], name="age", expireAfterSeconds=DAMAGED_KEPT_SECONDS),
+        ]
 
 
 class CorruptionDocument(Document, _CamelModel):
@@ -163,7 +175,7 @@ class CorruptionDocument(Document, _CamelModel):
 
 class LeaseDocument(Document, _CamelModel):
     """Who does a work that only one worker should do, until when; ``_id`` is the work. ``fence`` counts
-    the holders: work that was begun under an older one is not finished under it."""
+    the holders."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
     holder: str

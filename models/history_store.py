@@ -29,18 +29,22 @@ class MongoHistoryStore:
         self._history: Collection = database.collection("flow_history")
         self._retention = retention
 
-    async def append(self, records: Sequence[HistoryRecord]) -> None:
+    async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
         if not records:
-            return
+            return set()
         async with store_errors():
             try:
                 await self._history.insert_many([self._document(record) for record in records], ordered=False)
             except BulkWriteError as refusal:
-                # Delivered before, by this worker or another: the record is the same.
                 details = refusal.details or {}
-                others = [f for f in details.get("writeErrors", ()) if f.get("code") != _DUPLICATE_KEY]
-                if others or details.get("writeConcernErrors"):
+                faults = details.get("writeErrors", ())
+                if any(f.get("code") != _DUPLICATE_KEY for f in faults) or details.get("writeConcernErrors"):
                     raise
+                # Delivered before, by this worker or another: the record is the same, or should be.
+                known = {records[f["index"]].id: records[f["index"]].commit_id for f in faults}
+                found = self._history.find({"_id": {"$in": list(known)}}, {"commitId": 1})
+                return {d["_id"] async for d in found if d.get("commitId") != known[d["_id"]]}
+        return set()
 
     def _document(self, record: HistoryRecord) -> Document:
         document = record_to_document(record)
@@ -82,16 +86,24 @@ class MongoHistoryStore:
             documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
         return [_record_or_not(document) for document in documents]
 
-    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord | UnreadableRecord]:
+    async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
+        query = {"stateId": state_key(flow_id, user_id), "success": True}
+        newest = [("epoch", -1), ("revision", -1), ("_id", -1)]
         async with store_errors():
-            found = await self._history.find({"_id": {"$in": list(record_ids)}}).to_list(len(record_ids))
-        return [_record_or_not(document) for document in found]
+            document = await self._history.find_one(query, sort=newest)
+        return None if document is None else _record_or_not(document)
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
-        query = {"stateId": state_key(flow_id, user_id), "$or": _beyond(until, "$lt")}
+        # "Not after" instead of "before", so that a record whose position is damaged is erased too.
+        before: Document = {
+            "stateId": state_key(flow_id, user_id),
+            "_id": {"$ne": until.id},
+            "$nor": _beyond(until, "$gt"),
+        }
         async with store_errors():
-            answer = await self._history.update_many(query, {"$unset": dict.fromkeys(ERASED_FIELDS, "")})
-        return answer.matched_count
+            gone = await self._history.delete_many({**before, "kind": "refused"})
+            answer = await self._history.update_many(before, {"$unset": dict.fromkeys(ERASED_FIELDS, "")})
+        return answer.matched_count + gone.deleted_count
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         async with store_errors():
@@ -127,6 +139,9 @@ def _record_or_not(document: Document) -> HistoryRecord | UnreadableRecord:
         return record_from_document(document)
     except FlowStateCorruptionError as damage:
         place = position_from_id(str(document.get("stateId")), str(document["_id"]))
+        epoch, revision = document.get("epoch"), document.get("revision")
+        if isinstance(epoch, str) and isinstance(revision, int):  # how the index sorts it
+            return UnreadableRecord(str(document["_id"]), damage.details["reason"], epoch, revision)
         at = () if place is None else (place.epoch, place.revision)
         return UnreadableRecord(str(document["_id"]), damage.details["reason"], *at)
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import structlog
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.ports import DamagedState, StateFilter, StoredState
+from app.contracts.ports import DamagedState, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
 from models.batching import Batches
@@ -78,32 +78,34 @@ class MongoStateStore:
         }
         async with store_errors():
             document = await self._states.find_one(as_read)
-            if document is None:
+            answer = await self._states.replace_one(as_read, document_of(record, damaged.recent))
+            if document is None or not answer.matched_count:
                 return False
-            aside = {"state": damaged.position.key, "foundAt": record.timestamp, "document": document}
+            aside = {"state": damaged.position.key, "foundAt": datetime.now(UTC), "document": document}
             await self._damaged.insert_one(aside)
-            fresh = document_of(record, damaged.recent)
-            answer = await self._states.replace_one(as_read, fresh)
-        return answer.matched_count == 1
+        return True
 
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
         async with store_errors():
             await self._damaged.delete_many({"state": state_key(flow_id, user_id)})
 
-    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> list[FlowState]:
+    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         query: Document = {"status": only.status or _PRESENT, **_not_expired(now)}
         query |= {
             name: value
             for name, value in (("flowId", only.flow_id), ("step", only.step), ("userId", only.user_id))
             if value is not None
         }
+        if only.flow_id is not None:  # its states are neighbours by their keys; ";" comes after ":"
+            query["_id"] = {"$gt": f"{only.flow_id}:", "$lt": f"{only.flow_id};"}
         if after is not None:
-            query["_id"] = {"$gt": after}
+            query["_id"] = {**query.get("_id", {}), "$gt": max(after, query.get("_id", {}).get("$gt", ""))}
         async with store_errors():
             documents = (
                 await self._states.find(query, _WITHOUT_LISTS).sort("_id", 1).limit(limit).to_list(limit)
             )
-        return _readable(state_from_document, documents)
+        more = documents[-1]["_id"] if len(documents) == limit else None
+        return StatePage(_readable(state_from_document, documents), more)
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         async for state in self._walk({"expiresAt": _up_to(now), "status": _PRESENT}, "expiresAt"):
@@ -173,6 +175,8 @@ def _stored_or_damaged(document: Document) -> StoredState | DamagedState:
         return DamagedState(
             position=StatePosition(document["_id"], document.get("epoch"), document.get("revision")),
             reason=damage.details["reason"],
+            state=next(iter(_readable(state_from_document, [document])), None),
+            head=head if isinstance(head := document.get("head"), str) else "",
             pending=tuple(_readable(record_from_document, _members(document, "outbox"))),
             recent=tuple(_readable(remembered_from_document, _members(document, "recent"))),
         )

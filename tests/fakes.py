@@ -14,6 +14,7 @@ from app.contracts.ports import (
     DamagedState,
     Lease,
     StateFilter,
+    StatePage,
     StoredState,
 )
 from app.contracts.record import (
@@ -93,7 +94,7 @@ class FakeStateStore:
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
         self.aside = [d for d in self.aside if d.position.key != state_key(flow_id, user_id)]
 
-    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> list[FlowState]:
+    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         wanted = [
             k.state
             for key, k in self.kept.items()
@@ -104,7 +105,8 @@ class FakeStateStore:
             and only.step in (None, k.state.step)
             and only.status in (None, k.state.status)
         ]
-        return sorted(wanted, key=lambda state: state.key)[:limit]
+        page = sorted(wanted, key=lambda state: state.key)[:limit]
+        return StatePage(page, page[-1].key if len(page) == limit else None)
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         late = [k.state for k in self.kept.values() if k.state.status not in ENDED and k.state.absent_at(now)]
@@ -138,9 +140,9 @@ class FakeHistoryStore:
     def __init__(self) -> None:
         self.kept: dict[str, HistoryRecord] = {}
 
-    async def append(self, records: Sequence[HistoryRecord]) -> None:
-        for record in records:
-            self.kept.setdefault(record.id, record)
+    async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
+        kept = {r.id: self.kept.setdefault(r.id, r) for r in records}
+        return {r.id for r in records if kept[r.id].commit_id != r.commit_id}
 
     async def read(
         self,
@@ -169,8 +171,9 @@ class FakeHistoryStore:
             here = [r for r in here if (position_of(r) < start if backwards else position_of(r) > start)]
         return list(sorted(here, key=position_of, reverse=backwards)[:limit])
 
-    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord | UnreadableRecord]:
-        return [self.kept[record_id] for record_id in record_ids if record_id in self.kept]
+    async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
+        here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id) and r.success]
+        return max(here, key=position_of, default=None)
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
         old = [
@@ -181,6 +184,9 @@ class FakeHistoryStore:
         for r in old:
             bare = dict.fromkeys(("payload", "message", "entity_id", "pause_reason"), UNSET)
             after = r.after if r.after is UNSET else structs.replace(r.after, **bare)
+            if r.kind == "refused":
+                del self.kept[r.id]
+                continue
             self.kept[r.id] = structs.replace(
                 r, payload=UNSET, request_id=UNSET, digest=UNSET, salt=UNSET, after=after
             )
@@ -241,7 +247,7 @@ class FakeLeaseStore:
         held = self.held.get(name)
         fence = 1 if held is None else held.fence
         if held is not None and held.holder != holder:
-            if held.until > now:
+            if now < held.until <= now + timedelta(seconds=2 * seconds):
                 return None
             fence += 1
         self.held[name] = Lease(name, holder, fence, now + timedelta(seconds=seconds))

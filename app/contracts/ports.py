@@ -32,12 +32,23 @@ class StoredState(Struct, frozen=True):
 
 
 class DamagedState(Struct, frozen=True):
-    """What can still be read of a state that cannot, and why it cannot."""
+    """What can still be read of a stored state that cannot, and why it cannot. ``state`` is there when
+    only what is around it is damaged."""
 
     position: StatePosition
     reason: str
+    state: FlowState | None = None
+    head: str = ""
     pending: tuple[HistoryRecord, ...] = ()
     recent: tuple[Remembered, ...] = ()
+
+
+class StatePage(Struct, frozen=True):
+    """Some of the states that were asked for; ``next`` is the key to go on after, None on the last page.
+    It may have fewer than asked for, as what cannot be read is left out."""
+
+    states: list[FlowState]
+    next: str | None
 
 
 class StateFilter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -82,7 +93,7 @@ class StateStore(Protocol):
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
         """Remove what was kept aside of a state."""
 
-    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> list[FlowState]:
+    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         """States that are present at ``now``, by key, after the key ``after``."""
 
     def expired(self, now: datetime) -> AsyncIterator[FlowState]:
@@ -104,8 +115,9 @@ class StateStore(Protocol):
 class HistoryStore(Protocol):
     """Records of changes and refusals, kept for ever."""
 
-    async def append(self, records: Sequence[HistoryRecord]) -> None:
-        """Keep the records; those that are there already are left as they are."""
+    async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
+        """Keep the records; those that are there already are left as they are. The ids of those in whose
+        place there is another commit's."""
 
     async def read(
         self,
@@ -129,11 +141,12 @@ class HistoryStore(Protocol):
         """As ``read`` without a filter, with what cannot be read in its place; ``backwards``: newest first,
         those before ``start``."""
 
-    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord | UnreadableRecord]:
-        """Those of these records that there are."""
+    async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
+        """The last commit of a state, over all its lives."""
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
-        """Remove what can be erased (app.flow.chain) of a state's records before ``until``; how many."""
+        """Remove what can be erased (app.flow.chain) of a state's commits before the one at ``until``, and
+        its refusals, on which nothing hangs; how many."""
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         """One record."""

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType, json
+from msgspec import UNSET, Meta, Struct, UnsetType, json, structs
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
@@ -113,13 +113,19 @@ class BatchResult(Struct, frozen=True, rename="camel"):
     error: ErrorView | UnsetType = UNSET
 
 
+class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
+    """A history record with the whole state that it led to."""
+
+    after: StateView | UnsetType = UNSET
+
+
 class PersonalDataView(Struct, frozen=True, rename="camel"):
     """Everything kept of a user."""
 
     user_id: str
     exported_at: Time
     states: list[StateView]
-    history: list[RecordView]
+    history: list[ExportedRecordView]
 
 
 class ErasureView(Struct, frozen=True, rename="camel"):
@@ -241,7 +247,13 @@ def batch_result(outcome: BatchOutcome) -> BatchResult:
 def personal_data_view(found: PersonalData) -> PersonalDataView:
     """Everything kept of a user, as it is answered."""
     states = [state_view(state) for state in found.states]
-    history = [record_view(record) for record in found.history]
+    history = [
+        ExportedRecordView(
+            **structs.asdict(record_view(record)),
+            after=UNSET if record.after is UNSET else state_view(record.after),
+        )
+        for record in found.history
+    ]
     return PersonalDataView(found.user_id, iso(found.exported_at), states, history)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import UNSET, json, structs
 
 from app.contracts.outcome import BrokenLink
-from app.contracts.record import HistoryRecord, UnreadableRecord
+from app.contracts.record import HistoryRecord, UnreadableRecord, commit_record_id
 from app.contracts.state import FlowState
 from app.contracts.views import iso
 
@@ -54,7 +54,7 @@ _FACTS_AFTER = (
     "timeout_left_ms",
 )
 _ERASABLE = ("payload", "request_id")
-ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
+_ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
 
 
 def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
@@ -69,6 +69,16 @@ def is_intact(record: HistoryRecord) -> bool:
     if record.hash is UNSET:
         return True
     return _fault(record) is None
+
+
+def is_receipt(record: HistoryRecord) -> bool:
+    """Whether a record stands for an erasure of what was before it."""
+    return record.kind == "erased" and record.after is not UNSET and record.after.status == "cleared"
+
+
+def is_erased(record: HistoryRecord) -> bool:
+    """Whether what was entered with a record was erased."""
+    return record.hash is not UNSET and record.salt is UNSET
 
 
 class Chain:
@@ -111,14 +121,29 @@ class Chain:
         if record.success:
             self._last = record
 
-    def close(self, head: str | None) -> None:
-        """Check what only the end shows; ``head`` is the hash that the state's document ends with, None
-        when there is no document."""
+    def close(self) -> None:
+        """Check what only the end shows."""
         if self._unreceipted is not None:
             self._break(self._unreceipted.id, "its payload is gone without a receipt of an erasure")
-        if head is not None and head != self.head:
-            at = self._last.id if self._last is not None else ""
-            self._break(at, "the state's document does not end with it: records after it are missing")
+
+    def compare(self, state: FlowState | None, head: str, now: datetime) -> None:
+        """Check that the chain leads to the ``state`` and its ``head``; None: to one that may be gone by
+        ``now``."""
+        last = self._last
+        if last is None or last.after is UNSET:
+            if state is not None and not self._pruned:
+                self._break("", "the state is there, and no record of it")
+        elif state is None:
+            if not last.after.absent_at(now):
+                self._break(last.id, "the state that it led to is gone")
+        elif last.id != commit_record_id(state):
+            self._break(
+                last.id, f"the state is at {state.epoch}.{state.revision}, of which there is no record"
+            )
+        elif head != self.head:
+            self._break(last.id, "the state's document does not end with its hash")
+        elif last.after != state:
+            self._break(last.id, "the state is not as it left it")
 
     def _add_sealed(self, record: HistoryRecord, previous_hash: object) -> None:
         fault = _fault(record)
@@ -127,7 +152,7 @@ class Chain:
         if record.salt is UNSET:
             self.erased += 1
             self._unreceipted = self._unreceipted or record
-        elif record.kind == "erased":
+        elif is_receipt(record):
             self._unreceipted = None
         last = self._last
         if last is None:
@@ -154,6 +179,8 @@ def _fault(record: HistoryRecord) -> str | None:
         return "its link is incomplete"
     if record.salt is not UNSET and _commitment(record, record.salt) != record.commitment:
         return "its payload is not the one that was committed"
+    if record.salt is UNSET and (_erasable(record) or record.digest is not UNSET):
+        return "it was erased, and has a payload again"
     if _hash(record, record.previous_hash, record.commitment) != record.hash:
         return "it was changed"
     return None
@@ -168,10 +195,16 @@ def _hash(record: HistoryRecord, previous_hash: str, commitment: str) -> str:
 
 
 def _commitment(record: HistoryRecord, salt: str) -> str:
-    erasable = _members(record, _ERASABLE)
+    erasable = _erasable(record)
     if record.after is not UNSET:
-        erasable["after"] = _members(record.after, ERASABLE_AFTER)
+        erasable.setdefault("after", {})
     return sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
+
+
+def _erasable(record: HistoryRecord) -> dict[str, Any]:
+    erasable = _members(record, _ERASABLE)
+    after = {} if record.after is UNSET else _members(record.after, _ERASABLE_AFTER)
+    return {**erasable, "after": after} if after else erasable
 
 
 def _members(of: HistoryRecord | FlowState, names: tuple[str, ...]) -> dict[str, Any]:

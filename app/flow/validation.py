@@ -15,6 +15,7 @@ from app.flow.jsonable import unkeepable
 _SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,63}\Z")
 MAX_STEPS = 500
+MIN_TIMEOUT = timedelta(seconds=1)
 MAX_DURATION = timedelta(days=36_525)
 
 
@@ -100,20 +101,25 @@ def _check_step(
     return findings
 
 
-def _check_duration(at: str, duration: object) -> list[Finding]:
+def _check_duration(
+    at: str, duration: object, *, least: timedelta = timedelta(milliseconds=1)
+) -> list[Finding]:
     if not isinstance(duration, str):
         return []
     try:
         given = msgspec.convert(duration, timedelta)
-        usable = timedelta(0) < given <= MAX_DURATION and not given % timedelta(milliseconds=1)
+        usable = least <= given <= MAX_DURATION and not given % timedelta(milliseconds=1)
     except msgspec.ValidationError:
         usable = False
-    return [] if usable else [Finding(at, "takes an ISO 8601 duration such as P30D or PT12H, to 100 years")]
+    if usable:
+        return []
+    bounds = f"of {least / timedelta(seconds=1):g} seconds to 100 years"
+    return [Finding(at, f"takes an ISO 8601 duration such as P30D or PT12H, {bounds}")]
 
 
 def _check_timeout(at: str, step: dict[str, Any]) -> list[Finding]:
     timeout = _object(step.get("timeout"))
-    findings = _check_duration(f"{at}/timeout/after", timeout.get("after"))
+    findings = _check_duration(f"{at}/timeout/after", timeout.get("after"), least=MIN_TIMEOUT)
     named, transitions = timeout.get("transition"), _object(step.get("transitions"))
     if isinstance(named, str) and named not in transitions:
         findings.append(Finding(f"{at}/timeout/transition", f"the step has no transition {named!r}"))

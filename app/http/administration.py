@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from app.auth.permissions import ADMIN
+from app.auth.tokens import is_user_id
 from app.contracts.command import BatchAction, BatchOperation
 from app.contracts.errors import (
     Fault,
     FlowStateCorruptionError,
     InsufficientPermissionsError,
     InvalidRequestError,
+    PayloadTooLargeError,
     RevisionConflictError,
 )
 from app.contracts.ports import StateFilter
@@ -72,35 +74,53 @@ class BatchAnswer(Struct, frozen=True, rename="camel", omit_defaults=True):
 class PersonalDataQuery(Struct, frozen=True, rename="camel"):
     """Whose."""
 
-    user_id: Annotated[str, Meta(min_length=1)]
+    user_id: Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 async def _find(call: Call) -> Answer:
     query: FoundStatesQuery = call.query
     only = StateFilter(query.flow_id, query.step, query.status, query.user_id)
-    found = await call.service.administration.find_states(only, after=query.after, limit=query.limit)
-    more = found[-1].key if len(found) == query.limit else None
-    return Answer(StatesPage([state_view(state) for state in found], more))
+    page = await call.service.administration.find_states(only, after=query.after, limit=query.limit)
+    return Answer(StatesPage([state_view(state) for state in page.states], page.next))
 
 
 async def _batch(call: Call) -> Answer:
     command: BatchCommand = call.body
-    if (command.operations is UNSET) == (command.filter is UNSET or command.operation is UNSET):
-        raise InvalidRequestError([Fault("", "takes either operations, or a filter and an operation")])
-    if command.filter == StateFilter():
-        raise InvalidRequestError([Fault("/filter", "names at least one of flowId, step, status, userId")])
+    faults = _faults_of_batch(call, command)
+    if faults:
+        raise InvalidRequestError(faults)
     origin = structs.replace(call.origin, dry_run=command.dry_run)
-    if command.operations is not UNSET:
-        outcomes, limit = await call.service.bulk.run(command.operations, origin), BATCH_LIMIT + 1
-    elif command.filter is not UNSET and command.operation is not UNSET:
-        limit = command.limit
-        outcomes = await call.service.bulk.run_on_found(
-            command.filter, command.operation, origin, after=command.after, limit=limit
+    more = None
+    if command.filter is not UNSET and command.operation is not UNSET:
+        outcomes, more = await call.service.bulk.run_on_found(
+            command.filter, command.operation, origin, after=command.after, limit=command.limit
         )
+    else:
+        outcomes = await call.service.bulk.run(command.operations or [], origin)
     results = [batch_result(outcome) for outcome in outcomes]
     succeeded = sum(result.ok for result in results)
-    more = f"{results[-1].flow_id}:{results[-1].user_id}" if len(results) == limit else None
     return Answer(BatchAnswer(results, succeeded, len(results) - succeeded, more))
+
+
+def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
+    faults = [
+        Fault(f"/{name}", "is not for a whole batch: name requestId and expectedRevision in each operation")
+        for name in ("Idempotency-Key", "If-Match")
+        if call.header(name) is not None
+    ]
+    named = [command.filter is not UNSET, command.operation is not UNSET]
+    if command.operations is UNSET:
+        if not all(named):
+            faults.append(Fault("", "takes either operations, or a filter and an operation"))
+        elif command.filter == StateFilter():
+            faults.append(Fault("/filter", "names at least one of flowId, step, status, userId"))
+        return faults
+    if any(named) or command.after is not None:
+        faults.append(Fault("", "takes either operations, or a filter and an operation"))
+    for n, operation in enumerate(command.operations):
+        if not is_user_id(operation.user_id):
+            faults.append(Fault(f"/operations/{n}/userId", "1 to 256 characters, no control characters"))
+    return faults
 
 
 async def _export(call: Call) -> Answer:
@@ -140,7 +160,7 @@ ADMINISTRATION_ENDPOINTS = [
         body=BatchCommand,
         body_of="batch",
         answers={200: BatchAnswer},
-        errors=(InsufficientPermissionsError,),
+        errors=(InsufficientPermissionsError, PayloadTooLargeError),
         scope=ADMIN,
     ),
     Endpoint(

@@ -21,6 +21,7 @@ from app.contracts.errors import (
     StatePausedError,
 )
 from app.contracts.outcome import Verification
+from app.contracts.ports import StateFilter
 from app.contracts.record import HistoryFilter
 from app.contracts.state import FlowState
 from app.contracts.views import RecordView, RecoveryView, StateView, record_view, recovery_view, state_view
@@ -44,7 +45,7 @@ class HistoryQuery(UserQuery, frozen=True, rename="camel"):
 
 
 class StatesQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the flow of the last state of the page before."""
+    """``after`` is ``next`` of the page before."""
 
     after: str | None = None
     limit: Limit = 100
@@ -165,9 +166,10 @@ async def _recover(call: Call) -> Answer:
 
 async def _list(call: Call) -> Answer:
     query: StatesQuery = call.query
-    found = await call.service.get_user_flows(call.user_id, after_flow=query.after, limit=query.limit)
-    more = found[-1].flow if len(found) == query.limit else None
-    return Answer(StatesPage([state_view(state) for state in found], more))
+    page = await call.service.administration.find_states(
+        StateFilter(user_id=call.user_id), after=query.after, limit=query.limit
+    )
+    return Answer(StatesPage([state_view(state) for state in page.states], page.next))
 
 
 _READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)

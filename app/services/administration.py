@@ -8,7 +8,7 @@ from msgspec import structs
 from app.contracts.command import Origin, PauseCommand
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.outcome import Recovered
-from app.contracts.ports import Clock, StateFilter, StateStore
+from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.services.catalog import DefinitionCatalog
@@ -38,16 +38,17 @@ class Administration:
 
     async def find_states(
         self, only: StateFilter, *, after: str | None = None, limit: int = 1000
-    ) -> list[FlowState]:
+    ) -> StatePage:
         """States that ``only`` takes, by key (``<flow>:<user>``), those after the key ``after``."""
         found = []
-        for state in await self._states.find(only, after, limit, self._clock.now()):
+        page = await self._states.find(only, after, limit, self._clock.now())
+        for state in page.states:
             try:
                 found.append(await self._changes.with_transitions(state))
             except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
                 found.append(state)
-        return found
+        return StatePage(found, page.next)
 
     async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> Recovered:
         """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;

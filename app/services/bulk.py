@@ -2,6 +2,7 @@
 commands."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,15 @@ class Bulk:
         faults = [
             Fault(f"/operations/{n}{fault.pointer}", fault.message)
             for n, operation in enumerate(operations)
-            for fault in faults_of_action(operation)
+            for fault in faults_of_operation(operation)
         ]
+        if origin.dry_run:
+            keys = Counter((operation.flow_id, operation.user_id) for operation in operations)
+            faults += [
+                Fault(f"/operations/{n}", "a dry run takes one operation for each state")
+                for n, operation in enumerate(operations)
+                if keys[operation.flow_id, operation.user_id] > 1
+            ]
         if faults:
             raise InvalidRequestError(faults)
         outcomes: dict[int, BatchOutcome] = {}
@@ -72,13 +80,13 @@ class Bulk:
 
     async def run_on_found(
         self, only: StateFilter, action: BatchAction, origin: Origin, *, after: str | None, limit: int
-    ) -> list[BatchOutcome]:
-        """The same operation on every state that ``only`` takes, by key, after the key ``after``. A state
-        that changes meanwhile is left as it is, with REVISION_CONFLICT."""
+    ) -> tuple[list[BatchOutcome], str | None]:
+        """The same operation on every state that ``only`` takes, by key, after the key ``after``, and the
+        key to go on after. A state that changes meanwhile is left as it is, with REVISION_CONFLICT."""
         faults = [Fault(f"/operation{f.pointer}", f.message) for f in faults_of_action(action)]
         if faults:
             raise InvalidRequestError(faults)
-        found = await self._service.administration.find_states(only, after=after, limit=limit)
+        page = await self._service.administration.find_states(only, after=after, limit=limit)
         given = structs.asdict(action)
         operations = [
             BatchOperation(
@@ -88,9 +96,9 @@ class Bulk:
                 expected_revision=state.revision,
                 **given,
             )
-            for state in found
+            for state in page.states
         ]
-        return await self.run(operations, origin)
+        return await self.run(operations, origin), page.next
 
     async def _outcome(self, operation: BatchOperation, origin: Origin) -> BatchOutcome:
         user_id, flow_id = operation.user_id, operation.flow_id
@@ -132,6 +140,16 @@ class Bulk:
             message=moved.message,
             origin=origin,
         )
+
+
+def faults_of_operation(operation: BatchOperation) -> list[Fault]:
+    """Everything wrong with an operation on one state."""
+    faults = faults_of_action(operation)
+    if operation.expected_epoch is not None and operation.expected_revision is None:
+        faults.append(Fault("/expectedEpoch", "goes with an expectedRevision"))
+    if operation.op == "set" and operation.body.get("flow", operation.flow_id) != operation.flow_id:
+        faults.append(Fault("/body/flow", f"is not {operation.flow_id!r}"))
+    return faults
 
 
 def faults_of_action(action: BatchAction) -> list[Fault]:

@@ -14,6 +14,7 @@ from app.services.commits import SYSTEM, Change
 
 log = structlog.get_logger("deadlines")
 
+TOLD_LIMIT = 10_000
 TIMER = Origin(actor="timer", client="service")
 
 
@@ -22,6 +23,7 @@ class Deadlines:
 
     def __init__(self, catalog: DefinitionCatalog) -> None:
         self._catalog = catalog
+        self._told: set[str] = set()
 
     async def due(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
         """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
@@ -36,7 +38,11 @@ class Deadlines:
             definition = await self._catalog.pinned(state)
             found = rules.timeout(definition, state, now)
         except FlowError as error:  # nothing that a caller asks for must wait for it
-            log.error("timeout cannot run", state=state.key, code=error.code, reason=error.message)
+            if state.key not in self._told:
+                if len(self._told) >= TOLD_LIMIT:
+                    self._told.clear()
+                self._told.add(state.key)
+                log.error("timeout cannot run", state=state.key, code=error.code, reason=error.message)
             return None
         if found is None:
             return None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
 from app.contracts.outcome import Verification
-from app.contracts.ports import DamagedState, HistoryStore, StateStore, StoredState
+from app.contracts.ports import Clock, DamagedState, HistoryStore, StateStore, StoredState
 from app.contracts.record import (
     HistoryFilter,
     HistoryPosition,
@@ -14,18 +14,20 @@ from app.contracts.record import (
     position_from_id,
     position_of,
 )
-from app.contracts.state import state_key
+from app.contracts.state import StatePosition, state_key
 from app.flow.chain import Chain
 
 PAGE = 500
+VERIFY_ROUNDS = 5
 
 
 class HistoryReader:
     """Joins the outbox of a state with its history. ``pruned``: old records may be gone."""
 
-    def __init__(self, states: StateStore, history: HistoryStore, *, pruned: bool) -> None:
+    def __init__(self, states: StateStore, history: HistoryStore, clock: Clock, *, pruned: bool) -> None:
         self._states = states
         self._history = history
+        self._clock = clock
         self._pruned = pruned
 
     async def read(
@@ -51,20 +53,11 @@ class HistoryReader:
     async def verify(self, flow_id: str, user_id: str) -> Verification:
         """Check every record of a state against the one before it, and the last one against the state."""
         stored = await self._find(flow_id, user_id)
-        chain = Chain(pruned=self._pruned)
-        waiting = deque(() if stored is None else sorted(stored.pending, key=position_of))
-        async for record in self.scan(flow_id, user_id):
-            if stored is not None and _is_beyond(record, stored):
-                break
-            while waiting and position_of(waiting[0]) < position_of(record):
-                chain.add(waiting.popleft())
-            if waiting and waiting[0].id == record.id:
-                waiting.popleft()
-            chain.add(record)
-        for record in waiting:
-            chain.add(record)
-        head = stored.head if isinstance(stored, StoredState) else None
-        chain.close(head)
+        for _ in range(VERIFY_ROUNDS):
+            chain = await self._check(flow_id, user_id, stored)
+            before, stored = stored, await self._find(flow_id, user_id)
+            if chain.broken is None or _position(stored) == _position(before):
+                break  # nothing was committed meanwhile that could be taken for a break
         return Verification(
             whole=chain.broken is None,
             records=chain.records,
@@ -74,14 +67,32 @@ class HistoryReader:
             broken=chain.broken,
         )
 
+    async def _check(self, flow_id: str, user_id: str, stored: StoredState | DamagedState | None) -> Chain:
+        chain = Chain(pruned=self._pruned)
+        waiting = deque(() if stored is None else sorted(stored.pending, key=position_of))
+        async for record in self.scan(flow_id, user_id):
+            while waiting and position_of(waiting[0]) < position_of(record):
+                chain.add(waiting.popleft())
+            if waiting and waiting[0].id == record.id:
+                waiting.popleft()
+            chain.add(record)
+        for late in waiting:
+            chain.add(late)
+        chain.close()
+        if stored is None:
+            chain.compare(None, "", self._clock.now())
+        elif stored.state is not None:
+            chain.compare(stored.state, stored.head, self._clock.now())
+        return chain
+
     async def scan(self, flow_id: str, user_id: str) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
         """Every record in the history of a state, oldest first, also what cannot be read."""
-        start = None
+        start: HistoryPosition | None = None
         while page := await self._history.scan(flow_id, user_id, start, PAGE):
             for record in page:
                 yield record
-            start = position_of(page[-1])
-            if len(page) < PAGE:
+            before, start = start, position_of(page[-1])
+            if len(page) < PAGE or (before is not None and start <= before):
                 return
 
     async def _find(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
@@ -92,11 +103,10 @@ class HistoryReader:
             return await self._states.salvage(flow_id, user_id)
 
 
-def _is_beyond(record: HistoryRecord | UnreadableRecord, stored: StoredState | DamagedState) -> bool:
-    """Whether a record was committed after the state was read."""
-    if isinstance(stored, DamagedState) or isinstance(record, UnreadableRecord):
-        return False
-    return (record.epoch, record.revision) > (stored.state.epoch, stored.state.revision)
+def _position(stored: StoredState | DamagedState | None) -> StatePosition | None:
+    if stored is None:
+        return None
+    return stored.position if isinstance(stored, DamagedState) else stored.state.position
 
 
 def _is_after(record: HistoryRecord, since: HistoryPosition | None) -> bool:

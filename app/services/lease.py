@@ -9,6 +9,7 @@ import structlog
 from app.contracts.errors import FlowError
 from app.contracts.ports import Clock, Lease, LeaseStore
 from app.services.commits import new_id
+from config.log import describe
 
 log = structlog.get_logger("lease")
 
@@ -40,6 +41,8 @@ class LeaseHolder:
                 await self.ask()
             except FlowError as error:
                 log.warning("lease not asked for", code=error.code)
+            except Exception as error:  # noqa: BLE001 - without it no worker sweeps any more
+                log.error("lease not asked for", **describe(error))
             await asyncio.sleep(ASK_EVERY_SECONDS)
 
     async def ask(self) -> None:

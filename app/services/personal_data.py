@@ -18,8 +18,9 @@ from app.contracts.ports import (
     StoredState,
 )
 from app.contracts.record import HistoryRecord, position_of, state_after
-from app.contracts.state import FlowState, state_key
+from app.contracts.state import ENDED, FlowState, state_key
 from app.flow import rules
+from app.flow.chain import is_receipt
 from app.services.commits import Attempt, Change, Commits, later, new_id
 from app.services.history import HistoryReader
 from app.services.recovery import Recovery
@@ -28,7 +29,6 @@ from app.services.relay import Relay
 log = structlog.get_logger("personal-data")
 
 ROUNDS = 50
-PAGE = 50
 
 
 class PersonalDataKeeper:
@@ -78,17 +78,16 @@ class PersonalDataKeeper:
         receipts, erased = [], 0
         for flow_id in await self._definitions.list_flow_ids():
             receipt = await self._end(user_id, flow_id, origin)
-            if receipt is None:
-                continue
-            # Every record before the receipt is in the history before any is erased: a worker that
-            # delivers one of them late finds it there, and leaves it as it is.
-            found = await self._states.load(flow_id, user_id)
-            if found is not None:
-                await self._relay.deliver(found.pending)
-            erased += await self._history.erase(flow_id, user_id, position_of(receipt))
+            if receipt is not None:
+                # Every commit before the receipt is in the history before any is erased: a worker that
+                # delivers one of them late finds it there, and leaves it as it is.
+                found = await self._recovery.find(user_id, flow_id)
+                if found is not None:
+                    await self._relay.deliver(found.pending)
+                erased += await self._history.erase(flow_id, user_id, position_of(receipt))
+                receipts.append(receipt)
             await self._states.drop_damaged(flow_id, user_id)
             await self._reports.withdraw([state_key(flow_id, user_id)])
-            receipts.append(receipt)
         log.info("personal data erased", states=len(receipts), records=erased)
         return Erasure(user_id, receipts, erased)
 
@@ -100,20 +99,20 @@ class PersonalDataKeeper:
             if isinstance(found, DamagedState):
                 await self._recovery.recover(user_id, flow_id, origin)
                 continue
+            newest = await self._history.newest(flow_id, user_id)
             if found is not None:
+                if found.state.status in ENDED and isinstance(newest, HistoryRecord) and is_receipt(newest):
+                    return newest  # and nothing was entered since
                 change, now = self._ending(found.state)
                 receipt = await self._commits.make(found, change, attempt, now)
-            else:
-                known = await self._history.scan(flow_id, user_id, None, PAGE, backwards=True)
-                if not known:
-                    return None
-                made = [r for r in known if isinstance(r, HistoryRecord) and r.success]
-                if not made:  # nothing readable says what there was
-                    await self._recovery.recover(user_id, flow_id, origin)
-                    continue
-                change, now = self._ending(state_after(made[0]), epoch=later(known[0].epoch, new_id()))
-                head = made[0].hash or ""
-                receipt = await self._commits.replace(None, head, change, attempt, now)
+            elif newest is None:
+                return None
+            elif isinstance(newest, HistoryRecord):
+                change, now = self._ending(state_after(newest), epoch=later(newest.epoch, new_id()))
+                receipt = await self._commits.replace(None, newest.hash or "", change, attempt, now)
+            else:  # nothing that can be read says what there was
+                await self._recovery.recover(user_id, flow_id, origin)
+                continue
             if receipt is not None:
                 return receipt
         raise RevisionConflictError("The state kept changing meanwhile; try again", None)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import structlog
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, structs
 
 from app.contracts.command import Origin, StartCommand
 from app.contracts.errors import (
@@ -16,10 +16,17 @@ from app.contracts.errors import (
 )
 from app.contracts.outcome import Recovered
 from app.contracts.ports import Clock, CorruptionReports, DamagedState, HistoryStore, StateStore, StoredState
-from app.contracts.record import HistoryRecord, UnreadableRecord, commit_record_id, position_of, state_after
+from app.contracts.record import (
+    HistoryPosition,
+    HistoryRecord,
+    UnreadableRecord,
+    commit_record_id,
+    position_of,
+    state_after,
+)
 from app.contracts.state import ENDED, FlowState, state_key
 from app.flow import rules
-from app.flow.chain import is_intact
+from app.flow.chain import is_erased, is_intact
 from app.services.catalog import DefinitionCatalog
 from app.services.commits import Attempt, Change, Commits, later, new_id
 
@@ -106,19 +113,30 @@ class Recovery:
         fault = rules.fault_of(definition, state)
         if fault is not None:
             return Unsound(fault)
-        wanted = commit_record_id(state)
-        waiting: list[HistoryRecord | UnreadableRecord] = [r for r in found.pending if r.id == wanted]
-        last = next(iter(waiting or await self._history.get_many([wanted])), None)
-        return self._compare(found, last)
+        waiting = [record for record in found.pending if record.id == commit_record_id(state)]
+        last = waiting[-1] if waiting else await self._history.newest(state.flow, state.user_id)
+        unsound = self._compare(found, last)
+        if unsound is not None and not waiting:
+            now = await self.find(state.user_id, state.flow)
+            if isinstance(now, StoredState) and now.state.position != state.position:
+                return None  # it was changed meanwhile: what was compared was of two moments
+        return unsound
 
     def _compare(self, found: StoredState, last: HistoryRecord | UnreadableRecord | None) -> Unsound | None:
-        revision = found.state.revision
+        state = found.state
+        revision = state.revision
         if last is None:
-            missing = Unsound(f"the record of its revision {revision} is missing", of_history=True)
+            missing = Unsound("its history is missing", of_history=True)
             return None if self._pruned else missing
+        if (last.epoch, last.revision) > (state.epoch, revision):
+            return Unsound(f"its history goes further, to {last.epoch}.{last.revision}")
+        if last.epoch != state.epoch or revision - last.revision > PLAUSIBLE_LEAD:
+            return Unsound(f"its history ends at {last.epoch}.{last.revision}")
+        if last.revision != revision:
+            return Unsound(f"the record of its revision {revision} is missing", of_history=True)
         if isinstance(last, UnreadableRecord):
             return Unsound(f"the record of its revision {revision} cannot be read", of_history=True)
-        same = last.after == found.state
+        same = last.after == state
         if not is_intact(last):
             return Unsound(f"the record of its revision {revision} was changed", of_history=not same)
         if not same:
@@ -145,10 +163,12 @@ class Recovery:
                 continue
             head = head or record.hash or ""
             if is_intact(record) and await self._fits(record.after):
-                return _Plan("rebuilt", reason, head, newest, record)
+                return _Plan("rebuilt", reason, head, newest, record, record.after)
         if newest is None and found is None:
             await self._catalog.current(flow_id)
             raise FlowNotStartedError(flow_id)
+        if newest is None and found is not None and found.state is not None and await self._fits(found.state):
+            return _Plan("rebuilt", reason, head, None, None, found.state)
         return _Plan("restarted", reason, head, newest)
 
     async def _newest_first(
@@ -158,13 +178,13 @@ class Recovery:
         for record in reversed(pending):
             yield record
         seen = {record.id for record in pending}
-        start = None
+        start: HistoryPosition | None = None
         while page := await self._history.scan(flow_id, user_id, start, PAGE, backwards=True):
             for older in page:
                 if older.id not in seen:
                     yield older
-            start = position_of(page[-1])
-            if len(page) < PAGE:
+            before, start = start, position_of(page[-1])
+            if len(page) < PAGE or (before is not None and start >= before):
                 return
 
     async def _fits(self, state: FlowState) -> bool:
@@ -175,50 +195,67 @@ class Recovery:
         self, plan: "_Plan", user_id: str, flow_id: str, found: StoredState | DamagedState | None
     ) -> tuple[Change, datetime]:
         now = self._clock.now()
-        if plan.record is None or plan.record.after is UNSET:
+        if plan.last is None:
             definition = await self._catalog.last(flow_id)
             epoch = new_id() if plan.newest is None else later(plan.newest.epoch, new_id())
             after = rules.start(definition, user_id, epoch, StartCommand(), now)
-        else:
-            last = plan.record.after
-            if found is None and last.absent_at(now):
-                raise FlowNotStartedError(flow_id)
-            definition = await self._catalog.pinned(last)
-            epoch, revision = plan.position(found)
-            now = max(now, last.updated_at)
-            after = rules.recover(last, epoch, revision, now)
+            return Change("recovered", "recovered", after, plan.told, definition.flow.ttl), now
+        last = plan.last
+        if found is None and last.absent_at(now):
+            raise FlowNotStartedError(flow_id)
+        definition = await self._catalog.pinned(last)
+        now = max(now, last.updated_at)
+        after = rules.recover(last, *plan.position(found), now)
+        if last.status not in ENDED and (last.absent_at(now) or plan.erased):
+            ended = rules.end(after, "cleared" if plan.erased else "expired", now)
+            after = structs.replace(ended, revision=after.revision)
         return Change("recovered", "recovered", after, plan.told, definition.flow.ttl), now
 
 
 class _Plan(Struct, frozen=True):
-    """``record`` is the last valid one, ``newest`` the last one at all, ``head`` the last hash."""
+    """``record`` is the last valid one, ``last`` the state that it led to, ``newest`` the last record at
+    all, ``head`` the last hash."""
 
     action: Literal["rebuilt", "restarted"]
     reason: str
     head: str
     newest: HistoryRecord | UnreadableRecord | None
     record: HistoryRecord | None = None
+    last: FlowState | None = None
+
+    @property
+    def erased(self) -> bool:
+        """Whether the user's data was erased: then there is nothing to come back to."""
+        return self.record is not None and is_erased(self.record)
 
     @property
     def told(self) -> dict[str, Any]:
         """What is done, for people; recorded with it."""
         told = {"action": self.action, "reason": self.reason}
+        if self.last is not None:
+            told["step"] = self.last.step
         if self.record is not None:
-            told |= {"record": self.record.id, "step": self.record.to_step}
+            told["record"] = self.record.id
         return told
 
     def position(self, found: StoredState | DamagedState | None) -> tuple[str, int]:
         """An epoch and a revision that come after all that are known, so that no client that saw one of
-        them takes the recovered state for an older one."""
-        known = [record for record in (self.record, self.newest) if record is not None]
-        epoch = max(r.epoch for r in known)
-        revision = max(r.revision for r in known if r.epoch == epoch)
+        them takes the recovered state for an older one. A life that cannot be known to its end, as its
+        document is lost or of another life, is not gone on with."""
         position = None
         if isinstance(found, DamagedState):
             position = found.position
         elif isinstance(found, StoredState):
             position = found.state.position
-        if position is None or position.epoch != epoch or type(position.revision) is not int:
+        newest = self.newest or self.last
+        if newest is None:
+            return new_id(), 0
+        epoch, revision = newest.epoch, newest.revision
+        if position is None:
+            return later(epoch, new_id()), 0
+        if isinstance(position.epoch, str) and position.epoch > epoch:
+            return later(position.epoch, new_id()), 0
+        if position.epoch != epoch or type(position.revision) is not int:
             return epoch, revision + 1
         if 0 < position.revision - revision <= PLAUSIBLE_LEAD:
             revision = position.revision
@@ -228,4 +265,4 @@ class _Plan(Struct, frozen=True):
 def _as_damaged(found: StoredState | DamagedState, reason: str) -> DamagedState:
     if isinstance(found, DamagedState):
         return found
-    return DamagedState(found.state.position, reason, found.pending, found.recent)
+    return DamagedState(found.state.position, reason, found.state, found.head, found.pending, found.recent)

@@ -12,7 +12,7 @@ from itertools import chain, repeat
 import structlog
 from msgspec import UNSET, Raw
 
-from app.contracts.errors import FlowError, StoreUnavailableError
+from app.contracts.errors import FlowError, FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import StateChanged
 from app.contracts.ports import BusUnavailableError, EventBus, HistoryStore, StateStore
 from app.contracts.record import HistoryRecord
@@ -106,8 +106,14 @@ class Relay:
                     self._unkept.task_done()
 
     async def _keep(self, batch: Sequence[HistoryRecord]) -> None:
-        await self._history.append(batch)
-        await self._states.release([record for record in batch if record.after is not UNSET])
+        displaced = await self._history.append(batch)
+        for record in batch:
+            if record.id in displaced:
+                log.error(
+                    "another record is in its place", code=FlowStateCorruptionError.code, record=record.id
+                )
+        kept = (record for record in batch if record.id not in displaced)
+        await self._states.release([record for record in kept if record.after is not UNSET])
 
     async def _keep_until_done(self, batch: Sequence[HistoryRecord]) -> None:
         for pause in chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1])):

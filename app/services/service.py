@@ -26,7 +26,7 @@ from app.contracts.ports import (
     StatisticsSource,
 )
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
-from app.contracts.state import FlowState, Payload, state_key
+from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.payload import check_payload
@@ -93,7 +93,7 @@ class FlowService:
         recovery = Recovery(states, history, self._catalog, commits, reports, clock, pruned=pruned)
         executor = Executor(states, commits, Repeats(history), Deadlines(self._catalog), recovery, clock)
         self._changes = StateChanges(executor, self._catalog, recovery)
-        self.history = HistoryReader(states, history, pruned=pruned)
+        self.history = HistoryReader(states, history, clock, pruned=pruned)
         self.administration = Administration(states, self._changes, self._catalog, recovery, clock)
         self.bulk = Bulk(self)
         self.personal_data = PersonalDataKeeper(
@@ -159,12 +159,15 @@ class FlowService:
                 return None
             return await self._changes.with_transitions(stored.state)
 
-    async def get_user_flows(
-        self, user_id: str, *, after_flow: str | None = None, limit: int = 1000
-    ) -> list[FlowState]:
-        """A user's states in all flows, by key; ``after_flow`` and ``limit`` page through them."""
-        after = None if after_flow is None else state_key(after_flow, user_id)
-        return await self.administration.find_states(StateFilter(user_id=user_id), after=after, limit=limit)
+    async def get_user_flows(self, user_id: str) -> list[FlowState]:
+        """A user's states in all flows, by key."""
+        found: list[FlowState] = []
+        page = await self.administration.find_states(StateFilter(user_id=user_id))
+        found += page.states
+        while page.next is not None:
+            page = await self.administration.find_states(StateFilter(user_id=user_id), after=page.next)
+            found += page.states
+        return found
 
     async def start_flow(
         self,

@@ -56,6 +56,13 @@ async def test_what_is_given_up_is_free_at_once(leases: LeaseStore) -> None:
     assert await leases.take("sweep", "three", T0, 3) is None, "an old holder gives up nothing of a new one"
 
 
+async def test_a_lease_of_a_clock_that_is_far_ahead_counts_for_nothing(leases: LeaseStore) -> None:
+    assert await leases.take("sweep", "ahead", T0 + 3600 * SECOND, 3) is not None
+    taken = await leases.take("sweep", "right", T0, 3)
+    assert taken is not None
+    assert taken.holder == "right"
+
+
 async def test_of_many_who_ask_one_gets_it(leases: LeaseStore) -> None:
     for moment in (T0, T0 + 10 * SECOND):
         asked = await asyncio.gather(*(leases.take("sweep", f"w-{n}", moment, 3) for n in range(10)))

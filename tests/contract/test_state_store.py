@@ -7,7 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.ports import REMEMBERED, DamagedState, StateFilter, StateStore, StoredState
+from app.contracts.ports import REMEMBERED, DamagedState, StateFilter, StatePage, StateStore, StoredState
 from app.contracts.record import remembered
 from models.database import Database
 from models.state_store import MongoStateStore
@@ -112,7 +112,7 @@ async def test_an_ended_state_stays_for_its_requests(store: StateStore) -> None:
     await store.commit(state.position, record(ended))
     await store.release([record(state), record(ended)])
     assert await store.load("loop", "ada") == StoredState(state=ended)
-    assert await store.find(StateFilter(user_id="ada"), None, 10, T0) == []
+    assert await store.find(StateFilter(user_id="ada"), None, 10, T0) == StatePage([], None)
 
 
 async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: StateStore) -> None:
@@ -136,9 +136,9 @@ async def test_states_of_a_user_by_flow(store: StateStore) -> None:
     await store.commit(None, record(ended))
     await store.commit(ended.position, record(moved(ended, status="cleared")))
     found = await store.find(StateFilter(user_id="ada"), None, 3, T0)
-    assert [state.flow for state in found] == ["a", "b", "c"]
+    assert ([state.flow for state in found.states], found.next) == (["a", "b", "c"], "c:ada")
     rest = await store.find(StateFilter(user_id="ada"), "c:ada", 3, T0)
-    assert [state.flow for state in rest] == ["d"]
+    assert ([state.flow for state in rest.states], rest.next) == (["d"], None)
 
 
 async def test_expired_states_oldest_first(store: StateStore) -> None:
@@ -222,7 +222,7 @@ async def test_states_are_found_by_what_they_are(store: StateStore) -> None:
 
     async def keys(after: str | None = None, limit: int = 10, **only: str) -> list[str]:
         found = await store.find(StateFilter(**only), after, limit, T0)  # type: ignore[arg-type]
-        return [state.key for state in found]
+        return [state.key for state in found.states]
 
     assert await keys() == ["a:u1", "a:u2", "a:u3", "a:u4", "b:u1"]
     assert await keys(flow_id="a", step="b") == ["a:u2", "a:u3", "a:u4"]

@@ -100,6 +100,11 @@ async def test_every_fault_is_named_and_nothing_is_changed(admin: httpx.AsyncCli
         {"filter": {}, "operation": {"op": "clear"}},
         {"operation": {"op": "clear"}},
         {"operations": [operation("fly", "x")]},
+        {"operations": [operation("clear", "x")], "after": "y"},
+        {"operations": [operation("clear", "x", expectedEpoch="e")]},
+        {"operations": [operation("clear", "x\u0000")]},
+        {"operations": [operation("set", "x", body={"step": "welcome", "flow": "sign-in"})]},
+        {"operations": [operation("reset", "x")] * 2, "dryRun": True},
         {"operations": [operation("clear", "x")] * 1001},
         {"filter": {"status": "odd"}, "operation": {"op": "clear"}},
         {"filter": {"stepp": "a"}, "operation": {"op": "clear"}},
@@ -109,6 +114,13 @@ async def test_what_is_no_batch_is_refused(admin: httpx.AsyncClient, body: Any) 
     answer = await admin.post(ROUTE, json=body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["code"] == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("header", [{"Idempotency-Key": "k"}, {"If-Match": '"1"'}])
+async def test_headers_of_one_change_are_refused(admin: httpx.AsyncClient, header: dict[str, str]) -> None:
+    answer = await admin.post(ROUTE, json={"operations": []}, headers=header)
+    assert answer.status_code == 422
+    assert answer.json()["details"]["errors"][0]["pointer"] == f"/{next(iter(header))}"
 
 
 async def test_a_repeated_batch_changes_nothing_twice(admin: httpx.AsyncClient, user: str) -> None:
@@ -147,13 +159,14 @@ async def test_by_a_filter_page_by_page(parts: Parts) -> None:
     seen, after = [], None
     pause = BatchAction(op="pause", body={"reason": "audit"})
     while True:
-        page = await service.bulk.run_on_found(StateFilter(flow_id=FLOW), pause, origin, after=after, limit=3)
+        page, after = await service.bulk.run_on_found(
+            StateFilter(flow_id=FLOW), pause, origin, after=after, limit=3
+        )
         seen += [outcome.user_id for outcome in page]
-        if len(page) < 3:
+        if after is None:
             break
-        after = f"{FLOW}:{page[-1].user_id}"
     assert seen == users
-    assert len(await service.administration.find_states(StateFilter(status="paused"))) == 7
+    assert len((await service.administration.find_states(StateFilter(status="paused"))).states) == 7
 
 
 async def test_finding_states_pages_and_filters(admin: httpx.AsyncClient, user: str) -> None:

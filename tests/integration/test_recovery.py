@@ -1,15 +1,22 @@
 """Damaged states on the real database: found, told with what a recovery would do, and recovered."""
 
+import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from app.clock import SystemClock
 from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
+from app.contracts.ports import StateFilter
+from app.flow.chain import seal
 from app.main import Parts
 from app.services import FlowService
+from models.codec import record_from_document, record_to_document
+from models.history_store import MongoHistoryStore
+from tests.samples import flow_dict
 
 ROOT = Origin(actor="root", client="tests")
 FLOW = "user-onboarding"
@@ -32,8 +39,18 @@ DAMAGES: dict[str, dict[str, Any]] = {
     "the outbox is text": {"$set": {"outbox": "x"}},
     "the requests are torn": {"$set": {"recent": [{"k": 1}]}},
     "the head is another": {"$set": {"head": "0" * 64}},
+    "it says that it is another's": {"$set": {"userId": "bob"}},
+    "it says that it is of another flow": {"$set": {"flowId": "sign-in"}},
+    "the revision is below all": {"$set": {"revision": -5}},
+    "the revision is beyond all": {"$set": {"revision": 2**62}},
+    "a request has no time": {"$set": {"recent": [{"k": "k", "d": "d", "e": "e", "r": 1, "t": "x"}]}},
 }
-LOADS = {"the payload is another", "it is further than it was", "the head is another"}
+LOADS = {
+    "the payload is another",
+    "it is further than it was",
+    "the head is another",
+    "the revision is beyond all",
+}
 """Damages that only the history shows."""
 
 
@@ -109,7 +126,8 @@ async def test_a_document_that_is_lost_is_rebuilt(parts: Parts) -> None:
     done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
     assert done.action == "rebuilt"
     assert done.state is not None
-    assert (done.state.step, done.state.revision) == (before.step, before.revision + 1)
+    assert (done.state.step, done.state.revision) == (before.step, 0)
+    assert done.state.epoch > before.epoch, "how far the lost one was nobody knows"
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
@@ -229,3 +247,102 @@ async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Parts
     await reports.insert_one({"_id": f"{FLOW}:gone", "reason": "x", "foundAt": NOW})
     await service.background.check.run()
     assert await reports.count_documents({}) == 0
+
+
+async def test_an_older_copy_of_the_document_is_not_believed(parts: Parts) -> None:
+    """As after a backup was restored: what is in the history was acknowledged."""
+    service = parts.service
+    states = parts.database.collection("flow_states")
+    await service.start_flow("ada", FLOW)
+    await service.background.relay.drain(5)
+    old = await states.find_one({"_id": KEY})
+    assert old is not None
+    await service.execute_transition("ada", FLOW, "start", {"n": 1})
+    await service.background.relay.drain(5)
+    await states.replace_one({"_id": KEY}, old)
+    found = await service.verify_flow_history("ada", FLOW)
+    assert found.broken is not None
+    assert found.broken.id.endswith(":1")
+    done = await service.administration.recover_flow("ada", FLOW)
+    assert done.state is not None
+    assert (done.action, done.state.step, done.state.revision) == ("rebuilt", "profile-setup", 2)
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
+async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await service.background.relay.drain(5)
+    await parts.database.collection("flow_history").update_one(
+        {"revision": 1}, {"$set": {"after.userId": "bob"}}
+    )
+    await parts.database.collection("flow_states").delete_one({"_id": KEY})
+    done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
+    assert done.state is not None
+    assert (done.state.user_id, done.state.step) == ("ada", "welcome")
+    assert await service.get_flow_state("bob", FLOW) is None
+
+
+async def test_an_expired_state_is_not_brought_back(parts: Parts) -> None:
+    service = parts.service
+    flow = flow_dict(ttl="PT1S")
+    await service.create_flow(flow)
+    await service.start_flow("ada", "loop")
+    await service.background.relay.drain(5)
+    states, history = (parts.database.collection(name) for name in ("flow_states", "flow_history"))
+    past = NOW - timedelta(minutes=1)
+    await states.update_one({"_id": "loop:ada"}, {"$set": {"status": "odd", "expiresAt": past}})
+    stored = await history.find_one({"_id": {"$regex": "^loop:ada"}})
+    assert stored is not None
+    sealed = record_from_document({**stored, "after": {**stored["after"], "expiresAt": past}})
+    again = record_to_document(seal(sealed, "", "salt"))
+    await history.replace_one({"_id": stored["_id"]}, again)
+    done = await service.administration.recover_flow("ada", "loop")
+    assert done.state is None
+    assert await service.get_flow_state("ada", "loop") is None
+    kinds = [(r.kind, r.after.status) for r in await service.get_flow_history("ada", "loop")]  # type: ignore[union-attr]
+    assert kinds == [("started", "active"), ("recovered", "expired")]
+
+
+async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Parts) -> None:
+    service = parts.service
+    await walked(service)
+    await damage(parts, {"$set": {"recent": "x"}})
+    await parts.database.collection("flow_history").delete_many({})
+    done = await service.administration.recover_flow("ada", FLOW)
+    assert done.state is not None
+    assert (done.action, done.state.step, done.state.revision) == ("rebuilt", "profile-setup", 2)
+    assert done.state.payload == {"name": "Ada", "mail": "a@b"}
+
+
+async def test_a_damaged_state_does_not_end_the_paging(parts: Parts) -> None:
+    service = parts.service
+    for n in range(6):
+        await service.start_flow(f"u-{n}", FLOW)
+    await parts.database.collection("flow_states").update_one({"_id": f"{FLOW}:u-1"}, {"$unset": {"ok": ""}})
+    first = await service.administration.find_states(StateFilter(flow_id=FLOW), limit=3)
+    assert ([s.user_id for s in first.states], first.next) == (["u-0", "u-2"], f"{FLOW}:u-2")
+    rest = await service.administration.find_states(StateFilter(flow_id=FLOW), after=first.next, limit=4)
+    assert ([s.user_id for s in rest.states], rest.next) == (["u-3", "u-4", "u-5"], None)
+
+
+async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts: Parts) -> None:
+    leases = parts.database.collection("flow_leases")
+    await leases.update_one({"_id": "background"}, {"$set": {"fence": "x", "until": "y", "holder": "z"}})
+    async with asyncio.timeout(10):
+        while (await leases.find_one({"_id": "background"}) or {}).get("fence") != 1:
+            await asyncio.sleep(0.1)
+
+
+async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts: Parts) -> None:
+    service = parts.service
+    await service.background.stop()
+    await service.start_flow("ada", FLOW)
+    stored = await service._states.load(FLOW, "ada")
+    assert stored is not None
+    rival = structs.replace(stored.pending[0], commit_id="rival")
+    await MongoHistoryStore(parts.database).append([rival])
+    await service.background.relay.deliver(stored.pending)
+    again = await service._states.load(FLOW, "ada")
+    assert again is not None
+    assert again.pending == stored.pending, "it stays where it is"

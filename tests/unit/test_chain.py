@@ -31,17 +31,22 @@ def erased(one: HistoryRecord) -> HistoryRecord:
     return structs.replace(one, payload=UNSET, request_id=UNSET, salt=UNSET, after=bare)
 
 
-def check(records: list[Any], head: str | None = None, **options: Any) -> Chain:
+def check(records: list[Any], whole: Records | None = None, **options: Any) -> Chain:
+    """``whole``: the records that the state's document was made by."""
     chain = Chain(**options)
     for one in records:
         chain.add(one)
-    chain.close(head)
+    chain.close()
+    if whole is not None:
+        last = whole[-1]
+        assert last.after is not UNSET
+        chain.compare(last.after, last.hash or "", T0)
     return chain
 
 
 def test_an_untouched_life_is_whole() -> None:
     records = life()
-    chain = check(records, str(records[-1].hash))
+    chain = check(records, records)
     assert (chain.broken, chain.records, chain.unsealed, chain.erased) == (None, 4, 0, 0)
     assert chain.head == records[-1].hash
 
@@ -70,7 +75,7 @@ def test_a_change_is_found_where_it_is(change: str) -> None:
     records = life()
     tampered: list[Any] = [*records]
     tampered[2] = CHANGES[change](records[2])
-    broken = check(tampered, str(records[-1].hash)).broken
+    broken = check(tampered, records).broken
     assert broken is not None
     assert broken.id == records[2].id
     assert broken.reason
@@ -87,26 +92,26 @@ def test_who_changes_a_record_and_seals_it_anew_breaks_the_next() -> None:
 @pytest.mark.parametrize(("gone", "found_at"), [(0, 1), (1, 2), (2, 3)])
 def test_a_record_that_is_gone_is_missed_by_the_next(gone: int, found_at: int) -> None:
     records = life()
-    broken = check([r for n, r in enumerate(records) if n != gone], str(records[-1].hash)).broken
+    broken = check([r for n, r in enumerate(records) if n != gone], records).broken
     assert broken is not None
     assert broken.id == records[found_at].id
 
 
 def test_the_last_one_that_is_gone_is_missed_by_the_state() -> None:
     records = life()
-    broken = check(records[:-1], str(records[-1].hash)).broken
+    broken = check(records[:-1], records).broken
     assert broken is not None
     assert broken.id == records[-2].id
-    assert check(records[:-1], None).broken is None, "without a state nobody can tell"
+    assert check(records[:-1]).broken is None, "without a state nobody can tell"
 
 
 def test_records_of_before_the_chain_may_come_first() -> None:
     old = [record(fresh()), record(moved(fresh()))]
     state = moved(moved(fresh()))
     sealed = seal(record(state), "", "salt")
-    chain = check([*old, sealed], str(sealed.hash))
+    chain = check([*old, sealed], [sealed])
     assert (chain.broken, chain.unsealed) == (None, 2)
-    assert check(old, "").broken is None
+    assert check(old, old).broken is None
 
 
 def test_a_refusal_hangs_on_the_commit_before_it() -> None:
@@ -115,8 +120,8 @@ def test_a_refusal_hangs_on_the_commit_before_it() -> None:
         record(fresh(), kind="refused"), id=f"{records[0].id}:x", after=UNSET, success=False, error="X"
     )
     refusal = seal(bare, str(records[0].hash), "salt")
-    assert check([records[0], refusal, records[1]], str(records[1].hash)).broken is None
-    assert check(records, str(records[1].hash)).broken is None, "that one is gone cannot be seen"
+    assert check([records[0], refusal, records[1]], records).broken is None
+    assert check(records, records).broken is None, "that one is gone cannot be seen"
     broken = check([records[0], structs.replace(refusal, error="Y"), records[1]]).broken
     assert broken is not None
     assert broken.id == refusal.id
@@ -127,15 +132,64 @@ def test_what_was_erased_needs_a_receipt() -> None:
     ending = seal(record(moved(moved(moved(moved(fresh()))), status="cleared"), kind="erased"),
                   str(records[-1].hash), "salt")  # fmt: skip
     whole = [*(erased(r) for r in records), ending]
-    chain = check(whole, str(ending.hash))
+    chain = check(whole, whole)
     assert (chain.broken, chain.erased) == (None, 4)
-    broken = check([erased(r) for r in records], str(records[-1].hash)).broken
+    broken = check([erased(r) for r in records]).broken
     assert broken is not None
     assert broken.id == records[0].id
     whole[1] = structs.replace(whole[1], actor="eve")
-    broken = check(whole, str(ending.hash)).broken
+    broken = check(whole, whole).broken
     assert broken is not None, "the rest of an erased record is still covered"
     assert broken.id == records[1].id
+
+
+@pytest.mark.parametrize("forged", [{"payload": {"n": 1}}, {"request_id": "r"}, {"digest": "d"}])
+def test_an_erased_record_gets_no_payload_again(forged: dict[str, Any]) -> None:
+    records = life()
+    ending = seal(record(moved(moved(moved(moved(fresh()))), status="cleared"), kind="erased"),
+                  str(records[-1].hash), "salt")  # fmt: skip
+    whole = [*(erased(r) for r in records), ending]
+    whole[1] = structs.replace(whole[1], **forged)
+    broken = check(whole, whole).broken
+    assert broken is not None
+    assert broken.id == records[1].id
+
+
+def test_what_only_says_that_it_is_a_receipt_is_none() -> None:
+    records = life()
+    false = record(moved(moved(moved(moved(fresh())))), kind="erased")
+    for one in (false, structs.replace(false, success=False, after=UNSET)):
+        whole = [*(erased(r) for r in records), seal(one, str(records[-1].hash), "salt")]
+        broken = check(whole).broken
+        assert broken is not None
+        assert broken.id == records[0].id
+
+
+def test_the_chain_leads_to_the_state() -> None:
+    records = life()
+    last = records[-1].after
+    assert last is not UNSET
+    for state, head in (
+        (moved(last), str(records[-1].hash)),
+        (structs.replace(last, step="c"), str(records[-1].hash)),
+        (last, str(records[-2].hash)),
+        (None, ""),
+    ):
+        chain = Chain()
+        for one in records:
+            chain.add(one)
+        chain.compare(state, head, T0)
+        assert chain.broken is not None
+        assert chain.broken.id == records[-1].id
+
+
+def test_a_state_may_be_gone_when_it_had_ended_or_its_time_was_over() -> None:
+    for state in (fresh(), structs.replace(fresh(), expires_at=T0)):
+        for after in (state, moved(state, status="cleared")):
+            chain = Chain()
+            chain.add(seal(record(after), "", "salt"))
+            chain.compare(None, "", T0)
+            assert (chain.broken is None) == (after.status == "cleared" or after.expires_at is not UNSET)
 
 
 def test_lives_are_linked() -> None:
@@ -159,8 +213,8 @@ def test_a_state_that_was_past_its_time_may_be_gone_without_an_end() -> None:
 
 def test_old_records_may_be_pruned() -> None:
     records = life()
-    assert check(records[2:], str(records[-1].hash), pruned=True).broken is None
-    assert check(records[2:], str(records[-1].hash)).broken is not None
+    assert check(records[2:], records, pruned=True).broken is None
+    assert check(records[2:], records).broken is not None
 
 
 def test_an_intact_record_is_told_from_a_changed_one() -> None:
