@@ -75,9 +75,9 @@ class Batches(Generic[T, R]):
         try:
             async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
                 answers = await self._work([item for item, _ in batch])
+            self._answered_at = asyncio.get_running_loop().time()
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
-        self._answered_at = asyncio.get_running_loop().time()
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

@@ -1,0 +1,114 @@
+"""Requests in flight share commands, and each gets its own answer."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from models.batching import Batches
+
+
+class Server:
+    """Doubles numbers; ``gate`` holds its answers back."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fault: Exception | None = None
+
+    async def work(self, items: Sequence[int]) -> list[int | Exception]:
+        self.asked.append(list(items))
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        return [ValueError(str(item)) if item < 0 else 2 * item for item in items]
+
+
+def batches(server: Server, *, size: int = 3, lanes: int = 1, patience: float = 5) -> Batches[int, int]:
+    return Batches(server.work, size=size, lanes=lanes, patience=patience)
+
+
+async def test_those_of_one_turn_share_and_each_has_its_answer() -> None:
+    server = Server()
+    ask = batches(server).ask
+    answers = await asyncio.gather(*(ask(n) for n in (1, 2, -3, 4)), return_exceptions=True)
+    assert server.asked == [[1, 2, -3], [4]]
+    assert [answers[0], answers[1], answers[3]] == [2, 4, 8]
+    assert isinstance(answers[2], ValueError)
+
+
+async def test_a_lone_one_is_sent_at_once_and_later_ones_gather_behind_it() -> None:
+    server = Server()
+    server.gate.clear()
+    ask = batches(server).ask
+    first = asyncio.ensure_future(ask(1))
+    while not server.asked:
+        await asyncio.sleep(0)
+    rest = [asyncio.ensure_future(ask(n)) for n in (2, 3)]
+    await asyncio.sleep(0)
+    assert server.asked == [[1]]
+    server.gate.set()
+    assert await asyncio.gather(first, *rest) == [2, 4, 6]
+    assert server.asked == [[1], [2, 3]]
+
+
+async def test_who_gave_up_is_not_worked_for() -> None:
+    server = Server()
+    server.gate.clear()
+    ask = batches(server).ask
+    tasks = [asyncio.ensure_future(ask(n)) for n in (1, 2, 3, 4)]
+    while not server.asked:
+        await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[3].cancel()
+    await asyncio.gather(tasks[0], tasks[3], return_exceptions=True)
+    server.gate.set()
+    assert await asyncio.gather(*tasks[1:3]) == [4, 6]
+    assert server.asked == [[1, 2, 3]], "the fourth was never sent"
+
+
+async def test_a_fault_is_everybodys() -> None:
+    server = Server()
+    server.fault = RuntimeError("broken")
+    ask = batches(server).ask
+    answers = await asyncio.gather(ask(1), ask(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError]
+    server.fault = None
+    assert await ask(3) == 6
+
+
+async def test_patience_ends_when_nothing_is_answered() -> None:
+    server = Server()
+    server.gate.clear()
+    ask = batches(server, size=1, patience=0.05).ask
+    outcomes = await asyncio.gather(ask(1), ask(2), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [TimeoutError, TimeoutError]
+    server.gate.set()
+    assert await ask(3) == 6
+
+
+async def test_patience_does_not_end_while_others_are_answered() -> None:
+    """A long queue at a slow server is not a server that is away."""
+
+    class Slow(Server):
+        async def work(self, items: Sequence[int]) -> list[int | Exception]:
+            await asyncio.sleep(0.04)
+            return await super().work(items)
+
+    ask = batches(Slow(), size=1, patience=0.1).ask
+    assert await asyncio.gather(*(ask(n) for n in range(10))) == [2 * n for n in range(10)]
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+async def test_no_more_are_under_way_than_there_are_lanes(lanes: int) -> None:
+    server = Server()
+    server.gate.clear()
+    ask = batches(server, size=1, lanes=lanes).ask
+    tasks = [asyncio.ensure_future(ask(n)) for n in range(5)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(server.asked) == lanes
+    server.gate.set()
+    await asyncio.gather(*tasks)
+    assert len(server.asked) == 5
