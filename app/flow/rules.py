@@ -178,11 +178,11 @@ def recover(last: FlowState, epoch: str, revision: int, now: datetime) -> FlowSt
 
 def fault_of(definition: FlowDefinition, state: FlowState) -> str | None:
     """What of a state does not fit its definition; None when all does."""
+    if state.status in ENDED:
+        return None
     step = definition.flow.steps.get(state.step)
     if step is None:
         return f"step {state.step} is not in version {definition.version} of the flow"
-    if state.status in ENDED:
-        return None
     if state.status not in ("paused", _status(step)):
         return f"it is {state.status} at step {state.step}"
     if state.previous is not UNSET and state.previous not in definition.flow.steps:

@@ -3,13 +3,19 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
 from msgspec import UNSET, Struct
 
 from app.contracts.command import ExpectedPosition, Origin
-from app.contracts.errors import FlowError, FlowStateCorruptionError, RevisionConflictError
+from app.contracts.errors import (
+    FlowError,
+    FlowNotStartedError,
+    FlowStateCorruptionError,
+    RevisionConflictError,
+)
 from app.contracts.ports import Clock, StateStore, StoredState
 from app.contracts.record import state_after
 from app.contracts.state import ENDED, FlowState
@@ -120,7 +126,8 @@ class Executor:
         except FlowStateCorruptionError:
             if not request.replaces or request.origin.dry_run:
                 raise
-            await self._recovery.recover(request.user_id, request.flow_id, request.origin)
+            with suppress(FlowNotStartedError):  # somebody else was first, and it had ended
+                await self._recovery.recover(request.user_id, request.flow_id, request.origin)
             return await self._states.load(request.flow_id, request.user_id)
 
     def _now(self, stored: StoredState | None) -> datetime:

@@ -70,6 +70,8 @@ class Recovery:
     async def recover(self, user_id: str, flow_id: str, origin: Origin) -> Recovered:
         """Rebuild a state from its history if it is not sound. Raises FlowNotStartedError when there is
         nothing to recover, FlowNotFoundError."""
+        # The request behind it is not answered by the recovery, but by what comes after.
+        origin = structs.replace(origin, request_id=UNSET, expected=None)
         for _ in range(ROUNDS):
             found = await self.find(user_id, flow_id)
             unsound = await self.examine(found) if found is not None else None
@@ -107,10 +109,7 @@ class Recovery:
         if isinstance(found, DamagedState):
             return Unsound(found.reason)
         state = found.state
-        definition = await self._catalog.version(state.flow, state.version)
-        if definition is None:
-            return Unsound(f"version {state.version} of the flow does not exist")
-        fault = rules.fault_of(definition, state)
+        fault = None if state.status in ENDED else await self._misfit(state)
         if fault is not None:
             return Unsound(fault)
         waiting = [record for record in found.pending if record.id == commit_record_id(state)]
@@ -162,13 +161,14 @@ class Recovery:
             if isinstance(record, UnreadableRecord) or record.after is UNSET:
                 continue
             head = head or record.hash or ""
-            if is_intact(record) and await self._fits(record.after):
+            if is_intact(record) and await self._misfit(record.after) is None:
                 return _Plan("rebuilt", reason, head, newest, record, record.after)
         if newest is None and found is None:
             await self._catalog.current(flow_id)
             raise FlowNotStartedError(flow_id)
-        if newest is None and found is not None and found.state is not None and await self._fits(found.state):
-            return _Plan("rebuilt", reason, head, None, None, found.state)
+        own = found.state if newest is None and found is not None else None
+        if own is not None and await self._misfit(own) is None:
+            return _Plan("rebuilt", reason, head, None, None, own)
         return _Plan("restarted", reason, head, newest)
 
     async def _newest_first(
@@ -187,9 +187,12 @@ class Recovery:
             if len(page) < PAGE or (before is not None and start >= before):
                 return
 
-    async def _fits(self, state: FlowState) -> bool:
+    async def _misfit(self, state: FlowState) -> str | None:
+        """What of a state does not fit its definition."""
         definition = await self._catalog.version(state.flow, state.version)
-        return definition is not None and rules.fault_of(definition, state) is None
+        if definition is None:
+            return f"version {state.version} of the flow does not exist"
+        return rules.fault_of(definition, state)
 
     async def _change(
         self, plan: "_Plan", user_id: str, flow_id: str, found: StoredState | DamagedState | None

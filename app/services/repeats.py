@@ -20,7 +20,10 @@ def digest_of(name: str, command: object, origin: Origin) -> str | UnsetType:
     """What a request asks for, in short; UNSET when it has no id."""
     if origin.request_id is UNSET:
         return UNSET
-    asked = json.encode([name, command], order="deterministic")
+    try:
+        asked = json.encode([name, command], order="deterministic")
+    except (UnicodeEncodeError, TypeError):  # no JSON: it is refused where it is decided
+        return UNSET
     return blake2b(asked, digest_size=12).hexdigest()
 
 
@@ -35,7 +38,7 @@ class Repeats:
     ) -> FlowState | None:
         """The state that the same request led to; None when it is new. Raises InvalidRequestError
         when its id came with another request."""
-        known = self._remembered(stored, origin)
+        known = self._remembered(stored, origin, now)
         if known is not None:
             _require_same(known.digest, digest)
             return await self._state_at(stored, known)
@@ -47,11 +50,12 @@ class Repeats:
         _require_same(record.digest, digest)
         return stored.state if record.after is UNSET else record.after
 
-    def _remembered(self, stored: StoredState, origin: Origin) -> Remembered | None:
+    def _remembered(self, stored: StoredState, origin: Origin, now: datetime) -> Remembered | None:
         if origin.request_id is UNSET:
             return None
         key = request_key(origin.actor, origin.request_id)
-        return next((r for r in reversed(stored.recent) if r.request == key), None)
+        since = now - MEMORY
+        return next((r for r in reversed(stored.recent) if r.request == key and r.at > since), None)
 
     async def _state_at(self, stored: StoredState, known: Remembered) -> FlowState:
         state = stored.state

@@ -1,0 +1,508 @@
+"""Random commands, repeats, stale revisions, expiries, damages and recoveries: two workers on the real
+database against a pure model (tests.model); states, answers, histories and events are equal."""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+import uvloop
+from hypothesis import HealthCheck, Phase, seed
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from msgspec import UNSET, structs
+
+from app.contracts.command import ExpectedPosition, Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.errors import FlowError
+from app.contracts.events import Event, StateChanged
+from app.contracts.outcome import Recovered
+from app.contracts.record import HistoryRecord
+from app.contracts.state import FlowState
+from app.services import FlowService
+from app.services.service import Limits
+from config.settings import Settings
+from models.corruption_store import MongoCorruptionReports
+from models.database import connect
+from models.definition_store import MongoDefinitionStore
+from models.history_store import MongoHistoryStore
+from models.lease_store import MongoLeaseStore
+from models.state_store import MongoStateStore
+from models.statistics import MongoStatistics
+from tests import model
+from tests.fakes import FakeBus, FakeClock
+from tests.model import Command, Model, RefusedError, Step, Version
+from tests.samples import T0
+
+STEPS = 10_000
+LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
+NEVER = datetime.max.replace(tzinfo=UTC)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+SEALS = {"commitment", "digest", "hash", "previous_hash", "salt"}
+OWN_OF_RECORDS = SEALS | {"client", "commit_id", "duration_ms", "id"}
+
+FIRST = {
+    "form": Step(
+        {"remind": ("form", ""), "send": ("review", "reversible"), "skip": ("done", "explicit reversible")},
+        (10 * MINUTE, "remind", "remaining"),
+    ),
+    "review": Step(
+        {"accept": ("sign", ""), "send": ("form", "reversible"), "lapse": ("form", "reversible")},
+        (20 * MINUTE, "lapse", "absolute"),
+    ),
+    "sign": Step({"accept": ("done", ""), "lapse": ("review", "")}, (5 * MINUTE, "lapse", "restart")),
+    "done": Step({}),
+}
+SECOND = FIRST | {
+    "form": Step({"send": ("sign", "explicit"), "remind": ("form", "reversible")}),
+    "review": Step({"lapse": ("done", "")}, (40 * MINUTE, "lapse", "restart")),
+    "done": Step({"send": ("form", "")}),
+}
+VERSIONS = [Version(FIRST, timedelta(days=2)), Version(SECOND, 6 * HOUR), Version(FIRST, 6 * HOUR)]
+
+NAMES = st.sampled_from([*FIRST, "nowhere"])
+WHY = st.sampled_from(["", "why"])
+PAYLOADS = st.sampled_from([{}, {"a": 1}, {"a": "x", "b": [1, {"c": None}]}, {"b": 2.5}, {"c": "x" * 80}])
+WHAT_FOR = {"service": st.sampled_from(["", "web"]), "entity_id": st.none() | WHY, "payload": PAYLOADS}
+
+
+def _commands(name: str, given: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Command]:
+    return st.builds(Command, st.just(name), st.fixed_dictionaries(given, optional=optional))
+
+
+STARTS = _commands("start", {}, {"step": NAMES, **WHAT_FOR})
+TRANSITIONS = _commands(
+    "transition",
+    {"transition": st.sampled_from(["remind", "send", "send", "skip", "accept", "lapse", "fly"])},
+    {"payload": PAYLOADS, "message": WHY, "ok": st.booleans()},
+)
+BACKS = _commands("back", {}, {})
+RESETS = _commands("reset", {}, {"step": NAMES})
+SETS = _commands("set", {"step": NAMES}, {"previous": NAMES, "message": WHY, "ok": st.booleans(), **WHAT_FOR})
+CLEARS = _commands("clear", {}, {})
+PAUSES = _commands("pause", {"reason": st.just("why")}, {})
+RESUMES = _commands("resume", {}, {})
+WORKERS = st.integers(0, 1)
+
+
+class How(NamedTuple):
+    """Who sends a command through which worker, how often at once, and on what it is conditional."""
+
+    worker: int
+    actor: str
+    times: int
+    request: str
+    expected: str
+    pick: int
+
+
+HOW = st.builds(
+    How,
+    WORKERS,
+    st.sampled_from(["ada", "boss"]),
+    st.sampled_from([*[1] * 10, 2, 3]),
+    st.sampled_from(["none", "new", "new", "new", "new", "new", "repeat", "clash"]),
+    st.sampled_from([*["none"] * 10, "revision", "position", "stale", "other life"]),
+    st.integers(0, 30),
+)
+UNREADABLE: list[dict[str, Any]] = [
+    {"$unset": {"step": ""}},
+    {"$unset": {"epoch": ""}},
+    {"$set": {"revision": "seven"}},
+    {"$set": {"status": "odd"}},
+    {"$set": {"payload": 7}},
+    {"$set": {"version": "1"}},
+    {"$set": {"updatedAt": "yesterday"}},
+    {"$set": {"head": 7}},
+    {"$push": {"outbox": {"_id": "x"}}},
+    {"$push": {"recent": {"k": "x"}}},
+]
+UNFIT: list[dict[str, Any]] = [{"step": "nowhere"}, {"version": 99}]
+FORGED: list[dict[str, Any]] = [{"message": "forged"}, {"previous": "nowhere"}, {"head": "0" * 64}]
+
+
+class Rig:
+    """Two workers without background work on one database."""
+
+    def __init__(self, url: str, run: Any) -> None:
+        self.run = run
+        self.clock, self.bus = FakeClock(T0), FakeBus()
+        self.steps = self.flows = 0
+        self.heard: list[StateChanged] = []
+        self.bus.subscribe(self._hear)
+        self.database = connect(url, f"test_{uuid.uuid4().hex[:12]}")
+        self.states = self.database.collection("flow_states")
+        self.workers = [self._worker() for _ in range(2)]
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, StateChanged):
+            self.heard.append(event)
+
+    def _worker(self) -> FlowService:
+        return FlowService(
+            states=MongoStateStore(self.database),
+            history=MongoHistoryStore(self.database),
+            definitions=MongoDefinitionStore(self.database),
+            statistics=MongoStatistics(self.database),
+            leases=MongoLeaseStore(self.database),
+            reports=MongoCorruptionReports(self.database),
+            bus=self.bus,
+            clock=self.clock,
+            limits=LIMITS,
+        )
+
+
+class FlowMachine(RuleBasedStateMachine):
+    """One user's state in a flow of its own."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__()
+        rig.flows += 1
+        rig.clock.time = T0
+        rig.heard.clear()
+        self.rig, self.run, self.flow = rig, rig.run, f"flow-{rig.flows}"
+        self.key = {"_id": f"{self.flow}:ada"}
+        self.lives: dict[str, int] = {}
+        self.requests = self.steps = 0
+        self.model = Model({"flow": self.flow, "user_id": "ada"}, VERSIONS[:1], LIMITS.max_payload_bytes)
+        self.run(rig.workers[0].create_flow(_definition(self.flow, FIRST)))
+
+    @property
+    def now(self) -> datetime:
+        return self.rig.clock.now()
+
+    # Commands. What is absent is mostly begun again; without a rule of its own, no example skips that.
+
+    @precondition(lambda self: not self.is_there)
+    @rule(command=st.one_of(STARTS, STARTS, RESETS, SETS, CLEARS, TRANSITIONS, PAUSES), how=HOW)
+    def begin(self, command: Command, how: How) -> None:
+        self.send(command, how)
+
+    @precondition(lambda self: self.is_there)
+    @rule(command=st.one_of(TRANSITIONS, TRANSITIONS, TRANSITIONS, BACKS, STARTS), how=HOW)
+    def walk(self, command: Command, how: How) -> None:
+        self.send(command, how)
+
+    @precondition(lambda self: self.is_there)
+    @rule(command=st.one_of(TRANSITIONS, TRANSITIONS, BACKS, RESETS, SETS), how=HOW)
+    def correct(self, command: Command, how: How) -> None:
+        self.send(command, how)
+
+    @precondition(lambda self: self.is_there)
+    @rule(command=st.one_of(TRANSITIONS, TRANSITIONS, PAUSES, RESUMES, RESUMES, CLEARS), how=HOW)
+    def hold(self, command: Command, how: How) -> None:
+        self.send(command, how)
+
+    # Time, workers and definitions
+
+    @precondition(lambda self: self.is_there)
+    @rule(
+        by=st.sampled_from([timedelta(0), MINUTE, 6 * MINUTE, 15 * MINUTE, 50 * MINUTE, 5 * HOUR, 30 * HOUR]),
+        then=st.sampled_from(["nothing", "purge", "timeouts"]),
+        worker=WORKERS,
+    )
+    def pass_time(self, by: timedelta, then: str, worker: int) -> None:
+        self.rig.clock.time += by
+        background, state = self.rig.workers[worker].background, self.model.state
+        if then == "nothing" or state is None:
+            due, done = 0, 0
+        elif then == "purge":
+            due = state["status"] not in model.ENDED and state["expires_at"] <= self.now
+            done = self.run(background.purge_expired())
+        else:
+            due = state["status"] == "active" and state.get("timeout_at", NEVER) <= self.now
+            done = self.run(background.run_timeouts())
+        assert done == int(due and self.model.pass_time(self.now))
+        self.compare(1 - worker)
+
+    @precondition(lambda self: self.is_there)
+    @rule(worker=WORKERS, swept=st.booleans())
+    def deliver(self, worker: int, swept: bool) -> None:
+        self.delivered(worker, swept=swept)
+        self.compare(1 - worker)
+
+    @precondition(lambda self: self.is_there and len(self.model.versions) < len(VERSIONS))
+    @rule(worker=WORKERS)
+    def publish(self, worker: int) -> None:
+        version = VERSIONS[len(self.model.versions)]
+        self.model.versions.append(version)
+        whole = _definition(self.flow, version.steps)
+        patch = {"steps": whole["steps"], "ttl": f"PT{version.ttl // HOUR}H"}
+        self.run(self.rig.workers[worker].update_flow(self.flow, patch))
+        self.compare(1 - worker)
+
+    # Damage
+
+    @precondition(lambda self: self.is_intact)
+    @rule(harm=st.sampled_from(UNREADABLE))
+    def damage(self, harm: dict[str, Any]) -> None:
+        self.harm(harm)
+        self.model.damaged = True
+        self.compare(0)
+
+    @precondition(lambda self: self.model.damaged or self.is_intact)
+    @rule(worker=WORKERS)
+    def recover(self, worker: int) -> None:
+        self.recovered(worker)
+
+    @precondition(lambda self: self.is_there and self.is_intact)
+    @rule(harm=st.sampled_from([*FORGED, *UNFIT]), worker=WORKERS, by_set=st.booleans())
+    def spoil_and_repair(self, harm: dict[str, Any], worker: int, by_set: bool) -> None:
+        self.harm({"$set": harm})
+        service = self.rig.workers[worker]
+        if harm in FORGED:
+            self.recovered(worker, forged=True)
+            return
+        for asked in (service.get_flow_state("ada", self.flow), service.start_flow("ada", self.flow)):
+            assert self.run(self.outcome(asked)) == "FLOW_STATE_CORRUPTION"
+        if by_set:
+            self.model.state = (self.model.state or {}) | harm
+            self.send(Command("set", {"step": "form"}), How(worker, "boss", 1, "new", "none", 0))
+        else:
+            self.recovered(worker, forged=True)
+
+    @precondition(lambda self: self.is_there and self.is_intact)
+    @rule(worker=WORKERS, by_ttl=st.sampled_from([False, False, True]))
+    def lose(self, worker: int, by_ttl: bool) -> None:
+        """``by_ttl``: MongoDB removes what no worker ended for an hour."""
+        self.settle()
+        if by_ttl:
+            self.rig.clock.time = (self.model.state or {})["expires_at"] + HOUR
+            self.model.state = None
+        self.run(_awaited(self.rig.states.delete_one(self.key)))
+        self.model.memory.clear()
+        assert self.run(self.rig.workers[worker].get_flow_state("ada", self.flow)) is None
+        self.recovered(worker, lost=not by_ttl)
+
+    @property
+    def is_there(self) -> bool:
+        return self.model.damaged or self.model.present(self.now) is not None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether to damage it: seldom, as most commands are to be on sound states, and while no timeout
+        is due."""
+        state = self.model.state
+        if (
+            state is None
+            or self.model.damaged
+            or any(r["kind"] == "recovered" for r in self.model.history[-10:])
+        ):
+            return False
+        return state["status"] != "active" or state.get("timeout_at", NEVER) > self.now
+
+    def harm(self, harm: dict[str, Any]) -> None:
+        self.run(_awaited(self.rig.states.update_one(self.key, harm)))
+
+    def recovered(self, worker: int, **unsound: bool) -> None:
+        asked = self.rig.workers[worker].administration.recover_flow("ada", self.flow, origin=Origin("boss"))
+        wanted = _decided(lambda: self.model.recover("boss", self.now, **unsound))
+        assert self.run(self.outcome(asked)) == wanted
+        self.compare(1 - worker)
+
+    # Comparison
+
+    def send(self, command: Command, how: How) -> None:
+        command, origin = self.originate(command, how)
+        now, service = self.now, self.rig.workers
+        wanted = [_decided(lambda: self.model.run(command, origin, now)) for _ in range(how.times)]
+
+        async def sent() -> list[Any]:
+            rivals = (self.call(service[(how.worker + n) % 2], command, origin) for n in range(how.times))
+            return await asyncio.gather(*(self.outcome(rival) for rival in rivals))
+
+        got = self.run(sent())
+        if how.times == 1:
+            assert got == wanted
+        for answer in wanted:  # of rivals any may be the first
+            assert answer in got
+            got.remove(answer)
+        self.compare(1 - how.worker)
+
+    def originate(self, command: Command, how: How) -> tuple[Command, model.Origin]:
+        known = list(self.model.memory.items())
+        actor, request_id = how.actor, None
+        if how.request in ("repeat", "clash") and known:
+            (actor, request_id), first = known[-1 - how.pick % len(known)]
+            command = first.command if how.request == "repeat" else command
+        elif how.request != "none":
+            self.requests += 1
+            request_id = f"r-{self.requests}"
+        state = self.model.state or {"revision": 0, "epoch": 0}
+        expected = {
+            "revision": (state["revision"], None),
+            "position": (state["revision"], state["epoch"]),
+            "stale": (state["revision"] - 1, None),
+            "other life": (state["revision"], state["epoch"] - 1),
+        }.get(how.expected)
+        return command, model.Origin(actor, request_id, expected)
+
+    def call(self, service: FlowService, command: Command, origin: model.Origin) -> Coroutine[Any, Any, Any]:
+        expected = None
+        if origin.expected is not None:
+            revision, life = origin.expected
+            epochs = {known: epoch for epoch, known in self.lives.items()}
+            expected = ExpectedPosition(revision, None if life is None else epochs.get(life, "unknown"))
+        request_id = UNSET if origin.request_id is None else origin.request_id
+        by, args = Origin(origin.actor, request_id, expected=expected), command.args
+        held = service.administration
+        match command.name:
+            case "start":
+                return service.start_flow("ada", self.flow, StartCommand(**args), origin=by)
+            case "transition":
+                return service.execute_transition("ada", self.flow, **args, origin=by)
+            case "reset":
+                return service.reset_flow("ada", self.flow, **args, origin=by)
+            case "back":
+                return service.undo_transition("ada", self.flow, origin=by)
+            case "set":
+                return service.set_flow_state("ada", SetCommand(flow=self.flow, **args), origin=by)
+            case "clear":
+                return service.clear_flow_state("ada", self.flow, origin=by)
+            case "pause":
+                return held.pause_flow("ada", self.flow, PauseCommand(**args), origin=by)
+            case _:
+                return held.resume_flow("ada", self.flow, origin=by)
+
+    async def outcome(self, asked: Awaitable[Any]) -> Any:
+        try:
+            answer = await asked
+        except FlowError as refusal:
+            return refusal.code
+        if isinstance(answer, Recovered):
+            return answer.action, None if answer.state is None else self.plain(answer.state)
+        if isinstance(answer, tuple):
+            return self.plain(answer[0]), answer[1]
+        return self.plain(answer) if isinstance(answer, FlowState) else answer
+
+    def plain(self, value: FlowState | HistoryRecord) -> dict[str, Any]:
+        """As the model has it."""
+        if value.epoch not in self.lives:
+            assert value.epoch > max(self.lives, default=""), "a later life sorts after the ones before"
+            self.lives[value.epoch] = len(self.lives) + 1
+        members = {name: member for name, member in structs.asdict(value).items() if member is not UNSET}
+        members["epoch"] = self.lives[value.epoch]
+        if isinstance(value, FlowState):
+            members["transitions"] = [
+                (t.transition, t.step, " ".join(m for m in ("explicit", "reversible") if getattr(t, m)))
+                for t in value.transitions
+            ]
+            return members
+        members["flow"] = members.pop("flow_id")
+        if value.after is not UNSET:
+            members["after"] = self.plain(value.after)
+            assert members["after"].pop("transitions") == []
+        if value.kind == "recovered":
+            members["payload"] = {name: members["payload"][name] for name in ("action", "step")}
+            members.pop("request_id", None)
+        return {name: member for name, member in members.items() if name not in OWN_OF_RECORDS}
+
+    def compare(self, worker: int) -> None:
+        self.rig.steps += 1
+        self.steps += 1
+        if self.steps % 10 == 0:  # no document is to grow without end
+            self.delivered(worker)
+        if self.steps % 3:  # most answers are the state themselves
+            return
+        read = self.rig.workers[worker].get_flow_state("ada", self.flow)
+        assert self.run(self.outcome(read)) == _decided(lambda: self.model.read(self.now))
+
+    def delivered(self, worker: int, *, swept: bool = False) -> None:
+        async def deliver() -> None:
+            background = self.rig.workers[worker].background
+            if swept:
+                await background.deliver_for_others()
+            running = asyncio.create_task(background.relay.run())
+            await background.relay.drain(5)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        self.run(deliver())
+
+    def settle(self) -> None:
+        for worker in range(len(self.rig.workers)):
+            self.delivered(worker)
+
+    def teardown(self) -> None:
+        self.settle()
+        try:
+            if sys.exception() is None and self.model.history:
+                self.compare_histories()
+        finally:
+            self.run(_awaited(self.rig.states.delete_one(self.key)))
+
+    def compare_histories(self) -> None:
+        service = self.rig.workers[0]
+        history = self.run(service.get_flow_history("ada", self.flow))
+        for record, wanted in zip(history, self.model.history, strict=True):
+            assert self.plain(record) == wanted
+        assert self.run(service.verify_flow_history("ada", self.flow)).broken is None
+        told = [(self.lives[event.epoch], event.revision) for event in self.rig.heard]
+        made = [(r["epoch"], r["revision"]) for r in self.model.history if r["success"]]
+        assert list(dict.fromkeys(told)) == made, "every change is told, in order"
+
+
+def _definition(slug: str, steps: dict[str, Step]) -> dict[str, Any]:
+    whole: dict[str, Any] = {"flow": slug, "initialStep": next(iter(steps)), "steps": {}}
+    for index, (name, step) in enumerate(steps.items()):
+        transitions = {
+            key: {"transition": key, "step": target, **dict.fromkeys(marks.split(), True)}
+            for key, (target, marks) in step.transitions.items()
+        }
+        whole["steps"][name] = {"index": index, "step": name, "service": "s", "transitions": transitions}
+        if step.timeout is not None:
+            after, transition, resume = step.timeout
+            due = {"after": f"PT{after // MINUTE}M", "transition": transition, "resume": resume}
+            whole["steps"][name]["timeout"] = due
+    return whole
+
+
+def _decided(decide: Callable[[], Any]) -> Any:
+    try:
+        return decide()
+    except RefusedError as refusal:
+        return str(refusal)
+
+
+async def _awaited(future: Awaitable[Any]) -> Any:
+    return await future
+
+
+@pytest.fixture
+def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """In a loop of its own, as the machine is synchronous. Documents remember few requests, so that the
+    history is asked too."""
+    for place in ("models.commit", "app.services.repeats"):
+        monkeypatch.setattr(f"{place}.REMEMBERED", 3)
+    assert servers.mongo_url is not None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, structlog.testing.capture_logs():
+        rig = Rig(servers.mongo_url.get_secret_value(), runner.run)
+        runner.run(rig.database.prepare())
+        yield rig
+        runner.run(rig.database.drop())
+        runner.run(rig.database.close())
+
+
+@pytest.mark.timeout(300)
+def test_the_service_is_as_its_model(rig: Rig) -> None:
+    for round_ in count():
+        if rig.steps >= STEPS:
+            break
+        run_state_machine_as_test(
+            seed(round_)(lambda: FlowMachine(rig)),
+            settings=hypothesis_settings(
+                max_examples=10,
+                stateful_step_count=100,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],  # shrinking takes longer than the test may
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    print(f"{rig.steps} steps in {rig.flows} examples")
+    assert rig.steps >= STEPS
