@@ -53,6 +53,17 @@ async def test_the_snippets_run(settings: Settings, tmp_path: Path) -> None:
     assert [a["step"] for a in answers[:3]] == ["welcome", "profile-setup", "profile-setup"]
     assert [r["transition"] for r in answers[3]["items"]] == ["started", "start"]
 
+    admin = {**env, "ADMIN": serving.token("root", "flow:admin")}
+    printed = await run("bash", "-ec", block("sh", "history/verify").replace("curl", "curl -sS"),
+                        env=admin, cwd=tmp_path)  # fmt: skip
+    verified, recovered, found, batch, erased = (
+        json.loads(part) for part in re.split(r"(?<=\})(?=\{)", printed)
+    )
+    assert (verified["whole"], recovered["action"]) == (True, "kept")
+    assert [state["userId"] for state in found["items"]] == ["ada"]
+    assert batch["results"][0]["state"]["status"] == "paused"
+    assert erased["recordsErased"] == 2
+
     live = await run(sys.executable, "-c", block("python", "socketio"), env=env, cwd=tmp_path)
     assert "credentials" in live.splitlines()
     serving.end()
