@@ -4,11 +4,14 @@ import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import Awaitable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
+import pymongo
 
 from app.auth.tokens import issue_token
 from app.process.embedded import EmbeddedServers
@@ -26,6 +29,8 @@ async def run(rounds: int) -> None:
         try:
             with subjects(servers, settings, folder) as (_, service):
                 assert settings.jwt_secret
+                assert settings.mongo_url
+                database_url = settings.mongo_url.get_secret_value()
                 secret = settings.jwt_secret.get_secret_value()
                 token = issue_token(secret, "root", ttl=timedelta(hours=2), scopes=["flow:admin"])
                 users = list(service.tokens)[:OPERATIONS]
@@ -34,37 +39,48 @@ async def run(rounds: int) -> None:
                     await ready(http, service)
                     await in_flight(http, service, users, 16, "start", {})
 
-                    async def batch() -> None:
-                        wanted = [
-                            {"op": "transition", "userId": user, "flowId": "counter", "transition": "again"}
-                            for user in users
-                        ]
+                    async def batch(operations: list[dict[str, Any]]) -> None:
                         headers = {"Authorization": f"Bearer {token}"}
                         url = f"{service.url}/api/admin/states/batch"
-                        async with http.post(url, json={"operations": wanted}, headers=headers) as answer:
+                        async with http.post(url, json={"operations": operations}, headers=headers) as answer:
                             found: Any = await answer.json()
                             if found.get("succeeded") != OPERATIONS:
                                 raise RuntimeError(f"not all were made: {found.get('succeeded')}")
 
-                    async def singles(n: int) -> None:
-                        await in_flight(http, service, users, n, "transition/again", {})
+                    def of(op: str, **more: Any) -> list[dict[str, Any]]:
+                        return [{"op": op, "userId": user, "flowId": "counter", **more} for user in users]
 
-                    ways = {
-                        "one batch": batch,
-                        "singles, 1 in flight": lambda: singles(1),
-                        "singles, 64 in flight": lambda: singles(64),
-                    }
-                    times: dict[str, list[float]] = {name: [] for name in ways}
+                    times: dict[str, list[tuple[float, float]]] = {}
+                    database = psutil.Process(servers.children["mongodb"].pid)
+
+                    async def timed(name: str, work: Awaitable[object]) -> None:
+                        began, cpu = time.perf_counter(), sum(database.cpu_times()[:2])
+                        await work
+                        lasted = time.perf_counter() - began
+                        times.setdefault(name, []).append((lasted, sum(database.cpu_times()[:2]) - cpu))
+                        await asyncio.sleep(3)  # the relay's work must not fall into the next
+                        print(".", end="", flush=True)
+
                     for _ in range(rounds):
-                        for name, way in ways.items():
-                            began = time.perf_counter()
-                            await way()
-                            times[name].append(time.perf_counter() - began)
-                            await asyncio.sleep(3)  # the relay's work must not fall into the next
-                            print(".", end="", flush=True)
+                        again = "transition/again"
+                        await timed("transitions in one batch", batch(of("transition", transition="again")))
+                        await timed("  singles, 1 in flight", in_flight(http, service, users, 1, again, {}))
+                        await timed("  singles, 64 in flight", in_flight(http, service, users, 64, again, {}))
+                        for name, n in (("starts in one batch", 0), ("  singles, 1 in flight ", 1)):
+                            states = pymongo.MongoClient(database_url)["bench_service"]["flow_states"]
+                            states.delete_many({})
+                            if n:
+                                await timed(name, in_flight(http, service, users, n, "start", {}))
+                            else:
+                                await timed(name, batch(of("set", body={"step": "a"})))
         finally:
             servers.stop()
-    print(f"\n{OPERATIONS} transitions, medians of {rounds} rounds in turn")
-    least = statistics.median(times["one batch"])
+    print(
+        f"\n{OPERATIONS} operations, medians of {rounds} rounds in turn, and how they compare with one batch"
+    )
+    least = 0.0
     for name, found in times.items():
-        print(f"{name:>24}{statistics.median(found):10.2f} s{statistics.median(found) / least:8.2f}")
+        median = statistics.median(lasted for lasted, _ in found)
+        cpu = statistics.median(used for _, used in found)
+        least = median if "batch" in name else least
+        print(f"{name:>26}{median:10.2f} s{median / least:8.2f}   MongoDB's CPU {cpu:.2f} s")

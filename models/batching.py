@@ -35,6 +35,11 @@ class Batches(Generic[T, R]):
         self._under_way: set[asyncio.Task[None]] = set()
         self._called = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self._waiting or self._under_way)
+
     async def ask(self, item: T) -> R:
         """The answer to ``item``. Raises TimeoutError when the server does not answer."""
         loop = asyncio.get_running_loop()

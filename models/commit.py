@@ -51,6 +51,11 @@ class Commits:
             self._make_all, size=COMMITS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether any are waiting or under way."""
+        return self._batches.busy
+
     async def make(self, commit: Commit) -> bool:
         """Whether it was made; False when somebody else was first."""
         return await self._batches.ask(commit)

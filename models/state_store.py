@@ -44,6 +44,10 @@ class MongoStateStore:
         )
         self._commits = Commits(self._states, database.collection("flow_history"))
 
+    @property
+    def busy(self) -> bool:
+        return self._commits.busy
+
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         key = state_key(flow_id, user_id)
         async with store_errors():

@@ -45,6 +45,8 @@ class FakeClock:
 class FakeStateStore:
     """``damaged`` are states that cannot be loaded."""
 
+    busy = False
+
     def __init__(self) -> None:
         self.kept: dict[str, StoredState] = {}
         self.damaged: dict[str, DamagedState] = {}

@@ -74,6 +74,10 @@ class StateStore(Protocol):
     FlowStateCorruptionError for a document that cannot be read. What is listed leaves such out.
     """
 
+    @property
+    def busy(self) -> bool:
+        """Whether callers wait for commits."""
+
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         """The stored state, also one that is cleared or past its time; None when there is none."""
 

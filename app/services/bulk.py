@@ -69,13 +69,14 @@ class Bulk:
         for n, operation in enumerate(operations):
             by_state.setdefault((operation.flow_id, operation.user_id), []).append(n)
 
-        async def of_one_state(numbers: Sequence[int]) -> None:
-            for n in numbers:
-                outcomes[n] = await self._outcome(operations[n], origin)
+        groups = iter(by_state.values())
 
-        groups = list(by_state.values())
-        for start in range(0, len(groups), TOGETHER):
-            await asyncio.gather(*map(of_one_state, groups[start : start + TOGETHER]))
+        async def work() -> None:
+            for numbers in groups:  # those of one state, one after another
+                for n in numbers:
+                    outcomes[n] = await self._outcome(operations[n], origin)
+
+        await asyncio.gather(*(work() for _ in range(min(TOGETHER, len(by_state)))))
         return [outcomes[n] for n in range(len(operations))]
 
     async def run_on_found(

@@ -28,6 +28,8 @@ BATCH = 128
 WAITING_LIMIT = 20_000
 LINGER_SECONDS = 0.05
 """How long a record waits for others to share the commands that keep it; it is in its outbox meanwhile."""
+LONGEST_SECONDS = 1.0
+"""How long it waits at most while callers wait for the store: they go first."""
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -95,8 +97,12 @@ class Relay:
     async def _keep_all(self) -> None:
         while True:
             first = await self._unkept.get()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
+            until = asyncio.get_running_loop().time() + LONGEST_SECONDS
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
+                if self._hurry.is_set() or not self._states.busy or asyncio.get_running_loop().time() > until:
+                    break
             batch = [first, *_waiting(self._unkept, BATCH - 1)]
             try:
                 await self._keep_until_done(batch)
