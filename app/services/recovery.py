@@ -124,11 +124,12 @@ class Recovery:
     def _compare(self, found: StoredState, last: HistoryRecord | UnreadableRecord | None) -> Unsound | None:
         state = found.state
         revision = state.revision
-        if last is None:
-            missing = Unsound("its history is missing", of_history=True)
-            return None if self._pruned else missing
-        if (last.epoch, last.revision) > (state.epoch, revision):
+        if last is not None and (last.epoch, last.revision) > (state.epoch, revision):
             return Unsound(f"its history goes further, to {last.epoch}.{last.revision}")
+        if self._pruned and (last is None or (last.epoch, last.revision) < (state.epoch, revision)):
+            return None  # the record may have been kept for its time, and gone
+        if last is None:
+            return Unsound("its history is missing", of_history=True)
         if last.epoch != state.epoch or revision - last.revision > PLAUSIBLE_LEAD:
             return Unsound(f"its history ends at {last.epoch}.{last.revision}")
         if last.revision != revision:

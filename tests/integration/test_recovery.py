@@ -12,8 +12,9 @@ from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports import StateFilter
 from app.flow.chain import seal
-from app.main import Parts
+from app.main import Parts, take_up_definitions
 from app.services import FlowService
+from config.settings import Settings
 from models.codec import record_from_document, record_to_document
 from models.history_store import MongoHistoryStore
 from tests.samples import flow_dict
@@ -346,3 +347,20 @@ async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts
     again = await service._states.load(FLOW, "ada")
     assert again is not None
     assert again.pending == stored.pending, "it stays where it is"
+
+
+async def test_pruned_history_is_no_damage(settings: Settings) -> None:
+    """With FLOW_HISTORY_RETENTION the last records of a state that rests may be gone."""
+    parts = Parts(settings.model_copy(update={"history_retention": timedelta(days=1)}))
+    async with parts.running() as service:
+        await take_up_definitions(service, settings)
+        await walked(service)
+        await service.background.relay.drain(5)
+        history = parts.database.collection("flow_history")
+        for revision in (1, 0):
+            await history.delete_many({"revision": revision})
+            await service.background.check.run()
+            assert (await service.get_flow_statistics()).corrupted_states == 0
+            done = await service.administration.recover_flow("ada", FLOW)
+            assert (done.action, done.reason) == ("kept", None)
+        assert (await service.verify_flow_history("ada", FLOW)).whole

@@ -270,3 +270,17 @@ async def test_a_transition_is_one_read_and_one_update(settings: Settings) -> No
     assert await database.collection("flow_history").count_documents({}) == 102
     assert await database.collection("flow_states").count_documents({"outbox.0": {"$exists": True}}) == 0
     await database.close()
+
+
+async def test_indexes_of_older_versions_are_taken_away(settings: Settings) -> None:
+    assert settings.mongo_url is not None
+    database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
+    states = database.collection("flow_states")
+    await states.create_index([("expiresAt", 1)], name="expiry", expireAfterSeconds=3600)
+    await states.create_index(
+        [("updatedAt", 1)], name="undelivered", partialFilterExpression={"outbox.0": {"$exists": True}}
+    )
+    await database.prepare()
+    assert {"expiry", "undelivered"} & set(await states.index_information()) == set()
+    await database.prepare()
+    await database.close()

@@ -1,0 +1,55 @@
+"""The holder of a lease knows when it has it."""
+
+import asyncio
+
+import pytest
+
+from app.contracts.errors import StoreUnavailableError
+from app.services import lease
+from app.services.lease import LeaseHolder
+from tests.fakes import FakeClock, FakeLeaseStore
+
+
+async def test_one_of_two_has_it_and_the_other_after_it() -> None:
+    store, clock = FakeLeaseStore(), FakeClock()
+    one, two = LeaseHolder(store, clock, "sweep"), LeaseHolder(store, clock, "sweep")
+    await one.ask()
+    await two.ask()
+    assert (one.held, two.held) == (True, False)
+    await one.give_up()
+    await two.ask()
+    assert (one.held, two.held) == (False, True)
+
+
+async def test_who_slept_for_longer_than_its_lease_has_it_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HELD_SECONDS", 0.02)
+    store, clock = FakeLeaseStore(), FakeClock()
+    one = LeaseHolder(store, clock, "sweep")
+    await one.ask()
+    assert one.held
+    await asyncio.sleep(0.03)
+    assert not one.held
+    await one.ask()
+    assert one.held
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailableError(), KeyError("until")])
+async def test_it_goes_on_asking_whatever_happens(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    monkeypatch.setattr(lease, "ASK_EVERY_SECONDS", 0.0)
+    store, clock = FakeLeaseStore(), FakeClock()
+    holder = LeaseHolder(store, clock, "sweep")
+    take, failed = store.take, asyncio.Event()
+
+    async def fail_once(*asked: object) -> object:
+        if not failed.is_set():
+            failed.set()
+            raise fault
+        return await take(*asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "take", fail_once)
+    task = asyncio.create_task(holder.run())
+    async with asyncio.timeout(5):
+        while not holder.held:
+            await asyncio.sleep(0)
+    task.cancel()
+    assert failed.is_set()
