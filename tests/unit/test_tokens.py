@@ -1,5 +1,6 @@
 """Tokens are verified, and who may act for whom."""
 
+import itertools
 import time
 from datetime import timedelta
 from typing import Any
@@ -58,6 +59,7 @@ async def test_claims_become_the_caller() -> None:
         jwt.encode({"sub": "ada", "exp": int(time.time()) + 60}, None, algorithm="none"),
         token(algorithm="HS512"),
     ],
+    ids=itertools.count(),  # not the tokens: they have the time in them
 )
 async def test_anything_else_is_refused_without_repeating_it(bad: str | None) -> None:
     with pytest.raises(AuthenticationRequiredError) as refusal:
