@@ -29,6 +29,7 @@ from app.services.relay import Relay
 log = structlog.get_logger("personal-data")
 
 ROUNDS = 50
+DRAIN_SECONDS = 5.0
 
 
 class PersonalDataKeeper:
@@ -75,6 +76,7 @@ class PersonalDataKeeper:
         """End all states of a user, and remove payloads and whatever else was entered from all records;
         what happened when, and the chain over it, stay. A record of the kind ``erased`` in each chain
         is the receipt. Can be repeated, as after a failure."""
+        await self._relay.drain(DRAIN_SECONDS)  # refusals wait there alone
         receipts, erased = [], 0
         for flow_id in await self._definitions.list_flow_ids():
             receipt = await self._end(user_id, flow_id, origin)
