@@ -67,6 +67,8 @@ _RECORD_FIELDS = {
     "salt": "salt",
     "hash": "hash",
 }
+LAST_YEAR = 9000
+"""Later times cannot be reckoned with: a deadline counted from them is no time."""
 ERASED_FIELDS = (
     "payload",
     "requestId",
@@ -103,6 +105,8 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
         raise _unreadable(document, f"it says that it is {state.flow}:{state.user_id}")
     if state.revision < 0:
         raise _unreadable(document, f"its revision is {state.revision}")
+    if state.updated_at.year > LAST_YEAR:
+        raise _unreadable(document, f"it was changed in the year {state.updated_at.year}")
     return state
 
 

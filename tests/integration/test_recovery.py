@@ -1,7 +1,7 @@
 """Damaged states on the real database: found, told with what a recovery would do, and recovered."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -44,6 +44,7 @@ DAMAGES: dict[str, dict[str, Any]] = {
     "it says that it is of another flow": {"$set": {"flowId": "sign-in"}},
     "the revision is below all": {"$set": {"revision": -5}},
     "the revision is beyond all": {"$set": {"revision": 2**62}},
+    "it was changed at the end of time": {"$set": {"updatedAt": datetime(9999, 1, 1, tzinfo=UTC)}},
     "a request has no time": {"$set": {"recent": [{"k": "k", "d": "d", "e": "e", "r": 1, "t": "x"}]}},
 }
 LOADS = {
