@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from msgspec import UNSET, DecodeError, convert, json, structs
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.record import HistoryRecord, Remembered
+from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord, Remembered
 from app.contracts.state import FlowState, Payload
 
 Document = dict[str, Any]
@@ -70,17 +70,10 @@ _RECORD_FIELDS = {
 LAST_YEAR = 9000
 """Later times cannot be reckoned with: a deadline counted from them is no time."""
 ERASED_FIELDS = (
-    "payload",
-    "requestId",
-    "digest",
-    "salt",
-    "after.payload",
-    "after.message",
-    "after.entityId",
-    "after.pauseReason",
+    *(_RECORD_FIELDS[name] for name in (*ERASABLE, "digest", "salt")),
+    *(f"after.{_STATE_FIELDS[name]}" for name in ERASABLE_AFTER),
 )
-"""What an erasure takes from a record: what its commitment stands for (app.flow.chain), the salt, and
-the digest of what was asked for."""
+"""What an erasure takes from a record."""
 OPTIONAL_STATE_FIELDS = tuple(
     _STATE_FIELDS[field.name]
     for field in structs.fields(FlowState)

@@ -66,13 +66,10 @@ class MongoStateStore:
         async with store_errors():
             return await self._commits.make(Commit(before, record))
 
-    async def salvage(self, flow_id: str, user_id: str) -> DamagedState | None:
+    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         async with store_errors(ANSWER_SECONDS):
             document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
-        if document is None:
-            return None
-        found = _stored_or_damaged(document)
-        return found if isinstance(found, DamagedState) else None
+        return None if document is None else _stored_or_damaged(document)
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
         as_read = {

@@ -75,8 +75,9 @@ class FakeStateStore:
         self.kept[after.key] = StoredState(state=after, pending=pending, recent=recent, head=head)
         return True
 
-    async def salvage(self, flow_id: str, user_id: str) -> DamagedState | None:
-        return self.damaged.get(state_key(flow_id, user_id))
+    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+        key = state_key(flow_id, user_id)
+        return self.damaged.get(key) or self.kept.get(key)
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
         after = record.after

@@ -87,8 +87,8 @@ class StateStore(Protocol):
         somebody else was first. An outcome that was lost on the way is looked up, never guessed. The
         record of an erasure makes the state forget its requests."""
 
-    async def salvage(self, flow_id: str, user_id: str) -> DamagedState | None:
-        """What can be read of a state that cannot be loaded; None when there is none, or it can."""
+    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+        """The stored state, or what can be read of it when it cannot be loaded; None when there is none."""
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state in the place of a damaged one, if that is as it was read. The

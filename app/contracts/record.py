@@ -65,6 +65,12 @@ class HistoryRecord(Struct, frozen=True):
     hash: str | UnsetType = UNSET
 
 
+ERASABLE = ("payload", "request_id")
+ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
+"""What was entered: members of a record, and of the state that it led to. An erasure takes them, and the
+record's salt and digest."""
+
+
 def state_after(record: HistoryRecord) -> FlowState:
     """The state that the record of a commit led to."""
     if record.after is UNSET:

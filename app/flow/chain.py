@@ -14,7 +14,13 @@ from typing import Any
 from msgspec import UNSET, json, structs
 
 from app.contracts.outcome import BrokenLink
-from app.contracts.record import HistoryRecord, UnreadableRecord, commit_record_id
+from app.contracts.record import (
+    ERASABLE,
+    ERASABLE_AFTER,
+    HistoryRecord,
+    UnreadableRecord,
+    commit_record_id,
+)
 from app.contracts.state import FlowState
 from app.contracts.views import iso
 
@@ -53,8 +59,6 @@ _FACTS_AFTER = (
     "timeout_at",
     "timeout_left_ms",
 )
-_ERASABLE = ("payload", "request_id")
-_ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
 
 
 def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
@@ -101,11 +105,6 @@ class Chain:
         """The hash of the last commit: "" when there is none, or it is older than the chain."""
         return "" if self._last is None or self._last.hash is UNSET else self._last.hash
 
-    @property
-    def last(self) -> HistoryRecord | None:
-        """The last commit."""
-        return self._last
-
     def add(self, record: HistoryRecord | UnreadableRecord) -> None:
         """Check the next record."""
         self.records += 1
@@ -117,7 +116,7 @@ class Chain:
             if self.head:
                 self._break(record.id, "it has no hash, though the one before it has")
         else:
-            self._add_sealed(record, record.previous_hash)
+            self._add_sealed(record)
         if record.success:
             self._last = record
 
@@ -145,7 +144,7 @@ class Chain:
         elif last.after != state:
             self._break(last.id, "the state is not as it left it")
 
-    def _add_sealed(self, record: HistoryRecord, previous_hash: object) -> None:
+    def _add_sealed(self, record: HistoryRecord) -> None:
         fault = _fault(record)
         if fault is not None:
             self._break(record.id, fault)
@@ -156,9 +155,9 @@ class Chain:
             self._unreceipted = None
         last = self._last
         if last is None:
-            if previous_hash != "" and not self._pruned:
+            if record.previous_hash != "" and not self._pruned:
                 self._break(record.id, "the records before it are missing")
-        elif previous_hash != self.head and not _lost_to_time(last, record):
+        elif record.previous_hash != self.head and not _lost_to_time(last, record):
             self._break(record.id, "it does not follow the record before it")
 
     def _break(self, record_id: str, reason: str) -> None:
@@ -202,8 +201,8 @@ def _commitment(record: HistoryRecord, salt: str) -> str:
 
 
 def _erasable(record: HistoryRecord) -> dict[str, Any]:
-    erasable = _members(record, _ERASABLE)
-    after = {} if record.after is UNSET else _members(record.after, _ERASABLE_AFTER)
+    erasable = _members(record, ERASABLE)
+    after = {} if record.after is UNSET else _members(record.after, ERASABLE_AFTER)
     return {**erasable, "after": after} if after else erasable
 
 

@@ -79,23 +79,21 @@ class Background:
         if found:
             log.info("undelivered records found", states=len(found))
 
-    async def purge_expired(self) -> int:
+    async def purge_expired(self, may_go_on: Callable[[], bool] = lambda: True) -> int:
         """End all states that are past their time; how many were ended. Needs no lease."""
-        return await self._pass_time(self._states.expired(self._clock.now()), lambda: True)
+        return await self._pass_time(self._states.expired(self._clock.now()), may_go_on)
 
-    async def run_timeouts(self) -> int:
+    async def run_timeouts(self, may_go_on: Callable[[], bool] = lambda: True) -> int:
         """Run the transitions of all timeouts that are due; how many ran. Needs no lease."""
-        return await self._pass_time(self._states.timed_out(self._clock.now()), lambda: True)
+        return await self._pass_time(self._states.timed_out(self._clock.now()), may_go_on)
 
     async def _expire(self) -> None:
-        now = self._clock.now()
-        ended = await self._pass_time(self._states.expired(now), lambda: self._lease.held)
+        ended = await self.purge_expired(lambda: self._lease.held)
         if ended:
             log.info("expired states ended", states=ended)
 
     async def _run_timeouts(self) -> None:
-        now = self._clock.now()
-        ran = await self._pass_time(self._states.timed_out(now), lambda: self._lease.held)
+        ran = await self.run_timeouts(lambda: self._lease.held)
         if ran:
             log.info("timeouts ran", states=ran)
 

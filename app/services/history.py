@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import AsyncIterator
 
-from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
+from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.outcome import Verification
 from app.contracts.ports import Clock, DamagedState, HistoryStore, StateStore, StoredState
 from app.contracts.record import (
@@ -41,7 +41,7 @@ class HistoryReader:
             if since is None:
                 raise InvalidRequestError([Fault("/after", "is not the id of a record of this state")])
         # The outbox first: a record leaves it only after it is in the history.
-        stored = await self._find(flow_id, user_id)
+        stored = await self._states.salvage(flow_id, user_id)
         kept = await self._history.read(flow_id, user_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
         waiting = [r for r in pending if _is_after(r, since) and only.takes(r)]
@@ -52,10 +52,10 @@ class HistoryReader:
 
     async def verify(self, flow_id: str, user_id: str) -> Verification:
         """Check every record of a state against the one before it, and the last one against the state."""
-        stored = await self._find(flow_id, user_id)
+        stored = await self._states.salvage(flow_id, user_id)
         for _ in range(VERIFY_ROUNDS):
             chain = await self._check(flow_id, user_id, stored)
-            before, stored = stored, await self._find(flow_id, user_id)
+            before, stored = stored, await self._states.salvage(flow_id, user_id)
             if chain.broken is None or _position(stored) == _position(before):
                 break  # nothing was committed meanwhile that could be taken for a break
         return Verification(
@@ -94,13 +94,6 @@ class HistoryReader:
             before, start = start, position_of(page[-1])
             if len(page) < PAGE or (before is not None and start <= before):
                 return
-
-    async def _find(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
-        """A damaged state does not hide its history."""
-        try:
-            return await self._states.load(flow_id, user_id)
-        except FlowStateCorruptionError:
-            return await self._states.salvage(flow_id, user_id)
 
 
 def _position(stored: StoredState | DamagedState | None) -> StatePosition | None:

@@ -17,8 +17,8 @@ from app.contracts.ports import (
     StateStore,
     StoredState,
 )
-from app.contracts.record import HistoryRecord, position_of, state_after
-from app.contracts.state import ENDED, FlowState, state_key
+from app.contracts.record import HistoryRecord, commit_record_id, position_of, state_after
+from app.contracts.state import FlowState, state_key
 from app.flow import rules
 from app.flow.chain import is_receipt
 from app.services.commits import Attempt, Change, Commits, later, new_id
@@ -62,7 +62,7 @@ class PersonalDataKeeper:
         now = self._clock.now()
         states, history = [], []
         for flow_id in await self._definitions.list_flow_ids():
-            found = await self._recovery.find(user_id, flow_id)
+            found = await self._states.salvage(flow_id, user_id)
             if isinstance(found, StoredState) and not found.state.absent_at(now):
                 states.append(found.state)
             records = {record.id: record for record in (() if found is None else found.pending)}
@@ -83,7 +83,7 @@ class PersonalDataKeeper:
             if receipt is not None:
                 # Every commit before the receipt is in the history before any is erased: a worker that
                 # delivers one of them late finds it there, and leaves it as it is.
-                found = await self._recovery.find(user_id, flow_id)
+                found = await self._states.salvage(flow_id, user_id)
                 if found is not None:
                     await self._relay.deliver(found.pending)
                 erased += await self._history.erase(flow_id, user_id, position_of(receipt))
@@ -96,14 +96,15 @@ class PersonalDataKeeper:
     async def _end(self, user_id: str, flow_id: str, origin: Origin) -> HistoryRecord | None:
         """The receipt in the chain of a state; None when nothing of it was ever kept."""
         for _ in range(ROUNDS):
-            found = await self._recovery.find(user_id, flow_id)
+            found = await self._states.salvage(flow_id, user_id)
             attempt = Attempt(origin)
             if isinstance(found, DamagedState):
                 await self._recovery.recover(user_id, flow_id, origin)
                 continue
             newest = await self._history.newest(flow_id, user_id)
             if found is not None:
-                if found.state.status in ENDED and isinstance(newest, HistoryRecord) and is_receipt(newest):
+                made_by_it = newest is not None and newest.id == commit_record_id(found.state)
+                if made_by_it and isinstance(newest, HistoryRecord) and is_receipt(newest):
                     return newest  # and nothing was entered since
                 change, now = self._ending(found.state)
                 receipt = await self._commits.make(found, change, attempt, now)

@@ -73,7 +73,7 @@ class Recovery:
         # The request behind it is not answered by the recovery, but by what comes after.
         origin = structs.replace(origin, request_id=UNSET, expected=None)
         for _ in range(ROUNDS):
-            found = await self.find(user_id, flow_id)
+            found = await self._states.salvage(flow_id, user_id)
             unsound = await self.examine(found) if found is not None else None
             if isinstance(found, StoredState) and (unsound is None or unsound.of_history):
                 if found.state.absent_at(self._clock.now()):
@@ -98,7 +98,7 @@ class Recovery:
         """The error with what a recovery would do."""
         reason = damage.details["reason"]
         try:
-            found = await self.find(user_id, flow_id)
+            found = await self._states.salvage(flow_id, user_id)
             plan = await self._plan(user_id, flow_id, found, reason)
         except FlowError:
             return damage
@@ -116,7 +116,7 @@ class Recovery:
         last = waiting[-1] if waiting else await self._history.newest(state.flow, state.user_id)
         unsound = self._compare(found, last)
         if unsound is not None and not waiting:
-            now = await self.find(state.user_id, state.flow)
+            now = await self._states.salvage(state.flow, state.user_id)
             if isinstance(now, StoredState) and now.state.position != state.position:
                 return None  # it was changed meanwhile: what was compared was of two moments
         return unsound
@@ -144,13 +144,6 @@ class Recovery:
         if found.head != (last.hash or ""):
             return Unsound("its link to the history was changed")
         return None
-
-    async def find(self, user_id: str, flow_id: str) -> StoredState | DamagedState | None:
-        """The stored state, or what can be read of it."""
-        try:
-            return await self._states.load(flow_id, user_id)
-        except FlowStateCorruptionError:
-            return await self._states.salvage(flow_id, user_id)
 
     async def _plan(
         self, user_id: str, flow_id: str, found: StoredState | DamagedState | None, reason: str

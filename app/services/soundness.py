@@ -48,5 +48,5 @@ class SoundnessCheck:
 
     async def _is_sound_now(self, key: str) -> bool:
         flow_id, _, user_id = key.partition(":")
-        found = await self._recovery.find(user_id, flow_id)
+        found = await self._states.salvage(flow_id, user_id)
         return found is None or await self._recovery.examine(found) is None

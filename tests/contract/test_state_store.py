@@ -250,9 +250,11 @@ async def test_a_sample_is_of_what_is_there(store: StateStore) -> None:
     assert sorted(s.state.user_id for s in sample if isinstance(s, StoredState)) == ["a", "b", "c"]
 
 
-async def test_a_sound_state_cannot_be_salvaged(store: StateStore) -> None:
+async def test_a_sound_state_is_salvaged_as_it_is(store: StateStore) -> None:
     await store.commit(None, record(fresh()))
-    assert await store.salvage("loop", "ada") is None
+    found = await store.salvage("loop", "ada")
+    assert isinstance(found, StoredState)
+    assert found == await store.load("loop", "ada")
     assert await store.salvage("loop", "nobody") is None
 
 

@@ -87,6 +87,21 @@ async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Parts) -> None
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
+async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_kept_yet(parts: Parts) -> None:
+    service = parts.service
+    await lived(service)
+    await service.personal_data.erase("ada", ROOT)
+    await service.background.relay.drain(5)
+    await service.background.stop()  # what follows waits in the outbox
+    await service.start_flow("ada", FLOW, StartCommand(payload={"iban": "DE0212"}))
+    await service.clear_flow_state("ada", FLOW)
+    done = await service.personal_data.erase("ada", ROOT)
+    assert [r.revision for r in done.receipts if r.flow_id == FLOW] == [2], "a receipt of its own"
+    text = await everything(parts)
+    assert [secret for secret in SECRETS if secret in text] == []
+    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+
+
 async def test_who_was_never_there_leaves_no_trace(parts: Parts) -> None:
     done = await parts.service.personal_data.erase("nobody", ROOT)
     assert (done.receipts, done.erased) == ([], 0)

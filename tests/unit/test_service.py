@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from app.contracts.command import ExpectedPosition, Origin, StartCommand
 from app.contracts.errors import (
@@ -394,3 +394,14 @@ async def test_the_order_of_transitions_is_a_change() -> None:
     await r.service.update_flow("loop", {"meta": {"a": 1}})
     await r.service.update_flow("loop", {"meta": {"a": True}})
     assert (await r.service.definitions.current("loop")).version == 4
+
+
+async def test_an_ended_state_stays_as_long_as_its_history() -> None:
+    for retention in (None, timedelta(days=90)):
+        rig = Rig(history_retention=retention)
+        await rig.service.create_flow(flow_dict())
+        await rig.service.start_flow("ada", "loop")
+        await rig.service.clear_flow_state("ada", "loop")
+        ended = rig.states.kept["loop:ada"].state
+        assert ended.status == "cleared"
+        assert ended.expires_at == (UNSET if retention is None else rig.clock.time + retention)
