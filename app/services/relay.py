@@ -58,8 +58,7 @@ class Relay:
             if len(self._under_way) >= WAITING_LIMIT:
                 log.warning("relay queue full", record=record.id, kind=record.kind)
                 continue
-            # Of a refusal nobody is told.
-            (self._unkept if record.after is UNSET else self._untold).put_nowait(record)
+            self._untold.put_nowait(record)
             self._under_way.add(record.id)
 
     async def run(self) -> None:
