@@ -26,6 +26,7 @@ from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
+from models.secret_store import MongoSecretStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
 from realtime.bus import RedisBus
@@ -42,6 +43,7 @@ class Parts:
             raise ValueError("the settings name no servers")
         self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
+        self.secrets = MongoSecretStore(self.database)
         self.service = FlowService(
             states=MongoStateStore(self.database),
             history=MongoHistoryStore(self.database, settings.history_retention),
@@ -64,7 +66,7 @@ class Parts:
         """The service with its connections and background work, until the end of the block."""
         try:
             await self.database.prepare()
-            await self.bus.start()
+            await self.bus.start(await self.secrets.secret("bus"))
             async with self.service:
                 yield self.service
         finally:
@@ -138,7 +140,6 @@ def create_app() -> Any:
     sockets = FlowSockets(
         parts.service,
         verifier,
-        parts.bus,
         transports=settings.socket_transports,
         cors_origins=settings.cors_origins,
         max_message_bytes=socket_message_limit(settings),

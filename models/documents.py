@@ -186,6 +186,18 @@ class LeaseDocument(Document, _CamelModel):
         name = "flow_leases"
 
 
+class SecretDocument(Document, _CamelModel):
+    """A secret that all workers share, in base64; ``_id`` says for what. Made once; removed by hand, a new
+    one is made at the next start of all workers."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    value: str
+    created_at: datetime
+
+    class Settings:
+        name = "flow_secrets"
+
+
 DOCUMENTS: list[type[Document]] = [
     FlowDefinitionDocument,
     FlowStateDocument,
@@ -193,4 +205,5 @@ DOCUMENTS: list[type[Document]] = [
     DamagedStateDocument,
     CorruptionDocument,
     LeaseDocument,
+    SecretDocument,
 ]

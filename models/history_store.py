@@ -16,7 +16,7 @@ from app.contracts.record import (
 )
 from app.contracts.state import state_key
 from models.codec import ERASED_FIELDS, Document, record_from_document, record_to_document
-from models.database import Collection, Database, store_errors
+from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 
 _DUPLICATE_KEY = 11000
 
@@ -109,6 +109,12 @@ class MongoHistoryStore:
         async with store_errors():
             document = await self._history.find_one({"_id": record_id})
         return None if document is None else record_from_document(document)
+
+    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
+        async with store_errors(ANSWER_SECONDS):
+            documents = await self._history.find({"_id": {"$in": list(record_ids)}}).to_list(None)
+        found = map(_record_or_not, documents)
+        return [record for record in found if isinstance(record, HistoryRecord)]
 
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime

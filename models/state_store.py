@@ -116,6 +116,12 @@ class MongoStateStore:
         async for state in self._walk({"timeoutAt": _up_to(now), "status": "active"}, "timeoutAt"):
             yield state
 
+    async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
+        query = {"userId": {"$in": list(user_ids)}, "updatedAt": {"$gte": since}}
+        async with store_errors():
+            documents = await self._states.find(query, _WITHOUT_LISTS).to_list(None)
+        return _readable(state_from_document, documents)
+
     async def _walk(self, query: Document, order: str) -> AsyncIterator[FlowState]:
         async with store_errors():
             async for document in self._states.find(query, _WITHOUT_LISTS).sort(order, 1):

@@ -1,135 +1,324 @@
-"""The bus: events between workers over Redis pub/sub, in batches.
+"""The bus: events between workers over Redis pub/sub, in batches, each worker hearing what its clients
+need and no more.
 
-A message may be lost, and nothing depends on it: every event carries its position. What the bus
-owes is to know when it is deaf, and to say so when it hears again.
+A message may be lost, and nothing depends on it: every event carries its position. What the bus owes is
+to know what may have been missed, and to say so: a worker that was deaf, whose messages could not be
+sent, or that finds a hole in the numbers of another's (docs/decisions/0013-live-updates.md).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from zlib import crc32
 
 import structlog
-from msgspec import DecodeError, ValidationError, json
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from uuid_utils import uuid7
 
-from app.contracts.events import Event
+from app.contracts.events import EVERYONE, Event, Gap, StateChanged, Topic
 from app.contracts.ports import BusUnavailableError
+from config.log import describe
+from realtime.ear import Ear
+from realtime.envelope import Opener, Sealer
+from realtime.redis_servers import OUTAGE, redis_servers, telling_why
 
 log = structlog.get_logger("bus")
 
-TIMEOUT_SECONDS = 2.0
-POLL_SECONDS = 1.0
+SHARDS = 1024
+"""Channels that the users are spread over. All workers must have the same number: it is in the name."""
+START_SECONDS = 2.0
+BEAT_SECONDS = 1.0
+GONE_SECONDS = 15.0
+"""A worker that was not heard of for so long is taken for dead."""
+IDLE_SECONDS = 30.0
+"""A channel that nobody here needs is still heard for so long: users come back."""
+EARLIER = timedelta(seconds=30)
+"""An event may be told so much later than its change was committed: by the sweep, for a worker that died."""
 RECONNECT_SECONDS = (0.05, 0.1, 0.25, 0.5)
-_OUTAGE = (RedisError, OSError, asyncio.TimeoutError)
+
+Groups = dict[str, list[Event]]
+"""Events by channel."""
 
 
 class RedisBus:
-    """The EventBus port on Redis. ``run`` listens until it is cancelled."""
+    """The EventBus port on Redis. It listens between ``start`` and ``stop``."""
 
     def __init__(self, url: str, namespace: str) -> None:
         """Raises BusUnavailableError for a URL that is none."""
-        self._channel = f"server-flow:{namespace}:events"
-        never = Retry(NoBackoff(), 0)
-        try:
-            self._sender: Redis = Redis.from_url(
-                url, retry=never, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
-            )
-            self._listener: Redis = Redis.from_url(
-                url, retry=never, socket_connect_timeout=TIMEOUT_SECONDS, socket_keepalive=True
-            )
-        except ValueError:
-            raise BusUnavailableError("This is no Redis URL; one is like redis://host:6379/0") from None
-        self._decoder = json.Decoder(list[Event])
-        self._handlers: list[Callable[[Event], None]] = []
-        self._resumed: list[Callable[[], None]] = []
+        self._servers = redis_servers(url)
+        self._prefix = f"server-flow:{namespace}"
+        self._worker = str(uuid7())
+        self._sealer = Sealer(b"", self._worker)
+        self._opener = Opener(b"")
+        self._followed: dict[str, Counter[Topic]] = {}
+        self._idle: dict[str, float] = {}
+        self._ears: dict[str, Ear] = {}
+        self._peers: dict[str, float] = {}
+        self._handlers: list[Callable[[Topic, Event], None]] = []
+        self._gap_handlers: list[Callable[[Gap], None]] = []
+        self._gone_handlers: list[Callable[[str], None]] = []
         self._hearing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._deaf_since: float | None = None
+        self._sending = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def worker(self) -> str:
+        return self._worker
 
     @property
     def hearing(self) -> bool:
         """Whether this worker receives what others publish."""
         return self._hearing.is_set()
 
-    def subscribe(self, handler: Callable[[Event], None]) -> None:
+    def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
         self._handlers.append(handler)
 
-    def on_resume(self, handler: Callable[[], None]) -> None:
-        self._resumed.append(handler)
+    def on_gap(self, handler: Callable[[Gap], None]) -> None:
+        self._gap_handlers.append(handler)
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        try:
-            await self._sender.publish(self._channel, json.encode(list(events)))
-        except _OUTAGE:
-            raise BusUnavailableError from None
+    def on_gone(self, handler: Callable[[str], None]) -> None:
+        self._gone_handlers.append(handler)
 
     async def ping(self) -> None:
         """Raise BusUnavailableError unless Redis answers."""
-        try:
-            await self._sender.ping()
-        except AuthenticationError:
-            raise BusUnavailableError("Redis refuses the user or password in FLOW_REDIS_URL") from None
-        except _OUTAGE:
-            raise BusUnavailableError("Redis does not answer") from None
+        async with telling_why():
+            await self._servers.ping()
 
-    async def start(self) -> None:
-        """Begin to listen; returns once this worker hears. Raises BusUnavailableError."""
+    async def start(self, key: bytes) -> None:
+        """Begin to listen; returns once this worker hears. ``key`` signs the messages, the same for all
+        workers. Raises BusUnavailableError."""
         await self.ping()
-        self._task = asyncio.create_task(self._listen())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._hearing.wait(), TIMEOUT_SECONDS)
+        self._sealer, self._opener = Sealer(key, self._worker), Opener(key)
+        self._tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._beat())]
+        try:
+            await asyncio.wait_for(self._hearing.wait(), START_SECONDS)
+        except TimeoutError:
+            self._deaf_since = time.time()
 
     async def stop(self) -> None:
-        """Stop listening and close the connections."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._sender.aclose()
-        await self._listener.aclose()
+        """Say goodbye, stop listening and close the connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(*OUTAGE):
+            if self._tasks:
+                channel = self._channel(EVERYONE)
+                await self._servers.publish([(channel, self._sealer.seal(channel, [], bye=True))])
+        with suppress(*OUTAGE):
+            await self._servers.close()
 
-    async def _listen(self) -> None:
+    # What others are told
+
+    async def publish(self, events: Sequence[Event]) -> int:
+        by_channel: Groups = {}
+        watched: Groups = {}
+        for event in events:
+            for topic in event.topics:
+                group = watched if topic.kind == "flow" else by_channel
+                group.setdefault(self._channel(topic), []).append(event)
+        try:
+            async with self._sending:  # one after the other: the numbers must arrive in their order
+                counts = await self._send(by_channel)
+                if watched:
+                    await self._send(await self._heard_of(watched))
+        except OUTAGE:
+            # What this worker's own clients can hear without Redis they hear.
+            for channel, cut_off in {**by_channel, **watched}.items():
+                self._dispatch(channel, cut_off)
+            raise BusUnavailableError from None
+        return min(counts, default=0)
+
+    async def _heard_of(self, groups: Groups) -> Groups:
+        """Those on channels that somebody hears."""
+        with self._losing(groups):
+            counts = await self._servers.count_listeners(list(groups))
+        return {channel: groups[channel] for channel, count in zip(groups, counts, strict=True) if count}
+
+    async def _send(self, groups: Groups) -> list[int]:
+        if not groups:
+            return []
+        with self._losing(groups):
+            counts = await self._servers.publish(
+                [(channel, self._sealer.seal(channel, group)) for channel, group in groups.items()]
+            )
+        for channel in groups:
+            self._sealer.sent(channel)
+        return counts
+
+    @contextmanager
+    def _losing(self, groups: Groups) -> Iterator[None]:
+        """What is cut off inside counts as lost, also by a cancellation: it may have been sent or not."""
+        try:
+            yield
+        except BaseException:
+            now = int(time.time() * 1000)
+            for channel, group in groups.items():
+                times = (event.at for event in group if isinstance(event, StateChanged))
+                self._sealer.lose(channel, min(times, default=now))
+            raise
+
+    # What this worker hears of
+
+    async def follow(self, topic: Topic) -> None:
+        channel = self._channel(topic)
+        self._followed.setdefault(channel, Counter())[topic] += 1
+        self._idle.pop(channel, None)
+        if not self._hearing.is_set():
+            return
+        try:
+            ear = self._ears.get(self._servers.server_of(channel))
+            if ear is None:
+                next(iter(self._ears.values())).fail("the cluster has another server")
+            elif not ear.hears(channel):
+                await ear.add(channel)
+        except OUTAGE:
+            log.warning("not heard yet, Redis is away", topic=topic.kind)
+
+    def unfollow(self, topic: Topic) -> None:
+        channel = self._channel(topic)
+        topics = self._followed[channel]
+        topics[topic] -= 1
+        if topics[topic] <= 0:
+            del topics[topic]
+        if not topics:
+            self._idle[channel] = asyncio.get_running_loop().time()
+
+    def _channel(self, topic: Topic) -> str:
+        if topic.kind == "user":
+            return f"{self._prefix}:users/{SHARDS}:{crc32(topic.name.encode()) % SHARDS}"
+        return f"{self._prefix}:{topic.kind}:{topic.name}" if topic.name else f"{self._prefix}:{topic.kind}"
+
+    async def _hear(self) -> None:
         failures = 0
-        interrupted = False
         while True:
-            pubsub = self._listener.pubsub()
             try:
-                await pubsub.subscribe(self._channel)
-                while True:
-                    message = await pubsub.get_message(timeout=POLL_SECONDS)
-                    if message is None:
-                        continue
-                    if message["type"] == "message":
-                        self._hear(message["data"])
-                    elif message["type"] == "subscribe":
-                        failures = 0
-                        self._hearing.set()
-                        if interrupted:
-                            self._resume()
-                        interrupted = False
-            except _OUTAGE as error:
+                await self._open_ears()
+                failures = 0
+                self._hearing.set()
+                if self._deaf_since is not None:
+                    log.info("hearing again")
+                    self._tell_gap(self._deaf_since, None)
+                    self._deaf_since = None
+                await asyncio.gather(*(ear.listen() for ear in self._ears.values()))
+            except OUTAGE as error:
                 if self._hearing.is_set():
                     log.warning("deaf, Redis is away", error=type(error).__name__)
-                self._hearing.clear()
-                interrupted = True
-                await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
-                failures += 1
+            except Exception as error:  # noqa: BLE001 - whatever it was, this worker must hear again
+                log.error("deaf", **describe(error))
             finally:
-                with suppress(*_OUTAGE):
-                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                if self._hearing.is_set():
+                    self._deaf_since = min(ear.proven for ear in self._ears.values())
+                self._hearing.clear()
+                ears, self._ears = self._ears, {}
+                await asyncio.gather(*(ear.close() for ear in ears.values()))
+            await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
+            failures += 1
 
-    def _hear(self, data: bytes) -> None:
-        try:
-            events = self._decoder.decode(data)
-        except (DecodeError, ValidationError, UnicodeDecodeError):
-            log.warning("a message on the channel is not ours", bytes=len(data))
+    async def _open_ears(self) -> None:
+        await self._servers.look_up()
+        self._opener.expect_gaps()
+        self._ears = {
+            server: Ear(
+                self._servers.listener(server),
+                sharded=self._servers.sharded,
+                beat=self._beat_channel(server),
+                heard=self._heard,
+            )
+            for server in self._servers.names
+        }
+        heard: set[str] = set()
+        while missing := {self._channel(EVERYONE), *self._followed} - heard:
+            channels: dict[str, list[str]] = {server: [] for server in self._ears}
+            for channel in missing:
+                channels[self._servers.server_of(channel)].append(channel)
+            for server, ear in self._ears.items():
+                await ear.open(channels[server])
+            heard |= missing  # and once more, if more was followed meanwhile
+        now = asyncio.get_running_loop().time()
+        self._peers = dict.fromkeys(self._peers, now)
+
+    def _beat_channel(self, server: str) -> str:
+        """A channel of a server that this worker's heartbeats go through."""
+        channel = self._channel(EVERYONE)
+        tries = itertools.count()
+        while self._servers.server_of(channel) != server:
+            channel = f"{self._prefix}:worker:{self._worker}:{next(tries)}"
+        return channel
+
+    def _heard(self, channel: str, message: bytes) -> None:
+        received = self._opener.open(channel, message)
+        if received is None:
+            log.warning("a message on the channel does not count", channel=channel, bytes=len(message))
             return
-        for event in events:
-            for handler in self._handlers:
-                handler(event)
+        sender = received.envelope.sender
+        if sender == self._worker:
+            for ear in self._ears.values():
+                if ear.beat == channel:
+                    ear.beaten()
+        elif received.envelope.bye:
+            self._forget(sender)
+        else:
+            self._peers[sender] = asyncio.get_running_loop().time()
+        if received.missed_since is not None:
+            self._tell_gap(received.missed_since, channel)
+        self._dispatch(channel, received.envelope.events)
 
-    def _resume(self) -> None:
-        log.info("hearing again")
-        for handler in self._resumed:
-            handler()
+    def _dispatch(self, channel: str, events: Sequence[Event]) -> None:
+        followed = self._followed.get(channel, ())
+        for event in events:
+            for topic in event.topics:
+                if (topic == EVERYONE or topic in followed) and self._channel(topic) == channel:
+                    for handler in self._handlers:
+                        handler(topic, event)
+
+    def _tell_gap(self, since: float, channel: str | None) -> None:
+        """Tell of what may have been missed on a channel, or on all."""
+        topics = None if channel is None else frozenset((EVERYONE, *self._followed.get(channel, ())))
+        gap = Gap(datetime.fromtimestamp(since, UTC) - EARLIER, topics)
+        for handler in self._gap_handlers:
+            handler(gap)
+
+    # Heartbeats
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                beats = {self._channel(EVERYONE), *(ear.beat for ear in self._ears.values())}
+                async with self._sending:
+                    await self._send({channel: [] for channel in (*beats, *self._sealer.in_debt)})
+                if self._hearing.is_set():
+                    self._forget_silent()
+                    await self._drop_idle()
+            except OUTAGE:
+                continue  # without heartbeats the ears find out
+            except Exception as error:  # noqa: BLE001 - as long as it lives, it beats
+                log.error("heartbeat failed", **describe(error))
+
+    def _forget_silent(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for worker, heard_at in list(self._peers.items()):
+            if now - heard_at > GONE_SECONDS:
+                log.warning("a worker is gone", worker=worker)
+                # What it committed last it may have told nobody.
+                self._tell_gap(time.time() - (now - heard_at), None)
+                self._forget(worker)
+
+    def _forget(self, worker: str) -> None:
+        self._peers.pop(worker, None)
+        self._opener.forget_sender(worker)
+        for handler in self._gone_handlers:
+            handler(worker)
+
+    async def _drop_idle(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for channel, since in list(self._idle.items()):
+            if now - since > IDLE_SECONDS:
+                del self._idle[channel]
+                del self._followed[channel]
+                self._opener.forget_channel(channel)
+                await self._ears[self._servers.server_of(channel)].drop(channel)

@@ -1,10 +1,10 @@
 """The bodies of Socket.IO events."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.contracts.command import (
     Label,
@@ -22,6 +22,13 @@ class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
 
     flow_id: str
     user_id: str | None = None
+
+
+class SubscribeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
+    """``flow-subscribe``: with the position of what the client holds, if it holds any."""
+
+    epoch: Annotated[str, Meta(max_length=64)] | None = None
+    since: Annotated[int, Meta(ge=0)] | None = None
 
 
 class ChangeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):

@@ -1,15 +1,22 @@
 """python-socketio's server with what it leaves open: bounds on what a client may send before and
-instead of events."""
+instead of events, and on what may wait for one that reads too slowly."""
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
+import engineio
 import socketio
 import structlog
+from msgspec import structs
 
+from app.contracts.errors import FlowError, SlowClientError
+from app.contracts.views import ErrorView, error_view
 from config.log import describe
+from realtime.limits import WAITING_BYTES, WAITING_PACKETS
 
 log = structlog.get_logger("sockets")
 
@@ -21,24 +28,93 @@ wants_ack: ContextVar[bool] = ContextVar("wants_ack", default=True)
 """Whether the client waits for an ack of the event at hand, which python-socketio keeps from handlers."""
 
 
+class Waiting(asyncio.Queue[Any]):
+    """The packets that wait for a client. When they are too many, ``overflow`` is called, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overflow: Callable[[], None] | None = None
+        self._bytes = 0
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._bytes += _size(item)
+        if self.overflow is not None and (self.qsize() > WAITING_PACKETS or self._bytes > WAITING_BYTES):
+            overflow, self.overflow = self.overflow, None
+            overflow()
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        while not self.empty():
+            self.get_nowait()
+            self.task_done()
+
+
+class _Connections(engineio.AsyncServer):  # type: ignore[misc]
+    def create_queue(self, *_: Any, **__: Any) -> Waiting:
+        return Waiting()
+
+
 class Server(socketio.AsyncServer):  # type: ignore[misc]
-    """A client that sends what is no event of ours, or never says who it is, is disconnected."""
+    """A client that sends what is no event of ours, never says who it is, or does not read what it is told,
+    is disconnected."""
 
     def __init__(self, **options: Any) -> None:
         quiet = logging.getLogger("socketio")
         super().__init__(logger=quiet, engineio_logger=logging.getLogger("engineio"), **options)
-        self._strangers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def refuse(self, sid: str, error: FlowError) -> None:
+        """Tell a client of an error that answers no ack."""
+        await self.emit("flow-error", _flow_error(error), to=sid)
+
+    async def end(self, sid: str, error: FlowError) -> None:
+        """Tell a client why, and disconnect it."""
+        await self.refuse(sid, error)
+        await self.disconnect(sid)
+
+    def has_members(self, room: str) -> bool:
+        """Whether a client is in the room."""
+        return room in self.manager.rooms.get("/", {})
+
+    def _engineio_server_class(self) -> type[_Connections]:
+        return _Connections
+
+    def _soon(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         await super()._handle_eio_connect(eio_sid, environ)
-        task = asyncio.create_task(self._expect_connect(eio_sid))
-        self._strangers.add(task)
-        task.add_done_callback(self._strangers.discard)
+        self.eio.sockets[eio_sid].queue.overflow = partial(self._too_slow, eio_sid)
+        self._soon(self._expect_connect(eio_sid))
 
     async def _expect_connect(self, eio_sid: str) -> None:
         await asyncio.sleep(CONNECT_SECONDS)
         if eio_sid in self.environ and self.manager.sid_from_eio_sid(eio_sid, "/") is None:
             await self.eio.disconnect(eio_sid)
+
+    def _too_slow(self, eio_sid: str) -> None:
+        self._soon(self._end_slow(eio_sid))
+
+    async def _end_slow(self, eio_sid: str) -> None:
+        """Forget what waits for the client, so that the reason is the next that it reads."""
+        connection = self.eio.sockets.get(eio_sid)
+        sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+        if connection is None or connection.closed:
+            return
+        log.warning("client too slow", waiting=connection.queue.qsize())
+        connection.queue.clear()
+        if sid is not None:
+            await self.end(sid, SlowClientError())
+        await connection.close(wait=False)
+        connection.queue.put_nowait(None)  # the writer ends after what is left
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         try:
@@ -54,3 +130,14 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             raise ValueError("no event")
         wants_ack.set(id is not None)
         await super()._handle_event(eio_sid, namespace, id, data)
+
+
+def _flow_error(error: FlowError) -> dict[str, Any]:
+    view: ErrorView = error_view(error)
+    told = structs.asdict(view)
+    return {"error": told.pop("message"), **told}
+
+
+def _size(packet: Any) -> int:
+    data = getattr(packet, "data", None)
+    return len(data) if isinstance(data, (str, bytes)) else 0

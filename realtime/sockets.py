@@ -1,46 +1,47 @@
-"""The Socket.IO door: authenticates, decodes, calls one service method, answers; and tells each
-client of the changes of its user's states."""
+"""The Socket.IO door: authenticates, decodes, calls one service method, answers."""
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import socketio
 import structlog
-from msgspec import ValidationError, convert, structs
+from msgspec import ValidationError, convert
 
-from app.auth.permissions import acting_for
+from app.auth.permissions import ADMIN, acting_for, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.command import Caller, ExpectedPosition, Origin
+from app.contracts.command import ExpectedPosition, Origin
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
     FlowError,
     InternalError,
     InvalidRequestError,
+    RateLimitedError,
 )
-from app.contracts.events import Event, StateChanged
-from app.contracts.state import FlowState, state_key
-from app.contracts.views import ErrorView, error_view, state_view
+from app.contracts.events import of_flow, of_user
+from app.contracts.state import FlowState
+from app.contracts.views import caught_up_view, error_view, state_view
 from app.flow.faults import faults_of
 from app.services import FlowService
 from config.log import describe
-from realtime.bus import RedisBus
+from realtime.client_session import Client, device_of, token_of
+from realtime.limits import REFUSALS, SUBSCRIPTIONS
 from realtime.messages import (
     FlowMessage,
     Json,
     ResetMessage,
     StartMessage,
+    SubscribeMessage,
     TransitionMessage,
 )
+from realtime.rooms import Rooms, flow_room, presence_room, state_room, user_room
 from realtime.server import Server, wants_ack
 
 log = structlog.get_logger("sockets")
 
-MAX_TIMER_SECONDS = 86_400.0
-"""A connection is asked for a new token once a day at the latest."""
+LONGEST_TIMER_SECONDS = 86_400.0
 
 M = TypeVar("M", bound=FlowMessage)
 Answer = dict[str, Any]
@@ -53,7 +54,6 @@ class FlowSockets:
         self,
         service: FlowService,
         verifier: TokenVerifier,
-        bus: RedisBus,
         *,
         transports: list[str],
         cors_origins: list[str],
@@ -61,10 +61,7 @@ class FlowSockets:
     ) -> None:
         self._service = service
         self._verifier = verifier
-        self._clients: dict[str, asyncio.TimerHandle] = {}
-        self._users: Counter[str] = Counter()
-        self._told: dict[str, dict[str, tuple[str, int]]] = {}
-        self._events: asyncio.Queue[StateChanged | None] = asyncio.Queue()
+        self._clients: dict[str, Client] = {}
         self._task: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Future[None]] = set()
         self.server = Server(
@@ -77,19 +74,23 @@ class FlowSockets:
             async_handlers=False,
             json=Json,
         )
-        bus.subscribe(self._heard)
-        bus.on_resume(lambda: self._events.put_nowait(None))
+        self._rooms = Rooms(self.server, service)
         self.server.on("connect", self._connect)
         self.server.on("disconnect", self._disconnect)
         self._on("flow-state", FlowMessage, self._state)
         self._on("flow-start", StartMessage, self._start)
         self._on("flow-transition", TransitionMessage, self._transition)
         self._on("flow-reset", ResetMessage, self._reset)
+        self._on("flow-subscribe", SubscribeMessage, self._subscribe)
+        self._on("flow-unsubscribe", FlowMessage, self._unsubscribe)
+        self._on("flow-watch", FlowMessage, self._watch)
+        self._on("flow-unwatch", FlowMessage, self._unwatch)
+        self._on("flow-presence", FlowMessage, self._presence)
         self.server.on("*", self._unknown)
 
     def start(self) -> None:
         """Begin to tell clients of changes."""
-        self._task = asyncio.create_task(self._emit())
+        self._task = asyncio.create_task(self._rooms.run())
 
     async def stop(self) -> None:
         """End."""
@@ -101,48 +102,51 @@ class FlowSockets:
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         try:
-            caller = await self._verifier.verify(_token_of(environ, auth))
+            caller = await self._verifier.verify(token_of(environ, auth))
+            client = Client(sid, caller, device_of(auth))
         except FlowError as error:
             raise socketio.exceptions.ConnectionRefusedError(error.code, error_view(error)) from None
-        await self.server.save_session(sid, {"caller": caller})
-        self._users[caller.user_id] += 1
-        left = max(0.0, caller.expires_at - time.time())
-        loop = asyncio.get_running_loop()
-        self._clients[sid] = loop.call_later(min(left, MAX_TIMER_SECONDS), self._end_when_expired, sid)
-        await self.server.enter_room(sid, _room(caller.user_id))
+        self._clients[sid] = client
+        self._set_timer(client)
+        await self._rooms.enter(sid, user_room(caller.user_id), of_user(caller.user_id))
 
     async def _disconnect(self, sid: str, *_: object) -> None:
-        caller: Caller | None = (await self.server.get_session(sid)).get("caller")
-        timer = self._clients.pop(sid, None)
-        if caller is None or timer is None:
+        client = self._clients.pop(sid, None)
+        if client is None:
             return
-        timer.cancel()
-        self._users[caller.user_id] -= 1
-        if self._users[caller.user_id] <= 0:
-            del self._users[caller.user_id]
-            self._told.pop(caller.user_id, None)
+        if client.timer is not None:
+            client.timer.cancel()
+        for flow_id, user_id in list(client.followed):
+            await self._leave_state(client, flow_id, user_id)
+        for flow_id in list(client.watched):
+            await self._leave_flow(client, flow_id)
+        await self._rooms.leave(sid, user_room(client.user_id), of_user(client.user_id))
 
-    def _end_when_expired(self, sid: str) -> None:
-        task = asyncio.ensure_future(self._end(sid))
+    def _set_timer(self, client: Client) -> None:
+        left = max(0.0, client.caller.expires_at - time.time())
+        loop = asyncio.get_running_loop()
+        client.timer = loop.call_later(min(left, LONGEST_TIMER_SECONDS), self._check_token, client)
+
+    def _check_token(self, client: Client) -> None:
+        """A token that has expired ends the connection: the client connects with a new one."""
+        if client.caller.expires_at > time.time():
+            self._set_timer(client)
+            return
+        self._end(client, AuthenticationRequiredError("The token has expired; connect with a new one"))
+
+    def _end(self, client: Client, error: FlowError) -> None:
+        task = asyncio.ensure_future(self.server.end(client.sid, error))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _end(self, sid: str) -> None:
-        """A token that has expired ends the connection: the client connects with a new one."""
-        view = error_view(AuthenticationRequiredError("The token has expired; connect with a new one"))
-        await self.server.emit("flow-error", _flow_error(view), to=sid)
-        await self.server.disconnect(sid)
-
     # Events in
 
-    def _on(self, event: str, shape: type[M], handle: Callable[[Caller, str, M], Awaitable[Answer]]) -> None:
+    def _on(self, event: str, shape: type[M], handle: Callable[[Client, str, M], Awaitable[Answer]]) -> None:
         async def handler(sid: str, *bodies: Any) -> Answer:
             try:
-                caller: Caller = (await self.server.get_session(sid))["caller"]
-                if caller.expires_at <= time.time():
-                    raise AuthenticationRequiredError("The token has expired; connect with a new one")
+                client = self._admit(sid)
                 message = _decode(bodies, shape)
-                answer = await handle(caller, acting_for(caller, message.user_id), message)
+                answer = await handle(client, acting_for(client.caller, message.user_id), message)
             except FlowError as error:
                 return await self._refuse(sid, event, error)
             except Exception as error:  # noqa: BLE001 - no ack is left unanswered
@@ -152,26 +156,42 @@ class FlowSockets:
 
         self.server.on(event, handler)
 
+    def _admit(self, sid: str) -> Client:
+        """The client of an event, if it may send one now."""
+        client = self._clients[sid]
+        if client.caller.expires_at <= time.time():
+            raise AuthenticationRequiredError("The token has expired; connect with a new one")
+        seconds = client.bucket.take()
+        if seconds:
+            error = RateLimitedError("This client sends more events than it may", seconds)
+            if client.bucket.refused == REFUSALS:
+                log.warning("client sends too much", user=client.user_id)
+                self._end(client, error)
+            raise error
+        return client
+
     async def _refuse(self, sid: str, event: str, error: FlowError) -> Answer:
-        view = error_view(error)
         if event == "flow-transition" and not wants_ack.get():
-            await self.server.emit("flow-error", _flow_error(view), to=sid)
-        return {"ok": False, "error": view}
+            await self.server.refuse(sid, error)
+        return {"ok": False, "error": error_view(error)}
 
     async def _unknown(self, event: str, sid: str, *_: Any) -> Answer:
-        refusal = InvalidRequestError([Fault("", f"there is no event {event[:64]!r}")])
-        return await self._refuse(sid, event, refusal)
+        try:
+            self._admit(sid)
+            raise InvalidRequestError([Fault("", f"there is no event {event[:64]!r}")])
+        except FlowError as error:
+            return await self._refuse(sid, event, error)
 
-    async def _state(self, _: Caller, user_id: str, message: FlowMessage) -> Answer:
+    async def _state(self, _: Client, user_id: str, message: FlowMessage) -> Answer:
         return _answer(await self._service.get_flow_state(user_id, message.flow_id))
 
-    async def _start(self, caller: Caller, user_id: str, message: StartMessage) -> Answer:
+    async def _start(self, client: Client, user_id: str, message: StartMessage) -> Answer:
         state, started = await self._service.start_flow(
-            user_id, message.flow_id, message.command(), origin=_origin(caller, message)
+            user_id, message.flow_id, message.command(), origin=_origin(client, message)
         )
         return {**_answer(state), "started": started}
 
-    async def _transition(self, caller: Caller, user_id: str, message: TransitionMessage) -> Answer:
+    async def _transition(self, client: Client, user_id: str, message: TransitionMessage) -> Answer:
         state = await self._service.execute_transition(
             user_id,
             message.flow_id,
@@ -179,61 +199,94 @@ class FlowSockets:
             message.payload,
             ok=message.ok,
             message=message.message,
-            origin=_origin(caller, message),
+            origin=_origin(client, message),
         )
         return _answer(state)
 
-    async def _reset(self, caller: Caller, user_id: str, message: ResetMessage) -> Answer:
+    async def _reset(self, client: Client, user_id: str, message: ResetMessage) -> Answer:
         state = await self._service.reset_flow(
-            user_id, message.flow_id, message.step, origin=_origin(caller, message)
+            user_id, message.flow_id, message.step, origin=_origin(client, message)
         )
         return _answer(state)
 
-    # Events out
+    # Following
 
-    def _heard(self, event: Event) -> None:
-        if isinstance(event, StateChanged) and event.user_id in self._users:
-            self._events.put_nowait(event)
+    async def _subscribe(self, client: Client, user_id: str, message: SubscribeMessage) -> Answer:
+        if (message.epoch is None) != (message.since is None):
+            missing = "since" if message.since is None else "epoch"
+            raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
+        flow_id, place = message.flow_id, (message.flow_id, user_id)
+        fresh = place not in client.followed
+        if fresh:
+            _require_room(client)
+            client.followed.add(place)
+            if user_id != client.user_id:
+                await self._rooms.enter(client.sid, state_room(*place), of_user(user_id))
+                self._rooms.follow(*place)
+        try:
+            # The room first, the state second: what is committed after this read is told to the room.
+            found = await self._service.get_flow_events(user_id, flow_id, message.epoch, message.since or 0)
+        except FlowError:
+            if fresh:
+                await self._leave_state(client, flow_id, user_id)
+            raise
+        if fresh and user_id == client.user_id:
+            self._service.presence.enter(flow_id, client.present)
+        return caught_up_view(found)
 
-    async def _emit(self) -> None:
-        while True:
-            event = await self._events.get()
-            try:
-                if event is None:
-                    await self.server.emit("flow-resync", {"reason": "this worker missed events"})
-                elif self._is_news(event):
-                    await self.server.emit("flow-state-updated", event.body, room=_room(event.user_id))
-            except Exception as error:  # noqa: BLE001 - the next client must hear
-                log.error("emit failed", **describe(error))
+    async def _unsubscribe(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
+        if (message.flow_id, user_id) in client.followed:
+            await self._leave_state(client, message.flow_id, user_id)
+        return {}
 
-    def _is_news(self, event: StateChanged) -> bool:
-        """Whether no later change of this state was told already. A change may come twice, as
-        every worker that commits on top of it sends it again; never after a later one."""
-        if event.user_id not in self._users:
-            return False
-        told = self._told.setdefault(event.user_id, {})
-        key = state_key(event.flow_id, event.user_id)
-        epoch, revision = told.get(key, ("", -1))
-        if event.epoch < epoch or (event.epoch == epoch and event.revision <= revision):
-            return False
-        told[key] = (event.epoch, event.revision)
-        return True
+    async def _leave_state(self, client: Client, flow_id: str, user_id: str) -> None:
+        client.followed.discard((flow_id, user_id))
+        await self.server.leave_room(client.sid, presence_room(flow_id, user_id))
+        if user_id == client.user_id:
+            self._service.presence.leave(flow_id, client.present)
+        else:
+            await self._rooms.leave(client.sid, state_room(flow_id, user_id), of_user(user_id))
+            self._rooms.unfollow(flow_id, user_id)
+
+    async def _watch(self, client: Client, _: str, message: FlowMessage) -> Answer:
+        require_scope(client.caller, ADMIN)
+        flow_id = message.flow_id
+        await self._service.definitions.versions(flow_id)
+        if flow_id not in client.watched:
+            _require_room(client)
+            client.watched.add(flow_id)
+            await self._rooms.enter(client.sid, flow_room(flow_id), of_flow(flow_id))
+        return {}
+
+    async def _unwatch(self, client: Client, _: str, message: FlowMessage) -> Answer:
+        if message.flow_id in client.watched:
+            await self._leave_flow(client, message.flow_id)
+        return {}
+
+    async def _leave_flow(self, client: Client, flow_id: str) -> None:
+        client.watched.discard(flow_id)
+        await self.server.leave_room(client.sid, presence_room(flow_id, None))
+        await self._rooms.leave(client.sid, flow_room(flow_id), of_flow(flow_id))
+
+    async def _presence(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
+        """Who is there, and from then on each change of it."""
+        flow_id = message.flow_id
+        if (flow_id, user_id) in client.followed:
+            of: str | None = user_id
+        elif flow_id in client.watched:
+            of = None
+        else:
+            raise InvalidRequestError(
+                [Fault("/flowId", "follow the state first (flow-subscribe), or watch the flow (flow-watch)")]
+            )
+        await self.server.enter_room(client.sid, presence_room(flow_id, of))
+        return {"clients": await self._service.presence.clients_on(flow_id, of)}
 
 
-def _flow_error(view: ErrorView) -> Answer:
-    told = structs.asdict(view)
-    return {"error": told.pop("message"), **told}
-
-
-def _room(user_id: str) -> str:
-    return f"user:{user_id}"
-
-
-def _token_of(environ: dict[str, Any], auth: Any) -> str | None:
-    if isinstance(auth, dict) and isinstance(auth.get("token"), str):
-        return str(auth["token"])
-    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+def _require_room(client: Client) -> None:
+    if len(client.followed) + len(client.watched) >= SUBSCRIPTIONS:
+        fault = f"this client follows {SUBSCRIPTIONS} states and flows, the most; unsubscribe from one first"
+        raise InvalidRequestError([Fault("/flowId", fault)])
 
 
 def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
@@ -244,10 +297,10 @@ def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
         raise InvalidRequestError(faults_of(body, shape)) from None
 
 
-def _origin(caller: Caller, message: Any) -> Origin:
+def _origin(client: Client, message: Any) -> Origin:
     expected = message.expected_revision
     return Origin(
-        actor=caller.user_id,
+        actor=client.user_id,
         request_id=message.request_id,
         client="socket",
         expected=None if expected is None else ExpectedPosition(expected),

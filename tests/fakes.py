@@ -1,5 +1,6 @@
 """Fakes of the ports, for pure logic. Each passes the same contract suite as the real part."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.events import Event
+from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.ports import (
     REMEMBERED,
     BusUnavailableError,
@@ -122,6 +123,10 @@ class FakeStateStore:
         for state in sorted(late, key=lambda state: state.timeout_at):
             yield state
 
+    async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
+        states = [k.state for k in self.kept.values()]
+        return [s for s in states if s.user_id in user_ids and s.updated_at >= since]
+
     async def sample(self, size: int) -> list[StoredState | DamagedState]:
         return [*self.kept.values(), *self.damaged.values()][:size]
 
@@ -197,6 +202,9 @@ class FakeHistoryStore:
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         return self.kept.get(record_id)
+
+    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
+        return [self.kept[record_id] for record_id in record_ids if record_id in self.kept]
 
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
@@ -281,22 +289,40 @@ class FakeCorruptionReports:
 
 
 class FakeBus:
-    """``broken``: publishing fails, as when Redis is away."""
+    """``broken``: publishing fails, as when Redis is away. ``all_users``: their topics are followed from
+    the start."""
 
-    def __init__(self) -> None:
-        self.handlers: list[Callable[[Event], None]] = []
-        self.resumed: list[Callable[[], None]] = []
+    worker = "fake"
+
+    def __init__(self, *, all_users: bool = False) -> None:
+        self.all_users = all_users
+        self.handlers: list[Callable[[Topic, Event], None]] = []
+        self.gap_handlers: list[Callable[[Gap], None]] = []
+        self.gone_handlers: list[Callable[[str], None]] = []
+        self.followed: Counter[Topic] = Counter({EVERYONE: 1})
         self.broken = False
 
-    async def publish(self, events: Sequence[Event]) -> None:
+    async def publish(self, events: Sequence[Event]) -> int:
         if self.broken:
             raise BusUnavailableError
         for event in events:
-            for handler in self.handlers:
-                handler(event)
+            for topic in event.topics:
+                if self.followed[topic] or (self.all_users and topic.kind == "user"):
+                    for handler in self.handlers:
+                        handler(topic, event)
+        return min((self.followed[event.topics[0]] > 0 for event in events), default=0)
 
-    def subscribe(self, handler: Callable[[Event], None]) -> None:
+    async def follow(self, topic: Topic) -> None:
+        self.followed[topic] += 1
+
+    def unfollow(self, topic: Topic) -> None:
+        self.followed[topic] -= 1
+
+    def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
         self.handlers.append(handler)
 
-    def on_resume(self, handler: Callable[[], None]) -> None:
-        self.resumed.append(handler)
+    def on_gap(self, handler: Callable[[Gap], None]) -> None:
+        self.gap_handlers.append(handler)
+
+    def on_gone(self, handler: Callable[[str], None]) -> None:
+        self.gone_handlers.append(handler)

@@ -218,6 +218,31 @@ class PayloadTooLargeError(FlowError):
         super().__init__(f"The {what} is larger than {limit} bytes", limit=limit)
 
 
+class RateLimitedError(FlowError):
+    """More requests than a client may make. ``details.retryAfterMs`` says when the next one is taken."""
+
+    code = "RATE_LIMITED"
+    status = 429
+    title = "Rate limited"
+    retryable = True
+    retry_after = 1
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"{what}; try again later", retryAfterMs=max(1, round(seconds * 1000)))
+
+
+class SlowClientError(FlowError):
+    """A connection that is ended as its client does not read what it is told."""
+
+    code = "SLOW_CLIENT"
+    status = 503
+    title = "Slow client"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("This client reads slower than it is told; connect again and catch up")
+
+
 class FlowStateCorruptionError(FlowError):
     """The stored state does not fit its definition, or is damaged."""
 

@@ -1,16 +1,48 @@
-"""What happened, as it travels between workers."""
+"""What happened, as it travels between workers, and by what topic a worker hears of it."""
+
+from collections.abc import Set
+from datetime import datetime
+from typing import Literal
 
 from msgspec import Raw, Struct
 
 
+class Topic(Struct, frozen=True):
+    """What a worker can hear of: what concerns ``everyone``, the states of one ``user``, or those of all
+    users in one ``flow``."""
+
+    kind: Literal["everyone", "user", "flow"]
+    name: str = ""
+
+
+EVERYONE = Topic("everyone")
+
+
+def of_user(user_id: str) -> Topic:
+    """What concerns the states of a user."""
+    return Topic("user", user_id)
+
+
+def of_flow(flow_id: str) -> Topic:
+    """What concerns the states of all users in a flow."""
+    return Topic("flow", flow_id)
+
+
 class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
-    """A committed change of a state. ``body`` is the encoded ``flow-state-updated`` event."""
+    """A committed change of a state. ``at`` is its time in milliseconds since 1970, ``body`` the encoded
+    ``flow-state-updated`` event."""
 
     user_id: str
     flow_id: str
     epoch: str
     revision: int
+    at: int
     body: Raw
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """Its user's, and its flow's where somebody watches it."""
+        return of_user(self.user_id), of_flow(self.flow_id)
 
 
 class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
@@ -18,5 +50,67 @@ class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
 
     flow_id: str
 
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """Every worker's."""
+        return (EVERYONE,)
 
-Event = StateChanged | DefinitionChanged
+
+class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A client that follows a state of its own user now, ``since`` (ISO 8601). ``device`` is the label
+    that it gave itself."""
+
+    client_id: str
+    user_id: str
+    since: str
+    device: str = ""
+
+
+class PresenceTold(Struct, frozen=True, tag="present", rename="camel", omit_defaults=True):
+    """The clients of one worker that follow states of a flow: of one user, or without ``user_id`` of all.
+    ``asked`` is the id of the question that it answers."""
+
+    worker: str
+    flow_id: str
+    user_id: str | None
+    clients: tuple[PresentClient, ...]
+    asked: str = ""
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """As of a change of these states."""
+        flow = of_flow(self.flow_id)
+        return (flow,) if self.user_id is None else (of_user(self.user_id), flow)
+
+
+class PresenceAsked(Struct, frozen=True, tag="presence?", rename="camel"):
+    """Every worker that hears it answers with a PresenceTold, also with none."""
+
+    id: str
+    flow_id: str
+    user_id: str | None
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """Those who may have clients of the user; of a flow, every worker may."""
+        return (EVERYONE,) if self.user_id is None else (of_user(self.user_id),)
+
+
+Event = StateChanged | DefinitionChanged | PresenceTold | PresenceAsked
+
+
+class Gap(Struct, frozen=True):
+    """Events of these ``topics`` (None: of all) may have been missed: of changes at ``since`` or later."""
+
+    since: datetime
+    topics: Set[Topic] | None = None
+
+    def concerns(self, topic: Topic) -> bool:
+        """Whether events of a topic may have been missed."""
+        return self.topics is None or topic in self.topics
+
+
+class Resync(Struct, frozen=True):
+    """Told to followers when what they missed cannot be told: they read their states again."""
+
+    reason: str

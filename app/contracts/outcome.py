@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from app.contracts.errors import FlowError
+from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
 
@@ -19,6 +20,16 @@ class Recovered(Struct, frozen=True):
     state: FlowState | None
     reason: str | None = None
     record: str | None = None
+
+
+class CaughtUp(Struct, frozen=True):
+    """What a follower needs to be level. ``complete``: ``events`` are all changes after its position, oldest
+    first, up to the present. Otherwise that could not be proven, and ``state`` (None: there is none) is
+    where it starts anew."""
+
+    state: FlowState | None
+    events: tuple[StateChanged, ...] = ()
+    complete: bool = False
 
 
 class BrokenLink(Struct, frozen=True, rename="camel"):

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from app.contracts.definition import FlowDefinition
-from app.contracts.events import Event
+from app.contracts.events import Event, Gap, Topic
 from app.contracts.record import (
     EVERYTHING,
     HistoryFilter,
@@ -106,6 +106,9 @@ class StateStore(Protocol):
     def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
         """Active states whose step's timeout is due, oldest first."""
 
+    async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
+        """States of these users that changed at ``since`` or later, also those that ended."""
+
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         """States with records older than ``before`` in the outbox, oldest first."""
 
@@ -155,6 +158,9 @@ class HistoryStore(Protocol):
     async def get(self, record_id: str) -> HistoryRecord | None:
         """One record."""
 
+    async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
+        """Those of these records that are there and can be read, in any order."""
+
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
@@ -178,6 +184,13 @@ class LeaseStore(Protocol):
 
     async def give_up(self, lease: Lease) -> None:
         """Let somebody else have it at once."""
+
+
+class SecretStore(Protocol):
+    """Secrets that all workers share."""
+
+    async def secret(self, name: str) -> bytes:
+        """32 bytes, made when they are asked for first."""
 
 
 class CorruptionReports(Protocol):
@@ -232,16 +245,33 @@ class DefinitionSource(Protocol):
 
 
 class EventBus(Protocol):
-    """Tells all workers of events, this one included. Delivery is not guaranteed."""
+    """Tells all workers of events, this one included. Delivery is not guaranteed, but a worker that may
+    have missed events is told so (``on_gap``)."""
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Send events, in order. Raises BusUnavailableError."""
+    @property
+    def worker(self) -> str:
+        """The id of this worker."""
 
-    def subscribe(self, handler: Callable[[Event], None]) -> None:
-        """Call ``handler`` for every event heard from now on."""
+    async def publish(self, events: Sequence[Event]) -> int:
+        """Send events, in order, each to those who follow a topic of its; how many workers heard the one
+        that the fewest heard. Raises BusUnavailableError; those who missed them are told of the gap
+        once Redis answers again."""
 
-    def on_resume(self, handler: Callable[[], None]) -> None:
-        """Call ``handler`` each time that this worker hears again after it was deaf."""
+    async def follow(self, topic: Topic) -> None:
+        """Hear of a topic from now on. Returns once this worker does, or when Redis is away: it does then
+        as soon as Redis answers, and is told of the gap. What concerns everyone is always heard."""
+
+    def unfollow(self, topic: Topic) -> None:
+        """The opposite of one ``follow``."""
+
+    def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
+        """Call ``handler`` for every event heard from now on, once for each topic by which it is."""
+
+    def on_gap(self, handler: Callable[[Gap], None]) -> None:
+        """Call ``handler`` each time that events may have been missed, once events are heard again."""
+
+    def on_gone(self, handler: Callable[[str], None]) -> None:
+        """Call ``handler`` with the id of every worker that ended, or was not heard of for long."""
 
 
 class Clock(Protocol):

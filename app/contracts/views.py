@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType, json, structs
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, json, structs
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
-from app.contracts.outcome import BatchOutcome, Erasure, PersonalData, Recovered
+from app.contracts.outcome import BatchOutcome, CaughtUp, Erasure, PersonalData, Recovered
 from app.contracts.record import HistoryRecord
 from app.contracts.state import AvailableTransition, FlowState, Payload, Status
 
@@ -51,6 +51,28 @@ class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
     from_step: str
     actor: str
     at: Time
+
+
+class FlowUpdatedEvent(Struct, frozen=True, rename="camel", kw_only=True):
+    """The body of ``flow-updated``: a user's state in a watched flow, and what led to it."""
+
+    user_id: str
+    flow_id: str
+    state: StateView
+    kind: str
+    transition: str
+    from_step: str
+    actor: str
+    at: Time
+
+
+class CaughtUpView(Struct, frozen=True, rename="camel"):
+    """What a follower needs to be level. ``complete``: ``events`` (bodies of ``flow-state-updated``) are all
+    changes after its position, oldest first; otherwise it starts anew with ``state``."""
+
+    state: StateView | None
+    events: tuple[StateUpdatedEvent, ...]
+    complete: bool
 
 
 class RecordMetadata(Struct, frozen=True, rename="camel"):
@@ -187,6 +209,30 @@ def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdated
         actor=record.actor,
         at=iso(record.timestamp),
     )
+
+
+def flow_updated_event(body: Raw) -> FlowUpdatedEvent:
+    """The same for those who watch the flow; ``body`` is that of ``flow-state-updated``."""
+    update = json.decode(body, type=StateUpdatedEvent)
+    return FlowUpdatedEvent(
+        user_id=update.user_id,
+        flow_id=update.flow,
+        state=StateView(**{name: getattr(update, name) for name in StateView.__struct_fields__}),
+        kind=update.kind,
+        transition=update.transition,
+        from_step=update.from_step,
+        actor=update.actor,
+        at=update.at,
+    )
+
+
+def caught_up_view(found: CaughtUp) -> dict[str, Any]:
+    """As CaughtUpView, with the events as they were encoded."""
+    return {
+        "state": None if found.state is None else state_view(found.state),
+        "events": [event.body for event in found.events],
+        "complete": found.complete,
+    }
 
 
 def record_view(record: HistoryRecord) -> RecordView:

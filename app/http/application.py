@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
@@ -10,7 +11,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import StatelessLifespan
 
 from app.auth.tokens import TokenVerifier
@@ -23,8 +25,11 @@ from app.http.openapi import openapi
 from app.http.operation import Check, operation_endpoints
 from app.http.problems import flow_error, http_error
 from app.http.states import STATE_ENDPOINTS
+from app.http.streams import STREAM_ENDPOINTS
 from app.services import FlowService
 
+STATIC = Path(__file__).with_name("static")
+"""The JavaScript client."""
 EXPOSED_HEADERS = ["ETag", "Flow-Version", "Location", "Retry-After", "X-Request-Id"]
 
 
@@ -32,6 +37,7 @@ def all_endpoints(checks: Mapping[str, Check]) -> list[Endpoint]:
     """Every endpoint of the service."""
     return [
         *STATE_ENDPOINTS,
+        *STREAM_ENDPOINTS,
         *FLOW_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
         *operation_endpoints(checks),
@@ -58,8 +64,9 @@ def build_application(
     for endpoint in endpoints:
         handler = Handler(endpoint, service, verifier, max_payload_bytes)
         by_path.setdefault(endpoint.path, {})[endpoint.method] = handler
-    routes = [_route(path, handlers) for path, handlers in by_path.items()]
+    routes: list[BaseRoute] = [_route(path, handlers) for path, handlers in by_path.items()]
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
+    routes.append(Mount("/static", StaticFiles(directory=STATIC)))
     middleware = [Middleware(RequestLog)]
     if cors_origins:
         middleware.append(
@@ -67,7 +74,13 @@ def build_application(
                 CORSMiddleware,
                 allow_origins=list(cors_origins),
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "Content-Type", "If-Match", "Idempotency-Key"],
+                allow_headers=[
+                    "Authorization",
+                    "Content-Type",
+                    "If-Match",
+                    "Idempotency-Key",
+                    "Last-Event-ID",
+                ],
                 expose_headers=EXPOSED_HEADERS,
             )
         )

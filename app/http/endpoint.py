@@ -49,12 +49,13 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     query: type[Struct] = NoQuery
     body: Any = None
     body_of: Literal["state", "definition", "batch"] = "state"
+    media_type: str = "application/json"
     scope: str | None = None
     public: bool = False
 
 
 class Answer(Struct, frozen=True):
-    """A status, a value to encode (UNSET: an empty body) and headers."""
+    """A status, a value to encode (UNSET: an empty body) and headers; or the whole response."""
 
     value: Any = UNSET
     status: int = 200
@@ -130,14 +131,18 @@ class Handler:
         body = self._decode_body(raw, faults)
         if faults:
             raise InvalidRequestError(faults)
+        if request.method == "HEAD" and endpoint.media_type != "application/json":
+            return Response(media_type=endpoint.media_type)  # what a stream would say, it would say for ever
         answer = await endpoint.handle(Call(request, self._service, caller, query, body))
+        if isinstance(answer.value, Response):
+            return answer.value
         if answer.value is UNSET:
             return Response(status_code=answer.status, headers=answer.headers)
         return Response(
             msgspec.json.encode(answer.value),
             status_code=answer.status,
             headers=answer.headers,
-            media_type="application/json",
+            media_type=endpoint.media_type,
         )
 
     def _decode_body(self, raw: bytes, faults: list[Fault]) -> Any:

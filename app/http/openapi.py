@@ -85,7 +85,7 @@ def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
     for status, shape in endpoint.answers.items():
         answer: dict[str, Any] = {"description": endpoint.summary}
         if shape is not None:
-            answer["content"] = {"application/json": {"schema": schema_of[repr(shape)]}}
+            answer["content"] = {endpoint.media_type: {"schema": schema_of[repr(shape)]}}
         operation["responses"][str(status)] = answer
     for status, codes in _refusals(endpoint).items():
         operation["responses"].setdefault(

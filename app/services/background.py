@@ -2,7 +2,7 @@
 the lease sweeps for all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 
 import structlog
@@ -30,8 +30,8 @@ DRAIN_SECONDS = 5.0
 
 
 class Background:
-    """Runs the relay, and under the lease the sweeps. Two workers that both believe to have the lease
-    do no harm: every change is a conditional commit."""
+    """Runs the relay and the ``own`` work of every worker, and under the lease the sweeps. Two workers that
+    both believe to have the lease do no harm: every change is a conditional commit."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Background:
         executor: Executor,
         relay: Relay,
         check: SoundnessCheck,
+        own: Sequence[Callable[[], Coroutine[None, None, None]]],
         lease: LeaseHolder,
         clock: Clock,
     ) -> None:
@@ -46,6 +47,7 @@ class Background:
         self._executor = executor
         self.relay = relay
         self.check = check
+        self._own = own
         self._lease = lease
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
@@ -54,6 +56,7 @@ class Background:
         """Begin."""
         self._tasks = [
             asyncio.create_task(self.relay.run()),
+            *(asyncio.create_task(work()) for work in self._own),
             asyncio.create_task(self._lease.run()),
             asyncio.create_task(self._every(TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
             asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others)),

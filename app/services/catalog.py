@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError
-from app.contracts.events import DefinitionChanged, Event
+from app.contracts.events import EVERYONE, DefinitionChanged, Event, Gap, Topic
 from app.contracts.ports import DefinitionStore
 from app.contracts.state import FlowState
 
@@ -75,13 +75,15 @@ class DefinitionCatalog:
         self._newest.pop(flow_id, None)
         self._loading.pop(flow_id, None)
 
-    def forget_all(self) -> None:
-        """Ask the store for every flow: changes may have been missed."""
+    def missed(self, gap: Gap) -> None:
+        """Ask the store for every flow when changes of them may have been missed."""
+        if not gap.concerns(EVERYONE):
+            return
         for flow_id in list(self._newest):
             self.forget(flow_id)
         self._told += 1
 
-    def heard(self, event: Event) -> None:
+    def heard(self, _: Topic, event: Event) -> None:
         """Take notice of what another worker published."""
         if isinstance(event, DefinitionChanged):
             self.forget(event.flow_id)

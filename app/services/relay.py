@@ -10,16 +10,12 @@ from contextlib import suppress
 from itertools import chain, repeat
 
 import structlog
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
-from app.contracts.errors import FlowError, FlowStateCorruptionError, StoreUnavailableError
-from app.contracts.events import StateChanged
+from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, EventBus, HistoryStore, StateStore
 from app.contracts.record import HistoryRecord
-from app.contracts.state import ENDED
-from app.contracts.views import encode, state_updated_event
-from app.flow.rules import with_transitions
-from app.services.catalog import DefinitionCatalog
+from app.services.updates import Updates
 from config.log import describe
 
 log = structlog.get_logger("relay")
@@ -37,13 +33,11 @@ class Relay:
     """Delivers records: tells of them at once, and keeps them in the history a moment later, when there
     are more. ``take`` never waits; ``run`` does the work until it is cancelled."""
 
-    def __init__(
-        self, states: StateStore, history: HistoryStore, bus: EventBus, catalog: DefinitionCatalog
-    ) -> None:
+    def __init__(self, states: StateStore, history: HistoryStore, bus: EventBus, updates: Updates) -> None:
         self._states = states
         self._history = history
         self._bus = bus
-        self._catalog = catalog
+        self._updates = updates
         self._untold: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._unkept: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._under_way: set[str] = set()
@@ -136,31 +130,14 @@ class Relay:
             return
 
     async def _tell(self, batch: Sequence[HistoryRecord]) -> None:
-        events = [event for record in batch if (event := await self._event(record)) is not None]
+        events = [await self._updates.of(record) for record in batch if record.after is not UNSET]
         if not events:
             return
         try:
             await self._bus.publish(events)
         except BusUnavailableError:
-            # Clients that missed it find the gap in the revisions; see docs/decisions.
+            # The bus tells those who missed them once Redis answers again.
             log.warning("events not broadcast, Redis is away", events=len(events))
-
-    async def _event(self, record: HistoryRecord) -> StateChanged | None:
-        state = record.after
-        if state is UNSET:
-            return None
-        if state.status not in ENDED:
-            try:
-                state = with_transitions(await self._catalog.pinned(state), state)
-            except FlowError as error:
-                log.error("state told without transitions", state=state.key, code=error.code)
-        return StateChanged(
-            user_id=state.user_id,
-            flow_id=state.flow,
-            epoch=state.epoch,
-            revision=state.revision,
-            body=Raw(encode(state_updated_event(state, record))),
-        )
 
 
 async def _next_batch(queue: asyncio.Queue[HistoryRecord]) -> list[HistoryRecord]:

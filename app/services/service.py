@@ -13,7 +13,7 @@ from app.contracts.command import (
 )
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
-from app.contracts.outcome import Verification
+from app.contracts.outcome import CaughtUp, Verification
 from app.contracts.ports import (
     Clock,
     CorruptionReports,
@@ -31,9 +31,11 @@ from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.payload import check_payload
 from app.services.administration import Administration
+from app.services.audience import Audience
 from app.services.background import Background
 from app.services.bulk import Bulk
 from app.services.catalog import DefinitionCatalog
+from app.services.catch_up import CatchUp
 from app.services.changes import StateChanges, changed, request
 from app.services.commits import Change, Commits, new_id
 from app.services.deadlines import Deadlines
@@ -42,10 +44,12 @@ from app.services.executor import Executor
 from app.services.history import HistoryReader
 from app.services.lease import LeaseHolder
 from app.services.personal_data import PersonalDataKeeper
+from app.services.presence import Presence
 from app.services.recovery import Recovery
 from app.services.relay import Relay
 from app.services.repeats import Repeats
 from app.services.soundness import SoundnessCheck
+from app.services.updates import Updates
 
 
 class Limits(Struct, frozen=True):
@@ -87,12 +91,16 @@ class FlowService:
         self._max_payload_bytes = limits.max_payload_bytes
         self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
         bus.subscribe(self._catalog.heard)
-        bus.on_resume(self._catalog.forget_all)
-        relay = Relay(states, history, bus, self._catalog)
+        bus.on_gap(self._catalog.missed)
+        updates = Updates(self._catalog)
+        relay = Relay(states, history, bus, updates)
         commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self._catalog, commits, reports, clock, pruned=pruned)
         executor = Executor(states, commits, Repeats(history), Deadlines(self._catalog), recovery, clock)
         self._changes = StateChanges(executor, self._catalog, recovery)
+        self._catch_up = CatchUp(states, history, self._changes, updates, clock)
+        self.audience = Audience(bus, states, self._catch_up)
+        self.presence = Presence(bus, self.audience.listens)
         self.history = HistoryReader(states, history, clock, pruned=pruned)
         self.administration = Administration(states, self._changes, self._catalog, recovery, clock)
         self.bulk = Bulk(self)
@@ -105,6 +113,7 @@ class FlowService:
             executor,
             relay,
             SoundnessCheck(states, recovery, reports, clock),
+            [self.audience.run, self.presence.run],
             LeaseHolder(leases, clock, "background"),
             clock,
         )
@@ -158,6 +167,18 @@ class FlowService:
                 await self._catalog.current(flow_id)
                 return None
             return await self._changes.with_transitions(stored.state)
+
+    async def get_flow_events(
+        self, user_id: str, flow_id: str, epoch: str | None = None, since: int = 0
+    ) -> CaughtUp:
+        """What was committed after revision ``since`` in the life ``epoch`` of the state, for a follower that
+        stands there; without an epoch the state alone. Raises FlowNotFoundError when there is neither a
+        state nor such a flow."""
+        found = await self._catch_up.since(user_id, flow_id, epoch, since)
+        if found is None:
+            await self._catalog.current(flow_id)
+            return CaughtUp(None)
+        return found
 
     async def get_user_flows(self, user_id: str) -> list[FlowState]:
         """A user's states in all flows, by key."""

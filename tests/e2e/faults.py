@@ -87,6 +87,53 @@ class RedisServer(StoppableServer):
         return [str(get_binary_path()), "--port", str(self.port), *quiet]
 
 
+class CuttableProxy:
+    """A TCP proxy whose connections can be cut, all at once, until they are mended."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    async def mend(self) -> "CuttableProxy":
+        """Take connections, from the first time on at the same port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def cut(self) -> None:
+        """Break all connections, and take no more."""
+        if self._server is not None:
+            self._server.close()
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                sink.write(data)
+                await sink.drain()
+            sink.close()
+
+        try:
+            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._serving.discard(task)
+            for each in (writer, inner_writer):
+                each.transport.abort()
+
+
 class BreakingProxy:
     """A TCP proxy to the database that can break the connection of one command.
 

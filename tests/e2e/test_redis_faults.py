@@ -1,20 +1,32 @@
-"""Redis stops: changes go on, workers say that they are deaf, clients are told when they hear again."""
+"""Redis stops, hangs or is out of reach of one worker: changes go on, workers say that they are deaf, and
+every client is told what it missed, with no code of its own."""
 
 import asyncio
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from config.settings import Settings
-from tests.e2e.faults import RedisServer
+from tests.e2e.faults import CuttableProxy, RedisServer
 from tests.e2e.serving import Follower, Serving, external
 
 FLOW = "user-onboarding"
+WAY = ("start", "continue", "save", "complete")
 
 
-async def _ready(serving: Serving, status: int) -> dict[str, str]:
-    async with asyncio.timeout(20), serving.http("ada") as http:
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.kill()
+
+
+async def _ready(serving: Serving, status: int, seconds: float = 20) -> dict[str, str]:
+    async with asyncio.timeout(seconds), serving.http("ada") as http:
         while True:
             answer = await http.get("/readyz")
             if answer.status_code == status:
@@ -22,11 +34,18 @@ async def _ready(serving: Serving, status: int) -> dict[str, str]:
                 return checks
 
 
-async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path) -> None:
-    redis = RedisServer()
-    own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
-    first = Serving(env=external(own), cwd=tmp_path)
-    second = Serving(env=external(own), cwd=tmp_path)
+def _on(settings: Settings, redis_url: str, cwd: Path) -> Serving:
+    own = settings.model_copy(update={"redis_url": SecretStr(redis_url)})
+    return Serving(env=external(own), cwd=cwd)
+
+
+def _revisions(follower: Follower) -> list[int]:
+    return [event["revision"] for event in follower.updates()]
+
+
+async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
+    first, second = (_on(settings, redis.url, tmp_path) for _ in range(2))
+    beside = await Follower().connect(first.url, first.token("ada"))
     follower = await Follower().connect(second.url, second.token("ada"))
     async with first.http("ada") as http, second.http("ada", "flow:admin") as other:
         assert (await http.post(f"/api/flow/{FLOW}/start")).status_code == 201
@@ -36,25 +55,97 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path) -> No
         redis.kill()
         assert (await _ready(first, 503))["redis"] == "BUS_UNAVAILABLE"
         assert (await _ready(second, 503))["mongodb"] == "ok"
-        for transition in ("start", "continue"):
+        for transition in WAY[:2]:
             assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
+        await beside.until(lambda f: _revisions(f) == [0, 1, 2])  # without Redis, from its own worker
+        assert _revisions(follower) == [0]
         changed = await other.patch(f"/api/flows/{FLOW}", json={"title": "Changed meanwhile"})
         assert changed.status_code == 200
 
         redis.start()
+        began = time.monotonic()
         for serving in (first, second):
             assert (await _ready(serving, 200))["redis"] == "ok"
-        await follower.until(lambda f: any(event == "flow-resync" for event, _ in f.events))
-        again = await follower.call("flow-state", {"flowId": FLOW})
-        assert again["state"]["revision"] == 2
-        assert (await http.get(f"/api/flows/{FLOW}")).headers["etag"] == '"2"', "asked again"
-        await http.post(f"/api/flow/{FLOW}/transition/save")
-        await follower.until(lambda f: f.updates()[-1]["revision"] == 3)
-        history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
-        assert [r["metadata"]["revision"] for r in history] == [0, 1, 2, 3]
-    seen = [e["revision"] for e in follower.updates()]
-    assert seen == sorted(set(seen)), "never doubled, never back"
+        heard = time.monotonic() - began
+        await follower.until(lambda f: _revisions(f) == [0, 1, 2])
+        print(f"heard again after {heard:.2f} s, told after {time.monotonic() - began:.2f} s")
+        assert heard < 3
+        async with asyncio.timeout(10):  # the other worker's next question to the catalog
+            while (await http.get(f"/api/flows/{FLOW}")).headers["etag"] != '"2"':
+                pass
+        await http.post(f"/api/flow/{FLOW}/transition/{WAY[2]}")
+        for each in (beside, follower):
+            await each.until(lambda f: _revisions(f) == [0, 1, 2, 3])
+            assert {event for event, _ in each.events} == {"flow-state-updated"}, "no code was needed"
+            await each.close()
+    for serving in (first, second):
+        assert serving.end(signal.SIGTERM) == 0
+
+
+async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
+    first, second = (_on(settings, redis.url, tmp_path) for _ in range(2))
+    follower = await Follower().connect(second.url, second.token("ada"))
+    async with first.http("ada") as http:
+        await http.post(f"/api/flow/{FLOW}/start")
+        await follower.until(lambda f: len(f.updates()) == 1)
+        redis.signal(signal.SIGSTOP)
+        await _ready(second, 503)  # no connection broke: the missing heartbeat tells
+        assert (await http.post(f"/api/flow/{FLOW}/transition/start")).status_code == 200
+        redis.signal(signal.SIGCONT)
+        began = time.monotonic()
+        await _ready(second, 200)
+        assert time.monotonic() - began < 3
+        await follower.until(lambda f: _revisions(f) == [0, 1])
+        await http.post(f"/api/flow/{FLOW}/transition/continue")
+        await follower.until(lambda f: _revisions(f) == [0, 1, 2])
     await follower.close()
     for serving in (first, second):
-        serving.end(signal.SIGTERM)
-    redis.kill()
+        serving.end()
+
+
+async def test_one_worker_is_cut_off(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
+    """What it commits meanwhile, the clients of the others are told when it is back."""
+    proxy = await CuttableProxy(redis.port).mend()
+    alone = await asyncio.to_thread(_on, settings, f"redis://127.0.0.1:{proxy.port}/0", tmp_path)
+    other = _on(settings, redis.url, tmp_path)
+    follower = await Follower().connect(other.url, other.token("ada"))
+    async with alone.http("ada") as http:
+        await http.post(f"/api/flow/{FLOW}/start")
+        await follower.until(lambda f: len(f.updates()) == 1)
+        await proxy.cut()
+        for transition in WAY[:3]:
+            assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
+        assert (await _ready(other, 200))["redis"] == "ok", "it hears, and cannot know"
+        await proxy.mend()
+        await follower.until(lambda f: _revisions(f) == [0, 1, 2, 3])
+    await follower.close()
+    await asyncio.to_thread(alone.end)
+    other.end()
+    await proxy.cut()
+
+
+@pytest.mark.timeout(180)
+async def test_one_worker_is_cut_off_and_killed(
+    settings: Settings, tmp_path: Path, redis: RedisServer
+) -> None:
+    """Nobody will ever tell what it committed: the others find that it is gone, and read for themselves."""
+    proxy = await CuttableProxy(redis.port).mend()
+    alone = await asyncio.to_thread(_on, settings, f"redis://127.0.0.1:{proxy.port}/0", tmp_path)
+    other = _on(settings, redis.url, tmp_path)
+    follower = await Follower().connect(other.url, other.token("ada"))
+    async with alone.http("ada") as http:
+        await http.post(f"/api/flow/{FLOW}/start")
+        await follower.until(lambda f: len(f.updates()) == 1)
+        await proxy.cut()
+        assert (await http.post(f"/api/flow/{FLOW}/transition/start")).status_code == 200
+        async with asyncio.timeout(10):  # until it is in the history, so that no sweep tells of it
+            while (await http.get(f"/api/flow/{FLOW}/history")).json()["items"][-1]["metadata"].get(
+                "durationMs"
+            ) is None:
+                pass
+    alone.popen.kill()
+    await follower.until(lambda f: _revisions(f) == [0, 1], seconds=40)
+    await follower.close()
+    await asyncio.to_thread(alone.end)
+    other.end()
+    await proxy.cut()

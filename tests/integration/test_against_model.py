@@ -20,7 +20,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.command import ExpectedPosition, Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowError
-from app.contracts.events import Event, StateChanged
+from app.contracts.events import Event, StateChanged, Topic
 from app.contracts.outcome import Recovered
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
@@ -131,7 +131,7 @@ class Rig:
 
     def __init__(self, url: str, run: Any) -> None:
         self.run = run
-        self.clock, self.bus = FakeClock(T0), FakeBus()
+        self.clock, self.bus = FakeClock(T0), FakeBus(all_users=True)
         self.steps = self.flows = 0
         self.heard: list[StateChanged] = []
         self.bus.subscribe(self._hear)
@@ -139,7 +139,7 @@ class Rig:
         self.states = self.database.collection("flow_states")
         self.workers = [self._worker() for _ in range(2)]
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, _: Topic, event: Event) -> None:
         if isinstance(event, StateChanged):
             self.heard.append(event)
 

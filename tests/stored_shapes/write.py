@@ -75,7 +75,7 @@ async def main() -> None:
     clock = FakeClock(T0)
     parts = Parts(servers.start(Settings(_env_file=None, jwt_secret="x" * 40, log_level="error")), clock)
     await parts.database.prepare()
-    await parts.bus.start()
+    await parts.bus.start(await parts.secrets.secret("bus"))
     await live(parts, clock)
     for document in DOCUMENTS:
         name = document.get_collection_name()

@@ -15,7 +15,7 @@ from app.contracts.errors import (
     RevisionConflictError,
     StoreUnavailableError,
 )
-from app.contracts.events import DefinitionChanged, Event, StateChanged
+from app.contracts.events import DefinitionChanged, Event, Gap, StateChanged
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
@@ -47,10 +47,10 @@ class Rig:
         self.definitions = FakeDefinitionStore()
         self.leases = FakeLeaseStore()
         self.reports = FakeCorruptionReports()
-        self.bus = FakeBus()
+        self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
         self.heard: list[StateChanged] = []
-        self.bus.subscribe(lambda e: self.heard.append(e) if isinstance(e, StateChanged) else None)
+        self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
 
     def make(self, **limits: object) -> FlowService:
@@ -378,8 +378,8 @@ async def test_a_worker_that_was_deaf_asks_for_definitions_again() -> None:
     r.bus.handlers.clear()  # deaf
     await other.update_flow("loop", {"title": "New"})
     assert (await r.service.definitions.current("loop")).version == 1
-    for resumed in r.bus.resumed:
-        resumed()
+    for missed in r.bus.gap_handlers:
+        missed(Gap(r.clock.now()))
     assert (await r.service.definitions.current("loop")).version == 2
 
 

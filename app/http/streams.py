@@ -1,0 +1,207 @@
+"""The routes for following a state without Socket.IO: catching up, and Server-Sent Events."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import structlog
+from msgspec import Meta
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from app.contracts.command import Caller
+from app.contracts.errors import (
+    AuthenticationRequiredError,
+    Fault,
+    FlowError,
+    FlowNotFoundError,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+    InvalidRequestError,
+    RateLimitedError,
+    SlowClientError,
+)
+from app.contracts.events import Resync, StateChanged, of_user
+from app.contracts.outcome import CaughtUp
+from app.contracts.views import CaughtUpView, caught_up_view, encode, error_view, state_view
+from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.services import FlowService
+from app.services.audience import Membership, Told
+
+log = structlog.get_logger("http")
+
+WAITING_EVENTS = 1000
+"""What may wait for a reader of a stream that is slower than its state."""
+SEND_SECONDS = 30.0
+PING_SECONDS = 15
+STREAMS_OF_A_USER = 50
+"""On one worker."""
+RETRY_MS = 1000
+_POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z")
+
+
+class PositionQuery(UserQuery, frozen=True, rename="camel"):
+    """``epoch`` and ``since`` (a revision) say what the caller holds; they go together."""
+
+    epoch: Annotated[str, Meta(max_length=64)] | None = None
+    since: Annotated[int, Meta(ge=0)] | None = None
+
+    def position(self) -> tuple[str | None, int]:
+        """Raises InvalidRequestError when one of both is missing."""
+        if (self.epoch is None) != (self.since is None):
+            missing = "since" if self.since is None else "epoch"
+            raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
+        return self.epoch, self.since or 0
+
+
+class FlowStream:
+    """One reader of one state: a position, and what is to be told from there on."""
+
+    def __init__(self, service: FlowService, caller: Caller, user_id: str, flow_id: str) -> None:
+        self._service = service
+        self._caller = caller
+        self._user_id = user_id
+        self._flow_id = flow_id
+        self._waiting: asyncio.Queue[Told] = asyncio.Queue()
+        self._membership: Membership | None = None
+        self._epoch: str | None = None
+        self._revision = 0
+        self._first = CaughtUp(None)
+
+    async def open(self, epoch: str | None, revision: int) -> None:
+        """Listen first, read second: nothing is between them. Raises FlowError."""
+        self._membership = await self._service.audience.follow_user(self._user_id, self._tell)
+        self._epoch, self._revision = epoch, revision
+        try:
+            self._first = await self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._membership is not None:
+            self._membership.leave()
+
+    async def events(self) -> AsyncIterator[ServerSentEvent]:
+        """What the reader is told: ``flow-state`` where it starts anew, ``flow-state-updated`` for each
+        change after its position, ``flow-error`` at an end that it should know of."""
+        try:
+            for event in self._level(self._first):
+                yield event
+            while True:
+                for event in await self._next():
+                    yield event
+        except FlowError as error:
+            yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
+
+    async def _next(self) -> list[ServerSentEvent]:
+        try:
+            async with asyncio.timeout(self._caller.expires_at - time.time()):
+                told = await self._waiting.get()
+        except TimeoutError:
+            raise AuthenticationRequiredError("The token has expired; connect with a new one") from None
+        if self._waiting.qsize() >= WAITING_EVENTS:
+            raise SlowClientError
+        if isinstance(told, StateChanged) and told.epoch == self._epoch:
+            if told.revision <= self._revision:
+                return []
+            if told.revision == self._revision + 1:
+                return [self._update(told)]
+        elif isinstance(told, StateChanged) and told.epoch < (self._epoch or ""):
+            return []
+        return self._level(await self._read())
+
+    def _tell(self, told: Told) -> None:
+        about_this = isinstance(told, Resync) or told.flow_id == self._flow_id
+        if about_this and self._waiting.qsize() < WAITING_EVENTS:
+            self._waiting.put_nowait(told)
+
+    async def _read(self) -> CaughtUp:
+        return await self._service.get_flow_events(self._user_id, self._flow_id, self._epoch, self._revision)
+
+    def _level(self, found: CaughtUp) -> list[ServerSentEvent]:
+        if found.complete:
+            return [self._update(event) for event in found.events]
+        if found.state is None:
+            return [ServerSentEvent(event="flow-state", data="null", retry=RETRY_MS)]
+        self._epoch, self._revision = found.state.epoch, found.state.revision
+        data = encode(state_view(found.state)).decode()
+        return [ServerSentEvent(event="flow-state", data=data, id=self._id, retry=RETRY_MS)]
+
+    def _update(self, event: StateChanged) -> ServerSentEvent:
+        self._epoch, self._revision = event.epoch, event.revision
+        return ServerSentEvent(event="flow-state-updated", data=bytes(event.body).decode(), id=self._id)
+
+    @property
+    def _id(self) -> str:
+        return f"{self._epoch}.{self._revision}"
+
+
+class StreamResponse(EventSourceResponse):
+    """A stream as Starlette sends it, closed however it ends."""
+
+    def __init__(self, stream: FlowStream) -> None:
+        super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_SECONDS)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("reader of a stream is too slow", path=scope["path"])
+        finally:
+            self._stream.close()
+
+
+async def _events(call: Call) -> Answer:
+    epoch, since = call.query.position()
+    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], epoch, since)
+    return Answer(caught_up_view(found))
+
+
+async def _stream(call: Call) -> Answer:
+    epoch, revision = call.query.position()
+    last = call.header("last-event-id")
+    if last:
+        match = _POSITION.match(last)
+        if match is None:
+            raise InvalidRequestError(
+                [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
+            )
+        epoch, revision = match["epoch"], int(match["revision"])
+    if call.service.audience.count(of_user(call.user_id)) >= STREAMS_OF_A_USER:
+        raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
+    stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
+    await stream.open(epoch, revision)
+    return Answer(StreamResponse(stream))
+
+
+_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+
+STREAM_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/events",
+        name="getFlowEvents",
+        summary="What was committed after a position; the whole state where that cannot be proven",
+        handle=_events,
+        query=PositionQuery,
+        answers={200: CaughtUpView},
+        errors=_READING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/stream",
+        name="streamFlowState",
+        summary="Follow the state by Server-Sent Events; Last-Event-ID goes on without a gap",
+        handle=_stream,
+        query=PositionQuery,
+        answers={200: str},
+        errors=(*_READING, RateLimitedError),
+        media_type="text/event-stream",
+    ),
+]

@@ -1,0 +1,74 @@
+"""Catching up: what was committed to a state after a position, or proof that it cannot be told."""
+
+from msgspec import UNSET, structs
+
+from app.contracts.outcome import CaughtUp
+from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
+from app.contracts.record import HistoryRecord, commit_record_id
+from app.contracts.state import ENDED, FlowState
+from app.services.changes import StateChanges
+from app.services.updates import Updates
+
+MOST_EVENTS = 300
+MOST_BYTES = 1_000_000
+"""Of one answer, its events as JSON."""
+
+
+class CatchUp:
+    """Continuity is proven by the revisions themselves: each one after the position is there, in the outbox
+    of the state or in its history, up to that of the state."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        changes: StateChanges,
+        updates: Updates,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._history = history
+        self._changes = changes
+        self._updates = updates
+        self._clock = clock
+
+    async def since(self, user_id: str, flow_id: str, epoch: str | None, revision: int) -> CaughtUp | None:
+        """The changes after ``revision`` in the life ``epoch`` of a state, with the state; without an epoch
+        the state alone. None when there never was a state."""
+        async with self._changes.explaining(user_id, flow_id):
+            stored = await self._states.load(flow_id, user_id)
+        if stored is None:
+            return None
+        state = stored.state
+        present = None
+        if not state.absent_at(self._clock.now()):
+            present = await self._changes.with_transitions(state)
+        elif state.status not in ENDED:  # past its time, which no record says yet
+            return CaughtUp(None)
+        if epoch != state.epoch or not 0 <= state.revision - revision <= MOST_EVENTS:
+            return CaughtUp(present)
+        records = await self._records(stored, revision)
+        if records is None:
+            return CaughtUp(present)
+        events = tuple([await self._updates.of(record) for record in records])
+        if sum(len(bytes(event.body)) for event in events) > MOST_BYTES:
+            return CaughtUp(present)
+        return CaughtUp(present, events, complete=True)
+
+    async def _records(self, stored: StoredState, revision: int) -> list[HistoryRecord] | None:
+        """The records of all commits after ``revision``; None when one is missing."""
+        state = stored.state
+        # The outbox was read first: a record leaves it only after it is in the history.
+        found = {record.id: record for record in stored.pending}
+        wanted = [commit_id(state, n) for n in range(revision + 1, state.revision + 1)]
+        missing = [record_id for record_id in wanted if record_id not in found]
+        if missing:
+            found |= {record.id: record for record in await self._history.get_many(missing)}
+        if any(record_id not in found or found[record_id].after is UNSET for record_id in wanted):
+            return None
+        return [found[record_id] for record_id in wanted]
+
+
+def commit_id(state: FlowState, revision: int) -> str:
+    """The id of the record of an earlier commit in the same life of a state."""
+    return commit_record_id(structs.replace(state, revision=revision))

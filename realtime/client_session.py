@@ -1,0 +1,54 @@
+"""A connected client: who it is, and what it follows."""
+
+import asyncio
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from uuid_utils import uuid7
+
+from app.contracts.command import Caller
+from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.events import PresentClient
+from app.contracts.views import iso
+from realtime.limits import DEVICE_CHARACTERS, TokenBucket
+
+_LABEL = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z")
+
+
+class Client:
+    """``followed`` are states (flow and user), ``watched`` flows; ``present`` is how others see it."""
+
+    def __init__(self, sid: str, caller: Caller, device: str) -> None:
+        self.sid = sid
+        self.caller = caller
+        self.bucket = TokenBucket()
+        self.followed: set[tuple[str, str]] = set()
+        self.watched: set[str] = set()
+        self.timer: asyncio.TimerHandle | None = None
+        self.present = PresentClient(
+            client_id=str(uuid7()), user_id=caller.user_id, since=iso(datetime.now(UTC)), device=device
+        )
+
+    @property
+    def user_id(self) -> str:
+        """Whose it is."""
+        return self.caller.user_id
+
+
+def token_of(environ: dict[str, Any], auth: Any) -> str | None:
+    """The token that a connection comes with."""
+    if isinstance(auth, dict) and isinstance(auth.get("token"), str):
+        return str(auth["token"])
+    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def device_of(auth: Any) -> str:
+    """The label that a client gives itself. Raises InvalidRequestError."""
+    label = auth.get("device", "") if isinstance(auth, dict) else ""
+    if not isinstance(label, str) or not _LABEL.match(label):
+        raise InvalidRequestError(
+            [Fault("/device", f"at most {DEVICE_CHARACTERS} characters, no control characters")]
+        )
+    return label
