@@ -11,12 +11,12 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
 from app.contracts.ports import BusUnavailableError
 
 TIMEOUT_SECONDS = 2.0
-OUTAGE = (RedisError, OSError, asyncio.TimeoutError)
+OUTAGE = (RedisError, RedisClusterException, OSError, asyncio.TimeoutError)
 IN_FLIGHT = 32
 """Publishes to a cluster at a time."""
 
@@ -65,17 +65,15 @@ def redis_servers(url: str) -> RedisServers:
         if kind not in ("", "sentinel", "cluster") or scheme not in ("redis", "rediss", "unix"):
             raise ValueError("scheme")
         if not kind:
-            return OneServer(
-                lambda **options: Redis.from_url(url, **options),
-            )
+            return OneServer(lambda **options: Redis.from_url(url, **options))
         named = _Named(url, tls=scheme == "rediss")
-        return OneServer(named.sentinel()) if kind == "sentinel" else Cluster(named)
+        return BehindSentinel(named) if kind == "sentinel" else Cluster(named)
     except (ValueError, TypeError):
         raise BusUnavailableError(f"FLOW_REDIS_URL is no Redis URL; it is like {USABLE}") from None
 
 
 class OneServer:
-    """The RedisServers port on one server, also the master behind Sentinel, whichever that is."""
+    """The RedisServers port on one server. ``client`` makes clients of it."""
 
     sharded = False
 
@@ -117,6 +115,27 @@ class OneServer:
         await self._listener.aclose()
 
 
+class BehindSentinel(OneServer):
+    """The RedisServers port on the master that the sentinels name, whichever that is."""
+
+    def __init__(self, named: "_Named") -> None:
+        service, database = named.service()
+        timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+        secure = {name: value for name, value in named.options.items() if name.startswith("ssl")}
+        self._sentinel = Sentinel(named.hosts, sentinel_kwargs={**secure, **timeouts})  # type: ignore[no-untyped-call]
+
+        def client(**connecting: Any) -> Redis:
+            master: Redis = self._sentinel.master_for(service, db=database, **named.options, **connecting)
+            return master
+
+        super().__init__(client)
+
+    async def close(self) -> None:
+        await super().close()
+        for sentinel in self._sentinel.sentinels:
+            await sentinel.aclose()
+
+
 class Cluster:
     """The RedisServers port on a Redis cluster."""
 
@@ -128,7 +147,7 @@ class Cluster:
             startup_nodes=[ClusterNode(host, port) for host, port in named.hosts],
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
-            cluster_error_retry_attempts=1,
+            retry=Retry(NoBackoff(), 1),  # once: when a slot has moved
             **named.options,
         )
         self._listeners: dict[str, Redis] = {}
@@ -216,21 +235,11 @@ class _Named:
         self.hosts = [_host(part) for part in hosts.split(",")]
         self._path = [part for part in parts.path.split("/") if part]
 
-    def sentinel(self) -> Callable[..., Redis]:
-        """Makes clients of the master that the sentinels name."""
+    def service(self) -> tuple[str, int]:
+        """The name that the sentinels know the server by, and the database there."""
         if not 1 <= len(self._path) <= 2:
             raise ValueError("path")
-        service, database = self._path[0], int(self._path[1]) if len(self._path) == 2 else 0
-        options = dict(self.options)
-        secure = {name: value for name, value in options.items() if name.startswith("ssl")}
-
-        def client(**connecting: Any) -> Redis:
-            asking = {**secure, "socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-            sentinel = Sentinel(self.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-            master: Redis = sentinel.master_for(service, db=database, **options, **connecting)
-            return master
-
-        return client
+        return self._path[0], int(self._path[1]) if len(self._path) == 2 else 0
 
 
 def _host(part: str) -> tuple[str, int]:

@@ -1,0 +1,328 @@
+"""The bus on Redis: what is forged, doubled or late is not taken; what may have been missed is told; and
+it works on every kind of Redis."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from msgspec import Raw
+from redis.asyncio import Redis
+from redis.crc import key_slot
+
+from app.contracts.events import EVERYONE, Event, Gap, StateChanged, Topic, of_flow, of_user
+from app.contracts.ports import BusUnavailableError
+from config.settings import Settings
+from realtime import bus as bus_module
+from realtime.bus import RedisBus
+from realtime.envelope import Sealer
+from tests.e2e.faults import CuttableProxy, RedisServer
+from tests.e2e.redis_kinds import RedisCluster, Replica, SentinelServer, TlsProxy
+
+KEY = bytes(range(32))
+
+
+def changed(user: str, revision: int = 0, flow: str = "f") -> StateChanged:
+    return StateChanged(
+        user_id=user, flow_id=flow, epoch="e", revision=revision, at=1_700_000_000_000, body=Raw(b"{}")
+    )
+
+
+class Worker:
+    """A bus that keeps what it is told."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.bus = RedisBus(url, namespace)
+        self.heard: list[tuple[Topic, Event]] = []
+        self.gaps: list[Gap] = []
+        self.gone: list[str] = []
+        self._grown = asyncio.Event()
+        self.bus.subscribe(lambda topic, event: self._keep(self.heard, (topic, event)))
+        self.bus.on_gap(lambda gap: self._keep(self.gaps, gap))
+        self.bus.on_gone(lambda worker: self._keep(self.gone, worker))
+
+    def _keep(self, kept: list[object], told: object) -> None:
+        kept.append(told)
+        self._grown.set()
+
+    @property
+    def revisions(self) -> list[int]:
+        return [event.revision for _, event in self.heard if isinstance(event, StateChanged)]
+
+    async def until(self, holds: Callable[["Worker"], bool], seconds: float = 10) -> None:
+        async with asyncio.timeout(seconds):
+            while not holds(self):
+                self._grown.clear()
+                await self._grown.wait()
+
+
+Start = Callable[..., "asyncio.Future[Worker]"]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[[str], object]]:
+    """Starts workers that share a namespace and a key."""
+    namespace = f"test_{uuid.uuid4().hex}"
+    workers: list[Worker] = []
+
+    async def make(url: str) -> Worker:
+        worker = Worker(url, namespace)
+        await worker.bus.start(KEY)
+        workers.append(worker)
+        return worker
+
+    yield make
+    for worker in workers:
+        await worker.bus.stop()
+
+
+@pytest.fixture
+def url(servers: Settings) -> str:
+    assert servers.redis_url is not None
+    return servers.redis_url.get_secret_value()
+
+
+async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Start, url: str) -> None:
+    one, two = await start(url), await start(url)
+    await one.bus.follow(of_user("ada"))
+    await two.bus.follow(of_flow("g"))
+    await one.bus.publish(
+        [changed("ada", 0), changed("ada", 1, "g"), changed("bob", 2, "g"), changed("bob", 3)]
+    )
+    await two.bus.publish([changed("ada", 4, "g")])
+    await one.until(lambda w: 4 in w.revisions)
+    await two.until(lambda w: 4 in w.revisions)
+    assert one.revisions == [0, 1, 4]
+    assert two.revisions == [1, 2, 4]
+    assert one.gaps == two.gaps == []
+
+
+class Tap:
+    """Hears and sends raw messages, as somebody with access to Redis may."""
+
+    def __init__(self, url: str, channel: str) -> None:
+        self.redis = Redis.from_url(url)
+        self.channel = channel
+        self._pubsub = self.redis.pubsub()
+
+    async def __aenter__(self) -> "Tap":
+        await self._pubsub.subscribe(self.channel)
+        assert (await self._pubsub.get_message(timeout=5))["type"] == "subscribe"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pubsub.aclose()
+        await self.redis.aclose()
+
+    async def next(self) -> bytes:
+        async with asyncio.timeout(5):
+            while True:
+                message = await self._pubsub.get_message(timeout=1)
+                if message is not None:
+                    return message["data"]
+
+    async def send(self, message: bytes) -> None:
+        await self.redis.publish(self.channel, message)
+
+
+async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url: str) -> None:
+    one, two = await start(url), await start(url)
+    await two.bus.follow(of_user("ada"))
+    channel = two.bus._channel(of_user("ada"))
+    async with Tap(url, channel) as tap:
+        genuine = []
+        for revision in range(4):
+            await one.bus.publish([changed("ada", revision)])
+            genuine.append(await tap.next())
+        body = genuine[3][16:]
+        forged = Sealer(b"another key", "somebody").seal(channel, [changed("ada", 99)])
+        elsewhere = Sealer(KEY, "somebody").seal("another channel", [changed("ada", 98)])
+        bad = [b"", b"x", b"\0" * 16, bytes(16) + body, genuine[3][:16] + body.replace(b":3", b":9")]
+        for message in (*genuine[::-1], *genuine, forged, elsewhere, *bad):
+            await tap.send(message)
+        await one.bus.publish([changed("ada", 4)])
+        await two.until(lambda w: 4 in w.revisions)
+    assert two.revisions == [0, 1, 2, 3, 4]
+    assert two.gaps == []
+
+
+async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None:
+    one, two = await start(url), await start(url)
+    for user in ("ada", "eve"):
+        await two.bus.follow(of_user(user))
+    await one.bus.publish([changed("ada", 0)])
+    await two.until(lambda w: w.revisions == [0])
+    one.bus._sealer.seal(two.bus._channel(of_user("ada")), [changed("ada", 1)])  # and never sent
+    await one.bus.publish([changed("ada", 2)])
+    await two.until(lambda w: len(w.gaps) == 1)
+    (gap,) = two.gaps
+    assert gap.concerns(of_user("ada"))
+    assert not gap.concerns(of_user("eve"))
+    assert two.revisions == [0, 2]
+
+
+async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_path: Path) -> None:
+    server = RedisServer()
+    proxy = await CuttableProxy(server.port).mend()
+    one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
+    await two.bus.follow(of_user("ada"))
+    await one.bus.follow(of_user("ada"))
+    await proxy.cut()
+    with pytest.raises(BusUnavailableError):
+        await one.bus.publish([changed("ada", 0)])
+    assert one.revisions == [0], "its own clients hear it without Redis"
+    await proxy.mend()
+    await two.until(lambda w: any(gap.concerns(of_user("ada")) for gap in w.gaps))
+    assert two.gaps[0].since.timestamp() * 1000 < changed("ada").at, "since the time of the change"
+    await one.until(lambda w: any(gap.topics is None for gap in w.gaps))
+    await one.bus.publish([changed("ada", 1)])  # after whatever was under way
+    assert one.bus._sealer.in_debt == []
+    await proxy.cut()
+    server.kill()
+
+
+async def test_a_worker_that_ends_or_is_silent_is_gone(
+    start: Start, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(bus_module, "GONE_SECONDS", 0.5)
+    one, two, three = await start(url), await start(url), await start(url)
+    async with asyncio.timeout(10):
+        while len(one.bus._peers) < 2:
+            await asyncio.sleep(0.02)
+    await two.bus.stop()
+    await one.until(lambda w: w.gone == [two.bus.worker])
+    assert one.gaps == [], "it said goodbye: it told all it had to tell"
+    for task in three.bus._tasks:  # as when it is killed
+        task.cancel()
+    await one.until(lambda w: w.gone == [two.bus.worker, three.bus.worker])
+    assert [gap.topics for gap in one.gaps] == [None], "what it committed last it may have told nobody"
+
+
+async def test_channels_that_nobody_needs_are_dropped(
+    start: Start, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(bus_module, "IDLE_SECONDS", 0.1)
+    worker = await start(url)
+    topic = of_user("ada")
+    await worker.bus.follow(topic)
+    worker.bus.unfollow(topic)
+    redis = Redis.from_url(url)
+    channel = worker.bus._channel(topic)
+    async with asyncio.timeout(5):
+        while (await redis.pubsub_numsub(channel))[0][1]:
+            pass
+    await worker.bus.follow(topic)
+    await worker.bus.publish([changed("ada")])
+    await worker.until(lambda w: w.revisions == [0])
+    assert worker.bus.hearing
+    assert worker.gaps == []
+    await redis.aclose()
+
+
+@pytest.mark.timeout(120)
+async def test_a_cluster(start: Start, tmp_path: Path) -> None:
+    cluster = await RedisCluster(tmp_path).join()
+    one, two = await start(cluster.url), await start(cluster.url)
+    users = [f"u{n}" for n in range(40)]
+    for user in users:
+        await two.bus.follow(of_user(user))
+    await two.bus.follow(of_flow("g"))
+    assert await one.bus.publish([changed(user, n, "g") for n, user in enumerate(users)]) == 1
+    await two.until(lambda w: len(w.revisions) == 2 * len(users))
+    by_user = [event.user_id for topic, event in two.heard if topic.kind == "user"]
+    assert sorted(by_user) == sorted(users)
+    assert [event.user_id for topic, event in two.heard if topic.kind == "flow"] == users
+    servers = {two.bus._servers.server_of(two.bus._channel(of_user(user))) for user in users}
+    assert len(servers) == 3, "they are spread over all servers"
+
+    slot = key_slot(two.bus._channel(of_user("u0")).encode())
+    await cluster.give_away(slot)
+    await two.until(lambda w: any(gap.topics is None for gap in w.gaps), 20)
+    await two.bus.ping()
+    before = len(two.heard)
+    async with asyncio.timeout(20):
+        while len(two.heard) == before:  # who publishes has to find the new server too
+            try:
+                await one.bus.publish([changed("u0", 1000)])
+            except BusUnavailableError:
+                continue
+            await asyncio.sleep(0.1)
+    assert two.revisions[-1] == 1000
+
+    cluster.nodes[1].kill()
+    async with asyncio.timeout(20):
+        while two.bus.hearing:
+            await asyncio.sleep(0.05)
+    cluster.nodes[1].start()
+    async with asyncio.timeout(20):
+        while not two.bus.hearing:
+            await asyncio.sleep(0.05)
+    await cluster.close()
+
+
+@pytest.mark.timeout(120)
+async def test_sentinel_names_another_master(start: Start, tmp_path: Path) -> None:
+    master = RedisServer()
+    replica = Replica(master)
+    sentinel = SentinelServer(tmp_path, master)
+    await sentinel.knows(replica)
+    one, two = await start(sentinel.url), await start(sentinel.url)
+    await two.bus.follow(of_user("ada"))
+    await one.bus.publish([changed("ada", 0)])
+    await two.until(lambda w: w.revisions == [0])
+    master.kill()
+    await two.until(lambda w: any(gap.topics is None for gap in w.gaps), 40)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await one.bus.publish([changed("ada", 1)])
+                break
+            except BusUnavailableError:
+                await asyncio.sleep(0.1)
+    await two.until(lambda w: 1 in w.revisions)
+    await sentinel.redis.aclose()
+    for server in (sentinel, replica):
+        server.kill()
+
+
+async def test_tls(start: Start, tmp_path: Path) -> None:
+    server = RedisServer()
+    proxy = TlsProxy(server.port, tmp_path)
+    await proxy.mend()
+    worker = await start(f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={proxy.authority}")
+    await worker.bus.follow(of_user("ada"))
+    await worker.bus.publish([changed("ada")])
+    await worker.until(lambda w: w.revisions == [0])
+    stranger = RedisBus(f"rediss://127.0.0.1:{proxy.port}/0", "x")  # which knows no such authority
+    with pytest.raises(BusUnavailableError):
+        await stranger.ping()
+    await stranger.stop()
+    await worker.bus.stop()
+    await proxy.cut()
+    server.kill()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:6379",
+        "redis+nothing://127.0.0.1:6379",
+        "redis+sentinel://127.0.0.1:26379",
+        "redis+sentinel://127.0.0.1:26379/main/x",
+        "redis+cluster://127.0.0.1",
+        "rediss+cluster://127.0.0.1:1?nonsense=1",
+        "nonsense",
+    ],
+)
+def test_what_is_no_redis_url_is_told_with_what_is(url: str) -> None:
+    with pytest.raises(BusUnavailableError, match=r"redis\+cluster://"):
+        RedisBus(url, "x")
+
+
+def test_what_concerns_everyone_has_one_channel(url: str) -> None:
+    bus = RedisBus(url, "name")
+    assert bus._channel(EVERYONE) == "server-flow:name:everyone"
+    assert bus._channel(of_user("ada")).startswith("server-flow:name:users/1024:")
