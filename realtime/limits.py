@@ -6,7 +6,7 @@ EVENTS_PER_SECOND = 50.0
 BURST = 250.0
 """So many events at once are taken from a client that was quiet: enough to subscribe to everything again."""
 REFUSALS = 1000
-"""A client that goes on although so many events were refused in a row is disconnected."""
+"""A client that goes on although so many events were refused, and never pauses, is disconnected."""
 SUBSCRIPTIONS = 200
 """Of one client, watched flows among them."""
 WAITING_PACKETS = 1000
@@ -31,6 +31,7 @@ class TokenBucket:
         if self._left < 1:
             self.refused += 1
             return (1 - self._left) / EVENTS_PER_SECOND
+        if self._left == BURST:  # it was quiet for a while
+            self.refused = 0
         self._left -= 1
-        self.refused = 0
         return 0.0
