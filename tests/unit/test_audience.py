@@ -1,0 +1,291 @@
+"""Who follows is told of every change once and in order, and of what was missed."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from msgspec import UNSET, Raw, json, structs
+
+from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
+from app.contracts.events import Event, Gap, Resync, StateChanged, of_flow, of_user
+from app.contracts.outcome import CaughtUp
+from app.contracts.state import FlowState
+from app.services.audience import Audience, Told
+from app.services.catch_up import MOST_EVENTS
+from tests.fakes import FakeBus
+from tests.unit.test_service import Rig, rig
+
+
+class Follower:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self._grown = asyncio.Event()
+
+    def __call__(self, told: Told) -> None:
+        self.told.append(told)
+        self._grown.set()
+
+    @property
+    def positions(self) -> list[tuple[str, int]]:
+        return [(told.flow_id, told.revision) for told in self.told if isinstance(told, StateChanged)]
+
+    @property
+    def resyncs(self) -> int:
+        return sum(isinstance(told, Resync) for told in self.told)
+
+    async def until(self, holds: Callable[["Follower"], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not holds(self):
+                self._grown.clear()
+                await self._grown.wait()
+
+
+def changed(revision: int, epoch: str = "e1", user: str = "ada", flow: str = "loop") -> StateChanged:
+    return StateChanged(user_id=user, flow_id=flow, epoch=epoch, revision=revision, at=0, body=Raw(b"{}"))
+
+
+def deaf(r: Rig) -> Callable[[], None]:
+    """The worker hears nothing; calling the answer lets it hear again, and tells it of the gap."""
+    handlers, r.bus.handlers = r.bus.handlers, []
+    since = r.clock.now()
+
+    def hear() -> None:
+        r.bus.handlers = handlers
+        for missed in r.bus.gap_handlers:
+            missed(Gap(since))
+
+    return hear
+
+
+async def test_doubles_and_older_changes_are_no_news() -> None:
+    r = await rig()
+    follower = Follower()
+    await r.service.audience.follow_user("ada", follower)
+    events: list[Event] = [
+        changed(0),
+        changed(1),
+        changed(1),
+        changed(0),
+        changed(5),
+        changed(3),
+        changed(0, "e2"),
+        changed(9, "e1"),
+        changed(0, flow="other"),
+        changed(1, "e2"),
+    ]
+    await r.bus.publish(events)
+    assert follower.positions == [
+        ("loop", 0),
+        ("loop", 1),
+        ("loop", 5),
+        ("loop", 0),
+        ("other", 0),
+        ("loop", 1),
+    ]
+
+
+async def test_who_leaves_is_told_no_more() -> None:
+    r = await rig()
+    one, two = Follower(), Follower()
+    first = await r.service.audience.follow_user("ada", one)
+    second = await r.service.audience.follow_user("ada", two)
+    await r.bus.publish([changed(0)])
+    first.leave()
+    first.leave()
+    await r.bus.publish([changed(1)])
+    assert (one.positions, two.positions) == ([("loop", 0)], [("loop", 0), ("loop", 1)])
+    assert r.bus.followed[of_user("ada")] == 1
+    second.leave()
+    assert r.bus.followed[of_user("ada")] == 0
+    assert r.service.audience.count(of_user("ada")) == 0
+
+
+async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = await rig()
+
+    async def cancelled(_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(r.bus, "follow", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await r.service.audience.follow_user("ada", Follower())
+    assert not r.service.audience.listens(of_user("ada"))
+
+
+async def test_what_was_missed_is_told_in_order_after_what_was_told() -> None:
+    r = await rig()
+    follower, stranger = Follower(), Follower()
+    async with r.service as service:
+        await service.audience.follow_user("ada", follower)
+        await service.audience.follow_user("bob", stranger)
+        await service.start_flow("ada", "loop")
+        await follower.until(lambda f: len(f.positions) == 1)
+        hear = deaf(r)
+        for _ in range(5):
+            await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        assert len(follower.positions) == 1
+        hear()
+        await follower.until(lambda f: len(f.positions) == 6)
+        assert follower.positions == [("loop", n) for n in range(6)]
+        last = follower.told[-1]
+        assert isinstance(last, StateChanged)
+        body = json.decode(last.body)
+        assert (body["transition"], body["fromStep"], body["revision"]) == ("again", "a", 5)
+        assert [t["transition"] for t in body["transitions"]], "as it is told live"
+        await service.execute_transition("ada", "loop", "again")
+        await follower.until(lambda f: len(f.positions) == 7)
+        assert stranger.told == []
+        assert follower.resyncs == 0
+
+
+async def test_of_a_state_that_was_not_told_before_the_newest_change_is_enough() -> None:
+    r = await rig()
+    async with r.service as service:
+        await service.start_flow("ada", "loop")
+        await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        follower = Follower()
+        await service.audience.follow_user("ada", follower)
+        hear = deaf(r)
+        for _ in range(3):
+            await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        hear()
+        await follower.until(lambda f: f.positions == [("loop", 4)])
+
+
+async def test_an_end_and_another_life_are_made_up_for() -> None:
+    r = await rig()
+    follower = Follower()
+    async with r.service as service:
+        await service.audience.follow_user("ada", follower)
+        first, _ = await service.start_flow("ada", "loop")
+        await follower.until(lambda f: len(f.positions) == 1)
+        hear = deaf(r)
+        await service.clear_flow_state("ada", "loop")
+        await service.background.relay.drain(5)
+        hear()
+        await follower.until(lambda f: f.positions[1:] == [("loop", 1)])
+        assert json.decode(follower.told[-1].body)["status"] == "cleared"  # type: ignore[union-attr]
+        hear = deaf(r)
+        second, _ = await service.start_flow("ada", "loop")
+        await service.background.relay.drain(5)
+        hear()
+        await follower.until(lambda f: f.positions[2:] == [("loop", 0)])
+        last = follower.told[-1]
+        assert isinstance(last, StateChanged)
+        assert (last.epoch, first.epoch < second.epoch) == (second.epoch, True)
+
+
+async def test_more_than_can_be_told_is_the_newest_change() -> None:
+    r = await rig()
+    follower = Follower()
+    async with r.service as service:
+        await service.audience.follow_user("ada", follower)
+        await service.start_flow("ada", "loop")
+        await follower.until(lambda f: len(f.positions) == 1)
+        hear = deaf(r)
+        for _ in range(MOST_EVENTS + 1):
+            await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        hear()
+        await follower.until(lambda f: f.positions[1:] == [("loop", MOST_EVENTS + 1)])
+
+
+async def test_a_gap_of_others_concerns_nobody_here() -> None:
+    r = await rig()
+    follower = Follower()
+    async with r.service as service:
+        await service.audience.follow_user("ada", follower)
+        await service.start_flow("ada", "loop")
+        await follower.until(lambda f: len(f.positions) == 1)
+        hear = deaf(r)
+        await service.execute_transition("ada", "loop", "again")
+        r.bus.gap_handlers, handlers = [], r.bus.gap_handlers
+        hear()
+        for missed in handlers:
+            missed(Gap(r.clock.now(), frozenset({of_user("bob")})))
+            missed(Gap(r.clock.now(), frozenset({of_user("ada")})))
+        await follower.until(lambda f: f.positions == [("loop", 0), ("loop", 1)])
+
+
+async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = await rig()
+    follower = Follower()
+    failures = iter([StoreUnavailableError(), StoreUnavailableError()])
+    asked = r.states.changed_since
+
+    async def failing(*arguments: object) -> list[FlowState]:
+        for failure in failures:
+            raise failure
+        return await asked(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(r.states, "changed_since", failing)
+    async with r.service as service:
+        await service.audience.follow_user("ada", follower)
+        hear = deaf(r)
+        await service.start_flow("ada", "loop")
+        hear()
+        await follower.until(lambda f: f.positions == [("loop", 0)])
+
+
+@pytest.mark.parametrize("failure", [FlowStateCorruptionError("ada", "loop", "odd"), RuntimeError("a bug")])
+async def test_who_cannot_be_told_what_it_missed_is_told_so(failure: Exception) -> None:
+    r = await rig()
+    follower, watcher = Follower(), Follower()
+
+    class Failing:
+        async def since(self, *_: object) -> CaughtUp:
+            raise failure
+
+    audience = Audience(FakeBus(), r.states, Failing())  # type: ignore[arg-type]
+    await audience.follow_user("ada", follower)
+    await audience.watch_flow("loop", watcher)
+    await r.service.start_flow("ada", "loop")
+    run = asyncio.create_task(audience.run())
+    audience._gaps.put_nowait(Gap(r.clock.now()))
+    await follower.until(lambda f: f.resyncs > 0)
+    await watcher.until(lambda f: f.resyncs > 0)
+    audience._gaps.put_nowait(Gap(r.clock.now(), frozenset({of_flow("loop")})))
+    before = watcher.resyncs
+    await watcher.until(lambda f: f.resyncs > before)
+    assert not run.done(), "the next gap is made up for"
+    run.cancel()
+
+
+async def test_catching_up_claims_continuity_only_where_every_record_is_there() -> None:
+    r = await rig()
+    async with r.service as service:
+        state, _ = await service.start_flow("ada", "loop")
+        for _ in range(4):
+            await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        at = (state.epoch, 1)
+        whole = await service.get_flow_events("ada", "loop", *at)
+        assert (whole.complete, [e.revision for e in whole.events]) == (True, [2, 3, 4])
+        lost = r.history.kept.pop(f"loop:ada:{state.epoch}:3")
+        broken = await service.get_flow_events("ada", "loop", *at)
+        assert (broken.complete, broken.events) == (False, ())
+        assert broken.state is not None
+        assert broken.state.revision == 4
+        r.history.kept[lost.id] = structs.replace(lost, after=UNSET)
+        assert not (await service.get_flow_events("ada", "loop", *at)).complete, "it leads to no state"
+        r.history.kept[lost.id] = lost
+        level = await service.get_flow_events("ada", "loop", state.epoch, 4)
+        assert (level.complete, level.events) == (True, ())
+
+
+async def test_a_state_past_its_time_is_no_continuation() -> None:
+    r = await rig(state_ttl=timedelta(hours=1))
+    async with r.service as service:
+        state, _ = await service.start_flow("ada", "loop")
+        r.clock.advance(hours=2)
+        found = await service.get_flow_events("ada", "loop", state.epoch, 0)
+        assert (found.state, found.complete) == (None, False)
+        await service.purge_expired_flows()
+        ended = await service.get_flow_events("ada", "loop", state.epoch, 0)
+        assert (ended.state, ended.complete, [e.revision for e in ended.events]) == (None, True, [1])

@@ -1,0 +1,182 @@
+"""Who is on a state, over several workers that talk over one bus."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from app.contracts.events import EVERYONE, Event, Gap, PresentClient, Topic, of_flow, of_user
+from app.contracts.ports import BusUnavailableError
+from app.services.presence import Presence
+
+
+class Network:
+    """Brings events to all workers whose bus is connected."""
+
+    def __init__(self) -> None:
+        self.buses: list[Bus] = []
+
+
+class Bus:
+    """One worker's, with topics of its own."""
+
+    def __init__(self, network: Network, worker: str) -> None:
+        self.worker = worker
+        self.network = network
+        self.topics = {EVERYONE}
+        self.connected = True
+        self.handlers: list[Callable[[Topic, Event], None]] = []
+        self.gap_handlers: list[Callable[[Gap], None]] = []
+        self.gone_handlers: list[Callable[[str], None]] = []
+        network.buses.append(self)
+
+    async def publish(self, events: Sequence[Event]) -> int:
+        if not self.connected:
+            raise BusUnavailableError
+        counts = []
+        for event in events:
+            for topic in event.topics:
+                hearing = [b for b in self.network.buses if b.connected and topic in b.topics]
+                if topic == event.topics[0]:
+                    counts.append(len(hearing))
+                for bus in hearing:
+                    for handler in bus.handlers:
+                        handler(topic, event)
+        return min(counts, default=0)
+
+    def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
+        self.handlers.append(handler)
+
+    def on_gap(self, handler: Callable[[Gap], None]) -> None:
+        self.gap_handlers.append(handler)
+
+    def on_gone(self, handler: Callable[[str], None]) -> None:
+        self.gone_handlers.append(handler)
+
+
+class Worker:
+    def __init__(self, network: Network, name: str, *topics: Topic) -> None:
+        self.bus = Bus(network, name)
+        self.bus.topics |= set(topics)
+        self.presence = Presence(self.bus, lambda topic: topic in self.bus.topics)  # type: ignore[arg-type]
+        self.changes: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.presence.on_change(lambda flow, user: self.changes.put_nowait((flow, user)))
+        self.task = asyncio.create_task(self.presence.run())
+
+    async def names(self, user: str | None = "ada") -> list[str]:
+        return [c.client_id for c in await self.presence.clients_on("f", user)]
+
+    async def until(self, *names: str, user: str | None = "ada") -> None:
+        async with asyncio.timeout(5):
+            while sorted(c.client_id for c in self.presence.known_on("f", user)) != sorted(names):
+                await self.changes.get()
+
+
+Make = Callable[..., Worker]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    network, workers = Network(), []
+
+    def worker(name: str, *topics: Topic) -> Worker:
+        workers.append(Worker(network, name, *topics))
+        return workers[-1]
+
+    yield worker
+    for each in workers:
+        each.task.cancel()
+
+
+def client(name: str, user: str = "ada") -> PresentClient:
+    return PresentClient(client_id=name, user_id=user, since=name, device="phone")
+
+
+async def test_clients_on_all_workers_are_there_until_they_leave(make: Make) -> None:
+    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one.presence.enter("f", client("a"))
+    two.presence.enter("f", client("b"))
+    two.presence.enter("other", client("c"))
+    assert await one.names() == await two.names() == ["a", "b"]
+    two.presence.leave("f", client("b"))
+    await one.until("a")
+    two.presence.leave("f", client("b"))
+    one.presence.leave("f", client("a"))
+    await two.until()
+    assert await one.names("bob") == []
+
+
+async def test_who_comes_later_is_told_who_is_there(make: Make) -> None:
+    one = make("one", of_user("ada"))
+    one.presence.enter("f", client("a"))
+    await asyncio.sleep(0)
+    later = make("later", of_user("ada"))
+    assert await later.names() == ["a"]
+    one.presence.enter("f", client("a2"))
+    await later.until("a", "a2")
+
+
+async def test_watchers_are_told_of_all_users(make: Make) -> None:
+    one, two = make("one", of_user("ada")), make("two", of_user("bob"))
+    watcher = make("watcher", of_flow("f"))
+    one.presence.enter("f", client("a"))
+    two.presence.enter("f", client("b", "bob"))
+    assert await watcher.names(None) == ["a", "b"]
+    one.presence.leave("f", client("a"))
+    await watcher.until("b", user=None)
+    one.presence.enter("f", client("a2"))
+    await watcher.until("a2", "b", user=None)
+    watcher.bus.topics.discard(of_flow("f"))
+    watcher.presence.forget_topic(of_flow("f"))
+    assert watcher.presence.known_on("f", None) == []
+
+
+async def test_a_worker_that_is_gone_takes_its_clients_with_it(make: Make) -> None:
+    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one.presence.enter("f", client("a"))
+    two.presence.enter("f", client("b"))
+    assert await one.names() == ["a", "b"]
+    for gone in one.bus.gone_handlers:
+        gone("two")
+    await one.until("a")
+
+
+async def test_after_a_gap_everybody_knows_again(make: Make) -> None:
+    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one.presence.enter("f", client("a"))
+    two.presence.enter("f", client("b"))
+    assert await one.names() == await two.names() == ["a", "b"]
+    one.bus.connected = False
+    one.presence.enter("f", client("a2"))
+    two.presence.leave("f", client("b"))
+    two.presence.enter("f", client("b2"))
+    await two.until("a", "b2")
+    await one.until("a", "a2", "b")
+    one.bus.connected = True
+    for missed in one.bus.gap_handlers:
+        missed(Gap(datetime.now(UTC)))
+    await two.until("a", "a2", "b2")
+    await one.until("a", "a2", "b2")
+
+
+async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.presence.ANSWER_SECONDS", 0.05)
+    one, silent = make("one", of_user("ada")), make("silent", of_user("ada"))
+    silent.task.cancel()
+    one.presence.enter("f", client("a"))
+    assert await one.names() == ["a"]
+    one.bus.connected = False
+    assert await one.names() == ["a"]
+
+
+async def test_what_others_say_twice_is_no_change(make: Make) -> None:
+    one, two = make("one", of_user("ada"), of_flow("f")), make("two", of_user("ada"))
+    two.presence.enter("f", client("b"))
+    await one.until("b")
+    assert one.changes.empty(), "heard by the user and by the flow, it changed once"
+    assert await one.names() == ["b"]
+    assert await one.names(None) == ["b"]
+    assert one.changes.empty()
