@@ -7,11 +7,12 @@ from typing import Any
 
 from uuid_utils import uuid7
 
+from app.auth.permissions import ADMIN, SERVICE
 from app.contracts.command import Caller
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient
 from app.contracts.views import iso
-from realtime.limits import DEVICE_CHARACTERS, TokenBucket
+from realtime.limits import DEVICE_CHARACTERS, OF_A_SERVICE, TokenBucket
 
 _LABEL = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z")
 
@@ -22,7 +23,7 @@ class Client:
     def __init__(self, sid: str, caller: Caller, device: str) -> None:
         self.sid = sid
         self.caller = caller
-        self.bucket = TokenBucket()
+        self.bucket = TokenBucket(OF_A_SERVICE if caller.scopes & {ADMIN, SERVICE} else 1.0)
         self.followed: set[tuple[str, str]] = set()
         self.watched: set[str] = set()
         self.timer: asyncio.TimerHandle | None = None

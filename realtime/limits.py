@@ -5,6 +5,8 @@ import time
 EVENTS_PER_SECOND = 50.0
 BURST = 250.0
 """So many events at once are taken from a client that was quiet: enough to subscribe to everything again."""
+OF_A_SERVICE = 20.0
+"""So many times as much may a client send that acts for many users."""
 REFUSALS = 1000
 """A client that goes on although so many events were refused, and never pauses, is disconnected."""
 SUBSCRIPTIONS = 200
@@ -16,22 +18,24 @@ DEVICE_CHARACTERS = 64
 
 
 class TokenBucket:
-    """So many events a second, and a burst of them."""
+    """So many events a second, and a burst of them; ``share`` times what a user's client may send."""
 
-    def __init__(self) -> None:
-        self._left = BURST
+    def __init__(self, share: float = 1.0) -> None:
+        self._rate = EVENTS_PER_SECOND * share
+        self._burst = BURST * share
+        self._left = self._burst
         self._at = time.monotonic()
         self.refused = 0
 
     def take(self) -> float:
         """Take one; 0, or the seconds until there is one."""
         now = time.monotonic()
-        self._left = min(BURST, self._left + (now - self._at) * EVENTS_PER_SECOND)
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:
             self.refused += 1
-            return (1 - self._left) / EVENTS_PER_SECOND
-        if self._left == BURST:  # it was quiet for a while
+            return (1 - self._left) / self._rate
+        if self._left == self._burst:  # it was quiet for a while
             self.refused = 0
         self._left -= 1
         return 0.0

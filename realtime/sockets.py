@@ -271,11 +271,8 @@ class FlowSockets:
     async def _presence(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
         """Who is there, and from then on each change of it."""
         flow_id = message.flow_id
-        if (flow_id, user_id) in client.followed:
-            of: str | None = user_id
-        elif flow_id in client.watched:
-            of = None
-        else:
+        of = None if flow_id in client.watched and message.user_id is None else user_id
+        if of is not None and (flow_id, of) not in client.followed:
             raise InvalidRequestError(
                 [Fault("/flowId", "follow the state first (flow-subscribe), or watch the flow (flow-watch)")]
             )

@@ -1,0 +1,204 @@
+/** The client of server-flow for browsers and Node. */
+
+/** `cleared` and `expired`: the state has ended; it is the last one of its epoch. */
+export type Status = 'active' | 'paused' | 'completed' | 'cleared' | 'expired';
+
+export type Payload = Record<string, unknown>;
+
+/** A transition that the caller may run from the state's step. */
+export interface AvailableTransition {
+  transition: string;
+  step: string;
+  explicit: boolean;
+  reversible: boolean;
+}
+
+/** A user's progress through a flow. Times are ISO 8601. */
+export interface State {
+  flow: string;
+  step: string;
+  service: string;
+  ok: boolean;
+  userId: string;
+  /** The version of the definition. */
+  version: number;
+  /** Changes when a state has ended and starts again. */
+  epoch: string;
+  /** The number of changes since the start. */
+  revision: number;
+  status: Status;
+  createdAt: string;
+  updatedAt: string;
+  transitions: AvailableTransition[];
+  previous?: string;
+  entityId?: string | null;
+  payload?: Payload;
+  message?: string;
+  expiresAt?: string;
+  pauseReason?: string;
+  timeoutAt?: string;
+}
+
+/** What led to a state. */
+export interface Change {
+  kind: string;
+  transition: string;
+  fromStep: string;
+  actor: string;
+  at: string;
+}
+
+/** The body of `flow-state-updated`. */
+export type StateUpdated = State & Change;
+
+/** A state as a follower gets it: what led to it is known when it came by an event. */
+export type FollowedState = State & Partial<Change>;
+
+/** A change of a watched flow, of any user. */
+export interface FlowUpdated extends Change {
+  userId: string;
+  flowId: string;
+  state: State;
+}
+
+/** A client that follows a state. */
+export interface Presence {
+  clientId: string;
+  userId: string;
+  device?: string;
+  since: string;
+}
+
+/** Who follows a state; without `userId` any state of a watched flow. */
+export interface PresenceChanged {
+  flowId: string;
+  userId?: string;
+  clients: Presence[];
+}
+
+export interface FollowingStats {
+  /** Events that did not fit. */
+  gaps: number;
+  syncs: number;
+  /** Missed events that a sync brought. */
+  repaired: number;
+  /** Syncs that began anew although something was held. */
+  resets: number;
+  /** Old or double events. */
+  dropped: number;
+  /** Milliseconds, at most, from noticing a gap, or being connected again, to being level. */
+  longestRepair: number;
+}
+
+/** An error of the service, or of the way to it (`TIMEOUT`, `CLOSED`). */
+export class FlowError extends Error {
+  constructor(
+    code: string,
+    message: string,
+    more?: { retryable?: boolean; details?: Record<string, unknown>; cause?: unknown },
+  );
+  readonly code: string;
+  readonly retryable: boolean;
+  readonly details: Record<string, unknown>;
+}
+
+/** The rules by which one state is followed, without a connection. */
+export class Following {
+  constructor(now?: () => number);
+  readonly epoch: string | undefined;
+  readonly revision: number | undefined;
+  readonly state: FollowedState | null | undefined;
+  readonly syncing: boolean;
+  readonly stats: FollowingStats;
+  want(): void;
+  begin(): { number: number; epoch: string | undefined; since: number | undefined };
+  isLatest(number: number): boolean;
+  event(event: StateUpdated): FollowedState[];
+  answer(
+    number: number,
+    answer: { state: State | null; events: StateUpdated[]; complete: boolean },
+  ): (FollowedState | null)[];
+}
+
+/** A followed state: iterate over it, or look at `state`. */
+export interface Follow extends AsyncIterableIterator<FollowedState | null> {
+  /** null when there is none, undefined as long as nothing is known. */
+  readonly state: FollowedState | null | undefined;
+  /** Whether there is a connection, and nothing is known to be missing. */
+  readonly level: boolean;
+  readonly stats: FollowingStats;
+  close(): void;
+  return(): Promise<IteratorReturnResult<undefined>>;
+}
+
+export interface CallOptions {
+  /** Another user's state: services and administrators may. */
+  userId?: string;
+  /** Milliseconds until a request without an answer is repeated. */
+  timeout?: number;
+  /** Milliseconds until the call fails. */
+  deadline?: number;
+}
+
+export interface ChangeOptions extends CallOptions {
+  /** 1 to 128 visible ASCII characters: the same one gives the first answer again. */
+  requestId?: string;
+  /** Fail with `REVISION_CONFLICT` when the state is at another revision. */
+  expectedRevision?: number;
+}
+
+export interface StartOptions extends ChangeOptions {
+  step?: string;
+  service?: string;
+  entityId?: string | null;
+  payload?: Payload;
+}
+
+export interface TransitionOptions extends ChangeOptions {
+  payload?: Payload;
+  ok?: boolean;
+  message?: string;
+}
+
+export interface ResetOptions extends ChangeOptions {
+  step?: string;
+}
+
+export interface ClientOptions {
+  /** A token, or what gets one: it is asked each time that a connection is made. */
+  token: string | (() => string | Promise<string>);
+  /** A label, at most 64 characters, that presence shows. */
+  device?: string;
+  /** `io` of socket.io-client 4; without it the one beside this module is loaded. */
+  io?: (uri: string, options: any) => unknown;
+  /** `['websocket']` */
+  transports?: string[];
+  /** Milliseconds until a request without an answer is repeated: 10000. */
+  timeout?: number;
+  /** Milliseconds until a call fails: 60000. */
+  deadline?: number;
+}
+
+/** One connection to server-flow, made on the first use and made again whenever it is lost. */
+export class FlowClient {
+  constructor(url: string | URL, options: ClientOptions);
+  /** The sums of what all followings took; of `longestRepair` the longest. */
+  readonly stats: FollowingStats;
+  follow(
+    flowId: string,
+    options?: { userId?: string },
+    callback?: (state: FollowedState | null) => void,
+  ): Follow;
+  follow(flowId: string, callback: (state: FollowedState | null) => void): Follow;
+  state(flowId: string, options?: CallOptions): Promise<State | null>;
+  start(flowId: string, options?: StartOptions): Promise<State>;
+  transition(flowId: string, transition: string, options?: TransitionOptions): Promise<State>;
+  reset(flowId: string, options?: ResetOptions): Promise<State>;
+  presence(flowId: string, options?: CallOptions): Promise<Presence[]>;
+  watch(flowId: string, callback: (change: FlowUpdated) => void): () => void;
+  onPresence(flowId: string, callback: (change: PresenceChanged) => void): () => void;
+  on(name: 'connect', callback: () => void): () => void;
+  on(name: 'disconnect', callback: (reason: string) => void): () => void;
+  on(name: 'error', callback: (error: Error) => void): () => void;
+  close(): void;
+}

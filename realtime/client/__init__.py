@@ -1,0 +1,22 @@
+"""A client of server-flow in Python: follows states without a gap, and makes each change once.
+
+Needs ``aiohttp`` (the extra ``client``); imports nothing of the server but its values.
+"""
+
+from app.contracts.events import PresentClient
+from app.contracts.views import FlowUpdatedEvent
+from realtime.client.failures import FlowClientError
+from realtime.client.flow_client import FlowClient
+from realtime.client.followed import Reader, States
+from realtime.client.following import StateUpdate, Stats
+
+__all__ = [
+    "FlowClient",
+    "FlowClientError",
+    "FlowUpdatedEvent",
+    "PresentClient",
+    "Reader",
+    "StateUpdate",
+    "States",
+    "Stats",
+]

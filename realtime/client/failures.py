@@ -1,0 +1,63 @@
+"""What a client meets, and how long it waits before it tries again."""
+
+import random
+from typing import Any
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
+
+
+class FlowClientError(Exception):
+    """What a client meets, with the server's stable ``code``, ``message``, ``retryable`` and ``details``;
+    the codes of the client's own are TIMEOUT, CLOSED, TOKEN_UNAVAILABLE and INVALID_ANSWER."""
+
+    def __init__(
+        self, code: str, message: str, retryable: bool = False, details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(code, message, retryable, details)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.details = details or {}
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class LostError(Exception):
+    """The connection ended before the answer came."""
+
+
+class Backoff:
+    """Delays that double, with jitter."""
+
+    def __init__(self) -> None:
+        self._delays = 0
+
+    def reset(self) -> None:
+        """Begin again with the shortest."""
+        self._delays = 0
+
+    def next(self) -> float:
+        """Seconds to wait this time."""
+        longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._delays, 10))
+        self._delays += 1
+        return random.uniform(0.5, 1) * longest  # noqa: S311 - no secret
+
+
+def error_in(view: Any) -> FlowClientError:
+    """An error as the server told it."""
+    if not isinstance(view, dict):
+        return FlowClientError("INVALID_ANSWER", "The server's error is none of ours")
+    details = view.get("details")
+    return FlowClientError(
+        str(view.get("code", "INVALID_ANSWER")),
+        str(view.get("message", "")),
+        bool(view.get("retryable", False)),
+        details if isinstance(details, dict) else None,
+    )
+
+
+def retry_after(error: FlowClientError) -> float | None:
+    """The seconds that the server asks to wait, if it does."""
+    wait = error.details.get("retryAfterMs")
+    return float(wait) / 1000 if isinstance(wait, int | float) and wait > 0 else None

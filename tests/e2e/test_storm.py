@@ -1,0 +1,234 @@
+"""The storm: 300 clients in Python and Node follow 100 users while 3,000 transitions run on three workers,
+Redis stops twice and a worker is killed. In the end every client holds what MongoDB holds, was never
+shown anything older than before, and every gap was repaired."""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from app.auth.tokens import issue_token
+from app.main import Parts
+from config.settings import Settings
+from tests.e2e.faults import RedisServer
+from tests.e2e.javascript import FOLDER, modules, node
+from tests.e2e.serving import Serving, external
+
+FLOW = "purchase-approval"
+USERS = 100
+CLIENTS = 150
+"""Of each language: every user has three devices."""
+TRANSITIONS = 3000
+SENDERS = 6
+REDIS_AWAY_SECONDS = 5
+LOOP = ("submit", "reject", "revise")
+"""A cycle, so that a state can go on for as long as is wanted."""
+
+ROOT = Path(__file__).parents[2]
+
+
+class Swarm:
+    """A process with many clients."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self._process = process
+
+    @classmethod
+    async def start(cls, name: str, command: Sequence[str], cwd: Path, order: dict[str, Any]) -> "Swarm":
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**24,
+        )
+        swarm = cls(name, process)
+        await swarm._say(json.dumps(order))
+        assert await swarm._answer(60) == {"level": order["clients"]}
+        return swarm
+
+    async def report(self) -> list[dict[str, Any]]:
+        """What became of each client so far."""
+        await self._say("report")
+        clients: list[dict[str, Any]] = (await self._answer(20))["clients"]
+        return clients
+
+    async def end(self) -> None:
+        await self._say("end")
+        assert await asyncio.wait_for(self._process.wait(), 20) == 0
+
+    def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def _answer(self, seconds: float) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(await asyncio.wait_for(self._process.stdout.readline(), seconds))
+
+
+class Sender:
+    """A back-end program that moves users on, each request repeated with its key until it is answered."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._http: httpx.AsyncClient | None = None
+        self.repeats = 0
+
+    async def move(self, user: str, revision: int) -> None:
+        """Make change ``revision`` of a user."""
+        transition = LOOP[(revision - 1) % len(LOOP)]
+        headers = {
+            "Authorization": f"Bearer {self._serving.token(user)}",
+            "Idempotency-Key": f"{user}-{revision}",
+        }
+        for attempt in itertools.count():
+            assert attempt < 200, "never answered"
+            if self._http is None:
+                self._http = httpx.AsyncClient(base_url=self._serving.url, timeout=10)
+            try:
+                answer = await self._http.post(
+                    f"/api/flow/{FLOW}/transition/{transition}", headers=headers, json={}
+                )
+            except httpx.TransportError:
+                await self.close()
+                self.repeats += 1
+                continue
+            assert answer.status_code == 200 or answer.json()["retryable"], answer.text
+            if answer.status_code == 200:
+                assert answer.json()["revision"] == revision
+                return
+            self.repeats += 1
+
+    async def close(self) -> None:
+        http, self._http = self._http, None
+        if http is not None:
+            with suppress(Exception):
+                await http.aclose()
+
+
+@pytest.mark.timeout(400)
+async def test_the_storm(settings: Settings, tmp_path: Path) -> None:
+    redis = RedisServer()
+    own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
+    serving = await asyncio.to_thread(lambda: Serving("--workers", "3", env=external(own), cwd=tmp_path))
+    modules()
+    users = [f"user-{n}" for n in range(USERS)]
+    async with httpx.AsyncClient(base_url=serving.url, timeout=30) as http:
+        for user in users:
+            headers = {"Authorization": f"Bearer {serving.token(user)}"}
+            assert (await http.post(f"/api/flow/{FLOW}/start", headers=headers)).status_code == 201
+    tokens = {user: issue_token(serving.secret, user, ttl=timedelta(hours=1)) for user in users}
+    order = {"url": serving.url, "flow": FLOW, "tokens": tokens, "clients": CLIENTS}
+    swarms = await asyncio.gather(
+        Swarm.start("Python", [sys.executable, "-m", "tests.e2e.swarm"], ROOT, order),
+        Swarm.start("Node", node("swarm.mjs"), FOLDER, order),
+    )
+    senders = [Sender(serving) for _ in range(SENDERS)]
+    try:
+        began = time.monotonic()
+        moves = iter([(user, n + 1) for n in range(TRANSITIONS // USERS) for user in users])
+        done = 0
+        progressed = asyncio.Condition()
+
+        async def send(sender: Sender) -> None:
+            nonlocal done
+            for user, revision in moves:
+                # The next change of a user waits for the one before, whoever makes it.
+                await locks[user].acquire()
+                try:
+                    await sender.move(user, revision)
+                finally:
+                    locks[user].release()
+                async with progressed:
+                    done += 1
+                    progressed.notify_all()
+
+        locks = {user: asyncio.Lock() for user in users}
+
+        async def reached(part: float) -> None:
+            async with progressed:
+                await progressed.wait_for(lambda: done >= TRANSITIONS * part)
+
+        async def storms() -> None:
+            for part in (0.15, 0.65):
+                await reached(part)
+                redis.kill()
+                await asyncio.sleep(REDIS_AWAY_SECONDS)  # this long it is away
+                redis.start()
+                if part < 0.5:
+                    await reached(0.5)
+                    serving.workers()[0].send_signal(signal.SIGKILL)
+
+        await asyncio.gather(storms(), *(send(sender) for sender in senders))
+        lasted = time.monotonic() - began
+        expected = await _stored(settings)
+        assert {state["revision"] for state in expected.values()} == {TRANSITIONS // USERS}
+
+        reports: dict[str, list[dict[str, Any]]] = {}
+        async with asyncio.timeout(30):
+            for swarm in swarms:
+                while not _is_level(reports.setdefault(swarm.name, await swarm.report()), expected):
+                    reports[swarm.name] = await swarm.report()
+        print(f"\n{TRANSITIONS} transitions in {lasted:.1f} s, repeated {sum(s.repeats for s in senders)}")
+        for name, clients in reports.items():
+            _check(name, clients, expected)
+        for swarm in swarms:
+            await swarm.end()
+    finally:
+        for swarm in swarms:
+            swarm.kill()
+        for sender in senders:
+            await sender.close()
+        await asyncio.to_thread(serving.end)
+        redis.kill()
+
+
+async def _stored(settings: Settings) -> dict[str, Any]:
+    """Where each user stands in the database."""
+    database = Parts(settings).database
+    documents = await database.collection("flow_states").find({}).to_list(None)
+    await database.close()
+    return {d["userId"]: {name: d[name] for name in ("epoch", "revision", "step")} for d in documents}
+
+
+def _is_level(clients: list[dict[str, Any]], expected: dict[str, Any]) -> bool:
+    return all(client["held"] == expected[client["user"]] for client in clients)
+
+
+def _check(name: str, clients: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    behind = [client for client in clients if client["held"] != expected[client["user"]]]
+    not_repaired = [client for client in clients if not client["level"]]
+    stats = [client["stats"] for client in clients]
+    longest = max(each["longestRepair"] for each in stats)
+    total = {key: sum(each[key] for each in stats) for key in ("gaps", "syncs", "repaired", "resets")}
+    print(
+        f"{name}: {len(clients)} clients, lost {len(behind)}, gaps {total['gaps']}, syncs {total['syncs']}, "
+        f"repaired {total['repaired']} missed changes, longest {longest:.0f} ms"
+    )
+    assert len(clients) == CLIENTS
+    assert behind == not_repaired == []
+    assert [client for client in clients if client["fell"]] == [], "revisions only upwards"
+    assert [client["error"] for client in clients if client["error"]] == []
+    assert total["resets"] == 0, "every gap was repaired change by change"
+    assert total["repaired"] > 0, "the storm was felt"
+    shown = {client["shown"] for client in clients}
+    assert shown == {TRANSITIONS // USERS + 1}, "every client was shown every change"

@@ -1,0 +1,493 @@
+// What the client does with its connection, on a stand-in for socket.io-client: no network, and an answer to
+// each event that the test decides.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { FlowClient, FlowError } from '../../app/http/static/flow-client.js';
+
+const FLOW = 'a-flow';
+const USER = 'ü-1';
+const TOKEN = `x.${Buffer.from(JSON.stringify({ sub: USER })).toString('base64url')}.y`;
+const NONE = { state: null, events: [], complete: false };
+
+const at = (revision, more = {}) => ({ flow: FLOW, userId: USER, epoch: 'e1', revision, ...more });
+const from = (revision) => ({ state: at(revision), events: [], complete: false });
+const refused = (code, more = {}) => ({ ok: false, error: { code, message: 'no', retryable: false, details: {}, ...more } });
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+/** A socket as the client uses it. */
+class Socket {
+  connected = false;
+  #server;
+  #listeners = [];
+  #timeout;
+  #unanswered = new Set();
+
+  constructor(server, options) {
+    this.#server = server;
+    this.options = options;
+    queueMicrotask(() => {
+      const refusal = server.refuse?.(this);
+      if (refusal) {
+        const data = refusal.code ? refusal : undefined;
+        return this.fire('connect_error', Object.assign(new Error(refusal.code), { data }));
+      }
+      this.connected = true;
+      this.fire('connect');
+    });
+  }
+
+  on(name, call) {
+    this.#listeners.push({ name, call });
+  }
+
+  once(name, call) {
+    this.on(name, call);
+  }
+
+  off(name, call) {
+    this.#listeners = this.#listeners.filter((one) => one.name !== name || one.call !== call);
+  }
+
+  timeout(milliseconds) {
+    this.#timeout = milliseconds;
+    return this;
+  }
+
+  emit(event, body, ack) {
+    const sent = JSON.parse(JSON.stringify(body));
+    this.#server.sent.push([event, sent]);
+    if (this.#server.stuck) return; // the connection is dead: socket.io-client keeps it for another one
+    const late = () => settle(new Error('operation has timed out'));
+    const timer = setTimeout(late, this.#timeout);
+    const settle = (...answer) => {
+      clearTimeout(timer);
+      if (this.#unanswered.delete(settle)) ack(...answer);
+    };
+    this.#unanswered.add(settle);
+    const answer = this.#server[event]?.(sent, this);
+    if (answer) queueMicrotask(() => settle(null, { ok: true, ...answer }));
+  }
+
+  count(name) {
+    return this.#listeners.filter((one) => one.name === name).length;
+  }
+
+  fire(name, ...values) {
+    for (const one of this.#listeners) if (one.name === name) one.call(...values);
+  }
+
+  lose(reason = 'transport close') {
+    if (!this.connected) return;
+    this.connected = false;
+    this.fire('disconnect', reason);
+    for (const settle of [...this.#unanswered]) settle(new Error('socket has been disconnected'));
+  }
+
+  disconnect() {
+    this.lose('io client disconnect');
+  }
+}
+
+/** A client of a server that answers as `answers` says, and everything that was sent to it. */
+function clientOf(t, answers = {}, options = {}) {
+  const server = { 'flow-subscribe': () => from(0), ...answers, sent: [], sockets: [] };
+  const io = (url, given) => {
+    server.sockets.push(new Socket(server, { url, ...given }));
+    return server.sockets.at(-1);
+  };
+  const client = new FlowClient('http://flows.test/', { token: TOKEN, io, ...options });
+  t.after(() => client.close());
+  return { client, server, bodies: (event) => server.sent.filter(([name]) => name === event).map(([, body]) => body) };
+}
+
+/** The next `n` states. */
+async function take(following, n) {
+  const states = [];
+  while (states.length < n) states.push((await following.next()).value);
+  return states;
+}
+
+test('it connects on the first use, with the token, the device, and a socket of its own', async (t) => {
+  const { client, server } = clientOf(t, {}, { device: 'phone', transports: ['polling'] });
+  await turn();
+  assert.equal(server.sockets.length, 0);
+  await take(client.follow(FLOW), 1);
+  const { url, path, auth, transports, forceNew, reconnection } = server.sockets[0].options;
+  assert.deepEqual([url, path], ['http://flows.test', '/socket.io']);
+  assert.deepEqual(auth, { token: TOKEN, device: 'phone' });
+  assert.deepEqual([transports, forceNew, reconnection], [['polling'], true, false]);
+});
+
+test('a service below a path is reached there', async (t) => {
+  const io = (url, options) => (seen.push(url, options.path), new Socket({ sent: [] }, options));
+  const seen = [];
+  const client = new FlowClient('https://example.test/flows/', { token: TOKEN, io });
+  t.after(() => client.close());
+  client.follow(FLOW);
+  await turn();
+  assert.deepEqual(seen, ['https://example.test', '/flows/socket.io']);
+});
+
+test('events of the state come to the loop, others do not; leaving it unsubscribes', async (t) => {
+  const { client, server, bodies } = clientOf(t);
+  const seen = [];
+  for await (const state of client.follow(FLOW)) {
+    seen.push(state.revision);
+    if (state.revision === 2) break;
+    const [socket] = server.sockets;
+    socket.fire('flow-state-updated', at(state.revision + 1, { userId: 'somebody else' }));
+    socket.fire('flow-state-updated', at(state.revision + 1, { flow: 'another-flow' }));
+    socket.fire('flow-state-updated', at(state.revision + 1));
+  }
+  assert.deepEqual(seen, [0, 1, 2]);
+  assert.deepEqual(bodies('flow-unsubscribe'), [{ flowId: FLOW }]);
+  assert.equal(client.stats.gaps, 0);
+});
+
+test('followings of one state share a subscription, until the last one ends', async (t) => {
+  const { client, server, bodies } = clientOf(t);
+  const first = client.follow(FLOW);
+  await take(first, 1);
+  const calls = [];
+  const second = client.follow(FLOW, (state) => calls.push(state.revision));
+  const other = client.follow(FLOW, { userId: 'u-2' });
+  await take(other, 1);
+  server.sockets[0].fire('flow-state-updated', at(1, { userId: 'u-2', step: 'elsewhere' }));
+  server.sockets[0].fire('flow-state-updated', at(1));
+  assert.deepEqual(await take(first, 1), [at(1)]);
+  assert.equal((await take(other, 1))[0].step, 'elsewhere');
+  assert.deepEqual(calls, [0, 1]);
+  assert.deepEqual(bodies('flow-subscribe'), [{ flowId: FLOW }, { flowId: FLOW, userId: 'u-2' }]);
+  first.close();
+  assert.deepEqual(await first.next(), { value: undefined, done: true });
+  assert.deepEqual(bodies('flow-unsubscribe'), []);
+  second.close();
+  assert.deepEqual(bodies('flow-unsubscribe'), [{ flowId: FLOW }]);
+});
+
+test('a gap, a resync and a new connection sync with the position held', async (t) => {
+  const { client, server, bodies } = clientOf(t);
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  assert.equal(following.level, true);
+  const events = [at(1), at(2)];
+  server['flow-subscribe'] = () => ({ state: at(2), events, complete: true });
+  server.sockets[0].fire('flow-state-updated', at(2));
+  assert.equal(following.level, false);
+  assert.deepEqual(await take(following, 2), events);
+  assert.equal(following.level, true);
+  server['flow-subscribe'] = () => ({ state: at(3), events: [at(3)], complete: true });
+  server.sockets[0].fire('flow-resync', { reason: 'x' });
+  assert.deepEqual(await take(following, 1), [at(3)]);
+  server['flow-subscribe'] = () => ({ state: at(4), events: [at(4)], complete: true });
+  server.sockets[0].lose('io server disconnect');
+  assert.equal(following.level, false);
+  assert.deepEqual(await take(following, 1), [at(4)]);
+  const positions = bodies('flow-subscribe').map(({ epoch, since }) => [epoch, since]);
+  assert.deepEqual(positions, [[undefined, undefined], ['e1', 0], ['e1', 2], ['e1', 3]]);
+  assert.equal(following.stats.repaired, 3); // of 4: one of them was heard too
+  assert.deepEqual(client.stats, following.stats);
+});
+
+test('a sync that is not answered, or for now refused, is repeated; another refusal ends it', async (t) => {
+  const answers = [
+    undefined,
+    refused('STORE_UNAVAILABLE', { retryable: true }),
+    refused('RATE_LIMITED', { retryable: true, details: { retryAfterMs: 30 } }),
+    from(1),
+    refused('INSUFFICIENT_PERMISSIONS'),
+  ];
+  const { client, server } = clientOf(t, { 'flow-subscribe': () => answers.shift() }, { timeout: 20 });
+  const errors = [];
+  client.on('error', (error) => errors.push(error.code));
+  const following = client.follow(FLOW);
+  assert.deepEqual(await take(following, 1), [at(1)]);
+  assert.deepEqual(errors, []);
+  server.sockets[0].fire('flow-state-updated', at(2));
+  server.sockets[0].fire('flow-resync', { reason: 'x' });
+  while (!errors.length) await turn();
+  assert.deepEqual(await take(following, 1), [at(2)]); // what came before is still shown
+  await assert.rejects(following.next(), { name: 'FlowError', code: 'INSUFFICIENT_PERMISSIONS' });
+  assert.deepEqual(await following.next(), { value: undefined, done: true });
+  assert.deepEqual(errors, ['INSUFFICIENT_PERMISSIONS']);
+});
+
+test('an answer that does not fit, again and again, is not asked for without a pause', async (t) => {
+  const { client, server, bodies } = clientOf(t);
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  server['flow-subscribe'] = () => ({ state: at(9), events: [at(9)], complete: true });
+  const began = performance.now();
+  server.sockets[0].fire('flow-resync', { reason: 'x' });
+  while (bodies('flow-subscribe').length < 4) await turn();
+  assert.ok(performance.now() - began > 90);
+});
+
+test('a callback is not called after its following was closed', async (t) => {
+  const { client, server } = clientOf(t);
+  const calls = [];
+  const following = client.follow(FLOW, (state) => calls.push(state.revision));
+  while (!calls.length) await turn();
+  server.sockets[0].fire('flow-state-updated', at(1));
+  following.close();
+  await turn();
+  assert.deepEqual(calls, [0]);
+  await assert.rejects(following.next(), TypeError);
+});
+
+test('the oldest states that wait are left out for a slow consumer', async (t) => {
+  const { client, server } = clientOf(t);
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  for (let revision = 1; revision <= 1500; revision += 1) server.sockets[0].fire('flow-state-updated', at(revision));
+  const seen = (await take(following, 1000)).map(({ revision }) => revision);
+  assert.deepEqual(seen, Array.from({ length: 1000 }, (_, n) => n + 501));
+  assert.equal(following.state.revision, 1500);
+});
+
+test('what a callback throws stops neither the client nor the other callbacks', async (t) => {
+  const thrown = [];
+  process.setUncaughtExceptionCaptureCallback((error) => thrown.push(error.message));
+  t.after(() => process.setUncaughtExceptionCaptureCallback(null));
+  const { client, server } = clientOf(t);
+  client.follow(FLOW, () => {
+    throw new Error('mine');
+  });
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  server.sockets[0].fire('flow-state-updated', at(1));
+  assert.equal((await take(following, 1))[0].revision, 1);
+  await turn();
+  assert.deepEqual(thrown, ['mine', 'mine']);
+});
+
+test('a change is repeated with one id, through a late answer, a lost connection and a refusal for now', async (t) => {
+  const answers = [
+    () => undefined,
+    (socket) => void socket.lose(),
+    () => refused('STORE_UNAVAILABLE', { retryable: true }),
+    () => refused('AUTHENTICATION_REQUIRED'),
+    () => ({ state: at(1) }),
+  ];
+  const transition = (_, socket) => answers.shift()(socket);
+  let tokens = 0;
+  const token = async () => ((tokens += 1), TOKEN);
+  const { client, bodies } = clientOf(t, { 'flow-transition': transition }, { token, timeout: 20 });
+  assert.deepEqual(await client.transition(FLOW, 'start', { payload: { a: 1 } }), at(1));
+  const sent = bodies('flow-transition');
+  assert.equal(sent.length, 5);
+  const [{ requestId }] = sent;
+  assert.match(requestId, /^[\x21-\x7e]{1,128}$/);
+  assert.deepEqual(sent, Array(5).fill({ flowId: FLOW, transition: 'start', payload: { a: 1 }, requestId }));
+  assert.equal(tokens, 3); // the first, after the loss, after the token was refused
+});
+
+test('what was sent into a dead connection is repeated as soon as there is another one', async (t) => {
+  const { client, server } = clientOf(t, { 'flow-state': () => ({ state: at(1) }) });
+  await client.state(FLOW);
+  server.stuck = true;
+  const call = client.state(FLOW);
+  await turn();
+  server.stuck = false;
+  server.sockets[0].lose('ping timeout');
+  assert.deepEqual(await call, at(1));
+  assert.equal(server.sockets.length, 2);
+});
+
+test('an answered call leaves nothing behind', async (t) => {
+  const { client, server } = clientOf(t, { 'flow-state': () => ({ state: at(1) }) });
+  await client.state(FLOW);
+  const listeners = server.sockets[0].count('disconnect');
+  for (let n = 0; n < 10; n += 1) await client.state(FLOW);
+  assert.equal(server.sockets[0].count('disconnect'), listeners);
+});
+
+test('each call has an id of its own, unless it is given one', async (t) => {
+  const { client, bodies } = clientOf(t, { 'flow-reset': () => ({ state: at(1) }) });
+  await client.reset(FLOW);
+  await client.reset(FLOW);
+  await client.reset(FLOW, { requestId: 'mine' });
+  const ids = bodies('flow-reset').map(({ requestId }) => requestId);
+  assert.equal(new Set(ids).size, 3);
+  assert.equal(ids[2], 'mine');
+});
+
+test('what only the caller can decide, and what is refused for good, is not repeated', async (t) => {
+  for (const [code, retryable] of [['STATE_PAUSED', true], ['REVISION_CONFLICT', true], ['INVALID_TRANSITION', false]]) {
+    const answer = refused(code, { retryable, details: { a: 1 } });
+    const { client, bodies } = clientOf(t, { 'flow-transition': () => answer });
+    const expected = { code, retryable, details: { a: 1 }, message: 'no' };
+    await assert.rejects(client.transition(FLOW, 'start'), (error) => {
+      assert.ok(error instanceof FlowError);
+      assert.deepEqual({ ...error, message: error.message, name: undefined }, { ...expected, name: undefined });
+      return true;
+    });
+    assert.equal(bodies('flow-transition').length, 1);
+  }
+});
+
+test('a call fails at its deadline, with what the service said last', async (t) => {
+  const { client, server } = clientOf(t, { 'flow-state': () => undefined }, { timeout: 20 });
+  await assert.rejects(client.state(FLOW, { deadline: 50 }), { code: 'TIMEOUT', retryable: true });
+  server['flow-state'] = () => refused('STORE_UNAVAILABLE', { retryable: true });
+  await assert.rejects(client.state(FLOW, { deadline: 150 }), { code: 'STORE_UNAVAILABLE' });
+  const answers = [server['flow-state']()];
+  server['flow-state'] = () => answers.shift();
+  await assert.rejects(client.state(FLOW, { deadline: 150 }), { code: 'STORE_UNAVAILABLE' });
+  server.refuse = () => ({ code: 'STORE_UNAVAILABLE', message: 'no', retryable: true, details: {} });
+  server.sockets[0].lose();
+  await assert.rejects(client.state(FLOW, { deadline: 50 }), { code: 'TIMEOUT' });
+});
+
+test('three tokens refused in a row are the end of everything', async (t) => {
+  let tokens = 0;
+  const refusal = { code: 'AUTHENTICATION_REQUIRED', message: 'expired', retryable: false, details: {} };
+  const { client, server } = clientOf(t, {}, { token: () => ((tokens += 1), TOKEN) });
+  server.refuse = () => [1, 2, 4, 5, 6].includes(tokens) && refusal;
+  const following = client.follow(FLOW);
+  assert.deepEqual(await take(following, 1), [at(0)]); // two refusals are none
+  server.sockets.at(-1).lose();
+  await assert.rejects(following.next(), { code: 'AUTHENTICATION_REQUIRED', message: 'expired' });
+  await assert.rejects(client.state(FLOW), { code: 'AUTHENTICATION_REQUIRED' });
+  assert.throws(() => client.follow(FLOW), { code: 'AUTHENTICATION_REQUIRED' });
+  assert.equal(tokens, 6);
+});
+
+test('a service that is away is tried again for longer than that', async (t) => {
+  const { client, server } = clientOf(t);
+  server.refuse = () => server.sockets.length <= 4 && { message: 'away' };
+  assert.deepEqual(await take(client.follow(FLOW), 1), [at(0)]);
+  assert.equal(server.sockets.length, 5);
+});
+
+test('when a token has expired, the next connection has another one', async (t) => {
+  let tokens = 0;
+  const { client, server } = clientOf(t, {}, { token: () => ((tokens += 1), TOKEN) });
+  await take(client.follow(FLOW), 1);
+  const expired = { error: 'expired', code: 'AUTHENTICATION_REQUIRED', retryable: false, details: {} };
+  server.sockets[0].fire('flow-error', expired);
+  while (server.sockets.length < 2) await turn();
+  assert.equal(tokens, 2);
+});
+
+test('a client that is closed while it waits for a token does not connect', async (t) => {
+  let give;
+  const token = () => new Promise((resolve) => (give = resolve));
+  const { client, server } = clientOf(t, {}, { token });
+  client.follow(FLOW);
+  await turn();
+  client.close();
+  give(TOKEN);
+  await turn();
+  assert.equal(server.sockets.length, 0);
+});
+
+test('a token that cannot be had for now is asked for again', async (t) => {
+  const answers = [Promise.reject(new Error('offline')), Promise.resolve(TOKEN)];
+  const { client } = clientOf(t, {}, { token: () => answers.shift() });
+  const errors = [];
+  client.on('error', (error) => errors.push(error.message));
+  assert.deepEqual(await take(client.follow(FLOW), 1), [at(0)]);
+  assert.deepEqual(errors, ['offline']);
+});
+
+test('close ends loops and calls, also those that never had a connection', async (t) => {
+  for (const refuse of [() => undefined, () => ({ code: 'X', message: 'no', retryable: true, details: {} })]) {
+    const { client, server } = clientOf(t, { refuse });
+    const following = client.follow(FLOW);
+    const call = client.state(FLOW);
+    await turn();
+    client.close();
+    await assert.rejects(call, { code: 'CLOSED' });
+    for await (const state of following) assert.fail(`shown after the end: ${state}`);
+    await turn();
+    assert.ok(server.sockets.every((socket) => !socket.connected));
+    assert.throws(() => client.follow(FLOW), { code: 'CLOSED' });
+    await assert.rejects(client.state(FLOW), { code: 'CLOSED' });
+  }
+});
+
+test('a watched flow is watched again on the next connection, until it is not wanted', async (t) => {
+  const { client, server, bodies } = clientOf(t, { 'flow-watch': () => ({}), 'flow-unwatch': () => ({}) });
+  const [first, second, connects] = [[], [], []];
+  client.on('connect', () => connects.push('connect'));
+  client.on('disconnect', (reason) => connects.push(reason));
+  const unwatch = client.watch(FLOW, ({ userId }) => first.push(userId));
+  const unwatchToo = client.watch(FLOW, ({ userId }) => second.push(userId));
+  await turn();
+  const change = (userId, flowId = FLOW) => server.sockets.at(-1).fire('flow-updated', { userId, flowId });
+  change('a');
+  change('b', 'another-flow');
+  server.sockets[0].lose();
+  while (server.sockets.length < 2 || !server.sockets[1].connected) await turn();
+  change('c');
+  await turn();
+  unwatch();
+  change('d');
+  await turn();
+  assert.deepEqual([first, second], [['a', 'c'], ['a', 'c', 'd']]);
+  assert.deepEqual(bodies('flow-watch'), [{ flowId: FLOW }, { flowId: FLOW }]);
+  assert.deepEqual(bodies('flow-unwatch'), []);
+  unwatchToo();
+  unwatchToo();
+  assert.deepEqual(bodies('flow-unwatch'), [{ flowId: FLOW }]);
+  assert.deepEqual(connects, ['connect', 'transport close', 'connect']);
+});
+
+test('presence is asked for', async (t) => {
+  const clients = [{ clientId: 'c', userId: USER, since: 'now' }];
+  const { client, bodies } = clientOf(t, { 'flow-presence': () => ({ clients }) });
+  assert.deepEqual(await client.presence(FLOW, { userId: 'u-2' }), clients);
+  assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW, userId: 'u-2' }]);
+});
+
+test('presence is heard of: as it is on each connection, and as it changes', async (t) => {
+  const clients = ['a'];
+  const { client, server, bodies } = clientOf(t, { 'flow-presence': () => ({ clients }) });
+  const heard = [];
+  await take(client.follow(FLOW), 1);
+  const off = client.onPresence(FLOW, (change) => heard.push(change));
+  await turn();
+  server.sockets[0].fire('flow-presence', { flowId: FLOW, userId: USER, clients: ['a', 'b'] });
+  await turn();
+  server.sockets[0].fire('flow-resync', { reason: 'x' });
+  await turn();
+  server.sockets[0].lose();
+  while (heard.length < 3) await turn();
+  off();
+  server.sockets[1].fire('flow-presence', { flowId: FLOW, userId: USER, clients: [] });
+  await turn();
+  assert.deepEqual(heard, [['a'], ['a', 'b'], ['a']].map((each) => ({ flowId: FLOW, userId: USER, clients: each })));
+  assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }, { flowId: FLOW }]);
+});
+
+test('presence on a watched flow is that of all users', async (t) => {
+  const { client, bodies } = clientOf(t, { 'flow-presence': () => ({ clients: ['a'] }), 'flow-watch': () => ({}) });
+  const heard = [];
+  client.onPresence(FLOW, (change) => heard.push(change));
+  client.watch(FLOW, () => {});
+  while (!heard.length) await turn();
+  assert.deepEqual(heard, [{ flowId: FLOW, userId: undefined, clients: ['a'] }]);
+  assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }]);
+});
+
+test('an error that the server tells is heard of', async (t) => {
+  const { client, server } = clientOf(t);
+  const errors = [];
+  client.on('error', (error) => errors.push(error));
+  await take(client.follow(FLOW), 1);
+  const told = { error: 'too slow', code: 'SLOW_CLIENT', retryable: true, details: { a: 1 } };
+  server.sockets[0].fire('flow-error', told);
+  await turn();
+  const [{ message, code, retryable, details }] = errors;
+  assert.deepEqual({ error: message, code, retryable, details }, told);
+  assert.equal(errors.length, 1);
+});
+
+test('no state at all is null', async (t) => {
+  const { client } = clientOf(t, { 'flow-subscribe': () => NONE });
+  const following = client.follow(FLOW);
+  assert.equal(following.state, undefined);
+  assert.deepEqual(await take(following, 1), [null]);
+  assert.equal(following.state, null);
+});

@@ -1,0 +1,426 @@
+// What the client does on a running service, in Node and in browsers.
+
+const FLOW = 'user-onboarding';
+const TEST_SECONDS = 30;
+
+/**
+ * `given`: `url` of the service; `mint(user, {scopes, ttl})` makes tokens; `FlowClient`; `io` of
+ * socket.io-client. `only`: a part of the names of the tests to run.
+ *
+ * @returns {Promise<{name: string, ok: boolean, error?: string}[]>}
+ */
+export async function run({ only = '', ...given }) {
+  const results = [];
+  for (const [name, test] of Object.entries(tests)) {
+    if (!name.includes(only)) continue;
+    const bench = new Bench(given);
+    try {
+      await within(TEST_SECONDS, test(bench));
+      results.push({ name, ok: true });
+    } catch (error) {
+      results.push({ name, ok: false, error: `${error}\n${error.stack}\n${bench.report()}` });
+    } finally {
+      for (const client of bench.clients) client.close();
+    }
+  }
+  return results;
+}
+
+/** What one test has: a user that no other test has, and clients. */
+class Bench {
+  constructor({ url, mint, FlowClient, io }) {
+    Object.assign(this, { url, mint, FlowClient, io });
+    this.clients = [];
+    this.errors = [];
+    this.user = `jürgen-${crypto.getRandomValues(new Uint32Array(2)).join('')}`;
+  }
+
+  client({ user = this.user, scopes = [], ttl = 3600, ...options } = {}) {
+    const token = () => this.mint(user, { scopes, ttl });
+    const client = new this.FlowClient(this.url, { token, io: this.io, ...options });
+    client.on('error', (error) => this.errors.push(`${error.code}: ${error.message}`));
+    this.clients.push(client);
+    return client;
+  }
+
+  /** A client whose connection can be cut, and loses what the test says. */
+  tapped(options = {}) {
+    const line = new Line(this.io);
+    return { line, client: this.client({ io: line.io, ...options }) };
+  }
+
+  report() {
+    return JSON.stringify({ stats: this.clients.map((client) => client.stats), errors: this.errors });
+  }
+}
+
+/** Between the client and socket.io-client. */
+class Line {
+  sockets = [];
+  loses = () => false; // an event with (name, body)
+  losesAnswer = () => false; // to (name, body); the connection is lost with it
+
+  constructor(io) {
+    this.io = (url, options) => {
+      const socket = io(url, options);
+      const { on, emit } = socket;
+      socket.on = (name, call) => {
+        const lossy = (body) => this.loses(name, body) || call(body);
+        return on.call(socket, name, name.startsWith('flow-') ? lossy : call);
+      };
+      socket.emit = (name, body, ack) =>
+        emit.call(socket, name, body, this.losesAnswer(name, body) ? () => this.cut() : ack);
+      this.sockets.push(socket);
+      return socket;
+    };
+  }
+
+  cut() {
+    this.sockets.at(-1).io.engine.close();
+  }
+
+  /** As if the server had sent it. */
+  fire(name, body) {
+    for (const listener of this.sockets.at(-1).listeners(name)) listener(body);
+  }
+}
+
+const tests = {
+  async 'a flow is walked, and every state shown'(bench) {
+    const client = bench.client();
+    const following = client.follow(FLOW);
+    equal(await next(following), null);
+    const started = await client.start(FLOW, { service: 'web', payload: { a: 1 } });
+    equal([started.step, started.revision, started.service], ['welcome', 0, 'web']);
+    equal((await next(following)).revision, 0);
+    for (const transition of ['start', 'continue', 'save']) await client.transition(FLOW, transition);
+    const done = await client.transition(FLOW, 'complete', { payload: { b: 'ü' }, message: 'm' });
+    equal([done.status, done.payload, done.message], ['completed', { a: 1, b: 'ü' }, 'm']);
+    const seen = await until(following, (state) => state.status === 'completed');
+    equal(revisions(seen), [1, 2, 3, 4]);
+    equal([seen.at(-1).transition, seen.at(-1).fromStep], ['complete', 'verification']);
+    equal(await client.state(FLOW), done);
+    equal((await client.reset(FLOW, { step: 'preferences' })).step, 'preferences');
+    equal((await next(following)).revision, 5);
+    equal(following.state.revision, 5);
+  },
+
+  async 'two clients of one user see what the other does'(bench) {
+    const [phone, desk] = [bench.client(), bench.client()];
+    await phone.start(FLOW);
+    const [onPhone, onDesk] = [phone.follow(FLOW), desk.follow(FLOW)];
+    equal([(await next(onPhone)).step, (await next(onDesk)).step], ['welcome', 'welcome']);
+    await phone.transition(FLOW, 'start');
+    equal((await next(onDesk)).step, 'profile-setup');
+    await desk.transition(FLOW, 'skip');
+    equal((await next(onDesk)).step, 'verification');
+    equal([(await next(onPhone)).step, (await next(onPhone)).step], ['profile-setup', 'verification']);
+  },
+
+  async 'a user does not see the states of another'(bench) {
+    const mine = bench.client();
+    const other = bench.client({ user: `${bench.user}-other` });
+    const following = mine.follow(FLOW);
+    equal(await next(following), null);
+    await other.start(FLOW, { payload: { secret: 1 } });
+    await mine.start(FLOW);
+    equal((await next(following)).userId, bench.user);
+    await rejects(mine.state(FLOW, { userId: `${bench.user}-other` }), 'INSUFFICIENT_PERMISSIONS');
+    await rejects(next(mine.follow(FLOW, { userId: `${bench.user}-other` })), 'INSUFFICIENT_PERMISSIONS');
+  },
+
+  async 'a service follows and changes the state of a user'(bench) {
+    const service = bench.client({ user: `${bench.user}-service`, scopes: ['flow:service'] });
+    const { user: userId } = bench;
+    const [own, following] = [service.follow(FLOW), service.follow(FLOW, { userId })];
+    equal([await next(own), await next(following)], [null, null]);
+    await bench.client().start(FLOW);
+    equal((await next(following)).userId, userId);
+    equal((await service.transition(FLOW, 'start', { userId })).userId, userId);
+    equal((await next(following)).actor, `${userId}-service`);
+    equal(own.state, null);
+  },
+
+  async 'lost events are made up for, in order'(bench) {
+    const { line, client } = bench.tapped();
+    const other = bench.client();
+    await other.start(FLOW);
+    const following = client.follow(FLOW);
+    await next(following);
+    line.loses = (name, body) => name === 'flow-state-updated' && body.revision % 4 > 1;
+    for (let revision = 1; revision <= 40; revision += 1) await other.reset(FLOW);
+    equal(revisions(await until(following, (state) => state.revision === 40)), range(1, 40));
+    const { gaps, repaired, resets } = following.stats;
+    check(gaps > 0 && repaired >= 20 && resets === 0, JSON.stringify(following.stats));
+  },
+
+  async 'a resync makes up for what was lost'(bench) {
+    const { line, client } = bench.tapped();
+    const other = bench.client();
+    await other.start(FLOW);
+    const following = client.follow(FLOW);
+    await next(following);
+    line.loses = (name) => name === 'flow-state-updated';
+    for (let revision = 1; revision <= 5; revision += 1) await other.reset(FLOW);
+    equal(following.state.revision, 0);
+    line.fire('flow-resync', { reason: 'a test' });
+    equal(revisions(await until(following, (state) => state.revision === 5)), range(1, 5));
+    const { gaps, repaired } = following.stats;
+    equal([gaps, repaired], [0, 5]);
+  },
+
+  async 'what happens while there is no connection is made up for'(bench) {
+    let gate = Promise.resolve();
+    const { line, client } = bench.tapped({ token: async () => (await gate, bench.mint(bench.user)) });
+    const other = bench.client();
+    await other.start(FLOW);
+    const following = client.follow(FLOW);
+    await next(following);
+    for (const last of [4, 8]) {
+      let open;
+      gate = new Promise((resolve) => (open = resolve));
+      const lost = once(client, 'disconnect');
+      line.cut();
+      await lost;
+      for (let revision = last - 3; revision <= last; revision += 1) await other.reset(FLOW);
+      open();
+      equal(revisions(await until(following, (state) => state.revision === last)), range(last - 3, last));
+    }
+    await other.reset(FLOW);
+    equal((await next(following)).revision, 9);
+    equal(line.sockets.length, 3);
+    // Some may be heard late, and be no repair then.
+    const { repaired, resets } = following.stats;
+    check(repaired >= 4 && resets === 0, JSON.stringify(following.stats));
+  },
+
+  async 'a change whose answer is lost is made once'(bench) {
+    const { line, client } = bench.tapped();
+    const other = bench.client();
+    await other.start(FLOW);
+    const following = other.follow(FLOW);
+    await next(following);
+    const sent = [];
+    line.losesAnswer = (name, { requestId }) => name === 'flow-reset' && sent.push(requestId) <= 2;
+    const state = await client.reset(FLOW, { step: 'preferences' });
+    equal([state.step, state.revision], ['preferences', 1]);
+    equal([sent.length, new Set(sent).size], [3, 1]);
+    equal((await client.transition(FLOW, 'save')).revision, 2);
+    equal(revisions(await until(following, (seen) => seen.revision === 2)), [1, 2]);
+  },
+
+  async 'a change that had no connection is made when there is one'(bench) {
+    let open;
+    const gate = new Promise((resolve) => (open = resolve));
+    const client = bench.client({ token: async () => (await gate, bench.mint(bench.user)) });
+    const started = client.start(FLOW);
+    await rejects(client.state(FLOW, { deadline: 50 }), 'TIMEOUT');
+    open();
+    equal((await started).revision, 0);
+  },
+
+  async 'a token that expires is replaced'(bench) {
+    let tokens = 0;
+    // The service takes a token for 5 s longer than it says: this one for 2 or 3 s.
+    const token = () => bench.mint(bench.user, { ttl: (tokens += 1) === 1 ? -2 : 3600 });
+    const { line, client } = bench.tapped({ token });
+    const other = bench.client();
+    await other.start(FLOW);
+    const lost = once(client, 'disconnect');
+    const following = client.follow(FLOW);
+    await next(following);
+    await lost;
+    await other.transition(FLOW, 'start');
+    equal((await next(following)).step, 'profile-setup');
+    equal([tokens, line.sockets.length], [2, 2]);
+    check(bench.errors[0].startsWith('AUTHENTICATION_REQUIRED'), bench.errors.join());
+    equal((await client.transition(FLOW, 'skip')).step, 'verification');
+  },
+
+  async 'tokens that are refused, three in a row, are the end'(bench) {
+    let tokens = 0;
+    const client = bench.client({ token: () => ((tokens += 1), 'no.such.token') });
+    const [following, call] = [client.follow(FLOW), client.start(FLOW)];
+    await Promise.all([
+      rejects(next(following), 'AUTHENTICATION_REQUIRED'),
+      rejects(call, 'AUTHENTICATION_REQUIRED'),
+    ]);
+    equal(tokens, 3);
+    await rejects(client.state(FLOW), 'AUTHENTICATION_REQUIRED');
+    equal(tokens, 3);
+  },
+
+  async 'a refusal says why'(bench) {
+    const client = bench.client();
+    const missing = await rejects(client.start('no-such-flow'), 'FLOW_NOT_FOUND');
+    equal([missing.retryable, missing.details], [false, { flowId: 'no-such-flow' }]);
+    await rejects(client.transition(FLOW, 'start'), 'FLOW_NOT_STARTED');
+    await client.start(FLOW);
+    const invalid = await rejects(client.transition(FLOW, 'save'), 'INVALID_TRANSITION');
+    equal([invalid.details.fromStep, invalid.details.allowed], ['welcome', ['start']]);
+    await rejects(client.transition(FLOW, 'start', { expectedRevision: 7 }), 'REVISION_CONFLICT');
+    equal((await client.transition(FLOW, 'start', { expectedRevision: 0 })).revision, 1);
+    await rejects(next(client.follow('no-such-flow')), 'FLOW_NOT_FOUND');
+  },
+
+  async 'a state that ends is shown as it ends, and its successor when it starts'(bench) {
+    const client = bench.client();
+    const first = await client.start(FLOW);
+    const following = client.follow(FLOW);
+    await next(following);
+    const headers = { Authorization: `Bearer ${await bench.mint(bench.user)}` };
+    const cleared = await fetch(`${bench.url}/api/flow/${FLOW}/state`, { method: 'DELETE', headers });
+    check(cleared.ok, `${cleared.status}`);
+    const last = await next(following);
+    equal([last.status, last.epoch, last.revision], ['cleared', first.epoch, 1]);
+    const again = await client.start(FLOW);
+    check(again.epoch > first.epoch, 'the epoch does not grow');
+    const [state] = await until(following, (seen) => seen?.epoch === again.epoch);
+    equal([state.step, state.status], ['welcome', 'active']);
+    await client.transition(FLOW, 'start');
+    equal((await next(following)).revision, 1);
+  },
+
+  async 'an administrator watches a flow, also after a lost connection'(bench) {
+    const { line, client: admin } = bench.tapped({ user: `${bench.user}-admin`, scopes: ['flow:admin'] });
+    const changes = new Inbox();
+    const unwatch = admin.watch(FLOW, (change) => change.userId.startsWith(bench.user) && changes.push(change));
+    await admin.state(FLOW); // answered after the watch is
+    const user = bench.client();
+    await user.start(FLOW, { payload: { a: 1 } });
+    const started = await changes.take();
+    equal([started.userId, started.flowId, started.kind], [bench.user, FLOW, 'started']);
+    equal([started.state.step, started.state.revision, started.actor], ['welcome', 0, bench.user]);
+    line.cut();
+    await once(admin, 'connect');
+    await admin.state(FLOW);
+    await user.transition(FLOW, 'start');
+    const { transition, fromStep, state } = await changes.take();
+    equal([transition, fromStep, state.step], ['start', 'welcome', 'profile-setup']);
+    unwatch();
+    await admin.state(FLOW);
+    await user.transition(FLOW, 'skip');
+    await admin.start(FLOW);
+    equal(changes.states.length, 0);
+  },
+
+  async 'only an administrator watches a flow'(bench) {
+    const client = bench.client();
+    const refused = once(client, 'error');
+    client.watch(FLOW, () => {});
+    equal((await refused).code, 'INSUFFICIENT_PERMISSIONS');
+  },
+
+  async 'presence shows the clients that follow a state, as they come and go'(bench) {
+    const [phone, desk] = [bench.client({ device: 'phone' }), bench.client({ device: 'desk' })];
+    const changes = new Inbox();
+    phone.onPresence(FLOW, (change) => changes.push(change));
+    const devices = ({ clients }) => clients.map(({ device }) => device).sort();
+    const onPhone = phone.follow(FLOW);
+    await next(onPhone);
+    equal(devices(await changes.take((change) => devices(change).length === 1)), ['phone']);
+    const onDesk = desk.follow(FLOW);
+    await next(onDesk);
+    const both = await changes.take((change) => devices(change).length === 2);
+    equal([devices(both), both.userId, both.flowId], [['desk', 'phone'], bench.user, FLOW]);
+    const clients = await desk.presence(FLOW);
+    equal(devices({ clients }), ['desk', 'phone']);
+    check(new Set(clients.map(({ clientId }) => clientId)).size === 2, 'one id for two clients');
+    check(clients.every(({ userId, since }) => userId === bench.user && Date.parse(since)), 'incomplete');
+    onDesk.close();
+    equal(devices(await changes.take((change) => devices(change).length === 1)), ['phone']);
+    await next(desk.follow(FLOW));
+    await changes.take((change) => devices(change).length === 2);
+    desk.close();
+    equal(devices(await changes.take((change) => devices(change).length === 1)), ['phone']);
+    equal(devices({ clients: await phone.presence(FLOW) }), ['phone']);
+  },
+
+  async 'without an io the client loads the one beside it'(bench) {
+    const client = bench.client({ io: undefined });
+    equal((await client.start(FLOW)).step, 'welcome');
+    equal((await next(client.follow(FLOW))).step, 'welcome');
+  },
+};
+
+/** What a callback was called with, to be taken one by one. */
+class Inbox {
+  states = [];
+  #wake = () => {};
+
+  push(state) {
+    this.states.push(state);
+    this.#wake();
+  }
+
+  async take(fits = () => true) {
+    for (;;) {
+      const at = this.states.findIndex(fits);
+      if (at >= 0) return this.states.splice(0, at + 1).at(-1);
+      await new Promise((resolve) => (this.#wake = resolve));
+    }
+  }
+}
+
+async function next(following) {
+  const { value, done } = await following.next();
+  check(!done, 'the following ended');
+  return value;
+}
+
+/** The next states, up to the first that fits. */
+async function until(following, fits) {
+  const states = [await next(following)];
+  while (!fits(states.at(-1))) states.push(await next(following));
+  return states;
+}
+
+function once(client, name) {
+  return new Promise((resolve) => {
+    const off = client.on(name, (value) => (off(), resolve(value)));
+  });
+}
+
+function revisions(states) {
+  return states.map(({ revision }) => revision);
+}
+
+function range(from, to) {
+  return Array.from({ length: to - from + 1 }, (_, n) => from + n);
+}
+
+async function within(seconds, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not done in ${seconds} s`)), seconds * 1000);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function check(holds, message) {
+  if (!holds) throw new Error(message);
+}
+
+function equal(got, expected) {
+  const [a, b] = [got, expected].map((value) => JSON.stringify(value, (_, part) => sorted(part)));
+  if (a !== b) throw new Error(`got ${a}\nexpected ${b}`);
+}
+
+function sorted(value) {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+async function rejects(promise, code) {
+  try {
+    await promise;
+  } catch (error) {
+    equal([error.name, error.code], ['FlowError', code]);
+    return error;
+  }
+  throw new Error(`no ${code}`);
+}
