@@ -43,6 +43,11 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
     settings = load_settings(data_dir=data_dir)
     if not settings.embedded:
         settings.require_token_check()
+    if workers > 1 and "polling" in settings.socket_transports:
+        raise SettingsError(
+            "FLOW_SOCKET_TRANSPORTS: polling needs all requests of a client at one worker, and workers that "
+            "share a port cannot see to it: use --workers 1, several times, behind sticky sessions"
+        )
     configure_logging(settings.log_level, settings.log_format)
     read_definitions(settings)
     bound = open_port(host, port)

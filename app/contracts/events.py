@@ -109,6 +109,11 @@ class Gap(Struct, frozen=True):
         """Whether events of a topic may have been missed."""
         return self.topics is None or topic in self.topics
 
+    def joined(self, other: "Gap") -> "Gap":
+        """Both in one."""
+        topics = None if self.topics is None or other.topics is None else self.topics | other.topics
+        return Gap(min(self.since, other.since), topics)
+
 
 class Resync(Struct, frozen=True):
     """Told to followers when what they missed cannot be told: they read their states again."""

@@ -122,6 +122,8 @@ class Audience:
         """Make up for gaps until cancelled."""
         while True:
             gap = await self._gaps.get()
+            while not self._gaps.empty():  # many may be told of at once: one way through the store is enough
+                gap = gap.joined(self._gaps.get_nowait())
             try:
                 await self._make_up(gap)
             except Exception as error:  # noqa: BLE001 - the next gap must be made up for

@@ -132,11 +132,13 @@ def _alone() -> Iterator[None]:
 
 
 class Helper:
-    """Serves ``tests/js``, makes tokens (``/token?user=&scope=&ttl=``) and takes results (``/results``)."""
+    """Serves ``tests/js`` and ``pages``, makes tokens (``/token?user=&scope=&ttl=``) and takes results
+    (``/results``)."""
 
     def __init__(self, secret: str) -> None:
         self._results: Queue[Results] = Queue()
-        results = self._results
+        self.pages: dict[str, str] = {}
+        results, pages = self._results, self.pages
 
         class Handler(SimpleHTTPRequestHandler):
             def __init__(self, *arguments: Any) -> None:
@@ -144,6 +146,8 @@ class Helper:
 
             def do_GET(self) -> None:
                 address = urlsplit(self.path)
+                if address.path in pages:
+                    return self._answer(pages[address.path].encode(), "text/html")
                 if address.path != "/token":
                     return super().do_GET()
                 asked = {name: values[0] for name, values in parse_qs(address.query).items()}
@@ -155,8 +159,9 @@ class Helper:
                 results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self._answer(b"")
 
-            def _answer(self, body: bytes) -> None:
+            def _answer(self, body: bytes, media_type: str = "text/plain") -> None:
                 self.send_response(200)
+                self.send_header("Content-Type", media_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

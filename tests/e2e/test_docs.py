@@ -12,6 +12,7 @@ import pytest
 
 from app.cli import main
 from config.settings import Settings
+from tests.e2e.javascript import MODULES, modules, node
 from tests.e2e.serving import Serving, external
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +65,21 @@ async def test_the_snippets_run(settings: Settings, tmp_path: Path) -> None:
     assert batch["results"][0]["state"]["status"] == "paused"
     assert erased["recordsErased"] == 2
 
-    live = await run(sys.executable, "-c", block("python", "socketio"), env=env, cwd=tmp_path)
-    assert "credentials" in live.splitlines()
+    streamed = await run("bash", "-ec", block("sh", "/stream").replace("curl", "curl -sS"),
+                         env=env, cwd=tmp_path)  # fmt: skip
+    assert "event: flow-state\r\ndata: null\r\n" in streamed, "erased above"
+
+    live = await run(sys.executable, "-c", block("python", "FlowClient"), env=env, cwd=tmp_path)
+    assert live.split() == ["choice", "credentials"]
+    modules()
+    script = tmp_path / "follow.mjs"
+    script.write_text(
+        block("js", "FlowClient")
+        .replace("'./app/", f"'{ROOT}/app/")
+        .replace("'socket.io-client'", f"'{MODULES}/socket.io-client/build/esm-debug/index.js'")
+    )
+    shown = await run(*node(str(script)), env=env, cwd=tmp_path)
+    assert shown.split(" ", 1)[0] == "credentials"
     serving.end()
 
     alone = await run(sys.executable, "-c", block("python", "open_service"), env=external(settings), cwd=ROOT)

@@ -10,6 +10,7 @@ import pytest
 from config.settings import Settings
 from tests.e2e.javascript import MODULES, Helper, Results, browsing, chromium, modules, node, run
 from tests.e2e.serving import Serving, external
+from tests.e2e.test_docs import block
 
 pytestmark = pytest.mark.timeout(400)  # the packages may have to be installed first
 
@@ -60,6 +61,32 @@ def test_in_chromium(service: Serving, helper: Helper, tmp_path: Path) -> None:
     chromium()
     with browsing(f"{helper.origin}/page.html?service={service.url}", tmp_path) as said:
         _check(helper.results(SUITE_SECONDS, said))
+
+
+def test_the_page_of_the_readme(service: Serving, helper: Helper, tmp_path: Path) -> None:
+    """As it stands there, but on a page of another origin than the service's."""
+    chromium()
+    page = block("html", "FlowClient")
+    page = page.replace("'/static/", f"'{service.url}/static/").replace("location.origin", f"'{service.url}'")
+    token = service.token(f"reader-{uuid.uuid4().hex[:8]}")
+    helper.pages["/readme.html"] = f"""<!doctype html>
+    <script>
+      const steps = [];
+      const say = (body) => fetch('/results', {{ method: 'POST', body: JSON.stringify(body) }});
+      addEventListener('error', (event) => say([String(event.message)]));
+      addEventListener('unhandledrejection', ({{ reason }}) => say([String(reason)]));
+      const fetchToken = async () => '{token}';
+      const render = (state) => {{
+        steps.push(state && state.step);
+        if (state?.revision === 1) say(steps);
+      }};
+    </script>
+    {page}"""
+    with browsing(f"{helper.origin}/readme.html", tmp_path) as said:
+        steps = helper.results(SUITE_SECONDS, said)
+    # What was there before the page followed is read, whatever it was by then.
+    assert [step for step in steps if step][-1] == "profile-setup"
+    assert [None, "welcome", "profile-setup"][-len(steps) :] == steps or steps == [None, "profile-setup"]
 
 
 def _check(results: Results) -> None:

@@ -252,6 +252,11 @@ def test_bad_settings_are_one_clear_line(tmp_path: Path, env: dict[str, str], sa
     assert says in line
 
 
+def test_polling_takes_one_worker(tmp_path: Path) -> None:
+    env = {**NOWHERE, "FLOW_SOCKET_TRANSPORTS": "websocket,polling"}
+    assert "sticky" in _refused("serve", "--port", "0", "--workers", "2", cwd=tmp_path, env=env)
+
+
 def test_a_missing_secret_stops_the_start(tmp_path: Path) -> None:
     env = {"FLOW_MONGO_URL": "mongodb://127.0.0.1:1", "FLOW_REDIS_URL": "redis://127.0.0.1:1"}
     line = _refused("serve", "--port", "0", cwd=tmp_path, env=env)

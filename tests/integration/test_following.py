@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+import uuid
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -9,10 +11,11 @@ import pytest
 
 from app.contracts.command import Caller
 from app.services.catch_up import MOST_EVENTS
+from config.settings import Settings
 from realtime import sockets as door
 from realtime.client_session import Client
 from realtime.limits import BURST, REFUSALS, SUBSCRIPTIONS
-from tests.e2e.serving import Follower, Serving, close_all
+from tests.e2e.serving import Follower, Serving, close_all, external
 
 FLOW = "user-onboarding"
 Hosts = tuple[Serving, Serving]
@@ -183,6 +186,23 @@ async def test_a_device_is_a_short_label(serving: Serving, user: str, device: An
         )
     assert refusals[0]["message"] == "INVALID_REQUEST"
     await follower.close()
+
+
+async def test_long_polling_where_it_is_allowed(servers: Settings, tmp_path: Path) -> None:
+    own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    env = {**external(own), "FLOW_SOCKET_TRANSPORTS": "websocket,polling"}
+    serving = await asyncio.to_thread(lambda: Serving(env=env, cwd=tmp_path))
+    follower = Follower()
+    await follower.client.connect(
+        serving.url, auth={"token": serving.token("ada")}, transports=["polling"], wait_timeout=10
+    )
+    await walk(serving, "ada", "start")
+    await follower.until(lambda f: len(f.updates()) == 2)
+    answer = await follower.call("flow-subscribe", {"flowId": FLOW})
+    assert answer["state"]["revision"] == 1
+    assert follower.client.transport() == "polling"
+    await follower.close()
+    await asyncio.to_thread(serving.end)
 
 
 # Bounds
