@@ -18,7 +18,7 @@ from zlib import crc32
 import structlog
 from uuid_utils import uuid7
 
-from app.contracts.events import EVERYONE, Event, Gap, StateChanged, Topic
+from app.contracts.events import EVERYONE, Event, Gap, PresenceAsked, StateChanged, Topic
 from app.contracts.ports import BusUnavailableError
 from config.log import describe
 from realtime.ear import Ear
@@ -32,7 +32,9 @@ SHARDS = 1024
 START_SECONDS = 2.0
 BEAT_SECONDS = 1.0
 GONE_SECONDS = 15.0
-"""A worker that was not heard of for so long is taken for dead."""
+"""A worker that was not heard of for so long is taken for gone."""
+DEAD_SECONDS = 3600.0
+"""One that was gone for so long does not come back."""
 IDLE_SECONDS = 30.0
 """A channel that nobody here needs is still heard for so long: users come back."""
 EARLIER = timedelta(seconds=30)
@@ -57,6 +59,7 @@ class RedisBus:
         self._idle: dict[str, float] = {}
         self._ears: dict[str, Ear] = {}
         self._peers: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
         self._handlers: list[Callable[[Topic, Event], None]] = []
         self._gap_handlers: list[Callable[[Gap], None]] = []
         self._gone_handlers: list[Callable[[str], None]] = []
@@ -106,8 +109,10 @@ class RedisBus:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(*OUTAGE):
             if self._tasks:
-                channel = self._channel(EVERYONE)
-                await self._servers.publish([(channel, self._sealer.seal(channel, [], bye=True))])
+                # Without a goodbye the others find that it is gone, and read for themselves.
+                async with self._sending:
+                    await self._send({channel: [] for channel in self._sealer.in_debt})
+                    await self._send({self._channel(EVERYONE): []}, bye=True)
         with suppress(*OUTAGE):
             await self._servers.close()
 
@@ -138,12 +143,12 @@ class RedisBus:
             counts = await self._servers.count_listeners(list(groups))
         return {channel: groups[channel] for channel, count in zip(groups, counts, strict=True) if count}
 
-    async def _send(self, groups: Groups) -> list[int]:
+    async def _send(self, groups: Groups, *, bye: bool = False) -> list[int]:
         if not groups:
             return []
         with self._losing(groups):
             counts = await self._servers.publish(
-                [(channel, self._sealer.seal(channel, group)) for channel, group in groups.items()]
+                [(channel, self._sealer.seal(channel, group, bye=bye)) for channel, group in groups.items()]
             )
         for channel in groups:
             self._sealer.sent(channel)
@@ -238,8 +243,7 @@ class RedisBus:
             for server, ear in self._ears.items():
                 await ear.open(channels[server])
             heard |= missing  # and once more, if more was followed meanwhile
-        now = asyncio.get_running_loop().time()
-        self._peers = dict.fromkeys(self._peers, now)
+        self._peers = dict.fromkeys(self._peers, time.time())
 
     def _beat_channel(self, server: str) -> str:
         """A channel of a server that this worker's heartbeats go through."""
@@ -262,7 +266,9 @@ class RedisBus:
         elif received.envelope.bye:
             self._forget(sender)
         else:
-            self._peers[sender] = asyncio.get_running_loop().time()
+            self._peers[sender] = time.time()
+            if sender in self._silent:  # cut off, not dead: it told others meanwhile, or nobody
+                self._tell_gap(self._silent.pop(sender), None)
         if received.missed_since is not None:
             self._tell_gap(received.missed_since, channel)
         self._dispatch(channel, received.envelope.events)
@@ -271,13 +277,17 @@ class RedisBus:
         followed = self._followed.get(channel, ())
         for event in events:
             for topic in event.topics:
-                if (topic == EVERYONE or topic in followed) and self._channel(topic) == channel:
+                wanted = topic == EVERYONE or topic in followed or isinstance(event, PresenceAsked)
+                if wanted and self._channel(topic) == channel:
                     for handler in self._handlers:
                         handler(topic, event)
 
     def _tell_gap(self, since: float, channel: str | None) -> None:
         """Tell of what may have been missed on a channel, or on all."""
-        topics = None if channel is None else frozenset((EVERYONE, *self._followed.get(channel, ())))
+        topics = None
+        if channel is not None:
+            everyone = [EVERYONE] if channel == self._channel(EVERYONE) else []
+            topics = frozenset((*everyone, *self._followed.get(channel, ())))
         gap = Gap(datetime.fromtimestamp(since, UTC) - EARLIER, topics)
         for handler in self._gap_handlers:
             handler(gap)
@@ -300,17 +310,26 @@ class RedisBus:
                 log.error("heartbeat failed", **describe(error))
 
     def _forget_silent(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = time.time()
         for worker, heard_at in list(self._peers.items()):
             if now - heard_at > GONE_SECONDS:
                 log.warning("a worker is gone", worker=worker)
                 # What it committed last it may have told nobody.
-                self._tell_gap(time.time() - (now - heard_at), None)
-                self._forget(worker)
+                self._tell_gap(heard_at, None)
+                self._silent[worker] = self._peers.pop(worker)
+                self._tell_gone(worker)
+        for worker, heard_at in list(self._silent.items()):
+            if now - heard_at > DEAD_SECONDS:
+                del self._silent[worker]
+                self._opener.forget_sender(worker)
 
     def _forget(self, worker: str) -> None:
         self._peers.pop(worker, None)
+        self._silent.pop(worker, None)
         self._opener.forget_sender(worker)
+        self._tell_gone(worker)
+
+    def _tell_gone(self, worker: str) -> None:
         for handler in self._gone_handlers:
             handler(worker)
 

@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 from app.auth.permissions import ADMIN, SERVICE
 from app.contracts.command import Caller
 from app.contracts.errors import Fault, InvalidRequestError
-from app.contracts.events import PresentClient
+from app.contracts.events import PresentClient, Topic
 from app.contracts.views import iso
 from realtime.limits import DEVICE_CHARACTERS, OF_A_SERVICE, TokenBucket
 
@@ -18,14 +18,18 @@ _LABEL = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z"
 
 
 class Client:
-    """``followed`` are states (flow and user), ``watched`` flows; ``present`` is how others see it."""
+    """``followed`` are states (flow and user), ``watched`` flows, ``rooms`` those that it is in, with what
+    they need; ``present`` is how others see it. ``gone``: it has disconnected, and must hold nothing."""
 
     def __init__(self, sid: str, caller: Caller, device: str) -> None:
         self.sid = sid
         self.caller = caller
-        self.bucket = TokenBucket(OF_A_SERVICE if caller.scopes & {ADMIN, SERVICE} else 1.0)
+        self.share = OF_A_SERVICE if caller.scopes & {ADMIN, SERVICE} else 1.0
+        self.bucket = TokenBucket(self.share)
         self.followed: set[tuple[str, str]] = set()
         self.watched: set[str] = set()
+        self.rooms: dict[str, Topic] = {}
+        self.gone = False
         self.timer: asyncio.TimerHandle | None = None
         self.present = PresentClient(
             client_id=str(uuid7()), user_id=caller.user_id, since=iso(datetime.now(UTC)), device=device

@@ -62,13 +62,13 @@ class Ear:
                 await subscribe(*wanted[at : at + size])
                 if self._reader is None:
                     self._reader = asyncio.create_task(self._read())
-            await asyncio.gather(*waiting)
+            await _all(waiting)
 
     async def add(self, channel: str) -> None:
         """Hear a channel too; returns once it is heard. Raises one of OUTAGE."""
         if channel in self.channels:
             async with self._or_end():
-                await asyncio.shield(self._awaited(channel))
+                await _all([self._awaited(channel)])
         else:
             await self.open([channel])
 
@@ -145,12 +145,13 @@ class Ear:
 
     @asynccontextmanager
     async def _or_end(self) -> AsyncIterator[None]:
-        """After a failure the client may have connected anew by itself, and missed something meanwhile."""
+        """After a failure, also of being cancelled, the client may have connected anew by itself, and missed
+        something meanwhile."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 yield
-        except OUTAGE as error:
-            self._end(error)
+        except BaseException as error:
+            self._end(error if isinstance(error, OUTAGE) else DeafError("cancelled"))
             raise
 
     def _end(self, error: Exception) -> None:
@@ -162,3 +163,11 @@ class Ear:
                 waiting.set_exception(DeafError("the connection ended"))
                 waiting.exception()
         self._confirmed.clear()
+
+
+async def _all(waiting: list[asyncio.Future[None]]) -> None:
+    """Wait for all, without cancelling what others wait for too."""
+    if waiting:
+        await asyncio.wait(waiting)
+        for each in waiting:
+            each.result()

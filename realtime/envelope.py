@@ -15,13 +15,14 @@ SIGNATURE_BYTES = 16
 
 class Envelope(Struct, frozen=True, rename={"number": "n", "sender": "s"}, omit_defaults=True):
     """What a worker sends on a channel: its ``number``-th message there. ``lost`` is the time of the oldest
-    event that it could not send there before, in milliseconds since 1970. A message without events is a
-    heartbeat, or says only what was lost; ``bye`` is the last one of a worker."""
+    event that it could not send there before, in milliseconds since 1970, and ``unsent`` how many messages
+    that were. One without events is a heartbeat, or says only what was lost; ``bye`` is a worker's last."""
 
     sender: str
     number: int
     events: list[Event] = []
     lost: int | None = None
+    unsent: int = 0
     bye: bool = False
 
 
@@ -32,13 +33,15 @@ class Sealer:
         self._key = key
         self._worker = worker
         self._numbers: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
         self._lost: dict[str, int] = {}
 
     def seal(self, channel: str, events: list[Event], *, bye: bool = False) -> bytes:
         """The next message on a channel, which also says what was lost there."""
+        unsent = self._numbers[channel] - self._sent[channel]
         self._numbers[channel] += 1
-        envelope = Envelope(self._worker, self._numbers[channel], events, self._lost.get(channel), bye)
-        body = json.encode(envelope)
+        number, lost = self._numbers[channel], self._lost.get(channel)
+        body = json.encode(Envelope(self._worker, number, events, lost, unsent, bye))
         return _signature(self._key, channel, body) + body
 
     def lose(self, channel: str, at: int) -> None:
@@ -47,6 +50,7 @@ class Sealer:
 
     def sent(self, channel: str) -> None:
         """Note that the last message on a channel was sent."""
+        self._sent[channel] = self._numbers[channel]
         self._lost.pop(channel, None)
 
     @property
@@ -87,7 +91,7 @@ class Opener:
             return None
         senders[envelope.sender] = (envelope.number, now)
         missed = None if envelope.lost is None else envelope.lost / 1000
-        if envelope.number > number + 1 and heard_at is not None:
+        if envelope.number > number + 1 + envelope.unsent and heard_at is not None:
             missed = heard_at if missed is None else min(heard_at, missed)
         return Received(envelope, missed)
 

@@ -9,6 +9,10 @@ OF_A_SERVICE = 20.0
 """So many times as much may a client send that acts for many users."""
 REFUSALS = 1000
 """A client that goes on although so many events were refused, and never pauses, is disconnected."""
+CONNECTS = 5
+"""Of one connection: a client may try another token."""
+CONNECTIONS_OF_A_USER = 100
+"""On one worker."""
 SUBSCRIPTIONS = 200
 """Of one client, watched flows among them."""
 WAITING_PACKETS = 1000

@@ -98,7 +98,9 @@ class OneServer:
         return [count for _, count in await self._sender.pubsub_numsub(*channels)]
 
     async def look_up(self) -> None:
-        """There is one."""
+        # Its name may lead to another one by now.
+        for client in (self._sender, self._listener):
+            await client.connection_pool.disconnect(inuse_connections=False)
 
     @property
     def names(self) -> list[str]:

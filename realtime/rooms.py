@@ -6,14 +6,19 @@ from functools import partial
 
 import structlog
 
+from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.events import Resync, StateChanged, Topic
 from app.contracts.views import flow_updated_event
 from app.services import FlowService
 from app.services.audience import Membership, Told
 from config.log import describe
+from realtime.client_session import Client
 from realtime.server import Server
 
 log = structlog.get_logger("sockets")
+
+PRESENCE_SECONDS = 0.1
+"""Changes of who is present that come within this time are told as one."""
 
 
 def user_room(user_id: str) -> str:
@@ -37,7 +42,7 @@ def presence_room(flow_id: str, user_id: str | None) -> str:
 
 
 class Rooms:
-    """Tells rooms. A topic is listened to while somebody is in a room that needs it."""
+    """Tells rooms. A topic is listened to while a client is in a room that needs it."""
 
     def __init__(self, server: Server, service: FlowService) -> None:
         self._server = server
@@ -45,80 +50,106 @@ class Rooms:
         self._presence = service.presence
         self._needed: Counter[Topic] = Counter()
         self._memberships: dict[Topic, asyncio.Future[Membership]] = {}
-        self._followed: dict[str, Counter[str]] = {}
-        self._queue: asyncio.Queue[tuple[Topic, Told] | tuple[str, str]] = asyncio.Queue()
-        self._presence.on_change(self._present)
+        self._rooms_of: dict[Topic, Counter[str]] = {}
+        self._queue: asyncio.Queue[tuple[Topic, Told]] = asyncio.Queue()
+        self._present: dict[tuple[str, str], None] = {}
+        self._presence_changed = asyncio.Event()
+        self._presence.on_change(self._note_presence)
 
-    async def enter(self, sid: str, room: str, topic: Topic) -> None:
-        """Put a client into a room; returns once everything that the room is to be told of is heard."""
+    async def enter(self, client: Client, room: str, topic: Topic) -> None:
+        """Put a client into a room; returns once everything that the room is to be told of is heard. Raises
+        AuthenticationRequiredError when the client has gone meanwhile."""
         self._needed[topic] += 1
-        membership = self._memberships.get(topic)
-        if membership is None:
+        try:
+            await asyncio.shield(self._membership(topic))
+            if client.gone:
+                raise AuthenticationRequiredError("This connection has ended")
+        except BaseException:
+            self._let_go(topic)
+            raise
+        client.rooms[room] = topic
+        self._rooms_of.setdefault(topic, Counter())[room] += 1
+        await self._server.enter_room(client.sid, room)
+
+    async def leave(self, client: Client, room: str) -> None:
+        """Take a client out of a room, if it is in there."""
+        topic = client.rooms.pop(room, None)
+        if topic is None:
+            return
+        rooms = self._rooms_of[topic]
+        rooms[room] -= 1
+        if rooms[room] == 0:
+            del rooms[room]
+        if not rooms:
+            del self._rooms_of[topic]
+        self._let_go(topic)
+        await self._server.leave_room(client.sid, room)
+
+    def _membership(self, topic: Topic) -> asyncio.Future[Membership]:
+        if topic not in self._memberships:
             tell = partial(self._told, topic)
             join = self._audience.follow_user if topic.kind == "user" else self._audience.watch_flow
-            membership = self._memberships[topic] = asyncio.ensure_future(join(topic.name, tell))
-        await asyncio.shield(membership)
-        await self._server.enter_room(sid, room)
+            self._memberships[topic] = asyncio.ensure_future(join(topic.name, tell))
+        return self._memberships[topic]
 
-    async def leave(self, sid: str, room: str, topic: Topic) -> None:
-        """Take a client out of a room."""
-        await self._server.leave_room(sid, room)
+    def _let_go(self, topic: Topic) -> None:
         self._needed[topic] -= 1
+        membership = self._memberships.get(topic)
+        failed = membership is not None and membership.done() and not _succeeded(membership)
+        if failed:
+            del self._memberships[topic]  # who comes next tries again
         if self._needed[topic] > 0:
             return
         del self._needed[topic]
-        membership = self._memberships.pop(topic)
-        membership.add_done_callback(_leave)
-        self._presence.forget_topic(topic)
-
-    def follow(self, flow_id: str, user_id: str) -> None:
-        """Somebody else's client follows a state."""
-        self._followed.setdefault(user_id, Counter())[flow_id] += 1
-
-    def unfollow(self, flow_id: str, user_id: str) -> None:
-        """It does no more."""
-        flows = self._followed[user_id]
-        flows[flow_id] -= 1
-        if flows[flow_id] <= 0:
-            del flows[flow_id]
-        if not flows:
-            del self._followed[user_id]
+        if membership is not None and not failed:
+            del self._memberships[topic]
+            if membership.done():
+                membership.result().leave()
+            else:
+                membership.add_done_callback(_leave)
 
     async def run(self) -> None:
         """Tell until cancelled: one event after the other, so that every client gets them in their order."""
+        await asyncio.gather(self._tell_all(), self._tell_presences())
+
+    async def _tell_all(self) -> None:
         while True:
-            about, told = await self._queue.get()
+            topic, told = await self._queue.get()
             try:
-                if isinstance(about, str):
-                    await self._tell_presence(about, str(told))
-                elif isinstance(told, Resync):
-                    await self._server.emit("flow-resync", {"reason": told.reason}, room=self._all_of(about))
-                elif isinstance(told, StateChanged):
-                    await self._tell_change(about, told)
+                if isinstance(told, Resync):
+                    rooms = list(self._rooms_of.get(topic, ()))
+                    await self._server.emit("flow-resync", {"reason": told.reason}, room=rooms)
+                else:
+                    await self._tell_change(topic, told)
             except Exception as error:  # noqa: BLE001 - the next client must hear
                 log.error("emit failed", **describe(error))
+
+    async def _tell_presences(self) -> None:
+        while True:
+            await self._presence_changed.wait()
+            await asyncio.sleep(PRESENCE_SECONDS)
+            self._presence_changed.clear()
+            places, self._present = self._present, {}
+            for place in places:
+                try:
+                    await self._tell_presence(*place)
+                except Exception as error:  # noqa: BLE001 - the next client must hear
+                    log.error("emit failed", **describe(error))
 
     def _told(self, topic: Topic, told: Told) -> None:
         self._queue.put_nowait((topic, told))
 
-    def _present(self, flow_id: str, user_id: str) -> None:
-        self._queue.put_nowait((flow_id, user_id))
+    def _note_presence(self, flow_id: str, user_id: str) -> None:
+        self._present[flow_id, user_id] = None
+        self._presence_changed.set()
 
     async def _tell_change(self, topic: Topic, event: StateChanged) -> None:
         if topic.kind == "flow":
             update = flow_updated_event(event.body)
             await self._server.emit("flow-updated", update, room=flow_room(event.flow_id))
             return
-        rooms = [user_room(event.user_id)]
-        if event.flow_id in self._followed.get(event.user_id, ()):
-            rooms.append(state_room(event.flow_id, event.user_id))
+        rooms = [user_room(event.user_id), state_room(event.flow_id, event.user_id)]
         await self._server.emit("flow-state-updated", event.body, room=rooms)
-
-    def _all_of(self, topic: Topic) -> list[str]:
-        if topic.kind == "flow":
-            return [flow_room(topic.name)]
-        followed = self._followed.get(topic.name, ())
-        return [user_room(topic.name), *(state_room(flow, topic.name) for flow in followed)]
 
     async def _tell_presence(self, flow_id: str, user_id: str) -> None:
         rooms = [presence_room(flow_id, user_id), presence_room(flow_id, None)]
@@ -128,6 +159,10 @@ class Rooms:
             await self._server.emit("flow-presence", body, room=rooms)
 
 
+def _succeeded(membership: asyncio.Future[Membership]) -> bool:
+    return not membership.cancelled() and membership.exception() is None
+
+
 def _leave(membership: asyncio.Future[Membership]) -> None:
-    if not membership.cancelled() and membership.exception() is None:
+    if _succeeded(membership):
         membership.result().leave()

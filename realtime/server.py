@@ -3,7 +3,8 @@ instead of events, and on what may wait for one that reads too slowly."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -16,13 +17,15 @@ from msgspec import structs
 from app.contracts.errors import FlowError, SlowClientError
 from app.contracts.views import ErrorView, error_view
 from config.log import describe
-from realtime.limits import WAITING_BYTES, WAITING_PACKETS
+from realtime.limits import CONNECTS, WAITING_BYTES, WAITING_PACKETS
 
 log = structlog.get_logger("sockets")
 
 CONNECT_SECONDS = 10.0
 RESERVED = {"connect", "disconnect", "*"}
 BINARY = ("5", "6")
+GONE = "flow.gone"
+CONNECTED = "flow.connects"
 
 wants_ack: ContextVar[bool] = ContextVar("wants_ack", default=True)
 """Whether the client waits for an ack of the event at hand, which python-socketio keeps from handlers."""
@@ -60,13 +63,47 @@ class _Connections(engineio.AsyncServer):  # type: ignore[misc]
         return Waiting()
 
 
+class _Members(socketio.AsyncManager):  # type: ignore[misc]
+    """Knows the rooms of each client. python-socketio looks through all rooms whenever one disconnects, which
+    takes minutes when thousands do at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms_of: dict[str, set[str | None]] = {}
+
+    def basic_enter_room(
+        self, sid: str, namespace: str, room: str | None, eio_sid: str | None = None
+    ) -> None:
+        super().basic_enter_room(sid, namespace, room, eio_sid)
+        self._rooms_of.setdefault(sid, set()).add(room)
+
+    def basic_leave_room(self, sid: str, namespace: str, room: str | None) -> None:
+        super().basic_leave_room(sid, namespace, room)
+        rooms = self._rooms_of.get(sid, set())
+        rooms.discard(room)
+        if not rooms:
+            self._rooms_of.pop(sid, None)
+
+    def basic_disconnect(self, sid: str, namespace: str, **_: Any) -> None:
+        for room in list(self._rooms_of.get(sid, ())):
+            self.basic_leave_room(sid, namespace, room)
+        self.callbacks.pop(sid, None)
+        for pending in (self.pending_connect, self.pending_disconnect):
+            if sid in pending.get(namespace, ()):
+                pending[namespace].remove(sid)
+                if not pending[namespace]:
+                    del pending[namespace]
+
+
 class Server(socketio.AsyncServer):  # type: ignore[misc]
     """A client that sends what is no event of ours, never says who it is, or does not read what it is told,
     is disconnected."""
 
     def __init__(self, **options: Any) -> None:
         quiet = logging.getLogger("socketio")
-        super().__init__(logger=quiet, engineio_logger=logging.getLogger("engineio"), **options)
+        super().__init__(
+            client_manager=_Members(), logger=quiet, engineio_logger=logging.getLogger("engineio"), **options
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def refuse(self, sid: str, error: FlowError) -> None:
@@ -75,8 +112,11 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 
     async def end(self, sid: str, error: FlowError) -> None:
         """Tell a client why, and disconnect it."""
+        eio_sid = self.manager.eio_sid_from_sid(sid, "/")
         await self.refuse(sid, error)
         await self.disconnect(sid)
+        if eio_sid is not None:
+            await self._cut(eio_sid)
 
     def has_members(self, room: str) -> bool:
         """Whether a client is in the room."""
@@ -85,20 +125,51 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
     def _engineio_server_class(self) -> type[_Connections]:
         return _Connections
 
-    def _soon(self, work: Any) -> None:
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _cut(self, eio_sid: str) -> None:
+        """End a connection after what waits for it. engine.io's own way waits for the client to read it."""
+        connection = self.eio.sockets.get(eio_sid)
+        if connection is not None and not connection.closed and not connection.closing:
+            await connection.close(wait=False)
+            connection.queue.put_nowait(None)  # the writer ends after what is left
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         await super()._handle_eio_connect(eio_sid, environ)
         self.eio.sockets[eio_sid].queue.overflow = partial(self._too_slow, eio_sid)
         self._soon(self._expect_connect(eio_sid))
 
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        environ = self.environ.get(eio_sid)
+        if environ is not None:
+            environ[GONE] = True  # for a connect handler that is under way
+        await super()._handle_eio_disconnect(eio_sid, reason)
+
     async def _expect_connect(self, eio_sid: str) -> None:
         await asyncio.sleep(CONNECT_SECONDS)
         if eio_sid in self.environ and self.manager.sid_from_eio_sid(eio_sid, "/") is None:
-            await self.eio.disconnect(eio_sid)
+            await self._cut(eio_sid)
+
+    async def _handle_connect(self, eio_sid: str, namespace: str, data: Any) -> None:
+        environ = self.environ[eio_sid]
+        environ[CONNECTED] = environ.get(CONNECTED, 0) + 1
+        if environ[CONNECTED] > CONNECTS:
+            raise ValueError("connects too often")
+        try:
+            await super()._handle_connect(eio_sid, namespace, data)
+        finally:
+            sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+            if sid is None:  # refused: it may try another token
+                self._soon(self._expect_connect(eio_sid))
+            elif self.manager.is_pre_connected(sid, "/"):  # the handler failed
+                await self.manager.disconnect(sid, "/")
+
+    async def _handle_disconnect(self, eio_sid: str, namespace: str, reason: str | None = None) -> None:
+        await super()._handle_disconnect(eio_sid, namespace, reason)
+        await self._cut(eio_sid)
 
     def _too_slow(self, eio_sid: str) -> None:
         self._soon(self._end_slow(eio_sid))
@@ -113,17 +184,21 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         connection.queue.clear()
         if sid is not None:
             await self.end(sid, SlowClientError())
-        await connection.close(wait=False)
-        connection.queue.put_nowait(None)  # the writer ends after what is left
+        await self._cut(eio_sid)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
+        connection = self.eio.sockets.get(eio_sid)
+        if connection is None or connection.closed:
+            return  # what it sends after its end
+        if connection.last_ping:
+            connection.last_ping = time.time()  # a PONG may stand behind many events
         try:
             if not isinstance(data, str) or data.startswith(BINARY):  # no event has binary parts
                 raise ValueError("binary")
             await super()._handle_eio_message(eio_sid, data)
         except Exception as error:  # noqa: BLE001 - whatever a client sends
             log.warning("client sent no event of ours", **describe(error))
-            await self.eio.disconnect(eio_sid)
+            await self._cut(eio_sid)
 
     async def _handle_event(self, eio_sid: str, namespace: str, id: Any, data: Any) -> None:  # noqa: A002
         if not isinstance(data, list) or not data or not isinstance(data[0], str) or data[0] in RESERVED:

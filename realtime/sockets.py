@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from app.flow.faults import faults_of
 from app.services import FlowService
 from config.log import describe
 from realtime.client_session import Client, device_of, token_of
-from realtime.limits import REFUSALS, SUBSCRIPTIONS
+from realtime.limits import CONNECTIONS_OF_A_USER, REFUSALS, SUBSCRIPTIONS
 from realtime.messages import (
     FlowMessage,
     Json,
@@ -37,7 +38,7 @@ from realtime.messages import (
     TransitionMessage,
 )
 from realtime.rooms import Rooms, flow_room, presence_room, state_room, user_room
-from realtime.server import Server, wants_ack
+from realtime.server import GONE, Server, wants_ack
 
 log = structlog.get_logger("sockets")
 
@@ -62,6 +63,7 @@ class FlowSockets:
         self._service = service
         self._verifier = verifier
         self._clients: dict[str, Client] = {}
+        self._users: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Future[None]] = set()
         self.server = Server(
@@ -104,23 +106,35 @@ class FlowSockets:
         try:
             caller = await self._verifier.verify(token_of(environ, auth))
             client = Client(sid, caller, device_of(auth))
+            if self._users[caller.user_id] >= CONNECTIONS_OF_A_USER * client.share:
+                raise RateLimitedError("This user has more connections here than it may", 5)
+            self._users[caller.user_id] += 1
+            self._clients[sid] = client
+            try:
+                await self._rooms.enter(client, user_room(caller.user_id), of_user(caller.user_id))
+                if environ.get(GONE):
+                    raise AuthenticationRequiredError("This connection has ended")
+            except BaseException:
+                await self._disconnect(sid)
+                raise
         except FlowError as error:
             raise socketio.exceptions.ConnectionRefusedError(error.code, error_view(error)) from None
-        self._clients[sid] = client
         self._set_timer(client)
-        await self._rooms.enter(sid, user_room(caller.user_id), of_user(caller.user_id))
 
     async def _disconnect(self, sid: str, *_: object) -> None:
         client = self._clients.pop(sid, None)
         if client is None:
             return
+        client.gone = True
         if client.timer is not None:
             client.timer.cancel()
+        self._users[client.user_id] -= 1
+        if not self._users[client.user_id]:
+            del self._users[client.user_id]
         for flow_id, user_id in list(client.followed):
             await self._leave_state(client, flow_id, user_id)
-        for flow_id in list(client.watched):
-            await self._leave_flow(client, flow_id)
-        await self._rooms.leave(sid, user_room(client.user_id), of_user(client.user_id))
+        for room in list(client.rooms):
+            await self._rooms.leave(client, room)
 
     def _set_timer(self, client: Client) -> None:
         left = max(0.0, client.caller.expires_at - time.time())
@@ -220,33 +234,29 @@ class FlowSockets:
         if fresh:
             _require_room(client)
             client.followed.add(place)
-            if user_id != client.user_id:
-                await self._rooms.enter(client.sid, state_room(*place), of_user(user_id))
-                self._rooms.follow(*place)
         try:
+            if fresh and user_id != client.user_id:
+                await self._rooms.enter(client, state_room(*place), of_user(user_id))
             # The room first, the state second: what is committed after this read is told to the room.
             found = await self._service.get_flow_events(user_id, flow_id, message.epoch, message.since or 0)
-        except FlowError:
+        except BaseException:
             if fresh:
                 await self._leave_state(client, flow_id, user_id)
             raise
-        if fresh and user_id == client.user_id:
+        if user_id == client.user_id and not client.gone:
             self._service.presence.enter(flow_id, client.present)
         return caught_up_view(found)
 
     async def _unsubscribe(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
-        if (message.flow_id, user_id) in client.followed:
-            await self._leave_state(client, message.flow_id, user_id)
+        await self._leave_state(client, message.flow_id, user_id)
         return {}
 
     async def _leave_state(self, client: Client, flow_id: str, user_id: str) -> None:
         client.followed.discard((flow_id, user_id))
-        await self.server.leave_room(client.sid, presence_room(flow_id, user_id))
         if user_id == client.user_id:
             self._service.presence.leave(flow_id, client.present)
-        else:
-            await self._rooms.leave(client.sid, state_room(flow_id, user_id), of_user(user_id))
-            self._rooms.unfollow(flow_id, user_id)
+        await self._rooms.leave(client, presence_room(flow_id, user_id))
+        await self._rooms.leave(client, state_room(flow_id, user_id))
 
     async def _watch(self, client: Client, _: str, message: FlowMessage) -> Answer:
         require_scope(client.caller, ADMIN)
@@ -254,19 +264,15 @@ class FlowSockets:
         await self._service.definitions.versions(flow_id)
         if flow_id not in client.watched:
             _require_room(client)
+            await self._rooms.enter(client, flow_room(flow_id), of_flow(flow_id))
             client.watched.add(flow_id)
-            await self._rooms.enter(client.sid, flow_room(flow_id), of_flow(flow_id))
         return {}
 
     async def _unwatch(self, client: Client, _: str, message: FlowMessage) -> Answer:
-        if message.flow_id in client.watched:
-            await self._leave_flow(client, message.flow_id)
+        client.watched.discard(message.flow_id)
+        await self._rooms.leave(client, presence_room(message.flow_id, None))
+        await self._rooms.leave(client, flow_room(message.flow_id))
         return {}
-
-    async def _leave_flow(self, client: Client, flow_id: str) -> None:
-        client.watched.discard(flow_id)
-        await self.server.leave_room(client.sid, presence_room(flow_id, None))
-        await self._rooms.leave(client.sid, flow_room(flow_id), of_flow(flow_id))
 
     async def _presence(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
         """Who is there, and from then on each change of it."""
@@ -276,7 +282,9 @@ class FlowSockets:
             raise InvalidRequestError(
                 [Fault("/flowId", "follow the state first (flow-subscribe), or watch the flow (flow-watch)")]
             )
-        await self.server.enter_room(client.sid, presence_room(flow_id, of))
+        room = presence_room(flow_id, of)
+        if room not in client.rooms:
+            await self._rooms.enter(client, room, of_flow(flow_id) if of is None else of_user(of))
         return {"clients": await self._service.presence.clients_on(flow_id, of)}
 
 

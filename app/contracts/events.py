@@ -68,13 +68,14 @@ class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 class PresenceTold(Struct, frozen=True, tag="present", rename="camel", omit_defaults=True):
     """The clients of one worker that follow states of a flow: of one user, or without ``user_id`` of all.
-    ``asked`` is the id of the question that it answers."""
+    ``asked`` is the id of the question that it answers; ``partial``: there are more than it names."""
 
     worker: str
     flow_id: str
     user_id: str | None
     clients: tuple[PresentClient, ...]
     asked: str = ""
+    partial: bool = False
 
     @property
     def topics(self) -> tuple[Topic, ...]:

@@ -66,6 +66,7 @@ class FlowStream:
         self._user_id = user_id
         self._flow_id = flow_id
         self._waiting: asyncio.Queue[Told] = asyncio.Queue()
+        self._overflowed = False
         self._membership: Membership | None = None
         self._epoch: str | None = None
         self._revision = 0
@@ -104,7 +105,7 @@ class FlowStream:
                 told = await self._waiting.get()
         except TimeoutError:
             raise AuthenticationRequiredError("The token has expired; connect with a new one") from None
-        if self._waiting.qsize() >= WAITING_EVENTS:
+        if self._overflowed:
             raise SlowClientError
         if isinstance(told, StateChanged) and told.epoch == self._epoch:
             if told.revision <= self._revision:
@@ -119,6 +120,8 @@ class FlowStream:
         about_this = isinstance(told, Resync) or told.flow_id == self._flow_id
         if about_this and self._waiting.qsize() < WAITING_EVENTS:
             self._waiting.put_nowait(told)
+        elif about_this:
+            self._overflowed = True
 
     async def _read(self) -> CaughtUp:
         return await self._service.get_flow_events(self._user_id, self._flow_id, self._epoch, self._revision)

@@ -12,6 +12,8 @@ from uvicorn.supervisors import Multiprocess
 APPLICATION = "app.main:create_app"
 BACKLOG = 2048
 GRACEFUL_SECONDS = 10
+UNREAD_SECONDS = 30
+"""A client that takes nothing of what was sent to it for so long is gone, and its memory with it."""
 
 
 class PortError(Exception):
@@ -23,6 +25,8 @@ def open_port(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
     try:
         bound.bind((host, port))
     except (OSError, OverflowError) as refusal:
@@ -50,6 +54,7 @@ def run_workers(
         ws="websockets-sansio",
         ws_max_size=message_limit,
         ws_per_message_deflate=False,
+        ws_ping_interval=None,  # engine.io has its own, and a pong may stand behind many events
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         lifespan="on",
     )

@@ -2,6 +2,7 @@
 they may have missed is read from the store and told too."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
 
@@ -31,7 +32,7 @@ class _Listeners:
 
     def __init__(self) -> None:
         self.tells: dict[object, Tell] = {}
-        self.told: dict[str, tuple[str, int]] = {}
+        self.told: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def tell(self, event: Told) -> None:
         """Tell everybody, unless it is no news: a change may come twice, as every worker that commits on
@@ -44,7 +45,7 @@ class _Listeners:
             if not news:
                 return
             while len(self.told) > REMEMBERED:
-                del self.told[next(iter(self.told))]
+                self.told.popitem(last=False)
         for tell in list(self.tells.values()):
             tell(event)
 
@@ -70,6 +71,7 @@ class Audience:
         self._states = states
         self._catch_up = catch_up
         self._listeners: dict[Topic, _Listeners] = {}
+        self._left: list[Callable[[Topic], None]] = []
         self._gaps: asyncio.Queue[Gap] = asyncio.Queue()
         self._under_way = asyncio.Semaphore(REPAIRS_UNDER_WAY)
         self.repaired = 0
@@ -84,6 +86,10 @@ class Audience:
     async def watch_flow(self, flow_id: str, tell: Tell) -> Membership:
         """Tell of every change of all users' states in a flow from now on."""
         return await self._join(of_flow(flow_id), tell)
+
+    def on_left(self, handler: Callable[[Topic], None]) -> None:
+        """Call ``handler`` with each topic that nobody listens to any more."""
+        self._left.append(handler)
 
     def listens(self, topic: Topic) -> bool:
         """Whether anybody joined for a topic."""
@@ -100,9 +106,11 @@ class Audience:
 
         def leave() -> None:
             del listeners.tells[member]
+            self._bus.unfollow(topic)
             if not listeners.tells:
                 del self._listeners[topic]
-            self._bus.unfollow(topic)
+                for handler in self._left:
+                    handler(topic)
 
         try:
             await self._bus.follow(topic)

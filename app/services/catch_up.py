@@ -2,9 +2,10 @@
 
 from msgspec import UNSET, structs
 
+from app.contracts.events import StateChanged
 from app.contracts.outcome import CaughtUp
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
-from app.contracts.record import HistoryRecord, commit_record_id
+from app.contracts.record import commit_record_id
 from app.contracts.state import ENDED, FlowState
 from app.services.changes import StateChanges
 from app.services.updates import Updates
@@ -12,6 +13,8 @@ from app.services.updates import Updates
 MOST_EVENTS = 300
 MOST_BYTES = 1_000_000
 """Of one answer, its events as JSON."""
+STEP = 32
+"""Records that are read at a time."""
 
 
 class CatchUp:
@@ -47,26 +50,30 @@ class CatchUp:
             return CaughtUp(None)
         if epoch != state.epoch or not 0 <= state.revision - revision <= MOST_EVENTS:
             return CaughtUp(present)
-        records = await self._records(stored, revision)
-        if records is None:
-            return CaughtUp(present)
-        events = tuple([await self._updates.of(record) for record in records])
-        if sum(len(bytes(event.body)) for event in events) > MOST_BYTES:
-            return CaughtUp(present)
-        return CaughtUp(present, events, complete=True)
+        events = await self._events(stored, revision)
+        return CaughtUp(present) if events is None else CaughtUp(present, events, complete=True)
 
-    async def _records(self, stored: StoredState, revision: int) -> list[HistoryRecord] | None:
-        """The records of all commits after ``revision``; None when one is missing."""
+    async def _events(self, stored: StoredState, revision: int) -> tuple[StateChanged, ...] | None:
+        """The events of all commits after ``revision``; None when one is missing, or they are too many
+        bytes. Read in steps: what is too much is not read to its end."""
         state = stored.state
         # The outbox was read first: a record leaves it only after it is in the history.
-        found = {record.id: record for record in stored.pending}
-        wanted = [commit_id(state, n) for n in range(revision + 1, state.revision + 1)]
-        missing = [record_id for record_id in wanted if record_id not in found]
-        if missing:
-            found |= {record.id: record for record in await self._history.get_many(missing)}
-        if any(record_id not in found or found[record_id].after is UNSET for record_id in wanted):
-            return None
-        return [found[record_id] for record_id in wanted]
+        waiting = {record.id: record for record in stored.pending}
+        events: list[StateChanged] = []
+        size = 0
+        for first in range(revision + 1, state.revision + 1, STEP):
+            wanted = [commit_id(state, n) for n in range(first, min(first + STEP, state.revision + 1))]
+            found = {record_id: waiting[record_id] for record_id in wanted if record_id in waiting}
+            missing = [record_id for record_id in wanted if record_id not in waiting]
+            if missing:
+                found |= {record.id: record for record in await self._history.get_many(missing)}
+            if any(record_id not in found or found[record_id].after is UNSET for record_id in wanted):
+                return None
+            events += [await self._updates.of(found[record_id]) for record_id in wanted]
+            size += sum(len(bytes(event.body)) for event in events[-len(wanted) :])
+            if size > MOST_BYTES:
+                return None
+        return tuple(events)
 
 
 def commit_id(state: FlowState, revision: int) -> str:

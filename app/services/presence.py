@@ -3,6 +3,7 @@ are interested in the same user tell each other, and forget a worker that is gon
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -45,7 +46,7 @@ class Presence:
         self._known: dict[Topic, set[str]] = {}
         self._answers: dict[str, asyncio.Queue[str]] = {}
         self._changed: list[Changed] = []
-        self._unsaid: dict[PresenceTold | PresenceAsked | Place, None] = {}
+        self._unsaid: dict[Place | str, Callable[[], Event]] = {}
         self._wake = asyncio.Event()
         bus.subscribe(self._heard)
         bus.on_gap(self._missed)
@@ -58,8 +59,10 @@ class Presence:
     def enter(self, flow_id: str, client: PresentClient) -> None:
         """A client of this worker is on its user's state."""
         place = flow_id, client.user_id
-        self._own.setdefault(place, {})[client.client_id] = client
-        self._say(place)
+        clients = self._own.setdefault(place, {})
+        if client.client_id not in clients:
+            clients[client.client_id] = client
+            self._say(*place)
 
     def leave(self, flow_id: str, client: PresentClient) -> None:
         """It is no more."""
@@ -69,7 +72,7 @@ class Presence:
             return
         if not clients:
             del self._own[place]
-        self._say(place)
+        self._say(*place)
 
     async def clients_on(self, flow_id: str, user_id: str | None) -> list[PresentClient]:
         """The clients on a state, or on any state of a flow, on all workers; for somebody who listens to
@@ -77,8 +80,12 @@ class Presence:
         topic = of_flow(flow_id) if user_id is None else of_user(user_id)
         known = self._known.setdefault(topic, set())
         if flow_id not in known:
-            await self._ask(PresenceAsked(new_id(), flow_id, user_id))
+            answered = await self._ask(PresenceAsked(new_id(), flow_id, user_id))
             known.add(flow_id)
+            if user_id is not None:
+                # Who does not hear the question has no client of the user, whatever it said when it had.
+                for worker in self._others.keys() - answered:
+                    self._put(self._others[worker], flow_id, user_id, ())
         return self.known_on(flow_id, user_id)
 
     def known_on(self, flow_id: str, user_id: str | None) -> list[PresentClient]:
@@ -110,9 +117,7 @@ class Presence:
             self._wake.clear()
             unsaid, self._unsaid = self._unsaid, {}
             try:
-                await self._bus.publish(
-                    [self._told(*said) if isinstance(said, tuple) else said for said in unsaid]
-                )
+                await self._bus.publish([said() for said in unsaid.values()])
             except BusUnavailableError:
                 log.info("presence not told, Redis is away")
             except Exception as error:  # noqa: BLE001 - the next change must be told
@@ -125,39 +130,43 @@ class Presence:
         return [client for clients in here for client in clients.values()]
 
     def _told(self, flow_id: str, user_id: str | None, asked: str = "") -> PresenceTold:
-        clients = tuple(self._own_on(flow_id, user_id)[:MOST_CLIENTS])
-        return PresenceTold(self._bus.worker, flow_id, user_id, clients, asked)
+        clients = self._own_on(flow_id, user_id)
+        cut = len(clients) > MOST_CLIENTS
+        some = tuple(clients[:MOST_CLIENTS])
+        return PresenceTold(self._bus.worker, flow_id, user_id, some, asked, cut)
 
     def _hears_of(self, flow_id: str, user_id: str) -> bool:
         return self._interested(of_user(user_id)) or self._interested(of_flow(flow_id))
 
-    def _say(self, said: PresenceTold | PresenceAsked | Place) -> None:
-        self._unsaid[said] = None
+    def _say(self, flow_id: str, user_id: str) -> None:
+        """The clients on a state changed. What is told of it is what is so when it is told."""
+        self._unsaid[flow_id, user_id] = partial(self._told, flow_id, user_id)
         self._wake.set()
-        if isinstance(said, tuple):
-            self._tell_change(*said)
+        self._tell_change(flow_id, user_id)
 
     def _tell_change(self, flow_id: str, user_id: str) -> None:
         for handler in self._changed:
             handler(flow_id, user_id)
 
-    async def _ask(self, question: PresenceAsked) -> None:
-        """Wait until everyone who hears the question has answered, but not for long."""
+    async def _ask(self, question: PresenceAsked) -> set[str]:
+        """Wait until everyone who hears the question has answered, but not for long; who did."""
         answers = self._answers[question.id] = asyncio.Queue()
+        answered: set[str] = set()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 hearing = await self._bus.publish([question])
-                answered: set[str] = set()
                 while len(answered) < hearing:
                     answered.add(await answers.get())
         except (TimeoutError, BusUnavailableError):
             log.info("not all workers said who is present", flow=question.flow_id)
         finally:
             del self._answers[question.id]
+        return answered
 
     def _heard(self, _: Topic, event: Event) -> None:
         if isinstance(event, PresenceAsked):
-            self._say(self._told(event.flow_id, event.user_id, event.id))
+            self._unsaid[event.id] = partial(self._told, event.flow_id, event.user_id, event.id)
+            self._wake.set()
         elif isinstance(event, PresenceTold):
             if event.worker != self._bus.worker:
                 self._take(event)
@@ -198,8 +207,15 @@ class Presence:
         """Others may have missed what this worker said, and it what they said."""
         for topic, flows in self._known.items():
             if gap.concerns(topic):
+                user = topic.name if topic.kind == "user" else None
                 for flow in flows:
-                    self._say(PresenceAsked(new_id(), flow, topic.name if topic.kind == "user" else None))
+                    question = PresenceAsked(new_id(), flow, user)
+                    self._unsaid[f"ask {question.id}"] = partial(_itself, question)
         if gap.topics is None:
             for place in self._own:
-                self._say(place)
+                self._say(*place)
+        self._wake.set()
+
+
+def _itself(event: Event) -> Event:
+    return event

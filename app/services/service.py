@@ -101,6 +101,7 @@ class FlowService:
         self._catch_up = CatchUp(states, history, self._changes, updates, clock)
         self.audience = Audience(bus, states, self._catch_up)
         self.presence = Presence(bus, self.audience.listens)
+        self.audience.on_left(self.presence.forget_topic)
         self.history = HistoryReader(states, history, clock, pruned=pruned)
         self.administration = Administration(states, self._changes, self._catalog, recovery, clock)
         self.bulk = Bulk(self)

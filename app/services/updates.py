@@ -3,13 +3,13 @@
 import structlog
 from msgspec import Raw
 
-from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import ENDED
 from app.contracts.views import encode, state_updated_event
 from app.flow.rules import with_transitions
 from app.services.catalog import DefinitionCatalog
+from config.log import describe
 
 log = structlog.get_logger("updates")
 
@@ -26,8 +26,8 @@ class Updates:
         if state.status not in ENDED:
             try:
                 state = with_transitions(await self._catalog.pinned(state), state)
-            except FlowError as error:
-                log.error("state told without transitions", state=state.key, code=error.code)
+            except Exception as error:  # noqa: BLE001 - the change itself must be told
+                log.error("state told without transitions", state=state.key, **describe(error))
         return StateChanged(
             user_id=state.user_id,
             flow_id=state.flow,

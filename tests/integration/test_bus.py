@@ -153,7 +153,9 @@ async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None
         await two.bus.follow(of_user(user))
     await one.bus.publish([changed("ada", 0)])
     await two.until(lambda w: w.revisions == [0])
-    one.bus._sealer.seal(two.bus._channel(of_user("ada")), [changed("ada", 1)])  # and never sent
+    channel = two.bus._channel(of_user("ada"))
+    one.bus._sealer.seal(channel, [changed("ada", 1)])
+    one.bus._sealer.sent(channel)  # and it is lost on its way
     await one.bus.publish([changed("ada", 2)])
     await two.until(lambda w: len(w.gaps) == 1)
     (gap,) = two.gaps
