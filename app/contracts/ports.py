@@ -262,7 +262,7 @@ class EventBus(Protocol):
         as soon as Redis answers, and is told of the gap. What concerns everyone is always heard."""
 
     def unfollow(self, topic: Topic) -> None:
-        """The opposite of one ``follow``."""
+        """The opposite of one ``follow``, also of one that was cut off."""
 
     def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
         """Call ``handler`` for every event heard from now on, once for each topic by which it is."""

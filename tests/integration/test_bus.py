@@ -2,6 +2,7 @@
 it works on every kind of Redis."""
 
 import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,7 +12,16 @@ from msgspec import Raw
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from app.contracts.events import EVERYONE, Event, Gap, StateChanged, Topic, of_flow, of_user
+from app.contracts.events import (
+    EVERYONE,
+    Event,
+    Gap,
+    PresenceAsked,
+    StateChanged,
+    Topic,
+    of_flow,
+    of_user,
+)
 from app.contracts.ports import BusUnavailableError
 from config.settings import Settings
 from realtime import bus as bus_module
@@ -161,6 +171,7 @@ async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None
     (gap,) = two.gaps
     assert gap.concerns(of_user("ada"))
     assert not gap.concerns(of_user("eve"))
+    assert not gap.concerns(EVERYONE)
     assert two.revisions == [0, 2]
 
 
@@ -182,6 +193,75 @@ async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_
     assert one.bus._sealer.in_debt == []
     await proxy.cut()
     server.kill()
+
+
+async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
+    server = RedisServer()
+    proxy = await CuttableProxy(server.port).mend()
+    one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
+    await two.bus.follow(of_user("ada"))
+    await proxy.cut()
+    with pytest.raises(BusUnavailableError):
+        await one.bus.publish([changed("ada", 0)])
+    await proxy.mend()
+    await one.bus.stop()
+    await two.until(lambda w: w.gone == [one.bus.worker])
+    assert [gap.concerns(of_user("ada")) for gap in two.gaps] == [True]
+    await proxy.cut()
+    server.kill()
+
+
+async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: Start) -> None:
+    """Redis hangs while two users of one shard come: both are let in, and told of the gap later."""
+    server = RedisServer()
+    worker = await start(server.url)
+    by_channel: dict[str, list[str]] = {}
+    for n in range(2000):
+        by_channel.setdefault(worker.bus._channel(of_user(f"u{n}")), []).append(f"u{n}")
+    together = next(users for users in by_channel.values() if len(users) > 2)[:3]
+    server.signal(signal.SIGSTOP)
+    joins = [asyncio.create_task(worker.bus.follow(of_user(user))) for user in together]
+    await asyncio.wait_for(asyncio.gather(*joins), 5)
+    server.signal(signal.SIGCONT)
+    await worker.until(lambda w: any(gap.topics is None for gap in w.gaps))
+    await worker.bus.publish([changed(user, n) for n, user in enumerate(together)])
+    await worker.until(lambda w: w.revisions == [0, 1, 2])
+    server.kill()
+
+
+async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_or_nobody(
+    start: Start, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(bus_module, "GONE_SECONDS", 0.5)
+    one, two = await start(url), await start(url)
+    await one.bus.follow(of_user("ada"))
+    async with asyncio.timeout(10):
+        while not one.bus._peers:
+            await asyncio.sleep(0.02)
+    two.bus._tasks[1].cancel()  # no heartbeats: cut off, as far as one can tell
+    await one.until(lambda w: w.gone == [two.bus.worker])
+    before = len(one.gaps)
+    await two.bus.publish([changed("ada")])
+    await one.until(lambda w: w.revisions == [0])
+    assert [gap.topics for gap in one.gaps[before:]] == [None]
+    assert list(one.bus._peers) == [two.bus.worker]
+
+
+async def test_presence_is_asked_of_all_who_hear_the_channel_also_for_another_user(
+    start: Start, url: str
+) -> None:
+    one, two = await start(url), await start(url)
+    by_channel: dict[str, list[str]] = {}
+    for n in range(2000):
+        by_channel.setdefault(one.bus._channel(of_user(f"u{n}")), []).append(f"u{n}")
+    asking, another = next(users for users in by_channel.values() if len(users) > 1)[:2]
+    await one.bus.follow(of_user(asking))
+    await two.bus.follow(of_user(another))
+    question = PresenceAsked("q", "f", asking)
+    assert await one.bus.publish([question]) == 2
+    for worker in (one, two):
+        await worker.until(lambda w: any(event == question for _, event in w.heard))
 
 
 async def test_a_worker_that_ends_or_is_silent_is_gone(

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+import uuid
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -9,7 +11,9 @@ import jwt
 import pytest
 import socketio
 
-from tests.e2e.serving import Follower, Serving
+from config.settings import Settings
+from realtime.limits import CONNECTS
+from tests.e2e.serving import Follower, Serving, external
 
 FLOW = "user-onboarding"
 
@@ -233,6 +237,40 @@ async def test_a_client_that_never_says_who_it_is_is_disconnected(serving: Servi
     async with Raw() as raw:
         await raw.connect(serving, None)
         assert await raw.closed(15)
+
+
+async def test_who_leaves_the_namespace_or_is_refused_too_often_is_disconnected(
+    serving: Serving, user: str
+) -> None:
+    async with Raw() as raw:
+        await raw.connect(serving, user)
+        await raw.socket.send_str("41")
+        assert await raw.closed(5)
+    async with Raw() as raw:
+        await raw.connect(serving, None)
+        for _ in range(CONNECTS):
+            await raw.socket.send_str('40{"token":"x"}')
+            assert (await raw.socket.receive_str(timeout=5)).startswith("44"), "another token may be tried"
+        await raw.socket.send_str(f'40{{"token":"{serving.token(user)}"}}')
+        assert await raw.closed(5)
+
+
+async def test_a_client_that_reads_nothing_and_sends_garbage_holds_up_no_stop(
+    servers: Settings, tmp_path: Path
+) -> None:
+    own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    serving = await asyncio.to_thread(lambda: Serving(env=external(own), cwd=tmp_path))
+    async with Raw() as raw, serving.http("ada", "flow:admin") as http:
+        await raw.connect(serving, "ada")
+        raw.socket._conn.transport.pause_reading()
+        for n in range(40):  # more than the sockets' buffers take, less than too much
+            body = {"step": ("preferences", "profile-setup")[n % 2], "payload": {"a": "x" * 60_000}}
+            assert (await http.put(f"/api/flow/{FLOW}/state", json=body)).status_code == 200
+        await raw.socket.send_str("5garbage")
+        raw.socket._conn.transport.abort()
+        began = time.monotonic()
+        assert await asyncio.to_thread(serving.end) == 0
+        assert time.monotonic() - began < 8, "uvicorn would cut it off after 10 s"
 
 
 async def test_a_service_acts_for_a_user_whose_clients_are_told(serving: Serving, user: str) -> None:

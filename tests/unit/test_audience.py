@@ -1,18 +1,30 @@
 """Who follows is told of every change once and in order, and of what was missed."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec import UNSET, Raw, json, structs
 
+from app.contracts.command import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
-from app.contracts.events import Event, Gap, Resync, StateChanged, of_flow, of_user
+from app.contracts.events import (
+    Event,
+    Gap,
+    PresenceTold,
+    PresentClient,
+    Resync,
+    StateChanged,
+    Topic,
+    of_flow,
+    of_user,
+)
 from app.contracts.outcome import CaughtUp
+from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
 from app.services.audience import Audience, Told
-from app.services.catch_up import MOST_EVENTS
+from app.services.catch_up import MOST_EVENTS, STEP
 from tests.fakes import FakeBus
 from tests.unit.test_service import Rig, rig
 
@@ -106,12 +118,16 @@ async def test_who_leaves_is_told_no_more() -> None:
 async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
 
-    async def cancelled(_: object) -> None:
+    follow = r.bus.follow
+
+    async def cancelled(topic: Topic) -> None:
+        await follow(topic)
         raise asyncio.CancelledError
 
     monkeypatch.setattr(r.bus, "follow", cancelled)
     with pytest.raises(asyncio.CancelledError):
         await r.service.audience.follow_user("ada", Follower())
+    assert r.bus.followed[of_user("ada")] == 0
     assert not r.service.audience.listens(of_user("ada"))
 
 
@@ -289,3 +305,43 @@ async def test_a_state_past_its_time_is_no_continuation() -> None:
         await service.purge_expired_flows()
         ended = await service.get_flow_events("ada", "loop", state.epoch, 0)
         assert (ended.state, ended.complete, [e.revision for e in ended.events]) == (None, True, [1])
+
+
+async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = await rig()
+    monkeypatch.setattr("app.services.catch_up.MOST_BYTES", 20_000)
+    asked: list[int] = []
+    get_many = r.history.get_many
+
+    async def counting(record_ids: Sequence[str]) -> list[HistoryRecord]:
+        asked.append(len(record_ids))
+        return await get_many(record_ids)
+
+    monkeypatch.setattr(r.history, "get_many", counting)
+    async with r.service as service:
+        state, _ = await service.start_flow("ada", "loop", StartCommand(payload={"a": "x" * 1000}))
+        for _ in range(MOST_EVENTS):
+            await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        found = await service.get_flow_events("ada", "loop", state.epoch, 0)
+    assert (found.complete, found.events) == (False, ())
+    assert asked == [STEP]
+
+
+async def test_presence_of_a_user_is_forgotten_when_nobody_follows_it_here() -> None:
+    r = await rig()
+    presence = r.service.presence
+    membership = await r.service.audience.follow_user("ada", Follower())
+    there = (PresentClient(client_id="c", user_id="ada", since="s"),)
+    await r.bus.publish([PresenceTold("another worker", "loop", "ada", there)])
+    assert presence.known_on("loop", "ada") == [*there]
+    membership.leave()
+    assert presence.known_on("loop", "ada") == []
+    assert presence._others == {"another worker": {}}
+
+
+def test_gaps_join_to_one_that_concerns_both() -> None:
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    ada, bob = frozenset({of_user("ada")}), frozenset({of_user("bob")})
+    assert Gap(late, ada).joined(Gap(early, bob)) == Gap(early, ada | bob)
+    assert Gap(early, ada).joined(Gap(late)) == Gap(early)

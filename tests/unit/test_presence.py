@@ -180,3 +180,35 @@ async def test_what_others_say_twice_is_no_change(make: Make) -> None:
     assert await one.names() == ["b"]
     assert await one.names(None) == ["b"]
     assert one.changes.empty()
+
+
+async def test_more_clients_than_are_named_take_nobody_away(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.presence.MOST_CLIENTS", 2)
+    one = make("one", of_user("u3"), of_flow("f"))
+    many = make("many", *(of_user(f"u{n}") for n in range(4)))
+    for n in range(4):
+        many.presence.enter("f", client(f"c{n}", f"u{n}"))
+    await one.until("c3", user="u3")
+    await one.names(None)
+    assert await one.names("u3") == ["c3"]
+
+
+async def test_an_answer_tells_what_is_so_when_it_is_told(make: Make) -> None:
+    """A question, and then the client leaves, before anything is told."""
+    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    two.presence.enter("f", client("b"))
+    asking = asyncio.create_task(one.names())
+    await asyncio.sleep(0)
+    two.presence.leave("f", client("b"))
+    assert await asking == []
+    assert one.presence.known_on("f", "ada") == []
+
+
+async def test_who_does_not_hear_the_question_has_no_clients(make: Make) -> None:
+    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    two.presence.enter("f", client("b"))
+    await one.until("b")
+    two.bus.topics.discard(of_user("ada"))  # its client is gone, which nobody heard
+    assert await one.names() == []
