@@ -178,7 +178,9 @@ class Presence:
         if told.user_id is not None:
             self._put(elsewhere, told.flow_id, told.user_id, told.clients)
             return
-        by_user: dict[str, tuple[PresentClient, ...]] = dict.fromkeys(elsewhere, ())
+        by_user: dict[str, tuple[PresentClient, ...]] = {}
+        if not told.partial:
+            by_user = dict.fromkeys(elsewhere, ())
         for client in told.clients:
             by_user[client.user_id] = (*by_user.get(client.user_id, ()), client)
         for user, clients in by_user.items():

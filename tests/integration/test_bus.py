@@ -220,7 +220,10 @@ async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: St
         by_channel.setdefault(worker.bus._channel(of_user(f"u{n}")), []).append(f"u{n}")
     together = next(users for users in by_channel.values() if len(users) > 2)[:3]
     server.signal(signal.SIGSTOP)
-    joins = [asyncio.create_task(worker.bus.follow(of_user(user))) for user in together]
+    joins = []
+    for user in together:
+        joins.append(asyncio.create_task(worker.bus.follow(of_user(user))))
+        await asyncio.sleep(0.3)  # so that the first gives up while the others still wait
     await asyncio.wait_for(asyncio.gather(*joins), 5)
     server.signal(signal.SIGCONT)
     await worker.until(lambda w: any(gap.topics is None for gap in w.gaps))

@@ -214,19 +214,23 @@ async def test_more_than_can_be_told_is_the_newest_change() -> None:
 
 async def test_a_gap_of_others_concerns_nobody_here() -> None:
     r = await rig()
-    follower = Follower()
+    ada, bob = Follower(), Follower()
     async with r.service as service:
-        await service.audience.follow_user("ada", follower)
-        await service.start_flow("ada", "loop")
-        await follower.until(lambda f: len(f.positions) == 1)
+        await service.audience.follow_user("ada", ada)
+        await service.audience.follow_user("bob", bob)
         hear = deaf(r)
-        await service.execute_transition("ada", "loop", "again")
+        for user in ("ada", "bob"):
+            await service.start_flow(user, "loop")
+        await service.background.relay.drain(5)
         r.bus.gap_handlers, handlers = [], r.bus.gap_handlers
         hear()
         for missed in handlers:
             missed(Gap(r.clock.now(), frozenset({of_user("bob")})))
+        await bob.until(lambda f: f.positions == [("loop", 0)])
+        assert ada.told == []
+        for missed in handlers:
             missed(Gap(r.clock.now(), frozenset({of_user("ada")})))
-        await follower.until(lambda f: f.positions == [("loop", 0), ("loop", 1)])
+        await ada.until(lambda f: f.positions == [("loop", 0)])
 
 
 async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,8 +249,10 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
         await service.audience.follow_user("ada", follower)
         hear = deaf(r)
         await service.start_flow("ada", "loop")
+        await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions == [("loop", 0)])
+        assert follower.resyncs == 0
 
 
 @pytest.mark.parametrize("failure", [FlowStateCorruptionError("ada", "loop", "odd"), RuntimeError("a bug")])

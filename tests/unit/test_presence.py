@@ -191,8 +191,8 @@ async def test_more_clients_than_are_named_take_nobody_away(
     for n in range(4):
         many.presence.enter("f", client(f"c{n}", f"u{n}"))
     await one.until("c3", user="u3")
-    await one.names(None)
-    assert await one.names("u3") == ["c3"]
+    assert len(await one.names(None)) == 2
+    assert [c.client_id for c in one.presence.known_on("f", "u3")] == ["c3"]
 
 
 async def test_an_answer_tells_what_is_so_when_it_is_told(make: Make) -> None:
@@ -212,3 +212,13 @@ async def test_who_does_not_hear_the_question_has_no_clients(make: Make) -> None
     await one.until("b")
     two.bus.topics.discard(of_user("ada"))  # its client is gone, which nobody heard
     assert await one.names() == []
+
+
+async def test_what_is_said_of_one_user_is_said_of_no_other(make: Make) -> None:
+    one = make("one", of_user("ada"), of_user("bob"))
+    two = make("two", of_user("ada"), of_user("bob"))
+    two.presence.enter("f", client("a"))
+    await one.until("a")
+    two.presence.enter("f", client("b", "bob"))
+    await one.until("b", user="bob")
+    assert [c.client_id for c in one.presence.known_on("f", "ada")] == ["a"]

@@ -8,7 +8,7 @@ import pytest
 from socketio.exceptions import ConnectionRefusedError as RefusedError
 
 from app.contracts.command import Caller
-from app.contracts.errors import AuthenticationRequiredError, FlowError
+from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, of_user
 from realtime.messages import FlowMessage, SubscribeMessage
 from realtime.rooms import presence_room
@@ -159,6 +159,16 @@ async def test_a_topic_that_could_not_be_joined_is_tried_again(
     monkeypatch.setattr(door.rig.bus, "follow", follow)
     await door.connect("c", "ada")
     assert door.rig.service.audience.listens(of_user("ada"))
+
+
+@pytest.mark.parametrize("user", ["svc", "ada"])
+async def test_a_subscription_that_is_refused_holds_nothing(door: Door, user: str) -> None:
+    await door.connect("s", "svc+admin")
+    client = door.sockets._clients["s"]
+    with pytest.raises(FlowNotFoundError):
+        await door.sockets._subscribe(client, user, SubscribeMessage(flow_id="nowhere", user_id=user))
+    assert (client.followed, list(client.rooms)) == (set(), ["user:svc"])
+    assert not door.rig.service.audience.listens(of_user("ada"))
 
 
 async def test_two_clients_of_a_user_need_its_topic_until_both_are_gone(door: Door) -> None:
