@@ -77,6 +77,10 @@ class RedisBus:
         """Whether this worker receives what others publish."""
         return self._hearing.is_set()
 
+    @property
+    def missing(self) -> bool:
+        return bool(self._silent)
+
     def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
         self._handlers.append(handler)
 
@@ -147,6 +151,8 @@ class RedisBus:
         if not groups:
             return []
         with self._losing(groups):
+            if any(groups.values()) and not self._hearing.is_set():
+                raise ConnectionError("away")  # the heartbeats try; nobody else has to wait for that
             counts = await self._servers.publish(
                 [(channel, self._sealer.seal(channel, group, bye=bye)) for channel, group in groups.items()]
             )

@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.ports import Clock, StateStore
+from app.contracts.ports import Clock, EventBus, StateStore
 from app.contracts.state import FlowState
 from app.services.executor import Executor
 from app.services.lease import LeaseHolder
@@ -41,6 +41,7 @@ class Background:
         check: SoundnessCheck,
         own: Sequence[Callable[[], Coroutine[None, None, None]]],
         lease: LeaseHolder,
+        bus: EventBus,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -49,6 +50,7 @@ class Background:
         self.check = check
         self._own = own
         self._lease = lease
+        self._bus = bus
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -59,7 +61,9 @@ class Background:
             *(asyncio.create_task(work()) for work in self._own),
             asyncio.create_task(self._lease.run()),
             asyncio.create_task(self._every(TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
-            asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others)),
+            asyncio.create_task(
+                self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others, also=lambda: self._bus.missing)
+            ),
             asyncio.create_task(self._every(EXPIRE_EVERY_SECONDS, self._expire)),
             asyncio.create_task(self._every(CHECK_EVERY_SECONDS, self.check.run)),
         ]
@@ -75,7 +79,8 @@ class Background:
         await self._lease.give_up()
 
     async def deliver_for_others(self) -> None:
-        """Deliver records that wait for longer than they would with a living worker."""
+        """Deliver records that wait for longer than they would with a living worker. Also without the lease
+        while a worker is missing: it may be cut off from Redis, and have the lease."""
         found = await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, SWEEP_BATCH)
         for stored in found:
             self.relay.take(stored.pending)
@@ -123,10 +128,16 @@ class Background:
                 log.error("state cannot be ended or moved on", state=state.key, **describe(outcome))
         return sum(outcome is True for outcome in outcomes)
 
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    async def _every(
+        self,
+        seconds: float,
+        work: Callable[[], Awaitable[None]],
+        also: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Do a work under the lease, ``also`` without it when that holds."""
         while True:
             await asyncio.sleep(seconds)
-            if not self._lease.held:
+            if not (self._lease.held or also()):
                 continue
             try:
                 await work()

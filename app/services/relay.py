@@ -10,11 +10,11 @@ from contextlib import suppress
 from itertools import chain, repeat
 
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, EventBus, HistoryStore, StateStore
-from app.contracts.record import HistoryRecord
+from app.contracts.record import HistoryRecord, state_after
 from app.services.updates import Updates
 from config.log import describe
 
@@ -22,6 +22,8 @@ log = structlog.get_logger("relay")
 
 BATCH = 128
 WAITING_LIMIT = 20_000
+LEFT_LIMIT = 20_000
+"""States whose last record stays in the outbox while Redis is away; beyond that, only the bus knows."""
 LINGER_SECONDS = 0.05
 """How long a record waits for others to share the commands that keep it; it is in its outbox meanwhile."""
 LONGEST_SECONDS = 1.0
@@ -41,6 +43,8 @@ class Relay:
         self._untold: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._unkept: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._under_way: set[str] = set()
+        self._missed: set[str] = set()
+        self._left: dict[str, HistoryRecord] = {}
         self._hurry = asyncio.Event()
 
     def take(self, records: Iterable[HistoryRecord]) -> None:
@@ -73,7 +77,8 @@ class Relay:
 
     async def deliver(self, batch: Sequence[HistoryRecord]) -> None:
         """Bring records to the history and to all workers, then take them out of the outboxes.
-        The order matters: a record leaves the outbox only when it is kept elsewhere and told."""
+        The order matters: a record leaves the outbox only when it is kept elsewhere and told. While Redis
+        is away the last one of each state stays, for the sweep of a worker that can tell it."""
         await self._tell(batch)
         await self._keep(batch)
 
@@ -103,6 +108,7 @@ class Relay:
             finally:
                 for record in batch:
                     self._under_way.discard(record.id)
+                    self._missed.discard(record.id)
                     self._unkept.task_done()
 
     async def _keep(self, batch: Sequence[HistoryRecord]) -> None:
@@ -112,8 +118,22 @@ class Relay:
                 log.error(
                     "another record is in its place", code=FlowStateCorruptionError.code, record=record.id
                 )
-        kept = (record for record in batch if record.id not in displaced)
-        await self._states.release([record for record in kept if record.after is not UNSET])
+        done: list[HistoryRecord] = []
+        leaving: dict[str, HistoryRecord] = {}
+        for record in batch:
+            if record.id in displaced or record.after is UNSET:
+                continue
+            key = record.after.key
+            before = leaving.get(key) or self._left.get(key)
+            stays = record.id in self._missed and (before is not None or len(self._left) < LEFT_LIMIT)
+            if before is not None and before.id != record.id:
+                done.append(before)  # of the changes that nobody was told, the last one is enough
+            if stays:
+                leaving[key] = _without_data(record)
+            else:
+                done.append(record)
+        await self._states.release(done)
+        self._left |= leaving
 
     async def _keep_until_done(self, batch: Sequence[HistoryRecord]) -> None:
         for pause in chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1])):
@@ -136,8 +156,19 @@ class Relay:
         try:
             await self._bus.publish(events)
         except BusUnavailableError:
-            # The bus tells those who missed them once Redis answers again.
+            # Those who missed them are told by the bus once Redis answers again, or by the sweep of a worker
+            # for which it does.
+            self._missed.update(record.id for record in batch)
             log.warning("events not broadcast, Redis is away", events=len(events))
+        else:
+            self._left.clear()  # the sweep has them
+
+
+def _without_data(record: HistoryRecord) -> HistoryRecord:
+    """What is enough to release it."""
+    return structs.replace(
+        record, payload=UNSET, after=structs.replace(state_after(record), payload=UNSET, transitions=())
+    )
 
 
 async def _next_batch(queue: asyncio.Queue[HistoryRecord]) -> list[HistoryRecord]:

@@ -116,6 +116,7 @@ class FlowService:
             SoundnessCheck(states, recovery, reports, clock),
             [self.audience.run, self.presence.run],
             LeaseHolder(leases, clock, "background"),
+            bus,
             clock,
         )
 

@@ -162,8 +162,7 @@ async def test_a_broadcast_that_fails_holds_nothing_up() -> None:
     r.bus.broken = True
     async with r.service as service:
         await service.start_flow("ada", "loop")
-    assert len(r.history.kept) == 1
-    assert r.states.kept["loop:ada"].pending == ()
+    assert len(r.history.kept) == 1, "and it waits in the outbox until somebody can tell it"
 
 
 async def test_delivery_goes_on_after_an_outage_of_the_store() -> None:
@@ -405,3 +404,61 @@ async def test_an_ended_state_stays_as_long_as_its_history() -> None:
         ended = rig.states.kept["loop:ada"].state
         assert ended.status == "cleared"
         assert ended.expires_at == (UNSET if retention is None else rig.clock.time + retention)
+
+
+async def test_what_could_not_be_told_waits_for_a_sweep_and_the_outbox_stays_short() -> None:
+    r = await rig()
+    async with r.service as service:
+        await service.start_flow("ada", "loop")
+        await service.background.relay.drain(5)
+        r.bus.broken = True
+        for _ in range(5):
+            await service.execute_transition("ada", "loop", "again")
+            await service.background.relay.drain(5)
+        stored = r.states.kept["loop:ada"]
+        assert [record.revision for record in stored.pending] == [5], "the last is enough"
+        assert len(r.history.kept) == 6, "all are kept"
+        assert [event.revision for event in r.heard] == [0]
+        await service.background.deliver_for_others()
+        assert r.states.kept["loop:ada"].pending == stored.pending, "not old enough for the sweep"
+
+        r.bus.broken = False
+        other = r.make()  # for which Redis is there
+        r.clock.advance(seconds=5)
+        async with other:
+            await other.background.deliver_for_others()
+            await other.background.relay.drain(5)
+        assert [event.revision for event in r.heard] == [0, 5]
+        assert r.states.kept["loop:ada"].pending == ()
+        await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        assert r.states.kept["loop:ada"].pending == ()
+        assert [event.revision for event in r.heard] == [0, 5, 6]
+
+
+async def test_who_commits_on_top_of_what_was_not_told_tells_it() -> None:
+    r = await rig()
+    async with r.service as service:
+        await service.start_flow("ada", "loop")
+        await service.background.relay.drain(5)
+        r.bus.broken = True
+        await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        r.bus.broken = False
+        await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+    assert [event.revision for event in r.heard] == [0, 1, 2]
+    assert r.states.kept["loop:ada"].pending == ()
+    assert [record.revision for record in r.history.kept.values()] == [0, 1, 2]
+
+
+async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.relay.LEFT_LIMIT", 1)
+    r = await rig()
+    async with r.service as service:
+        r.bus.broken = True
+        for user in ("ada", "bob"):
+            await service.start_flow(user, "loop")
+            await service.background.relay.drain(5)
+    waiting = {key: len(stored.pending) for key, stored in r.states.kept.items()}
+    assert waiting == {"loop:ada": 1, "loop:bob": 0}
