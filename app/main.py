@@ -1,5 +1,6 @@
 """Puts the service together: the one module that may import everything below it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 
 from app.auth.tokens import TokenVerifier
 from app.clock import SystemClock
+from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, Clock
 from app.http.application import build_application
 from app.process.embedded import EmbeddedServers
@@ -33,6 +35,8 @@ from realtime.bus import RedisBus
 from realtime.sockets import FlowSockets
 
 log = structlog.get_logger("main")
+
+WAIT_SECONDS = 1.0
 
 
 class Parts:
@@ -62,16 +66,29 @@ class Parts:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[FlowService]:
-        """The service with its connections and background work, until the end of the block."""
+    async def running(self, *, patient: bool = False) -> AsyncIterator[FlowService]:
+        """The service with its connections and background work, until the end of the block. ``patient``: wait
+        for servers that are away, as a worker does that takes the place of one that died."""
         try:
-            await self.database.prepare()
-            await self.bus.start(await self.secrets.secret("bus"))
+            key = await self._prepare(patient=patient)
+            await self.bus.start(key, patient=patient)
             async with self.service:
                 yield self.service
         finally:
             await self.bus.stop()
             await self.database.close()
+
+    async def _prepare(self, *, patient: bool) -> bytes:
+        """Indexes and what all workers share; the key of the bus. Raises StoreUnavailableError."""
+        while True:
+            try:
+                await self.database.prepare()
+                return await self.secrets.secret("bus")
+            except StoreUnavailableError:
+                if not patient:
+                    raise
+                log.warning("waiting for MongoDB")
+                await asyncio.sleep(WAIT_SECONDS)
 
     async def check_hearing(self) -> None:
         """Raise BusUnavailableError unless Redis answers and this worker hears the others."""
@@ -147,7 +164,7 @@ def create_app() -> Any:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with parts.running():
+        async with parts.running(patient=True):
             sockets.start()
             try:
                 yield

@@ -8,7 +8,9 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio", "engineio", "socketio")
+QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio")
+RUDE_CLIENTS = ("engineio", "socketio")
+"""They warn of every client that sends what it should not; what matters of it ``realtime`` logs."""
 
 
 def configure_own_logs(level: str, style: str) -> None:
@@ -38,6 +40,8 @@ def configure_logging(level: str, style: str) -> None:
     root.setLevel(max(number, logging.INFO))
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in RUDE_CLIENTS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +16,7 @@ SHIPPED_FLOWS = Path(__file__).parent / "flows"
 DEFAULT_DEFINITIONS = "database,file:config/flows"
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
+_ORIGIN = re.compile(r"https?://[^\s/?#@]+")
 _LATER = {
     "FLOW_ENCRYPTION_KEYS": "payload encryption",
     "FLOW_DEFINITIONS_AUTH": "remote definitions",
@@ -77,6 +79,14 @@ class Settings(BaseSettings):
     def _known_transports(cls, value: list[str]) -> list[str]:
         if not value or set(value) - {"websocket", "polling"}:
             raise ValueError("takes websocket and polling")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"takes origins such as https://app.example.org, not {origin!r}")
         return value
 
     @field_validator("definitions")

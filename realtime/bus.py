@@ -77,10 +77,6 @@ class RedisBus:
         """Whether this worker receives what others publish."""
         return self._hearing.is_set()
 
-    @property
-    def missing(self) -> bool:
-        return bool(self._silent)
-
     def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
         self._handlers.append(handler)
 
@@ -95,10 +91,11 @@ class RedisBus:
         async with telling_why():
             await self._servers.ping()
 
-    async def start(self, key: bytes) -> None:
+    async def start(self, key: bytes, *, patient: bool = False) -> None:
         """Begin to listen; returns once this worker hears. ``key`` signs the messages, the same for all
-        workers. Raises BusUnavailableError."""
-        await self.ping()
+        workers. Raises BusUnavailableError; ``patient``: begins deaf when Redis is away."""
+        if not patient:
+            await self.ping()
         self._sealer, self._opener = Sealer(key, self._worker), Opener(key)
         self._tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._beat())]
         try:
@@ -130,6 +127,7 @@ class RedisBus:
                 group = watched if topic.kind == "flow" else by_channel
                 group.setdefault(self._channel(topic), []).append(event)
         try:
+            self._require_hearing({**by_channel, **watched})
             async with self._sending:  # one after the other: the numbers must arrive in their order
                 counts = await self._send(by_channel)
                 if watched:
@@ -141,6 +139,12 @@ class RedisBus:
             raise BusUnavailableError from None
         return min(counts, default=0)
 
+    def _require_hearing(self, groups: Groups) -> None:
+        """While this worker is deaf, only its heartbeats try; nobody else has to wait for that."""
+        with self._losing(groups):
+            if not self._hearing.is_set():
+                raise ConnectionError("Redis is away")
+
     async def _heard_of(self, groups: Groups) -> Groups:
         """Those on channels that somebody hears."""
         with self._losing(groups):
@@ -151,8 +155,6 @@ class RedisBus:
         if not groups:
             return []
         with self._losing(groups):
-            if any(groups.values()) and not self._hearing.is_set():
-                raise ConnectionError("away")  # the heartbeats try; nobody else has to wait for that
             counts = await self._servers.publish(
                 [(channel, self._sealer.seal(channel, group, bye=bye)) for channel, group in groups.items()]
             )

@@ -34,29 +34,33 @@ class Sealer:
         self._worker = worker
         self._numbers: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
+        self._noted: dict[str, int] = {}
         self._lost: dict[str, int] = {}
 
     def seal(self, channel: str, events: list[Event], *, bye: bool = False) -> bytes:
         """The next message on a channel, which also says what was lost there."""
         unsent = self._numbers[channel] - self._sent[channel]
         self._numbers[channel] += 1
+        if channel in self._noted:
+            at = self._noted.pop(channel)
+            self._lost[channel] = min(at, self._lost.get(channel, at))
         number, lost = self._numbers[channel], self._lost.get(channel)
         body = json.encode(Envelope(self._worker, number, events, lost, unsent, bye))
         return _signature(self._key, channel, body) + body
 
     def lose(self, channel: str, at: int) -> None:
-        """Note that an event of the time ``at`` may not have been sent."""
-        self._lost[channel] = min(at, self._lost.get(channel, at))
+        """Note that an event of the time ``at`` may not have been sent: the next message says so."""
+        self._noted[channel] = min(at, self._noted.get(channel, at))
 
     def sent(self, channel: str) -> None:
-        """Note that the last message on a channel was sent."""
+        """Note that the last message on a channel was sent, with what it said of lost ones."""
         self._sent[channel] = self._numbers[channel]
         self._lost.pop(channel, None)
 
     @property
     def in_debt(self) -> list[str]:
         """Channels on which something was lost that nobody was told of."""
-        return list(self._lost)
+        return list(self._lost.keys() | self._noted.keys())
 
 
 class Received(Struct, frozen=True):

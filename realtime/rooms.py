@@ -118,7 +118,8 @@ class Rooms:
             try:
                 if isinstance(told, Resync):
                     rooms = list(self._rooms_of.get(topic, ()))
-                    await self._server.emit("flow-resync", {"reason": told.reason}, room=rooms)
+                    if rooms:
+                        await self._server.emit("flow-resync", {"reason": told.reason}, room=rooms)
                 else:
                     await self._tell_change(topic, told)
             except Exception as error:  # noqa: BLE001 - the next client must hear

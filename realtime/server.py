@@ -13,6 +13,7 @@ import engineio
 import socketio
 import structlog
 from msgspec import structs
+from starlette.types import Message, Receive, Scope, Send
 
 from app.contracts.errors import FlowError, SlowClientError
 from app.contracts.views import ErrorView, error_view
@@ -24,6 +25,7 @@ log = structlog.get_logger("sockets")
 CONNECT_SECONDS = 10.0
 RESERVED = {"connect", "disconnect", "*"}
 BINARY = ("5", "6")
+FRAMES = set("0123456")
 GONE = "flow.gone"
 CONNECTED = "flow.connects"
 
@@ -117,6 +119,23 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         await self.disconnect(sid)
         if eio_sid is not None:
             await self._cut(eio_sid)
+
+    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the library's, for an ASGI server; what is no frame of Engine.IO ends the connection, where the
+        library fails."""
+        if scope["type"] != "websocket":
+            await super().handle_request(scope, receive, send)
+            return
+
+        async def checked() -> Message:
+            message = await receive()
+            text = message.get("text")
+            if message["type"] == "websocket.receive" and text is not None and text[:1] not in FRAMES:
+                log.warning("client sent no frame of ours")
+                return {"type": "websocket.disconnect", "code": 1008}
+            return message
+
+        await super().handle_request(scope, checked, send)
 
     def has_members(self, room: str) -> bool:
         """Whether a client is in the room."""

@@ -297,9 +297,25 @@ def _require_room(client: Client) -> None:
 def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
     body = bodies[0] if len(bodies) == 1 else None
     try:
-        return convert(body, shape)
+        message = convert(body, shape)
     except (ValidationError, RecursionError):
         raise InvalidRequestError(faults_of(body, shape)) from None
+    faults = [
+        Fault(f"/{name}", "is no Unicode text: it has half of a surrogate pair")
+        for name, value in body.items()  # type: ignore[union-attr] # it has the shape
+        if isinstance(value, str) and not _is_text(value)
+    ]
+    if faults:
+        raise InvalidRequestError(faults)
+    return message
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _origin(client: Client, message: Any) -> Origin:

@@ -293,7 +293,6 @@ class FakeBus:
     the start."""
 
     worker = "fake"
-    missing = False
 
     def __init__(self, *, all_users: bool = False) -> None:
         self.all_users = all_users

@@ -252,10 +252,6 @@ class EventBus(Protocol):
     def worker(self) -> str:
         """The id of this worker."""
 
-    @property
-    def missing(self) -> bool:
-        """Whether a worker is not heard of that did not say goodbye: it may have told nobody what it did."""
-
     async def publish(self, events: Sequence[Event]) -> int:
         """Send events, in order, each to those who follow a topic of its; how many workers heard the one
         that the fewest heard. Raises BusUnavailableError; those who missed them are told of the gap

@@ -1,5 +1,6 @@
 """The Starlette application: the list of routes and what is around them."""
 
+import mimetypes
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from app.services import FlowService
 
 STATIC = Path(__file__).with_name("static")
 """The JavaScript client."""
+mimetypes.add_type("text/plain", ".ts")  # which some systems take for a format of translations
 EXPOSED_HEADERS = ["ETag", "Flow-Version", "Location", "Retry-After", "X-Request-Id"]
 
 

@@ -130,6 +130,7 @@ class FlowStream:
         if found.complete:
             return [self._update(event) for event in found.events]
         if found.state is None:
+            self._epoch = None  # whatever comes next is read
             return [ServerSentEvent(event="flow-state", data="null", retry=RETRY_MS)]
         self._epoch, self._revision = found.state.epoch, found.state.revision
         data = encode(state_view(found.state)).decode()

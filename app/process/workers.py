@@ -7,6 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 APPLICATION = "app.main:create_app"
@@ -63,8 +64,9 @@ def run_workers(
         server = uvicorn.Server(config)
         server.run(sockets=[bound])
         return server.started
-    Multiprocess(config, [bound]).run()
-    return True
+    supervisor = Multiprocess(config, [bound])
+    supervisor.run()
+    return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
 
 
 def _when_ready(address: tuple[str, int], on_ready: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.ports import Clock, EventBus, StateStore
+from app.contracts.ports import Clock, StateStore
 from app.contracts.state import FlowState
 from app.services.executor import Executor
 from app.services.lease import LeaseHolder
@@ -20,9 +20,10 @@ log = structlog.get_logger("background")
 
 TIMEOUTS_EVERY_SECONDS = 0.5
 SWEEP_EVERY_SECONDS = 1.0
+SWEEP_BY_ALL_SECONDS = 10.0
 SWEEP_AGE = timedelta(seconds=4)
 SWEEP_BATCH = 200
-EXPIRE_EVERY_SECONDS = 30.0
+EXPIRE_EVERY_SECONDS = 5.0
 CHECK_EVERY_SECONDS = 60.0
 TOGETHER = 100
 """How many states are changed at a time, so that their changes share commands."""
@@ -41,7 +42,6 @@ class Background:
         check: SoundnessCheck,
         own: Sequence[Callable[[], Coroutine[None, None, None]]],
         lease: LeaseHolder,
-        bus: EventBus,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -50,7 +50,6 @@ class Background:
         self.check = check
         self._own = own
         self._lease = lease
-        self._bus = bus
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -61,9 +60,8 @@ class Background:
             *(asyncio.create_task(work()) for work in self._own),
             asyncio.create_task(self._lease.run()),
             asyncio.create_task(self._every(TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
-            asyncio.create_task(
-                self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others, also=lambda: self._bus.missing)
-            ),
+            asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others)),
+            asyncio.create_task(self._every(SWEEP_BY_ALL_SECONDS, self.deliver_for_others, leased=False)),
             asyncio.create_task(self._every(EXPIRE_EVERY_SECONDS, self._expire)),
             asyncio.create_task(self._every(CHECK_EVERY_SECONDS, self.check.run)),
         ]
@@ -79,8 +77,8 @@ class Background:
         await self._lease.give_up()
 
     async def deliver_for_others(self) -> None:
-        """Deliver records that wait for longer than they would with a living worker. Also without the lease
-        while a worker is missing: it may be cut off from Redis, and have the lease."""
+        """Deliver records that wait for longer than they would with a living worker. Now and then every
+        worker does, as the one that has the lease may be cut off from Redis."""
         found = await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, SWEEP_BATCH)
         for stored in found:
             self.relay.take(stored.pending)
@@ -132,12 +130,12 @@ class Background:
         self,
         seconds: float,
         work: Callable[[], Awaitable[None]],
-        also: Callable[[], bool] = lambda: False,
+        *,
+        leased: bool = True,
     ) -> None:
-        """Do a work under the lease, ``also`` without it when that holds."""
         while True:
             await asyncio.sleep(seconds)
-            if not (self._lease.held or also()):
+            if leased and not self._lease.held:
                 continue
             try:
                 await work()

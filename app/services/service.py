@@ -116,7 +116,6 @@ class FlowService:
             SoundnessCheck(states, recovery, reports, clock),
             [self.audience.run, self.presence.run],
             LeaseHolder(leases, clock, "background"),
-            bus,
             clock,
         )
 

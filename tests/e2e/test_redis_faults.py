@@ -82,6 +82,33 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
         assert serving.end(signal.SIGTERM) == 0
 
 
+async def test_a_worker_dies_while_redis_is_away(
+    settings: Settings, tmp_path: Path, redis: RedisServer
+) -> None:
+    """The one that takes its place waits, and the other goes on."""
+    own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
+    serving = await asyncio.to_thread(lambda: Serving("--workers", "2", env=external(own), cwd=tmp_path))
+    redis.kill()
+    dead, other = serving.workers()
+    dead.kill()
+    async with asyncio.timeout(30):
+        while len(serving.workers()) < 2 or dead in serving.workers():
+            await asyncio.sleep(0.05)
+    assert other in serving.workers()
+    async with serving.http("ada") as http:
+        assert (await http.post(f"/api/flow/{FLOW}/start")).status_code == 201
+    redis.start()
+    followers = [await Follower().connect(serving.url, serving.token("ada")) for _ in range(6)]
+    await _ready(serving, 200)
+    async with serving.http("ada") as http:
+        assert (await http.post(f"/api/flow/{FLOW}/transition/start")).status_code == 200
+    for follower in followers:
+        await follower.until(lambda f: _revisions(f)[-1:] == [1])
+        await follower.close()
+    assert await asyncio.to_thread(serving.end) == 0
+    assert "Traceback" not in serving.output
+
+
 async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
     first, second = (_on(settings, redis.url, tmp_path) for _ in range(2))
     follower = await Follower().connect(second.url, second.token("ada"))
@@ -126,24 +153,30 @@ async def test_one_worker_is_cut_off(settings: Settings, tmp_path: Path, redis: 
 
 @pytest.mark.timeout(180)
 async def test_one_worker_is_cut_off_for_long(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
-    """It may never be able to tell what it commits, and has the lease for the sweep: the others find that
-    it is missing, and tell."""
+    """It may never be able to tell what it commits, and has the lease for the sweep. The others tell: one
+    that found that it is missing, and one that never heard of it."""
     proxy = await CuttableProxy(redis.port).mend()
     alone = await asyncio.to_thread(_on, settings, f"redis://127.0.0.1:{proxy.port}/0", tmp_path)
-    other = _on(settings, redis.url, tmp_path)
-    follower = await Follower().connect(other.url, other.token("ada"))
+    other = await asyncio.to_thread(_on, settings, redis.url, tmp_path)
     async with alone.http("ada") as http:
+        followers = [await Follower().connect(other.url, other.token("ada"))]
         await http.post(f"/api/flow/{FLOW}/start")
-        await follower.until(lambda f: len(f.updates()) == 1)
+        await followers[0].until(lambda f: _revisions(f) == [0])
         await proxy.cut()
+        stranger = await asyncio.to_thread(_on, settings, redis.url, tmp_path)
+        followers.append(await Follower().connect(stranger.url, stranger.token("ada")))
         await asyncio.to_thread(other.wait_for, "a worker is gone", 40)
-        assert (await http.post(f"/api/flow/{FLOW}/transition/start")).status_code == 200
-        await follower.until(lambda f: _revisions(f) == [0, 1])
+        for revision, transition in enumerate(WAY[:2], 1):
+            assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
+            for follower in followers:
+                await follower.until(lambda f, n=revision: _revisions(f)[-1:] == [n], 30)
         assert alone.popen.poll() is None, "it lives, and is still cut off"
-        assert (await http.post(f"/api/flow/{FLOW}/transition/continue")).status_code == 200
+        assert (await http.post(f"/api/flow/{FLOW}/transition/{WAY[2]}")).status_code == 200
     alone.popen.kill()
-    await follower.until(lambda f: _revisions(f) == [0, 1, 2])
-    await follower.close()
-    await asyncio.to_thread(alone.end)
-    other.end()
+    for follower in followers:
+        await follower.until(lambda f: _revisions(f)[-1] == 3, 30)
+        assert _revisions(follower) == sorted(set(_revisions(follower)))
+        await follower.close()
+    for serving in (alone, other, stranger):
+        await asyncio.to_thread(serving.end)
     await proxy.cut()

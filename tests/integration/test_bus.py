@@ -3,6 +3,7 @@ it works on every kind of Redis."""
 
 import asyncio
 import signal
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -208,6 +209,28 @@ async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
     await two.until(lambda w: w.gone == [one.bus.worker])
     assert [gap.concerns(of_user("ada")) for gap in two.gaps] == [True]
     await proxy.cut()
+    server.kill()
+
+
+async def test_while_it_is_deaf_a_worker_does_not_wait_for_redis(start: Start) -> None:
+    server = RedisServer()
+    worker = await start(server.url)
+    await worker.bus.follow(of_user("ada"))
+    server.signal(signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        while worker.bus.hearing:
+            await asyncio.sleep(0.02)
+    began = time.monotonic()
+    for revision in range(100):
+        with pytest.raises(BusUnavailableError):
+            await worker.bus.publish([changed("ada", revision)])
+    assert time.monotonic() - began < 1, "not 2 seconds each"
+    assert worker.revisions == list(range(100)), "its own clients hear them"
+    assert worker.bus._channel(of_user("ada")) in worker.bus._sealer.in_debt
+    server.signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while worker.bus._sealer.in_debt or not worker.bus.hearing:
+            await asyncio.sleep(0.02)
     server.kill()
 
 

@@ -120,6 +120,8 @@ async def test_flow_error_only_where_no_ack_was_asked_for(serving: Serving, user
         ("flow-transition", {"flowId": FLOW, "transition": 1, "ok": "yes"}, "INVALID_REQUEST"),
         ("flow-reset", {"flowId": FLOW, "step": "nowhere"}, "INVALID_REQUEST"),
         ("flow-fly", {"flowId": FLOW}, "INVALID_REQUEST"),
+        ("flow-state", {"flowId": "\ud800"}, "INVALID_REQUEST"),
+        ("flow-start", {"flowId": FLOW, "service": "\ud800", "entityId": "\udfff"}, "INVALID_REQUEST"),
     ],
 )
 async def test_every_ack_is_answered(serving: Serving, user: str, event: str, body: Any, code: str) -> None:
@@ -231,6 +233,19 @@ async def test_what_is_no_event_ends_that_client_and_no_other(
     await neighbour.call("flow-start", {"flowId": FLOW})
     await neighbour.until(lambda f: len(f.updates()) == 1)
     await neighbour.close()
+
+
+@pytest.mark.parametrize("frame", ["", "\x1e4\x1e", "x", "b4AAA", "9"])
+async def test_what_is_no_frame_ends_the_connection_without_an_error(serving: Serving, frame: str) -> None:
+    before = len(serving.lines)
+    async with Raw() as raw:
+        await raw.connect(serving, None)
+        await raw.socket.send_str(frame)
+        assert await raw.closed(5)
+    async with serving.http("ada") as http:
+        await http.get("/api/flows")  # its line comes after
+    await asyncio.to_thread(serving.wait_for, "no frame of ours")
+    assert not [line for line in serving.lines[before:] if "[error" in line or "Traceback" in line]
 
 
 async def test_a_client_that_never_says_who_it_is_is_disconnected(serving: Serving) -> None:

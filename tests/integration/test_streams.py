@@ -95,6 +95,16 @@ async def test_last_event_id_goes_on_without_a_gap(serving: Serving, user: str) 
             assert (await events.next())[2]["status"] == "cleared"
 
 
+async def test_a_position_of_nowhere_hides_nothing(serving: Serving, user: str) -> None:
+    async with serving.http(user) as http, stream(http, epoch="zzzz", since=3) as events:
+        assert await events.next() == ("flow-state", None, None)
+        await http.post(f"{ROUTE}/start")
+        name, _, state = await events.next()
+        assert (name, state["revision"]) == ("flow-state", 0)
+        await http.post(f"{ROUTE}/transition/start")
+        assert (await events.next())[2]["revision"] == 1
+
+
 async def test_many_changes_at_once_come_once_and_in_order(serving: Serving, user: str) -> None:
     async with serving.http(user) as http:
         epoch = (await http.post(f"{ROUTE}/start")).json()["epoch"]

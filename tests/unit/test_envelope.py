@@ -87,3 +87,16 @@ def test_what_is_not_as_it_was_signed_does_not_count(sealer: Sealer, spoil: obje
     assert Opener(KEY).open(CHANNEL, spoil(sent(sealer))) is None  # type: ignore[operator]
     assert Opener(KEY).open("another", sent(sealer)) is None
     assert Opener(bytes(31) + b"x").open(CHANNEL, sent(sealer)) is None
+
+
+def test_what_is_noted_while_a_message_is_under_way_is_said_by_the_next(
+    sealer: Sealer, opener: Opener
+) -> None:
+    message = sealer.seal(CHANNEL, [])
+    sealer.lose(CHANNEL, 5_000)
+    sealer.sent(CHANNEL)
+    first, second = opener.open(CHANNEL, message), opener.open(CHANNEL, sent(sealer))
+    assert first is not None
+    assert second is not None
+    assert (first.missed_since, second.missed_since) == (None, 5.0)
+    assert sealer.in_debt == []

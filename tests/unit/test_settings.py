@@ -94,3 +94,16 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown["FLOW_MONGO_URL"] == "mongodb://u:***@h"
     assert mask_url("redis://h/0") == "redis://h/0"
     assert mask_url("mongodb://u:pa/ss@w@h/db") == "mongodb://u:***@h/db"
+
+
+@pytest.mark.parametrize(
+    "origin", ["localhost:3000", "http://localhost:3000/", "https://a.example/x", "http://"]
+)
+def test_origins_are_such_as_a_browser_sends(origin: str) -> None:
+    with pytest.raises(SettingsError, match="takes origins"):
+        load_settings(cors_origins=f"https://app.example.org, {origin}")
+
+
+def test_several_origins() -> None:
+    settings = load_settings(cors_origins="https://app.example.org, http://localhost:3000")
+    assert settings.cors_origins == ["https://app.example.org", "http://localhost:3000"]

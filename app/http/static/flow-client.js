@@ -323,7 +323,8 @@ export class FlowClient {
 
   /**
    * Follow a state: `for await (const state of client.follow(flowId))`, or `client.follow(flowId, callback)`.
-   * Every change comes once, in order; null says that there is no state. `userId` names another user (a
+   * Every change comes once, in order; a state whose `status` is `cleared` or `expired` has ended, null says
+   * that there is none (the first one after that is the newest by then). `userId` names another user (a
    * service or an administrator may).
    *
    * @param {string} flowId
