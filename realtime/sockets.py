@@ -12,7 +12,7 @@ from msgspec import ValidationError, convert
 
 from app.auth.permissions import ADMIN, acting_for, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.command import ExpectedPosition, Origin
+from app.contracts.command import ExpectedPosition, Origin, held_position
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
@@ -226,9 +226,7 @@ class FlowSockets:
     # Following
 
     async def _subscribe(self, client: Client, user_id: str, message: SubscribeMessage) -> Answer:
-        if (message.epoch is None) != (message.since is None):
-            missing = "since" if message.since is None else "epoch"
-            raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
+        held = held_position(message.epoch, message.since)
         flow_id, place = message.flow_id, (message.flow_id, user_id)
         fresh = place not in client.followed
         if fresh:
@@ -238,7 +236,7 @@ class FlowSockets:
             if fresh and user_id != client.user_id:
                 await self._rooms.enter(client, state_room(*place), of_user(user_id))
             # The room first, the state second: what is committed after this read is told to the room.
-            found = await self._service.get_flow_events(user_id, flow_id, message.epoch, message.since or 0)
+            found = await self._service.get_flow_events(user_id, flow_id, held)
         except BaseException:
             if fresh:
                 await self._leave_state(client, flow_id, user_id)

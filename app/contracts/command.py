@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.state import Payload
 
 Name = Annotated[str, Meta(max_length=64)]
@@ -27,6 +28,24 @@ class ExpectedPosition(Struct, frozen=True):
 
     revision: int
     epoch: str | None = None
+
+
+class HeldPosition(Struct, frozen=True):
+    """What a follower holds: the life of the state, and the revision in it. No epoch: nothing."""
+
+    epoch: str | None = None
+    revision: int = 0
+
+
+NOTHING_HELD = HeldPosition()
+
+
+def held_position(epoch: str | None, since: int | None) -> HeldPosition:
+    """As a follower gives it. Raises InvalidRequestError when one of both is missing."""
+    if (epoch is None) != (since is None):
+        missing = "since" if since is None else "epoch"
+        raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
+    return HeldPosition(epoch, since or 0)
 
 
 class Origin(Struct, frozen=True):

@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from app.contracts.command import Caller
+from app.contracts.command import NOTHING_HELD, Caller, HeldPosition, held_position
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
@@ -49,13 +49,6 @@ class PositionQuery(UserQuery, frozen=True, rename="camel"):
     epoch: Annotated[str, Meta(max_length=64)] | None = None
     since: Annotated[int, Meta(ge=0)] | None = None
 
-    def position(self) -> tuple[str | None, int]:
-        """Raises InvalidRequestError when one of both is missing."""
-        if (self.epoch is None) != (self.since is None):
-            missing = "since" if self.since is None else "epoch"
-            raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
-        return self.epoch, self.since or 0
-
 
 class FlowStream:
     """One reader of one state: a position, and what is to be told from there on."""
@@ -68,14 +61,13 @@ class FlowStream:
         self._waiting: asyncio.Queue[Told] = asyncio.Queue()
         self._overflowed = False
         self._membership: Membership | None = None
-        self._epoch: str | None = None
-        self._revision = 0
+        self._held = NOTHING_HELD
         self._first = CaughtUp(None)
 
-    async def open(self, epoch: str | None, revision: int) -> None:
+    async def open(self, held: HeldPosition) -> None:
         """Listen first, read second: nothing is between them. Raises FlowError."""
         self._membership = await self._service.audience.follow_user(self._user_id, self._tell)
-        self._epoch, self._revision = epoch, revision
+        self._held = held
         try:
             self._first = await self._read()
         except BaseException:
@@ -107,12 +99,12 @@ class FlowStream:
             raise AuthenticationRequiredError("The token has expired; connect with a new one") from None
         if self._overflowed:
             raise SlowClientError
-        if isinstance(told, StateChanged) and told.epoch == self._epoch:
-            if told.revision <= self._revision:
+        if isinstance(told, StateChanged) and told.epoch == self._held.epoch:
+            if told.revision <= self._held.revision:
                 return []
-            if told.revision == self._revision + 1:
+            if told.revision == self._held.revision + 1:
                 return [self._update(told)]
-        elif isinstance(told, StateChanged) and told.epoch < (self._epoch or ""):
+        elif isinstance(told, StateChanged) and told.epoch < (self._held.epoch or ""):
             return []
         return self._level(await self._read())
 
@@ -124,25 +116,25 @@ class FlowStream:
             self._overflowed = True
 
     async def _read(self) -> CaughtUp:
-        return await self._service.get_flow_events(self._user_id, self._flow_id, self._epoch, self._revision)
+        return await self._service.get_flow_events(self._user_id, self._flow_id, self._held)
 
     def _level(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:
             return [self._update(event) for event in found.events]
         if found.state is None:
-            self._epoch = None  # whatever comes next is read
+            self._held = NOTHING_HELD  # whatever comes next is read
             return [ServerSentEvent(event="flow-state", data="null", retry=RETRY_MS)]
-        self._epoch, self._revision = found.state.epoch, found.state.revision
+        self._held = HeldPosition(found.state.epoch, found.state.revision)
         data = encode(state_view(found.state)).decode()
         return [ServerSentEvent(event="flow-state", data=data, id=self._id, retry=RETRY_MS)]
 
     def _update(self, event: StateChanged) -> ServerSentEvent:
-        self._epoch, self._revision = event.epoch, event.revision
+        self._held = HeldPosition(event.epoch, event.revision)
         return ServerSentEvent(event="flow-state-updated", data=bytes(event.body).decode(), id=self._id)
 
     @property
     def _id(self) -> str:
-        return f"{self._epoch}.{self._revision}"
+        return f"{self._held.epoch}.{self._held.revision}"
 
 
 class StreamResponse(EventSourceResponse):
@@ -162,13 +154,13 @@ class StreamResponse(EventSourceResponse):
 
 
 async def _events(call: Call) -> Answer:
-    epoch, since = call.query.position()
-    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], epoch, since)
+    held = held_position(call.query.epoch, call.query.since)
+    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], held)
     return Answer(caught_up_view(found))
 
 
 async def _stream(call: Call) -> Answer:
-    epoch, revision = call.query.position()
+    held = held_position(call.query.epoch, call.query.since)
     last = call.header("last-event-id")
     if last:
         match = _POSITION.match(last)
@@ -176,11 +168,11 @@ async def _stream(call: Call) -> Answer:
             raise InvalidRequestError(
                 [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
             )
-        epoch, revision = match["epoch"], int(match["revision"])
+        held = HeldPosition(match["epoch"], int(match["revision"]))
     if call.service.audience.count(of_user(call.user_id)) >= STREAMS_OF_A_USER:
         raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
     stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
-    await stream.open(epoch, revision)
+    await stream.open(held)
     return Answer(StreamResponse(stream))
 
 

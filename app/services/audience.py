@@ -8,6 +8,7 @@ from itertools import islice
 
 import structlog
 
+from app.contracts.command import HeldPosition
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, of_flow, of_user
 from app.contracts.ports import EventBus, StateStore
@@ -171,7 +172,9 @@ class Audience:
         async with self._under_way:
             try:
                 for start in sorted(starts):
-                    found = await self._catch_up.since(state.user_id, state.flow, state.epoch, start)
+                    found = await self._catch_up.since(
+                        state.user_id, state.flow, HeldPosition(state.epoch, start)
+                    )
                     if found is not None and found.complete:
                         for event in found.events:
                             self.repaired += 1

@@ -2,6 +2,7 @@
 
 from msgspec import UNSET, structs
 
+from app.contracts.command import HeldPosition
 from app.contracts.events import StateChanged
 from app.contracts.outcome import CaughtUp
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
@@ -35,9 +36,8 @@ class CatchUp:
         self._updates = updates
         self._clock = clock
 
-    async def since(self, user_id: str, flow_id: str, epoch: str | None, revision: int) -> CaughtUp | None:
-        """The changes after ``revision`` in the life ``epoch`` of a state, with the state; without an epoch
-        the state alone. None when there never was a state."""
+    async def since(self, user_id: str, flow_id: str, held: HeldPosition) -> CaughtUp | None:
+        """The changes after the position that is held, with the state. None when there never was a state."""
         async with self._changes.explaining(user_id, flow_id):
             stored = await self._states.load(flow_id, user_id)
         if stored is None:
@@ -48,9 +48,9 @@ class CatchUp:
             present = await self._changes.with_transitions(state)
         elif state.status not in ENDED:  # past its time, which no record says yet
             return CaughtUp(None)
-        if epoch != state.epoch or not 0 <= state.revision - revision <= MOST_EVENTS:
+        if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MOST_EVENTS:
             return CaughtUp(present)
-        events = await self._events(stored, revision)
+        events = await self._events(stored, held.revision)
         return CaughtUp(present) if events is None else CaughtUp(present, events, complete=True)
 
     async def _events(self, stored: StoredState, revision: int) -> tuple[StateChanged, ...] | None:

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.command import (
+    NOTHING_HELD,
+    HeldPosition,
     Origin,
     ResetCommand,
     SetCommand,
@@ -170,12 +172,11 @@ class FlowService:
             return await self._changes.with_transitions(stored.state)
 
     async def get_flow_events(
-        self, user_id: str, flow_id: str, epoch: str | None = None, since: int = 0
+        self, user_id: str, flow_id: str, held: HeldPosition = NOTHING_HELD
     ) -> CaughtUp:
-        """What was committed after revision ``since`` in the life ``epoch`` of the state, for a follower that
-        stands there; without an epoch the state alone. Raises FlowNotFoundError when there is neither a
-        state nor such a flow."""
-        found = await self._catch_up.since(user_id, flow_id, epoch, since)
+        """What was committed to the state after the position that a follower holds. Raises FlowNotFoundError
+        when there is neither a state nor such a flow."""
+        found = await self._catch_up.since(user_id, flow_id, held)
         if found is None:
             await self._catalog.current(flow_id)
             return CaughtUp(None)

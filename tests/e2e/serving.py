@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import itertools
 import os
 import re
 import signal
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -179,3 +182,44 @@ class Follower:
 
 async def close_all(parts: Sequence[Follower]) -> None:
     await asyncio.gather(*(part.close() for part in parts))
+
+
+class Sender:
+    """A back-end program that repeats each request with its key until it is answered."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._http: httpx.AsyncClient | None = None
+        self.repeats = 0
+        self.answers: Counter[int] = Counter()
+
+    async def post(self, user: str, path: str, revision: int, body: Any) -> None:
+        """Make the change of a user that leads to ``revision``."""
+        headers = {
+            "Authorization": f"Bearer {self._serving.token(user)}",
+            "Idempotency-Key": f"{user}-{revision}",
+        }
+        for attempt in itertools.count():
+            assert attempt < 200, "never answered"
+            if self._http is None:
+                self._http = httpx.AsyncClient(base_url=self._serving.url, timeout=10)
+            try:
+                answer = await self._http.post(path, headers=headers, json=body)
+            except httpx.TransportError:
+                await self.close()
+                self.repeats += 1
+                await asyncio.sleep(0.02)
+                continue
+            self.answers[answer.status_code] += 1
+            if answer.status_code in (200, 201):
+                assert answer.json()["revision"] == revision, answer.text
+                return
+            assert answer.json()["retryable"], answer.text
+            self.repeats += 1
+            await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        http, self._http = self._http, None
+        if http is not None:
+            with suppress(Exception):
+                await http.aclose()

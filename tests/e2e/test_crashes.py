@@ -1,19 +1,16 @@
 """Workers are killed at random while users walk: nothing acknowledged is lost, doubled or out of order."""
 
 import asyncio
-import itertools
 import random
 import signal
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.main import Parts
 from config.settings import Settings
-from tests.e2e.serving import Serving, external
+from tests.e2e.serving import Sender, Serving, external
 
 FLOW = "user-onboarding"
 WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]
@@ -23,49 +20,11 @@ KILLS = 21
 SEED = 20_261_122
 
 
-class Walker:
-    """A client program: walks users, and repeats each request with its key until it is answered."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-        self._http: httpx.AsyncClient | None = None
-        self.repeats = 0
-        self.answers: Counter[int] = Counter()
-
-    async def walk(self, user: str, way: list[str]) -> None:
-        await self._ask(user, f"/api/flow/{FLOW}/start", 0)
-        for revision, transition in enumerate(way, 1):
-            await self._ask(user, f"/api/flow/{FLOW}/transition/{transition}", revision)
-
-    async def _ask(self, user: str, path: str, revision: int) -> None:
-        headers = {
-            "Authorization": f"Bearer {self._serving.token(user)}",
-            "Idempotency-Key": f"{user}-{revision}",
-        }
-        for attempt in itertools.count():
-            assert attempt < 200, "never answered"
-            if self._http is None:
-                self._http = httpx.AsyncClient(base_url=self._serving.url, timeout=10)
-            try:
-                answer = await self._http.post(path, headers=headers, json={"payload": {str(revision): user}})
-            except httpx.TransportError:
-                with suppress(Exception):
-                    await self._http.aclose()
-                self._http = None
-                self.repeats += 1
-                await asyncio.sleep(0.02)
-                continue
-            self.answers[answer.status_code] += 1
-            if answer.status_code in (200, 201):
-                assert answer.json()["revision"] == revision, answer.text
-                return
-            assert answer.json()["retryable"], answer.text
-            self.repeats += 1
-            await asyncio.sleep(0.05)
-
-    async def close(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
+async def walk(sender: Sender, user: str, way: list[str]) -> None:
+    await sender.post(user, f"/api/flow/{FLOW}/start", 0, {"payload": {"0": user}})
+    for revision, transition in enumerate(way, 1):
+        body = {"payload": {str(revision): user}}
+        await sender.post(user, f"/api/flow/{FLOW}/transition/{transition}", revision, body)
 
 
 @pytest.mark.timeout(240)
@@ -73,16 +32,16 @@ async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> No
     chance = random.Random(SEED)
     serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path)
     users = iter(enumerate((f"user-{n}", WAYS[n % 2]) for n in range(USERS)))
-    walkers = [Walker(serving) for _ in range(CLIENTS)]
+    walkers = [Sender(serving) for _ in range(CLIENTS)]
 
     kills = 0
     killed = asyncio.Condition()
 
-    async def client(walker: Walker) -> None:
+    async def client(walker: Sender) -> None:
         for n, (user, way) in users:
             async with killed:  # the kills are spread over the whole walk, however fast it is
                 await killed.wait_for(lambda n=n: kills >= KILLS * n // USERS)
-            await walker.walk(user, way)
+            await walk(walker, user, way)
 
     clients = [asyncio.create_task(client(walker)) for walker in walkers]
     while not all(task.done() for task in clients):

@@ -3,14 +3,12 @@ Redis stops twice and a worker is killed. In the end every client holds what Mon
 shown anything older than before, and every gap was repaired."""
 
 import asyncio
-import itertools
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from app.main import Parts
 from config.settings import Settings
 from tests.e2e.faults import RedisServer
 from tests.e2e.javascript import FOLDER, modules, node
-from tests.e2e.serving import Serving, external
+from tests.e2e.serving import Sender, Serving, external
 
 FLOW = "purchase-approval"
 USERS = 100
@@ -85,44 +83,10 @@ class Swarm:
         return json.loads(await asyncio.wait_for(self._process.stdout.readline(), seconds))
 
 
-class Sender:
-    """A back-end program that moves users on, each request repeated with its key until it is answered."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-        self._http: httpx.AsyncClient | None = None
-        self.repeats = 0
-
-    async def move(self, user: str, revision: int) -> None:
-        """Make change ``revision`` of a user."""
-        transition = LOOP[(revision - 1) % len(LOOP)]
-        headers = {
-            "Authorization": f"Bearer {self._serving.token(user)}",
-            "Idempotency-Key": f"{user}-{revision}",
-        }
-        for attempt in itertools.count():
-            assert attempt < 200, "never answered"
-            if self._http is None:
-                self._http = httpx.AsyncClient(base_url=self._serving.url, timeout=10)
-            try:
-                answer = await self._http.post(
-                    f"/api/flow/{FLOW}/transition/{transition}", headers=headers, json={}
-                )
-            except httpx.TransportError:
-                await self.close()
-                self.repeats += 1
-                continue
-            assert answer.status_code == 200 or answer.json()["retryable"], answer.text
-            if answer.status_code == 200:
-                assert answer.json()["revision"] == revision
-                return
-            self.repeats += 1
-
-    async def close(self) -> None:
-        http, self._http = self._http, None
-        if http is not None:
-            with suppress(Exception):
-                await http.aclose()
+async def move(sender: Sender, user: str, revision: int) -> None:
+    """Make change ``revision`` of a user."""
+    transition = LOOP[(revision - 1) % len(LOOP)]
+    await sender.post(user, f"/api/flow/{FLOW}/transition/{transition}", revision, {})
 
 
 @pytest.mark.timeout(400)
@@ -155,7 +119,7 @@ async def test_the_storm(settings: Settings, tmp_path: Path) -> None:
                 # The next change of a user waits for the one before, whoever makes it.
                 await locks[user].acquire()
                 try:
-                    await sender.move(user, revision)
+                    await move(sender, user, revision)
                 finally:
                     locks[user].release()
                 async with progressed:

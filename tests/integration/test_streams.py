@@ -14,7 +14,7 @@ import jwt
 import pytest
 from msgspec import Raw
 
-from app.contracts.command import Caller
+from app.contracts.command import NOTHING_HELD, Caller
 from app.contracts.events import StateChanged, of_user
 from app.http.streams import STREAMS_OF_A_USER, WAITING_EVENTS, FlowStream
 from config.settings import Settings
@@ -131,7 +131,7 @@ async def test_a_token_that_expires_ends_the_stream_with_its_code(serving: Servi
 async def test_a_reader_that_is_too_slow_is_told_so() -> None:
     r = await rig()
     stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
-    await stream.open(None, 0)
+    await stream.open(NOTHING_HELD)
     state, _ = await r.service.start_flow("ada", "loop")
     events = stream.events()
     assert (await anext(events)).event == "flow-state"

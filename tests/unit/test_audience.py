@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec import UNSET, Raw, json, structs
 
-from app.contracts.command import StartCommand
+from app.contracts.command import HeldPosition, StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import (
     Event,
@@ -286,18 +286,18 @@ async def test_catching_up_claims_continuity_only_where_every_record_is_there() 
         for _ in range(4):
             await service.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        at = (state.epoch, 1)
-        whole = await service.get_flow_events("ada", "loop", *at)
+        at = HeldPosition(state.epoch, 1)
+        whole = await service.get_flow_events("ada", "loop", at)
         assert (whole.complete, [e.revision for e in whole.events]) == (True, [2, 3, 4])
         lost = r.history.kept.pop(f"loop:ada:{state.epoch}:3")
-        broken = await service.get_flow_events("ada", "loop", *at)
+        broken = await service.get_flow_events("ada", "loop", at)
         assert (broken.complete, broken.events) == (False, ())
         assert broken.state is not None
         assert broken.state.revision == 4
         r.history.kept[lost.id] = structs.replace(lost, after=UNSET)
-        assert not (await service.get_flow_events("ada", "loop", *at)).complete, "it leads to no state"
+        assert not (await service.get_flow_events("ada", "loop", at)).complete, "it leads to no state"
         r.history.kept[lost.id] = lost
-        level = await service.get_flow_events("ada", "loop", state.epoch, 4)
+        level = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 4))
         assert (level.complete, level.events) == (True, ())
 
 
@@ -306,10 +306,10 @@ async def test_a_state_past_its_time_is_no_continuation() -> None:
     async with r.service as service:
         state, _ = await service.start_flow("ada", "loop")
         r.clock.advance(hours=2)
-        found = await service.get_flow_events("ada", "loop", state.epoch, 0)
+        found = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
         assert (found.state, found.complete) == (None, False)
         await service.purge_expired_flows()
-        ended = await service.get_flow_events("ada", "loop", state.epoch, 0)
+        ended = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
         assert (ended.state, ended.complete, [e.revision for e in ended.events]) == (None, True, [1])
 
 
@@ -329,7 +329,7 @@ async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest
         for _ in range(MOST_EVENTS):
             await service.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        found = await service.get_flow_events("ada", "loop", state.epoch, 0)
+        found = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
     assert (found.complete, found.events) == (False, ())
     assert asked == [STEP]
 
