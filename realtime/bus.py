@@ -23,6 +23,7 @@ from app.contracts.ports import BusUnavailableError
 from config.log import describe
 from realtime.ear import Ear
 from realtime.envelope import Opener, Sealer
+from realtime.peers import Peers
 from realtime.redis_servers import OUTAGE, redis_servers, telling_why
 
 log = structlog.get_logger("bus")
@@ -31,10 +32,6 @@ SHARDS = 1024
 """Channels that the users are spread over. All workers must have the same number: it is in the name."""
 START_SECONDS = 2.0
 BEAT_SECONDS = 1.0
-GONE_SECONDS = 15.0
-"""A worker that was not heard of for so long is taken for gone."""
-DEAD_SECONDS = 3600.0
-"""One that was gone for so long does not come back."""
 IDLE_SECONDS = 30.0
 """A channel that nobody here needs is still heard for so long: users come back."""
 EARLIER = timedelta(seconds=30)
@@ -58,8 +55,7 @@ class RedisBus:
         self._followed: dict[str, Counter[Topic]] = {}
         self._idle: dict[str, float] = {}
         self._ears: dict[str, Ear] = {}
-        self._peers: dict[str, float] = {}
-        self._silent: dict[str, float] = {}
+        self._peers = Peers()
         self._handlers: list[Callable[[Topic, Event], None]] = []
         self._gap_handlers: list[Callable[[Gap], None]] = []
         self._gone_handlers: list[Callable[[str], None]] = []
@@ -251,7 +247,7 @@ class RedisBus:
             for server, ear in self._ears.items():
                 await ear.open(channels[server])
             heard |= missing  # and once more, if more was followed meanwhile
-        self._peers = dict.fromkeys(self._peers, time.time())
+        self._peers.hear_anew()
 
     def _beat_channel(self, server: str) -> str:
         """A channel of a server that this worker's heartbeats go through."""
@@ -272,11 +268,11 @@ class RedisBus:
                 if ear.beat == channel:
                     ear.beaten()
         elif received.envelope.bye:
-            self._forget(sender)
-        else:
-            self._peers[sender] = time.time()
-            if sender in self._silent:  # cut off, not dead: it told others meanwhile, or nobody
-                self._tell_gap(self._silent.pop(sender), None)
+            self._peers.forget(sender)
+            self._opener.forget_sender(sender)
+            self._tell_gone(sender)
+        elif (before := self._peers.heard(sender)) is not None:
+            self._tell_gap(before, None)  # cut off, not dead: it told others meanwhile, or nobody
         if received.missed_since is not None:
             self._tell_gap(received.missed_since, channel)
         self._dispatch(channel, received.envelope.events)
@@ -310,32 +306,20 @@ class RedisBus:
                 async with self._sending:
                     await self._send({channel: [] for channel in (*beats, *self._sealer.in_debt)})
                 if self._hearing.is_set():
-                    self._forget_silent()
+                    self._look_for_gone()
                     await self._drop_idle()
             except OUTAGE:
                 continue  # without heartbeats the ears find out
             except Exception as error:  # noqa: BLE001 - as long as it lives, it beats
                 log.error("heartbeat failed", **describe(error))
 
-    def _forget_silent(self) -> None:
-        now = time.time()
-        for worker, heard_at in list(self._peers.items()):
-            if now - heard_at > GONE_SECONDS:
-                log.warning("a worker is gone", worker=worker)
-                # What it committed last it may have told nobody.
-                self._tell_gap(heard_at, None)
-                self._silent[worker] = self._peers.pop(worker)
-                self._tell_gone(worker)
-        for worker, heard_at in list(self._silent.items()):
-            if now - heard_at > DEAD_SECONDS:
-                del self._silent[worker]
-                self._opener.forget_sender(worker)
-
-    def _forget(self, worker: str) -> None:
-        self._peers.pop(worker, None)
-        self._silent.pop(worker, None)
-        self._opener.forget_sender(worker)
-        self._tell_gone(worker)
+    def _look_for_gone(self) -> None:
+        for worker, heard_at in self._peers.take_gone():
+            log.warning("a worker is gone", worker=worker)
+            self._tell_gap(heard_at, None)  # what it committed last it may have told nobody
+            self._tell_gone(worker)
+        for worker in self._peers.take_dead():
+            self._opener.forget_sender(worker)
 
     def _tell_gone(self, worker: str) -> None:
         for handler in self._gone_handlers:

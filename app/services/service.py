@@ -174,13 +174,11 @@ class FlowService:
     async def get_flow_events(
         self, user_id: str, flow_id: str, held: HeldPosition = NOTHING_HELD
     ) -> CaughtUp:
-        """What was committed to the state after the position that a follower holds. Raises FlowNotFoundError
-        when there is neither a state nor such a flow."""
+        """What was committed after the position that a follower holds. Raises as get_flow_state."""
         found = await self._catch_up.since(user_id, flow_id, held)
         if found is None:
             await self._catalog.current(flow_id)
-            return CaughtUp(None)
-        return found
+        return found or CaughtUp(None)
 
     async def get_user_flows(self, user_id: str) -> list[FlowState]:
         """A user's states in all flows, by key."""

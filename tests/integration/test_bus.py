@@ -26,6 +26,7 @@ from app.contracts.events import (
 from app.contracts.ports import BusUnavailableError
 from config.settings import Settings
 from realtime import bus as bus_module
+from realtime import peers as peers_module
 from realtime.bus import RedisBus
 from realtime.envelope import Sealer
 from tests.e2e.faults import CuttableProxy, RedisServer
@@ -259,11 +260,11 @@ async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_o
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(bus_module, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(peers_module, "GONE_SECONDS", 0.5)
     one, two = await start(url), await start(url)
     await one.bus.follow(of_user("ada"))
     async with asyncio.timeout(10):
-        while not one.bus._peers:
+        while not one.bus._peers.present:
             await asyncio.sleep(0.02)
     two.bus._tasks[1].cancel()  # no heartbeats: cut off, as far as one can tell
     await one.until(lambda w: w.gone == [two.bus.worker])
@@ -271,7 +272,7 @@ async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_o
     await two.bus.publish([changed("ada")])
     await one.until(lambda w: w.revisions == [0])
     assert [gap.topics for gap in one.gaps[before:]] == [None]
-    assert list(one.bus._peers) == [two.bus.worker]
+    assert list(one.bus._peers.present) == [two.bus.worker]
 
 
 async def test_presence_is_asked_of_all_who_hear_the_channel_also_for_another_user(
@@ -294,10 +295,10 @@ async def test_a_worker_that_ends_or_is_silent_is_gone(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(bus_module, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(peers_module, "GONE_SECONDS", 0.5)
     one, two, three = await start(url), await start(url), await start(url)
     async with asyncio.timeout(10):
-        while len(one.bus._peers) < 2:
+        while len(one.bus._peers.present) < 2:
             await asyncio.sleep(0.02)
     await two.bus.stop()
     await one.until(lambda w: w.gone == [two.bus.worker])
