@@ -1,11 +1,10 @@
 """What a caller may do."""
 
 from app.auth.tokens import is_user_id
-from app.contracts.command import Caller
+from app.contracts.command import ADMIN, SERVICE, Caller
 from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidRequestError
 
-ADMIN = "flow:admin"
-SERVICE = "flow:service"
+__all__ = ["ADMIN", "SERVICE", "acting_for", "require_scope"]
 
 
 def require_scope(caller: Caller, scope: str) -> None:

@@ -1,5 +1,6 @@
 """What a caller asks for, and who asks: the same for every door."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -14,6 +15,10 @@ RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
 """1 to 128 visible ASCII characters."""
 
 
+ADMIN = "flow:admin"
+SERVICE = "flow:service"
+
+
 class Caller(Struct, frozen=True):
     """An authenticated party. ``expires_at`` is the last moment of its token, in seconds since 1970."""
 
@@ -21,6 +26,11 @@ class Caller(Struct, frozen=True):
     roles: frozenset[str] = frozenset()
     scopes: frozenset[str] = frozenset()
     expires_at: float = 0.0
+
+    def has_a_role(self, wanted: Collection[str] | None) -> bool:
+        """Whether the caller has one of the ``wanted`` roles. None: no role is asked for. Of an
+        administrator none is."""
+        return wanted is None or ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
 
 
 class ExpectedPosition(Struct, frozen=True):
@@ -49,15 +59,16 @@ def held_position(epoch: str | None, since: int | None) -> HeldPosition:
 
 
 class Origin(Struct, frozen=True):
-    """Where a command comes from: recorded with the change, never part of the decision but for
-    ``expected``. ``actor`` is the caller's user id, ``client`` the kind of door and program. ``dry_run``:
-    decide, and change and record nothing."""
+    """Where a command comes from. ``actor`` is the caller's user id, ``client`` the kind of door and
+    program: recorded with the change. ``dry_run``: decide, and change and record nothing. ``caller`` is who
+    asks, of whom roles are asked; None: a Python program or the service itself, of which none are."""
 
     actor: str
     request_id: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
     expected: ExpectedPosition | None = None
     dry_run: bool = False
+    caller: Caller | None = None
 
 
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -21,9 +21,11 @@ class FlowDefinition(Struct, frozen=True):
     retired: bool = False
 
 
-class Finding(Struct, frozen=True):
-    """One fault of a definition. ``pointer`` is a JSON pointer (RFC 6901) into it."""
+class Finding(Struct, frozen=True, omit_defaults=True):
+    """One fault of a definition. ``pointer`` is a JSON pointer (RFC 6901) into it, ``advice`` what to do
+    about it. A definition with an ``error`` is not published."""
 
     pointer: str
     message: str
     severity: Literal["error", "warning"] = "error"
+    advice: str = ""

@@ -112,6 +112,28 @@ class InvalidTransitionError(FlowError):
         )
 
 
+class GuardRefusedError(FlowError):
+    """The condition of a transition does not hold."""
+
+    code = "GUARD_REFUSED"
+    status = 409
+    title = "Guard refused"
+
+    def __init__(
+        self, transition: str, guard: str, values: dict[str, Any], reason: str | None = None
+    ) -> None:
+        """``values`` are those that the ``guard`` read, by their names in it; ``reason`` says why it has no
+        result."""
+        why = "does not hold" if reason is None else f"cannot be told: {reason}"
+        super().__init__(
+            f"The condition of transition {transition} {why}: {guard}",
+            transition=transition,
+            guard=guard,
+            values=values,
+            **({} if reason is None else {"reason": reason}),
+        )
+
+
 class StatePausedError(FlowError):
     """An administrator holds the state."""
 

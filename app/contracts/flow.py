@@ -8,12 +8,23 @@ from msgspec import Struct
 
 class FlowTransition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
     """A way out of a step. ``explicit``: only a person may choose it, ``next`` skips it.
-    ``reversible``: the state remembers the step it left as ``previous``."""
+    ``reversible``: the state remembers the step it left as ``previous``.
+
+    ``guard`` is a condition in CEL (the Common Expression Language) over ``state``, ``payload``, ``user``
+    and ``now`` (app.flow.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload that comes
+    with the transition. ``roles``: a caller needs one of them; none listed: only a timeout may run it.
+    """
 
     transition: str
     step: str
     explicit: bool = False
     reversible: bool = False
+    guard: str | None = None
+    payload_schema: dict[str, Any] | None = None
+    roles: tuple[str, ...] | None = None
+    title: str | None = None
+    description: str | None = None
+    meta: dict[str, Any] | None = None
 
 
 class FlowTimeout(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -46,6 +57,9 @@ class FlowStep(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     initial: bool = False
     payload_map: dict[str, int] | None = None
     timeout: FlowTimeout | None = None
+    title: str | None = None
+    description: str | None = None
+    meta: dict[str, Any] | None = None
 
 
 class FlowConfig(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -60,7 +74,8 @@ class FlowConfig(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 class Flow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
     """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names. ``ttl`` is how long
-    a state lives after its last change (ISO 8601, such as ``P30D``)."""
+    a state lives after its last change (ISO 8601, such as ``P30D``). ``roles``: who has none of them does
+    not see the flow. ``title``, ``description`` and ``meta``, here and inside, are for people and clients."""
 
     flow: str
     initial_step: str
@@ -71,6 +86,7 @@ class Flow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
     description: str | None = None
     meta: dict[str, Any] | None = None
     ttl: timedelta | None = None
+    roles: tuple[str, ...] | None = None
 
 
 class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -84,3 +100,4 @@ class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     description: str | None = None
     meta: dict[str, Any] | None = None
     ttl: timedelta | None = None
+    roles: tuple[str, ...] | None = None

@@ -22,6 +22,7 @@ Kind = Literal[
     "cleared",
     "expired",
     "recovered",
+    "migrated",
     "erased",
     "refused",
 ]

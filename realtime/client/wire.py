@@ -6,12 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+import aiohttp
 import socketio
-
-try:
-    import aiohttp
-except ModuleNotFoundError:
-    raise ModuleNotFoundError("FlowClient needs aiohttp: pip install 'server-flow[client]'") from None
 from engineio.base_client import connected_clients
 from socketio.packet import Packet
 
