@@ -33,6 +33,11 @@ class Caller(Struct, frozen=True):
         return wanted is None or ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
 
 
+def program(user_id: str) -> Caller:
+    """A Python program or the service itself, in the place of a user: of it no roles are asked."""
+    return Caller(user_id, scopes=frozenset({ADMIN}))
+
+
 class ExpectedPosition(Struct, frozen=True):
     """The position that a state must have for a change to be made. No epoch: any."""
 
@@ -69,6 +74,11 @@ class Origin(Struct, frozen=True):
     expected: ExpectedPosition | None = None
     dry_run: bool = False
     caller: Caller | None = None
+
+    @property
+    def asks(self) -> Caller:
+        """Who asks."""
+        return self.caller or program(self.actor)
 
 
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -21,7 +21,7 @@ class FlowTransition(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     reversible: bool = False
     guard: str | None = None
     payload_schema: dict[str, Any] | None = None
-    roles: tuple[str, ...] | None = None
+    roles: list[str] | None = None
     title: str | None = None
     description: str | None = None
     meta: dict[str, Any] | None = None
@@ -86,7 +86,7 @@ class Flow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
     description: str | None = None
     meta: dict[str, Any] | None = None
     ttl: timedelta | None = None
-    roles: tuple[str, ...] | None = None
+    roles: list[str] | None = None
 
 
 class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -100,4 +100,4 @@ class FlowPatch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     description: str | None = None
     meta: dict[str, Any] | None = None
     ttl: timedelta | None = None
-    roles: tuple[str, ...] | None = None
+    roles: list[str] | None = None
