@@ -1,5 +1,6 @@
 """A definition is checked whole: every finding at once, each with its pointer."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,66 @@ def test_all_findings_come_at_once() -> None:
     pointers = {f.pointer for f in check_flow(raw)}
     expected = {"/flow", "/initialStep", "", "/steps/b/index", "/steps/b/transitions/done/step"}
     assert pointers == expected | {"/steps/c/service"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pointer", "advice"),
+    [
+        (_set("initialStep", "A"), "/initialStep", "did you mean 'a'?"),
+        (_set("initialStep", "zzzz"), "/initialStep", "name the step that it begins with: 'a', 'b', 'c'"),
+        (_set("flow", "a:b:c"), "/flow", "write 'a-b-c'; a colon"),
+        (_set("payload_map", {}), "", "leave it out; there is flow, initialStep,"),
+        (_set("steps/a/payload-map", {}), "/steps/a", "write 'payloadMap' for 'payload-map'"),
+        (_set("steps/a/timout", {}), "/steps/a", "write 'timeout' for 'timout'"),
+        (_set("steps/a/path", 5), "/steps/a/path", "leave it out, or give a text"),
+        (_set("steps/a/index", None), "/steps/a/index", "give a whole number"),
+        (_set("steps/b/index", 1.0), "/steps/b/index", "write 1"),
+        (_set("steps/a/module", "$nome"), "/steps/a/module", "did you mean 'nomen'?"),
+        (_set("steps/a/transitions/go/guard", "user.rolls == []"), "/steps/a/transitions/go/guard",
+         "did you mean 'user.roles'?"),
+        (_set("steps/a/transitions/go/guard", "user.email == ''"), "/steps/a/transitions/go/guard",
+         "a guard reads payload, "),
+        (_set("steps/a/transitions/go/guard", "a and b"), "/steps/a/transitions/go/guard", "&& is and"),
+        (_set("steps/a/transitions/go/payloadSchema", {"type": "text"}),
+         "/steps/a/transitions/go/payloadSchema/type", "take array, boolean"),
+        (_set("steps/a/transitions/go/payloadSchema", {"properties": {"type": 5}}),
+         "/steps/a/transitions/go/payloadSchema/properties/type", "write a JSON Schema"),
+        (_set("steps/a/timeout", {"after": "P1D", "transition": "b"}), "/steps/a/timeout/transition",
+         "name the transition that leads to this step: 'go'"),
+        (_set("steps/c/timeout", {"after": "P1D", "transition": "b"}), "/steps/c/timeout/transition",
+         "take the timeout out"),
+    ],
+)  # fmt: skip
+def test_a_finding_says_what_to_do(spoil: Spoil, pointer: str, advice: str) -> None:
+    raw = flow_dict(config={"modules": {"nomen": "x"}})
+    spoil(raw)
+    (finding,) = check_flow(raw)
+    assert finding.pointer == pointer
+    assert finding.advice.startswith(advice) or advice in finding.advice
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    with pytest.raises(InvalidDefinitionError) as refusal:
+        parse_flow(flow_dict(initialStep="A"))
+    assert refusal.value.message == "/initialStep: there is no step 'A'; did you mean 'a'?"
+
+
+def test_a_schema_that_could_be_asked_for_ever_is_not_asked() -> None:
+    """Each level refers twice to the next: an answer takes two steps to the power of the levels, here some
+    seconds."""
+    levels: dict[str, Any] = {
+        f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(28)
+    }
+    raw = flow_dict()
+    raw["steps"]["b"]["timeout"] = {"after": "P1D", "transition": "done"}
+    raw["steps"]["b"]["transitions"]["done"]["payloadSchema"] = {
+        "$defs": {**levels, "d28": {}},
+        "$ref": "#/$defs/d0",
+    }
+    here = "/steps/b/transitions/done/payloadSchema"
+    begin = time.process_time()
+    assert all(finding.pointer.startswith(here) for finding in check_flow(raw))
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("raw", [None, 1, "x", [], {}, {"steps": None}, {"steps": {"a": None}}])

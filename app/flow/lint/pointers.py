@@ -1,0 +1,26 @@
+"""JSON pointers (RFC 6901) into a document."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def way_to(document: object, pointer: str) -> Iterator[tuple[Any, Any]]:
+    """Each object or list on the way to a value, with the name or position that is taken in it; ends
+    where the document does."""
+    value: Any = document
+    for segment in pointer.split("/")[1:]:
+        name: str | int = segment.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, list) and segment.isdecimal() and int(segment) < len(value):
+            name = int(segment)
+        elif not isinstance(value, dict) or name not in value:
+            return
+        yield value, name
+        value = value[name]
+
+
+def value_at(document: object, pointer: str) -> Any:
+    """The value that a pointer leads to."""
+    value: Any = document
+    for around, name in way_to(document, pointer):
+        value = around[name]
+    return value

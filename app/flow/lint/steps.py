@@ -1,0 +1,119 @@
+"""The steps of a flow, each for itself and beside the others."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from app.contracts.definition import Finding
+from app.flow.faults import escape
+from app.flow.lint.findings import error, warning
+from app.flow.lint.members import as_object, check_key, check_texts, is_whole
+from app.flow.lint.names import instead, quoted
+from app.flow.lint.timeouts import timeout_findings
+from app.flow.lint.transitions import transition_findings
+
+MAX_STEPS = 500
+MAX_TRANSITIONS = 100
+"""Of one step: every answer with a state lists those that may run."""
+MAX_INDEX = 2**53 - 1
+"""The largest integer that a client in JavaScript reads exactly."""
+MAX_POSITION = 255
+"""A token has a place for each position up to the last."""
+_TABLES = (("service", "services"), ("module", "modules"), ("path", "pathes"))
+
+
+def step_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
+    """Findings of all steps and of what is in them."""
+    if not steps:
+        yield error("/steps", "a flow needs at least one step", "add the step that it begins with")
+    if len(steps) > MAX_STEPS:
+        yield error("/steps", f"a flow has at most {MAX_STEPS} steps", "split it into several flows")
+    owners: dict[int, str] = {}
+    for name, step in steps.items():
+        at = f"/steps/{escape(name)}"
+        yield from check_key(at, name, step, "step")
+        if isinstance(step, dict):
+            yield from _check_index(f"{at}/index", name, step.get("index"), owners)
+            yield from check_texts(at, step)
+            yield from _check_positions(f"{at}/payloadMap", as_object(step.get("payloadMap")))
+            yield from _check_references(at, step, as_object(raw.get("config")))
+            yield from _check_transitions(at, step, steps)
+            yield from timeout_findings(at, step, raw.get("ttl"))
+
+
+def _check_index(at: str, name: str, index: object, owners: dict[int, str]) -> Iterator[Finding]:
+    if isinstance(index, float) and index.is_integer():
+        yield error(at, f"is {index}, and an index has no fraction", f"write {int(index)}")
+    if not is_whole(index):
+        return
+    if not 0 <= index <= MAX_INDEX:
+        yield error(
+            at, "an index is 0 or more, and at most 2^53-1", "give a small number that no other step has"
+        )
+    elif index in owners:
+        yield error(
+            at,
+            f"index {index} is that of step {quoted(owners[index])} too",
+            "give a number that no other step has; never one of a step that was removed",
+        )
+    owners.setdefault(index, name)
+
+
+def _check_positions(at: str, payload_map: dict[str, Any]) -> Iterator[Finding]:
+    """Sparse and repeated positions make tokens that read back wrong; the base system's own flows
+    have a repeated one, so that it is no error."""
+    faults = [fault for key, p in payload_map.items() for fault in _check_position(f"{at}/{escape(key)}", p)]
+    yield from faults
+    owners: dict[int, str] = {}
+    shared: dict[int, list[str]] = {}
+    for key, position in payload_map.items():
+        if is_whole(position) and owners.setdefault(position, key) != key:
+            shared.setdefault(position, [owners[position]]).append(key)
+    if shared:
+        told = "; ".join(f"{', '.join(map(quoted, keys[:5]))} at {p}" for p, keys in list(shared.items())[:5])
+        yield warning(
+            at,
+            f"two payload keys share a position in tokens: {told}",
+            "give each its own; of those that share one only the last is in the token",
+        )
+    elif not faults and all(map(is_whole, payload_map.values())) and max(owners, default=-1) >= len(owners):
+        yield warning(
+            at,
+            f"positions in tokens are not 0, 1, 2 and so on, but {', '.join(map(str, sorted(owners)[:20]))}",
+            "number them from 0 without gaps; those left out are empty places in every token",
+        )
+
+
+def _check_position(at: str, position: object) -> Iterator[Finding]:
+    if isinstance(position, float) and position.is_integer():
+        yield error(at, f"is {position}, and a position has no fraction", f"write {int(position)}")
+    elif is_whole(position) and not 0 <= position <= MAX_POSITION:
+        yield error(
+            at, f"a position is 0 or more, and at most {MAX_POSITION}", "number them 0, 1, 2 and so on"
+        )
+
+
+def _check_references(at: str, step: dict[str, Any], config: dict[str, Any]) -> Iterator[Finding]:
+    for member, table in _TABLES:
+        value = step.get(member)
+        known = as_object(config.get(table))
+        if isinstance(value, str) and value.startswith("$") and value[1:] not in known:
+            yield warning(
+                f"{at}/{member}",
+                f"{quoted(value)[1:-1]} is not in config.{table}; it stays as it is",
+                instead(value[1:], known, f"add it there{', or use what there is' if known else ''}"),
+            )
+
+
+def _check_transitions(at: str, step: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
+    transitions = as_object(step.get("transitions"))
+    if len(transitions) > MAX_TRANSITIONS:
+        yield error(
+            f"{at}/transitions",
+            f"a step has at most {MAX_TRANSITIONS} transitions",
+            "let one transition take the choice in its payload, and decide by guards of the next step",
+        )
+    timed = as_object(step.get("timeout")).get("transition")
+    for name, transition in transitions.items():
+        yield from transition_findings(
+            f"{at}/transitions/{escape(name)}", name, transition, steps, is_timed=name == timed
+        )

@@ -1,0 +1,80 @@
+"""The timeouts of steps."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from app.contracts.definition import Finding
+from app.flow.faults import escape
+from app.flow.lint.findings import error, warning
+from app.flow.lint.members import as_object, check_duration, duration, objects
+from app.flow.lint.names import instead, quoted
+
+MIN_TIMEOUT = timedelta(seconds=1)
+MIN_ROUND = timedelta(minutes=1)
+"""Timeouts that lead round in less than this change a state all the time that it lives."""
+
+
+def timeout_findings(at: str, step: dict[str, Any], ttl: object) -> Iterator[Finding]:
+    """Findings of the timeout of a step in a flow with this ``ttl``."""
+    timeout = as_object(step.get("timeout"))
+    yield from check_duration(f"{at}/timeout/after", timeout.get("after"), MIN_TIMEOUT)
+    named, transitions = timeout.get("transition"), step.get("transitions")
+    if isinstance(named, str) and isinstance(transitions, dict) and named not in transitions:
+        yield error(
+            f"{at}/timeout/transition",
+            f"the step has no transition {quoted(named)}",
+            _advice_about_transition(named, transitions),
+        )
+    after, life = duration(timeout.get("after"), MIN_TIMEOUT), duration(ttl)
+    if after is not None and life is not None and after >= life:
+        yield warning(
+            f"{at}/timeout/after",
+            f"the state expires before this: the ttl of the flow is {ttl}",
+            "make it shorter than the ttl, or the ttl longer",
+        )
+
+
+def _advice_about_transition(named: str, transitions: dict[str, Any]) -> str:
+    if not transitions:
+        return "take the timeout out: a step without transitions ends the flow"
+    leading = [name for name, transition in objects(transitions) if transition.get("step") == named]
+    if leading:
+        return f"name the transition that leads to this step: {quoted(leading[0])}"
+    return instead(named, transitions, "name a transition of the same step")
+
+
+def round_findings(steps: dict[str, Any]) -> Iterator[Finding]:
+    """Steps that timeouts alone lead through in a round, in no time."""
+    ways = dict(_timed_ways(steps))
+    place = {name: at for at, name in enumerate(ways)}
+    seen: set[str] = set()
+    for start in ways:
+        path: list[str] = []
+        step = start
+        while step in ways and step not in seen:
+            seen.add(step)
+            path.append(step)
+            step = ways[step][0]
+        if step not in path:
+            continue
+        circle = path[path.index(step) :]
+        period = sum((ways[each][1] for each in circle), timedelta(0))
+        if period < MIN_ROUND:
+            first = min(circle, key=place.__getitem__)
+            listed = ", ".join(map(quoted, circle[:5]))
+            yield warning(
+                f"/steps/{escape(first)}/timeout/after",
+                f"timeouts alone lead round through {listed} every {period / timedelta(seconds=1):g} s",
+                "wait longer: each round is recorded; or lead to a step without a timeout",
+            )
+
+
+def _timed_ways(steps: dict[str, Any]) -> Iterator[tuple[str, tuple[str, timedelta]]]:
+    for name, step in objects(steps):
+        timeout = as_object(step.get("timeout"))
+        named, after = timeout.get("transition"), duration(timeout.get("after"), MIN_TIMEOUT)
+        transition = as_object(step.get("transitions")).get(named) if isinstance(named, str) else None
+        target = as_object(transition).get("step")
+        if isinstance(target, str) and after is not None:
+            yield name, (target, after)

@@ -1,0 +1,122 @@
+"""The transitions of a step."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from jsonschema_rs import Draft202012Validator, RegexOptions
+
+from app.contracts.definition import Finding
+from app.flow.faults import MAX_MESSAGE
+from app.flow.guards import FIELDS, fault_of_guard, is_constant
+from app.flow.lint.findings import error, warning
+from app.flow.lint.members import check_key, check_roles, check_texts
+from app.flow.lint.names import instead, nearest, quoted
+from app.flow.payload_schemas import DIALECT, faults_of_schema
+
+MAX_ASKED_REFERENCES = 24
+_ABOUT_GUARDS = {
+    "Syntax error": "write a condition in CEL: && is and, || is or, ! is not, == is equals",
+    "not true or false": "compare it with something: a guard is a condition",
+    "no matching overload": "compare values of one type",
+}
+_SIMPLER = "make it simpler, or let the program that runs the transition decide"
+_ABOUT_KEYWORDS = {
+    "type": "take array, boolean, integer, null, number, object or string, or a list of them",
+    "pattern": "write a regular expression without look-around and back-references",
+    "$ref": "refer to a place in this schema that there is, such as #/$defs/name",
+    "$schema": f"leave it out, or write {DIALECT}",
+}
+_UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
+
+
+def transition_findings(
+    at: str, name: str, transition: object, steps: dict[str, Any], *, is_timed: bool
+) -> Iterator[Finding]:
+    """Findings of one transition. ``is_timed``: the timeout of its step runs it, by itself, without a
+    caller and without payload."""
+    yield from check_key(at, name, transition, "transition")
+    if not isinstance(transition, dict):
+        return
+    target = transition.get("step")
+    if isinstance(target, str) and target not in steps:
+        advice = instead(target, steps, "add that step, or lead to one that there is")
+        yield error(f"{at}/step", f"there is no step {quoted(target)}", advice)
+    yield from check_texts(at, transition)
+    yield from _check_guard(f"{at}/guard", transition.get("guard"), is_timed=is_timed)
+    yield from _check_schema(f"{at}/payloadSchema", transition.get("payloadSchema"), is_timed=is_timed)
+    yield from check_roles(f"{at}/roles", transition.get("roles"))
+    if transition.get("roles") == [] and not is_timed:
+        yield warning(
+            f"{at}/roles",
+            "no role may run this transition, and no timeout does",
+            "list the roles that may, leave them out for everybody, or let the timeout of the step run it",
+        )
+
+
+def never_runs(transition: dict[str, Any], *, is_timed: bool) -> bool:
+    """Whether nobody can run it, whatever happens."""
+    return not is_timed and (transition.get("roles") == [] or _is_false(transition.get("guard")))
+
+
+def _check_guard(at: str, guard: object, *, is_timed: bool) -> Iterator[Finding]:
+    if not isinstance(guard, str):
+        return
+    fault = fault_of_guard(guard)
+    if fault is not None:
+        yield error(at, fault, _advice_about_guard(fault))
+    elif is_timed:
+        yield error(
+            at,
+            "the timeout of the step runs this transition, whether its guard holds or not",
+            "give the timeout a transition of its own, and put the condition on what follows it",
+        )
+    elif _is_false(guard):
+        yield warning(
+            at, "never holds: no user can run this transition", "say in CEL when it may run, or take it out"
+        )
+
+
+def _check_schema(at: str, schema: object, *, is_timed: bool) -> Iterator[Finding]:
+    if not isinstance(schema, dict):
+        return
+    faults = faults_of_schema(schema)
+    for fault in faults:
+        *around, keyword = fault.pointer.split("/")
+        is_name = around[-1:] in (["properties"], ["$defs"], ["patternProperties"], ["dependentSchemas"])
+        advice = None if is_name else _ABOUT_KEYWORDS.get(keyword)
+        yield error(
+            f"{at}{fault.pointer}",
+            fault.message,
+            advice or "write a JSON Schema as the dialect 2020-12 has it",
+        )
+    refusal = _refusal_of_nothing(schema) if is_timed and not faults else None
+    if refusal is not None:
+        yield error(
+            at,
+            f"the timeout of the step runs this transition without payload: {refusal}",
+            "ask for nothing here, or give the timeout a transition of its own",
+        )
+
+
+def _refusal_of_nothing(schema: dict[str, Any]) -> str | None:
+    """Why a sound schema does not take an empty payload. It is not asked when it refers to itself so
+    often that an answer could take for ever."""
+    if msgspec.json.encode(schema).count(b'"$ref"') > MAX_ASKED_REFERENCES:
+        return None
+    validator = Draft202012Validator(schema, pattern_options=RegexOptions())
+    first = next(iter(validator.iter_errors({})), None)
+    return None if first is None else first.message[:MAX_MESSAGE]
+
+
+def _advice_about_guard(fault: str) -> str:
+    undeclared = _UNDECLARED.search(fault)
+    if undeclared is None:
+        return next((advice for part, advice in _ABOUT_GUARDS.items() if part in fault), _SIMPLER)
+    alike = nearest(undeclared[1], FIELDS)
+    return f"did you mean {alike!r}?" if alike else f"a guard reads {', '.join(FIELDS)}"
+
+
+def _is_false(guard: object) -> bool:
+    return isinstance(guard, str) and is_constant(guard) is False
