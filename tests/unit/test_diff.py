@@ -1,0 +1,229 @@
+"""What two versions differ in, and what that means for running states."""
+
+import copy
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from app.contracts.command import Caller
+from app.contracts.migration import FlowDiff, MemberChange, StepChange, TransitionChange, TransitionPlace
+from app.flow import rules
+from app.flow.diff import diff
+from tests.samples import T0, definition, flow_dict, fresh
+from tests.versions import edited, renamed, without
+
+OLD = flow_dict()
+
+
+def between(later: dict[str, Any], earlier: dict[str, Any] = OLD) -> FlowDiff:
+    return diff(definition(**earlier_members(earlier)), definition(version=2, **earlier_members(later)))
+
+
+def earlier_members(flow: dict[str, Any]) -> dict[str, Any]:
+    return {name: member for name, member in flow.items() if name != "flow"}
+
+
+def told(found: FlowDiff) -> dict[str, str]:
+    return {reason.pointer: reason.effect for reason in found.reasons}
+
+
+def test_the_same_is_safe_and_has_nothing_to_say() -> None:
+    found = between(copy.deepcopy(OLD))
+    assert (found.verdict, found.reasons, found.members) == ("safe", [], [])
+    assert (found.steps.added, found.steps.removed, found.steps.changed) == ([], [], [])
+    assert (found.flow, found.from_version, found.to_version) == ("loop", 1, 2)
+
+
+def test_the_order_of_steps_and_of_members_is_no_difference() -> None:
+    earlier = edited(OLD, meta={"x": 1, "y": 2})
+    later = edited(OLD, meta={"y": 2, "x": 1}, steps=dict(reversed(copy.deepcopy(OLD["steps"]).items())))
+    assert between(later, earlier).reasons == []
+
+
+def test_a_step_more_is_safe_as_long_as_nothing_leads_there() -> None:
+    later = copy.deepcopy(OLD)
+    later["steps"]["d"] = {"index": 3, "step": "d", "service": "svc", "transitions": {}}
+    found = between(later)
+    assert (found.verdict, found.steps.added, told(found)) == ("safe", ["d"], {"/steps/d": "safe"})
+    later["steps"]["b"]["transitions"]["on"] = {"transition": "on", "step": "d"}
+    found = between(later)
+    assert found.verdict == "compatible"
+    assert found.transitions.added == [TransitionPlace("b", "on", "d")]
+    assert told(found) == {"/steps/b/transitions/on": "compatible", "/steps/d": "safe"}
+
+
+TIMEOUT = {"after": "PT1H", "transition": "go"}
+
+
+@pytest.mark.parametrize(
+    ("later", "pointer", "effect"),
+    [
+        (edited(OLD, title="Loop"), "/title", "safe"),
+        (edited(OLD, description="A loop"), "/description", "safe"),
+        (edited(OLD, meta={"a": 1}), "/meta", "safe"),
+        (edited(OLD, initialStep="b"), "/initialStep", "safe"),
+        (edited(OLD, prefabs={"a": "x"}), "/prefabs", "safe"),
+        (edited(OLD, ttl="P30D"), "/ttl", "compatible"),
+        (edited(OLD, roles=["clerk"]), "/roles", "compatible"),
+        (edited(OLD, config={"defaultFlow": "x"}), "/config", "safe"),
+        (edited(OLD, config={"queryParam": "x"}), "/config/queryParam", "compatible"),
+        (edited(OLD, a__title="A"), "/steps/a/title", "safe"),
+        (edited(OLD, a__meta={"x": 1}), "/steps/a/meta", "safe"),
+        (edited(OLD, a__initial=True), "/steps/a/initial", "safe"),
+        (edited(OLD, a__index=7), "/steps/a/index", "compatible"),
+        (edited(OLD, a__timeout=TIMEOUT), "/steps/a/timeout", "compatible"),
+        (edited(OLD, a__payloadMap={"x": 0}), "/steps/a/payloadMap", "compatible"),
+        (edited(OLD, a__service="other"), "/steps/a/service", "compatible"),
+        (edited(OLD, a__module="m"), "/steps/a/module", "compatible"),
+        (edited(OLD, a__path="/p"), "/steps/a/path", "compatible"),
+        (edited(OLD, a__go__title="Go"), "/steps/a/transitions/go/title", "safe"),
+        (edited(OLD, a__go__step="c"), "/steps/a/transitions/go/step", "compatible"),
+        (edited(OLD, a__go__explicit=True), "/steps/a/transitions/go/explicit", "compatible"),
+        (edited(OLD, a__go__reversible=True), "/steps/a/transitions/go/reversible", "compatible"),
+        (edited(OLD, a__go__guard="true"), "/steps/a/transitions/go/guard", "compatible"),
+        (edited(OLD, a__go__roles=["x"]), "/steps/a/transitions/go/roles", "compatible"),
+        (edited(OLD, a__go__payloadSchema={}), "/steps/a/transitions/go/payloadSchema", "compatible"),
+        (without(OLD, "b", "c"), "/steps/b", "breaking"),
+        (without(OLD, "c", "b"), "/steps/c", "breaking"),
+        (renamed(OLD, "b", "b2"), "/steps/b", "breaking"),
+    ],
+)
+def test_what_each_difference_means(later: dict[str, Any], pointer: str, effect: str) -> None:
+    found = between(later)
+    assert told(found)[pointer] == effect
+    assert found.verdict == effect
+    assert found.reasons[0].effect == effect, "the worst first"
+
+
+def test_members_say_what_they_were_and_are() -> None:
+    found = between(edited(OLD, title="Loop", a__index=7, a__timeout=TIMEOUT, a__go__step="c"))
+    assert found.members == [MemberChange("title", after="Loop")]
+    timeout = MemberChange("timeout", after={"after": "PT3600S", "transition": "go"})
+    assert found.steps.changed == [StepChange("a", [MemberChange("index", 0, 7), timeout])]
+    assert found.transitions.changed == [TransitionChange("a", "go", [MemberChange("step", "b", "c")])]
+    back = between(OLD, edited(OLD, title="Loop"))
+    assert back.members == [MemberChange("title", before="Loop")]
+    assert msgspec.json.encode(back.members) == b'[{"member":"title","before":"Loop"}]'
+
+
+def test_an_index_that_changes_says_what_outstanding_tokens_mean_now() -> None:
+    def said(later: dict[str, Any]) -> str:
+        reasons = between(later).reasons
+        return next(reason.message for reason in reasons if reason.pointer == "/steps/a/index")
+
+    assert "says 0 means no step now; never renumber" in said(edited(OLD, a__index=7))
+    assert "says 0 means 'b' now" in said(edited(OLD, a__index=1, b__index=0))
+
+
+def test_a_removed_step_says_who_has_its_index_now() -> None:
+    renaming = between(renamed(OLD, "b", "b2")).reasons[0]
+    assert "its index 1 is that of 'b2' now" in renaming.message
+    assert "index" not in between(without(OLD, "b", "c")).reasons[0].message
+
+
+def test_a_reference_is_what_it_stands_for() -> None:
+    earlier = edited(OLD, config={"services": {"s": "svc"}}, a__service="$s")
+    assert between(earlier).verdict == "safe", "written otherwise, it stands for the same"
+    assert told(between(earlier))["/steps/a/service"] == "safe"
+    later = edited(earlier, config={"services": {"s": "other"}})
+    found = between(later, earlier)
+    assert told(found) == {"/steps/a/service": "compatible", "/config": "safe"}
+    assert found.steps.changed == [StepChange("a", [MemberChange("service", "svc", "other")])]
+
+
+def test_becoming_an_end_and_stopping_to_be_one() -> None:
+    ended = copy.deepcopy(OLD)
+    ended["steps"]["b"]["transitions"] = {}
+    found = between(ended)
+    assert found.verdict == "compatible"
+    assert [place.transition for place in found.transitions.removed] == ["back", "done"]
+    assert any("are completed when they are moved" in reason.message for reason in found.reasons)
+    assert any("is no end any more" in reason.message for reason in between(OLD, ended).reasons)
+
+
+def test_the_order_of_transitions_counts() -> None:
+    later = copy.deepcopy(OLD)
+    later["steps"]["a"]["transitions"] = dict(reversed(later["steps"]["a"]["transitions"].items()))
+    found = between(later)
+    assert told(found) == {"/steps/a/transitions": "compatible"}
+    order = MemberChange("transitions", ["jump", "again", "go"], ["go", "again", "jump"])
+    assert found.steps.changed == [StepChange("a", [order])]
+
+
+def test_a_timeout_that_only_runs_another_transition_goes_on() -> None:
+    def said(old: Any, new: Any) -> str:
+        return between(edited(OLD, a__timeout=new), edited(OLD, a__timeout=old)).reasons[0].message
+
+    assert "the time that a state has waited counts" in said(TIMEOUT, {**TIMEOUT, "transition": "again"})
+    assert "the whole time" in said(TIMEOUT, {**TIMEOUT, "after": "PT2H"})
+    assert "the whole time" in said(TIMEOUT, {**TIMEOUT, "resume": "restart"})
+
+
+def test_as_json_it_is_camel_case() -> None:
+    plain = msgspec.json.decode(msgspec.json.encode(between(renamed(OLD, "b", "b2"))))
+    assert (plain["from"], plain["to"], plain["verdict"]) == (1, 2, "breaking")
+    assert plain["steps"] == {"added": ["b2"], "removed": ["b"], "changed": []}
+    changed = [(change["step"], change["transition"]) for change in plain["transitions"]["changed"]]
+    assert changed == [("a", "go")]
+
+
+def _mutated(flow: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """The flow with one thing changed at random, sound as before."""
+    later = copy.deepcopy(flow)
+    step = chance.choice(list(later["steps"].values()))
+    name = step["step"]
+    ways = list(step["transitions"].values())
+    kind = chance.choice(["text", "index", "add", "drop", "way", "retarget", "flag", "swap", "time", "roles"])
+    free = max(s["index"] for s in later["steps"].values()) + 1
+    if kind == "text":
+        chance.choice([later, step, *ways])["title"] = str(free)
+    elif kind == "index":
+        step["index"] = free
+    elif kind == "add":
+        later["steps"][f"n{free}"] = {"index": free, "step": f"n{free}", "service": "svc", "transitions": {}}
+    elif kind == "drop" and len(later["steps"]) > 1 and name != later["initialStep"]:
+        return without(later, name, later["initialStep"])
+    elif kind == "way":
+        step["transitions"][f"w{free}"] = {"transition": f"w{free}", "step": name}
+    elif kind == "retarget" and ways:
+        chance.choice(ways)["step"] = name
+    elif kind == "flag" and ways:
+        way = chance.choice(ways)
+        way["explicit"] = not way.get("explicit", False)
+    elif kind == "swap":
+        step["transitions"] = dict(reversed(step["transitions"].items()))
+    elif kind == "time" and ways:
+        step["timeout"] = {"after": f"PT{free}S", "transition": ways[0]["transition"]}
+    elif kind == "roles" and ways:
+        chance.choice(ways)["roles"] = ["clerk"]
+    return later
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_the_verdict_holds_for_every_state(seed: int, changes: int) -> None:
+    """Safe: a state may do the same as before, at the same times. Compatible: each has its step."""
+    chance = random.Random(seed)
+    later = OLD
+    for _ in range(changes):
+        later = _mutated(later, chance)
+    old = definition(**earlier_members(OLD))
+    new = definition(version=2, **earlier_members(later))
+    found = diff(old, new)
+    assert (found.verdict == "breaking") == bool(set(old.flow.steps) - set(new.flow.steps))
+    if found.verdict != "safe":
+        return
+    for step in old.flow.steps.values():
+        state = structs.replace(fresh(step=step.step), status="active" if step.transitions else "completed")
+        moved = structs.replace(state, version=2)
+        seen = [
+            rules.with_transitions(each, where, Caller("ada"), T0).transitions
+            for each, where in ((old, state), (new, moved))
+        ]
+        assert seen[0] == seen[1]
+        assert rules.entering(step, state, T0) == rules.entering(new.flow.steps[step.step], state, T0)

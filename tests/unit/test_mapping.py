@@ -1,0 +1,290 @@
+"""Which step goes on at which, what becomes of a state that is moved, and what is proposed and rehearsed."""
+
+import copy
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET, structs
+
+from app.contracts.command import PauseCommand, ResetCommand, StartCommand, TransitionCommand
+from app.contracts.definition import FlowDefinition
+from app.contracts.errors import FlowStateCorruptionError, InvalidRequestError
+from app.contracts.migration import Proposal, Sample
+from app.contracts.ports import RunningStates
+from app.contracts.state import FlowState
+from app.flow import rules
+from app.flow.mapping import StepMapping
+from app.flow.proposals import propose
+from app.flow.rehearsal import rehearse
+from tests.samples import T0, definition, flow_dict, fresh
+from tests.versions import edited, renamed, without
+
+OLD = flow_dict()
+HOUR = timedelta(hours=1)
+LATER = T0 + timedelta(minutes=10)
+HOLD = PauseCommand(reason="audit")
+TIMEOUT = {"after": "PT1H", "transition": "go"}
+MAP = {"b": "b2"}
+
+
+def version(flow: dict[str, Any], number: int = 1) -> FlowDefinition:
+    return definition(version=number, **{name: flow[name] for name in flow if name != "flow"})
+
+
+def mapping(later: dict[str, Any], given: Any = None, earlier: dict[str, Any] = OLD) -> StepMapping:
+    return StepMapping(version(earlier), version(later, 2), given)
+
+
+def at(flow: dict[str, Any], step: str, **members: Any) -> FlowState:
+    """A state that entered a step at T0."""
+    state = rules.start(version(flow), "ada", "e1", StartCommand(step=step), T0)
+    return structs.replace(state, **members)
+
+
+def test_by_the_same_name_unless_it_is_said_otherwise() -> None:
+    by_name = mapping(renamed(OLD, "b", "b2"))
+    assert [by_name.target(step) for step in OLD["steps"]] == ["a", None, "c"]
+    said = mapping(renamed(OLD, "b", "b2"), {"b": "b2", "a": "c", "c": None})
+    assert [said.target(step) for step in OLD["steps"]] == ["c", "b2", None]
+    assert [said.leaves(step) for step in OLD["steps"]] == [False, False, True]
+    assert said.faults() == []
+
+
+def test_every_fault_of_a_mapping_is_named() -> None:
+    faults = mapping(renamed(OLD, "b", "b2"), {"x/y": "z", "b": "b", "a": "a"}).faults()
+    assert [(fault.pointer, fault.message) for fault in faults] == [
+        ("/x~1y", "version 1 has no step 'x/y'; it has a, b, c"),
+        ("/x~1y", "version 2 has no step 'z'; it has a, b2, c"),
+        ("/b", "version 2 has no step 'b'; it has a, b2, c"),
+    ]
+
+
+def test_what_was_entered_stays_and_the_position_goes_on() -> None:
+    state = at(OLD, "b", payload={"x": 1}, message="hi", service="web", entity_id=None, ok=False, revision=7)
+    after = mapping(renamed(OLD, "b", "b2"), MAP).move(state, LATER)
+    changed = {"step": "b2", "version": 2, "revision": 8, "updated_at": LATER}
+    assert after == structs.replace(state, **changed)
+
+
+def test_previous_is_mapped_and_dropped_when_it_goes_nowhere() -> None:
+    later = renamed(OLD, "a", "a2")
+    state = at(OLD, "b", previous="a")
+    assert mapping(later, {"a": "a2"}).move(state, LATER).previous == "a2"
+    assert mapping(later).move(state, LATER).previous is UNSET
+    assert mapping(later, {"a": None}).move(state, LATER).previous is UNSET
+    assert mapping(later).move(at(OLD, "b", previous="c"), LATER).previous == "c"
+
+
+def test_a_state_at_what_is_an_end_now_is_completed_and_a_held_one_when_it_is_resumed() -> None:
+    ended = copy.deepcopy(OLD)
+    ended["steps"]["b"]["transitions"] = {}
+    later = mapping(ended)
+    assert later.move(at(OLD, "b"), LATER).status == "completed"
+    held = later.move(rules.pause(version(OLD), at(OLD, "b"), HOLD, T0), LATER)
+    assert (held.status, held.pause_reason) == ("paused", "audit")
+    assert rules.resume(later.new, held, LATER).status == "completed"
+
+
+def test_what_does_not_fit_its_own_version_is_not_moved() -> None:
+    for damage in ({"step": "nowhere"}, {"status": "completed"}, {"previous": "nowhere"}):
+        with pytest.raises(FlowStateCorruptionError):
+            mapping(OLD).move(structs.replace(fresh(), **damage), LATER)
+
+
+TIMED = edited(OLD, a__timeout=TIMEOUT)
+ENTERED = T0 + HOUR
+ANEW = LATER + HOUR
+
+
+@pytest.mark.parametrize(
+    ("later", "to", "due"),
+    [
+        (TIMED, "a", ENTERED),
+        (edited(TIMED, a__timeout={**TIMEOUT, "transition": "again"}), "a", ENTERED),
+        (edited(TIMED, a__title="A"), "a", ENTERED),
+        (renamed(TIMED, "a", "a2"), "a2", ENTERED),
+        (edited(TIMED, a__timeout={**TIMEOUT, "resume": "restart"}), "a", ANEW),
+        (edited(TIMED, a__timeout={**TIMEOUT, "after": "PT2H"}), "a", LATER + 2 * HOUR),
+        (edited(TIMED, a__timeout=None), "a", UNSET),
+        (edited(TIMED, b__timeout={**TIMEOUT, "transition": "done"}), "b", ANEW),
+        (TIMED, "b", UNSET),
+    ],
+)
+def test_the_timeout_of_the_same_step_goes_on_and_any_other_counts_from_now(
+    later: dict[str, Any], to: str, due: Any
+) -> None:
+    after = mapping(later, {"a": to}, TIMED).move(at(TIMED, "a"), LATER)
+    assert (after.timeout_at, after.timeout_left_ms) == (due, UNSET)
+
+
+def test_a_step_that_gets_a_timeout_waits_from_now() -> None:
+    assert mapping(TIMED).move(at(OLD, "a"), LATER).timeout_at == ANEW
+
+
+@pytest.mark.parametrize("resume", ["absolute", "remaining", "restart"])
+def test_what_a_held_state_waits_goes_on_as_it_was_held(resume: str) -> None:
+    timed = edited(TIMED, a__timeout={**TIMEOUT, "resume": resume})
+    held = rules.pause(version(timed), at(timed, "a"), HOLD, T0 + timedelta(minutes=15))
+    after = mapping(timed, earlier=timed).move(held, LATER + HOUR)
+    assert (after.timeout_at, after.timeout_left_ms) == (held.timeout_at, held.timeout_left_ms)
+    elsewhere = edited(timed, b__timeout={**TIMEOUT, "transition": "done"})
+    moved = mapping(elsewhere, {"a": "b"}, timed).move(held, LATER)
+    assert (moved.status, moved.timeout_left_ms) == ("paused", 3_600_000), "the whole time, once resumed"
+
+
+def proposed(later: dict[str, Any], earlier: dict[str, Any] = OLD) -> list[Proposal]:
+    known = {step: step for step in earlier["steps"] if step in later["steps"]}
+    gone = [step for step in earlier["steps"] if step not in known]
+    return propose(version(earlier).flow, version(later).flow, known, gone)
+
+
+def test_a_renamed_step_is_recognised() -> None:
+    (found,) = proposed(renamed(OLD, "b", "review"))
+    assert (found.step, found.to) == ("b", "review")
+    assert found.confidence >= 0.85
+    for reason in ("the same index", "the same service", "transitions out", "transitions in"):
+        assert reason in found.reason
+
+
+def test_also_when_it_was_renumbered_by_its_transitions() -> None:
+    (found,) = proposed(edited(renamed(OLD, "b", "b_2"), b_2__index=9))
+    assert found.to == "b_2"
+    assert "index" not in found.reason
+    assert found.confidence < 0.85
+
+
+def test_two_that_were_renamed_are_told_apart() -> None:
+    later = renamed(renamed(OLD, "b", "second"), "c", "third")
+    assert {found.step: found.to for found in proposed(later)} == {"b": "second", "c": "third"}
+
+
+def test_a_step_that_was_passed_over_goes_on_where_what_led_to_it_leads_now() -> None:
+    (found,) = proposed(without(OLD, "b", "c"))
+    assert (found.step, found.to, found.confidence) == ("b", "c", 0.5)
+
+
+def test_also_when_what_led_to_it_was_renamed() -> None:
+    earlier = edited(OLD, b__done__step="b")
+    earlier["steps"]["b"]["transitions"]["on"] = {"transition": "on", "step": "x"}
+    back = {"transition": "on", "step": "a"}
+    earlier["steps"]["x"] = {"index": 5, "step": "x", "service": "svc", "transitions": {"on": back}}
+    later = without(renamed(earlier, "b", "b2"), "x", "c")
+    assert {found.step: found.to for found in proposed(later, earlier)} == {"b": "b2", "x": "c"}
+
+
+def test_nothing_is_proposed_that_nothing_speaks_for() -> None:
+    later = without(OLD, "b", "c")
+    later["steps"]["a"]["transitions"].pop("go")
+    later["steps"]["zzz"] = {"index": 9, "step": "zzz", "service": "far", "transitions": {}}
+    assert proposed(later) == []
+
+
+def test_of_two_that_are_equally_likely_none_is_proposed() -> None:
+    later = renamed(OLD, "b", "x1")
+    later["steps"]["x2"] = {**copy.deepcopy(later["steps"]["x1"]), "step": "x2", "index": 8}
+    later["steps"]["x1"]["index"] = 7
+    later["steps"]["a"]["transitions"].pop("go")
+    assert proposed(later) == []
+
+
+def group(step: str, count: int, status: Any = "active", previous: Any = UNSET) -> RunningStates:
+    return RunningStates(step, status, previous, count, tuple(f"{step}{n}" for n in range(min(count, 10))))
+
+
+def test_a_rehearsal_says_for_every_step_what_becomes_of_its_states() -> None:
+    earlier = copy.deepcopy(OLD)
+    for index, name in ((3, "lost"), (4, "kept"), (5, "empty")):
+        step = {"index": index, "step": name, "service": "far", "transitions": {}}
+        step["transitions"]["go"] = {"transition": "go", "step": "a"}
+        earlier["steps"][name] = step
+    later = renamed(OLD, "b", "b2")
+    found = rehearse(
+        mapping(later, {"kept": None}, earlier),
+        [
+            group("a", 3),
+            group("a", 2, "paused", "b"),
+            group("b", 12),
+            group("lost", 1),
+            group("kept", 4),
+            group("odd", 1),
+            group("a", 1, previous="odd"),
+        ],
+    )
+    fates = {s.step: (s.fit.count, s.need_mapping.count, s.stuck.count, s.left.count) for s in found.steps}
+    assert fates == {
+        "a": (5, 0, 1, 0),
+        "b": (0, 12, 0, 0),
+        "c": (0, 0, 0, 0),
+        "lost": (0, 0, 1, 0),
+        "kept": (0, 0, 0, 4),
+        "empty": (0, 0, 0, 0),
+        "odd": (0, 0, 1, 0),
+    }
+    by_name = {step.step: step for step in found.steps}
+    assert by_name["b"].need_mapping == Sample(12, [f"b{n}" for n in range(10)])
+    assert by_name["a"].fit == Sample(5, ["a0", "a0", "a1", "a1", "a2"])
+    assert by_name["a"].to == "a"
+    assert "recover" in by_name["a"].advice
+    assert "recover" in by_name["odd"].advice
+    assert by_name["odd"].to is by_name["b"].to is None
+    assert "maybe 'b2'" in by_name["b"].advice
+    assert [(p.step, p.to) for p in found.proposals] == [("b", "b2")]
+    assert [fault.pointer for fault in found.unmapped] == ["/mapping/b", "/mapping/lost"]
+    assert "or to null" in found.unmapped[1].message
+
+
+def test_a_rehearsal_warns_of_states_that_will_be_completed() -> None:
+    ended = copy.deepcopy(OLD)
+    ended["steps"]["b"]["transitions"] = {}
+    advice = {step.step: step.advice for step in rehearse(mapping(ended), []).steps}
+    assert advice == {"a": "", "b": "states there are completed, as 'b' is an end", "c": ""}
+    mapped = {step.step: step.advice for step in rehearse(mapping(OLD, {"a": "c"}), []).steps}
+    assert mapped["a"] == "states there are completed, as 'c' is an end"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
+    """Any walk, holds included, then any version and mapping: the state fits, as the rehearsal said."""
+    chance = random.Random(seed)
+    old = version(TIMED)
+    state = rules.reset(old, fresh(), ResetCommand(), T0)
+    for _ in range(chance.randrange(6)):
+        ways = list(old.flow.steps[state.step].transitions)
+        if state.status == "active" and ways:
+            state = rules.transition(old, state, chance.choice(ways), TransitionCommand(), LATER)
+    if state.status == "active" and chance.random() < 0.4:
+        state = rules.pause(old, state, HOLD, LATER)
+    later = chance.choice(
+        [TIMED, renamed(TIMED, "b", "b2"), without(TIMED, "b", "a"), edited(TIMED, a__timeout=None)]
+    )
+    names = [*later["steps"], None]
+    chosen = {step: chance.choice(names) for step in TIMED["steps"] if chance.random() < 0.4}
+    steps = StepMapping(old, version(later, 2), chosen)
+    assert steps.faults() == []
+    if state.status == "completed":
+        assert not steps.moves(state)
+        return
+    (told,) = [
+        s
+        for s in rehearse(steps, [RunningStates(state.step, state.status, state.previous, 1, ("ada",))]).steps
+        if s.step == state.step
+    ]
+    to = steps.target(state.step)
+    assert bool(told.fit.count) == (to is not None) == (told.to is not None)
+    assert bool(told.left.count) == steps.leaves(state.step) == (not steps.moves(state))
+    if to is None:
+        with pytest.raises(InvalidRequestError):
+            steps.move(state, LATER)
+        return
+    after = steps.move(state, LATER + HOUR)
+    assert rules.fault_of(steps.new, after) is None
+    assert after.status == ("paused" if state.status == "paused" else after.status)
+    assert (after.payload, after.revision, after.version) == (state.payload, state.revision + 1, 2)
+    timeout = steps.new.flow.steps[to].timeout
+    waits = after.timeout_at is not UNSET or after.timeout_left_ms is not UNSET
+    assert waits == (timeout is not None), "as its step says"
