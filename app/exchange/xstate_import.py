@@ -1,0 +1,250 @@
+"""A state machine of XState v5 as a flow: what to_xstate made of a flow comes back exactly, of any other
+machine what a flow can say.
+
+A state without states in it is a step; what it inherits from the states around it, it has itself. A
+transition that is carried leads where XState's leads; one that cannot be is left out and listed. A guard that
+is code is listed, and its transition is without it.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from msgspec import to_builtins
+
+from app.contracts.errors import Fault, InvalidDefinitionError
+from app.exchange.carried import KEY, Imported, Notes
+from app.exchange.machine import INTERNAL, Choice, Machine, Node, is_wildcard
+from app.exchange.machine_reading import read_machine
+from app.exchange.names import Names, slug_of
+from app.flow.lint.members import MAX_DURATION
+from app.flow.lint.steps import MAX_STEPS
+from app.flow.lint.timeouts import MIN_TIMEOUT
+
+Raw = dict[str, Any]
+
+MAX_TRANSITIONS = 10_000
+"""Of one machine, with those that states inherit."""
+ANY_SERVICE = "-"
+"""The service that a state targets, whatever it is."""
+
+_MILLISECOND = timedelta(milliseconds=1)
+_TIMEOUTS = range(MIN_TIMEOUT // _MILLISECOND, MAX_DURATION // _MILLISECOND + 1)
+_TIMER = "timeout"
+_SERVICE = f"XState names no service: the steps have {ANY_SERVICE!r}, the service that a state targets"
+_OUTER = "a step is in no other; what is said of the outer state is not carried"
+_OUTER_TIME = "its time goes on over several steps; a timeout is of one step"
+_NO_TIMEOUT = "a timeout is of 1 second to 100 years, leads to a step and asks no condition"
+_ONE_TIMEOUT = "a step has one timeout; the earliest is carried"
+_OTHER_TIMEOUT = f"the timeout in meta.{KEY} does not count beside it"
+_BEGINS_ANEW = "XState goes on with the time of the state; here its timeout begins anew"
+_NO_WAY_OUT = "XState rests here without being done; a step without transitions ends the flow"
+_DONE = "XState takes no more events at a final state"
+
+
+def from_xstate(machine: object) -> Imported:
+    """The definition that a machine comes to; check it with parse_flow. Raises InvalidDefinitionError with
+    every fault of what is no machine, or has parallel or history states."""
+    notes = Notes()
+    flow = _Import(read_machine(machine, notes), notes).flow()
+    return Imported(flow, notes.all)
+
+
+class _Import:
+    """One import of one machine."""
+
+    def __init__(self, machine: Machine, notes: Notes) -> None:
+        self._machine = machine
+        self._notes = notes
+        self._leaves = list(machine.root.leaves())
+        if len(self._leaves) > MAX_STEPS:
+            raise InvalidDefinitionError([Fault("/states", f"a flow has at most {MAX_STEPS} steps")])
+        nodes = dict.fromkeys(node for leaf in self._leaves for node in leaf.lineage())
+        self._outer = [node for node in nodes if node.children and node.parent is not None]
+        self._steps = Names(".".join(leaf.path) for leaf in self._leaves)
+        self._transitions = Names(event for node in nodes for event in node.on)
+        self._rests: dict[Node, Node] = {}
+        self._left = MAX_TRANSITIONS
+
+    def flow(self) -> Raw:
+        root = self._machine.root
+        slug = slug_of(root.id)
+        if slug != root.id:
+            self._notes.kept("/id", f"the flow is {slug}: a slug is letters, digits, '_', '-' and '.'")
+        steps = {}
+        for leaf in self._leaves:
+            onward = self._machine.onward(leaf)
+            if onward is None:
+                steps[self._name(leaf)] = self._step(leaf)
+            else:
+                to = self._name(self._rest(onward))
+                self._notes.lost(
+                    leaf.pointer, f"XState leaves it at once, being done; what leads here leads to {to}"
+                )
+        self._complete(steps)
+        for node in self._outer:
+            if node.description is not None or node.meta or node.ours:
+                self._notes.lost(node.pointer, _OUTER)
+        ours = dict(root.ours)
+        order = ours.pop("steps", None)
+        return {
+            "flow": slug,
+            **ours,
+            **_texts(root),
+            "initialStep": self._name(self._rest(root)),
+            "steps": _arranged(steps, order),
+        }
+
+    def _complete(self, steps: dict[str, Raw]) -> None:
+        """Give each step the index and the service that it has not."""
+        indexes = {step.get("index") for step in steps.values()}
+        free = (index for index in range(2 * MAX_STEPS) if index not in indexes)
+        for step in steps.values():
+            if "index" not in step:
+                step["index"] = next(free)
+            if "service" not in step:
+                step["service"] = ANY_SERVICE
+                self._notes.kept("/states", _SERVICE)
+
+    def _step(self, leaf: Node) -> Raw:
+        name = self._name(leaf)
+        if leaf.path != (name,):
+            self._notes.kept(leaf.pointer, f"the state {'.'.join(leaf.path)} is the step {name}")
+        ours = dict(leaf.ours)
+        order = ours.pop("transitions", None)
+        step = {**ours, **_texts(leaf), "step": name, "transitions": {}}
+        if leaf.final and leaf.parent is self._machine.root:
+            if leaf.on or leaf.after:
+                self._notes.lost(leaf.pointer, _DONE)
+            return step
+        delayed = self._delayed(leaf)
+        transitions = self._events(leaf, timed=delayed is not None or "timeout" in step)
+        if delayed is not None:
+            if "timeout" in step:
+                self._notes.lost(leaf.pointer, _OTHER_TIMEOUT)
+            step["timeout"] = self._timeout(leaf, *delayed, transitions)
+        if not transitions:
+            self._notes.kept(leaf.pointer, _NO_WAY_OUT)
+        step["transitions"] = _arranged(transitions, order)
+        return step
+
+    def _events(self, leaf: Node, *, timed: bool) -> dict[str, Raw]:
+        transitions: dict[str, Raw] = {}
+        for event in _names(leaf):
+            self._left -= 1
+            if self._left < 0:
+                raise InvalidDefinitionError(
+                    [Fault("/states", f"its states have more than {MAX_TRANSITIONS} transitions in all")]
+                )
+            number = 0
+            for source, choice in self._machine.choices(leaf, event):
+                target = self._target(leaf, source, choice)
+                if target is None or choice.wild:
+                    continue
+                number += 1
+                name = self._transition_name(event, number, choice)
+                transitions[name] = self._transition(name, target, choice, choice.ours)
+                if timed and self._stays(leaf, source, choice):
+                    self._notes.kept(choice.pointer, _BEGINS_ANEW)
+        return transitions
+
+    def _target(self, leaf: Node, source: Node, choice: Choice) -> Node | None:
+        """Where a choice leads: to the same state when it has no target and does something; nowhere when it
+        does nothing, as it only forbids the event."""
+        if choice.target is None:
+            return leaf if choice.acts else None
+        named = self._machine.target(source, choice.target)
+        return None if named is None else self._rest(named)
+
+    def _stays(self, leaf: Node, source: Node, choice: Choice) -> bool:
+        """Whether XState does not leave the state, so that its time goes on."""
+        if choice.target is None:
+            return True
+        return leaf is source is self._machine.target(source, choice.target) and not choice.reenter
+
+    def _transition_name(self, event: str, number: int, choice: Choice) -> str:
+        if number > 1:
+            name = self._transitions.of(f"{event}-{number}", "choice")
+            reason = (
+                f"XState takes the first of {event} whose guard holds; here the caller chooses: it is {name}"
+            )
+            self._notes.kept(choice.pointer, reason)
+            return name
+        name = self._transitions.of(event)
+        if name != event:
+            self._notes.kept(choice.pointer, f"the event {event} is the transition {name}")
+        return name
+
+    def _transition(self, name: str, target: Node, choice: Choice, ours: Raw) -> Raw:
+        return {
+            **ours,
+            **({} if choice.guard is None else {"guard": choice.guard}),
+            **_texts(choice),
+            "transition": name,
+            "step": self._name(target),
+        }
+
+    def _delayed(self, leaf: Node) -> tuple[int, Choice] | None:
+        """The delayed transition of a state that a timeout can be."""
+        for node in leaf.lineage():
+            for _, choices in node.after if node is not leaf else ():
+                for choice in choices:
+                    self._notes.lost(choice.pointer, _OUTER_TIME)
+        chosen = None
+        for delay, choices in leaf.after:
+            first = choices[0] if choices else None
+            usable = first is not None and first.target is not None and not first.conditional
+            if first is not None and usable and delay in _TIMEOUTS and chosen is None:
+                chosen = (delay, first)
+                continue
+            for choice in (each for each in choices if each.target is not None or each.acts):
+                self._notes.lost(choice.pointer, _ONE_TIMEOUT if chosen else _NO_TIMEOUT)
+        return chosen
+
+    def _timeout(self, leaf: Node, delay: int, choice: Choice, transitions: dict[str, Raw]) -> Raw:
+        """The timeout of a step; the transition that it runs is put into ``transitions`` where it is none of
+        those. It is the timer's alone, as it is in XState."""
+        target = self._target(leaf, leaf, choice) or leaf
+        ours = {"roles": [], **choice.ours}
+        name = ours.pop("transition", None)
+        resume = {"resume": ours.pop("resume")} if "resume" in ours else {}
+        if not isinstance(name, str) or not _is_the_same(transitions.get(name, {}), self._name(target)):
+            if not isinstance(name, str) or name in transitions:
+                name = self._transitions.of(_TIMER, "after")
+            transitions[name] = self._transition(name, target, choice, ours)
+        return {"after": to_builtins(delay * _MILLISECOND), "transition": name, **resume}
+
+    def _rest(self, node: Node) -> Node:
+        if node not in self._rests:
+            self._rests[node] = self._machine.rest(node)
+        return self._rests[node]
+
+    def _name(self, leaf: Node) -> str:
+        return self._steps.of(".".join(leaf.path), None if len(leaf.path) == 1 else leaf.path)
+
+
+def _is_the_same(transition: Raw, step: str) -> bool:
+    """Whether a timeout that leads to ``step`` can run a transition: it asks no condition."""
+    return transition.get("step") == step and "guard" not in transition
+
+
+def _arranged(members: dict[str, Raw], order: object) -> dict[str, Raw]:
+    """The members in a listed order; those that are not listed come last, as they were. JavaScript puts
+    names that are numbers first."""
+    if not isinstance(order, list):
+        return members
+    listed = [name for name in order if isinstance(name, str) and name in members]
+    return {name: members[name] for name in [*listed, *members]}
+
+
+def _names(leaf: Node) -> Iterator[str]:
+    """The events that mean something at a state."""
+    named = dict.fromkeys(event for node in leaf.lineage() for event in node.on)
+    return (event for event in named if not event.startswith(INTERNAL) and not is_wildcard(event))
+
+
+def _texts(of: Node | Choice) -> Raw:
+    return {
+        **({} if of.description is None else {"description": of.description}),
+        **({} if of.meta is None else {"meta": of.meta}),
+    }
