@@ -13,16 +13,19 @@ from starlette.applications import Starlette
 from app.auth.tokens import TokenVerifier
 from app.clock import SystemClock
 from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports import BusUnavailableError, Clock
+from app.contracts.ports import BusUnavailableError, Clock, DefinitionSource, DefinitionSourceError
 from app.http.application import build_application
 from app.process.embedded import EmbeddedServers
 from app.process.lifeline import end_with_parent
 from app.providers.files import FileSource
+from app.providers.remote import RemoteSource
 from app.services import FlowService
-from app.services.definitions import SourcedFlow, read_sources
+from app.services.copies import SourceCopy, check_found
 from app.services.service import Limits
+from app.services.sources import Sources
 from config.log import configure_logging, configure_own_logs
 from config.settings import Settings, load_settings
+from config.sources import is_readable_on_the_way, shown_url
 from models.corruption_store import MongoCorruptionReports
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
@@ -104,7 +107,7 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
     those of a ``serve`` that runs there, or its own.
 
     Raises config.settings.SettingsError, app.process.embedded.EmbeddedError, StoreUnavailableError,
-    BusUnavailableError.
+    BusUnavailableError, DefinitionSourceError.
     """
     settings = settings or load_settings()
     if not structlog.is_configured():
@@ -114,23 +117,62 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
         settings = servers.start(settings, join=True)
     try:
         async with Parts(settings).running() as service:
-            await take_up_definitions(service, settings)
-            yield service
+            sources = definition_sources(service, settings)
+            await sources.take_up()
+            async with following(sources):
+                yield service
     finally:
         if servers is not None:
             servers.stop()
 
 
-def read_definitions(settings: Settings) -> list[SourcedFlow]:
-    """The definitions in the files of ``FLOW_DEFINITIONS``, checked. Raises DefinitionSourceError,
-    InvalidDefinitionError naming file and place."""
-    return read_sources([FileSource(path) for path in settings.definition_files()])
+def read_definitions(settings: Settings) -> None:
+    """Check the definitions in files of ``FLOW_DEFINITIONS``, before anything is started. Raises
+    DefinitionSourceError naming every fault with file and place."""
+    sources = [
+        FileSource(setting.path) for setting in settings.definition_sources() if setting.kind == "file"
+    ]
+    faults = [check_found(found)[2] for source in sources for found in source.find()]
+    if any(faults):
+        raise DefinitionSourceError("; ".join(fault for fault in faults if fault))
 
 
 async def take_up_definitions(service: FlowService, settings: Settings) -> list[str]:
-    """Publish what the files of ``FLOW_DEFINITIONS`` have and the database has not; which flows."""
-    found = read_definitions(settings)
-    return await service.definitions.take_up(found, override=settings.files_override)
+    """Publish what the sources of ``FLOW_DEFINITIONS`` have and the database has not; which flows. Raises
+    DefinitionSourceError for faults in files; a remote source that is away is logged."""
+    return await definition_sources(service, settings).take_up()
+
+
+@asynccontextmanager
+async def following(sources: Sources) -> AsyncIterator[None]:
+    """Take up what changes in sources of definitions, until the end of the block."""
+    task = asyncio.create_task(sources.follow())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def definition_sources(service: FlowService, settings: Settings) -> Sources:
+    """The sources of ``FLOW_DEFINITIONS`` beside the database."""
+    auth = settings.definitions_auth.get_secret_value() if settings.definitions_auth else None
+    copies = []
+    for setting in settings.definition_sources():
+        source: DefinitionSource = FileSource(setting.path)
+        if setting.kind == "remote":
+            if is_readable_on_the_way(setting.where):
+                log.warning(
+                    "plain http: who is on the way can change definitions", url=shown_url(setting.where)
+                )
+            source = RemoteSource(
+                setting.where,
+                auth,
+                interval=settings.definition_cache_ms / 1000,
+                private_redirects=settings.definitions_private_redirects,
+            )
+        copies.append(SourceCopy(source, overrides=setting.overrides))
+    return Sources(service.definitions, copies)
 
 
 def token_verifier(settings: Settings) -> TokenVerifier:
@@ -164,7 +206,10 @@ def create_app() -> Any:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with parts.running(patient=True):
+        async with (
+            parts.running(patient=True) as service,
+            following(definition_sources(service, settings)),
+        ):
             sockets.start()
             try:
                 yield

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio")
+QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio", "watchfiles")
 RUDE_CLIENTS = ("engineio", "socketio")
 """They warn of every client that sends what it should not; what matters of it ``realtime`` logs."""
 

@@ -11,16 +11,15 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote, shown_url
+
 PREFIX = "FLOW_"
 SHIPPED_FLOWS = Path(__file__).parent / "flows"
 DEFAULT_DEFINITIONS = "database,file:config/flows"
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _ORIGIN = re.compile(r"https?://[^\s/?#@]+")
-_LATER = {
-    "FLOW_ENCRYPTION_KEYS": "payload encryption",
-    "FLOW_DEFINITIONS_AUTH": "remote definitions",
-}
+_LATER = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
 class SettingsError(Exception):
@@ -40,6 +39,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     data_dir: Path = Path(".flow-data")
     definitions: CommaSeparated = Field(default_factory=lambda: DEFAULT_DEFINITIONS.split(","))
+    definitions_auth: SecretStr | None = None
+    definitions_private_redirects: bool = False
     definition_cache_ms: int = Field(300_000, ge=0, le=86_400_000)
     state_ttl: timedelta | None = None
     history_retention: timedelta | None = None
@@ -93,8 +94,20 @@ class Settings(BaseSettings):
     @classmethod
     def _known_sources(cls, value: list[str]) -> list[str]:
         for source in value:
-            if source != "database" and not source.startswith("file:"):
-                raise ValueError(f"takes database and file:PATH, not {source!r}")
+            if is_remote(source):
+                check_remote(source)
+            elif source != "database" and (not source.startswith("file:") or source == "file:"):
+                given = "one with '@'" if "@" in source else repr(source)  # it may have a password
+                raise ValueError(f"takes database, file:PATH and https://HOST/PATH, not {given}")
+        if len(set(value)) < len(value):
+            raise ValueError("has a source twice")
+        return value
+
+    @field_validator("definitions_auth")
+    @classmethod
+    def _usable_credentials(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            auth_header(value.get_secret_value())
         return value
 
     @field_validator("jwt_secret")
@@ -123,6 +136,15 @@ class Settings(BaseSettings):
             raise ValueError(f"{missing} is missing: set both, or none for the embedded servers")
         return self
 
+    @model_validator(mode="after")
+    def _credentials_for_those_they_are_meant_for(self) -> Self:
+        if self.definitions_auth is not None:
+            try:
+                check_auth_use([source for source in self.definitions if is_remote(source)])
+            except ValueError as refusal:
+                raise ValueError(f"FLOW_DEFINITIONS_AUTH: {refusal}") from None
+        return self
+
     @property
     def embedded(self) -> bool:
         """Whether this process is to start its own servers."""
@@ -143,26 +165,22 @@ class Settings(BaseSettings):
                 "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
 
-    def definition_files(self) -> list[Path]:
-        """The files and folders to read definitions from. The default folder, when it is not below
-        the working directory, is the one that ships with the package."""
-        paths = []
+    def definition_sources(self) -> list[SourceSetting]:
+        """The sources beside the database, the first that counts first. The default folder, when it is not
+        below the working directory, is the one that ships with the package."""
+        found = []
+        overrides = True
         for source in self.definitions:
-            if not source.startswith("file:"):
-                continue
-            path = Path(source.removeprefix("file:"))
-            if not path.exists() and source == "file:config/flows":
-                path = SHIPPED_FLOWS
-            paths.append(path)
-        return paths
-
-    @property
-    def files_override(self) -> bool:
-        """Whether files come before the database, so that theirs is the definition that counts."""
-        if "database" not in self.definitions:
-            return True
-        first_file = next((i for i, s in enumerate(self.definitions) if s.startswith("file:")), None)
-        return first_file is not None and first_file < self.definitions.index("database")
+            if source == "database":
+                overrides = False
+            elif is_remote(source):
+                found.append(SourceSetting("remote", source, overrides))
+            else:
+                path = Path(source.removeprefix("file:"))
+                if not path.exists() and source == "file:config/flows":
+                    path = SHIPPED_FLOWS
+                found.append(SourceSetting("file", str(path), overrides))
+        return found
 
     def masked(self) -> dict[str, str]:
         """The effective settings by their full names, secrets hidden, for showing to a person."""
@@ -172,7 +190,7 @@ class Settings(BaseSettings):
             if name in ("mongo_url", "redis_url") and value is not None:
                 value = mask_url(value.get_secret_value())
             elif isinstance(value, list):
-                value = ",".join(value)
+                value = ",".join(_shown(part) for part in value)
             shown[f"{PREFIX}{name.upper()}"] = "" if value is None else str(value)
         return shown
 
@@ -198,6 +216,11 @@ def mask_url(url: str) -> str:
     if not at:
         return url
     return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{host}"
+
+
+def _shown(part: str) -> str:
+    """One of several values, without the query of a URL, which may have a key in it."""
+    return f"{shown_url(part)}?***" if is_remote(part) and "?" in part else part
 
 
 def _unknown_names() -> list[str]:

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
+from msgspec import UNSET
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.ports import DamagedState, StateFilter, StatePage, StoredState
+from app.contracts.ports import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
 from models.batching import Batches
@@ -97,8 +98,8 @@ class MongoStateStore:
             for name, value in (("flowId", only.flow_id), ("step", only.step), ("userId", only.user_id))
             if value is not None
         }
-        if only.flow_id is not None:  # its states are neighbours by their keys; ";" comes after ":"
-            query["_id"] = {"$gt": f"{only.flow_id}:", "$lt": f"{only.flow_id};"}
+        if only.flow_id is not None:
+            query["_id"] = _keys_of(only.flow_id)
         if after is not None:
             query["_id"] = {**query.get("_id", {}), "$gt": max(after, query.get("_id", {}).get("$gt", ""))}
         async with store_errors():
@@ -107,6 +108,38 @@ class MongoStateStore:
             )
         more = documents[-1]["_id"] if len(documents) == limit else None
         return StatePage(_readable(state_from_document, documents), more)
+
+    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+        alike = {"step": "$step", "status": "$status", "previous": "$previous"}
+        first = {"$firstN": {"input": "$_id", "n": shown}}
+        stages = [
+            {"$match": _running(flow_id, version, now)},
+            {"$sort": {"_id": 1}},
+            {"$group": {"_id": alike, "count": {"$sum": 1}, "first": first}},
+        ]
+        async with store_errors():
+            found = await self._states.aggregate(stages).to_list(None)
+        return [
+            RunningStates(
+                step=str(place.get("step")),
+                status=place["status"],
+                previous=UNSET if place.get("previous") is None else str(place["previous"]),
+                count=group["count"],
+                user_ids=tuple(_user_of(key) for key in group["first"]),
+            )
+            for group in found
+            for place in [group["_id"]]
+        ]
+
+    async def running(
+        self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
+    ) -> list[str]:
+        query = _running(flow_id, version, now)
+        if without:
+            query["step"] = {"$nin": list(without)}
+        async with store_errors():
+            found = await self._states.find(query, {"_id": 1}).sort("_id", 1).limit(limit).to_list(limit)
+        return [_user_of(document["_id"]) for document in found]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         async for state in self._walk({"expiresAt": _up_to(now), "status": _PRESENT}, "expiresAt"):
@@ -164,6 +197,20 @@ def _up_to(now: datetime) -> Document:
 
 def _not_expired(now: datetime) -> dict[str, Any]:
     return {"$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}]}
+
+
+def _keys_of(flow_id: str) -> Document:
+    """The states of a flow are neighbours by their keys; ";" comes after ":"."""
+    return {"$gt": f"{flow_id}:", "$lt": f"{flow_id};"}
+
+
+def _user_of(key: str) -> str:
+    return key.partition(":")[2]
+
+
+def _running(flow_id: str, version: int, now: datetime) -> Document:
+    running = {"_id": _keys_of(flow_id), "version": version, "status": {"$in": ["active", "paused"]}}
+    return {**running, **_not_expired(now)}
 
 
 def _stored(document: Document) -> StoredState:

@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from app.contracts.errors import AuthenticationRequiredError
+from app.contracts.errors import AuthenticationRequiredError, FlowError
 from app.contracts.events import Resync, StateChanged, Topic
 from app.contracts.views import flow_updated_event
 from app.services import FlowService
@@ -47,10 +47,11 @@ class Rooms:
     def __init__(self, server: Server, service: FlowService) -> None:
         self._server = server
         self._audience = service.audience
+        self._updates = service.updates
         self._presence = service.presence
         self._needed: Counter[Topic] = Counter()
         self._memberships: dict[Topic, asyncio.Future[Membership]] = {}
-        self._rooms_of: dict[Topic, Counter[str]] = {}
+        self._rooms_of: dict[Topic, dict[str, set[Client]]] = {}
         self._queue: asyncio.Queue[tuple[Topic, Told]] = asyncio.Queue()
         self._present: dict[tuple[str, str], None] = {}
         self._presence_changed = asyncio.Event()
@@ -68,7 +69,7 @@ class Rooms:
             self._let_go(topic)
             raise
         client.rooms[room] = topic
-        self._rooms_of.setdefault(topic, Counter())[room] += 1
+        self._rooms_of.setdefault(topic, {}).setdefault(room, set()).add(client)
         await self._server.enter_room(client.sid, room)
 
     async def leave(self, client: Client, room: str) -> None:
@@ -77,8 +78,8 @@ class Rooms:
         if topic is None:
             return
         rooms = self._rooms_of[topic]
-        rooms[room] -= 1
-        if rooms[room] == 0:
+        rooms[room].discard(client)
+        if not rooms[room]:
             del rooms[room]
         if not rooms:
             del self._rooms_of[topic]
@@ -145,12 +146,27 @@ class Rooms:
         self._presence_changed.set()
 
     async def _tell_change(self, topic: Topic, event: StateChanged) -> None:
-        if topic.kind == "flow":
-            update = flow_updated_event(event.body)
-            await self._server.emit("flow-updated", update, room=flow_room(event.flow_id))
+        rooms = [flow_room(event.flow_id)]
+        if topic.kind == "user":
+            rooms = [user_room(event.user_id), state_room(event.flow_id, event.user_id)]
+        if not event.by_caller:
+            await self._emit(topic, event, rooms)
             return
-        rooms = [user_room(event.user_id), state_room(event.flow_id, event.user_id)]
-        await self._server.emit("flow-state-updated", event.body, room=rooms)
+        members = self._rooms_of.get(topic, {})
+        for client in [client for room in rooms for client in members.get(room, ())]:
+            try:
+                own = await self._updates.as_told(event, client.caller)
+            except FlowError as error:
+                await self._server.emit("flow-resync", {"reason": error.code}, room=client.sid)
+                continue
+            if own is not None:
+                await self._emit(topic, own, client.sid)
+
+    async def _emit(self, topic: Topic, event: StateChanged, to: str | list[str]) -> None:
+        if topic.kind == "flow":
+            await self._server.emit("flow-updated", flow_updated_event(event.body), room=to)
+        else:
+            await self._server.emit("flow-state-updated", event.body, room=to)
 
     async def _tell_presence(self, flow_id: str, user_id: str) -> None:
         rooms = [presence_room(flow_id, user_id), presence_room(flow_id, None)]

@@ -196,8 +196,8 @@ class FlowSockets:
         except FlowError as error:
             return await self._refuse(sid, event, error)
 
-    async def _state(self, _: Client, user_id: str, message: FlowMessage) -> Answer:
-        return _answer(await self._service.get_flow_state(user_id, message.flow_id))
+    async def _state(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
+        return _answer(await self._service.get_flow_state(user_id, message.flow_id, caller=client.caller))
 
     async def _start(self, client: Client, user_id: str, message: StartMessage) -> Answer:
         state, started = await self._service.start_flow(
@@ -236,7 +236,7 @@ class FlowSockets:
             if fresh and user_id != client.user_id:
                 await self._rooms.enter(client, state_room(*place), of_user(user_id))
             # The room first, the state second: what is committed after this read is told to the room.
-            found = await self._service.get_flow_events(user_id, flow_id, held)
+            found = await self._service.get_flow_events(user_id, flow_id, held, caller=client.caller)
         except BaseException:
             if fresh:
                 await self._leave_state(client, flow_id, user_id)
@@ -322,6 +322,7 @@ def _origin(client: Client, message: Any) -> Origin:
         actor=client.user_id,
         request_id=message.request_id,
         client="socket",
+        caller=client.caller,
         expected=None if expected is None else ExpectedPosition(expected),
     )
 

@@ -38,6 +38,8 @@ async def settings(servers: Settings) -> AsyncIterator[Settings]:
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     yield own
     parts = Parts(own)
+    for name in ("flow_history", "flow_states"):  # the embedded server takes its time to drop what has much
+        await parts.database.collection(name).delete_many({})
     await parts.database.drop()
     await parts.database.close()
     await parts.bus.stop()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from msgspec import UNSET, structs
 
@@ -14,6 +15,7 @@ from app.contracts.ports import (
     BusUnavailableError,
     DamagedState,
     Lease,
+    RunningStates,
     StateFilter,
     StatePage,
     StoredState,
@@ -111,6 +113,26 @@ class FakeStateStore:
         ]
         page = sorted(wanted, key=lambda state: state.key)[:limit]
         return StatePage(page, page[-1].key if len(page) == limit else None)
+
+    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+        alike: dict[Any, list[str]] = {}
+        for state in self._running(flow_id, version, now):
+            alike.setdefault((state.step, state.status, state.previous), []).append(state.user_id)
+        return [
+            RunningStates(*place, count=len(users), user_ids=tuple(users[:shown]))
+            for place, users in alike.items()
+        ]
+
+    async def running(
+        self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
+    ) -> list[str]:
+        found = self._running(flow_id, version, now)
+        return [state.user_id for state in found if state.step not in without][:limit]
+
+    def _running(self, flow_id: str, version: int, now: datetime) -> list[FlowState]:
+        states = [self.kept[key].state for key in sorted(self.kept)]
+        here = [s for s in states if (s.flow, s.version) == (flow_id, version)]
+        return [s for s in here if s.status in ("active", "paused") and not s.absent_at(now)]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         late = [k.state for k in self.kept.values() if k.state.status not in ENDED and k.state.absent_at(now)]

@@ -46,6 +46,62 @@ def flow_dict(slug: str = "loop", **changes: Any) -> dict[str, Any]:
     return {**whole, **changes}
 
 
+def expense_flow(**changes: Any) -> dict[str, Any]:
+    """Draft, review, approved or rejected: with a payload schema, roles, a guard and a timeout."""
+    whole = {
+        "flow": "expense",
+        "initialStep": "draft",
+        "steps": {
+            "draft": {
+                "index": 0,
+                "step": "draft",
+                "service": "svc",
+                "transitions": {
+                    "submit": {
+                        "transition": "submit",
+                        "step": "review",
+                        "payloadSchema": {
+                            "required": ["amount", "reason"],
+                            "properties": {
+                                "amount": {"type": "integer", "minimum": 0},
+                                "reason": {"type": "string"},
+                            },
+                        },
+                    }
+                },
+            },
+            "review": {
+                "index": 1,
+                "step": "review",
+                "service": "svc",
+                "timeout": {"after": "P2D", "transition": "remind"},
+                "transitions": {
+                    "approve": {
+                        "transition": "approve",
+                        "step": "approved",
+                        "explicit": True,
+                        "roles": ["approver"],
+                        "guard": "user.id != state.userId",
+                    },
+                    "reject": {
+                        "transition": "reject",
+                        "step": "rejected",
+                        "explicit": True,
+                        "roles": ["approver"],
+                        "guard": "user.id != state.userId",
+                        "payloadSchema": {"properties": {"why": {"type": "string"}}},
+                    },
+                    "remind": {"transition": "remind", "step": "review", "roles": []},
+                    "withdraw": {"transition": "withdraw", "step": "draft", "reversible": True},
+                },
+            },
+            "approved": {"index": 2, "step": "approved", "service": "svc", "transitions": {}},
+            "rejected": {"index": 3, "step": "rejected", "service": "svc", "transitions": {}},
+        },
+    }
+    return {**whole, **changes}
+
+
 def definition(slug: str = "loop", version: int = 1, **changes: Any) -> FlowDefinition:
     """The small flow, published."""
     flow = msgspec.convert(flow_dict(slug, **changes), Flow)

@@ -4,17 +4,13 @@ import sys
 from pathlib import Path
 
 import click
-import msgspec
 
 from app.cli.command import main, with_service
-from app.contracts.errors import InvalidDefinitionError
-from app.contracts.flow import Flow
+from app.contracts.definition import Finding
 from app.contracts.ports import DefinitionSourceError
 from app.flow.validation import check_flow
 from app.providers.files import FileSource
 from app.services import FlowService
-
-ACTOR = "command-line"
 
 
 @main.group()
@@ -54,62 +50,43 @@ def show(flow_id: str) -> None:
 
 
 @flows.command()
-@click.argument("flow_id", metavar="ID")
-def export(flow_id: str) -> None:
-    """Print a flow as JSON."""
-
-    async def run(service: FlowService) -> Flow:
-        return (await service.definitions.current(flow_id)).flow
-
-    click.echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
-
-
-@flows.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(files: tuple[Path, ...]) -> None:
-    """Check definitions; needs no server. Prints every finding, exits with 1 when one is an error."""
+    """Check definitions; needs no server. Prints every finding with advice, exits with 1 when one is an
+    error."""
     failed = False
-    checked = 0
+    checked = warned = 0
     for file in files:
         try:
-            found = FileSource(file).read()
+            found = FileSource(file).find()
         except DefinitionSourceError as refusal:
             click.echo(str(refusal))
             failed = True
             continue
-        for place, raw in found.items():
+        for definition in found:
             checked += 1
-            for finding in check_flow(raw):
-                inside = finding.pointer.lstrip("/").replace("/", ".") or "(whole)"
-                warning = "" if finding.severity == "error" else "warning: "
-                click.echo(f"{place}: {inside}: {warning}{finding.message}")
+            if definition.fault:
+                click.echo(definition.fault)
+                failed = True
+                continue
+            for finding in check_flow(definition.raw):
+                click.echo(f"{definition.place}: {_line_of(finding)}")
                 failed |= finding.severity == "error"
+                warned += finding.severity == "warning"
     if failed:
         sys.exit(1)
-    click.echo(f"{checked} definition{'s' if checked != 1 else ''} checked, no errors.")
+    warnings = f", {_counted(warned, 'warning')}" if warned else ""
+    click.echo(f"{_counted(checked, 'definition')} checked, no errors{warnings}.")
 
 
-@flows.command("import")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def import_flows(files: tuple[Path, ...]) -> None:
-    """Publish definitions: a new flow, or the next version of one that differs."""
-
-    async def run(service: FlowService) -> None:
-        for file in files:
-            for place, raw in FileSource(file).read().items():
-                try:
-                    done = await _publish(service, raw)
-                except InvalidDefinitionError as refusal:
-                    for fault in refusal.faults:
-                        inside = fault.pointer.lstrip("/").replace("/", ".") or "(whole)"
-                        click.echo(f"{place}: {inside}: {fault.message}", err=True)
-                    sys.exit(1)
-                click.echo(f"{place}: {done}")
-
-    with_service(run)
+def _line_of(finding: Finding) -> str:
+    """``path.inside: what is wrong; what to do``, in one line."""
+    segments = finding.pointer.split("/")[1:]
+    inside = ".".join(segment.replace("~1", "/").replace("~0", "~") for segment in segments) or "(whole)"
+    severity = "" if finding.severity == "error" else "warning: "
+    line = f"{inside}: {severity}{finding.message}; {finding.advice}"
+    return "".join(character if character.isprintable() else "�" for character in line)
 
 
-async def _publish(service: FlowService, raw: object) -> str:
-    definition, published = await service.definitions.put(raw, actor=ACTOR, source="import")
-    done = "published" if published else "is the same already"
-    return f"{definition.flow.flow} v{definition.version} {done}"
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -15,7 +15,14 @@ import structlog
 from app.auth.permissions import ADMIN
 from app.auth.tokens import is_user_id, issue_token
 from app.cli.command import main
-from app.main import Parts, read_definitions, socket_message_limit, take_up_definitions
+from app.main import (
+    Parts,
+    definition_sources,
+    following,
+    read_definitions,
+    socket_message_limit,
+    take_up_definitions,
+)
 from app.process.embedded import EmbeddedServers, read_jwt_secret
 from app.process.workers import open_port, run_workers
 from config.log import configure_logging
@@ -140,7 +147,10 @@ async def _work(settings: Settings) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with Parts(settings).running():
+    async with (
+        Parts(settings).running() as service,
+        following(definition_sources(service, settings)),
+    ):
         click.echo("The background jobs run; Ctrl-C ends them.")
         await ended.wait()
 

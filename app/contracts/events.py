@@ -30,7 +30,7 @@ def of_flow(flow_id: str) -> Topic:
 
 class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
     """A committed change of a state. ``at`` is its time in milliseconds since 1970, ``body`` the encoded
-    ``flow-state-updated`` event."""
+    ``flow-state-updated`` event as an administrator sees it. ``by_caller``: others may see less of it."""
 
     user_id: str
     flow_id: str
@@ -38,6 +38,7 @@ class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
     revision: int
     at: int
     body: Raw
+    by_caller: bool = False
 
     @property
     def topics(self) -> tuple[Topic, ...]:

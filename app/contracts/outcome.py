@@ -78,3 +78,12 @@ class Erasure(Struct, frozen=True):
     user_id: str
     receipts: list[HistoryRecord]
     erased: int
+
+
+class Retired(Struct, frozen=True, rename="camel"):
+    """What a forced retirement did to the states of the flow: how many it ended, how many it could not (the
+    log says which), and whether there are more: then it is to be asked for again."""
+
+    ended: int = 0
+    failed: int = 0
+    more: bool = False

@@ -1,10 +1,10 @@
 """What the use cases need of the outside. Every port has a contract suite in ``tests/contract``."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.events import Event, Gap, Topic
@@ -60,6 +60,16 @@ class StateFilter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
     user_id: str | None = None
 
 
+class RunningStates(Struct, frozen=True):
+    """Running states that stand alike: how many, and the users of the first of them, by key."""
+
+    step: str
+    status: Literal["active", "paused"]
+    previous: str | UnsetType
+    count: int
+    user_ids: tuple[str, ...]
+
+
 REMEMBERED = 16
 """How many requests a state's document remembers; older ones are found in the history."""
 
@@ -99,6 +109,15 @@ class StateStore(Protocol):
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         """States that are present at ``now``, by key, after the key ``after``."""
+
+    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+        """The active and paused states that are on a version of a flow at ``now``, by where they stand, with
+        ``shown`` users each. What cannot be read but says where it stands is among them."""
+
+    async def running(
+        self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
+    ) -> list[str]:
+        """The users of states as in ``survey``, by key, those not at one of the steps ``without``."""
 
     def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         """States past their time that were not ended yet, oldest first."""
@@ -235,13 +254,42 @@ class DefinitionStore(Protocol):
         """Keep a new version. False when that version exists already."""
 
 
+class FoundDefinition(Struct, frozen=True):
+    """A definition as a source has it. ``place`` says where, for a person; ``source`` is what the version
+    made of it names. ``raw`` has values of JSON; it is None when they cannot be read, for the reason
+    ``fault``, which begins with the place. What has the same ``digest`` is the same."""
+
+    place: str
+    source: str
+    digest: str
+    raw: Any = None
+    fault: str = ""
+
+
 class DefinitionSource(Protocol):
-    """A place other than the store where definitions come from."""
+    """A place other than the store where definitions come from.
 
-    name: str
+    ``local``: it is of this machine. A fault in it stops the start, and another machine may have other
+    definitions at the same place. What is not local looks the same from everywhere, and may be away.
+    """
 
-    def read(self) -> dict[str, Any]:
-        """Every definition there, undecoded, by where it was found. Raises DefinitionSourceError."""
+    @property
+    def name(self) -> str:
+        """As in ``FLOW_DEFINITIONS``, without what may be secret."""
+
+    @property
+    def local(self) -> bool:
+        """See above."""
+
+    async def load(self) -> list[FoundDefinition]:
+        """Every definition there, in its order. Raises DefinitionSourceError when nothing can be said of
+        what is there: it is away, or not there at all."""
+
+    def changes(self) -> AsyncGenerator[None, None]:
+        """Goes on each time that there may be something new."""
+
+    def gave(self, source: str) -> bool:
+        """Whether a version that names ``source`` may have come from here."""
 
 
 class EventBus(Protocol):

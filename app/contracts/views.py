@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, json, structs
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, convert, json, structs
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
@@ -197,6 +197,12 @@ def _state_members(state: FlowState) -> dict[str, Any]:
 def state_view(state: FlowState) -> StateView:
     """A state as it is answered."""
     return StateView(**_state_members(state))
+
+
+def state_of_view(view: StateView) -> FlowState:
+    """The state that a view shows. How long a paused one still waits is not in it."""
+    members = {name: getattr(view, name, UNSET) for name in FlowState.__struct_fields__}
+    return convert({name: value for name, value in members.items() if value is not UNSET}, FlowState)
 
 
 def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdatedEvent:

@@ -5,7 +5,14 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.command import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.command import (
+    Caller,
+    PauseCommand,
+    ResetCommand,
+    SetCommand,
+    StartCommand,
+    TransitionCommand,
+)
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     Fault,
@@ -16,6 +23,7 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowStep
 from app.contracts.state import ENDED, AvailableTransition, FlowState, Status
+from app.flow.access import may_run, require_runnable
 
 
 def start(
@@ -41,16 +49,23 @@ def start(
 
 
 def transition(
-    definition: FlowDefinition, state: FlowState, name: str, command: TransitionCommand, now: datetime
+    definition: FlowDefinition,
+    state: FlowState,
+    name: str,
+    command: TransitionCommand,
+    now: datetime,
+    caller: Caller | None = None,
 ) -> FlowState:
     """The state after a transition: payload merged, ``previous`` only if reversible, message
-    replaced or cleared; service and entity untouched. Raises InvalidTransitionError,
-    StatePausedError."""
+    replaced or cleared; service and entity untouched. ``caller`` None: a timeout runs it, of which nothing
+    is asked. Raises InvalidTransitionError, StatePausedError, and what require_runnable raises."""
     require_active(state)
     source = current_step(definition, state)
     chosen = source.transitions.get(name)
     if chosen is None:
         raise InvalidTransitionError(state.step, name, list(source.transitions))
+    if caller is not None:
+        require_runnable(chosen, state, command.payload or {}, caller, now)
     target = definition.flow.steps[chosen.step]
     payload = state.payload
     if command.payload is not UNSET:
@@ -91,14 +106,11 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
     step = _named_step(definition.flow, command.step)
     if command.previous is not UNSET:
         _named_step(definition.flow, command.previous, pointer="/previous")
-    entered = _entering(step, now)
-    if state.status == "paused":
-        entered = {**entered, **_held(step, entered["timeout_at"], now), "status": "paused"}
     return structs.replace(
         state,
         version=definition.version,
         revision=state.revision + 1,
-        **entered,
+        **entering(step, state, now),
         service=command.service,
         ok=command.ok,
         previous=command.previous,
@@ -207,8 +219,10 @@ def require_active(state: FlowState) -> None:
         raise StatePausedError(state.flow, "" if reason is UNSET else reason)
 
 
-def with_transitions(definition: FlowDefinition, state: FlowState) -> FlowState:
-    """The state with the transitions that may run now, in the author's order."""
+def with_transitions(
+    definition: FlowDefinition, state: FlowState, caller: Caller, now: datetime
+) -> FlowState:
+    """The state with the transitions that the caller may run now, in the author's order."""
     step = current_step(definition, state)
     if state.status == "paused":
         return state
@@ -217,6 +231,7 @@ def with_transitions(definition: FlowDefinition, state: FlowState) -> FlowState:
             transition=t.transition, step=t.step, explicit=t.explicit, reversible=t.reversible
         )
         for t in step.transitions.values()
+        if may_run(t, state, caller, now)
     )
     return structs.replace(state, transitions=tuple(runnable))
 
@@ -228,6 +243,14 @@ def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:
     if fault is not None:
         raise FlowStateCorruptionError(state.user_id, state.flow, fault)
     return definition.flow.steps[state.step]
+
+
+def entering(step: FlowStep, state: FlowState, now: datetime) -> dict[str, Any]:
+    """What changes when a state is put at a step, whatever it is at: a hold goes on."""
+    entered = _entering(step, now)
+    if state.status == "paused":
+        entered = {**entered, **_held(step, entered["timeout_at"], now), "status": "paused"}
+    return entered
 
 
 def _named_step(flow: Flow, name: str | None, pointer: str = "/step") -> FlowStep:

@@ -80,7 +80,9 @@ class PersonalDataQuery(Struct, frozen=True, rename="camel"):
 async def _find(call: Call) -> Answer:
     query: FoundStatesQuery = call.query
     only = StateFilter(query.flow_id, query.step, query.status, query.user_id)
-    page = await call.service.administration.find_states(only, after=query.after, limit=query.limit)
+    page = await call.service.administration.find_states(
+        only, after=query.after, limit=query.limit, caller=call.caller
+    )
     return Answer(StatesPage([state_view(state) for state in page.states], page.next))
 
 

@@ -19,14 +19,18 @@ from starlette.types import StatelessLifespan
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import FlowError
 from app.http.administration import ADMINISTRATION_ENDPOINTS
+from app.http.diagrams import DIAGRAM_ENDPOINTS
 from app.http.endpoint import Endpoint, Handler
+from app.http.exchange import EXCHANGE_ENDPOINTS
 from app.http.flows import FLOW_ENDPOINTS
 from app.http.middleware import RequestLog
+from app.http.migration import MIGRATION_ENDPOINTS
 from app.http.openapi import openapi
 from app.http.operation import Check, operation_endpoints
 from app.http.problems import flow_error, http_error
 from app.http.states import STATE_ENDPOINTS
 from app.http.streams import STREAM_ENDPOINTS
+from app.http.tokens import TOKEN_ENDPOINTS
 from app.services import FlowService
 
 STATIC = Path(__file__).with_name("static")
@@ -40,7 +44,11 @@ def all_endpoints(checks: Mapping[str, Check]) -> list[Endpoint]:
     return [
         *STATE_ENDPOINTS,
         *STREAM_ENDPOINTS,
+        *TOKEN_ENDPOINTS,
+        *EXCHANGE_ENDPOINTS,
         *FLOW_ENDPOINTS,
+        *DIAGRAM_ENDPOINTS,
+        *MIGRATION_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
         *operation_endpoints(checks),
     ]

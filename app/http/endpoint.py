@@ -37,7 +37,8 @@ class UserQuery(Struct, frozen=True, rename="camel"):
 class Endpoint(Struct, frozen=True, kw_only=True):
     """``body`` None: no body is taken. ``body_of`` says how its faults are called and how large it
     may be. ``answers`` are the types by status, None for an empty answer. ``scope`` is what the
-    token must have; ``public`` endpoints ask for no token."""
+    token must have; ``public`` endpoints ask for no token. ``other_media_types`` are those that an answer has
+    when the query asks for them."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
@@ -50,6 +51,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     body: Any = None
     body_of: Literal["state", "definition", "batch"] = "state"
     media_type: str = "application/json"
+    other_media_types: tuple[str, ...] = ()
     scope: str | None = None
     public: bool = False
 
@@ -102,7 +104,13 @@ class Call:
             if not _REQUEST_ID.match(given):
                 raise InvalidRequestError([Fault("/Idempotency-Key", "takes 1 to 128 visible characters")])
             request_id = given
-        return Origin(actor=self.caller.user_id, request_id=request_id, client="http", expected=self.expected)
+        return Origin(
+            actor=self.caller.user_id,
+            request_id=request_id,
+            client="http",
+            expected=self.expected,
+            caller=self.caller,
+        )
 
 
 class Handler:
@@ -131,7 +139,7 @@ class Handler:
         body = self._decode_body(raw, faults)
         if faults:
             raise InvalidRequestError(faults)
-        if request.method == "HEAD" and endpoint.media_type != "application/json":
+        if request.method == "HEAD" and endpoint.media_type == "text/event-stream":
             return Response(media_type=endpoint.media_type)  # what a stream would say, it would say for ever
         answer = await endpoint.handle(Call(request, self._service, caller, query, body))
         if isinstance(answer.value, Response):
@@ -198,7 +206,8 @@ def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) ->
         try:
             values[field.name] = msgspec.convert(value, field.type, strict=False)
         except msgspec.ValidationError as refusal:
-            faults.append(Fault(f"/{name}", str(refusal)))
+            choices = _choices(field.type)
+            faults.append(Fault(f"/{name}", f"takes one of {choices}" if choices else str(refusal)))
     named = {name for name, _ in request.query_params.multi_items()}
     faults += [
         Fault(f"/{name}", "is required")
@@ -206,3 +215,10 @@ def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) ->
         if field.required and name not in named
     ]
     return None if faults else shape(**values)
+
+
+def _choices(kind: Any) -> str:
+    """The values that a parameter of few values takes."""
+    schema = msgspec.json.schema(kind)
+    options = schema.get("anyOf", [schema])
+    return ", ".join(str(choice) for option in options for choice in option.get("enum", ()))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from app.auth.permissions import ADMIN
+from app.contracts.command import Origin
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     Fault,
@@ -18,7 +19,9 @@ from app.contracts.errors import (
     VersionConflictError,
 )
 from app.contracts.flow import Flow
+from app.contracts.outcome import Retired
 from app.contracts.views import DefinitionSummary, definition_summary
+from app.flow.prefabs import with_prefabs
 from app.flow.references import resolve_references
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
 from app.http.states import Limit
@@ -39,6 +42,13 @@ class FlowQuery(Struct, frozen=True, rename="camel"):
     resolve: bool = False
 
 
+class RetireQuery(Struct, frozen=True, rename="camel"):
+    """``force``: also end the states that run. What became of them is answered; when there is ``more``, ask
+    again."""
+
+    force: bool = False
+
+
 class FlowsPage(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Flows by slug; ``next`` is the ``after`` of the next page, absent on the last."""
 
@@ -53,15 +63,16 @@ class VersionsPage(Struct, frozen=True, rename="camel"):
 
 
 class FindingView(Struct, frozen=True, rename="camel"):
-    """One finding of the check of a definition."""
+    """One finding of the check of a definition; ``advice`` says what to do about it."""
 
     pointer: str
     message: str
     severity: Literal["error", "warning"]
+    advice: str
 
 
 class CheckReport(Struct, frozen=True, rename="camel"):
-    """``valid``: there is no error among the findings."""
+    """``valid``: there is no error among the findings. They are in the order of the document."""
 
     valid: bool
     findings: list[FindingView]
@@ -72,7 +83,7 @@ RawChanges = Annotated[Any, Meta(description="Top-level members of a flow; see t
 
 
 def _answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = False) -> Answer:
-    flow = resolve_references(definition.flow) if resolve else definition.flow
+    flow = with_prefabs(resolve_references(definition.flow) if resolve else definition.flow)
     headers = {"ETag": f'"{definition.version}"', "Flow-Version": str(definition.version)}
     if status == 201:
         headers["Location"] = f"/api/flows/{flow.flow}"
@@ -83,16 +94,23 @@ async def _list(call: Call) -> Answer:
     query: FlowsQuery = call.query
     found = await call.service.definitions.page(query.after, query.limit)
     more = found[-1].flow.flow if len(found) == query.limit else None
-    return Answer(FlowsPage([definition.flow for definition in found], more))
+    seen = [with_prefabs(d.flow) for d in found if call.caller.has_a_role(d.flow.roles)]
+    return Answer(FlowsPage(seen, more))
 
 
 async def _create(call: Call) -> Answer:
-    created = await call.service.definitions.create(call.body, actor=call.caller.user_id, source="api")
-    return _answer(created, 201)
+    actor, expected = call.caller.user_id, _expected_version(call)
+    if expected is None:
+        created = await call.service.definitions.create(call.body, actor=actor, source="api")
+        return _answer(created, 201)
+    next_one, _ = await call.service.definitions.put(
+        call.body, actor=actor, source="api", expected_version=expected
+    )
+    return _answer(next_one)
 
 
 async def _get(call: Call) -> Answer:
-    definition = await call.service.definitions.current(call.path["flow_id"])
+    definition = await call.service.definitions.current(call.path["flow_id"], call.caller)
     return _answer(definition, resolve=call.query.resolve)
 
 
@@ -108,12 +126,19 @@ async def _update(call: Call) -> Answer:
 
 
 async def _delete(call: Call) -> Answer:
-    await call.service.delete_flow(call.path["flow_id"], actor=call.caller.user_id)
-    return Answer(status=204)
+    origin = Origin(actor=call.caller.user_id, client="http", caller=call.caller)
+    done = await call.service.delete_flow(
+        call.path["flow_id"],
+        force=call.query.force,
+        expected_version=_expected_version(call),
+        origin=origin,
+        source="api",
+    )
+    return Answer(done) if call.query.force else Answer(status=204)
 
 
 async def _versions(call: Call) -> Answer:
-    found = await call.service.definitions.versions(call.path["flow_id"])
+    found = await call.service.definitions.versions(call.path["flow_id"], call.caller)
     return Answer(VersionsPage([definition_summary(definition) for definition in found]))
 
 
@@ -121,15 +146,15 @@ async def _version(call: Call) -> Answer:
     number = call.path["version"]
     if not re.fullmatch(r"[0-9]{1,9}", number):
         raise InvalidRequestError([Fault("/version", "is a whole number from 1")])
-    definition = await call.service.definitions.version(call.path["flow_id"], int(number))
+    definition = await call.service.definitions.version(call.path["flow_id"], int(number), call.caller)
     return _answer(definition, resolve=call.query.resolve)
 
 
 async def _validate(call: Call) -> Answer:
-    findings = call.service.definitions.check(call.body)
+    findings = await call.service.definitions.check(call.body)
     report = CheckReport(
         valid=all(finding.severity != "error" for finding in findings),
-        findings=[FindingView(f.pointer, f.message, f.severity) for f in findings],
+        findings=[FindingView(f.pointer, f.message, f.severity, f.advice) for f in findings],
     )
     return Answer(report)
 
@@ -160,13 +185,13 @@ FLOW_ENDPOINTS = [
         method="POST",
         path="/api/flows",
         name="createFlow",
-        summary="Publish a new flow as version 1",
+        summary="Publish a new flow as version 1; with If-Match, the next version of one that exists",
         handle=_create,
         query=NoQuery,
         body=RawDefinition,
         body_of="definition",
-        answers={201: Flow},
-        errors=(*_WRITING, FlowExistsError, VersionConflictError),
+        answers={201: Flow, 200: Flow},
+        errors=(*_WRITING, FlowNotFoundError, FlowExistsError, VersionConflictError),
         scope=ADMIN,
     ),
     Endpoint(
@@ -188,7 +213,7 @@ FLOW_ENDPOINTS = [
         handle=_get,
         query=FlowQuery,
         answers={200: Flow},
-        errors=(FlowNotFoundError,),
+        errors=(InsufficientPermissionsError, FlowNotFoundError),
     ),
     Endpoint(
         method="PATCH",
@@ -206,9 +231,10 @@ FLOW_ENDPOINTS = [
         method="DELETE",
         path="/api/flows/{flow_id}",
         name="deleteFlow",
-        summary="Retire a flow: nothing starts on it any more, running states go on",
+        summary="Retire a flow: nothing starts on it any more, running states go on; force: they end too",
         handle=_delete,
-        answers={204: None},
+        query=RetireQuery,
+        answers={204: None, 200: Retired},
         errors=(InsufficientPermissionsError, FlowNotFoundError, VersionConflictError),
         scope=ADMIN,
     ),
@@ -219,7 +245,7 @@ FLOW_ENDPOINTS = [
         summary="All versions of a flow, newest first",
         handle=_versions,
         answers={200: VersionsPage},
-        errors=(FlowNotFoundError,),
+        errors=(InsufficientPermissionsError, FlowNotFoundError),
     ),
     Endpoint(
         method="GET",
@@ -229,6 +255,6 @@ FLOW_ENDPOINTS = [
         handle=_version,
         query=FlowQuery,
         answers={200: Flow},
-        errors=(FlowNotFoundError,),
+        errors=(InsufficientPermissionsError, FlowNotFoundError),
     ),
 ]

@@ -85,7 +85,8 @@ def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
     for status, shape in endpoint.answers.items():
         answer: dict[str, Any] = {"description": endpoint.summary}
         if shape is not None:
-            answer["content"] = {endpoint.media_type: {"schema": schema_of[repr(shape)]}}
+            media_types = (endpoint.media_type, *endpoint.other_media_types)
+            answer["content"] = {media: {"schema": schema_of[repr(shape)]} for media in media_types}
         operation["responses"][str(status)] = answer
     for status, codes in _refusals(endpoint).items():
         operation["responses"].setdefault(

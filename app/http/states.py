@@ -12,6 +12,7 @@ from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
     FlowStateCorruptionError,
+    GuardRefusedError,
     InsufficientPermissionsError,
     InvalidPayloadError,
     InvalidRequestError,
@@ -74,7 +75,7 @@ def _answer(state: FlowState, status: int = 200) -> Answer:
 
 
 async def _get(call: Call) -> Answer:
-    state = await call.service.get_flow_state(call.user_id, call.path["flow_id"])
+    state = await call.service.get_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
     return Answer(None) if state is None else _answer(state)
 
 
@@ -148,13 +149,16 @@ async def _history(call: Call) -> Answer:
         after=query.after,
         limit=query.limit,
         only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
+        caller=call.caller,
     )
     more = found[-1].id if len(found) == query.limit else None
     return Answer(HistoryPage([record_view(record) for record in found], more))
 
 
 async def _verify(call: Call) -> Answer:
-    return Answer(await call.service.verify_flow_history(call.user_id, call.path["flow_id"]))
+    return Answer(
+        await call.service.verify_flow_history(call.user_id, call.path["flow_id"], caller=call.caller)
+    )
 
 
 async def _recover(call: Call) -> Answer:
@@ -167,7 +171,7 @@ async def _recover(call: Call) -> Answer:
 async def _list(call: Call) -> Answer:
     query: StatesQuery = call.query
     page = await call.service.administration.find_states(
-        StateFilter(user_id=call.user_id), after=query.after, limit=query.limit
+        StateFilter(user_id=call.user_id), after=query.after, limit=query.limit, caller=call.caller
     )
     return Answer(StatesPage([state_view(state) for state in page.states], page.next))
 
@@ -207,7 +211,13 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=TransitionCommand,
         answers={200: StateView},
-        errors=(*_WITH_PAYLOAD, FlowNotStartedError, InvalidTransitionError, StatePausedError),
+        errors=(
+            *_WITH_PAYLOAD,
+            FlowNotStartedError,
+            InvalidTransitionError,
+            GuardRefusedError,
+            StatePausedError,
+        ),
     ),
     Endpoint(
         method="POST",

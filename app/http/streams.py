@@ -103,7 +103,9 @@ class FlowStream:
             if told.revision <= self._held.revision:
                 return []
             if told.revision == self._held.revision + 1:
-                return [self._update(told)]
+                own = await self._service.updates.as_told(told, self._caller)
+                if own is not None:
+                    return [self._update(own)]
         elif isinstance(told, StateChanged) and told.epoch < (self._held.epoch or ""):
             return []
         return self._level(await self._read())
@@ -116,7 +118,9 @@ class FlowStream:
             self._overflowed = True
 
     async def _read(self) -> CaughtUp:
-        return await self._service.get_flow_events(self._user_id, self._flow_id, self._held)
+        return await self._service.get_flow_events(
+            self._user_id, self._flow_id, self._held, caller=self._caller
+        )
 
     def _level(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:
@@ -155,7 +159,7 @@ class StreamResponse(EventSourceResponse):
 
 async def _events(call: Call) -> Answer:
     held = held_position(call.query.epoch, call.query.since)
-    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], held)
+    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], held, caller=call.caller)
     return Answer(caught_up_view(found))
 
 

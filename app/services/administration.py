@@ -5,12 +5,13 @@ from datetime import datetime
 import structlog
 from msgspec import structs
 
-from app.contracts.command import Origin, PauseCommand
+from app.contracts.command import Caller, Origin, PauseCommand, program
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.outcome import Recovered
 from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
 from app.contracts.state import FlowState
 from app.flow import rules
+from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 from app.services.changes import StateChanges, changed, request
 from app.services.commits import Change
@@ -27,24 +28,35 @@ class Administration:
         states: StateStore,
         changes: StateChanges,
         catalog: DefinitionCatalog,
+        access: Access,
         recovery: Recovery,
         clock: Clock,
     ) -> None:
         self._states = states
         self._changes = changes
         self._catalog = catalog
+        self._access = access
         self._recovery = recovery
         self._clock = clock
 
     async def find_states(
-        self, only: StateFilter, *, after: str | None = None, limit: int = 1000
+        self,
+        only: StateFilter,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        caller: Caller | None = None,
     ) -> StatePage:
-        """States that ``only`` takes, by key (``<flow>:<user>``), those after the key ``after``."""
+        """States that ``only`` takes and the caller may see, by key (``<flow>:<user>``), those after the key
+        ``after``."""
         found = []
         page = await self._states.find(only, after, limit, self._clock.now())
         for state in page.states:
+            asks = caller or program(state.user_id)
+            if not await self._access.is_visible(state.flow, asks):
+                continue
             try:
-                found.append(await self._changes.with_transitions(state))
+                found.append(await self._access.with_transitions(state, asks))
             except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
                 found.append(state)
@@ -54,10 +66,11 @@ class Administration:
         """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
         without one, begin it again at the initial step. A sound state is kept as it is. Raises
         FlowNotStartedError when there is nothing to recover."""
-        done = await self._recovery.recover(user_id, flow_id, origin or Origin(actor=user_id))
+        origin = origin or Origin(actor=user_id)
+        done = await self._recovery.recover(user_id, flow_id, origin)
         if done.state is None:
             return done
-        return structs.replace(done, state=await self._changes.with_transitions(done.state))
+        return structs.replace(done, state=await self._access.with_transitions(done.state, origin.asks))
 
     async def pause_flow(
         self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin | None = None

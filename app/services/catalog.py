@@ -27,6 +27,13 @@ class DefinitionCatalog:
 
     async def current(self, flow_id: str) -> FlowDefinition:
         """The newest version. Raises FlowNotFoundError when there is none, or it is retired."""
+        definition = await self.newest(flow_id)
+        if definition is None or definition.retired:
+            raise FlowNotFoundError(flow_id)
+        return definition
+
+    async def newest(self, flow_id: str) -> FlowDefinition | None:
+        """The newest version, also of a retired flow; None when there never was one."""
         newest = self._newest.get(flow_id)
         now = asyncio.get_running_loop().time()
         if newest is not None and now < newest[1]:
@@ -35,17 +42,8 @@ class DefinitionCatalog:
                 return found
         told = self._told
         definition = await self._load(flow_id, lambda: self._store.latest(flow_id))
-        if definition is None or definition.retired:
-            raise FlowNotFoundError(flow_id)
-        if told == self._told:  # nothing was published while it was read
+        if definition is not None and told == self._told:  # nothing was published while it was read
             self._newest[flow_id] = (definition.version, now + self._max_age)
-        return definition
-
-    async def last(self, flow_id: str) -> FlowDefinition:
-        """The newest version, also of a retired flow. Raises FlowNotFoundError."""
-        definition = await self._load(flow_id, lambda: self._store.latest(flow_id))
-        if definition is None:
-            raise FlowNotFoundError(flow_id)
         return definition
 
     async def pinned(self, state: FlowState) -> FlowDefinition:

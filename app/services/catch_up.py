@@ -2,12 +2,13 @@
 
 from msgspec import UNSET, structs
 
-from app.contracts.command import HeldPosition
+from app.contracts.command import Caller, HeldPosition, program
 from app.contracts.events import StateChanged
 from app.contracts.outcome import CaughtUp
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
 from app.contracts.record import commit_record_id
 from app.contracts.state import ENDED, FlowState
+from app.services.access import Access
 from app.services.changes import StateChanges
 from app.services.updates import Updates
 
@@ -27,17 +28,23 @@ class CatchUp:
         states: StateStore,
         history: HistoryStore,
         changes: StateChanges,
+        access: Access,
         updates: Updates,
         clock: Clock,
     ) -> None:
         self._states = states
         self._history = history
         self._changes = changes
+        self._access = access
         self._updates = updates
         self._clock = clock
 
-    async def since(self, user_id: str, flow_id: str, held: HeldPosition) -> CaughtUp | None:
-        """The changes after the position that is held, with the state. None when there never was a state."""
+    async def since(
+        self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller | None = None
+    ) -> CaughtUp | None:
+        """The changes after the position that is held, with the state, as the caller may see them (None: an
+        administrator). None when there never was a state."""
+        asks = caller or program(user_id)
         async with self._changes.explaining(user_id, flow_id):
             stored = await self._states.load(flow_id, user_id)
         if stored is None:
@@ -45,13 +52,16 @@ class CatchUp:
         state = stored.state
         present = None
         if not state.absent_at(self._clock.now()):
-            present = await self._changes.with_transitions(state)
+            present = await self._access.with_transitions(state, asks)
         elif state.status not in ENDED:  # past its time, which no record says yet
             return CaughtUp(None)
         if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MOST_EVENTS:
             return CaughtUp(present)
         events = await self._events(stored, held.revision)
-        return CaughtUp(present) if events is None else CaughtUp(present, events, complete=True)
+        if events is None:
+            return CaughtUp(present)
+        told = [await self._updates.as_told(event, asks) for event in events]
+        return CaughtUp(present, tuple(event for event in told if event is not None), complete=True)
 
     async def _events(self, stored: StoredState, revision: int) -> tuple[StateChanged, ...] | None:
         """The events of all commits after ``revision``; None when one is missing, or they are too many

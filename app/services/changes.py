@@ -11,7 +11,7 @@ from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, 
 from app.contracts.record import Kind
 from app.contracts.state import FlowState, Payload
 from app.contracts.views import state_view
-from app.flow import rules
+from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 from app.services.commits import Change
 from app.services.executor import Decide, Executor, Request
@@ -21,28 +21,32 @@ from app.services.recovery import Recovery
 class StateChanges:
     """The executor, with the definitions beside it."""
 
-    def __init__(self, executor: Executor, catalog: DefinitionCatalog, recovery: Recovery) -> None:
+    def __init__(
+        self, executor: Executor, catalog: DefinitionCatalog, access: Access, recovery: Recovery
+    ) -> None:
         self._executor = executor
         self._catalog = catalog
+        self._access = access
         self._recovery = recovery
 
     async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
-        """The state afterwards with its transitions, and whether this request changed it. Raises
+        """The state afterwards with the caller's transitions, and whether this request changed it. Raises
         FlowNotStartedError when there is none."""
         after, changed = await self.execute(asked, decide)
         if after is None:
             raise FlowNotStartedError(asked.flow_id)
-        return await self.with_transitions(after), changed
+        return await self._access.with_transitions(after, asked.origin.asks), changed
 
     async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
         """As Executor.execute; a conflict carries the present state as it is answered, corruption what
-        a recovery would do."""
+        a recovery would do. Raises InsufficientPermissionsError when the caller must not see the flow."""
+        await self._access.require_visible(asked.flow_id, asked.origin.asks)
         try:
             async with self.explaining(asked.user_id, asked.flow_id):
                 return await self._executor.execute(asked, decide)
         except RevisionConflictError as conflict:
             if conflict.state is not None:
-                present = await self.with_transitions(conflict.state)
+                present = await self._access.with_transitions(conflict.state, asked.origin.asks)
                 conflict.details["state"] = state_view(present)
             raise
 
@@ -53,10 +57,6 @@ class StateChanges:
             yield
         except FlowStateCorruptionError as damage:
             raise await self._recovery.explained(user_id, flow_id, damage) from None
-
-    async def with_transitions(self, state: FlowState) -> FlowState:
-        """The state with the transitions that may run now."""
-        return rules.with_transitions(await self._catalog.pinned(state), state)
 
     async def started(self, state: FlowState | None, flow_id: str) -> FlowState:
         """The state. Raises FlowNotStartedError, or FlowNotFoundError when there is no such flow."""

@@ -1,13 +1,13 @@
 """Definitions: published as versions that never change, from callers and from sources."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
-from msgspec import Struct, convert, json, to_builtins
+from msgspec import Struct, convert, json, structs, to_builtins
 
+from app.contracts.command import Caller, program
 from app.contracts.definition import Finding, FlowDefinition
 from app.contracts.errors import (
     FlowExistsError,
@@ -17,40 +17,56 @@ from app.contracts.errors import (
 )
 from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
-from app.contracts.ports import BusUnavailableError, Clock, DefinitionSource, DefinitionStore, EventBus
+from app.contracts.ports import BusUnavailableError, Clock, DefinitionStore, EventBus
 from app.flow.faults import faults_of
 from app.flow.validation import check_flow, parse_flow
+from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 
 log = structlog.get_logger("definitions")
 
 PAGE = 200
+SOURCES = ("file:", "remote:")
+"""How what a version names as its source begins, when it did not come from a caller."""
+TAKE_UP_TRIES = 5
+
+_PROGRAM = program("")
 
 
 class Definitions:
-    """Publishes and lists versions of flows."""
+    """Publishes and lists versions of flows. Who reads them and must not see a flow, as its newest version
+    says, is told so by InsufficientPermissionsError; without a ``caller`` nothing is asked."""
 
     def __init__(
-        self, store: DefinitionStore, catalog: DefinitionCatalog, bus: EventBus, clock: Clock
+        self,
+        store: DefinitionStore,
+        catalog: DefinitionCatalog,
+        access: Access,
+        bus: EventBus,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._catalog = catalog
+        self._access = access
         self._bus = bus
         self._clock = clock
 
-    async def current(self, flow_id: str) -> FlowDefinition:
+    async def current(self, flow_id: str, caller: Caller = _PROGRAM) -> FlowDefinition:
         """The newest version. Raises FlowNotFoundError."""
+        await self._access.require_visible(flow_id, caller)
         return await self._catalog.current(flow_id)
 
-    async def version(self, flow_id: str, version: int) -> FlowDefinition:
+    async def version(self, flow_id: str, version: int, caller: Caller = _PROGRAM) -> FlowDefinition:
         """One version, also of a retired flow. Raises FlowNotFoundError."""
+        await self._access.require_visible(flow_id, caller)
         found = await self._catalog.version(flow_id, version)
         if found is None:
             raise FlowNotFoundError(flow_id, version)
         return found
 
-    async def versions(self, flow_id: str) -> list[FlowDefinition]:
+    async def versions(self, flow_id: str, caller: Caller = _PROGRAM) -> list[FlowDefinition]:
         """All versions, newest first. Raises FlowNotFoundError."""
+        await self._access.require_visible(flow_id, caller)
         found = await self._store.versions(flow_id)
         if not found:
             raise FlowNotFoundError(flow_id)
@@ -68,14 +84,14 @@ class Definitions:
                 yield definition
             after = page[-1].flow.flow
 
-    def check(self, raw: object) -> list[Finding]:
-        """Everything wrong with a definition; stores nothing."""
-        return check_flow(raw)
+    async def check(self, raw: object) -> list[Finding]:
+        """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time."""
+        return await asyncio.to_thread(check_flow, raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,
         FlowExistsError."""
-        flow, _ = parse_flow(_plain(raw))
+        flow = await _parse(_plain(raw))
         newest = await self._store.latest(flow.flow)
         if newest is not None and not newest.retired:
             raise FlowExistsError(flow.flow, newest.version)
@@ -102,40 +118,76 @@ class Definitions:
         faults = faults_of(given, FlowPatch)
         if faults:
             raise InvalidDefinitionError(faults)
-        flow, _ = parse_flow({**to_builtins(newest.flow), **convert(given, dict[str, Any])})
+        flow = await _parse({**to_builtins(newest.flow), **convert(given, dict[str, Any])})
         return await self._publish_change(flow, newest, actor=actor, source=source)
 
-    async def put(self, raw: object, *, actor: str, source: str) -> tuple[FlowDefinition, bool]:
-        """Publish a flow as it is given, whether it exists or not; and whether that was needed.
-        Raises InvalidDefinitionError, VersionConflictError."""
-        flow, _ = parse_flow(_plain(raw))
+    async def put(
+        self, raw: object, *, actor: str, source: str, expected_version: int | None = None
+    ) -> tuple[FlowDefinition, bool]:
+        """Publish a flow as it is given, whether it exists or not; and whether that was needed. Raises
+        InvalidDefinitionError, VersionConflictError also when ``expected_version`` is not the newest, and
+        FlowNotFoundError when one is expected and there is none."""
+        flow = await _parse(_plain(raw))
         newest = await self._store.latest(flow.flow)
         if newest is None or newest.retired:
+            if expected_version is not None:
+                raise FlowNotFoundError(flow.flow)
             return await self._publish(flow, newest, actor=actor, source=source), True
+        if expected_version not in (None, newest.version):
+            raise VersionConflictError(flow.flow, newest.version)
         definition = await self._publish_change(flow, newest, actor=actor, source=source)
         return definition, definition is not newest
 
-    async def retire(self, flow_id: str, *, actor: str, source: str) -> None:
-        """End a flow by a last version that nothing starts on. Raises FlowNotFoundError."""
+    async def retire(
+        self, flow_id: str, *, actor: str, source: str, expected_version: int | None = None
+    ) -> None:
+        """End a flow by a last version that nothing starts on. Raises FlowNotFoundError,
+        VersionConflictError when ``expected_version`` is not the newest."""
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
             raise FlowNotFoundError(flow_id)
+        if expected_version not in (None, newest.version):
+            raise VersionConflictError(flow_id, newest.version)
         await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
 
-    async def take_up(self, found: Sequence["SourcedFlow"], *, override: bool) -> list[str]:
-        """Publish flows of sources that the store has not; their slugs. A flow that was last
-        published by a caller (or retired) stays as it is, unless ``override``."""
-        published = []
-        for sourced in found:
-            flow = sourced.flow
-            newest = await self._store.latest(flow.flow)
-            if newest is not None and not _is_due(flow, newest, override=override):
-                continue
-            with suppress(VersionConflictError):  # another process took up the same
-                source = f"file:{Path(sourced.place).name}"
-                await self._publish(flow, newest, actor="server-flow", source=source)
-                published.append(flow.flow)
-        return published
+    async def take_up(
+        self, offered: "SourcedFlow", *, changed: bool, since: int | None, keep: Callable[[str], bool]
+    ) -> "TakenUp":
+        """Publish the flow of a source, unless the newest version counts more.
+
+        A version that a caller published or retired counts more, unless the source comes before the
+        database. A version of a source counts more unless the flow ``changed``; and also then when a version
+        after ``since`` had it (None: that is not asked): another worker took it up already, and what came
+        after it is newer. The flow is held back while ``keep`` says so of what the version names as its
+        source.
+        """
+        flow = offered.flow
+        newest = None if changed else await self._catalog.newest(flow.flow)
+        for _ in range(TAKE_UP_TRIES):
+            newest = newest or await self._store.latest(flow.flow)
+            if newest is not None:
+                if not await self._is_due(offered, newest, changed=changed, since=since):
+                    return TakenUp(newest.version)
+                if _is_of_source(newest) and keep(newest.source):
+                    return TakenUp(None)
+            try:
+                made = await self._publish(flow, newest, actor="server-flow", source=offered.source)
+                return TakenUp(made.version, published=True)
+            except VersionConflictError:  # another worker took up the same, or a caller came first
+                newest = None
+        return TakenUp(None)
+
+    async def _is_due(
+        self, offered: "SourcedFlow", newest: FlowDefinition, *, changed: bool, since: int | None
+    ) -> bool:
+        if _same(newest.flow, offered.flow) and not newest.retired:
+            return False
+        if not _is_of_source(newest):
+            return offered.overrides
+        if not changed or since is None:
+            return changed
+        later = (old for old in await self._store.versions(newest.flow.flow) if old.version > since)
+        return not any(_same(old.flow, offered.flow) for old in later)
 
     async def _publish_change(
         self, flow: Flow, newest: FlowDefinition, *, actor: str, source: str
@@ -167,44 +219,38 @@ class Definitions:
 
 
 class SourcedFlow(Struct, frozen=True):
-    """A flow and the place that it was read from."""
+    """A flow of a source. ``place`` says where it was read, ``source`` is what its version is to name;
+    ``overrides``: the source comes before the database."""
 
     flow: Flow
     place: str
+    source: str
+    overrides: bool = False
 
 
-def read_sources(sources: Sequence[DefinitionSource]) -> list[SourcedFlow]:
-    """The flows of all sources; of two with one slug the first counts. Warnings are logged.
-    Raises InvalidDefinitionError naming every fault with its place, DefinitionSourceError."""
-    found: dict[str, SourcedFlow] = {}
-    for source in sources:
-        for place, raw in source.read().items():
-            try:
-                flow, findings = parse_flow(raw)
-            except InvalidDefinitionError as refusal:
-                faults = (f"{place}: {_dotted(f.pointer)}: {f.message}" for f in refusal.faults)
-                raise InvalidDefinitionError(refusal.faults, "; ".join(faults)) from None
-            for finding in findings:
-                log.warning("definition", place=place, at=finding.pointer, finding=finding.message)
-            found.setdefault(flow.flow, SourcedFlow(flow, place))
-    return list(found.values())
+class TakenUp(Struct, frozen=True):
+    """What became of a flow that a source offered: the newest ``version`` now, None when it is to be offered
+    again; and whether that was ``published`` for it."""
+
+    version: int | None
+    published: bool = False
 
 
-def _is_due(flow: Flow, newest: FlowDefinition, *, override: bool) -> bool:
-    """Whether a flow of a source is to be published over the newest version in the store."""
-    if _same(newest.flow, flow) and not newest.retired:
-        return False
-    return override or newest.source.startswith("file:")
+def _is_of_source(definition: FlowDefinition) -> bool:
+    return definition.source.startswith(SOURCES)
 
 
 def _same(one: Flow, other: Flow) -> bool:
-    """Also in the order of steps and transitions, which counts, and in ``1`` not being ``true``."""
+    """Also in the order of steps and transitions, which counts, and in ``1`` not being ``true``; prefabs
+    follow from the rest."""
+    one, other = structs.replace(one, prefabs={}), structs.replace(other, prefabs={})
     return json.encode(one) == json.encode(other)
+
+
+async def _parse(raw: object) -> Flow:
+    flow, _ = await asyncio.to_thread(parse_flow, raw)
+    return flow
 
 
 def _plain(raw: object) -> object:
     return to_builtins(raw) if isinstance(raw, Struct) else raw
-
-
-def _dotted(pointer: str) -> str:
-    return pointer.lstrip("/").replace("/", ".") or "(whole)"

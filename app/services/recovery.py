@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, structs
 from app.contracts.command import Origin, StartCommand
 from app.contracts.errors import (
     FlowError,
+    FlowNotFoundError,
     FlowNotStartedError,
     FlowStateCorruptionError,
     RevisionConflictError,
@@ -193,7 +194,9 @@ class Recovery:
     ) -> tuple[Change, datetime]:
         now = self._clock.now()
         if plan.last is None:
-            definition = await self._catalog.last(flow_id)
+            definition = await self._catalog.newest(flow_id)
+            if definition is None:
+                raise FlowNotFoundError(flow_id)
             epoch = new_id() if plan.newest is None else later(plan.newest.epoch, new_id())
             after = rules.start(definition, user_id, epoch, StartCommand(), now)
             return Change("recovered", "recovered", after, plan.told, definition.flow.ttl), now

@@ -6,16 +6,18 @@ from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.command import (
     NOTHING_HELD,
+    Caller,
     HeldPosition,
     Origin,
     ResetCommand,
     SetCommand,
     StartCommand,
     TransitionCommand,
+    program,
 )
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
-from app.contracts.outcome import CaughtUp, Verification
+from app.contracts.outcome import CaughtUp, Retired, Verification
 from app.contracts.ports import (
     Clock,
     CorruptionReports,
@@ -32,6 +34,8 @@ from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.payload import check_payload
+from app.flow.prefabs import with_prefabs
+from app.services.access import Access
 from app.services.administration import Administration
 from app.services.audience import Audience
 from app.services.background import Background
@@ -45,11 +49,13 @@ from app.services.definitions import Definitions
 from app.services.executor import Executor
 from app.services.history import HistoryReader
 from app.services.lease import LeaseHolder
+from app.services.migration import Migration
 from app.services.personal_data import PersonalDataKeeper
 from app.services.presence import Presence
 from app.services.recovery import Recovery
 from app.services.relay import Relay
 from app.services.repeats import Repeats
+from app.services.retirement import Retirement
 from app.services.soundness import SoundnessCheck
 from app.services.updates import Updates
 
@@ -94,23 +100,28 @@ class FlowService:
         self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
         bus.subscribe(self._catalog.heard)
         bus.on_gap(self._catalog.missed)
-        updates = Updates(self._catalog)
-        relay = Relay(states, history, bus, updates)
+        self._access = Access(self._catalog, clock)
+        self.updates = Updates(self._catalog, self._access, clock)
+        relay = Relay(states, history, bus, self.updates)
         commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self._catalog, commits, reports, clock, pruned=pruned)
         executor = Executor(states, commits, Repeats(history), Deadlines(self._catalog), recovery, clock)
-        self._changes = StateChanges(executor, self._catalog, recovery)
-        self._catch_up = CatchUp(states, history, self._changes, updates, clock)
+        self._changes = StateChanges(executor, self._catalog, self._access, recovery)
+        self._catch_up = CatchUp(states, history, self._changes, self._access, self.updates, clock)
         self.audience = Audience(bus, states, self._catch_up)
         self.presence = Presence(bus, self.audience.listens)
         self.audience.on_left(self.presence.forget_topic)
         self.history = HistoryReader(states, history, clock, pruned=pruned)
-        self.administration = Administration(states, self._changes, self._catalog, recovery, clock)
+        self.administration = Administration(
+            states, self._changes, self._catalog, self._access, recovery, clock
+        )
         self.bulk = Bulk(self)
         self.personal_data = PersonalDataKeeper(
             states, history, definitions, self.history, commits, recovery, relay, reports, clock
         )
-        self.definitions = Definitions(definitions, self._catalog, bus, clock)
+        self.definitions = Definitions(definitions, self._catalog, self._access, bus, clock)
+        self.migration = Migration(states, self._changes, self.definitions, clock)
+        self._retirement = Retirement(states, self.definitions, self._catalog, self._changes, clock)
         self.background = Background(
             states,
             executor,
@@ -151,31 +162,57 @@ class FlowService:
             flow_id, changes, actor=actor, source="python", expected_version=expected_version
         )
 
-    async def delete_flow(self, flow_id: str, *, actor: str = "python") -> None:
-        """Retire a flow: nothing starts on it any more, states that run go on."""
-        await self.definitions.retire(flow_id, actor=actor, source="python")
+    async def delete_flow(
+        self,
+        flow_id: str,
+        *,
+        force: bool = False,
+        expected_version: int | None = None,
+        origin: Origin | None = None,
+        source: str = "python",
+    ) -> Retired:
+        """Retire a flow: nothing starts on it any more, states that run go on. ``force``: they are cleared
+        too. Raises FlowNotFoundError, VersionConflictError."""
+        return await self._retirement.retire(
+            flow_id,
+            origin or Origin(actor="python"),
+            source=source,
+            force=force,
+            expected_version=expected_version,
+        )
 
     async def list_flows(self) -> list[Flow]:
         """The newest version of every flow, by slug."""
-        return [definition.flow async for definition in self.definitions.all()]
+        return [with_prefabs(definition.flow) async for definition in self.definitions.all()]
 
     # States
 
-    async def get_flow_state(self, user_id: str, flow_id: str) -> FlowState | None:
+    async def get_flow_state(
+        self, user_id: str, flow_id: str, *, caller: Caller | None = None
+    ) -> FlowState | None:
         """The state with its available transitions; None when none was started. Raises
         FlowNotFoundError when there is neither a state nor such a flow."""
+        asks = caller or program(user_id)
+        await self._access.require_visible(flow_id, asks)
         async with self._changes.explaining(user_id, flow_id):
             stored = await self._states.load(flow_id, user_id)
             if stored is None or stored.state.absent_at(self._clock.now()):
                 await self._catalog.current(flow_id)
                 return None
-            return await self._changes.with_transitions(stored.state)
+            return await self._access.with_transitions(stored.state, asks)
 
     async def get_flow_events(
-        self, user_id: str, flow_id: str, held: HeldPosition = NOTHING_HELD
+        self,
+        user_id: str,
+        flow_id: str,
+        held: HeldPosition = NOTHING_HELD,
+        *,
+        caller: Caller | None = None,
     ) -> CaughtUp:
         """What was committed after the position that a follower holds. Raises as get_flow_state."""
-        found = await self._catch_up.since(user_id, flow_id, held)
+        asks = caller or program(user_id)
+        await self._access.require_visible(flow_id, asks)
+        found = await self._catch_up.since(user_id, flow_id, held, asks)
         if found is None:
             await self._catalog.current(flow_id)
         return found or CaughtUp(None)
@@ -221,18 +258,19 @@ class FlowService:
         origin: Origin | None = None,
     ) -> FlowState:
         """Run a transition of the current step. Raises FlowNotFoundError, FlowNotStartedError,
-        InvalidTransitionError, RevisionConflictError, InvalidPayloadError, PayloadTooLargeError,
-        FlowStateCorruptionError."""
+        InvalidTransitionError, InsufficientPermissionsError, GuardRefusedError, InvalidPayloadError,
+        PayloadTooLargeError, StatePausedError, RevisionConflictError, FlowStateCorruptionError."""
         command = TransitionCommand(payload=payload, ok=ok, message=message)
+        asked = request(user_id, flow_id, transition, command, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
             present = await self._changes.started(state, flow_id)
             definition = await self._catalog.pinned(present)
-            after = rules.transition(definition, present, transition, command, now)
+            after = rules.transition(definition, present, transition, command, now, asked.origin.asks)
             self._check_payload(payload, after)
             return Change("transitioned", transition, after, payload, definition.flow.ttl)
 
-        after, _ = await self._changes.change(request(user_id, flow_id, transition, command, origin), decide)
+        after, _ = await self._changes.change(asked, decide)
         return after
 
     async def reset_flow(
@@ -316,16 +354,21 @@ class FlowService:
         after: str | None = None,
         limit: int = 1000,
         only: HistoryFilter = EVERYTHING,
+        caller: Caller | None = None,
     ) -> list[HistoryRecord]:
         """Records of a state that ``only`` takes, oldest first, those after the record with the id
         ``after``; also those that are still on their way, so that a caller reads its own writes."""
+        await self._access.require_visible(flow_id, caller or program(user_id))
         found = await self.history.read(flow_id, user_id, after, limit, only)
         if not found and after is None:
             await self._catalog.current(flow_id)
         return found
 
-    async def verify_flow_history(self, user_id: str, flow_id: str) -> Verification:
+    async def verify_flow_history(
+        self, user_id: str, flow_id: str, *, caller: Caller | None = None
+    ) -> Verification:
         """Whether the chain of a state's records is whole; if not, its first broken link."""
+        await self._access.require_visible(flow_id, caller or program(user_id))
         found = await self.history.verify(flow_id, user_id)
         if not found.records:
             await self._catalog.current(flow_id)

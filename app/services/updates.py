@@ -1,13 +1,17 @@
 """What followers of a state are told of a change."""
 
 import structlog
-from msgspec import Raw
+from msgspec import Raw, json, structs
 
+from app.contracts.command import Caller, program
 from app.contracts.events import StateChanged
+from app.contracts.ports import Clock
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import ENDED
-from app.contracts.views import encode, state_updated_event
-from app.flow.rules import with_transitions
+from app.contracts.views import StateUpdatedEvent, encode, state_of_view, state_updated_event
+from app.flow.access import depends_on_caller
+from app.flow.rules import current_step, with_transitions
+from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 from config.log import describe
 
@@ -17,15 +21,21 @@ log = structlog.get_logger("updates")
 class Updates:
     """Makes events of the records of commits."""
 
-    def __init__(self, catalog: DefinitionCatalog) -> None:
+    def __init__(self, catalog: DefinitionCatalog, access: Access, clock: Clock) -> None:
         self._catalog = catalog
+        self._access = access
+        self._clock = clock
 
     async def of(self, record: HistoryRecord) -> StateChanged:
-        """The state that a commit led to, with what may run next, and what led to it."""
+        """The state that a commit led to, with what may run next of which no role is asked or by an
+        administrator, and what led to it."""
         state = state_after(record)
+        by_caller = False
         if state.status not in ENDED:
             try:
-                state = with_transitions(await self._catalog.pinned(state), state)
+                definition = await self._catalog.pinned(state)
+                by_caller = depends_on_caller(definition.flow, current_step(definition, state))
+                state = with_transitions(definition, state, program(state.user_id), self._clock.now())
             except Exception as error:  # noqa: BLE001 - the change itself must be told
                 log.error("state told without transitions", state=state.key, **describe(error))
         return StateChanged(
@@ -34,5 +44,19 @@ class Updates:
             epoch=state.epoch,
             revision=state.revision,
             at=int(record.timestamp.timestamp() * 1000),
+            by_caller=by_caller,
             body=Raw(encode(state_updated_event(state, record))),
         )
+
+    async def as_told(self, event: StateChanged, caller: Caller) -> StateChanged | None:
+        """The event as the caller may see it; None: not at all."""
+        if not event.by_caller:
+            return event
+        if not await self._access.is_visible(event.flow_id, caller):
+            return None
+        update = json.decode(event.body, type=StateUpdatedEvent)
+        if update.status in ENDED:
+            return event
+        state = await self._access.with_transitions(state_of_view(update), caller)
+        own = structs.replace(update, transitions=state.transitions)
+        return structs.replace(event, body=Raw(encode(own)))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from mongomock import aggregate
 from mongomock.collection import BulkOperationBuilder
 from mongomock_motor import AsyncMongoMockClient
 
@@ -46,3 +47,11 @@ def _accept_sort(add_update: Any) -> Any:
 
 
 BulkOperationBuilder.add_update = _accept_sort(BulkOperationBuilder.add_update)
+
+
+def _first_n(values: list[dict[str, Any]]) -> list[Any]:
+    """mongomock 4.3 does not know ``$firstN``; the server does since 5.2."""
+    return [value["input"] for value in values[: values[0]["n"]]]
+
+
+aggregate._GROUPING_OPERATOR_MAP["$firstN"] = _first_n

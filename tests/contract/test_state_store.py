@@ -7,7 +7,15 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.ports import REMEMBERED, DamagedState, StateFilter, StatePage, StateStore, StoredState
+from app.contracts.ports import (
+    REMEMBERED,
+    DamagedState,
+    RunningStates,
+    StateFilter,
+    StatePage,
+    StateStore,
+    StoredState,
+)
 from app.contracts.record import remembered
 from models.database import Database
 from models.state_store import MongoStateStore
@@ -232,6 +240,33 @@ async def test_states_are_found_by_what_they_are(store: StateStore) -> None:
     assert await keys(limit=2) == ["a:u1", "a:u2"]
     assert await keys(after="a:u2", limit=2) == ["a:u3", "a:u4"]
     assert await keys(after="a:u4", flow_id="a") == []
+
+
+async def test_running_states_of_a_version_are_surveyed_by_where_they_stand(store: StateStore) -> None:
+    places = [("a", "active"), ("b", "active"), ("b", "active"), ("b", "paused"), ("c", "completed")]
+    for n, (step, status) in enumerate(places):
+        state = structs.replace(fresh(user=f"u{n}"), step=step, status=status)
+        await store.commit(None, record(state))
+    back = structs.replace(fresh(user="with:colon"), step="b", previous="a")
+    other = structs.replace(fresh(user="x"), version=2)
+    gone = structs.replace(fresh(user="y"), expires_at=T0)
+    ended = structs.replace(fresh(user="z"), status="cleared")
+    stranger = fresh(user="u9", slug="loop2")
+    for state in (back, other, gone, ended, stranger):
+        await store.commit(None, record(state))
+
+    found = await store.survey("loop", 1, 1, T0)
+    assert sorted(found, key=lambda f: (f.step, f.status, f.previous is UNSET)) == [
+        RunningStates("a", "active", UNSET, 1, ("u0",)),
+        RunningStates("b", "active", "a", 1, ("with:colon",)),
+        RunningStates("b", "active", UNSET, 2, ("u1",)),
+        RunningStates("b", "paused", UNSET, 1, ("u3",)),
+    ]
+    assert await store.survey("loop", 3, 1, T0) == []
+    assert await store.running("loop", 1, (), 10, T0) == ["u0", "u1", "u2", "u3", "with:colon"]
+    assert await store.running("loop", 1, ("b", "c"), 10, T0) == ["u0"]
+    assert await store.running("loop", 1, (), 2, T0) == ["u0", "u1"]
+    assert await store.running("loop", 2, (), 10, T0) == ["x"]
 
 
 async def test_states_whose_timeout_is_due_oldest_first(store: StateStore) -> None:

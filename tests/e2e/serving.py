@@ -105,12 +105,12 @@ class Serving(Process):
             self.end()
             raise
 
-    def token(self, user: str, *scopes: str) -> str:
-        return issue_token(self.secret, user, ttl=timedelta(hours=1), scopes=scopes)
+    def token(self, user: str, *scopes: str, roles: Sequence[str] = ()) -> str:
+        return issue_token(self.secret, user, ttl=timedelta(hours=1), roles=roles, scopes=scopes)
 
-    def http(self, user: str, *scopes: str) -> httpx.AsyncClient:
+    def http(self, user: str, *scopes: str, roles: Sequence[str] = ()) -> httpx.AsyncClient:
         """An HTTP client of a user."""
-        headers = {"Authorization": f"Bearer {self.token(user, *scopes)}"}
+        headers = {"Authorization": f"Bearer {self.token(user, *scopes, roles=roles)}"}
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30)
 
     def workers(self) -> list[psutil.Process]:

@@ -27,7 +27,8 @@ def name(endpoint: Endpoint) -> str:
 def path(endpoint: Endpoint, flow: str = "user-onboarding") -> str:
     required = [f.encode_name for f in msgspec.structs.fields(endpoint.query) if f.required]
     query = "&".join(f"{name}=somebody" for name in required)
-    return endpoint.path.format(flow_id=flow, transition="start", version="1") + (query and f"?{query}")
+    named = {"flow_id": flow, "transition": "start", "version": "1", "earlier": "1", "later": "1"}
+    return endpoint.path.format(**named) + (query and f"?{query}")
 
 
 def too_large(endpoint: Endpoint) -> int:
@@ -83,13 +84,19 @@ async def test_another_users_state(serving: Serving, endpoint: Endpoint, user: s
         answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), params={"userid": "b"})
         assert check(answer, 422, "INVALID_REQUEST")["details"]["errors"][0]["pointer"] == "/userid"
         return
-    answer = await ask(serving, endpoint, token=serving.token(user), params={"userId": "somebody"})
+    target = str(httpx.URL(path(endpoint)).copy_merge_params({"userId": "somebody"}))
+    answer = await ask(serving, endpoint, token=serving.token(user), target=target)
     check(answer, 403, "INSUFFICIENT_PERMISSIONS")
 
 
 @pytest.mark.parametrize("endpoint", OF_A_FLOW, ids=name)
 async def test_unknown_flow(serving: Serving, endpoint: Endpoint, user: str) -> None:
-    sound = {"setFlowState": {"step": "a"}, "pauseFlow": {"reason": "r"}}.get(endpoint.name, {})
+    bodies: dict[str, dict[str, Any]] = {
+        "setFlowState": {"step": "a"},
+        "pauseFlow": {"reason": "r"},
+        "migrateFlowStates": {"from": 1, "to": 2},
+    }
+    sound = bodies.get(endpoint.name, {})
     for flow in ("nowhere", "user-onboarding:x", "%00", "x" * 500):
         answer = await ask(
             serving,

@@ -256,7 +256,8 @@ async def test_validate_stores_nothing(serving: Serving, user: str) -> None:
         broken = flow_dict("a:b", initialStep="x")
         report = (await http.post("/api/flows/validate", json=broken)).json()
         assert report["valid"] is False
-        assert {f["pointer"] for f in report["findings"]} == {"/flow", "/initialStep"}
+        assert [f["pointer"] for f in report["findings"]] == ["/flow", "/initialStep"]
+        assert all(f["severity"] == "error" and f["message"] and f["advice"] for f in report["findings"])
         assert (await http.get(f"/api/flows/v-{user}")).status_code == 404
 
 

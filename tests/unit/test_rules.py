@@ -6,7 +6,14 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.command import (
+    PauseCommand,
+    ResetCommand,
+    SetCommand,
+    StartCommand,
+    TransitionCommand,
+    program,
+)
 from app.contracts.errors import (
     FlowStateCorruptionError,
     InvalidRequestError,
@@ -71,12 +78,12 @@ def test_message_is_cleared_when_absent_and_ok_is_the_callers() -> None:
 
 
 def test_explicit_transitions_run_like_others_but_next_skips_them() -> None:
-    state = rules.with_transitions(FLOW, fresh())
+    state = rules.with_transitions(FLOW, fresh(), program("ada"), T0)
     assert [t.transition for t in state.transitions] == ["jump", "again", "go"]
     assert (state.next_transition or state.transitions[0]).transition == "again"
     assert state.transitions[0].explicit
     assert state.transitions[0].reversible
-    ended = rules.with_transitions(FLOW, go(fresh(), "jump"))
+    ended = rules.with_transitions(FLOW, go(fresh(), "jump"), program("ada"), T0)
     assert ended.next_transition is None
 
 
@@ -171,7 +178,7 @@ def test_a_paused_state_moves_only_when_it_is_resumed() -> None:
     reversible = go(fresh(step="b"), "back")
     paused = rules.pause(FLOW, reversible, PauseCommand(reason="audit"), LATER)
     assert (paused.status, paused.pause_reason, paused.revision) == ("paused", "audit", 2)
-    assert rules.with_transitions(FLOW, paused).transitions == ()
+    assert rules.with_transitions(FLOW, paused, program("ada"), T0).transitions == ()
     for move in (
         lambda: go(paused, "go"),
         lambda: rules.back(FLOW, paused, LATER),

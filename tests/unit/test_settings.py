@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import SHIPPED_FLOWS, SettingsError, load_settings, mask_url
+from config.sources import AUTH_FORMS, SourceSetting, auth_header, is_readable_on_the_way
 
+REMOTE = {"FLOW_DEFINITIONS": "database,https://h/x"}
 SERVERS = {"FLOW_MONGO_URL": "mongodb://u:hidden@h", "FLOW_REDIS_URL": "redis://:hidden@h"}
 
 
@@ -19,8 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_defaults_are_embedded() -> None:
     settings = load_settings()
     assert settings.embedded
-    assert settings.definition_files() == [SHIPPED_FLOWS]
-    assert not settings.files_override
+    assert settings.definition_sources() == [SourceSetting("file", str(SHIPPED_FLOWS), overrides=False)]
     assert settings.socket_transports == ["websocket"]
 
 
@@ -33,12 +34,13 @@ def test_environment_and_dot_env(monkeypatch: pytest.MonkeyPatch, elsewhere: Pat
     assert settings.state_ttl == timedelta(days=30)
     assert settings.log_level == "error"
     assert settings.cors_origins == ["https://a", "https://b"]
-    assert settings.files_override
+    assert settings.definition_sources() == [SourceSetting("file", "x.json", overrides=True)]
 
 
 def test_a_folder_below_the_working_directory_comes_before_the_shipped_one(elsewhere: Path) -> None:
     (elsewhere / "config" / "flows").mkdir(parents=True)
-    assert load_settings().definition_files() == [Path("config/flows")]
+    (source,) = load_settings().definition_sources()
+    assert source.path == Path("config/flows")
 
 
 def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
@@ -68,6 +70,25 @@ def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch,
         ({"FLOW_SOCKET_TRANSPORTS": "pigeon"}, "websocket and polling"),
         ({"FLOW_STATE_TTL": "PT0S"}, "longer than nothing"),
         ({"FLOW_MONGO_DATABASE": "a.b"}, "FLOW_MONGO_DATABASE"),
+        ({"FLOW_DEFINITIONS": "database,ftp://h"}, "FLOW_DEFINITIONS: takes database, file:PATH and https"),
+        ({"FLOW_DEFINITIONS": "file:"}, "takes database, file:PATH"),
+        ({"FLOW_DEFINITIONS": "file:a,database,file:a"}, "has a source twice"),
+        ({"FLOW_DEFINITIONS": "https://"}, "takes URLs such as"),
+        ({"FLOW_DEFINITIONS": "https://h:port/x"}, "cannot be read"),
+        ({"FLOW_DEFINITIONS": "https://h/#part"}, "without what follows '#'"),
+        ({"FLOW_DEFINITIONS": "https://h/a b"}, "without spaces"),
+        ({"FLOW_DEFINITIONS_AUTH": "bearer:t"}, "FLOW_DEFINITIONS_AUTH: there is no https:// source"),
+        ({"FLOW_DEFINITIONS_PRIVATE_REDIRECTS": "perhaps"}, "FLOW_DEFINITIONS_PRIVATE_REDIRECTS"),
+        ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "bearer:"}, "FLOW_DEFINITIONS_AUTH: takes bearer:TOKEN"),
+        ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "apikey:Host:x"}, "is HTTP's own"),
+        (
+            {"FLOW_DEFINITIONS": "http://h/x", "FLOW_DEFINITIONS_AUTH": "bearer:t"},
+            "sent over https only (or to this machine), not to http://h/x",
+        ),
+        (
+            {"FLOW_DEFINITIONS": "https://h,https://h:444", "FLOW_DEFINITIONS_AUTH": "bearer:t"},
+            "must be of one host",
+        ),
     ],
 )
 def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], says: str) -> None:
@@ -107,3 +128,67 @@ def test_origins_are_such_as_a_browser_sends(origin: str) -> None:
 def test_several_origins() -> None:
     settings = load_settings(cors_origins="https://app.example.org, http://localhost:3000")
     assert settings.cors_origins == ["https://app.example.org", "http://localhost:3000"]
+
+
+def test_sources_in_their_order_and_those_before_the_database_override_it() -> None:
+    settings = load_settings(definitions="https://h/a?key=k, file:x.toml, database, http://localhost:1/b")
+    assert settings.definition_sources() == [
+        SourceSetting("remote", "https://h/a?key=k", overrides=True),
+        SourceSetting("file", "x.toml", overrides=True),
+        SourceSetting("remote", "http://localhost:1/b", overrides=False),
+    ]
+    assert all(source.overrides for source in load_settings(definitions="file:a,file:b").definition_sources())
+    assert "key=k" not in settings.masked()["FLOW_DEFINITIONS"]
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        "bearer hidden",
+        "basic:hidden",
+        "apikey:X-hidden",
+        "apikey:X Y:hidden",
+        "token:hidden",
+        "bearer:a\nhidden",
+    ],
+)
+def test_credentials_of_a_wrong_form_are_refused_and_not_repeated(auth: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(definitions="https://h/x", definitions_auth=auth)
+    assert str(refusal.value) == f"FLOW_DEFINITIONS_AUTH: takes {AUTH_FORMS}"
+
+
+@pytest.mark.parametrize("source", ["https://u:hidden@h/x", "ftp://u:hidden@h", "u:hidden@h"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(source: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(definitions=source)
+    assert "hidden" not in str(refusal.value)
+
+
+def test_credentials_are_masked_and_become_a_header() -> None:
+    settings = load_settings(definitions="https://h/a,https://h:443/b", definitions_auth="basic:ann:hidden:ä")
+    assert settings.masked()["FLOW_DEFINITIONS_AUTH"] == "**********"
+    assert settings.definitions_auth is not None
+    assert auth_header(settings.definitions_auth.get_secret_value()) == (
+        "Authorization",
+        "Basic YW5uOmhpZGRlbjrDpA==",
+    )
+    assert auth_header("Bearer:t.t") == ("Authorization", "Bearer t.t")
+    assert auth_header("apikey:X-Key:a:b c") == ("X-Key", "a:b c")
+
+
+@pytest.mark.parametrize(
+    ("url", "readable"),
+    [
+        ("https://h", False),
+        ("http://localhost:8000/x", False),
+        ("http://127.9.9.9", False),
+        ("http://[::1]:80/", False),
+        ("http://h", True),
+        ("http://10.0.0.1", True),
+        ("http://localhost.example.org", True),
+        ("http://127.0.0.1.example.org", True),
+    ],
+)
+def test_what_can_be_read_on_the_way(url: str, readable: bool) -> None:
+    assert is_readable_on_the_way(url) is readable

@@ -1,0 +1,126 @@
+"""``flows export`` and ``flows import``: definitions out and in, in our formats and as machines of XState."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+
+from app.cli.command import with_service
+from app.cli.flows import flows
+from app.contracts.errors import InvalidDefinitionError
+from app.contracts.flow import Flow
+from app.exchange.carried import NotCarried
+from app.exchange.xstate_export import to_xstate
+from app.exchange.xstate_import import from_xstate
+from app.exchange.yaml import flow_to_yaml
+from app.flow.validation import parse_flow
+from app.providers.files import FileSource
+from app.services import FlowService
+
+ACTOR = "command-line"
+
+
+@flows.command()
+@click.argument("flow_id", metavar="ID")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "yaml", "xstate"]),
+    default="json",
+    show_default=True,
+    help="xstate: a machine for createMachine of XState v5.",
+)
+@click.option("--version", type=click.IntRange(min=1), help="This version, not the newest.")
+def export(flow_id: str, form: str, version: int | None) -> None:
+    """Print a flow. What XState does not do is listed on stderr."""
+
+    async def run(service: FlowService) -> Flow:
+        if version is None:
+            return (await service.definitions.current(flow_id)).flow
+        return (await service.definitions.version(flow_id, version)).flow
+
+    flow = with_service(run)
+    if form == "yaml":
+        click.echo(flow_to_yaml(flow), nl=False)
+    elif form == "xstate":
+        exported = to_xstate(flow)
+        click.echo(_json(exported.machine))
+        _list(flow_id, exported.not_carried)
+    else:
+        click.echo(_json(flow))
+
+
+@flows.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["auto", "xstate"]),
+    default="auto",
+    show_default=True,
+    help="auto: definitions, as the ends of the names say. xstate: machines of XState v5.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the definitions, publish nothing; needs no server.")
+def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
+    """Publish definitions: a new flow, or the next version of one that differs. What of a machine a flow
+    cannot say is listed on stderr."""
+
+    async def run(service: FlowService) -> None:
+        for place, raw in _definitions(files, form):
+            with _faults_told(place):
+                definition, published = await service.definitions.put(raw, actor=ACTOR, source="import")
+            done = "published" if published else "is the same already"
+            click.echo(f"{place}: {definition.flow.flow} v{definition.version} {done}")
+
+    if not dry_run:
+        with_service(run)
+        return
+    for place, raw in _definitions(files, form):
+        with _faults_told(place):
+            click.echo(_json(parse_flow(raw)[0]))
+
+
+def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, object]]:
+    for file in files:
+        for place, raw in FileSource(file).read().items():
+            if form == "xstate":
+                with _faults_told(place):
+                    imported = from_xstate(raw)
+                _list(place, imported.not_carried)
+                yield place, imported.flow
+                continue
+            if isinstance(raw, dict) and "states" in raw and "steps" not in raw:
+                raise click.UsageError(f"{place}: has states, not steps; say --format xstate for a machine")
+            yield place, raw
+
+
+def _list(place: str, not_carried: Sequence[NotCarried]) -> None:
+    """``place: path.inside: kept: why``: it is there as data or under another name; or ``lost``."""
+    for each in not_carried:
+        kind = "kept" if each.kept else "lost"
+        click.echo(_line(place, each.pointer, f"{kind}: {each.reason}"), err=True)
+
+
+@contextmanager
+def _faults_told(place: str) -> Iterator[None]:
+    """Print the faults of a definition, and end."""
+    try:
+        yield
+    except InvalidDefinitionError as refusal:
+        for fault in refusal.faults:
+            click.echo(_line(place, fault.pointer, fault.message), err=True)
+        sys.exit(1)
+
+
+def _line(place: str, pointer: str, message: str) -> str:
+    segments = pointer.split("/")[1:]
+    inside = ".".join(segment.replace("~1", "/").replace("~0", "~") for segment in segments) or "(whole)"
+    line = f"{place}: {inside}: {message}"
+    return "".join(character if character.isprintable() else "�" for character in line)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value).decode(), indent=2)

@@ -1,0 +1,1 @@
+"""Diagrams of flows: Mermaid, DOT and SVG. Pure functions."""

@@ -1,0 +1,52 @@
+"""A flow in DOT, the language of Graphviz."""
+
+from app.contracts.flow import Flow
+from app.diagrams.picture import Arrow, Box, cut, picture_of
+
+LABEL_LENGTH = 60
+NOTE_LENGTH = 40
+_INK = 'color="#52606d", fontcolor="#1f2933", fontname="Helvetica"'
+_WAYS_IN = {"start": 'fillcolor="#52606d"', "entry": 'fillcolor="#ffffff"'}
+
+
+def dot(flow: Flow, current: str | None = None) -> str:
+    """The source of a diagram of a flow that has been checked; ``current`` is the step to highlight.
+
+    Explicit transitions are dashed, ends have two lines around, and a dot points at where the flow begins.
+    """
+    picture = picture_of(flow, current)
+    lines = [
+        f"digraph {_quoted(picture.title)} {{",
+        f'    node [shape=box, style="rounded,filled", fillcolor="#f4f6f8", {_INK}];',
+        f"    edge [fontsize=11, {_INK}];",
+    ]
+    for position, box in enumerate(picture.boxes):
+        lines += _lines_of(position, box)
+    lines += [_edge(arrow) for arrow in picture.arrows]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _lines_of(position: int, box: Box) -> list[str]:
+    attributes = [f"label={_quoted(cut(box.label, LABEL_LENGTH))}"]
+    attributes += ["peripheries=2"] if box.end else []
+    attributes += ['fillcolor="#fde68a"', 'color="#b45309"', "penwidth=3"] if box.current else []
+    lines = [f"    s{position} [{', '.join(attributes)}];"]
+    if box.way_in is not None:
+        style = f'shape=circle, style=filled, label="", width=0.15, {_WAYS_IN[box.way_in]}'
+        lines += [f"    in{position} [{style}];", f"    in{position} -> s{position};"]
+    return lines
+
+
+def _edge(arrow: Arrow) -> str:
+    label = _quoted(cut(arrow.label, LABEL_LENGTH), *(cut(note, NOTE_LENGTH) for note in arrow.notes))
+    dashed = ", style=dashed" if arrow.explicit else ""
+    return f"    s{arrow.source} -> s{arrow.target} [label={label}{dashed}];"
+
+
+def _quoted(*lines: str) -> str:
+    """A quoted string: Graphviz reads its escapes, and names of characters as in HTML."""
+    return '"' + "\\n".join(_escaped(line) for line in lines) + '"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,16 @@
+"""The formats of diagrams, by their names."""
+
+from typing import Literal
+
+from app.contracts.flow import Flow
+from app.diagrams.dot import dot
+from app.diagrams.mermaid import mermaid
+from app.diagrams.svg import svg
+
+Format = Literal["mermaid", "dot", "svg"]
+_DIAGRAMS = {"mermaid": mermaid, "dot": dot, "svg": svg}
+
+
+def diagram(flow: Flow, form: Format, current: str | None = None) -> str:
+    """A diagram of a flow that has been checked; ``current`` is the name of the step to highlight."""
+    return _DIAGRAMS[form](flow, current)

@@ -1,0 +1,137 @@
+"""Where the parts of a drawn diagram stand. The labels of arrows are parts of their own, through which the
+arrows lead: so none lies on another part."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import graphlay
+from msgspec import Struct
+
+Point = tuple[float, float]
+
+DOT = 14.0
+MAX_LINKS = 1500
+MAX_LINKS_OF_A_BOX = 60
+MAX_BENDS = 6000
+"""Places where long links pass by others. With these bounds a layout takes less than a second; nobody could
+follow the lines of more."""
+_CAREFUL_LINKS = 60
+_CAREFUL_NODES = 1500
+"""Up to which the layout takes pains, which costs more than in proportion."""
+_ABOVE, _BELOW = ({"offset": {"side": side, "t": 0.0}} for side in ("top", "bottom"))
+
+
+class Size(Struct, frozen=True):
+    """In px."""
+
+    width: float
+    height: float
+
+
+class Link(Struct, frozen=True):
+    """An arrow between the boxes of two positions, and the room that its label takes. ``back``: it leads
+    against the direction of the drawing."""
+
+    source: int
+    target: int
+    label: Size
+    back: bool = False
+
+
+class Frame(Struct, frozen=True):
+    """A rectangle: its middle and its size."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Way(Struct, frozen=True):
+    """The line of a link: from its box to its label, and from there to the other box."""
+
+    before: tuple[Point, ...]
+    after: tuple[Point, ...]
+
+
+class Placement(Struct, frozen=True):
+    """``boxes`` by their positions, ``labels`` and ``ways`` by those of the links; ``dots``, with the lines
+    from them, by the positions of the boxes that they stand at. The left upper corner is at 0, 0."""
+
+    width: float
+    height: float
+    boxes: list[Frame]
+    labels: list[Frame]
+    ways: list[Way]
+    dots: dict[int, tuple[Frame, tuple[Point, ...]]]
+
+
+def place(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> Placement | None:
+    """In layers from top to bottom; a dot stands above each of the boxes at the positions of ``dots``. None
+    when there are too many links, or they are too entangled, for that."""
+    ends = [0] * len(boxes)
+    for link in links:
+        ends[link.source] += 1
+        ends[link.target] += 1
+    if len(links) > MAX_LINKS or max(ends) > MAX_LINKS_OF_A_BOX:
+        return None
+    options = {
+        "direction": "topbottom",
+        "spacing": {"layer_gap": 26.0, "node_gap": 28.0, "dummy_gap": 22.0},
+        "routing": {"bundle_parallel": False},
+        "effort": "balanced" if len(links) <= _CAREFUL_LINKS else "fast",
+        "limits": {"max_dummies": MAX_BENDS},
+        "tuning": {"routing": {"port_relax_rounds": 0}, "coords": {"simplex_max_nodes": _CAREFUL_NODES}},
+    }
+    try:
+        found = graphlay.layout(_graph(boxes, dots, links), options=options)
+    except graphlay.GraphlayError:
+        return None
+    return _placement(found, len(boxes), dots, len(links))
+
+
+def place_tree(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> Placement:
+    """As a tree, which links that are one must give, however many boxes there are."""
+    options = {"direction": "topbottom", "sibling_gap": 28.0, "subtree_gap": 28.0, "row_gap": 30.0}
+    found = graphlay.layout_tree(_graph(boxes, dots, links), options=options)
+    return _placement(found, len(boxes), dots, len(links))
+
+
+def _graph(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> graphlay.Graph:
+    """Nodes: the boxes, the labels, the dots; edges: two for each link, one for each dot."""
+    graph = graphlay.Graph()
+    for size in (*boxes, *(link.label for link in links), *(Size(DOT, DOT) for _ in dots)):
+        graph.node(width=size.width, height=size.height)
+    for label, link in enumerate(links, len(boxes)):
+        loop = link.source == link.target
+        into, out = (_BELOW, _ABOVE) if link.back else (_ABOVE, _BELOW)
+        graph.edge(
+            link.source,
+            label,
+            reverse_for_ranking=link.back and not loop,
+            target_port=None if loop else into,
+        )
+        graph.edge(label, link.target, reverse_for_ranking=link.back, source_port=None if loop else out)
+    for dot, box in enumerate(dots, len(boxes) + len(links)):
+        graph.edge(dot, box)
+    return graph
+
+
+def _placement(found: graphlay.Layout, boxes: int, dots: Sequence[int], links: int) -> Placement:
+    """What was found for a graph of ``_graph``."""
+    lines = [[(point["x"], point["y"]) for point in edge["points"]] for edge in found.edges]
+    frames = [Frame(**node["center"], **node["size"]) for node in found.nodes]
+    corners = [(f.x + side * f.width / 2, f.y + side * f.height / 2) for f in frames for side in (-1, 1)]
+    reached = [*corners, *chain.from_iterable(lines)]
+    left, top = min(x for x, _ in reached), min(y for _, y in reached)
+    moved = [tuple((x - left, y - top) for x, y in line) for line in lines]
+    frames = [Frame(f.x - left, f.y - top, f.width, f.height) for f in frames]
+    halves = moved[: 2 * links]
+    return Placement(
+        width=max(x for x, _ in reached) - left,
+        height=max(y for _, y in reached) - top,
+        boxes=frames[:boxes],
+        labels=frames[boxes : boxes + links],
+        ways=[Way(before, after) for before, after in zip(halves[::2], halves[1::2], strict=True)],
+        dots=dict(zip(dots, zip(frames[boxes + links :], moved[2 * links :], strict=True), strict=True)),
+    )

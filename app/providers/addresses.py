@@ -1,0 +1,25 @@
+"""Which addresses on the network are everybody's, and which are somebody's own."""
+
+import ipaddress
+
+_AZURE = ipaddress.ip_address("168.63.129.16")
+"""Looks public, and is the host's own service in every virtual machine there."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, as a socket names it, is one of the public network: neither private, loopback,
+    link-local (where clouds have their metadata), multicast nor reserved, nor an IPv6 form of such."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.teredo is not None:
+            return False
+        inner = found.ipv4_mapped or found.sixtofour
+        if inner is None and found in _NAT64:
+            inner = ipaddress.IPv4Address(found.packed[-4:])
+        if inner is not None:
+            found = inner
+    return found.is_global and not found.is_multicast and not found.is_reserved and found != _AZURE

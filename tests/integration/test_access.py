@@ -1,0 +1,171 @@
+"""Roles, guards and payload schemas at the doors: refusals, and what each client is told."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.e2e.serving import Follower, Serving
+from tests.samples import expense_flow
+
+SUBMITTED = {"payload": {"amount": 80, "reason": "lunch"}}
+
+
+async def published(serving: Serving, **changes: Any) -> str:
+    """A flow of the test's own."""
+    slug = f"expense-{uuid.uuid4().hex[:8]}"
+    async with serving.http("root", "flow:admin") as admin:
+        answer = await admin.post("/api/flows", json=expense_flow(flow=slug, **changes))
+        assert answer.status_code == 201, answer.text
+    return slug
+
+
+async def connected(serving: Serving, user: str, *scopes: str, roles: Sequence[str] = ()) -> Follower:
+    return await Follower().connect(serving.url, serving.token(user, *scopes, roles=roles))
+
+
+def _watched(watcher: Follower) -> list[Any]:
+    updates = [body for event, body in watcher.events if event == "flow-updated"]
+    return [body for body in updates if body["state"]["step"] == "review"]
+
+
+def names(state: dict[str, Any]) -> list[str]:
+    return [t["transition"] for t in state["transitions"]]
+
+
+async def test_refusals_over_http(serving: Serving, user: str) -> None:
+    flow = f"/api/flow/{await published(serving)}"
+    async with (
+        serving.http(user) as own,
+        serving.http("ada", "flow:service", roles=["approver"]) as approver,
+        serving.http(user, "flow:service", roles=["approver"]) as self_approver,
+    ):
+        await own.post(f"{flow}/start")
+        invalid = await own.post(f"{flow}/transition/submit", json={"payload": {"amount": "x"}})
+        assert (invalid.status_code, invalid.json()["code"]) == (422, "INVALID_PAYLOAD")
+        assert {e["pointer"] for e in invalid.json()["details"]["errors"]} == {"/payload", "/payload/amount"}
+        submitted = await own.post(f"{flow}/transition/submit", json=SUBMITTED)
+        assert names(submitted.json()) == ["withdraw"]
+
+        refused = await own.post(f"{flow}/transition/approve")
+        assert (refused.status_code, refused.json()["code"]) == (403, "INSUFFICIENT_PERMISSIONS")
+        assert refused.json()["details"] == {"transition": "approve", "roles": ["approver"]}
+        guarded = await self_approver.post(f"{flow}/transition/approve")
+        assert (guarded.status_code, guarded.json()["code"]) == (409, "GUARD_REFUSED")
+        assert guarded.json()["retryable"] is False
+        assert guarded.json()["details"] == {
+            "transition": "approve",
+            "guard": "user.id != state.userId",
+            "values": {"user.id": user, "state.userId": user},
+        }
+        seen = (await approver.get(f"{flow}/state?userId={user}")).json()
+        assert names(seen) == ["approve", "reject", "withdraw"]
+        approved = await approver.post(f"{flow}/transition/approve?userId={user}")
+        assert (approved.status_code, approved.json()["step"]) == (200, "approved")
+        history = (await own.get(f"{flow}/history")).json()["items"]
+    assert [r.get("error") for r in history if not r["success"]] == [
+        "INVALID_PAYLOAD",
+        "INSUFFICIENT_PERMISSIONS",
+        "GUARD_REFUSED",
+    ]
+
+
+async def test_a_refusal_over_the_socket(serving: Serving, user: str) -> None:
+    flow = await published(serving)
+    client = await connected(serving, user, roles=["approver"])
+    await client.call("flow-start", {"flowId": flow})
+    await client.call("flow-transition", {"flowId": flow, "transition": "submit", **SUBMITTED})
+    refused = await client.call("flow-transition", {"flowId": flow, "transition": "approve"})
+    assert refused["error"]["code"] == "GUARD_REFUSED"
+    assert refused["error"]["details"]["values"] == {"user.id": user, "state.userId": user}
+    await client.close()
+
+
+async def test_each_client_is_told_of_the_transitions_that_it_may_run(serving: Serving, user: str) -> None:
+    flow = await published(serving)
+    own = await connected(serving, user)
+    approver = await connected(serving, "ada", "flow:service", roles=["approver"])
+    back_end = await connected(serving, "shop", "flow:service")
+    watcher = await connected(serving, "root", "flow:admin")
+    await own.call("flow-start", {"flowId": flow})
+    for client in (approver, back_end):
+        await client.call("flow-subscribe", {"flowId": flow, "userId": user})
+    await watcher.call("flow-watch", {"flowId": flow})
+    await own.call("flow-transition", {"flowId": flow, "transition": "submit", **SUBMITTED})
+    told = []
+    for client in (own, approver, back_end):
+        await client.until(lambda f: any(u["step"] == "review" for u in f.updates()))
+        (update,) = [u for u in client.updates() if u["step"] == "review"]
+        told.append(names(update))
+    assert told == [["withdraw"], ["approve", "reject", "withdraw"], ["withdraw"]]
+    await watcher.until(lambda f: bool(_watched(f)))
+    (watched,) = _watched(watcher)
+    assert names(watched["state"]) == ["approve", "reject", "remind", "withdraw"]
+
+    caught_up = await approver.call(
+        "flow-subscribe",
+        {"flowId": flow, "userId": user, "epoch": watched["state"]["epoch"], "since": 0},
+    )
+    assert [names(event) for event in caught_up["events"]] == [["approve", "reject", "withdraw"]]
+    async with serving.http(user) as http:
+        events = await http.get(f"/api/flow/{flow}/events?epoch={watched['state']['epoch']}&since=0")
+        assert [names(event) for event in events.json()["events"]] == [["withdraw"]]
+        assert events.json()["complete"] is True
+    for client in (own, approver, back_end, watcher):
+        await client.close()
+
+
+async def test_a_stream_tells_what_its_reader_may_run(serving: Serving, user: str) -> None:
+    flow = await published(serving)
+    async with serving.http(user, roles=["approver"]) as http:
+        await http.post(f"/api/flow/{flow}/start")
+        async with http.stream("GET", f"/api/flow/{flow}/stream") as stream:
+            lines = stream.aiter_lines()
+            states = []
+            async for line in lines:
+                if line.startswith("data: "):
+                    states.append(json.loads(line.removeprefix("data: ")))
+                    if len(states) == 2:
+                        break
+                    await http.post(f"/api/flow/{flow}/transition/submit", json=SUBMITTED)
+    assert [names(state) for state in states] == [["submit"], ["withdraw"]]
+
+
+async def test_a_flow_with_roles_is_told_to_those_who_have_one(serving: Serving, user: str) -> None:
+    flow = await published(serving, roles=["employee"])
+    employee = await connected(serving, user, roles=["employee"])
+    stranger = await connected(serving, user)
+    refused = await stranger.call("flow-subscribe", {"flowId": flow})
+    assert refused["error"]["code"] == "INSUFFICIENT_PERMISSIONS"
+    await employee.call("flow-start", {"flowId": flow})
+    await employee.until(lambda f: len(f.updates()) == 1)
+    await stranger.call("flow-start", {"flowId": "user-onboarding"})
+    await stranger.until(lambda f: len(f.updates()) >= 1)
+    assert [u["flow"] for u in stranger.updates()] == ["user-onboarding"], "which came after the other"
+    async with serving.http(user) as http, serving.http(user, roles=["employee"]) as allowed:
+        assert (await http.get(f"/api/flow/{flow}/state")).json()["code"] == "INSUFFICIENT_PERMISSIONS"
+        assert (await http.get(f"/api/flows/{flow}")).status_code == 403
+        assert (await http.get(f"/api/flows/{flow}/versions")).status_code == 403
+        assert (await http.get(f"/api/flows/{flow}/versions/1")).status_code == 403
+        assert flow not in [f["flow"] for f in (await http.get("/api/flows?limit=1000")).json()["items"]]
+        assert flow in [f["flow"] for f in (await allowed.get("/api/flows?limit=1000")).json()["items"]]
+        assert [s["flow"] for s in (await http.get("/api/states")).json()["items"]] == ["user-onboarding"]
+        assert len((await allowed.get("/api/states")).json()["items"]) == 2
+    for client in (employee, stranger):
+        await client.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_role_that_is_lost_ends_what_it_showed(serving: Serving, user: str, method: str) -> None:
+    """The newest version says who may see: also of states that began before."""
+    flow = await published(serving)
+    async with serving.http(user) as http, serving.http("root", "flow:admin") as admin:
+        await http.post(f"/api/flow/{flow}/start")
+        changed = await admin.patch(f"/api/flows/{flow}", json={"roles": ["employee"]})
+        assert changed.headers["flow-version"] == "2"
+        route = f"/api/flow/{flow}/state" if method == "GET" else f"/api/flow/{flow}/transition/submit"
+        assert (
+            await http.request(method, route, json=SUBMITTED if method == "POST" else None)
+        ).status_code == 403

@@ -1,0 +1,162 @@
+"""Flow providers over a real database, real files and a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
+from app.contracts.ports import DefinitionSourceError
+from app.flow_provider import FlowProvider, make_flow_provider
+from app.main import Parts
+from config.settings import Settings
+from tests.integration.remotes import RemoteServer, giving
+from tests.integration.test_sources import write
+from tests.samples import flow_dict
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RemoteServer]:
+    server = await RemoteServer().start()
+    yield server
+    await server.stop()
+
+
+def database_url(settings: Settings) -> str:
+    assert settings.mongo_url is not None
+    parts = urlsplit(settings.mongo_url.get_secret_value())
+    query = urlencode({"authSource": "admin", **dict(parse_qsl(parts.query))})
+    return urlunsplit(parts._replace(path=f"/{settings.mongo_database}", query=query))
+
+
+async def title(provider: FlowProvider, slug: str = "loop") -> str | None:
+    return (await provider(slug)).title
+
+
+async def test_of_a_database_the_newest_version(parts: Parts, settings: Settings) -> None:
+    service = parts.service
+    config = {"source": "database", "connectionString": database_url(settings)}
+    kept = make_flow_provider(config)
+    async with make_flow_provider({**config, "cacheTimeout": 0}) as provider:
+        with pytest.raises(FlowNotFoundError):
+            await provider("loop")
+        await service.create_flow(flow_dict(title="one"))
+        assert (await title(provider), await title(kept)) == ("one", "one")
+        await service.update_flow("loop", {"title": "two"})
+        assert (await title(provider), await title(kept)) == ("two", "one")
+        await service.delete_flow("loop")
+        with pytest.raises(FlowNotFoundError):
+            await provider("loop")
+    await kept.aclose()
+
+
+async def test_a_database_that_is_away(
+    parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = make_flow_provider({"source": "database", "connectionString": "mongodb://127.0.0.1:1/x"})
+    with pytest.raises(StoreUnavailableError):
+        await nowhere("loop")
+    await nowhere.aclose()
+
+    async def away(_: object, __: str) -> Any:
+        raise StoreUnavailableError
+
+    await parts.service.create_flow(flow_dict(title="one"))
+    config = {"source": "database", "connectionString": database_url(settings), "cacheTimeout": 0}
+    async with make_flow_provider(config) as provider:
+        assert await title(provider) == "one"
+        monkeypatch.setattr("models.definition_store.MongoDefinitionStore.latest", away)
+        assert await title(provider) == "one"
+        with pytest.raises(StoreUnavailableError):
+            await provider("other")
+
+
+async def test_of_files(tmp_path: Path) -> None:
+    write(tmp_path / "loop.json", flow_dict(title="one"))
+    write(tmp_path / "bad.yaml", b"a: [")
+    config = {"source": "file", "filePath": str(tmp_path)}
+    kept = make_flow_provider(config)
+    async with make_flow_provider({**config, "cacheTimeout": 0}) as provider:
+        assert (await title(provider), await title(kept)) == ("one", "one")
+        with pytest.raises(DefinitionSourceError, match=r"bad\.yaml: line 1"):
+            await provider("other")
+        (tmp_path / "bad.yaml").unlink()
+        with pytest.raises(FlowNotFoundError):
+            await provider("other")
+        write(tmp_path / "loop.json", flow_dict(title="two"))
+        assert (await title(provider), await title(kept)) == ("two", "one")
+        write(tmp_path / "loop.json", b"{")
+        assert await title(provider) == "two"
+        write(tmp_path / "loop.json", flow_dict(title="three"))
+        assert await title(provider) == "three"
+
+
+async def test_of_a_server(server: RemoteServer) -> None:
+    good = giving([flow_dict(title="one")])
+
+    async def guarded(request: Any) -> Any:
+        assert request.headers["X-Key"] == "k"
+        return await good(request)
+
+    server.answers["/flows"] = guarded
+    config = {
+        "source": "remote",
+        "remoteUrl": server.url(),
+        "authentication": {"type": "apikey", "credentials": "X-Key:k"},
+    }
+    async with make_flow_provider(config) as provider:
+        assert await asyncio.gather(*(title(provider) for _ in range(5))) == ["one"] * 5
+        with pytest.raises(FlowNotFoundError):
+            await provider("other")
+        assert len(server.requests) == 1
+    async with make_flow_provider({**config, "cacheTimeout": 0}) as provider:
+        assert await title(provider) == "one"
+        server.gives(b"", status=500)
+        assert await title(provider) == "one"
+        with pytest.raises(FlowNotFoundError):
+            await provider("other")
+    async with make_flow_provider(config) as provider:
+        with pytest.raises(DefinitionSourceError, match="answers 500"):
+            await provider("loop")
+
+
+async def test_a_server_that_fails_is_left_alone_for_a_moment(server: RemoteServer) -> None:
+    server.gives(b"", status=500)
+    async with make_flow_provider({"source": "remote", "remoteUrl": server.url()}) as provider:
+        for _ in range(3):
+            with pytest.raises(DefinitionSourceError):
+                await provider("loop")
+    assert len(server.requests) == 1
+
+
+async def test_hybrid_looks_in_the_database_then_in_files_then_at_the_server(
+    parts: Parts, settings: Settings, tmp_path: Path, server: RemoteServer
+) -> None:
+    service = parts.service
+    for slug in ("a", "r"):
+        await service.create_flow(flow_dict(slug, title="database"))
+    await service.delete_flow("r")
+    for slug in ("a", "b", "r"):
+        write(tmp_path / f"{slug}.json", flow_dict(slug, title="file"))
+    server.gives([flow_dict(slug, title="remote") for slug in "abcr"])
+    config = {
+        "source": "hybrid",
+        "connectionString": database_url(settings),
+        "filePath": str(tmp_path),
+        "remoteUrl": server.url(),
+        "cacheTimeout": 0,
+    }
+    async with make_flow_provider(config) as provider:
+        assert [await title(provider, slug) for slug in "abc"] == ["database", "file", "remote"]
+        for slug in ("r", "d"):  # retired, and nowhere
+            with pytest.raises(FlowNotFoundError):
+                await provider(slug)
+        write(tmp_path / "b.json", b"{")
+        assert await title(provider, "b") == "file"
+    async with make_flow_provider(config) as provider:
+        with pytest.raises(DefinitionSourceError), capture_logs():
+            await provider("b")  # what the file has, nobody knows; the server's is not it

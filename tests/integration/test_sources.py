@@ -1,0 +1,573 @@
+"""Sources of definitions, followed while a service runs: real files, real servers, a real database."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from app.contracts.errors import FlowNotFoundError
+from app.contracts.events import DefinitionChanged, Event, Topic
+from app.contracts.ports import DefinitionSource, DefinitionSourceError
+from app.main import Parts, definition_sources, following, open_service
+from app.providers.files import FileSource
+from app.providers.remote import RemoteSource
+from app.services.copies import SourceCopy
+from app.services.sources import Sources
+from config.settings import Settings
+from tests.integration.remotes import RemoteServer
+from tests.samples import flow_dict
+
+Logs = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+def logs() -> Iterator[Logs]:
+    with capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RemoteServer]:
+    server = await RemoteServer().start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "flows"
+    folder.mkdir()
+    return folder
+
+
+class Copy(SourceCopy):
+    """A copy that tells of each time that it was looked at."""
+
+    def __init__(self, source: DefinitionSource, *, overrides: bool = False) -> None:
+        super().__init__(source, overrides=overrides)
+        self._looked = asyncio.Condition()
+        self.looks = 0
+
+    async def look(self, *, report: bool = True, advise: bool = True) -> None:
+        await super().look(report=report, advise=advise)
+        async with self._looked:
+            self.looks += 1
+            self._looked.notify_all()
+
+    async def until(self, done: Callable[[], bool], seconds: float = 20) -> None:
+        async with self._looked:
+            await asyncio.wait_for(self._looked.wait_for(done), seconds)
+
+
+class Published:
+    """What is published, as every worker hears it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._definitions = parts.service.definitions
+        self._heard = asyncio.Event()
+        parts.bus.subscribe(self._hear)
+
+    def _hear(self, _: Topic, event: Event) -> None:
+        if isinstance(event, DefinitionChanged):
+            self._heard.set()
+
+    async def until(self, done: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
+            while not await done():
+                self._heard.clear()
+                if not await done():
+                    await self._heard.wait()
+
+    async def until_title(self, title: str | None, slug: str = "loop") -> None:
+        async def has_it() -> bool:
+            try:
+                return (await self._definitions.current(slug)).flow.title == title
+            except FlowNotFoundError:
+                return False
+
+        await self.until(has_it)
+
+    async def until_title_is_not(self, title: str, slug: str = "loop") -> None:
+        async def has_another() -> bool:
+            return (await self._definitions.current(slug)).flow.title != title
+
+        await self.until(has_another)
+
+
+@pytest.fixture
+def published(parts: Parts) -> Published:
+    return Published(parts)
+
+
+def write(path: Path, value: Any) -> None:
+    """As a careful program does: a new file in the place of the old one."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(value if isinstance(value, bytes) else msgspec.json.encode(value))
+    beside.replace(path)
+
+
+@asynccontextmanager
+async def followed(parts: Parts, *copies: SourceCopy, prepared: bool = False) -> AsyncIterator[Sources]:
+    """Sources that are followed; ``prepared``: by a worker of which another process took them up."""
+    sources = Sources(parts.service.definitions, copies)
+    if not prepared:
+        await sources.take_up()
+    async with following(sources):
+        yield sources
+
+
+async def titles(parts: Parts, slug: str = "loop") -> list[str | None]:
+    """Of all versions, oldest first."""
+    return [d.flow.title for d in reversed(await parts.service.definitions.versions(slug))]
+
+
+async def test_each_format_of_a_folder_and_a_single_file(folder: Path) -> None:
+    write(folder / "b.json", flow_dict("b"))
+    write(folder / "a.yaml", b"flow: a\n")
+    write(folder / "c.toml", b'flow = "c"\n')
+    write(folder / "d.yml", b"flow: d\n")
+    for passed_over in (".hidden.json", "notes.txt", "x.json.bak", ".x.json.swp"):
+        write(folder / passed_over, b"{")
+    (folder / "z.json").mkdir()
+    source = FileSource(folder)
+    assert [found.raw["flow"] for found in await source.load()] == ["a", "b", "c", "d"]
+    assert list(source.read()) == [str(folder / name) for name in ("a.yaml", "b.json", "c.toml", "d.yml")]
+    (single,) = await FileSource(folder / "c.toml").load()
+    assert (single.place, single.source) == (str(folder / "c.toml"), "file:c.toml")
+
+
+async def test_every_broken_file_is_named(folder: Path) -> None:
+    write(folder / "a.yaml", b"a: [")
+    write(folder / "b.json", b"{}")
+    (folder / "c.json").symlink_to("nowhere")
+    with pytest.raises(DefinitionSourceError) as refusal:
+        FileSource(folder).read()
+    assert "a.yaml: line 1, column " in str(refusal.value)
+    assert "c.json: No such file" in str(refusal.value)
+    assert [bool(found.fault) for found in await FileSource(folder).load()] == [True, False, True]
+    with pytest.raises(DefinitionSourceError, match="no such file or folder"):
+        await FileSource(folder / "d.json").load()
+    write(folder / "e.ini", b"")
+    (found,) = await FileSource(folder / "e.ini").load()
+    assert "its name ends in .ini, not in .json, .yaml, .yml, .toml" in found.fault
+
+
+async def test_a_file_that_changes_is_taken_up(parts: Parts, published: Published, folder: Path) -> None:
+    write(folder / "loop.json", flow_dict(title="one"))
+    async with followed(parts, SourceCopy(FileSource(folder))):
+        assert await titles(parts) == ["one"]
+        write(folder / "loop.json", flow_dict(title="two"))
+        await published.until_title("two")
+        (folder / "loop.json").write_bytes(msgspec.json.encode(flow_dict(title="three")))
+        await published.until_title("three")
+        write(folder / "more.yaml", b"flow: more\n" + msgspec.json.encode(flow_dict("more"))[15:-1] + b"")
+        write(folder / "more.yaml", msgspec.json.encode(flow_dict("more", title="added")))
+        await published.until_title("added", "more")
+    newest = await parts.service.definitions.current("loop")
+    assert (newest.source, newest.published_by) == ("file:loop.json", "server-flow")
+    assert await titles(parts) == ["one", "two", "three"]
+
+
+async def test_a_single_file_that_is_exchanged(parts: Parts, published: Published, folder: Path) -> None:
+    write(folder / "loop.json", flow_dict(title="one"))
+    async with followed(parts, SourceCopy(FileSource(folder / "loop.json"))):
+        (folder / "loop.json").unlink()  # as some editors do
+        write(folder / "loop.json", flow_dict(title="two"))
+        await published.until_title("two")
+        write(folder / "loop.json", flow_dict(title="three"))
+        await published.until_title("three")
+
+
+@pytest.mark.parametrize("single", [False, True])
+async def test_a_folder_as_kubernetes_mounts_it(
+    parts: Parts, published: Published, folder: Path, single: bool
+) -> None:
+    def mount(name: str, title: str) -> None:
+        data = folder / name
+        data.mkdir()
+        write(data / "loop.json", flow_dict(title=title))
+        (folder / "..data_tmp").symlink_to(name)
+        (folder / "..data_tmp").replace(folder / "..data")
+
+    mount("..2026_01", "one")
+    (folder / "loop.json").symlink_to("..data/loop.json")
+    async with followed(parts, SourceCopy(FileSource(folder / "loop.json" if single else folder))):
+        assert await titles(parts) == ["one"]
+        mount("..2026_02", "two")
+        await published.until_title("two")
+        mount("..2026_03", "three")
+        await published.until_title("three")
+
+
+async def test_a_folder_that_is_exchanged_whole(parts: Parts, published: Published, tmp_path: Path) -> None:
+    for number, title in ((1, "one"), (2, "two")):
+        (tmp_path / f"release{number}").mkdir()
+        write(tmp_path / f"release{number}" / "loop.json", flow_dict(title=title))
+    current = tmp_path / "current"
+    current.symlink_to("release1")
+    async with followed(parts, SourceCopy(FileSource(current))):
+        (tmp_path / "next").symlink_to("release2")
+        (tmp_path / "next").replace(current)
+        await published.until_title("two")
+        write(current / "loop.json", flow_dict(title="three"))
+        await published.until_title("three")
+
+
+async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
+    parts: Parts, published: Published, folder: Path, logs: Logs
+) -> None:
+    write(folder / "loop.json", flow_dict(title="one"))
+    write(folder / "other.json", flow_dict("other", title="one"))
+    copy = Copy(FileSource(folder))
+    async with followed(parts, copy):
+        write(folder / "loop.json", b'{"flow": "loop",\n "steps": [}')
+        await copy.until(lambda: bool(copy.faults))
+        looks = copy.looks
+        write(folder / "other.json", flow_dict("other", title="two"))
+        await published.until_title("two", "other")
+        await copy.until(lambda: copy.looks > looks)
+        assert copy.flows["loop"].flow.title == "one"
+        write(folder / "loop.json", flow_dict(title="one", initialStep="nowhere"))
+        await copy.until(lambda: "nowhere" in str(copy.faults))
+        write(folder / "loop.json", flow_dict(title="two"))
+        await published.until_title("two")
+        assert copy.faults == []
+    told = [entry["fault"] for entry in logs if "the last good one stays" in entry["event"]]
+    assert len(told) == 2
+    assert told[0] == f"{folder}/loop.json: line 2, column 12: is not JSON: Expecting value"
+    assert told[1].startswith(f"{folder}/loop.json: initialStep: ")
+    assert sum(entry["event"] == "a definition can be used again" for entry in logs) == 1
+    assert await titles(parts) == ["one", "two"]
+
+
+async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
+    parts: Parts, published: Published, folder: Path, logs: Logs
+) -> None:
+    write(folder / "loop.json", flow_dict(title="one"))
+    write(folder / "other.json", flow_dict("other"))
+    copy = Copy(FileSource(folder))
+    async with followed(parts, copy):
+        (folder / "other.json").unlink()
+        await copy.until(lambda: "other" not in copy.flows)
+        assert (await parts.service.definitions.current("other")).version == 1
+        (folder / "loop.json").replace(folder / "renamed.json")
+        await copy.until(lambda: copy.flows["loop"].source == "file:renamed.json")
+        folder.rename(folder.with_name("away"))
+        await copy.until(lambda: bool(copy.away))
+        assert "no such file or folder" in copy.away
+        assert "loop" in copy.flows
+        folder.with_name("away").rename(folder)
+        await copy.until(lambda: not copy.away)
+        write(folder / "renamed.json", flow_dict(title="two"))
+        await published.until_title("two")
+    gone = [entry["flow"] for entry in logs if "is gone from its source" in entry["event"]]
+    assert gone == ["other"]
+    assert sum(entry["event"] == "definitions can be read again" for entry in logs) == 1
+
+
+async def test_two_definitions_of_one_flow_are_told_and_the_first_counts(
+    parts: Parts, folder: Path, logs: Logs
+) -> None:
+    write(folder / "a.json", flow_dict(title="a"))
+    write(folder / "b.json", flow_dict(title="b"))
+    copy = Copy(FileSource(folder))
+    async with followed(parts, copy):
+        assert await titles(parts) == ["a"]
+        write(folder / "c.json", flow_dict("other"))
+        await copy.until(lambda: "other" in copy.flows)
+    told = [(entry["at"], entry["too"]) for entry in logs if "two definitions" in entry["event"]]
+    assert told == [(f"{folder}/a.json", f"{folder}/b.json")]
+
+
+# The order of sources
+
+
+async def test_of_several_sources_the_first_counts(
+    parts: Parts, published: Published, tmp_path: Path, server: RemoteServer, logs: Logs
+) -> None:
+    low = tmp_path / "low.json"
+    write(low, flow_dict(title="low 1"))
+    server.gives(flow_dict(title="high 1"))
+    high = Copy(RemoteSource(server.url(), interval=0))
+    lower = Copy(FileSource(low))
+    async with followed(parts, high, lower):
+        assert await titles(parts) == ["high 1"]
+        write(low, flow_dict(title="low 2"))
+        await lower.until(lambda: lower.flows["loop"].flow.title == "low 2")
+        server.gives(b"", status=503)
+        await high.until(lambda: bool(high.away))
+        write(low, flow_dict(title="low 3"))
+        await lower.until(lambda: lower.flows["loop"].flow.title == "low 3")
+        server.gives(flow_dict(title="high 2"))
+        await published.until_title("high 2")
+        server.gives([])
+        await published.until_title("low 3")
+    assert await titles(parts) == ["high 1", "high 2", "low 3"]
+    assert sum("cannot be read" in entry["event"] for entry in logs) == 1
+
+
+async def test_a_lower_source_does_not_take_over_for_one_that_a_new_worker_cannot_read(
+    parts: Parts, published: Published, tmp_path: Path, server: RemoteServer
+) -> None:
+    low = tmp_path / "low.json"
+    write(low, flow_dict(title="low 1"))
+    server.gives([flow_dict(title="high"), flow_dict("other")])
+
+    def copies() -> tuple[Copy, Copy]:
+        return Copy(RemoteSource(server.url(), interval=0)), Copy(FileSource(low))
+
+    async with followed(parts, *copies()):
+        assert await titles(parts) == ["high"]
+    server.gives(b"", status=500)
+    high, lower = copies()
+    async with followed(parts, high, lower, prepared=True):
+        await high.until(lambda: high.looks > 0)
+        write(low, flow_dict(title="low 2"))
+        await lower.until(lambda: "low 2" in str(lower.flows))
+        server.gives([flow_dict("other", title="back"), {"flow": "loop"}])
+        await published.until_title("back", "other")
+        assert await titles(parts) == ["high"]  # the faulty one is still the one that counts
+        server.gives(flow_dict("other"))
+        await published.until_title("low 2")
+
+
+async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
+    parts: Parts, published: Published, folder: Path
+) -> None:
+    service = parts.service
+    write(folder / "loop.json", flow_dict(title="file 1"))
+    write(folder / "other.json", flow_dict("other", title="file 1"))
+    async with followed(parts, SourceCopy(FileSource(folder))):
+        await service.update_flow("loop", {"title": "caller"})
+        await service.delete_flow("other")
+        write(folder / "loop.json", flow_dict(title="file 2"))
+        write(folder / "other.json", flow_dict("other", title="file 2"))
+        write(folder / "third.json", flow_dict("third", title="third"))
+        await published.until_title("third", "third")
+    assert await titles(parts) == ["file 1", "caller"]
+    assert await titles(parts, "other") == ["file 1", "file 1"]
+
+
+async def test_before_the_database_a_source_comes_back_over_what_callers_published(
+    parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.1)
+    service = parts.service
+    write(folder / "loop.json", flow_dict(title="file"))
+    async with followed(parts, SourceCopy(FileSource(folder), overrides=True)):
+        await service.update_flow("loop", {"title": "caller"})
+        await published.until_title("file")
+        await service.delete_flow("loop")
+        await published.until_title("file")
+    assert await titles(parts) == ["file", "caller", "file", "file", "file"]
+
+
+# Several hosts
+
+
+async def test_hosts_with_different_files_do_not_publish_back_and_forth(
+    parts: Parts, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.05)
+    old, new = tmp_path / "old" / "loop.json", tmp_path / "new" / "loop.json"
+    for path, title in ((old, "old"), (new, "new")):
+        path.parent.mkdir()
+        write(path, flow_dict(title=title))
+        write(path.with_name("more.json"), flow_dict("more"))
+    first, second = Copy(FileSource(old.parent), overrides=True), Copy(FileSource(new.parent), overrides=True)
+    async with followed(parts, first), followed(parts, second):
+        assert await titles(parts) == ["old", "new"]
+        async with followed(
+            parts, Copy(FileSource(old.parent)), prepared=True
+        ):  # a worker that took one's place
+            for number in range(3):  # so that each of them was there again
+                for path in (old, new):
+                    write(
+                        path.with_name("more.json"), flow_dict("more", title=f"{path.parent.name} {number}")
+                    )
+                    await published.until_title(f"{path.parent.name} {number}", "more")
+            assert await titles(parts) == ["old", "new"]
+            await parts.service.update_flow("loop", {"title": "caller"})
+            await published.until_title_is_not("caller")  # both come before the database; either may win
+            versions = await titles(parts)
+            for path in (old, new):
+                write(path.with_name("more.json"), flow_dict("more", title=path.parent.name))
+                await published.until_title(path.parent.name, "more")
+            assert await titles(parts) == versions
+        write(old, flow_dict(title="newest"))
+        await published.until_title("newest")
+    assert await titles(parts) == [*versions, "newest"]
+
+
+async def test_a_new_worker_takes_up_what_was_never_published(
+    parts: Parts, published: Published, folder: Path
+) -> None:
+    for title in ("one", "two"):
+        write(folder / "loop.json", flow_dict(title=title))
+        await Sources(parts.service.definitions, [SourceCopy(FileSource(folder))]).take_up()
+    write(folder / "loop.json", flow_dict(title="one"))
+    copy = Copy(FileSource(folder))
+    async with followed(parts, copy, prepared=True):
+        write(folder / "other.json", flow_dict("other", title="never"))
+        await published.until_title("never", "other")
+        assert await titles(parts) == ["one", "two"]
+    write(folder / "loop.json", flow_dict(title="three"))
+    async with followed(parts, Copy(FileSource(folder)), prepared=True):
+        await published.until_title("three")
+
+
+async def test_many_workers_publish_a_change_once(parts: Parts, published: Published, folder: Path) -> None:
+    write(folder / "loop.json", flow_dict(title="0"))
+    copies = [Copy(FileSource(folder)) for _ in range(5)]
+    async with (
+        followed(parts, copies[0]),
+        followed(parts, copies[1], prepared=True),
+        followed(parts, copies[2], prepared=True),
+        followed(parts, copies[3], prepared=True),
+        followed(parts, copies[4], prepared=True),
+    ):
+        for number in range(1, 6):
+            write(folder / "loop.json", flow_dict(title=str(number)))
+            for copy in copies:
+                await copy.until(lambda copy=copy, number=number: f"title='{number}'" in str(copy.flows))
+            await published.until_title(str(number))
+    assert await titles(parts) == [str(number) for number in range(6)]
+
+
+# Remote
+
+
+async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_later(
+    parts: Parts, published: Published, server: RemoteServer, logs: Logs
+) -> None:
+    server.gives(b"", status=500)
+    async with followed(parts, SourceCopy(RemoteSource(server.url(), interval=0))):
+        server.gives(flow_dict(title="there"))
+        await published.until_title("there")
+        (newest,) = await parts.service.definitions.versions("loop")
+        assert newest.source == f"remote:127.0.0.1:{server.port}/flows"
+    events = [entry["event"] for entry in logs if entry["log_level"] in ("warning", "info")]
+    assert events.count("definitions cannot be read; what is known stays") == 1
+    assert events.count("definitions can be read again") == 1
+
+
+async def test_good_definitions_are_taken_up_beside_faulty_ones(
+    parts: Parts, published: Published, server: RemoteServer, logs: Logs
+) -> None:
+    server.gives([flow_dict("bad", initialStep="nowhere"), flow_dict(title="good"), 7])
+    copy = Copy(RemoteSource(server.url(), interval=0))
+    async with followed(parts, copy):
+        assert await titles(parts) == ["good"]
+        server.gives([flow_dict("bad", title="mended"), flow_dict(title="good", steps={})])
+        await published.until_title("mended", "bad")
+        assert await titles(parts) == ["good"]
+        looks = copy.looks
+        await copy.until(lambda: copy.looks > looks + 1)
+    told = [entry["fault"] for entry in logs if "cannot be used" in entry["event"]]
+    assert [fault.split(": ")[0] for fault in told] == [
+        f"{server.url()}#{name}" for name in ("bad", "2", "loop")
+    ]
+
+
+async def test_failures_of_one_kind_are_told_once(parts: Parts, server: RemoteServer, logs: Logs) -> None:
+    server.gives(flow_dict())
+    copy = Copy(RemoteSource(server.url(), interval=0))
+    async with followed(parts, copy):
+        server.gives(b"", status=503)
+        await copy.until(lambda: "503" in copy.away)
+        looks = copy.looks
+        await copy.until(lambda: copy.looks >= looks + 2)
+        server.gives(b"nonsense")
+        await copy.until(lambda: "is not JSON" in copy.away)
+        assert "loop" in copy.flows
+    assert [entry["fault"].split(": ", 1)[1] for entry in logs if "fault" in entry] == [
+        "answers 503",
+        "line 1, column 1: is not JSON: Expecting value",
+    ]
+
+
+# Settings
+
+
+async def test_the_settings_say_which_sources_a_service_follows(
+    settings: Settings, folder: Path, server: RemoteServer
+) -> None:
+    write(folder / "file.json", flow_dict("file"))
+    server.gives(flow_dict("remote"))
+    own = settings.model_copy(
+        update={"definitions": [server.url(), "database", f"file:{folder}"], "definition_cache_ms": 0}
+    )
+    async with open_service(own) as service:
+        assert [flow.flow for flow in await service.list_flows()] == ["file", "remote"]
+        changed = asyncio.Event()
+        service.definitions._bus.subscribe(lambda *_: changed.set())
+        for change in (
+            lambda: server.gives(flow_dict("remote", title="new")),
+            lambda: write(folder / "file.json", flow_dict("file", title="new")),
+        ):
+            changed.clear()
+            change()
+            await asyncio.wait_for(changed.wait(), 20)
+        assert {flow.title for flow in await service.list_flows()} == {"new"}
+
+
+async def test_a_broken_file_stops_the_start_with_every_fault(settings: Settings, folder: Path) -> None:
+    write(folder / "a.yaml", b"a: [")
+    write(folder / "b.json", flow_dict(initialStep="nowhere"))
+    own = settings.model_copy(update={"definitions": [f"file:{folder}"]})
+    with pytest.raises(DefinitionSourceError) as refusal:
+        async with open_service(own):
+            pass
+    assert f"{folder}/a.yaml: line 1" in str(refusal.value)
+    assert f"{folder}/b.json: initialStep: " in str(refusal.value)
+
+
+async def test_a_store_that_is_away_is_waited_for(
+    parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
+) -> None:
+    from app.contracts.errors import StoreUnavailableError
+
+    monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.05)
+    write(folder / "loop.json", flow_dict(title="one"))
+    failed = asyncio.Event()
+    real = parts.service.definitions._store.latest
+
+    async def away(_: str) -> Any:
+        failed.set()
+        raise StoreUnavailableError
+
+    async with followed(parts, SourceCopy(FileSource(folder))):
+        monkeypatch.setattr(parts.service.definitions._store, "latest", away)
+        write(folder / "loop.json", flow_dict(title="two"))
+        await asyncio.wait_for(failed.wait(), 20)
+        monkeypatch.setattr(parts.service.definitions._store, "latest", real)
+        await published.until_title("two")
+    assert any(entry["event"] == "definitions not taken up yet" for entry in logs)
+
+
+async def test_a_process_with_other_settings_is_not_needed_to_end_in_time(parts: Parts, folder: Path) -> None:
+    write(folder / "loop.json", flow_dict())
+    own = parts_settings(folder)
+    began = asyncio.get_running_loop().time()
+    async with following(definition_sources(parts.service, own)):
+        await asyncio.sleep(0)
+    assert asyncio.get_running_loop().time() - began < 5
+
+
+def parts_settings(folder: Path) -> Settings:
+    return Settings(_env_file=None, definitions=["database", f"file:{folder}"])
+
+
+def test_permissions_are_told(folder: Path) -> None:
+    write(folder / "loop.json", flow_dict())
+    (folder / "loop.json").chmod(0)
+    if os.access(folder / "loop.json", os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(DefinitionSourceError, match="Permission denied"):
+        FileSource(folder).read()

@@ -1,0 +1,203 @@
+"""Who may see a flow and run a transition, with what."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from app.contracts.command import ADMIN, SERVICE, Caller, Origin, StartCommand, TransitionCommand, program
+from app.contracts.definition import FlowDefinition
+from app.contracts.errors import (
+    FlowError,
+    GuardRefusedError,
+    InsufficientPermissionsError,
+    InvalidPayloadError,
+    InvalidTransitionError,
+)
+from app.contracts.flow import Flow
+from app.contracts.ports import StateFilter
+from app.contracts.state import FlowState
+from app.flow import rules
+from app.flow.access import depends_on_caller
+from app.flow.validation import parse_flow
+from tests.samples import T0, expense_flow
+from tests.unit.test_service import Rig
+
+EMPLOYEE = Caller("eve", frozenset({"employee"}))
+APPROVER = Caller("ada", frozenset({"employee", "approver"}))
+ADMINISTRATOR = Caller("root", scopes=frozenset({ADMIN}))
+BACK_END = Caller("shop", scopes=frozenset({SERVICE}))
+
+
+def definition(**changes: Any) -> FlowDefinition:
+    parse_flow(expense_flow(**changes))
+    flow = msgspec.convert(expense_flow(**changes), Flow)
+    return FlowDefinition(flow=flow, version=1, published_at=T0, published_by="tests", source="python")
+
+
+def at(step: str, user: str = "eve") -> FlowState:
+    return rules.start(definition(), user, "e1", StartCommand(step=step, payload={"amount": 80}), T0)
+
+
+def run(state: FlowState, name: str, caller: Caller | None, payload: Any = UNSET) -> FlowState:
+    return rules.transition(definition(), state, name, TransitionCommand(payload=payload), T0, caller)
+
+
+def names(state: FlowState, caller: Caller) -> list[str]:
+    return [t.transition for t in rules.with_transitions(definition(), state, caller, T0).transitions]
+
+
+def test_roles_of_a_transition() -> None:
+    with pytest.raises(InsufficientPermissionsError) as refused:
+        run(at("review"), "approve", EMPLOYEE)
+    assert refused.value.details == {"transition": "approve", "roles": ["approver"]}
+    assert run(at("review"), "approve", APPROVER).step == "approved"
+    assert run(at("review"), "approve", ADMINISTRATOR).step == "approved", "of administrators none is asked"
+    with pytest.raises(InsufficientPermissionsError):
+        run(at("review"), "approve", BACK_END)
+
+
+def test_a_transition_of_no_role_is_for_the_timer_alone() -> None:
+    with pytest.raises(InsufficientPermissionsError, match="needs the timer"):
+        run(at("review"), "remind", APPROVER)
+    assert run(at("review"), "remind", None).step == "review"
+
+
+def test_a_guard_sees_who_asks_and_whose_state_it_is() -> None:
+    own = at("review", user="ada")
+    with pytest.raises(GuardRefusedError) as refused:
+        run(own, "approve", APPROVER)
+    assert refused.value.details["values"] == {"user.id": "ada", "state.userId": "ada"}
+    with pytest.raises(GuardRefusedError):
+        run(at("review", user="root"), "approve", ADMINISTRATOR)
+
+
+def test_a_payload_schema_names_every_fault() -> None:
+    with pytest.raises(InvalidPayloadError) as refused:
+        run(at("draft"), "submit", EMPLOYEE, {"amount": -1, "reason": 7})
+    assert [e["pointer"] for e in refused.value.details["errors"]] == ["/payload/amount", "/payload/reason"]
+    with pytest.raises(InvalidPayloadError, match="required"):
+        run(at("draft"), "submit", EMPLOYEE)
+    with pytest.raises(InvalidPayloadError, match="64 bits"):
+        run(at("draft"), "submit", EMPLOYEE, {"amount": 2**70, "reason": "x"})
+    assert run(at("draft"), "submit", EMPLOYEE, {"amount": 1, "reason": "lunch"}).step == "review"
+
+
+def test_the_role_is_asked_before_the_payload_and_the_payload_before_the_guard() -> None:
+    with pytest.raises(InsufficientPermissionsError):
+        run(at("review"), "reject", EMPLOYEE, {"why": 1})
+    with pytest.raises(InvalidPayloadError):
+        run(at("review", user="ada"), "reject", APPROVER, {"why": 1})
+    with pytest.raises(InvalidTransitionError):
+        run(at("draft"), "approve", EMPLOYEE)
+
+
+def test_only_what_the_caller_may_run_is_listed() -> None:
+    assert names(at("draft"), EMPLOYEE) == ["submit"]
+    assert names(at("review"), EMPLOYEE) == ["withdraw"]
+    assert names(at("review"), APPROVER) == ["approve", "reject", "withdraw"]
+    assert names(at("review", user="ada"), APPROVER) == ["withdraw"], "nobody approves what is theirs"
+    assert names(at("review"), program("eve")) == ["remind", "withdraw"]
+    assert names(at("review"), ADMINISTRATOR) == ["approve", "reject", "remind", "withdraw"]
+
+
+@pytest.mark.parametrize("caller", [EMPLOYEE, APPROVER, ADMINISTRATOR, BACK_END, program("eve")])
+@pytest.mark.parametrize("step", ["draft", "review", "approved"])
+def test_what_is_listed_can_be_run_and_nothing_else(step: str, caller: Caller) -> None:
+    state = at(step)
+    payloads = {"submit": {"amount": 1, "reason": "x"}, "reject": {"why": "x"}}
+    runnable = []
+    for name in definition().flow.steps[step].transitions:
+        try:
+            run(state, name, caller, payloads.get(name, UNSET))
+        except FlowError:
+            continue
+        runnable.append(name)
+    assert names(state, caller) == runnable
+
+
+def test_where_all_see_the_same() -> None:
+    flow = definition().flow
+    assert [name for name, step in flow.steps.items() if depends_on_caller(flow, step)] == ["review"]
+    guarded = definition(roles=["employee"]).flow
+    assert all(depends_on_caller(guarded, step) for step in guarded.steps.values())
+
+
+async def test_a_flow_with_roles_is_seen_by_those_who_have_one() -> None:
+    r = Rig()
+    await r.service.create_flow(expense_flow(roles=["employee"]))
+    stranger, eve = Caller("eve"), Origin("eve", caller=EMPLOYEE)
+    await r.service.start_flow("eve", "expense", origin=eve)
+    asked = [
+        r.service.get_flow_state("eve", "expense", caller=stranger),
+        r.service.get_flow_events("eve", "expense", caller=stranger),
+        r.service.get_flow_history("eve", "expense", caller=stranger),
+        r.service.verify_flow_history("eve", "expense", caller=stranger),
+        r.service.definitions.current("expense", stranger),
+        r.service.definitions.version("expense", 1, stranger),
+        r.service.definitions.versions("expense", stranger),
+        r.service.start_flow("eve", "expense", origin=Origin("eve", caller=stranger)),
+        r.service.execute_transition("eve", "expense", "submit", origin=Origin("eve", caller=stranger)),
+        r.service.reset_flow("eve", "expense", origin=Origin("eve", caller=stranger)),
+        r.service.undo_transition("eve", "expense", origin=Origin("eve", caller=stranger)),
+        r.service.clear_flow_state("eve", "expense", origin=Origin("eve", caller=stranger)),
+    ]
+    for call in asked:
+        with pytest.raises(InsufficientPermissionsError) as refused:
+            await call
+        assert refused.value.details == {"flowId": "expense", "roles": ["employee"]}
+    state = await r.service.get_flow_state("eve", "expense", caller=EMPLOYEE)
+    assert state is not None
+    assert state.revision == 0, "nothing was changed"
+    assert await r.service.get_flow_state("eve", "expense", caller=ADMINISTRATOR) is not None
+    found = await r.service.administration.find_states(StateFilter(user_id="eve"), caller=stranger)
+    assert found.states == []
+
+
+async def test_the_newest_version_says_who_may_see_the_flow() -> None:
+    r = Rig()
+    await r.service.create_flow(expense_flow())
+    await r.service.start_flow("eve", "expense", origin=Origin("eve", caller=Caller("eve")))
+    await r.service.update_flow("expense", {"roles": ["employee"]})
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.get_flow_state("eve", "expense", caller=Caller("eve"))
+    await r.service.delete_flow("expense")
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.get_flow_state("eve", "expense", caller=Caller("eve"))
+    assert await r.service.get_flow_state("eve", "expense", caller=EMPLOYEE) is not None
+
+
+async def test_the_timer_runs_what_no_role_may() -> None:
+    r = Rig()
+    await r.service.create_flow(expense_flow())
+    async with r.service as service:
+        await service.start_flow("eve", "expense")
+        await service.execute_transition("eve", "expense", "submit", {"amount": 1, "reason": "x"})
+        r.clock.advance(days=3)
+        assert await service.background.run_timeouts() == 1
+        history = await service.get_flow_history("eve", "expense")
+    assert [(h.transition, h.actor) for h in history][-1] == ("remind", "timer")
+
+
+async def test_a_refused_attempt_is_recorded_with_its_code() -> None:
+    r = Rig()
+    await r.service.create_flow(expense_flow())
+    async with r.service as service:
+        await service.start_flow("ada", "expense")
+        await service.execute_transition("ada", "expense", "submit", {"amount": 1, "reason": "x"})
+        origin = Origin("ada", caller=APPROVER)
+        for name, payload, error in (
+            ("approve", {}, GuardRefusedError),
+            ("reject", {"why": 1}, InvalidPayloadError),
+            ("remind", {}, InsufficientPermissionsError),
+        ):
+            with pytest.raises(error):
+                await service.execute_transition("ada", "expense", name, payload, origin=origin)
+        await service.background.relay.drain(5)
+        history = await service.get_flow_history("ada", "expense")
+    assert {h.error for h in history if not h.success} == {
+        "GUARD_REFUSED",
+        "INVALID_PAYLOAD",
+        "INSUFFICIENT_PERMISSIONS",
+    }

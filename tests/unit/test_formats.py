@@ -1,0 +1,215 @@
+"""Definitions as bytes: what is read, and what is refused, where and why."""
+
+import math
+import tomllib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.contracts.ports import DefinitionSourceError
+from app.providers.addresses import is_public
+from app.providers.formats import MAX_BYTES, decode, decode_json
+from tests.samples import flow_dict
+
+
+def read(text: str | bytes, suffix: str) -> Any:
+    return decode(text.encode() if isinstance(text, str) else text, suffix, "f")
+
+
+def refusal(text: str | bytes, suffix: str) -> str:
+    with pytest.raises(DefinitionSourceError) as refused:
+        read(text, suffix)
+    message = str(refused.value)
+    assert message.startswith("f: ")
+    assert "\n" not in message
+    return message.removeprefix("f: ")
+
+
+YAML_FLOW = """\
+flow: loop  # the slug
+initialStep: a
+steps:
+  a: &step
+    index: 0
+    step: a
+    service: svc
+    transitions:
+      again: {transition: again, step: a}
+      no: {transition: "no", step: b}
+  b:
+    <<: *step
+    index: 1
+    step: b
+    transitions: {}
+"""
+TOML_FLOW = """\
+flow = "loop"
+initialStep = "a"
+[steps.a]
+index = 0
+step = "a"
+service = "svc"
+transitions.again = {transition = "again", step = "a"}
+transitions.no = {transition = "no", step = "b"}
+[steps.b]
+index = 1
+step = "b"
+service = "svc"
+transitions = {}
+"""
+
+
+def test_the_three_formats_give_one_value_in_one_order() -> None:
+    from_yaml, from_toml = read(YAML_FLOW, ".yaml"), read(TOML_FLOW, ".toml")
+    assert from_yaml == from_toml
+    assert list(from_yaml["steps"]["a"]["transitions"]) == ["again", "no"]
+    assert list(from_toml["steps"]["a"]["transitions"]) == ["again", "no"]
+    assert read(msgspec.json.encode(from_toml), ".json") == from_toml
+    assert read(YAML_FLOW, ".yml") == from_yaml
+
+
+TEXT = st.text(st.characters(exclude_categories=["C", "Z"], max_codepoint=0xFFFD), max_size=10)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(TEXT, inside, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+@settings(max_examples=60)
+def test_whatever_json_says_is_read_as_it_was_meant(value: Any) -> None:
+    as_json = msgspec.json.encode(value)
+    assert msgspec.json.encode(read(as_json, ".json")) == as_json
+    assert msgspec.json.encode(read(as_json, ".yaml")) == as_json  # JSON is YAML
+
+
+@given(st.binary(max_size=60), st.sampled_from([".json", ".yaml", ".toml"]))
+@settings(max_examples=150)
+def test_no_bytes_raise_anything_but_the_error_of_sources(raw: bytes, suffix: str) -> None:
+    try:
+        decode(raw, suffix, "f")
+    except DefinitionSourceError as refused:
+        said = str(refused)
+    else:
+        said = "f: fine"
+    assert said.startswith("f: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "says"),
+    [
+        ('{"a":\n 01}', ".json", "line 2, column 3: is not JSON"),
+        ('{"a": {"b": [1, {"c": 1, "c": 2}]}}', ".json", "a.b.1: the name 'c' is there twice"),
+        ('{"a": 1, "a": 1}', ".json", "(whole): the name 'a' is there twice"),
+        ("[NaN]", ".json", "NaN is no number"),
+        ("9" * 5000, ".json", "a number is too long"),
+        ("[" * 100_000, ".json", "nested too deep"),
+        (b'{"a":\n"\xff"}', ".json", "line 2: is not UTF-8"),
+        ("", ".json", "line 1, column 1: is not JSON"),
+        ("a: 1\nb: 2\na: 3\n", ".yaml", "line 3, column 1: found duplicate key"),
+        ("steps:\n  a: [1,\n  b", ".yaml", "line 3, column 4: expected ',' or ']'"),
+        ("a: 1\n---\nb: 2\n", ".yaml", "line 2, column 1: but found another document"),
+        ("a:\n  since: 2026-01-02\n", ".yaml", "line 2, column 10: 2026-01-02 is a date or time"),
+        ("at: 2026-01-02T03:04:05Z", ".yaml", "put it in quotes"),
+        ("1: a", ".yaml", "line 1, column 1: the name 1 is no text; put it in quotes"),
+        ("a: {true: b}", ".yaml", "the name true is no text"),
+        ("? [a]\n: b", ".yaml", "a name must be text"),
+        ("a: !!python/object:os.system {}", ".yaml", "the tag !!python/object:os.system is not of JSON"),
+        ("a: !!binary aGk=", ".yaml", "the tag !!binary"),
+        ("a: !mine 1", ".yaml", "the tag !mine"),
+        ("a: &a [*a]", ".yaml", "an alias stands inside of what it names"),
+        ("a: *nobody", ".yaml", "undefined alias"),
+        ("a: \x01", ".yaml", "line 1: is not YAML"),
+        ("a: " + "9" * 5000, ".yaml", "a number is too long"),
+        ("a: !!int ''", ".yaml", "or not what its tag says"),
+        ("a: !!bool perhaps", ".yaml", "or not what its tag says"),
+        ("%YAML 1.1\n---\na: no", ".yaml", "is YAML 1.1"),
+        ("[" * 20_000, ".yaml", "nested too deep"),
+        ("a = 1\na = 2", ".toml", "is not TOML: Cannot overwrite a value"),
+        ("a = 1\nb = \n", ".toml", "line 2"),
+        ("[a]\nsince = 2026-01-02", ".toml", "a.since: 2026-01-02 is a date or time"),
+        ("a = [12:30:00]", ".toml", "a.0: 12:30:00 is a date or time"),
+        ("a = " + "9" * 5000, ".toml", "a number is too long"),
+        ("a = " + "[" * 5000, ".toml", "nested too deep"),
+        (b" " * (MAX_BYTES + 1), ".yaml", "is larger than"),
+    ],
+)
+def test_what_is_refused_says_where_and_why(text: str | bytes, suffix: str, says: str) -> None:
+    assert says in refusal(text, suffix)
+
+
+def test_yaml_is_that_of_2009_where_no_is_a_name() -> None:
+    assert read("no: off\nyes: 010\non: ~\n", ".yaml") == {"no": "off", "yes": 10, "on": None}
+    assert math.isnan(read("a: .nan", ".yaml")["a"])  # the check of definitions says no, with its place
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_text() -> None:
+    for suffix, text in ((".json", '{"a": 1}'), (".yaml", "a: 1"), (".toml", "a = 1")):
+        assert read(b"\xef\xbb\xbf" + text.encode(), suffix) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "level",
+    ["a{n}: &a{n} [{refs}]", "a{n}: &a{n} {{<<: [{refs}], k{n}: 1}}"],
+    ids=["aliases", "merged"],
+)
+@pytest.mark.timeout(20)
+def test_aliases_of_aliases_are_refused_before_they_are_written_out(level: str) -> None:
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    for n in range(1, 30):
+        lines.append(level.format(n=n, refs=",".join([f"*a{n - 1}"] * 9)))
+    assert "stands for more than 100000 values" in refusal("\n".join(lines), ".yaml")
+
+
+def test_some_aliases_are_fine() -> None:
+    text = "a: &a {x: [1, 2]}\nb: [*a, *a]\nc: {<<: *a, y: 1}\nd: &a 1\ne: *a"
+    found = read(text, ".yaml")
+    assert (found["c"], found["e"]) == ({"x": [1, 2], "y": 1}, 1)
+    assert read("%YAML 1.2\n---\na: no", ".yaml") == {"a": "no"}
+
+
+def test_json_of_a_server_may_be_larger_than_a_file() -> None:
+    many = msgspec.json.encode([flow_dict(meta={"text": "x" * 1000}) for _ in range(2000)])
+    assert len(many) > MAX_BYTES
+    assert len(decode_json(many, "f")) == 2000
+
+
+def test_toml_as_the_standard_library_reads_it() -> None:
+    assert read(TOML_FLOW, ".toml") == tomllib.loads(TOML_FLOW)
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07::1", True),
+        ("127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.0.1", False),
+        ("100.100.100.200", False),
+        ("169.254.169.254", False),
+        ("168.63.129.16", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00:ec2::254", False),
+        ("ff02::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::808:808", True),
+        ("2002:7f00:1::", False),
+        ("2001:0:5ef5:79fb::1", False),
+        ("localhost", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public

@@ -1,0 +1,108 @@
+"""The configuration of a flow provider: what it takes, and every fault of what it does not."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.contracts.errors import InvalidRequestError
+from app.contracts.provider import FlowProviderConfig, ProviderAuthentication
+from app.flow_provider import check_provider_config, make_flow_provider
+
+URL = "https://flows.example.org/api/flows"
+
+
+def test_the_references_example_is_taken() -> None:
+    given = {"source": "database", "connectionString": "mongodb://h/flows", "cacheTimeout": 300000}
+    checked = check_provider_config(given)
+    assert checked == FlowProviderConfig("database", connection_string="mongodb://h/flows")
+    assert check_provider_config(checked) == checked
+    assert (
+        msgspec.json.decode(b'{"source": "file", "filePath": "f"}', type=FlowProviderConfig).file_path == "f"
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"source": "database", "connectionString": "mongodb+srv://u:p@h.example.org/?x=y"},
+        {"source": "database", "connectionString": "mongodb://a:1,b:2/flows?replicaSet=r"},
+        {"source": "file", "filePath": "config/flows", "cacheTimeout": 0},
+        {"source": "remote", "remoteUrl": URL},
+        {"source": "remote", "remoteUrl": URL, "authentication": {"type": "basic", "credentials": "u:p"}},
+        {"source": "remote", "remoteUrl": URL, "authentication": {"type": "apikey", "credentials": "X:k"}},
+        {"source": "hybrid", "filePath": "f"},
+        {"source": "hybrid", "filePath": "f", "remoteUrl": URL, "connectionString": "mongodb://h"},
+    ],
+)
+def test_what_is_taken(config: dict[str, Any]) -> None:
+    assert check_provider_config(config).source == config["source"]
+
+
+@pytest.mark.parametrize(
+    ("config", "faults"),
+    [
+        ({}, {"": "is a required property"}),
+        ({"source": "ftp"}, {"/source": "is not one of"}),
+        ({"source": "database"}, {"/connectionString": "the source 'database' needs it"}),
+        ({"source": "file"}, {"/filePath": "needs it"}),
+        ({"source": "file", "filePath": ""}, {"/filePath": "takes a file or a folder"}),
+        ({"source": "remote"}, {"/remoteUrl": "needs it"}),
+        ({"source": "hybrid"}, {"": "hybrid needs at least one of connectionString, filePath, remoteUrl"}),
+        ({"source": "file", "file_path": "f"}, {"": "file_path"}),
+        (
+            {"source": "file", "filePath": "f", "cacheTimeout": -1, "remoteUrl": 1},
+            {"/cacheTimeout": "less than the minimum", "/remoteUrl": "not of the right type"},
+        ),
+        (
+            {"source": "file", "remoteUrl": URL},
+            {"/filePath": "needs it", "/remoteUrl": "is not for the source 'file'"},
+        ),
+        (
+            {"source": "database", "connectionString": "postgres://h"},
+            {"/connectionString": "takes mongodb://"},
+        ),
+        (
+            {"source": "database", "connectionString": "mongodb://u:p:q@h:x/"},
+            {"/connectionString": "is no URL of a MongoDB"},
+        ),
+        ({"source": "remote", "remoteUrl": "ftp://h"}, {"/remoteUrl": "takes URLs such as"}),
+        (
+            {
+                "source": "remote",
+                "remoteUrl": "http://h/x",
+                "authentication": {"type": "bearer", "credentials": "with spaces"},
+            },
+            {"/authentication/credentials": "takes bearer:TOKEN", "/authentication": "over https only"},
+        ),
+        (
+            {"source": "hybrid", "filePath": "f", "authentication": {"type": "bearer", "credentials": "t"}},
+            {"/authentication": "is for a remoteUrl"},
+        ),
+        ({"source": "remote", "remoteUrl": URL, "authentication": {"type": "x"}}, {"/authentication": ""}),
+    ],
+)
+def test_every_fault_is_told_at_its_place(config: dict[str, Any], faults: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        make_flow_provider(config)
+    found = {fault.pointer: fault.message for fault in refusal.value.faults}
+    for pointer, says in faults.items():
+        assert says in found[pointer]
+
+
+def test_secrets_are_neither_shown_nor_told() -> None:
+    config = FlowProviderConfig(
+        "remote",
+        remote_url="https://h/?key=hidden",
+        authentication=ProviderAuthentication("bearer", "hidden"),
+    )
+    assert "hidden" not in repr(config) + repr(config.authentication)
+    for wrong in (
+        {"source": "remote", "remoteUrl": URL, "authentication": "bearer:hidden"},
+        {"source": "remote", "remoteUrl": ["hidden"]},
+        {"source": "database", "connectionString": "http://u:hidden@h"},
+        {"source": "remote", "remoteUrl": "https://u:hidden@h"},
+    ):
+        with pytest.raises(InvalidRequestError) as refusal:
+            make_flow_provider(wrong)
+        assert "hidden" not in str(refusal.value) + str(refusal.value.details)
