@@ -21,8 +21,8 @@ from app.providers.files import FileSource
 from app.providers.remote import RemoteSource
 from app.services import FlowService
 from app.services.copies import SourceCopy, check_found
-from app.services.service import Limits
 from app.services.sources import Sources
+from app.services.wiring import Limits, Ports
 from config.log import configure_logging, configure_own_logs
 from config.settings import Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
@@ -52,15 +52,17 @@ class Parts:
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
         self.secrets = MongoSecretStore(self.database)
         self.service = FlowService(
-            states=MongoStateStore(self.database),
-            history=MongoHistoryStore(self.database, settings.history_retention),
-            definitions=MongoDefinitionStore(self.database),
-            statistics=MongoStatistics(self.database),
-            leases=MongoLeaseStore(self.database),
-            reports=MongoCorruptionReports(self.database),
-            bus=self.bus,
-            clock=clock or SystemClock(),
-            limits=Limits(
+            Ports(
+                states=MongoStateStore(self.database),
+                history=MongoHistoryStore(self.database, settings.history_retention),
+                definitions=MongoDefinitionStore(self.database),
+                statistics=MongoStatistics(self.database),
+                leases=MongoLeaseStore(self.database),
+                reports=MongoCorruptionReports(self.database),
+                bus=self.bus,
+                clock=clock or SystemClock(),
+            ),
+            Limits(
                 definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
                 state_ttl=settings.state_ttl,
                 history_retention=settings.history_retention,

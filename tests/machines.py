@@ -1,5 +1,7 @@
 """Random sound flows, and random machines of XState as people write them."""
 
+from collections.abc import Iterator
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
@@ -226,3 +228,38 @@ def _named(draw: st.DrawFn, tree: Json, source: tuple[str, ...], paths: list[tup
     if source and len(target) >= len(source) and target[: len(source) - 1] == source[:-1]:
         ways.append(".".join(target[len(source) - 1 :]))
     return draw(st.sampled_from(ways))
+
+
+_MEMBERS = (
+    "id", "type", "initial", "states", "on", "after", "onDone", "history", "description", "meta", "always",
+    "target", "guard", "actions", "cond", "delay", "1000", "xstate.after.5.m", "xstate.done.state.m", "*",
+)  # fmt: skip
+_ODD = st.sampled_from(
+    [
+        *(None, 0, -1, 1.5, True, "", "x", "#", "#m", ".", "..", "a", "\\", 10**30),
+        *([], [[]], [None], ["a", "b"], {}, {"type": 5}, {"target": None}, {"states": {}}, {"a": {}}),
+        {"server-flow": {"index": [], "transitions": [1], "steps": {}, "timeout": 5, "roles": 5, "meta": 4}},
+    ]
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, machine: Json) -> Json:
+    """A machine with something odd in it."""
+    spoiled = deepcopy(machine)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from([*_places(spoiled)]))
+        odd = deepcopy(draw(_ODD))
+        if isinstance(place, dict):
+            place[draw(st.sampled_from([*_MEMBERS, *place]))] = odd
+        else:
+            place.append(odd)
+    return spoiled
+
+
+def _places(value: Any) -> Iterator[Any]:
+    """All objects and lists in a value."""
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _places(inner)

@@ -10,11 +10,11 @@ from msgspec import Struct
 Point = tuple[float, float]
 
 DOT = 14.0
-MAX_LINKS = 1500
-MAX_LINKS_OF_A_BOX = 60
+MAX_LINKS = 1200
+MAX_LINKS_OF_A_BOX = 50
 MAX_BENDS = 6000
-"""Places where long links pass by others. With these bounds a layout takes less than a second; nobody could
-follow the lines of more."""
+"""Places where long links pass by others. With these bounds a layout takes a second or so, in which nothing
+else runs in its process; nobody could follow the lines of more."""
 _CAREFUL_LINKS = 60
 _CAREFUL_NODES = 1500
 """Up to which the layout takes pains, which costs more than in proportion."""

@@ -23,8 +23,8 @@ from app.flow.lint.timeouts import MIN_TIMEOUT
 
 Raw = dict[str, Any]
 
-MAX_TRANSITIONS = 10_000
-"""Of one machine, with those that states inherit."""
+MAX_TRANSITIONS = 20_000
+"""Of one machine, with those that states inherit: events of states and the ways that these may take."""
 ANY_SERVICE = "-"
 """The service that a state targets, whatever it is."""
 
@@ -43,8 +43,8 @@ _DONE = "XState takes no more events at a final state"
 
 
 def from_xstate(machine: object) -> Imported:
-    """The definition that a machine comes to; check it with parse_flow. Raises InvalidDefinitionError with
-    every fault of what is no machine, or has parallel or history states."""
+    """The definition that a machine comes to; check it with parse_flow, whose pointers are into it. Raises
+    InvalidDefinitionError with every fault of what is no machine, or has parallel or history states."""
     notes = Notes()
     flow = _Import(read_machine(machine, notes), notes).flow()
     return Imported(flow, notes.all)
@@ -97,7 +97,7 @@ class _Import:
 
     def _complete(self, steps: dict[str, Raw]) -> None:
         """Give each step the index and the service that it has not."""
-        indexes = {step.get("index") for step in steps.values()}
+        indexes = {index for step in steps.values() if isinstance(index := step.get("index"), int)}
         free = (index for index in range(2 * MAX_STEPS) if index not in indexes)
         for step in steps.values():
             if "index" not in step:
@@ -131,13 +131,10 @@ class _Import:
     def _events(self, leaf: Node, *, timed: bool) -> dict[str, Raw]:
         transitions: dict[str, Raw] = {}
         for event in _names(leaf):
-            self._left -= 1
-            if self._left < 0:
-                raise InvalidDefinitionError(
-                    [Fault("/states", f"its states have more than {MAX_TRANSITIONS} transitions in all")]
-                )
+            self._count()
             number = 0
             for source, choice in self._machine.choices(leaf, event):
+                self._count()
                 target = self._target(leaf, source, choice)
                 if target is None or choice.wild:
                     continue
@@ -147,6 +144,12 @@ class _Import:
                 if timed and self._stays(leaf, source, choice):
                     self._notes.kept(choice.pointer, _BEGINS_ANEW)
         return transitions
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            message = f"its states have more than {MAX_TRANSITIONS} transitions in all"
+            raise InvalidDefinitionError([Fault("/states", message)])
 
     def _target(self, leaf: Node, source: Node, choice: Choice) -> Node | None:
         """Where a choice leads: to the same state when it has no target and does something; nowhere when it

@@ -117,6 +117,8 @@ class Migration:
         until = asyncio.get_running_loop().time() + SECONDS
         for _ in range(PASSES):
             wanted = limit - run.moved
+            if not wanted:
+                return
             found = await self._states.running(
                 mapping.old.flow.flow,
                 mapping.old.version,

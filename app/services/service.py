@@ -1,8 +1,8 @@
 """The service: the reference's thirteen operations, and ``start_flow``."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, UnsetType, structs
 
 from app.contracts.command import (
     NOTHING_HELD,
@@ -18,56 +18,17 @@ from app.contracts.command import (
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.outcome import CaughtUp, Retired, Verification
-from app.contracts.ports import (
-    Clock,
-    CorruptionReports,
-    DefinitionStore,
-    EventBus,
-    HistoryStore,
-    LeaseStore,
-    StateFilter,
-    StateStore,
-    StatisticsSource,
-)
+from app.contracts.ports import StateFilter
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.payload import check_payload
 from app.flow.prefabs import with_prefabs
-from app.services.access import Access
-from app.services.administration import Administration
-from app.services.audience import Audience
-from app.services.background import Background
 from app.services.bulk import Bulk
-from app.services.catalog import DefinitionCatalog
-from app.services.catch_up import CatchUp
-from app.services.changes import StateChanges, changed, request
-from app.services.commits import Change, Commits, new_id
-from app.services.deadlines import Deadlines
-from app.services.definitions import Definitions
-from app.services.executor import Executor
-from app.services.history import HistoryReader
-from app.services.lease import LeaseHolder
-from app.services.migration import Migration
-from app.services.personal_data import PersonalDataKeeper
-from app.services.presence import Presence
-from app.services.recovery import Recovery
-from app.services.relay import Relay
-from app.services.repeats import Repeats
-from app.services.retirement import Retirement
-from app.services.soundness import SoundnessCheck
-from app.services.updates import Updates
-
-
-class Limits(Struct, frozen=True):
-    """Bounds and times of a service. ``state_ttl`` None: states do not expire; ``history_retention`` None:
-    history is kept for ever."""
-
-    definition_max_age: timedelta = timedelta(minutes=5)
-    state_ttl: timedelta | None = None
-    history_retention: timedelta | None = None
-    max_payload_bytes: int = 65_536
+from app.services.changes import changed, request
+from app.services.commits import Change, new_id
+from app.services.wiring import Limits, Ports, Wiring
 
 
 class FlowService:
@@ -78,59 +39,28 @@ class FlowService:
     by default the user. Every method raises StoreUnavailableError when MongoDB is away.
     """
 
-    def __init__(
-        self,
-        *,
-        states: StateStore,
-        history: HistoryStore,
-        definitions: DefinitionStore,
-        statistics: StatisticsSource,
-        leases: LeaseStore,
-        reports: CorruptionReports,
-        bus: EventBus,
-        clock: Clock,
-        limits: Limits | None = None,
-    ) -> None:
+    def __init__(self, ports: Ports, limits: Limits | None = None) -> None:
         limits = limits or Limits()
-        pruned = limits.history_retention is not None
-        self._states = states
-        self._statistics = statistics
-        self._clock = clock
+        parts = Wiring(ports, limits)
+        self._states = ports.states
+        self._statistics = ports.statistics
+        self._clock = ports.clock
         self._max_payload_bytes = limits.max_payload_bytes
-        self._catalog = DefinitionCatalog(definitions, limits.definition_max_age)
-        bus.subscribe(self._catalog.heard)
-        bus.on_gap(self._catalog.missed)
-        self._access = Access(self._catalog, clock)
-        self.updates = Updates(self._catalog, self._access, clock)
-        relay = Relay(states, history, bus, self.updates)
-        commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
-        recovery = Recovery(states, history, self._catalog, commits, reports, clock, pruned=pruned)
-        executor = Executor(states, commits, Repeats(history), Deadlines(self._catalog), recovery, clock)
-        self._changes = StateChanges(executor, self._catalog, self._access, recovery)
-        self._catch_up = CatchUp(states, history, self._changes, self._access, self.updates, clock)
-        self.audience = Audience(bus, states, self._catch_up)
-        self.presence = Presence(bus, self.audience.listens)
-        self.audience.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, clock, pruned=pruned)
-        self.administration = Administration(
-            states, self._changes, self._catalog, self._access, recovery, clock
-        )
+        self._catalog = parts.catalog
+        self._access = parts.access
+        self._changes = parts.changes
+        self._catch_up = parts.catch_up
+        self._retirement = parts.retirement
+        self.definitions = parts.definitions
+        self.migration = parts.migration
+        self.administration = parts.administration
         self.bulk = Bulk(self)
-        self.personal_data = PersonalDataKeeper(
-            states, history, definitions, self.history, commits, recovery, relay, reports, clock
-        )
-        self.definitions = Definitions(definitions, self._catalog, self._access, bus, clock)
-        self.migration = Migration(states, self._changes, self.definitions, clock)
-        self._retirement = Retirement(states, self.definitions, self._catalog, self._changes, clock)
-        self.background = Background(
-            states,
-            executor,
-            relay,
-            SoundnessCheck(states, recovery, reports, clock),
-            [self.audience.run, self.presence.run],
-            LeaseHolder(leases, clock, "background"),
-            clock,
-        )
+        self.personal_data = parts.personal_data
+        self.history = parts.history
+        self.updates = parts.updates
+        self.audience = parts.audience
+        self.presence = parts.presence
+        self.background = parts.background
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()

@@ -266,8 +266,8 @@ def test_a_missing_secret_stops_the_start(tmp_path: Path) -> None:
 def test_a_broken_definition_file_stops_the_start_and_says_where(tmp_path: Path) -> None:
     flows = tmp_path / "config" / "flows"
     flows.mkdir(parents=True)
-    (flows / "broken.json").write_text('{"flow": "broken", "initialStep": "a", "steps": {}}')
+    (flows / "broken.json").write_text('{"flow": "bro:ken", "initialStep": "a", "steps": {}}')
     line = _refused("serve", "--port", "0", cwd=tmp_path)
     assert "broken.json: steps: " in line
-    assert "broken.json: initialStep: " in line
+    assert "broken.json: flow: " in line
     assert not (tmp_path / ".flow-data").exists()

@@ -25,7 +25,7 @@ from app.contracts.outcome import Recovered
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
 from app.services import FlowService
-from app.services.service import Limits
+from app.services.wiring import Limits, Ports
 from config.settings import Settings
 from models.corruption_store import MongoCorruptionReports
 from models.database import connect
@@ -145,15 +145,17 @@ class Rig:
 
     def _worker(self) -> FlowService:
         return FlowService(
-            states=MongoStateStore(self.database),
-            history=MongoHistoryStore(self.database),
-            definitions=MongoDefinitionStore(self.database),
-            statistics=MongoStatistics(self.database),
-            leases=MongoLeaseStore(self.database),
-            reports=MongoCorruptionReports(self.database),
-            bus=self.bus,
-            clock=self.clock,
-            limits=LIMITS,
+            Ports(
+                states=MongoStateStore(self.database),
+                history=MongoHistoryStore(self.database),
+                definitions=MongoDefinitionStore(self.database),
+                statistics=MongoStatistics(self.database),
+                leases=MongoLeaseStore(self.database),
+                reports=MongoCorruptionReports(self.database),
+                bus=self.bus,
+                clock=self.clock,
+            ),
+            LIMITS,
         )
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.contracts.ports import DefinitionSourceError
 from app.providers import remote
 from app.providers.remote import RemoteSource
+from app.services.copies import SourceCopy
 from tests.e2e.serving import Serving
 from tests.integration.remotes import RemoteServer, giving, paging, redirecting
 from tests.samples import flow_dict
@@ -74,6 +75,10 @@ async def test_another_server_flow_can_be_the_remote(serving: Serving) -> None:
     found = await slugs(source)
     assert {"sign-in", "user-onboarding"} <= set(found)
     assert found == sorted(set(found))
+    copy = SourceCopy(source)
+    await copy.look()
+    assert copy.faults == []
+    assert copy.flows.keys() == set(found)
     anonymous = RemoteSource(f"{serving.url}/api/flows")
     assert await refusal(anonymous) == "needs FLOW_DEFINITIONS_AUTH (it answers 401)"
 

@@ -13,6 +13,7 @@ from app.contracts.command import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.main import Parts
 from app.services import FlowService
+from app.services.wiring import Ports
 from config.settings import Settings
 from models.corruption_store import MongoCorruptionReports
 from models.database import connect
@@ -244,14 +245,16 @@ async def test_a_transition_is_one_read_and_one_update(settings: Settings) -> No
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     await database.prepare()
     service = FlowService(
-        states=MongoStateStore(database),
-        history=MongoHistoryStore(database),
-        definitions=MongoDefinitionStore(database),
-        statistics=MongoStatistics(database),
-        leases=MongoLeaseStore(database),
-        reports=MongoCorruptionReports(database),
-        bus=FakeBus(),
-        clock=SystemClock(),
+        Ports(
+            states=MongoStateStore(database),
+            history=MongoHistoryStore(database),
+            definitions=MongoDefinitionStore(database),
+            statistics=MongoStatistics(database),
+            leases=MongoLeaseStore(database),
+            reports=MongoCorruptionReports(database),
+            bus=FakeBus(),
+            clock=SystemClock(),
+        ),
     )
     await service.create_flow(flow_dict())
     await service.start_flow("ada", "loop")

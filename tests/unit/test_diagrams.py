@@ -438,6 +438,19 @@ def test_no_part_of_a_placement_lies_on_another(data: st.DataObject) -> None:
     check_placement(place_tree(boxes, [0], tree), tree, [0])
 
 
+def test_an_arrow_that_leads_back_goes_up_through_its_label() -> None:
+    box, label = Size(80, 40), Size(40, 16)
+    links = [Link(0, 1, label), Link(1, 0, label, back=True)]
+    found = place([box, box], [0], links)
+    assert found is not None
+    upper, lower = found.boxes
+    assert upper.y < lower.y
+    for middle, way, up in zip(found.labels, found.ways, (-1, 1), strict=True):
+        assert upper.y + 20 < middle.y - 8 < middle.y + 8 < lower.y - 20
+        assert way.before[-1] == pytest.approx((middle.x, middle.y + up * 8))
+        assert way.after[0] == pytest.approx((middle.x, middle.y - up * 8))
+
+
 @OFTEN
 @given(flows())
 def test_without_the_arrows_that_lead_back_there_is_no_circle(flow: Flow) -> None:

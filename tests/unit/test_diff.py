@@ -126,6 +126,14 @@ def test_a_removed_step_says_who_has_its_index_now() -> None:
     assert "index" not in between(without(OLD, "b", "c")).reasons[0].message
 
 
+def test_a_way_out_that_is_gone_is_noticed() -> None:
+    later = copy.deepcopy(OLD)
+    del later["steps"]["a"]["transitions"]["jump"]
+    found = between(later)
+    assert (found.verdict, told(found)) == ("compatible", {"/steps/a/transitions/jump": "compatible"})
+    assert found.transitions.removed == [TransitionPlace("a", "jump", "c")]
+
+
 def test_a_reference_is_what_it_stands_for() -> None:
     earlier = edited(OLD, config={"services": {"s": "svc"}}, a__service="$s")
     assert between(earlier).verdict == "safe", "written otherwise, it stands for the same"

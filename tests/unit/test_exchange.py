@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from app.exchange.names import Names, slug_of
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import MAX_TRANSITIONS, from_xstate
 from app.exchange.yaml import flow_to_yaml
-from app.flow.validation import parse_flow
+from app.flow.validation import check_flow, parse_flow
 from app.providers.formats import decode
-from tests.machines import flows
+from tests.machines import flows, machines, spoiled
 from tests.samples import expense_flow, flow_dict
 
 Json = dict[str, Any]
@@ -104,6 +105,12 @@ def test_yaml_is_written_for_people() -> None:
     assert "\ndescription: |-\n  One.\n\n  Two:\n    three\n" in text
     assert "\nmeta:\n  empty: {}\n  size: 1.0e+20\n" in text
     assert "    transitions:\n      jump:\n        transition: jump\n        step: c\n" in text
+
+
+def test_yaml_has_no_blanks_at_the_end_of_a_line_which_editors_take_away() -> None:
+    text = flow_to_yaml(sound(flow_dict(description="a \nb", meta={"text": "a\n  \nb"})))
+    assert '\ndescription: "a \\nb"\n' in text
+    assert not any(line.endswith(" ") for line in text.split("\n"))
 
 
 # Out
@@ -644,6 +651,24 @@ def test_anything_can_be_refused(raw: object) -> None:
     assert faults_of(raw)
 
 
+@pytest.mark.parametrize("member", ["index", "service", "transitions", "timeout", "roles", "meta"])
+@pytest.mark.parametrize("odd", [[], {}, "x", [7], None])
+def test_what_was_written_into_our_own_member_is_for_the_check_of_the_flow(member: str, odd: Any) -> None:
+    whole = machine(a={"on": {"GO": "b"}, "meta": {"server-flow": {member: odd}}}, b={"type": "final"})
+    done = from_xstate(whole)
+    assert done.flow["steps"]["a"]["transitions"] == {"GO": {"transition": "GO", "step": "b"}}
+    assert all(finding.pointer.startswith("/steps/a") for finding in check_flow(done.flow))
+
+
+@many
+@given(
+    st.one_of(machines(wildcards=True), flows().map(lambda flow: to_xstate(flow).machine)).flatmap(spoiled)
+)
+def test_what_is_almost_a_machine_is_imported_or_refused(machine: Json) -> None:
+    with suppress(InvalidDefinitionError):
+        check_flow(from_xstate(machine).flow)
+
+
 def test_all_faults_come_at_once() -> None:
     whole = machine(a={"type": "parallel", "on": {"GO": 5}}, b={"type": "history"})
     assert set(faults_of(whole)) == {"/states/a/type", "/states/a/on/GO", "/states/b/type"}
@@ -658,9 +683,12 @@ def test_a_machine_that_never_rests_is_refused() -> None:
 def test_machines_that_would_be_too_much_are_refused() -> None:
     many_states = {f"s{n}": {} for n in range(501)}
     assert "500" in faults_of(machine(**many_states))["/states"]
-    inherited = {f"E{n}": ".s0" for n in range(MAX_TRANSITIONS // 400)}
-    whole = machine(**dict(list(many_states.items())[:450])) | {"on": inherited}
-    assert str(MAX_TRANSITIONS) in faults_of(whole)["/states"]
+    fewer = dict(list(many_states.items())[:450])
+    inherited = {f"E{n}": ".s0" for n in range(MAX_TRANSITIONS // 800)}
+    candidates = [{"guard": "g", "target": ".s0"}] * (MAX_TRANSITIONS // 400)
+    for on in (inherited, {"E": candidates}):
+        assert str(MAX_TRANSITIONS) in faults_of(machine(**fewer) | {"on": on})["/states"]
+    from_xstate(machine(**fewer) | {"on": dict(list(inherited.items())[:20])})
     deep: Json = {}
     for _ in range(40):
         deep = {"initial": "a", "states": {"a": deep}}

@@ -183,12 +183,36 @@ def test_nothing_is_proposed_that_nothing_speaks_for() -> None:
     assert proposed(later) == []
 
 
+def with_step(flow: dict[str, Any], name: str, index: int) -> dict[str, Any]:
+    """The flow with a step like b more, to which nothing leads."""
+    later = copy.deepcopy(flow)
+    later["steps"][name] = {**copy.deepcopy(flow["steps"]["b"]), "step": name, "index": index}
+    return later
+
+
+UNREACHED = copy.deepcopy(OLD)
+del UNREACHED["steps"]["a"]["transitions"]["go"]
+
+
 def test_of_two_that_are_equally_likely_none_is_proposed() -> None:
-    later = renamed(OLD, "b", "x1")
-    later["steps"]["x2"] = {**copy.deepcopy(later["steps"]["x1"]), "step": "x2", "index": 8}
-    later["steps"]["x1"]["index"] = 7
-    later["steps"]["a"]["transitions"].pop("go")
-    assert proposed(later) == []
+    one = edited(renamed(UNREACHED, "b", "x1"), x1__index=7)
+    assert [found.to for found in proposed(one, UNREACHED)] == ["x1"]
+    two = copy.deepcopy(one)
+    two["steps"]["x2"] = {**copy.deepcopy(one["steps"]["x1"]), "step": "x2", "index": 8}
+    assert proposed(two, UNREACHED) == []
+
+
+def test_a_step_that_was_there_before_is_no_other_step_by_a_new_name() -> None:
+    earlier = with_step(UNREACHED, "b1", 7)
+    assert proposed(without(earlier, "b1", "a"), earlier) == []
+
+
+def test_where_what_led_to_it_leads_to_two_none_is_proposed() -> None:
+    earlier = copy.deepcopy(OLD)
+    earlier["steps"]["a"]["transitions"]["by"] = {"transition": "by", "step": "b"}
+    later = without(earlier, "b", "c")
+    assert [found.to for found in proposed(later, earlier)] == ["c"]
+    assert proposed(edited(later, a__by__step="a"), earlier) == []
 
 
 def group(step: str, count: int, status: Any = "active", previous: Any = UNSET) -> RunningStates:
@@ -235,6 +259,25 @@ def test_a_rehearsal_says_for_every_step_what_becomes_of_its_states() -> None:
     assert [(p.step, p.to) for p in found.proposals] == [("b", "b2")]
     assert [fault.pointer for fault in found.unmapped] == ["/mapping/b", "/mapping/lost"]
     assert "or to null" in found.unmapped[1].message
+
+
+def test_of_those_who_stand_alike_no_more_than_ten_are_named() -> None:
+    found = rehearse(mapping(OLD), [group("a", 12), group("a", 7, "paused")])
+    assert found.steps[0].fit.count == 19
+    assert len(found.steps[0].fit.user_ids) == 10
+
+
+def test_only_what_runs_on_the_old_version_is_moved() -> None:
+    steps = mapping(OLD, {"b": None})
+    moved = [
+        at(OLD, "a"),
+        at(OLD, "a", status="paused"),
+        at(OLD, "a", version=2),
+        at(OLD, "b"),
+        at(OLD, "c"),
+        at(OLD, "a", status="cleared"),
+    ]
+    assert [steps.moves(state) for state in moved] == [True, True, False, False, False, False]
 
 
 def test_a_rehearsal_warns_of_states_that_will_be_completed() -> None:

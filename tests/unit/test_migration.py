@@ -12,6 +12,7 @@ from app.contracts.errors import (
     FlowNotFoundError,
     FlowStateCorruptionError,
     InvalidRequestError,
+    RevisionConflictError,
     StoreUnavailableError,
 )
 from app.contracts.migration import MigrateCommand, MigrationReport
@@ -278,11 +279,91 @@ async def test_what_cannot_be_moved_does_not_keep_the_others_from_their_turn() -
     assert (report.moved, report.failed, report.remaining) == (2, 3, 4)
 
 
+async def test_those_that_are_left_do_not_count_for_the_limit() -> None:
+    r = await rig(RENAMED)
+    await put(r, "first", "b")
+    await put(r, "second", "a")
+    assert (await migrate(r, {"b": None}, limit=1)).moved == 1
+    assert stands(r) == {"first": ("b", 1), "second": ("a", 2)}
+
+
+async def test_also_what_failed_before_counts_for_the_limit_once_it_is_gone() -> None:
+    r = await rig(RENAMED)
+    for user, step in (("odd0", "x"), ("odd1", "x"), ("u0", "a"), ("u1", "a"), ("u2", "a"), ("u3", "a")):
+        await put(r, user, step)
+    running = r.states.running
+    calls = 0
+
+    async def and_then_the_odd_are_gone(*asked: Any) -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            del r.states.kept["loop:odd0"], r.states.kept["loop:odd1"]
+        return await running(*asked)
+
+    r.states.running = and_then_the_odd_are_gone  # type: ignore[method-assign]
+    report = await migrate(r, limit=2)
+    assert (report.moved, report.failed, report.remaining) == (2, 2, 2)
+
+
+async def test_what_may_be_tried_again_is() -> None:
+    r = await rig(RENAMED)
+    await put(r, "ada", "a")
+    load = r.states.load
+    tried = 0
+
+    async def conflicts_at_first(flow_id: str, user_id: str) -> StoredState | None:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            raise RevisionConflictError("The state kept changing meanwhile; try again", None)
+        return await load(flow_id, user_id)
+
+    r.states.load = conflicts_at_first  # type: ignore[method-assign]
+    report = await migrate(r)
+    assert (report.moved, report.failed, tried) == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "left"),
+    [
+        ({"step": "b2", "version": 2}, {}),
+        ({"step": "c", "status": "completed"}, {}),
+        ({"step": "b"}, {"b": None}),
+    ],
+)
+async def test_what_is_none_to_be_moved_any_more_is_left_alone(meanwhile: Any, left: Any) -> None:
+    """Somebody else moved it, it came to its end, or to a step whose states are to be left."""
+    r = await rig(RENAMED)
+    old = await put(r, "ada", "a")
+    running = r.states.running
+
+    async def and_it_went_on(*asked: Any) -> list[str]:
+        found = await running(*asked)
+        stored = r.states.kept["loop:ada"]
+        r.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(old, **meanwhile))
+        return found
+
+    r.states.running = and_it_went_on  # type: ignore[method-assign]
+    report = await migrate(r, left)
+    assert (report.moved, report.failed, report.remaining) == (0, 0, 0)
+    assert r.states.kept["loop:ada"].state == structs.replace(old, **meanwhile)
+
+
 async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on() -> None:
     r = await rig(RENAMED)
     for n in range(25):
         await put(r, f"u{n:02}", "b")
+    running = r.states.running
+    asked: list[int] = []
+
+    async def noted(flow_id: str, version: int, without: Any, limit: int, now: Any) -> list[str]:
+        asked.append(limit)
+        return await running(flow_id, version, without, limit, now)
+
+    r.states.running = noted  # type: ignore[method-assign]
     calls = [await migrate(r, {"b": "b2"}, limit=10) for _ in range(4)]
+    assert min(asked) > 0, "to MongoDB a limit of 0 is none"
     assert [(call.moved, call.remaining) for call in calls] == [(10, 15), (10, 5), (5, 0), (0, 0)]
     assert set(stands(r).values()) == {("b2", 2)}
     assert {len(await r.service.get_flow_history(f"u{n:02}", "loop")) for n in range(25)} == {2}

@@ -20,7 +20,7 @@ from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
 from app.services import FlowService
-from app.services.service import Limits
+from app.services.wiring import Limits, Ports
 from tests.fakes import (
     FakeBus,
     FakeClock,
@@ -55,15 +55,17 @@ class Rig:
 
     def make(self, **limits: object) -> FlowService:
         return FlowService(
-            states=self.states,
-            history=self.history,
-            definitions=self.definitions,
-            statistics=NoStatistics(),
-            leases=self.leases,
-            reports=self.reports,
-            bus=self.bus,
-            clock=self.clock,
-            limits=Limits(**limits),
+            Ports(
+                states=self.states,
+                history=self.history,
+                definitions=self.definitions,
+                statistics=NoStatistics(),
+                leases=self.leases,
+                reports=self.reports,
+                bus=self.bus,
+                clock=self.clock,
+            ),
+            Limits(**limits),
         )
 
     async def kinds(self, user: str = "ada") -> list[str]:

@@ -1,0 +1,100 @@
+"""The parts behind a service, put together over the ports."""
+
+from datetime import timedelta
+
+from msgspec import Struct
+
+from app.contracts.ports import (
+    Clock,
+    CorruptionReports,
+    DefinitionStore,
+    EventBus,
+    HistoryStore,
+    LeaseStore,
+    StateStore,
+    StatisticsSource,
+)
+from app.services.access import Access
+from app.services.administration import Administration
+from app.services.audience import Audience
+from app.services.background import Background
+from app.services.catalog import DefinitionCatalog
+from app.services.catch_up import CatchUp
+from app.services.changes import StateChanges
+from app.services.commits import Commits
+from app.services.deadlines import Deadlines
+from app.services.definitions import Definitions
+from app.services.executor import Executor
+from app.services.history import HistoryReader
+from app.services.lease import LeaseHolder
+from app.services.migration import Migration
+from app.services.personal_data import PersonalDataKeeper
+from app.services.presence import Presence
+from app.services.recovery import Recovery
+from app.services.relay import Relay
+from app.services.repeats import Repeats
+from app.services.retirement import Retirement
+from app.services.soundness import SoundnessCheck
+from app.services.updates import Updates
+
+
+class Ports(Struct, frozen=True, kw_only=True):
+    """What a service needs of the outside."""
+
+    states: StateStore
+    history: HistoryStore
+    definitions: DefinitionStore
+    statistics: StatisticsSource
+    leases: LeaseStore
+    reports: CorruptionReports
+    bus: EventBus
+    clock: Clock
+
+
+class Limits(Struct, frozen=True):
+    """Bounds and times of a service. ``state_ttl`` None: states do not expire; ``history_retention`` None:
+    history is kept for ever."""
+
+    definition_max_age: timedelta = timedelta(minutes=5)
+    state_ttl: timedelta | None = None
+    history_retention: timedelta | None = None
+    max_payload_bytes: int = 65_536
+
+
+class Wiring:
+    """Each part is given the few that it needs."""
+
+    def __init__(self, ports: Ports, limits: Limits) -> None:
+        states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
+        pruned = limits.history_retention is not None
+        self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
+        bus.subscribe(self.catalog.heard)
+        bus.on_gap(self.catalog.missed)
+        self.access = Access(self.catalog, clock)
+        self.updates = Updates(self.catalog, self.access, clock)
+        relay = Relay(states, history, bus, self.updates)
+        commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
+        executor = Executor(states, commits, Repeats(history), Deadlines(self.catalog), recovery, clock)
+        self.changes = StateChanges(executor, self.catalog, self.access, recovery)
+        self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, clock)
+        self.audience = Audience(bus, states, self.catch_up)
+        self.presence = Presence(bus, self.audience.listens)
+        self.audience.on_left(self.presence.forget_topic)
+        self.history = HistoryReader(states, history, clock, pruned=pruned)
+        self.administration = Administration(states, self.changes, self.catalog, self.access, recovery, clock)
+        self.personal_data = PersonalDataKeeper(
+            states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
+        )
+        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        self.migration = Migration(states, self.changes, self.definitions, clock)
+        self.retirement = Retirement(states, self.definitions, self.catalog, self.changes, clock)
+        self.background = Background(
+            states,
+            executor,
+            relay,
+            SoundnessCheck(states, recovery, ports.reports, clock),
+            [self.audience.run, self.presence.run],
+            LeaseHolder(ports.leases, clock, "background"),
+            clock,
+        )
