@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from bson.json_util import loads
+from msgspec import UNSET
 
 from app.contracts.command import Origin
 from app.main import Parts
@@ -56,6 +57,25 @@ async def test_states_and_their_history_load(parts: Parts, version: str) -> None
     }
     assert (await service.administration.recover_flow("ada", "loop")).action == "kept"
     assert (await service.definitions.current("loop")).flow.title == "Loop"
+
+
+async def test_a_migrated_state_and_its_rich_definition_load(parts: Parts, version: str) -> None:
+    if version < "0.4.0":
+        assert await parts.service.get_user_flows("mia") == [], "there was no migration yet"
+        return
+    mia = await parts.service.get_flow_state("mia", "expense")
+    assert mia is not None
+    assert (mia.version, mia.revision, mia.step) == (2, 1, "draft")
+    records = await parts.service.get_flow_history("mia", "expense")
+    assert [r.kind for r in records] == ["started", "migrated"]
+    assert (await parts.service.verify_flow_history("mia", "expense")).whole
+    submitted = await parts.service.execute_transition(
+        "mia", "expense", "submit", {"amount": 1, "reason": "lunch"}
+    )
+    assert submitted.timeout_at is not UNSET
+    flow = (await parts.service.definitions.version("expense", 1)).flow
+    assert (flow.roles, flow.meta) == (["employee"], {"team": "finance"})
+    assert flow.steps["review"].transitions["approve"].guard == "user.id != state.userId"
 
 
 async def test_life_goes_on(parts: Parts, version: str) -> None:

@@ -12,12 +12,13 @@ from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
 from app.contracts.command import Origin, PauseCommand, StartCommand
 from app.contracts.errors import StatePausedError
+from app.contracts.migration import MigrateCommand
 from app.main import Parts
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.documents import DOCUMENTS
 from tests.fakes import FakeClock
-from tests.samples import T0, flow_dict
+from tests.samples import T0, expense_flow, flow_dict
 
 HERE = Path(__file__).parent
 ROOT = Origin(actor="root", client="http")
@@ -58,6 +59,7 @@ async def live(parts: Parts, clock: FakeClock) -> None:
         await states.update_one({"_id": "loop:sam"}, {"$set": {"step": "nowhere"}})
         await service.background.check.run()
         await service.background.relay.drain(5)
+        await _migrated(parts)
     # What follows waits in the outbox.
     payload = {"n": 1, "f": 1.5, "t": "żółć", "deep": [None, {"$ref": "x", "$id": 1}]}
     begun = StartCommand(service="shop", entity_id="org-1", payload=payload)
@@ -67,6 +69,18 @@ async def live(parts: Parts, clock: FakeClock) -> None:
     await service.execute_transition(
         "ada", "loop", "jump", more, message="hello", ok=False, origin=_asked("r-2")
     )
+
+
+async def _migrated(parts: Parts) -> None:
+    """A state of a flow with every optional member, moved to its second version."""
+    flow = expense_flow(
+        title="Expenses", description="Paid back", meta={"team": "finance"}, roles=["employee"]
+    )
+    await parts.service.create_flow(flow)
+    await parts.service.start_flow("mia", "expense")
+    await parts.service.update_flow("expense", {"title": "Expenses, again"})
+    await parts.service.migration.migrate("expense", MigrateCommand(1, 2), origin=ROOT)
+    await parts.service.background.relay.drain(5)
 
 
 async def main() -> None:
