@@ -40,7 +40,7 @@ async def run(*command: str, env: dict[str, str], cwd: Path) -> str:
 
 def test_the_two_commands_are_one_line_each() -> None:
     install = "python3 -m venv .venv && .venv/bin/pip install -e"
-    serve, test = block("sh", "serve"), block("sh", ".venv/bin/pytest")
+    serve, test = block("sh", "server-flow serve"), block("sh", ".venv/bin/pytest")
     assert serve.strip() == f"{install} '.[embedded]' && .venv/bin/server-flow serve"
     assert test.strip() == f"{install} '.[test]' && .venv/bin/pytest"
 
@@ -68,6 +68,17 @@ async def test_the_snippets_run(settings: Settings, tmp_path: Path) -> None:
     streamed = await run("bash", "-ec", block("sh", "/stream").replace("curl", "curl -sS"),
                          env=env, cwd=tmp_path)  # fmt: skip
     assert "event: flow-state\r\ndata: null\r\n" in streamed, "erased above"
+
+    (tmp_path / "expense.yaml").write_text(block("yaml", "flow: expense"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    printed = await run("bash", "-ec", block("sh", "flows validate").replace("curl", "curl -sS"),
+                        env={**admin, **external(settings), "PATH": path}, cwd=tmp_path)  # fmt: skip
+    assert printed.startswith("1 definition checked, no errors"), printed
+    assert "expense v1 published" in printed
+    assert "flowchart TD" in printed
+    answers = re.split(r"(?<=\})(?=\{)", printed[printed.index('{"flow"') :])
+    changed, differ, rehearsed = (json.loads(part) for part in answers)
+    assert (changed["title"], differ["verdict"], rehearsed["dryRun"]) == ("Paid back", "safe", True)
 
     live = await run(sys.executable, "-c", block("python", "FlowClient"), env=env, cwd=tmp_path)
     assert live.split() == ["choice", "credentials"]
