@@ -1,5 +1,6 @@
 """Roles, guards and payload schemas at the doors: refusals, and what each client is told."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import Sequence
@@ -64,12 +65,12 @@ async def test_refusals_over_http(serving: Serving, user: str) -> None:
         assert names(seen) == ["approve", "reject", "withdraw"]
         approved = await approver.post(f"{flow}/transition/approve?userId={user}")
         assert (approved.status_code, approved.json()["step"]) == (200, "approved")
-        history = (await own.get(f"{flow}/history")).json()["items"]
-    assert [r.get("error") for r in history if not r["success"]] == [
-        "INVALID_PAYLOAD",
-        "INSUFFICIENT_PERMISSIONS",
-        "GUARD_REFUSED",
-    ]
+        recorded: list[str] = []
+        async with asyncio.timeout(20):  # who is refused does not wait for its record
+            while len(recorded) < 3:
+                history = (await own.get(f"{flow}/history")).json()["items"]
+                recorded = [r["error"] for r in history if not r["success"]]
+    assert recorded == ["INVALID_PAYLOAD", "INSUFFICIENT_PERMISSIONS", "GUARD_REFUSED"]
 
 
 async def test_a_refusal_over_the_socket(serving: Serving, user: str) -> None:

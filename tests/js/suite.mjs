@@ -295,7 +295,9 @@ const tests = {
     await once(admin, 'connect');
     await admin.state(FLOW);
     await user.transition(FLOW, 'start');
-    const { transition, fromStep, state } = await changes.take();
+    let change = await changes.take();
+    if (change.kind === 'started') change = await changes.take(); // a new connection may be told it again
+    const { transition, fromStep, state } = change;
     equal([transition, fromStep, state.step], ['start', 'welcome', 'profile-setup']);
     unwatch();
     await admin.state(FLOW);
