@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from app.contracts.errors import AuthenticationRequiredError, FlowError
+from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.events import Resync, StateChanged, Topic
 from app.contracts.views import flow_updated_event
 from app.services import FlowService
@@ -149,18 +149,21 @@ class Rooms:
         rooms = [flow_room(event.flow_id)]
         if topic.kind == "user":
             rooms = [user_room(event.user_id), state_room(event.flow_id, event.user_id)]
-        if not event.by_caller:
-            await self._emit(topic, event, rooms)
-            return
         members = self._rooms_of.get(topic, {})
-        for client in [client for room in rooms for client in members.get(room, ())]:
-            try:
-                own = await self._updates.as_told(event, client.caller)
-            except FlowError as error:
-                await self._server.emit("flow-resync", {"reason": error.code}, room=client.sid)
-                continue
-            if own is not None:
-                await self._emit(topic, own, client.sid)
+        clients = [client for room in rooms for client in members.get(room, ())]
+        try:
+            if await self._updates.is_for_all(event):
+                await self._emit(topic, event, rooms)
+                return
+            own = [(client, await self._updates.as_told(event, client.caller)) for client in clients]
+        except Exception as error:  # noqa: BLE001 - who cannot be told what is theirs reads it again
+            log.warning("change not told", flow=event.flow_id, **describe(error))
+            sids = [client.sid for client in clients]
+            await self._server.emit("flow-resync", {"reason": "a change could not be told"}, room=sids)
+            return
+        for client, told in own:
+            if told is not None:
+                await self._emit(topic, told, client.sid)
 
     async def _emit(self, topic: Topic, event: StateChanged, to: str | list[str]) -> None:
         if topic.kind == "flow":

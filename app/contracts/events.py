@@ -30,7 +30,7 @@ def of_flow(flow_id: str) -> Topic:
 
 class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
     """A committed change of a state. ``at`` is its time in milliseconds since 1970, ``body`` the encoded
-    ``flow-state-updated`` event as an administrator sees it. ``by_caller``: others may see less of it."""
+    ``flow-state-updated`` event as an administrator sees it. ``by_caller``: others may run less."""
 
     user_id: str
     flow_id: str

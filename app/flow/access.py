@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from app.contracts.command import Caller
+from app.contracts.command import ADMIN, Caller
 from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidPayloadError
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import FlowState, Payload
@@ -33,15 +33,42 @@ def require_runnable(
             transition=transition.transition,
             roles=transition.roles or [],
         )
-    if transition.payload_schema is not None:
+    if transition.payload_schema is not None or transition.guard is not None:
         faults = unkeepable(payload, "/payload") or [
             Fault(f"/payload{fault.pointer}", fault.message)
-            for fault in payload_faults(transition.payload_schema, payload)
+            for fault in payload_faults(transition.payload_schema or {}, payload)
         ]
         if faults:
             raise InvalidPayloadError(faults)
     if transition.guard is not None:
         check_guard(transition.guard, transition.transition, state, payload, caller, now)
+
+
+def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
+    """Raise InsufficientPermissionsError when the caller may not begin at the named step. Where transitions
+    ask for anything, only an administrator begins beyond the ``initial`` steps: behind what is asked."""
+    step = None if name is None else flow.steps.get(name)
+    if step is None or step.initial or name == flow.initial_step or ADMIN in caller.scopes:
+        return
+    if asks_anything(flow):
+        entrances = [
+            step.step for step in flow.steps.values() if step.initial or step.step == flow.initial_step
+        ]
+        raise InsufficientPermissionsError(
+            f"Flow {flow.flow} does not begin at {name}, but at {', '.join(entrances)}",
+            flowId=flow.flow,
+            step=name,
+            steps=entrances,
+        )
+
+
+def asks_anything(flow: Flow) -> bool:
+    """Whether any transition has a role, a guard or a schema."""
+    return any(
+        transition.roles is not None or transition.guard is not None or transition.payload_schema is not None
+        for step in flow.steps.values()
+        for transition in step.transitions.values()
+    )
 
 
 def may_run(transition: FlowTransition, state: FlowState, caller: Caller, now: datetime) -> bool:
@@ -51,9 +78,9 @@ def may_run(transition: FlowTransition, state: FlowState, caller: Caller, now: d
     )
 
 
-def depends_on_caller(flow: Flow, step: FlowStep) -> bool:
-    """Whether what is seen of a state at this step is not the same for everybody who may follow it."""
-    return flow.roles is not None or any(
+def depends_on_caller(step: FlowStep) -> bool:
+    """Whether the transitions that may run at this step are not the same for everybody."""
+    return any(
         transition.roles is not None
         or (transition.guard is not None and compiled(transition.guard).reads_user)
         for transition in step.transitions.values()

@@ -22,10 +22,14 @@ from app.contracts.state import FlowState, Payload
 
 MAX_LENGTH = 1000
 MAX_LOOPS = 2
+MAX_MATCHES = 3
+MAX_PATTERN = 200
+MAX_COUNT = 50
+"""Of the patterns of ``matches``: how many, how long, and of a repetition such as ``{2,50}``."""
 LOOPED_BYTES = 16_384
 LOOPED_MEMBERS = 500
-"""Of both payloads as JSON, and of all lists and objects in them together, where a guard loops: lists are
-copied at each step."""
+"""Of both payloads as JSON, and of all lists and objects in them together, where a guard loops or matches:
+lists are copied at each step, and a pattern takes its time for each character."""
 SHOWN_BYTES = 500
 
 _TEXT, _MAP = cel.Type.STRING, cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
@@ -58,6 +62,13 @@ _TOKEN = re.compile(
     r"""|(?P<bracket>[()])""",
     re.DOTALL,
 )
+_BESIDE_TEXTS = re.compile(
+    r"""(?P<text>[rRbB]{0,2}(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))|(?://[^\n]*|\s)+""",
+    re.DOTALL,
+)
+_PATTERN = re.compile(r"""\s*[rR]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')\s*\)""")
+_COUNTS = re.compile(r"\{[\d,\s]*\}")
+_CALLED_MATCHES = re.compile(r"\.\s?matches\s?\($")
 _SEGMENT = re.compile(r"""\w+|"[^"\\]*"|'[^'\\]*'""")
 _CALLED_LOOP = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*$")
 _PLACED = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
@@ -72,17 +83,16 @@ class Guard:
         self._compiled = _environment(payload=True, user=True).compile(expression)
         self.reads_payload = not _compiles(expression, payload=False, user=True)
         self.reads_user = not _compiles(expression, payload=True, user=False)
-        self.loops = bool(_loops(expression))
-        self.result = self._compiled.return_type().name()
+        self.is_dear = bool(_loops(expression) or _matches(expression))
 
     def refusal(self, values: dict[str, Any]) -> str | None:
         """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false."""
-        if self.loops and (too_much := _too_much(values["payload"], values["state.payload"])):
+        if self.is_dear and (too_much := _too_much(values["payload"], values["state.payload"])):
             return too_much
         try:
             found = self._compiled.eval(data=values)
-        except RuntimeError as refusal:
-            return _plain(str(refusal))
+        except Exception as refusal:  # noqa: BLE001 - whatever it is: the condition is not known to hold
+            return _plain(str(refusal)) if isinstance(refusal, RuntimeError) else "it has no result"
         if found.type() == cel.Type.ERROR:
             return _plain(str(found.value()))
         if found.type() != cel.Type.BOOL:
@@ -100,6 +110,11 @@ def check_guard(
         raise GuardRefusedError(transition, expression, _seen(expression, values), reason or None)
 
 
+def is_dear(expression: str) -> bool:
+    """Whether a guard loops or matches: these are what may take long."""
+    return bool(_loops(expression) or _matches(expression))
+
+
 def may_hold(expression: str, state: FlowState, caller: Caller, now: datetime) -> bool:
     """Whether a transition with this guard may run now; one that depends on what comes with it may."""
     guard = compiled(expression)
@@ -115,8 +130,10 @@ def fault_of_guard(expression: str) -> str | None:
         return "has a loop inside a loop"
     if len(_loops(expression)) > MAX_LOOPS:
         return f"has more than {MAX_LOOPS} loops"
+    if (fault := _fault_of_matches(expression)) is not None:
+        return fault
     try:
-        result = compiled(expression).result
+        result = _environment(payload=True, user=True).compile(expression).return_type().name()
     except RuntimeError as refusal:
         return _readable(str(refusal))
     return None if result in ("BOOL", "DYN") else f"is {result.lower()}, not true or false"
@@ -126,7 +143,7 @@ def is_constant(expression: str) -> bool | None:
     """The value of a guard that reads nothing; None: it reads something."""
     if any(token["path"] for token in _TOKEN.finditer(expression)) or fault_of_guard(expression):
         return None
-    return compiled(expression).refusal({"payload": {}, "state.payload": {}}) is None
+    return Guard(expression).refusal({"payload": {}, "state.payload": {}}) is None
 
 
 @lru_cache(maxsize=4096)
@@ -202,9 +219,9 @@ def _shown(value: Any) -> Any:
 
 def _too_much(*payloads: Payload) -> str | None:
     if sum(_members(payload) for payload in payloads) > LOOPED_MEMBERS:
-        return f"it loops, and the payload has more than {LOOPED_MEMBERS} members"
+        return f"it loops or matches, and the payload has more than {LOOPED_MEMBERS} members"
     if sum(len(msgspec.json.encode(payload)) for payload in payloads) > LOOPED_BYTES:
-        return f"it loops, and the payload has more than {LOOPED_BYTES} bytes"
+        return f"it loops or matches, and the payload has more than {LOOPED_BYTES} bytes"
     return None
 
 
@@ -216,15 +233,46 @@ def _members(value: Any) -> int:
 
 def _loops(expression: str) -> list[int]:
     """For each loop of an expression, in how many others it is."""
-    return [depth for depth, opens in _walk(expression) if opens]
+    return [depth for depth, opens, _ in _walk(_plainly(expression)) if opens]
+
+
+def _matches(expression: str) -> list[tuple[int, str]]:
+    """For each call of ``matches``, in how many loops it is, and what comes after its bracket."""
+    plain = _plainly(expression)
+    found = []
+    for depth, _, end in _walk(plain):
+        if _CALLED_MATCHES.search(plain[max(0, end - 20) : end]):
+            found.append((depth, plain[end:]))
+    return found
+
+
+def _fault_of_matches(expression: str) -> str | None:
+    found = _matches(expression)
+    if len(found) > MAX_MATCHES:
+        return f"has more than {MAX_MATCHES} times matches"
+    for depth, rest in found:
+        pattern = _PATTERN.match(rest)
+        if depth:
+            return "has matches in a loop"
+        if pattern is None:
+            return "has matches with what is no text of its own: write the pattern into the guard"
+        counts = [int(number[:9]) for number in re.findall(r"\d+", " ".join(_COUNTS.findall(pattern[0])))]
+        if len(pattern[0]) > MAX_PATTERN or any(count > MAX_COUNT for count in counts):
+            return f"has a pattern of more than {MAX_PATTERN} characters, or that counts beyond {MAX_COUNT}"
+    return None
+
+
+def _plainly(expression: str) -> str:
+    """The expression without comments, and with one blank for many, outside of texts."""
+    return _BESIDE_TEXTS.sub(lambda found: found["text"] or " ", expression)
 
 
 def _is_nested(expression: str) -> bool:
     return any(depth for depth in _loops(expression))
 
 
-def _walk(expression: str) -> Iterator[tuple[int, bool]]:
-    """For each bracket, in how many loops it is, and whether it opens one."""
+def _walk(expression: str) -> Iterator[tuple[int, bool, int]]:
+    """For each opening bracket, in how many loops it is, whether it opens one, and where it ends."""
     brackets: list[bool] = []
     for token in _TOKEN.finditer(expression):
         opened = token["loop"] or token["bracket"]
@@ -232,9 +280,8 @@ def _walk(expression: str) -> Iterator[tuple[int, bool]]:
         if opened == ")":
             brackets = brackets[:-1]
         elif opened:
-            before = expression[: token.end() - 1]
-            is_loop = _CALLED_LOOP.search(before) is not None
-            yield sum(brackets), is_loop
+            is_loop = _CALLED_LOOP.search(expression[max(0, token.end() - 20) : token.end() - 1]) is not None
+            yield sum(brackets), is_loop, token.end()
             brackets.append(is_loop)
 
 

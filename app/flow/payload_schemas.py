@@ -5,6 +5,7 @@ Patterns take time in proportion to the text (no look-around, no back-references
 """
 
 from functools import cache, lru_cache
+from itertools import islice
 from typing import Any
 
 import jsonschema_rs
@@ -13,19 +14,30 @@ import msgspec
 from app.contracts.errors import Fault
 from app.contracts.state import Payload
 from app.flow.faults import MAX_FAULTS, MAX_MESSAGE, escape
-from app.flow.schema_cost import cost_faults
+from app.flow.schema_cost import Weight, cost_faults, weight_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-MAX_BYTES = 32_768
-PATTERN_BYTES = 4_194_304
+MAX_BYTES = 16_384
+MAX_STEPS = 2_000_000
+MAX_TOLD_STEPS = 50_000
+PATTERN_BYTES = 1_048_576
 """Of a pattern, compiled."""
 
 
 def payload_faults(schema: dict[str, Any], payload: Payload) -> list[Fault]:
-    """Everything in which a payload does not fit, by JSON pointers into it; at most ``MAX_FAULTS``."""
-    validator = _validator(_Schema(schema))
+    """Everything in which a payload does not fit, by JSON pointers into it; at most ``MAX_FAULTS``, and the
+    first alone where schema and payload are large."""
+    validator, weight = _validator(_Schema(schema))
+    steps = weight.steps(payload)
+    if steps > MAX_STEPS:
+        return [Fault("", "is larger than can be compared with its schema: bring less, or ask for less")]
     if validator.is_valid(payload):
         return []
+    if steps > MAX_TOLD_STEPS:  # to find all faults takes many times as long as the first
+        try:
+            validator.validate(payload)
+        except jsonschema_rs.ValidationError as first:
+            return [Fault(_pointer(first.instance_path), first.message[:MAX_MESSAGE])]
     faults = []
     for error in validator.iter_errors(payload):
         faults.append(Fault(_pointer(error.instance_path), error.message[:MAX_MESSAGE]))
@@ -45,7 +57,7 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
         Fault(_pointer(error.instance_path), error.message[:MAX_MESSAGE])
         for error in _meta().iter_errors(schema)
     )
-    faults = list(dict.fromkeys(told)) or cost_faults(schema) or _compile_fault(schema)
+    faults = list(dict.fromkeys(islice(told, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
     return faults[:MAX_FAULTS]
 
 
@@ -78,8 +90,8 @@ class _Schema:
 
 
 @lru_cache(maxsize=4096)
-def _validator(of: _Schema) -> jsonschema_rs.Draft202012Validator:
-    return _compile(of.schema)
+def _validator(of: _Schema) -> tuple[jsonschema_rs.Draft202012Validator, Weight]:
+    return _compile(of.schema), weight_of(of.schema)
 
 
 @cache

@@ -19,8 +19,12 @@ from app.flow.lint.whole import whole_findings
 
 MAX_BYTES = 1_048_576
 """Of a definition as compact JSON."""
-MAX_GUARDS = 1000
+MAX_GUARDS = 300
 """Of different ones in a definition: each is compiled."""
+MAX_REFERENCES = 500
+MAX_PATTERNS = 200
+MAX_SCHEMA_BYTES = 262_144
+"""Of all schemas of a definition: each ``$ref`` is followed, each pattern compiled."""
 _KEEPABLE = "keep to JSON as everybody reads it: integers of 64 bits, finite numbers, Unicode, 32 levels"
 
 
@@ -49,11 +53,21 @@ def _excess(raw: object) -> Iterator[Finding]:
     """What makes a definition too large to be looked at."""
     if len(msgspec.json.encode(raw)) > MAX_BYTES:
         yield error("", f"is larger than {MAX_BYTES} bytes as JSON", "split it into several flows")
-    transitions = (
+    transitions = [
         transition
         for _, step in objects(as_object(raw).get("steps"))
         for _, transition in objects(step.get("transitions"))
-    )
+    ]
+    schemas = [each.get("payloadSchema") for each in transitions]
+    text = msgspec.json.encode(schemas)
+    if text.count(b'"$ref"') > MAX_REFERENCES or text.count(b'"pattern') > MAX_PATTERNS:
+        yield error(
+            "/steps",
+            f"has more than {MAX_REFERENCES} $ref or {MAX_PATTERNS} patterns in its schemas",
+            "write out what is short, or ask for less",
+        )
+    if len(text) > MAX_SCHEMA_BYTES:
+        yield error("/steps", f"has more than {MAX_SCHEMA_BYTES} bytes of schemas", "ask for less")
     guards = {guard for each in transitions if isinstance(guard := each.get("guard"), str)}
     if len(guards) > MAX_GUARDS:
         yield error(

@@ -1,5 +1,6 @@
 """The routes that give definitions out in other formats and take them in."""
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -19,7 +20,6 @@ from app.exchange.carried import NotCarried
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.exchange.yaml import flow_to_yaml
-from app.flow.validation import parse_flow
 from app.http.endpoint import Answer, Call, Endpoint
 
 
@@ -86,10 +86,10 @@ async def _import(call: Call) -> Answer:
     query: ImportQuery = call.query
     raw, not_carried = call.body, []
     if query.format == "xstate":
-        imported = from_xstate(raw)
+        imported = await asyncio.to_thread(from_xstate, raw)
         raw, not_carried = imported.flow, imported.not_carried
     if query.dry_run:
-        flow, _ = parse_flow(raw)
+        flow = await call.service.definitions.parse(raw)
         return Answer(ImportView(flow.flow, False, not_carried, definition=flow))
     definition, published = await call.service.definitions.put(
         raw, actor=call.caller.user_id, source="import"

@@ -16,6 +16,7 @@ from app.contracts.errors import (
     InvalidDefinitionError,
     InvalidRequestError,
     PayloadTooLargeError,
+    RateLimitedError,
     VersionConflictError,
 )
 from app.contracts.flow import Flow
@@ -203,7 +204,7 @@ FLOW_ENDPOINTS = [
         body=RawDefinition,
         body_of="definition",
         answers={200: CheckReport},
-        errors=(PayloadTooLargeError,),
+        errors=(PayloadTooLargeError, RateLimitedError),
     ),
     Endpoint(
         method="GET",

@@ -24,6 +24,11 @@ class Access:
         if newest is not None:
             access.require_visible(newest.flow, caller)
 
+    async def is_for_all(self, flow_id: str) -> bool:
+        """Whether everybody may see a flow."""
+        newest = await self._catalog.newest(flow_id)
+        return newest is None or newest.flow.roles is None
+
     async def is_visible(self, flow_id: str, caller: Caller) -> bool:
         """Whether the caller may see a flow."""
         try:

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError
+from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import EVERYONE, DefinitionChanged, Event, Gap, Topic
 from app.contracts.ports import DefinitionStore
 from app.contracts.state import FlowState
 
 PINNED_LIMIT = 10_000
+STALE_SECONDS = 1.0
 
 
 class DefinitionCatalog:
@@ -41,7 +42,15 @@ class DefinitionCatalog:
             if found is not None:
                 return found
         told = self._told
-        definition = await self._load(flow_id, lambda: self._store.latest(flow_id))
+        try:
+            definition = await self._load(flow_id, lambda: self._store.latest(flow_id))
+        except StoreUnavailableError:
+            last = None if newest is None else self._versions.get((flow_id, newest[0]))
+            if newest is None or last is None:
+                raise
+            # It cannot have been changed either; the store is asked again in a moment, not by everybody.
+            self._newest[flow_id] = (newest[0], asyncio.get_running_loop().time() + STALE_SECONDS)
+            return last
         if definition is not None and told == self._told:  # nothing was published while it was read
             self._newest[flow_id] = (definition.version, now + self._max_age)
         return definition
@@ -97,11 +106,13 @@ class DefinitionCatalog:
             finally:
                 if self._loading.get(key) is asyncio.current_task():
                     del self._loading[key]
-            if definition is not None:
-                if len(self._versions) >= PINNED_LIMIT:
-                    self._versions.pop(next(iter(self._versions)))
-                self._versions[definition.flow.flow, definition.version] = definition
-            return definition
+            if definition is None:
+                return None
+            version = (definition.flow.flow, definition.version)
+            if version not in self._versions and len(self._versions) >= PINNED_LIMIT:
+                self._versions.pop(next(iter(self._versions)))
+            # The one that is there stays: what is compiled of it is known by its identity.
+            return self._versions.setdefault(version, definition)
 
         task = self._loading.get(key)
         if task is None:

@@ -67,10 +67,11 @@ class SourceCopy:
             if before is not None and before.digest == definition.digest:
                 kept[definition.place] = before
                 continue
-            now = kept[definition.place] = self._check(definition, before, advise=advise)
+            now = kept[definition.place] = await asyncio.to_thread(
+                self._check, definition, before, advise=advise
+            )
             if report:
                 _report(definition.place, now, before)
-            await asyncio.sleep(0)  # checking many must not hold up requests
         flows = self._by_slug(kept)
         for flow_id in self.flows.keys() - flows.keys():
             log.warning(

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import structlog
 from msgspec import Struct, convert, json, structs, to_builtins
@@ -13,6 +14,7 @@ from app.contracts.errors import (
     FlowExistsError,
     FlowNotFoundError,
     InvalidDefinitionError,
+    RateLimitedError,
     VersionConflictError,
 )
 from app.contracts.events import DefinitionChanged
@@ -30,7 +32,11 @@ SOURCES = ("file:", "remote:")
 """How what a version names as its source begins, when it did not come from a caller."""
 TAKE_UP_TRIES = 5
 
+CHECKS_WAITING = 4
+"""Of callers who only ask what is wrong; who publishes waits for no more than these."""
 _PROGRAM = program("")
+_CHECKING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="definitions")
+T = TypeVar("T")
 
 
 class Definitions:
@@ -48,6 +54,7 @@ class Definitions:
         self._store = store
         self._catalog = catalog
         self._access = access
+        self._checks = 0
         self._bus = bus
         self._clock = clock
 
@@ -86,12 +93,23 @@ class Definitions:
 
     async def check(self, raw: object) -> list[Finding]:
         """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time."""
-        return await asyncio.to_thread(check_flow, raw)
+        if self._checks >= CHECKS_WAITING:
+            raise RateLimitedError("Definitions are checked one after another here", 1)
+        self._checks += 1
+        try:
+            return await _in_turn(check_flow, raw)
+        finally:
+            self._checks -= 1
+
+    async def parse(self, raw: object) -> Flow:
+        """The flow, if it is sound; stores nothing. Raises InvalidDefinitionError."""
+        flow, _ = await _in_turn(parse_flow, raw)
+        return flow
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,
         FlowExistsError."""
-        flow = await _parse(_plain(raw))
+        flow = await self.parse(_plain(raw))
         newest = await self._store.latest(flow.flow)
         if newest is not None and not newest.retired:
             raise FlowExistsError(flow.flow, newest.version)
@@ -118,7 +136,7 @@ class Definitions:
         faults = faults_of(given, FlowPatch)
         if faults:
             raise InvalidDefinitionError(faults)
-        flow = await _parse({**to_builtins(newest.flow), **convert(given, dict[str, Any])})
+        flow = await self.parse({**to_builtins(newest.flow), **convert(given, dict[str, Any])})
         return await self._publish_change(flow, newest, actor=actor, source=source)
 
     async def put(
@@ -127,7 +145,7 @@ class Definitions:
         """Publish a flow as it is given, whether it exists or not; and whether that was needed. Raises
         InvalidDefinitionError, VersionConflictError also when ``expected_version`` is not the newest, and
         FlowNotFoundError when one is expected and there is none."""
-        flow = await _parse(_plain(raw))
+        flow = await self.parse(_plain(raw))
         newest = await self._store.latest(flow.flow)
         if newest is None or newest.retired:
             if expected_version is not None:
@@ -247,9 +265,9 @@ def _same(one: Flow, other: Flow) -> bool:
     return json.encode(one) == json.encode(other)
 
 
-async def _parse(raw: object) -> Flow:
-    flow, _ = await asyncio.to_thread(parse_flow, raw)
-    return flow
+async def _in_turn(check: Callable[[object], T], raw: object) -> T:
+    """In a thread of its own, one at a time: a check takes time, and other work in threads must not wait."""
+    return await asyncio.get_running_loop().run_in_executor(_CHECKING, check, raw)
 
 
 def _plain(raw: object) -> object:

@@ -106,7 +106,7 @@ class Migration:
     async def _rehearse(self, mapping: StepMapping) -> Rehearsal:
         old = mapping.old
         found = await self._states.survey(old.flow.flow, old.version, SHOWN, self._clock.now())
-        return rehearse(mapping, found)
+        return await asyncio.to_thread(rehearse, mapping, found)
 
     async def _move(self, run: "_Run", limit: int) -> None:
         """Pass by pass, until one finds no more: a worker that did not know of the new version may have

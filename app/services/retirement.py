@@ -1,18 +1,22 @@
 """Retirement: the end of a flow, and by force of the states that run in it."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import structlog
-from msgspec import structs
 
 from app.contracts.command import Origin
-from app.contracts.errors import FlowError, FlowNotFoundError, StoreUnavailableError
+from app.contracts.errors import (
+    FlowError,
+    FlowNotFoundError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from app.contracts.outcome import Retired
-from app.contracts.ports import Clock, StateFilter, StateStore
+from app.contracts.ports import Clock, DefinitionStore, StateFilter, StateStore
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.services.catalog import DefinitionCatalog
 from app.services.changes import StateChanges, request
 from app.services.commits import Change
 from app.services.definitions import Definitions
@@ -21,6 +25,7 @@ log = structlog.get_logger("retirement")
 
 TOGETHER = 100
 """How many states are ended at a time, so that their changes share commands."""
+PASSES = 10
 MOST = 10_000
 """How many states one call ends."""
 
@@ -32,13 +37,13 @@ class Retirement:
         self,
         states: StateStore,
         definitions: Definitions,
-        catalog: DefinitionCatalog,
+        store: DefinitionStore,
         changes: StateChanges,
         clock: Clock,
     ) -> None:
         self._states = states
         self._definitions = definitions
-        self._catalog = catalog
+        self._store = store
         self._changes = changes
         self._clock = clock
 
@@ -54,32 +59,43 @@ class Retirement:
         """Publish the last version of a flow, on which nothing starts. ``force``: also clear its states that
         are not completed, the paused ones too, at most ``MOST`` of them; then a flow that is retired already
         is taken as well. Raises FlowNotFoundError, VersionConflictError."""
-        newest = await self._catalog.newest(flow_id)
-        if not (force and newest is not None and newest.retired):
+        newest = await self._store.latest(flow_id)
+        if force and newest is not None and newest.retired:
+            if expected_version not in (None, newest.version):
+                raise VersionConflictError(flow_id, newest.version)
+        else:
             await self._definitions.retire(
                 flow_id, actor=origin.actor, source=source, expected_version=expected_version
             )
         return await self._end_states(flow_id, origin) if force else Retired()
 
     async def _end_states(self, flow_id: str, origin: Origin) -> Retired:
+        """Pass by pass, until one finds none: a worker that did not know yet may start more."""
         # A request's id is for one change of one state.
         origin = Origin(actor=origin.actor, client=origin.client, caller=origin.caller)
-        done = Retired()
-        for status in ("active", "paused"):
-            after = None
-            while True:
-                only = StateFilter(flow_id=flow_id, status=status)
-                page = await self._states.find(only, after, TOGETHER, self._clock.now())
-                outcomes = await asyncio.gather(*(self._end(state, origin) for state in page.states))
-                done = structs.replace(
-                    done, ended=done.ended + outcomes.count(True), failed=done.failed + outcomes.count(False)
-                )
-                if page.next is None:
-                    break
-                if done.ended + done.failed >= MOST:
-                    return structs.replace(done, more=True)
-                after = page.next
-        return done
+        ended = 0
+        failed: set[str] = set()
+        for _ in range(PASSES):
+            before = ended
+            async for states in self._running(flow_id):
+                outcomes = await asyncio.gather(*(self._end(state, origin) for state in states))
+                ended += outcomes.count(True)
+                failed |= {s.key for s, done in zip(states, outcomes, strict=True) if done is False}
+                if ended + len(failed) >= MOST:
+                    return Retired(ended, len(failed), more=True)
+            if ended == before:
+                return Retired(ended, len(failed))
+        return Retired(ended, len(failed), more=True)
+
+    async def _running(self, flow_id: str) -> AsyncIterator[list[FlowState]]:
+        """Active and paused states in one way through, as one may become the other meanwhile."""
+        only, after = StateFilter(flow_id=flow_id), None
+        while True:
+            page = await self._states.find(only, after, TOGETHER, self._clock.now())
+            yield [state for state in page.states if state.status != "completed"]
+            if page.next is None:
+                return
+            after = page.next
 
     async def _end(self, state: FlowState, origin: Origin) -> bool | None:
         """Whether a state was ended; None: it had ended, or completed."""

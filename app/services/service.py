@@ -23,11 +23,13 @@ from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
+from app.flow.access import require_entrance
 from app.flow.payload import check_payload
 from app.flow.prefabs import with_prefabs
 from app.services.bulk import Bulk
 from app.services.changes import changed, request
 from app.services.commits import Change, new_id
+from app.services.executor import Request
 from app.services.wiring import Limits, Ports, Wiring
 
 
@@ -172,9 +174,10 @@ class FlowService:
         async def decide(state: FlowState | None, now: datetime) -> Change | None:
             if state is not None:
                 return None
-            return await self._fresh(user_id, flow_id, command, now)
+            return await self._fresh(user_id, flow_id, command, now, asked)
 
-        return await self._changes.change(request(user_id, flow_id, "started", command, origin), decide)
+        asked = request(user_id, flow_id, "started", command, origin)
+        return await self._changes.change(asked, decide)
 
     async def execute_transition(
         self,
@@ -209,16 +212,16 @@ class FlowService:
         """The state begun again on the newest version, at the initial or the named step; started
         when there is none."""
         command = ResetCommand(step=step)
+        asked = request(user_id, flow_id, "reset", command, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
             if state is None:
-                return await self._fresh(user_id, flow_id, StartCommand(step=step), now)
+                return await self._fresh(user_id, flow_id, StartCommand(step=step), now, asked)
             definition = await self._catalog.current_or_pinned(state)
+            require_entrance(definition.flow, step, asked.origin.asks)
             return changed("reset", definition, rules.reset(definition, state, command, now))
 
-        after, _ = await self._changes.change(
-            request(user_id, flow_id, "reset", command, origin, replaces=True), decide
-        )
+        after, _ = await self._changes.change(asked, decide)
         return after
 
     async def undo_transition(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
@@ -312,8 +315,11 @@ class FlowService:
         """End all states that are past their time; how many were ended."""
         return await self.background.purge_expired()
 
-    async def _fresh(self, user_id: str, flow_id: str, command: StartCommand, now: datetime) -> Change:
+    async def _fresh(
+        self, user_id: str, flow_id: str, command: StartCommand, now: datetime, asked: Request
+    ) -> Change:
         definition = await self._catalog.current(flow_id)
+        require_entrance(definition.flow, command.step, asked.origin.asks)
         after = rules.start(definition, user_id, new_id(), command, now)
         self._check_payload(command.payload, after)
         return changed("started", definition, after, command.payload)

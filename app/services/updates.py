@@ -4,6 +4,7 @@ import structlog
 from msgspec import Raw, json, structs
 
 from app.contracts.command import Caller, program
+from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.ports import Clock
 from app.contracts.record import HistoryRecord, state_after
@@ -30,14 +31,16 @@ class Updates:
         """The state that a commit led to, with what may run next of which no role is asked or by an
         administrator, and what led to it."""
         state = state_after(record)
-        by_caller = False
-        if state.status not in ENDED:
-            try:
+        by_caller = True  # until it is known that all may see the same
+        try:
+            if state.status in ENDED:
+                by_caller = False
+            else:
                 definition = await self._catalog.pinned(state)
-                by_caller = depends_on_caller(definition.flow, current_step(definition, state))
+                by_caller = depends_on_caller(current_step(definition, state))
                 state = with_transitions(definition, state, program(state.user_id), self._clock.now())
-            except Exception as error:  # noqa: BLE001 - the change itself must be told
-                log.error("state told without transitions", state=state.key, **describe(error))
+        except Exception as error:  # noqa: BLE001 - the change itself must be told
+            log.error("state told without transitions", state=state.key, **describe(error))
         return StateChanged(
             user_id=state.user_id,
             flow_id=state.flow,
@@ -48,15 +51,20 @@ class Updates:
             body=Raw(encode(state_updated_event(state, record))),
         )
 
+    async def is_for_all(self, event: StateChanged) -> bool:
+        """Whether everybody who follows may be told the event as it is."""
+        return not event.by_caller and await self._access.is_for_all(event.flow_id)
+
     async def as_told(self, event: StateChanged, caller: Caller) -> StateChanged | None:
         """The event as the caller may see it; None: not at all."""
-        if not event.by_caller:
-            return event
         if not await self._access.is_visible(event.flow_id, caller):
             return None
-        update = json.decode(event.body, type=StateUpdatedEvent)
-        if update.status in ENDED:
+        if not event.by_caller:
             return event
-        state = await self._access.with_transitions(state_of_view(update), caller)
-        own = structs.replace(update, transitions=state.transitions)
+        update = json.decode(event.body, type=StateUpdatedEvent)
+        try:
+            transitions = (await self._access.with_transitions(state_of_view(update), caller)).transitions
+        except FlowError:  # the change itself must be told
+            transitions = ()
+        own = structs.replace(update, transitions=transitions)
         return structs.replace(event, body=Raw(encode(own)))

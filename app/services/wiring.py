@@ -88,7 +88,7 @@ class Wiring:
         )
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
         self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, self.catalog, self.changes, clock)
+        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = Background(
             states,
             executor,

@@ -21,7 +21,7 @@ from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.access import depends_on_caller
 from app.flow.validation import parse_flow
-from tests.samples import T0, expense_flow
+from tests.samples import T0, expense_flow, flow_dict
 from tests.unit.test_service import Rig
 
 EMPLOYEE = Caller("eve", frozenset({"employee"}))
@@ -119,9 +119,7 @@ def test_what_is_listed_can_be_run_and_nothing_else(step: str, caller: Caller) -
 
 def test_where_all_see_the_same() -> None:
     flow = definition().flow
-    assert [name for name, step in flow.steps.items() if depends_on_caller(flow, step)] == ["review"]
-    guarded = definition(roles=["employee"]).flow
-    assert all(depends_on_caller(guarded, step) for step in guarded.steps.values())
+    assert [name for name, step in flow.steps.items() if depends_on_caller(step)] == ["review"]
 
 
 async def test_a_flow_with_roles_is_seen_by_those_who_have_one() -> None:
@@ -166,6 +164,69 @@ async def test_the_newest_version_says_who_may_see_the_flow() -> None:
     with pytest.raises(InsufficientPermissionsError):
         await r.service.get_flow_state("eve", "expense", caller=Caller("eve"))
     assert await r.service.get_flow_state("eve", "expense", caller=EMPLOYEE) is not None
+
+
+@pytest.mark.parametrize("caller", [EMPLOYEE, APPROVER, BACK_END])
+async def test_nobody_begins_behind_what_is_asked(caller: Caller) -> None:
+    r = Rig()
+    await r.service.create_flow(expense_flow())
+    by = Origin("eve", caller=caller)
+    with pytest.raises(InsufficientPermissionsError) as refused:
+        await r.service.start_flow("eve", "expense", StartCommand(step="approved"), origin=by)
+    assert refused.value.details == {"flowId": "expense", "step": "approved", "steps": ["draft"]}
+    await r.service.start_flow("eve", "expense", StartCommand(step="draft"), origin=by)
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.reset_flow("eve", "expense", "approved", origin=by)
+    assert (await r.service.reset_flow("eve", "expense", "draft", origin=by)).step == "draft"
+    await r.service.clear_flow_state("eve", "expense", origin=by)
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.reset_flow("eve", "expense", "review", origin=by)
+    root = Origin("root", caller=ADMINISTRATOR)
+    assert (await r.service.reset_flow("eve", "expense", "approved", origin=root)).step == "approved"
+
+
+async def test_other_entrances_are_those_that_the_author_says_and_of_a_plain_flow_all() -> None:
+    r = Rig()
+    flow = expense_flow()
+    flow["steps"]["review"]["initial"] = True
+    await r.service.create_flow(flow)
+    await r.service.create_flow(flow_dict())
+    by = Origin("eve", caller=EMPLOYEE)
+    started, _ = await r.service.start_flow("eve", "expense", StartCommand(step="review"), origin=by)
+    assert started.step == "review"
+    started, _ = await r.service.start_flow("eve", "loop", StartCommand(step="c"), origin=by)
+    assert started.step == "c"
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", {"deep": ["\udfff"]}, float("nan")])
+async def test_a_guard_alone_sees_no_payload_that_cannot_be_kept(value: object) -> None:
+    r = Rig()
+    flow = flow_dict()
+    flow["steps"]["a"]["transitions"]["go"]["guard"] = "payload.x == 1"
+    await r.service.create_flow(flow)
+    await r.service.start_flow("eve", "loop")
+    with pytest.raises(InvalidPayloadError) as refused:
+        await r.service.execute_transition("eve", "loop", "go", {"x": value})
+    assert refused.value.details["errors"][0]["pointer"].startswith("/payload/x")
+
+
+async def test_events_of_a_flow_that_was_restricted_meanwhile_are_for_those_who_may_see_it() -> None:
+    r = Rig()
+    await r.service.create_flow(flow_dict())
+    async with r.service as service:
+        await service.start_flow("eve", "loop")
+        await service.update_flow("loop", {"roles": ["staff"]})
+        await service.execute_transition("eve", "loop", "again")
+        await service.clear_flow_state("eve", "loop")
+        await service.background.relay.drain(5)
+        changed, ended = r.heard[1:]
+        for event in (changed, ended):
+            assert not await service.updates.is_for_all(event)
+            assert await service.updates.as_told(event, Caller("eve")) is None
+            assert await service.updates.as_told(event, Caller("eve", frozenset({"staff"}))) is not None
+        plain = r.heard[0]
+        await service.update_flow("loop", {"roles": None})
+        assert await service.updates.is_for_all(plain)
 
 
 async def test_the_timer_runs_what_no_role_may() -> None:

@@ -101,6 +101,24 @@ async def test_what_was_published_while_it_was_read_is_not_missed() -> None:
     assert (await catalog.current("loop")).version == 2
 
 
+async def test_a_version_stays_the_one_that_it_was_when_the_newest_is_read_again() -> None:
+    """What is compiled of it is known by its identity."""
+    store, catalog = await made(max_age=timedelta(0))
+    first = await catalog.current("loop")
+    store.kept["loop", 1] = definition()
+    assert store.kept["loop", 1] is not first
+    assert await catalog.current("loop") is first
+
+
+async def test_while_the_store_is_away_the_newest_that_is_known_stays() -> None:
+    store, catalog = await made(max_age=timedelta(0))
+    first = await catalog.current("loop")
+    store.away = True
+    before = store.reads
+    assert [await catalog.current("loop") for _ in range(5)] == [first] * 5
+    assert store.reads == before + 1, "not everybody waits for it"
+
+
 async def test_neither_a_failure_nor_a_miss_is_kept() -> None:
     store, catalog = await made()
     with pytest.raises(FlowNotFoundError):

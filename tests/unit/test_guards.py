@@ -69,7 +69,7 @@ def test_what_holds(guard: str) -> None:
         ("payload.flag", {"flag": 1}, "it gives int, not true or false"),
         ("payload.flag", {"flag": "true"}, "it gives string, not true or false"),
         ("payload.n / 0 == 1", {"n": 1}, "divi"),
-        ("payload.s.matches(payload.p)", {"s": "a", "p": "("}, "regular expression"),
+        ("payload.s.matches('(')", {"s": "a"}, "regular expression"),
     ],
 )
 def test_what_cannot_be_told_is_refused_and_says_why(
@@ -132,6 +132,18 @@ def test_long_values_are_cut_in_what_is_told() -> None:
         ("payload.a.all(x, payload.b.exists(y, x == y))", "has a loop inside a loop"),
         ("payload.a.all(x, x) || payload.b.all(x, x) || payload.c.all(x, x)", "more than 2 loops"),
         ("\x00", "does not compile"),
+        (
+            "payload.a.// every one\nall(x, payload.b.exists // of them\n (y, x == y))",
+            "has a loop inside a loop",
+        ),
+        ("payload.t.matches(payload.p)", "write the pattern into the guard"),
+        ("payload.t.matches('a' + payload.p)", "write the pattern into the guard"),
+        ("payload.t.matches('a{51}')", "counts beyond 50"),
+        ("payload.t.matches('a{2,1000}')", "counts beyond 50"),
+        ("payload.t.matches('" + "a" * 250 + "')", "more than 200 characters"),
+        ("payload.l.all(x, x.matches('a'))", "has matches in a loop"),
+        (" || ".join(["payload.t.matches('a')"] * 4), "more than 3 times matches"),
+        ("payload.t. matches /* no comment of CEL */ ('a')", "does not compile"),
     ],
 )
 def test_what_is_wrong_with_a_guard(guard: str, fault: str) -> None:
@@ -168,8 +180,10 @@ def test_a_transition_may_run_unless_its_guard_fails_whatever_comes_with_it() ->
 )
 def test_a_loop_over_much_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(GuardRefusedError) as refused:
-        check_guard("payload.list.all(x, true)", "go", STATE, payload, BOB, T0)
+        check_guard("payload.list.// each\nall(x, true)", "go", STATE, payload, BOB, T0)
     assert "it loops" in refused.value.details["reason"]
+    with pytest.raises(GuardRefusedError, match="loops or matches"):
+        check_guard("payload.text.matches('a') || true", "go", STATE, payload, BOB, T0)
     assert holds("size(payload.list) > 1", payload), "without a loop it is not"
 
 
@@ -180,7 +194,7 @@ def test_a_loop_over_much_is_refused(payload: dict[str, Any]) -> None:
         "payload.l.filter(x, x in payload.l).size() > 0",
         "payload.l.all(x, payload.l == payload.l && payload.l == payload.l)",
         "payload.l.map(x, payload.s + payload.s).size() > 0",
-        "payload.l.all(x, payload.s.matches(payload.p) || true)",
+        "payload.s.matches('(a|b)*a(a|b){50}c') || payload.s.matches('(a|b){2,50}(a|b){2,50}c')",
     ],
 )
 def test_the_dearest_guards_come_to_an_end(guard: str) -> None:

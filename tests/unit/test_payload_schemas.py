@@ -83,16 +83,16 @@ def doubling(levels: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("schema", "fault"),
     [
-        (doubling(60), "more than 1000 times"),
+        (doubling(40), "more than 1000 times"),
         ({"properties": {"x": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}}, "more than 1000 times"),
         ({"items": {"not": {"$ref": "#"}}, "contains": {"$ref": "#"}}, "more than 1000 times"),
         ({"patternProperties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}}, "more than 1000 times"),
         ({"$ref": "#"}, "leads to itself"),
         ({"anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"not": {"$ref": "#"}}}}, "leads to itself"),
         (
-            {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(800)} | {"d800": True}}
+            {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(150)} | {"d150": True}}
             | {"$ref": "#/$defs/d0"},
-            "too many places",
+            "more than 100",
         ),
     ],
 )
@@ -127,6 +127,30 @@ def test_references_by_anchor_and_by_escaped_names() -> None:
 
 def test_names_of_properties_are_no_keywords() -> None:
     assert faults_of_schema({"properties": {"$id": {}, "$ref": {}, "const": {"type": "string"}}}) == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "payload"),
+    [
+        ({"items": {"anyOf": [{"const": {"a": n}} for n in range(300)]}}, {"l": [{"b": 0}] * 5000}),
+        ({"items": {"enum": [f"x{n}" for n in range(900)]}}, {"l": ["x"] * 6000}),
+        ({"allOf": [{"pattern": f"a[^x]{{{500 + n}}}c"} for n in range(15)]}, {"l": "ab" * 30_000}),
+    ],
+)
+def test_a_payload_that_takes_too_many_steps_is_refused(schema: dict[str, Any], payload: Any) -> None:
+    whole = {"properties": {"l": schema}}
+    assert faults_of_schema(whole) == []
+    (fault,) = payload_faults(whole, payload)
+    assert "larger than can be compared" in fault.message
+    small = {"l": payload["l"][:3]}
+    assert all("larger" not in fault.message for fault in payload_faults(whole, small))
+
+
+def test_of_a_large_payload_the_first_fault_is_told() -> None:
+    schema = {"properties": {"l": {"items": {"anyOf": [{"const": n} for n in range(10)]}}}}
+    (fault,) = payload_faults(schema, {"l": [1] * 100 + ["x"] * 9000})
+    assert fault.pointer == "/l/100"
+    assert len(payload_faults(schema, {"l": ["x"] * 50})) == 50
 
 
 def test_a_pattern_takes_no_long_time_on_a_long_text() -> None:

@@ -80,7 +80,7 @@ async def test_a_state_that_moves_meanwhile_ends_at_its_new_step() -> None:
 
     async def moved_after_it_was_found(*asked: Any) -> StatePage:
         page = await find(*asked)
-        if StateFilter(flow_id="loop", status="active") == asked[0] and page.states:
+        if StateFilter(flow_id="loop") == asked[0] and page.states:
             await r.service.execute_transition("u0", "loop", "go")
         return page
 
@@ -88,6 +88,23 @@ async def test_a_state_that_moves_meanwhile_ends_at_its_new_step() -> None:
     assert (await r.service.delete_flow("loop", force=True)).ended == 1
     kinds = [(h.kind, h.to_step) for h in await r.service.get_flow_history("u0", "loop")]
     assert kinds == [("started", "a"), ("transitioned", "b"), ("cleared", "b")]
+
+
+async def test_a_state_that_is_resumed_behind_its_page_ends_too() -> None:
+    r = await rig()
+    await running(r, 1)
+    await r.service.administration.pause_flow("u0", "loop", PauseCommand("audit"))
+    find = r.states.find
+
+    async def resumed_after_the_active_ones(*asked: Any) -> StatePage:
+        page = await find(*asked)
+        if r.states.kept["loop:u0"].state.status == "paused":
+            await r.service.administration.resume_flow("u0", "loop")
+        return page
+
+    r.states.find = resumed_after_the_active_ones  # type: ignore[method-assign]
+    done = await r.service.delete_flow("loop", force=True)
+    assert (done.ended, done.more) == (1, False)
 
 
 async def test_a_store_that_is_away_ends_the_call_and_the_next_one_goes_on() -> None:
@@ -116,3 +133,6 @@ async def test_only_the_version_that_was_meant_is_retired() -> None:
         await r.service.delete_flow("loop", expected_version=1)
     assert refused.value.details == {"flowId": "loop", "version": 2}
     await r.service.delete_flow("loop", expected_version=2)
+    with pytest.raises(VersionConflictError):
+        await r.service.delete_flow("loop", force=True, expected_version=2)
+    assert (await r.service.delete_flow("loop", force=True, expected_version=3)).ended == 0

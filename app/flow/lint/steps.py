@@ -5,8 +5,9 @@ from typing import Any
 
 from app.contracts.definition import Finding
 from app.flow.faults import escape
+from app.flow.guards import is_dear
 from app.flow.lint.findings import error, warning
-from app.flow.lint.members import as_object, check_key, check_texts, is_whole
+from app.flow.lint.members import as_object, check_key, check_texts, is_whole, objects
 from app.flow.lint.names import instead, quoted
 from app.flow.lint.timeouts import timeout_findings
 from app.flow.lint.transitions import transition_findings
@@ -14,6 +15,8 @@ from app.flow.lint.transitions import transition_findings
 MAX_STEPS = 500
 MAX_TRANSITIONS = 100
 """Of one step: every answer with a state lists those that may run."""
+MAX_DEAR = 5
+"""Of the guards at one step that loop or match: every answer with a state asks them."""
 MAX_INDEX = 2**53 - 1
 """The largest integer that a client in JavaScript reads exactly."""
 MAX_POSITION = 255
@@ -111,6 +114,13 @@ def _check_transitions(at: str, step: dict[str, Any], steps: dict[str, Any]) -> 
             f"{at}/transitions",
             f"a step has at most {MAX_TRANSITIONS} transitions",
             "let one transition take the choice in its payload, and decide by guards of the next step",
+        )
+    guards = {guard for _, each in objects(transitions) if isinstance(guard := each.get("guard"), str)}
+    if sum(is_dear(guard) for guard in guards) > MAX_DEAR:
+        yield error(
+            f"{at}/transitions",
+            f"has more than {MAX_DEAR} guards that loop or match",
+            "decide by what an earlier transition put into the payload, or in the program that runs this one",
         )
     timed = as_object(step.get("timeout")).get("transition")
     for name, transition in transitions.items():
