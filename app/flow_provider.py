@@ -175,12 +175,17 @@ class _DatabaseLookup:
         self._store = MongoDefinitionStore(database)
         self._max_age = max_age
         self._kept: dict[str, tuple[FlowDefinition, float]] = {}
+        self._reading: dict[str, asyncio.Task[tuple[FlowDefinition, float] | None]] = {}
 
     async def find(self, flow_id: str) -> Flow | None:
         now = asyncio.get_running_loop().time()
         kept = self._kept.get(flow_id)
         if kept is None or now >= kept[1]:
-            kept = await self._read(flow_id, now, kept)
+            reading = self._reading.get(flow_id)
+            if reading is None:  # who misses at the same time waits for the same
+                reading = self._reading[flow_id] = asyncio.ensure_future(self._read(flow_id, now, kept))
+                reading.add_done_callback(lambda _: self._reading.pop(flow_id, None))
+            kept = await asyncio.shield(reading)
         if kept is None:
             return None
         if kept[0].retired:

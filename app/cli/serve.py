@@ -33,6 +33,8 @@ log = structlog.get_logger("serve")
 _SHORT_DURATION = re.compile(r"(\d{1,9})([smhd])\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 FIRST_TOKEN_TTL = timedelta(hours=12)
+FIRST_FLOW = "user-onboarding"
+"""That the start shows how to begin, if it is there."""
 
 
 @main.command()
@@ -65,14 +67,14 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
         if servers is not None:
             settings = servers.start(settings)
             servers.watch(lambda name: _end_because(name, dead))
-        asyncio.run(_prepare(settings))
+        first_flow = asyncio.run(_prepare(settings))
         _hand_on(settings)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         served = run_workers(
             bound,
             workers,
             message_limit=socket_message_limit(settings),
-            on_ready=lambda: _welcome(address, settings, servers),
+            on_ready=lambda: _welcome(address, settings, servers, first_flow),
         )
     except KeyboardInterrupt:
         served = True
@@ -135,12 +137,16 @@ def _token(
     )
 
 
-async def _prepare(settings: Settings) -> None:
-    """Before any worker starts: both servers answer, indexes exist, definitions are taken up."""
+async def _prepare(settings: Settings) -> str | None:
+    """Before any worker starts: both servers answer, indexes exist, definitions are taken up. A flow to begin
+    with, if everybody may see one."""
     async with Parts(settings).running() as service:
         published = await take_up_definitions(service, settings)
+        page = await service.definitions.page(None, 100)
     if published:
         log.info("definitions published", flows=published)
+    flows = [definition.flow.flow for definition in page if definition.flow.roles is None]
+    return FIRST_FLOW if FIRST_FLOW in flows else next(iter(flows), None)
 
 
 async def _work(settings: Settings) -> None:
@@ -163,16 +169,18 @@ def _hand_on(settings: Settings) -> None:
             os.environ[f"FLOW_{name.upper()}"] = secret.get_secret_value()
 
 
-def _welcome(address: str, settings: Settings, servers: EmbeddedServers | None) -> None:
+def _welcome(
+    address: str, settings: Settings, servers: EmbeddedServers | None, first_flow: str | None
+) -> None:
     lines = ["", f"server-flow serves at {address}   (API: {address}/openapi.json)"]
     if servers is not None:
         lines.append(f"Data: {servers.data_dir}   (embedded servers, for one machine)")
-    if settings.jwt_secret is not None:
+    if settings.jwt_secret is not None and first_flow is not None:
         first = _token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,) if servers is not None else ())
-        route = f"{address}/api/flow/user-onboarding"
+        route = f"{address}/api/flow/{first_flow}"
         lines += [
             "",
-            "Start the onboarding flow for the user 'ada' (again: the state that it has by then):",
+            f"Start the flow {first_flow} for the user 'ada' (again: the state that it has by then):",
             f"  curl -X POST {route}/start -H 'Authorization: Bearer {first}'",
         ]
     where = f" --data-dir {shlex.quote(str(servers.data_dir))}" if servers is not None else ""

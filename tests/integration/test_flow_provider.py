@@ -9,6 +9,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pytest
 from structlog.testing import capture_logs
 
+from app import flow_provider
+from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
 from app.contracts.ports import DefinitionSourceError
 from app.flow_provider import FlowProvider, make_flow_provider
@@ -52,6 +54,23 @@ async def test_of_a_database_the_newest_version(parts: Parts, settings: Settings
         with pytest.raises(FlowNotFoundError):
             await provider("loop")
     await kept.aclose()
+
+
+async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts) -> None:
+    await parts.service.create_flow(flow_dict())
+    lookup = flow_provider._DatabaseLookup(parts.database, 300.0)
+    reads = 0
+    latest = lookup._store.latest
+
+    async def counted(flow_id: str) -> FlowDefinition | None:
+        nonlocal reads
+        reads += 1
+        return await latest(flow_id)
+
+    lookup._store.latest = counted  # type: ignore[method-assign]
+    found = await asyncio.gather(*(lookup.find("loop") for _ in range(100)))
+    assert all(flow is not None for flow in found)
+    assert reads == 1
 
 
 async def test_a_database_that_is_away(
