@@ -19,6 +19,7 @@ from msgspec import UNSET
 from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
+from app.flow.jsonable import count_values
 
 MAX_LENGTH = 1000
 MAX_LOOPS = 2
@@ -218,17 +219,11 @@ def _shown(value: Any) -> Any:
 
 
 def _too_much(*payloads: Payload) -> str | None:
-    if sum(_members(payload) for payload in payloads) > LOOPED_MEMBERS:
+    if sum(count_values(payload) for payload in payloads) > LOOPED_MEMBERS:
         return f"it loops or matches, and the payload has more than {LOOPED_MEMBERS} members"
     if sum(len(msgspec.json.encode(payload)) for payload in payloads) > LOOPED_BYTES:
         return f"it loops or matches, and the payload has more than {LOOPED_BYTES} bytes"
     return None
-
-
-def _members(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(_members(member) for member in value.values())
-    return len(value) + sum(_members(member) for member in value) if isinstance(value, list) else 0
 
 
 def _loops(expression: str) -> list[int]:

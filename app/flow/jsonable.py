@@ -19,6 +19,13 @@ def unkeepable(value: object, at: str) -> list[Fault]:
     return faults
 
 
+def count_values(value: object) -> int:
+    """How many members all lists and objects in a value have together."""
+    if isinstance(value, dict):
+        return len(value) + sum(count_values(member) for member in value.values())
+    return len(value) + sum(count_values(member) for member in value) if isinstance(value, list) else 0
+
+
 def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
     members: Iterable[tuple[object, Any]]
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ from msgspec import Struct, json
 
 from app.contracts.errors import Fault
 from app.flow.faults import escape
-from app.flow.jsonable import MAX_DEPTH
+from app.flow.jsonable import MAX_DEPTH, count_values
 
 MAX_LOOKS = 1000
 MAX_SCHEMAS = 1000
@@ -66,13 +66,15 @@ class Weight(Struct, frozen=True):
 
     def steps(self, payload: Any) -> int:
         """About how many steps a payload takes, of some tenths of a microsecond."""
-        return (1 + _values(payload)) * self.members + (len(json.encode(payload)) * self.patterns) // 8
+        return (1 + count_values(payload)) * self.members + (len(json.encode(payload)) * self.patterns) // 8
 
 
 def weight_of(schema: dict[str, Any]) -> Weight:
     """The weight of a schema: its parts with what they enumerate, and its patterns with what they count."""
     parts = [part for _, part in _parts(schema, "")]
-    listed = sum(1 + _values(part.get(name)) for part in parts for name in ("enum", "const") if name in part)
+    listed = sum(
+        1 + count_values(part.get(name)) for part in parts for name in ("enum", "const") if name in part
+    )
     patterns = [part["pattern"] for part in parts if isinstance(part.get("pattern"), str)]
     patterns += [pattern for part in parts for pattern in part.get("patternProperties", ())]
     counted = sum(
@@ -81,12 +83,6 @@ def weight_of(schema: dict[str, Any]) -> Weight:
         for pattern in patterns
     )
     return Weight(members=len(parts) + listed, patterns=counted)
-
-
-def _values(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(_values(member) for member in value.values())
-    return len(value) + sum(_values(member) for member in value) if isinstance(value, list) else 0
 
 
 class _Looks:

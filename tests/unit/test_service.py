@@ -12,6 +12,7 @@ from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
     InvalidTransitionError,
+    RateLimitedError,
     RevisionConflictError,
     StoreUnavailableError,
 )
@@ -20,6 +21,7 @@ from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState
 from app.contracts.statistics import FlowStatistics
 from app.services import FlowService
+from app.services.definitions import CHECKS_WAITING
 from app.services.wiring import Limits, Ports
 from tests.fakes import (
     FakeBus,
@@ -464,3 +466,12 @@ async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyP
             await service.background.relay.drain(5)
     waiting = {key: len(stored.pending) for key, stored in r.states.kept.items()}
     assert waiting == {"loop:ada": 1, "loop:bob": 0}
+
+
+async def test_many_who_only_ask_what_is_wrong_are_told_to_come_again() -> None:
+    r = await rig()
+    asked = [asyncio.ensure_future(r.service.definitions.check(flow_dict())) for _ in range(40)]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, RateLimitedError)]
+    assert len(refused) == 40 - CHECKS_WAITING
+    assert await r.service.definitions.check(flow_dict()) == []

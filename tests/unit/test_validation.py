@@ -1,5 +1,6 @@
 """A definition is checked whole: every finding at once, each with its pointer."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -181,3 +182,44 @@ def test_the_shipped_flows_are_sound(shipped: Path) -> None:
         flow, findings = parse_flow(msgspec.json.decode(file.read_bytes()))
         assert findings == []
         assert flow.flow == file.stem
+
+
+def with_transitions(**members: Any) -> dict[str, Any]:
+    """The small flow with twenty transitions from its first step; ``%d`` in a member is their number."""
+    flow = flow_dict()
+    text = json.dumps(members)
+    flow["steps"]["a"]["transitions"] = {
+        f"t{n}": {"transition": f"t{n}", "step": "b", **json.loads(text.replace("%d", str(n)))}
+        for n in range(20)
+    }
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer", "says"),
+    [
+        ({"guard": "payload.l.all(x, x > %d)"}, "/steps/a/transitions", "guards that loop or match"),
+        ({"guard": "payload.t.matches('a%d')"}, "/steps/a/transitions", "guards that loop or match"),
+        ({"payloadSchema": {"allOf": [{"pattern": "a%d"}] * 15}}, "/steps", "200 patterns"),
+        (
+            {
+                "payloadSchema": {
+                    "$defs": {"a": {}},
+                    "properties": {f"p{n}": {"$ref": "#/$defs/a"} for n in range(30)},
+                }
+            },
+            "/steps",
+            "500 $ref",
+        ),
+        ({"payloadSchema": {"description": "x" * 15_000}}, "/steps", "bytes of schemas"),
+    ],
+)
+def test_what_may_take_long_is_bounded_over_the_whole(
+    members: dict[str, Any], pointer: str, says: str
+) -> None:
+    (found,) = [f for f in check_flow(with_transitions(**members)) if f.severity == "error"]
+    assert (found.pointer, found.severity) == (pointer, "error")
+    assert says in found.message
+    few = with_transitions(**members)
+    few["steps"]["a"]["transitions"] = dict(list(few["steps"]["a"]["transitions"].items())[:5])
+    assert [f for f in check_flow(few) if f.severity == "error"] == []
