@@ -34,10 +34,12 @@ def require_runnable(
             roles=transition.roles or [],
         )
     if transition.payload_schema is not None or transition.guard is not None:
-        faults = unkeepable(payload, "/payload") or [
-            Fault(f"/payload{fault.pointer}", fault.message)
-            for fault in payload_faults(transition.payload_schema or {}, payload)
-        ]
+        faults = unkeepable(payload, "/payload")
+        if not faults and transition.payload_schema is not None:
+            faults = [
+                Fault(f"/payload{fault.pointer}", fault.message)
+                for fault in payload_faults(transition.payload_schema, payload)
+            ]
         if faults:
             raise InvalidPayloadError(faults)
     if transition.guard is not None:

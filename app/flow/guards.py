@@ -84,14 +84,17 @@ class Guard:
         self._compiled = _environment(payload=True, user=True).compile(expression)
         self.reads_payload = not _compiles(expression, payload=False, user=True)
         self.reads_user = not _compiles(expression, payload=True, user=False)
-        self.is_dear = bool(_loops(expression) or _matches(expression))
+        self.is_dear = is_dear(expression)
+        self._keys = {name: _keys_read(expression, name) for name in ("payload", "state.payload")}
 
     def refusal(self, values: dict[str, Any]) -> str | None:
         """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false."""
         if self.is_dear and (too_much := _too_much(values["payload"], values["state.payload"])):
             return too_much
+        # Every member costs its way into CEL: only those are sent that can be read.
+        sent = {name: _some(values[name], keys) for name, keys in self._keys.items() if keys is not None}
         try:
-            found = self._compiled.eval(data=values)
+            found = self._compiled.eval(data={**values, **sent})
         except Exception as refusal:  # noqa: BLE001 - whatever it is: the condition is not known to hold
             return _plain(str(refusal)) if isinstance(refusal, RuntimeError) else "it has no result"
         if found.type() == cel.Type.ERROR:
@@ -209,6 +212,25 @@ def _seen(expression: str, values: dict[str, Any]) -> dict[str, Any]:
             name, value = f"{name}.{segment}", value.get(segment)
         seen[name] = _shown(value)
     return seen
+
+
+def _keys_read(expression: str, name: str) -> set[str] | None:
+    """The members of a payload that an expression can read; None: any."""
+    keys = set()
+    for token in _TOKEN.finditer(_plainly(expression)):
+        segments = [segment.strip("\"'") for segment in _SEGMENT.findall(token["path"] or "")]
+        whole, depth = ".".join(segments[: name.count(".") + 1]), name.count(".") + 1
+        if whole != name:
+            continue
+        called = _plainly(expression)[token.end() :].lstrip().startswith("(")
+        if len(segments) - called <= depth:
+            return None
+        keys.add(segments[depth])
+    return keys
+
+
+def _some(payload: Payload, keys: set[str]) -> Payload:
+    return {key: payload[key] for key in keys if key in payload}
 
 
 def _shown(value: Any) -> Any:
