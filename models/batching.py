@@ -3,10 +3,16 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+FEWEST = 10
+"""However slow the server is, so many may share a command."""
+SHARE_OF_PATIENCE = 0.2
+"""How much of what anybody waits a command should take at most."""
 
 
 class Batches(Generic[T, R]):
@@ -14,8 +20,9 @@ class Batches(Generic[T, R]):
     batch. Nothing waits for a timer: a lone request is sent at once.
 
     ``work`` answers a batch in its order; an answer that is an exception is raised to who asked. At most
-    ``lanes`` batches of at most ``size`` are under way. Who asks waits while batches are answered, and no
-    longer than ``patience`` seconds while none is: the server is slow in the one case, away in the other.
+    ``lanes`` batches of at most ``size`` are under way, and of fewer while the server takes long for them.
+    Who asks waits while batches are answered, and no longer than ``patience`` seconds while none is: the
+    server is slow in the one case, away in the other.
     """
 
     def __init__(
@@ -29,7 +36,7 @@ class Batches(Generic[T, R]):
         self._work = work
         self._patience = patience
         self._answered_at = 0.0
-        self._size = size
+        self._size = self._at_most = size
         self._lanes = lanes
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -62,7 +69,7 @@ class Batches(Generic[T, R]):
         self._called = False
         while self._waiting and len(self._under_way) < self._lanes:
             batch: list[tuple[T, asyncio.Future[R]]] = []
-            while self._waiting and len(batch) < self._size:
+            while self._waiting and len(batch) < self._at_most:
                 item, answer = self._waiting.popleft()
                 if not answer.done():  # who asked did not give up meanwhile
                     batch.append((item, answer))
@@ -77,12 +84,14 @@ class Batches(Generic[T, R]):
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         answers: Sequence[R | Exception]
+        sent_at = monotonic()
         try:
             async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
                 answers = await self._work([item for item, _ in batch])
             self._answered_at = asyncio.get_running_loop().time()
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
+        self._pace(len(batch), monotonic() - sent_at)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue
@@ -90,3 +99,11 @@ class Batches(Generic[T, R]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+    def _pace(self, sent: int, seconds: float) -> None:
+        """Fewer next time when these took too long, up to twice as many when half of that would do."""
+        most = SHARE_OF_PATIENCE * self._patience
+        if seconds > most:
+            self._at_most = max(min(FEWEST, self._size), int(sent * most / seconds))
+        elif seconds < most / 2:
+            self._at_most = min(self._size, 2 * self._at_most)

@@ -12,10 +12,12 @@ from pydantic import SecretStr
 from app.main import Parts
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
+from models.database import Database, connect
 
 for name in [name for name in os.environ if name.startswith("FLOW_") and not name.startswith("FLOW_TEST_")]:
     del os.environ[name]
 
+MONGO_URL, REDIS_URL = os.environ.get("FLOW_TEST_MONGO_URL"), os.environ.get("FLOW_TEST_REDIS_URL")
 SECRET = "a secret for tests that is long enough"
 
 
@@ -23,13 +25,20 @@ SECRET = "a secret for tests that is long enough"
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings that name a MongoDB and a Redis."""
     base = Settings(_env_file=None, jwt_secret=SECRET, log_level="error")
-    mongo, redis = os.environ.get("FLOW_TEST_MONGO_URL"), os.environ.get("FLOW_TEST_REDIS_URL")
-    if mongo and redis:
-        yield base.model_copy(update={"mongo_url": SecretStr(mongo), "redis_url": SecretStr(redis)})
+    if MONGO_URL and REDIS_URL:
+        yield base.model_copy(update={"mongo_url": SecretStr(MONGO_URL), "redis_url": SecretStr(REDIS_URL)})
         return
     embedded = EmbeddedServers(tmp_path_factory.mktemp("servers"))
     yield embedded.start(base)
     embedded.stop()
+
+
+async def forget(database: Database) -> None:
+    """Remove what a test left on a server that stays. The embedded ones go with all that they have, and
+    take seconds to drop a database."""
+    if MONGO_URL and REDIS_URL:
+        await database.drop()
+    await database.close()
 
 
 @pytest.fixture
@@ -37,12 +46,8 @@ async def settings(servers: Settings) -> AsyncIterator[Settings]:
     """Settings with a database of their own."""
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     yield own
-    parts = Parts(own)
-    for name in ("flow_history", "flow_states"):  # the embedded server takes its time to drop what has much
-        await parts.database.collection(name).delete_many({})
-    await parts.database.drop()
-    await parts.database.close()
-    await parts.bus.stop()
+    assert own.mongo_url is not None
+    await forget(connect(own.mongo_url.get_secret_value(), own.mongo_database))
 
 
 @pytest.fixture

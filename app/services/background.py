@@ -80,10 +80,9 @@ class Background:
         """Deliver records that wait for longer than they would with a living worker. Now and then every
         worker does, as the one that has the lease may be cut off from Redis."""
         found = await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, SWEEP_BATCH)
-        for stored in found:
-            self.relay.take(stored.pending)
-        if found:
-            log.info("undelivered records found", states=len(found))
+        taken = sum(self.relay.take(stored.pending) for stored in found)
+        if taken:  # the others are this worker's own, on their way
+            log.info("undelivered records found", records=taken)
 
     async def purge_expired(self, may_go_on: Callable[[], bool] = lambda: True) -> int:
         """End all states that are past their time; how many were ended. Needs no lease."""

@@ -47,9 +47,10 @@ class Relay:
         self._left: dict[str, HistoryRecord] = {}
         self._hurry = asyncio.Event()
 
-    def take(self, records: Iterable[HistoryRecord]) -> None:
-        """Queue records for delivery, those that are under way already once. When the queue is full
-        they are left to the sweep; a record of a refusal is dropped then, and that is logged."""
+    def take(self, records: Iterable[HistoryRecord]) -> int:
+        """Queue records for delivery, those that are under way already once; how many were not. When
+        the queue is full they are left to the sweep; a record of a refusal is dropped then and logged."""
+        taken = 0
         for record in records:
             if record.id in self._under_way:
                 continue
@@ -58,6 +59,8 @@ class Relay:
                 continue
             self._untold.put_nowait(record)
             self._under_way.add(record.id)
+            taken += 1
+        return taken
 
     async def run(self) -> None:
         """Deliver until cancelled."""

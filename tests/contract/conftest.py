@@ -11,6 +11,7 @@ from mongomock_motor import AsyncMongoMockClient
 
 from config.settings import Settings
 from models.database import Database, connect
+from tests.conftest import forget
 
 
 async def _mock_database() -> Database:
@@ -32,8 +33,7 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database | N
         database = connect(settings.mongo_url.get_secret_value(), f"test_{uuid.uuid4().hex[:12]}")
         await database.prepare()
         yield database
-        await database.drop()
-        await database.close()
+        await forget(database)
 
 
 def _accept_sort(add_update: Any) -> Any:

@@ -35,6 +35,7 @@ from models.lease_store import MongoLeaseStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
 from tests import model
+from tests.conftest import forget
 from tests.fakes import FakeBus, FakeClock
 from tests.model import Command, Model, RefusedError, Step, Version
 from tests.samples import T0
@@ -486,8 +487,7 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         rig = Rig(servers.mongo_url.get_secret_value(), runner.run)
         runner.run(rig.database.prepare())
         yield rig
-        runner.run(rig.database.drop())
-        runner.run(rig.database.close())
+        runner.run(forget(rig.database))
 
 
 @pytest.mark.timeout(300)

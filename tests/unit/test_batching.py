@@ -112,3 +112,28 @@ async def test_no_more_are_under_way_than_there_are_lanes(lanes: int) -> None:
     server.gate.set()
     await asyncio.gather(*tasks)
     assert len(server.asked) == 5
+
+
+async def test_a_slow_server_is_sent_less_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for 100 is too long of 2.5: half as many next; as many as before once it is quick again."""
+    now, seconds_each = 0.0, 0.01
+    sizes: list[int] = []
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        nonlocal now
+        now += seconds_each * len(items)
+        sizes.append(len(items))
+        return list(items)
+
+    monkeypatch.setattr("models.batching.monotonic", lambda: now)
+    ask = Batches(work, size=100, lanes=1, patience=2.5).ask
+    await asyncio.gather(*(ask(n) for n in range(250)))
+    assert sizes == [100, 50, 50, 50]
+    sizes.clear()
+    seconds_each = 10.0
+    await asyncio.gather(*(ask(n) for n in range(130)))
+    assert sizes == [50, 10, 10, 10, 10, 10, 10, 10, 10], "however slow, some share a command"
+    sizes.clear()
+    seconds_each = 0.001
+    await asyncio.gather(*(ask(n) for n in range(370)))
+    assert sizes == [10, 20, 40, 80, 100, 100, 20]
