@@ -8,7 +8,7 @@ from msgspec import Struct
 from app.contracts.flow import Flow
 
 
-class FlowDefinition(Struct, frozen=True):
+class FlowDefinition(Struct, frozen=True, gc=False):
     """``version`` counts from 1 within the flow. ``source`` says where the version came from:
     ``api``, ``python`` or ``file:<name>``. A ``retired`` version marks the end of a flow:
     nothing starts on it."""

@@ -7,7 +7,7 @@ from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidPay
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import FlowState, Payload
 from app.flow.guards import check_guard, compiled, may_hold
-from app.flow.jsonable import unkeepable
+from app.flow.payload import check_keepable
 from app.flow.payload_schemas import payload_faults
 
 
@@ -33,15 +33,11 @@ def require_runnable(
             transition=transition.transition,
             roles=transition.roles or [],
         )
-    if transition.payload_schema is not None or transition.guard is not None:
-        faults = unkeepable(payload, "/payload")
-        if not faults and transition.payload_schema is not None:
-            faults = [
-                Fault(f"/payload{fault.pointer}", fault.message)
-                for fault in payload_faults(transition.payload_schema, payload)
-            ]
+    check_keepable(payload)
+    if transition.payload_schema is not None:
+        faults = payload_faults(transition.payload_schema, payload)
         if faults:
-            raise InvalidPayloadError(faults)
+            raise InvalidPayloadError([Fault(f"/payload{one.pointer}", one.message) for one in faults])
     if transition.guard is not None:
         check_guard(transition.guard, transition.transition, state, payload, caller, now)
 

@@ -7,11 +7,14 @@ from app.contracts.state import Payload
 from app.flow.jsonable import unkeepable
 
 
-def check_payload(given: Payload, whole: Payload, limit: int) -> None:
-    """Raise unless ``given`` can be kept and read back exactly, and the state's ``whole`` payload
-    with it is at most ``limit`` bytes of JSON."""
+def check_keepable(given: Payload) -> None:
+    """Raise InvalidPayloadError, with every fault, unless ``given`` can be kept and read back exactly."""
     faults = unkeepable(given, "/payload")
     if faults:
         raise InvalidPayloadError(faults)
+
+
+def check_size(whole: Payload, limit: int) -> None:
+    """Raise PayloadTooLargeError when a state's ``whole`` payload is more than ``limit`` bytes of JSON."""
     if len(msgspec.json.encode(whole)) > limit:
         raise PayloadTooLargeError("payload of the state", limit)

@@ -24,7 +24,7 @@ from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.access import require_entrance
-from app.flow.payload import check_payload
+from app.flow.payload import check_keepable, check_size
 from app.flow.prefabs import with_prefabs
 from app.services.bulk import Bulk
 from app.services.changes import changed, request
@@ -200,7 +200,8 @@ class FlowService:
             present = await self._changes.started(state, flow_id)
             definition = await self._catalog.pinned(present)
             after = rules.transition(definition, present, transition, command, now, asked.origin.asks)
-            self._check_payload(payload, after)
+            if payload is not UNSET:  # the rules have looked at what it is
+                self._check_size(after)
             return Change("transitioned", transition, after, payload, definition.flow.ttl)
 
         after, _ = await self._changes.change(asked, decide)
@@ -325,5 +326,10 @@ class FlowService:
         return changed("started", definition, after, command.payload)
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
-        if given is not UNSET and after.payload is not UNSET:
-            check_payload(given, after.payload, self._max_payload_bytes)
+        if given is not UNSET:
+            check_keepable(given)
+            self._check_size(after)
+
+    def _check_size(self, after: FlowState) -> None:
+        if after.payload is not UNSET:
+            check_size(after.payload, self._max_payload_bytes)
