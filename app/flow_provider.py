@@ -197,10 +197,12 @@ class _DatabaseLookup:
     ) -> tuple[FlowDefinition, float] | None:
         try:
             newest = await self._store.latest(flow_id)
-        except StoreUnavailableError:
-            if kept is None:
-                raise
-            return kept
+        except StoreUnavailableError as failure:
+            if kept is not None:
+                return kept
+            if isinstance(failure, DatabaseRefusedError):
+                raise DefinitionSourceError(f"connectionString: {failure.advice}") from None
+            raise
         self._kept.pop(flow_id, None)
         if newest is None:
             return None

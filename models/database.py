@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from beanie import init_beanie
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import MongoClient, WriteConcern
@@ -21,6 +22,8 @@ from pymongo.read_preferences import ReadPreference
 from app.contracts.errors import StoreUnavailableError
 from models.documents import DOCUMENTS, RETIRED_INDEXES
 
+log = structlog.get_logger("store")
+
 Client = AsyncIOMotorClient[dict[str, Any]]
 Collection = AsyncIOMotorCollection[dict[str, Any]]
 
@@ -34,10 +37,17 @@ _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 
 
 _USER_EXISTS = 51003
+_NOT_ALLOWED = {13, 18, 8000}
+"""No right to do it, a wrong user or password; of some hosted servers both."""
 
 
-class DatabaseRefusedError(Exception):
-    """The database cannot be used at all: a wrong address, wrong credentials, no such host."""
+class DatabaseRefusedError(StoreUnavailableError):
+    """The database cannot be used as it is: a wrong address, wrong credentials, no such host. ``advice`` is
+    for who operates it, and not for clients."""
+
+    def __init__(self, advice: str) -> None:
+        super().__init__()
+        self.advice = advice
 
 
 def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
@@ -55,7 +65,7 @@ def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
             event_listeners=list(listeners),
         )
     except (InvalidURI, ConfigurationError, ValueError) as refusal:
-        raise DatabaseRefusedError(f"FLOW_MONGO_URL is not usable: {refusal}") from None
+        raise DatabaseRefusedError(f"The URL of MongoDB is not usable: {refusal}") from None
     return Database(client, name)
 
 
@@ -91,10 +101,7 @@ class Database:
                         await self.collection(name).drop_index(index)
                 await init_beanie(database=self._database, document_models=DOCUMENTS)
         except OperationFailure as refusal:
-            raise DatabaseRefusedError(
-                f"MongoDB refuses (code {refusal.code}): check the user, password and rights in "
-                "FLOW_MONGO_URL"
-            ) from None
+            raise _refused(refusal) from None
 
     async def drop(self) -> None:
         """Remove the database with all that is in it (tests)."""
@@ -121,16 +128,25 @@ def is_outage(error: PyMongoError) -> bool:
 @asynccontextmanager
 async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
     """Translates the driver's word for an outage into the interface's; also that the server has not
-    answered within ``seconds``."""
+    answered within ``seconds``, or does not let the user in."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except PyMongoError as error:
         if is_outage(error):
             raise StoreUnavailableError from None
+        if isinstance(error, OperationFailure) and error.code in _NOT_ALLOWED:
+            log.error("MongoDB refuses", code=error.code)
+            raise _refused(error) from None
         raise
     except TimeoutError:
         raise StoreUnavailableError from None
+
+
+def _refused(error: OperationFailure) -> DatabaseRefusedError:
+    return DatabaseRefusedError(
+        f"MongoDB refuses (code {error.code}): check the user, the password and the rights of its URL"
+    )
 
 
 def create_first_user(url: str, user: str, password: str) -> None:

@@ -28,16 +28,13 @@ class _Group(click.Group):
             lines = str(refusal).splitlines()
             click.echo("\n".join(f"server-flow: {line}" for line in lines), err=True)
             sys.exit(2)
+        except DatabaseRefusedError as refusal:
+            click.echo(f"server-flow: {refusal.advice} (FLOW_MONGO_URL)", err=True)
+            sys.exit(1)
         except StoreUnavailableError:
             click.echo("server-flow: MongoDB does not answer (FLOW_MONGO_URL)", err=True)
             sys.exit(1)
-        except (
-            EmbeddedError,
-            PortError,
-            DatabaseRefusedError,
-            DefinitionSourceError,
-            FlowError,
-        ) as refusal:
+        except (EmbeddedError, PortError, DefinitionSourceError, FlowError) as refusal:
             click.echo(f"server-flow: {refusal}", err=True)
             sys.exit(1)
         except BusUnavailableError as refusal:

@@ -73,8 +73,8 @@ async def _ping(settings: Settings) -> int:
         try:
             await ping()
             click.echo(f"{name}: answers")
-        except (FlowError, BusUnavailableError, DatabaseRefusedError) as refusal:
-            click.echo(f"{name}: {refusal}")
+        except (FlowError, BusUnavailableError) as refusal:
+            click.echo(f"{name}: {refusal.advice if isinstance(refusal, DatabaseRefusedError) else refusal}")
             failed = 1
     await parts.bus.stop()
     await parts.database.close()

@@ -138,6 +138,13 @@ def test_operate(shell: Shell) -> None:
     assert "Redis: Redis does not answer" in shell("check-config", code=1)
 
 
+def test_a_wrong_password_is_told_to_who_can_mend_it(shell: Shell) -> None:
+    shell.env["FLOW_MONGO_URL"] = shell.env["FLOW_MONGO_URL"].replace("://flow:", "://flow:x", 1)
+    told = "MongoDB refuses (code 18): check the user, the password and the rights of its URL"
+    assert f"MongoDB: {told}" in shell("check-config", code=1)
+    assert f"server-flow: {told} (FLOW_MONGO_URL)" in shell("flows", "list", code=1)
+
+
 def test_token_wants_sound_words(shell: Shell) -> None:
     assert shell("token", "--user", "ada").count(".") == 2
     assert "--ttl" in shell("token", "--user", "ada", "--ttl", "soon", code=2)

@@ -80,6 +80,10 @@ async def test_a_database_that_is_away(
     with pytest.raises(StoreUnavailableError):
         await nowhere("loop")
     await nowhere.aclose()
+    wrong = database_url(settings).replace("://flow:", "://flow:x", 1)
+    async with make_flow_provider({"source": "database", "connectionString": wrong}) as stranger:
+        with pytest.raises(DefinitionSourceError, match=r"connectionString: MongoDB refuses \(code 18\)"):
+            await stranger("loop")
 
     async def away(_: object, __: str) -> Any:
         raise StoreUnavailableError
