@@ -11,6 +11,7 @@ from msgspec import structs
 from app.cli.command import with_service
 from app.cli.flows import flows
 from app.cli.state import ORIGIN
+from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.migration import (
     FlowDiff,
     MemberChange,
@@ -113,11 +114,21 @@ async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> M
     """Ask until nothing more is moved; the last report, with all that was moved."""
     progress = _Progress()
     while True:
-        report = await service.migration.migrate(flow_id, command, origin=ORIGIN, progress=progress)
+        try:
+            report = await service.migration.migrate(flow_id, command, origin=ORIGIN, progress=progress)
+        except InvalidRequestError as refusal:
+            raise InvalidRequestError([_as_option(fault) for fault in refusal.faults]) from None
         progress.before += report.moved
         if command.dry_run or not report.remaining or not report.moved:
             return structs.replace(report, moved=progress.before)
         click.echo(f"{progress.before} moved, {report.remaining} to go")
+
+
+def _as_option(fault: Fault) -> Fault:
+    """Members of the request are options here."""
+    member, _, step = fault.pointer.strip("/").partition("/")
+    named = f"--map {step}" if member == "mapping" else f"--{member}"
+    return Fault(named.replace("~1", "/").replace("~0", "~"), fault.message)
 
 
 def _mapping(pairs: Sequence[str], left: Sequence[str]) -> dict[str, str | None]:

@@ -305,7 +305,7 @@ async def test_by_command(parts: Parts, settings: Settings, tmp_path: Path) -> N
     assert "  b -> -: 2 need a mapping (bob, eve)" in rehearsed
     assert rehearsed[-1].startswith("maybe --map b=b2  (")
     (refused,) = await run(*migrate, code=1)
-    assert refused.startswith("server-flow: /mapping/b: states run there")
+    assert refused.startswith("server-flow: --map b: states run there")
     assert await run(*migrate, "--leave", "b") == ["1 states moved, 0 failed, 0 remain"]
     assert await run(*migrate, "--map", "b=b2") == ["2 states moved, 0 failed, 0 remain"]
     state = await service.get_flow_state("bob", "loop")
