@@ -1,13 +1,15 @@
 """Definitions in MongoDB, their shape held by Beanie's document: read seldom, as they are cached."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from msgspec import json
 from pymongo.errors import DuplicateKeyError
 
-from app.contracts.definition import FlowDefinition
-from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.definition import FlowDefinition, VersionInfo
+from app.contracts.errors import DefinitionCorruptionError
 from app.contracts.flow import Flow
 from models.database import Collection, Database, store_errors
 from models.documents import FlowDefinitionDocument
@@ -29,8 +31,11 @@ class MongoDefinitionStore:
         found = await self._find({"_id": _key(flow_id, version)}, 1)
         return found[0] if found else None
 
-    async def versions(self, flow_id: str) -> list[FlowDefinition]:
-        return await self._find({"flowId": flow_id}, None)
+    async def versions(self, flow_id: str) -> list[VersionInfo]:
+        query, without = {"flowId": flow_id}, {"definition": 0}
+        async with store_errors():
+            found = await self._definitions.find(query, without).sort("version", -1).to_list(None)
+        return [_info(document) for document in found]
 
     async def list_flow_ids(self) -> list[str]:
         async with store_errors():
@@ -53,7 +58,7 @@ class MongoDefinitionStore:
         for document in found:
             try:
                 readable.append(_definition(document))
-            except FlowStateCorruptionError as error:  # one must not hide the others
+            except DefinitionCorruptionError as error:  # one must not hide the others
                 log.error("unreadable definition", reason=error.details["reason"], flow=document["_id"])
         return readable
 
@@ -76,7 +81,7 @@ class MongoDefinitionStore:
                 return False
         return True
 
-    async def _find(self, query: dict[str, Any], limit: int | None) -> list[FlowDefinition]:
+    async def _find(self, query: dict[str, Any], limit: int) -> list[FlowDefinition]:
         async with store_errors():
             found = await self._definitions.find(query).sort("version", -1).to_list(limit)
         return [_definition(document) for document in found]
@@ -87,20 +92,37 @@ def _key(flow_id: str, version: int) -> str:
 
 
 def _definition(stored: dict[str, Any]) -> FlowDefinition:
-    try:
+    with _read(stored):
         document = FlowDefinitionDocument.model_validate(stored)
-        flow = json.decode(document.definition, type=Flow)
+        return FlowDefinition(
+            flow=json.decode(document.definition, type=Flow),
+            version=document.version,
+            published_at=document.created_at,
+            published_by=document.created_by,
+            source=document.source,
+            retired=document.retired,
+        )
+
+
+def _info(stored: dict[str, Any]) -> VersionInfo:
+    with _read(stored):
+        document = FlowDefinitionDocument.model_validate({**stored, "definition": ""})
+        return VersionInfo(
+            flow_id=document.flow_id,
+            version=document.version,
+            published_at=document.created_at,
+            published_by=document.created_by,
+            source=document.source,
+            retired=document.retired,
+        )
+
+
+@contextmanager
+def _read(stored: dict[str, Any]) -> Iterator[None]:
+    """Raise DefinitionCorruptionError for what cannot be read."""
+    try:
+        yield
     except ValueError as refusal:  # both libraries' validation errors are one
-        raise FlowStateCorruptionError(
-            "-",
-            str(stored.get("flowId")),
-            f"version {stored.get('version')} of the definition cannot be read ({type(refusal).__name__})",
+        raise DefinitionCorruptionError(
+            str(stored.get("flowId")), stored.get("version"), type(refusal).__name__
         ) from None
-    return FlowDefinition(
-        flow=flow,
-        version=document.version,
-        published_at=document.created_at,
-        published_by=document.created_by,
-        source=document.source,
-        retired=document.retired,
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET, structs
 
-from app.contracts.definition import FlowDefinition
+from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.ports import (
@@ -245,14 +245,20 @@ class FakeDefinitionStore:
 
     async def latest(self, flow_id: str) -> FlowDefinition | None:
         self.reads += 1
-        found = await self.versions(flow_id)
+        found = self._of(flow_id)
         return found[0] if found else None
 
     async def get(self, flow_id: str, version: int) -> FlowDefinition | None:
         self.reads += 1
         return self.kept.get((flow_id, version))
 
-    async def versions(self, flow_id: str) -> list[FlowDefinition]:
+    async def versions(self, flow_id: str) -> list[VersionInfo]:
+        return [
+            VersionInfo(flow_id, d.version, d.published_at, d.published_by, d.source, d.retired)
+            for d in self._of(flow_id)
+        ]
+
+    def _of(self, flow_id: str) -> list[FlowDefinition]:
         mine = [d for (slug, _), d in self.kept.items() if slug == flow_id]
         return sorted(mine, key=lambda d: -d.version)
 
@@ -261,7 +267,7 @@ class FakeDefinitionStore:
 
     async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
         slugs = sorted({slug for slug, _ in self.kept if slug > (after_flow or "")})
-        newest = [(await self.versions(slug))[0] for slug in slugs]
+        newest = [self._of(slug)[0] for slug in slugs]
         return [d for d in newest if not d.retired][:limit]
 
     async def publish(self, definition: FlowDefinition) -> bool:

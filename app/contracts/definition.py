@@ -21,6 +21,17 @@ class FlowDefinition(Struct, frozen=True, gc=False):
     retired: bool = False
 
 
+class VersionInfo(Struct, frozen=True):
+    """A published version without the flow itself."""
+
+    flow_id: str
+    version: int
+    published_at: datetime
+    published_by: str
+    source: str
+    retired: bool
+
+
 class Finding(Struct, frozen=True, omit_defaults=True):
     """One fault of a definition. ``pointer`` is a JSON pointer (RFC 6901) into it, ``advice`` what to do
     about it. A definition with an ``error`` is not published."""

@@ -292,6 +292,19 @@ class FlowStateCorruptionError(FlowError):
         )
 
 
+class DefinitionCorruptionError(FlowStateCorruptionError):
+    """A stored version of a definition is damaged."""
+
+    def __init__(self, flow_id: str, version: object, reason: str) -> None:
+        place = f"version {version} of the definition"
+        FlowError.__init__(
+            self,
+            f"Flow {flow_id}: {place} cannot be read ({reason}); restore it in the database from a backup",
+            flowId=flow_id,
+            reason=f"{place} cannot be read ({reason})",
+        )
+
+
 class StoreUnavailableError(FlowError):
     """MongoDB does not answer."""
 

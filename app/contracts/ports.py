@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct, UnsetType
 
-from app.contracts.definition import FlowDefinition
+from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.events import Event, Gap, Topic
 from app.contracts.record import (
     EVERYTHING,
@@ -247,8 +247,8 @@ class DefinitionStore(Protocol):
     async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
         """The newest version of every flow that is not retired, by slug, after ``after_flow``."""
 
-    async def versions(self, flow_id: str) -> list[FlowDefinition]:
-        """All versions, newest first."""
+    async def versions(self, flow_id: str) -> list[VersionInfo]:
+        """What is known of all versions, newest first; also of those that cannot be read."""
 
     async def publish(self, definition: FlowDefinition) -> bool:
         """Keep a new version. False when that version exists already."""

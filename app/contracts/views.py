@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, convert, json, structs
 
-from app.contracts.definition import FlowDefinition
+from app.contracts.definition import VersionInfo
 from app.contracts.errors import FlowError
 from app.contracts.outcome import BatchOutcome, CaughtUp, Erasure, PersonalData, Recovered
 from app.contracts.record import HistoryRecord
@@ -269,15 +269,15 @@ def record_view(record: HistoryRecord) -> RecordView:
     )
 
 
-def definition_summary(definition: FlowDefinition) -> DefinitionSummary:
+def definition_summary(version: VersionInfo) -> DefinitionSummary:
     """A definition without its steps."""
     return DefinitionSummary(
-        flow=definition.flow.flow,
-        version=definition.version,
-        published_at=iso(definition.published_at),
-        published_by=definition.published_by,
-        source=definition.source,
-        retired=definition.retired,
+        flow=version.flow_id,
+        version=version.version,
+        published_at=iso(version.published_at),
+        published_by=version.published_by,
+        source=version.source,
+        retired=version.retired,
     )
 
 

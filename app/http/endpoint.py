@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
@@ -38,7 +39,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """``body`` None: no body is taken. ``body_of`` says how its faults are called and how large it
     may be. ``answers`` are the types by status, None for an empty answer. ``scope`` is what the
     token must have; ``public`` endpoints ask for no token. ``other_media_types`` are those that an answer has
-    when the query asks for them."""
+    when the query asks for them. With 304 among the answers an ``If-None-Match`` is heeded; an answer
+    without an ETag gets that of its body."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
@@ -146,12 +148,12 @@ class Handler:
             return answer.value
         if answer.value is UNSET:
             return Response(status_code=answer.status, headers=answer.headers)
-        return Response(
-            msgspec.json.encode(answer.value),
-            status_code=answer.status,
-            headers=answer.headers,
-            media_type=endpoint.media_type,
-        )
+        body, headers = msgspec.json.encode(answer.value), answer.headers
+        if 304 in endpoint.answers:
+            headers = {"ETag": f'"{blake2b(body, digest_size=16).hexdigest()}"', **headers}
+            if _is_known(headers["ETag"], request.headers.get("if-none-match", "")):
+                return Response(status_code=304, headers=headers)
+        return Response(body, status_code=answer.status, headers=headers, media_type=endpoint.media_type)
 
     def _decode_body(self, raw: bytes, faults: list[Fault]) -> Any:
         if self._decoder is None:
@@ -163,6 +165,12 @@ class Handler:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             faults += _faults_of_body(raw, self._endpoint.body)
             return None
+
+
+def _is_known(etag: str, listed: str) -> bool:
+    """Whether an ``If-None-Match`` lists the tag; compared weakly, as RFC 9110 says."""
+    tags = {tag.strip().removeprefix("W/") for tag in listed.split(",")}
+    return etag in tags or "*" in tags
 
 
 def _bearer(request: Request) -> str | None:

@@ -10,6 +10,7 @@ from app.auth.permissions import ADMIN
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowNotFoundError,
+    FlowStateCorruptionError,
     InsufficientPermissionsError,
     InvalidDefinitionError,
     PayloadTooLargeError,
@@ -114,7 +115,7 @@ EXCHANGE_ENDPOINTS = [
         handle=_export,
         query=ExportQuery,
         answers={200: ExportedDefinition},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
+        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
     ),
     Endpoint(
         method="POST",
@@ -131,6 +132,7 @@ EXCHANGE_ENDPOINTS = [
             InvalidDefinitionError,
             PayloadTooLargeError,
             VersionConflictError,
+            FlowStateCorruptionError,
         ),
         scope=ADMIN,
     ),

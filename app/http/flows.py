@@ -12,6 +12,7 @@ from app.contracts.errors import (
     Fault,
     FlowExistsError,
     FlowNotFoundError,
+    FlowStateCorruptionError,
     InsufficientPermissionsError,
     InvalidDefinitionError,
     InvalidRequestError,
@@ -140,7 +141,7 @@ async def _delete(call: Call) -> Answer:
 
 async def _versions(call: Call) -> Answer:
     found = await call.service.definitions.versions(call.path["flow_id"], call.caller)
-    return Answer(VersionsPage([definition_summary(definition) for definition in found]))
+    return Answer(VersionsPage([definition_summary(version) for version in found]))
 
 
 async def _version(call: Call) -> Answer:
@@ -170,7 +171,13 @@ def _expected_version(call: Call) -> int | None:
     return int(match[1])
 
 
-_WRITING = (InsufficientPermissionsError, InvalidDefinitionError, PayloadTooLargeError)
+_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+_WRITING = (
+    InsufficientPermissionsError,
+    InvalidDefinitionError,
+    PayloadTooLargeError,
+    FlowStateCorruptionError,
+)
 
 FLOW_ENDPOINTS = [
     Endpoint(
@@ -180,7 +187,7 @@ FLOW_ENDPOINTS = [
         summary="The newest version of every flow",
         handle=_list,
         query=FlowsQuery,
-        answers={200: FlowsPage},
+        answers={200: FlowsPage, 304: None},
     ),
     Endpoint(
         method="POST",
@@ -213,8 +220,8 @@ FLOW_ENDPOINTS = [
         summary="The newest version of a flow",
         handle=_get,
         query=FlowQuery,
-        answers={200: Flow},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
+        answers={200: Flow, 304: None},
+        errors=_READING,
     ),
     Endpoint(
         method="PATCH",
@@ -236,7 +243,7 @@ FLOW_ENDPOINTS = [
         handle=_delete,
         query=RetireQuery,
         answers={204: None, 200: Retired},
-        errors=(InsufficientPermissionsError, FlowNotFoundError, VersionConflictError),
+        errors=(*_READING, VersionConflictError),
         scope=ADMIN,
     ),
     Endpoint(
@@ -246,7 +253,7 @@ FLOW_ENDPOINTS = [
         summary="All versions of a flow, newest first",
         handle=_versions,
         answers={200: VersionsPage},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
+        errors=_READING,
     ),
     Endpoint(
         method="GET",
@@ -255,7 +262,7 @@ FLOW_ENDPOINTS = [
         summary="One version of a flow",
         handle=_version,
         query=FlowQuery,
-        answers={200: Flow},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
+        answers={200: Flow, 304: None},
+        errors=_READING,
     ),
 ]

@@ -6,6 +6,7 @@ from app.auth.permissions import ADMIN
 from app.contracts.errors import (
     Fault,
     FlowNotFoundError,
+    FlowStateCorruptionError,
     InsufficientPermissionsError,
     InvalidRequestError,
     PayloadTooLargeError,
@@ -45,7 +46,7 @@ MIGRATION_ENDPOINTS = [
         summary="How a version differs from an earlier one, and what that means for running states",
         handle=_diff,
         answers={200: FlowDiff},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
+        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
     ),
     Endpoint(
         method="POST",
@@ -56,7 +57,12 @@ MIGRATION_ENDPOINTS = [
         body=MigrateCommand,
         body_of="batch",
         answers={200: MigrationReport},
-        errors=(InsufficientPermissionsError, FlowNotFoundError, PayloadTooLargeError),
+        errors=(
+            InsufficientPermissionsError,
+            FlowNotFoundError,
+            FlowStateCorruptionError,
+            PayloadTooLargeError,
+        ),
         scope=ADMIN,
     ),
 ]

@@ -83,7 +83,8 @@ def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
             "content": {"application/json": {"schema": body}},
         }
     for status, shape in endpoint.answers.items():
-        answer: dict[str, Any] = {"description": endpoint.summary}
+        unchanged = "It is still what the If-None-Match names"
+        answer: dict[str, Any] = {"description": unchanged if status == 304 else endpoint.summary}
         if shape is not None:
             media_types = (endpoint.media_type, *endpoint.other_media_types)
             answer["content"] = {media: {"schema": schema_of[repr(shape)]} for media in media_types}

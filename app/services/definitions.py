@@ -9,7 +9,7 @@ import structlog
 from msgspec import Struct, convert, json, structs, to_builtins
 
 from app.contracts.command import Caller, program
-from app.contracts.definition import Finding, FlowDefinition
+from app.contracts.definition import Finding, FlowDefinition, VersionInfo
 from app.contracts.errors import (
     FlowExistsError,
     FlowNotFoundError,
@@ -71,8 +71,8 @@ class Definitions:
             raise FlowNotFoundError(flow_id, version)
         return found
 
-    async def versions(self, flow_id: str, caller: Caller = _PROGRAM) -> list[FlowDefinition]:
-        """All versions, newest first. Raises FlowNotFoundError."""
+    async def versions(self, flow_id: str, caller: Caller = _PROGRAM) -> list[VersionInfo]:
+        """What is known of all versions, newest first. Raises FlowNotFoundError."""
         await self._access.require_visible(flow_id, caller)
         found = await self._store.versions(flow_id)
         if not found:
@@ -204,8 +204,11 @@ class Definitions:
             return offered.overrides
         if not changed or since is None:
             return changed
-        later = (old for old in await self._store.versions(newest.flow.flow) if old.version > since)
-        return not any(_same(old.flow, offered.flow) for old in later)
+        for number in range(newest.version, since, -1):
+            later = await self._catalog.version(newest.flow.flow, number)
+            if later is not None and _same(later.flow, offered.flow):
+                return False
+        return True
 
     async def _publish_change(
         self, flow: Flow, newest: FlowDefinition, *, actor: str, source: str

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from msgspec import structs
 
+from app.contracts.definition import VersionInfo
 from app.contracts.ports import DefinitionStore
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
@@ -36,7 +37,12 @@ async def test_nothing_published(store: DefinitionStore) -> None:
 async def test_versions_newest_first(store: DefinitionStore) -> None:
     for version in (2, 10, 1):
         await store.publish(definition(version=version))
-    assert [d.version for d in await store.versions("loop")] == [10, 2, 1]
+    known = await store.versions("loop")
+    assert [version.version for version in known] == [10, 2, 1]
+    made = definition(version=10)
+    assert known[0] == VersionInfo(
+        "loop", 10, made.published_at, made.published_by, made.source, made.retired
+    )
     assert (await store.latest("loop") or definition()).version == 10
 
 

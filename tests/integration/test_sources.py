@@ -123,7 +123,9 @@ async def followed(parts: Parts, *copies: SourceCopy, prepared: bool = False) ->
 
 async def titles(parts: Parts, slug: str = "loop") -> list[str | None]:
     """Of all versions, oldest first."""
-    return [d.flow.title for d in reversed(await parts.service.definitions.versions(slug))]
+    definitions = parts.service.definitions
+    numbers = [known.version for known in await definitions.versions(slug)]
+    return [(await definitions.version(slug, number)).flow.title for number in reversed(numbers)]
 
 
 async def test_each_format_of_a_folder_and_a_single_file(folder: Path) -> None:

@@ -190,6 +190,22 @@ async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Parts, d
     assert (await service.execute_transition("ada", "user-onboarding", "start")).step == "profile-setup"
 
 
+async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Parts) -> None:
+    definitions = parts.service.definitions
+    for slug in ("whole", "loop"):
+        await definitions.create(flow_dict(slug), actor="root", source="api")
+    await definitions.update("loop", {"title": "Second"}, actor="root", source="api")
+    stored = parts.database.collection("flow_definitions")
+    await stored.update_one({"_id": "loop:2"}, {"$set": {"definition": '{"flow": "loop"}'}})
+    store = MongoDefinitionStore(parts.database)
+    for read in (store.latest("loop"), store.get("loop", 2)):
+        with pytest.raises(FlowStateCorruptionError, match=r"version 2 .* restore it in the database"):
+            await read
+    assert await store.get("loop", 1) is not None
+    assert [version.version for version in await store.versions("loop")] == [2, 1]
+    assert "whole" in [definition.flow.flow for definition in await store.list_latest(None, 100)]
+
+
 async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Parts) -> None:
     states = parts.database.collection("flow_states")
     for user in ("damaged", "sound"):

@@ -39,6 +39,27 @@ async def test_every_change_is_the_next_version_and_the_old_ones_stay(serving: S
         ]
 
 
+async def test_what_is_known_already_is_not_sent_again(serving: Serving) -> None:
+    """By If-None-Match: so that another server-flow that reads definitions here reads what is new."""
+    flow = flow_dict(slug())
+    route = f"/api/flows/{flow['flow']}"
+    async with serving.http("root", "flow:admin") as admin:
+        await admin.post("/api/flows", json=flow)
+        for path in (route, f"{route}/versions/1", f"/api/flows?after={flow['flow'][:-1]}&limit=1"):
+            first = await admin.get(path)
+            for tags in (first.headers["etag"], f'"other", W/{first.headers["etag"]}', "*"):
+                again = await admin.get(path, headers={"If-None-Match": tags})
+                assert (again.status_code, again.content) == (304, b"")
+                assert again.headers["etag"] == first.headers["etag"]
+            await admin.patch(route, json={"title": path})
+            changed = await admin.get(path, headers={"If-None-Match": first.headers["etag"]})
+            assert changed.status_code == (304 if path.endswith("/versions/1") else 200)
+        state = await admin.post(f"/api/flow/{flow['flow']}/start")
+        asked = {"If-None-Match": state.headers["etag"]}
+        same = await admin.get(f"/api/flow/{flow['flow']}/state", headers=asked)
+        assert same.status_code == 200, "what may run now is not told by its position"
+
+
 async def test_of_administrators_at_once_one_wins_and_the_others_are_told(serving: Serving) -> None:
     flow = flow_dict(slug())
     route = f"/api/flows/{flow['flow']}"
