@@ -24,6 +24,7 @@ from app.services import FlowService
 from app.services.copies import SourceCopy, check_found
 from app.services.sources import Sources
 from app.services.wiring import Limits, Ports
+from app.tasks import end_tasks
 from config.log import configure_logging, configure_own_logs
 from config.settings import Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
@@ -153,8 +154,7 @@ async def following(sources: Sources) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end_tasks([task])
 
 
 def definition_sources(service: FlowService, settings: Settings) -> Sources:

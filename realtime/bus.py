@@ -20,6 +20,7 @@ from uuid_utils import uuid7
 
 from app.contracts.events import EVERYONE, Event, Gap, PresenceAsked, StateChanged, Topic
 from app.contracts.ports import BusUnavailableError
+from app.tasks import end_tasks
 from config.log import describe
 from realtime.ear import Ear
 from realtime.envelope import Opener, Sealer
@@ -95,15 +96,14 @@ class RedisBus:
         self._sealer, self._opener = Sealer(key, self._worker), Opener(key)
         self._tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._beat())]
         try:
-            await asyncio.wait_for(self._hearing.wait(), START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                await self._hearing.wait()
         except TimeoutError:
             self._deaf_since = time.time()
 
     async def stop(self) -> None:
         """Say goodbye, stop listening and close the connections."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         with suppress(*OUTAGE):
             if self._tasks:
                 # Without a goodbye the others find that it is gone, and read for themselves.

@@ -10,6 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from app.tasks import end_tasks
 from config.log import describe
 from realtime.redis_servers import OUTAGE, TIMEOUT_SECONDS
 
@@ -101,8 +102,7 @@ class Ear:
     async def close(self) -> None:
         """Hear nothing any more."""
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await end_tasks([self._reader])
         self._end(DeafError("closed"))
         with suppress(*OUTAGE):
             await self._pubsub.aclose()  # type: ignore[no-untyped-call]

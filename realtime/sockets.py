@@ -26,6 +26,7 @@ from app.contracts.state import FlowState
 from app.contracts.views import caught_up_view, error_view, state_view
 from app.flow.faults import faults_of
 from app.services import FlowService
+from app.tasks import end_tasks
 from config.log import describe
 from realtime.client_session import Client, device_of, token_of
 from realtime.limits import CONNECTIONS_OF_A_USER, REFUSALS, SUBSCRIPTIONS
@@ -97,8 +98,7 @@ class FlowSockets:
     async def stop(self) -> None:
         """End."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
 
     # Clients
 

@@ -14,6 +14,7 @@ from app.services.executor import Executor
 from app.services.lease import LeaseHolder
 from app.services.relay import Relay
 from app.services.soundness import SoundnessCheck
+from app.tasks import end_tasks
 from config.log import describe
 
 log = structlog.get_logger("background")
@@ -70,9 +71,7 @@ class Background:
         """Deliver what is queued, then end."""
         if self._tasks:
             await self.relay.drain(DRAIN_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._tasks = []
         await self._lease.give_up()
 

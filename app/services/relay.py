@@ -102,7 +102,8 @@ class Relay:
             until = asyncio.get_running_loop().time() + LONGEST_SECONDS
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
+                    async with asyncio.timeout(LINGER_SECONDS):
+                        await self._hurry.wait()
                 if self._hurry.is_set() or not self._states.busy or asyncio.get_running_loop().time() > until:
                     break
             batch = [first, *_waiting(self._unkept, BATCH - 1)]

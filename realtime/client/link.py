@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from app.tasks import end_tasks
 from realtime.client.failures import Backoff, FlowClientError, LostError, retry_after
 from realtime.client.wire import Wire
 
@@ -68,10 +69,7 @@ class Link:
     async def close(self) -> None:
         """End the connection; whatever waits for an answer fails with CLOSED."""
         self._give_up(FlowClientError("CLOSED", "The client is closed"))
-        tasks = [task for task in (self._task, *self._posts) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(task for task in (self._task, *self._posts) if task is not None)
 
     async def call(self, event: str, body: dict[str, Any], seconds: float) -> Any:
         """The answer to one event, sent once, as soon as there is a connection. LostError when that

@@ -11,6 +11,7 @@ import socketio
 from engineio.base_client import connected_clients
 from socketio.packet import Packet
 
+from app.tasks import end_tasks
 from realtime.client.failures import FlowClientError, LostError, error_in
 from realtime.messages import Json
 
@@ -121,10 +122,8 @@ class Wire(socketio.AsyncClient):  # type: ignore[misc]
         with suppress(Exception):
             async with asyncio.timeout(END_SECONDS):
                 await self.disconnect()
-        tasks = [task for task in (self.eio.read_loop_task, self.eio.write_loop_task) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        loops = (self.eio.read_loop_task, self.eio.write_loop_task)
+        await end_tasks(task for task in loops if task is not None)
         with suppress(ValueError):
             connected_clients.remove(self.eio)
         await self._session.close()

@@ -13,6 +13,7 @@ from msgspec import Raw
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
+from app import tasks as tasks_module
 from app.contracts.events import (
     EVERYONE,
     Event,
@@ -24,6 +25,7 @@ from app.contracts.events import (
     of_user,
 )
 from app.contracts.ports import BusUnavailableError
+from app.tasks import end_tasks
 from config.settings import Settings
 from realtime import bus as bus_module
 from realtime import peers as peers_module
@@ -266,7 +268,7 @@ async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_o
     async with asyncio.timeout(10):
         while not one.bus._peers.present:
             await asyncio.sleep(0.02)
-    two.bus._tasks[1].cancel()  # no heartbeats: cut off, as far as one can tell
+    await end_tasks(two.bus._tasks[1:])  # no heartbeats: cut off, as far as one can tell
     await one.until(lambda w: w.gone == [two.bus.worker])
     before = len(one.gaps)
     await two.bus.publish([changed("ada")])
@@ -303,10 +305,23 @@ async def test_a_worker_that_ends_or_is_silent_is_gone(
     await two.bus.stop()
     await one.until(lambda w: w.gone == [two.bus.worker])
     assert one.gaps == [], "it said goodbye: it told all it had to tell"
-    for task in three.bus._tasks:  # as when it is killed
-        task.cancel()
+    await end_tasks(three.bus._tasks)  # as when it is killed
     await one.until(lambda w: w.gone == [two.bus.worker, three.bus.worker])
     assert [gap.topics for gap in one.gaps] == [None], "what it committed last it may have told nobody"
+
+
+async def test_a_worker_ends_also_as_it_sends(
+    start: Start, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """The client of Redis swallows a cancellation that comes just as it has sent."""
+    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0)
+    monkeypatch.setattr(tasks_module, "AGAIN_AFTER_SECONDS", 0.01)
+    for turns in range(50):
+        worker = await start(url)
+        for _ in range(turns % 10):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await worker.bus.stop()
 
 
 async def test_channels_that_nobody_needs_are_dropped(
