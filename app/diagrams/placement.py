@@ -2,6 +2,7 @@
 arrows lead: so none lies on another part."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 
 import graphlay
@@ -15,6 +16,8 @@ MAX_LINKS_OF_A_BOX = 50
 MAX_BENDS = 6000
 """Places where long links pass by others. With these bounds a layout takes a second or so, in which nothing
 else runs in its process; nobody could follow the lines of more."""
+KEPT = 32
+"""Layouts that are found once: which step is highlighted makes no difference to them."""
 _CAREFUL_LINKS = 60
 _CAREFUL_NODES = 1500
 """Up to which the layout takes pains, which costs more than in proportion."""
@@ -66,7 +69,8 @@ class Placement(Struct, frozen=True):
     dots: dict[int, tuple[Frame, tuple[Point, ...]]]
 
 
-def place(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> Placement | None:
+@lru_cache(KEPT)
+def place(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement | None:
     """In layers from top to bottom; a dot stands above each of the boxes at the positions of ``dots``. None
     when there are too many links, or they are too entangled, for that."""
     ends = [0] * len(boxes)
@@ -90,7 +94,8 @@ def place(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> 
     return _placement(found, len(boxes), dots, len(links))
 
 
-def place_tree(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> Placement:
+@lru_cache(KEPT)
+def place_tree(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement:
     """As a tree, which links that are one must give, however many boxes there are."""
     options = {"direction": "topbottom", "sibling_gap": 28.0, "subtree_gap": 28.0, "row_gap": 30.0}
     found = graphlay.layout_tree(_graph(boxes, dots, links), options=options)

@@ -42,18 +42,18 @@ def svg(flow: Flow, current: str | None = None) -> str:
     picture = picture_of(flow, current)
     labels = [_label(arrow) for arrow in picture.arrows]
     back = back_arrows(picture)
-    links = [
+    links = tuple(
         Link(arrow.source, arrow.target, label.size(4, 2), back=position in back)
         for position, (arrow, label) in enumerate(zip(picture.arrows, labels, strict=True))
-    ]
-    dots = [position for position, box in enumerate(picture.boxes) if box.way_in is not None]
+    )
+    dots = tuple(position for position, box in enumerate(picture.boxes) if box.way_in is not None)
     drawn = list(range(len(links)))
     contents = _contents(picture, drawn)
     placement = place(_sizes(contents), dots, links)
     if placement is None:
         drawn = sorted(spanning_arrows(picture))
         contents = _contents(picture, drawn)
-        placement = place_tree(_sizes(contents), dots, [links[position] for position in drawn])
+        placement = place_tree(_sizes(contents), dots, tuple(links[position] for position in drawn))
     parts = [
         *_dots(picture, placement),
         *(
@@ -91,8 +91,8 @@ def _contents(picture: Picture, drawn: Sequence[int]) -> list[_Content]:
     return contents
 
 
-def _sizes(contents: Sequence[_Content]) -> list[Size]:
-    return [content.size(28, 20) for content in contents]
+def _sizes(contents: Sequence[_Content]) -> tuple[Size, ...]:
+    return tuple(content.size(28, 20) for content in contents)
 
 
 def _named(part: Box | Arrow) -> str:

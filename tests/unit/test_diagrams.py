@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from html import unescape
 from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
 
+import graphlay
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -385,7 +387,7 @@ def on_the_rim(point: Point, frame: Frame) -> bool:
     ) < 0.01  # fmt: skip
 
 
-def check_placement(found: Placement, links: list[Link], dots: list[int]) -> None:
+def check_placement(found: Placement, links: Sequence[Link], dots: Sequence[int]) -> None:
     parts = [*found.boxes, *found.labels, *(frame for frame, _ in found.dots.values())]
     assert not [pair for pair in combinations(parts, 2) if overlap(*pair)]
     for frame in parts:
@@ -399,7 +401,7 @@ def check_placement(found: Placement, links: list[Link], dots: list[int]) -> Non
         assert on_the_rim(way.before[-1], label)
         assert on_the_rim(way.after[0], label)
         assert on_the_rim(way.after[-1], found.boxes[link.target])
-    assert list(found.dots) == dots
+    assert tuple(found.dots) == tuple(dots)
     for box, (frame, line) in found.dots.items():
         assert on_the_rim(line[0], frame)
         assert on_the_rim(line[-1], found.boxes[box])
@@ -411,7 +413,7 @@ sizes = st.builds(Size, st.floats(30, 250), st.floats(20, 60))
 @OFTEN
 @given(st.data())
 def test_no_part_of_a_placement_lies_on_another(data: st.DataObject) -> None:
-    boxes = data.draw(st.lists(sizes, min_size=1, max_size=10))
+    boxes = tuple(data.draw(st.lists(sizes, min_size=1, max_size=10)))
     ends = st.integers(0, len(boxes) - 1)
     pairs = data.draw(st.lists(st.tuples(ends, ends, sizes), max_size=20))
     flow = flow_of(
@@ -426,22 +428,21 @@ def test_no_part_of_a_placement_lies_on_another(data: st.DataObject) -> None:
     picture = picture_of(flow)
     sizes_of = {f"t{k}": size for k, (_, _, size) in enumerate(pairs)}
     back = back_arrows(picture)
-    links = [
+    links = tuple(
         Link(arrow.source, arrow.target, sizes_of[arrow.name], number in back)
         for number, arrow in enumerate(picture.arrows)
-    ]
-    dots = data.draw(st.lists(ends, max_size=3, unique=True))
+    )
+    dots = tuple(data.draw(st.lists(ends, max_size=3, unique=True)))
     found = place(boxes, dots, links)
     assert found is not None
     check_placement(found, links, dots)
-    tree = [links[number] for number in sorted(spanning_arrows(picture))]
-    check_placement(place_tree(boxes, [0], tree), tree, [0])
+    tree = tuple(links[number] for number in sorted(spanning_arrows(picture)))
+    check_placement(place_tree(boxes, (0,), tree), tree, (0,))
 
 
 def test_an_arrow_that_leads_back_goes_up_through_its_label() -> None:
     box, label = Size(80, 40), Size(40, 16)
-    links = [Link(0, 1, label), Link(1, 0, label, back=True)]
-    found = place([box, box], [0], links)
+    found = place((box, box), (0,), (Link(0, 1, label), Link(1, 0, label, back=True)))
     assert found is not None
     upper, lower = found.boxes
     assert upper.y < lower.y
@@ -565,6 +566,16 @@ def test_large_flows_are_drawn_in_seconds(flow: Flow) -> None:
     mermaid(flow)
     dot(flow)
     assert time.process_time() - began < 8
+
+
+def test_wherever_a_state_is_the_layout_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, flow, laid_out = graphlay.layout, neighbourly(17), []
+    monkeypatch.setattr(
+        graphlay, "layout", lambda *given, **more: laid_out.append(1) or layout(*given, **more)
+    )
+    drawn = {svg(flow, name) for name in (None, *flow.steps)}
+    assert len(drawn) == 18
+    assert len(laid_out) == 1
 
 
 def test_a_diagram_is_the_same_everywhere() -> None:
