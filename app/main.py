@@ -1,23 +1,16 @@
-"""Puts the service together: the one module that may import everything below it."""
+"""Puts the service together, on MongoDB and Redis."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
 
-import socketio
 import structlog
-from starlette.applications import Starlette
 
-from app.auth.tokens import TokenVerifier
 from app.clock import SystemClock
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionSource, DefinitionSourceError
-from app.http.application import build_application
 from app.process.embedded import EmbeddedServers
-from app.process.lifeline import end_with_parent
 from app.providers.files import FileSource
 from app.providers.remote import RemoteSource
 from app.services import FlowService
@@ -25,7 +18,7 @@ from app.services.copies import SourceCopy, check_found
 from app.services.sources import Sources
 from app.services.wiring import Limits, Ports
 from app.tasks import end_tasks
-from config.log import configure_logging, configure_own_logs
+from config.log import configure_own_logs
 from config.settings import Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
 from models.corruption_store import MongoCorruptionReports
@@ -37,7 +30,6 @@ from models.secret_store import MongoSecretStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
 from realtime.bus import RedisBus
-from realtime.sockets import FlowSockets
 
 log = structlog.get_logger("main")
 
@@ -91,10 +83,10 @@ class Parts:
             try:
                 await self.database.prepare()
                 return await self.secrets.secret("bus")
-            except StoreUnavailableError:
+            except StoreUnavailableError as failure:
                 if not patient:
                     raise
-                log.warning("waiting for MongoDB")
+                log.warning("waiting for MongoDB", why=failure.advice)
                 await asyncio.sleep(WAIT_SECONDS)
 
     async def check_hearing(self) -> None:
@@ -176,62 +168,3 @@ def definition_sources(service: FlowService, settings: Settings) -> Sources:
             )
         copies.append(SourceCopy(source, overrides=setting.overrides))
     return Sources(service.definitions, copies)
-
-
-def token_verifier(settings: Settings) -> TokenVerifier:
-    """Checks tokens as the settings say."""
-    secret = settings.jwt_secret or settings.jwt_public_key
-    return TokenVerifier(
-        key=secret.get_secret_value() if secret else None,
-        jwks_url=settings.jwks_url,
-        algorithms=settings.algorithms,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-    )
-
-
-def create_app() -> Any:
-    """The ASGI application of one worker, by the settings of the environment. A worker that another
-    process started ends when that does."""
-    end_with_parent()
-    settings = load_settings()
-    settings.require_token_check()
-    configure_logging(settings.log_level, settings.log_format)
-    parts = Parts(settings)
-    verifier = token_verifier(settings)
-    sockets = FlowSockets(
-        parts.service,
-        verifier,
-        transports=settings.socket_transports,
-        cors_origins=settings.cors_origins,
-        max_message_bytes=socket_message_limit(settings),
-    )
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with (
-            parts.running(patient=True) as service,
-            following(definition_sources(service, settings)),
-        ):
-            sockets.start()
-            gc.collect()
-            gc.freeze()  # modules and classes stay: a full collection need not look at them, 0.1 s each time
-            try:
-                yield
-            finally:
-                await sockets.stop()
-
-    http = build_application(
-        parts.service,
-        verifier,
-        checks={"mongodb": parts.database.ping, "redis": parts.check_hearing},
-        cors_origins=settings.cors_origins,
-        max_payload_bytes=settings.max_payload_bytes,
-        lifespan=lifespan,
-    )
-    return socketio.ASGIApp(sockets.server, other_asgi_app=http)
-
-
-def socket_message_limit(settings: Settings) -> int:
-    """Bytes of a Socket.IO message: enough to answer a payload that is too large with its error."""
-    return max(1_048_576, 2 * settings.max_payload_bytes)

@@ -9,10 +9,26 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-FEWEST = 10
+FEWEST = 5
 """However slow the server is, so many may share a command."""
 SHARE_OF_PATIENCE = 0.2
 """How much of what anybody waits a command should take at most."""
+
+
+class Pace:
+    """How many items the next command takes, at most ``most``: so many as should take a fifth of
+    ``patience`` seconds, judged by the last command, which is never too hopeful as a command has a price of
+    its own. It begins with few and at most doubles, so that a slow server is not met with a full one."""
+
+    def __init__(self, most: int, patience: float) -> None:
+        self.size = min(FEWEST, most)
+        self._most = most
+        self._seconds = SHARE_OF_PATIENCE * patience
+
+    def took(self, sent: int, seconds: float) -> None:
+        """Judge by a command of so many."""
+        fitting = int(sent * self._seconds / seconds) if seconds else self._most
+        self.size = max(min(FEWEST, self._most), min(self._most, 2 * self.size, fitting))
 
 
 class Batches(Generic[T, R]):
@@ -20,23 +36,23 @@ class Batches(Generic[T, R]):
     batch. Nothing waits for a timer: a lone request is sent at once.
 
     ``work`` answers a batch in its order; an answer that is an exception is raised to who asked. At most
-    ``lanes`` batches of at most ``size`` are under way, and of fewer while the server takes long for them.
-    Who asks waits while batches are answered, and no longer than ``patience`` seconds while none is: the
-    server is slow in the one case, away in the other.
+    ``lanes`` batches are under way, each as large as ``pace`` says. Who asks waits while batches are
+    answered, and no longer than ``patience`` seconds while none is: the server is slow in the one case, away
+    in the other.
     """
 
     def __init__(
         self,
         work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
         *,
-        size: int,
+        pace: Pace,
         lanes: int,
         patience: float,
     ) -> None:
         self._work = work
         self._patience = patience
         self._answered_at = 0.0
-        self._size = self._at_most = size
+        self._pace = pace
         self._lanes = lanes
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -69,7 +85,7 @@ class Batches(Generic[T, R]):
         self._called = False
         while self._waiting and len(self._under_way) < self._lanes:
             batch: list[tuple[T, asyncio.Future[R]]] = []
-            while self._waiting and len(batch) < self._at_most:
+            while self._waiting and len(batch) < self._pace.size:
                 item, answer = self._waiting.popleft()
                 if not answer.done():  # who asked did not give up meanwhile
                     batch.append((item, answer))
@@ -91,7 +107,7 @@ class Batches(Generic[T, R]):
             self._answered_at = asyncio.get_running_loop().time()
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
-        self._pace(len(batch), monotonic() - sent_at)
+        self._pace.took(len(batch), monotonic() - sent_at)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue
@@ -99,11 +115,3 @@ class Batches(Generic[T, R]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-
-    def _pace(self, sent: int, seconds: float) -> None:
-        """Fewer next time when these took too long, up to twice as many when half of that would do."""
-        most = SHARE_OF_PATIENCE * self._patience
-        if seconds > most:
-            self._at_most = max(min(FEWEST, self._size), int(sent * most / seconds))
-        elif seconds < most / 2:
-            self._at_most = min(self._size, 2 * self._at_most)

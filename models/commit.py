@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from msgspec import Struct
@@ -12,7 +13,7 @@ from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import REMEMBERED
 from app.contracts.record import HistoryRecord, Remembered, remembered, state_after
 from app.contracts.state import FlowState, StatePosition
-from models.batching import Batches
+from models.batching import Batches, Pace
 from models.codec import (
     OPTIONAL_STATE_FIELDS,
     Document,
@@ -23,7 +24,7 @@ from models.codec import (
 from models.database import ANSWER_SECONDS, Collection, is_outage
 
 COMMIT_ATTEMPTS = 3
-COMMITS_IN_A_COMMAND = 100
+WRITES_IN_A_COMMAND = 100
 """So few that a lone request behind a full command does not wait long."""
 COMMANDS_UNDER_WAY = 2
 _DUPLICATE_KEY = 11000
@@ -47,18 +48,19 @@ class Commits:
     def __init__(self, states: Collection, history: Collection) -> None:
         self._states = states
         self._history = history
-        self._batches: Batches[Commit, bool] = Batches(
-            self._make_all, size=COMMITS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS
-        )
+        # Apart, as an update takes a server many times as long as an insert.
+        self._pace = Pace(WRITES_IN_A_COMMAND, ANSWER_SECONDS)
+        self._starts = self._batches(Pace(WRITES_IN_A_COMMAND, ANSWER_SECONDS))
+        self._moves = self._batches(self._pace)
 
     @property
     def busy(self) -> bool:
         """Whether any are waiting or under way."""
-        return self._batches.busy
+        return self._starts.busy or self._moves.busy
 
     async def make(self, commit: Commit) -> bool:
         """Whether it was made; False when somebody else was first."""
-        return await self._batches.ask(commit)
+        return await (self._starts if commit.before is None else self._moves).ask(commit)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         """Take records out of the outboxes."""
@@ -69,7 +71,14 @@ class Commits:
             UpdateOne({"_id": key}, {"$pull": {"outbox": {"_id": {"$in": ids}}}})
             for key, ids in delivered.items()
         ]
-        await self._states.bulk_write(operations, ordered=False)
+        while operations:  # not all at once: commits wait behind them
+            together, operations = operations[: self._pace.size], operations[self._pace.size :]
+            sent_at = monotonic()
+            await self._states.bulk_write(together, ordered=False)
+            self._pace.took(len(together), monotonic() - sent_at)
+
+    def _batches(self, pace: Pace) -> Batches[Commit, bool]:
+        return Batches(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)
 
     async def _make_all(self, commits: Sequence[Commit]) -> list[bool | Exception]:
         outcomes: dict[int, bool | Exception] = {}

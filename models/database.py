@@ -42,12 +42,7 @@ _NOT_ALLOWED = {13, 18, 8000}
 
 
 class DatabaseRefusedError(StoreUnavailableError):
-    """The database cannot be used as it is: a wrong address, wrong credentials, no such host. ``advice`` is
-    for who operates it, and not for clients."""
-
-    def __init__(self, advice: str) -> None:
-        super().__init__()
-        self.advice = advice
+    """The database cannot be used as it is: a wrong address, wrong credentials, no such host."""
 
 
 def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":

@@ -11,7 +11,7 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
-from models.batching import Batches
+from models.batching import Batches, Pace
 from models.codec import (
     Document,
     members_of,
@@ -41,7 +41,10 @@ class MongoStateStore:
         self._states: Collection = database.collection("flow_states")
         self._damaged: Collection = database.collection("flow_states_damaged")
         self._loads: Batches[str, Document | None] = Batches(
-            self._load_all, size=LOADS_IN_A_COMMAND, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS
+            self._load_all,
+            pace=Pace(LOADS_IN_A_COMMAND, ANSWER_SECONDS),
+            lanes=COMMANDS_UNDER_WAY,
+            patience=ANSWER_SECONDS,
         )
         self._commits = Commits(self._states, database.collection("flow_history"))
 

@@ -9,13 +9,10 @@ import click
 
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, DefinitionSourceError
-from app.main import open_service
-from app.process.embedded import EmbeddedError
-from app.process.workers import PortError
+from app.process import StartError
 from app.services import FlowService
 from config.log import configure_logging
 from config.settings import Settings, SettingsError, load_settings
-from models.database import DatabaseRefusedError
 
 T = TypeVar("T")
 
@@ -28,13 +25,10 @@ class _Group(click.Group):
             lines = str(refusal).splitlines()
             click.echo("\n".join(f"server-flow: {line}" for line in lines), err=True)
             sys.exit(2)
-        except DatabaseRefusedError as refusal:
+        except StoreUnavailableError as refusal:
             click.echo(f"server-flow: {refusal.advice} (FLOW_MONGO_URL)", err=True)
             sys.exit(1)
-        except StoreUnavailableError:
-            click.echo("server-flow: MongoDB does not answer (FLOW_MONGO_URL)", err=True)
-            sys.exit(1)
-        except (EmbeddedError, PortError, DefinitionSourceError, FlowError) as refusal:
+        except (StartError, DefinitionSourceError, FlowError) as refusal:
             click.echo(f"server-flow: {refusal}", err=True)
             sys.exit(1)
         except BusUnavailableError as refusal:
@@ -50,6 +44,8 @@ def main() -> None:
 
 def with_service(use: Callable[[FlowService], Awaitable[T]], settings: Settings | None = None) -> T:
     """Run ``use`` with a service by the settings; logs below warnings are not shown."""
+    from app.main import open_service  # noqa: PLC0415 - the drivers: half a second that others do not need
+
     settings = settings or load_settings()
     configure_logging("warning", settings.log_format)
 

@@ -7,13 +7,11 @@ import click
 import msgspec
 
 from app.cli.command import main, with_service
-from app.contracts.errors import FlowError
+from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
 from app.contracts.statistics import FlowStatistics
-from app.main import Parts
 from app.services import FlowService
 from config.settings import Settings, load_settings
-from models.database import DatabaseRefusedError
 
 
 @main.command()
@@ -67,6 +65,8 @@ def check_config() -> None:
 
 
 async def _ping(settings: Settings) -> int:
+    from app.main import Parts  # noqa: PLC0415 - the drivers, which other commands do not need
+
     parts = Parts(settings)
     failed = 0
     for name, ping in (("MongoDB", parts.database.ping), ("Redis", parts.bus.ping)):
@@ -74,7 +74,8 @@ async def _ping(settings: Settings) -> int:
             await ping()
             click.echo(f"{name}: answers")
         except (FlowError, BusUnavailableError) as refusal:
-            click.echo(f"{name}: {refusal.advice if isinstance(refusal, DatabaseRefusedError) else refusal}")
+            why = refusal.advice if isinstance(refusal, StoreUnavailableError) else refusal
+            click.echo(f"{name}: {why}")
             failed = 1
     await parts.bus.stop()
     await parts.database.close()

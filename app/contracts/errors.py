@@ -306,7 +306,7 @@ class DefinitionCorruptionError(FlowStateCorruptionError):
 
 
 class StoreUnavailableError(FlowError):
-    """MongoDB does not answer."""
+    """MongoDB does not answer. ``advice`` says why, to who operates it; clients are not told."""
 
     code = "STORE_UNAVAILABLE"
     status = 503
@@ -314,5 +314,6 @@ class StoreUnavailableError(FlowError):
     retryable = True
     retry_after = 2
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = "MongoDB does not answer") -> None:
         super().__init__("The store does not answer; nothing is known to have changed. Try again")
+        self.advice = advice

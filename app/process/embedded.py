@@ -22,8 +22,8 @@ from urllib.parse import quote
 import msgspec
 from pydantic import SecretStr
 
+from app.process import StartError
 from config.settings import Settings
-from models.database import create_first_user
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -33,8 +33,8 @@ TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
 
-class EmbeddedError(Exception):
-    """The embedded servers cannot start; the message is for the person at the terminal."""
+class EmbeddedError(StartError):
+    """The embedded servers cannot start."""
 
 
 class Secrets(msgspec.Struct):
@@ -187,6 +187,8 @@ class EmbeddedServers:
         the very first start is one without, on the loopback interface, for a moment."""
         if not kept.provisioned:
             port = self._spawn_mongo(auth=False)
+            from models.database import create_first_user  # noqa: PLC0415 - the driver is slow to load
+
             create_first_user(f"mongodb://127.0.0.1:{port}/?retryWrites=false", _USER, kept.mongo)
             self._end("mongodb")
             kept.provisioned = True

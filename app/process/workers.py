@@ -10,15 +10,17 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-APPLICATION = "app.main:create_app"
+from app.process import StartError
+
+APPLICATION = "app.asgi:create_app"
 BACKLOG = 2048
 GRACEFUL_SECONDS = 10
 UNREAD_SECONDS = 30
 """A client that takes nothing of what was sent to it for so long is gone, and its memory with it."""
 
 
-class PortError(Exception):
-    """The port cannot be had; the message is for the person at the terminal."""
+class PortError(StartError):
+    """The port cannot be had."""
 
 
 def open_port(host: str, port: int) -> socket.socket:

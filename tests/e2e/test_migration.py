@@ -219,7 +219,9 @@ async def test_a_worker_that_dies_in_the_middle(two_hosts: Hosts, settings: Sett
     async with other.http("root", "flow:admin") as http:
         report = await migrated(http, mapping=MAPPING)
         assert 0 < report["moved"] < len(FEWER)
-        assert (report["failed"], report["remaining"]) == (0, 0)
+        while report["remaining"]:  # a slow machine takes longer than one call does
+            assert (report["failed"], report["moved"] > 0) == (0, True)
+            report = await migrated(http, mapping=MAPPING)
     check(*await stored(settings), FEWER)
 
 

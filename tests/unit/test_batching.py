@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from models.batching import Batches
+from models.batching import Batches, Pace
 
 
 class Server:
@@ -26,7 +26,7 @@ class Server:
 
 
 def batches(server: Server, *, size: int = 3, lanes: int = 1, patience: float = 5) -> Batches[int, int]:
-    return Batches(server.work, size=size, lanes=lanes, patience=patience)
+    return Batches(server.work, pace=Pace(size, patience), lanes=lanes, patience=patience)
 
 
 async def test_those_of_one_turn_share_and_each_has_its_answer() -> None:
@@ -115,8 +115,8 @@ async def test_no_more_are_under_way_than_there_are_lanes(lanes: int) -> None:
 
 
 async def test_a_slow_server_is_sent_less_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second for 100 is too long of 2.5: half as many next; as many as before once it is quick again."""
-    now, seconds_each = 0.0, 0.01
+    """No more than it should do in half a second, a fifth of what anybody waits; few at first."""
+    now, seconds_each = 0.0, 1 / 64
     sizes: list[int] = []
 
     async def work(items: Sequence[int]) -> list[int | Exception]:
@@ -125,15 +125,22 @@ async def test_a_slow_server_is_sent_less_at_a_time(monkeypatch: pytest.MonkeyPa
         sizes.append(len(items))
         return list(items)
 
+    async def sizes_of(items: int) -> list[int]:
+        sizes.clear()
+        await asyncio.gather(*(ask(n) for n in range(items)))
+        return sizes.copy()
+
     monkeypatch.setattr("models.batching.monotonic", lambda: now)
-    ask = Batches(work, size=100, lanes=1, patience=2.5).ask
-    await asyncio.gather(*(ask(n) for n in range(250)))
-    assert sizes == [100, 50, 50, 50]
-    sizes.clear()
+    ask = Batches(work, pace=Pace(100, 2.5), lanes=1, patience=2.5).ask
+    assert await sizes_of(94) == [5, 10, 20, 32, 27]
+    seconds_each = 0.0
+    assert await sizes_of(196) == [32, 64, 100]
+    seconds_each = 1 / 128
+    assert await sizes_of(228) == [100, 64, 64]
     seconds_each = 10.0
-    await asyncio.gather(*(ask(n) for n in range(130)))
-    assert sizes == [50, 10, 10, 10, 10, 10, 10, 10, 10], "however slow, some share a command"
-    sizes.clear()
-    seconds_each = 0.001
-    await asyncio.gather(*(ask(n) for n in range(370)))
-    assert sizes == [10, 20, 40, 80, 100, 100, 20]
+    assert await sizes_of(94) == [64, 5, 5, 5, 5, 5, 5], "however slow, some share a command"
+    seconds_each = 1 / 1024
+    assert await sizes_of(370) == [5, 10, 20, 40, 80, 100, 100, 15]
+    seconds_each = 0.25
+    assert await sizes_of(1) == [1]
+    assert await sizes_of(20) == [5, 5, 5, 5], "also one alone tells that it is slow"

@@ -1,6 +1,8 @@
 """``flows validate``: every finding in a line of its own."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,14 @@ def test_what_is_printed_cannot_drive_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.output
     assert len(done.output.splitlines()) == len(check_flow(raw))
     assert "steps.�[2J�.step: is 'é'" in done.output
+
+
+def test_it_answers_without_loading_what_it_does_not_need() -> None:
+    slow = {"app.main", "app.asgi", "motor", "beanie", "redis", "socketio", "uvicorn"}
+    program = (
+        "import sys; from click.testing import CliRunner; from app.cli import main; "
+        f"done = CliRunner().invoke(main, ['flows', 'validate', {str(CORPUS / 'sound')!r}]); "
+        f"print(done.exit_code, sorted({slow!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 []\n"

@@ -1,0 +1,76 @@
+"""The ASGI application of a worker: the service, with its HTTP and Socket.IO doors."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import socketio
+from starlette.applications import Starlette
+
+from app.auth.tokens import TokenVerifier
+from app.http.application import build_application
+from app.main import Parts, definition_sources, following
+from app.process.lifeline import end_with_parent
+from config.log import configure_logging
+from config.settings import Settings, load_settings
+from realtime.sockets import FlowSockets
+
+
+def token_verifier(settings: Settings) -> TokenVerifier:
+    """Checks tokens as the settings say."""
+    secret = settings.jwt_secret or settings.jwt_public_key
+    return TokenVerifier(
+        key=secret.get_secret_value() if secret else None,
+        jwks_url=settings.jwks_url,
+        algorithms=settings.algorithms,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+    )
+
+
+def create_app() -> Any:
+    """The ASGI application of one worker, by the settings of the environment. A worker that another
+    process started ends when that does."""
+    end_with_parent()
+    settings = load_settings()
+    settings.require_token_check()
+    configure_logging(settings.log_level, settings.log_format)
+    parts = Parts(settings)
+    verifier = token_verifier(settings)
+    sockets = FlowSockets(
+        parts.service,
+        verifier,
+        transports=settings.socket_transports,
+        cors_origins=settings.cors_origins,
+        max_message_bytes=socket_message_limit(settings),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with (
+            parts.running(patient=True) as service,
+            following(definition_sources(service, settings)),
+        ):
+            sockets.start()
+            gc.collect()
+            gc.freeze()  # modules and classes stay: a full collection need not look at them, 0.1 s each time
+            try:
+                yield
+            finally:
+                await sockets.stop()
+
+    http = build_application(
+        parts.service,
+        verifier,
+        checks={"mongodb": parts.database.ping, "redis": parts.check_hearing},
+        cors_origins=settings.cors_origins,
+        max_payload_bytes=settings.max_payload_bytes,
+        lifespan=lifespan,
+    )
+    return socketio.ASGIApp(sockets.server, other_asgi_app=http)
+
+
+def socket_message_limit(settings: Settings) -> int:
+    """Bytes of a Socket.IO message: enough to answer a payload that is too large with its error."""
+    return max(1_048_576, 2 * settings.max_payload_bytes)

@@ -1,0 +1,142 @@
+"""What ``serve`` and ``worker`` run: apart from them, as only these load the whole of the server."""
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import structlog
+
+from app.asgi import socket_message_limit
+from app.auth.permissions import ADMIN
+from app.cli.token import signed_token
+from app.main import (
+    Parts,
+    definition_sources,
+    following,
+    read_definitions,
+    take_up_definitions,
+)
+from app.process.embedded import EmbeddedServers
+from app.process.workers import open_port, run_workers
+from config.log import configure_logging
+from config.settings import Settings, SettingsError, load_settings
+
+log = structlog.get_logger("serve")
+
+FIRST_TOKEN_TTL = timedelta(hours=12)
+FIRST_FLOW = "user-onboarding"
+"""That the start shows how to begin, if it is there."""
+
+
+def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> None:
+    """Serve until a signal comes or a server ends, and exit."""
+    settings = load_settings(data_dir=data_dir)
+    if not settings.embedded:
+        settings.require_token_check()
+    if workers > 1 and "polling" in settings.socket_transports:
+        raise SettingsError(
+            "FLOW_SOCKET_TRANSPORTS: polling needs all requests of a client at one worker, and workers that "
+            "share a port cannot see to it: use --workers 1, several times, behind sticky sessions"
+        )
+    configure_logging(settings.log_level, settings.log_format)
+    read_definitions(settings)
+    bound = open_port(host, port)
+    servers = EmbeddedServers(settings.data_dir, click.echo) if settings.embedded else None
+    dead: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if dead else 0))
+    try:
+        if servers is not None:
+            settings = servers.start(settings)
+            servers.watch(lambda name: _end_because(name, dead))
+        first_flow = asyncio.run(_prepare(settings))
+        _hand_on(settings)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+        served = run_workers(
+            bound,
+            workers,
+            message_limit=socket_message_limit(settings),
+            on_ready=lambda: _welcome(address, settings, servers, first_flow),
+        )
+    except KeyboardInterrupt:
+        served = True
+    finally:
+        if servers is not None:
+            servers.stop()
+    sys.exit(0 if served and not dead else 1)
+
+
+def run_background() -> None:
+    """Run the background jobs until a signal comes."""
+    settings = load_settings()
+    if settings.embedded:
+        raise SettingsError("FLOW_MONGO_URL and FLOW_REDIS_URL: name the servers that 'serve' uses")
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(_work(settings))
+
+
+async def _prepare(settings: Settings) -> str | None:
+    """Before any worker starts: both servers answer, indexes exist, definitions are taken up. A flow to begin
+    with, if everybody may see one."""
+    async with Parts(settings).running() as service:
+        published = await take_up_definitions(service, settings)
+        page = await service.definitions.page(None, 100)
+    if published:
+        log.info("definitions published", flows=published)
+    flows = [definition.flow.flow for definition in page if definition.flow.roles is None]
+    return FIRST_FLOW if FIRST_FLOW in flows else next(iter(flows), None)
+
+
+async def _work(settings: Settings) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with (
+        Parts(settings).running() as service,
+        following(definition_sources(service, settings)),
+    ):
+        click.echo("The background jobs run; Ctrl-C ends them.")
+        await ended.wait()
+
+
+def _hand_on(settings: Settings) -> None:
+    """Workers read the settings from the environment, as everybody does."""
+    for name in ("mongo_url", "redis_url", "jwt_secret"):
+        secret = getattr(settings, name)
+        if secret is not None:
+            os.environ[f"FLOW_{name.upper()}"] = secret.get_secret_value()
+
+
+def _welcome(
+    address: str, settings: Settings, servers: EmbeddedServers | None, first_flow: str | None
+) -> None:
+    lines = ["", f"server-flow serves at {address}   (API: {address}/openapi.json)"]
+    if servers is not None:
+        lines.append(f"Data: {servers.data_dir}   (embedded servers, for one machine)")
+    if settings.jwt_secret is not None and first_flow is not None:
+        first = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,) if servers is not None else ())
+        route = f"{address}/api/flow/{first_flow}"
+        lines += [
+            "",
+            f"Start the flow {first_flow} for the user 'ada' (again: the state that it has by then):",
+            f"  curl -X POST {route}/start -H 'Authorization: Bearer {first}'",
+        ]
+    where = f" --data-dir {shlex.quote(str(servers.data_dir))}" if servers is not None else ""
+    lines += [
+        "",
+        f"More tokens: {shlex.quote(sys.argv[0])} token --user ada{where}",
+        "Ctrl-C stops it.",
+        "",
+    ]
+    click.echo("\n".join(lines))
+    sys.stdout.flush()
+
+
+def _end_because(name: str, dead: list[str]) -> None:
+    dead.append(name)
+    click.echo(f"server-flow: the embedded {name} server ended by itself; stopping", err=True)
+    os.kill(os.getpid(), signal.SIGTERM)
