@@ -20,7 +20,7 @@ from uuid_utils import uuid7
 
 from app.contracts.events import EVERYONE, Event, Gap, PresenceAsked, StateChanged, Topic
 from app.contracts.ports import BusUnavailableError
-from app.tasks import end_tasks
+from app.tasks import end_tasks, heeding_cancellation
 from config.log import describe
 from realtime.ear import Ear
 from realtime.envelope import Opener, Sealer
@@ -162,7 +162,8 @@ class RedisBus:
     def _losing(self, groups: Groups) -> Iterator[None]:
         """What is cut off inside counts as lost, also by a cancellation: it may have been sent or not."""
         try:
-            yield
+            with heeding_cancellation():
+                yield
         except BaseException:
             now = int(time.time() * 1000)
             for channel, group in groups.items():
@@ -228,7 +229,8 @@ class RedisBus:
             failures += 1
 
     async def _open_ears(self) -> None:
-        await self._servers.look_up()
+        with heeding_cancellation():
+            await self._servers.look_up()
         self._opener.expect_gaps()
         self._ears = {
             server: Ear(

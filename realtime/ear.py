@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from app.tasks import end_tasks
+from app.tasks import end_tasks, heeding_cancellation
 from config.log import describe
 from realtime.redis_servers import OUTAGE, TIMEOUT_SECONDS
 
@@ -149,7 +149,8 @@ class Ear:
         something meanwhile."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                yield
+                with heeding_cancellation():
+                    yield
         except BaseException as error:
             self._end(error if isinstance(error, OUTAGE) else DeafError("cancelled"))
             raise

@@ -1,11 +1,12 @@
 """Ending tasks."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from app import tasks as tasks_module
-from app.tasks import end_tasks
+from app.tasks import end_tasks, heeding_cancellation
 
 
 async def test_all_have_ended_whatever_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +38,46 @@ async def test_all_have_ended_whatever_they_do(monkeypatch: pytest.MonkeyPatch) 
     assert swallowed == 3
     assert [task.done() for task in tasks] == [True, True, True]
     await end_tasks([])
+
+
+async def swallow() -> None:
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def test_a_cancellation_that_was_swallowed_is_heeded() -> None:
+    async def work() -> None:
+        with heeding_cancellation():
+            await swallow()
+        pytest.fail("it goes on")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_one_from_before_is_not_raised_again() -> None:
+    """Who cleans up after a cancellation may do so to its end."""
+
+    async def work() -> bool:
+        await swallow()
+        with heeding_cancellation():
+            await asyncio.sleep(0)
+        return True
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task
+
+
+async def test_the_end_of_a_timeout_stays_one() -> None:
+    async def work() -> None:
+        async with asyncio.timeout(0.01):
+            with heeding_cancellation():
+                await swallow()
+
+    with pytest.raises(TimeoutError):
+        await work()
