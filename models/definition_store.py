@@ -12,7 +12,7 @@ from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import DefinitionCorruptionError
 from app.contracts.flow import Flow
 from models.database import Collection, Database, store_errors
-from models.documents import FlowDefinitionDocument
+from models.documents import StoredDefinition
 
 log = structlog.get_logger("definitions")
 
@@ -64,7 +64,7 @@ class MongoDefinitionStore:
 
     async def publish(self, definition: FlowDefinition) -> bool:
         flow = definition.flow
-        document = FlowDefinitionDocument(
+        document = StoredDefinition(
             _id=_key(flow.flow, definition.version),
             flow_id=flow.flow,
             version=definition.version,
@@ -93,7 +93,7 @@ def _key(flow_id: str, version: int) -> str:
 
 def _definition(stored: dict[str, Any]) -> FlowDefinition:
     with _read(stored):
-        document = FlowDefinitionDocument.model_validate(stored)
+        document = StoredDefinition.model_validate(stored)
         return FlowDefinition(
             flow=json.decode(document.definition, type=Flow),
             version=document.version,
@@ -106,7 +106,7 @@ def _definition(stored: dict[str, Any]) -> FlowDefinition:
 
 def _info(stored: dict[str, Any]) -> VersionInfo:
     with _read(stored):
-        document = FlowDefinitionDocument.model_validate({**stored, "definition": ""})
+        document = StoredDefinition.model_validate({**stored, "definition": ""})
         return VersionInfo(
             flow_id=document.flow_id,
             version=document.version,

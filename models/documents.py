@@ -28,10 +28,11 @@ class _CamelModel(BaseModel):
     model_config = ConfigDict(alias_generator=_camel, populate_by_name=True, extra="forbid")
 
 
-class FlowDefinitionDocument(Document, _CamelModel):
-    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. Never changed."""
+class StoredDefinition(_CamelModel):
+    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. Never changed. Apart
+    from its document, which only a process that has prepared the database may make."""
 
-    id: str = Field(alias="_id")  # type: ignore[assignment]
+    id: str = Field(alias="_id")
     flow_id: str
     version: int
     definition: str
@@ -39,6 +40,12 @@ class FlowDefinitionDocument(Document, _CamelModel):
     created_by: str
     source: str
     retired: bool = False
+
+
+class FlowDefinitionDocument(Document, StoredDefinition):
+    """Where definitions are kept."""
+
+    id: str = Field(alias="_id")  # type: ignore[assignment]
 
     class Settings:
         name = "flow_definitions"

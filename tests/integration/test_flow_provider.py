@@ -1,6 +1,8 @@
 """Flow providers over a real database, real files and a real server."""
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,24 @@ async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts) -> None:
     found = await asyncio.gather(*(lookup.find("loop") for _ in range(100)))
     assert all(flow is not None for flow in found)
     assert reads == 1
+
+
+async def test_in_a_program_of_its_own(parts: Parts, settings: Settings) -> None:
+    """That has nothing else of the service: nobody has prepared the database there."""
+    await parts.service.create_flow(flow_dict(title="one"))
+    program = (
+        "import asyncio, sys; from app.flow_provider import make_flow_provider\n"
+        "async def main():\n"
+        "    config = {'source': 'database', 'connectionString': sys.argv[1]}\n"
+        "    async with make_flow_provider(config) as flows:\n"
+        "        print((await flows('loop')).title)\n"
+        "asyncio.run(main())"
+    )
+    done = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, database_url(settings), stdout=PIPE, stderr=PIPE
+    )
+    out, err = await done.communicate()
+    assert (done.returncode, out.decode(), err.decode()) == (0, "one\n", "")
 
 
 async def test_a_database_that_is_away(
