@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -17,18 +18,30 @@ SHARE_OF_PATIENCE = 0.2
 
 class Pace:
     """How many items the next command takes, at most ``most``: so many as should take a fifth of
-    ``patience`` seconds, judged by the last command, which is never too hopeful as a command has a price of
-    its own. It begins with few and at most doubles, so that a slow server is not met with a full one."""
+    ``patience`` seconds, judged by the last command. What the quickest one took is the price of a command,
+    however small. It begins with few, also after a failure, and at most doubles, so that a slow server is
+    not met with a full one."""
 
     def __init__(self, most: int, patience: float) -> None:
-        self.size = min(FEWEST, most)
+        self._fewest = self.size = min(FEWEST, most)
         self._most = most
         self._seconds = SHARE_OF_PATIENCE * patience
+        self._price = patience
 
-    def took(self, sent: int, seconds: float) -> None:
-        """Judge by a command of so many."""
-        fitting = int(sent * self._seconds / seconds) if seconds else self._most
-        self.size = max(min(FEWEST, self._most), min(self._most, 2 * self.size, fitting))
+    @contextmanager
+    def timing(self, sent: int) -> Iterator[None]:
+        """Judge by the command inside, of so many items."""
+        began = monotonic()
+        try:
+            yield
+        except BaseException:
+            self.size = self._fewest
+            raise
+        seconds = monotonic() - began
+        self._price = min(self._price, seconds)
+        over = seconds - self._price
+        fitting = int(sent * self._seconds / over) if over else self._most
+        self.size = max(self._fewest, min(self._most, 2 * self.size, fitting))
 
 
 class Batches(Generic[T, R]):
@@ -100,14 +113,13 @@ class Batches(Generic[T, R]):
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         answers: Sequence[R | Exception]
-        sent_at = monotonic()
         try:
-            async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
-                answers = await self._work([item for item, _ in batch])
+            with self._pace.timing(len(batch)):
+                async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
+                    answers = await self._work([item for item, _ in batch])
             self._answered_at = asyncio.get_running_loop().time()
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
-        self._pace.took(len(batch), monotonic() - sent_at)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 from msgspec import Struct
@@ -73,9 +72,8 @@ class Commits:
         ]
         while operations:  # not all at once: commits wait behind them
             together, operations = operations[: self._pace.size], operations[self._pace.size :]
-            sent_at = monotonic()
-            await self._states.bulk_write(together, ordered=False)
-            self._pace.took(len(together), monotonic() - sent_at)
+            with self._pace.timing(len(together)):
+                await self._states.bulk_write(together, ordered=False)
 
     def _batches(self, pace: Pace) -> Batches[Commit, bool]:
         return Batches(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)

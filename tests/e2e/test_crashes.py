@@ -27,7 +27,7 @@ async def walk(sender: Sender, user: str, way: list[str]) -> None:
         await sender.post(user, f"/api/flow/{FLOW}/transition/{transition}", revision, body)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> None:
     chance = random.Random(SEED)
     serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path)

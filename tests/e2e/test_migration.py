@@ -138,7 +138,7 @@ async def migrated(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
         assert answer.status_code == 503, answer.text
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, settings: Settings) -> None:
     one, other = (host.http("root", "flow:admin") for host in two_hosts)
     followers = [
@@ -199,7 +199,7 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
     print(f"\n{senders.acknowledged.total()} transitions meanwhile, {senders.repeats} requests repeated")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_a_worker_that_dies_in_the_middle(two_hosts: Hosts, settings: Settings) -> None:
     """What it moved is moved and told by another; run again, the rest follows."""
     victim, other = two_hosts

@@ -490,7 +490,7 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         runner.run(forget(rig.database))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_service_is_as_its_model(rig: Rig) -> None:
     for round_ in count():
         if rig.steps >= STEPS:

@@ -114,33 +114,60 @@ async def test_no_more_are_under_way_than_there_are_lanes(lanes: int) -> None:
     assert len(server.asked) == 5
 
 
-async def test_a_slow_server_is_sent_less_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than it should do in half a second, a fifth of what anybody waits; few at first."""
-    now, seconds_each = 0.0, 1 / 64
-    sizes: list[int] = []
+class Paced:
+    """A server that takes its time: ``price`` seconds a command, ``each`` an item; and a pace of up to 100
+    items that takes half a second, a fifth of what anybody waits."""
 
-    async def work(items: Sequence[int]) -> list[int | Exception]:
-        nonlocal now
-        now += seconds_each * len(items)
-        sizes.append(len(items))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, each: float, price: float = 0.0) -> None:
+        self.each, self.price = each, price
+        self.fault: Exception | None = None
+        self._now = 0.0
+        self._sizes: list[int] = []
+        monkeypatch.setattr("models.batching.monotonic", lambda: self._now)
+        self._ask = Batches(self._work, pace=Pace(100, 2.5), lanes=1, patience=2.5).ask
+
+    async def _work(self, items: Sequence[int]) -> list[int | Exception]:
+        self._now += self.price + self.each * len(items)
+        self._sizes.append(len(items))
+        if self.fault is not None:
+            raise self.fault
         return list(items)
 
-    async def sizes_of(items: int) -> list[int]:
-        sizes.clear()
-        await asyncio.gather(*(ask(n) for n in range(items)))
-        return sizes.copy()
+    async def sizes(self, items: int) -> list[int]:
+        """Of the commands for so many at once."""
+        self._sizes.clear()
+        await asyncio.gather(*(self._ask(n) for n in range(items)), return_exceptions=True)
+        return self._sizes.copy()
 
-    monkeypatch.setattr("models.batching.monotonic", lambda: now)
-    ask = Batches(work, pace=Pace(100, 2.5), lanes=1, patience=2.5).ask
-    assert await sizes_of(94) == [5, 10, 20, 32, 27]
-    seconds_each = 0.0
-    assert await sizes_of(196) == [32, 64, 100]
-    seconds_each = 1 / 128
-    assert await sizes_of(228) == [100, 64, 64]
-    seconds_each = 10.0
-    assert await sizes_of(94) == [64, 5, 5, 5, 5, 5, 5], "however slow, some share a command"
-    seconds_each = 1 / 1024
-    assert await sizes_of(370) == [5, 10, 20, 40, 80, 100, 100, 15]
-    seconds_each = 0.25
-    assert await sizes_of(1) == [1]
-    assert await sizes_of(20) == [5, 5, 5, 5], "also one alone tells that it is slow"
+
+async def test_a_slow_server_is_sent_less_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Paced(monkeypatch, each=1 / 64)
+    assert await server.sizes(1) == [1]
+    assert await server.sizes(160) == [10, 20, 33, 33, 33, 31], "few at first"
+    server.each = 0.0
+    assert await server.sizes(200) == [33, 66, 100, 1]
+    server.each = 1 / 128
+    assert await server.sizes(228) == [100, 64, 64]
+    server.each = 10.0
+    assert await server.sizes(84) == [64, 5, 5, 5, 5], "however slow, some share a command"
+    server.each = 1 / 4
+    assert await server.sizes(1) == [1]
+    assert await server.sizes(20) == [5, 5, 5, 5], "also one alone tells that it is slow"
+
+
+async def test_a_server_far_away_is_not_taken_for_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command takes however small it is says nothing of how many it should have."""
+    server = Paced(monkeypatch, each=1 / 1024, price=0.75)
+    assert await server.sizes(1) == [1]
+    assert await server.sizes(350) == [10, 20, 40, 80, 100, 100]
+    assert await server.sizes(1) == [1]
+    assert await server.sizes(100) == [100]
+
+
+async def test_after_a_failure_few_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Paced(monkeypatch, each=0.0)
+    assert await server.sizes(275) == [5, 10, 20, 40, 80, 100, 20]
+    server.fault = RuntimeError("it refuses at once")
+    assert await server.sizes(110) == [100, 5, 5]
+    server.fault = None
+    assert await server.sizes(35) == [5, 10, 20]
