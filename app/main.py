@@ -22,7 +22,7 @@ from config.log import configure_own_logs
 from config.settings import Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
 from models.corruption_store import MongoCorruptionReports
-from models.database import connect
+from models.database import DatabaseRefusedError, connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
@@ -83,10 +83,12 @@ class Parts:
             try:
                 await self.database.prepare()
                 return await self.secrets.secret("bus")
-            except StoreUnavailableError as failure:
+            except DatabaseRefusedError:
+                raise
+            except StoreUnavailableError:
                 if not patient:
                     raise
-                log.warning("waiting for MongoDB", why=failure.advice)
+                log.warning("waiting for MongoDB")
                 await asyncio.sleep(WAIT_SECONDS)
 
     async def check_hearing(self) -> None:

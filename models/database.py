@@ -32,6 +32,11 @@ SOCKET_TIMEOUT_MS = 10_000
 ANSWER_SECONDS = 2.5
 """How long a request waits for a point read or a commit: a hanging server must not hang callers."""
 
+USABLE = (
+    "mongodb://USER:PASSWORD@HOST:27017,HOST:27017/?replicaSet=NAME or mongodb+srv://USER:PASSWORD@NAME "
+    "(a name that DNS knows), with user and password percent-encoded"
+)
+
 _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 """Codes of a server that shuts down, steps down or cannot confirm a write in time."""
 
@@ -59,8 +64,8 @@ def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
             appname="server-flow",
             event_listeners=list(listeners),
         )
-    except (InvalidURI, ConfigurationError, ValueError) as refusal:
-        raise DatabaseRefusedError(f"The URL of MongoDB is not usable: {refusal}") from None
+    except (InvalidURI, ConfigurationError, ValueError):  # whose messages may quote a part of the password
+        raise DatabaseRefusedError(f"The URL of MongoDB is not usable; it is like {USABLE}") from None
     return Database(client, name)
 
 
@@ -139,9 +144,8 @@ async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
 
 
 def _refused(error: OperationFailure) -> DatabaseRefusedError:
-    return DatabaseRefusedError(
-        f"MongoDB refuses (code {error.code}): check the user, the password and the rights of its URL"
-    )
+    advice = ": check the user, the password and the rights of its URL" if error.code in _NOT_ALLOWED else ""
+    return DatabaseRefusedError(f"MongoDB refuses (code {error.code}){advice}")
 
 
 def create_first_user(url: str, user: str, password: str) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 import msgspec
@@ -117,18 +117,23 @@ async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> M
         try:
             report = await service.migration.migrate(flow_id, command, origin=ORIGIN, progress=progress)
         except InvalidRequestError as refusal:
-            raise InvalidRequestError([_as_option(fault) for fault in refusal.faults]) from None
+            raise InvalidRequestError(
+                [_as_option(fault, command.mapping) for fault in refusal.faults]
+            ) from None
         progress.before += report.moved
         if command.dry_run or not report.remaining or not report.moved:
             return structs.replace(report, moved=progress.before)
         click.echo(f"{progress.before} moved, {report.remaining} to go")
 
 
-def _as_option(fault: Fault) -> Fault:
+def _as_option(fault: Fault, mapping: Mapping[str, str | None]) -> Fault:
     """Members of the request are options here."""
     member, _, step = fault.pointer.strip("/").partition("/")
-    named = f"--map {step}" if member == "mapping" else f"--{member}"
-    return Fault(named.replace("~1", "/").replace("~0", "~"), fault.message)
+    step = step.replace("~1", "/").replace("~0", "~")
+    if member != "mapping":
+        return Fault(f"--{member}", fault.message)
+    leaves = step in mapping and mapping[step] is None
+    return Fault(f"{'--leave' if leaves else '--map'} {step}", fault.message)
 
 
 def _mapping(pairs: Sequence[str], left: Sequence[str]) -> dict[str, str | None]:

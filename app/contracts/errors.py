@@ -317,3 +317,6 @@ class StoreUnavailableError(FlowError):
     def __init__(self, advice: str = "MongoDB does not answer") -> None:
         super().__init__("The store does not answer; nothing is known to have changed. Try again")
         self.advice = advice
+
+    def __str__(self) -> str:
+        return self.advice

@@ -16,7 +16,7 @@ MAX_LINKS_OF_A_BOX = 50
 MAX_BENDS = 6000
 """Places where long links pass by others. With these bounds a layout takes a second or so, in which nothing
 else runs in its process; nobody could follow the lines of more."""
-KEPT = 32
+KEPT = 16
 """Layouts that are found once: which step is highlighted makes no difference to them."""
 _CAREFUL_LINKS = 60
 _CAREFUL_NODES = 1500

@@ -8,7 +8,7 @@ from app.contracts.errors import Fault
 from app.flow.faults import escape
 
 MAX_DEPTH = 32
-_INT64 = range(-(2**63), 2**63)
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 def unkeepable(value: object, at: str) -> list[Fault]:
@@ -26,7 +26,8 @@ def _is_keepable(value: Any, depth: int) -> bool:
     if kind is str:
         return _is_unicode(value)
     if kind is int:
-        return value in _INT64
+        fits: bool = _LEAST <= value <= _MOST
+        return fits
     if kind is dict:
         if depth > MAX_DEPTH:
             return False
@@ -80,7 +81,7 @@ def _scalar_complaint(value: object) -> str | None:
     if isinstance(value, float):
         return None if math.isfinite(value) else "a number must be finite"
     if isinstance(value, int):
-        return None if value in _INT64 else "an integer must fit 64 bits"
+        return None if _LEAST <= value <= _MOST else "an integer must fit 64 bits"
     return None if value is None else f"{type(value).__name__} is not a JSON value"
 
 

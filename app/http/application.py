@@ -88,6 +88,7 @@ def build_application(
                     "Authorization",
                     "Content-Type",
                     "If-Match",
+                    "If-None-Match",
                     "Idempotency-Key",
                     "Last-Event-ID",
                 ],

@@ -39,8 +39,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """``body`` None: no body is taken. ``body_of`` says how its faults are called and how large it
     may be. ``answers`` are the types by status, None for an empty answer. ``scope`` is what the
     token must have; ``public`` endpoints ask for no token. ``other_media_types`` are those that an answer has
-    when the query asks for them. With 304 among the answers an ``If-None-Match`` is heeded; an answer
-    without an ETag gets that of its body."""
+    when the query asks for them. With 304 among the answers an ``If-None-Match`` is heeded, and the
+    ETag ends with a digest of the body."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
@@ -150,7 +150,9 @@ class Handler:
             return Response(status_code=answer.status, headers=answer.headers)
         body, headers = msgspec.json.encode(answer.value), answer.headers
         if 304 in endpoint.answers:
-            headers = {"ETag": f'"{blake2b(body, digest_size=16).hexdigest()}"', **headers}
+            digest = blake2b(body, digest_size=12).hexdigest()
+            named = [headers["ETag"].strip('"')] if "ETag" in headers else []
+            headers = {**headers, "ETag": f'"{".".join([*named, digest])}"'}
             if _is_known(headers["ETag"], request.headers.get("if-none-match", "")):
                 return Response(status_code=304, headers=headers)
         return Response(body, status_code=answer.status, headers=headers, media_type=endpoint.media_type)

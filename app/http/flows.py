@@ -28,7 +28,7 @@ from app.flow.references import resolve_references
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
 from app.http.states import Limit
 
-_VERSION_TAG = re.compile(r'"(\d{1,9})"\Z')
+_VERSION_TAG = re.compile(r'"(\d{1,9})(?:\.[0-9a-f]{1,64})?"\Z')
 
 
 class FlowsQuery(Struct, frozen=True, rename="camel"):

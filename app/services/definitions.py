@@ -204,8 +204,10 @@ class Definitions:
             return offered.overrides
         if not changed or since is None:
             return changed
-        for number in range(newest.version, since, -1):
-            later = await self._catalog.version(newest.flow.flow, number)
+        if _same(newest.flow, offered.flow):
+            return False
+        for number in range(newest.version - 1, since, -1):
+            later = await self._store.get(newest.flow.flow, number)
             if later is not None and _same(later.flow, offered.flow):
                 return False
         return True

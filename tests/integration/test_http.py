@@ -1,13 +1,16 @@
 """The routes at work."""
 
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
 
-from app.http.application import all_endpoints
+from app.auth.tokens import TokenVerifier
+from app.http.application import all_endpoints, build_application
+from app.main import Parts
 from tests.e2e.serving import Serving
 from tests.samples import flow_dict
 
@@ -194,8 +197,8 @@ async def test_definitions(serving: Serving, user: str) -> None:
         assert {slug, "user-onboarding", "sign-in", "purchase-approval"} <= set(slugs)
 
         read = await http.get(f"/api/flows/{slug}")
-        assert read.headers["etag"] == '"1"'
-        tag = {"If-Match": '"1"'}
+        assert re.fullmatch(r'"1\.[0-9a-f]{24}"', read.headers["etag"])
+        tag = {"If-Match": read.headers["etag"]}
         assert (await admin.patch(f"/api/flows/{slug}", json={"title": "T"}, headers=tag)).status_code == 200
         late = await admin.patch(f"/api/flows/{slug}", json={"title": "U"}, headers=tag)
         assert (late.status_code, late.json()["code"]) == (409, "VERSION_CONFLICT")
@@ -365,3 +368,23 @@ async def test_an_administrator_holds_and_releases(serving: Serving, user: str) 
         assert (await admin.post(f"{ONBOARDING}/resume", params=whose)).json() == free
         assert (await http.post(f"{ONBOARDING}/transition/start")).status_code == 200
         assert (await admin.post(f"{ONBOARDING}/pause", json={}, params=whose)).status_code == 422
+
+
+async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(parts: Parts) -> None:
+    application = build_application(
+        parts.service,
+        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
+        checks={},
+        cors_origins=["https://app.example"],
+        max_payload_bytes=1000,
+        lifespan=lambda _: nullcontext(),
+    )
+    heeded = "authorization,content-type,if-match,if-none-match,idempotency-key,last-event-id"
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": heeded}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://here") as http:
+        for origin, status in (("https://app.example", 200), ("https://other.example", 400)):
+            answer = await http.options("/api/flows/loop", headers={"Origin": origin, **asked})
+            assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (
+                status,
+                status == 200,
+            )

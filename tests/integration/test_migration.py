@@ -306,6 +306,8 @@ async def test_by_command(parts: Parts, settings: Settings, tmp_path: Path) -> N
     assert rehearsed[-1].startswith("maybe --map b=b2  (")
     (refused,) = await run(*migrate, code=1)
     assert refused.startswith("server-flow: --map b: states run there")
+    (refused,) = await run(*migrate, "--leave", "b", "--leave", "zz", code=1)
+    assert refused.startswith("server-flow: --leave zz: ")
     assert await run(*migrate, "--leave", "b") == ["1 states moved, 0 failed, 0 remain"]
     assert await run(*migrate, "--map", "b=b2") == ["2 states moved, 0 failed, 0 remain"]
     state = await service.get_flow_state("bob", "loop")

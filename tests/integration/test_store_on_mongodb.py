@@ -1,10 +1,12 @@
 """What only the real database can show."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from pymongo import monitoring
 from pymongo.errors import AutoReconnect
 
@@ -15,8 +17,9 @@ from app.main import Parts
 from app.services import FlowService
 from app.services.wiring import Ports
 from config.settings import Settings
+from models import commit
 from models.corruption_store import MongoCorruptionReports
-from models.database import connect
+from models.database import DatabaseRefusedError, connect
 from models.definition_store import MongoDefinitionStore
 from models.documents import EXPIRY_GRACE_SECONDS
 from models.history_store import MongoHistoryStore
@@ -254,41 +257,65 @@ class Commands(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
 
 
-async def test_a_transition_is_one_read_and_one_update(settings: Settings) -> None:
-    """Two commands on the way of a request; the relay's come after it, shared by its batch."""
+async def test_a_transition_is_one_read_and_one_update(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands on the way of a request; the relay's come after it, shared by its batch: one insert, and
+    updates of 10, 20, 40 and 32. (Fewer at a time on a machine that is busy: so long is not waited for one
+    answer.)"""
+    monkeypatch.setattr(commit, "ANSWER_SECONDS", 60)
     assert settings.mongo_url is not None
     sent = Commands()
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
-    await database.prepare()
-    service = FlowService(
-        Ports(
-            states=MongoStateStore(database),
-            history=MongoHistoryStore(database),
-            definitions=MongoDefinitionStore(database),
-            statistics=MongoStatistics(database),
-            leases=MongoLeaseStore(database),
-            reports=MongoCorruptionReports(database),
-            bus=FakeBus(),
-            clock=SystemClock(),
-        ),
-    )
-    await service.create_flow(flow_dict())
-    await service.start_flow("ada", "loop")
-    sent.names.clear()
-    await service.execute_transition("ada", "loop", "go")
-    assert sent.names == ["find", "update"]
-    sent.names.clear()
-    await service.get_flow_state("ada", "loop")
-    assert sent.names == ["find"]
-    await asyncio.gather(*(service.start_flow(f"u{n}", "loop") for n in range(100)))
-    sent.names.clear()
-    async with service:  # its relay finds them waiting, and delivers them together
-        await service.background.relay.drain(10)
-    delivering = [name for name in sent.names if name in ("insert", "update", "delete")]
-    assert delivering == ["insert", "update"]
-    assert await database.collection("flow_history").count_documents({}) == 102
-    assert await database.collection("flow_states").count_documents({"outbox.0": {"$exists": True}}) == 0
-    await database.close()
+    try:
+        await database.prepare()
+        service = FlowService(
+            Ports(
+                states=MongoStateStore(database),
+                history=MongoHistoryStore(database),
+                definitions=MongoDefinitionStore(database),
+                statistics=MongoStatistics(database),
+                leases=MongoLeaseStore(database),
+                reports=MongoCorruptionReports(database),
+                bus=FakeBus(),
+                clock=SystemClock(),
+            ),
+        )
+        await service.create_flow(flow_dict())
+        await service.start_flow("ada", "loop")
+        sent.names.clear()
+        await service.execute_transition("ada", "loop", "go")
+        assert sent.names == ["find", "update"]
+        sent.names.clear()
+        await service.get_flow_state("ada", "loop")
+        assert sent.names == ["find"]
+        await asyncio.gather(*(service.start_flow(f"u{n}", "loop") for n in range(100)))
+        sent.names.clear()
+        async with service:  # its relay finds them waiting, and delivers them together
+            await service.background.relay.drain(60)
+        delivering = [name for name in sent.names if name in ("insert", "update", "delete")]
+        assert delivering == ["insert", *["update"] * 4]
+        assert await database.collection("flow_history").count_documents({}) == 102
+        undelivered = {"outbox.0": {"$exists": True}}
+        assert await database.collection("flow_states").count_documents(undelivered) == 0
+    finally:
+        await database.close()
+
+
+def test_a_wrong_url_is_refused_without_a_word_of_its_password() -> None:
+    for url in ("mongodb://ada:pa/ss:word@host", "mongodb://ada:pass%word@host", "redis://ada:password@host"):
+        with pytest.raises(DatabaseRefusedError, match="it is like mongodb://") as refused:
+            connect(url, "flow")
+        assert not {"pa", "ss", "word", "ada"} & set(re.findall(r"[a-z]+", str(refused.value)))
+
+
+async def test_who_waits_for_a_database_does_not_wait_for_one_that_refuses(settings: Settings) -> None:
+    assert settings.mongo_url is not None
+    wrong = settings.mongo_url.get_secret_value().replace("://flow:", "://flow:x", 1)
+    parts = Parts(settings.model_copy(update={"mongo_url": SecretStr(wrong)}))
+    with pytest.raises(DatabaseRefusedError, match=r"MongoDB refuses \(code 18\): check the user"):
+        async with asyncio.timeout(10), parts.running(patient=True):
+            pytest.fail("it is let in")
 
 
 async def test_indexes_of_older_versions_are_taken_away(settings: Settings) -> None:

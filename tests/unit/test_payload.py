@@ -1,5 +1,6 @@
 """What may be kept as payload."""
 
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -43,6 +44,19 @@ def test_what_could_not_be_read_back_is_refused(payload: dict[str, Any], pointer
     with pytest.raises(InvalidPayloadError) as refusal:
         check_keepable(payload)
     assert [f.pointer for f in refusal.value.faults] == [pointer]
+
+
+def test_a_number_of_a_kind_of_its_own_is_a_number() -> None:
+    """And not looked for among all of 64 bits, one after the other."""
+
+    class Level(IntEnum):
+        HIGH = 2**62
+        BEYOND = 2**64
+
+    check_keepable({"level": Level.HIGH})
+    with pytest.raises(InvalidPayloadError) as refused:
+        check_keepable({"level": Level.BEYOND})
+    assert [fault.pointer for fault in refused.value.faults] == ["/payload/level"]
 
 
 def test_every_fault_is_named() -> None:
