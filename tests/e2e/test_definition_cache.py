@@ -16,7 +16,7 @@ ROUTE = "/api/flows/user-onboarding"
 async def _serves(serving: Serving, version: int) -> None:
     """Wait until a worker answers with a version."""
     async with serving.http("ada") as http, asyncio.timeout(20):
-        while (await http.get(ROUTE)).headers["etag"] != f'"{version}"':
+        while (await http.get(ROUTE)).headers["flow-version"] != str(version):
             await asyncio.sleep(0.01)
 
 

@@ -229,7 +229,7 @@ async def stored(settings: Settings) -> tuple[dict[str, FlowState], dict[str, li
     """Every state, and its records in their order, once all are delivered."""
     parts = Parts(settings)
     states, history = (parts.database.collection(name) for name in ("flow_states", "flow_history"))
-    async with asyncio.timeout(30):  # the sweep of a living worker delivers what a dead one left
+    async with asyncio.timeout(300):  # the sweep of a living worker delivers what a dead one left
         while await states.count_documents({"outbox.0": {"$exists": True}}):
             await asyncio.sleep(0.1)
     by_user: dict[str, list[HistoryRecord]] = {}
