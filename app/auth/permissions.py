@@ -1,8 +1,8 @@
 """What a caller may do."""
 
-from app.auth.tokens import is_user_id
 from app.contracts.command import ADMIN, SERVICE, Caller
-from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidRequestError
+from app.contracts.errors import InsufficientPermissionsError
+from app.contracts.ids import require_ids
 
 __all__ = ["ADMIN", "SERVICE", "acting_for", "require_scope"]
 
@@ -18,8 +18,7 @@ def acting_for(caller: Caller, user_id: str | None) -> str:
     administrator names."""
     if user_id is None or user_id == caller.user_id:
         return caller.user_id
-    if not is_user_id(user_id):
-        raise InvalidRequestError([Fault("/userId", "1 to 256 characters, no control characters")])
+    require_ids({"userId": user_id})
     if not caller.scopes & {ADMIN, SERVICE}:
         raise InsufficientPermissionsError(
             f"Acting for another user needs a token with the scope {SERVICE} or {ADMIN}", scope=SERVICE

@@ -1,7 +1,6 @@
 """Signed tokens (JWT): issued for development and services, verified at both doors."""
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,15 +10,10 @@ import jwt
 
 from app.contracts.command import Caller
 from app.contracts.errors import AuthenticationRequiredError
+from app.contracts.ids import is_id
 
-_USER_ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
 _LEEWAY_SECONDS = 5
 _CACHE_SIZE = 4096
-
-
-def is_user_id(value: object) -> bool:
-    """Whether ``value`` can name a user: 1 to 256 characters, no control characters."""
-    return isinstance(value, str) and _USER_ID.match(value) is not None
 
 
 class TokenVerifier:
@@ -89,7 +83,7 @@ class TokenVerifier:
         return claims
 
     def _caller_of(self, claims: dict[str, Any]) -> Caller:
-        if not is_user_id(claims["sub"]):
+        if not is_id(claims["sub"]):
             raise AuthenticationRequiredError("The token's 'sub' cannot name a user")
         roles = claims.get("roles", [])
         scope = claims.get("scope", "")

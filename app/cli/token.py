@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from app.auth.tokens import is_user_id, issue_token
+from app.auth.tokens import issue_token
 from app.cli.command import main
+from app.contracts.ids import RULE, is_id
 from app.process.embedded import read_jwt_secret
 from config.settings import Settings, SettingsError, load_settings
 
@@ -28,8 +29,8 @@ def token(
     match = _SHORT_DURATION.match(ttl)
     if match is None:
         raise click.BadParameter("takes a number and s, m, h or d, such as 1h", param_hint="--ttl")
-    if not is_user_id(user):
-        raise click.BadParameter("takes 1 to 256 characters, no control characters", param_hint="--user")
+    if not is_id(user):
+        raise click.BadParameter(RULE, param_hint="--user")
     settings = load_settings(data_dir=data_dir)
     valid_for = timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
     click.echo(signed_token(settings, user, valid_for, roles, scopes))

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from app.auth.permissions import ADMIN
-from app.auth.tokens import is_user_id
 from app.contracts.command import BatchAction, BatchOperation
 from app.contracts.errors import (
     Fault,
@@ -15,6 +14,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     RevisionConflictError,
 )
+from app.contracts.ids import RULE, is_id
 from app.contracts.ports import StateFilter
 from app.contracts.statistics import FlowStatistics
 from app.contracts.views import (
@@ -120,8 +120,8 @@ def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
     if any(named) or command.after is not None:
         faults.append(Fault("", "takes either operations, or a filter and an operation"))
     for n, operation in enumerate(command.operations):
-        if not is_user_id(operation.user_id):
-            faults.append(Fault(f"/operations/{n}/userId", "1 to 256 characters, no control characters"))
+        if not is_id(operation.user_id):
+            faults.append(Fault(f"/operations/{n}/userId", RULE))
     return faults
 
 

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from app.contracts.command import Caller, Origin, PauseCommand, program
 from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.ids import require_ids, require_state
 from app.contracts.outcome import Recovered
 from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
 from app.contracts.state import FlowState
@@ -48,7 +49,9 @@ class Administration:
         caller: Caller | None = None,
     ) -> StatePage:
         """States that ``only`` takes and the caller may see, by key (``<flow>:<user>``), those after the key
-        ``after``."""
+        ``after``. Raises InvalidRequestError."""
+        wanted = {"flowId": only.flow_id, "step": only.step, "status": only.status, "userId": only.user_id}
+        require_ids({name: value for name, value in wanted.items() if value is not None})
         found = []
         page = await self._states.find(only, after, limit, self._clock.now())
         for state in page.states:
@@ -66,6 +69,7 @@ class Administration:
         """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
         without one, begin it again at the initial step. A sound state is kept as it is. Raises
         FlowNotStartedError when there is nothing to recover."""
+        require_state(user_id, flow_id)
         origin = origin or Origin(actor=user_id)
         done = await self._recovery.recover(user_id, flow_id, origin)
         if done.state is None:

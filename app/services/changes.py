@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from app.contracts.command import Origin
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
+from app.contracts.ids import require_state
 from app.contracts.record import Kind
 from app.contracts.state import FlowState, Payload
 from app.contracts.views import state_view
@@ -82,5 +83,6 @@ def request(
     *,
     replaces: bool = False,
 ) -> Request:
-    """A request; without an origin the user asks."""
+    """A request; without an origin the user asks. Raises InvalidRequestError."""
+    require_state(user_id, flow_id)
     return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces)

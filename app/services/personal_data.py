@@ -7,6 +7,7 @@ from msgspec import structs
 
 from app.contracts.command import Origin
 from app.contracts.errors import RevisionConflictError
+from app.contracts.ids import require_ids
 from app.contracts.outcome import Erasure, PersonalData
 from app.contracts.ports import (
     Clock,
@@ -58,7 +59,8 @@ class PersonalDataKeeper:
         self._clock = clock
 
     async def export(self, user_id: str) -> PersonalData:
-        """Everything kept of a user, by flow, records oldest first."""
+        """Everything kept of a user, by flow, records oldest first. Raises InvalidRequestError."""
+        require_ids({"userId": user_id})
         now = self._clock.now()
         states, history = [], []
         for flow_id in await self._definitions.list_flow_ids():
@@ -75,7 +77,8 @@ class PersonalDataKeeper:
     async def erase(self, user_id: str, origin: Origin) -> Erasure:
         """End all states of a user, and remove payloads and whatever else was entered from all records;
         what happened when, and the chain over it, stay. A record of the kind ``erased`` in each chain
-        is the receipt. Can be repeated, as after a failure."""
+        is the receipt. Can be repeated, as after a failure. Raises InvalidRequestError."""
+        require_ids({"userId": user_id})
         await self._relay.drain(DRAIN_SECONDS)  # refusals wait there alone
         receipts, erased = [], 0
         for flow_id in await self._definitions.list_flow_ids():

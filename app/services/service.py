@@ -17,6 +17,7 @@ from app.contracts.command import (
 )
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
+from app.contracts.ids import require_ids, require_state
 from app.contracts.outcome import CaughtUp, Retired, Verification
 from app.contracts.ports import StateFilter
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
@@ -124,6 +125,7 @@ class FlowService:
     ) -> FlowState | None:
         """The state with its available transitions; None when none was started. Raises
         FlowNotFoundError when there is neither a state nor such a flow."""
+        require_state(user_id, flow_id)
         asks = caller or program(user_id)
         await self._access.require_visible(flow_id, asks)
         async with self._changes.explaining(user_id, flow_id):
@@ -142,6 +144,7 @@ class FlowService:
         caller: Caller | None = None,
     ) -> CaughtUp:
         """What was committed after the position that a follower holds. Raises as get_flow_state."""
+        require_state(user_id, flow_id)
         asks = caller or program(user_id)
         await self._access.require_visible(flow_id, asks)
         found = await self._catch_up.since(user_id, flow_id, held, asks)
@@ -151,6 +154,7 @@ class FlowService:
 
     async def get_user_flows(self, user_id: str) -> list[FlowState]:
         """A user's states in all flows, by key."""
+        require_ids({"userId": user_id})
         found: list[FlowState] = []
         page = await self.administration.find_states(StateFilter(user_id=user_id))
         found += page.states
@@ -292,6 +296,7 @@ class FlowService:
     ) -> list[HistoryRecord]:
         """Records of a state that ``only`` takes, oldest first, those after the record with the id
         ``after``; also those that are still on their way, so that a caller reads its own writes."""
+        require_state(user_id, flow_id)
         await self._access.require_visible(flow_id, caller or program(user_id))
         found = await self.history.read(flow_id, user_id, after, limit, only)
         if not found and after is None:
@@ -302,6 +307,7 @@ class FlowService:
         self, user_id: str, flow_id: str, *, caller: Caller | None = None
     ) -> Verification:
         """Whether the chain of a state's records is whole; if not, its first broken link."""
+        require_state(user_id, flow_id)
         await self._access.require_visible(flow_id, caller or program(user_id))
         found = await self.history.verify(flow_id, user_id)
         if not found.records:

@@ -1,0 +1,28 @@
+"""What can name a user, a flow, and whatever else is looked for by its name."""
+
+import re
+from collections.abc import Mapping
+
+from app.contracts.errors import Fault, InvalidRequestError
+
+RULE = "takes 1 to 256 characters, no control characters"
+_ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
+
+
+def is_id(value: object) -> bool:
+    """Whether ``value`` can name something: 1 to 256 characters, no control characters."""
+    return isinstance(value, str) and _ID.match(value) is not None
+
+
+def require_ids(ids: Mapping[str, object]) -> None:
+    """Raise InvalidRequestError with every fault, by the names of the members, unless all can name something.
+    What a Python program gives may be anything, also what a database would take for a question."""
+    faults = [Fault(f"/{name}", RULE) for name, value in ids.items() if not is_id(value)]
+    if faults:
+        raise InvalidRequestError(faults)
+
+
+def require_state(user_id: object, flow_id: object) -> None:
+    """Raise InvalidRequestError with every fault unless they can name a user and a flow."""
+    if not (is_id(user_id) and is_id(flow_id)):
+        require_ids({"userId": user_id, "flowId": flow_id})

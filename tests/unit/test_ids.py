@@ -1,0 +1,82 @@
+"""What a Python program gives for a user or a flow may be anything; what names neither changes nothing, and
+is no question to the database."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.contracts.command import Origin, PauseCommand, SetCommand
+from app.contracts.errors import InvalidRequestError
+from app.contracts.ports import StateFilter
+from app.services import FlowService
+from tests.samples import flow_dict
+from tests.unit.test_service import Rig
+
+NO_IDS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}, "", "a\0b", "\ud800", "x" * 257]
+ORIGIN = Origin(actor="root")
+OF_A_STATE: dict[str, Callable[[FlowService, Any, Any], Awaitable[object]]] = {
+    "get": lambda s, user, flow: s.get_flow_state(user, flow),
+    "events": lambda s, user, flow: s.get_flow_events(user, flow),
+    "start": lambda s, user, flow: s.start_flow(user, flow),
+    "transition": lambda s, user, flow: s.execute_transition(user, flow, "go"),
+    "reset": lambda s, user, flow: s.reset_flow(user, flow),
+    "undo": lambda s, user, flow: s.undo_transition(user, flow),
+    "set": lambda s, user, flow: s.set_flow_state(user, SetCommand(flow=flow, step="a")),
+    "clear": lambda s, user, flow: s.clear_flow_state(user, flow),
+    "history": lambda s, user, flow: s.get_flow_history(user, flow),
+    "verify": lambda s, user, flow: s.verify_flow_history(user, flow),
+    "recover": lambda s, user, flow: s.administration.recover_flow(user, flow),
+    "pause": lambda s, user, flow: s.administration.pause_flow(user, flow, PauseCommand(reason="audit")),
+    "resume": lambda s, user, flow: s.administration.resume_flow(user, flow),
+}
+OF_A_USER: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
+    "flows": lambda s, user: s.get_user_flows(user),
+    "export": lambda s, user: s.personal_data.export(user),
+    "erase": lambda s, user: s.personal_data.erase(user, ORIGIN),
+    "find": lambda s, user: s.administration.find_states(StateFilter(user_id=user)),
+}
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    rig = Rig()
+    await rig.service.create_flow(flow_dict())
+    await rig.service.start_flow("ada", "loop")
+    return rig
+
+
+async def pointers(asked: Awaitable[object]) -> list[str]:
+    with pytest.raises(InvalidRequestError) as refused:
+        await asked
+    return [fault.pointer for fault in refused.value.faults]
+
+
+@pytest.mark.parametrize("name", OF_A_STATE)
+async def test_of_a_state(rig: Rig, name: str) -> None:
+    kept = dict(rig.states.kept)
+    for wrong in NO_IDS:
+        assert await pointers(OF_A_STATE[name](rig.service, wrong, "loop")) == ["/userId"]
+        assert await pointers(OF_A_STATE[name](rig.service, "ada", wrong)) == ["/flowId"]
+        assert await pointers(OF_A_STATE[name](rig.service, wrong, wrong)) == ["/userId", "/flowId"]
+    assert rig.states.kept == kept
+
+
+@pytest.mark.parametrize("name", OF_A_USER)
+async def test_of_a_user(rig: Rig, name: str) -> None:
+    kept = dict(rig.states.kept)
+    for wrong in NO_IDS:
+        if name != "find" or wrong is not None:  # which is any
+            assert await pointers(OF_A_USER[name](rig.service, wrong)) == ["/userId"]
+    assert rig.states.kept == kept
+
+
+async def test_every_member_of_a_filter_is_named(rig: Rig) -> None:
+    everything: Any = {"$ne": ""}
+    only = StateFilter(everything, everything, everything, everything)
+    assert await pointers(rig.service.administration.find_states(only)) == [
+        "/flowId",
+        "/step",
+        "/status",
+        "/userId",
+    ]
