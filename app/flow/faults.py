@@ -1,5 +1,6 @@
 """Finds every fault of a decoded value against a msgspec type, each with its JSON pointer."""
 
+import json
 import re
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from app.contracts.errors import Fault
 
 MAX_FAULTS = 100
 MAX_MESSAGE = 300
+MAX_SHOWN = 80
 
 
 def escape(segment: object) -> str:
@@ -27,7 +29,7 @@ def faults_of(value: object, shape: type) -> list[Fault]:
     try:
         for error in _validator(shape).iter_errors(value):
             pointer = "".join(f"/{escape(segment)}" for segment in error.instance_path)
-            faults.append(Fault(pointer, error.message[:MAX_MESSAGE]))
+            faults.append(Fault(pointer, _message(error)[:MAX_MESSAGE]))
             if len(faults) == MAX_FAULTS:
                 return faults
     except ValueError:  # no JSON value, or too deep for it: msgspec says what it can
@@ -40,6 +42,13 @@ def faults_of(value: object, shape: type) -> list[Fault]:
         except RecursionError:
             faults.append(Fault("", "is nested too deep"))
     return faults
+
+
+def _message(error: jsonschema_rs.ValidationError) -> str:
+    if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Enum):  # its own names two of them only
+        choices = ", ".join(json.dumps(option) for option in error.kind.options)
+        return f"{json.dumps(error.instance)[:MAX_SHOWN]} is not one of {choices}"
+    return error.message
 
 
 def _fault_of(refusal: msgspec.ValidationError) -> Fault:

@@ -68,6 +68,12 @@ _BESIDE_TEXTS = re.compile(
     re.DOTALL,
 )
 _PATTERN = re.compile(r"""\s*[rR]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')\s*\)""")
+_OF_A_TEXT = re.compile(
+    r"""(?P<call>(?:\b(?:timestamp|duration)|\.\s*matches)\s*\(\s*"""
+    r"""(?P<given>[rR]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))\s*\))|""" + _BESIDE_TEXTS.pattern,
+    re.DOTALL,
+)
+"""A call that has its value, or none, whatever the guard reads."""
 _COUNTS = re.compile(r"\{[\d,\s]*\}")
 _CALLED_MATCHES = re.compile(r"\.\s?matches\s?\($")
 _SEGMENT = re.compile(r"""\w+|"[^"\\]*"|'[^'\\]*'""")
@@ -140,7 +146,23 @@ def fault_of_guard(expression: str) -> str | None:
         result = _environment(payload=True, user=True).compile(expression).return_type().name()
     except RuntimeError as refusal:
         return _readable(str(refusal))
-    return None if result in ("BOOL", "DYN") else f"is {result.lower()}, not true or false"
+    if result not in ("BOOL", "DYN"):
+        return f"is {result.lower()}, not true or false"
+    return _fault_of_texts(expression)
+
+
+def _fault_of_texts(expression: str) -> str | None:
+    """A pattern, a moment or a span that is none: the guard could never be told."""
+    for found in _OF_A_TEXT.finditer(expression):
+        if found["call"] is None:
+            continue
+        subject = "''" if found["call"].startswith(".") else ""
+        reason = Guard(f"[{subject}{found['call']}].size() == 1").refusal(
+            {"payload": {}, "state.payload": {}}
+        )
+        if reason:
+            return f"{found['given']} is not what {found['call'].split('(')[0].strip('. ')} takes: {reason}"
+    return None
 
 
 def is_constant(expression: str) -> bool | None:

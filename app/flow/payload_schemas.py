@@ -68,7 +68,9 @@ def _compile_fault(schema: dict[str, Any]) -> list[Fault]:
         message = str(getattr(refusal, "message", refusal)).partition("\n")[0]
         at = _pointer(getattr(refusal, "instance_path", ()))
         if at.endswith("/pattern") or "/patternProperties" in at:
-            message += " that is taken here: it has look-around or a back-reference, or is too large"
+            message += (
+                " that is taken here: it is none at all, has look-around or a back-reference, or is too large"
+            )
         return [Fault(at, message[:MAX_MESSAGE])]
     return []
 

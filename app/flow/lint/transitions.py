@@ -20,6 +20,9 @@ _ABOUT_GUARDS = {
     "Syntax error": "write a condition in CEL: && is and, || is or, ! is not, == is equals",
     "not true or false": "compare it with something: a guard is a condition",
     "no matching overload": "compare values of one type",
+    "what matches takes": "write a regular expression as RE2 has them",
+    "what timestamp takes": "write it like '2026-12-31T23:59:59Z'",
+    "what duration takes": "write it like '90s' or '1h30m'",
 }
 _SIMPLER = "make it simpler, or let the program that runs the transition decide"
 _ABOUT_KEYWORDS = {
