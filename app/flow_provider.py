@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,11 @@ CACHE_LIMIT = 10_000
 AGAIN_AFTER_SECONDS = 1.0
 """How long a source that could not be read is left alone."""
 _MONGO_URL = re.compile(r"mongodb(?:\+srv)?://[^/?]+(?:/(?P<database>[A-Za-z0-9_-]{0,38})(?:\?.*)?)?\Z")
+_CREDENTIALS = {
+    "bearer": "a token, in characters that a header may have",
+    "basic": "USER:PASSWORD",
+    "apikey": "HEADER:VALUE, of no header that is HTTP's own, in characters that a header may have",
+}
 _MEMBERS = {"database": "connectionString", "file": "filePath", "remote": "remoteUrl"}
 
 
@@ -76,7 +82,7 @@ def make_flow_provider(config: FlowProviderConfig | Mapping[str, Any]) -> FlowPr
     max_age = checked.cache_timeout / 1000
     lookups: list[Lookup] = []
     if checked.connection_string is not None:
-        lookups.append(_DatabaseLookup(_connect(checked.connection_string), max_age))
+        lookups.append(_DatabaseLookup(partial(_connect, checked.connection_string), max_age))
     if checked.file_path is not None:
         lookups.append(_SourceLookup(SourceCopy(FileSource(Path(checked.file_path))), max_age))
     if checked.remote_url is not None:
@@ -89,7 +95,14 @@ def make_flow_provider(config: FlowProviderConfig | Mapping[str, Any]) -> FlowPr
 
 def check_provider_config(config: FlowProviderConfig | Mapping[str, Any]) -> FlowProviderConfig:
     """The configuration as a value. Raises InvalidRequestError with every fault."""
-    raw = to_builtins(config) if isinstance(config, FlowProviderConfig) else dict(config)
+    raw: object = config
+    if isinstance(config, FlowProviderConfig):
+        try:
+            raw = to_builtins(config)
+        except TypeError:  # a member is of a type that JSON has not
+            raise InvalidRequestError([Fault("", "takes text, numbers and what JSON has")]) from None
+    elif isinstance(config, Mapping):
+        raw = dict(config)
     faults = [_without_secrets(fault) for fault in faults_of(raw, FlowProviderConfig)]
     if not faults:
         checked = convert(raw, FlowProviderConfig)
@@ -137,8 +150,9 @@ def _remote_faults(config: FlowProviderConfig) -> Iterator[Fault]:
         return
     try:
         auth_header(auth)
-    except ValueError as refusal:
-        yield Fault("/authentication/credentials", str(refusal))
+    except ValueError:
+        form = _CREDENTIALS[config.authentication.type] if config.authentication else ""
+        yield Fault("/authentication/credentials", f"takes {form}")
     if config.remote_url is None:
         yield Fault("/authentication", "is for a remoteUrl")
     elif url is not None:
@@ -170,14 +184,20 @@ def _connect(url: str) -> Database:
 class _DatabaseLookup:
     """The newest versions of flows in a database."""
 
-    def __init__(self, database: Database, max_age: float) -> None:
-        self._database = database
-        self._store = MongoDefinitionStore(database)
+    def __init__(self, connect: Callable[[], Database], max_age: float) -> None:
+        self._connect = connect
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open()
         self._max_age = max_age
         self._kept: dict[str, tuple[FlowDefinition, float]] = {}
         self._reading: dict[str, asyncio.Task[tuple[FlowDefinition, float] | None]] = {}
 
+    def _open(self) -> None:
+        self._database = self._connect()
+        self._store = MongoDefinitionStore(self._database)
+
     async def find(self, flow_id: str) -> Flow | None:
+        await self._begin()
         now = asyncio.get_running_loop().time()
         kept = self._kept.get(flow_id)
         if kept is None or now >= kept[1]:
@@ -191,6 +211,16 @@ class _DatabaseLookup:
         if kept[0].retired:
             raise FlowNotFoundError(flow_id)
         return kept[0].flow
+
+    async def _begin(self) -> None:
+        """Connections are of one event loop: a program may run another after it."""
+        loop, before = asyncio.get_running_loop(), self._loop
+        self._loop = loop
+        if before not in (None, loop):
+            self._reading.clear()
+            of_before = self._database
+            self._open()
+            await of_before.close()
 
     async def _read(
         self, flow_id: str, now: float, kept: tuple[FlowDefinition, float] | None

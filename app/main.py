@@ -130,7 +130,10 @@ def read_definitions(settings: Settings) -> None:
     sources = [
         FileSource(setting.path) for setting in settings.definition_sources() if setting.kind == "file"
     ]
-    faults = [check_found(found)[2] for source in sources for found in source.find()]
+    try:
+        faults = [check_found(found)[2] for source in sources for found in source.find()]
+    except DefinitionSourceError as refusal:
+        raise DefinitionSourceError(f"FLOW_DEFINITIONS: {refusal}") from None
     if any(faults):
         raise DefinitionSourceError("; ".join(fault for fault in faults if fault))
 

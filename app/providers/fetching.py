@@ -107,8 +107,10 @@ class Fetcher:
         status, kind = response.status, response.content_type
         if status in (401, 403):
             given = self._access.credentials is not None
-            hint = "does not accept FLOW_DEFINITIONS_AUTH" if given else "needs FLOW_DEFINITIONS_AUTH"
-            raise self._refuse(f"{hint} (it answers {status})")
+            hint = "does not accept what it is given" if given else "needs credentials"
+            raise self._refuse(
+                f"{hint} (it answers {status}): FLOW_DEFINITIONS_AUTH, of a provider its authentication"
+            )
         if status != 200:
             raise self._refuse(f"answers {status}")
         if "Content-Type" in response.headers and kind != "application/json" and kind[-5:] != "+json":
@@ -136,7 +138,7 @@ class Fetcher:
         if self._guard.refused:
             return (
                 f"redirects to {_shown_host(here)}, which is no public address; if that is meant, set "
-                "FLOW_DEFINITIONS_PRIVATE_REDIRECTS=true"
+                "FLOW_DEFINITIONS_PRIVATE_REDIRECTS=true, or name that address itself"
             )
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return f"the host {_shown_host(here)} is not known"

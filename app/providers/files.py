@@ -111,7 +111,7 @@ class FileSource:
             if not self._path.is_dir():
                 if self._path.exists():
                     return [self._path]
-                raise DefinitionSourceError(f"{self._path}: no such file or folder (FLOW_DEFINITIONS)")
+                raise DefinitionSourceError(f"{self._path}: no such file or folder")
             files = sorted(file for file in self._path.iterdir() if _is_definition(file))
         except OSError as refusal:
             raise DefinitionSourceError(f"{self._path}: {refusal.strerror}") from None

@@ -60,7 +60,7 @@ async def test_of_a_database_the_newest_version(parts: Parts, settings: Settings
 
 async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts) -> None:
     await parts.service.create_flow(flow_dict())
-    lookup = flow_provider._DatabaseLookup(parts.database, 300.0)
+    lookup = flow_provider._DatabaseLookup(lambda: parts.database, 300.0)
     reads = 0
     latest = lookup._store.latest
 
@@ -91,6 +91,25 @@ async def test_in_a_program_of_its_own(parts: Parts, settings: Settings) -> None
     )
     out, err = await done.communicate()
     assert (done.returncode, out.decode(), err.decode()) == (0, "one\n", "")
+
+
+def test_after_one_event_loop_another(settings: Settings) -> None:
+    """As in a program that calls ``asyncio.run`` now and then."""
+
+    async def publish() -> None:
+        async with Parts(settings).running() as service:
+            for slug in ("loop", "other"):
+                await service.create_flow(flow_dict(slug))
+
+    asyncio.run(publish())
+    provider = make_flow_provider({"source": "database", "connectionString": database_url(settings)})
+
+    async def slugs(*wanted: str) -> list[str]:
+        return [(await provider(slug)).flow for slug in wanted]
+
+    assert asyncio.run(slugs("loop")) == ["loop"]
+    assert asyncio.run(slugs("loop", "other")) == ["loop", "other"]
+    asyncio.run(provider.aclose())
 
 
 async def test_a_database_that_is_away(

@@ -26,6 +26,8 @@ from tests.e2e.serving import Serving
 from tests.integration.remotes import RemoteServer, giving, paging, redirecting
 from tests.samples import flow_dict
 
+WHERE = "FLOW_DEFINITIONS_AUTH, of a provider its authentication"
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[RemoteServer]:
@@ -80,7 +82,7 @@ async def test_another_server_flow_can_be_the_remote(serving: Serving) -> None:
     assert copy.faults == []
     assert copy.flows.keys() == set(found)
     anonymous = RemoteSource(f"{serving.url}/api/flows")
-    assert await refusal(anonymous) == "needs FLOW_DEFINITIONS_AUTH (it answers 401)"
+    assert await refusal(anonymous) == f"needs credentials (it answers 401): {WHERE}"
 
 
 async def test_what_did_not_change_is_not_sent_again(server: RemoteServer) -> None:
@@ -124,9 +126,9 @@ async def test_credentials_are_sent_and_a_wrong_one_is_said_without_them(
     server.answers["/flows"] = guarded
     assert await slugs(RemoteSource(server.url(), auth)) == ["loop"]
     said = await refusal(RemoteSource(server.url(), auth.replace("s3cr3t", "wr0ng")))
-    assert said == "does not accept FLOW_DEFINITIONS_AUTH (it answers 401)"
+    assert said == f"does not accept what it is given (it answers 401): {WHERE}"
     server.gives(b"", status=403)
-    assert "needs FLOW_DEFINITIONS_AUTH (it answers 403)" in await refusal(RemoteSource(server.url()))
+    assert "needs credentials (it answers 403)" in await refusal(RemoteSource(server.url()))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ async def test_a_redirect_to_a_private_address_is_refused(
         assert said.startswith("redirects to ")
         assert said.endswith(
             f":{other.port}, which is no public address; if that is meant, set "
-            "FLOW_DEFINITIONS_PRIVATE_REDIRECTS=true"
+            "FLOW_DEFINITIONS_PRIVATE_REDIRECTS=true, or name that address itself"
         )
     assert other.requests == []
 

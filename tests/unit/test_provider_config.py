@@ -1,5 +1,6 @@
 """The configuration of a flow provider: what it takes, and every fault of what it does not."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,7 +44,11 @@ def test_what_is_taken(config: dict[str, Any]) -> None:
     ("config", "faults"),
     [
         ({}, {"": "is a required property"}),
-        ({"source": "ftp"}, {"/source": "is not one of"}),
+        (None, {"": "is not of the right type"}),
+        ("file", {"": "is not of the right type"}),
+        ([], {"": "is not of the right type"}),
+        (FlowProviderConfig("file", file_path=Path("flows")), {"": "takes text, numbers and what JSON has"}),
+        ({"source": "ftp"}, {"/source": '"ftp" is not one of "database", "file", "hybrid", "remote"'}),
         ({"source": "database"}, {"/connectionString": "the source 'database' needs it"}),
         ({"source": "file"}, {"/filePath": "needs it"}),
         ({"source": "file", "filePath": ""}, {"/filePath": "takes a file or a folder"}),
@@ -73,7 +78,7 @@ def test_what_is_taken(config: dict[str, Any]) -> None:
                 "remoteUrl": "http://h/x",
                 "authentication": {"type": "bearer", "credentials": "with spaces"},
             },
-            {"/authentication/credentials": "takes bearer:TOKEN", "/authentication": "over https only"},
+            {"/authentication/credentials": "takes a token", "/authentication": "over https only"},
         ),
         (
             {"source": "hybrid", "filePath": "f", "authentication": {"type": "bearer", "credentials": "t"}},
@@ -82,7 +87,7 @@ def test_what_is_taken(config: dict[str, Any]) -> None:
         ({"source": "remote", "remoteUrl": URL, "authentication": {"type": "x"}}, {"/authentication": ""}),
     ],
 )
-def test_every_fault_is_told_at_its_place(config: dict[str, Any], faults: dict[str, str]) -> None:
+def test_every_fault_is_told_at_its_place(config: Any, faults: dict[str, str]) -> None:
     with pytest.raises(InvalidRequestError) as refusal:
         make_flow_provider(config)
     found = {fault.pointer: fault.message for fault in refusal.value.faults}
