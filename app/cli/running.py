@@ -65,6 +65,8 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
     except KeyboardInterrupt:
         served = True
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # it ends already
         if servers is not None:
             servers.stop()
     sys.exit(0 if served and not dead else 1)

@@ -1,5 +1,6 @@
 """Ties a process to its parent's life, so that nothing is left behind when that is killed."""
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -14,10 +15,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """In a worker started by multiprocessing: end soon after the parent does, however it ends."""
+    """In a worker started by multiprocessing: end when the parent says so, and soon after it does, however
+    it ends. A Ctrl-C, which the terminal sends to every process, is for the parent alone."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # uvicorn has set it back by then
 
     def watch() -> None:
         parent.join()

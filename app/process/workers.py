@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
+from types import FrameType
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -63,12 +64,20 @@ def run_workers(
     )
     threading.Thread(target=_when_ready, args=(bound.getsockname(), on_ready), daemon=True).start()
     if count == 1:
-        server = uvicorn.Server(config)
+        server = _Server(config)
         server.run(sockets=[bound])
         return server.started
     supervisor = Multiprocess(config, [bound])
     supervisor.run()
     return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
+
+
+class _Server(uvicorn.Server):
+    """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
 
 def _when_ready(address: tuple[str, int], on_ready: Callable[[], None]) -> None:

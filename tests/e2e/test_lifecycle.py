@@ -1,5 +1,6 @@
 """Starting, stopping and being killed, with the embedded servers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -82,6 +83,25 @@ def test_ctrl_c_leaves_nothing_and_the_data_stays(tmp_path: Path, processes: lis
         assert http.post(f"{ROUTE}/transition/continue").json()["revision"] == 2
     assert "definitions published" not in second.output
     assert second.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_impatient_ctrl_c_ends_it_without_a_stack_trace(
+    tmp_path: Path, processes: list[Process], workers: str
+) -> None:
+    serving = Embedded(tmp_path, "--workers", workers)
+    processes.append(serving)
+    group = os.getpgid(serving.popen.pid)
+    family = [process for process in serving.family() if os.getpgid(process.pid) == group]
+    shown = len(serving.lines)
+    for _ in range(4):  # as a terminal sends it: to every process of the group
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            serving.popen.wait(0.1)
+    assert serving.end(signal.SIGINT) == 0
+    assert "".join(serving.lines[shown:]).strip() == ""
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
