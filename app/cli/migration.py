@@ -133,7 +133,8 @@ def _as_option(fault: Fault, mapping: Mapping[str, str | None]) -> Fault:
     if member != "mapping":
         return Fault(f"--{member}", fault.message)
     leaves = step in mapping and mapping[step] is None
-    return Fault(f"{'--leave' if leaves else '--map'} {step}", fault.message)
+    message = fault.message.replace("or to null to", "or --leave it to")
+    return Fault(f"{'--leave' if leaves else '--map'} {step}", message)
 
 
 def _mapping(pairs: Sequence[str], left: Sequence[str]) -> dict[str, str | None]:

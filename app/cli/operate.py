@@ -10,6 +10,7 @@ from app.cli.command import main, with_service
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
 from app.contracts.statistics import FlowStatistics
+from app.process.embedded import EmbeddedServers
 from app.services import FlowService
 from config.settings import Settings, load_settings
 
@@ -58,8 +59,11 @@ def check_config() -> None:
     for name, value in settings.masked().items():
         click.echo(f"{name}={value}")
     if settings.embedded:
-        click.echo("No servers are named: 'serve' starts embedded ones.")
-        return
+        running = EmbeddedServers(settings.data_dir).running(settings)
+        if running is None:
+            click.echo("No servers are named: 'serve' starts embedded ones.")
+            return
+        settings = running
     settings.require_token_check()
     sys.exit(asyncio.run(_ping(settings)))
 

@@ -167,7 +167,7 @@ def _expected_version(call: Call) -> int | None:
         return None
     match = _VERSION_TAG.match(given)
     if match is None:
-        raise InvalidRequestError([Fault("/If-Match", 'takes an ETag as answered: "<version>"')])
+        raise InvalidRequestError([Fault("/If-Match", 'takes an ETag as answered, or "<version>"')])
     return int(match[1])
 
 

@@ -74,13 +74,13 @@ class EmbeddedServers:
                     "or set FLOW_MONGO_URL and FLOW_REDIS_URL"
                 )
         if not self._open_directory():
-            running = self._read("running.json", Running) if join else None
-            if running is None:
+            others = self._of_another(settings) if join else None
+            if others is None:
                 raise EmbeddedError(
                     f"The data directory {self.data_dir} is in use by another server-flow; "
                     "stop that one, or choose another with --data-dir"
                 )
-            return self._named(settings, running, self._secrets())
+            return others
         try:
             kept = self._secrets()
             running = Running(mongo_url=self._start_mongo(kept), redis_url=self._start_redis(kept))
@@ -89,6 +89,19 @@ class EmbeddedServers:
             self.stop()
             raise
         return self._named(settings, running, kept)
+
+    def running(self, settings: Settings) -> Settings | None:
+        """The settings that name the servers of another process that has the directory, if one has."""
+        if not self.data_dir.is_dir():
+            return None
+        if self._open_directory():
+            self.stop()
+            return None
+        return self._of_another(settings)
+
+    def _of_another(self, settings: Settings) -> Settings | None:
+        running = self._read("running.json", Running)
+        return None if running is None else self._named(settings, running, self._secrets())
 
     def _named(self, settings: Settings, running: "Running", kept: "Secrets") -> Settings:
         update: dict[str, object] = {

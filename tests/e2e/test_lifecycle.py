@@ -229,6 +229,7 @@ def test_other_commands_join_the_servers_that_run(serving: Embedded) -> None:
     state = httpx.get(f"{serving.url}{ROUTE}/state", headers=headers).json()
     assert state["step"] == "verification"
     assert json.loads(_command(serving, "state", "show", *which)) == state
+    assert _command(serving, "check-config").splitlines()[-2:] == ["MongoDB: answers", "Redis: answers"]
 
 
 def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
