@@ -63,7 +63,12 @@ def transition(
     source = current_step(definition, state)
     chosen = source.transitions.get(name)
     if chosen is None:
-        raise InvalidTransitionError(state.step, name, list(source.transitions))
+        may = [
+            other.transition
+            for other in source.transitions.values()
+            if caller is None or may_run(other, state, caller, now)
+        ]
+        raise InvalidTransitionError(state.step, name, may)
     if caller is not None:
         require_runnable(chosen, state, command.payload or {}, caller, now)
     target = definition.flow.steps[chosen.step]

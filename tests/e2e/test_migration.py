@@ -169,7 +169,7 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
             calls += 1
             if not report["remaining"]:
                 break
-        assert calls >= 4
+        assert calls > 1
         await senders.sent(80)
         await senders.stop()
         assert all(senders.versions[host, version] for host in (0, 1) for version in (1, 2))

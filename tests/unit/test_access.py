@@ -64,6 +64,15 @@ def test_a_transition_of_no_role_is_for_the_timer_alone() -> None:
     assert run(at("review"), "remind", None).step == "review"
 
 
+def test_a_transition_that_there_is_not_names_those_that_the_caller_may_run() -> None:
+    state = at("review", user="bob")
+    for caller in (EMPLOYEE, APPROVER, ADMINISTRATOR):
+        with pytest.raises(InvalidTransitionError) as refused:
+            run(state, "fly", caller)
+        assert refused.value.details["allowed"] == names(state, caller)
+    assert names(state, EMPLOYEE) != names(state, APPROVER)
+
+
 def test_a_guard_sees_who_asks_and_whose_state_it_is() -> None:
     own = at("review", user="ada")
     with pytest.raises(GuardRefusedError) as refused:
