@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
 
 RULE = "takes 1 to 256 characters, no control characters"
 _ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
@@ -23,6 +23,11 @@ def require_ids(ids: Mapping[str, object]) -> None:
 
 
 def require_state(user_id: object, flow_id: object) -> None:
-    """Raise InvalidRequestError with every fault unless they can name a user and a flow."""
-    if not (is_id(user_id) and is_id(flow_id)):
-        require_ids({"userId": user_id, "flowId": flow_id})
+    """Raise InvalidRequestError with every fault unless they can name a user and a flow, FlowNotFoundError
+    for a text that no flow is called."""
+    if is_id(user_id) and is_id(flow_id):
+        return
+    if isinstance(flow_id, str):
+        require_ids({"userId": user_id})
+        raise FlowNotFoundError(flow_id.encode(errors="replace").decode())
+    require_ids({"userId": user_id, "flowId": flow_id})

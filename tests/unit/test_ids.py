@@ -4,16 +4,18 @@ is no question to the database."""
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.contracts.command import Origin, PauseCommand, SetCommand
-from app.contracts.errors import InvalidRequestError
+from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.ports import StateFilter
 from app.services import FlowService
 from tests.samples import flow_dict
 from tests.unit.test_service import Rig
 
-NO_IDS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}, "", "a\0b", "\ud800", "x" * 257]
+NO_TEXTS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}]
+NO_NAMES = ["", "a\0b", "\ud800", "x" * 257]
 ORIGIN = Origin(actor="root")
 OF_A_STATE: dict[str, Callable[[FlowService, Any, Any], Awaitable[object]]] = {
     "get": lambda s, user, flow: s.get_flow_state(user, flow),
@@ -55,17 +57,23 @@ async def pointers(asked: Awaitable[object]) -> list[str]:
 @pytest.mark.parametrize("name", OF_A_STATE)
 async def test_of_a_state(rig: Rig, name: str) -> None:
     kept = dict(rig.states.kept)
-    for wrong in NO_IDS:
-        assert await pointers(OF_A_STATE[name](rig.service, wrong, "loop")) == ["/userId"]
-        assert await pointers(OF_A_STATE[name](rig.service, "ada", wrong)) == ["/flowId"]
-        assert await pointers(OF_A_STATE[name](rig.service, wrong, wrong)) == ["/userId", "/flowId"]
+    ask = OF_A_STATE[name]
+    for wrong in (*NO_TEXTS, *NO_NAMES):
+        assert await pointers(ask(rig.service, wrong, "loop")) == ["/userId"]
+        assert await pointers(ask(rig.service, wrong, None)) == ["/userId", "/flowId"]
+    for wrong in NO_TEXTS:
+        assert await pointers(ask(rig.service, "ada", wrong)) == ["/flowId"]
+    for wrong in NO_NAMES:
+        with pytest.raises(FlowNotFoundError) as refused:
+            await ask(rig.service, "ada", wrong)
+        msgspec.json.encode(refused.value.details)
     assert rig.states.kept == kept
 
 
 @pytest.mark.parametrize("name", OF_A_USER)
 async def test_of_a_user(rig: Rig, name: str) -> None:
     kept = dict(rig.states.kept)
-    for wrong in NO_IDS:
+    for wrong in (*NO_TEXTS, *NO_NAMES):
         if name != "find" or wrong is not None:  # which is any
             assert await pointers(OF_A_USER[name](rig.service, wrong)) == ["/userId"]
     assert rig.states.kept == kept
