@@ -75,7 +75,7 @@ _OF_A_TEXT = re.compile(
 )
 """A call that has its value, or none, whatever the guard reads."""
 _COUNTS = re.compile(r"\{[\d,\s]*\}")
-_CALLED_MATCHES = re.compile(r"\.\s?matches\s?\($")
+_CALLED_MATCHES = re.compile(r"\bmatches\s?\($")
 _SEGMENT = re.compile(r"""\w+|"[^"\\]*"|'[^'\\]*'""")
 _CALLED_LOOP = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*$")
 _PLACED = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
