@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -28,20 +27,19 @@ class Pace:
         self._seconds = SHARE_OF_PATIENCE * patience
         self._price = patience
 
-    @contextmanager
-    def timing(self, sent: int) -> Iterator[None]:
-        """Judge by the command inside, of so many items."""
-        began = monotonic()
-        try:
-            yield
-        except BaseException:
-            self.size = self._fewest
-            raise
-        seconds = monotonic() - began
+    def took(self, sent: int, seconds: float) -> None:
+        """Judge by a command of so many items."""
         self._price = min(self._price, seconds)
         over = seconds - self._price
-        fitting = int(sent * self._seconds / over) if over else self._most
+        if over:
+            fitting = int(sent * self._seconds / over)
+        else:  # the quickest yet: how much of it was for its items is not known
+            fitting = max(self.size, int(sent * self._seconds / seconds) if seconds else self._most)
         self.size = max(self._fewest, min(self._most, 2 * self.size, fitting))
+
+    def failed(self) -> None:
+        """Nothing came of a command, however quickly."""
+        self.size = self._fewest
 
 
 class Batches(Generic[T, R]):
@@ -113,13 +111,17 @@ class Batches(Generic[T, R]):
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         answers: Sequence[R | Exception]
+        sent_at = monotonic()
         try:
-            with self._pace.timing(len(batch)):
-                async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
-                    answers = await self._work([item for item, _ in batch])
+            async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
+                answers = await self._work([item for item, _ in batch])
             self._answered_at = asyncio.get_running_loop().time()
         except Exception as error:  # noqa: BLE001 - raised to everybody who asked
             answers = [error] * len(batch)
+        if all(isinstance(answer, Exception) for answer in answers):
+            self._pace.failed()
+        else:
+            self._pace.took(len(batch), monotonic() - sent_at)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

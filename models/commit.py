@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from msgspec import Struct
@@ -72,8 +73,13 @@ class Commits:
         ]
         while operations:  # not all at once: commits wait behind them
             together, operations = operations[: self._pace.size], operations[self._pace.size :]
-            with self._pace.timing(len(together)):
+            sent_at = monotonic()
+            try:
                 await self._states.bulk_write(together, ordered=False)
+            except PyMongoError:
+                self._pace.failed()
+                raise
+            self._pace.took(len(together), monotonic() - sent_at)
 
     def _batches(self, pace: Pace) -> Batches[Commit, bool]:
         return Batches(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)

@@ -135,6 +135,8 @@ async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
     except PyMongoError as error:
         if is_outage(error):
             raise StoreUnavailableError from None
+        if isinstance(error, ConfigurationError):  # the driver asks DNS as late as this
+            raise StoreUnavailableError("DNS does not know the servers of MongoDB's URL") from None
         if isinstance(error, OperationFailure) and error.code in _NOT_ALLOWED:
             log.error("MongoDB refuses", code=error.code)
             raise _refused(error) from None

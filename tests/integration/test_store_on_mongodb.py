@@ -309,6 +309,13 @@ def test_a_wrong_url_is_refused_without_a_word_of_its_password() -> None:
         assert not {"pa", "ss", "word", "ada"} & set(re.findall(r"[a-z]+", str(refused.value)))
 
 
+async def test_a_name_that_dns_does_not_know_is_an_outage() -> None:
+    database = connect("mongodb+srv://nowhere.example.invalid/flow", "flow")
+    with pytest.raises(StoreUnavailableError, match="DNS does not know"):
+        await database.ping()
+    await database.close()
+
+
 async def test_who_waits_for_a_database_does_not_wait_for_one_that_refuses(settings: Settings) -> None:
     assert settings.mongo_url is not None
     wrong = settings.mongo_url.get_secret_value().replace("://flow:", "://flow:x", 1)

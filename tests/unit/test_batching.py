@@ -121,6 +121,7 @@ class Paced:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, each: float, price: float = 0.0) -> None:
         self.each, self.price = each, price
         self.fault: Exception | None = None
+        self.raised = True
         self._now = 0.0
         self._sizes: list[int] = []
         monkeypatch.setattr("models.batching.monotonic", lambda: self._now)
@@ -129,9 +130,9 @@ class Paced:
     async def _work(self, items: Sequence[int]) -> list[int | Exception]:
         self._now += self.price + self.each * len(items)
         self._sizes.append(len(items))
-        if self.fault is not None:
+        if self.fault is not None and self.raised:
             raise self.fault
-        return list(items)
+        return list(items) if self.fault is None else [self.fault] * len(items)
 
     async def sizes(self, items: int) -> list[int]:
         """Of the commands for so many at once."""
@@ -159,13 +160,22 @@ async def test_a_server_far_away_is_not_taken_for_a_slow_one(monkeypatch: pytest
     """What a command takes however small it is says nothing of how many it should have."""
     server = Paced(monkeypatch, each=1 / 1024, price=0.75)
     assert await server.sizes(1) == [1]
-    assert await server.sizes(350) == [10, 20, 40, 80, 100, 100]
+    assert await server.sizes(350) == [5, 10, 20, 40, 80, 100, 95]
     assert await server.sizes(1) == [1]
     assert await server.sizes(100) == [100]
 
 
-async def test_after_a_failure_few_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_needs_all_patience_for_a_few_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Paced(monkeypatch, each=0.4)
+    assert await server.sizes(20) == [5, 5, 5, 5]
+    assert await server.sizes(1) == [1]
+    assert await server.sizes(10) == [5, 5]
+
+
+@pytest.mark.parametrize("raised", [True, False])
+async def test_after_a_failure_few_come_first(monkeypatch: pytest.MonkeyPatch, *, raised: bool) -> None:
     server = Paced(monkeypatch, each=0.0)
+    server.raised = raised
     assert await server.sizes(275) == [5, 10, 20, 40, 80, 100, 20]
     server.fault = RuntimeError("it refuses at once")
     assert await server.sizes(110) == [100, 5, 5]
