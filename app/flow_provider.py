@@ -34,6 +34,14 @@ _CREDENTIALS = {
     "basic": "USER:PASSWORD",
     "apikey": "HEADER:VALUE, of no header that is HTTP's own, in characters that a header may have",
 }
+_CHOICES = {
+    "/source": "takes database, file, remote or hybrid",
+    "/authentication/type": "takes bearer, basic or apikey",
+}
+_QUOTES_NO_VALUE = re.compile(
+    r'"\w{1,20}" is a required property\Z|Additional properties are not allowed|'
+    r"-?[\d.e+]{1,30} is (?:less|greater)"
+)
 _MEMBERS = {"database": "connectionString", "file": "filePath", "remote": "remoteUrl"}
 
 
@@ -49,7 +57,8 @@ class Lookup(Protocol):
 
 
 class FlowProvider:
-    """``await provider(slug)`` is the flow. An async context manager; outside of one, ``aclose`` it."""
+    """``await provider(slug)`` is the flow. An async context manager; outside of one, ``aclose`` it. It may
+    be used in one event loop after another, not in two at a time."""
 
     def __init__(self, lookups: Sequence[Lookup]) -> None:
         self._lookups = lookups
@@ -163,8 +172,10 @@ def _remote_faults(config: FlowProviderConfig) -> Iterator[Fault]:
 
 
 def _without_secrets(fault: Fault) -> Fault:
-    """What JSON Schema says of a wrong text quotes it."""
-    return Fault(fault.pointer, "is not of the right type") if "not of type" in fault.message else fault
+    """JSON Schema quotes what is wrong, which may be a password."""
+    if _QUOTES_NO_VALUE.match(fault.message):
+        return fault
+    return Fault(fault.pointer, _CHOICES.get(fault.pointer, "is not of the right type"))
 
 
 def _auth(config: FlowProviderConfig) -> str | None:
@@ -203,8 +214,9 @@ class _DatabaseLookup:
         if kept is None or now >= kept[1]:
             reading = self._reading.get(flow_id)
             if reading is None:  # who misses at the same time waits for the same
-                reading = self._reading[flow_id] = asyncio.ensure_future(self._read(flow_id, now, kept))
-                reading.add_done_callback(lambda _: self._reading.pop(flow_id, None))
+                under_way = self._reading
+                reading = under_way[flow_id] = asyncio.ensure_future(self._read(flow_id, now, kept))
+                reading.add_done_callback(lambda _: under_way.pop(flow_id, None))
             kept = await asyncio.shield(reading)
         if kept is None:
             return None
@@ -215,12 +227,13 @@ class _DatabaseLookup:
     async def _begin(self) -> None:
         """Connections are of one event loop: a program may run another after it."""
         loop, before = asyncio.get_running_loop(), self._loop
-        self._loop = loop
-        if before not in (None, loop):
-            self._reading.clear()
-            of_before = self._database
-            self._open()
-            await of_before.close()
+        if before in (None, loop):
+            self._loop = loop
+            return
+        of_before = self._database
+        self._open()
+        self._loop, self._reading = loop, {}
+        await of_before.close()
 
     async def _read(
         self, flow_id: str, now: float, kept: tuple[FlowDefinition, float] | None
@@ -252,9 +265,11 @@ class _SourceLookup:
         self._copy = copy
         self._max_age = max_age
         self._until = 0.0
-        self._reading = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def find(self, flow_id: str) -> Flow | None:
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._loop, self._reading = loop, asyncio.Lock()
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if now >= self._until:

@@ -39,6 +39,8 @@ def faults_of(value: object, shape: type) -> list[Fault]:
             msgspec.convert(value, shape)
         except msgspec.ValidationError as refusal:
             faults.append(_fault_of(refusal))
+        except UnicodeEncodeError:
+            faults.append(Fault("", "has text with lone surrogates"))
         except RecursionError:
             faults.append(Fault("", "is nested too deep"))
     return faults
@@ -46,8 +48,8 @@ def faults_of(value: object, shape: type) -> list[Fault]:
 
 def _message(error: jsonschema_rs.ValidationError) -> str:
     if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Enum):  # its own names two of them only
-        choices = ", ".join(json.dumps(option) for option in error.kind.options)
-        return f"{json.dumps(error.instance)[:MAX_SHOWN]} is not one of {choices}"
+        choices = ", ".join(json.dumps(option, ensure_ascii=False) for option in error.kind.options)
+        return f"{json.dumps(error.instance, ensure_ascii=False)[:MAX_SHOWN]} is not one of {choices}"
     return error.message
 
 

@@ -112,6 +112,16 @@ def test_after_one_event_loop_another(settings: Settings) -> None:
     asyncio.run(provider.aclose())
 
 
+def test_files_in_one_event_loop_after_another(tmp_path: Path) -> None:
+    write(tmp_path / "loop.json", flow_dict())
+    provider = make_flow_provider({"source": "file", "filePath": str(tmp_path), "cacheTimeout": 0})
+
+    async def at_once() -> set[str]:
+        return {flow.flow for flow in await asyncio.gather(*(provider("loop") for _ in range(3)))}
+
+    assert [asyncio.run(at_once()) for _ in range(3)] == [{"loop"}] * 3
+
+
 async def test_a_database_that_is_away(
     parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

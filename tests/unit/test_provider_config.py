@@ -46,9 +46,10 @@ def test_what_is_taken(config: dict[str, Any]) -> None:
         ({}, {"": "is a required property"}),
         (None, {"": "is not of the right type"}),
         ("file", {"": "is not of the right type"}),
+        ({"source": "\ud800"}, {"": "is not of the right type"}),
         ([], {"": "is not of the right type"}),
         (FlowProviderConfig("file", file_path=Path("flows")), {"": "takes text, numbers and what JSON has"}),
-        ({"source": "ftp"}, {"/source": '"ftp" is not one of "database", "file", "hybrid", "remote"'}),
+        ({"source": "ftp"}, {"/source": "takes database, file, remote or hybrid"}),
         ({"source": "database"}, {"/connectionString": "the source 'database' needs it"}),
         ({"source": "file"}, {"/filePath": "needs it"}),
         ({"source": "file", "filePath": ""}, {"/filePath": "takes a file or a folder"}),
@@ -107,6 +108,11 @@ def test_secrets_are_neither_shown_nor_told() -> None:
         {"source": "remote", "remoteUrl": ["hidden"]},
         {"source": "database", "connectionString": "http://u:hidden@h"},
         {"source": "remote", "remoteUrl": "https://u:hidden@h"},
+        {"source": "remote", "remoteUrl": URL, "authentication": "bearer:hidden" + "x" * 500},
+        {"source": "remote", "remoteUrl": URL, "authentication": ["hidden" * 100]},
+        {"source": "remote", "remoteUrl": URL, "authentication": {"type": "hidden", "credentials": "t"}},
+        {"source": "database", "connectionString": ["hidden" * 100]},
+        "hidden" * 200,
     ):
         with pytest.raises(InvalidRequestError) as refusal:
             make_flow_provider(wrong)
