@@ -82,6 +82,7 @@ class EmbeddedServers:
                 )
             return others
         try:
+            (self.data_dir / "running.json").unlink(missing_ok=True)  # of one that was killed
             kept = self._secrets()
             running = Running(mongo_url=self._start_mongo(kept), redis_url=self._start_redis(kept))
             self._keep("running.json", running)

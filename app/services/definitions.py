@@ -19,6 +19,7 @@ from app.contracts.errors import (
 )
 from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
+from app.contracts.ids import require_flow
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionStore, EventBus
 from app.flow.faults import faults_of
 from app.flow.validation import check_flow, parse_flow
@@ -60,11 +61,13 @@ class Definitions:
 
     async def current(self, flow_id: str, caller: Caller = _PROGRAM) -> FlowDefinition:
         """The newest version. Raises FlowNotFoundError."""
+        require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         return await self._catalog.current(flow_id)
 
     async def version(self, flow_id: str, version: int, caller: Caller = _PROGRAM) -> FlowDefinition:
         """One version, also of a retired flow. Raises FlowNotFoundError."""
+        require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         found = await self._catalog.version(flow_id, version)
         if found is None:
@@ -73,6 +76,7 @@ class Definitions:
 
     async def versions(self, flow_id: str, caller: Caller = _PROGRAM) -> list[VersionInfo]:
         """What is known of all versions, newest first. Raises FlowNotFoundError."""
+        require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         found = await self._store.versions(flow_id)
         if not found:
@@ -127,6 +131,7 @@ class Definitions:
         """Publish the newest version with top-level members replaced, if that changes anything.
         Raises FlowNotFoundError, InvalidDefinitionError, VersionConflictError when
         ``expected_version`` is not the newest."""
+        require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
             raise FlowNotFoundError(flow_id)
@@ -161,6 +166,7 @@ class Definitions:
     ) -> None:
         """End a flow by a last version that nothing starts on. Raises FlowNotFoundError,
         VersionConflictError when ``expected_version`` is not the newest."""
+        require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
             raise FlowNotFoundError(flow_id)

@@ -30,9 +30,10 @@ from app.contracts.views import error_view
 from app.flow.diff import diff
 from app.flow.mapping import StepMapping
 from app.flow.rehearsal import Rehearsal, rehearse
-from app.services.changes import StateChanges, request
+from app.services.changes import StateChanges
 from app.services.commits import Change
 from app.services.definitions import Definitions
+from app.services.executor import Request
 from config.log import describe
 
 log = structlog.get_logger("migration")
@@ -225,7 +226,7 @@ class _Run:
 
         flow_id = self.mapping.old.flow.flow
         _, moved = await self._changes.execute(
-            request(user_id, flow_id, "migrated", None, self._origin), decide
+            Request(user_id, flow_id, "migrated", None, self._origin), decide
         )
         return moved
 

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from app.contracts.command import Origin
 from app.contracts.errors import RevisionConflictError
-from app.contracts.ids import require_ids
+from app.contracts.ids import require_text
 from app.contracts.outcome import Erasure, PersonalData
 from app.contracts.ports import (
     Clock,
@@ -60,7 +60,7 @@ class PersonalDataKeeper:
 
     async def export(self, user_id: str) -> PersonalData:
         """Everything kept of a user, by flow, records oldest first. Raises InvalidRequestError."""
-        require_ids({"userId": user_id})
+        require_text(user_id)
         now = self._clock.now()
         states, history = [], []
         for flow_id in await self._definitions.list_flow_ids():
@@ -78,7 +78,7 @@ class PersonalDataKeeper:
         """End all states of a user, and remove payloads and whatever else was entered from all records;
         what happened when, and the chain over it, stay. A record of the kind ``erased`` in each chain
         is the receipt. Can be repeated, as after a failure. Raises InvalidRequestError."""
-        require_ids({"userId": user_id})
+        require_text(user_id)
         await self._relay.drain(DRAIN_SECONDS)  # refusals wait there alone
         receipts, erased = [], 0
         for flow_id in await self._definitions.list_flow_ids():

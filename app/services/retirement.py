@@ -13,13 +13,15 @@ from app.contracts.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from app.contracts.ids import require_flow
 from app.contracts.outcome import Retired
 from app.contracts.ports import Clock, DefinitionStore, StateFilter, StateStore
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.services.changes import StateChanges, request
+from app.services.changes import StateChanges
 from app.services.commits import Change
 from app.services.definitions import Definitions
+from app.services.executor import Request
 
 log = structlog.get_logger("retirement")
 
@@ -59,6 +61,7 @@ class Retirement:
         """Publish the last version of a flow, on which nothing starts. ``force``: also clear its states that
         are not completed, the paused ones too, at most ``MOST`` of them; then a flow that is retired already
         is taken as well. Raises FlowNotFoundError, VersionConflictError."""
+        require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if force and newest is not None and newest.retired:
             if expected_version not in (None, newest.version):
@@ -107,7 +110,7 @@ class Retirement:
 
         try:
             _, ended = await self._changes.execute(
-                request(state.user_id, state.flow, "cleared", None, origin, replaces=True), decide
+                Request(state.user_id, state.flow, "cleared", None, origin, replaces=True), decide
             )
         except (StoreUnavailableError, FlowNotFoundError):
             raise

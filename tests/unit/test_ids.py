@@ -9,6 +9,7 @@ import pytest
 
 from app.contracts.command import Origin, PauseCommand, SetCommand
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
+from app.contracts.migration import MigrateCommand
 from app.contracts.ports import StateFilter
 from app.services import FlowService
 from tests.samples import flow_dict
@@ -74,9 +75,37 @@ async def test_of_a_state(rig: Rig, name: str) -> None:
 async def test_of_a_user(rig: Rig, name: str) -> None:
     kept = dict(rig.states.kept)
     for wrong in (*NO_TEXTS, *NO_NAMES):
-        if name != "find" or wrong is not None:  # which is any
-            assert await pointers(OF_A_USER[name](rig.service, wrong)) == ["/userId"]
+        if name == "find" and wrong is None:
+            continue  # which is any
+        if name in ("export", "erase") and wrong in NO_NAMES and wrong != "\ud800":
+            await OF_A_USER[name](rig.service, wrong)  # what there is from before there was a rule
+            continue
+        assert await pointers(OF_A_USER[name](rig.service, wrong)) == ["/userId"]
     assert rig.states.kept == kept
+
+
+OF_A_FLOW: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
+    "current": lambda s, flow: s.definitions.current(flow),
+    "version": lambda s, flow: s.definitions.version(flow, 1),
+    "versions": lambda s, flow: s.definitions.versions(flow),
+    "update": lambda s, flow: s.update_flow(flow, {"title": "New"}),
+    "retire": lambda s, flow: s.definitions.retire(flow, actor="root", source="python"),
+    "delete": lambda s, flow: s.delete_flow(flow),
+    "delete with force": lambda s, flow: s.delete_flow(flow, force=True),
+    "diff": lambda s, flow: s.migration.diff(flow, 1, 2),
+    "migrate": lambda s, flow: s.migration.migrate(flow, MigrateCommand(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_FLOW)
+async def test_of_a_flow(rig: Rig, name: str) -> None:
+    kept = dict(rig.definitions.kept)
+    for wrong in NO_TEXTS:
+        assert await pointers(OF_A_FLOW[name](rig.service, wrong)) == ["/flowId"]
+    for wrong in NO_NAMES:
+        with pytest.raises(FlowNotFoundError):
+            await OF_A_FLOW[name](rig.service, wrong)
+    assert rig.definitions.kept == kept
 
 
 async def test_every_member_of_a_filter_is_named(rig: Rig) -> None:
