@@ -1,5 +1,6 @@
 """Decides what a command makes of a state. Semantics are the base system's flow model."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from app.contracts.errors import (
     InvalidTransitionError,
     StatePausedError,
 )
-from app.contracts.flow import Flow, FlowStep
+from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import ENDED, AvailableTransition, FlowState, Status
 from app.flow.access import may_run, require_runnable
 
@@ -63,12 +64,7 @@ def transition(
     source = current_step(definition, state)
     chosen = source.transitions.get(name)
     if chosen is None:
-        may = [
-            other.transition
-            for other in source.transitions.values()
-            if caller is None or may_run(other, state, caller, now)
-        ]
-        raise InvalidTransitionError(state.step, name, may)
+        raise _invalid(source, state, name, caller, now)
     if caller is not None:
         require_runnable(chosen, state, command.payload or {}, caller, now)
     target = definition.flow.steps[chosen.step]
@@ -143,13 +139,13 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
     )
 
 
-def back(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowState:
+def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Caller) -> FlowState:
     """The state at the step that a reversible transition left, payload as it is. Raises
     InvalidTransitionError when the last transition was not reversible."""
     require_active(state)
     source = current_step(definition, state)
     if state.previous is UNSET or state.previous not in definition.flow.steps:
-        raise InvalidTransitionError(state.step, "back", list(source.transitions))
+        raise _invalid(source, state, "back", caller, now)
     target = definition.flow.steps[state.previous]
     return structs.replace(
         state,
@@ -235,10 +231,23 @@ def with_transitions(
         AvailableTransition(
             transition=t.transition, step=t.step, explicit=t.explicit, reversible=t.reversible
         )
-        for t in step.transitions.values()
-        if may_run(t, state, caller, now)
+        for t in _runnable(step, state, caller, now)
     )
     return structs.replace(state, transitions=tuple(runnable))
+
+
+def _runnable(
+    step: FlowStep, state: FlowState, caller: Caller | None, now: datetime
+) -> Iterator[FlowTransition]:
+    """What the caller (None: a timeout) may run now."""
+    return (t for t in step.transitions.values() if caller is None or may_run(t, state, caller, now))
+
+
+def _invalid(
+    step: FlowStep, state: FlowState, name: str, caller: Caller | None, now: datetime
+) -> InvalidTransitionError:
+    allowed = [t.transition for t in _runnable(step, state, caller, now)]
+    return InvalidTransitionError(state.step, name, allowed)
 
 
 def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:

@@ -87,7 +87,11 @@ class Bulk:
         faults = [Fault(f"/operation{f.pointer}", f.message) for f in faults_of_action(action)]
         if faults:
             raise InvalidRequestError(faults)
-        page = await self._service.administration.find_states(only, after=after, limit=limit)
+        try:
+            page = await self._service.administration.find_states(only, after=after, limit=limit)
+        except InvalidRequestError as refusal:
+            faults = [Fault(f"/filter{f.pointer}", f.message) for f in refusal.faults]
+            raise InvalidRequestError(faults) from None
         given = structs.asdict(action)
         operations = [
             BatchOperation(

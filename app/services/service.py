@@ -232,13 +232,14 @@ class FlowService:
     async def undo_transition(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
         """Back to ``previous``, for a state whose last transition was reversible; the payload stays.
         Raises InvalidTransitionError, StatePausedError."""
+        asked = request(user_id, flow_id, "undone", None, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
             present = await self._changes.started(state, flow_id)
             definition = await self._catalog.pinned(present)
-            return changed("undone", definition, rules.back(definition, present, now))
+            return changed("undone", definition, rules.back(definition, present, now, asked.origin.asks))
 
-        after, _ = await self._changes.change(request(user_id, flow_id, "undone", None, origin), decide)
+        after, _ = await self._changes.change(asked, decide)
         return after
 
     async def set_flow_state(

@@ -70,6 +70,9 @@ def test_a_transition_that_there_is_not_names_those_that_the_caller_may_run() ->
         with pytest.raises(InvalidTransitionError) as refused:
             run(state, "fly", caller)
         assert refused.value.details["allowed"] == names(state, caller)
+        with pytest.raises(InvalidTransitionError) as refused:
+            rules.back(definition(), state, T0, caller)
+        assert refused.value.details["allowed"] == names(state, caller)
     assert names(state, EMPLOYEE) != names(state, APPROVER)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.command import Origin, PauseCommand, SetCommand
+from app.contracts.command import BatchAction, Origin, PauseCommand, SetCommand
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports import StateFilter
@@ -117,3 +117,7 @@ async def test_every_member_of_a_filter_is_named(rig: Rig) -> None:
         "/status",
         "/userId",
     ]
+    clear = BatchAction(op="clear")
+    assert await pointers(
+        rig.service.bulk.run_on_found(StateFilter(user_id=""), clear, ORIGIN, after=None, limit=10)
+    ) == ["/filter/userId"]

@@ -164,13 +164,13 @@ def test_start_command_defaults() -> None:
 
 def test_back_goes_to_previous_and_keeps_the_payload() -> None:
     there = go(fresh(payload={"x": 1}), "jump", payload={"y": 2}, message="m", ok=False)
-    undone = rules.back(FLOW, there, LATER)
+    undone = rules.back(FLOW, there, LATER, program("ada"))
     assert (undone.step, undone.status, undone.revision) == ("a", "active", 2)
     assert (undone.payload, undone.ok) == ({"x": 1, "y": 2}, True)
     assert undone.previous is undone.message is UNSET
     for state in (undone, fresh(), go(fresh(), "go")):
         with pytest.raises(InvalidTransitionError) as refusal:
-            rules.back(FLOW, state, LATER)
+            rules.back(FLOW, state, LATER, program("ada"))
         assert refusal.value.details["transition"] == "back"
 
 
@@ -181,7 +181,7 @@ def test_a_paused_state_moves_only_when_it_is_resumed() -> None:
     assert rules.with_transitions(FLOW, paused, program("ada"), T0).transitions == ()
     for move in (
         lambda: go(paused, "go"),
-        lambda: rules.back(FLOW, paused, LATER),
+        lambda: rules.back(FLOW, paused, LATER, program("ada")),
         lambda: rules.reset(FLOW, paused, ResetCommand(), LATER),
     ):
         with pytest.raises(StatePausedError) as refusal:
