@@ -12,12 +12,12 @@ from pydantic import SecretStr
 from app.main import Parts
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
-from models.database import Database, connect
+from models.database import connect
+from tests.support.databases import MONGO_URL, REDIS_URL, discard
 
 for name in [name for name in os.environ if name.startswith("FLOW_") and not name.startswith("FLOW_TEST_")]:
     del os.environ[name]
 
-MONGO_URL, REDIS_URL = os.environ.get("FLOW_TEST_MONGO_URL"), os.environ.get("FLOW_TEST_REDIS_URL")
 SECRET = "a secret for tests that is long enough"
 
 
@@ -33,21 +33,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     embedded.stop()
 
 
-async def forget(database: Database) -> None:
-    """Remove what a test left on a server that stays. The embedded ones go with all that they have, and
-    take seconds to drop a database."""
-    if MONGO_URL and REDIS_URL:
-        await database.drop()
-    await database.close()
-
-
 @pytest.fixture
 async def settings(servers: Settings) -> AsyncIterator[Settings]:
     """Settings with a database of their own."""
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     yield own
     assert own.mongo_url is not None
-    await forget(connect(own.mongo_url.get_secret_value(), own.mongo_database))
+    await discard(connect(own.mongo_url.get_secret_value(), own.mongo_database))
 
 
 @pytest.fixture

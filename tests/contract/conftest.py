@@ -11,7 +11,7 @@ from mongomock_motor import AsyncMongoMockClient
 
 from config.settings import Settings
 from models.database import Database, connect
-from tests.conftest import forget
+from tests.support.databases import discard
 
 
 async def _mock_database() -> Database:
@@ -33,7 +33,7 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database | N
         database = connect(settings.mongo_url.get_secret_value(), f"test_{uuid.uuid4().hex[:12]}")
         await database.prepare()
         yield database
-        await forget(database)
+        await discard(database)
 
 
 def _accept_sort(add_update: Any) -> Any:

@@ -13,7 +13,7 @@ from app.contracts.events import DefinitionChanged, Event, StateChanged, Topic, 
 from app.contracts.ports import Clock, EventBus
 from config.settings import Settings
 from realtime.bus import RedisBus
-from tests.fakes import FakeBus, FakeClock
+from tests.support.fakes import FakeBus, FakeClock
 
 
 def changed(user: str, revision: int = 0, flow: str = "f") -> StateChanged:

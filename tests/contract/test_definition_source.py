@@ -12,8 +12,8 @@ import pytest
 from app.contracts.ports import DefinitionSource, DefinitionSourceError
 from app.providers.files import FileSource
 from app.providers.remote import RemoteSource
-from tests.integration.remotes import RemoteServer
-from tests.samples import flow_dict
+from tests.support.remotes import RemoteServer
+from tests.support.samples import flow_dict
 
 
 class Place:

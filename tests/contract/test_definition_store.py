@@ -9,8 +9,8 @@ from app.contracts.definition import VersionInfo
 from app.contracts.ports import DefinitionStore
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
-from tests.fakes import FakeDefinitionStore
-from tests.samples import definition
+from tests.support.fakes import FakeDefinitionStore
+from tests.support.samples import definition
 
 
 @pytest.fixture

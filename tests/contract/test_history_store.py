@@ -9,8 +9,8 @@ from app.contracts.ports import HistoryStore
 from app.contracts.record import HistoryFilter, HistoryRecord, position_of
 from models.database import Database
 from models.history_store import MongoHistoryStore
-from tests.fakes import FakeHistoryStore
-from tests.samples import T0, fresh, moved, record
+from tests.support.fakes import FakeHistoryStore
+from tests.support.samples import T0, fresh, moved, record
 
 
 @pytest.fixture

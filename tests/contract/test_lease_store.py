@@ -9,8 +9,8 @@ from app.contracts.ports import CorruptionReports, LeaseStore
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.lease_store import MongoLeaseStore
-from tests.fakes import FakeCorruptionReports, FakeLeaseStore
-from tests.samples import T0
+from tests.support.fakes import FakeCorruptionReports, FakeLeaseStore
+from tests.support.samples import T0
 
 SECOND = timedelta(seconds=1)
 

@@ -19,8 +19,8 @@ from app.contracts.ports import (
 from app.contracts.record import remembered
 from models.database import Database
 from models.state_store import MongoStateStore
-from tests.fakes import FakeStateStore
-from tests.samples import T0, fresh, moved, record
+from tests.support.fakes import FakeStateStore
+from tests.support.samples import T0, fresh, moved, record
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from app.main import Parts
 from config.settings import Settings
-from tests.e2e.serving import Sender, Serving, external
+from tests.support.serving import Sender, Serving, external
 
 FLOW = "user-onboarding"
 WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from app.contracts.command import Origin
 from app.main import Parts, take_up_definitions
 from config.settings import Settings
-from tests.e2e.faults import BreakingProxy, MongoServer
-from tests.e2e.serving import Follower, Serving, external
+from tests.support.faults import BreakingProxy, MongoServer
+from tests.support.serving import Follower, Serving, external
 
 FLOW = "user-onboarding"
 

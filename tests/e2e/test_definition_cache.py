@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from config.settings import Settings
-from tests.e2e.faults import RedisServer
-from tests.e2e.serving import Serving, external
+from tests.support.faults import RedisServer
+from tests.support.serving import Serving, external
 
 ROUTE = "/api/flows/user-onboarding"
 

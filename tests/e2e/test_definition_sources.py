@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from config.settings import Settings
-from tests.e2e.serving import Process, Serving, external
-from tests.integration.remotes import RemoteServer
-from tests.samples import flow_dict
+from tests.support.remotes import RemoteServer
+from tests.support.samples import flow_dict
+from tests.support.serving import Process, Serving, external
 
 TOKEN = "t0ken-of-the-remote"
 

@@ -12,17 +12,9 @@ import pytest
 
 from app.cli import main
 from config.settings import Settings
-from tests.e2e.javascript import MODULES, modules, node
-from tests.e2e.serving import Serving, external
-
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-
-
-def block(language: str, holds: str) -> str:
-    (found,) = [text for kind, text in BLOCKS if kind == language and holds in text]
-    return found
+from tests.support.javascript import MODULES, modules, node
+from tests.support.readme import README, ROOT, block
+from tests.support.serving import Serving, external
 
 
 async def run(*command: str, env: dict[str, str], cwd: Path) -> str:

@@ -5,7 +5,7 @@ import time
 
 from app.main import Parts
 from config.settings import Settings
-from tests.e2e.serving import Follower, Serving
+from tests.support.serving import Follower, Serving
 
 FLOW = "user-onboarding"
 

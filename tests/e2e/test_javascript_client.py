@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from tests.e2e.javascript import MODULES, Helper, Results, browsing, chromium, modules, node, run
-from tests.e2e.serving import Serving, external
-from tests.e2e.test_docs import block
+from tests.support.javascript import MODULES, Helper, Results, browsing, chromium, modules, node, run
+from tests.support.readme import block
+from tests.support.serving import Serving, external
 
 pytestmark = pytest.mark.timeout(400)  # the packages may have to be installed first
 

@@ -16,7 +16,7 @@ import psutil
 import pymongo
 import pytest
 
-from tests.e2e.serving import COMMAND, Process, Serving
+from tests.support.serving import COMMAND, Process, Serving
 
 ROUTE = "/api/flow/user-onboarding"
 

@@ -8,8 +8,8 @@ import pytest
 from app.contracts.events import of_user
 from config.settings import Settings
 from realtime.bus import RedisBus
-from tests.e2e.serving import Follower, Serving, close_all
-from tests.integration.test_bus import Tap
+from tests.support.redis_tap import Tap
+from tests.support.serving import Follower, Serving, close_all
 
 FLOW = "user-onboarding"
 Hosts = tuple[Serving, Serving]

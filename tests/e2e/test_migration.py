@@ -17,8 +17,8 @@ from app.contracts.state import FlowState
 from app.main import Parts
 from config.settings import Settings
 from models.codec import record_from_document, state_from_document
-from tests.e2e.serving import Follower, Serving, close_all
-from tests.versions import renamed, without
+from tests.support.serving import Follower, Serving, close_all
+from tests.support.versions import renamed, without
 
 FLOW = "journey"
 USERS = [f"u-{n:04}" for n in range(1000)]

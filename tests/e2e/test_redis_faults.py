@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from config.settings import Settings
-from tests.e2e.faults import CuttableProxy, RedisServer
-from tests.e2e.serving import Follower, Serving, external
+from tests.support.faults import CuttableProxy, RedisServer
+from tests.support.serving import Follower, Serving, external
 
 FLOW = "user-onboarding"
 WAY = ("start", "continue", "save", "complete")

@@ -20,9 +20,9 @@ from pydantic import SecretStr
 from app.auth.tokens import issue_token
 from app.main import Parts
 from config.settings import Settings
-from tests.e2e.faults import RedisServer
-from tests.e2e.javascript import FOLDER, modules, node
-from tests.e2e.serving import Sender, Serving, external
+from tests.support.faults import RedisServer
+from tests.support.javascript import FOLDER, modules, node
+from tests.support.serving import Sender, Serving, external
 
 FLOW = "purchase-approval"
 USERS = 100
@@ -103,7 +103,7 @@ async def test_the_storm(settings: Settings, tmp_path: Path) -> None:
     tokens = {user: issue_token(serving.secret, user, ttl=timedelta(hours=1)) for user in users}
     order = {"url": serving.url, "flow": FLOW, "tokens": tokens, "clients": CLIENTS}
     swarms = await asyncio.gather(
-        Swarm.start("Python", [sys.executable, "-m", "tests.e2e.swarm"], ROOT, order),
+        Swarm.start("Python", [sys.executable, "-m", "tests.support.swarm"], ROOT, order),
         Swarm.start("Node", node("swarm.mjs"), FOLDER, order),
     )
     senders = [Sender(serving) for _ in range(SENDERS)]

@@ -13,8 +13,8 @@ import pytest
 from app.main import Parts
 from config.settings import Settings
 from models.database import Database
-from tests.e2e.serving import Serving, external
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
+from tests.support.serving import Serving, external
 
 USERS = 150
 AFTER = 2.0

@@ -6,7 +6,7 @@ import itertools
 import httpx
 import psutil
 
-from tests.e2e.serving import Follower, Serving, close_all
+from tests.support.serving import Follower, Serving, close_all
 
 USERS = 20
 WAYS = itertools.cycle([["start", "continue", "save", "complete"], ["start", "skip", "complete"]])

@@ -19,9 +19,9 @@ from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.flow import rules
 from app.flow.validation import parse_flow
-from tests.e2e.javascript import modules, node, run
-from tests.machines import EVENTS, NAMES, flows, machines, plain_metas
-from tests.samples import T0, expense_flow, flow_dict
+from tests.support.javascript import modules, node, run
+from tests.support.machines import EVENTS, NAMES, flows, machines, plain_metas
+from tests.support.samples import T0, expense_flow, flow_dict
 
 pytestmark = pytest.mark.timeout(400)  # the packages may have to be installed first
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from config.settings import Settings
-from tests.e2e.serving import Serving, external
+from tests.support.serving import Serving, external
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import Follower, Serving
-from tests.samples import expense_flow
+from tests.support.samples import expense_flow
+from tests.support.serving import Follower, Serving
 
 SUBMITTED = {"payload": {"amount": 80, "reason": "lunch"}}
 

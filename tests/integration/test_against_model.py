@@ -1,5 +1,5 @@
 """Random commands, repeats, stale revisions, expiries, damages and recoveries: two workers on the real
-database against a pure model (tests.model); states, answers, histories and events are equal."""
+database against a pure model (tests.support.model); states, answers, histories and events are equal."""
 
 import asyncio
 import sys
@@ -34,11 +34,11 @@ from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
-from tests import model
-from tests.conftest import forget
-from tests.fakes import FakeBus, FakeClock
-from tests.model import Command, Model, RefusedError, Step, Version
-from tests.samples import T0
+from tests.support import model
+from tests.support.databases import discard
+from tests.support.fakes import FakeBus, FakeClock
+from tests.support.model import Command, Model, RefusedError, Step, Version
+from tests.support.samples import T0
 
 STEPS = 10_000
 LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
@@ -487,7 +487,7 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         rig = Rig(servers.mongo_url.get_secret_value(), runner.run)
         runner.run(rig.database.prepare())
         yield rig
-        runner.run(forget(rig.database))
+        runner.run(discard(rig.database))
 
 
 @pytest.mark.timeout(900)

@@ -12,8 +12,8 @@ from app.main import Parts
 from config.settings import Settings
 from models import commit, state_store
 from models.database import connect
-from tests.e2e.serving import Serving
-from tests.integration.test_store_on_mongodb import Commands
+from tests.support.databases import SentCommands
+from tests.support.serving import Serving
 
 FLOW = "user-onboarding"
 ROUTE = "/api/admin/states/batch"
@@ -197,7 +197,7 @@ async def test_a_thousand_share_commands(
     for module in (commit, state_store):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
     assert settings.mongo_url is not None
-    sent = Commands()
+    sent = SentCommands()
     counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     service = parts.service
     store = state_store.MongoStateStore(counted)

@@ -31,8 +31,9 @@ from realtime import bus as bus_module
 from realtime import peers as peers_module
 from realtime.bus import RedisBus
 from realtime.envelope import Sealer
-from tests.e2e.faults import CuttableProxy, RedisServer
-from tests.e2e.redis_kinds import RedisCluster, Replica, SentinelServer, TlsProxy
+from tests.support.faults import CuttableProxy, RedisServer
+from tests.support.redis_kinds import RedisCluster, Replica, SentinelServer, TlsProxy
+from tests.support.redis_tap import Tap
 
 KEY = bytes(range(32))
 
@@ -110,34 +111,6 @@ async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Star
     assert one.revisions == [0, 1, 4]
     assert two.revisions == [1, 2, 4]
     assert one.gaps == two.gaps == []
-
-
-class Tap:
-    """Hears and sends raw messages, as somebody with access to Redis may."""
-
-    def __init__(self, url: str, channel: str) -> None:
-        self.redis = Redis.from_url(url)
-        self.channel = channel
-        self._pubsub = self.redis.pubsub()
-
-    async def __aenter__(self) -> "Tap":
-        await self._pubsub.subscribe(self.channel)
-        assert (await self._pubsub.get_message(timeout=5))["type"] == "subscribe"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._pubsub.aclose()
-        await self.redis.aclose()
-
-    async def next(self) -> bytes:
-        async with asyncio.timeout(5):
-            while True:
-                message = await self._pubsub.get_message(timeout=1)
-                if message is not None:
-                    return message["data"]
-
-    async def send(self, message: bytes) -> None:
-        await self.redis.publish(self.channel, message)
 
 
 async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url: str) -> None:

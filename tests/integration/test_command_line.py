@@ -1,37 +1,15 @@
 """The commands, as a person runs them."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
 
 from config.settings import SHIPPED_FLOWS, Settings
-from tests.e2e.serving import COMMAND, Process, external
-from tests.samples import flow_dict
-
-
-class Shell:
-    def __init__(self, settings: Settings, cwd: Path) -> None:
-        self.env = external(settings)
-        self.cwd = cwd
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
-        ended = subprocess.run(
-            [COMMAND, *arguments],
-            env={**inherited, **self.env},
-            cwd=self.cwd,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == code, ended.stdout + ended.stderr
-        assert "Traceback" not in ended.stderr
-        return ended.stdout + ended.stderr
+from tests.support.samples import flow_dict
+from tests.support.serving import Process
+from tests.support.shell import Shell
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from app.contracts.flow import Flow
 from app.diagrams.formats import diagram
 from config.settings import SHIPPED_FLOWS, Settings
-from tests.e2e.serving import Serving
-from tests.integration.test_command_line import Shell
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
+from tests.support.serving import Serving
+from tests.support.shell import Shell
 
 SIGN_IN = "/api/flows/sign-in/diagram"
 CONTENT_TYPES = {

@@ -10,7 +10,7 @@ import pytest
 
 from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
-from tests.e2e.serving import Serving
+from tests.support.serving import Serving
 
 ENDPOINTS = all_endpoints({})
 GUARDED = [e for e in ENDPOINTS if not e.public]

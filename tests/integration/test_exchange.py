@@ -11,9 +11,9 @@ import pytest
 from app.exchange.xstate_import import from_xstate
 from app.providers.formats import decode
 from config.settings import SHIPPED_FLOWS, Settings
-from tests.e2e.serving import Serving
-from tests.integration.test_command_line import Shell
-from tests.samples import expense_flow, flow_dict
+from tests.support.samples import expense_flow, flow_dict
+from tests.support.serving import Serving
+from tests.support.shell import Shell
 
 Json = dict[str, Any]
 SIGN_IN = json.loads((SHIPPED_FLOWS / "sign-in.json").read_text())

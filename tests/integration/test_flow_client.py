@@ -14,7 +14,7 @@ import socketio
 from aiohttp import web
 
 from realtime.client import FlowClient, FlowClientError, Reader, StateUpdate
-from tests.e2e.serving import Serving
+from tests.support.serving import Serving
 
 FLOW = "user-onboarding"
 WALK = ("start", "continue", "save", "complete")

@@ -18,9 +18,9 @@ from app.contracts.ports import DefinitionSourceError
 from app.flow_provider import FlowProvider, make_flow_provider
 from app.main import Parts
 from config.settings import Settings
-from tests.integration.remotes import RemoteServer, giving
-from tests.integration.test_sources import write
-from tests.samples import flow_dict
+from tests.support.definition_files import write
+from tests.support.remotes import RemoteServer, giving
+from tests.support.samples import flow_dict
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from config.settings import Settings
 from realtime import sockets as door
 from realtime.client_session import Client
 from realtime.limits import BURST, REFUSALS, SUBSCRIPTIONS
-from tests.e2e.serving import Follower, Serving, close_all, external
+from tests.support.serving import Follower, Serving, close_all, external
 
 FLOW = "user-onboarding"
 Hosts = tuple[Serving, Serving]

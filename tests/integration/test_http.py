@@ -11,8 +11,8 @@ import pytest
 from app.auth.tokens import TokenVerifier
 from app.http.application import all_endpoints, build_application
 from app.main import Parts
-from tests.e2e.serving import Serving
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
+from tests.support.serving import Serving
 
 ONBOARDING = "/api/flow/user-onboarding"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

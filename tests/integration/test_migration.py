@@ -21,11 +21,11 @@ from config.settings import Settings
 from models import commit, state_store
 from models.database import connect
 from models.state_store import MongoStateStore
-from tests.e2e.serving import Follower, Serving
-from tests.integration.test_command_line import Shell
-from tests.integration.test_store_on_mongodb import Commands
-from tests.samples import flow_dict
-from tests.versions import edited, renamed, without
+from tests.support.databases import SentCommands
+from tests.support.samples import flow_dict
+from tests.support.serving import Follower, Serving
+from tests.support.shell import Shell
+from tests.support.versions import edited, renamed, without
 
 ROOT = Origin(actor="root", client="tests")
 RENAMED = renamed(flow_dict(), "b", "b2")
@@ -274,7 +274,7 @@ async def test_many_share_commands(parts: Parts, settings: Settings, monkeypatch
     await service.background.relay.drain(60)
     await service.update_flow("loop", {"title": "New"})
     assert settings.mongo_url is not None
-    sent = Commands()
+    sent = SentCommands()
     counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     store = MongoStateStore(counted)
     service.migration._states = store

@@ -9,7 +9,7 @@ from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
 from app.main import Parts
 from app.services import FlowService
 from models.history_store import MongoHistoryStore
-from tests.e2e.serving import Serving
+from tests.support.serving import Serving
 
 FLOW = "user-onboarding"
 ROOT = Origin(actor="root", client="tests")

@@ -17,7 +17,7 @@ from app.services import FlowService
 from config.settings import Settings
 from models.codec import record_from_document, record_to_document
 from models.history_store import MongoHistoryStore
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
 
 ROOT = Origin(actor="root", client="tests")
 FLOW = "user-onboarding"

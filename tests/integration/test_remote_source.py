@@ -22,9 +22,9 @@ from app.contracts.ports import DefinitionSourceError
 from app.providers import remote
 from app.providers.remote import RemoteSource
 from app.services.copies import SourceCopy
-from tests.e2e.serving import Serving
-from tests.integration.remotes import RemoteServer, giving, paging, redirecting
-from tests.samples import flow_dict
+from tests.support.remotes import RemoteServer, giving, paging, redirecting
+from tests.support.samples import flow_dict
+from tests.support.serving import Serving
 
 WHERE = "FLOW_DEFINITIONS_AUTH, of a provider its authentication"
 

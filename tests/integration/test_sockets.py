@@ -13,7 +13,7 @@ import socketio
 
 from config.settings import Settings
 from realtime.limits import CONNECTS
-from tests.e2e.serving import Follower, Serving, external
+from tests.support.serving import Follower, Serving, external
 
 FLOW = "user-onboarding"
 

@@ -19,8 +19,9 @@ from app.providers.remote import RemoteSource
 from app.services.copies import SourceCopy
 from app.services.sources import Sources
 from config.settings import Settings
-from tests.integration.remotes import RemoteServer
-from tests.samples import flow_dict
+from tests.support.definition_files import write
+from tests.support.remotes import RemoteServer
+from tests.support.samples import flow_dict
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -102,13 +103,6 @@ class Published:
 @pytest.fixture
 def published(parts: Parts) -> Published:
     return Published(parts)
-
-
-def write(path: Path, value: Any) -> None:
-    """As a careful program does: a new file in the place of the old one."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(value if isinstance(value, bytes) else msgspec.json.encode(value))
-    beside.replace(path)
 
 
 @asynccontextmanager

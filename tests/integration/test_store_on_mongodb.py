@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from pymongo import monitoring
 from pymongo.errors import AutoReconnect
 
 from app.clock import SystemClock
@@ -26,8 +25,9 @@ from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
 from models.state_store import MongoStateStore
 from models.statistics import MongoStatistics
-from tests.fakes import FakeBus
-from tests.samples import T0, flow_dict, fresh, moved, record
+from tests.support.databases import SentCommands
+from tests.support.fakes import FakeBus
+from tests.support.samples import T0, flow_dict, fresh, moved, record
 
 
 async def test_indexes_are_as_declared(parts: Parts) -> None:
@@ -242,21 +242,6 @@ async def test_payloads_that_mean_something_to_the_database_do_not(parts: Parts,
     assert [f.meta for f in await service.list_flows() if f.flow == slug] == [payload]
 
 
-class Commands(monitoring.CommandListener):
-    """The commands that are sent, but those of the lease."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if event.command.get(event.command_name) != "flow_leases":
-            self.names.append(event.command_name)
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
-
-
 async def test_a_transition_is_one_read_and_one_update(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +250,7 @@ async def test_a_transition_is_one_read_and_one_update(
     answer.)"""
     monkeypatch.setattr(commit, "ANSWER_SECONDS", 60)
     assert settings.mongo_url is not None
-    sent = Commands()
+    sent = SentCommands()
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     try:
         await database.prepare()

@@ -18,8 +18,8 @@ from app.contracts.command import NOTHING_HELD, Caller
 from app.contracts.events import StateChanged, of_user
 from app.http.streams import STREAMS_OF_A_USER, WAITING_EVENTS, FlowStream
 from config.settings import Settings
-from tests.e2e.serving import Serving, external
-from tests.unit.test_service import rig
+from tests.support.rig import rig
+from tests.support.serving import Serving, external
 
 FLOW = "user-onboarding"
 ROUTE = f"/api/flow/{FLOW}"

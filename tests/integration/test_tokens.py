@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from app.flow.state_token import MAX_TOKEN
-from tests.e2e.serving import Serving
-from tests.tokens import content_of, flow_json, flow_of, token_of
+from tests.support.serving import Serving
+from tests.support.tokens import content_of, flow_json, flow_of, token_of
 
 Json = dict[str, Any]
 

@@ -4,8 +4,8 @@ import asyncio
 import uuid
 from typing import Any
 
-from tests.e2e.serving import Serving
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
+from tests.support.serving import Serving
 
 
 def slug() -> str:

@@ -17,8 +17,8 @@ from app.main import Parts
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.documents import DOCUMENTS
-from tests.fakes import FakeClock
-from tests.samples import T0, expense_flow, flow_dict
+from tests.support.fakes import FakeClock
+from tests.support.samples import T0, expense_flow, flow_dict
 
 HERE = Path(__file__).parent
 ROOT = Origin(actor="root", client="http")

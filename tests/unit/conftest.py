@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.tokens import Oracle
+from tests.support.tokens import Oracle
 
 
 @pytest.fixture(scope="module")

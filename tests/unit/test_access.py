@@ -21,8 +21,8 @@ from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.access import depends_on_caller
 from app.flow.validation import parse_flow
-from tests.samples import T0, expense_flow, flow_dict
-from tests.unit.test_service import Rig
+from tests.support.rig import Rig
+from tests.support.samples import T0, expense_flow, flow_dict
 
 EMPLOYEE = Caller("eve", frozenset({"employee"}))
 APPROVER = Caller("ada", frozenset({"employee", "approver"}))

@@ -25,8 +25,8 @@ from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
 from app.services.audience import Audience, Told
 from app.services.catch_up import MOST_EVENTS, STEP
-from tests.fakes import FakeBus
-from tests.unit.test_service import Rig, rig
+from tests.support.fakes import FakeBus
+from tests.support.rig import Rig, rig
 
 
 class Follower:

@@ -10,8 +10,8 @@ from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
 from app.contracts.events import EVERYONE, DefinitionChanged, Gap
 from app.services import catalog as module
 from app.services.catalog import DefinitionCatalog
-from tests.fakes import FakeDefinitionStore
-from tests.samples import T0, definition
+from tests.support.fakes import FakeDefinitionStore
+from tests.support.samples import T0, definition
 
 
 class SlowStore(FakeDefinitionStore):

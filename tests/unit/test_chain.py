@@ -10,7 +10,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.record import HistoryRecord, UnreadableRecord
 from app.flow.chain import Chain, is_intact, seal
-from tests.samples import T0, fresh, moved, record
+from tests.support.samples import T0, fresh, moved, record
 
 Records = list[HistoryRecord]
 

@@ -30,7 +30,7 @@ from app.diagrams.placement import Frame, Link, Placement, Point, Size, place, p
 from app.diagrams.search import back_arrows, spanning_arrows
 from app.diagrams.svg import LISTED, svg
 from config.settings import SHIPPED_FLOWS
-from tests.samples import expense_flow
+from tests.support.samples import expense_flow
 
 OFTEN = settings(max_examples=150, deadline=None)
 SVG = "{http://www.w3.org/2000/svg}"

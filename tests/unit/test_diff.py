@@ -14,8 +14,8 @@ from app.contracts.command import Caller
 from app.contracts.migration import FlowDiff, MemberChange, StepChange, TransitionChange, TransitionPlace
 from app.flow import rules
 from app.flow.diff import diff
-from tests.samples import T0, definition, flow_dict, fresh
-from tests.versions import edited, renamed, without
+from tests.support.samples import T0, definition, flow_dict, fresh
+from tests.support.versions import edited, renamed, without
 
 OLD = flow_dict()
 

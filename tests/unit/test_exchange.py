@@ -21,8 +21,8 @@ from app.exchange.xstate_import import MAX_TRANSITIONS, from_xstate
 from app.exchange.yaml import flow_to_yaml
 from app.flow.validation import check_flow, parse_flow
 from app.providers.formats import decode
-from tests.machines import flows, machines, spoiled
-from tests.samples import expense_flow, flow_dict
+from tests.support.machines import flows, machines, spoiled
+from tests.support.samples import expense_flow, flow_dict
 
 Json = dict[str, Any]
 Found = dict[str, str]

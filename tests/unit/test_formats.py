@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.contracts.ports import DefinitionSourceError
 from app.providers.addresses import is_public
 from app.providers.formats import MAX_BYTES, decode, decode_json
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
 
 
 def read(text: str | bytes, suffix: str) -> Any:

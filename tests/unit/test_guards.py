@@ -11,7 +11,7 @@ from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
 from app.flow import guards
 from app.flow.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
-from tests.samples import T0, fresh
+from tests.support.samples import T0, fresh
 
 BOB = Caller("bob", frozenset({"approver", "clerk"}))
 STATE = structs.replace(

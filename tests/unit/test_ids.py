@@ -12,8 +12,8 @@ from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports import StateFilter
 from app.services import FlowService
-from tests.samples import flow_dict
-from tests.unit.test_service import Rig
+from tests.support.rig import Rig
+from tests.support.samples import flow_dict
 
 NO_TEXTS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}]
 NO_NAMES = ["", "a\0b", "\ud800", "x" * 257]

@@ -7,7 +7,7 @@ import pytest
 from app.contracts.errors import StoreUnavailableError
 from app.services import lease
 from app.services.lease import LeaseHolder
-from tests.fakes import FakeClock, FakeLeaseStore
+from tests.support.fakes import FakeClock, FakeLeaseStore
 
 
 async def test_one_of_two_has_it_and_the_other_after_it() -> None:

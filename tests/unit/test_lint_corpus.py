@@ -2,7 +2,6 @@
 nothing else; the sound ones it lets pass in silence."""
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -10,16 +9,7 @@ import pytest
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.flow.validation import check_flow, parse_flow
-
-CORPUS = Path(__file__).parent.parent / "definitions"
-BROKEN = sorted(CORPUS.glob("broken/*.json"))
-SOUND = sorted(CORPUS.glob("sound/*.json"))
-EXPECTED: dict[str, list[dict[str, str]]] = msgspec.json.decode((CORPUS / "findings.json").read_bytes())
-"""By the names of the broken files, in the order of the document: severity, pointer, and what it says."""
-
-
-def read(file: Path) -> Any:
-    return msgspec.json.decode(file.read_bytes())
+from tests.support.corpus import BROKEN, EXPECTED, SOUND, read
 
 
 def test_the_corpus_is_whole() -> None:

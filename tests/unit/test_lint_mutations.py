@@ -9,7 +9,7 @@ import pytest
 
 from app.contracts.definition import Finding
 from app.flow.validation import check_flow
-from tests.unit.test_lint_corpus import SOUND, read
+from tests.support.corpus import SOUND, read
 
 Raw = dict[str, Any]
 Part = tuple[str, Raw]

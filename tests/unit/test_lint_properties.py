@@ -21,8 +21,8 @@ from app.flow.graph import components, reached, turned
 from app.flow.lint.findings import MAX_FINDINGS, MAX_POINTER
 from app.flow.lint.pointers import way_to
 from app.flow.validation import MAX_BYTES, MAX_GUARDS, check_flow, parse_flow
-from tests.samples import T0
-from tests.unit.test_lint_corpus import BROKEN, SOUND, read
+from tests.support.corpus import BROKEN, SOUND, read
+from tests.support.samples import T0
 
 DEFINITIONS = [read(file) for file in (*SOUND, *BROKEN)]
 SOUND_ONES = [read(file) for file in SOUND]

@@ -20,8 +20,8 @@ from app.flow import rules
 from app.flow.mapping import StepMapping
 from app.flow.proposals import propose
 from app.flow.rehearsal import rehearse
-from tests.samples import T0, definition, flow_dict, fresh
-from tests.versions import edited, renamed, without
+from tests.support.samples import T0, definition, flow_dict, fresh
+from tests.support.versions import edited, renamed, without
 
 OLD = flow_dict()
 HOUR = timedelta(hours=1)

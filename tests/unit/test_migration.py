@@ -20,9 +20,9 @@ from app.contracts.ports import StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState, StatePosition
 from app.services import migration
-from tests.samples import flow_dict
-from tests.unit.test_service import Rig
-from tests.versions import edited, renamed, without
+from tests.support.rig import Rig
+from tests.support.samples import flow_dict
+from tests.support.versions import edited, renamed, without
 
 OLD = flow_dict()
 RENAMED = renamed(OLD, "b", "b2")

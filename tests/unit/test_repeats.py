@@ -8,7 +8,7 @@ from msgspec import structs
 from app.contracts.command import ExpectedPosition, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
 from app.contracts.ports import MEMORY, REMEMBERED
-from tests.unit.test_service import Rig, rig
+from tests.support.rig import Rig, rig
 
 
 def origin(request_id: str, actor: str = "ada", **more: Any) -> Origin:

@@ -14,7 +14,7 @@ from app.contracts.ports import StateFilter, StatePage
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StatePosition
 from app.services import retirement
-from tests.unit.test_service import Rig, rig
+from tests.support.rig import Rig, rig
 
 ROOT = Origin("root")
 

@@ -14,7 +14,7 @@ from realtime.messages import FlowMessage, SubscribeMessage
 from realtime.rooms import presence_room
 from realtime.server import GONE
 from realtime.sockets import FlowSockets
-from tests.unit.test_service import Rig, rig
+from tests.support.rig import Rig, rig
 
 
 class Verifier:

@@ -24,7 +24,7 @@ from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.references import resolve_references
-from tests.samples import T0, definition, flow_dict, fresh
+from tests.support.samples import T0, definition, flow_dict, fresh
 
 LATER = T0 + timedelta(minutes=1)
 FLOW = definition()

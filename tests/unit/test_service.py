@@ -16,68 +16,16 @@ from app.contracts.errors import (
     RevisionConflictError,
     StoreUnavailableError,
 )
-from app.contracts.events import DefinitionChanged, Event, Gap, StateChanged
+from app.contracts.events import DefinitionChanged, Event, Gap
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState
-from app.contracts.statistics import FlowStatistics
-from app.services import FlowService
 from app.services.definitions import CHECKS_WAITING
-from app.services.wiring import Limits, Ports
-from tests.fakes import (
-    FakeBus,
-    FakeClock,
-    FakeCorruptionReports,
-    FakeDefinitionStore,
+from tests.support.fakes import (
     FakeHistoryStore,
-    FakeLeaseStore,
     FakeStateStore,
 )
-from tests.samples import flow_dict
-
-
-class NoStatistics:
-    async def statistics(self, now: object) -> FlowStatistics:
-        raise AssertionError("not asked")
-
-
-class Rig:
-    """A service over fakes. ``settle`` waits until everything committed is delivered."""
-
-    def __init__(self, **limits: object) -> None:
-        self.states = FakeStateStore()
-        self.history = FakeHistoryStore()
-        self.definitions = FakeDefinitionStore()
-        self.leases = FakeLeaseStore()
-        self.reports = FakeCorruptionReports()
-        self.bus = FakeBus(all_users=True)
-        self.clock = FakeClock()
-        self.heard: list[StateChanged] = []
-        self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
-        self.service = self.make(**limits)
-
-    def make(self, **limits: object) -> FlowService:
-        return FlowService(
-            Ports(
-                states=self.states,
-                history=self.history,
-                definitions=self.definitions,
-                statistics=NoStatistics(),
-                leases=self.leases,
-                reports=self.reports,
-                bus=self.bus,
-                clock=self.clock,
-            ),
-            Limits(**limits),
-        )
-
-    async def kinds(self, user: str = "ada") -> list[str]:
-        return [r.kind for r in await self.service.get_flow_history(user, "loop")]
-
-
-async def rig(**limits: object) -> Rig:
-    made = Rig(**limits)
-    await made.service.create_flow(flow_dict())
-    return made
+from tests.support.rig import Rig, rig
+from tests.support.samples import flow_dict
 
 
 async def test_an_expired_state_is_absent_at_once_and_starts_a_new_life() -> None:

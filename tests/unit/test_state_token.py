@@ -23,7 +23,7 @@ from app.flow.state_token import (
     read_token,
     state_from_token,
 )
-from tests.tokens import (
+from tests.support.tokens import (
     FRESH,
     STANDARD,
     Json,

@@ -11,7 +11,7 @@ from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow.javascript import parse_int, text_of
 from app.flow.state_token import differences, encode_token
-from tests.tokens import (
+from tests.support.tokens import (
     FRESH,
     STANDARD,
     Json,

@@ -13,8 +13,8 @@ from app.contracts.errors import InvalidTransitionError, StatePausedError
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.validation import check_flow
-from tests.samples import T0, definition, flow_dict, fresh
-from tests.unit.test_service import Rig
+from tests.support.rig import Rig
+from tests.support.samples import T0, definition, flow_dict, fresh
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 HOLD = PauseCommand(reason="checks")

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.flow.validation import check_flow
-from tests.samples import flow_dict
-from tests.unit.test_lint_corpus import BROKEN, CORPUS, EXPECTED, SOUND
+from tests.support.corpus import BROKEN, CORPUS, EXPECTED, SOUND
+from tests.support.samples import flow_dict
 
 
 def validate(*files: Path) -> Result:

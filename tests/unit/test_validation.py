@@ -11,7 +11,7 @@ import pytest
 
 from app.contracts.errors import InvalidDefinitionError
 from app.flow.validation import check_flow, parse_flow
-from tests.samples import flow_dict
+from tests.support.samples import flow_dict
 
 Spoil = Callable[[dict[str, Any]], object]
 

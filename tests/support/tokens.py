@@ -13,7 +13,7 @@ from app.contracts.errors import FlowNotFoundError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow.state_token import StateHint, read_token, state_from_token
-from tests.e2e.javascript import FOLDER, node
+from tests.support.javascript import FOLDER, node
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,4 +1,4 @@
-"""Many Python clients in one process, for tests under load: ``python -m tests.e2e.swarm``.
+"""Many Python clients in one process, for tests under load: ``python -m tests.support.swarm``.
 
 Its first line on standard input is JSON: ``{"url": …, "flow": …, "tokens": {user: token}, "clients": N}``;
 ``url`` may be a list, and N clients (one of each user, unless said) are spread over the users and the

@@ -1,0 +1,66 @@
+"""A service over fakes."""
+
+from app.contracts.events import StateChanged
+from app.contracts.statistics import FlowStatistics
+from app.services import FlowService
+from app.services.wiring import Limits, Ports
+from tests.support.fakes import (
+    FakeBus,
+    FakeClock,
+    FakeCorruptionReports,
+    FakeDefinitionStore,
+    FakeHistoryStore,
+    FakeLeaseStore,
+    FakeStateStore,
+)
+from tests.support.samples import flow_dict
+
+
+class NoStatistics:
+    """Statistics that no test of the rig may request."""
+
+    async def statistics(self, now: object) -> FlowStatistics:
+        raise AssertionError("not asked")
+
+
+class Rig:
+    """A service over fakes, and the state events that it published."""
+
+    def __init__(self, **limits: object) -> None:
+        self.states = FakeStateStore()
+        self.history = FakeHistoryStore()
+        self.definitions = FakeDefinitionStore()
+        self.leases = FakeLeaseStore()
+        self.reports = FakeCorruptionReports()
+        self.bus = FakeBus(all_users=True)
+        self.clock = FakeClock()
+        self.heard: list[StateChanged] = []
+        self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
+        self.service = self.make(**limits)
+
+    def make(self, **limits: object) -> FlowService:
+        """Build another service, as another worker, over the same fakes."""
+        return FlowService(
+            Ports(
+                states=self.states,
+                history=self.history,
+                definitions=self.definitions,
+                statistics=NoStatistics(),
+                leases=self.leases,
+                reports=self.reports,
+                bus=self.bus,
+                clock=self.clock,
+            ),
+            Limits(**limits),
+        )
+
+    async def kinds(self, user: str = "ada") -> list[str]:
+        """Return the kinds of a user's history records."""
+        return [r.kind for r in await self.service.get_flow_history(user, "loop")]
+
+
+async def rig(**limits: object) -> Rig:
+    """Build a rig on which the flow ``loop`` is published."""
+    made = Rig(**limits)
+    await made.service.create_flow(flow_dict())
+    return made
