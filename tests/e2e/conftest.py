@@ -1,12 +1,35 @@
-"""Servers for the end-to-end tests."""
+"""Running processes of ``server-flow``, and what their tests share."""
 
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
 from tests.support.serving import Serving, external
+from tests.support.shell import Shell
+
+
+@pytest.fixture(scope="session")
+def serving(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """``serve`` with its own database, shared by all tests of a process; they use users of their own."""
+    own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    shared = Serving(env=external(own), cwd=tmp_path_factory.mktemp("serving"))
+    yield shared
+    shared.end()
+
+
+@pytest.fixture
+def user() -> str:
+    """A user that no other test has."""
+    return f"user-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def shell(settings: Settings, tmp_path: Path) -> Shell:
+    """Commands on a database of their own, in a folder of their own."""
+    return Shell(settings, tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
-"""What tests of state tokens take: flows, states, and the base system's algorithm in JavaScript."""
+"""Flows, states and tokens for the tests of state tokens."""
 
 import json
-import subprocess
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import Any
@@ -13,36 +12,9 @@ from app.contracts.errors import FlowNotFoundError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow.state_token import StateHint, read_token, state_from_token
-from tests.support.javascript import FOLDER, node
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-
 Json = dict[str, Any]
-
-
-class Oracle:
-    """The algorithm in Node."""
-
-    def __init__(self) -> None:
-        self._node = subprocess.Popen(
-            node("state-token.mjs"),
-            cwd=FOLDER,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-
-    def ask(self, **request: Any) -> Json:
-        assert self._node.stdin is not None
-        assert self._node.stdout is not None
-        self._node.stdin.write(json.dumps(request) + "\n")
-        found: Json = json.loads(self._node.stdout.readline())
-        return found
-
-    def close(self) -> None:
-        self._node.communicate(timeout=20)
-        assert self._node.returncode == 0
 
 
 def flow_of(slug: str, *steps: tuple[int, str, bool, dict[str, int] | None]) -> Flow:
@@ -124,7 +96,6 @@ T = flow_of(
     (3, "sparse", False, {"x": 0, "y": 3}),
     (4, "doubled", False, {"x": 0, "y": 1, "z": 1}),
 )
-
 STANDARD = [
     flow_of(
         "_oidc",
@@ -161,6 +132,4 @@ STANDARD = [
     ),
     flow_of("_stb", (0, "only", True, None)),
 ]
-
-
 FRESH = token_of({"f": "t:0", "s": "", "o": 1})

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, structs
 
 from app.contracts.errors import (
     FlowNotFoundError,
@@ -24,22 +24,15 @@ from app.flow.state_token import (
     state_from_token,
 )
 from tests.support.tokens import (
-    FRESH,
     STANDARD,
     Json,
-    Oracle,
     T,
-    as_json,
     content_of,
-    flow_json,
     flow_of,
     read,
     state_of,
     token_of,
 )
-
-# Written
-
 
 CHECK_VALUES = [
     (state_of(T, "first"), "eyJmIjoidDowIiwicyI6IiIsIm8iOjF9"),
@@ -62,48 +55,6 @@ CHECK_VALUES = [
 @pytest.mark.parametrize(("state", "token"), CHECK_VALUES)
 def test_the_known_tokens(state: FlowState, token: str) -> None:
     assert encode_token(T, state) == token
-
-
-@pytest.mark.parametrize(
-    ("step", "payload", "values"),
-    [
-        ("second", {}, ","),
-        ("second", {"x": None, "y": 0}, ",0"),
-        ("second", {"x": "a,b", "y": "c"}, "a,b,c"),
-        ("second", {"x": [1, [True, None], "s"], "y": {"a": 1}}, "1,true,,s,[object Object]"),
-        ("second", {"x": 1e21, "y": -0.0}, "1e+21,0"),
-        ("second", {"x": 2**53 + 1, "y": 5.0}, "9007199254740992,5"),
-        ("sparse", {"x": "X", "y": "Y"}, "X,,,Y"),
-        ("doubled", {"x": "X", "y": "Y", "z": "Z"}, "X,Z,"),
-        ("doubled", {"x": "X", "y": "Y"}, "X,,"),
-    ],
-)
-def test_the_values_of_a_payload(oracle: Oracle, step: str, payload: Json, values: str) -> None:
-    state = state_of(T, step, payload=payload)
-    token = encode_token(T, state)
-    assert json.loads(content_of(token))["p"] == values
-    assert oracle.ask(write=as_json(state), flow=flow_json(T)) == {"token": token}
-
-
-@pytest.mark.parametrize(
-    ("keys", "last"),
-    [
-        (["10", "9"], "10"),
-        (["x", "1"], "x"),
-        (["x", "01"], "01"),
-        (["x", "-1"], "-1"),
-        (["x", "4294967294"], "x"),
-        (["x", "4294967295"], "4294967295"),
-    ],
-)
-def test_of_keys_that_share_a_position_the_last_in_the_order_of_javascript_counts(
-    oracle: Oracle, keys: list[str], last: str
-) -> None:
-    flow = flow_of("t", (0, "a", True, dict.fromkeys(keys, 0)))
-    state = state_of(flow, "a", payload={key: key for key in keys})
-    token = encode_token(flow, state)
-    assert json.loads(content_of(token))["p"] == f"{last},"
-    assert oracle.ask(write=as_json(state), flow=flow_json(flow)) == {"token": token}
 
 
 def test_no_values_without_a_payload_or_without_a_map() -> None:
@@ -146,9 +97,6 @@ def test_a_state_that_does_not_fit_its_flow(members: Json) -> None:
         encode_token(T, structs.replace(state_of(T, "first"), **members))
 
 
-# Read
-
-
 def test_the_known_tokens_read_back() -> None:
     hints = [read(T, token) for _, token in CHECK_VALUES]
     assert hints == [
@@ -158,52 +106,6 @@ def test_the_known_tokens_read_back() -> None:
         StateHint("t", "second", ok=True, service="web", previous="first", payload={"x": "1", "y": "true"}),
         StateHint("t", "third", ok=False, service="web", message="bad thing ✓ żółć"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("place", "step", "previous"),
-    [
-        ("t:1", "second", UNSET),
-        ("t: 1", "second", UNSET),
-        ("t:1x", "second", UNSET),
-        ("t:0x2z", "third", UNSET),
-        ("t:+2", "third", UNSET),
-        ("t:1.9", "second", UNSET),
-        ("t:1e1", "second", UNSET),
-        ("t:-0", "first", UNSET),
-        ("t:1:0", "second", "first"),
-        ("t:1:9", "second", UNSET),
-        ("t:1:", "second", UNSET),
-        ("t:1:0:2", "second", "first"),
-    ],
-)
-def test_indexes_are_read_as_parse_int_does(
-    oracle: Oracle, place: str, step: str, previous: str | UnsetType
-) -> None:
-    token = token_of({"f": place, "s": "", "o": 1})
-    hint = read(T, token)
-    assert (hint.step, hint.previous) == (step, previous)
-    assert msgspec.to_builtins(hint) == oracle.ask(read=token, flow=flow_json(T))["state"]
-
-
-@pytest.mark.parametrize(
-    "index", ["", "x", "9", "-1", "0x", "0x1f", "NaN", "Infinity", "\u0661", ".5", "- 1"]
-)
-def test_an_unknown_index_is_refused(oracle: Oracle, index: str) -> None:
-    token = token_of({"f": f"t:{index}", "s": "", "o": 1})
-    with pytest.raises(InvalidRequestError) as refusal:
-        read(T, token)
-    (fault,) = refusal.value.faults
-    assert (fault.pointer, index in fault.message) == ("/token", True)
-    assert oracle.ask(read=token, flow=flow_json(T)) == {"refused": "step"}
-
-
-@pytest.mark.parametrize("o", [1, 1.0, True, "1", 0, 2, None, [1]])
-def test_the_outcome_is_good_only_when_it_is_the_number_one(oracle: Oracle, o: object) -> None:
-    token = token_of({"f": "t:0", "s": "", "o": o})
-    assert read(T, token).ok is (type(o) in (int, float) and o == 1)
-    assert oracle.ask(read=token, flow=flow_json(T))["state"]["ok"] is read(T, token).ok
-    assert read(T, token_of({"f": "t:0", "s": ""})).ok is False
 
 
 def test_what_is_not_needed_is_left_out() -> None:
@@ -234,45 +136,6 @@ def test_a_lone_surrogate_is_read_as_a_replacement_character() -> None:
     assert msgspec.json.encode(hint)
 
 
-@pytest.mark.parametrize(
-    ("token", "complaint"),
-    [
-        (f"{FRESH}=", "base64url without padding"),
-        (f" {FRESH}", "base64url without padding"),
-        (f"{FRESH}\n", "base64url without padding"),
-        (token_of({"f": "t:0", "m": "?????"}).replace("_", "/"), "base64url without padding"),
-        ("żółć", "base64url without padding"),
-        (f"{FRESH}A", "does not encode JSON"),
-        ("e31", "last character does not fit"),
-        ("", "does not encode JSON"),
-        ("user-onboarding", "/api/flow/{flowId}/state"),
-        ("sign-in", "/api/flow/{flowId}/state"),
-        (token_of(b"\xff\xfe"), "does not encode JSON"),
-        (token_of(b'{"f":"t:0","m":"\xed\xa0\x80"}'), "does not encode JSON"),
-        (token_of(b'\xef\xbb\xbf{"f":"t:0"}'), "does not encode JSON"),
-        (token_of(b'{"f":"t:0","o":NaN}'), "does not encode JSON"),
-        (token_of(b'{"f":"t:0"} x'), "does not encode JSON"),
-        (token_of(b"{'f':'t:0'}"), "does not encode JSON"),
-        (token_of(b'{"f":"t\t:0"}'), "does not encode JSON"),
-        (token_of(b"null"), "no JSON object"),
-        (token_of(b'"t:0"'), "no JSON object"),
-        (token_of(b'["t:0"]'), "no JSON object"),
-        (token_of({"s": "", "o": 1}), "no text f"),
-        (token_of({"f": 5}), "no text f"),
-        (token_of({"f": ["t:0"]}), "no text f"),
-        (token_of({"f": "t"}), "but no step"),
-        ("A" * (MAX_TOKEN + 1), "longer than the 60000 characters"),
-    ],
-)
-def test_what_is_no_token_is_refused_with_a_reason(oracle: Oracle, token: str, complaint: str) -> None:
-    with pytest.raises(InvalidRequestError) as refusal:
-        read(T, token)
-    (fault,) = refusal.value.faults
-    assert fault.pointer == "/token"
-    assert complaint in fault.message
-    assert "refused" in oracle.ask(read=token, flow=flow_json(T))
-
-
 def test_every_member_that_is_no_text_is_named() -> None:
     with pytest.raises(InvalidRequestError) as refusal:
         read_token(token_of({"f": "t:0", "s": 5, "e": [], "m": {}, "p": True}))
@@ -295,9 +158,6 @@ def test_a_slug_that_no_flow_can_have_is_told_in_short() -> None:
         read_token(token_of({"f": f"{'x' * 9_000}:0"}))
     assert refusal.value.details["flowId"] == "x" * 64 + "…"
     assert read_token(token_of({"f": "\ud800:0"})).flow == "\ufffd"
-
-
-# A hint beside a state
 
 
 BEFORE = state_of(
@@ -339,9 +199,6 @@ def test_a_token_has_one_text_for_an_entity_of_null_and_an_empty_one() -> None:
     null, empty = (state_of(T, "first", entity_id=entity) for entity in (None, ""))
     assert encode_token(T, null) == encode_token(T, empty)
     assert differences(T, read(T, encode_token(T, null)), empty) == []
-
-
-# Prefabs
 
 
 def test_prefabs_are_tokens_of_fresh_states_at_the_initial_steps() -> None:

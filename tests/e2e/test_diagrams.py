@@ -3,7 +3,6 @@
 import json
 import re
 import uuid
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,7 +11,7 @@ import pytest
 
 from app.contracts.flow import Flow
 from app.diagrams.formats import diagram
-from config.settings import SHIPPED_FLOWS, Settings
+from config.settings import SHIPPED_FLOWS
 from tests.support.samples import flow_dict
 from tests.support.serving import Serving
 from tests.support.shell import Shell
@@ -152,11 +151,6 @@ async def test_openapi_names_the_formats(serving: Serving, user: str) -> None:
     queries = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
     assert set(queries) == {"userId", "format", "version"}
     assert set(queries["format"]["enum"]) == set(CONTENT_TYPES)
-
-
-@pytest.fixture
-def shell(settings: Settings, tmp_path: Path) -> Shell:
-    return Shell(settings, tmp_path)
 
 
 def test_on_the_command_line(shell: Shell) -> None:

@@ -1,7 +1,6 @@
-"""Versions that follow each other, over HTTP, by command and on the real database."""
+"""Comparison of versions and migration, over HTTP and by command."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.clock import SystemClock
-from app.contracts.command import Origin, PauseCommand, StartCommand
-from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.migration import MigrateCommand
+from app.contracts.command import StartCommand
 from app.main import Parts
-from app.services import FlowService
 from config.settings import Settings
-from models import commit, state_store
-from models.database import connect
-from models.state_store import MongoStateStore
-from tests.support.databases import SentCommands
 from tests.support.samples import flow_dict
 from tests.support.serving import Follower, Serving
 from tests.support.shell import Shell
-from tests.support.versions import edited, renamed, without
+from tests.support.versions import renamed
 
-ROOT = Origin(actor="root", client="tests")
 RENAMED = renamed(flow_dict(), "b", "b2")
 
 
@@ -161,133 +151,6 @@ async def test_rehearsed_then_moved_over_http(serving: Serving, admin: httpx.Asy
         assert records[1]["payload"]["fromStep"] == step
     verified = await admin.get(f"/api/flow/{user}/history/verify", params={"userId": f"{user}-01"})
     assert verified.json()["whole"] is True
-
-
-async def walked(service: FlowService) -> None:
-    """A flow whose version 2 lacks step b, and a state that stands there on version 1."""
-    await service.create_flow(flow_dict())
-    await service.start_flow("ada", "loop", StartCommand(payload={"x": 1}))
-    await service.execute_transition("ada", "loop", "go")
-    await service.update_flow("loop", members(without(flow_dict(), "b", "c")))
-    await service.background.relay.drain(5)
-
-
-async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Parts) -> None:
-    """By hand, past the service: corruption that says what to do, recover, then the proper way."""
-    service = parts.service
-    await walked(service)
-    states = parts.database.collection("flow_states")
-    await states.update_one({"_id": "loop:ada"}, {"$set": {"version": 2}})
-    for refused in (
-        service.get_flow_state("ada", "loop"),
-        service.execute_transition("ada", "loop", "done"),
-    ):
-        with pytest.raises(FlowStateCorruptionError) as damage:
-            await refused
-        assert "step b is not in version 2 of the flow" in damage.value.message
-        assert "recover would rebuild it from its history at step b" in damage.value.message
-        plan = damage.value.details["recover"]
-        assert (plan["action"], plan["step"]) == ("rebuilt", "b")
-    stuck = await service.migration.migrate("loop", MigrateCommand(2, 1, dry_run=True))
-    told = next(step for step in stuck.steps if step.step == "b")
-    assert (told.stuck.count, told.stuck.user_ids) == (1, ["ada"])
-    assert "recover such states first" in told.advice
-    failed = await service.migration.migrate("loop", MigrateCommand(2, 1), origin=ROOT)
-    assert (failed.moved, failed.failed) == (0, 1)
-    assert failed.failures[0].error.code == "FLOW_STATE_CORRUPTION"
-
-    done = await service.administration.recover_flow("ada", "loop", origin=ROOT)
-    assert done.state is not None
-    assert (done.action, done.state.step, done.state.version) == ("rebuilt", "b", 1)
-    assert done.state.payload == {"x": 1}
-    report = await service.migration.migrate("loop", MigrateCommand(1, 2, {"b": "a"}), origin=ROOT)
-    assert report.moved == 1
-    after = await service.execute_transition("ada", "loop", "go")
-    assert (after.step, after.version, after.payload) == ("c", 2, {"x": 1})
-    kinds = [r.kind for r in await service.get_flow_history("ada", "loop")]
-    assert kinds == ["started", "transitioned", "recovered", "migrated", "transitioned"]
-    assert (await service.verify_flow_history("ada", "loop")).whole
-
-
-async def test_a_step_that_was_taken_out_of_a_published_version(parts: Parts, settings: Settings) -> None:
-    """What cannot be: a version never changes. Forced by hand, its states go back to where they fit."""
-    await walked(parts.service)
-    broken = without(flow_dict(), "b", "c")
-    await parts.database.collection("flow_definitions").update_one(
-        {"_id": "loop:1"}, {"$set": {"definition": json.dumps(broken)}}
-    )
-    restarted = Parts(settings)
-    async with restarted.running() as service:
-        with pytest.raises(FlowStateCorruptionError) as damage:
-            await service.get_flow_state("ada", "loop")
-        assert "step b is not in version 1" in damage.value.message
-        assert "recover would rebuild it from its history at step a" in damage.value.message
-        done = await service.administration.recover_flow("ada", "loop", origin=ROOT)
-        assert done.state is not None
-        assert (done.action, done.state.step) == ("rebuilt", "a")
-        assert (await service.execute_transition("ada", "loop", "go")).step == "c"
-
-
-async def test_what_cannot_be_read_fails_alone(parts: Parts) -> None:
-    service = parts.service
-    await service.create_flow(flow_dict())
-    for user in ("ada", "bob", "eve"):
-        await service.start_flow(user, "loop")
-    await service.update_flow("loop", {"title": "New"})
-    await service.background.relay.drain(5)
-    states = parts.database.collection("flow_states")
-    await states.update_one({"_id": "loop:bob"}, {"$set": {"payload": "{"}})
-    report = await service.migration.migrate("loop", MigrateCommand(1, 2), origin=ROOT)
-    assert (report.moved, report.failed, report.remaining) == (2, 1, 1)
-    assert [(f.user_id, f.error.code) for f in report.failures] == [("bob", "FLOW_STATE_CORRUPTION")]
-    await service.administration.recover_flow("bob", "loop", origin=ROOT)
-    report = await service.migration.migrate("loop", MigrateCommand(1, 2), origin=ROOT)
-    assert (report.moved, report.remaining) == (1, 0)
-
-
-async def test_two_runs_at_a_time_move_each_state_once(parts: Parts) -> None:
-    service = parts.service
-    await service.create_flow(flow_dict())
-    users = [f"u{n}" for n in range(60)]
-    await asyncio.gather(*(service.start_flow(user, "loop") for user in users))
-    await service.administration.pause_flow("u0", "loop", PauseCommand(reason="audit"))
-    await service.update_flow("loop", members(edited(RENAMED, title="New")))
-    runs = await asyncio.gather(*(service.migration.migrate("loop", MigrateCommand(1, 2)) for _ in range(3)))
-    assert sum(run.moved for run in runs) == 60
-    assert [run.failed for run in runs] == [0, 0, 0]
-    for user in users:
-        kinds = [r.kind for r in await service.get_flow_history(user, "loop")]
-        assert kinds.count("migrated") == 1
-    held = await service.get_flow_state("u0", "loop")
-    assert held is not None
-    assert (held.status, held.pause_reason, held.version) == ("paused", "audit", 2)
-
-
-async def test_many_share_commands(parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """(Fewer at a time on a machine that is busy: so long is not waited for one answer.)"""
-    for module in (commit, state_store):
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
-    monkeypatch.setattr("app.services.migration.SECONDS", 60)
-    service = parts.service
-    await service.create_flow(flow_dict())
-    await asyncio.gather(*(service.start_flow(f"u{n}", "loop") for n in range(300)))
-    await service.background.relay.drain(60)
-    await service.update_flow("loop", {"title": "New"})
-    assert settings.mongo_url is not None
-    sent = SentCommands()
-    counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
-    store = MongoStateStore(counted)
-    service.migration._states = store
-    service._changes._executor._states = store
-    service._changes._executor._commits._states = store
-    try:
-        report = await service.migration.migrate("loop", MigrateCommand(1, 2), origin=ROOT)
-        assert (report.moved, report.remaining) == (300, 0)
-        assert len(sent.names) <= 300 // 5, "of 600 that they would be one by one"
-        assert await store.running("loop", 1, (), 10, SystemClock().now()) == []
-        await service.background.relay.drain(60)
-    finally:
-        await counted.close()
 
 
 async def test_by_command(parts: Parts, settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many states in one request: over HTTP, on the real database."""
+"""Batches of state operations over HTTP."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -6,13 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from app.contracts.command import BatchAction, BatchOperation, Origin
-from app.contracts.ports import StateFilter
-from app.main import Parts
-from config.settings import Settings
-from models import commit, state_store
-from models.database import connect
-from tests.support.databases import SentCommands
 from tests.support.serving import Serving
 
 FLOW = "user-onboarding"
@@ -150,25 +143,6 @@ async def test_by_a_filter(admin: httpx.AsyncClient, user: str) -> None:
     assert (none["results"], none["succeeded"]) == ([], 0)
 
 
-async def test_by_a_filter_page_by_page(parts: Parts) -> None:
-    service = parts.service
-    origin = Origin(actor="root")
-    users = [f"u-{n}" for n in range(7)]
-    starts = [BatchOperation(op="reset", user_id=user, flow_id=FLOW) for user in users]
-    await service.bulk.run(starts, origin)
-    seen, after = [], None
-    pause = BatchAction(op="pause", body={"reason": "audit"})
-    while True:
-        page, after = await service.bulk.run_on_found(
-            StateFilter(flow_id=FLOW), pause, origin, after=after, limit=3
-        )
-        seen += [outcome.user_id for outcome in page]
-        if after is None:
-            break
-    assert seen == users
-    assert len((await service.administration.find_states(StateFilter(status="paused"))).states) == 7
-
-
 async def test_finding_states_pages_and_filters(admin: httpx.AsyncClient, user: str) -> None:
     users = sorted(f"{user}-{n}" for n in range(5))
     starts = [operation("reset", one) for one in users]
@@ -187,32 +161,3 @@ async def test_finding_states_pages_and_filters(admin: httpx.AsyncClient, user: 
     assert [one for one in seen if one.startswith(user)] == users
     nothing = (await admin.get("/api/admin/states", params={"userId": f"{user}-none"})).json()
     assert nothing == {"items": []}
-
-
-async def test_a_thousand_share_commands(
-    parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One bulk write for each kind, a few hundred operations at a time; not one call each. (Fewer at a time
-    on a machine that is busy: so long is not waited for one answer.)"""
-    for module in (commit, state_store):
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
-    assert settings.mongo_url is not None
-    sent = SentCommands()
-    counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
-    service = parts.service
-    store = state_store.MongoStateStore(counted)
-    service._changes._executor._states = store
-    service._changes._executor._commits._states = store
-    resets = [BatchOperation(op="reset", user_id=f"u-{n}", flow_id=FLOW) for n in range(1000)]
-    moves = [
-        BatchOperation(op="transition", user_id=f"u-{n}", flow_id=FLOW, transition="start")
-        for n in range(1000)
-    ]
-    try:
-        for operations in (resets, moves):
-            outcomes = await service.bulk.run(operations, Origin(actor="root"))
-            assert [str(one.error) for one in outcomes if one.error is not None] == []
-            assert len(sent.names) <= 2 * 1000 // 50, sent.names
-            sent.names.clear()
-    finally:
-        await counted.close()

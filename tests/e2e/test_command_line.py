@@ -1,20 +1,13 @@
 """The commands, as a person runs them."""
 
 import json
-from pathlib import Path
 
-import pytest
 from pymongo import MongoClient
 
-from config.settings import SHIPPED_FLOWS, Settings
+from config.settings import SHIPPED_FLOWS
 from tests.support.samples import flow_dict
 from tests.support.serving import Process
 from tests.support.shell import Shell
-
-
-@pytest.fixture
-def shell(settings: Settings, tmp_path: Path) -> Shell:
-    return Shell(settings, tmp_path)
 
 
 def test_flows(shell: Shell) -> None:

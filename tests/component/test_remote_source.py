@@ -21,10 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.contracts.ports import DefinitionSourceError
 from app.providers import remote
 from app.providers.remote import RemoteSource
-from app.services.copies import SourceCopy
 from tests.support.remotes import RemoteServer, giving, paging, redirecting
 from tests.support.samples import flow_dict
-from tests.support.serving import Serving
 
 WHERE = "FLOW_DEFINITIONS_AUTH, of a provider its authentication"
 
@@ -69,20 +67,6 @@ async def test_one_definition_a_list_and_pages(server: RemoteServer) -> None:
     assert await slugs(source) == [f"f{n}" for n in range(7)]
     server.gives([])
     assert await slugs(source) == []
-
-
-async def test_another_server_flow_can_be_the_remote(serving: Serving) -> None:
-    token = serving.token("reader")
-    source = RemoteSource(f"{serving.url}/api/flows?limit=1", auth=f"bearer:{token}")
-    found = await slugs(source)
-    assert {"sign-in", "user-onboarding"} <= set(found)
-    assert found == sorted(set(found))
-    copy = SourceCopy(source)
-    await copy.look()
-    assert copy.faults == []
-    assert copy.flows.keys() == set(found)
-    anonymous = RemoteSource(f"{serving.url}/api/flows")
-    assert await refusal(anonymous) == f"needs credentials (it answers 401): {WHERE}"
 
 
 async def test_what_did_not_change_is_not_sent_again(server: RemoteServer) -> None:

@@ -11,11 +11,11 @@ from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow.javascript import parse_int, text_of
 from app.flow.state_token import differences, encode_token
+from tests.support.token_oracle import Oracle
 from tests.support.tokens import (
     FRESH,
     STANDARD,
     Json,
-    Oracle,
     T,
     as_json,
     flow_json,

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +9,7 @@ import pytest
 
 from app.exchange.xstate_import import from_xstate
 from app.providers.formats import decode
-from config.settings import SHIPPED_FLOWS, Settings
+from config.settings import SHIPPED_FLOWS
 from tests.support.samples import expense_flow, flow_dict
 from tests.support.serving import Serving
 from tests.support.shell import Shell
@@ -137,11 +136,6 @@ async def test_what_is_no_machine_is_refused_with_every_fault(serving: Serving, 
         wrong = await http.post("/api/flows/import", json=machine)
         assert (wrong.status_code, wrong.json()["code"]) == (422, "INVALID_DEFINITION")
         assert (await http.get("/api/flows/import")).json()["code"] == "FLOW_NOT_FOUND"
-
-
-@pytest.fixture
-def shell(settings: Settings, tmp_path: Path) -> Shell:
-    return Shell(settings, tmp_path)
 
 
 def test_the_command_line_exports_each_format(shell: Shell) -> None:

@@ -12,13 +12,9 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from msgspec import Raw
 
-from app.contracts.command import NOTHING_HELD, Caller
-from app.contracts.events import StateChanged, of_user
-from app.http.streams import STREAMS_OF_A_USER, WAITING_EVENTS, FlowStream
+from app.http.streams import STREAMS_OF_A_USER
 from config.settings import Settings
-from tests.support.rig import rig
 from tests.support.serving import Serving, external
 
 FLOW = "user-onboarding"
@@ -126,23 +122,6 @@ async def test_a_token_that_expires_ends_the_stream_with_its_code(serving: Servi
         assert (name, data["code"]) == ("flow-error", "AUTHENTICATION_REQUIRED")
         with pytest.raises(EOFError):
             await events.next()
-
-
-async def test_a_reader_that_is_too_slow_is_told_so() -> None:
-    r = await rig()
-    stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
-    await stream.open(NOTHING_HELD)
-    state, _ = await r.service.start_flow("ada", "loop")
-    events = stream.events()
-    assert (await anext(events)).event == "flow-state"
-    for revision in range(WAITING_EVENTS + 500):
-        change = StateChanged("ada", "loop", state.epoch, revision, 0, Raw(b"{}"))
-        await r.bus.publish([change])
-    last = [event async for event in events][-1]
-    assert last.event == "flow-error"
-    assert json.loads(str(last.data))["code"] == "SLOW_CLIENT"
-    stream.close()
-    assert not r.service.audience.listens(of_user("ada"))
 
 
 @pytest.mark.parametrize("route", ["events", "stream"])

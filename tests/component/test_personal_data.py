@@ -1,7 +1,6 @@
 """Export and erasure of one user, on the real database."""
 
 import asyncio
-import json
 
 from bson.json_util import dumps
 
@@ -9,7 +8,6 @@ from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
 from app.main import Parts
 from app.services import FlowService
 from models.history_store import MongoHistoryStore
-from tests.support.serving import Serving
 
 FLOW = "user-onboarding"
 ROOT = Origin(actor="root", client="tests")
@@ -146,23 +144,3 @@ async def test_a_worker_that_delivers_late_brings_nothing_back(parts: Parts) -> 
     await service._states.release(stored.pending)
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []
-
-
-async def test_over_http(serving: Serving, user: str) -> None:
-    route = "/api/admin/personal-data"
-    async with serving.http(user) as own:
-        await own.post(f"/api/flow/{FLOW}/start", json={"payload": {"iban": "DE0212"}})
-    async with serving.http("root", "flow:admin") as admin:
-        assert (await admin.get(route)).json()["details"]["errors"][0]["pointer"] == "/userId"
-        found = (await admin.get(route, params={"userId": user})).json()
-        assert found["userId"] == user
-        assert found["states"][0]["payload"] == {"iban": "DE0212"}
-        assert found["history"][0]["metadata"]["kind"] == "started"
-        receipt = (await admin.delete(route, params={"userId": user})).json()
-        assert receipt["recordsErased"] == 1
-        assert receipt["receipts"][0]["metadata"]["kind"] == "erased"
-        left = (await admin.get(route, params={"userId": user})).json()
-        assert left["states"] == []
-        assert "DE0212" not in json.dumps(left)
-        verified = await admin.get(f"/api/flow/{FLOW}/history/verify", params={"userId": user})
-        assert verified.json()["whole"] is True

@@ -1,0 +1,248 @@
+"""The Python client against a scripted Socket.IO server."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import pytest
+import socketio
+from aiohttp import web
+
+from realtime.client import FlowClient, FlowClientError
+from tests.support.following import at_revision, read, revisions
+
+FLOW = "user-onboarding"
+
+
+class Scripted:
+    """A server that answers as told: ``answers`` has lists of answers by event, the last for ever; None is
+    no answer. It keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Any]] = {}
+        self.got: list[tuple[str, Any]] = []
+        self.connections: list[Any] = []
+        self._grown = asyncio.Condition()
+        self._end = asyncio.Event()
+        self.server = socketio.AsyncServer(async_mode="aiohttp", transports=["websocket"])
+        self.server.on("connect", self._connect)
+        self.server.on("*", self._event)
+
+    async def start(self) -> "Scripted":
+        app = web.Application()
+        self.server.attach(app)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def stop(self) -> None:
+        self._end.set()
+        await self._runner.cleanup()
+        await self.server.shutdown()
+
+    async def _connect(self, sid: str, _: Any, auth: Any) -> None:
+        self.connections.append((sid, auth))
+
+    async def _event(self, event: str, sid: str, body: Any) -> Any:
+        async with self._grown:
+            self.got.append((event, body))
+            self._grown.notify_all()
+        answers = self.answers[event]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if answer is None:
+            await self._end.wait()
+        return answer
+
+    def bodies(self, event: str) -> list[Any]:
+        return [body for name, body in self.got if name == event]
+
+    async def until(self, event: str, times: int) -> None:
+        """Wait until an event was sent so often."""
+        async with asyncio.timeout(20), self._grown:
+            await self._grown.wait_for(lambda: len(self.bodies(event)) >= times)
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[Scripted]:
+    started = await Scripted().start()
+    yield started
+    await started.stop()
+
+
+def state_at(revision: int, **more: Any) -> dict[str, Any]:
+    times = dict.fromkeys(("createdAt", "updatedAt"), "2026-01-01T00:00:00.000Z")
+    where = {"flow": FLOW, "step": f"s{revision}", "service": "", "userId": "ada", "epoch": "e"}
+    rest = {"ok": True, "version": 1, "status": "active", "transitions": [], "fromALaterServer": 1}
+    return {**times, **where, **rest, "revision": revision, **more}
+
+
+def read_at(revision: int) -> dict[str, Any]:
+    return {"ok": True, "state": state_at(revision), "events": [], "complete": False}
+
+
+def missed(*revisions: int) -> dict[str, Any]:
+    events = [state_at(revision, kind="transitioned") for revision in revisions]
+    return {"ok": True, "state": state_at(revisions[-1]), "events": events, "complete": True}
+
+
+def refusal(code: str, *, retryable: bool, **details: Any) -> dict[str, Any]:
+    error = {"code": code, "message": "m", "retryable": retryable, "details": details}
+    return {"ok": False, "error": error}
+
+
+def of_ada(scripted: Scripted, **options: Any) -> FlowClient:
+    return FlowClient(scripted.url, jwt.encode({"sub": "ada"}, "x" * 40), device="laptop", **options)
+
+
+async def test_what_ends_a_connection_by_word_of_the_server_is_followed_by_another(
+    scripted: Scripted,
+) -> None:
+    scripted.answers["flow-subscribe"] = [read_at(4), missed(5, 6)]
+    async with of_ada(scripted) as client:
+        states = client.follow(FLOW)
+        await states.ready()
+        ((sid, auth),) = scripted.connections
+        assert auth["device"] == "laptop"
+        slow = {"error": "too slow", "code": "SLOW_CLIENT", "retryable": True, "details": {}}
+        await scripted.server.emit("flow-error", slow, to=sid)
+        await scripted.server.disconnect(sid)
+        assert revisions(await read(states, at_revision(6))) == [4, 5, 6]
+        assert len(scripted.connections) == 2
+        assert scripted.bodies("flow-subscribe") == [
+            {"flowId": FLOW},
+            {"flowId": FLOW, "epoch": "e", "since": 4},
+        ]
+
+
+async def test_word_that_the_token_expired_brings_a_new_connection_with_a_new_token(
+    scripted: Scripted,
+) -> None:
+    expired = refusal("AUTHENTICATION_REQUIRED", retryable=False)
+    scripted.answers["flow-state"] = [expired, {"ok": True, "state": None}]
+    tokens = iter(["first", "second", "third"])
+    async with FlowClient(scripted.url, lambda: next(tokens)) as client:
+        assert await client.state(FLOW) is None
+        assert [auth["token"] for _, auth in scripted.connections] == ["first", "second"]
+        told = {"error": "m", **expired["error"]}
+        await scripted.server.emit("flow-error", told, to=scripted.connections[-1][0])
+        async with asyncio.timeout(5):
+            while len(scripted.connections) < 3:
+                await client.state(FLOW)
+        assert scripted.connections[-1][1] == {"token": "third"}
+
+
+async def test_a_resync_asks_from_the_position_held_and_events_meanwhile_wait(scripted: Scripted) -> None:
+    scripted.answers["flow-subscribe"] = [read_at(4), None, missed(5)]
+    async with of_ada(scripted, ack_seconds=0.3) as client:
+        states = client.follow(FLOW)
+        await states.ready()
+        await scripted.server.emit("flow-resync", {"reason": "r"})
+        await scripted.until("flow-subscribe", 2)
+        await scripted.server.emit("flow-state-updated", state_at(6))
+        assert revisions(await read(states, at_revision(6))) == [4, 5, 6]
+        assert scripted.bodies("flow-subscribe")[1:] == [{"flowId": FLOW, "epoch": "e", "since": 4}] * 2
+        assert (states.stats.syncs, states.stats.repaired, states.stats.gaps) == (3, 1, 0)
+        assert states.stats.longest_repair >= 300
+
+
+async def test_an_event_that_cannot_be_read_counts_as_missed(scripted: Scripted) -> None:
+    scripted.answers["flow-subscribe"] = [read_at(4), missed(5)]
+    async with of_ada(scripted) as client:
+        states = client.follow(FLOW)
+        await states.ready()
+        await scripted.server.emit("flow-state-updated", state_at(5, status="of a later server"))
+        assert revisions(await read(states, at_revision(5))) == [4, 5]
+
+
+async def test_a_watched_change_that_cannot_be_read_ends_the_watching(scripted: Scripted) -> None:
+    scripted.answers["flow-watch"] = [{"ok": True}]
+    async with of_ada(scripted) as client:
+        updates = client.watch(FLOW)
+        await updates.ready()
+        led = {"kind": "cleared", "transition": "", "fromStep": "s", "actor": "a", "at": "t"}
+        await scripted.server.emit(
+            "flow-updated", {"userId": "u", "flowId": FLOW, "state": state_at(4), **led}
+        )
+        assert (await anext(updates)).kind == "cleared"
+        await scripted.server.emit("flow-updated", {"userId": 7, "flowId": FLOW})
+        with pytest.raises(FlowClientError, match="INVALID_ANSWER"):
+            await anext(updates)
+
+
+async def test_a_sync_waits_as_long_as_it_is_told_and_ends_with_another_error(scripted: Scripted) -> None:
+    limited = refusal("RATE_LIMITED", retryable=True, retryAfterMs=150)
+    scripted.answers["flow-subscribe"] = [
+        limited,
+        limited,
+        read_at(4),
+        refusal("FLOW_NOT_FOUND", retryable=False),
+    ]
+    async with of_ada(scripted) as client:
+        began = time.monotonic()
+        states = client.follow(FLOW)
+        assert revisions([await anext(states)]) == [4]
+        assert time.monotonic() - began >= 0.3
+        await scripted.server.emit("flow-resync", {"reason": "r"})
+        with pytest.raises(FlowClientError, match="FLOW_NOT_FOUND"):
+            await anext(states)
+        assert client.stats.syncs == 4
+
+
+async def test_a_request_is_repeated_as_it_is(scripted: Scripted) -> None:
+    done = {"ok": True, "state": state_at(1)}
+    scripted.answers["flow-transition"] = [None, refusal("STORE_UNAVAILABLE", retryable=True), done]
+    async with of_ada(scripted, ack_seconds=0.2) as client:
+        state = await client.transition(FLOW, "go", {"a": 1}, message="m")
+        assert state.revision == 1
+        first, *others = scripted.bodies("flow-transition")
+        assert others == [first, first]
+        assert {n: v for n, v in first.items() if n != "requestId"} == {
+            "flowId": FLOW,
+            "transition": "go",
+            "payload": {"a": 1},
+            "message": "m",
+        }
+        await client.transition(FLOW, "go", request_id="mine")
+        await client.transition(FLOW, "go")
+        ids = [body["requestId"] for body in scripted.bodies("flow-transition")[2:]]
+        assert ids[1] == "mine"
+        assert len({*ids}) == 3
+
+
+@pytest.mark.parametrize("code", ["STATE_PAUSED", "REVISION_CONFLICT"])
+async def test_what_the_caller_must_decide_is_not_repeated(scripted: Scripted, code: str) -> None:
+    scripted.answers["flow-reset"] = [refusal(code, retryable=True)]
+    async with of_ada(scripted) as client:
+        with pytest.raises(FlowClientError) as refused:
+            await client.reset(FLOW)
+        assert (refused.value.code, refused.value.retryable) == (code, True)
+        assert len(scripted.bodies("flow-reset")) == 1
+
+
+async def test_at_the_deadline_the_last_error_is_told(scripted: Scripted) -> None:
+    scripted.answers["flow-state"] = [refusal("STORE_UNAVAILABLE", retryable=True)]
+    scripted.answers["flow-presence"] = [{"ok": True, "clients": 7}]
+    async with of_ada(scripted) as client:
+        with pytest.raises(FlowClientError, match="STORE_UNAVAILABLE"):
+            await client.state(FLOW, deadline=0.3)
+        assert len(scripted.bodies("flow-state")) > 1
+        with pytest.raises(FlowClientError, match="INVALID_ANSWER"):
+            await client.presence(FLOW)
+
+
+def test_the_client_needs_nothing_of_the_server() -> None:
+    absent = ("beanie", "motor", "pymongo", "redis", "starlette", "uvicorn", "pydantic", "jwt", "structlog")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import realtime.client"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="address"):
+        FlowClient("localhost:8000", "token")
