@@ -20,7 +20,7 @@ from pymongo.errors import (
 from pymongo.read_preferences import ReadPreference
 
 from app.contracts.errors import StoreUnavailableError
-from models.documents import DOCUMENTS, RETIRED_INDEXES
+from models.documents import DOCUMENTS, EMBEDDED_INDEXES, RETIRED_INDEXES
 
 log = structlog.get_logger("store")
 
@@ -100,6 +100,9 @@ class Database:
                     for index in set(retired) & set(await self.collection(name).index_information()):
                         await self.collection(name).drop_index(index)
                 await init_beanie(database=self._database, document_models=DOCUMENTS)
+                if "secantusVersion" in await self._client.admin.command("buildInfo"):
+                    for name, indexes in EMBEDDED_INDEXES.items():
+                        await self.collection(name).create_indexes(list(indexes))
         except OperationFailure as refusal:
             raise _refused(refusal) from None
 

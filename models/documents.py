@@ -16,7 +16,16 @@ EXPIRY_GRACE_SECONDS = 3600
 
 DAMAGED_KEPT_SECONDS = 30 * 24 * 3600
 RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
-"""Of older versions: taken away at the start."""
+"""Indexes of older versions, by collection; they are dropped at the start."""
+
+EMBEDDED_INDEXES = {
+    "flow_states": (
+        IndexModel([("_id", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING)], name="position"),
+    ),
+    "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
+}
+"""Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
+filter are exactly its fields, and no partial index at all (docs/decisions/0018)."""
 
 
 def _camel(name: str) -> str:

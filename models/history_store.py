@@ -17,7 +17,9 @@ from app.contracts.record import (
 from app.contracts.state import state_key
 from models.codec import ERASED_FIELDS, Document, record_from_document, record_to_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.indexed import pipeline
 
+ERASED_IN_A_COMMAND = 1000
 _DUPLICATE_KEY = 11000
 
 
@@ -60,12 +62,10 @@ class MongoHistoryStore:
         limit: int,
         only: HistoryFilter = EVERYTHING,
     ) -> list[HistoryRecord]:
-        query: Document = {"stateId": state_key(flow_id, user_id), **_query(only)}
+        rest = _query(only)
         if after is not None:
-            query["$or"] = _beyond(after, "$gt")
-        order = [("epoch", 1), ("revision", 1), ("_id", 1)]
-        async with store_errors():
-            documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
+            rest["$or"] = _beyond(after, "$gt")
+        documents = await self._of_state(flow_id, user_id, rest, 1, limit)
         return [record_from_document(document) for document in documents]
 
     async def scan(
@@ -77,33 +77,40 @@ class MongoHistoryStore:
         *,
         backwards: bool = False,
     ) -> list[HistoryRecord | UnreadableRecord]:
-        query: Document = {"stateId": state_key(flow_id, user_id)}
-        if start is not None:
-            query["$or"] = _beyond(start, "$lt" if backwards else "$gt")
-        direction = -1 if backwards else 1
-        order = [("epoch", direction), ("revision", direction), ("_id", direction)]
-        async with store_errors():
-            documents = await self._history.find(query).sort(order).limit(limit).to_list(limit)
+        rest = {} if start is None else {"$or": _beyond(start, "$lt" if backwards else "$gt")}
+        documents = await self._of_state(flow_id, user_id, rest, -1 if backwards else 1, limit)
         return [_record_or_not(document) for document in documents]
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
-        query = {"stateId": state_key(flow_id, user_id), "success": True}
-        newest = [("epoch", -1), ("revision", -1), ("_id", -1)]
+        documents = await self._of_state(flow_id, user_id, {"success": True}, -1, 1)
+        return next(map(_record_or_not, documents), None)
+
+    async def _of_state(
+        self, flow_id: str, user_id: str, rest: Document, direction: int, limit: int
+    ) -> list[Document]:
+        """Records of one state that meet ``rest``, by position; ``direction`` is 1 or -1."""
+        order = [(field, direction) for field in ("epoch", "revision", "_id")]
+        stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, sort=order, limit=limit)
         async with store_errors():
-            document = await self._history.find_one(query, sort=newest)
-        return None if document is None else _record_or_not(document)
+            return await self._history.aggregate(stages).to_list(limit)
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
         # "Not after" instead of "before", so that a record whose position is damaged is erased too.
-        before: Document = {
-            "stateId": state_key(flow_id, user_id),
-            "_id": {"$ne": until.id},
-            "$nor": _beyond(until, "$gt"),
-        }
+        rest = {"_id": {"$ne": until.id}, "$nor": _beyond(until, "$gt")}
+        stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, project={"_id": 1, "kind": 1})
+        count = 0
         async with store_errors():
-            gone = await self._history.delete_many({**before, "kind": "refused"})
-            answer = await self._history.update_many(before, {"$unset": dict.fromkeys(ERASED_FIELDS, "")})
-        return answer.matched_count + gone.deleted_count
+            found = await self._history.aggregate(stages).to_list(None)
+            for first in range(0, len(found), ERASED_IN_A_COMMAND):
+                part = found[first : first + ERASED_IN_A_COMMAND]
+                refused = [document["_id"] for document in part if document.get("kind") == "refused"]
+                others = [document["_id"] for document in part if document.get("kind") != "refused"]
+                gone = await self._history.delete_many({"_id": {"$in": refused}})
+                answer = await self._history.update_many(
+                    {"_id": {"$in": others}}, {"$unset": dict.fromkeys(ERASED_FIELDS, "")}
+                )
+                count += gone.deleted_count + answer.matched_count
+        return count
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         async with store_errors():
@@ -119,16 +126,11 @@ class MongoHistoryStore:
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
-        query = {
-            "stateId": state_key(flow_id, user_id),
-            "requestId": request_id,
-            "actor": actor,
-            "success": True,
-            "timestamp": {"$gt": since},
-        }
+        served = {"stateId": state_key(flow_id, user_id), "requestId": request_id}
+        rest = {"actor": actor, "success": True, "timestamp": {"$gt": since}}
         async with store_errors():
-            document = await self._history.find_one(query)
-        return None if document is None else record_from_document(document)
+            documents = await self._history.aggregate(pipeline(served, rest, limit=1)).to_list(1)
+        return record_from_document(documents[0]) if documents else None
 
 
 def _beyond(position: HistoryPosition, compare: str) -> list[Document]:

@@ -22,6 +22,7 @@ from models.codec import (
 )
 from models.commit import Commit, Commits, document_of
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.indexed import KeyRanges, key_range, pipeline
 
 log = structlog.get_logger("store")
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 LOADS_IN_A_COMMAND = 250
 COMMANDS_UNDER_WAY = 2
 _PRESENT = {"$nin": sorted(ENDED)}
+_BY_KEY = (("_id", 1),)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _WITHOUT_LISTS = {"outbox": 0, "recent": 0}
 
@@ -47,6 +49,7 @@ class MongoStateStore:
             patience=ANSWER_SECONDS,
         )
         self._commits = Commits(self._states, database.collection("flow_history"))
+        self._key_ranges = KeyRanges()
 
     @property
     def busy(self) -> bool:
@@ -95,29 +98,42 @@ class MongoStateStore:
             await self._damaged.delete_many({"state": state_key(flow_id, user_id)})
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
-        query: Document = {"status": only.status or _PRESENT, **_not_expired(now)}
-        query |= {
-            name: value
-            for name, value in (("flowId", only.flow_id), ("step", only.step), ("userId", only.user_id))
-            if value is not None
-        }
-        if only.flow_id is not None:
-            query["_id"] = _keys_of(only.flow_id)
-        if after is not None:
-            query["_id"] = {**query.get("_id", {}), "$gt": max(after, query.get("_id", {}).get("$gt", ""))}
+        rest: Document = {"status": only.status or _PRESENT, **_not_expired(now)}
+        if only.step is not None:
+            rest["step"] = only.step
         async with store_errors():
-            documents = (
-                await self._states.find(query, _WITHOUT_LISTS).sort("_id", 1).limit(limit).to_list(limit)
-            )
+            if only.user_id is None:
+                documents = await self._find_by_key(only.flow_id, after, rest, limit)
+            else:
+                documents = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
         more = documents[-1]["_id"] if len(documents) == limit else None
         return StatePage(_readable(state_from_document, documents), more)
+
+    async def _find_by_key(
+        self, flow_id: str | None, after: str | None, rest: Document, limit: int
+    ) -> list[Document]:
+        first, end = ("", None) if flow_id is None else _keys_of(flow_id)
+
+        async def read(keys: Document, up_to: int) -> list[Document]:
+            stages = pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project=_WITHOUT_LISTS)
+            return await self._states.aggregate(stages).to_list(up_to)
+
+        return await self._key_ranges.page(max(after or "", first), end, limit, read)
+
+    async def _find_of_user(
+        self, user_id: str, flow_id: str | None, after: str | None, rest: Document, limit: int
+    ) -> list[Document]:
+        served = {"userId": user_id} if flow_id is None else {"userId": user_id, "flowId": flow_id}
+        if after is not None:
+            rest = {**rest, "_id": {"$gt": after}}
+        stages = pipeline(served, rest, sort=_BY_KEY, limit=limit, project=_WITHOUT_LISTS)
+        return await self._states.aggregate(stages).to_list(limit)
 
     async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
         alike = {"step": "$step", "status": "$status", "previous": "$previous"}
         first = {"$firstN": {"input": "$_id", "n": shown}}
         stages = [
-            {"$match": _running(flow_id, version, now)},
-            {"$sort": {"_id": 1}},
+            *pipeline({"_id": key_range(*_keys_of(flow_id))}, _running(version, now), sort=_BY_KEY),
             {"$group": {"_id": alike, "count": {"$sum": 1}, "first": first}},
         ]
         async with store_errors():
@@ -137,32 +153,41 @@ class MongoStateStore:
     async def running(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[str]:
-        query = _running(flow_id, version, now)
+        rest = _running(version, now)
         if without:
-            query["step"] = {"$nin": list(without)}
+            rest["step"] = {"$nin": list(without)}
+
+        async def read(keys: Document, up_to: int) -> list[Document]:
+            stages = pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project={"_id": 1})
+            return await self._states.aggregate(stages).to_list(up_to)
+
         async with store_errors():
-            found = await self._states.find(query, {"_id": 1}).sort("_id", 1).limit(limit).to_list(limit)
+            found = await self._key_ranges.page(*_keys_of(flow_id), limit, read)
         return [_user_of(document["_id"]) for document in found]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
-        async for state in self._walk({"expiresAt": _up_to(now), "status": _PRESENT}, "expiresAt"):
+        async for state in self._due("expiresAt", now, {"status": _PRESENT}):
             yield state
 
     async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
-        async for state in self._walk({"timeoutAt": _up_to(now), "status": "active"}, "timeoutAt"):
+        async for state in self._due("timeoutAt", now, {"status": "active"}):
             yield state
 
-    async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
-        query = {"userId": {"$in": list(user_ids)}, "updatedAt": {"$gte": since}}
+    async def _due(self, field: str, now: datetime, rest: Document) -> AsyncIterator[FlowState]:
+        """The states whose time in ``field`` has come, oldest first."""
+        stages = pipeline({field: _up_to(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
         async with store_errors():
-            documents = await self._states.find(query, _WITHOUT_LISTS).to_list(None)
-        return _readable(state_from_document, documents)
-
-    async def _walk(self, query: Document, order: str) -> AsyncIterator[FlowState]:
-        async with store_errors():
-            async for document in self._states.find(query, _WITHOUT_LISTS).sort(order, 1):
+            async for document in self._states.aggregate(stages):
                 for state in _readable(state_from_document, [document]):
                     yield state
+
+    async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
+        stages = pipeline(
+            {"userId": {"$in": list(user_ids)}}, {"updatedAt": {"$gte": since}}, project=_WITHOUT_LISTS
+        )
+        async with store_errors():
+            documents = await self._states.aggregate(stages).to_list(None)
+        return _readable(state_from_document, documents)
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         waiting = self._states.find({"outbox.timestamp": {"$lt": before}})
@@ -170,9 +195,20 @@ class MongoStateStore:
             documents = await waiting.sort("outbox.timestamp", 1).limit(limit).to_list(limit)
         return _readable(_stored, documents)
 
-    async def sample(self, size: int) -> list[StoredState | DamagedState]:
+    async def random_key(self) -> str | None:
         async with store_errors():
-            documents = await self._states.aggregate([{"$sample": {"size": size}}]).to_list(size)
+            found = await self._states.aggregate(
+                [{"$sample": {"size": 1}}, {"$project": {"_id": 1}}]
+            ).to_list(1)
+        return next((document["_id"] for document in found), None)
+
+    async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
+        async def read(keys: Document, up_to: int) -> list[Document]:
+            stages = pipeline({"_id": keys}, sort=_BY_KEY, limit=up_to)
+            return await self._states.aggregate(stages).to_list(up_to)
+
+        async with store_errors():
+            documents = await self._key_ranges.page(after, None, limit, read)
         return [_stored_or_damaged(document) for document in documents]
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
@@ -202,18 +238,17 @@ def _not_expired(now: datetime) -> dict[str, Any]:
     return {"$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}]}
 
 
-def _keys_of(flow_id: str) -> Document:
-    """The states of a flow are neighbours by their keys; ";" comes after ":"."""
-    return {"$gt": f"{flow_id}:", "$lt": f"{flow_id};"}
+def _keys_of(flow_id: str) -> tuple[str, str]:
+    """Bounds of the keys of a flow's states; ";" comes after ":"."""
+    return f"{flow_id}:", f"{flow_id};"
 
 
 def _user_of(key: str) -> str:
     return key.partition(":")[2]
 
 
-def _running(flow_id: str, version: int, now: datetime) -> Document:
-    running = {"_id": _keys_of(flow_id), "version": version, "status": {"$in": ["active", "paused"]}}
-    return {**running, **_not_expired(now)}
+def _running(version: int, now: datetime) -> Document:
+    return {"version": version, "status": {"$in": ["active", "paused"]}, **_not_expired(now)}
 
 
 def _stored(document: Document) -> StoredState:

@@ -6,6 +6,7 @@ from typing import Any
 from app.contracts.state import ENDED
 from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
 from models.database import Collection, Database, store_errors
+from models.indexed import pipeline
 
 POPULAR_STEPS = 20
 RECENT = timedelta(hours=1)
@@ -43,6 +44,8 @@ class MongoStatistics:
 
     async def _of_states(self, now: datetime) -> dict[str, Any]:
         completed = {"$eq": ["$status", "completed"]}
+        # Of all servers, not all subtract dates.
+        duration = {"$subtract": [{"$toLong": "$updatedAt"}, {"$toLong": "$createdAt"}]}
         found = await self._states.aggregate(
             [
                 {
@@ -56,9 +59,7 @@ class MongoStatistics:
                         "_id": "$userId",
                         "total": {"$sum": 1},
                         "completed": {"$sum": {"$cond": [completed, 1, 0]}},
-                        "duration": {
-                            "$sum": {"$cond": [completed, {"$subtract": ["$updatedAt", "$createdAt"]}, 0]}
-                        },
+                        "duration": {"$sum": {"$cond": [completed, duration, 0]}},
                     }
                 },
                 {
@@ -108,21 +109,10 @@ class MongoStatistics:
         ]
 
     async def _metrics(self, now: datetime) -> PerformanceMetrics:
-        timed = {"timestamp": {"$gte": now - RECENT}, "durationMs": {"$exists": True}}
-        found = await self._history.aggregate(
-            [
-                {"$match": timed},
-                {
-                    "$group": {
-                        "_id": None,
-                        "average": {"$avg": "$durationMs"},
-                        "p95": {
-                            "$percentile": {"input": "$durationMs", "p": [0.95], "method": "approximate"}
-                        },
-                    }
-                },
-            ]
-        ).to_list(1)
+        percentile = {"input": "$durationMs", "p": [0.95], "method": "approximate"}
+        grouped = {"_id": None, "average": {"$avg": "$durationMs"}, "p95": {"$percentile": percentile}}
+        timed = pipeline({"timestamp": {"$gte": now - RECENT}}, {"durationMs": {"$exists": True}})
+        found = await self._history.aggregate([*timed, {"$group": grouped}]).to_list(1)
         last_minute = await self._history.count_documents({"timestamp": {"$gte": now - MINUTE}})
         return PerformanceMetrics(
             average_response_time=found[0]["average"] if found else 0.0,

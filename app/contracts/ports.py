@@ -131,8 +131,11 @@ class StateStore(Protocol):
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         """States with records older than ``before`` in the outbox, oldest first."""
 
-    async def sample(self, size: int) -> list[StoredState | DamagedState]:
-        """Some stored states, at random."""
+    async def random_key(self) -> str | None:
+        """The key of a stored state, chosen at random; None when there is none. May read all states."""
+
+    async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
+        """The stored states behind the key ``after`` ("": all), by key; fewer than ``limit`` at the end."""
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         """Take delivered records out of the outboxes."""

@@ -9,12 +9,15 @@ from app.services.recovery import Recovery
 
 log = structlog.get_logger("soundness")
 
-SAMPLE = 100
+STATES_PER_RUN = 100
 REPORTED = 100
 
 
 class SoundnessCheck:
-    """Samples states at random, and looks again at those that were reported."""
+    """Walks through all states, some in each run, and looks again at those that were reported.
+
+    It begins at a random one, so that restarts do not leave some unchecked for ever.
+    """
 
     def __init__(
         self, states: StateStore, recovery: Recovery, reports: CorruptionReports, clock: Clock
@@ -23,11 +26,12 @@ class SoundnessCheck:
         self._recovery = recovery
         self._reports = reports
         self._clock = clock
+        self._checked_up_to: str | None = None
 
     async def run(self) -> None:
         """Report what is not sound, in the log and for the statistics; withdraw what is by now."""
         sound = []
-        for found in await self._states.sample(SAMPLE):
+        for found in await self._next_states():
             if not await self.is_sound(found):
                 continue
             if isinstance(found, StoredState):
@@ -36,12 +40,27 @@ class SoundnessCheck:
         healed = [key for key in reported if key not in sound and await self._is_sound_now(key)]
         await self._reports.withdraw([*healed, *(key for key in sound if key in reported)])
 
+    async def _next_states(self) -> list[StoredState | DamagedState]:
+        """The states of this run; after the last state, those at the beginning."""
+        if self._checked_up_to is None:
+            self._checked_up_to = await self._states.random_key() or ""
+        found = await self._states.walk(self._checked_up_to, STATES_PER_RUN)
+        missing = STATES_PER_RUN - len(found)
+        if missing:
+            begun_at, found_keys = self._checked_up_to, {_key_of(state) for state in found}
+            first = await self._states.walk("", missing)
+            found += [
+                state for state in first if _key_of(state) <= begun_at and _key_of(state) not in found_keys
+            ]
+        self._checked_up_to = _key_of(found[-1]) if found else ""
+        return found
+
     async def is_sound(self, found: StoredState | DamagedState) -> bool:
         """Whether a state is sound; if not, it is reported."""
         unsound = await self._recovery.examine(found)
         if unsound is None:
             return True
-        key = found.position.key if isinstance(found, DamagedState) else found.state.key
+        key = _key_of(found)
         if await self._reports.report(key, unsound.reason, self._clock.now()):
             log.error("unsound state", code=FlowStateCorruptionError.code, state=key, reason=unsound.reason)
         return False
@@ -50,3 +69,7 @@ class SoundnessCheck:
         flow_id, _, user_id = key.partition(":")
         found = await self._states.salvage(flow_id, user_id)
         return found is None or await self._recovery.examine(found) is None
+
+
+def _key_of(found: StoredState | DamagedState) -> str:
+    return found.position.key if isinstance(found, DamagedState) else found.state.key

@@ -278,11 +278,26 @@ async def test_states_whose_timeout_is_due_oldest_first(store: StateStore) -> No
     assert [s.user_id async for s in store.timed_out(T0 + timedelta(seconds=5))] == ["later", "late"]
 
 
-async def test_a_sample_is_of_what_is_there(store: StateStore) -> None:
+async def test_a_walk_visits_every_state_once_by_key(store: StateStore) -> None:
+    users = sorted(["a", "b-1", "b-10", "b-11", "b-2", "ą", "\ud7ff", "\ue000", "z", "\U0010ffff"])
+    for user in users:
+        await store.commit(None, record(fresh(user=user)))
+    for size in (1, 2, 3, len(users), 100):
+        visited: list[str] = []
+        after = ""
+        while page := await store.walk(after, size):
+            assert len(page) <= size
+            found = [kept.state for kept in page if isinstance(kept, StoredState)]
+            visited += [state.user_id for state in found]
+            after = found[-1].key
+        assert visited == users
+
+
+async def test_a_random_key_is_of_a_state_that_is_there(store: StateStore) -> None:
+    assert await store.random_key() is None
     for user in ("a", "b", "c"):
         await store.commit(None, record(fresh(user=user)))
-    sample = await store.sample(10)
-    assert sorted(s.state.user_id for s in sample if isinstance(s, StoredState)) == ["a", "b", "c"]
+    assert await store.random_key() in {f"loop:{user}" for user in "abc"}
 
 
 async def test_a_sound_state_is_salvaged_as_it_is(store: StateStore) -> None:

@@ -10,15 +10,18 @@ MONGO_URL = os.environ.get("FLOW_TEST_MONGO_URL")
 REDIS_URL = os.environ.get("FLOW_TEST_REDIS_URL")
 
 
+_HANDSHAKE = {"saslStart", "saslContinue"}
+
+
 class SentCommands(monitoring.CommandListener):
-    """Records the names of the commands sent, except those for the lease."""
+    """Records the names of the commands sent, except those for the lease and of a connection's handshake."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         """Record a command."""
-        if event.command.get(event.command_name) != "flow_leases":
+        if event.command.get(event.command_name) != "flow_leases" and event.command_name not in _HANDSHAKE:
             self.names.append(event.command_name)
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:

@@ -1,5 +1,6 @@
 """Fakes of the ports, for pure logic. Each passes the same contract suite as the real part."""
 
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -149,8 +150,12 @@ class FakeStateStore:
         states = [k.state for k in self.kept.values()]
         return [s for s in states if s.user_id in user_ids and s.updated_at >= since]
 
-    async def sample(self, size: int) -> list[StoredState | DamagedState]:
-        return [*self.kept.values(), *self.damaged.values()][:size]
+    async def random_key(self) -> str | None:
+        return random.choice([*self.kept, *self.damaged]) if self.kept or self.damaged else None
+
+    async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
+        stored: dict[str, StoredState | DamagedState] = {**self.kept, **self.damaged}
+        return [stored[key] for key in sorted(stored) if key > after][:limit]
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         waiting = [k for k in self.kept.values() if any(p.timestamp < before for p in k.pending)]

@@ -1,0 +1,136 @@
+"""Queries that every server answers from an index, the embedded one too.
+
+The planner of that server uses an index only if the conditions of a filter are exactly its fields, or its
+first field alone, or a range on one field. It reads a range to its end before it applies a limit. So a
+query has a first stage that an index serves as it is and a second one for the rest, and pages are read in
+narrow ranges of keys. MongoDB itself merges the two stages and plans them as one filter.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from models.codec import Document
+
+MAX_HINTS = 1000
+_LAST_CODE_POINT = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def pipeline(
+    served: Document,
+    rest: Document | None = None,
+    *,
+    sort: Sequence[tuple[str, int]] = (),
+    limit: int | None = None,
+    project: Document | None = None,
+) -> list[Document]:
+    """The stages of an aggregation that finds documents.
+
+    Args:
+        served: Conditions that one index serves exactly.
+        rest: Further conditions on what those find.
+        sort: Fields and directions.
+        limit: The largest number of documents.
+        project: Fields to leave out or to return, as in ``find``.
+    """
+    stages: list[Document] = [{"$match": served}]
+    if rest:
+        stages.append({"$match": rest})
+    if sort:
+        stages.append({"$sort": dict(sort)})
+    if limit is not None:
+        stages.append({"$limit": limit})
+    if project:
+        stages.append({"$project": project})
+    return stages
+
+
+def key_range(after: str, end: str | None, *, inclusive: bool = False) -> Document:
+    """A condition for keys behind ``after`` and before ``end`` (None: no end)."""
+    return {"$gte" if inclusive else "$gt": after, **({} if end is None else {"$lt": end})}
+
+
+class _Hint(Struct, frozen=True):
+    """What the last page showed: the length of the common prefix of its keys, and the first key of all."""
+
+    prefix_length: int
+    first_key: str
+
+
+class KeyRanges:
+    """Reads pages in the order of ``_id``, each from as few and as narrow ranges of keys as it takes.
+
+    A range is all keys with a common prefix, as long as that of the last page. The first page of all,
+    about which nothing is known, is read from one range.
+    """
+
+    def __init__(self) -> None:
+        self._hints: dict[str, _Hint] = {}
+
+    async def page(
+        self,
+        after: str,
+        end: str | None,
+        limit: int,
+        read: Callable[[Document, int], Awaitable[list[Document]]],
+    ) -> list[Document]:
+        """The first documents with keys behind ``after`` and before ``end``.
+
+        Args:
+            after: A key, or the prefix of all keys in question.
+            end: The first key that is not in question; None if all behind ``after`` are.
+            limit: The size of the page, at least 1.
+            read: Given a condition on ``_id`` and a limit, the first documents, in order.
+
+        Returns:
+            Fewer than ``limit`` only if there are no more.
+        """
+        found: list[Document] = []
+        hint = self._hints.get(end or "")
+        length = 0 if hint is None else hint.prefix_length
+        start, inclusive = after, False
+        while True:
+            bound = end
+            if length:
+                known = start if hint is None or len(start) >= length else hint.first_key
+                narrow = behind_prefix(known[:length])
+                if narrow is not None and narrow > start and (end is None or narrow < end):
+                    bound = narrow
+            more = await read(key_range(start, bound, inclusive=inclusive), limit - len(found))
+            found += more
+            if len(found) >= limit:
+                self._remember(after, end, found)
+                return found
+            if bound is None or bound == end:
+                return found
+            if len(more) < limit / 8:
+                length -= 1
+            start, inclusive = bound, True
+
+    def _remember(self, after: str, end: str | None, page: Sequence[Document]) -> None:
+        length = _common_prefix(page[0]["_id"], page[-1]["_id"])
+        known = self._hints.get(end or "")
+        first = page[0]["_id"] if known is None or len(after) < length else known.first_key
+        if len(self._hints) >= MAX_HINTS:
+            self._hints.clear()
+        self._hints[end or ""] = _Hint(length, first)
+
+
+def behind_prefix(prefix: str) -> str | None:
+    """The smallest text that is greater than all that begin with ``prefix``; None if there is none."""
+    for n in reversed(range(len(prefix))):
+        point = ord(prefix[n]) + 1
+        if point in _SURROGATES:
+            point = _SURROGATES.stop
+        if point <= _LAST_CODE_POINT:
+            return prefix[:n] + chr(point)
+    return None
+
+
+def _common_prefix(first: str, last: str) -> int:
+    """The length of the longest common prefix."""
+    for n, (a, b) in enumerate(zip(first, last, strict=False)):
+        if a != b:
+            return n
+    return min(len(first), len(last))
