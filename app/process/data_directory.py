@@ -1,0 +1,171 @@
+"""The data directory of the embedded servers: who holds it, its secrets, and where its servers listen."""
+
+import fcntl
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import IO, TypeVar
+
+import msgspec
+
+from app.process.database_server import DatabaseServer, EmbeddedError, WrittenBy, unmarked
+
+RELEASE_SECONDS = 15.0
+"""How long the servers of a parent that was killed may take to end."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Secrets(msgspec.Struct):
+    """Passwords of the servers and the secret of tokens. ``provisioned``: the database has its user."""
+
+    jwt: str
+    mongo: str
+    redis: str
+    provisioned: bool = False
+
+
+class Running(msgspec.Struct):
+    """Where the servers are while they run, for other commands on the same directory."""
+
+    mongo_url: str
+    redis_url: str
+
+
+class DataDirectory:
+    """A folder that at most one process holds at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.database = self.path / "mongodb"
+        self._lock: IO[str] | None = None
+        self._servers_lock: IO[str] | None = None
+
+    @property
+    def inherited_locks(self) -> list[int]:
+        """File descriptors that the servers inherit, so that the directory is held until they end."""
+        return [self._servers_lock.fileno()] if self._servers_lock is not None else []
+
+    def acquire(self) -> bool:
+        """Hold the directory, made if necessary. False if another process holds it.
+
+        Raises:
+            EmbeddedError: It cannot be written, or servers of a parent that was killed still run.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a+")
+            self._servers_lock = (self.path / "servers.lock").open("a+")
+        except OSError as refusal:
+            self.release()
+            raise EmbeddedError(
+                f"The data directory {self.path} cannot be written: {refusal.strerror}"
+            ) from None
+        if not _lock(self._lock, 0):
+            self.release()
+            return False
+        if not _lock(self._servers_lock, RELEASE_SECONDS):
+            self.release()
+            raise EmbeddedError(f"Servers of an earlier server-flow still run on {self.path}; end them first")
+        self._file("running.json").unlink(missing_ok=True)  # of a process that was killed
+        return True
+
+    def release(self) -> None:
+        """Stop holding the directory."""
+        for lock in (self._servers_lock, self._lock):
+            if lock is not None:
+                lock.close()
+        self._servers_lock = self._lock = None
+
+    def secrets(self) -> Secrets | None:
+        """The secrets; None in a new directory. Raises EmbeddedError if they cannot be read."""
+        return self._read("secrets.json", Secrets)
+
+    def create_secrets(self) -> Secrets:
+        """Make and store new secrets."""
+        made = Secrets(secrets.token_urlsafe(48), secrets.token_urlsafe(48), secrets.token_urlsafe(48))
+        self.store_secrets(made)
+        return made
+
+    def store_secrets(self, changed: Secrets) -> None:
+        """Replace the secrets."""
+        self._write("secrets.json", changed)
+
+    def running(self) -> Running | None:
+        """Where the servers of the process that holds the directory listen."""
+        return self._read("running.json", Running)
+
+    def store_running(self, running: Running | None) -> None:
+        """Publish where the servers listen; None when they end."""
+        if running is None:
+            self._file("running.json").unlink(missing_ok=True)
+        else:
+            self._write("running.json", running)
+
+    def claim(self, server: DatabaseServer) -> None:
+        """Mark the directory as written by ``server``. Raises EmbeddedError if another server wrote it."""
+        before = self._read("database.json", WrittenBy)
+        mark = server.claim(before or unmarked(self.database), self.path)
+        if mark != before:
+            self._write("database.json", mark)
+
+    def _file(self, name: str) -> Path:
+        return self.path / name
+
+    def _read(self, name: str, shape: type[T]) -> T | None:
+        file = self._file(name)
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=shape)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError):
+            raise EmbeddedError(
+                f"{file} cannot be read, and the data beside it needs it: restore the file, or import a "
+                "backup into a new directory (server-flow data import)"
+            ) from None
+
+    def _write(self, name: str, stored: msgspec.Struct) -> None:
+        """Replace a file durably: whatever dies, the old or the new content is there."""
+        file = self._file(name)
+        draft = file.with_suffix(".new")
+        try:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(msgspec.json.encode(stored))
+                out.flush()
+                os.fsync(out.fileno())
+            draft.replace(file)
+            _sync_folder(self.path)
+        except OSError as refusal:
+            raise EmbeddedError(f"{file} cannot be written: {refusal.strerror}") from None
+
+
+def read_jwt_secret(data_dir: Path) -> str:
+    """The secret that tokens of an embedded server are signed with. Raises EmbeddedError."""
+    found = DataDirectory(data_dir).secrets()
+    if found is None:
+        raise EmbeddedError(
+            f"There is no secret in {data_dir} yet: run 'server-flow serve' first, or set FLOW_JWT_SECRET"
+        )
+    return found.jwt
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(file: IO[str], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
