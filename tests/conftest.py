@@ -14,11 +14,26 @@ from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.database import connect
 from tests.support.databases import MONGO_URL, REDIS_URL, discard
+from tests.support.log_events import LogEvents, Recorder, expected_events, problems
 
 for name in [name for name in os.environ if name.startswith("FLOW_") and not name.startswith("FLOW_TEST_")]:
     del os.environ[name]
 
 SECRET = "a secret for tests that is long enough"
+
+RECORDER = Recorder()
+RECORDER.install()
+
+
+@pytest.fixture(autouse=True)
+def log_events(request: pytest.FixtureRequest) -> Iterator[LogEvents]:
+    """The log events of this test. Fails it on a warning or an error that it does not expect."""
+    RECORDER.configure()
+    RECORDER.events = LogEvents()
+    yield RECORDER.events
+    found = problems(RECORDER.events, *expected_events(request.node))
+    if found:
+        pytest.fail("\n".join([*found, "see tests/support/log_events.py"]), pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
-import structlog
 import uvloop
 from hypothesis import HealthCheck, Phase, seed
 from hypothesis import settings as hypothesis_settings
@@ -483,7 +482,7 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     for place in ("models.commit", "app.services.repeats"):
         monkeypatch.setattr(f"{place}.REMEMBERED", 3)
     assert servers.mongo_url is not None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, structlog.testing.capture_logs():
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rig = Rig(servers.mongo_url.get_secret_value(), runner.run)
         runner.run(rig.database.prepare())
         yield rig
@@ -491,6 +490,7 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.expected_logs("damaged document", "state recovered")
 def test_the_service_is_as_its_model(rig: Rig) -> None:
     for round_ in count():
         if rig.steps >= STEPS:

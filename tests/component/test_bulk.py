@@ -57,5 +57,6 @@ async def test_a_thousand_share_commands(
             assert [str(one.error) for one in outcomes if one.error is not None] == []
             assert len(sent.names) <= 2 * 1000 // 50, sent.names
             sent.names.clear()
+        await service.background.relay.drain(60)
     finally:
         await counted.close()

@@ -113,6 +113,7 @@ async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Star
     assert one.gaps == two.gaps == []
 
 
+@pytest.mark.expected_logs("a message on the channel does not count")
 async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
     await two.bus.follow(of_user("ada"))
@@ -152,6 +153,7 @@ async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None
     assert two.revisions == [0, 2]
 
 
+@pytest.mark.expected_logs("deaf, Redis is away")
 async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_path: Path) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
@@ -172,6 +174,7 @@ async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_
     server.kill()
 
 
+@pytest.mark.expected_logs("deaf, Redis is away")
 async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
@@ -188,6 +191,7 @@ async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
     server.kill()
 
 
+@pytest.mark.expected_logs("deaf, Redis is away")
 async def test_while_it_is_deaf_a_worker_does_not_wait_for_redis(start: Start) -> None:
     server = RedisServer()
     worker = await start(server.url)
@@ -210,6 +214,7 @@ async def test_while_it_is_deaf_a_worker_does_not_wait_for_redis(start: Start) -
     server.kill()
 
 
+@pytest.mark.expected_logs("deaf, Redis is away", "not heard yet, Redis is away")
 async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: Start) -> None:
     """Redis hangs while two users of one shard come: both are let in, and told of the gap later."""
     server = RedisServer()
@@ -231,6 +236,7 @@ async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: St
     server.kill()
 
 
+@pytest.mark.expected_logs("a worker is gone")
 async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_or_nobody(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -266,6 +272,7 @@ async def test_presence_is_asked_of_all_who_hear_the_channel_also_for_another_us
         await worker.until(lambda w: any(event == question for _, event in w.heard))
 
 
+@pytest.mark.expected_logs("a worker is gone")
 async def test_a_worker_that_ends_or_is_silent_is_gone(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -318,6 +325,7 @@ async def test_channels_that_nobody_needs_are_dropped(
     await redis.aclose()
 
 
+@pytest.mark.expected_logs("deaf, Redis is away")
 @pytest.mark.timeout(120)
 async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     cluster = await RedisCluster(tmp_path).join()
@@ -359,6 +367,7 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     await cluster.close()
 
 
+@pytest.mark.expected_logs("deaf, Redis is away")
 @pytest.mark.timeout(120)
 async def test_sentinel_names_another_master(start: Start, tmp_path: Path) -> None:
     master = RedisServer()

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pytest
-from structlog.testing import capture_logs
 
 from app import flow_provider
 from app.contracts.definition import FlowDefinition
@@ -122,6 +121,7 @@ def test_files_in_one_event_loop_after_another(tmp_path: Path) -> None:
     assert [asyncio.run(at_once()) for _ in range(3)] == [{"loop"}] * 3
 
 
+@pytest.mark.expected_logs("MongoDB refuses")
 async def test_a_database_that_is_away(
     parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +147,10 @@ async def test_a_database_that_is_away(
             await provider("other")
 
 
+@pytest.mark.expected_logs(
+    "a definition cannot be used; the last good one stays",
+    "a definition cannot be used; there is no good one yet",
+)
 async def test_of_files(tmp_path: Path) -> None:
     write(tmp_path / "loop.json", flow_dict(title="one"))
     write(tmp_path / "bad.yaml", b"a: [")
@@ -167,6 +171,7 @@ async def test_of_files(tmp_path: Path) -> None:
         assert await title(provider) == "three"
 
 
+@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
 async def test_of_a_server(server: RemoteServer) -> None:
     good = giving([flow_dict(title="one")])
 
@@ -196,6 +201,7 @@ async def test_of_a_server(server: RemoteServer) -> None:
             await provider("loop")
 
 
+@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
 async def test_a_server_that_fails_is_left_alone_for_a_moment(server: RemoteServer) -> None:
     server.gives(b"", status=500)
     async with make_flow_provider({"source": "remote", "remoteUrl": server.url()}) as provider:
@@ -205,6 +211,11 @@ async def test_a_server_that_fails_is_left_alone_for_a_moment(server: RemoteServ
     assert len(server.requests) == 1
 
 
+@pytest.mark.expected_logs(  # which of them, the moment of the first look decides
+    "a definition cannot be used; the last good one stays",
+    "a definition cannot be used; there is no good one yet",
+    optional=True,
+)
 async def test_hybrid_looks_in_the_database_then_in_files_then_at_the_server(
     parts: Parts, settings: Settings, tmp_path: Path, server: RemoteServer
 ) -> None:
@@ -230,5 +241,5 @@ async def test_hybrid_looks_in_the_database_then_in_files_then_at_the_server(
         write(tmp_path / "b.json", b"{")
         assert await title(provider, "b") == "file"
     async with make_flow_provider(config) as provider:
-        with pytest.raises(DefinitionSourceError), capture_logs():
+        with pytest.raises(DefinitionSourceError):
             await provider("b")  # what the file has, nobody knows; the server's is not it

@@ -37,6 +37,7 @@ async def walked(service: FlowService) -> None:
     await service.background.relay.drain(5)
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Parts) -> None:
     """By hand, past the service: corruption that says what to do, recover, then the proper way."""
     service = parts.service
@@ -74,6 +75,7 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Part
     assert (await service.verify_flow_history("ada", "loop")).whole
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_a_step_that_was_taken_out_of_a_published_version(parts: Parts, settings: Settings) -> None:
     """What cannot be: a version never changes. Forced by hand, its states go back to where they fit."""
     await walked(parts.service)
@@ -93,6 +95,7 @@ async def test_a_step_that_was_taken_out_of_a_published_version(parts: Parts, se
         assert (await service.execute_transition("ada", "loop", "go")).step == "c"
 
 
+@pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_what_cannot_be_read_fails_alone(parts: Parts) -> None:
     service = parts.service
     await service.create_flow(flow_dict())

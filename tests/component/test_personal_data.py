@@ -2,11 +2,12 @@
 
 import asyncio
 
+import pytest
 from bson.json_util import dumps
 
 from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
 from app.main import Parts
-from app.services import FlowService
+from app.services import FlowService, personal_data
 from models.history_store import MongoHistoryStore
 
 FLOW = "user-onboarding"
@@ -85,12 +86,16 @@ async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Parts) -> None
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
-async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_kept_yet(parts: Parts) -> None:
+@pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
+async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_kept_yet(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = parts.service
     await lived(service)
     await service.personal_data.erase("ada", ROOT)
     await service.background.relay.drain(5)
     await service.background.stop()  # what follows waits in the outbox
+    monkeypatch.setattr(personal_data, "DRAIN_SECONDS", 0.05)
     await service.start_flow("ada", FLOW, StartCommand(payload={"iban": "DE0212"}))
     await service.clear_flow_state("ada", FLOW)
     done = await service.personal_data.erase("ada", ROOT)
@@ -118,6 +123,7 @@ async def test_what_only_the_history_has_is_erased_too(parts: Parts) -> None:
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
+@pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Parts) -> None:
     service = parts.service
     await lived(service)
@@ -132,9 +138,13 @@ async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Parts) -
     assert [secret for secret in SECRETS if secret in text] == []
 
 
-async def test_a_worker_that_delivers_late_brings_nothing_back(parts: Parts) -> None:
+@pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
+async def test_a_worker_that_delivers_late_brings_nothing_back(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = parts.service
     await service.background.stop()
+    monkeypatch.setattr(personal_data, "DRAIN_SECONDS", 0.05)
     await lived(service)
     stored = await service._states.load(FLOW, "ada")
     assert stored is not None

@@ -68,6 +68,8 @@ async def damage(parts: Parts, update: dict[str, Any], *, delivered: bool = True
     assert answer.modified_count == 1
 
 
+@pytest.mark.expected_logs("state recovered")
+@pytest.mark.expected_logs("damaged document", optional=True)
 @pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "waiting"])
 @pytest.mark.parametrize("name", DAMAGES)
 async def test_a_damaged_state_is_rebuilt(parts: Parts, name: str, delivered: bool) -> None:
@@ -118,6 +120,7 @@ async def test_a_sound_state_is_kept(parts: Parts) -> None:
     assert (done.action, done.state) == ("kept", before)
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_a_document_that_is_lost_is_rebuilt(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -133,6 +136,7 @@ async def test_a_document_that_is_lost_is_rebuilt(parts: Parts) -> None:
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_without_a_valid_record_it_begins_again(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -148,6 +152,7 @@ async def test_without_a_valid_record_it_begins_again(parts: Parts) -> None:
     await service.execute_transition("ada", FLOW, "start")
 
 
+@pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_a_record_that_was_changed_is_not_believed(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -165,6 +170,7 @@ async def test_a_record_that_was_changed_is_not_believed(parts: Parts) -> None:
     assert found.broken.id.endswith(":1")
 
 
+@pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_a_state_that_had_ended_stays_ended(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -187,6 +193,7 @@ async def test_there_is_nothing_to_recover(parts: Parts) -> None:
         await parts.service.administration.recover_flow("ada", FLOW)
 
 
+@pytest.mark.expected_logs("damaged document", "state recovered")
 @pytest.mark.parametrize("way", ["reset", "set", "clear"])
 async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Parts, way: str) -> None:
     service = parts.service
@@ -203,6 +210,7 @@ async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Parts, way
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_a_hold_is_recovered_too(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -213,6 +221,7 @@ async def test_a_hold_is_recovered_too(parts: Parts) -> None:
     assert (done.state.status, done.state.pause_reason) == ("paused", "fraud")
 
 
+@pytest.mark.expected_logs("state recovered", "unsound state")
 async def test_the_check_finds_what_does_not_agree(parts: Parts) -> None:
     service = parts.service
     for user in ("bob", "eve", "joe"):
@@ -251,6 +260,7 @@ async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Parts
     assert await reports.count_documents({}) == 0
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_an_older_copy_of_the_document_is_not_believed(parts: Parts) -> None:
     """As after a backup was restored: what is in the history was acknowledged."""
     service = parts.service
@@ -271,6 +281,7 @@ async def test_an_older_copy_of_the_document_is_not_believed(parts: Parts) -> No
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -285,6 +296,7 @@ async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: P
     assert await service.get_flow_state("bob", FLOW) is None
 
 
+@pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_an_expired_state_is_not_brought_back(parts: Parts) -> None:
     service = parts.service
     flow = flow_dict(ttl="PT1S")
@@ -306,6 +318,7 @@ async def test_an_expired_state_is_not_brought_back(parts: Parts) -> None:
     assert kinds == [("started", "active"), ("recovered", "expired")]
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Parts) -> None:
     service = parts.service
     await walked(service)
@@ -317,6 +330,7 @@ async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Parts) -> N
     assert done.state.payload == {"name": "Ada", "mail": "a@b"}
 
 
+@pytest.mark.expected_logs("damaged document")
 async def test_a_damaged_state_does_not_end_the_paging(parts: Parts) -> None:
     service = parts.service
     for n in range(6):
@@ -336,6 +350,7 @@ async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.expected_logs("another record is in its place")
 async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts: Parts) -> None:
     service = parts.service
     await service.background.stop()

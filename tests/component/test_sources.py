@@ -1,14 +1,13 @@
 """Sources of definitions, followed while a service runs: real files, real servers, a real database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from structlog.testing import capture_logs
 
 from app.contracts.errors import FlowNotFoundError
 from app.contracts.events import DefinitionChanged, Event, Topic
@@ -20,16 +19,9 @@ from app.services.copies import SourceCopy
 from app.services.sources import Sources
 from config.settings import Settings
 from tests.support.definition_files import write
+from tests.support.log_events import LogEvents
 from tests.support.remotes import RemoteServer
 from tests.support.samples import flow_dict
-
-Logs = list[MutableMapping[str, Any]]
-
-
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    with capture_logs() as captured:
-        yield captured
 
 
 @pytest.fixture
@@ -214,8 +206,9 @@ async def test_a_folder_that_is_exchanged_whole(parts: Parts, published: Publish
         await published.until_title("three")
 
 
+@pytest.mark.expected_logs("a definition cannot be used; the last good one stays")
 async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
-    parts: Parts, published: Published, folder: Path, logs: Logs
+    parts: Parts, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
     write(folder / "other.json", flow_dict("other", title="one"))
@@ -233,16 +226,20 @@ async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
         write(folder / "loop.json", flow_dict(title="two"))
         await published.until_title("two")
         assert copy.faults == []
-    told = [entry["fault"] for entry in logs if "the last good one stays" in entry["event"]]
+    told = [entry["fault"] for entry in log_events.entries if "the last good one stays" in entry["event"]]
     assert len(told) == 2
     assert told[0] == f"{folder}/loop.json: line 2, column 12: is not JSON: Expecting value"
     assert told[1].startswith(f"{folder}/loop.json: initialStep: ")
-    assert sum(entry["event"] == "a definition can be used again" for entry in logs) == 1
+    assert sum(entry["event"] == "a definition can be used again" for entry in log_events.entries) == 1
     assert await titles(parts) == ["one", "two"]
 
 
+@pytest.mark.expected_logs(
+    "a flow is gone from its source and stays as it is; delete it to retire it",
+    "definitions cannot be read; what is known stays",
+)
 async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
-    parts: Parts, published: Published, folder: Path, logs: Logs
+    parts: Parts, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
     write(folder / "other.json", flow_dict("other"))
@@ -261,13 +258,14 @@ async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
         await copy.until(lambda: not copy.away)
         write(folder / "renamed.json", flow_dict(title="two"))
         await published.until_title("two")
-    gone = [entry["flow"] for entry in logs if "is gone from its source" in entry["event"]]
+    gone = [entry["flow"] for entry in log_events.entries if "is gone from its source" in entry["event"]]
     assert gone == ["other"]
-    assert sum(entry["event"] == "definitions can be read again" for entry in logs) == 1
+    assert sum(entry["event"] == "definitions can be read again" for entry in log_events.entries) == 1
 
 
+@pytest.mark.expected_logs("two definitions of one flow; the first counts")
 async def test_two_definitions_of_one_flow_are_told_and_the_first_counts(
-    parts: Parts, folder: Path, logs: Logs
+    parts: Parts, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "a.json", flow_dict(title="a"))
     write(folder / "b.json", flow_dict(title="b"))
@@ -276,15 +274,21 @@ async def test_two_definitions_of_one_flow_are_told_and_the_first_counts(
         assert await titles(parts) == ["a"]
         write(folder / "c.json", flow_dict("other"))
         await copy.until(lambda: "other" in copy.flows)
-    told = [(entry["at"], entry["too"]) for entry in logs if "two definitions" in entry["event"]]
+    told = [
+        (entry["at"], entry["too"]) for entry in log_events.entries if "two definitions" in entry["event"]
+    ]
     assert told == [(f"{folder}/a.json", f"{folder}/b.json")]
 
 
 # The order of sources
 
 
+@pytest.mark.expected_logs(
+    "a flow is gone from its source and stays as it is; delete it to retire it",
+    "definitions cannot be read; what is known stays",
+)
 async def test_of_several_sources_the_first_counts(
-    parts: Parts, published: Published, tmp_path: Path, server: RemoteServer, logs: Logs
+    parts: Parts, published: Published, tmp_path: Path, server: RemoteServer, log_events: LogEvents
 ) -> None:
     low = tmp_path / "low.json"
     write(low, flow_dict(title="low 1"))
@@ -304,9 +308,12 @@ async def test_of_several_sources_the_first_counts(
         server.gives([])
         await published.until_title("low 3")
     assert await titles(parts) == ["high 1", "high 2", "low 3"]
-    assert sum("cannot be read" in entry["event"] for entry in logs) == 1
+    assert sum("cannot be read" in entry["event"] for entry in log_events.entries) == 1
 
 
+@pytest.mark.expected_logs(
+    "a definition cannot be used; there is no good one yet", "definitions cannot be read; what is known stays"
+)
 async def test_a_lower_source_does_not_take_over_for_one_that_a_new_worker_cannot_read(
     parts: Parts, published: Published, tmp_path: Path, server: RemoteServer
 ) -> None:
@@ -438,8 +445,9 @@ async def test_many_workers_publish_a_change_once(parts: Parts, published: Publi
 # Remote
 
 
+@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
 async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_later(
-    parts: Parts, published: Published, server: RemoteServer, logs: Logs
+    parts: Parts, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives(b"", status=500)
     async with followed(parts, SourceCopy(RemoteSource(server.url(), interval=0))):
@@ -447,13 +455,17 @@ async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_lat
         await published.until_title("there")
         (newest,) = await parts.service.definitions.versions("loop")
         assert newest.source == f"remote:127.0.0.1:{server.port}/flows"
-    events = [entry["event"] for entry in logs if entry["log_level"] in ("warning", "info")]
+    events = [entry["event"] for entry in log_events.entries if entry["log_level"] in ("warning", "info")]
     assert events.count("definitions cannot be read; what is known stays") == 1
     assert events.count("definitions can be read again") == 1
 
 
+@pytest.mark.expected_logs(
+    "a definition cannot be used; the last good one stays",
+    "a definition cannot be used; there is no good one yet",
+)
 async def test_good_definitions_are_taken_up_beside_faulty_ones(
-    parts: Parts, published: Published, server: RemoteServer, logs: Logs
+    parts: Parts, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives([flow_dict("bad", initialStep="nowhere"), flow_dict(title="good"), 7])
     copy = Copy(RemoteSource(server.url(), interval=0))
@@ -464,13 +476,16 @@ async def test_good_definitions_are_taken_up_beside_faulty_ones(
         assert await titles(parts) == ["good"]
         looks = copy.looks
         await copy.until(lambda: copy.looks > looks + 1)
-    told = [entry["fault"] for entry in logs if "cannot be used" in entry["event"]]
+    told = [entry["fault"] for entry in log_events.entries if "cannot be used" in entry["event"]]
     assert [fault.split(": ")[0] for fault in told] == [
         f"{server.url()}#{name}" for name in ("bad", "2", "loop")
     ]
 
 
-async def test_failures_of_one_kind_are_told_once(parts: Parts, server: RemoteServer, logs: Logs) -> None:
+@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
+async def test_failures_of_one_kind_are_told_once(
+    parts: Parts, server: RemoteServer, log_events: LogEvents
+) -> None:
     server.gives(flow_dict())
     copy = Copy(RemoteSource(server.url(), interval=0))
     async with followed(parts, copy):
@@ -481,7 +496,7 @@ async def test_failures_of_one_kind_are_told_once(parts: Parts, server: RemoteSe
         server.gives(b"nonsense")
         await copy.until(lambda: "is not JSON" in copy.away)
         assert "loop" in copy.flows
-    assert [entry["fault"].split(": ", 1)[1] for entry in logs if "fault" in entry] == [
+    assert [entry["fault"].split(": ", 1)[1] for entry in log_events.entries if "fault" in entry] == [
         "answers 503",
         "line 1, column 1: is not JSON: Expecting value",
     ]
@@ -523,8 +538,9 @@ async def test_a_broken_file_stops_the_start_with_every_fault(settings: Settings
     assert f"{folder}/b.json: initialStep: " in str(refusal.value)
 
 
+@pytest.mark.expected_logs("definitions not taken up yet")
 async def test_a_store_that_is_away_is_waited_for(
-    parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
+    parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch, log_events: LogEvents
 ) -> None:
     from app.contracts.errors import StoreUnavailableError
 
@@ -543,7 +559,7 @@ async def test_a_store_that_is_away_is_waited_for(
         await asyncio.wait_for(failed.wait(), 20)
         monkeypatch.setattr(parts.service.definitions._store, "latest", real)
         await published.until_title("two")
-    assert any(entry["event"] == "definitions not taken up yet" for entry in logs)
+    assert any(entry["event"] == "definitions not taken up yet" for entry in log_events.entries)
 
 
 async def test_a_process_with_other_settings_is_not_needed_to_end_in_time(parts: Parts, folder: Path) -> None:

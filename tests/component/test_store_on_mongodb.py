@@ -162,6 +162,7 @@ async def test_a_store_that_stays_away_is_said_so(parts: Parts) -> None:
         await BreakingStore(parts, ["before"] * 9).commit(None, record(fresh()))
 
 
+@pytest.mark.expected_logs("damaged document", "damaged state", "state recovered", optional=True)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -193,6 +194,7 @@ async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Parts, d
     assert (await service.execute_transition("ada", "user-onboarding", "start")).step == "profile-setup"
 
 
+@pytest.mark.expected_logs("unreadable definition")
 async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Parts) -> None:
     definitions = parts.service.definitions
     for slug in ("whole", "loop"):
@@ -209,6 +211,7 @@ async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Parts) -> 
     assert "whole" in [definition.flow.flow for definition in await store.list_latest(None, 100)]
 
 
+@pytest.mark.expected_logs("damaged document")
 async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Parts) -> None:
     states = parts.database.collection("flow_states")
     for user in ("damaged", "sound"):
@@ -301,6 +304,7 @@ async def test_a_name_that_dns_does_not_know_is_an_outage() -> None:
     await database.close()
 
 
+@pytest.mark.expected_logs("MongoDB refuses")
 async def test_who_waits_for_a_database_does_not_wait_for_one_that_refuses(settings: Settings) -> None:
     assert settings.mongo_url is not None
     wrong = settings.mongo_url.get_secret_value().replace("://flow:", "://flow:x", 1)

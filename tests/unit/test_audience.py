@@ -255,7 +255,16 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
         assert follower.resyncs == 0
 
 
-@pytest.mark.parametrize("failure", [FlowStateCorruptionError("ada", "loop", "odd"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(
+            FlowStateCorruptionError("ada", "loop", "odd"),
+            marks=pytest.mark.expected_logs("state not read again"),
+        ),
+        pytest.param(RuntimeError("a bug"), marks=pytest.mark.expected_logs("gap not made up for")),
+    ],
+)
 async def test_who_cannot_be_told_what_it_missed_is_told_so(failure: Exception) -> None:
     r = await rig()
     follower, watcher = Follower(), Follower()

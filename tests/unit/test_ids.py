@@ -1,7 +1,7 @@
 """What a Python program gives for a user or a flow may be anything; what names neither changes nothing, and
 is no question to the database."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -42,11 +42,13 @@ OF_A_USER: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
 
 
 @pytest.fixture
-async def rig() -> Rig:
+async def rig() -> AsyncIterator[Rig]:
     rig = Rig()
-    await rig.service.create_flow(flow_dict())
-    await rig.service.start_flow("ada", "loop")
-    return rig
+    async with rig.service:
+        await rig.service.create_flow(flow_dict())
+        await rig.service.start_flow("ada", "loop")
+        await rig.service.background.relay.drain(5)
+        yield rig
 
 
 async def pointers(asked: Awaitable[object]) -> list[str]:

@@ -33,6 +33,7 @@ async def test_who_slept_for_longer_than_its_lease_has_it_no_more(monkeypatch: p
     assert one.held
 
 
+@pytest.mark.expected_logs("lease not asked for")
 @pytest.mark.parametrize("fault", [StoreUnavailableError(), KeyError("until")])
 async def test_it_goes_on_asking_whatever_happens(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
     monkeypatch.setattr(lease, "ASK_EVERY_SECONDS", 0.0)

@@ -253,6 +253,7 @@ async def test_states_that_start_on_the_old_version_meanwhile_are_found_by_anoth
     assert (report.moved, report.remaining) == (3, 0)
 
 
+@pytest.mark.expected_logs("state recovered")
 async def test_a_damaged_state_fails_alone_and_says_what_to_do() -> None:
     r = await rig(RENAMED)
     for n in range(3):
@@ -433,6 +434,7 @@ async def test_a_store_that_answers_again_does_not_end_the_run(monkeypatch: pyte
     assert asked > 200
 
 
+@pytest.mark.expected_logs("state cannot be moved")
 async def test_an_unexpected_failure_is_reported_without_its_message() -> None:
     r = await rig(RENAMED)
     await put(r, "ada", "b")
