@@ -1,5 +1,6 @@
-"""Real servers for the tests: started from the packages of the embedded default, or the ones that
-FLOW_TEST_MONGO_URL and FLOW_TEST_REDIS_URL name."""
+"""Fixtures of all tests. The servers are started from the packages of the embedded default, or are those of
+``FLOW_TEST_MONGO_URL`` and ``FLOW_TEST_REDIS_URL``.
+"""
 
 import os
 import uuid
@@ -14,7 +15,10 @@ from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.database import connect
 from tests.support.databases import MONGO_URL, REDIS_URL, discard
+from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
+
+pytest_plugins = ["tests.support.long_form", "tests.support.markers", "tests.support.progress"]
 
 for name in [name for name in os.environ if name.startswith("FLOW_") and not name.startswith("FLOW_TEST_")]:
     del os.environ[name]
@@ -66,6 +70,12 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
     async with parts.running() as service:
         await take_up_definitions(service, settings)
         yield parts
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """The folder of npm's packages, installed if necessary."""
+    return modules()
 
 
 @pytest.fixture

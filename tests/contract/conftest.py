@@ -20,7 +20,7 @@ async def _mock_database() -> Database:
     return database
 
 
-@pytest.fixture(params=["fake", "mongomock", "mongodb"])
+@pytest.fixture(params=["fake", "mongomock", pytest.param("mongodb", marks=pytest.mark.server)])
 async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database | None]:
     """The database below a store; None for the fake."""
     if request.param == "fake":

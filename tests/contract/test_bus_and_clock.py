@@ -42,11 +42,12 @@ class Heard:
                 await self._grown.wait()
 
 
-@pytest.fixture(params=["fake", "redis"])
-async def bus(request: pytest.FixtureRequest, servers: Settings) -> AsyncIterator[EventBus]:
+@pytest.fixture(params=["fake", pytest.param("redis", marks=pytest.mark.server)])
+async def bus(request: pytest.FixtureRequest) -> AsyncIterator[EventBus]:
     if request.param == "fake":
         yield FakeBus()
         return
+    servers: Settings = request.getfixturevalue("servers")
     assert servers.redis_url is not None
     bus = RedisBus(servers.redis_url.get_secret_value(), f"test_{uuid.uuid4().hex}")
     await bus.start(bytes(32))

@@ -12,7 +12,7 @@ import pytest
 
 from app.cli import main
 from config.settings import Settings
-from tests.support.javascript import MODULES, modules, node
+from tests.support.javascript import node
 from tests.support.readme import README, ROOT, block
 from tests.support.serving import Serving, external
 
@@ -37,7 +37,7 @@ def test_the_two_commands_are_one_line_each() -> None:
     assert test.strip() == f"{install} '.[test]' && .venv/bin/pytest"
 
 
-async def test_the_snippets_run(settings: Settings, tmp_path: Path) -> None:
+async def test_the_snippets_run(settings: Settings, node_packages: Path, tmp_path: Path) -> None:
     serving = Serving(env=external(settings), cwd=tmp_path)
     env = {"URL": serving.url, "TOKEN": serving.token("ada")}
     printed = await run("bash", "-ec", block("sh", "transition/start").replace("curl", "curl -sS"),
@@ -74,12 +74,11 @@ async def test_the_snippets_run(settings: Settings, tmp_path: Path) -> None:
 
     live = await run(sys.executable, "-c", block("python", "FlowClient"), env=env, cwd=tmp_path)
     assert live.split() == ["choice", "credentials"]
-    modules()
     script = tmp_path / "follow.mjs"
     script.write_text(
         block("js", "FlowClient")
         .replace("'./app/", f"'{ROOT}/app/")
-        .replace("'socket.io-client'", f"'{MODULES}/socket.io-client/build/esm-debug/index.js'")
+        .replace("'socket.io-client'", f"'{node_packages}/socket.io-client/build/esm-debug/index.js'")
     )
     shown = await run(*node(str(script)), env=env, cwd=tmp_path)
     assert shown.split(" ", 1)[0] == "credentials"

@@ -21,7 +21,7 @@ from app.auth.tokens import issue_token
 from app.main import Parts
 from config.settings import Settings
 from tests.support.faults import RedisServer
-from tests.support.javascript import FOLDER, modules, node
+from tests.support.javascript import FOLDER, node
 from tests.support.serving import Sender, Serving, external
 
 FLOW = "purchase-approval"
@@ -90,11 +90,10 @@ async def move(sender: Sender, user: str, revision: int) -> None:
 
 
 @pytest.mark.timeout(400)
-async def test_the_storm(settings: Settings, tmp_path: Path) -> None:
+async def test_the_storm(settings: Settings, node_packages: Path, tmp_path: Path) -> None:
     redis = RedisServer()
     own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
     serving = await asyncio.to_thread(lambda: Serving("--workers", "3", env=external(own), cwd=tmp_path))
-    modules()
     users = [f"user-{n}" for n in range(USERS)]
     async with httpx.AsyncClient(base_url=serving.url, timeout=30) as http:
         for user in users:

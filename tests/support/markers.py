@@ -1,0 +1,45 @@
+"""Markers that tests get from their folder and their fixtures. They select documented subsets of the tests.
+
+``server``: needs a program besides Python: the servers of MongoDB's and Redis's protocols, or Node.
+``process``: starts processes of ``server-flow``.
+``js``: runs JavaScript, in Node or in a browser.
+"""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+MARKERS = {
+    "server": "needs a database server, a Redis server or Node",
+    "process": "starts processes of server-flow",
+    "js": "runs JavaScript, in Node or in a browser",
+}
+OF_FOLDERS = {
+    "component": ("server",),
+    "e2e": ("server", "process"),
+    "js": ("server", "js"),
+}
+OF_FIXTURES = {
+    "servers": ("server",),
+    "serving": ("server", "process"),
+    "service": ("server", "process"),
+    "node_packages": ("server", "js"),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test, before ``-m`` selects."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        fixtures: list[str] = getattr(item, "fixturenames", [])
+        names = {*OF_FOLDERS.get(folder, ())}.union(*(OF_FIXTURES.get(name, ()) for name in fixtures))
+        for name in sorted(names):
+            item.add_marker(name)
