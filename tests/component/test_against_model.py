@@ -36,10 +36,11 @@ from models.statistics import MongoStatistics
 from tests.support import model
 from tests.support.databases import discard
 from tests.support.fakes import FakeBus, FakeClock
+from tests.support.long_form import form
 from tests.support.model import Command, Model, RefusedError, Step, Version
 from tests.support.samples import T0
 
-STEPS = 10_000
+STEPS = form("model test: steps", short=500, long=10_000)
 LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
 NEVER = datetime.max.replace(tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

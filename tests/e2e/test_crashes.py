@@ -10,13 +10,14 @@ import pytest
 
 from app.main import Parts
 from config.settings import Settings
+from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
 
 FLOW = "user-onboarding"
 WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]
-USERS = 500
+USERS = form("crash test: users", short=60, long=500)
 CLIENTS = 8
-KILLS = 21
+KILLS = form("crash test: kills", short=4, long=21)
 SEED = 20_261_122
 
 
@@ -55,7 +56,7 @@ async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> No
     await asyncio.gather(*clients)
     for walker in walkers:
         await walker.close()
-    assert kills >= 20
+    assert kills >= KILLS - 1
 
     parts = Parts(settings)
     await parts.database.prepare()

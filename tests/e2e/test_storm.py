@@ -22,15 +22,16 @@ from app.main import Parts
 from config.settings import Settings
 from tests.support.faults import RedisServer
 from tests.support.javascript import FOLDER, node
+from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
 
 FLOW = "purchase-approval"
-USERS = 100
-CLIENTS = 150
+USERS = form("storm: users", short=20, long=100)
+CLIENTS = form("storm: clients of each language", short=30, long=150)
 """Of each language: every user has three devices."""
-TRANSITIONS = 3000
+TRANSITIONS = form("storm: transitions", short=600, long=3000)
 SENDERS = 6
-REDIS_AWAY_SECONDS = 5
+REDIS_AWAY_SECONDS = form("storm: seconds without Redis, twice", short=2, long=5)
 LOOP = ("submit", "reject", "revise")
 """A cycle, so that a state can go on for as long as is wanted."""
 

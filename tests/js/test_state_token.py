@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
@@ -11,6 +11,7 @@ from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow.javascript import parse_int, text_of
 from app.flow.state_token import differences, encode_token
+from tests.support.long_form import examples
 from tests.support.token_oracle import Oracle
 from tests.support.tokens import (
     FRESH,
@@ -26,7 +27,7 @@ from tests.support.tokens import (
     well_formed,
 )
 
-OFTEN = settings(max_examples=1000, deadline=None)
+OFTEN = examples(1000)
 
 SPECIAL = st.sampled_from(["", ",", ":", "a,b", "\u2028", "\x7f\x1f", '"\\', "żółć 😀"])
 UNICODE = SPECIAL | st.text(max_size=6)

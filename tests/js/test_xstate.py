@@ -20,6 +20,7 @@ from app.exchange.xstate_import import from_xstate
 from app.flow import rules
 from app.flow.validation import parse_flow
 from tests.support.javascript import modules, node, run
+from tests.support.long_form import examples
 from tests.support.machines import EVENTS, NAMES, flows, machines, plain_metas
 from tests.support.samples import T0, expense_flow, flow_dict
 
@@ -33,8 +34,7 @@ USABLE = tuple(name for name in NAMES if name != "__proto__")
 """The other one is listed when it is exported."""
 
 few = settings(
-    max_examples=20,
-    deadline=None,
+    examples(20),
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # each example asks Node about many machines
 )

@@ -1,7 +1,6 @@
 """Diagrams of flows: what they show, and that nothing which an author writes breaks them."""
 
 import os
-import random
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from xml.etree import ElementTree
 import graphlay
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contracts.flow import Flow
@@ -30,84 +29,13 @@ from app.diagrams.placement import Frame, Link, Placement, Point, Size, place, p
 from app.diagrams.search import back_arrows, spanning_arrows
 from app.diagrams.svg import LISTED, svg
 from config.settings import SHIPPED_FLOWS
-from tests.support.samples import expense_flow
+from tests.support.drawn_flows import expense, flow_of, flows, neighbourly, step, tangled, texts, to
+from tests.support.long_form import examples
 
-OFTEN = settings(max_examples=150, deadline=None)
+OFTEN = examples(150)
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = 'He said "<b>no</b>" & left; #35; ]} `x` \\N \\" | --> %% end\nstyle s0\x00\u202e\ud800\uffff'
 SHOWN = 'He said "<b>no</b>" & left; #35; ]} `x` \\N \\" | --> %% end style s0' + "\ufffd" * 4
-
-texts = st.text(
-    st.one_of(
-        st.characters(exclude_categories=()),  # lone surrogates too
-        st.sampled_from("\"'<>&#;|[](){}\\`*_-%:/\n\r\x00\x1b\u202e\ufffe"),
-    ),
-    max_size=30,
-)
-
-
-def flow_of(*steps: dict[str, Any], initial: str = "", title: str | None = None) -> Flow:
-    """A flow of steps as ``step`` makes them; it begins at the first unless told otherwise."""
-    named = {one["step"]: {"index": index, "service": "svc", **one} for index, one in enumerate(steps)}
-    whole = {"flow": "drawn", "initialStep": initial or steps[0]["step"], "steps": named}
-    return msgspec.convert({**whole, **({"title": title} if title else {})}, Flow)
-
-
-def step(name: str, /, *ways: dict[str, Any], **members: Any) -> dict[str, Any]:
-    return {"step": name, **members, "transitions": {way["transition"]: way for way in ways}}
-
-
-def to(target: str, name: str = "go", **members: Any) -> dict[str, Any]:
-    return {"transition": name, "step": target, **members}
-
-
-def expense() -> Flow:
-    return msgspec.convert(expense_flow(), Flow)
-
-
-def tangled(steps: int, ways: int, seed: int = 1) -> Flow:
-    """Every step leads to ``ways`` others, which chance names."""
-    chance = random.Random(seed)
-    return flow_of(
-        *(
-            step(f"s{n}", *(to(f"s{chance.randrange(steps)}", f"t{way}") for way in range(ways)))
-            for n in range(steps)
-        )
-    )
-
-
-@st.composite
-def flows(draw: st.DrawFn) -> Flow:
-    """Flows of any shape, with titles, guards and roles of any characters."""
-    count = draw(st.integers(1, 12))
-    names = st.integers(0, count - 1).map("s{}".format)
-
-    def way(number: int) -> dict[str, Any]:
-        guard = draw(st.none() | texts)
-        roles = draw(st.none() | st.lists(texts, max_size=3))
-        return to(
-            draw(names),
-            f"t{number}",
-            title=draw(st.none() | texts),
-            explicit=draw(st.booleans()),
-            reversible=draw(st.booleans()),
-            guard=guard,
-            roles=roles,
-        )
-
-    return flow_of(
-        *(
-            step(
-                f"s{n}",
-                *map(way, range(draw(st.integers(0, 4)))),
-                title=draw(st.none() | texts),
-                initial=draw(st.booleans()),
-            )
-            for n in range(count)
-        ),
-        initial=draw(names),
-        title=draw(texts),
-    )
 
 
 def parse(drawn: str) -> ElementTree.Element:
@@ -124,9 +52,6 @@ def groups(root: ElementTree.Element, kind: str) -> dict[str, ElementTree.Elemen
 
 def lines_in(part: ElementTree.Element) -> list[str]:
     return [line.text or "" for line in part.iter(f"{SVG}text")]
-
-
-# What a diagram shows
 
 
 def test_mermaid_of_a_flow() -> None:
@@ -273,9 +198,6 @@ def test_long_texts_are_cut_and_whole_in_tooltips() -> None:
     assert way.findtext(f"{SVG}title") == f"go\n[{guard}]\nroles: {'r' * 128}"
 
 
-# Hostile texts
-
-
 def test_a_hostile_title() -> None:
     flow = flow_of(
         step("end", to("graph", "class", title=HOSTILE), title=HOSTILE), step("graph"), title=HOSTILE
@@ -363,9 +285,6 @@ def test_dot_reads_back(flow: Flow) -> None:
         assert (arrow.source, arrow.target) == (int(start), int(end))
         assert bool(dashed) == arrow.explicit
         assert undot(label) == [cut(arrow.label, 60), *(cut(note, 40) for note in arrow.notes)]
-
-
-# Where things stand
 
 
 def edges_of(frame: Frame) -> tuple[float, float, float, float]:
@@ -517,9 +436,6 @@ def test_fitted_text_is_no_wider_than_its_room(text: str, room: float) -> None:
         assert shown.text[-1] == "…"
 
 
-# Large flows
-
-
 @pytest.mark.parametrize("ways", [2, 6])
 def test_a_flow_that_is_too_tangled_names_what_it_does_not_draw(ways: int) -> None:
     flow = tangled(200, ways)
@@ -539,18 +455,6 @@ def test_a_step_with_a_hundred_transitions_names_a_few() -> None:
     lines = lines_in(groups(parse(svg(flow)), "step")["hub"])
     assert lines[:3] == ["hub", "t1 → end", "t2 → end"]
     assert lines[LISTED + 1 :] == [f"and {99 - LISTED} more"]
-
-
-def neighbourly(steps: int) -> Flow:
-    """Every step leads to the next and to one nearby."""
-    chance = random.Random(1)
-    near = [min(steps - 1, max(0, n + chance.randint(-5, 5))) for n in range(steps)]
-    return flow_of(
-        *(
-            step(f"s{n}", to(f"s{min(n + 1, steps - 1)}", "next"), to(f"s{near[n]}", "near"))
-            for n in range(steps)
-        )
-    )
 
 
 @pytest.mark.parametrize(
@@ -580,7 +484,8 @@ def test_wherever_a_state_is_the_layout_is_found_once(monkeypatch: pytest.Monkey
 
 def test_a_diagram_is_the_same_everywhere() -> None:
     program = (
-        "import hashlib; from tests.unit.test_diagrams import expense, neighbourly, svg, tangled; "
+        "import hashlib; from app.diagrams.svg import svg; "
+        "from tests.support.drawn_flows import expense, neighbourly, tangled; "
         "drawn = [svg(flow) for flow in (expense(), neighbourly(60), tangled(90, 2), tangled(90, 6))]; "
         "print(*(hashlib.sha256(one.encode()).hexdigest() for one in drawn))"
     )

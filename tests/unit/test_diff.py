@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -14,6 +14,7 @@ from app.contracts.command import Caller
 from app.contracts.migration import FlowDiff, MemberChange, StepChange, TransitionChange, TransitionPlace
 from app.flow import rules
 from app.flow.diff import diff
+from tests.support.long_form import examples
 from tests.support.samples import T0, definition, flow_dict, fresh
 from tests.support.versions import edited, renamed, without
 
@@ -212,7 +213,7 @@ def _mutated(flow: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     return later
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(0, 2**32), st.integers(1, 4))
 def test_the_verdict_holds_for_every_state(seed: int, changes: int) -> None:
     """Safe: a state may do the same as before, at the same times. Compatible: each has its step."""

@@ -21,13 +21,14 @@ from app.exchange.xstate_import import MAX_TRANSITIONS, from_xstate
 from app.exchange.yaml import flow_to_yaml
 from app.flow.validation import check_flow, parse_flow
 from app.providers.formats import decode
+from tests.support.long_form import examples
 from tests.support.machines import flows, machines, spoiled
 from tests.support.samples import expense_flow, flow_dict
 
 Json = dict[str, Any]
 Found = dict[str, str]
 
-many = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(examples(80), suppress_health_check=list(HealthCheck))
 
 
 def sound(raw: Json) -> Flow:

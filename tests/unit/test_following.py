@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realtime.client.following import (
@@ -16,6 +16,7 @@ from realtime.client.following import (
     SyncAnswer,
     SyncRequest,
 )
+from tests.support.long_form import examples
 
 OLD, NOW, NEXT = "01890000", "01900000", "01910000"
 
@@ -318,7 +319,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=4), STEPS)
 @example([3], [("begin", 0), ("read", 0), ("commit", 2), ("lose", 0), ("deliver", 0), ("answer", 0)])
 @example([1, 1], [("commit", 1), ("begin", 0), ("read", 0), ("answer", 0), ("commit", 2), ("deliver", 1)])

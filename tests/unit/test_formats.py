@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contracts.ports import DefinitionSourceError
 from app.providers.addresses import is_public
 from app.providers.formats import MAX_BYTES, decode, decode_json
+from tests.support.long_form import examples
 from tests.support.samples import flow_dict
 
 
@@ -80,7 +81,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(max_examples=60)
+@examples(60)
 def test_whatever_json_says_is_read_as_it_was_meant(value: Any) -> None:
     as_json = msgspec.json.encode(value)
     assert msgspec.json.encode(read(as_json, ".json")) == as_json
@@ -88,7 +89,7 @@ def test_whatever_json_says_is_read_as_it_was_meant(value: Any) -> None:
 
 
 @given(st.binary(max_size=60), st.sampled_from([".json", ".yaml", ".toml"]))
-@settings(max_examples=150)
+@examples(150)
 def test_no_bytes_raise_anything_but_the_error_of_sources(raw: bytes, suffix: str) -> None:
     try:
         decode(raw, suffix, "f")
@@ -128,7 +129,7 @@ def test_no_bytes_raise_anything_but_the_error_of_sources(raw: bytes, suffix: st
         ("a: !!int ''", ".yaml", "or not what its tag says"),
         ("a: !!bool perhaps", ".yaml", "or not what its tag says"),
         ("%YAML 1.1\n---\na: no", ".yaml", "is YAML 1.1"),
-        ("[" * 20_000, ".yaml", "nested too deep"),
+        ("[" * 3000, ".yaml", "nested too deep"),
         ("a = 1\na = 2", ".toml", "is not TOML: Cannot overwrite a value"),
         ("a = 1\nb = \n", ".toml", "line 2"),
         ("[a]\nsince = 2026-01-02", ".toml", "a.since: 2026-01-02 is a date or time"),

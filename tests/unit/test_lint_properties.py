@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contracts.command import Caller, StartCommand, TransitionCommand
@@ -22,6 +22,7 @@ from app.flow.lint.findings import MAX_FINDINGS, MAX_POINTER
 from app.flow.lint.pointers import way_to
 from app.flow.validation import MAX_BYTES, MAX_GUARDS, check_flow, parse_flow
 from tests.support.corpus import BROKEN, SOUND, read
+from tests.support.long_form import examples
 from tests.support.samples import T0
 
 DEFINITIONS = [read(file) for file in (*SOUND, *BROKEN)]
@@ -118,13 +119,13 @@ def test_what_has_the_members_of_a_flow_can_be_checked(raw: Any) -> None:
     assert_well_told(raw)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(spoilt(DEFINITIONS))
 def test_a_spoilt_definition_can_be_checked(raw: Any) -> None:
     assert_well_told(raw)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(spoilt(SOUND_ONES, most=2), st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)))
 def test_what_has_no_errors_can_be_run(raw: Any, payload: dict[str, Any]) -> None:
     if any(finding.severity == "error" for finding in check_flow(raw)):

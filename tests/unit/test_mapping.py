@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
@@ -20,6 +20,7 @@ from app.flow import rules
 from app.flow.mapping import StepMapping
 from app.flow.proposals import propose
 from app.flow.rehearsal import rehearse
+from tests.support.long_form import examples
 from tests.support.samples import T0, definition, flow_dict, fresh
 from tests.support.versions import edited, renamed, without
 
@@ -289,7 +290,7 @@ def test_a_rehearsal_warns_of_states_that_will_be_completed() -> None:
     assert mapped["a"] == "states there are completed, as 'c' is an end"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(0, 2**32))
 def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
     """Any walk, holds included, then any version and mapping: the state fits, as the rehearsal said."""
