@@ -65,12 +65,13 @@ _RECORD_FIELDS = {
     "previous_hash": "previousHash",
     "commitment": "commitment",
     "salt": "salt",
+    "hash_version": "hashVersion",
     "hash": "hash",
 }
 LAST_YEAR = 9000
 """Later times cannot be reckoned with: a deadline counted from them is no time."""
 ERASED_FIELDS = (
-    *(_RECORD_FIELDS[name] for name in (*ERASABLE, "digest", "salt")),
+    *(_RECORD_FIELDS[name] for name in (*ERASABLE, "salt")),
     *(f"after.{_STATE_FIELDS[name]}" for name in ERASABLE_AFTER),
 )
 """What an erasure takes from a record."""

@@ -94,6 +94,7 @@ class FlowHistoryDocument(Document, _CamelModel):
     previous_hash: str | None = None
     commitment: str | None = None
     salt: str | None = None
+    hash_version: int | None = None
     hash: str | None = None
     expires_at: datetime | None = None
 

@@ -36,7 +36,8 @@ class HistoryRecord(Struct, frozen=True):
     ``digest`` stands for what a request with an id asked for, so that the same id with another
     request is noticed. ``duration_ms`` is how long the service took to decide and commit. ``hash`` is over
     ``previous_hash`` and the record, with a ``commitment`` in place of what can be erased, salted with
-    ``salt`` (see app.flow.chain; absent in records older than the chain)."""
+    ``salt``, in the form ``hash_version`` (absent in the first form; see app.flow.chain). Records older
+    than the chain have none of these."""
 
     id: str
     commit_id: str
@@ -63,13 +64,14 @@ class HistoryRecord(Struct, frozen=True):
     previous_hash: str | UnsetType = UNSET
     commitment: str | UnsetType = UNSET
     salt: str | UnsetType = UNSET
+    hash_version: int | UnsetType = UNSET
     hash: str | UnsetType = UNSET
 
 
-ERASABLE = ("payload", "request_id")
+ERASABLE = ("payload", "request_id", "digest")
 ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
-"""What was entered: members of a record, and of the state that it led to. An erasure takes them, and the
-record's salt and digest."""
+"""What was entered: members of a record, and of the state that it led to. An erasure removes them and the
+record's salt."""
 
 
 def state_after(record: HistoryRecord) -> FlowState:

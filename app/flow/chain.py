@@ -1,17 +1,20 @@
-"""The chain of a state's records: each has a hash over itself and over the hash of the one before.
+"""The hash chain over a state's records: each record's hash covers itself and the hash before it.
 
-``hash`` = SHA-256 of the deterministic JSON of ``["flow-record-1", previous_hash, commitment, facts]``,
-``commitment`` = SHA-256 of the salt and the deterministic JSON of what can be erased. So a record whose
-payload was erased still links its neighbours. Members that are absent are left out of the JSON, so that
-a member that records get later changes no older hash. ``duration_ms`` is known only after the commit and
-is not covered. A refused attempt hangs on the commit before it, and nothing hangs on it.
+``hash`` = SHA-256 of the deterministic JSON of ``[tag, previous_hash, commitment, facts]``, ``commitment`` =
+SHA-256 of the salt and the deterministic JSON of the erasable members. A record whose payload was erased
+therefore still links its neighbours. Absent members are left out of the JSON.
+
+The tag names the form of the hash, and ``hash_version`` says which form a record has. Form 1 is the one of
+versions 0.2 to 0.4; form 2 also covers ``digest``, and the flow and the user of the state. A record that
+claims another form than its own does not match its hash, as the tags differ. No commit may have an older
+form than the commit before it. A refused attempt is linked to the commit before it, and nothing to it.
 """
 
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from msgspec import UNSET, json, structs
+from msgspec import UNSET, Struct, json, structs
 
 from app.contracts.outcome import BrokenLink
 from app.contracts.record import (
@@ -24,8 +27,7 @@ from app.contracts.record import (
 from app.contracts.state import FlowState
 from app.contracts.views import iso
 
-_FORMAT = "flow-record-1"
-_FACTS = (
+SEALED = (
     "id",
     "commit_id",
     "flow_id",
@@ -44,7 +46,9 @@ _FACTS = (
     "error",
     "client",
 )
-_FACTS_AFTER = (
+SEALED_AFTER = (
+    "flow",
+    "user_id",
     "version",
     "epoch",
     "revision",
@@ -59,13 +63,45 @@ _FACTS_AFTER = (
     "timeout_at",
     "timeout_left_ms",
 )
+LINK = ("previous_hash", "commitment", "hash_version", "hash")
+"""The members of a record that make the chain. ``hash_version`` is covered by the tag."""
+NOT_SEALED = ("duration_ms",)
+"""Members of a record outside the hash: the duration is known only after the commit."""
+NOT_STORED = ("transitions",)
+"""Members of a state that follow from its definition."""
+
+
+class _Form(Struct, frozen=True):
+    """What the hash of a record covers, and how it is tagged."""
+
+    tag: str
+    sealed_after: tuple[str, ...]
+    erasable: tuple[str, ...]
+
+
+CURRENT_FORM = 2
+_FORMS = {
+    1: _Form(
+        "flow-record-1",
+        tuple(name for name in SEALED_AFTER if name not in ("flow", "user_id")),
+        tuple(name for name in ERASABLE if name != "digest"),
+    ),
+    CURRENT_FORM: _Form("flow-record-2", SEALED_AFTER, ERASABLE),
+}
 
 
 def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
-    """The record as the next link after ``previous_hash`` ("" for the first)."""
-    commitment = _commitment(record, salt)
-    linked = _hash(record, previous_hash, commitment)
-    return structs.replace(record, previous_hash=previous_hash, commitment=commitment, salt=salt, hash=linked)
+    """Return the record as the next link after ``previous_hash`` ("" for the first)."""
+    form = _FORMS[CURRENT_FORM]
+    commitment = _commitment(record, form, salt)
+    return structs.replace(
+        record,
+        previous_hash=previous_hash,
+        commitment=commitment,
+        salt=salt,
+        hash_version=CURRENT_FORM,
+        hash=_hash(record, form, previous_hash, commitment),
+    )
 
 
 def is_intact(record: HistoryRecord) -> bool:
@@ -159,6 +195,8 @@ class Chain:
                 self._break(record.id, "the records before it are missing")
         elif record.previous_hash != self.head and not _lost_to_time(last, record):
             self._break(record.id, "it does not follow the record before it")
+        elif last.hash is not UNSET and _version(record) < _version(last):
+            self._break(record.id, "its hash has an older form than the one before it")
 
     def _break(self, record_id: str, reason: str) -> None:
         self.broken = self.broken or BrokenLink(record_id, reason)
@@ -173,35 +211,43 @@ def _lost_to_time(last: HistoryRecord, record: HistoryRecord) -> bool:
     return expires_at is not UNSET and expires_at <= record.timestamp
 
 
+def _version(record: HistoryRecord) -> int:
+    """The form of a record's hash; the first one had no number."""
+    return 1 if record.hash_version is UNSET else record.hash_version
+
+
 def _fault(record: HistoryRecord) -> str | None:
+    form = _FORMS.get(_version(record))
+    if form is None:
+        return f"its hash has the form {_version(record)}, which this version does not know"
     if record.previous_hash is UNSET or record.commitment is UNSET:
         return "its link is incomplete"
-    if record.salt is not UNSET and _commitment(record, record.salt) != record.commitment:
+    if record.salt is not UNSET and _commitment(record, form, record.salt) != record.commitment:
         return "its payload is not the one that was committed"
-    if record.salt is UNSET and (_erasable(record) or record.digest is not UNSET):
+    if record.salt is UNSET and (_erasable(record, form) or record.digest is not UNSET):
         return "it was erased, and has a payload again"
-    if _hash(record, record.previous_hash, record.commitment) != record.hash:
+    if _hash(record, form, record.previous_hash, record.commitment) != record.hash:
         return "it was changed"
     return None
 
 
-def _hash(record: HistoryRecord, previous_hash: str, commitment: str) -> str:
-    facts = _members(record, _FACTS)
+def _hash(record: HistoryRecord, form: _Form, previous_hash: str, commitment: str) -> str:
+    facts = _members(record, SEALED)
     if record.after is not UNSET:
-        facts["after"] = _members(record.after, _FACTS_AFTER)
-    whole = json.encode([_FORMAT, previous_hash, commitment, facts], order="deterministic")
+        facts["after"] = _members(record.after, form.sealed_after)
+    whole = json.encode([form.tag, previous_hash, commitment, facts], order="deterministic")
     return sha256(whole).hexdigest()
 
 
-def _commitment(record: HistoryRecord, salt: str) -> str:
-    erasable = _erasable(record)
+def _commitment(record: HistoryRecord, form: _Form, salt: str) -> str:
+    erasable = _erasable(record, form)
     if record.after is not UNSET:
         erasable.setdefault("after", {})
     return sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
 
 
-def _erasable(record: HistoryRecord) -> dict[str, Any]:
-    erasable = _members(record, ERASABLE)
+def _erasable(record: HistoryRecord, form: _Form) -> dict[str, Any]:
+    erasable = _members(record, form.erasable)
     after = {} if record.after is UNSET else _members(record.after, ERASABLE_AFTER)
     return {**erasable, "after": after} if after else erasable
 

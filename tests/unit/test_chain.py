@@ -2,14 +2,27 @@
 anything was."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
-from msgspec import UNSET, structs
+from msgspec import UNSET, json, structs
 
-from app.contracts.record import HistoryRecord, UnreadableRecord
-from app.flow.chain import Chain, is_intact, seal
+from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord, UnreadableRecord
+from app.contracts.state import FlowState
+from app.contracts.views import iso
+from app.flow.chain import (
+    CURRENT_FORM,
+    LINK,
+    NOT_SEALED,
+    NOT_STORED,
+    SEALED,
+    SEALED_AFTER,
+    Chain,
+    is_intact,
+    seal,
+)
 from tests.support.samples import T0, fresh, moved, record
 
 Records = list[HistoryRecord]
@@ -20,7 +33,8 @@ def life(count: int = 4, *, head: str = "", **first: Any) -> Records:
     made: Records = []
     state = fresh(payload={"iban": "DE02"}, entity_id="org", **first)
     for n in range(count):
-        made.append(seal(record(state), made[-1].hash if made else head, f"salt-{n}"))  # type: ignore[arg-type]
+        before = made[-1].hash if made else head
+        made.append(seal(structs.replace(record(state), digest=f"d-{n}"), before, f"salt-{n}"))  # type: ignore[arg-type]
         state = moved(state, message="note")
     return made
 
@@ -28,7 +42,7 @@ def life(count: int = 4, *, head: str = "", **first: Any) -> Records:
 def erased(one: HistoryRecord) -> HistoryRecord:
     assert one.after is not UNSET
     bare = structs.replace(one.after, payload=UNSET, message=UNSET, entity_id=UNSET)
-    return structs.replace(one, payload=UNSET, request_id=UNSET, salt=UNSET, after=bare)
+    return structs.replace(one, payload=UNSET, request_id=UNSET, digest=UNSET, salt=UNSET, after=bare)
 
 
 def check(records: list[Any], whole: Records | None = None, **options: Any) -> Chain:
@@ -60,6 +74,11 @@ CHANGES: dict[str, Callable[[HistoryRecord], HistoryRecord]] = {
     "state after": lambda r: structs.replace(r, after=structs.replace(r.after, ok=False)),
     "payload after": lambda r: structs.replace(r, after=structs.replace(r.after, payload={"iban": "DE99"})),
     "request": lambda r: structs.replace(r, request_id="other"),
+    "digest": lambda r: structs.replace(r, digest="other"),
+    "digest gone": lambda r: structs.replace(r, digest=UNSET),
+    "form": lambda r: structs.replace(r, hash_version=UNSET),
+    "unknown form": lambda r: structs.replace(r, hash_version=3),
+    "form and digest": lambda r: structs.replace(r, hash_version=UNSET, digest="other"),
     "salt": lambda r: structs.replace(r, salt="pepper"),
     "salt gone": lambda r: structs.replace(r, salt=UNSET),
     "commitment": lambda r: structs.replace(r, commitment="0" * 64),
@@ -234,8 +253,131 @@ def test_the_same_values_in_another_order_are_the_same() -> None:
     assert is_intact(turned)
 
 
-def test_the_format_is_fixed() -> None:
-    """A hash that was written must verify for ever: a change of the format needs a new one beside it."""
-    sealed = seal(record(fresh(payload={"n": 1})), "", "salt")
+def first_form(one: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
+    """A record as versions 0.2 to 0.4 sealed it, by the rule of decision 8."""
+    facts = {n: plain(v) for n in SEALED if (v := getattr(one, n)) is not UNSET}
+    erasable = {n: v for n in ("payload", "request_id") if (v := getattr(one, n)) is not UNSET}
+    if one.after is not UNSET:
+        covered = set(SEALED_AFTER) - {"flow", "user_id"}
+        facts["after"] = {n: plain(v) for n in covered if (v := getattr(one.after, n)) is not UNSET}
+        erasable["after"] = {n: v for n in ERASABLE_AFTER if (v := getattr(one.after, n)) is not UNSET}
+    commitment = sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
+    whole = ["flow-record-1", previous_hash, commitment, facts]
+    linked = sha256(json.encode(whole, order="deterministic")).hexdigest()
+    return structs.replace(one, previous_hash=previous_hash, commitment=commitment, salt=salt, hash=linked)
+
+
+def plain(value: Any) -> Any:
+    return iso(value) if isinstance(value, datetime) else value
+
+
+def mixed_life(old: int = 2, new: int = 2) -> Records:
+    """A state that began under version 0.4 and went on under this one."""
+    made: Records = []
+    for n, one in enumerate(life(old + new)):
+        bare = structs.replace(one, hash_version=UNSET, hash=UNSET, commitment=UNSET, salt=UNSET)
+        before = str(made[-1].hash) if made else ""
+        made.append((first_form if n < old else seal)(bare, before, f"salt-{n}"))
+    return made
+
+
+def test_the_first_form_is_fixed() -> None:
+    """A hash that was written must verify for ever: a change of the format needs a new form beside it."""
+    sealed = first_form(record(fresh(payload={"n": 1})), "", "salt")
     assert sealed.commitment == "a62ff90ee403f562a2b646213a11435659f4e4ef2172c9a83f95de3ab544871e"
     assert sealed.hash == "06c46de512a5c68ff30c0f876463b6903da45450cfebe17f89ecf91f10038ec9"
+    assert is_intact(sealed)
+
+
+def test_the_second_form_is_fixed() -> None:
+    sealed = seal(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt")
+    assert sealed.hash_version == CURRENT_FORM == 2
+    assert sealed.commitment == "04867875d6bb4fa4e0bd39346cf1a438d09bd6924f8fc5eb63d52455106082d9"
+    assert sealed.hash == "a5f00f41ef16f028b23fa6731cd4c8006150fc34dd2c0995e9f8a6b27a394126"
+
+
+def test_a_chain_of_both_forms_is_whole() -> None:
+    for old in range(5):
+        records = mixed_life(old, 4 - old)
+        assert check(records, records).broken is None
+    ending = record(moved(moved(moved(moved(fresh()))), status="cleared"), kind="erased")
+    whole = [*map(erased, mixed_life()), seal(ending, str(mixed_life()[-1].hash), "salt")]
+    chain = check(whole, whole)
+    assert (chain.broken, chain.erased) == (None, 4)
+
+
+def test_the_first_form_covers_no_digest_and_says_so() -> None:
+    """Known limit of records of versions 0.2 to 0.4 (decision 8)."""
+    records = mixed_life()
+    assert check([structs.replace(records[0], digest="other"), *records[1:]], records).broken is None
+    broken = check([*records[:2], structs.replace(records[2], digest="other"), records[3]], records).broken
+    assert broken is not None
+    assert broken.id == records[2].id
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_who_seals_a_record_anew_in_the_older_form_is_found(at: int) -> None:
+    """Even who rewrites all that follows, and the state, is found unless the rewrite begins where the form
+    changes."""
+    records = life()
+    forged = [*records]
+    for n in range(at, len(records)):
+        bare = structs.replace(records[n], digest="other", hash_version=UNSET)
+        forged[n] = first_form(bare, str(forged[n - 1].hash), "salt")
+    alone = check([*records[:at], forged[at], *records[at + 1 :]], records).broken
+    assert alone is not None
+    assert alone.id == records[at].id
+    whole = check(forged, forged).broken
+    assert whole is not None
+    assert whole.id == records[at].id
+
+
+def test_every_member_of_a_record_is_sealed_erasable_or_listed_as_not_sealed() -> None:
+    """A new member has to be put into one of the groups."""
+    members = [field.name for field in structs.fields(HistoryRecord)]
+    groups = [*SEALED, "after", *LINK, *ERASABLE, "salt", *NOT_SEALED]
+    assert sorted(groups) == sorted(members)
+    of_state = [field.name for field in structs.fields(FlowState)]
+    assert sorted([*SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == sorted(of_state)
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, datetime):
+        return value + timedelta(milliseconds=1)
+    return {"other": value} if isinstance(value, dict) else f"{value}x"
+
+
+def full_record() -> HistoryRecord:
+    """A record with every member, of a state with every member."""
+    state = structs.replace(
+        fresh(payload={"iban": "DE02"}, entity_id="org"),
+        previous="a", message="note", expires_at=T0, pause_reason="checks", timeout_at=T0, timeout_left_ms=5,
+    )  # fmt: skip
+    given = structs.replace(record(state), error="X", digest="d", client="http", duration_ms=1.5)
+    return seal(given, "before", "salt")
+
+
+def test_each_group_is_what_it_says() -> None:
+    """What is sealed or erasable cannot change, or vanish, unnoticed; what is listed as not sealed can."""
+    whole = full_record()
+    assert is_intact(whole)
+    for name in (*SEALED, *LINK, *ERASABLE, "salt", *NOT_SEALED):
+        value = getattr(whole, name)
+        assert value is not UNSET, name
+        assert is_intact(structs.replace(whole, **{name: other(value)})) == (name in NOT_SEALED), name
+        if name != "hash":  # then it counts as older than the chain, and breaks the chain there
+            assert is_intact(structs.replace(whole, **{name: UNSET})) == (name in NOT_SEALED), name
+    after = whole.after
+    assert after is not UNSET
+    for name in (*SEALED_AFTER, *ERASABLE_AFTER):
+        value = getattr(after, name)
+        assert value is not UNSET, name
+        for changed in (other(value), UNSET):
+            forged = structs.replace(after, **{name: changed})
+            assert not is_intact(structs.replace(whole, after=forged)), name
+    assert not is_intact(structs.replace(whole, after=UNSET))
