@@ -1,6 +1,5 @@
-"""The command line: ``server-flow``. Each module adds its commands to the group."""
+"""The command line: ``server-flow``. Each module adds its commands to the group when one of them runs."""
 
-from app.cli import diagram, exchange, flows, migration, operate, serve, state, token, user
 from app.cli.command import main
 
-__all__ = ["diagram", "exchange", "flows", "main", "migration", "operate", "serve", "state", "token", "user"]
+__all__ = ["main"]

@@ -1,50 +1,119 @@
-"""The group of commands, and how each fails: one clear line, a non-zero exit."""
+"""The group of commands, and how each fails: one clear line, a non-zero exit.
 
-import asyncio
+The modules of the commands are imported when one of their commands runs, so that a command loads what it
+needs and no more: the drivers, pydantic and the rules take most of a second of CPU.
+"""
+
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.ports import BusUnavailableError, DefinitionSourceError
-from app.process import StartError
-from app.services import FlowService
-from config.log import configure_logging
-from config.settings import Settings, SettingsError, load_settings
+if TYPE_CHECKING:
+    from app.services import FlowService
+    from config.settings import Settings
 
 T = TypeVar("T")
 
 
-class _Group(click.Group):
+class CommandModules(NamedTuple):
+    """Where a command is defined: the first line of its help, and the modules that add it to the group."""
+
+    short_help: str
+    modules: tuple[str, ...]
+
+
+COMMANDS = {
+    "check-config": CommandModules(
+        "Print the effective settings, secrets masked, and ping both servers.", ("app.cli.operate",)
+    ),
+    "flows": CommandModules(
+        "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagram", "app.cli.migration")
+    ),
+    "purge": CommandModules("End all states that are past their time.", ("app.cli.operate",)),
+    "serve": CommandModules("Serve the API and Socket.IO.", ("app.cli.serve",)),
+    "state": CommandModules("One user's state in one flow.", ("app.cli.state",)),
+    "stats": CommandModules("Show figures over all states and their history.", ("app.cli.operate",)),
+    "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
+    "user": CommandModules("What is kept of one user.", ("app.cli.user",)),
+    "worker": CommandModules(
+        "Run the background jobs alone: delivery for workers that died, expiry.", ("app.cli.serve",)
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is used; the list of commands imports none."""
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an expected error becomes one line and an exit code."""
         try:
             return super().invoke(ctx)
-        except SettingsError as refusal:
-            lines = str(refusal).splitlines()
-            click.echo("\n".join(f"server-flow: {line}" for line in lines), err=True)
-            sys.exit(2)
-        except StoreUnavailableError as refusal:
-            click.echo(f"server-flow: {refusal.advice} (FLOW_MONGO_URL)", err=True)
-            sys.exit(1)
-        except (StartError, DefinitionSourceError, FlowError) as refusal:
-            click.echo(f"server-flow: {refusal}", err=True)
-            sys.exit(1)
-        except BusUnavailableError as refusal:
-            click.echo(f"server-flow: {refusal} (FLOW_REDIS_URL)", err=True)
-            sys.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            found = _explained(error)
+            if found is None:
+                raise
+            message, code = found
+            for line in message.splitlines():
+                click.echo(f"server-flow: {line}", err=True)
+            sys.exit(code)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command ``cmd_name``."""
+        if cmd_name in COMMANDS:
+            for module in COMMANDS[cmd_name].modules:
+                import_module(module)
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.short_help) for name, each in sorted(COMMANDS.items())])
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def _explained(error: Exception) -> tuple[str, int] | None:
+    """The message and the exit code for an error that a person at the terminal can mend; None for others."""
+    from app.contracts.errors import FlowError, StoreUnavailableError  # noqa: PLC0415 - only when one fails
+    from app.contracts.ports import BusUnavailableError, DefinitionSourceError  # noqa: PLC0415
+    from app.process import StartError  # noqa: PLC0415
+    from config.settings import SettingsError  # noqa: PLC0415
+
+    match error:
+        case SettingsError():
+            return str(error), 2
+        case StoreUnavailableError():
+            return f"{error.advice} (FLOW_MONGO_URL)", 1
+        case StartError() | DefinitionSourceError() | FlowError():
+            return str(error), 1
+        case BusUnavailableError():
+            return f"{error} (FLOW_REDIS_URL)", 1
+    return None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="server-flow")
 def main() -> None:
     """Keeps people's progress through multi-step flows."""
 
 
-def with_service(use: Callable[[FlowService], Awaitable[T]], settings: Settings | None = None) -> T:
+def with_service(use: "Callable[[FlowService], Awaitable[T]]", settings: "Settings | None" = None) -> T:
     """Run ``use`` with a service by the settings; logs below warnings are not shown."""
-    from app.main import open_service  # noqa: PLC0415 - the drivers: half a second that others do not need
+    import asyncio  # noqa: PLC0415 - as all of these, for commands that need a service
+
+    from app.kit.lazy import import_structlog_without_rich  # noqa: PLC0415
+
+    import_structlog_without_rich()
+    from app.main import open_service  # noqa: PLC0415
+    from config.log import configure_logging  # noqa: PLC0415
+    from config.settings import load_settings  # noqa: PLC0415
 
     settings = settings or load_settings()
     configure_logging("warning", settings.log_format)
