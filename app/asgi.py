@@ -1,11 +1,11 @@
 """The ASGI application of a worker: the service, with its HTTP and Socket.IO doors."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import socketio
 from starlette.applications import Starlette
 
 from app.auth.tokens import TokenVerifier
@@ -30,9 +30,17 @@ def token_verifier(settings: Settings) -> TokenVerifier:
 
 
 def create_app() -> Any:
-    """The ASGI application of one worker, by the settings of the environment. A worker that another
-    process started ends when that does."""
-    end_with_parent()
+    """Create the ASGI application of one worker, by the settings of the environment."""
+    return _create_app(prepared=False)
+
+
+def create_prepared_app() -> Any:
+    """Create the application for a worker of ``serve``, which has prepared the database."""
+    return _create_app(prepared=True)
+
+
+def _create_app(*, prepared: bool) -> Any:
+    end_with_parent()  # a worker that another process started
     settings = load_settings()
     settings.require_token_check()
     configure_logging(settings.log_level, settings.log_format)
@@ -43,21 +51,23 @@ def create_app() -> Any:
         verifier,
         transports=settings.socket_transports,
         cors_origins=settings.cors_origins,
-        max_message_bytes=socket_message_limit(settings),
+        max_message_bytes=settings.max_message_bytes,
     )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
-            parts.running(patient=True) as service,
+            parts.running(patient=True, prepared=prepared) as service,
             following(definition_sources(service, settings)),
         ):
             sockets.start()
-            gc.collect()
             gc.freeze()  # modules and classes stay: a full collection need not look at them, 0.1 s each time
+            gc.enable()
+            warm_up = asyncio.get_running_loop().run_in_executor(None, verifier.warm_up)
             try:
                 yield
             finally:
+                await warm_up
                 await sockets.stop()
 
     http = build_application(
@@ -68,9 +78,4 @@ def create_app() -> Any:
         max_payload_bytes=settings.max_payload_bytes,
         lifespan=lifespan,
     )
-    return socketio.ASGIApp(sockets.server, other_asgi_app=http)
-
-
-def socket_message_limit(settings: Settings) -> int:
-    """Bytes of a Socket.IO message: enough to answer a payload that is too large with its error."""
-    return max(1_048_576, 2 * settings.max_payload_bytes)
+    return sockets.application(http)

@@ -12,7 +12,6 @@ from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionSource, DefinitionSourceError
 from app.process.embedded import EmbeddedServers
 from app.providers.files import FileSource
-from app.providers.remote import RemoteSource
 from app.services import FlowService
 from app.services.copies import SourceCopy, check_found
 from app.services.sources import Sources
@@ -65,11 +64,15 @@ class Parts:
         )
 
     @asynccontextmanager
-    async def running(self, *, patient: bool = False) -> AsyncIterator[FlowService]:
-        """The service with its connections and background work, until the end of the block. ``patient``: wait
-        for servers that are away, as a worker does that takes the place of one that died."""
+    async def running(self, *, patient: bool = False, prepared: bool = False) -> AsyncIterator[FlowService]:
+        """Run the service with its connections and background work until the end of the block.
+
+        Args:
+            patient: Wait for servers that are away, as a worker does that replaces one that died.
+            prepared: The indexes exist already, as the process that started this one has made them.
+        """
         try:
-            key = await self._prepare(patient=patient)
+            key = await self._prepare(patient=patient, prepared=prepared)
             await self.bus.start(key, patient=patient)
             async with self.service:
                 yield self.service
@@ -77,11 +80,12 @@ class Parts:
             await self.bus.stop()
             await self.database.close()
 
-    async def _prepare(self, *, patient: bool) -> bytes:
+    async def _prepare(self, *, patient: bool, prepared: bool) -> bytes:
         """Indexes and what all workers share; the key of the bus. Raises StoreUnavailableError."""
         while True:
             try:
-                await self.database.prepare()
+                if not prepared:
+                    await self.database.prepare()
                 return await self.secrets.secret("bus")
             except DatabaseRefusedError:
                 raise
@@ -165,6 +169,8 @@ def definition_sources(service: FlowService, settings: Settings) -> Sources:
                 log.warning(
                     "plain http: who is on the way can change definitions", url=shown_url(setting.where)
                 )
+            from app.providers.remote import RemoteSource  # noqa: PLC0415 - aiohttp, where there is one
+
             source = RemoteSource(
                 setting.where,
                 auth,

@@ -151,6 +151,11 @@ class Settings(BaseSettings):
         return self.mongo_url is None
 
     @property
+    def max_message_bytes(self) -> int:
+        """The limit of a Socket.IO message: enough to answer a payload that is too large with its error."""
+        return max(1_048_576, 2 * self.max_payload_bytes)
+
+    @property
     def algorithms(self) -> list[str]:
         """The signature algorithms that tokens may have."""
         if self.jwt_algorithms:

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from beanie import init_beanie
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import (
@@ -20,7 +19,6 @@ from pymongo.errors import (
 from pymongo.read_preferences import ReadPreference
 
 from app.contracts.errors import StoreUnavailableError
-from models.documents import DOCUMENTS, EMBEDDED_INDEXES, RETIRED_INDEXES
 
 log = structlog.get_logger("store")
 
@@ -94,6 +92,11 @@ class Database:
 
         Raises StoreUnavailableError, or DatabaseRefusedError when the server answers with a refusal.
         """
+        # Once for a database: workers whose parent has prepared it need not load Beanie.
+        from beanie import init_beanie  # noqa: PLC0415
+
+        from models.documents import DOCUMENTS, EMBEDDED_INDEXES, RETIRED_INDEXES  # noqa: PLC0415
+
         try:
             async with store_errors():
                 for name, retired in RETIRED_INDEXES.items():

@@ -12,7 +12,7 @@ from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import DefinitionCorruptionError
 from app.contracts.flow import Flow
 from models.database import Collection, Database, store_errors
-from models.documents import StoredDefinition
+from models.stored_definition import StoredDefinition
 
 log = structlog.get_logger("definitions")
 

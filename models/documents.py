@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from beanie import Document, PydanticObjectId
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from models.stored_definition import CamelModel, StoredDefinition
 
 EXPIRY_GRACE_SECONDS = 3600
 """Expired states are ended by the service, with a record; MongoDB's own TTL is the backstop."""
@@ -28,29 +30,6 @@ EMBEDDED_INDEXES = {
 filter are exactly its fields, and no partial index at all (docs/decisions/0018)."""
 
 
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
-
-
-class _CamelModel(BaseModel):
-    model_config = ConfigDict(alias_generator=_camel, populate_by_name=True, extra="forbid")
-
-
-class StoredDefinition(_CamelModel):
-    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. Never changed. Apart
-    from its document, which only a process that has prepared the database may make."""
-
-    id: str = Field(alias="_id")
-    flow_id: str
-    version: int
-    definition: str
-    created_at: datetime
-    created_by: str
-    source: str
-    retired: bool = False
-
-
 class FlowDefinitionDocument(Document, StoredDefinition):
     """Where definitions are kept."""
 
@@ -64,7 +43,7 @@ class FlowDefinitionDocument(Document, StoredDefinition):
         ]
 
 
-class FlowHistoryDocument(Document, _CamelModel):
+class FlowHistoryDocument(Document, CamelModel):
     """A record of one change or refusal; ``_id`` is ``<state>:<epoch>:<revision>``, for refusals
     with an id of their own behind it. The same shape waits in a state's ``outbox``."""
 
@@ -115,7 +94,7 @@ class FlowHistoryDocument(Document, _CamelModel):
         ]
 
 
-class FlowStateDocument(Document, _CamelModel):
+class FlowStateDocument(Document, CamelModel):
     """One user's state in one flow; ``_id`` is ``<flow>:<user>``. The commit point: its fields and
     the record in its ``outbox`` change together or not at all; ``head`` is the hash of the last record. A
     state that ended stays, absent for readers: its history goes on from there. It goes when its history
@@ -163,7 +142,7 @@ class FlowStateDocument(Document, _CamelModel):
         ]
 
 
-class DamagedStateDocument(Document, _CamelModel):
+class DamagedStateDocument(Document, CamelModel):
     """A state document that could not be read, as it was found before it was recovered."""
 
     id: PydanticObjectId | None = Field(default=None, alias="_id")
@@ -179,7 +158,7 @@ class DamagedStateDocument(Document, _CamelModel):
         ]
 
 
-class CorruptionDocument(Document, _CamelModel):
+class CorruptionDocument(Document, CamelModel):
     """A state that does not agree with its history or its definition; ``_id`` is ``<flow>:<user>``."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
@@ -190,7 +169,7 @@ class CorruptionDocument(Document, _CamelModel):
         name = "flow_corruptions"
 
 
-class LeaseDocument(Document, _CamelModel):
+class LeaseDocument(Document, CamelModel):
     """Who does a work that only one worker should do, until when; ``_id`` is the work. ``fence`` counts
     the holders."""
 
@@ -203,7 +182,7 @@ class LeaseDocument(Document, _CamelModel):
         name = "flow_leases"
 
 
-class SecretDocument(Document, _CamelModel):
+class SecretDocument(Document, CamelModel):
     """A secret that all workers share, in base64; ``_id`` says for what. Made once; removed by hand, a new
     one is made at the next start of all workers."""
 

@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-import engineio
-import socketio
 import structlog
 from msgspec import structs
 from starlette.types import Message, Receive, Scope, Send
@@ -19,6 +17,7 @@ from app.contracts.errors import FlowError, SlowClientError
 from app.contracts.views import ErrorView, error_view
 from config.log import describe
 from realtime.limits import CONNECTS, WAITING_BYTES, WAITING_PACKETS
+from realtime.socketio_library import engineio, socketio
 
 log = structlog.get_logger("sockets")
 

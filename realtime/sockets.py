@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import socketio
 import structlog
 from msgspec import ValidationError, convert
+from starlette.types import ASGIApp
 
 from app.auth.permissions import ADMIN, acting_for, require_scope
 from app.auth.tokens import TokenVerifier
@@ -40,6 +40,7 @@ from realtime.messages import (
 )
 from realtime.rooms import Rooms, flow_room, presence_room, state_room, user_room
 from realtime.server import GONE, Server, wants_ack
+from realtime.socketio_library import socketio
 
 log = structlog.get_logger("sockets")
 
@@ -90,6 +91,11 @@ class FlowSockets:
         self._on("flow-unwatch", FlowMessage, self._unwatch)
         self._on("flow-presence", FlowMessage, self._presence)
         self.server.on("*", self._unknown)
+
+    def application(self, http: ASGIApp) -> ASGIApp:
+        """Return an ASGI application that answers Socket.IO itself, and everything else by ``http``."""
+        joined: ASGIApp = socketio.ASGIApp(self.server, other_asgi_app=http)
+        return joined
 
     def start(self) -> None:
         """Begin to tell clients of changes."""

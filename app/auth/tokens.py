@@ -38,6 +38,11 @@ class TokenVerifier:
         self._issuer = issuer
         self._known: dict[str, Caller] = {}
 
+    @staticmethod
+    def warm_up() -> None:
+        """Load the library, so that the first token does not wait for it. For a thread."""
+        _ = jwt.decode
+
     async def verify(self, token: str | None) -> Caller:
         """The caller that a token names. Raises AuthenticationRequiredError, which says why but
         never repeats the token."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 import structlog
 
-from app.asgi import socket_message_limit
 from app.auth.permissions import ADMIN
 from app.cli.token import signed_token
 from app.main import (
@@ -59,7 +58,7 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
         served = run_workers(
             bound,
             workers,
-            message_limit=socket_message_limit(settings),
+            message_limit=settings.max_message_bytes,
             on_ready=lambda: _welcome(address, settings, servers, first_flow),
         )
     except KeyboardInterrupt:

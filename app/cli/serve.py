@@ -19,7 +19,10 @@ def serve(host: str, port: int, workers: int, data_dir: Path | None) -> None:
 
     Without FLOW_MONGO_URL and FLOW_REDIS_URL, servers for one machine are started with it.
     """
-    from app.cli.running import run_server  # noqa: PLC0415 - nearly a second that other commands do not need
+    from app.process.workers import import_lean  # noqa: PLC0415 - all of these are for these commands alone
+
+    import_lean()
+    from app.cli.running import run_server  # noqa: PLC0415
 
     run_server(host, port, workers, data_dir)
 

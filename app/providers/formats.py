@@ -6,20 +6,10 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
-
 from app.contracts.ports import DefinitionSourceError
 
 MAX_BYTES = 1_048_576
 """Of a file with one definition."""
-MAX_VALUES = 100_000
-"""Of a YAML document once its aliases are written out."""
-_TAG = "tag:yaml.org,2002:"
-_JSON_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _MOMENTS = (datetime.date, datetime.time)
 
 
@@ -32,7 +22,7 @@ def decode(raw: bytes, suffix: str, place: str) -> Any:
         return DECODERS[suffix](_text(raw))
     except RecursionError:
         raise DefinitionSourceError(f"{place}: is nested too deep") from None
-    except _RefusedError as refusal:
+    except FormatError as refusal:
         raise DefinitionSourceError(f"{place}: {refusal}") from None
 
 
@@ -42,11 +32,11 @@ def decode_json(raw: bytes, place: str) -> Any:
         return _json(_text(raw))
     except RecursionError:
         raise DefinitionSourceError(f"{place}: is nested too deep") from None
-    except _RefusedError as refusal:
+    except FormatError as refusal:
         raise DefinitionSourceError(f"{place}: {refusal}") from None
 
 
-class _RefusedError(Exception):
+class FormatError(Exception):
     """What is wrong with a document, and where in it."""
 
 
@@ -55,7 +45,7 @@ def _text(raw: bytes) -> str:
         return raw.decode("utf-8-sig")  # editors on Windows put a mark first
     except UnicodeDecodeError as refusal:
         line = raw.count(b"\n", 0, refusal.start) + 1
-        raise _RefusedError(f"line {line}: is not UTF-8") from None
+        raise FormatError(f"line {line}: is not UTF-8") from None
 
 
 def _json(text: str) -> Any:
@@ -72,12 +62,12 @@ def _json(text: str) -> Any:
         value = json.loads(text, object_pairs_hook=gather, parse_constant=_no_number)
     except json.JSONDecodeError as refusal:
         at = f"line {refusal.lineno}, column {refusal.colno}"
-        raise _RefusedError(f"{at}: is not JSON: {refusal.msg}") from None
+        raise FormatError(f"{at}: is not JSON: {refusal.msg}") from None
     except ValueError:  # a number with thousands of digits
-        raise _RefusedError("is not JSON: a number is too long") from None
+        raise FormatError("is not JSON: a number is too long") from None
     if doubled:
         at, name = next((at, found.name) for at, found in _walk(value, "") if isinstance(found, _Doubled))
-        raise _RefusedError(f"{at or '(whole)'}: the name {name!r} is there twice")
+        raise FormatError(f"{at or '(whole)'}: the name {name!r} is there twice")
     return value
 
 
@@ -98,19 +88,19 @@ def _doubles(names: list[str]) -> Iterator[str]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise _RefusedError(f"is not JSON: {name} is no number")
+    raise FormatError(f"is not JSON: {name} is no number")
 
 
 def _toml(text: str) -> Any:
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as refusal:
-        raise _RefusedError(f"is not TOML: {refusal}") from None
+        raise FormatError(f"is not TOML: {refusal}") from None
     except ValueError:
-        raise _RefusedError("is not TOML: a number is too long") from None
+        raise FormatError("is not TOML: a number is too long") from None
     for at, found in _walk(value, ""):
         if isinstance(found, _MOMENTS):
-            raise _RefusedError(f"{at}: {_no_moment(found.isoformat())}")
+            raise FormatError(f"{at}: {no_moment(found.isoformat())}")
     return value
 
 
@@ -123,79 +113,14 @@ def _walk(value: Any, at: str) -> Iterator[tuple[str, Any]]:
 
 
 def _yaml(text: str) -> Any:
-    yaml = YAML(typ="safe", pure=True)  # the other one knows YAML 1.1 alone, where ``no`` is false
-    yaml.Constructor = _JsonConstructor
-    yaml.composer.warn_double_anchors = False  # an anchor may be given anew
-    try:
-        return yaml.load(text)
-    except MarkedYAMLError as refusal:
-        mark = refusal.problem_mark or refusal.context_mark
-        raise _RefusedError(_at(mark) + (refusal.problem or "is not YAML")) from None
-    except ReaderError as refusal:
-        line = text.count("\n", 0, refusal.position) + 1
-        raise _RefusedError(f"line {line}: is not YAML: {refusal.reason}") from None
-    except YAMLError:
-        raise _RefusedError("is not YAML") from None
-    except (ValueError, LookupError):  # what the library says of a tag that does not fit
-        raise _RefusedError("is not YAML: a number is too long, or not what its tag says") from None
+    from app.providers.yaml_format import read_yaml  # noqa: PLC0415 - the library, where there is YAML
+
+    return read_yaml(text)
 
 
-class _JsonConstructor(SafeConstructor):
-    """Makes values of a document once it is known to have nothing but JSON's, and not too many."""
-
-    def construct_document(self, node: Node) -> Any:
-        if self.resolver.processing_version < (1, 2):
-            raise _RefusedError("is YAML 1.1, where 'no' and '010' mean other things; leave %YAML out")
-        _count(node, {})
-        return super().construct_document(node)
-
-
-def _count(node: Node, counted: dict[int, int]) -> int:
-    """How many values a node stands for. Aliases are counted where they stand, each node is looked at
-    once; so a document that would grow without bound is refused before it does."""
-    known = counted.get(id(node))
-    if known is not None:
-        if not known:
-            raise _RefusedError(f"{_at(node.start_mark)}an alias stands inside of what it names")
-        return known
-    counted[id(node)] = 0  # being counted
-    _require_json(node)
-    inside: list[Node] = []
-    if isinstance(node, MappingNode):
-        for name, member in node.value:
-            _require_name(name)
-            inside.append(member)
-    elif isinstance(node, SequenceNode):
-        inside = node.value
-    size = 1 + sum(_count(member, counted) for member in inside)
-    if size > MAX_VALUES:
-        raise _RefusedError(f"{_at(node.start_mark)}stands for more than {MAX_VALUES} values")
-    counted[id(node)] = size
-    return size
-
-
-def _require_json(node: Node) -> None:
-    if node.tag == _TAG + "timestamp":
-        raise _RefusedError(f"{_at(node.start_mark)}{_no_moment(node.value)}")
-    if node.tag not in _JSON_TAGS:
-        raise _RefusedError(
-            f"{_at(node.start_mark)}the tag {str(node.tag).replace(_TAG, '!!')} is not of JSON"
-        )
-
-
-def _require_name(node: Node) -> None:
-    if not isinstance(node, ScalarNode):
-        raise _RefusedError(f"{_at(node.start_mark)}a name must be text")
-    if node.tag not in (_TAG + "str", _TAG + "merge"):
-        raise _RefusedError(f"{_at(node.start_mark)}the name {node.value} is no text; put it in quotes")
-
-
-def _no_moment(written: str) -> str:
+def no_moment(written: str) -> str:
+    """Say why a date or time is refused."""
     return f"{written} is a date or time, which JSON has not; put it in quotes"
-
-
-def _at(mark: Any) -> str:
-    return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
 
 
 DECODERS: dict[str, Callable[[str], Any]] = {".json": _json, ".yaml": _yaml, ".yml": _yaml, ".toml": _toml}

@@ -1,0 +1,30 @@
+"""The stored shape of a definition, without Beanie."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+class CamelModel(BaseModel):
+    """A document whose fields are in camelCase in MongoDB."""
+
+    model_config = ConfigDict(alias_generator=_camel, populate_by_name=True, extra="forbid")
+
+
+class StoredDefinition(CamelModel):
+    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. Never changed. Apart
+    from its document: only a process that has prepared the database may make one, and it needs Beanie."""
+
+    id: str = Field(alias="_id")
+    flow_id: str
+    version: int
+    definition: str
+    created_at: datetime
+    created_by: str
+    source: str
+    retired: bool = False
