@@ -38,6 +38,7 @@ COMMANDS = {
     "stats": CommandModules("Show figures over all states and their history.", ("app.cli.operate",)),
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
     "user": CommandModules("What is kept of one user.", ("app.cli.user",)),
+    "web": CommandModules("The files that browsers get.", ("app.cli.web",)),
     "worker": CommandModules(
         "Run the background jobs alone: delivery for workers that died, expiry.", ("app.cli.serve",)
     ),

@@ -47,6 +47,20 @@ class NotFoundError(FlowError):
     title = "Not found"
 
 
+class WebBuildMissingError(FlowError):
+    """The files for browsers were not built when the service was installed."""
+
+    code = "WEB_BUILD_MISSING"
+    status = 503
+    title = "Browser files are not built"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This installation has no browser files, because their build was skipped or failed; "
+            "run 'server-flow web build' on the server and request this again"
+        )
+
+
 class MethodNotAllowedError(FlowError):
     """The route exists, its method does not."""
 

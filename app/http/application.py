@@ -1,11 +1,9 @@
 """The Starlette application: the list of routes and what is around them."""
 
 import asyncio
-import mimetypes
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
@@ -15,7 +13,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import StatelessLifespan
 
 from app.auth.tokens import TokenVerifier
@@ -31,13 +28,12 @@ from app.http.openapi import openapi
 from app.http.operation import Check, operation_endpoints
 from app.http.problems import flow_error, http_error
 from app.http.states import STATE_ENDPOINTS
+from app.http.static_files import BundleFiles
 from app.http.streams import STREAM_ENDPOINTS
 from app.http.tokens import TOKEN_ENDPOINTS
 from app.services import FlowService
+from app.web.bundle import Bundle
 
-STATIC = Path(__file__).with_name("static")
-"""The JavaScript client."""
-mimetypes.add_type("text/plain", ".ts")  # which some systems take for a format of translations
 EXPOSED_HEADERS = ["ETag", "Flow-Version", "Location", "Retry-After", "X-Request-Id"]
 
 
@@ -81,7 +77,7 @@ def build_application(
         by_path.setdefault(endpoint.path, {})[endpoint.method] = handler
     routes: list[BaseRoute] = [_route(path, handlers) for path, handlers in by_path.items()]
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
-    routes.append(Mount("/static", StaticFiles(directory=STATIC)))
+    routes.append(Mount("/static", BundleFiles(Bundle())))
     middleware = [Middleware(RequestLog)]
     if cors_origins:
         middleware.append(

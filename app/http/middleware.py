@@ -14,8 +14,6 @@ log = structlog.get_logger("http")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
 _PROBES = {"/livez", "/readyz"}
-_STATIC = "/static/"
-"""What is there may be kept, and is asked for anew with its ETag."""
 _SAFETY = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -42,9 +40,9 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers: list[Any] = message.setdefault("headers", [])
-                cached = b"no-cache" if scope["path"].startswith(_STATIC) else b"no-store"
-                headers[:] = [pair for pair in headers if pair[0].lower() != b"cache-control"]
-                headers += [(b"x-request-id", request_id), (b"cache-control", cached), *_SAFETY]
+                if all(name.lower() != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                headers += [(b"x-request-id", request_id), *_SAFETY]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):

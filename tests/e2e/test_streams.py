@@ -181,21 +181,6 @@ async def test_head_says_what_it_would_be_and_ends(serving: Serving, user: str) 
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
-@pytest.mark.parametrize("name", ["flow-client.js", "flow-client.d.ts", "socket.io.esm.min.js"])
-async def test_the_javascript_client_is_served(serving: Serving, name: str) -> None:
-    async with httpx.AsyncClient(base_url=serving.url) as http:
-        answer = await http.get(f"/static/{name}")
-        assert answer.status_code == 200
-        if name.endswith(".js"):
-            assert answer.headers["content-type"].startswith("text/javascript")
-        assert answer.headers["cache-control"] == "no-cache"
-        again = await http.get(f"/static/{name}", headers={"If-None-Match": answer.headers["etag"]})
-        assert again.status_code == 304
-        for bad in ("/static/", "/static/nothing.js", "/static/../endpoint.py", "/static/%2e%2e/endpoint.py"):
-            missing = await http.get(bad)
-            assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
-
-
 async def test_stopping_the_server_ends_streams_at_once(servers: Settings, tmp_path: Path) -> None:
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     serving = Serving(env=external(own), cwd=tmp_path)

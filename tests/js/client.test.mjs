@@ -2,7 +2,7 @@
 // each event that the test decides.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { FlowClient, FlowError } from '../../app/http/static/flow-client.js';
+import { FlowClient, FlowError } from '../../app/web/client/flow-client.js';
 
 const FLOW = 'a-flow';
 const USER = 'ü-1';

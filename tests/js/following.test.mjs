@@ -1,7 +1,7 @@
 // The rules of following one state, without a connection.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Following } from '../../app/http/static/flow-client.js';
+import { Following } from '../../app/web/client/flow-client.js';
 
 const KEPT = 1000;
 

@@ -1,6 +1,6 @@
 // The suite in Node, against the service at FLOW_URL; TOKEN_URL makes tokens. Prints the results as JSON.
 import { io } from 'socket.io-client';
-import { FlowClient } from '../../app/http/static/flow-client.js';
+import { FlowClient } from '../../app/web/client/flow-client.js';
 import { minter } from './minter.mjs';
 import { run } from './suite.mjs';
 

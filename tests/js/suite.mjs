@@ -338,7 +338,16 @@ const tests = {
     equal(devices({ clients: await phone.presence(FLOW) }), ['phone']);
   },
 
-  async 'without an io the client loads the one beside it'(bench) {
+  async 'the bundle for browsers has an io built in, the source has not'(bench) {
+    if (!globalThis.document) {
+      let thrown;
+      try {
+        bench.client({ io: undefined });
+      } catch (error) {
+        thrown = error;
+      }
+      return equal([thrown?.name, thrown?.message.includes('socket.io-client')], ['TypeError', true]);
+    }
     const client = bench.client({ io: undefined });
     equal((await client.start(FLOW)).step, 'welcome');
     equal((await next(client.follow(FLOW))).step, 'welcome');

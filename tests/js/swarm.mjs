@@ -10,7 +10,7 @@
 // `level`, its `stats`, and the `error` that its following ended with.
 import { createInterface } from 'node:readline';
 import { io } from 'socket.io-client';
-import { FlowClient } from '../../app/http/static/flow-client.js';
+import { FlowClient } from '../../app/web/client/flow-client.js';
 
 class Member {
   #client;

@@ -1,7 +1,7 @@
 // Uses of the client that its types must allow, and mistakes that they must find.
 import { io } from 'socket.io-client';
-import { FlowClient, FlowError, Following } from '../../app/http/static/flow-client.js';
-import type { FollowedState, Presence, State, StateUpdated } from '../../app/http/static/flow-client.js';
+import { FlowClient, FlowError, Following } from '../../app/web/client/flow-client.js';
+import type { FollowedState, Presence, State, StateUpdated } from '../../app/web/client/flow-client.js';
 
 const client = new FlowClient('https://flows.example.org', {
   token: async () => 'a token',

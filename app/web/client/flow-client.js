@@ -5,7 +5,7 @@
  *     const client = new FlowClient('https://flows.example.org', { token: () => fetchToken() });
  *     for await (const state of client.follow('user-onboarding')) render(state);
  *
- * It needs socket.io-client 4: in Node hand its `io` in; a browser finds it beside this module.
+ * It needs socket.io-client 4: in Node pass its `io`. The module that the service serves to browsers has it built in.
  */
 
 const KEPT = 1000; // events kept while a sync is under way; states that wait for a slow consumer
@@ -299,12 +299,13 @@ export class FlowClient {
    * @param {string | (() => string | Promise<string>)} options.token a token, or what gets one: it is asked
    *   each time that a connection is made
    * @param {string} [options.device] a label, at most 64 characters, that presence shows
-   * @param {Function} [options.io] `io` of socket.io-client
+   * @param {Function} options.io `io` of socket.io-client; only `/static/flow-client.js` has a default
    * @param {string[]} [options.transports] `['websocket']`
    * @param {number} [options.timeout] milliseconds until a request without an answer is repeated: 10000
    * @param {number} [options.deadline] milliseconds until a call fails: 60000
    */
   constructor(url, { token, device, io, transports = ['websocket'], timeout = 10_000, deadline = 60_000 }) {
+    if (typeof io !== 'function') throw new TypeError("pass the option io: `import { io } from 'socket.io-client'`");
     this.#url = new URL(url, globalThis.location?.href);
     this.#token = token;
     this.#device = device;
@@ -446,7 +447,6 @@ export class FlowClient {
   }
 
   async #connect() {
-    this.#io ??= (await import(new URL('./socket.io.esm.min.js', import.meta.url).href)).io;
     const token = typeof this.#token === 'function' ? await this.#token() : this.#token;
     if (this.#over) throw this.#over;
     this.#userId = userOf(token);

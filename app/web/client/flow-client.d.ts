@@ -169,7 +169,7 @@ export interface ClientOptions {
   token: string | (() => string | Promise<string>);
   /** A label, at most 64 characters, that presence shows. */
   device?: string;
-  /** `io` of socket.io-client 4; without it the one beside this module is loaded. */
+  /** `io` of socket.io-client 4. Only `/static/flow-client.js` has a default; elsewhere it is required. */
   io?: (uri: string, options: any) => unknown;
   /** `['websocket']` */
   transports?: string[];

@@ -1,0 +1,6 @@
+"""Everything that a browser gets: sources, the build that bundles them, and where the result lies.
+
+``client`` has flow-client, ``site`` the pages. Vite bundles them into ``built``, which git ignores and every
+wheel and sdist contains. This package imports the standard library only, because the build backend loads it
+in an environment that has nothing else.
+"""

@@ -1,0 +1,121 @@
+"""Building the bundle with npm and Vite."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from app.web.bundle import ENTRY, MARK, NOTICES, Bundle
+from app.web.node import NODE_REQUIREMENT, Node, NodeMissingError, find_node, has_wheel
+
+SKIP = "FLOW_SKIP_WEB_BUILD"
+"""Set to 1, nothing is built during installations."""
+_NPM_SECONDS = 300
+_VITE_SECONDS = 180
+_NPM_CI = (
+    "ci",
+    "--ignore-scripts",
+    "--include=dev",  # Vite; NODE_ENV=production would leave it out
+    "--no-audit",
+    "--no-fund",
+    "--fetch-timeout=30000",
+    "--fetch-retries=2",
+    "--fetch-retry-mintimeout=1000",
+    "--fetch-retry-maxtimeout=5000",
+)
+_NPM_REASON = re.compile(r"^npm (?:error|ERR!) (?!code |errno |syscall |A complete log)(\S.*)$", re.MULTILINE)
+MAX_REASON_CHARACTERS = 200
+
+
+class WebBuildError(Exception):
+    """The bundle could not be built. The message is one line."""
+
+
+def is_skipped() -> bool:
+    """Return whether the environment asks for installations without a build."""
+    return os.environ.get(SKIP, "") not in ("", "0")
+
+
+def build_requirements(bundle: Bundle) -> list[str]:
+    """List what the build of this bundle must have installed: nothing if the bundle is current."""
+    if is_skipped() or not bundle.has_sources or bundle.is_current or not has_wheel():
+        return []
+    return [NODE_REQUIREMENT]
+
+
+def build(bundle: Bundle, *, download: bool = False) -> None:
+    """Build the bundle in a temporary folder, and replace the present one when that succeeded.
+
+    Args:
+        bundle: The bundle to build.
+        download: Let pip download Node if there is none.
+
+    Raises:
+        WebBuildError: The present bundle, if there is one, stays as it is.
+    """
+    digest = bundle.digest_sources()
+    try:
+        with (
+            find_node(download=download) as node,
+            tempfile.TemporaryDirectory(prefix="server-flow-web-") as folder,
+        ):
+            work = Bundle(Path(folder).resolve())
+            _copy_sources(bundle, work)
+            _run([*node.npm, *_NPM_CI], "npm ci", node, work.folder, _NPM_SECONDS)
+            vite = work.folder / "node_modules" / "vite" / "bin" / "vite.js"
+            _run([str(node.executable), str(vite), "build"], "vite build", node, work.folder, _VITE_SECONDS)
+            for name in (ENTRY, NOTICES):
+                if not (work.files / name).is_file():
+                    raise WebBuildError(f"vite build made no {name}")
+            (work.files / MARK).write_text(f"{digest}\n")
+            _replace(bundle.files, work.files)
+    except NodeMissingError as missing:
+        raise WebBuildError(str(missing)) from None
+    except OSError as refusal:
+        raise WebBuildError(f"{refusal.filename or 'the bundle'}: {refusal.strerror or refusal}") from None
+
+
+def _copy_sources(bundle: Bundle, to: Bundle) -> None:
+    for source in bundle.sources():
+        copy = to.folder / source.relative_to(bundle.folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+
+
+def _run(command: list[str], name: str, node: Node, folder: Path, seconds: float) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            cwd=folder,
+            env=node.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise WebBuildError(f"{name} took longer than {seconds:.0f} seconds") from None
+    if done.returncode != 0:
+        raise WebBuildError(f"{name} failed: {_reason(done.stdout)}")
+
+
+def _reason(output: str) -> str:
+    """Pick the line of a command's output that says most."""
+    found = _NPM_REASON.search(output)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    line = found[1].strip() if found else next(iter(lines[-1:]), "it printed nothing")
+    return line[:MAX_REASON_CHARACTERS]
+
+
+def _replace(present: Path, new: Path) -> None:
+    """Put a folder in the place of another, which is missing for a moment at the most."""
+    with tempfile.TemporaryDirectory(prefix=".built-", dir=present.parent) as beside:
+        shutil.copytree(new, Path(beside) / "new")
+        if present.exists():
+            present.rename(Path(beside) / "old")
+        (Path(beside) / "new").rename(present)
