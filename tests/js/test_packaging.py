@@ -63,35 +63,81 @@ def test_no_minified_or_generated_file_is_tracked() -> None:
     assert [name for name in scripts if "sourceMappingURL" in (ROOT / name).read_text()] == []
 
 
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """Build an sdist from what is tracked, and a wheel from the sdist: both files, and what was printed."""
-    folder = tmp_path_factory.mktemp("packaging")
+def copy_checkout(folder: Path) -> Path:
+    """Copy what is tracked, without the tests."""
     for name in source_files():
         if not name.startswith("tests/"):
-            copy = folder / "checkout" / name
+            copy = folder / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy)
+    return folder
+
+
+def call_hook(source: Path, hook: str, *arguments: Path, **env: str) -> tuple[str, str]:
+    """Call a hook of the build backend as pip does: its result, and what it reported about the bundle."""
+    script = "import sys, build_backend as backend; print(getattr(backend, sys.argv[1])(*sys.argv[2:]))"
+    inherited = {name: value for name, value in os.environ.items() if name != "FLOW_SKIP_WEB_BUILD"}
     done = subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(folder / "checkout")],
-        env={name: value for name, value in os.environ.items() if name != "FLOW_SKIP_WEB_BUILD"},
+        [sys.executable, "-c", script, hook, *map(str, arguments)],
+        cwd=source,
+        env={**inherited, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    reports = [line for line in done.stderr.splitlines() if "browser files" in line]
+    return done.stdout.splitlines()[-1], "\n".join(reports)
+
+
+def web_build(wheel: Path, to: Path, code: int) -> str:
+    """Run ``server-flow web build`` in an installation of a wheel, and return what was printed."""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(to), str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from app.cli import main; main()", "web", "build"],
+        env={**os.environ, "PYTHONPATH": str(to)},
+        cwd=to,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    (sdist,) = (folder / "dist").glob("*.tar.gz")
-    (wheel,) = (folder / "dist").glob("*.whl")
-    return sdist, wheel, done.stdout
+    assert done.returncode == code, done.stdout
+    return done.stdout
 
 
-def test_the_wheel_has_the_bundle_and_its_licences(distributions: tuple[Path, Path, str]) -> None:
-    with zipfile.ZipFile(distributions[1]) as wheel:
-        names = set(wheel.namelist())
-        client = wheel.read(f"{BUILT}/flow-client.js").decode()
-        notices = wheel.read(f"{BUILT}/third-party-notices.md").decode()
-        types = wheel.read(f"{BUILT}/flow-client.d.ts")
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a copy of the checkout."""
+    return copy_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build an sdist, and unpack it."""
+    folder = tmp_path_factory.mktemp("sdist")
+    name, reports = call_hook(copy_checkout(folder / "checkout"), "build_sdist", folder)
+    assert reports == ""
+    with tarfile.open(folder / name) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a wheel from the sdist."""
+    folder = tmp_path_factory.mktemp("wheel")
+    return folder / call_hook(sdist, "build_wheel", folder)[0]
+
+
+def test_the_wheel_has_the_bundle_and_its_licences(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        client = archive.read(f"{BUILT}/flow-client.js").decode()
+        notices = archive.read(f"{BUILT}/third-party-notices.md").decode()
+        types = archive.read(f"{BUILT}/flow-client.d.ts")
     assert "FlowClient" in client.rpartition("export")[2]
     assert types == (ROOT / "app/web/client/flow-client.d.ts").read_bytes()
     for package in BUNDLED:
@@ -102,18 +148,16 @@ def test_the_wheel_has_the_bundle_and_its_licences(distributions: tuple[Path, Pa
     assert [name for name in names if "node_modules" in name or name.startswith("build_backend")] == []
 
 
-def test_the_sdist_has_the_bundle_so_that_its_wheel_needs_no_node(
-    distributions: tuple[Path, Path, str],
-) -> None:
-    sdist, _, printed = distributions
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"build_backend.py", "app/web/.npmrc", "app/web/client/browser.js", f"{BUILT}/flow-client.js"}
-    assert wanted - names == set()
-    of_sdist, separator, of_wheel = printed.partition("Building wheel from sdist")
-    assert separator, printed
-    assert NODE_REQUIREMENT in of_sdist
-    assert "nodejs" not in of_wheel
+def test_the_sdist_has_the_bundle_so_that_its_wheel_needs_no_node(sdist: Path) -> None:
+    assert Bundle(sdist / "app" / "web").is_current
+    for hook in ("get_requires_for_build_wheel", "get_requires_for_build_sdist"):
+        assert call_hook(sdist, hook) == ("[]", "")
+
+
+def test_a_checkout_needs_node_once(checkout: Path) -> None:
+    assert call_hook(checkout, "get_requires_for_build_editable") == (repr([NODE_REQUIREMENT]), "")
+    build(Bundle(checkout / "app" / "web"))
+    assert call_hook(checkout, "get_requires_for_build_editable") == ("[]", "")
 
 
 def test_a_failing_build_keeps_the_present_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,30 +181,27 @@ def test_a_build_replaces_the_present_bundle(bundle: Bundle) -> None:
     assert not (bundle.folder / "node_modules").exists()
 
 
-def test_the_hooks_report_a_failure_in_one_line_and_return(bundle: Bundle, tmp_path: Path) -> None:
-    """The backend's own step before setuptools, on sources that cannot be bundled."""
-    (bundle.folder / "package-lock.json").write_text("{}")
-    script = (
-        "import sys, types; from pathlib import Path\n"
-        "sys.modules['setuptools'] = types.ModuleType('setuptools')\n"
-        "sys.modules['setuptools'].build_meta = types.SimpleNamespace(\n"
-        "  prepare_metadata_for_build_wheel=None, prepare_metadata_for_build_editable=None,\n"
-        "  build_wheel=lambda *arguments: 'a.whl')\n"
-        "import build_backend; from app.web.bundle import Bundle\n"
-        "build_backend.BUNDLE = Bundle(Path(sys.argv[1]))\n"
-        "print(build_backend.build_wheel('dist'))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(bundle.folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
-    assert done.stdout == "a.whl\n"
-    assert re.fullmatch(r"The browser files were not built: npm ci failed: .*\n", done.stderr)
-    assert "server-flow web build" in done.stderr
+def test_an_installation_without_an_npm_registry_succeeds(checkout: Path, tmp_path: Path) -> None:
+    registry = {"npm_config_registry": "http://127.0.0.1:9/", "npm_config_cache": str(tmp_path / "npm")}
+    name, report = call_hook(checkout, "build_wheel", tmp_path, **registry)
+    assert re.match(r"The browser files were not built: npm ci failed: [^\n]*ECONNREFUSED[^\n]*\Z", report)
+    assert "server-flow web build" in report
+    assert not (checkout / BUILT).exists()
+    printed = web_build(tmp_path / name, tmp_path / "installed", 1)
+    assert printed.startswith("server-flow: this wheel was built without browser files")
+
+
+def test_the_build_can_be_skipped(checkout: Path, tmp_path: Path) -> None:
+    skip = {"FLOW_SKIP_WEB_BUILD": "1"}
+    assert call_hook(checkout, "get_requires_for_build_editable", **skip) == ("[]", "")
+    _, report = call_hook(checkout, "build_editable", tmp_path, **skip)
+    assert report.startswith("The browser files were not built, because FLOW_SKIP_WEB_BUILD is set.")
+    assert not (checkout / BUILT).exists()
+
+
+def test_there_is_nothing_to_build_in_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    printed = web_build(wheel, tmp_path / "installed", 0)
+    assert printed.startswith("Nothing to do: this installation came with its browser files")
 
 
 def test_node_is_found_in_this_environment() -> None:
