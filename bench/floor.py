@@ -64,5 +64,5 @@ app = Starlette(
     routes=[
         Route("/api/flow/counter/start", start, methods=["POST"]),
         Route("/api/flow/counter/transition/again", transition, methods=["POST"]),
-    ]
+    ],
 )
