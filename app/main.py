@@ -1,7 +1,7 @@
 """Puts the service together, on MongoDB and Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -38,10 +38,13 @@ WAIT_SECONDS = 1.0
 class Parts:
     """The real parts behind a service, made from settings that name both servers."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock | None = None, listeners: Sequence[object] = ()
+    ) -> None:
+        """``listeners`` are those of the driver; they receive every command to the database."""
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
-        self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
+        self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, listeners)
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
         self.secrets = MongoSecretStore(self.database)
         self.service = FlowService(

@@ -1,13 +1,13 @@
 """The connection to MongoDB: the one module that makes a client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import MongoClient, WriteConcern
+from pymongo import IndexModel, MongoClient, WriteConcern
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -40,6 +40,7 @@ _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 
 
 _USER_EXISTS = 51003
+_COLLECTION_EXISTS = 48
 _NOT_ALLOWED = {13, 18, 8000}
 """No right to do it, a wrong user or password; of some hosted servers both."""
 
@@ -104,10 +105,27 @@ class Database:
                         await self.collection(name).drop_index(index)
                 await init_beanie(database=self._database, document_models=DOCUMENTS)
                 if "secantusVersion" in await self._client.admin.command("buildInfo"):
-                    for name, indexes in EMBEDDED_INDEXES.items():
-                        await self.collection(name).create_indexes(list(indexes))
+                    names = [document.get_collection_name() for document in DOCUMENTS]
+                    await self._prepare_embedded(names, EMBEDDED_INDEXES)
         except OperationFailure as refusal:
             raise _refused(refusal) from None
+
+    async def _prepare_embedded(
+        self, collections: Sequence[str], indexes: Mapping[str, Sequence[IndexModel]]
+    ) -> None:
+        """Make what the embedded server needs beyond the declarations (docs/decisions/0018).
+
+        The Rust server fails when documents are deleted by ``_id`` from a collection that does not exist.
+        """
+        missing = set(collections) - set(await self._database.list_collection_names())
+        for name in missing:
+            try:
+                await self._database.create_collection(name, check_exists=False)
+            except OperationFailure as refusal:
+                if refusal.code != _COLLECTION_EXISTS:  # another worker was first
+                    raise
+        for name, declared in indexes.items():
+            await self.collection(name).create_indexes(list(declared))
 
     async def drop(self) -> None:
         """Remove the database with all that is in it (tests)."""

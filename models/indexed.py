@@ -109,7 +109,9 @@ class KeyRanges:
             start, inclusive = bound, True
 
     def _remember(self, after: str, end: str | None, page: Sequence[Document]) -> None:
-        length = _common_prefix(page[0]["_id"], page[-1]["_id"])
+        # Of the halves, one at most spans a change of a leading character, which says nothing of the density.
+        middle = page[len(page) // 2]["_id"]
+        length = max(_common_prefix(page[0]["_id"], middle), _common_prefix(middle, page[-1]["_id"]))
         known = self._hints.get(end or "")
         first = page[0]["_id"] if known is None or len(after) < length else known.first_key
         if len(self._hints) >= MAX_HINTS:

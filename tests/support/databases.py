@@ -1,6 +1,7 @@
 """Test databases: the commands sent to them, and their removal."""
 
 import os
+from typing import Any
 
 from pymongo import monitoring
 
@@ -14,15 +15,17 @@ _HANDSHAKE = {"saslStart", "saslContinue"}
 
 
 class SentCommands(monitoring.CommandListener):
-    """Records the names of the commands sent, except those for the lease and of a connection's handshake."""
+    """Records the commands sent, except those for the lease and of a connection's handshake."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.commands: list[dict[str, Any]] = []
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         """Record a command."""
         if event.command.get(event.command_name) != "flow_leases" and event.command_name not in _HANDSHAKE:
             self.names.append(event.command_name)
+            self.commands.append(dict(event.command))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """Ignore the reply."""

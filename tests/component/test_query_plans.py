@@ -1,0 +1,172 @@
+"""Every query of a request or a sweep is answered from an index, on the embedded database too."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pymongo
+import pytest
+
+from app.clock import SystemClock
+from app.contracts.command import HeldPosition, Origin, PauseCommand, StartCommand
+from app.contracts.migration import MigrateCommand
+from app.contracts.ports import REMEMBERED, StateFilter, StoredState
+from app.contracts.record import HistoryFilter
+from app.main import Parts
+from app.services import FlowService
+from config.settings import Settings
+from models.state_store import MongoStateStore
+from tests.support.databases import SentCommands
+from tests.support.samples import flow_dict
+from tests.support.versions import edited
+
+SMALL = {"flow_leases", "flow_secrets", "flow_corruptions"}
+"""Collections of a few documents, whatever the number of states."""
+MANY = 120
+BYSTANDERS = 200
+"""States of others, with a record each: a scan reads them too."""
+
+EXPECTED = {
+    "flow_states: _id",
+    "flow_states: _id, epoch, revision",
+    "flow_states: userId",
+    "flow_states: userId, flowId",
+    "flow_states: outbox.timestamp",
+    "flow_states: expiresAt",
+    "flow_states: timeoutAt",
+    "flow_history: _id",
+    "flow_history: stateId",
+    "flow_history: stateId, requestId",
+}
+"""The fields by which the use cases and sweeps are known to ask, so that none of them is left out below."""
+
+Query = tuple[str, dict[str, Any]]
+
+
+def queries(commands: list[dict[str, Any]]) -> Iterator[Query]:
+    """The collection and the filter of every query in ``commands``: of an aggregation, its first stage."""
+    for command in commands:
+        name = next(iter(command))
+        collection = command[name]
+        if name == "find":
+            yield collection, command["filter"]
+        elif name == "aggregate":
+            first = command["pipeline"][0]
+            if "$sample" not in first:  # once in the life of a worker
+                yield collection, first["$match"]
+        elif name in ("update", "delete"):
+            for statement in command[f"{name}s"]:
+                yield collection, statement["q"]
+
+
+def shape(query: Query) -> str:
+    """The query without its values."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: of(member) for key, member in value.items()}
+        return [of(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else "?"
+
+    return f"{query[0]} {of(query[1])}"
+
+
+async def exercise(service: FlowService) -> None:
+    """Run every use case that a request or a sweep has, but the statistics, which read everything."""
+    root = Origin(actor="root")
+    timed = edited(flow_dict(slug="timed"), a__timeout={"after": "PT1S", "transition": "go"})
+    await service.create_flow(timed)
+    await service.create_flow(flow_dict(slug="short", ttl="PT1S"))
+    await service.create_flow(flow_dict())
+    await asyncio.gather(*(service.start_flow(f"user-{n}", "loop") for n in range(BYSTANDERS)))
+    for flow_id in ("loop", "timed", "short"):
+        await service.start_flow("ada", flow_id, StartCommand(payload={"x": 1}))
+    for n in range(REMEMBERED + 2):  # so that a repeat is looked for in the history
+        again = Origin(actor="ada", request_id=f"r-{n}")
+        await service.execute_transition("ada", "loop", ("go", "back")[n % 2], origin=again)
+    await service.background.relay.drain(10)
+    repeated = Origin(actor="ada", request_id="r-0")
+    assert (await service.execute_transition("ada", "loop", "go", origin=repeated)).revision == 1
+
+    state = await service.get_flow_state("ada", "loop")
+    assert state is not None
+    await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 2))
+    await service.get_user_flows("ada")
+    history = await service.get_flow_history("ada", "loop", limit=3)
+    await service.get_flow_history("ada", "loop", after=history[-1].id, only=HistoryFilter(actor="ada"))
+    assert (await service.verify_flow_history("ada", "loop")).whole
+    for only in (
+        StateFilter(),
+        StateFilter(flow_id="loop", step="a"),
+        StateFilter(user_id="ada"),
+        StateFilter(user_id="ada", flow_id="loop"),
+    ):
+        page = await service.administration.find_states(only, limit=2)
+        if page.next is not None:
+            await service.administration.find_states(only, after=page.next, limit=2)
+    await service.administration.pause_flow("ada", "loop", PauseCommand("audit"), origin=root)
+    await service.administration.resume_flow("ada", "loop", origin=root)
+    await service.administration.recover_flow("ada", "loop", origin=root)
+    await service.update_flow("loop", {"title": "Next"})
+    await service.migration.migrate("loop", MigrateCommand(1, 2, limit=3), origin=root)
+    await service.delete_flow("short")
+
+
+async def sweep(service: FlowService, parts: Parts) -> None:
+    """Run what the background does, once."""
+    states = MongoStateStore(parts.database)
+    await states.changed_since(["ada", "bob"], SystemClock().now() - timedelta(hours=1))
+    await service.background.deliver_for_others()
+    await service.background.run_timeouts()
+    await service.background.purge_expired()
+    for _ in range(3):
+        await service.background.check.run()
+
+
+def explain(settings: Settings, query: Query) -> dict[str, Any]:
+    """The plan of a query, and how many documents it read."""
+    assert settings.mongo_url is not None
+    with pymongo.MongoClient[dict[str, Any]](settings.mongo_url.get_secret_value()) as client:
+        command = {"find": query[0], "filter": query[1]}
+        return client[settings.mongo_database].command("explain", command, verbosity="executionStats")
+
+
+async def test_no_query_scans(settings: Settings) -> None:
+    sent = SentCommands()
+    parts = Parts(settings, listeners=[sent])
+    async with parts.running() as service:
+        sent.commands.clear()
+        await exercise(service)
+        await sweep(service, parts)
+        await service.personal_data.export("ada")
+        await service.personal_data.erase("ada", Origin(actor="root"))
+        await service.background.relay.drain(10)
+        asked = {shape(query): query for query in queries(list(sent.commands)) if query[0] not in SMALL}
+        fields = {f"{collection}: {', '.join(condition)}" for collection, condition in asked.values()}
+        assert fields >= EXPECTED
+        for name, query in asked.items():
+            plan = explain(settings, query)
+            assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), name
+            assert plan["executionStats"]["totalDocsExamined"] <= plan["executionStats"]["nReturned"], name
+
+
+@pytest.mark.parametrize("size", [2, 7, 50])
+async def test_a_page_reads_little_more_than_itself(settings: Settings, size: int) -> None:
+    """All but the first one, which finds out how dense the keys are."""
+    sent = SentCommands()
+    parts = Parts(settings, listeners=[sent])
+    async with parts.running() as service:
+        await service.create_flow(flow_dict())
+        await asyncio.gather(*(service.start_flow(f"user-{n:04}", "loop") for n in range(MANY)))
+        store = MongoStateStore(parts.database)
+        after, pages, read = "", 0, 0
+        while page := await store.walk(after, size):
+            after = page[-1].state.key if isinstance(page[-1], StoredState) else ""
+            if pages:
+                walked = [query for query in queries(sent.commands) if query[0] == "flow_states"]
+                found = [explain(settings, query)["executionStats"] for query in walked]
+                read += sum(stats["totalDocsExamined"] for stats in found)
+            sent.commands.clear()
+            pages += 1
+    assert pages == -(-MANY // size)
+    assert read <= 10 * MANY
