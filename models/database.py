@@ -41,6 +41,10 @@ _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 
 _USER_EXISTS = 51003
 _COLLECTION_EXISTS = 48
+_INTERNAL_ERROR = 1
+_STORAGE_FAILED = "WiredTiger error"
+"""In the message of an embedded server that cannot write, as its disk is full or broken."""
+
 _NOT_ALLOWED = {13, 18, 8000}
 """No right to do it, a wrong user or password; of some hosted servers both."""
 
@@ -143,10 +147,19 @@ def is_outage(error: PyMongoError) -> bool:
     if isinstance(error, BulkWriteError):
         details = error.details or {}
         faults = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
-        return any(fault.get("code") in _GOING_AWAY for fault in faults)
+        return any(
+            fault.get("code") in _GOING_AWAY or _is_storage_failure(fault.get("code"), fault.get("errmsg"))
+            for fault in faults
+        )
     return isinstance(error, OperationFailure) and (
-        error.code in _GOING_AWAY or error.has_error_label("RetryableWriteError")
+        error.code in _GOING_AWAY
+        or error.has_error_label("RetryableWriteError")
+        or _is_storage_failure(error.code, (error.details or {}).get("errmsg"))
     )
+
+
+def _is_storage_failure(code: int | None, message: object) -> bool:
+    return code == _INTERNAL_ERROR and isinstance(message, str) and _STORAGE_FAILED in message
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import structlog
 
 from app.auth.permissions import ADMIN
 from app.cli.token import signed_token
+from app.contracts.errors import StoreUnavailableError
 from app.main import (
     Parts,
     definition_sources,
@@ -52,7 +53,7 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
         if servers is not None:
             settings = servers.start(settings)
             servers.watch(lambda reason: _end_because(reason, dead))
-        first_flow = asyncio.run(_prepare(settings))
+        first_flow = _prepare(settings, servers)
         _hand_on(settings)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         served = run_workers(
@@ -80,9 +81,21 @@ def run_background() -> None:
     asyncio.run(_work(settings))
 
 
-async def _prepare(settings: Settings) -> str | None:
-    """Before any worker starts: both servers answer, indexes exist, definitions are taken up. A flow to begin
-    with, if everybody may see one."""
+def _prepare(settings: Settings, servers: EmbeddedServers | None) -> str | None:
+    """Check both servers, make the indexes and publish definitions, before any worker starts.
+
+    Returns:
+        A flow to begin with, if everybody may see one.
+    """
+    try:
+        return asyncio.run(_publish_definitions(settings))
+    except StoreUnavailableError:
+        if servers is None:
+            raise
+        raise servers.failure("mongodb") from None
+
+
+async def _publish_definitions(settings: Settings) -> str | None:
     async with Parts(settings).running() as service:
         published = await take_up_definitions(service, settings)
         page = await service.definitions.page(None, 100)

@@ -29,8 +29,14 @@ TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
 _USER = "flow"
-_LOG_TAIL_BYTES = 4000
-_DISK_FULL = ("no space left", "enospc", "disk full", "file too large")
+_MAX_LOG_BYTES = 65_536
+"""As much of a log is searched for the reason of a failure, from its beginning: the cause comes first."""
+
+_DISK_FULL = ("no space left", "disk quota exceeded", "file too large")
+_PANIC = "wt_panic"
+"""In the log of a database that cannot write any more: it goes on running, and refuses every command."""
+
+_CHECK_SECONDS = 1.0
 _REDIS_CONFIGURATION = """\
 bind 127.0.0.1
 port {port}
@@ -108,15 +114,26 @@ class EmbeddedServers:
         return self._join(settings)
 
     def watch(self, on_death: Callable[[str], None]) -> None:
-        """Call ``on_death`` with a line about a server that ends by itself."""
+        """Call ``on_death`` with a line about a server that ends by itself, or that cannot go on."""
 
         def wait(name: str, child: subprocess.Popen[bytes]) -> None:
             child.wait()
             if not self._stopping.is_set():
                 on_death(f"The embedded {name} server ended by itself{self._reason(name, child)}")
 
+        def end_after_panic() -> None:
+            while not self._stopping.wait(_CHECK_SECONDS):
+                if _PANIC in self._read_log("mongodb"):
+                    self.children["mongodb"].kill()
+                    return
+
         for name, child in self.children.items():
             threading.Thread(target=wait, args=(name, child), daemon=True).start()
+        threading.Thread(target=end_after_panic, daemon=True).start()
+
+    def failure(self, name: str) -> EmbeddedError:
+        """The error for a server that runs, but does not answer as it should."""
+        return EmbeddedError(f"The embedded {name} server fails{self._reason(name, self.children[name])}")
 
     def stop(self) -> None:
         """End both servers, after they have written what they have, and release the directory."""
@@ -225,17 +242,13 @@ class EmbeddedServers:
 
     def _reason(self, name: str, child: subprocess.Popen[bytes]) -> str:
         """Why a server ended, as the end of a sentence."""
-        log = self._log(name)
-        if child.returncode == -signal.SIGKILL:
-            return f": it was killed (by hand, or as the machine ran out of memory); see {log}"
-        try:
-            tail = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").lower()
-        except OSError:
-            tail = ""
-        if any(sign in tail for sign in _DISK_FULL):
+        log, written = self._log(name), self._read_log(name)
+        if any(sign in written for sign in _DISK_FULL):
             return f": the disk of {self.data_dir} is full; make room and start again"
-        if "permission denied" in tail:
+        if "permission denied" in written:
             return f": it may not read or write all of {self.directory.database}; see {log}"
+        if child.poll() == -signal.SIGKILL and _PANIC not in written:
+            return f": it was killed (by hand, or as the machine ran out of memory); see {log}"
         if name == "mongodb" and any(self.directory.database.glob("WiredTiger*")):
             return (
                 f": files in {self.directory.database} may be damaged; see {log}, and import a backup into a "
@@ -251,6 +264,14 @@ class EmbeddedServers:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+    def _read_log(self, name: str) -> str:
+        """The log of a server, in lower case; "" if it cannot be read."""
+        try:
+            with self._log(name).open("rb") as log:
+                return log.read(_MAX_LOG_BYTES).decode(errors="replace").lower()
+        except OSError:
+            return ""
 
     def _log(self, name: str) -> Path:
         return self.data_dir / f"{name}.log"

@@ -1,0 +1,226 @@
+"""The embedded database: killed, on a full disk, with damaged files, and with files of another server."""
+
+import asyncio
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.auth.tokens import issue_token
+from tests.support.long_form import form
+from tests.support.serving import COMMAND, Serving
+
+FLOW = "user-onboarding"
+KILLS = form("crash test of the embedded database: kills", short=3, long=20)
+WRITERS = 8
+SEED = 20_261_126
+MAX_FILE_BYTES = 400_000
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+
+
+class Embedded(Serving):
+    """``serve`` on embedded servers in ``cwd``/data."""
+
+    def __init__(self, cwd: Path) -> None:
+        super().__init__("--data-dir", "data", env={}, cwd=cwd)
+        self.secret = json.loads((cwd / "data" / "secrets.json").read_text())["jwt"]
+
+    @property
+    def database(self) -> psutil.Process:
+        """The process of the database."""
+        return next(p for p in self.family() if p.name().startswith("secantus"))
+
+    def client(self) -> httpx.AsyncClient:
+        """An HTTP client that may name any user."""
+        token = issue_token(self.secret, "root", ttl=timedelta(hours=1), scopes=["flow:admin"])
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(base_url=f"{self.url}/api/flow/{FLOW}", headers=headers, timeout=20)
+
+
+@pytest.fixture
+def cwd(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose files are removed at once: each database takes tens of megabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
+
+
+async def write(http: httpx.AsyncClient, users: Iterator[str], acknowledged: dict[str, int]) -> None:
+    """Start and reset states of new users until the service fails; keep what was acknowledged."""
+    for user in users:
+        for revision, path in enumerate(("start", "reset", "reset")):
+            try:
+                answer = await http.post(f"/{path}", params={"userId": user})
+            except httpx.TransportError:
+                return
+            if answer.status_code >= 500:
+                return
+            assert answer.json()["revision"] == revision, answer.text
+            acknowledged[user] = revision
+
+
+async def unproven(http: httpx.AsyncClient, acknowledged: dict[str, int]) -> list[str]:
+    """The users whose state or history lacks something that was acknowledged."""
+    failed = []
+    for user, revision in acknowledged.items():
+        state = (await http.get("/state", params={"userId": user})).json()
+        chain = (await http.get("/history/verify", params={"userId": user})).json()
+        if state is None or state["revision"] < revision or not chain["whole"]:
+            failed.append(user)
+    return failed
+
+
+@pytest.mark.timeout(900)
+async def test_kill_9_of_the_database_loses_nothing(cwd: Path) -> None:
+    chance = random.Random(SEED)
+    acknowledged: dict[str, int] = {}
+    names = (f"user-{n}" for n in range(1_000_000))
+    killed_under_load = 0
+    for _ in range(KILLS):
+        serving = Embedded(cwd)
+        before = len(acknowledged)
+        async with serving.client() as http:
+            writers = [asyncio.create_task(write(http, names, acknowledged)) for _ in range(WRITERS)]
+            async with asyncio.timeout(60):
+                goal = before + chance.randint(40, 120)
+                while len(acknowledged) < goal:
+                    await asyncio.sleep(0.01)
+            serving.database.send_signal(signal.SIGKILL)
+            await asyncio.gather(*writers)
+        killed_under_load += len(acknowledged) >= goal
+        serving.wait_for("The embedded mongodb server ended by itself: it was killed")
+        assert serving.end() == 1
+    serving = Embedded(cwd)
+    async with serving.client() as http:
+        lost = await unproven(http, acknowledged)
+    changes = sum(acknowledged.values()) + len(acknowledged)
+    print(f"kills {killed_under_load}, acknowledged {changes}, lost {lost}")
+    assert lost == []
+    assert killed_under_load == KILLS
+    serving.end()
+
+
+async def test_a_full_disk_is_one_clear_line_and_loses_nothing(cwd: Path) -> None:
+    """The limit on the size of files fails each write behind it, as a full disk does."""
+    serving = Embedded(cwd)
+    acknowledged: dict[str, int] = {}
+    async with serving.client() as http:
+        serving.database.rlimit(psutil.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
+        await write(http, (f"user-{n}" for n in range(5000)), acknowledged)
+    serving.wait_for("The embedded mongodb server ended by itself: the disk of .* is full; make room")
+    assert serving.end() == 1
+    assert "Traceback" not in serving.output
+    assert acknowledged
+    again = Embedded(cwd)
+    async with again.client() as http:
+        assert await unproven(http, acknowledged) == []
+    again.end()
+
+
+def refused(cwd: Path, before: Callable[[], None] | None = None) -> str:
+    """The line with which ``serve`` does not start. ``before`` runs in its process first."""
+    done = subprocess.run(
+        [COMMAND, "serve", "--port", "0", "--data-dir", "data"],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if not k.startswith("FLOW_")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=before,
+    )
+    assert done.returncode == 1, done.stdout
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def without_override() -> None:
+    """Give up root's right to write what its mode forbids; without effect for other users."""
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory that was in use."""
+    folder = tmp_path_factory.mktemp("used")
+    Embedded(folder).end()
+    yield folder / "data"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def written(used: Path, cwd: Path) -> Path:
+    """A copy of it of the test's own."""
+    return Path(shutil.copytree(used, cwd / "data"))
+
+
+@pytest.mark.parametrize("name", ["WiredTiger.wt", "WiredTiger.turtle", "secantus_collections.wt"])
+def test_a_truncated_file_is_one_clear_line(written: Path, cwd: Path, name: str) -> None:
+    file = written / "mongodb" / name
+    os.truncate(file, file.stat().st_size // 2)
+    line = refused(cwd)
+    assert "files in" in line
+    assert "may be damaged" in line
+    assert "server-flow data import" in line
+
+
+def test_missing_secrets_are_one_clear_line(written: Path, cwd: Path) -> None:
+    (written / "secrets.json").unlink()
+    assert "its secrets.json is missing" in refused(cwd)
+
+
+@pytest.mark.parametrize("folder", [".", "mongodb"])
+def test_a_directory_without_rights_is_one_clear_line(written: Path, cwd: Path, folder: str) -> None:
+    (written / folder).chmod(0o500)
+    try:
+        line = refused(cwd, without_override)
+    finally:
+        (written / folder).chmod(0o700)
+    assert ("cannot be written: Permission denied" if folder == "." else "may not read or write") in line
+
+
+def test_files_of_another_server_are_never_opened(written: Path, cwd: Path) -> None:
+    mark = written / "database.json"
+    ours = json.loads(mark.read_text())
+    mark.write_text(json.dumps({"server": "secantusd-xx", "version": "9.9"}))
+    line = refused(cwd)
+    assert "was written by secantusd-xx of SecantusDB 9.9" in line
+    assert f"{ours['server']} of SecantusDB {ours['version']} must not open it" in line
+    assert "server-flow data export" in line
+    mark.write_text(json.dumps({**ours, "version": "0.0.1"}))
+    assert "was written by" in refused(cwd)
+    mark.write_text(json.dumps(ours))
+    Embedded(cwd).end()
+
+
+def test_files_without_a_mark_are_those_of_version_0_4(written: Path, cwd: Path) -> None:
+    (written / "database.json").unlink()
+    line = refused(cwd)
+    assert "was written by secantusd-py of SecantusDB 0.7.0b3" in line
+    assert "pip install 'SecantusDB==0.7.0b3'" in line
+
+
+def test_an_old_process_is_never_left(written: Path, cwd: Path) -> None:
+    """The mark is read before a server starts."""
+    (written / "database.json").write_text("{")
+    assert "database.json cannot be read" in refused(cwd)
+    assert not [p for p in psutil.process_iter() if str(written) in " ".join(_command_of(p))]
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
