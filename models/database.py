@@ -35,6 +35,9 @@ USABLE = (
     "(a name that DNS knows), with user and password percent-encoded"
 )
 
+IMPORT_LEASE = "import"
+"""The lease of an unfinished import; its holder is the checksum of the file."""
+
 _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 """Codes of a server that shuts down, steps down or cannot confirm a write in time."""
 
@@ -92,10 +95,15 @@ class Database:
         async with store_errors():
             await self._client.admin.command("ping")
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, importing: bool = False) -> None:
         """Bind the documents and make sure that every declared index exists.
 
-        Raises StoreUnavailableError, or DatabaseRefusedError when the server answers with a refusal.
+        Args:
+            importing: Prepare also a database whose import has not finished.
+
+        Raises:
+            DatabaseRefusedError: The server refuses, or an import into the database has not finished.
+            StoreUnavailableError: The server is away.
         """
         # Once for a database: workers whose parent has prepared it need not load Beanie.
         from beanie import init_beanie  # noqa: PLC0415
@@ -111,6 +119,10 @@ class Database:
                 if "secantusVersion" in await self._client.admin.command("buildInfo"):
                     names = [document.get_collection_name() for document in DOCUMENTS]
                     await self._prepare_embedded(names, EMBEDDED_INDEXES)
+                if not importing and await self.collection("flow_leases").find_one({"_id": IMPORT_LEASE}):
+                    raise DatabaseRefusedError(
+                        "An import into this database has not finished: repeat 'server-flow data import'"
+                    )
         except OperationFailure as refusal:
             raise _refused(refusal) from None
 

@@ -29,6 +29,9 @@ COMMANDS = {
     "check-config": CommandModules(
         "Print the effective settings, secrets masked, and ping both servers.", ("app.cli.operate",)
     ),
+    "data": CommandModules(
+        "All data, to a file and back: backup, and change of the server.", ("app.cli.data",)
+    ),
     "flows": CommandModules(
         "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagram", "app.cli.migration")
     ),
@@ -38,7 +41,7 @@ COMMANDS = {
     "stats": CommandModules("Show figures over all states and their history.", ("app.cli.operate",)),
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
     "user": CommandModules("What is kept of one user.", ("app.cli.user",)),
-    "web": CommandModules("The files that browsers get.", ("app.cli.web",)),
+    "web": CommandModules("Browser files: flow-client and the pages.", ("app.cli.web",)),
     "worker": CommandModules(
         "Run the background jobs alone: delivery for workers that died, expiry.", ("app.cli.serve",)
     ),
@@ -84,6 +87,7 @@ def _explained(error: Exception) -> tuple[str, int] | None:
     """The message and the exit code for an error that a person at the terminal can mend; None for others."""
     from app.contracts.errors import FlowError, StoreUnavailableError  # noqa: PLC0415 - only when one fails
     from app.contracts.ports import BusUnavailableError, DefinitionSourceError  # noqa: PLC0415
+    from app.contracts.transfer import DataTransferError  # noqa: PLC0415
     from app.process import StartError  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415
 
@@ -92,7 +96,7 @@ def _explained(error: Exception) -> tuple[str, int] | None:
             return str(error), 2
         case StoreUnavailableError():
             return f"{error.advice} (FLOW_MONGO_URL)", 1
-        case StartError() | DefinitionSourceError() | FlowError():
+        case StartError() | DataTransferError() | DefinitionSourceError() | FlowError():
             return str(error), 1
         case BusUnavailableError():
             return f"{error} (FLOW_REDIS_URL)", 1

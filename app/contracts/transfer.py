@@ -1,0 +1,28 @@
+"""Values of ``data export`` and ``data import``."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+Progress = Callable[[str, int], None]
+"""Called now and then with a collection and the number of its documents so far."""
+
+
+class DataTransferError(Exception):
+    """An export or an import cannot be made; the message says why and what to do."""
+
+
+class TransferReport(Struct, frozen=True):
+    """What a file holds.
+
+    Args:
+        documents: Their number by collection.
+        sha256: Checksum of the uncompressed content, in hexadecimal.
+        bytes: Size of the uncompressed content.
+        already_there: Documents that an import found in the database, as in the file.
+    """
+
+    documents: dict[str, int]
+    sha256: str
+    bytes: int
+    already_there: int = 0

@@ -1,0 +1,85 @@
+"""``data export`` and ``data import``: a database to a file, and a file to a database."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from app.contracts.transfer import DataTransferError, Progress, TransferReport
+from app.contracts.views import iso
+from app.process.embedded import EmbeddedServers
+from config.settings import Settings
+from models.data_export import export_data
+from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file, verify_file
+from models.data_import import import_data
+from models.database import Database, connect
+
+
+async def export_directory(
+    settings: Settings, data_dir: Path, file: Path, *, replace: bool, progress: Progress
+) -> TransferReport:
+    """Write all data of a data directory to a file.
+
+    Starts the embedded servers over the directory, or joins those that run there.
+
+    Args:
+        settings: They name the database.
+        data_dir: Its servers are started with the installed database server, which must have written it.
+        file: Created, readable by its owner alone.
+        replace: Whether an existing file may be replaced.
+        progress: Called now and then.
+
+    Raises:
+        DataTransferError: There is no data, or the file cannot be written.
+        EmbeddedError: The servers cannot start.
+        StoreUnavailableError: The database went away.
+    """
+    if not (data_dir / "mongodb").is_dir():
+        raise DataTransferError(f"There is no data directory of embedded servers at {data_dir}")
+    header = Header(FORMAT, FORMAT_VERSION, version("server-flow"), iso(datetime.now(UTC)))
+    with created_file(file, replace=replace) as out:  # first, as the servers take seconds to start
+        servers = EmbeddedServers(data_dir)
+        try:
+            database = _connected(servers.start(settings, join=True))
+            try:
+                return await export_data(database, DataFileWriter(out, header), progress)
+            finally:
+                await database.close()
+        finally:
+            servers.stop()
+
+
+async def import_file(
+    settings: Settings,
+    file: Path,
+    *,
+    replace_definitions: bool,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> TransferReport:
+    """Load a file into the database of the settings, or into embedded servers over its data directory.
+
+    Raises:
+        DataTransferError: The file or the database cannot be used.
+        EmbeddedError: The servers cannot start, or another process runs them.
+        StoreUnavailableError: The database is away.
+    """
+    verify_file(file)  # before servers are started, and a data directory is made
+    servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
+    try:
+        database = _connected(settings if servers is None else servers.start(settings))
+        try:
+            return await import_data(
+                database, file, replace_definitions=replace_definitions, progress=progress
+            )
+        finally:
+            await database.close()
+    finally:
+        if servers is not None:
+            servers.stop()
+
+
+def _connected(settings: Settings) -> Database:
+    if settings.mongo_url is None:
+        raise ValueError("the settings name no database")
+    return connect(settings.mongo_url.get_secret_value(), settings.mongo_database)

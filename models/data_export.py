@@ -1,0 +1,143 @@
+"""Reads a database for a backup, also while a service changes it.
+
+States are read before the history, and the definitions last. A record leaves the outbox of its state only
+once it is in the history, so that no record can be missing; records that are later than the state as it was
+read are left out. A definition is published before any state names it, and is never removed. So every state
+in the file is as it was at one moment, with all of its history up to then.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+
+from app.contracts.transfer import DataTransferError, Progress, TransferReport
+from models.data_file import COLLECTIONS, DataFileWriter
+from models.database import Collection, Database, store_errors
+
+BATCH_DOCUMENTS = 1000
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far the clocks of the workers and of this process may differ."""
+
+_RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
+
+_Position = tuple[str, int]
+
+
+async def export_data(
+    database: Database, out: DataFileWriter, progress: Progress, batch_documents: int = BATCH_DOCUMENTS
+) -> TransferReport:
+    """Write all data of a database. Memory: a few hundred bytes a state, whatever the history.
+
+    Raises:
+        DataTransferError: A user was erased meanwhile; the export can be repeated.
+        StoreUnavailableError: The database went away.
+    """
+    await _Export(database, out, progress, batch_documents).run()
+    return out.finish()
+
+
+class _Export:
+    def __init__(
+        self, database: Database, out: DataFileWriter, progress: Progress, batch_documents: int
+    ) -> None:
+        self._database = database
+        self._states = database.collection("flow_states")
+        self._out = out
+        self._progress = progress
+        self._batch = batch_documents
+        self._began = datetime.now(UTC) - CLOCK_TOLERANCE
+        self._positions: dict[str, _Position | None] = {}
+        self._erased: dict[str, _Position] = {}
+        self._receipts: dict[str, _Position] = {}
+
+    async def run(self) -> None:
+        """Write every collection."""
+        for name in COLLECTIONS:
+            self._out.begin(name)
+            count = 0
+            async for document in _documents(self._database.collection(name), self._batch):
+                if name == "flow_states":
+                    self._note_state(document)
+                elif name == "flow_history" and not await self._belongs(document):
+                    continue
+                count = self._out.add(bytes(document.raw))
+                if count % self._batch == 0:
+                    self._progress(name, count)
+            self._progress(name, count)
+        await self._check_erasures()
+
+    def _note_state(self, document: RawBSONDocument) -> None:
+        key = document["_id"]
+        if not isinstance(key, str):
+            return  # damaged: no record can belong to it
+        self._positions[key] = _position(document)
+        outbox = document.get("outbox")
+        for record in outbox if isinstance(outbox, list) else ():
+            if isinstance(record, RawBSONDocument):
+                self._note_erasure(key, record)
+
+    async def _belongs(self, record: RawBSONDocument) -> bool:
+        """Whether a record belongs to its state as it was read."""
+        key = record.get("stateId")
+        if not isinstance(key, str):
+            return True  # damaged
+        position = _position(record)
+        if key in self._positions:
+            at = self._positions[key]
+            if at is not None and position is not None and position > at:
+                return False
+        elif await self._started_since(key, record.get("timestamp")):
+            return False
+        self._note_erasure(key, record)
+        return True
+
+    async def _started_since(self, key: Any, timestamp: Any) -> bool:
+        """Whether a state that was not there when the states were read is there now."""
+        if isinstance(timestamp, datetime) and timestamp < self._began:
+            return False
+        async with store_errors():
+            return await self._states.find_one({"_id": key}, {"_id": 1}) is not None
+
+    def _note_erasure(self, key: str, record: RawBSONDocument) -> None:
+        position = _position(record)
+        if position is None:
+            return
+        if record.get("kind") == "erased":
+            self._receipts[key] = max(position, self._receipts.get(key, position))
+        elif "hash" in record and "salt" not in record:
+            self._erased[key] = max(position, self._erased.get(key, position))
+
+    async def _check_erasures(self) -> None:
+        """Raise DataTransferError if a state in the file lacks the receipt of an erasure in its history.
+
+        The history of such a state would not verify. A state that has not changed since it was read was
+        like that before.
+        """
+        for key, erased in self._erased.items():
+            receipt = self._receipts.get(key)
+            if receipt is not None and receipt > erased:
+                continue
+            async with store_errors():
+                now = await self._states.find_one({"_id": key}, {"epoch": 1, "revision": 1})
+            if (None if now is None else _position(now)) != self._positions.get(key):
+                raise DataTransferError("A user was erased while the export ran; run it again")
+
+
+async def _documents(collection: Collection, batch_documents: int) -> AsyncIterator[RawBSONDocument]:
+    """Read every document of a collection, in the order of the storage: the cheapest scan on every server."""
+    raw: Any = collection.with_options(codec_options=_RAW)
+    async with store_errors():
+        cursor = raw.find({}, batch_size=batch_documents)
+        while batch := await cursor.to_list(batch_documents):
+            for document in batch:
+                yield document
+
+
+def _position(document: Any) -> _Position | None:
+    epoch, revision = document.get("epoch"), document.get("revision")
+    if isinstance(epoch, str) and isinstance(revision, int):
+        return epoch, revision
+    return None

@@ -1,0 +1,153 @@
+"""Writes the data of a file into an empty database; can be repeated until it is complete.
+
+The whole file is checked before anything is written. The history and the definitions come before the
+states, so that no state is ever there without them. A mark in ``flow_leases`` keeps services from starting
+on a database whose import has not finished.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import BulkWriteError
+
+from app.contracts.transfer import DataTransferError, Progress, TransferReport
+from models.data_file import read_file, verify_file
+from models.database import IMPORT_LEASE, Database, store_errors
+
+BATCH_DOCUMENTS = 500
+BATCH_BYTES = 4 * 1024 * 1024
+STATES = "flow_states"
+
+_DUPLICATE_KEY = 11000
+_RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+
+Batch = tuple[str, list[RawBSONDocument]]
+
+
+async def import_data(
+    database: Database, path: Path, *, replace_definitions: bool, progress: Progress
+) -> TransferReport:
+    """Import a file.
+
+    Args:
+        database: Without states and history, or with those of an import of the same file that was cut off.
+        path: A file of ``data export``.
+        replace_definitions: Whether definitions that are there already may be removed.
+        progress: Called now and then.
+
+    Raises:
+        DataTransferError: The file cannot be used, or the database is in use.
+        StoreUnavailableError: The database went away; the import can be repeated.
+    """
+    found = verify_file(path)
+    await database.prepare(importing=True)
+    work = _Import(database, progress)
+    if not await work.is_resumed(found.sha256):
+        await work.require_unused(replace_definitions=replace_definitions)
+        await work.begin(found.sha256)
+    await work.write(path)
+    await work.end()
+    return TransferReport(found.documents, found.sha256, found.bytes, work.already_there)
+
+
+class _Import:
+    def __init__(self, database: Database, progress: Progress) -> None:
+        self._database = database
+        self._leases = database.collection("flow_leases")
+        self._progress = progress
+        self._written: dict[str, int] = {}
+        self.already_there = 0
+
+    async def is_resumed(self, checksum: str) -> bool:
+        """Whether an import of the same file was cut off. Raises DataTransferError if one of another was."""
+        async with store_errors():
+            mark = await self._leases.find_one({"_id": IMPORT_LEASE})
+        if mark is not None and mark.get("holder") != checksum:
+            raise DataTransferError(
+                "An import of another file into this database has not finished: repeat that one, "
+                "or use an empty database"
+            )
+        return mark is not None
+
+    async def require_unused(self, *, replace_definitions: bool) -> None:
+        """Raise DataTransferError if the database has data, or a service runs on it."""
+        async with store_errors():
+            async for lease in self._leases.find({}):
+                until = lease.get("until")
+                if isinstance(until, datetime) and until > datetime.now(UTC):
+                    raise DataTransferError("A service runs on this database: stop all workers first")
+        if await self._has("flow_states") or await self._has("flow_history"):
+            raise DataTransferError(
+                "The database has states or history already, and an import does not merge: use an empty "
+                "database (FLOW_MONGO_DATABASE) or a new data directory (--data-dir)"
+            )
+        if await self._has("flow_definitions") and not replace_definitions:
+            raise DataTransferError(
+                "The database has definitions already (and no states): replace them with "
+                "--replace-definitions, or use an empty database"
+            )
+
+    async def begin(self, checksum: str) -> None:
+        """Mark the database as being imported, and remove definitions that no state uses."""
+        mark = {"_id": IMPORT_LEASE, "holder": checksum, "fence": 1, "until": _NEVER}
+        async with store_errors():
+            await self._leases.insert_one(mark)
+            await self._database.collection("flow_definitions").delete_many({})
+
+    async def write(self, path: Path) -> None:
+        """Write every document, the states last."""
+        for states in (False, True):
+            chosen = (each for each in read_file(path) if (each[0] == STATES) is states)
+            for collection, documents in _batches(chosen):
+                await self._insert(collection, documents)
+                self._written[collection] = self._written.get(collection, 0) + len(documents)
+                self._progress(collection, self._written[collection])
+
+    async def end(self) -> None:
+        """Remove the mark: services may start."""
+        async with store_errors():
+            await self._leases.delete_one({"_id": IMPORT_LEASE})
+
+    async def _has(self, collection: str) -> bool:
+        async with store_errors():
+            return await self._database.collection(collection).find_one({}, {"_id": 1}) is not None
+
+    async def _insert(self, name: str, documents: list[RawBSONDocument]) -> None:
+        collection: Any = self._database.collection(name).with_options(codec_options=_RAW)
+        async with store_errors():
+            try:
+                await collection.insert_many(documents, ordered=False)
+            except BulkWriteError as refusal:
+                details = refusal.details or {}
+                faults = details.get("writeErrors", ())
+                if any(f.get("code") != _DUPLICATE_KEY for f in faults) or details.get("writeConcernErrors"):
+                    raise
+                twice = [documents[fault["index"]] for fault in faults]
+                ids = [document["_id"] for document in twice]
+                found = await collection.find({"_id": {"$in": ids}}).to_list(None)
+                if {bytes(document.raw) for document in twice} != {bytes(each.raw) for each in found}:
+                    raise DataTransferError(
+                        f"{name} has another document under an _id of the file; use an empty database"
+                    ) from None
+                self.already_there += len(twice)
+
+
+def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[Batch]:
+    """Group neighbours of one collection, at most ``BATCH_DOCUMENTS`` and about ``BATCH_BYTES``."""
+    for collection, members in groupby(documents, key=lambda each: each[0]):
+        batch: list[RawBSONDocument] = []
+        size = 0
+        for _, raw in members:
+            batch.append(RawBSONDocument(raw, _RAW))
+            size += len(raw)
+            if len(batch) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
+                yield collection, batch
+                batch, size = [], 0
+        if batch:
+            yield collection, batch

@@ -1,0 +1,195 @@
+"""``server-flow data export`` and ``data import``, as a person runs them."""
+
+import io
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bson
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from app.contracts.transfer import DataTransferError
+from app.main import Parts
+from app.process.data_directory import read_jwt_secret
+from config.settings import Settings
+from models.data_export import export_data
+from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file
+from models.database import connect
+from tests.support.samples import flow_dict
+from tests.support.serving import COMMAND, Process, Serving
+from tests.support.shell import Shell
+
+ROUTE = "/api/flow/user-onboarding"
+HEADER = Header(FORMAT, FORMAT_VERSION, "0.5.0", "2026-01-01T00:00:00.000Z")
+
+
+class Embedded(Serving):
+    """``serve`` on embedded servers in a folder below ``cwd``."""
+
+    def __init__(self, cwd: Path, data_dir: str) -> None:
+        super().__init__("--data-dir", data_dir, env={}, cwd=cwd)
+        self.secret = read_jwt_secret(cwd / data_dir)
+
+    def client(self, user: str, *scopes: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.token(user, *scopes)}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+
+def run(cwd: Path, *arguments: str, code: int = 0, **options: Any) -> str:
+    """Run a command without settings; what it printed."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+    ended = subprocess.run(
+        [COMMAND, *arguments],
+        env=inherited,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        **options,
+    )
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path) -> None:
+    first = Embedded(tmp_path, "first")
+    try:
+        with first.client("ada", "flow:admin") as http:
+            http.post(f"{ROUTE}/start", json={"payload": {"iban": "DE02"}})
+            http.post(f"{ROUTE}/transition/start", headers={"Idempotency-Key": "r-1"})
+            http.post("/api/flow/sign-in/start?userId=bob")
+            http.patch("/api/flows/user-onboarding", json={"title": "Changed"})
+            state = http.get(f"{ROUTE}/state").json()
+            checked = http.get(f"{ROUTE}/history/verify").json()
+        printed = run(tmp_path, "data", "export", "first", "backup.flow")
+        assert "2 flow_states" in printed
+        assert "4 flow_definitions" in printed
+        assert "exported to backup.flow" in printed
+        file = tmp_path / "backup.flow"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert "exists already" in run(tmp_path, "data", "export", "first", "backup.flow", code=1)
+        run(tmp_path, "data", "export", "first", "backup.flow", "--force")
+        in_use = run(tmp_path, "data", "import", "backup.flow", "--data-dir", "first", code=1)
+        assert "in use by another server-flow" in in_use
+        full = _with_small_disk(tmp_path, first)
+        assert full.startswith("server-flow: full.flow cannot be written: File too large")
+        assert not list(tmp_path.glob("*full.flow*"))
+    finally:
+        assert first.end() == 0
+
+    printed = run(tmp_path, "data", "import", "backup.flow", "--data-dir", "second")
+    assert "imported from backup.flow" in printed
+    refused = run(tmp_path, "data", "import", "backup.flow", "--data-dir", "second", code=1)
+    assert "has states or history already" in refused
+    second = Embedded(tmp_path, "second")
+    try:
+        with second.client("ada", "flow:admin") as http:
+            assert http.get(f"{ROUTE}/state").json() == state
+            again = http.get(f"{ROUTE}/history/verify").json()
+            assert (again["whole"], again["head"]) == (True, checked["head"])
+            repeated = http.post(f"{ROUTE}/transition/start", headers={"Idempotency-Key": "r-1"}).json()
+            assert repeated["revision"] == state["revision"]
+            moved = http.post(f"{ROUTE}/transition/continue").json()
+            assert moved["revision"] == state["revision"] + 1
+            assert http.get(f"{ROUTE}/history/verify").json()["whole"]
+            assert http.get("/api/flows/user-onboarding").json()["title"] == "Changed"
+        old = {"Authorization": f"Bearer {first.token('ada')}"}
+        assert httpx.get(f"{second.url}{ROUTE}/state", headers=old).status_code == 401, "a new secret"
+    finally:
+        assert second.end() == 0
+
+
+def _with_small_disk(cwd: Path, serving: Serving) -> str:
+    """Export while no file may grow beyond 64 bytes; the servers belong to another process."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+    assert serving.popen.poll() is None
+    return run(cwd, "data", "export", "first", "full.flow", code=1, preexec_fn=limit)
+
+
+def test_wrong_paths_are_told_in_a_line(tmp_path: Path) -> None:
+    said = run(tmp_path, "data", "export", "nowhere", "a.flow", code=1)
+    assert said == "server-flow: There is no data directory of embedded servers at nowhere\n"
+    assert list(tmp_path.iterdir()) == [], "nothing was made"
+    (tmp_path / "data" / "mongodb").mkdir(parents=True)
+    said = run(tmp_path, "data", "export", "data", "missing/a.flow", code=1)
+    assert said == "server-flow: missing/a.flow cannot be written: No such file or directory\n"
+    (tmp_path / "text").write_text("hello")
+    said = run(tmp_path, "data", "import", "text", "--data-dir", "new", code=1)
+    assert said == "server-flow: text is damaged, or is not a file of 'server-flow data export'\n"
+    assert not (tmp_path / "new").exists(), "the file is read first"
+
+
+@pytest.fixture
+def importing() -> Iterator[list[Process]]:
+    """Whatever is put in is ended."""
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.end(signal.SIGKILL)
+
+
+def test_an_import_that_was_killed_is_completed_by_the_same_command(
+    settings: Settings, tmp_path: Path, importing: list[Process]
+) -> None:
+    shell = Shell(settings, tmp_path)
+    file = tmp_path / "large.flow"
+    with created_file(file, replace=False) as out:
+        writer = DataFileWriter(out, HEADER)
+        writer.begin("flow_history")
+        for n in range(30_000):
+            writer.add(bson.encode({"_id": f"r{n:06}", "stateId": f"loop:u{n}", "epoch": "e", "revision": n}))
+        writer.finish()
+    with MongoClient[dict[str, Any]](shell.env["FLOW_MONGO_URL"]) as client:
+        database = client[shell.env["FLOW_MONGO_DATABASE"]]
+        process = Process("data", "import", "large.flow", env=shell.env, cwd=tmp_path)
+        importing.append(process)
+        while database.flow_history.find_one({}) is None:
+            assert process.popen.poll() is None, process.output
+        process.end(signal.SIGKILL)
+        there = database.flow_history.count_documents({})
+        assert 0 < there < 30_000
+        said = shell("flows", "list", code=1)
+        assert "An import into this database has not finished: repeat 'server-flow data import'" in said
+        printed = shell("data", "import", "large.flow")
+        assert "30000 flow_history" in printed
+        assert "of the documents were there from an import that was cut off" in printed
+        assert database.flow_history.count_documents({}) == 30_000
+        assert "sign-in" in shell("flows", "list")
+
+
+async def test_an_erasure_during_an_export_is_noticed(settings: Settings, tmp_path: Path) -> None:
+    """Another process erases a user between the read of the states and that of the history."""
+    parts = Parts(settings)
+    async with parts.running() as service:
+        await service.create_flow(flow_dict(title="Loop"))
+        for user in ("ada", "bob"):
+            await service.start_flow(user, "loop")
+        await service.background.relay.drain(5)
+    shell = Shell(settings, tmp_path)
+    printed: list[str] = []
+
+    def progress(collection: str, documents: int) -> None:
+        if collection == "flow_states" and not printed:
+            printed.append(shell("user", "erase", "--user", "ada", "--yes"))
+
+    assert settings.mongo_url is not None
+    database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
+    try:
+        with pytest.raises(DataTransferError, match="A user was erased while the export ran"):
+            await export_data(database, DataFileWriter(io.BytesIO(), HEADER), progress)
+        assert printed
+        report = await export_data(database, DataFileWriter(io.BytesIO(), HEADER), lambda *_: None)
+        assert report.documents["flow_states"] == 2
+    finally:
+        await database.close()
