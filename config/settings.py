@@ -19,8 +19,8 @@ DEFAULT_DEFINITIONS = "database,file:config/flows"
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _ORIGIN = re.compile(r"https?://[^\s/?#@]+")
-_BUILD_SETTINGS = {"FLOW_SKIP_WEB_BUILD"}
-"""Read by the build backend, not by the service."""
+_OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
+"""Read by the build backend and by the embedded servers."""
 _LATER = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
@@ -234,7 +234,7 @@ def _unknown_names() -> list[str]:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     faults = []
     for name in sorted({*os.environ, *dotenv_values(".env")}):
-        if not name.startswith(PREFIX) or name in known | _BUILD_SETTINGS or name.startswith("FLOW_TEST_"):
+        if not name.startswith(PREFIX) or name in known | _OTHER_VARIABLES or name.startswith("FLOW_TEST_"):
             continue
         if name in _LATER:
             faults.append(f"{name}: {_LATER[name]} is not in this version; unset it")
