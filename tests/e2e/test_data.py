@@ -1,11 +1,13 @@
 """``server-flow data export`` and ``data import``, as a person runs them."""
 
 import io
+import json
 import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pymongo import MongoClient
 from app.contracts.transfer import DataTransferError
 from app.main import Parts
 from app.process.data_directory import read_jwt_secret
+from app.process.database_server import SERVER_VARIABLE
 from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file
@@ -41,12 +44,14 @@ class Embedded(Serving):
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
 
-def run(cwd: Path, *arguments: str, code: int = 0, **options: Any) -> str:
-    """Run a command without settings; what it printed."""
+def run(
+    cwd: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None, **options: Any
+) -> str:
+    """Run a command with the settings of ``env`` alone; what it printed."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
     ended = subprocess.run(
         [COMMAND, *arguments],
-        env=inherited,
+        env={**inherited, **(env or {})},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -105,6 +110,23 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
         assert httpx.get(f"{second.url}{ROUTE}/state", headers=old).status_code == 401, "a new secret"
     finally:
         assert second.end() == 0
+
+
+def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None:
+    other = {SERVER_VARIABLE: str(Path(sys.executable).with_name("secantusd-py"))}
+    which = ("--user", "ada", "--flow", "user-onboarding")
+    value = '{"step": "verification", "payload": {"deep": [1, 1.5, null, "ż"]}}'
+    old = {"FLOW_DATA_DIR": "old"}
+    made = json.loads(run(tmp_path, "state", "set", *which, value, env={**other, **old}))
+    refused = run(tmp_path, "data", "export", "old", "backup.flow", code=1)
+    assert "was written by secantusd-py" in refused
+    assert f"{SERVER_VARIABLE}=" in refused, "it says how to carry the data over"
+    assert not (tmp_path / "backup.flow").exists()
+    run(tmp_path, "data", "export", "old", "backup.flow", env=other)
+    run(tmp_path, "data", "import", "backup.flow", "--data-dir", "new")
+    new = {"FLOW_DATA_DIR": "new"}
+    assert json.loads(run(tmp_path, "state", "show", *which, env=new)) == made
+    assert run(tmp_path, "state", "verify", *which, env=new).startswith("whole: 1 records; head ")
 
 
 def _with_small_disk(cwd: Path, serving: Serving) -> str:
