@@ -1,29 +1,33 @@
-"""``python -m bench transition [--requests N] [--rounds N]``, ``python -m bench batch [--rounds N]``,
-``python -m bench live [--rounds N]``, ``python -m bench definitions [--rounds N]``,
-``python -m bench start [--rounds N]``."""
+"""The command line of the benchmarks: ``python -m bench NAME [--requests N] [--rounds N]``."""
 
 import argparse
 import asyncio
 
-from bench import batch, definitions, live, start, transition
+from bench import batch, definitions, growth, live, start, transition
 
 
 def main() -> None:
+    """Run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=["transition", "batch", "live", "definitions", "start"])
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("what", choices=["transition", "growth", "batch", "live", "definitions", "start"])
+    parser.add_argument("--requests", type=int, default=2000, help="transitions a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--states", type=int, nargs="+", default=growth.STATES, help="of growth")
+    parser.add_argument("--records", type=int, default=growth.RECORDS, help="of growth; 0: no more")
     given = parser.parse_args()
-    if given.what == "batch":
-        asyncio.run(batch.run(given.rounds))
-    elif given.what == "live":
-        asyncio.run(live.run(given.rounds))
-    elif given.what == "definitions":
-        asyncio.run(definitions.run(given.rounds))
-    elif given.what == "start":
-        start.run(given.rounds)
-    else:
-        asyncio.run(transition.run(given.requests, given.rounds))
+    match given.what:
+        case "transition":
+            asyncio.run(transition.run(given.requests, given.rounds))
+        case "growth":
+            asyncio.run(growth.run(given.requests, given.rounds, given.states, given.records))
+        case "batch":
+            asyncio.run(batch.run(given.rounds))
+        case "live":
+            asyncio.run(live.run(given.rounds))
+        case "definitions":
+            asyncio.run(definitions.run(given.rounds))
+        case "start":
+            start.run(given.rounds)
 
 
 main()

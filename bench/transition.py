@@ -51,7 +51,9 @@ class Result(msgspec.Struct):
 class Subject:
     """A server under test, one worker, on the shared database and Redis."""
 
-    def __init__(self, name: str, command: list[str], port: int, env: dict[str, str], cwd: str) -> None:
+    def __init__(
+        self, name: str, command: list[str], port: int, env: dict[str, str], cwd: str, users: int
+    ) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(
@@ -59,7 +61,7 @@ class Subject:
         )
         self.tokens = {
             f"u{n}": issue_token(env["FLOW_JWT_SECRET"], f"u{n}", ttl=timedelta(hours=2))
-            for n in range(USERS)
+            for n in range(users)
         }
 
     async def post(self, http: aiohttp.ClientSession, user: str, path: str, body: Any) -> None:
@@ -104,9 +106,10 @@ class Meter:
 async def measure(subject: Subject, meter: Meter, n: int, requests: int, seed: int) -> Result:
     """One round: distinct users, so that no two requests are for one state at a time."""
     chance = random.Random(seed)
-    users = [
-        user for _ in range(-(-requests // USERS)) for user in chance.sample(list(subject.tokens), USERS)
-    ]
+    everyone = list(subject.tokens)
+    users = []
+    while len(users) < requests:
+        users += chance.sample(everyone, min(len(everyone), requests))
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as http:
         await in_flight(http, subject, users[:100], n, "transition/again", {"payload": {"n": 0}})
@@ -130,8 +133,10 @@ async def measure(subject: Subject, meter: Meter, n: int, requests: int, seed: i
 
 
 @contextmanager
-def subjects(servers: EmbeddedServers, settings: Settings, folder: str) -> Iterator[list[Subject]]:
-    """Both servers, serving."""
+def subjects(
+    servers: EmbeddedServers, settings: Settings, folder: str, users: int = USERS
+) -> Iterator[list[Subject]]:
+    """Both servers, serving; with tokens of as many users."""
     assert settings.mongo_url is not None
     assert settings.redis_url is not None
     assert settings.jwt_secret is not None
@@ -156,6 +161,7 @@ def subjects(servers: EmbeddedServers, settings: Settings, folder: str) -> Itera
             ports[0],
             env,
             folder,
+            users,
         ),
         Subject(
             "service",
@@ -163,6 +169,7 @@ def subjects(servers: EmbeddedServers, settings: Settings, folder: str) -> Itera
             ports[1],
             env,
             folder,
+            users,
         ),
     ]
     try:

@@ -1,0 +1,155 @@
+"""What a transition costs as states and history grow, and what an idle service costs: service and floor.
+
+The states of the service are started through it, so that its checks find them sound; the records beyond
+theirs are copies of one record, of users without a state.
+"""
+
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pymongo
+
+from app.main import Parts
+from app.process.embedded import EmbeddedServers
+from bench.transition import Meter, Result, Subject, measure, ready, subjects
+from config.settings import Settings
+
+STATES = (1_000, 10_000, 100_000)
+RECORDS = 1_000_000
+IN_FLIGHT = (1, 64)
+STARTS_IN_FLIGHT = 256
+DOCUMENTS_IN_A_COMMAND = 1000
+SETTLE_SECONDS = 5.0
+IDLE_SECONDS = 20.0
+"""As long as the longest interval of the background jobs."""
+
+
+async def run(requests: int, rounds: int, states: Sequence[int] = STATES, records: int = RECORDS) -> None:
+    """Print a table for each number of states, and one for the last with ``records`` in the history."""
+    with tempfile.TemporaryDirectory() as folder:
+        servers = EmbeddedServers(Path(folder) / "data")
+        settings = servers.start(Settings(_env_file=None))
+        try:
+            with subjects(servers, settings, folder, users=max(states)) as both:
+                growth = _Growth(servers, settings, both)
+                async with aiohttp.ClientSession() as http:
+                    for subject in both:
+                        await ready(http, subject)
+                await growth.run(requests, rounds, states, records)
+        finally:
+            servers.stop()
+
+
+class _Growth:
+    """Fills the databases of both subjects step by step, and measures at each step."""
+
+    def __init__(self, servers: EmbeddedServers, settings: Settings, both: list[Subject]) -> None:
+        assert settings.mongo_url is not None
+        url = settings.mongo_url.get_secret_value()
+        self._settings = settings.model_copy(update={"mongo_database": "bench_service"})
+        self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(url)
+        self._both = both
+        self._servers = {name: psutil.Process(child.pid) for name, child in servers.children.items()}
+        self._meter = Meter(servers, url)
+        self._states = 0
+        self._tokens = {subject.name: dict(subject.tokens) for subject in both}
+
+    async def run(self, requests: int, rounds: int, states: Sequence[int], records: int) -> None:
+        """Measure at each number of states, then with ``records`` records."""
+        cores = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+        print(f"{requests} transitions a round, medians of {rounds} rounds in turn; {cores}", flush=True)
+        for count in states:
+            await self._grow_states(count)
+            await self._measure(f"{count:,} states", requests, rounds)
+        if records:
+            self._grow_history(records)
+            await self._measure(f"{states[-1]:,} states, {records:,} records", requests, rounds)
+
+    async def _grow_states(self, count: int) -> None:
+        began = time.perf_counter()
+        new = [f"u{n}" for n in range(self._states, count)]
+        now = datetime.now(UTC).timestamp()
+        floor = self._client["bench_floor"]["states"]
+        for first in range(0, len(new), DOCUMENTS_IN_A_COMMAND):
+            users = new[first : first + DOCUMENTS_IN_A_COMMAND]
+            documents = [
+                {"_id": user, "step": "a", "revision": 0, "payload": {}, "updatedAt": now} for user in users
+            ]
+            floor.bulk_write([pymongo.ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
+        async with Parts(self._settings).running() as service:
+            queue = iter(new)
+
+            async def start() -> None:
+                for user in queue:
+                    await service.start_flow(user, "counter")
+
+            await asyncio.gather(*(start() for _ in range(STARTS_IN_FLIGHT)))
+            await service.background.relay.drain(60)
+        print(f"\n{len(new):,} states started in {time.perf_counter() - began:.0f} s", flush=True)
+        self._states = count
+        for subject in self._both:
+            subject.tokens = {f"u{n}": self._tokens[subject.name][f"u{n}"] for n in range(count)}
+
+    def _grow_history(self, records: int) -> None:
+        history = self._client["bench_service"]["flow_history"]
+        model = history.find_one({"stateId": "counter:u0"})
+        assert model is not None
+        began = time.perf_counter()
+        have = 2 * self._states  # about
+        for first in range(have, records, DOCUMENTS_IN_A_COMMAND):
+            copies = []
+            for n in range(first, first + DOCUMENTS_IN_A_COMMAND):
+                user, revision = f"past{n // 10}", n % 10
+                state = f"counter:{user}"
+                record_id = f"{state}:{model['epoch']}:{revision}"
+                copies.append(
+                    {**model, "_id": record_id, "stateId": state, "userId": user, "revision": revision}
+                )
+            history.insert_many(copies, ordered=False)
+        print(f"\n{records:,} records, in {time.perf_counter() - began:.0f} s", flush=True)
+
+    async def _measure(self, what: str, requests: int, rounds: int) -> None:
+        print(f"\n{what}")
+        print(f"{'':>20}{'floor':>12}{'service':>12}{'ratio':>8}")
+        for n in IN_FLIGHT:
+            found: dict[str, list[Result]] = {subject.name: [] for subject in self._both}
+            for seed in range(rounds):
+                for subject in self._both:
+                    found[subject.name].append(await measure(subject, self._meter, n, requests, seed))
+            _show(n, found)
+        await asyncio.sleep(SETTLE_SECONDS)
+        await self._show_idle()
+
+    async def _show_idle(self) -> None:
+        service = next(subject for subject in self._both if subject.name == "service")
+        processes = {"worker": psutil.Process(service.process.pid), **self._servers}
+        before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+        await asyncio.sleep(IDLE_SECONDS)
+        used = {
+            name: (sum(process.cpu_times()[:2]) - before[name]) / IDLE_SECONDS
+            for name, process in processes.items()
+        }
+        parts = ", ".join(f"{name} {share:.2%}" for name, share in used.items())
+        print(f"{'idle, of a core':>20}{'':>12}{sum(used.values()):12.2%}   {parts}", flush=True)
+
+
+def _show(n: int, found: dict[str, list[Result]]) -> None:
+    rows: dict[str, list[float]] = {}
+    for results in (found["floor"], found["service"]):
+        rows.setdefault(f"{n}: transitions/s", []).append(statistics.median(r.rate for r in results))
+        rows.setdefault(f"{n}: p50 ms", []).append(statistics.median(r.p50 for r in results))
+        for process in results[0].cpu:
+            rows.setdefault(f"{n}: {process} us", []).append(
+                statistics.median(r.cpu[process] for r in results)
+            )
+    for name, (floor, service) in rows.items():
+        print(f"{name:>20}{floor:12.1f}{service:12.1f}{service / floor:8.2f}", flush=True)
