@@ -67,8 +67,8 @@ async def run(rounds: int) -> None:
                         await timed("  singles, 1 in flight", in_flight(http, service, users, 1, again, {}))
                         await timed("  singles, 64 in flight", in_flight(http, service, users, 64, again, {}))
                         for name, n in (("starts in one batch", 0), ("  singles, 1 in flight ", 1)):
-                            states = pymongo.MongoClient(database_url)["bench_service"]["flow_states"]
-                            states.delete_many({})
+                            client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(database_url)
+                            client["bench_service"]["flow_states"].delete_many({})
                             if n:
                                 await timed(name, in_flight(http, service, users, n, "start", {}))
                             else:

@@ -119,7 +119,8 @@ def _decide(definition: FlowDefinition, payload: dict[str, Any], times: int = 30
 
 def _publish(settings: Settings) -> None:
     assert settings.mongo_url is not None
-    database = pymongo.MongoClient(settings.mongo_url.get_secret_value())[settings.mongo_database]
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(settings.mongo_url.get_secret_value())
+    database = client[settings.mongo_database]
     texts = [msgspec.json.encode(flow(f"flow-{n}")).decode() for n in range(MANY)]
     for first in range(0, MANY, 1000):
         database.flow_definitions.insert_many(
@@ -162,7 +163,11 @@ async def _cached(settings: Settings, rounds: int) -> None:
             return await service.definitions.version(slug, 1)
 
         found: dict[str, list[float]] = {"floor": [], "newest": [], "pinned": []}
-        reads = {"floor": floor, "newest": service.definitions.current, "pinned": pinned}
+        reads: dict[str, Callable[[str], Awaitable[object]]] = {
+            "floor": floor,
+            "newest": service.definitions.current,
+            "pinned": pinned,
+        }
         for _ in range(rounds):
             for name, read in reads.items():
                 found[name].append(await _timed(read, slugs))

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import jwt
 import msgspec
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 SECRET = os.environ["FLOW_JWT_SECRET"]
-client = AsyncIOMotorClient(os.environ["FLOW_MONGO_URL"])
+client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(os.environ["FLOW_MONGO_URL"])
 database = client.get_database("bench_floor", write_concern=WriteConcern("majority", j=True))
 redis = Redis.from_url(os.environ["FLOW_REDIS_URL"])
 
@@ -37,6 +38,7 @@ async def transition(request: Request) -> Response:
     user = jwt.decode(request.headers["authorization"][7:], SECRET, ["HS256"])["sub"]
     body = msgspec.json.decode(await request.body())
     state = await database.states.find_one({"_id": user})
+    assert state is not None
     before = state["revision"]
     state["payload"] = {**state["payload"], **body["payload"]}
     state["revision"] = before + 1

@@ -18,7 +18,7 @@ manager = socketio.AsyncRedisManager(os.environ["FLOW_REDIS_URL"], channel="benc
 server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, transports=["websocket"])
 
 
-@server.on("connect")
+@server.on("connect")  # type: ignore[untyped-decorator]
 async def connect(sid: str, _: object, auth: dict[str, str]) -> None:
     await server.enter_room(sid, jwt.decode(auth["token"], SECRET, ["HS256"])["sub"])
 

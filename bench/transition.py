@@ -94,7 +94,8 @@ class Meter:
 
     def __init__(self, servers: EmbeddedServers, mongo_url: str) -> None:
         self._servers = {name: psutil.Process(child.pid) for name, child in servers.children.items()}
-        self._admin = pymongo.MongoClient(mongo_url).admin
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongo_url)
+        self._admin = client.admin
 
     def read(self, subject: Subject) -> tuple[dict[str, float], int]:
         processes = {"worker": psutil.Process(subject.process.pid), **self._servers}

@@ -65,7 +65,7 @@ class MongoDefinitionStore:
     async def publish(self, definition: FlowDefinition) -> bool:
         flow = definition.flow
         document = StoredDefinition(
-            _id=_key(flow.flow, definition.version),
+            id=_key(flow.flow, definition.version),
             flow_id=flow.flow,
             version=definition.version,
             definition=json.encode(flow).decode(),

@@ -56,6 +56,10 @@ class Copy(SourceCopy):
         async with self._looked:
             await asyncio.wait_for(self._looked.wait_for(done), seconds)
 
+    async def until_title(self, number: int) -> None:
+        """Wait until a definition has this number as its title."""
+        await self.until(lambda: f"title='{number}'" in str(self.flows))
+
 
 class Published:
     """What is published, as every worker hears it."""
@@ -437,7 +441,7 @@ async def test_many_workers_publish_a_change_once(parts: Parts, published: Publi
         for number in range(1, 6):
             write(folder / "loop.json", flow_dict(title=str(number)))
             for copy in copies:
-                await copy.until(lambda copy=copy, number=number: f"title='{number}'" in str(copy.flows))
+                await copy.until_title(number)
             await published.until_title(str(number))
     assert await titles(parts) == [str(number) for number in range(6)]
 
@@ -517,10 +521,11 @@ async def test_the_settings_say_which_sources_a_service_follows(
         assert [flow.flow for flow in await service.list_flows()] == ["file", "remote"]
         changed = asyncio.Event()
         service.definitions._bus.subscribe(lambda *_: changed.set())
-        for change in (
+        changes: list[Callable[[], None]] = [
             lambda: server.gives(flow_dict("remote", title="new")),
             lambda: write(folder / "file.json", flow_dict("file", title="new")),
-        ):
+        ]
+        for change in changes:
             changed.clear()
             change()
             await asyncio.wait_for(changed.wait(), 20)

@@ -139,7 +139,8 @@ async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Parts
     store = MongoStateStore(parts.database)
     states = [fresh(user=f"u-{n}") for n in range(3)]
     await asyncio.gather(*(store.commit(None, record(state)) for state in states[:2]))
-    look, failed = store._commits._were_made, []
+    look = store._commits._were_made
+    failed: list[Any] = []
 
     async def fail_once(commits: Any) -> Any:
         if not failed:
@@ -154,7 +155,7 @@ async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Parts
         store.commit(None, record(states[2])),
     )
     assert failed
-    assert made == [True, False, True]
+    assert list(made) == [True, False, True]
 
 
 async def test_a_store_that_stays_away_is_said_so(parts: Parts) -> None:

@@ -46,7 +46,9 @@ def _accept_sort(add_update: Any) -> Any:
     return wrapper
 
 
-BulkOperationBuilder.add_update = _accept_sort(BulkOperationBuilder.add_update)
+BulkOperationBuilder.add_update = _accept_sort(  # type: ignore[method-assign]
+    BulkOperationBuilder.add_update
+)
 
 
 def _first_n(values: list[dict[str, Any]]) -> list[Any]:

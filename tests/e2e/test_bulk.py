@@ -150,7 +150,13 @@ async def test_finding_states_pages_and_filters(admin: httpx.AsyncClient, user: 
     found = (await admin.get("/api/admin/states", params={"userId": users[0]})).json()
     assert [(s["userId"], s["flow"]) for s in found["items"]] == [(users[0], FLOW)]
     assert found["items"][0]["transitions"]
-    params = {"flowId": FLOW, "step": "welcome", "status": "active", "limit": 2, "after": f"{FLOW}:{user}"}
+    params: dict[str, Any] = {
+        "flowId": FLOW,
+        "step": "welcome",
+        "status": "active",
+        "limit": 2,
+        "after": f"{FLOW}:{user}",
+    }
     seen: list[str] = []
     while True:
         page = (await admin.get("/api/admin/states", params=params)).json()

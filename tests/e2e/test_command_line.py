@@ -1,6 +1,7 @@
 """The commands, as a person runs them."""
 
 import json
+from typing import Any
 
 from pymongo import MongoClient
 
@@ -58,7 +59,8 @@ def test_verify_and_recover(shell: Shell) -> None:
     assert shell("state", "verify", *which).startswith("whole: 1 records; head ")
     kept = json.loads(shell("state", "recover", *which))
     assert kept == {"action": "kept", "state": made}
-    with MongoClient(shell.env["FLOW_MONGO_URL"]) as client:
+    client: MongoClient[dict[str, Any]] = MongoClient(shell.env["FLOW_MONGO_URL"])
+    with client:
         database = client[shell.env["FLOW_MONGO_DATABASE"]]
         database.flow_states.update_one({}, {"$set": {"step": "nowhere"}})
         assert "recover would rebuild it from its history at step verification" in shell(

@@ -117,7 +117,7 @@ async def test_a_remote_that_is_away_does_not_stop_the_start(
     settings: Settings, tmp_path: Path, server: RemoteServer
 ) -> None:
     async def hang(_: Any) -> Any:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     server.answers["/flows"] = hang
     serving = await start(environment(settings, server.url(), "database"), tmp_path)

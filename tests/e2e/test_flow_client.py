@@ -372,6 +372,7 @@ async def test_refusals_with_a_connection_between_them_are_not_final(
         assert next(tokens, None) is None
 
 
+@pytest.mark.expected_logs("the token callback failed: OSError")
 async def test_a_token_callback_that_fails_is_asked_again(serving: Serving, user: str) -> None:
     asked = 0
 

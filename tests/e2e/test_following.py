@@ -16,6 +16,7 @@ from realtime import sockets as door
 from realtime.client_session import Client
 from realtime.limits import BURST, REFUSALS, SUBSCRIPTIONS
 from tests.support.serving import Follower, Serving, close_all, external
+from tests.support.transports import transport_of
 
 FLOW = "user-onboarding"
 Hosts = tuple[Serving, Serving]
@@ -260,7 +261,7 @@ async def test_a_slow_client_is_disconnected_with_a_reason_and_the_others_are_to
         await slow.receive_str(timeout=5)
         await slow.send_str(f'40{{"token":"{serving.token(user)}"}}')
         assert (await slow.receive_str(timeout=5)).startswith("40")
-        transport = slow._conn.transport
+        transport = transport_of(slow)
         transport.pause_reading()
         async with serving.http(user, "flow:admin") as admin:
             for n in range(160):  # 60 kB each: more than may wait

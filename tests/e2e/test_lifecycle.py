@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -188,7 +189,9 @@ def test_secrets_are_private_and_servers_want_a_password(serving: Embedded) -> N
         raw.sendall(b"PING\r\n")
         assert raw.recv(100).startswith(b"-NOAUTH")
     (mongo_port,) = ports - {redis_port, int(serving.url.rsplit(":", 1)[1])}
-    anonymous = pymongo.MongoClient(f"mongodb://127.0.0.1:{mongo_port}/", serverSelectionTimeoutMS=5000)
+    anonymous: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+        f"mongodb://127.0.0.1:{mongo_port}/", serverSelectionTimeoutMS=5000
+    )
     with anonymous, pytest.raises(pymongo.errors.OperationFailure):
         anonymous["server_flow"]["flow_states"].find_one({})
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -30,7 +31,7 @@ async def test_devices_on_two_workers_see_each_others_changes(two_hosts: Hosts) 
         mover, other = (laptop, phone) if n % 2 else (phone, laptop)
         moved = await mover.call("flow-transition", {"flowId": FLOW, "transition": transition})
         for each in (mover, other):
-            await each.until(lambda f, moved=moved: f.updates()[-1]["revision"] == moved["state"]["revision"])
+            await each.until_revision(moved["state"]["revision"])
     assert phone.updates() == laptop.updates()
     assert [e["revision"] for e in phone.updates()] == [0, 1, 2, 3, 4]
     await close_all([phone, laptop])
@@ -87,7 +88,7 @@ async def test_presence_across_workers_forgets_a_dead_one_within_30_seconds(two_
     assert await devices(stranger) == ["other"]
     assert await devices(watcher) == ["phone", "laptop", "other"]
 
-    def shown(*names: str) -> object:
+    def shown(*names: str) -> Callable[[Follower], bool]:
         return lambda f: any(
             event == "flow-presence"
             and body["userId"] == "ada"

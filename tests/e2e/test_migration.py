@@ -187,7 +187,7 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
         assert made == senders.acknowledged, "no transition lost, none made twice"
         for user, follower in zip(FOLLOWED, followers, strict=True):
             last = states[user].revision
-            await follower.until(lambda f, last=last: f.updates()[-1]["revision"] == last)
+            await follower.until_revision(last)
             told = follower.updates()
             assert [event["revision"] for event in told] == list(range(last + 1))
             (told_once,) = [event for event in told if event["kind"] == "migrated"]

@@ -138,7 +138,7 @@ async def test_rehearsed_then_moved_over_http(serving: Serving, admin: httpx.Asy
     assert answers[0]["steps"] == rehearsed["steps"]
     assert sum(step["fit"]["count"] for step in rehearsed["steps"]) == 24
 
-    await follower.until(lambda f: f.updates() and f.updates()[-1]["kind"] == "migrated")
+    await follower.until(lambda f: bool(f.updates()) and f.updates()[-1]["kind"] == "migrated")
     told = follower.updates()[-1]
     assert (told["step"], told["fromStep"], told["version"], told["actor"]) == ("b2", "b", 2, "root")
     await follower.close()

@@ -169,7 +169,7 @@ async def test_one_worker_is_cut_off_for_long(settings: Settings, tmp_path: Path
         for revision, transition in enumerate(WAY[:2], 1):
             assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
             for follower in followers:
-                await follower.until(lambda f, n=revision: _revisions(f)[-1:] == [n], 30)
+                await follower.until_revision(revision, 30)
         assert alone.popen.poll() is None, "it lives, and is still cut off"
         assert (await http.post(f"/api/flow/{FLOW}/transition/{WAY[2]}")).status_code == 200
     alone.popen.kill()

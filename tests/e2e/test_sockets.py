@@ -14,6 +14,7 @@ import socketio
 from config.settings import Settings
 from realtime.limits import CONNECTS
 from tests.support.serving import Follower, Serving, external
+from tests.support.transports import transport_of
 
 FLOW = "user-onboarding"
 
@@ -277,12 +278,12 @@ async def test_a_client_that_reads_nothing_and_sends_garbage_holds_up_no_stop(
     serving = await asyncio.to_thread(lambda: Serving(env=external(own), cwd=tmp_path))
     async with Raw() as raw, serving.http("ada", "flow:admin") as http:
         await raw.connect(serving, "ada")
-        raw.socket._conn.transport.pause_reading()
+        transport_of(raw.socket).pause_reading()
         for n in range(40):  # more than the sockets' buffers take, less than too much
             body = {"step": ("preferences", "profile-setup")[n % 2], "payload": {"a": "x" * 60_000}}
             assert (await http.put(f"/api/flow/{FLOW}/state", json=body)).status_code == 200
         await raw.socket.send_str("5garbage")
-        raw.socket._conn.transport.abort()
+        transport_of(raw.socket).abort()
         began = time.monotonic()
         assert await asyncio.to_thread(serving.end) == 0
         assert time.monotonic() - began < 8, "uvicorn would cut it off after 10 s"

@@ -1,6 +1,5 @@
 """The routes of state tokens, and the tokens in definitions."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -24,7 +23,7 @@ def definition(slug: str = FLOW, moved: int = 0) -> Json:
 
 
 @pytest.fixture(scope="module")
-async def flow(serving: Serving) -> AsyncIterator[str]:
+async def flow(serving: Serving) -> str:
     async with serving.http("root", "flow:admin") as http:
         created = await http.post("/api/flows", json=definition())
         assert created.status_code == 201, created.text

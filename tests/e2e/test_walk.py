@@ -67,7 +67,7 @@ async def test_twenty_users_on_two_workers(two_workers: Serving) -> None:
     for user in users:
         last = len(ways[user])
         for follower in followers[user]:
-            await follower.until(lambda f, last=last: len(f.updates()) > last)
+            await follower.until_updates(last + 1)
             seen = follower.updates()
             assert [e["revision"] for e in seen] == list(range(last + 1))
             assert len({e["epoch"] for e in seen}) == 1

@@ -15,6 +15,7 @@ from app.contracts.command import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InvalidDefinitionError, InvalidTransitionError
 from app.contracts.flow import Flow, FlowStep
+from app.contracts.state import FlowState
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.flow import rules
@@ -80,7 +81,7 @@ def timeout_of(flow: Flow, step: str) -> Json | None:
     return {"delay": (due - T0) // MILLISECOND, "to": done[1].step}
 
 
-def _at(flow: Flow, step: str) -> tuple[FlowDefinition, rules.FlowState]:
+def _at(flow: Flow, step: str) -> tuple[FlowDefinition, FlowState]:
     definition = FlowDefinition(flow=flow, version=1, published_at=T0, published_by="tests", source="python")
     return definition, rules.start(definition, "ada", "e", StartCommand(step=step), T0)
 

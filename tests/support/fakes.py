@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from msgspec import UNSET, structs
@@ -120,8 +121,8 @@ class FakeStateStore:
         for state in self._running(flow_id, version, now):
             alike.setdefault((state.step, state.status, state.previous), []).append(state.user_id)
         return [
-            RunningStates(*place, count=len(users), user_ids=tuple(users[:shown]))
-            for place, users in alike.items()
+            RunningStates(step, status, previous, len(users), tuple(users[:shown]))
+            for (step, status, previous), users in alike.items()
         ]
 
     async def running(
@@ -136,14 +137,15 @@ class FakeStateStore:
         return [s for s in here if s.status in ("active", "paused") and not s.absent_at(now)]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
-        late = [k.state for k in self.kept.values() if k.state.status not in ENDED and k.state.absent_at(now)]
-        for state in sorted(late, key=lambda state: state.expires_at):
+        states = [k.state for k in self.kept.values() if k.state.status not in ENDED]
+        late = [(s.expires_at, s) for s in states if s.expires_at is not UNSET and s.absent_at(now)]
+        for _, state in sorted(late, key=itemgetter(0)):
             yield state
 
     async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
         active = [k.state for k in self.kept.values() if k.state.status == "active"]
-        late = [s for s in active if s.timeout_at is not UNSET and s.timeout_at <= now]
-        for state in sorted(late, key=lambda state: state.timeout_at):
+        late = [(s.timeout_at, s) for s in active if s.timeout_at is not UNSET and s.timeout_at <= now]
+        for _, state in sorted(late, key=itemgetter(0)):
             yield state
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:

@@ -43,7 +43,7 @@ await chromium.executablePath();
 await inflate(new URL('../bin/al2023.tar.br', import.meta.resolve('@sparticuz/chromium')).pathname);
 """
 
-Results = list[dict[str, Any]]
+Results = list[Any]
 
 
 def node(*arguments: str) -> list[str]:

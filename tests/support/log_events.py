@@ -49,7 +49,7 @@ class Recorder(logging.Handler):
             options["cache_logger_on_first_use"] = False  # a cached logger would keep its old processors
             configure(processors=[self.record, *processors], **options)
 
-        structlog.configure = configure_recorded
+        structlog.configure = configure_recorded  # type: ignore[assignment]  # the same, but recorded
         self.configure()
         logging.getLogger().addHandler(self)
 

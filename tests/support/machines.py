@@ -93,8 +93,9 @@ def _step(
     names: tuple[str, ...],
     metas: st.SearchStrategy[Json],
 ) -> Json:
-    ways = draw(st.lists(st.sampled_from(names), max_size=4, unique=True))
-    timed = draw(st.sampled_from(ways)) if ways and draw(st.booleans()) else None
+    ways: list[str] = draw(st.lists(st.sampled_from(names), max_size=4, unique=True))
+    is_timed: bool = bool(ways) and draw(st.booleans())
+    timed = draw(st.sampled_from(ways)) if is_timed else None
     timeout = {
         "after": draw(durations),
         "transition": timed,
@@ -234,7 +235,7 @@ _MEMBERS = (
     "id", "type", "initial", "states", "on", "after", "onDone", "history", "description", "meta", "always",
     "target", "guard", "actions", "cond", "delay", "1000", "xstate.after.5.m", "xstate.done.state.m", "*",
 )  # fmt: skip
-_ODD = st.sampled_from(
+_ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, 0, -1, 1.5, True, "", "x", "#", "#m", ".", "..", "a", "\\", 10**30),
         *([], [[]], [None], ["a", "b"], {}, {"type": 5}, {"target": None}, {"states": {}}, {"a": {}}),

@@ -267,7 +267,8 @@ class Model:
         return _without(state, "timeout_at") | {"timeout_left_ms": left // timedelta(milliseconds=1)}
 
     def _step(self, state: State) -> Step:
-        return self.versions[state["version"] - 1].steps[state["step"]]
+        step: Step = self.versions[state["version"] - 1].steps[state["step"]]
+        return step
 
     def _shown(self, state: State) -> State:
         """With the transitions that may run now."""

@@ -19,7 +19,7 @@ class Progress:
         self._reporter = reporter
         self._expected: Counter[str] = Counter()
         self._outcomes: dict[str, Counter[str]] = defaultdict(Counter)
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._running: dict[str, float] = {}
         self._done = 0
         self._lock = threading.Lock()

@@ -6,6 +6,7 @@ import ipaddress
 import ssl
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,12 +22,17 @@ from tests.support.faults import CuttableProxy, RedisServer, StoppableServer
 SLOTS = 16_384
 
 
+async def execute(redis: Redis, *command: str | int) -> Any:
+    """Run a command that redis-py has no method for."""
+    return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
 async def _until(redis: Redis, *command: str, holds: bytes) -> None:
     """Ask again and again until the answer has ``holds`` in it."""
     async with asyncio.timeout(30):
         while True:
             with suppress(RedisError, OSError):
-                answer = await redis.execute_command(*command)
+                answer = await execute(redis, *command)
                 if holds in (answer if isinstance(answer, bytes) else str(answer).encode()):
                     return
             await asyncio.sleep(0.05)  # it tells of no change
@@ -62,9 +68,9 @@ class RedisCluster:
         first = self.nodes[0]
         for n, node in enumerate(self.nodes):
             last = min(SLOTS, (n + 1) * size) - 1
-            await node.redis.execute_command("CLUSTER", "ADDSLOTSRANGE", n * size, last)
+            await execute(node.redis, "CLUSTER", "ADDSLOTSRANGE", n * size, last)
             if node is not first:
-                await node.redis.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+                await execute(node.redis, "CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
         for node in self.nodes:
             await _until(node.redis, "CLUSTER", "INFO", holds=b"cluster_known_nodes:3")
             await _until(node.redis, "CLUSTER", "INFO", holds=b"cluster_state:ok")
@@ -75,11 +81,11 @@ class RedisCluster:
         size = -(-SLOTS // len(self.nodes))
         owner = self.nodes[slot // size]
         taker = self.nodes[(slot // size + 1) % len(self.nodes)]
-        ids = [(await node.redis.execute_command("CLUSTER", "MYID")).decode() for node in (owner, taker)]
-        await taker.redis.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        await owner.redis.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        ids = [(await execute(node.redis, "CLUSTER", "MYID")).decode() for node in (owner, taker)]
+        await execute(taker.redis, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        await execute(owner.redis, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
         for node in (taker, owner, *self.nodes):
-            await node.redis.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            await execute(node.redis, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
 
     async def close(self) -> None:
         for node in self.nodes:

@@ -19,7 +19,7 @@ class Tap:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._pubsub.aclose()
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self.redis.aclose()
 
     async def next(self) -> bytes:
@@ -28,7 +28,8 @@ class Tap:
             while True:
                 message = await self._pubsub.get_message(timeout=1)
                 if message is not None:
-                    return message["data"]
+                    data: bytes = message["data"]
+                    return data
 
     async def send(self, message: bytes) -> None:
         """Publish a message as it is."""

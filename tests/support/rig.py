@@ -1,5 +1,7 @@
 """A service over fakes."""
 
+from typing import Any
+
 from app.contracts.events import StateChanged
 from app.contracts.statistics import FlowStatistics
 from app.services import FlowService
@@ -26,7 +28,7 @@ class NoStatistics:
 class Rig:
     """A service over fakes, and the state events that it published."""
 
-    def __init__(self, **limits: object) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.states = FakeStateStore()
         self.history = FakeHistoryStore()
         self.definitions = FakeDefinitionStore()
@@ -38,7 +40,7 @@ class Rig:
         self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
 
-    def make(self, **limits: object) -> FlowService:
+    def make(self, **limits: Any) -> FlowService:
         """Build another service, as another worker, over the same fakes."""
         return FlowService(
             Ports(
@@ -59,7 +61,7 @@ class Rig:
         return [r.kind for r in await self.service.get_flow_history(user, "loop")]
 
 
-async def rig(**limits: object) -> Rig:
+async def rig(**limits: Any) -> Rig:
     """Build a rig on which the flow ``loop`` is published."""
     made = Rig(**limits)
     await made.service.create_flow(flow_dict())

@@ -168,6 +168,14 @@ class Follower:
     def updates(self) -> list[Any]:
         return [body for event, body in self.events if event == "flow-state-updated"]
 
+    async def until_revision(self, revision: int, seconds: float = 20) -> None:
+        """Wait until the last update is the one that led to ``revision``."""
+        await self.until(lambda f: bool(f.updates()) and f.updates()[-1]["revision"] == revision, seconds)
+
+    async def until_updates(self, number: int) -> None:
+        """Wait until there are at least so many updates."""
+        await self.until(lambda f: len(f.updates()) >= number)
+
     async def until(self, done: Callable[["Follower"], bool], seconds: float = 20) -> None:
         """Wait until ``done`` holds; it is asked at each event."""
         async with self._grown:

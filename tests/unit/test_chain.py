@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord, UnreadableRecord
+from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord, UnreadableRecord, state_after
 from app.contracts.state import FlowState
 from app.contracts.views import iso
 from app.flow.chain import (
@@ -71,8 +71,10 @@ CHANGES: dict[str, Callable[[HistoryRecord], HistoryRecord]] = {
     "time": lambda r: structs.replace(r, timestamp=r.timestamp + timedelta(milliseconds=1)),
     "payload": lambda r: structs.replace(r, payload={"given": 2}),
     "payload gone": lambda r: structs.replace(r, payload=UNSET),
-    "state after": lambda r: structs.replace(r, after=structs.replace(r.after, ok=False)),
-    "payload after": lambda r: structs.replace(r, after=structs.replace(r.after, payload={"iban": "DE99"})),
+    "state after": lambda r: structs.replace(r, after=structs.replace(state_after(r), ok=False)),
+    "payload after": lambda r: structs.replace(
+        r, after=structs.replace(state_after(r), payload={"iban": "DE99"})
+    ),
     "request": lambda r: structs.replace(r, request_id="other"),
     "digest": lambda r: structs.replace(r, digest="other"),
     "digest gone": lambda r: structs.replace(r, digest=UNSET),

@@ -11,6 +11,7 @@ from datetime import timedelta
 from html import unescape
 from itertools import combinations
 from typing import Any
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import graphlay
@@ -473,13 +474,11 @@ def test_large_flows_are_drawn_in_seconds(flow: Flow) -> None:
 
 
 def test_wherever_a_state_is_the_layout_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout, flow, laid_out = graphlay.layout, neighbourly(17), []
-    monkeypatch.setattr(
-        graphlay, "layout", lambda *given, **more: laid_out.append(1) or layout(*given, **more)
-    )
+    flow, layout = neighbourly(17), Mock(wraps=graphlay.layout)
+    monkeypatch.setattr(graphlay, "layout", layout)
     drawn = {svg(flow, name) for name in (None, *flow.steps)}
     assert len(drawn) == 18
-    assert len(laid_out) == 1
+    assert layout.call_count == 1
 
 
 def test_a_diagram_is_the_same_everywhere() -> None:

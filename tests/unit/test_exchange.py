@@ -219,8 +219,9 @@ def test_a_name_that_javascript_takes_for_something_else_is_listed() -> None:
     "meta", [None, {}, {"a": 1}, {"server-flow": 1}, {"server-flow": {"meta": {}}}, {"meta": 1}]
 )
 def test_the_authors_own_meta_comes_back(meta: Json | None) -> None:
-    raw = flow_dict(**({} if meta is None else {"meta": meta}))
-    raw["steps"]["c"].update({} if meta is None else {"meta": meta})
+    given: Json = {} if meta is None else {"meta": meta}
+    raw = flow_dict(**given)
+    raw["steps"]["c"].update(given)
     back = sound(from_xstate(to_xstate(sound(raw)).machine).flow)
     assert (back.meta, back.steps["c"].meta) == (meta, meta)
 
@@ -417,7 +418,7 @@ def test_of_several_delays_the_earliest_that_can_be_is_the_timeout(
 
 
 def test_time_that_xstate_lets_go_on_is_listed() -> None:
-    states = {
+    states: Json = {
         "a": {
             "on": {
                 "STAY": "a",
@@ -593,7 +594,8 @@ Spoil = Callable[[Json], object]
 
 
 def on(machine: Json) -> Json:
-    return machine["states"]["a"]["on"]
+    events: Json = machine["states"]["a"]["on"]
+    return events
 
 
 @pytest.mark.parametrize(
@@ -682,7 +684,7 @@ def test_a_machine_that_never_rests_is_refused() -> None:
 
 
 def test_machines_that_would_be_too_much_are_refused() -> None:
-    many_states = {f"s{n}": {} for n in range(501)}
+    many_states: dict[str, Json] = {f"s{n}": {} for n in range(501)}
     assert "500" in faults_of(machine(**many_states))["/states"]
     fewer = dict(list(many_states.items())[:450])
     inherited = {f"E{n}": ".s0" for n in range(MAX_TRANSITIONS // 800)}

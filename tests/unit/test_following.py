@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from realtime.client.following import (
     KEPT_WHILE_SYNCING,
@@ -96,9 +97,9 @@ def test_a_complete_answer_brings_what_was_missed_once() -> None:
     answer = SyncAnswer(True, update(7), [update(5), update(6), update(7)])
     assert positions(following.answer(sync.number, answer, 1.25)) == [(NOW, 5), (NOW, 6), (NOW, 7), (NOW, 8)]
     assert following.syncing is False
-    assert following.stats == Stats(
-        gaps=1, syncs=2, repaired=2, dropped=1, longest_repair=pytest.approx(250)
-    ), "7 was not missed, only early"
+    assert following.stats.longest_repair == pytest.approx(250)
+    counted = structs.replace(following.stats, longest_repair=0)
+    assert counted == Stats(gaps=1, syncs=2, repaired=2, dropped=1), "7 was not missed, only early"
 
 
 def test_a_complete_answer_may_say_that_nothing_was_missed() -> None:
@@ -230,17 +231,22 @@ def test_of_too_many_that_wait_the_last_still_shows_the_gap() -> None:
     assert not following.syncing
 
 
+def needs_sync(following: Following) -> bool:
+    """Read the property anew: for mypy it keeps its value."""
+    return following.needs_sync
+
+
 def test_only_the_answer_to_the_last_sync_counts_and_only_once() -> None:
     following = level_at(4)
     following.want_sync(0)
     first = following.begin()
     following.failed(first.number)
-    assert following.needs_sync
+    assert needs_sync(following)
     second = following.begin()
     assert following.answer(first.number, SyncAnswer(True, update(5), [update(5)]), 0) == []
     assert following.syncing
     following.failed(first.number)
-    assert not following.needs_sync, "the second one is still under way"
+    assert not needs_sync(following), "the second one is still under way"
     shown = following.answer(second.number, SyncAnswer(True, update(5), [update(5)]), 0)
     assert positions(shown) == [(NOW, 5)]
     assert following.answer(second.number, SyncAnswer(False, update(9)), 0) == []

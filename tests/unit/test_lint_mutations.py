@@ -110,6 +110,7 @@ def wrongly_typed(raw: Raw) -> Mutants:
         "transition": ("payloadSchema", "meta"),
         "config": ("services", "modules", "pathes"),
     }
+    wrong: Any
     for kinds, wrong in ((texts, 5), (objects, ["x"])):
         for kind, members in kinds.items():
             for member in members:

@@ -223,8 +223,8 @@ def group(step: str, count: int, status: Any = "active", previous: Any = UNSET) 
 def test_a_rehearsal_says_for_every_step_what_becomes_of_its_states() -> None:
     earlier = copy.deepcopy(OLD)
     for index, name in ((3, "lost"), (4, "kept"), (5, "empty")):
-        step = {"index": index, "step": name, "service": "far", "transitions": {}}
-        step["transitions"]["go"] = {"transition": "go", "step": "a"}
+        go = {"transition": "go", "step": "a"}
+        step = {"index": index, "step": name, "service": "far", "transitions": {"go": go}}
         earlier["steps"][name] = step
     later = renamed(OLD, "b", "b2")
     found = rehearse(
@@ -313,11 +313,9 @@ def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
     if state.status == "completed":
         assert not steps.moves(state)
         return
-    (told,) = [
-        s
-        for s in rehearse(steps, [RunningStates(state.step, state.status, state.previous, 1, ("ada",))]).steps
-        if s.step == state.step
-    ]
+    assert state.status in ("active", "paused")
+    running = RunningStates(state.step, state.status, state.previous, 1, ("ada",))
+    (told,) = [s for s in rehearse(steps, [running]).steps if s.step == state.step]
     to = steps.target(state.step)
     assert bool(told.fit.count) == (to is not None) == (told.to is not None)
     assert bool(told.left.count) == steps.leaves(state.step) == (not steps.moves(state))

@@ -214,7 +214,9 @@ async def test_a_transition_that_was_first_is_kept_and_the_state_moved_from_wher
     assert await r.kinds() == ["started", "transitioned", "migrated"]
 
 
-async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported() -> None:
+async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     r = await rig()
     await r.service.start_flow("ada", "loop")
     await r.service.update_flow("loop", members(without(OLD, "b", "c")))
@@ -226,7 +228,7 @@ async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported() ->
             await r.service.execute_transition("ada", "loop", "go")
         return found
 
-    r.states.running = and_it_moves  # type: ignore[method-assign]
+    monkeypatch.setattr(r.states, "running", and_it_moves)
     async with r.service:
         report = await migrate(r)
     assert (report.moved, report.failed, report.remaining) == (0, 1, 1)
@@ -288,7 +290,9 @@ async def test_those_that_are_left_do_not_count_for_the_limit() -> None:
     assert stands(r) == {"first": ("b", 1), "second": ("a", 2)}
 
 
-async def test_also_what_failed_before_counts_for_the_limit_once_it_is_gone() -> None:
+async def test_also_what_failed_before_counts_for_the_limit_once_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     r = await rig(RENAMED)
     for user, step in (("odd0", "x"), ("odd1", "x"), ("u0", "a"), ("u1", "a"), ("u2", "a"), ("u3", "a")):
         await put(r, user, step)
@@ -302,7 +306,7 @@ async def test_also_what_failed_before_counts_for_the_limit_once_it_is_gone() ->
             del r.states.kept["loop:odd0"], r.states.kept["loop:odd1"]
         return await running(*asked)
 
-    r.states.running = and_then_the_odd_are_gone  # type: ignore[method-assign]
+    monkeypatch.setattr(r.states, "running", and_then_the_odd_are_gone)
     report = await migrate(r, limit=2)
     assert (report.moved, report.failed, report.remaining) == (2, 2, 2)
 
@@ -333,7 +337,9 @@ async def test_what_may_be_tried_again_is() -> None:
         ({"step": "b"}, {"b": None}),
     ],
 )
-async def test_what_is_none_to_be_moved_any_more_is_left_alone(meanwhile: Any, left: Any) -> None:
+async def test_what_is_none_to_be_moved_any_more_is_left_alone(
+    meanwhile: Any, left: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody else moved it, it came to its end, or to a step whose states are to be left."""
     r = await rig(RENAMED)
     old = await put(r, "ada", "a")
@@ -345,13 +351,15 @@ async def test_what_is_none_to_be_moved_any_more_is_left_alone(meanwhile: Any, l
         r.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(old, **meanwhile))
         return found
 
-    r.states.running = and_it_went_on  # type: ignore[method-assign]
+    monkeypatch.setattr(r.states, "running", and_it_went_on)
     report = await migrate(r, left)
     assert (report.moved, report.failed, report.remaining) == (0, 0, 0)
     assert r.states.kept["loop:ada"].state == structs.replace(old, **meanwhile)
 
 
-async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on() -> None:
+async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     r = await rig(RENAMED)
     for n in range(25):
         await put(r, f"u{n:02}", "b")
@@ -362,7 +370,7 @@ async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on() -> N
         asked.append(limit)
         return await running(flow_id, version, without, limit, now)
 
-    r.states.running = noted  # type: ignore[method-assign]
+    monkeypatch.setattr(r.states, "running", noted)
     calls = [await migrate(r, {"b": "b2"}, limit=10) for _ in range(4)]
     assert min(asked) > 0, "to MongoDB a limit of 0 is none"
     assert [(call.moved, call.remaining) for call in calls] == [(10, 15), (10, 5), (5, 0), (0, 0)]

@@ -1,7 +1,7 @@
 """The configuration of a flow provider: what it takes, and every fault of what it does not."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -48,7 +48,10 @@ def test_what_is_taken(config: dict[str, Any]) -> None:
         ("file", {"": "is not of the right type"}),
         ({"source": "\ud800"}, {"": "is not of the right type"}),
         ([], {"": "is not of the right type"}),
-        (FlowProviderConfig("file", file_path=Path("flows")), {"": "takes text, numbers and what JSON has"}),
+        (
+            FlowProviderConfig("file", file_path=cast(Any, Path("flows"))),
+            {"": "takes text, numbers and what JSON has"},
+        ),
         ({"source": "ftp"}, {"/source": "takes database, file, remote or hybrid"}),
         ({"source": "database"}, {"/connectionString": "the source 'database' needs it"}),
         ({"source": "file"}, {"/filePath": "needs it"}),
@@ -103,6 +106,7 @@ def test_secrets_are_neither_shown_nor_told() -> None:
         authentication=ProviderAuthentication("bearer", "hidden"),
     )
     assert "hidden" not in repr(config) + repr(config.authentication)
+    wrong: Any
     for wrong in (
         {"source": "remote", "remoteUrl": URL, "authentication": "bearer:hidden"},
         {"source": "remote", "remoteUrl": ["hidden"]},

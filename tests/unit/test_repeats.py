@@ -1,5 +1,6 @@
 """The same request id gives the first answer again, with no second change and no second event."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from msgspec import structs
 from app.contracts.command import ExpectedPosition, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
 from app.contracts.ports import MEMORY, REMEMBERED
-from tests.support.rig import Rig, rig
+from tests.support.fakes import FakeStateStore
+from tests.support.rig import rig
 
 
 def origin(request_id: str, actor: str = "ada", **more: Any) -> Origin:
@@ -18,7 +20,7 @@ def origin(request_id: str, actor: str = "ada", **more: Any) -> Origin:
 async def test_every_command_repeated_gives_its_first_answer() -> None:
     r = await rig()
     async with r.service as service:
-        commands = [
+        commands: list[Callable[[], Awaitable[object]]] = [
             lambda: service.start_flow("ada", "loop", StartCommand(service="s"), origin=origin("1")),
             lambda: service.execute_transition("ada", "loop", "again", {"a": 1}, origin=origin("2")),
             lambda: service.execute_transition("ada", "loop", "go", message="m", origin=origin("3")),
@@ -135,7 +137,7 @@ async def test_a_start_is_known_after_the_state_was_cleared() -> None:
 async def test_rivals_with_one_id_make_one_change() -> None:
     """The winner's commit comes between the read and the write of the other."""
 
-    class Overtaken(type(Rig().states)):  # type: ignore[misc]
+    class Overtaken(FakeStateStore):
         async def commit(self, before: Any, record: Any) -> bool:
             if record.request_id == "k" and not self.overtaken:
                 self.overtaken = True

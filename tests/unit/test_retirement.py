@@ -73,7 +73,7 @@ async def test_more_states_than_one_call_ends(monkeypatch: pytest.MonkeyPatch) -
     assert [(first.ended, first.more), (second.ended, second.more)] == [(4, True), (3, False)]
 
 
-async def test_a_state_that_moves_meanwhile_ends_at_its_new_step() -> None:
+async def test_a_state_that_moves_meanwhile_ends_at_its_new_step(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
     await running(r, 1)
     find = r.states.find
@@ -84,13 +84,13 @@ async def test_a_state_that_moves_meanwhile_ends_at_its_new_step() -> None:
             await r.service.execute_transition("u0", "loop", "go")
         return page
 
-    r.states.find = moved_after_it_was_found  # type: ignore[method-assign]
+    monkeypatch.setattr(r.states, "find", moved_after_it_was_found)
     assert (await r.service.delete_flow("loop", force=True)).ended == 1
     kinds = [(h.kind, h.to_step) for h in await r.service.get_flow_history("u0", "loop")]
     assert kinds == [("started", "a"), ("transitioned", "b"), ("cleared", "b")]
 
 
-async def test_a_state_that_is_resumed_behind_its_page_ends_too() -> None:
+async def test_a_state_that_is_resumed_behind_its_page_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
     await running(r, 1)
     await r.service.administration.pause_flow("u0", "loop", PauseCommand("audit"))
@@ -102,7 +102,7 @@ async def test_a_state_that_is_resumed_behind_its_page_ends_too() -> None:
             await r.service.administration.resume_flow("u0", "loop")
         return page
 
-    r.states.find = resumed_after_the_active_ones  # type: ignore[method-assign]
+    monkeypatch.setattr(r.states, "find", resumed_after_the_active_ones)
     done = await r.service.delete_flow("loop", force=True)
     assert (done.ended, done.more) == (1, False)
 

@@ -72,7 +72,7 @@ class Door:
         held = [rooms._needed, rooms._memberships, rooms._rooms_of, self.sockets._users]
         topics = [topic for topic, count in bus.followed.items() if count and topic.kind != "everyone"]
         inside = [room for room, sids in self.members.items() if sids]
-        return not any(held) and topics == inside == []
+        return not any(held) and not topics and not inside
 
 
 @pytest.fixture

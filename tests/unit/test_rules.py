@@ -1,6 +1,8 @@
 """The base system's semantics."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,7 +32,7 @@ LATER = T0 + timedelta(minutes=1)
 FLOW = definition()
 
 
-def go(state: FlowState, name: str, **command: object) -> FlowState:
+def go(state: FlowState, name: str, **command: Any) -> FlowState:
     return rules.transition(FLOW, state, name, TransitionCommand(**command), LATER)
 
 
@@ -179,11 +181,12 @@ def test_a_paused_state_moves_only_when_it_is_resumed() -> None:
     paused = rules.pause(FLOW, reversible, PauseCommand(reason="audit"), LATER)
     assert (paused.status, paused.pause_reason, paused.revision) == ("paused", "audit", 2)
     assert rules.with_transitions(FLOW, paused, program("ada"), T0).transitions == ()
-    for move in (
+    moves: list[Callable[[], object]] = [
         lambda: go(paused, "go"),
         lambda: rules.back(FLOW, paused, LATER, program("ada")),
         lambda: rules.reset(FLOW, paused, ResetCommand(), LATER),
-    ):
+    ]
+    for move in moves:
         with pytest.raises(StatePausedError) as refusal:
             move()
         assert refusal.value.details == {"flowId": "loop", "reason": "audit"}

@@ -18,7 +18,7 @@ from app.contracts.errors import (
 )
 from app.contracts.events import DefinitionChanged, Event, Gap
 from app.contracts.record import HistoryFilter, HistoryRecord
-from app.contracts.state import FlowState
+from app.contracts.state import StatePosition
 from app.services.definitions import CHECKS_WAITING
 from tests.support.fakes import (
     FakeHistoryStore,
@@ -141,7 +141,7 @@ async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
     class Rival(FakeStateStore):
         rivals = 3
 
-        async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
+        async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
             if before is not None and self.rivals:
                 self.rivals -= 1
                 return False
@@ -156,7 +156,7 @@ async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
 
 async def test_a_race_that_never_ends_is_a_retryable_conflict() -> None:
     class Lost(FakeStateStore):
-        async def commit(self, before: FlowState | None, record: HistoryRecord) -> bool:
+        async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
             return before is None and await super().commit(before, record)
 
     r = await rig()
