@@ -15,6 +15,8 @@ from app.providers.remote import RemoteSource
 from tests.support.remotes import RemoteServer
 from tests.support.samples import flow_dict
 
+PORTS = (DefinitionSource,)
+
 
 class Place:
     """A source, and how what is there is exchanged: None takes the whole place away."""

@@ -12,6 +12,8 @@ from models.definition_store import MongoDefinitionStore
 from tests.support.fakes import FakeDefinitionStore
 from tests.support.samples import definition
 
+PORTS = (DefinitionStore,)
+
 
 @pytest.fixture
 def store(database: Database | None) -> DefinitionStore:
@@ -61,3 +63,11 @@ async def test_list_has_the_newest_of_flows_that_are_not_retired(store: Definiti
     assert [(d.flow.flow, d.version) for d in await store.list_latest(None, 10)] == [("a", 2), ("c", 1)]
     assert [d.flow.flow for d in await store.list_latest("a", 10)] == ["c"]
     assert [d.flow.flow for d in await store.list_latest(None, 1)] == ["a"]
+
+
+async def test_flows_are_listed_once_also_retired_ones(store: DefinitionStore) -> None:
+    assert await store.list_flow_ids() == []
+    retired = structs.replace(definition("gone", 2), retired=True)
+    for each in (definition("loop"), definition("loop", 2), definition("gone"), retired, definition("a")):
+        await store.publish(each)
+    assert await store.list_flow_ids() == ["a", "gone", "loop"]

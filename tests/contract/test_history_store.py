@@ -12,6 +12,8 @@ from models.history_store import MongoHistoryStore
 from tests.support.fakes import FakeHistoryStore
 from tests.support.samples import T0, fresh, moved, record
 
+PORTS = (HistoryStore,)
+
 
 @pytest.fixture
 def store(database: Database | None) -> HistoryStore:
@@ -143,3 +145,11 @@ async def test_the_newest_commit(store: HistoryStore) -> None:
     refused = structs.replace(whole[4], epoch="e3", id="loop:ada:e3:0:x")
     await store.append([refused])
     assert await store.newest("loop", "ada") == whole[5]
+
+
+async def test_many_records_are_read_at_once_and_missing_ones_left_out(store: HistoryStore) -> None:
+    records = await lives(store)
+    wanted = [records[0].id, "loop:nobody:e1:0", records[-1].id]
+    found = {each.id: each for each in await store.get_many(wanted)}
+    assert found == {records[0].id: records[0], records[-1].id: records[-1]}
+    assert await store.get_many([]) == []

@@ -12,6 +12,8 @@ from models.lease_store import MongoLeaseStore
 from tests.support.fakes import FakeCorruptionReports, FakeLeaseStore
 from tests.support.samples import T0
 
+PORTS = (LeaseStore, CorruptionReports)
+
 SECOND = timedelta(seconds=1)
 
 

@@ -22,6 +22,8 @@ from models.state_store import MongoStateStore
 from tests.support.fakes import FakeStateStore
 from tests.support.samples import T0, fresh, moved, record
 
+PORTS = (StateStore,)
+
 
 @pytest.fixture
 def store(database: Database | None) -> StateStore:
@@ -320,3 +322,22 @@ async def test_a_state_is_replaced_as_it_was_read_or_not_at_all(store: StateStor
     assert stored.state == again
     assert [p.commit_id for p in stored.pending] == ["new"]
     await store.drop_damaged("loop", "ada")
+
+
+async def test_what_users_changed_since_a_moment(store: StateStore) -> None:
+    for state in (fresh("ada"), fresh("bob"), fresh("eve")):
+        await store.commit(None, record(state))
+    bob = moved(fresh("bob"), status="cleared")
+    await store.commit(fresh("bob").position, record(bob))
+    since = bob.updated_at
+    assert await store.changed_since(["ada", "bob"], since) == [bob], "also a state that ended"
+    found = await store.changed_since(["ada", "bob", "nobody"], fresh().updated_at)
+    assert {state.user_id for state in found} == {"ada", "bob"}
+    assert await store.changed_since(["ada", "bob"], since + timedelta(milliseconds=1)) == []
+    assert await store.changed_since([], fresh().updated_at) == []
+
+
+async def test_it_is_not_busy_when_nobody_waits_for_a_commit(store: StateStore) -> None:
+    assert not store.busy
+    await asyncio.gather(*(store.commit(None, record(fresh(f"u-{n}"))) for n in range(100)))
+    assert not store.busy

@@ -1,10 +1,12 @@
 """Fakes of the ports, for pure logic. Each passes the same contract suite as the real part."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
+from secrets import token_bytes
 from typing import Any
 
 from msgspec import UNSET, structs
@@ -32,6 +34,9 @@ from app.contracts.record import (
     remembered,
 )
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
+from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
+
+MILLISECOND = timedelta(milliseconds=1)
 
 
 class FakeClock:
@@ -361,3 +366,72 @@ class FakeBus:
 
     def on_gone(self, handler: Callable[[str], None]) -> None:
         self.gone_handlers.append(handler)
+
+    def mend(self, since: datetime) -> None:
+        """End the outage: events after ``since`` may have been missed."""
+        self.broken = False
+        for handler in self.gap_handlers:
+            handler(Gap(since))
+
+    def report_gone(self, worker: str) -> None:
+        """Report the end of another worker."""
+        for handler in self.gone_handlers:
+            handler(worker)
+
+
+class FakeSecretStore:
+    """Secrets made on first request."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    async def secret(self, name: str) -> bytes:
+        return self.kept.setdefault(name, token_bytes(32))
+
+
+class FakeStatistics:
+    """Figures counted over the other fakes."""
+
+    def __init__(
+        self, states: FakeStateStore, history: FakeHistoryStore, reports: FakeCorruptionReports
+    ) -> None:
+        self._states = states
+        self._history = history
+        self._reports = reports
+
+    async def statistics(self, now: datetime) -> FlowStatistics:
+        states = [stored.state for stored in self._states.kept.values()]
+        states = [state for state in states if not state.absent_at(now)]
+        completed = [state for state in states if state.status == "completed"]
+        lasted = [(state.updated_at - state.created_at) / MILLISECOND for state in completed]
+        records = list(self._history.kept.values())
+        attempts = [record for record in records if record.kind != "expired"]
+        failed = [record for record in attempts if not record.success]
+        return FlowStatistics(
+            total_flows=len(states),
+            active_users=len({state.user_id for state in states if state.status != "completed"}),
+            completion_rate=100 * len(completed) / len(states) if states else 0.0,
+            average_flow_duration=sum(lasted) / len(lasted) if lasted else 0.0,
+            popular_steps=_popular_steps(records),
+            error_rate=len(failed) / len(attempts) if attempts else 0.0,
+            corrupted_states=len(self._reports.kept),
+            performance_metrics=_performance(records, now),
+        )
+
+
+def _popular_steps(records: Sequence[HistoryRecord]) -> list[StepCount]:
+    kinds = ("started", "transitioned", "reset", "set")
+    entered = Counter((r.flow_id, r.to_step) for r in records if r.success and r.kind in kinds)
+    ordered = sorted(entered.items(), key=lambda item: (-item[1], item[0]))
+    return [StepCount(flow, step, count) for (flow, step), count in ordered[:20]]
+
+
+def _performance(records: Sequence[HistoryRecord], now: datetime) -> PerformanceMetrics:
+    recent = [record for record in records if record.timestamp >= now - timedelta(hours=1)]
+    times = sorted(record.duration_ms for record in recent if record.duration_ms is not UNSET)
+    last_minute = [record for record in recent if record.timestamp >= now - timedelta(minutes=1)]
+    return PerformanceMetrics(
+        average_response_time=sum(times) / len(times) if times else 0.0,
+        p95_response_time=times[max(0, math.ceil(0.95 * len(times)) - 1)] if times else 0.0,
+        throughput_per_second=len(last_minute) / 60,
+    )

@@ -34,9 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
+ORDER = ("js", "e2e", "component", "contract", "unit")
+"""The folders with the longest tests first, so that the processes of xdist end at about the same time."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test, before ``-m`` selects."""
+    """Order the folders, and mark every test, before ``-m`` selects."""
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         fixtures: list[str] = getattr(item, "fixturenames", [])

@@ -3,7 +3,6 @@
 from typing import Any
 
 from app.contracts.events import StateChanged
-from app.contracts.statistics import FlowStatistics
 from app.services import FlowService
 from app.services.wiring import Limits, Ports
 from tests.support.fakes import (
@@ -14,15 +13,9 @@ from tests.support.fakes import (
     FakeHistoryStore,
     FakeLeaseStore,
     FakeStateStore,
+    FakeStatistics,
 )
 from tests.support.samples import flow_dict
-
-
-class NoStatistics:
-    """Statistics that no test of the rig may request."""
-
-    async def statistics(self, now: object) -> FlowStatistics:
-        raise AssertionError("not asked")
 
 
 class Rig:
@@ -47,7 +40,7 @@ class Rig:
                 states=self.states,
                 history=self.history,
                 definitions=self.definitions,
-                statistics=NoStatistics(),
+                statistics=FakeStatistics(self.states, self.history, self.reports),
                 leases=self.leases,
                 reports=self.reports,
                 bus=self.bus,

@@ -3,7 +3,10 @@
 import ast
 from pathlib import Path
 
+from app.contracts import ports
+
 TESTS = Path(__file__).parents[1]
+CONTRACTS = sorted((TESTS / "contract").glob("test_*.py"))
 MODULES = sorted(TESTS.rglob("*.py"))
 
 
@@ -50,3 +53,31 @@ def test_the_check_finds_every_form_of_import() -> None:
         "tests.conftest",
         "tests.e2e.conftest.g",
     ]
+
+
+def ports_of(suite: Path) -> list[str]:
+    """Return the names of the ports that a contract suite declares in ``PORTS``."""
+    for node in ast.parse(suite.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PORTS":
+            assert isinstance(node.value, ast.Tuple)
+            return [ast.unparse(name) for name in node.value.elts]
+    raise AssertionError(f"{suite.name} does not declare its PORTS")
+
+
+def attributes_used(source: str) -> set[str]:
+    """Return the names of all attributes that a module reads or calls."""
+    return {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+
+
+def test_every_port_has_a_contract_suite_that_uses_all_its_members() -> None:
+    protocols = {name: port for name, port in vars(ports).items() if getattr(port, "_is_protocol", False)}
+    del protocols["Protocol"]
+    suites = {name: suite for suite in CONTRACTS for name in ports_of(suite)}
+    assert suites.keys() == protocols.keys()
+    unused = {
+        f"{name}.{member}"
+        for name, port in protocols.items()
+        for member in vars(port).keys() - attributes_used(suites[name].read_text())
+        if not member.startswith("_")
+    }
+    assert unused == set(), "a contract suite calls every member of its port"
