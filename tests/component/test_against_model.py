@@ -24,21 +24,16 @@ from app.contracts.outcome import Recovered
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
 from app.services import FlowService
-from app.services.wiring import Limits, Ports
+from app.services.wiring import Limits
 from config.settings import Settings
-from models.corruption_store import MongoCorruptionReports
 from models.database import connect
-from models.definition_store import MongoDefinitionStore
-from models.history_store import MongoHistoryStore
-from models.lease_store import MongoLeaseStore
-from models.state_store import MongoStateStore
-from models.statistics import MongoStatistics
 from tests.support import model
 from tests.support.databases import discard
 from tests.support.fakes import FakeBus, FakeClock
 from tests.support.long_form import form
 from tests.support.model import Command, Model, RefusedError, Step, Version
 from tests.support.samples import T0
+from tests.support.services import service_on
 
 STEPS = form("model test: steps", short=500, long=10_000)
 LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
@@ -145,19 +140,7 @@ class Rig:
             self.heard.append(event)
 
     def _worker(self) -> FlowService:
-        return FlowService(
-            Ports(
-                states=MongoStateStore(self.database),
-                history=MongoHistoryStore(self.database),
-                definitions=MongoDefinitionStore(self.database),
-                statistics=MongoStatistics(self.database),
-                leases=MongoLeaseStore(self.database),
-                reports=MongoCorruptionReports(self.database),
-                bus=self.bus,
-                clock=self.clock,
-            ),
-            LIMITS,
-        )
+        return service_on(self.database, bus=self.bus, clock=self.clock, limits=LIMITS)
 
 
 class FlowMachine(RuleBasedStateMachine):
@@ -492,7 +475,9 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.expected_logs("damaged document", "state recovered")
+@pytest.mark.expected_logs(  # chance decides what is damaged, and when
+    "damaged document", "state recovered", "state cannot be ended or moved on", optional=True
+)
 def test_the_service_is_as_its_model(rig: Rig) -> None:
     for round_ in count():
         if rig.steps >= STEPS:

@@ -11,12 +11,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pytest
 
 from app import flow_provider
-from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
 from app.contracts.ports import DefinitionSourceError
 from app.flow_provider import FlowProvider, make_flow_provider
 from app.main import Parts
 from config.settings import Settings
+from models.database import connect
+from tests.support.databases import SentCommands
 from tests.support.definition_files import write
 from tests.support.remotes import RemoteServer, giving
 from tests.support.samples import flow_dict
@@ -57,21 +58,15 @@ async def test_of_a_database_the_newest_version(parts: Parts, settings: Settings
     await kept.aclose()
 
 
-async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts) -> None:
+async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts, settings: Settings) -> None:
     await parts.service.create_flow(flow_dict())
-    lookup = flow_provider._DatabaseLookup(lambda: parts.database, 300.0)
-    reads = 0
-    latest = lookup._store.latest
-
-    async def counted(flow_id: str) -> FlowDefinition | None:
-        nonlocal reads
-        reads += 1
-        return await latest(flow_id)
-
-    lookup._store.latest = counted  # type: ignore[method-assign]
+    sent = SentCommands()
+    database = connect(database_url(settings), settings.mongo_database, [sent])
+    lookup = flow_provider._DatabaseLookup(lambda: database, 300.0)
     found = await asyncio.gather(*(lookup.find("loop") for _ in range(100)))
     assert all(flow is not None for flow in found)
-    assert reads == 1
+    assert sent.names == ["find"]
+    await database.close()
 
 
 async def test_in_a_program_of_its_own(parts: Parts, settings: Settings) -> None:

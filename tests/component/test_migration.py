@@ -18,6 +18,7 @@ from models.database import connect
 from models.state_store import MongoStateStore
 from tests.support.databases import SentCommands
 from tests.support.samples import flow_dict
+from tests.support.services import service_on
 from tests.support.versions import edited, renamed, without
 
 ROOT = Origin(actor="root", client="tests")
@@ -144,15 +145,11 @@ async def test_many_share_commands(parts: Parts, settings: Settings, monkeypatch
     assert settings.mongo_url is not None
     sent = SentCommands()
     counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
-    store = MongoStateStore(counted)
-    service.migration._states = store
-    service._changes._executor._states = store
-    service._changes._executor._commits._states = store
     try:
-        report = await service.migration.migrate("loop", MigrateCommand(1, 2), origin=ROOT)
+        report = await service_on(counted).migration.migrate("loop", MigrateCommand(1, 2), origin=ROOT)
         assert (report.moved, report.remaining) == (300, 0)
         assert len(sent.names) <= 300 // 5, "of 600 that they would be one by one"
+        store = MongoStateStore(parts.database)
         assert await store.running("loop", 1, (), 10, SystemClock().now()) == []
-        await service.background.relay.drain(60)
     finally:
         await counted.close()

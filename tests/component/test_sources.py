@@ -18,6 +18,7 @@ from app.providers.remote import RemoteSource
 from app.services.copies import SourceCopy
 from app.services.sources import Sources
 from config.settings import Settings
+from models.definition_store import MongoDefinitionStore
 from tests.support.definition_files import write
 from tests.support.log_events import LogEvents
 from tests.support.remotes import RemoteServer
@@ -552,17 +553,17 @@ async def test_a_store_that_is_away_is_waited_for(
     monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.05)
     write(folder / "loop.json", flow_dict(title="one"))
     failed = asyncio.Event()
-    real = parts.service.definitions._store.latest
+    latest = MongoDefinitionStore.latest
 
-    async def away(_: str) -> Any:
+    async def away(*_: object) -> Any:
         failed.set()
         raise StoreUnavailableError
 
     async with followed(parts, SourceCopy(FileSource(folder))):
-        monkeypatch.setattr(parts.service.definitions._store, "latest", away)
+        monkeypatch.setattr(MongoDefinitionStore, "latest", away)
         write(folder / "loop.json", flow_dict(title="two"))
         await asyncio.wait_for(failed.wait(), 20)
-        monkeypatch.setattr(parts.service.definitions._store, "latest", real)
+        monkeypatch.setattr(MongoDefinitionStore, "latest", latest)
         await published.until_title("two")
     assert any(entry["event"] == "definitions not taken up yet" for entry in log_events.entries)
 

@@ -2,32 +2,26 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from pymongo.errors import AutoReconnect
 
-from app.clock import SystemClock
 from app.contracts.command import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.main import Parts
-from app.services import FlowService
-from app.services.wiring import Ports
 from config.settings import Settings
 from models import commit
-from models.corruption_store import MongoCorruptionReports
 from models.database import DatabaseRefusedError, connect
 from models.definition_store import MongoDefinitionStore
 from models.documents import EXPIRY_GRACE_SECONDS
 from models.history_store import MongoHistoryStore
-from models.lease_store import MongoLeaseStore
 from models.state_store import MongoStateStore
-from models.statistics import MongoStatistics
-from tests.support.databases import SentCommands
-from tests.support.fakes import FakeBus
+from tests.support.databases import InterceptedDatabase, SentCommands
 from tests.support.samples import T0, flow_dict, fresh, moved, record
+from tests.support.services import service_on
 
 
 async def test_indexes_are_as_declared(parts: Parts) -> None:
@@ -46,56 +40,61 @@ async def test_indexes_are_as_declared(parts: Parts) -> None:
     assert history["state_position"]["key"][0] == ("stateId", 1)
 
 
-class BreakingStore(MongoStateStore):
-    """The connection breaks at each write as told: before the update is made, or after."""
+Write = Callable[[], Awaitable[Any]]
 
-    def __init__(self, parts: Parts, faults: Sequence[str]) -> None:
-        super().__init__(parts.database)
-        self.faults = list(faults)
-        self.write = self._commits._write
-        self._commits._write = self.break_write  # type: ignore[method-assign]
 
-    async def break_write(self, commits: Any, *, sent_before: bool) -> Any:
-        fault = self.faults.pop(0) if self.faults else ""
+def store_through(parts: Parts, write: Callable[[Write], Any]) -> MongoStateStore:
+    """Build a store whose commands that write commits go through a function."""
+    return MongoStateStore(InterceptedDatabase(parts.database, "flow_states", bulk_write=write))
+
+
+def breaking(parts: Parts, faults: list[str]) -> MongoStateStore:
+    """Build a store whose connection breaks at each write, ``before`` it is made or ``after``."""
+
+    async def broken(write: Write) -> Any:
+        fault = faults.pop(0) if faults else ""
         if fault == "before":
             raise AutoReconnect("connection closed")
-        done = await self.write(commits, sent_before=sent_before)
+        done = await write()
         if fault == "after":
             raise AutoReconnect("connection closed")
         return done
 
+    return store_through(parts, broken)
+
 
 @pytest.mark.parametrize("faults", [["before"], ["after"], ["before", "after"], ["before", "before"]])
 async def test_an_outcome_that_was_lost_is_looked_up(parts: Parts, faults: list[str]) -> None:
-    store = BreakingStore(parts, faults)
     state = fresh()
-    assert await store.commit(None, record(state, commit="mine"))
-    store.faults = list(faults)
+    assert await breaking(parts, [*faults]).commit(None, record(state, commit="mine"))
     second = moved(state)
+    store = breaking(parts, [*faults])
     assert await store.commit(state.position, record(second, commit="mine-too"))
     stored = await store.load("loop", "ada")
     assert stored is not None
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
 
-class LateStore(BreakingStore):
-    """The first write seems lost, and arrives just before the second."""
+def late(parts: Parts) -> MongoStateStore:
+    """Build a store whose first write seems lost, and arrives just before the second."""
+    under_way: list[Write] = []
 
-    calls = 0
-
-    async def break_write(self, commits: Any, *, sent_before: bool) -> Any:
-        self.calls += 1
-        if self.calls == 1:
+    async def delayed(write: Write) -> Any:
+        if not under_way:
+            under_way.append(write)
             raise AutoReconnect("connection closed")
-        if self.calls == 2:
-            assert await self.write(commits, sent_before=False) == [True]
-        return await self.write(commits, sent_before=sent_before)
+        if len(under_way) == 1:
+            under_way.append(write)
+            await under_way[0]()
+        return await write()
+
+    return store_through(parts, delayed)
 
 
 async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Parts) -> None:
     state = fresh()
-    assert await LateStore(parts, []).commit(None, record(state, commit="mine"))
-    assert await LateStore(parts, []).commit(state.position, record(moved(state), commit="mine-too"))
+    assert await late(parts).commit(None, record(state, commit="mine"))
+    assert await late(parts).commit(state.position, record(moved(state), commit="mine-too"))
     stored = await MongoStateStore(parts.database).load("loop", "ada")
     assert stored is not None
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
@@ -104,63 +103,69 @@ async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Parts) -> No
 async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Parts) -> None:
     """Another worker may deliver the record while the committer still asks whether it was made."""
     state = fresh()
-    await MongoStateStore(parts.database).commit(None, record(state))
+    other = MongoStateStore(parts.database)
+    await other.commit(None, record(state))
     made = record(moved(state), commit="mine")
+    lost: list[bool] = []
 
-    class Delivering(BreakingStore):
-        async def break_write(self, commits: Any, *, sent_before: bool) -> Any:
-            try:
-                return await super().break_write(commits, sent_before=sent_before)
-            finally:
-                await MongoHistoryStore(parts.database).append([made])
-                await self.release([made])
+    async def deliver_and_lose(write: Write) -> Any:
+        done = await write()
+        if lost:
+            return done
+        lost.append(True)
+        await MongoHistoryStore(parts.database).append([made])
+        await other.release([made])
+        raise AutoReconnect("connection closed")
 
-    assert await Delivering(parts, ["after"]).commit(state.position, made)
+    assert await store_through(parts, deliver_and_lose).commit(state.position, made)
+    assert lost
 
 
 async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Parts) -> None:
     state = fresh()
-    await MongoStateStore(parts.database).commit(None, record(state))
+    rival_store = MongoStateStore(parts.database)
+    await rival_store.commit(None, record(state))
+    rivals = [record(moved(state, message="rival"), commit="rival")]
 
-    class Overtaken(BreakingStore):
-        async def break_write(self, commits: Any, *, sent_before: bool) -> Any:
-            rival = record(moved(state, message="rival"), commit="rival")
-            await MongoStateStore(parts.database).commit(state.position, rival)
-            return await super().break_write(commits, sent_before=sent_before)
+    async def overtaken(write: Write) -> Any:
+        if rivals:
+            assert await rival_store.commit(state.position, rivals.pop())
+            raise AutoReconnect("connection closed")
+        return await write()
 
-    assert not await Overtaken(parts, ["before"]).commit(state.position, record(moved(state), commit="mine"))
-    stored = await MongoStateStore(parts.database).load("loop", "ada")
+    store = store_through(parts, overtaken)
+    assert not await store.commit(state.position, record(moved(state), commit="mine"))
+    stored = await rival_store.load("loop", "ada")
     assert stored is not None
     assert stored.state.message == "rival"
 
 
 async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Parts) -> None:
     """Of several in one command some lost their race; the look at which fails once."""
-    store = MongoStateStore(parts.database)
+    looks: list[str] = []
+
+    def fail_once(find: Callable[[], Any]) -> Any:
+        looks.append("failed" if not looks else "answered")
+        if len(looks) == 1:
+            raise AutoReconnect("connection closed")
+        return find()
+
+    store = MongoStateStore(InterceptedDatabase(parts.database, "flow_states", find=fail_once))
     states = [fresh(user=f"u-{n}") for n in range(3)]
     await asyncio.gather(*(store.commit(None, record(state)) for state in states[:2]))
-    look = store._commits._were_made
-    failed: list[Any] = []
-
-    async def fail_once(commits: Any) -> Any:
-        if not failed:
-            failed.append(commits)
-            raise AutoReconnect("connection closed")
-        return await look(commits)
-
-    store._commits._were_made = fail_once  # type: ignore[method-assign]
+    assert looks == []
     made = await asyncio.gather(
         store.commit(states[0].position, record(moved(states[0]))),
         store.commit(moved(states[1]).position, record(moved(moved(states[1])))),
         store.commit(None, record(states[2])),
     )
-    assert failed
+    assert looks == ["failed", "answered"]
     assert list(made) == [True, False, True]
 
 
 async def test_a_store_that_stays_away_is_said_so(parts: Parts) -> None:
     with pytest.raises(StoreUnavailableError):
-        await BreakingStore(parts, ["before"] * 9).commit(None, record(fresh()))
+        await breaking(parts, ["before"] * 9).commit(None, record(fresh()))
 
 
 @pytest.mark.expected_logs("damaged document", "damaged state", "state recovered", optional=True)
@@ -258,18 +263,7 @@ async def test_a_transition_is_one_read_and_one_update(
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     try:
         await database.prepare()
-        service = FlowService(
-            Ports(
-                states=MongoStateStore(database),
-                history=MongoHistoryStore(database),
-                definitions=MongoDefinitionStore(database),
-                statistics=MongoStatistics(database),
-                leases=MongoLeaseStore(database),
-                reports=MongoCorruptionReports(database),
-                bus=FakeBus(),
-                clock=SystemClock(),
-            ),
-        )
+        service = service_on(database)
         await service.create_flow(flow_dict())
         await service.start_flow("ada", "loop")
         sent.names.clear()

@@ -1,7 +1,6 @@
 """Following states over Socket.IO: subscribe and catch up, several devices, presence, watching, bounds."""
 
 import asyncio
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from app.contracts.command import Caller
 from app.services.catch_up import MOST_EVENTS
 from config.settings import Settings
-from realtime import sockets as door
-from realtime.client_session import Client
 from realtime.limits import BURST, REFUSALS, SUBSCRIPTIONS
 from tests.support.serving import Follower, Serving, close_all, external
 from tests.support.transports import transport_of
@@ -282,20 +278,3 @@ async def test_a_slow_client_is_disconnected_with_a_reason_and_the_others_are_to
     assert received[-2:] == ["41", "1"], "disconnected, and closed"
     assert (await neighbour.call("flow-state", {"flowId": FLOW}))["ok"]
     await neighbour.close()
-
-
-async def test_a_token_that_expires_later_than_a_timer_lasts(
-    user: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The timer is set again; only the token's own end ends the connection."""
-    monkeypatch.setattr(door, "LONGEST_TIMER_SECONDS", 0.01)
-    ended: list[str] = []
-    sockets = object.__new__(door.FlowSockets)
-    monkeypatch.setattr(door.FlowSockets, "_end", lambda _, client, error: ended.append(error.code))
-    client = Client("sid", Caller(user, expires_at=time.time() + 0.3), "")
-    sockets._set_timer(client)
-    began = time.monotonic()
-    while not ended:
-        await asyncio.sleep(0.01)
-    assert ended == ["AUTHENTICATION_REQUIRED"]
-    assert 0.25 < time.monotonic() - began < 5

@@ -1,11 +1,13 @@
 """Test databases: the commands sent to them, and their removal."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 from pymongo import monitoring
 
-from models.database import Database
+from models.database import Collection, Database
 
 MONGO_URL = os.environ.get("FLOW_TEST_MONGO_URL")
 REDIS_URL = os.environ.get("FLOW_TEST_REDIS_URL")
@@ -32,6 +34,39 @@ class SentCommands(monitoring.CommandListener):
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """Ignore the failure: the caller sees it."""
+
+
+class InterceptedDatabase(Database):
+    """The database of another one, with calls of some methods of a collection going through a function.
+
+    ``around`` gets the call, which it can make, repeat or replace by an exception.
+    """
+
+    def __init__(self, database: Database, name: str, **around: Callable[[Callable[..., Any]], Any]) -> None:
+        self._intercepted = database
+        self._name = name
+        self._around = around
+
+    def collection(self, name: str) -> Collection:
+        """Return a collection, intercepted if it is the one."""
+        collection = self._intercepted.collection(name)
+        if name != self._name:
+            return collection
+        return cast(Collection, _InterceptedCollection(collection, self._around))
+
+
+class _InterceptedCollection:
+    def __init__(
+        self, collection: Collection, around: dict[str, Callable[[Callable[..., Any]], Any]]
+    ) -> None:
+        self._collection = collection
+        self._around = around
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._collection, name)
+        if name not in self._around:
+            return method
+        return lambda *given, **named: self._around[name](partial(method, *given, **named))
 
 
 async def discard(database: Database) -> None:

@@ -10,6 +10,7 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from app.contracts.command import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, of_user
+from realtime import sockets
 from realtime.messages import FlowMessage, SubscribeMessage
 from realtime.rooms import presence_room
 from realtime.server import GONE
@@ -20,10 +21,13 @@ from tests.support.rig import Rig, rig
 class Verifier:
     """Takes a token for the user that it names; ``+admin`` behind it gives the scope."""
 
+    seconds = 60.0
+    """The lifetime of a token."""
+
     async def verify(self, token: str | None) -> Caller:
         user, _, scope = str(token).partition("+")
         scopes = frozenset({f"flow:{scope}"} if scope else set())
-        return Caller(user, scopes=scopes, expires_at=time.time() + 60)
+        return Caller(user, scopes=scopes, expires_at=time.time() + self.seconds)
 
 
 class Door:
@@ -31,14 +35,16 @@ class Door:
 
     def __init__(self, r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rig = r
+        self.verifier = Verifier()
         self.sockets = FlowSockets(
             r.service,
-            Verifier(),  # type: ignore[arg-type]
+            self.verifier,  # type: ignore[arg-type]
             transports=["websocket"],
             cors_origins=[],
             max_message_bytes=1000,
         )
         self.emitted: list[tuple[str, Any, Any]] = []
+        self.ended: asyncio.Queue[FlowError] = asyncio.Queue()
         self.members: dict[str, set[str]] = {}
         self.followed = asyncio.Event()
         self.followed.set()
@@ -57,9 +63,13 @@ class Door:
         async def leave(sid: str, room: str) -> None:
             self.members[room].discard(sid)
 
+        async def end(_: str, error: FlowError) -> None:
+            self.ended.put_nowait(error)
+
         monkeypatch.setattr(r.bus, "follow", held_up)
         server = self.sockets.server
         monkeypatch.setattr(server, "emit", emit)
+        monkeypatch.setattr(server, "end", end)
         monkeypatch.setattr(server, "enter_room", enter)
         monkeypatch.setattr(server, "leave_room", leave)
         monkeypatch.setattr(server, "has_members", lambda room: bool(self.members.get(room)))
@@ -227,3 +237,16 @@ async def test_a_client_that_is_gone_enters_no_room(door: Door) -> None:
     with pytest.raises(AuthenticationRequiredError):
         await door.sockets._rooms.enter(client, "user:ada", of_user("ada"))
     assert door.nothing_is_held()
+
+
+async def test_a_token_may_live_longer_than_the_longest_timer(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer is set again; only the end of the token ends the connection."""
+    monkeypatch.setattr(sockets, "LONGEST_TIMER_SECONDS", 0.01)
+    door.verifier.seconds = 0.3
+    began = time.monotonic()
+    await door.connect("s", "ada")
+    error = await asyncio.wait_for(door.ended.get(), 5)
+    assert error.code == "AUTHENTICATION_REQUIRED"
+    assert time.monotonic() - began > 0.25

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 from app.contracts import ports
 
 TESTS = Path(__file__).parents[1]
@@ -81,3 +83,75 @@ def test_every_port_has_a_contract_suite_that_uses_all_its_members() -> None:
         if not member.startswith("_")
     }
     assert unused == set(), "a contract suite calls every member of its port"
+
+
+NO_OTHER_WAY = {"tests/contract/conftest.py": "mongomock offers no way to add an operator"}
+
+
+def private_writes(source: str) -> list[str]:
+    """Return the statements that write to a private attribute of another object, or inside one.
+
+    ``self`` and ``cls`` may: a fake that extends a part writes to what it inherits.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign | ast.Delete):
+            written: list[ast.expr] = list(node.targets)
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            written = [node.target]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in SETTERS:
+            written = [part for argument in node.args[:2] for part in named_by(argument)]
+        else:
+            continue
+        if any(is_private(part) for target in written for part in ast.walk(target)):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+SETTERS = ("setattr", "delattr", "setitem", "delitem")
+"""Of Python and of ``pytest.MonkeyPatch``."""
+
+
+def named_by(argument: ast.expr) -> list[ast.expr]:
+    """Return an argument, and the attribute that it names as text."""
+    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+        return [ast.Attribute(ast.Name("named"), argument.value.split(".")[-1])]
+    return [argument]
+
+
+def is_private(node: ast.AST) -> bool:
+    """Tell whether an expression is a private attribute of something that is not ``self`` or ``cls``."""
+    if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
+        return False
+    return not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+
+
+def test_no_test_writes_to_private_attributes_of_other_objects() -> None:
+    found = {
+        f"tests/{module.relative_to(TESTS)}": writes
+        for module in MODULES
+        if (writes := private_writes(module.read_text()))
+    }
+    assert found.keys() == NO_OTHER_WAY.keys(), found
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_write"),
+    [
+        ("service._states = store", True),
+        ("service._changes.executor.states = store", True),
+        ("bus._handlers['a'] = handle", True),
+        ("del bus._handlers", True),
+        ("counter._value += 1", True),
+        ("monkeypatch.setattr(store, '_write', fail)", True),
+        ("monkeypatch.setattr(service._store, 'latest', fail)", True),
+        ("monkeypatch.setattr('app.main._connect', fail)", True),
+        ("setattr(store, '_write', fail)", True),
+        ("self._seen = []", False),
+        ("seen = bus._handlers", False),
+        ("monkeypatch.setattr(store, 'write', fail)", False),
+        ("module.__doc__ = ''", False),
+    ],
+)
+def test_the_check_finds_every_form_of_write(statement: str, is_write: bool) -> None:
+    assert bool(private_writes(statement)) is is_write

@@ -1,0 +1,35 @@
+"""The service over a database, as one worker has it, without a bus of its own."""
+
+from app.clock import SystemClock
+from app.contracts.ports import Clock, EventBus
+from app.services import FlowService
+from app.services.wiring import Limits, Ports
+from models.corruption_store import MongoCorruptionReports
+from models.database import Database
+from models.definition_store import MongoDefinitionStore
+from models.history_store import MongoHistoryStore
+from models.lease_store import MongoLeaseStore
+from models.state_store import MongoStateStore
+from models.statistics import MongoStatistics
+from tests.support.fakes import FakeBus
+
+
+def service_on(
+    database: Database,
+    *,
+    bus: EventBus | None = None,
+    clock: Clock | None = None,
+    limits: Limits | None = None,
+) -> FlowService:
+    """Build the service on a database that is prepared."""
+    ports = Ports(
+        states=MongoStateStore(database),
+        history=MongoHistoryStore(database),
+        definitions=MongoDefinitionStore(database),
+        statistics=MongoStatistics(database),
+        leases=MongoLeaseStore(database),
+        reports=MongoCorruptionReports(database),
+        bus=bus or FakeBus(),
+        clock=clock or SystemClock(),
+    )
+    return FlowService(ports, limits or Limits())
