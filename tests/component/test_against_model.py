@@ -39,7 +39,7 @@ STEPS = form("model test: steps", short=500, long=10_000)
 LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
 NEVER = datetime.max.replace(tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-SEALS = {"commitment", "digest", "hash", "previous_hash", "salt"}
+SEALS = {"commitment", "digest", "hash", "hash_version", "previous_hash", "salt"}
 OWN_OF_RECORDS = SEALS | {"client", "commit_id", "duration_ms", "id"}
 
 FIRST = {

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from app.web import node
 from app.web.build import build_requirements
 from app.web.bundle import ENTRY, WEB, Bundle
 from app.web.node import NODE_REQUIREMENT, Node
@@ -92,9 +91,9 @@ def test_node_is_asked_for_where_pypi_has_it(
     libc: tuple[str, str],
     there_is_one: bool,
 ) -> None:
-    monkeypatch.setattr(node.sys, "platform", system)
-    monkeypatch.setattr(node.platform, "machine", lambda: machine)
-    monkeypatch.setattr(node.platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr("app.web.node.sys.platform", system)
+    monkeypatch.setattr("app.web.node.platform.machine", lambda: machine)
+    monkeypatch.setattr("app.web.node.platform.libc_ver", lambda: libc)
     shutil.rmtree(bundle.files)
     assert build_requirements(bundle) == ([NODE_REQUIREMENT] if there_is_one else [])
 
