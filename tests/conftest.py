@@ -18,7 +18,12 @@ from tests.support.databases import MONGO_URL, REDIS_URL, discard
 from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
 
-pytest_plugins = ["tests.support.long_form", "tests.support.markers", "tests.support.progress"]
+pytest_plugins = [
+    "tests.support.byte_code",
+    "tests.support.long_form",
+    "tests.support.markers",
+    "tests.support.progress",
+]
 
 for name in [name for name in os.environ if name.startswith("FLOW_") and not name.startswith("FLOW_TEST_")]:
     del os.environ[name]
