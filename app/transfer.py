@@ -64,13 +64,17 @@ async def import_file(
         EmbeddedError: The servers cannot start, or another process runs them.
         StoreUnavailableError: The database is away.
     """
-    verify_file(file)  # before servers are started, and a data directory is made
+    verified = verify_file(file)  # before servers are started, and a data directory is made
     servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
     try:
         database = _connected(settings if servers is None else servers.start(settings))
         try:
             return await import_data(
-                database, file, replace_definitions=replace_definitions, progress=progress
+                database,
+                file,
+                replace_definitions=replace_definitions,
+                progress=progress,
+                verified=verified,
             )
         finally:
             await database.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo.errors import OperationFailure
 
 from app.contracts.transfer import DataTransferError, Progress, TransferReport
 from models.data_file import COLLECTIONS, DataFileWriter
@@ -32,10 +33,15 @@ async def export_data(
     """Write all data of a database. Memory: a few hundred bytes a state, whatever the history.
 
     Raises:
-        DataTransferError: A user was erased meanwhile; the export can be repeated.
+        DataTransferError: A user was erased meanwhile (the export can be repeated), or a read failed.
         StoreUnavailableError: The database went away.
     """
-    await _Export(database, out, progress, batch_documents).run()
+    try:
+        await _Export(database, out, progress, batch_documents).run()
+    except OperationFailure as refusal:
+        raise DataTransferError(
+            f"The database cannot be read (code {refusal.code}): see its log, and check its disk"
+        ) from None
     return out.finish()
 
 

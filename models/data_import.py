@@ -13,11 +13,11 @@ from typing import Any
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import BulkWriteError
+from pymongo.errors import OperationFailure
 
 from app.contracts.transfer import DataTransferError, Progress, TransferReport
 from models.data_file import read_file, verify_file
-from models.database import IMPORT_LEASE, Database, store_errors
+from models.database import IMPORT_LEASE, Database, is_outage, store_errors
 
 BATCH_DOCUMENTS = 500
 BATCH_BYTES = 4 * 1024 * 1024
@@ -31,7 +31,12 @@ Batch = tuple[str, list[RawBSONDocument]]
 
 
 async def import_data(
-    database: Database, path: Path, *, replace_definitions: bool, progress: Progress
+    database: Database,
+    path: Path,
+    *,
+    replace_definitions: bool,
+    progress: Progress,
+    verified: TransferReport | None = None,
 ) -> TransferReport:
     """Import a file.
 
@@ -40,12 +45,13 @@ async def import_data(
         path: A file of ``data export``.
         replace_definitions: Whether definitions that are there already may be removed.
         progress: Called now and then.
+        verified: The result of ``verify_file``, if the caller has read the file already.
 
     Raises:
-        DataTransferError: The file cannot be used, or the database is in use.
+        DataTransferError: The file cannot be used, or the database is in use or cannot store the documents.
         StoreUnavailableError: The database went away; the import can be repeated.
     """
-    found = verify_file(path)
+    found = verified or verify_file(path)
     await database.prepare(importing=True)
     work = _Import(database, progress)
     if not await work.is_resumed(found.sha256):
@@ -123,11 +129,20 @@ class _Import:
         async with store_errors():
             try:
                 await collection.insert_many(documents, ordered=False)
-            except BulkWriteError as refusal:
+            except OperationFailure as refusal:
+                if is_outage(refusal):
+                    raise
                 details = refusal.details or {}
                 faults = details.get("writeErrors", ())
-                if any(f.get("code") != _DUPLICATE_KEY for f in faults) or details.get("writeConcernErrors"):
-                    raise
+                duplicates = all(fault.get("code") == _DUPLICATE_KEY for fault in faults)
+                if not faults or not duplicates or details.get("writeConcernErrors"):
+                    codes = ", ".join(
+                        sorted({str(fault.get("code", refusal.code)) for fault in faults or [{}]})
+                    )
+                    raise DataTransferError(
+                        f"The database cannot store documents of {name} (code {codes}): see its log, "
+                        "check its disk, and repeat the import"
+                    ) from None
                 twice = [documents[fault["index"]] for fault in faults]
                 ids = [document["_id"] for document in twice]
                 found = await collection.find({"_id": {"$in": ids}}).to_list(None)
