@@ -9,7 +9,8 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
-_LOCK = threading.RLock()
+_LOCK = "__lazy_lock__"
+_RUNNING = "__lazy_running__"
 
 
 class _LazyModule(ModuleType):
@@ -20,20 +21,20 @@ class _LazyModule(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
-        with _LOCK:
-            members = self.__dict__
-            if type(self) is _LazyModule and not members.get("__lazy_running__"):
-                members["__lazy_running__"] = True
+        members = self.__dict__
+        with members[_LOCK]:  # other threads wait until the module is complete
+            if type(self) is _LazyModule and not members.get(_RUNNING):
+                spec = self.__spec__
+                if spec is None or spec.loader is None:  # ``lazy_module`` makes no such module
+                    raise ImportError(self.__name__)
+                members[_RUNNING] = True
                 try:
-                    spec = self.__spec__
-                    assert spec is not None  # noqa: S101 - for mypy
-                    assert spec.loader is not None  # noqa: S101
                     spec.loader.exec_module(self)
                 finally:
-                    del members["__lazy_running__"]
+                    del members[_RUNNING]
                 self.__class__ = ModuleType  # type: ignore[assignment]
-        if name in self.__dict__:
-            return self.__dict__[name]
+        if name in members:
+            return members[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
@@ -43,17 +44,16 @@ def lazy_module(name: str) -> ModuleType:
     For libraries that others import without need and that are slow to import. Every later ``import name`` of
     this process gets the same module. Raises ModuleNotFoundError.
     """
-    with _LOCK:
-        loaded = sys.modules.get(name)
-        if loaded is not None:
-            return loaded
-        spec = find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        module = module_from_spec(spec)
-        module.__class__ = _LazyModule
-        sys.modules[name] = module
-        return module
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return loaded
+    spec = find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    module = module_from_spec(spec)
+    module.__dict__[_LOCK] = threading.RLock()
+    module.__class__ = _LazyModule
+    return sys.modules.setdefault(name, module)
 
 
 @contextmanager
