@@ -26,6 +26,7 @@ from app.http.middleware import RequestLog
 from app.http.migration import MIGRATION_ENDPOINTS
 from app.http.openapi import openapi
 from app.http.operation import Check, operation_endpoints
+from app.http.pages import page_routes
 from app.http.problems import flow_error, http_error
 from app.http.states import STATE_ENDPOINTS
 from app.http.static_files import BundleFiles
@@ -63,10 +64,15 @@ def build_application(
 ) -> Starlette:
     """The HTTP side of the service."""
     endpoints = all_endpoints(checks)
+    bundle = Bundle()
 
     @cache
-    def document() -> bytes:  # takes 0.1 s, which a start need not wait for
-        return msgspec.json.encode(openapi(endpoints, version("server-flow")))
+    def running_version() -> str:  # reads the metadata of the installation, which a start need not wait for
+        return version("server-flow")
+
+    @cache
+    def document() -> bytes:  # takes 0.1 s, too
+        return msgspec.json.encode(openapi(endpoints, running_version()))
 
     async def describe(_: Request) -> Response:
         return Response(await asyncio.to_thread(document), media_type="application/json")
@@ -77,7 +83,8 @@ def build_application(
         by_path.setdefault(endpoint.path, {})[endpoint.method] = handler
     routes: list[BaseRoute] = [_route(path, handlers) for path, handlers in by_path.items()]
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
-    routes.append(Mount("/static", BundleFiles(Bundle())))
+    routes.append(Mount("/static", BundleFiles(bundle)))
+    routes += page_routes(bundle, running_version)
     middleware = [Middleware(RequestLog)]
     if cors_origins:
         middleware.append(

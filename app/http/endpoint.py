@@ -153,7 +153,7 @@ class Handler:
             digest = blake2b(body, digest_size=12).hexdigest()
             named = [headers["ETag"].strip('"')] if "ETag" in headers else []
             headers = {**headers, "ETag": f'"{".".join([*named, digest])}"'}
-            if _is_known(headers["ETag"], request.headers.get("if-none-match", "")):
+            if is_known_etag(headers["ETag"], request.headers.get("if-none-match", "")):
                 return Response(status_code=304, headers=headers)
         return Response(body, status_code=answer.status, headers=headers, media_type=endpoint.media_type)
 
@@ -169,8 +169,8 @@ class Handler:
             return None
 
 
-def _is_known(etag: str, listed: str) -> bool:
-    """Whether an ``If-None-Match`` lists the tag; compared weakly, as RFC 9110 says."""
+def is_known_etag(etag: str, listed: str) -> bool:
+    """Return whether an ``If-None-Match`` lists the ETag, by the weak comparison of RFC 9110."""
     tags = {tag.strip().removeprefix("W/") for tag in listed.split(",")}
     return etag in tags or "*" in tags
 

@@ -31,6 +31,13 @@ _PROBLEM: dict[str, Any] = {
     },
 }
 
+_TAGS = {
+    "States": "Where a user stands in a flow, what may happen next, and what happened.",
+    "Definitions": "Flows and their versions.",
+    "Administration": "States of all users.",
+    "Health": "For load balancers and tools.",
+}
+
 
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document."""
@@ -46,6 +53,7 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "server-flow", "version": version, "license": {"name": "MIT"}},
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": {**components, "Problem": _PROBLEM},
@@ -59,6 +67,7 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
 def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.name,
+        "tags": [_tag_of(endpoint.path)],
         "summary": endpoint.summary,
         "responses": {},
         "security": [] if endpoint.public else [{"bearer": []}],
@@ -98,6 +107,15 @@ def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
             },
         )
     return operation
+
+
+def _tag_of(path: str) -> str:
+    """Return the group in which the reference lists a route."""
+    if path.startswith("/api/admin/"):
+        return "Administration"
+    if path.startswith("/api/flows"):
+        return "Definitions"
+    return "States" if path.startswith("/api/") else "Health"
 
 
 def _refusals(endpoint: Endpoint) -> dict[int, list[str]]:

@@ -25,12 +25,27 @@ _NPM_CI = (
     "--fetch-retry-mintimeout=1000",
     "--fetch-retry-maxtimeout=5000",
 )
-_NPM_REASON = re.compile(r"^npm (?:error|ERR!) (?!code |errno |syscall |A complete log)(\S.*)$", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_REASONS = (
+    re.compile(r"^\s*(?:\[[A-Z_]+\] )?(?:Error: )?(Could not .*)$", re.MULTILINE),  # Vite
+    re.compile(r"^\s*(\[[A-Z_]+\] .*|\w*Error: .*)$", re.MULTILINE),  # Vite and its plugins
+    re.compile(r"^npm (?:error|ERR!) (?!code |errno |syscall |A complete log)(\S.*)$", re.MULTILINE),
+)
+"""Lines that name a reason, the most telling first."""
 MAX_REASON_CHARACTERS = 200
 
 
 class WebBuildError(Exception):
-    """The bundle could not be built. The message is one line."""
+    """The bundle could not be built. The message is one line.
+
+    Args:
+        message: What failed, and why.
+        output: Everything that the failing command printed.
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 def is_skipped() -> bool:
@@ -64,8 +79,7 @@ def build(bundle: Bundle, *, download: bool = False) -> None:
             work = Bundle(Path(folder).resolve())
             _copy_sources(bundle, work)
             _run([*node.npm, *_NPM_CI], "npm ci", node, work.folder, _NPM_SECONDS)
-            vite = work.folder / "node_modules" / "vite" / "bin" / "vite.js"
-            _run([str(node.executable), str(vite), "build"], "vite build", node, work.folder, _VITE_SECONDS)
+            _run([*node.npm, "run", "build"], "vite build", node, work.folder, _VITE_SECONDS)
             for name in (ENTRY, NOTICES):
                 if not (work.files / name).is_file():
                     raise WebBuildError(f"vite build made no {name}")
@@ -101,15 +115,18 @@ def _run(command: list[str], name: str, node: Node, folder: Path, seconds: float
     except subprocess.TimeoutExpired:
         raise WebBuildError(f"{name} took longer than {seconds:.0f} seconds") from None
     if done.returncode != 0:
-        raise WebBuildError(f"{name} failed: {_reason(done.stdout)}")
+        output = _COLOUR.sub("", done.stdout)
+        raise WebBuildError(f"{name} failed: {_reason(output)}", output)
 
 
 def _reason(output: str) -> str:
     """Pick the line of a command's output that says most."""
-    found = _NPM_REASON.search(output)
+    for pattern in _REASONS:
+        found = pattern.search(output)
+        if found is not None:
+            return found[1].strip()[:MAX_REASON_CHARACTERS]
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    line = found[1].strip() if found else next(iter(lines[-1:]), "it printed nothing")
-    return line[:MAX_REASON_CHARACTERS]
+    return lines[-1][:MAX_REASON_CHARACTERS] if lines else "it printed nothing"
 
 
 def _replace(present: Path, new: Path) -> None:

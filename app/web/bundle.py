@@ -10,7 +10,7 @@ MARK = "sources.sha256"
 ENTRY = "flow-client.js"
 NOTICES = "third-party-notices.md"
 _SOURCE_FILES = ("package.json", "package-lock.json", ".npmrc", "vite.config.js")
-_SOURCE_FOLDERS = ("client", "site")
+_SOURCE_FOLDERS = ("client", "site", "style")
 
 
 class Bundle:

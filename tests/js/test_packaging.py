@@ -9,9 +9,11 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from app.http.pages import PAGES
 from app.web.build import WebBuildError, build
 from app.web.bundle import Bundle
 from app.web.node import NODE_REQUIREMENT, find_node
@@ -21,7 +23,7 @@ from tests.support.readme import ROOT
 pytestmark = pytest.mark.timeout(400)  # Node and npm's packages may have to be downloaded first
 
 BUILT = "app/web/built"
-BUNDLED = ("@socket.io/component-emitter", "engine.io-client", "socket.io-client", "socket.io-parser")
+BUNDLED = ("engine.io-client", "socket.io-client", "socket.io-parser", "swagger-ui-dist")
 GENERATED = re.compile(r"(?:^|/)(?:built|dist|node_modules|__pycache__)/|[.]min[.]|[.]map$")
 MAX_LINE_CHARACTERS = 500
 """A longer line of JavaScript or CSS is minified."""
@@ -113,23 +115,34 @@ def checkout(tmp_path: Path) -> Path:
     return copy_checkout(tmp_path / "checkout")
 
 
+class Sdist(NamedTuple):
+    """An unpacked sdist, and what the backend asked for before and after it was built."""
+
+    folder: Path
+    needed_before: str
+    needed_after: str
+
+
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build an sdist, and unpack it."""
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Sdist:
+    """Build an sdist from a fresh checkout, and unpack it."""
     folder = tmp_path_factory.mktemp("sdist")
-    name, reports = call_hook(copy_checkout(folder / "checkout"), "build_sdist", folder)
+    checkout = copy_checkout(folder / "checkout")
+    before, _ = call_hook(checkout, "get_requires_for_build_editable")
+    name, reports = call_hook(checkout, "build_sdist", folder)
     assert reports == ""
+    after, _ = call_hook(checkout, "get_requires_for_build_editable")
     with tarfile.open(folder / name) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
-    return unpacked
+    return Sdist(unpacked, before, after)
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(sdist: Sdist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build a wheel from the sdist."""
     folder = tmp_path_factory.mktemp("wheel")
-    return folder / call_hook(sdist, "build_wheel", folder)[0]
+    return folder / call_hook(sdist.folder, "build_wheel", folder)[0]
 
 
 def test_the_wheel_has_the_bundle_and_its_licences(wheel: Path) -> None:
@@ -142,22 +155,26 @@ def test_the_wheel_has_the_bundle_and_its_licences(wheel: Path) -> None:
     assert types == (ROOT / "app/web/client/flow-client.d.ts").read_bytes()
     for package in BUNDLED:
         assert f"## {package} - " in notices
-    assert "Permission is hereby granted" in notices
-    sources = {name for name in names if name.startswith(("app/web/client", "app/web/site"))}
+    for licence in ("Permission is hereby granted", "Apache License", "Bundled in swagger-ui-dist"):
+        assert licence in notices
+    pages = {f"{BUILT}/site/{name}" for name in PAGES.values()}
+    assert pages <= names
+    sources = {
+        name for name in names if name.startswith(("app/web/client/", "app/web/site/", "app/web/style/"))
+    }
     assert sources == set()
     assert [name for name in names if "node_modules" in name or name.startswith("build_backend")] == []
 
 
-def test_the_sdist_has_the_bundle_so_that_its_wheel_needs_no_node(sdist: Path) -> None:
-    assert Bundle(sdist / "app" / "web").is_current
+def test_a_checkout_needs_node_once(sdist: Sdist) -> None:
+    assert sdist.needed_before == repr([NODE_REQUIREMENT])
+    assert sdist.needed_after == "[]"
+
+
+def test_the_sdist_has_the_bundle_so_that_its_wheel_needs_no_node(sdist: Sdist) -> None:
+    assert Bundle(sdist.folder / "app" / "web").is_current
     for hook in ("get_requires_for_build_wheel", "get_requires_for_build_sdist"):
-        assert call_hook(sdist, hook) == ("[]", "")
-
-
-def test_a_checkout_needs_node_once(checkout: Path) -> None:
-    assert call_hook(checkout, "get_requires_for_build_editable") == (repr([NODE_REQUIREMENT]), "")
-    build(Bundle(checkout / "app" / "web"))
-    assert call_hook(checkout, "get_requires_for_build_editable") == ("[]", "")
+        assert call_hook(sdist.folder, hook) == ("[]", "")
 
 
 def test_a_failing_build_keeps_the_present_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +187,13 @@ def test_a_failing_build_keeps_the_present_bundle(bundle: Bundle, monkeypatch: p
     assert bundle.exists
     assert not bundle.is_current
     assert [file.name for file in bundle.folder.glob(".built-*")] == []
+
+
+def test_a_failing_build_names_the_reason(bundle: Bundle) -> None:
+    (bundle.folder / "site" / "home.js").write_text("import {")
+    with pytest.raises(WebBuildError, match=r"\Avite build failed: \[PARSE_ERROR\] [^\n]*\Z") as failure:
+        build(bundle)
+    assert "site/home.js:1" in failure.value.output
 
 
 def test_a_build_replaces_the_present_bundle(bundle: Bundle) -> None:

@@ -42,6 +42,10 @@ import chromium, { inflate } from '@sparticuz/chromium';
 await chromium.executablePath();
 await inflate(new URL('../bin/al2023.tar.br', import.meta.resolve('@sparticuz/chromium')).pathname);
 """
+_FONTS = """<?xml version="1.0"?>
+<fontconfig><dir>{folder}/fonts/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>
+"""
+"""The configuration that comes with it names folders of another machine, and without any font it crashes."""
 
 Results = list[Any]
 
@@ -85,18 +89,19 @@ def chromium() -> tuple[str, dict[str, str]]:
     named = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if named:
         return named, {}
-    folder = modules() / ".chromium"
+    folder = modules() / ".chromium-with-fonts"
     with _alone():
         if not folder.is_dir():
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             run(node("--input-type=module", "--eval", UNPACK), TMPDIR=str(partial))
+            (partial / "own-fonts.conf").write_text(_FONTS.format(folder=folder))
             partial.rename(folder)
     libraries = [str(folder / "al2023" / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     return str(folder / "chromium"), {
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        "FONTCONFIG_PATH": str(folder / "fonts"),
+        "FONTCONFIG_FILE": str(folder / "own-fonts.conf"),
     }
 
 
