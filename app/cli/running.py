@@ -2,17 +2,14 @@
 
 import asyncio
 import os
-import shlex
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import click
 import structlog
 
-from app.auth.permissions import ADMIN
-from app.cli.token import signed_token
+from app.cli.welcome import welcome_text
 from app.contracts.errors import StoreUnavailableError
 from app.main import (
     Parts,
@@ -23,12 +20,12 @@ from app.main import (
 )
 from app.process.embedded import EmbeddedServers
 from app.process.workers import open_port, run_workers
+from app.web.bundle import Bundle
 from config.log import configure_logging
 from config.settings import Settings, SettingsError, load_settings
 
 log = structlog.get_logger("serve")
 
-FIRST_TOKEN_TTL = timedelta(hours=12)
 FIRST_FLOW = "user-onboarding"
 """That the start shows how to begin, if it is there."""
 
@@ -60,7 +57,7 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
             bound,
             workers,
             message_limit=settings.max_message_bytes,
-            on_ready=lambda: _welcome(address, settings, servers, first_flow),
+            on_ready=lambda: _welcome(address, host, settings, servers, first_flow),
         )
     except KeyboardInterrupt:
         served = True
@@ -126,27 +123,10 @@ def _hand_on(settings: Settings) -> None:
 
 
 def _welcome(
-    address: str, settings: Settings, servers: EmbeddedServers | None, first_flow: str | None
+    address: str, host: str, settings: Settings, servers: EmbeddedServers | None, first_flow: str | None
 ) -> None:
-    lines = ["", f"server-flow serves at {address}   (API: {address}/openapi.json)"]
-    if servers is not None:
-        lines.append(f"Data: {servers.data_dir}   (embedded servers, for one machine)")
-    if settings.jwt_secret is not None and first_flow is not None:
-        first = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,) if servers is not None else ())
-        route = f"{address}/api/flow/{first_flow}"
-        lines += [
-            "",
-            f"Start the flow {first_flow} for the user 'ada' (again: the state that it has by then):",
-            f"  curl -X POST {route}/start -H 'Authorization: Bearer {first}'",
-        ]
-    where = f" --data-dir {shlex.quote(str(servers.data_dir))}" if servers is not None else ""
-    lines += [
-        "",
-        f"More tokens: {shlex.quote(sys.argv[0])} token --user ada{where}",
-        "Ctrl-C stops it.",
-        "",
-    ]
-    click.echo("\n".join(lines))
+    data_dir = servers.data_dir if servers is not None else None
+    click.echo(welcome_text(address, host, settings, data_dir, first_flow, Bundle()))
     sys.stdout.flush()
 
 

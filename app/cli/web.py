@@ -41,6 +41,7 @@ def build(force: bool) -> None:
     try:
         build_bundle(bundle, download=True)
     except WebBuildError as failure:
+        click.echo(failure.output, err=True, nl=False)
         click.echo(f"server-flow: the browser files were not built: {failure}", err=True)
         sys.exit(1)
     click.echo(f"Built {bundle.files}.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import psutil
 import pymongo
 import pytest
@@ -213,6 +214,20 @@ def _command(serving: Embedded, *arguments: str) -> str:
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+def test_the_first_address_signs_in_an_ordinary_user(serving: Embedded) -> None:
+    printed = [line for line in serving.lines if "http://" in line]
+    address, _, token = printed[0].removeprefix("Open ").partition("/#token=")
+    assert address == serving.url
+    claims = jwt.decode(token, serving.secret, algorithms=["HS256"])
+    assert claims.pop("exp") - claims.pop("iat") <= 3600
+    assert claims == {"sub": "demo"}
+    assert "server-flow" in httpx.get(address).text
+    headers = {"Authorization": f"Bearer {token}"}
+    assert httpx.get(f"{address}/api/flows", headers=headers).status_code == 200
+    assert httpx.get(f"{address}/api/admin/statistics", headers=headers).status_code == 403
+    assert all("token=" not in line for line in serving.lines if "path=" in line)
 
 
 def test_tokens_of_the_command_line_work(serving: Embedded) -> None:

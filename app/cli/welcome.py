@@ -1,0 +1,73 @@
+"""What ``serve`` prints once it answers."""
+
+import ipaddress
+import shlex
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from app.auth.permissions import ADMIN
+from app.cli.token import signed_token
+from app.web.bundle import Bundle
+from config.settings import Settings
+
+DEMO_USER = "demo"
+DEMO_TOKEN_TTL = timedelta(hours=1)
+FIRST_TOKEN_TTL = timedelta(hours=12)
+
+
+def welcome_text(
+    address: str,
+    host: str,
+    settings: Settings,
+    data_dir: Path | None,
+    first_flow: str | None,
+    bundle: Bundle,
+) -> str:
+    """Compose the text.
+
+    Args:
+        address: Where the service answers.
+        host: The interface that it listens on.
+        settings: Including the servers in use.
+        data_dir: Of the embedded servers, None if there are none.
+        first_flow: A flow to begin with, if everybody may see one.
+        bundle: The pages, if they are built.
+    """
+    lines = [""]
+    if not bundle.exists:
+        lines += ["The pages for browsers are not built; build them with: server-flow web build", ""]
+    elif data_dir is not None and settings.jwt_secret is not None and _is_loopback(host):
+        # In the fragment, which browsers never send: no server and no log gets the token from there.
+        token = signed_token(settings, DEMO_USER, DEMO_TOKEN_TTL)
+        lines += [
+            f"Open {address}/#token={token}",
+            f"  (in a browser; signs in as the user '{DEMO_USER}', for an hour)",
+            "",
+        ]
+    lines.append(f"server-flow serves at {address}   (API: {address}/docs)")
+    if data_dir is not None:
+        lines.append(f"Data: {data_dir}   (embedded servers, for one machine)")
+    if settings.jwt_secret is not None and first_flow is not None:
+        first = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,) if data_dir else ())
+        route = f"{address}/api/flow/{first_flow}"
+        lines += [
+            "",
+            f"Start the flow {first_flow} for the user 'ada' (again: the state that it has by then):",
+            f"  curl -X POST {route}/start -H 'Authorization: Bearer {first}'",
+        ]
+    where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir is not None else ""
+    lines += [
+        "",
+        f"More tokens: {shlex.quote(sys.argv[0])} token --user ada{where}",
+        "Ctrl-C stops it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

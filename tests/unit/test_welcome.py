@@ -1,0 +1,37 @@
+"""The text that ``serve`` prints."""
+
+from pathlib import Path
+
+import pytest
+
+from app.cli.welcome import welcome_text
+from app.web.bundle import Bundle
+from config.settings import Settings
+from tests.support.bundles import copy_sources
+
+SETTINGS = Settings(_env_file=None, jwt_secret="a secret for tests that is long enough")
+
+
+@pytest.mark.parametrize(
+    ("host", "data_dir", "shown"),
+    [
+        ("127.0.0.1", Path("data"), True),
+        ("::1", Path("data"), True),
+        ("localhost", Path("data"), True),
+        ("0.0.0.0", Path("data"), False),
+        ("10.1.2.3", Path("data"), False),
+        ("127.0.0.1", None, False),
+    ],
+)
+def test_the_address_with_a_token_is_for_the_embedded_default_on_this_machine(
+    tmp_path: Path, host: str, data_dir: Path | None, shown: bool
+) -> None:
+    bundle = copy_sources(tmp_path / "web")
+    text = welcome_text("http://there:8000", host, SETTINGS, data_dir, None, bundle)
+    assert ("#token=" in text) == shown
+
+
+def test_pages_that_are_not_built_are_not_offered(tmp_path: Path) -> None:
+    text = welcome_text("http://there:8000", "127.0.0.1", SETTINGS, Path("data"), None, Bundle(tmp_path))
+    assert "server-flow web build" in text
+    assert "#token=" not in text
