@@ -108,7 +108,7 @@ async def measure(subject: Subject, meter: Meter, n: int, requests: int, seed: i
     """One round: distinct users, so that no two requests are for one state at a time."""
     chance = random.Random(seed)
     everyone = list(subject.tokens)
-    users = []
+    users: list[str] = []
     while len(users) < requests:
         users += chance.sample(everyone, min(len(everyone), requests))
     connector = aiohttp.TCPConnector(limit=0)

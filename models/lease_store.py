@@ -41,7 +41,16 @@ class MongoLeaseStore:
             answer = await self._leases.update_one(as_read, taken)
         return Lease(name, holder, fence, until) if answer.matched_count else None
 
-    async def give_up(self, lease: Lease) -> None:
-        mine = {"_id": lease.name, "holder": lease.holder, "fence": lease.fence}
+    async def renew(self, lease: Lease, now: datetime, seconds: float) -> Lease | None:
+        until = now + timedelta(seconds=seconds)
         async with store_errors():
-            await self._leases.update_one(mine, {"$set": {"until": _LONG_AGO}})
+            answer = await self._leases.update_one(_held_by(lease), {"$set": {"until": until}})
+        return Lease(lease.name, lease.holder, lease.fence, until) if answer.matched_count else None
+
+    async def give_up(self, lease: Lease) -> None:
+        async with store_errors():
+            await self._leases.update_one(_held_by(lease), {"$set": {"until": _LONG_AGO}})
+
+
+def _held_by(lease: Lease) -> dict[str, object]:
+    return {"_id": lease.name, "holder": lease.holder, "fence": lease.fence}

@@ -204,6 +204,9 @@ class LeaseStore(Protocol):
     async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
         """The lease, taken or held on to for ``seconds``; None while somebody else has it."""
 
+    async def renew(self, lease: Lease, now: datetime, seconds: float) -> Lease | None:
+        """The held lease, prolonged to ``seconds`` from now; None if somebody else took it meanwhile."""
+
     async def give_up(self, lease: Lease) -> None:
         """Let somebody else have it at once."""
 

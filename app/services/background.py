@@ -20,7 +20,7 @@ from config.log import describe
 log = structlog.get_logger("background")
 
 TIMEOUTS_EVERY_SECONDS = 0.5
-SWEEP_EVERY_SECONDS = 1.0
+SWEEP_EVERY_SECONDS = 2.0
 SWEEP_BY_ALL_SECONDS = 10.0
 SWEEP_AGE = timedelta(seconds=4)
 SWEEP_BATCH = 200

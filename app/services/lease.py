@@ -48,7 +48,11 @@ class LeaseHolder:
     async def ask(self) -> None:
         """Take the lease, or hold on to it, if nobody else has it."""
         asked = asyncio.get_running_loop().time()
-        lease = await self._store.take(self._name, self._holder, self._clock.now(), HELD_SECONDS)
+        lease = None
+        if self._lease is not None:
+            lease = await self._store.renew(self._lease, self._clock.now(), HELD_SECONDS)
+        if lease is None:
+            lease = await self._store.take(self._name, self._holder, self._clock.now(), HELD_SECONDS)
         if lease is not None and (self._lease is None or lease.fence != self._lease.fence):
             log.debug("lease taken", work=lease.name, fence=lease.fence)
         self._lease = lease

@@ -47,6 +47,21 @@ async def test_the_holder_holds_on_to_it(leases: LeaseStore) -> None:
     assert await leases.take("sweep", "two", T0 + 6 * SECOND, 3) is None
 
 
+async def test_a_holder_renews_it_until_somebody_else_takes_it(leases: LeaseStore) -> None:
+    held = await leases.take("sweep", "one", T0, 3)
+    assert held is not None
+    renewed = await leases.renew(held, T0 + 2 * SECOND, 3)
+    assert renewed is not None
+    assert (renewed.holder, renewed.fence, renewed.until) == ("one", 1, T0 + 5 * SECOND)
+    assert await leases.take("sweep", "two", T0 + 4 * SECOND, 3) is None
+    late = await leases.renew(renewed, T0 + 6 * SECOND, 3)
+    assert late is not None, "it ended, but nobody took it"
+    taken = await leases.take("sweep", "two", T0 + 20 * SECOND, 3)
+    assert taken is not None
+    assert await leases.renew(late, T0 + 21 * SECOND, 3) is None
+    assert await leases.renew(taken, T0 + 21 * SECOND, 3) is not None
+
+
 async def test_what_is_given_up_is_free_at_once(leases: LeaseStore) -> None:
     held = await leases.take("sweep", "one", T0, 3)
     assert held is not None

@@ -61,7 +61,7 @@ def run(
     )
     assert ended.returncode == code, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
-    return ended.stdout + ended.stderr
+    return f"{ended.stdout}{ended.stderr}"
 
 
 def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path) -> None:

@@ -304,10 +304,18 @@ class FakeLeaseStore:
         self.held[name] = Lease(name, holder, fence, now + timedelta(seconds=seconds))
         return self.held[name]
 
+    async def renew(self, lease: Lease, now: datetime, seconds: float) -> Lease | None:
+        return self._set_end(lease, now + timedelta(seconds=seconds))
+
     async def give_up(self, lease: Lease) -> None:
+        self._set_end(lease, datetime(1970, 1, 1, tzinfo=UTC))
+
+    def _set_end(self, lease: Lease, until: datetime) -> Lease | None:
         held = self.held.get(lease.name)
-        if held is not None and (held.holder, held.fence) == (lease.holder, lease.fence):
-            self.held[lease.name] = structs.replace(held, until=datetime(1970, 1, 1, tzinfo=UTC))
+        if held is None or (held.holder, held.fence) != (lease.holder, lease.fence):
+            return None
+        self.held[lease.name] = structs.replace(held, until=until)
+        return self.held[lease.name]
 
 
 class FakeCorruptionReports:
