@@ -151,6 +151,7 @@ async def test_one_worker_is_cut_off(settings: Settings, tmp_path: Path, redis: 
     await proxy.cut()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_one_worker_is_cut_off_for_long(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
     """It may never be able to tell what it commits, and has the lease for the sweep. The others tell: one

@@ -45,10 +45,13 @@ def form(description: str, *, short: T, long: T) -> T:
 
 def examples(long: int) -> settings:
     """Return Hypothesis settings for ``long`` examples, a fraction of them in the short form."""
-    if _forms.long:
-        return settings(max_examples=long, deadline=None)
-    _forms.shortened["property tests"] = "a tenth of the examples"
-    return settings(max_examples=max(5, long // 10), deadline=None)
+    if not _forms.long:
+        _forms.shortened["property tests"] = "a tenth of the examples"
+    return _settings(long)
+
+
+def _settings(long: int) -> settings:
+    return settings(max_examples=long if _forms.long else max(5, long // 10), deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the form before the test modules are imported."""
     _forms.long = config.getoption(OPTION)
-    settings.register_profile("of this run", examples(100))
+    settings.register_profile("of this run", _settings(100))
     settings.load_profile("of this run")
     config.addinivalue_line("markers", f"{MARKER}: runs only with {OPTION}")
 

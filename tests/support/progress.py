@@ -17,6 +17,7 @@ class Progress:
 
     def __init__(self, reporter: TerminalReporter) -> None:
         self._reporter = reporter
+        reporter.showfspath = False
         self._expected: Counter[str] = Counter()
         self._outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self._seconds: defaultdict[str, float] = defaultdict(float)
