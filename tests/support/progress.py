@@ -76,10 +76,9 @@ class Progress:
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Replace the letter of each test; failures are printed above."""
-        if report.when == "call" or report.outcome != "passed":
-            category = "error" if report.when != "call" and report.failed else report.outcome
-            return category, "", ""
-        return "", "", ""
+        if report.failed:
+            return ("failed", "", "FAILED") if report.when == "call" else ("error", "", "ERROR")
+        return (report.outcome if report.when == "call" or report.skipped else ""), "", ""
 
     def pytest_sessionfinish(self) -> None:
         """Stop listing what runs."""
