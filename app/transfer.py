@@ -1,10 +1,12 @@
 """``data export`` and ``data import``: a database to a file, and a file to a database."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from app.contracts.errors import StoreUnavailableError
 from app.contracts.transfer import DataTransferError, Progress, TransferReport
 from app.contracts.views import iso
 from app.process.embedded import EmbeddedServers
@@ -12,7 +14,7 @@ from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file, verify_file
 from models.data_import import import_data
-from models.database import Database, connect
+from models.database import Database, DatabaseRefusedError, connect
 
 
 async def export_directory(
@@ -38,15 +40,8 @@ async def export_directory(
         raise DataTransferError(f"There is no data directory of embedded servers at {data_dir}")
     header = Header(FORMAT, FORMAT_VERSION, version("server-flow"), iso(datetime.now(UTC)))
     with created_file(file, replace=replace) as out:  # first, as the servers take seconds to start
-        servers = EmbeddedServers(data_dir)
-        try:
-            database = _connected(servers.start(settings, join=True))
-            try:
-                return await export_data(database, DataFileWriter(out, header), progress)
-            finally:
-                await database.close()
-        finally:
-            servers.stop()
+        async with _opened(settings, EmbeddedServers(data_dir), join=True) as database:
+            return await export_data(database, DataFileWriter(out, header), progress)
 
 
 async def import_file(
@@ -66,24 +61,36 @@ async def import_file(
     """
     verified = verify_file(file)  # before servers are started, and a data directory is made
     servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
+    async with _opened(settings, servers) as database:
+        return await import_data(
+            database,
+            file,
+            replace_definitions=replace_definitions,
+            progress=progress,
+            verified=verified,
+        )
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, servers: EmbeddedServers | None, *, join: bool = False
+) -> AsyncIterator[Database]:
+    """Connect to the database of the settings, or to that of ``servers``, which run until the end."""
     try:
-        database = _connected(settings if servers is None else servers.start(settings))
+        named = settings if servers is None else servers.start(settings, join=join)
+        if named.mongo_url is None:
+            raise ValueError("the settings name no database")
+        database = connect(named.mongo_url.get_secret_value(), named.mongo_database)
         try:
-            return await import_data(
-                database,
-                file,
-                replace_definitions=replace_definitions,
-                progress=progress,
-                verified=verified,
-            )
+            yield database
+        except DatabaseRefusedError:
+            raise
+        except StoreUnavailableError:
+            if servers is None or "mongodb" not in servers.children:
+                raise
+            raise servers.failure("mongodb") from None
         finally:
             await database.close()
     finally:
         if servers is not None:
             servers.stop()
-
-
-def _connected(settings: Settings) -> Database:
-    if settings.mongo_url is None:
-        raise ValueError("the settings name no database")
-    return connect(settings.mongo_url.get_secret_value(), settings.mongo_database)

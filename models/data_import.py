@@ -5,6 +5,7 @@ states, so that no state is ever there without them. A mark in ``flow_leases`` k
 on a database whose import has not finished.
 """
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import groupby
@@ -15,12 +16,16 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
+from app.contracts.errors import StoreUnavailableError
 from app.contracts.transfer import DataTransferError, Progress, TransferReport
 from models.data_file import read_file, verify_file
-from models.database import IMPORT_LEASE, Database, is_outage, store_errors
+from models.database import IMPORT_LEASE, Database, DatabaseRefusedError, is_outage, store_errors
 
 BATCH_DOCUMENTS = 500
 BATCH_BYTES = 4 * 1024 * 1024
+MAX_ATTEMPTS = 10
+RETRY_SECONDS = 1.0
+"""A server under the load of an import may not answer for longer than the driver waits."""
 STATES = "flow_states"
 
 _DUPLICATE_KEY = 11000
@@ -125,6 +130,20 @@ class _Import:
             return await self._database.collection(collection).find_one({}, {"_id": 1}) is not None
 
     async def _insert(self, name: str, documents: list[RawBSONDocument]) -> None:
+        """Insert documents, again if the server does not answer: those that are there count as inserted."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                await self._insert_once(name, documents)
+            except DatabaseRefusedError:
+                raise
+            except StoreUnavailableError:
+                if attempt == MAX_ATTEMPTS:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _insert_once(self, name: str, documents: list[RawBSONDocument]) -> None:
         collection: Any = self._database.collection(name).with_options(codec_options=_RAW)
         async with store_errors():
             try:

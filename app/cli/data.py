@@ -65,7 +65,7 @@ def import_command(file: Path, data_dir: Path | None, replace_definitions: bool)
     )
     _print(report, f"imported from {file}", time.monotonic() - began)
     if report.already_there:
-        click.echo(f"{report.already_there} of the documents were there from an import that was cut off")
+        click.echo(f"{report.already_there} of the documents were there already, as in the file")
 
 
 class _Progress:
