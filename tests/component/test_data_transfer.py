@@ -18,7 +18,7 @@ from bson.raw_bson import RawBSONDocument
 
 from app.contracts.command import Origin
 from app.contracts.transfer import DataTransferError, TransferReport
-from app.main import Parts
+from app.main import Parts, take_up_definitions
 from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import (
@@ -35,6 +35,7 @@ from models.data_import import import_data
 from models.database import IMPORT_LEASE, Database, DatabaseRefusedError, connect
 from models.documents import DOCUMENTS
 from tests.support.databases import discard
+from tests.support.faults import BreakingProxy, MongoServer
 from tests.support.samples import flow_dict
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
@@ -202,11 +203,14 @@ async def test_an_export_of_a_busy_database_has_every_state_at_one_moment(
 
 
 @pytest.fixture
-async def exported(parts: Parts, tmp_path: Path) -> Path:
-    """A file of a small database."""
-    await parts.service.start_flow("ada", "user-onboarding")
-    await parts.service.background.relay.drain(5)
-    await export(parts.database, tmp_path / "good.flow")
+async def exported(settings: Settings, tmp_path: Path) -> Path:
+    """A file of a small database, which no service uses any more."""
+    parts = Parts(settings)
+    async with parts.running() as service:
+        await take_up_definitions(service, settings)
+        await service.start_flow("ada", "user-onboarding")
+        await service.background.relay.drain(5)
+        await export(parts.database, tmp_path / "good.flow")
     return tmp_path / "good.flow"
 
 
@@ -309,6 +313,28 @@ async def test_another_document_in_the_place_of_one_of_the_file_is_a_conflict(
         await load(target, exported)
     with pytest.raises(DatabaseRefusedError):
         await target.prepare()
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is applied", "after it is applied"])
+async def test_a_batch_that_is_not_answered_is_repeated(
+    exported: Path, tmp_path: Path, answered: bool
+) -> None:
+    server = MongoServer(tmp_path / "mongodb")
+    proxy = await BreakingProxy(server.port).start()
+    options = "retryWrites=false&directConnection=true&retryReads=false"
+    database = connect(f"mongodb://127.0.0.1:{proxy.port}/?{options}", "target")
+    try:
+        await database.prepare(importing=True)
+        proxy.break_next(b"user-onboarding:ada:", answered=answered)
+        report = await load(database, exported)
+        assert proxy.broken == 1
+        assert (report.already_there > 0) == answered
+        for collection, documents in report.documents.items():
+            assert len(await stored(database, collection)) == documents, collection
+    finally:
+        await database.close()
+        await proxy.stop()
+        server.kill()
 
 
 def test_a_file_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
