@@ -192,7 +192,7 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
                 assert line, "the browser ended at once"
                 found = _LISTENING.search(line)
         draining = asyncio.create_task(process.stderr.read())
-        async with connect(found[1].decode(), max_size=None) as connection:
+        async with connect(found[1].decode(), max_size=None, close_timeout=1) as connection:
             opened = Browser(connection)
             try:
                 yield opened
