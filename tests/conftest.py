@@ -14,7 +14,7 @@ from app.main import Parts
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.database import connect
-from tests.support.databases import MONGO_URL, REDIS_URL, discard
+from tests.support.databases import MONGO_URL, REDIS_URL, discard, is_of_tests
 from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
 
@@ -25,7 +25,7 @@ pytest_plugins = [
     "tests.support.progress",
 ]
 
-for name in [name for name in os.environ if name.startswith("FLOW_") and not name.startswith("FLOW_TEST_")]:
+for name in [name for name in os.environ if name.startswith("FLOW_") and not is_of_tests(name)]:
     del os.environ[name]
 
 SECRET = "a secret for tests that is long enough"

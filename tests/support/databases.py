@@ -7,10 +7,16 @@ from typing import Any, cast
 
 from pymongo import monitoring
 
+from app.process.database_server import SERVER_VARIABLE
 from models.database import Collection, Database
 
 MONGO_URL = os.environ.get("FLOW_TEST_MONGO_URL")
 REDIS_URL = os.environ.get("FLOW_TEST_REDIS_URL")
+
+
+def is_of_tests(variable: str) -> bool:
+    """Return whether a ``FLOW_`` variable says on which servers the tests run."""
+    return variable.startswith("FLOW_TEST_") or variable == SERVER_VARIABLE
 
 
 _HANDSHAKE = {"saslStart", "saslContinue"}

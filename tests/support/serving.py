@@ -23,6 +23,7 @@ import socketio
 
 from app.auth.tokens import issue_token
 from config.settings import Settings
+from tests.support.databases import is_of_tests
 
 COMMAND = str(Path(sys.executable).with_name("server-flow"))
 
@@ -32,7 +33,7 @@ class Process:
 
     def __init__(self, *arguments: str, env: dict[str, str], cwd: Path) -> None:
         self.cwd = cwd
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_") or is_of_tests(k)}
         self.popen = subprocess.Popen(
             [COMMAND, *arguments],
             env={**inherited, **env},
