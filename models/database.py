@@ -129,7 +129,7 @@ class Database:
     async def _prepare_embedded(
         self, collections: Sequence[str], indexes: Mapping[str, Sequence[IndexModel]]
     ) -> None:
-        """Make what the embedded server needs beyond the declarations (docs/decisions/0018).
+        """Make what the embedded server needs beyond the declarations (docs/decisions/0020).
 
         The Rust server fails when documents are deleted by ``_id`` from a collection that does not exist.
         """

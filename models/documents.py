@@ -27,7 +27,7 @@ EMBEDDED_INDEXES = {
     "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
 }
 """Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
-filter are exactly its fields, and no partial index at all (docs/decisions/0018)."""
+filter are exactly its fields, and no partial index at all (docs/decisions/0020)."""
 
 
 class FlowDefinitionDocument(Document, StoredDefinition):
