@@ -116,36 +116,31 @@ class RedisBus:
     # What others are told
 
     async def publish(self, events: Sequence[Event]) -> int:
-        by_channel: Groups = {}
+        groups: Groups = {}
         watched: Groups = {}
         for event in events:
             for topic in event.topics:
-                group = watched if topic.kind == "flow" else by_channel
+                group = watched if topic.kind == "flow" else groups
                 group.setdefault(self._channel(topic), []).append(event)
+        required = len(groups)
+        # Flows that nobody watches too: asking whether anybody does costs as much as a message to nobody.
+        groups |= watched
         try:
-            self._require_hearing({**by_channel, **watched})
+            self._require_hearing(groups)
             async with self._sending:  # one after the other: the numbers must arrive in their order
-                counts = await self._send(by_channel)
-                if watched:
-                    await self._send(await self._heard_of(watched))
+                counts = await self._send(groups)
         except OUTAGE:
             # What this worker's own clients can hear without Redis they hear.
-            for channel, cut_off in {**by_channel, **watched}.items():
+            for channel, cut_off in groups.items():
                 self._dispatch(channel, cut_off)
             raise BusUnavailableError from None
-        return min(counts, default=0)
+        return min(counts[:required], default=0)
 
     def _require_hearing(self, groups: Groups) -> None:
         """While this worker is deaf, only its heartbeats try; nobody else has to wait for that."""
         with self._losing(groups):
             if not self._hearing.is_set():
                 raise ConnectionError("Redis is away")
-
-    async def _heard_of(self, groups: Groups) -> Groups:
-        """Those on channels that somebody hears."""
-        with self._losing(groups):
-            counts = await self._servers.count_listeners(list(groups))
-        return {channel: groups[channel] for channel, count in zip(groups, counts, strict=True) if count}
 
     async def _send(self, groups: Groups, *, bye: bool = False) -> list[int]:
         if not groups:

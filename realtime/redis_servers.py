@@ -38,9 +38,6 @@ class RedisServers(Protocol):
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> list[int]:
         """Send each message to its channel, in order; how many hear each."""
 
-    async def count_listeners(self, channels: Sequence[str]) -> list[int]:
-        """How many hear each channel now."""
-
     async def look_up(self) -> None:
         """Find out anew which servers there are."""
 
@@ -93,9 +90,6 @@ class OneServer:
         for channel, message in messages:
             pipeline.publish(channel, message)
         return cast(list[int], await pipeline.execute())
-
-    async def count_listeners(self, channels: Sequence[str]) -> list[int]:
-        return [count for _, count in await self._sender.pubsub_numsub(*channels)]
 
     async def look_up(self) -> None:
         # Its name may lead to another one by now.
@@ -165,20 +159,6 @@ class Cluster:
     async def _publish(self, channel: str, message: bytes) -> int:
         async with self._slots:
             return int(await cast(Awaitable[Any], self._cluster.spublish(channel, message)))
-
-    async def count_listeners(self, channels: Sequence[str]) -> list[int]:
-        return await asyncio.gather(*(self._count(channel) for channel in channels))
-
-    async def _count(self, channel: str) -> int:
-        await self._cluster.initialize()
-        node = self._cluster.get_node_from_key(channel)
-        async with self._slots:
-            answer: Any = await self._cluster.execute_command(
-                "PUBSUB SHARDNUMSUB", channel, target_nodes=node
-            )
-        pairs = answer.get(node.name, answer) if isinstance(answer, dict) and node else answer
-        flat = [part for pair in pairs for part in (pair if isinstance(pair, (list, tuple)) else [pair])]
-        return int(flat[-1])
 
     async def look_up(self) -> None:
         await self._cluster.aclose()  # a cluster client asks for the slots anew when it is opened

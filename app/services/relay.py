@@ -24,8 +24,8 @@ BATCH = 128
 WAITING_LIMIT = 20_000
 LEFT_LIMIT = 20_000
 """States whose last record stays in the outbox while Redis is away; beyond that, only the bus knows."""
-LINGER_SECONDS = 0.05
-"""How long a record waits for others to share the commands that keep it; it is in its outbox meanwhile."""
+LINGER_SECONDS = 0.1
+"""How long a record waits for others to share the commands that store it; it is in its outbox meanwhile."""
 LONGEST_SECONDS = 1.0
 """How long it waits at most while callers wait for the store: they go first."""
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)

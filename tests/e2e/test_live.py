@@ -46,6 +46,8 @@ async def test_administrators_watch_a_flow_on_all_workers(two_hosts: Hosts) -> N
         await user.call("flow-start", {"flowId": FLOW})
         await user.call("flow-start", {"flowId": "sign-in"})
         await user.call("flow-transition", {"flowId": FLOW, "transition": "start"})
+    for user in users:
+        await user.until(lambda f: len(f.updates()) == 3)
     for watcher in watchers:
         await watcher.until(lambda f: len(f.events) == 12)
         told = [body for event, body in watcher.events if event == "flow-updated"]
