@@ -32,6 +32,19 @@ def shell(settings: Settings, tmp_path: Path) -> Shell:
     return Shell(settings, tmp_path)
 
 
+@pytest.fixture(scope="session")
+def shared_hosts(
+    servers: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Serving, Serving]]:
+    """Two workers, each with a port of its own, for tests that harm neither and use users of their own."""
+    own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    first = Serving(env=external(own), cwd=tmp_path_factory.mktemp("hosts"))
+    second = Serving(env=external(own), cwd=first.cwd)
+    yield first, second
+    second.end()
+    first.end()
+
+
 @pytest.fixture
 async def two_workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Serving]:
     """``serve --workers 2`` on the real servers, with a database of its own."""

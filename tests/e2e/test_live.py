@@ -23,8 +23,8 @@ async def connected(serving: Serving, user: str, *scopes: str, device: str = "")
     return follower
 
 
-async def test_devices_on_two_workers_see_each_others_changes(two_hosts: Hosts) -> None:
-    phone, laptop = [await connected(host, "ada") for host in two_hosts]
+async def test_devices_on_two_workers_see_each_others_changes(shared_hosts: Hosts, user: str) -> None:
+    phone, laptop = [await connected(host, user) for host in shared_hosts]
     await phone.call("flow-start", {"flowId": FLOW})
     await laptop.until(lambda f: len(f.updates()) == 1)
     for n, transition in enumerate(("start", "continue", "save", "complete")):
@@ -37,37 +37,37 @@ async def test_devices_on_two_workers_see_each_others_changes(two_hosts: Hosts) 
     await close_all([phone, laptop])
 
 
-async def test_administrators_watch_a_flow_on_all_workers(two_hosts: Hosts) -> None:
-    watchers = [await connected(host, "root", "flow:admin") for host in two_hosts]
+async def test_administrators_watch_a_flow_on_all_workers(shared_hosts: Hosts, user: str) -> None:
+    watchers = [await connected(host, "root", "flow:admin") for host in shared_hosts]
     for watcher in watchers:
         assert await watcher.call("flow-watch", {"flowId": FLOW}) == {"ok": True}
-    users = [await connected(two_hosts[n % 2], f"u{n}") for n in range(6)]
-    for user in users:
-        await user.call("flow-start", {"flowId": FLOW})
-        await user.call("flow-start", {"flowId": "sign-in"})
-        await user.call("flow-transition", {"flowId": FLOW, "transition": "start"})
-    for user in users:
-        await user.until(lambda f: len(f.updates()) == 3)
+    clients = [await connected(shared_hosts[n % 2], f"{user}-{n}") for n in range(6)]
+    for client in clients:
+        await client.call("flow-start", {"flowId": FLOW})
+        await client.call("flow-start", {"flowId": "sign-in"})
+        await client.call("flow-transition", {"flowId": FLOW, "transition": "start"})
+    for client in clients:
+        await client.until(lambda f: len(f.updates()) == 3)
     for watcher in watchers:
         await watcher.until(lambda f: len(f.events) == 12)
         told = [body for event, body in watcher.events if event == "flow-updated"]
         assert len(told) == 12
-        for n, user in enumerate(users):
-            mine = [body for body in told if body["userId"] == f"u{n}"]
+        for n, client in enumerate(clients):
+            mine = [body for body in told if body["userId"] == f"{user}-{n}"]
             assert [(b["flowId"], b["kind"], b["state"]["step"]) for b in mine] == [
                 (FLOW, "started", "welcome"),
                 (FLOW, "transitioned", "profile-setup"),
             ]
-            of_this = [e for e in user.updates() if e["flow"] == FLOW]
+            of_this = [e for e in client.updates() if e["flow"] == FLOW]
             extra = {"kind", "transition", "fromStep", "actor", "at"}
             assert mine[-1]["state"] == {k: v for k, v in of_this[-1].items() if k not in extra}
             assert {k: mine[-1][k] for k in extra} == {k: of_this[-1][k] for k in extra}
         await watcher.call("flow-unwatch", {"flowId": FLOW})
-    await users[0].call("flow-transition", {"flowId": FLOW, "transition": "continue"})
-    await users[0].until(lambda f: len(f.updates()) == 4)
+    await clients[0].call("flow-transition", {"flowId": FLOW, "transition": "continue"})
+    await clients[0].until(lambda f: len(f.updates()) == 4)
     for watcher in watchers:
         assert len(watcher.events) == 12
-    await close_all([*watchers, *users])
+    await close_all([*watchers, *clients])
 
 
 @pytest.mark.timeout(120)

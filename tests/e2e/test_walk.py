@@ -85,13 +85,15 @@ async def test_twenty_users_on_two_workers(two_workers: Serving) -> None:
     await close_all([f for each in followers.values() for f in each])
 
 
-async def test_each_worker_tells_the_clients_of_the_other(two_hosts: tuple[Serving, Serving]) -> None:
-    first, second = two_hosts
-    on_first = await Follower().connect(first.url, first.token("ada"))
-    on_second = await Follower().connect(second.url, second.token("ada"))
-    stranger = await Follower().connect(second.url, second.token("bob"))
+async def test_each_worker_tells_the_clients_of_the_other(
+    shared_hosts: tuple[Serving, Serving], user: str
+) -> None:
+    first, second = shared_hosts
+    on_first = await Follower().connect(first.url, first.token(user))
+    on_second = await Follower().connect(second.url, second.token(user))
+    stranger = await Follower().connect(second.url, second.token(f"{user}-2"))
     # Alternate between the workers: what one commits on top of the other's comes after it.
-    async with first.http("ada") as a, second.http("ada") as b:
+    async with first.http(user) as a, second.http(user) as b:
         doors = itertools.cycle([a, b])
         await next(doors).post(f"/api/flow/{FLOW}/start")
         for transition in ("start", "continue", "save", "complete"):
@@ -104,11 +106,11 @@ async def test_each_worker_tells_the_clients_of_the_other(two_hosts: tuple[Servi
     await close_all([on_first, on_second, stranger])
 
 
-async def test_fifty_transitions_race_on_one_state(two_hosts: tuple[Serving, Serving]) -> None:
+async def test_fifty_transitions_race_on_one_state(shared_hosts: tuple[Serving, Serving], user: str) -> None:
     """Every revision is committed once; losers hear why; nothing is a 500."""
-    first, second = two_hosts
-    follower = await Follower().connect(first.url, first.token("ada"))
-    async with first.http("ada") as a, second.http("ada") as b:
+    first, second = shared_hosts
+    follower = await Follower().connect(first.url, first.token(user))
+    async with first.http(user) as a, second.http(user) as b:
         started = await a.post("/api/flow/purchase-approval/start")
         tag = started.headers["etag"]
 
@@ -133,10 +135,10 @@ async def test_fifty_transitions_race_on_one_state(two_hosts: tuple[Serving, Ser
 
 
 async def test_fifty_possible_transitions_race_and_all_are_made(
-    two_hosts: tuple[Serving, Serving],
+    shared_hosts: tuple[Serving, Serving], user: str
 ) -> None:
     """A lost race is decided again: where a transition stays possible, none is refused."""
-    first, second = two_hosts
+    first, second = shared_hosts
     loop = {
         "flow": "counter",
         "initialStep": "a",
@@ -149,8 +151,8 @@ async def test_fifty_possible_transitions_race_and_all_are_made(
             }
         },
     }
-    follower = await Follower().connect(second.url, second.token("ada"))
-    async with first.http("ada", "flow:admin") as a, second.http("ada") as b:
+    follower = await Follower().connect(second.url, second.token(user))
+    async with first.http(user, "flow:admin") as a, second.http(user) as b:
         assert (await a.post("/api/flows", json=loop)).status_code == 201
         await a.post("/api/flow/counter/start")
         route = "/api/flow/counter/transition/again"
@@ -167,10 +169,12 @@ async def test_fifty_possible_transitions_race_and_all_are_made(
     await follower.close()
 
 
-async def test_a_request_repeated_on_both_workers_is_made_once(two_hosts: tuple[Serving, Serving]) -> None:
-    first, second = two_hosts
-    follower = await Follower().connect(second.url, second.token("ada"))
-    async with first.http("ada") as a, second.http("ada") as b:
+async def test_a_request_repeated_on_both_workers_is_made_once(
+    shared_hosts: tuple[Serving, Serving], user: str
+) -> None:
+    first, second = shared_hosts
+    follower = await Follower().connect(second.url, second.token(user))
+    async with first.http(user) as a, second.http(user) as b:
         key = {"Idempotency-Key": "start-1"}
         started = [await door.post(f"/api/flow/{FLOW}/start", headers=key) for door in (a, b, a)]
         assert [s.status_code for s in started] == [201, 201, 201]

@@ -41,10 +41,17 @@ ORDER = ("js", "e2e", "component", "contract", "unit")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the folders, and mark every test, before ``-m`` selects."""
-    items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
+    items.sort(key=lambda item: ORDER.index(_folder_of(item)))
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
+        folder = _folder_of(item)
         fixtures: list[str] = getattr(item, "fixturenames", [])
         names = {*OF_FOLDERS.get(folder, ())}.union(*(OF_FIXTURES.get(name, ()) for name in fixtures))
         for name in sorted(names):
             item.add_marker(name)
+
+
+def _folder_of(item: pytest.Item) -> str:
+    folder = item.path.relative_to(TESTS).parts[0]
+    if folder not in ORDER:
+        raise pytest.UsageError(f"{item.path}: tests are in {', '.join(ORDER)} (docs/CONTRIBUTING.md)")
+    return folder
