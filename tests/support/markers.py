@@ -25,6 +25,8 @@ OF_FIXTURES = {
     "serving": ("server", "process"),
     "service": ("server", "process"),
     "node_packages": ("server", "js"),
+    "sdist": ("long",),  # packages are built by the gate
+    "checkout": ("long",),
 }
 
 

@@ -12,7 +12,7 @@ from app.flow.validation import check_flow
 from tests.support.corpus import SOUND, read
 from tests.support.long_form import form
 
-SPOILT = SOUND[:: len(SOUND) // form("mutations: sound definitions", short=7, long=len(SOUND))]
+CHECKED_EVERY = {"a seventh": 7, "all": 1}[form("mutations of definitions", short="a seventh", long="all")]
 Raw = dict[str, Any]
 Part = tuple[str, Raw]
 """A part of a definition and the pointer to it."""
@@ -210,13 +210,15 @@ ERRORS = [
 @pytest.mark.parametrize("mutate", ERRORS, ids=lambda mutate: mutate.__name__)
 def test_an_error_is_found_in_every_place(mutate: Callable[[Raw], Mutants]) -> None:
     tried = 0
-    for file in SPOILT:
+    for file in SOUND:
         for mutant, pointer in mutate(read(file)):
             tried += 1
+            if tried % CHECKED_EVERY:
+                continue
             errors = [finding for finding in check_flow(mutant) if finding.severity == "error"]
             assert [error.pointer for error in errors] == [pointer], (file.name, pointer, errors)
             assert errors[0].advice
-    assert tried >= 5
+    assert tried >= max(5, CHECKED_EVERY)
 
 
 def repeated_roles(raw: Raw) -> Mutants:
@@ -315,11 +317,13 @@ def test_a_warning_is_given_in_every_place(mutate: Callable[[Raw], Mutants]) -> 
     for file in SOUND:
         for mutant, pointer in mutate(read(file)):
             tried += 1
+            if tried % CHECKED_EVERY:
+                continue
             found = check_flow(mutant)
             assert {finding.severity for finding in found} == {"warning"}, (file.name, found)
             told = [finding.pointer for finding in found if not follows(finding, pointer)]
             assert told == [pointer], (file.name, pointer, found)
-    assert tried >= 5
+    assert tried >= max(5, CHECKED_EVERY)
 
 
 def follows(finding: Finding, pointer: str) -> bool:

@@ -1,6 +1,7 @@
 """Rules that the test suite itself keeps."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,19 @@ CONTRACTS = sorted((TESTS / "contract").glob("test_*.py"))
 MODULES = sorted(TESTS.rglob("*.py"))
 
 
+@cache
+def nodes_of(source: str) -> list[ast.AST]:
+    """Return all nodes of a module, parsed once for all checks."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def imported_modules(source: str) -> list[str]:
     """Return the absolute names that a module imports, wherever the statement stands.
 
     A name imported from a package counts as a module of it, because it can be one.
     """
     names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -68,7 +75,7 @@ def ports_of(suite: Path) -> list[str]:
 
 def attributes_used(source: str) -> set[str]:
     """Return the names of all attributes that a module reads or calls."""
-    return {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    return {node.attr for node in nodes_of(source) if isinstance(node, ast.Attribute)}
 
 
 def test_every_port_has_a_contract_suite_that_uses_all_its_members() -> None:
@@ -94,7 +101,7 @@ def private_writes(source: str) -> list[str]:
     ``self`` and ``cls`` may: a fake that extends a part writes to what it inherits.
     """
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Assign | ast.Delete):
             written: list[ast.expr] = list(node.targets)
         elif isinstance(node, ast.AugAssign | ast.AnnAssign):
