@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import IndexModel, MongoClient, WriteConcern
+from pymongo import MongoClient, WriteConcern
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -19,6 +19,7 @@ from pymongo.errors import (
 from pymongo.read_preferences import ReadPreference
 
 from app.contracts.errors import StoreUnavailableError
+from models.indexes import EMBEDDED_INDEXES, INDEXES, RETIRED_INDEXES, has_indexes
 
 log = structlog.get_logger("store")
 
@@ -96,7 +97,7 @@ class Database:
             await self._client.admin.command("ping")
 
     async def prepare(self, *, importing: bool = False) -> None:
-        """Bind the documents and make sure that every declared index exists.
+        """Make sure that every declared index exists.
 
         Args:
             importing: Prepare also a database whose import has not finished.
@@ -105,20 +106,16 @@ class Database:
             DatabaseRefusedError: The server refuses, or an import into the database has not finished.
             StoreUnavailableError: The server is away.
         """
-        # Once for a database: workers whose parent has prepared it need not load Beanie.
-        from beanie import init_beanie  # noqa: PLC0415
-
-        from models.documents import DOCUMENTS, EMBEDDED_INDEXES, RETIRED_INDEXES  # noqa: PLC0415
-
         try:
             async with store_errors():
+                found = {name: await self.collection(name).index_information() for name in INDEXES}
                 for name, retired in RETIRED_INDEXES.items():
-                    for index in set(retired) & set(await self.collection(name).index_information()):
+                    for index in set(retired) & set(found[name]):
                         await self.collection(name).drop_index(index)
-                await init_beanie(database=self._database, document_models=DOCUMENTS)
                 if "secantusVersion" in await self._client.admin.command("buildInfo"):
-                    names = [document.get_collection_name() for document in DOCUMENTS]
-                    await self._prepare_embedded(names, EMBEDDED_INDEXES)
+                    await self._prepare_embedded(found)
+                if not all(has_indexes(found[name], declared) for name, declared in INDEXES.items()):
+                    await self._create_indexes()
                 if not importing and await self.collection("flow_leases").find_one({"_id": IMPORT_LEASE}):
                     raise DatabaseRefusedError(
                         "An import into this database has not finished: repeat 'server-flow data import'"
@@ -126,22 +123,28 @@ class Database:
         except OperationFailure as refusal:
             raise _refused(refusal) from None
 
-    async def _prepare_embedded(
-        self, collections: Sequence[str], indexes: Mapping[str, Sequence[IndexModel]]
-    ) -> None:
+    async def _create_indexes(self) -> None:
+        """Have Beanie create the declared indexes; a database that has them all need not load it."""
+        from beanie import init_beanie  # noqa: PLC0415
+
+        from models.documents import DOCUMENTS  # noqa: PLC0415
+
+        await init_beanie(database=self._database, document_models=DOCUMENTS)
+
+    async def _prepare_embedded(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         """Make what the embedded server needs beyond the declarations (docs/decisions/0020).
 
         The Rust server fails when documents are deleted by ``_id`` from a collection that does not exist.
         """
-        missing = set(collections) - set(await self._database.list_collection_names())
-        for name in missing:
+        for name in (name for name, indexes in found.items() if not indexes):
             try:
                 await self._database.create_collection(name, check_exists=False)
             except OperationFailure as refusal:
                 if refusal.code != _COLLECTION_EXISTS:  # another worker was first
                     raise
-        for name, declared in indexes.items():
-            await self.collection(name).create_indexes(list(declared))
+        for name, declared in EMBEDDED_INDEXES.items():
+            if not has_indexes(found[name], declared):
+                await self.collection(name).create_indexes(list(declared))
 
     async def drop(self) -> None:
         """Remove the database with all that is in it (tests)."""

@@ -1,4 +1,4 @@
-"""The documents: the one place where collections, indexes and TTLs are declared.
+"""The documents: the one place where collections are declared, with the indexes of ``models.indexes``.
 
 Definitions and the indexes go through Beanie; the hot path reads and writes the same shapes
 straight on the collections (``models.state_store``, ``models.history_store``).
@@ -9,25 +9,9 @@ from typing import Any, ClassVar
 
 from beanie import Document, PydanticObjectId
 from pydantic import Field
-from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from models.indexes import INDEXES
 from models.stored_definition import CamelModel, StoredDefinition
-
-EXPIRY_GRACE_SECONDS = 3600
-"""Expired states are ended by the service, with a record; MongoDB's own TTL is the backstop."""
-
-DAMAGED_KEPT_SECONDS = 30 * 24 * 3600
-RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
-"""Indexes of older versions, by collection; they are dropped at the start."""
-
-EMBEDDED_INDEXES = {
-    "flow_states": (
-        IndexModel([("_id", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING)], name="position"),
-    ),
-    "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
-}
-"""Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
-filter are exactly its fields, and no partial index at all (docs/decisions/0020)."""
 
 
 class FlowDefinitionDocument(Document, StoredDefinition):
@@ -37,10 +21,7 @@ class FlowDefinitionDocument(Document, StoredDefinition):
 
     class Settings:
         name = "flow_definitions"
-        indexes: ClassVar = [
-            IndexModel([("flowId", ASCENDING), ("version", DESCENDING)], name="flow_version", unique=True),
-            IndexModel([("createdAt", ASCENDING)], name="created"),
-        ]
+        indexes: ClassVar = [*INDEXES["flow_definitions"]]
 
 
 class FlowHistoryDocument(Document, CamelModel):
@@ -79,19 +60,7 @@ class FlowHistoryDocument(Document, CamelModel):
 
     class Settings:
         name = "flow_history"
-        indexes: ClassVar = [
-            IndexModel(
-                [("stateId", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING), ("_id", ASCENDING)],
-                name="state_position",
-            ),
-            IndexModel([("timestamp", ASCENDING)], name="time"),
-            IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0),
-            IndexModel(
-                [("stateId", ASCENDING), ("requestId", ASCENDING)],
-                name="request",
-                partialFilterExpression={"requestId": {"$exists": True}},
-            ),
-        ]
+        indexes: ClassVar = [*INDEXES["flow_history"]]
 
 
 class FlowStateDocument(Document, CamelModel):
@@ -126,20 +95,7 @@ class FlowStateDocument(Document, CamelModel):
 
     class Settings:
         name = "flow_states"
-        indexes: ClassVar = [
-            IndexModel([("userId", ASCENDING), ("flowId", ASCENDING)], name="user_flow"),
-            IndexModel([("createdAt", ASCENDING)], name="created"),
-            # Sparse, as each entry costs every commit, also one of a field that is not there; not partial, as
-            # the embedded server does not use partial ones for ranges.
-            IndexModel(
-                [("expiresAt", ASCENDING)],
-                name="expires",
-                expireAfterSeconds=EXPIRY_GRACE_SECONDS,
-                sparse=True,
-            ),
-            IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
-            IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
-        ]
+        indexes: ClassVar = [*INDEXES["flow_states"]]
 
 
 class DamagedStateDocument(Document, CamelModel):
@@ -152,10 +108,7 @@ class DamagedStateDocument(Document, CamelModel):
 
     class Settings:
         name = "flow_states_damaged"
-        indexes: ClassVar = [
-            IndexModel([("state", ASCENDING)], name="state"),
-            IndexModel([("foundAt", ASCENDING)], name="age", expireAfterSeconds=DAMAGED_KEPT_SECONDS),
-        ]
+        indexes: ClassVar = [*INDEXES["flow_states_damaged"]]
 
 
 class CorruptionDocument(Document, CamelModel):

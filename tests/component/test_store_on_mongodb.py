@@ -16,8 +16,8 @@ from config.settings import Settings
 from models import commit
 from models.database import DatabaseRefusedError, connect
 from models.definition_store import MongoDefinitionStore
-from models.documents import EXPIRY_GRACE_SECONDS
 from models.history_store import MongoHistoryStore
+from models.indexes import EXPIRY_GRACE_SECONDS
 from models.state_store import MongoStateStore
 from tests.support.databases import InterceptedDatabase, SentCommands
 from tests.support.samples import T0, flow_dict, fresh, moved, record
@@ -38,6 +38,22 @@ async def test_indexes_are_as_declared(parts: Parts) -> None:
     assert definitions["flow_version"]["unique"] is True
     history = await parts.database.collection("flow_history").index_information()
     assert history["state_position"]["key"][0] == ("stateId", 1)
+
+
+async def test_a_prepared_database_is_left_as_it_is_and_a_lost_index_comes_back(settings: Settings) -> None:
+    assert settings.mongo_url is not None
+    sent = SentCommands()
+    database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
+    await database.prepare()
+    states = database.collection("flow_states")
+    await states.drop_index("created")
+    await states.drop_index("timeout")
+    await database.prepare()
+    assert set(await states.index_information()) >= {"created", "timeout"}
+    sent.names.clear()
+    await database.prepare()
+    assert {"create", "createIndexes", "dropIndexes"} & set(sent.names) == set()
+    await database.close()
 
 
 Write = Callable[[], Awaitable[Any]]

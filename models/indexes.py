@@ -1,0 +1,89 @@
+"""The indexes and TTLs of the collections. The documents declare them to Beanie, which creates them.
+
+Apart from the documents, so that a start on a database that has them all need not load Beanie.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+Indexes = Mapping[str, Sequence[IndexModel]]
+
+EXPIRY_GRACE_SECONDS = 3600
+"""Expired states are ended by the service, with a record; MongoDB's own TTL is the backstop."""
+
+DAMAGED_KEPT_SECONDS = 30 * 24 * 3600
+RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
+"""Indexes of older versions, by collection; they are dropped at the start."""
+
+INDEXES: Indexes = {
+    "flow_definitions": (
+        IndexModel([("flowId", ASCENDING), ("version", DESCENDING)], name="flow_version", unique=True),
+        IndexModel([("createdAt", ASCENDING)], name="created"),
+    ),
+    "flow_history": (
+        IndexModel(
+            [("stateId", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING), ("_id", ASCENDING)],
+            name="state_position",
+        ),
+        IndexModel([("timestamp", ASCENDING)], name="time"),
+        IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0),
+        IndexModel(
+            [("stateId", ASCENDING), ("requestId", ASCENDING)],
+            name="request",
+            partialFilterExpression={"requestId": {"$exists": True}},
+        ),
+    ),
+    # Sparse, as each entry costs every commit, also one of a field that is not there; not partial, as
+    # the embedded server does not use partial ones for ranges.
+    "flow_states": (
+        IndexModel([("userId", ASCENDING), ("flowId", ASCENDING)], name="user_flow"),
+        IndexModel([("createdAt", ASCENDING)], name="created"),
+        IndexModel(
+            [("expiresAt", ASCENDING)], name="expires", expireAfterSeconds=EXPIRY_GRACE_SECONDS, sparse=True
+        ),
+        IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
+        IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
+    ),
+    "flow_states_damaged": (
+        IndexModel([("state", ASCENDING)], name="state"),
+        IndexModel([("foundAt", ASCENDING)], name="age", expireAfterSeconds=DAMAGED_KEPT_SECONDS),
+    ),
+    "flow_corruptions": (),
+    "flow_leases": (),
+    "flow_secrets": (),
+}
+
+EMBEDDED_INDEXES: Indexes = {
+    "flow_states": (
+        IndexModel([("_id", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING)], name="position"),
+    ),
+    "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
+}
+"""Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
+filter are exactly its fields, and no partial index at all (docs/decisions/0020)."""
+
+
+def has_indexes(found: Mapping[str, Any], declared: Sequence[IndexModel]) -> bool:
+    """Whether a collection has all declared indexes, as declared.
+
+    Args:
+        found: The result of ``index_information``.
+        declared: What the collection should have.
+    """
+    return all(_shape(found.get(each.document["name"], {})) == _shape(each.document) for each in declared)
+
+
+def _shape(index: Mapping[str, Any]) -> tuple[object, ...]:
+    """The fields and the options of an index; False and absent are the same."""
+    key = index.get("key", {})
+    fields = list(key.items() if isinstance(key, Mapping) else key)
+    partial = index.get("partialFilterExpression")
+    return (
+        [(name, direction) for name, direction in fields],
+        bool(index.get("unique")),
+        bool(index.get("sparse")),
+        index.get("expireAfterSeconds"),
+        dict(partial) if partial is not None else None,
+    )
