@@ -16,9 +16,18 @@ from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, cre
 from models.data_import import import_data
 from models.database import Database, DatabaseRefusedError, connect
 
+WRITE_OUT_SECONDS = 600.0
+"""How long a database server may take to write what it has in memory; killed, it would replay its log."""
+
 
 async def export_directory(
-    settings: Settings, data_dir: Path, file: Path, *, replace: bool, progress: Progress
+    settings: Settings,
+    data_dir: Path,
+    file: Path,
+    *,
+    replace: bool,
+    progress: Progress,
+    say: Callable[[str], None],
 ) -> TransferReport:
     """Write all data of a data directory to a file.
 
@@ -40,7 +49,7 @@ async def export_directory(
         raise DataTransferError(f"There is no data directory of embedded servers at {data_dir}")
     header = Header(FORMAT, FORMAT_VERSION, version("server-flow"), iso(datetime.now(UTC)))
     with created_file(file, replace=replace) as out:  # first, as the servers take seconds to start
-        async with _opened(settings, EmbeddedServers(data_dir), join=True) as database:
+        async with _opened(settings, EmbeddedServers(data_dir, say), join=True) as database:
             return await export_data(database, DataFileWriter(out, header), progress)
 
 
@@ -93,4 +102,4 @@ async def _opened(
             await database.close()
     finally:
         if servers is not None:
-            servers.stop()
+            servers.stop(WRITE_OUT_SECONDS)

@@ -36,7 +36,14 @@ def export_command(data_dir: Path, file: Path, force: bool) -> None:
     configure_logging("warning", settings.log_format)
     began = time.monotonic()
     report = asyncio.run(
-        export_directory(settings, data_dir, file, replace=force, progress=_Progress("written"))
+        export_directory(
+            settings,
+            data_dir,
+            file,
+            replace=force,
+            progress=_Progress("written"),
+            say=lambda line: click.echo(line, err=True),
+        )
     )
     _print(report, f"exported to {file}", time.monotonic() - began)
 

@@ -24,6 +24,9 @@ from app.process.database_server import INSTALL, DatabaseServer, EmbeddedError, 
 from config.settings import Settings
 
 START_SECONDS = 30.0
+RECOVERY_SECONDS = 1800.0
+"""How long the database server may take to start: it replays its log if it was killed, 4 minutes for 3 GB."""
+RECOVERY_NOTICE_SECONDS = 5.0
 STOP_SECONDS = 15.0
 TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
@@ -135,13 +138,17 @@ class EmbeddedServers:
         """The error for a server that runs, but does not answer as it should."""
         return EmbeddedError(f"The embedded {name} server fails{self._reason(name, self.children[name])}")
 
-    def stop(self) -> None:
-        """End both servers, after they have written what they have, and release the directory."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End both servers, after they have written what they have, and release the directory.
+
+        Args:
+            seconds: A server that takes longer is killed; it then recovers when it is started again.
+        """
         self._stopping.set()
         for child in self.children.values():
             if child.poll() is None:
                 child.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + seconds
         for child in self.children.values():
             try:
                 child.wait(max(0.1, deadline - time.monotonic()))
@@ -231,12 +238,18 @@ class EmbeddedServers:
                 f"The embedded {name} server cannot start in {self.data_dir}: {refusal.strerror}"
             ) from None
         self.children[name] = child
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        notified = False
+        while time.monotonic() < began + (RECOVERY_SECONDS if name == "mongodb" else START_SECONDS):
             if child.poll() is not None:
                 raise EmbeddedError(f"The embedded {name} server did not start{self._reason(name, child)}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
                 return port
+            if name == "mongodb" and not notified and time.monotonic() > began + RECOVERY_NOTICE_SECONDS:
+                notified = True
+                self._say(
+                    "The embedded database server recovers from an unclean end; this may take minutes …"
+                )
             time.sleep(0.02)
         raise EmbeddedError(f"The embedded {name} server does not answer; see {self._log(name)}")
 

@@ -129,6 +129,17 @@ def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None
     assert run(tmp_path, "state", "verify", *which, env=new).startswith("whole: 1 records; head ")
 
 
+def test_a_database_server_that_recovers_is_waited_for_with_a_line(tmp_path: Path) -> None:
+    which = ("--user", "ada", "--flow", "user-onboarding", '{"step": "verification"}')
+    run(tmp_path, "state", "set", *which, env={"FLOW_DATA_DIR": "data"})
+    slow = tmp_path / "secantusd-rs"
+    slow.write_text(f'#!/bin/sh\nsleep 7\nexec {Path(sys.executable).with_name("secantusd-rs")} "$@"\n')
+    slow.chmod(0o700)
+    said = run(tmp_path, "data", "export", "data", "backup.flow", env={SERVER_VARIABLE: str(slow)})
+    assert "The embedded database server recovers from an unclean end" in said
+    assert "exported to backup.flow" in said
+
+
 def _with_small_disk(cwd: Path, serving: Serving) -> str:
     """Export while no file may grow beyond 64 bytes; the servers belong to another process."""
 
