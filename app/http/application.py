@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import StatelessLifespan
 
 from app.auth.tokens import TokenVerifier
@@ -83,7 +83,7 @@ def build_application(
         by_path.setdefault(endpoint.path, {})[endpoint.method] = handler
     routes: list[BaseRoute] = [_route(path, handlers) for path, handlers in by_path.items()]
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
-    routes.append(Mount("/static", BundleFiles(bundle)))
+    routes.append(BundleFiles(bundle).route())
     routes += page_routes(bundle, running_version)
     middleware = [Middleware(RequestLog)]
     if cors_origins:

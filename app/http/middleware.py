@@ -52,7 +52,8 @@ class RequestLog:
                 answer = unexpected(scope["path"], error)
                 if not status:
                     await answer(scope, receive, send_with_id)
-            note = log.debug if scope["path"] in _PROBES else log.info
+            is_quiet = scope["path"] in _PROBES or scope["path"].startswith("/static/")
+            note = log.debug if is_quiet else log.info
             note(
                 "request",
                 method=scope["method"],

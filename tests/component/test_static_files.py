@@ -1,5 +1,6 @@
 """The browser files over HTTP, and what is answered when there are none."""
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,6 @@ import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Mount
 
 from app.contracts.errors import FlowError
 from app.http.middleware import RequestLog
@@ -35,7 +35,7 @@ def bundle(tmp_path: Path) -> Bundle:
 async def http(bundle: Bundle) -> AsyncIterator[httpx.AsyncClient]:
     """Return a client of an application that serves the bundle."""
     application = Starlette(
-        routes=[Mount("/static", BundleFiles(bundle))],
+        routes=[BundleFiles(bundle).route()],
         middleware=[Middleware(RequestLog)],
         exception_handlers={FlowError: flow_error, HTTPException: http_error},
     )
@@ -65,10 +65,31 @@ async def test_public_files_and_their_rules_for_caches(
     assert (again.status_code, again.headers["cache-control"]) == (304, cached)
 
 
+async def test_who_accepts_gzip_gets_it(http: httpx.AsyncClient, bundle: Bundle) -> None:
+    plain = await http.get("/static/flow-client.js", headers={"Accept-Encoding": "identity"})
+    packed = await http.get("/static/flow-client.js", headers={"Accept-Encoding": "br, gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.content == plain.content == (bundle.files / "flow-client.js").read_bytes()
+    assert packed.headers["etag"] != plain.headers["etag"]
+    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+    head = await http.head("/static/flow-client.js", headers={"Accept-Encoding": "identity"})
+    assert (head.content, head.headers["content-length"]) == (b"", plain.headers["content-length"])
+
+
+async def test_a_changed_file_is_served(http: httpx.AsyncClient, bundle: Bundle) -> None:
+    before = await http.get("/static/flow-client.js")
+    file = bundle.files / "flow-client.js"
+    file.write_text("export const changed = true;")
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    after = await http.get("/static/flow-client.js", headers={"If-None-Match": before.headers["etag"]})
+    assert (after.status_code, after.text) == (200, "export const changed = true;")
+
+
 @pytest.mark.parametrize(
     "path",
     ["", "nothing.js", "sources.sha256", "page.html", "assets", "assets/", "assets/no.js", "../bundle.py",
-     "%2e%2e/bundle.py", "assets/..%2fsources.sha256"],
+     "%2e%2e/bundle.py", "assets/..%2fsources.sha256", "assets/.hidden.js"],
 )  # fmt: skip
 async def test_nothing_else_is_served(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(f"/static/{path}")

@@ -158,7 +158,9 @@ async def test_unknown_query_parameter(serving: Serving, endpoint: Endpoint, use
     assert [f["pointer"] for f in body["details"]["errors"]][:2] == ["/nonsense", "/more"]
 
 
-@pytest.mark.parametrize("target", ["/api", "/api/flow/x", "/api/flow//state", "/nowhere"])
+@pytest.mark.parametrize(
+    "target", ["/index.html", "/demo/", "/api", "/api/flow/x", "/api/flow//state", "/nowhere"]
+)
 async def test_unknown_route(serving: Serving, target: str) -> None:
     check(await ask(serving, ENDPOINTS[0], token=None, target=target), 404, "NOT_FOUND")
 
