@@ -201,6 +201,9 @@ async def test_without_a_token_nothing_is_asked_of_the_api(
     await page.until(SIGN_IN)
     await check(page, service)
     assert [url for url in page.requests if "/api/" in url or "/socket.io" in url] == []
+    assert await page.run(
+        "[...document.querySelectorAll('.power')].every((button) => !button.checkVisibility())"
+    )
 
     await page.run(f"document.querySelector('#token').value = {json.dumps(service.token(user))}")
     await page.click(".sign-in button")

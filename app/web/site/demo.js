@@ -36,6 +36,7 @@ class Pane {
 
   open() {
     this.#say('connecting', 'connecting');
+    this.#power.hidden = false;
     this.#power.textContent = 'Go offline';
     this.#display.replaceChildren(h('p', { class: 'muted small off' }, 'Reading the state …'));
     this.#device = openDevice(this.#name, () => session()?.token ?? '', {
@@ -46,12 +47,22 @@ class Pane {
   }
 
   close() {
+    this.#end('Offline. Press on in the other pane, then go online again: this one catches up.');
+    this.#say('offline', 'offline');
+    this.#power.textContent = 'Go online';
+  }
+
+  /** Nobody is signed in. */
+  lock() {
+    this.#end('Sign in to use this device.');
+    this.#say('offline', '');
+    this.#power.hidden = true;
+  }
+
+  #end(text) {
     this.#device?.close();
     this.#device = undefined;
     this.#state = undefined;
-    this.#say('offline', 'offline');
-    this.#power.textContent = 'Go online';
-    const text = 'Offline. Press on in the other pane, then go online again: this one catches up.';
     this.#display.replaceChildren(h('p', { class: 'muted small off' }, text));
   }
 
@@ -141,7 +152,7 @@ function show(reason) {
   find('sign-in').hidden = Boolean(user);
   find('restart').disabled = !user;
   for (const pane of panes) {
-    pane.close();
+    pane.lock();
     if (user) pane.open();
   }
   timeline.clear();
