@@ -55,7 +55,7 @@ async def test_a_thousand_share_commands(
         for operations in (resets, moves):
             outcomes = await service.bulk.run(operations, Origin(actor="root"))
             assert [str(one.error) for one in outcomes if one.error is not None] == []
-            assert len(sent.names) <= 2 * 1000 // 50, sent.names
+            assert len(sent.names) <= 2 * 1000 // 40, sent.names
             sent.names.clear()
     finally:
         await counted.close()
