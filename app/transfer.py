@@ -16,9 +16,6 @@ from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, cre
 from models.data_import import import_data
 from models.database import Database, DatabaseRefusedError, connect
 
-WRITE_OUT_SECONDS = 600.0
-"""How long a database server may take to write what it has in memory; killed, it would replay its log."""
-
 
 async def export_directory(
     settings: Settings,
@@ -84,7 +81,10 @@ async def import_file(
 async def _opened(
     settings: Settings, servers: EmbeddedServers | None, *, join: bool = False
 ) -> AsyncIterator[Database]:
-    """Connect to the database of the settings, or to that of ``servers``, which run until the end."""
+    """Connect to the database of the settings, or to that of ``servers``, which run until the end.
+
+    ``join``: for reading; servers that run already are used.
+    """
     try:
         named = settings if servers is None else servers.start(settings, join=join)
         if named.mongo_url is None:
@@ -102,4 +102,4 @@ async def _opened(
             await database.close()
     finally:
         if servers is not None:
-            servers.stop(WRITE_OUT_SECONDS)
+            servers.stop(write_out=not join)

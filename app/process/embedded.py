@@ -28,6 +28,8 @@ RECOVERY_SECONDS = 1800.0
 """How long the database server may take to start: it replays its log if it was killed, 4 minutes for 3 GB."""
 RECOVERY_NOTICE_SECONDS = 5.0
 STOP_SECONDS = 15.0
+WRITE_OUT_SECONDS = 600.0
+MAX_WRITTEN_OUT_LOGS = 2
 TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
@@ -138,17 +140,20 @@ class EmbeddedServers:
         """The error for a server that runs, but does not answer as it should."""
         return EmbeddedError(f"The embedded {name} server fails{self._reason(name, self.children[name])}")
 
-    def stop(self, seconds: float = STOP_SECONDS) -> None:
+    def stop(self, *, write_out: bool = False) -> None:
         """End both servers, after they have written what they have, and release the directory.
 
         Args:
-            seconds: A server that takes longer is killed; it then recovers when it is started again.
+            write_out: Give the database server the time to empty its log, after many writes. Killed before
+                that, it replays the log when it is started again.
         """
         self._stopping.set()
         for child in self.children.values():
             if child.poll() is None:
                 child.terminate()
-        deadline = time.monotonic() + seconds
+        if write_out:
+            self._wait_for_write_out()
+        deadline = time.monotonic() + STOP_SECONDS
         for child in self.children.values():
             try:
                 child.wait(max(0.1, deadline - time.monotonic()))
@@ -159,6 +164,14 @@ class EmbeddedServers:
             self.directory.store_running(None)
         self._holds_directory = False
         self.directory.release()
+
+    def _wait_for_write_out(self) -> None:
+        child = self.children.get("mongodb")
+        deadline = time.monotonic() + WRITE_OUT_SECONDS
+        while child is not None and child.poll() is None and time.monotonic() < deadline:
+            if len(list(self.directory.database.glob("WiredTigerLog.*"))) <= MAX_WRITTEN_OUT_LOGS:
+                return  # what it does after that may be cut off; it was seen to hang
+            time.sleep(0.05)
 
     def _join(self, settings: Settings) -> Settings | None:
         running, secrets = self.directory.running(), self.directory.secrets()
