@@ -19,8 +19,13 @@ INSTALL = "pip install 'server-flow[embedded]'"
 CACHE_SIZE = "256M"
 """The Rust server reserves 4 GB by default."""
 
-_RUST_FLAGS = ("--log-file-max", "32MB")
-"""A start reads whole log files, by default of 2 GB: 11 s instead of 0.3 s."""
+_RUST_FLAGS = ("--log-file-max", "32MB", "--oplog-nonlogged", "--oplog-max-entries", "2000")
+"""A start reads whole log files, by default of 2 GB: 11 s instead of 0.3 s. Nothing reads the oplog, which
+would fill the cache and the log of the data."""
+
+_WIREDTIGER_CONFIG = "checkpoint=(wait=60,log_size=67108864)\n"
+"""The Rust server makes no checkpoint while it runs, so that its log grows, and a start after ``kill -9``
+replays all of it. WiredTiger reads this from a file in its folder: every minute, or 64 MB of log."""
 
 _COMMANDS = ("secantusd-mdb", "secantusd-rs", "secantusd-py")
 """In order of preference: the successor of the Rust server, the Rust server, the Python server."""
@@ -73,6 +78,16 @@ class DatabaseServer(Struct, frozen=True):
             *(["--auth"] if auth else []),
         ]
 
+    def configure(self, storage: Path) -> None:
+        """Write the settings of WiredTiger into its folder. Raises EmbeddedError."""
+        if self.name == "secantusd-py":
+            return
+        try:
+            storage.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (storage / "WiredTiger.config").write_text(_WIREDTIGER_CONFIG)
+        except OSError as refusal:
+            raise EmbeddedError(f"{storage} cannot be written: {refusal.strerror}") from None
+
     def claim(self, written_by: WrittenBy | None, data_dir: Path) -> WrittenBy:
         """Check that this server may open a directory. Returns the mark to keep there.
 
@@ -116,7 +131,12 @@ def find_server() -> DatabaseServer:
 
 def unmarked(storage: Path) -> WrittenBy | None:
     """The server that wrote a database directory without a mark; None if there is no database."""
-    return WrittenBy(*_UNMARKED) if any(storage.glob("WiredTiger*")) else None
+    return WrittenBy(*_UNMARKED) if has_database(storage) else None
+
+
+def has_database(storage: Path) -> bool:
+    """Return whether a folder holds files of a database."""
+    return any(storage.glob("*.wt"))
 
 
 def _find_command(name: str) -> Path | None:

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from app.kit.lazy import lazy_module
 from app.process.data_directory import DataDirectory, Running, Secrets
-from app.process.database_server import INSTALL, DatabaseServer, EmbeddedError, find_server
+from app.process.database_server import INSTALL, DatabaseServer, EmbeddedError, find_server, has_database
 from config.settings import Settings
 
 START_SECONDS = 30.0
@@ -180,10 +180,11 @@ class EmbeddedServers:
     def _open_directory(self, server: DatabaseServer) -> Secrets:
         """The secrets of the directory, made in a new one."""
         self.directory.claim(server)
+        server.configure(self.directory.database)
         found = self.directory.secrets()
         if found is not None:
             return found
-        if any(self.directory.database.glob("*")):
+        if has_database(self.directory.database):
             raise EmbeddedError(
                 f"{self.data_dir} holds a database, but its secrets.json is missing: restore that file, or "
                 "import a backup into a new directory (server-flow data import)"
@@ -275,7 +276,7 @@ class EmbeddedServers:
             return f": it may not read or write all of {self.directory.database}; see {log}"
         if child.poll() == -signal.SIGKILL and _PANIC not in written:
             return f": it was killed (by hand, or as the machine ran out of memory); see {log}"
-        if name == "mongodb" and any(self.directory.database.glob("WiredTiger*")):
+        if name == "mongodb" and has_database(self.directory.database):
             return (
                 f": files in {self.directory.database} may be damaged; see {log}, and import a backup into a "
                 "new directory if so (server-flow data import)"
