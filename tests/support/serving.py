@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import itertools
+import json
 import os
 import re
 import signal
@@ -148,7 +149,8 @@ class Follower:
     """A Socket.IO client that keeps every event it gets."""
 
     def __init__(self) -> None:
-        self.client = socketio.AsyncClient(reconnection=False)
+        # A service in this process, as in unit tests, sets the JSON of all clients in it to its own.
+        self.client = socketio.AsyncClient(reconnection=False, json=json)
         self.events: list[tuple[str, Any]] = []
         self._grown = asyncio.Condition()
         self.client.on("*", self._got)
