@@ -1,10 +1,14 @@
 """Runs the workers that share one port."""
 
+import asyncio
 import gc
+import multiprocessing
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from importlib import import_module
 from types import FrameType
@@ -50,7 +54,7 @@ def run_workers(
     bound: socket.socket, count: int, *, message_limit: int, on_ready: Callable[[], None]
 ) -> bool:
     """Serve until a signal ends it, with ``count`` processes. False when they could not start."""
-    config = uvicorn.Config(
+    config = _Config(
         create_app,
         factory=True,
         workers=count,
@@ -94,8 +98,30 @@ def import_lean() -> None:
     import_structlog_without_rich()
 
 
+class _Config(uvicorn.Config):
+    """Has a worker ignore Ctrl-C, which a terminal sends to every process, from before its event loop exists
+    to its end: its parent ends it."""
+
+    def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
+        """Make the loop; called in the process that serves, just before it does."""
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return super().get_loop_factory()
+
+
 class _Server(uvicorn.Server):
     """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals until it has ended, and ignore them from then on: the process ends anyway."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:

@@ -35,7 +35,7 @@ class Scripted:
     async def start(self) -> "Scripted":
         app = web.Application()
         self.server.attach(app)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

@@ -380,7 +380,7 @@ async def test_tls_is_checked_and_not_left_again(other: RemoteServer, tmp_path: 
     application = web.Application()
     application.router.add_get("/flows", giving(flow_dict()))
     application.router.add_get("/down", redirecting(other.url()))
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     origin = f"https://127.0.0.1:{runner.addresses[0][1]}"
