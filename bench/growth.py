@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pymongo
 
 from app.main import Parts
 from app.process.embedded import EmbeddedServers
+from app.services import FlowService
 from bench.transition import Meter, Result, Subject, measure, ready, subjects
 from config.settings import Settings
 
@@ -27,6 +28,9 @@ STATES = (1_000, 10_000, 100_000)
 RECORDS = 1_000_000
 IN_FLIGHT = (1, 64)
 STARTS_IN_FLIGHT = 256
+STARTS_BEFORE_A_DRAIN = 5000
+"""The relay is slower than starts without HTTP: its queue would overflow."""
+
 DOCUMENTS_IN_A_COMMAND = 1000
 SETTLE_SECONDS = 5.0
 IDLE_SECONDS = 20.0
@@ -86,14 +90,10 @@ class _Growth:
             ]
             floor.bulk_write([pymongo.ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
         async with Parts(self._settings).running() as service:
-            queue = iter(new)
-
-            async def start() -> None:
-                for user in queue:
-                    await service.start_flow(user, "counter")
-
-            await asyncio.gather(*(start() for _ in range(STARTS_IN_FLIGHT)))
-            await service.background.relay.drain(60)
+            for first in range(0, len(new), STARTS_BEFORE_A_DRAIN):
+                queue = iter(new[first : first + STARTS_BEFORE_A_DRAIN])
+                await asyncio.gather(*(_start(service, queue) for _ in range(STARTS_IN_FLIGHT)))
+                await service.background.relay.drain(60)
         print(f"\n{len(new):,} states started in {time.perf_counter() - began:.0f} s", flush=True)
         self._states = count
         for subject in self._both:
@@ -140,6 +140,11 @@ class _Growth:
         }
         parts = ", ".join(f"{name} {share:.2%}" for name, share in used.items())
         print(f"{'idle, of a core':>20}{'':>12}{sum(used.values()):12.2%}   {parts}", flush=True)
+
+
+async def _start(service: FlowService, users: Iterator[str]) -> None:
+    for user in users:
+        await service.start_flow(user, "counter")
 
 
 def _show(n: int, found: dict[str, list[Result]]) -> None:

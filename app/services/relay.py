@@ -46,6 +46,7 @@ class Relay:
         self._missed: set[str] = set()
         self._left: dict[str, HistoryRecord] = {}
         self._hurry = asyncio.Event()
+        self._full = False
 
     def take(self, records: Iterable[HistoryRecord]) -> int:
         """Queue records for delivery, those that are under way already once; how many were not. When
@@ -55,8 +56,11 @@ class Relay:
             if record.id in self._under_way:
                 continue
             if len(self._under_way) >= WAITING_LIMIT:
-                log.warning("relay queue full", record=record.id, kind=record.kind)
+                if not self._full:  # once, not for every record of an overload
+                    log.warning("relay queue full", record=record.id, kind=record.kind)
+                self._full = True
                 continue
+            self._full = False
             self._untold.put_nowait(record)
             self._under_way.add(record.id)
             taken += 1
