@@ -55,11 +55,11 @@ class Commits:
 
     @property
     def busy(self) -> bool:
-        """Whether any are waiting or under way."""
+        """True while commits are waiting or under way."""
         return self._starts.busy or self._moves.busy
 
     async def make(self, commit: Commit) -> bool:
-        """Whether it was made; False when somebody else was first."""
+        """Make a commit. Returns False if somebody else was first."""
         return await (self._starts if commit.before is None else self._moves).ask(commit)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:

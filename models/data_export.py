@@ -86,7 +86,7 @@ class _Export:
                 self._note_erasure(key, record)
 
     async def _belongs(self, record: RawBSONDocument) -> bool:
-        """Whether a record belongs to its state as it was read."""
+        """True if a record belongs to its state as it was read."""
         key = record.get("stateId")
         if not isinstance(key, str):
             return True  # damaged
@@ -101,7 +101,7 @@ class _Export:
         return True
 
     async def _started_since(self, key: Any, timestamp: Any) -> bool:
-        """Whether a state that was not there when the states were read is there now."""
+        """True if a state that was not there when the states were read is there now."""
         if isinstance(timestamp, datetime) and timestamp < self._began:
             return False
         async with store_errors():

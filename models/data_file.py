@@ -220,7 +220,7 @@ class _Reader:
 
 
 def _has_id(document: bytes) -> bool:
-    """Whether the first field is ``_id``, as in every document that comes from a database."""
+    """True if the first field is ``_id``, as in every document that comes from a database."""
     return document[5:9] == b"_id\0"
 
 

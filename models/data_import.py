@@ -76,7 +76,7 @@ class _Import:
         self.already_there = 0
 
     async def is_resumed(self, checksum: str) -> bool:
-        """Whether an import of the same file was cut off. Raises DataTransferError if one of another was."""
+        """True if an import of the same file was cut off. Raises DataTransferError if one of another was."""
         async with store_errors():
             mark = await self._leases.find_one({"_id": IMPORT_LEASE})
         if mark is not None and mark.get("holder") != checksum:

@@ -156,7 +156,7 @@ class Database:
 
 
 def is_outage(error: PyMongoError) -> bool:
-    """Whether an error means that the server is away, not that the command was wrong."""
+    """True if an error means that the server is away, not that the command was wrong."""
     if isinstance(error, ConnectionFailure):
         return True
     if isinstance(error, BulkWriteError):

@@ -52,7 +52,7 @@ def key_range(after: str, end: str | None, *, inclusive: bool = False) -> Docume
 
 
 class _Hint(Struct, frozen=True):
-    """What the last page showed: the length of the common prefix of its keys, and the first key of all."""
+    """Learned from the last page: the length of the common prefix of its keys, and the first key of all."""
 
     prefix_length: int
     first_key: str

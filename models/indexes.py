@@ -66,7 +66,7 @@ filter are exactly its fields, and no partial index at all (docs/decisions/0020)
 
 
 def has_indexes(found: Mapping[str, Any], declared: Sequence[IndexModel]) -> bool:
-    """Whether a collection has all declared indexes, as declared.
+    """True if a collection has all declared indexes, as declared.
 
     Args:
         found: The result of ``index_information``.

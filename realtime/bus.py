@@ -71,7 +71,7 @@ class RedisBus:
 
     @property
     def hearing(self) -> bool:
-        """Whether this worker receives what others publish."""
+        """True while this worker receives messages of others."""
         return self._hearing.is_set()
 
     def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
@@ -155,7 +155,7 @@ class RedisBus:
 
     @contextmanager
     def _losing(self, groups: Groups) -> Iterator[None]:
-        """What is cut off inside counts as lost, also by a cancellation: it may have been sent or not."""
+        """Count events as lost if sending them is cut off, also by a cancellation."""
         try:
             with heeding_cancellation():
                 yield

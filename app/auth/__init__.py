@@ -1,4 +1,4 @@
-"""Who is calling, and what they may do."""
+"""Authentication of callers, and their permissions."""
 
 from app.kit.lazy import lazy_module
 

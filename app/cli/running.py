@@ -1,4 +1,4 @@
-"""What ``serve`` and ``worker`` run: apart from them, as only these load the whole of the server."""
+"""Runs ``serve`` and ``worker``. A module of its own, as only these commands load the whole server."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ from config.settings import Settings, SettingsError, load_settings
 log = structlog.get_logger("serve")
 
 FIRST_FLOW = "user-onboarding"
-"""That the start shows how to begin, if it is there."""
+"""The flow that the start shows how to begin, if it exists."""
 
 
 def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> None:

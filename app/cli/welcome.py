@@ -1,4 +1,4 @@
-"""What ``serve`` prints once it answers."""
+"""The text that ``serve`` prints once it answers."""
 
 import ipaddress
 import shlex

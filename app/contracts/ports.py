@@ -1,4 +1,4 @@
-"""What the use cases need of the outside. Every port has a contract suite in ``tests/contract``."""
+"""Ports: the interfaces to the outside. Every one has a contract suite in ``tests/contract``."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
@@ -32,7 +32,7 @@ class StoredState(Struct, frozen=True):
 
 
 class DamagedState(Struct, frozen=True):
-    """What can still be read of a stored state that cannot, and why it cannot. ``state`` is there when
+    """The readable parts of a damaged stored state, and why it cannot be read. ``state`` is there when
     only what is around it is damaged."""
 
     position: StatePosition
@@ -86,7 +86,7 @@ class StateStore(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether callers wait for commits."""
+        """True while callers wait for commits."""
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         """The stored state, also one that is cleared or past its time; None when there is none."""
@@ -181,7 +181,7 @@ class HistoryStore(Protocol):
         """One record."""
 
     async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
-        """Those of these records that are there and can be read, in any order."""
+        """The records with these ids that exist and can be read, in any order."""
 
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
@@ -254,7 +254,7 @@ class DefinitionStore(Protocol):
         """The newest version of every flow that is not retired, by slug, after ``after_flow``."""
 
     async def versions(self, flow_id: str) -> list[VersionInfo]:
-        """What is known of all versions, newest first; also of those that cannot be read."""
+        """All versions, newest first, including unreadable ones."""
 
     async def publish(self, definition: FlowDefinition) -> bool:
         """Keep a new version. False when that version exists already."""
@@ -295,7 +295,7 @@ class DefinitionSource(Protocol):
         """Goes on each time that there may be something new."""
 
     def gave(self, source: str) -> bool:
-        """Whether a version that names ``source`` may have come from here."""
+        """True if a version that names ``source`` may have come from here."""
 
 
 class EventBus(Protocol):

@@ -70,7 +70,7 @@ class HistoryRecord(Struct, frozen=True):
 
 ERASABLE = ("payload", "request_id", "digest")
 ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
-"""What was entered: members of a record, and of the state that it led to. An erasure removes them and the
+"""Entered data: members of a record, and of the state that it led to. An erasure removes them and the
 record's salt."""
 
 
@@ -107,7 +107,7 @@ def request_key(actor: str, request_id: str) -> str:
 
 
 def remembered(record: HistoryRecord) -> Remembered | None:
-    """What a state's document keeps of the request behind ``record``; None when it has no id."""
+    """The part of the request that a state's document stores, of ``record``; None when it has no id."""
     if record.request_id is UNSET or record.digest is UNSET:
         return None
     key = request_key(record.actor, record.request_id)
@@ -153,7 +153,7 @@ class HistoryFilter(Struct, frozen=True):
     success: bool | None = None
 
     def takes(self, record: HistoryRecord) -> bool:
-        """Whether a record is wanted."""
+        """True if a record passes the filter."""
         return (
             (self.since is None or record.timestamp >= self.since)
             and (self.until is None or record.timestamp < self.until)

@@ -13,7 +13,7 @@ class DataTransferError(Exception):
 
 
 class TransferReport(Struct, frozen=True):
-    """What a file holds.
+    """The content of a file.
 
     Args:
         documents: Their number by collection.

@@ -72,7 +72,7 @@ NOT_STORED = ("transitions",)
 
 
 class _Form(Struct, frozen=True):
-    """What the hash of a record covers, and how it is tagged."""
+    """The members that the hash of a record covers, and their tags."""
 
     tag: str
     sealed_after: tuple[str, ...]
@@ -105,19 +105,19 @@ def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
 
 
 def is_intact(record: HistoryRecord) -> bool:
-    """Whether a record is as it was sealed, as far as it was not erased. Older ones have no seal."""
+    """True if a record is as it was sealed, as far as it was not erased. Older ones have no seal."""
     if record.hash is UNSET:
         return True
     return _fault(record) is None
 
 
 def is_receipt(record: HistoryRecord) -> bool:
-    """Whether a record stands for an erasure of what was before it."""
+    """True if a record stands for an erasure of the records before it."""
     return record.kind == "erased" and record.after is not UNSET and record.after.status == "cleared"
 
 
 def is_erased(record: HistoryRecord) -> bool:
-    """Whether what was entered with a record was erased."""
+    """True if the data entered with a record was erased."""
     return record.hash is not UNSET and record.salt is UNSET
 
 
@@ -203,7 +203,7 @@ class Chain:
 
 
 def _lost_to_time(last: HistoryRecord, record: HistoryRecord) -> bool:
-    """Whether a state begins without a link because MongoDB removed the one before, as it was past its
+    """True if a state begins without a link because MongoDB removed the one before, as it was past its
     time and no worker ran to end it."""
     if record.previous_hash != "" or record.epoch == last.epoch or last.after is UNSET:
         return False

@@ -30,7 +30,7 @@ class LeaseHolder:
 
     @property
     def held(self) -> bool:
-        """Whether this worker has it now. Asked again between pieces of work: a worker that slept for
+        """True while this worker holds it. Asked again between pieces of work: a worker that slept for
         longer than its lease must not go on."""
         return self._lease is not None and asyncio.get_running_loop().time() < self._until
 

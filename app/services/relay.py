@@ -173,7 +173,7 @@ class Relay:
 
 
 def _without_data(record: HistoryRecord) -> HistoryRecord:
-    """What is enough to release it."""
+    """The record without payloads: enough to release it."""
     return structs.replace(
         record, payload=UNSET, after=structs.replace(state_after(record), payload=UNSET, transitions=())
     )

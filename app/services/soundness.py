@@ -56,7 +56,7 @@ class SoundnessCheck:
         return found
 
     async def is_sound(self, found: StoredState | DamagedState) -> bool:
-        """Whether a state is sound; if not, it is reported."""
+        """Check a state, and report it unless it is sound."""
         unsound = await self._recovery.examine(found)
         if unsound is None:
             return True
