@@ -48,7 +48,8 @@ def run(
     cwd: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None, **options: Any
 ) -> str:
     """Run a command with the settings of ``env`` alone; what it printed."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+    unwanted = ("FLOW_",) if "preexec_fn" not in options else ("FLOW_", "COVERAGE_")  # it cannot write then
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
     ended: subprocess.CompletedProcess[str] = subprocess.run(
         [COMMAND, *arguments],
         env={**inherited, **(env or {})},

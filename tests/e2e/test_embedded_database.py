@@ -71,11 +71,16 @@ async def write(http: httpx.AsyncClient, users: Iterator[str], acknowledged: dic
 async def unproven(http: httpx.AsyncClient, acknowledged: dict[str, int]) -> list[str]:
     """The users whose state or history lacks something that was acknowledged."""
     failed = []
-    for user, revision in acknowledged.items():
-        state = (await http.get("/state", params={"userId": user})).json()
-        chain = (await http.get("/history/verify", params={"userId": user})).json()
-        if state is None or state["revision"] < revision or not chain["whole"]:
-            failed.append(user)
+    users = iter(acknowledged.items())
+
+    async def check() -> None:
+        for user, revision in users:
+            state = (await http.get("/state", params={"userId": user})).json()
+            chain = (await http.get("/history/verify", params={"userId": user})).json()
+            if state is None or state["revision"] < revision or not chain["whole"]:
+                failed.append(user)
+
+    await asyncio.gather(*(check() for _ in range(WRITERS)))
     return failed
 
 
