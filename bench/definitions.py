@@ -1,4 +1,4 @@
-"""What definitions cost: reading a cached one, guards and schemas, and 10,000 of them in memory."""
+"""Cost of definitions: reading a cached one, guards and schemas, and 10,000 of them in memory."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What a transition costs as states and history grow, and what an idle service costs: service and floor.
+"""Cost of a transition as states and history grow, and of an idle service: service and floor.
 
 The states of the service are started through it, so that its checks find them sound; the records beyond
 theirs are copies of one record, of users without a state.

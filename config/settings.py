@@ -149,7 +149,7 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether this process is to start its own servers."""
+        """True if this process is to start its own servers."""
         return self.mongo_url is None
 
     @property

@@ -74,7 +74,7 @@ ERASED_FIELDS = (
     *(_RECORD_FIELDS[name] for name in (*ERASABLE, "salt")),
     *(f"after.{_STATE_FIELDS[name]}" for name in ERASABLE_AFTER),
 )
-"""What an erasure takes from a record."""
+"""The fields that an erasure removes from a record."""
 OPTIONAL_STATE_FIELDS = tuple(
     _STATE_FIELDS[field.name]
     for field in structs.fields(FlowState)

@@ -123,7 +123,7 @@ class CorruptionDocument(Document, CamelModel):
 
 
 class LeaseDocument(Document, CamelModel):
-    """Who does a work that only one worker should do, until when; ``_id`` is the work. ``fence`` counts
+    """The holder of a job that only one worker should do, until when; ``_id`` is the work. ``fence`` counts
     the holders."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]

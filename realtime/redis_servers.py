@@ -27,10 +27,10 @@ USABLE = (
 
 
 class RedisServers(Protocol):
-    """What the bus needs of Redis. Methods raise one of ``OUTAGE``."""
+    """The Redis operations of the bus. Methods raise one of ``OUTAGE``."""
 
     sharded: bool
-    """Whether a channel lives on one server of many, and is subscribed to there (SSUBSCRIBE)."""
+    """True if a channel lives on one server of many, and is subscribed to there (SSUBSCRIBE)."""
 
     async def ping(self) -> None:
         """Ask whether it answers."""
@@ -197,7 +197,7 @@ class Cluster:
 
 
 class _Named:
-    """What a URL with several hosts says. Raises ValueError."""
+    """The parts of a URL with several hosts. Raises ValueError."""
 
     def __init__(self, url: str, *, tls: bool) -> None:
         parts = urlsplit(url)
@@ -233,7 +233,7 @@ def _host(part: str) -> tuple[str, int]:
 
 @asynccontextmanager
 async def telling_why() -> Any:
-    """What goes wrong inside is raised as BusUnavailableError, in words for an operator."""
+    """Raise errors of the block as BusUnavailableError, in words for an operator."""
     try:
         yield
     except AuthenticationError:

@@ -29,7 +29,7 @@ GONE = "flow.gone"
 CONNECTED = "flow.connects"
 
 wants_ack: ContextVar[bool] = ContextVar("wants_ack", default=True)
-"""Whether the client waits for an ack of the event at hand, which python-socketio keeps from handlers."""
+"""True if the client waits for an ack of the current event, which python-socketio keeps from handlers."""
 
 
 class Waiting(asyncio.Queue[Any]):
@@ -137,7 +137,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         await super().handle_request(scope, checked, send)
 
     def has_members(self, room: str) -> bool:
-        """Whether a client is in the room."""
+        """True if a client is in the room."""
         return room in self.manager.rooms.get("/", {})
 
     def _engineio_server_class(self) -> type[_Connections]:

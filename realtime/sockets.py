@@ -279,7 +279,7 @@ class FlowSockets:
         return {}
 
     async def _presence(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
-        """Who is there, and from then on each change of it."""
+        """Answer with the clients present, and send each change from then on."""
         flow_id = message.flow_id
         of = None if flow_id in client.watched and message.user_id is None else user_id
         if of is not None and (flow_id, of) not in client.followed:

@@ -18,7 +18,7 @@ from app.flow.faults import faults_of
 from app.services import FlowService
 
 BODY_ALLOWANCE_BYTES = 16_384
-"""What a body may have beside its payload."""
+"""Bytes that a body may have beside its payload."""
 DEFINITION_LIMIT_BYTES = 524_288
 BATCH_LIMIT_BYTES = 8_388_608
 _ETAG = re.compile(r'"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>\d{1,15})"\Z')
@@ -30,7 +30,7 @@ class NoQuery(Struct, frozen=True):
 
 
 class UserQuery(Struct, frozen=True, rename="camel"):
-    """Whose state: the caller's own, or for services and administrators another user's."""
+    """The owner of the state: the caller's own, or for services and administrators another user's."""
 
     user_id: str | None = None
 
