@@ -103,9 +103,10 @@ class RedisBus:
 
     async def stop(self) -> None:
         """Say goodbye, stop listening and close the connections."""
-        await end_tasks(self._tasks)
+        tasks, self._tasks = self._tasks, []
+        await end_tasks(tasks)
         with suppress(*OUTAGE):
-            if self._tasks:
+            if tasks:
                 # Without a goodbye the others find that it is gone, and read for themselves.
                 async with self._sending:
                     await self._send({channel: [] for channel in self._sealer.in_debt})

@@ -1,6 +1,5 @@
 """Runs the workers that share one port."""
 
-import asyncio
 import gc
 import multiprocessing
 import signal
@@ -16,7 +15,7 @@ from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import multiprocess
 
 from app.kit.lazy import import_structlog_without_rich
 from app.process import StartError
@@ -54,7 +53,7 @@ def run_workers(
     bound: socket.socket, count: int, *, message_limit: int, on_ready: Callable[[], None]
 ) -> bool:
     """Serve until a signal ends it, with ``count`` processes. False when they could not start."""
-    config = _Config(
+    config = uvicorn.Config(
         create_app,
         factory=True,
         workers=count,
@@ -77,7 +76,7 @@ def run_workers(
         server.run(sockets=[bound])
         return server.started
     gc.enable()  # the workers do it for themselves
-    supervisor = Multiprocess(config, [bound])
+    supervisor = multiprocess.Multiprocess(config, [bound])
     supervisor.run()
     return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
 
@@ -98,24 +97,22 @@ def import_lean() -> None:
     import_structlog_without_rich()
 
 
-class _Config(uvicorn.Config):
-    """Has a worker ignore Ctrl-C, which a terminal sends to every process, from before its event loop exists
-    to its end: its parent ends it."""
-
-    def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
-        """Make the loop; called in the process that serves, just before it does."""
-        if multiprocessing.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return super().get_loop_factory()
-
-
 class _Server(uvicorn.Server):
-    """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most."""
+    """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most.
+
+    A worker ignores Ctrl-C altogether, which a terminal sends to every process: its parent ends it.
+    """
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, in the process that does; called before its event loop exists."""
+        if _is_worker():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        super().run(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals until it has ended, and ignore them from then on: the process ends anyway."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGTERM,) if _is_worker() else (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle_exit)
         try:
             yield
@@ -126,6 +123,13 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
             super().handle_exit(sig, frame)
+
+
+multiprocess.Server = _Server  # type: ignore[attr-defined]  # its workers too; there is no argument for it
+
+
+def _is_worker() -> bool:
+    return multiprocessing.parent_process() is not None
 
 
 def _when_ready(address: tuple[str, int], on_ready: Callable[[], None]) -> None:

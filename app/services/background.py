@@ -69,11 +69,11 @@ class Background:
 
     async def stop(self) -> None:
         """Deliver what is queued, then end."""
-        if self._tasks:
-            await self.relay.drain(DRAIN_SECONDS)
+        delivered = not self._tasks or await self.relay.drain(DRAIN_SECONDS)
         await end_tasks(self._tasks)
         self._tasks = []
-        await self._lease.give_up()
+        if delivered:  # else the database is away: the lease ends by itself
+            await self._lease.give_up()
 
     async def deliver_for_others(self) -> None:
         """Deliver records that wait for longer than they would with a living worker. Now and then every

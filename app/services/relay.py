@@ -70,8 +70,8 @@ class Relay:
         """Deliver until cancelled."""
         await asyncio.gather(self._tell_all(), self._keep_all())
 
-    async def drain(self, seconds: float) -> None:
-        """Wait until everything taken is delivered, for ``seconds`` at most."""
+    async def drain(self, seconds: float) -> bool:
+        """Wait until everything taken is delivered, for ``seconds`` at most; whether it is."""
         self._hurry.set()
         try:
             async with asyncio.timeout(seconds):
@@ -79,8 +79,10 @@ class Relay:
                 await self._unkept.join()
         except TimeoutError:
             log.warning("not all delivered; the outboxes have the rest", records=len(self._under_way))
+            return False
         finally:
             self._hurry.clear()
+        return True
 
     async def deliver(self, batch: Sequence[HistoryRecord]) -> None:
         """Bring records to the history and to all workers, then take them out of the outboxes.

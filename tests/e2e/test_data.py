@@ -24,6 +24,8 @@ from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file
 from models.database import connect
+from tests.support.commands import run_command
+from tests.support.http import blocking_http_client
 from tests.support.samples import flow_dict
 from tests.support.serving import COMMAND, Process, Serving
 from tests.support.shell import Shell
@@ -41,26 +43,13 @@ class Embedded(Serving):
 
     def client(self, user: str, *scopes: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token(user, *scopes)}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return blocking_http_client(self.url, headers=headers)
 
 
-def run(
-    cwd: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None, **options: Any
-) -> str:
+def run(cwd: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> str:
     """Run a command with the settings of ``env`` alone; what it printed."""
-    unwanted = ("FLOW_",) if "preexec_fn" not in options else ("FLOW_", "COVERAGE_")  # it cannot write then
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
-    ended: subprocess.CompletedProcess[str] = subprocess.run(
-        [COMMAND, *arguments],
-        env={**inherited, **(env or {})},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        **options,
-    )
-    assert ended.returncode == code, ended.stdout + ended.stderr
+    ended = run_command(arguments, env or {}, cwd, seconds=100)
+    assert ended.code == code, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     return f"{ended.stdout}{ended.stderr}"
 
@@ -148,7 +137,19 @@ def _with_small_disk(cwd: Path, serving: Serving) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 
     assert serving.popen.poll() is None
-    return run(cwd, "data", "export", "first", "full.flow", code=1, preexec_fn=limit)
+    unwanted = ("FLOW_", "COVERAGE_")  # its measurement could not be written either
+    ended = subprocess.run(
+        [COMMAND, "data", "export", "first", "full.flow"],
+        env={k: v for k, v in os.environ.items() if not k.startswith(unwanted)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        preexec_fn=limit,
+    )
+    assert ended.returncode == 1, ended.stdout
+    return ended.stderr
 
 
 def test_wrong_paths_are_told_in_a_line(tmp_path: Path) -> None:

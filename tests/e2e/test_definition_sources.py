@@ -6,16 +6,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
 from config.settings import Settings
+from tests.support.http import http_client
+from tests.support.long_form import form
 from tests.support.remotes import RemoteServer
 from tests.support.samples import flow_dict
 from tests.support.serving import Process, Serving, external
 
 TOKEN = "t0ken-of-the-remote"
+AWAY = form("a remote that is away", short="refuses connections", long="hangs")
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ async def until_all_serve(serving: Serving, slug: str, title: str, seconds: floa
     headers = {"Authorization": f"Bearer {serving.token('ada')}"}
     while in_a_row < 20:
         assert loop.time() - began < seconds, f"{slug} is not {title} everywhere\n{serving.output}"
-        async with httpx.AsyncClient(base_url=serving.url, headers=headers, timeout=10) as http:
+        async with http_client(serving.url, headers=headers, timeout=10) as http:
             answer = await http.get(f"/api/flows/{slug}")
         in_a_row = in_a_row + 1 if answer.json().get("title") == title else 0
     return loop.time() - began
@@ -120,10 +122,18 @@ async def test_a_remote_that_is_away_does_not_stop_the_start(
         await asyncio.Event().wait()
 
     server.answers["/flows"] = hang
+    if AWAY == "refuses connections":
+        await server.stop()
     serving = await start(environment(settings, server.url(), "database"), tmp_path)
     try:
         (entry, *_) = await logged(serving, "definitions cannot be read")
-        assert entry["fault"] == f"{server.url()}: does not answer within 10 seconds"
+        says = {
+            "hangs": "does not answer within 10 seconds",
+            "refuses connections": "no connection to 127.0.0.1",
+        }
+        assert says[AWAY] in entry["fault"]
+        if AWAY == "refuses connections":
+            await server.start(server.port)
         server.gives(flow_dict("remote", title="late"))
         await until_all_serve(serving, "remote", "late", seconds=40)
     finally:

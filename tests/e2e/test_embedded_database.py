@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,11 +17,13 @@ import psutil
 import pytest
 
 from app.auth.tokens import issue_token
+from tests.support.commands import run_command
+from tests.support.http import http_client
 from tests.support.long_form import form
 from tests.support.serving import COMMAND, Serving
 
 FLOW = "user-onboarding"
-KILLS = form("crash test of the embedded database: kills", short=3, long=20)
+KILLS = form("crash test of the embedded database: kills", short=2, long=20)
 WRITERS = 8
 SEED = 20_261_126
 MAX_FILE_BYTES = 400_000
@@ -44,7 +46,7 @@ class Embedded(Serving):
         """An HTTP client that may name any user."""
         token = issue_token(self.secret, "root", ttl=timedelta(hours=1), scopes=["flow:admin"])
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(base_url=f"{self.url}/api/flow/{FLOW}", headers=headers, timeout=20)
+        return http_client(f"{self.url}/api/flow/{FLOW}", headers=headers, timeout=20)
 
 
 @pytest.fixture
@@ -131,21 +133,36 @@ async def test_a_full_disk_is_one_clear_line_and_loses_nothing(cwd: Path) -> Non
     again.end()
 
 
-def refused(cwd: Path, before: Callable[[], None] | None = None) -> str:
-    """The line with which ``serve`` does not start. ``before`` runs in its process first."""
-    done = subprocess.run(
-        [COMMAND, "serve", "--port", "0", "--data-dir", "data"],
+SERVE = ("serve", "--port", "0", "--data-dir", "data")
+
+
+def refused(cwd: Path) -> str:
+    """The line with which ``serve`` does not start."""
+    ended = run_command(SERVE, {}, cwd)
+    return the_line(ended.code, ended.stdout, ended.stderr)
+
+
+def refused_without_override(cwd: Path) -> str:
+    """The line with which ``serve`` does not start, where modes bind root too."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+    ended = subprocess.run(
+        [COMMAND, *SERVE],
         cwd=cwd,
-        env={k: v for k, v in os.environ.items() if not k.startswith("FLOW_")},
+        env=env,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        preexec_fn=before,
+        preexec_fn=without_override,
     )
-    assert done.returncode == 1, done.stdout
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert len(lines) == 1, done.stderr
+    return the_line(ended.returncode, ended.stdout, ended.stderr)
+
+
+def the_line(code: int, stdout: str, stderr: str) -> str:
+    """The only line of a command that failed."""
+    assert code == 1, stdout
+    lines = [line for line in stderr.splitlines() if line]
+    assert len(lines) == 1, stderr
     return lines[0]
 
 
@@ -190,7 +207,7 @@ def test_missing_secrets_are_one_clear_line(written: Path, cwd: Path) -> None:
 def test_a_directory_without_rights_is_one_clear_line(written: Path, cwd: Path, folder: str) -> None:
     (written / folder).chmod(0o500)
     try:
-        line = refused(cwd, without_override)
+        line = refused_without_override(cwd)
     finally:
         (written / folder).chmod(0o700)
     assert ("cannot be written: Permission denied" if folder == "." else "may not read or write") in line

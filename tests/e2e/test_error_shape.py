@@ -10,6 +10,7 @@ import pytest
 
 from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
+from tests.support.http import http_client
 from tests.support.serving import Serving
 
 ENDPOINTS = all_endpoints({})
@@ -39,7 +40,7 @@ def too_large(endpoint: Endpoint) -> int:
 async def ask(serving: Serving, endpoint: Endpoint, *, token: str | None, **request: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     target = request.pop("target", path(endpoint))
-    async with httpx.AsyncClient(base_url=serving.url, headers=headers, timeout=30) as http:
+    async with http_client(serving.url, headers=headers) as http:
         return await http.request(endpoint.method, target, **request)
 
 
@@ -166,7 +167,7 @@ async def test_unknown_route(serving: Serving, target: str) -> None:
 
 
 async def test_unknown_method(serving: Serving) -> None:
-    async with httpx.AsyncClient(base_url=serving.url) as http:
+    async with http_client(serving.url) as http:
         answer = await http.delete("/api/flows")
     check(answer, 405, "METHOD_NOT_ALLOWED")
     assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))

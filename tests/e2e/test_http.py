@@ -11,6 +11,7 @@ import pytest
 from app.auth.tokens import TokenVerifier
 from app.http.application import all_endpoints, build_application
 from app.main import Parts
+from tests.support.http import http_client
 from tests.support.samples import flow_dict
 from tests.support.serving import Serving
 
@@ -265,14 +266,14 @@ async def test_validate_stores_nothing(serving: Serving, user: str) -> None:
 
 
 async def test_health(serving: Serving) -> None:
-    async with httpx.AsyncClient(base_url=serving.url) as http:
+    async with http_client(serving.url) as http:
         assert (await http.get("/livez")).json() == {"status": "ok", "checks": {}}
         ready = await http.get("/readyz")
         assert ready.json() == {"status": "ok", "checks": {"mongodb": "ok", "redis": "ok"}}
 
 
 async def test_headers_of_safety_and_tracing(serving: Serving) -> None:
-    async with httpx.AsyncClient(base_url=serving.url) as http:
+    async with http_client(serving.url) as http:
         answer = await http.get("/livez", headers={"X-Request-Id": "my-id-1"})
         assert answer.headers["x-request-id"] == "my-id-1"
         assert answer.headers["x-content-type-options"] == "nosniff"

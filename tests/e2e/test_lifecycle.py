@@ -18,7 +18,9 @@ import psutil
 import pymongo
 import pytest
 
-from tests.support.serving import COMMAND, Process, Serving
+from tests.support.commands import run_command
+from tests.support.http import blocking_http_client
+from tests.support.serving import Process, Serving
 
 ROUTE = "/api/flow/user-onboarding"
 
@@ -61,7 +63,7 @@ def test_ctrl_c_leaves_nothing_and_the_data_stays(tmp_path: Path, processes: lis
     first = Embedded(tmp_path, "--workers", workers)
     processes.append(first)
     headers = {"Authorization": f"Bearer {first.token('ada', 'flow:admin')}"}
-    with httpx.Client(base_url=first.url, headers=headers) as http:
+    with blocking_http_client(first.url, headers=headers) as http:
         http.post(f"{ROUTE}/start", json={"payload": {"a": 1}})
         http.post(f"{ROUTE}/transition/start")
         http.patch("/api/flows/user-onboarding", json={"title": "Changed"})
@@ -75,7 +77,7 @@ def test_ctrl_c_leaves_nothing_and_the_data_stays(tmp_path: Path, processes: lis
 
     second = Embedded(tmp_path, "--workers", workers)
     processes.append(second)
-    with httpx.Client(base_url=second.url, headers=headers) as http:
+    with blocking_http_client(second.url, headers=headers) as http:
         assert http.get(f"{ROUTE}/state").json() == state
         again = http.get(f"{ROUTE}/history").json()
         for record in (*history["items"], *again["items"]):  # known a moment after the record
@@ -113,7 +115,7 @@ def test_kill_9_leaves_nothing_and_loses_nothing(
     first = Embedded(tmp_path, "--workers", workers)
     processes.append(first)
     headers = {"Authorization": f"Bearer {first.token('ada')}"}
-    with httpx.Client(base_url=first.url, headers=headers) as http:
+    with blocking_http_client(first.url, headers=headers) as http:
         http.post(f"{ROUTE}/start")
         for transition in ("start", "continue", "save", "complete"):
             acknowledged = http.post(f"{ROUTE}/transition/{transition}").json()
@@ -122,7 +124,7 @@ def test_kill_9_leaves_nothing_and_loses_nothing(
     second = Embedded(tmp_path, "--workers", workers)  # waits for the servers of the killed one
     processes.append(second)
     assert _gone(family, 15) == []
-    with httpx.Client(base_url=second.url, headers=headers) as http:
+    with blocking_http_client(second.url, headers=headers) as http:
         assert http.get(f"{ROUTE}/state").json() == acknowledged
         history = http.get(f"{ROUTE}/history").json()["items"]
     assert [r["metadata"]["revision"] for r in history] == [0, 1, 2, 3, 4]
@@ -131,18 +133,9 @@ def test_kill_9_leaves_nothing_and_loses_nothing(
 
 def _refused(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> str:
     """The one line with which ``server-flow`` ends."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
     began = time.monotonic()
-    ended = subprocess.run(
-        [COMMAND, *arguments],
-        cwd=cwd,
-        env={**inherited, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert ended.returncode != 0
+    ended = run_command(arguments, env or {}, cwd)
+    assert ended.code != 0
     assert time.monotonic() - began < 20
     lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line]
     assert len(lines) == 1, lines
@@ -204,15 +197,8 @@ def test_a_directory_in_use_is_one_clear_line(serving: Embedded) -> None:
 
 
 def _command(serving: Embedded, *arguments: str) -> str:
-    ended = subprocess.run(
-        [COMMAND, *arguments],
-        cwd=serving.cwd,
-        env={**os.environ, "FLOW_DATA_DIR": "data"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    ended = run_command(arguments, {"FLOW_DATA_DIR": "data"}, serving.cwd)
+    assert ended.code == 0, ended.stderr
     return ended.stdout
 
 

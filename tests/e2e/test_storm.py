@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -21,6 +20,7 @@ from app.auth.tokens import issue_token
 from app.main import Parts
 from config.settings import Settings
 from tests.support.faults import RedisServer
+from tests.support.http import http_client
 from tests.support.javascript import FOLDER, node
 from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
@@ -96,7 +96,7 @@ async def test_the_storm(settings: Settings, node_packages: Path, tmp_path: Path
     own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
     serving = await asyncio.to_thread(lambda: Serving("--workers", "3", env=external(own), cwd=tmp_path))
     users = [f"user-{n}" for n in range(USERS)]
-    async with httpx.AsyncClient(base_url=serving.url, timeout=30) as http:
+    async with http_client(serving.url) as http:
         for user in users:
             headers = {"Authorization": f"Bearer {serving.token(user)}"}
             assert (await http.post(f"/api/flow/{FLOW}/start", headers=headers)).status_code == 201

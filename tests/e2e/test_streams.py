@@ -15,6 +15,7 @@ import pytest
 
 from app.http.streams import STREAMS_OF_A_USER
 from config.settings import Settings
+from tests.support.http import http_client
 from tests.support.serving import Serving, external
 
 FLOW = "user-onboarding"
@@ -116,7 +117,7 @@ async def test_a_token_that_expires_ends_the_stream_with_its_code(serving: Servi
     last_moment = {"sub": user, "exp": int(time.time()) - 3}  # 5 seconds are allowed to clocks
     token = jwt.encode(last_moment, serving.secret, "HS256")
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=serving.url, headers=headers) as http, stream(http) as events:
+    async with http_client(serving.url, headers=headers) as http, stream(http) as events:
         assert (await events.next())[0] == "flow-state"
         name, _, data = await events.next()
         assert (name, data["code"]) == ("flow-error", "AUTHENTICATION_REQUIRED")
@@ -154,11 +155,11 @@ async def test_a_last_event_id_is_one_that_was_told(serving: Serving, user: str,
 async def test_streams_of_a_user_are_bounded_and_given_free(serving: Serving, user: str) -> None:
     headers = {"Authorization": f"Bearer {serving.token(user)}"}
     unlimited = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=serving.url, headers=headers, limits=unlimited) as http:
+    async with http_client(serving.url, headers=headers, limits=unlimited) as http:
         open_streams = [stream(http) for _ in range(STREAMS_OF_A_USER)]
         for each in open_streams:
             await each.__aenter__()
-        async with httpx.AsyncClient(base_url=serving.url, headers=http.headers) as another:
+        async with http_client(serving.url, headers=http.headers) as another:
             refused = await another.get(f"{ROUTE}/stream")
             assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMITED")
             assert refused.headers["retry-after"]

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from app.auth.tokens import issue_token
 from app.http.pages import PAGES
 from config.settings import Settings
 from tests.support.devtools import Browser, Page, browser
+from tests.support.http import http_client
 from tests.support.serving import Serving, external
 
 pytestmark = pytest.mark.timeout(400)  # the browser may have to be downloaded first
@@ -176,7 +176,7 @@ async def test_the_demo(chrome: Browser, service: Serving, user: str) -> None:
 
 
 async def test_the_reference(chrome: Browser, service: Serving, user: str) -> None:
-    async with httpx.AsyncClient(base_url=service.url) as http:
+    async with http_client(service.url) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
     page = await chrome.page()
     await page.goto(f"{service.url}/docs#token={service.token(user)}")
@@ -239,7 +239,7 @@ async def test_the_first_page_with_the_keyboard_alone(chrome: Browser, service: 
 
 @pytest.mark.parametrize("path", PAGES)
 async def test_headers_of_the_pages(service: Serving, path: str) -> None:
-    async with httpx.AsyncClient(base_url=service.url) as http:
+    async with http_client(service.url) as http:
         answer = await http.get(path)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/html; charset=utf-8"

@@ -25,6 +25,7 @@ import socketio
 from app.auth.tokens import issue_token
 from config.settings import Settings
 from tests.support.databases import is_of_tests
+from tests.support.http import http_client
 
 COMMAND = str(Path(sys.executable).with_name("server-flow"))
 
@@ -113,7 +114,7 @@ class Serving(Process):
     def http(self, user: str, *scopes: str, roles: Sequence[str] = ()) -> httpx.AsyncClient:
         """An HTTP client of a user."""
         headers = {"Authorization": f"Bearer {self.token(user, *scopes, roles=roles)}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30)
+        return http_client(self.url, headers=headers)
 
     def workers(self) -> list[psutil.Process]:
         """The processes that accept requests."""
@@ -213,7 +214,7 @@ class Sender:
         for attempt in itertools.count():
             assert attempt < 200, "never answered"
             if self._http is None:
-                self._http = httpx.AsyncClient(base_url=self._serving.url, timeout=10)
+                self._http = http_client(self._serving.url, timeout=10)
             try:
                 answer = await self._http.post(path, headers=headers, json=body)
             except httpx.TransportError:

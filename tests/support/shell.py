@@ -1,11 +1,10 @@
 """Commands of ``server-flow``, run to their end."""
 
-import os
-import subprocess
 from pathlib import Path
 
 from config.settings import Settings
-from tests.support.serving import COMMAND, external
+from tests.support.commands import run_command
+from tests.support.serving import external
 
 
 class Shell:
@@ -16,16 +15,7 @@ class Shell:
         self.cwd = cwd
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
-        ended = subprocess.run(
-            [COMMAND, *arguments],
-            env={**inherited, **self.env},
-            cwd=self.cwd,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == code, ended.stdout + ended.stderr
+        ended = run_command(arguments, self.env, self.cwd)
+        assert ended.code == code, ended.stdout + ended.stderr
         assert "Traceback" not in ended.stderr
         return ended.stdout + ended.stderr
