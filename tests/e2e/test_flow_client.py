@@ -202,7 +202,8 @@ async def test_events_that_are_lost_are_got_by_a_sync(serving: Serving, user: st
         shown = await read(states, at_revision(4))
         assert revisions(shown) == [0, 1, 2, 3, 4]
         assert set(lost) == {1, 2}
-        assert (states.stats.gaps, states.stats.repaired, states.stats.resets) == (1, 2, 0)
+        assert (states.stats.gaps, states.stats.resets) == (1, 0)
+        assert states.stats.repaired >= 2, "the sync may be answered after a later change"
         assert states.stats.longest_repair > 0
         assert states.level
 

@@ -36,14 +36,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
+LONGEST = (
+    "test_embedded_database.py",
+    "test_database_faults.py",
+    "test_lifecycle.py",
+    "test_data.py",
+    "test_live.py",
+    "test_crashes.py",
+    "test_storm.py",
+)
+"""Files of ``e2e`` with tests of more than ten seconds, which mostly wait."""
 ORDER = ("js", "e2e", "component", "contract", "unit")
-"""The folders with the longest tests first, so that the processes of xdist end at about the same time."""
+"""Folders. What takes long comes first, so that the processes of xdist end at about the same time."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the folders, and mark every test, before ``-m`` selects."""
-    items.sort(key=lambda item: ORDER.index(_folder_of(item)))
+    items.sort(key=lambda item: (item.path.name not in LONGEST, ORDER.index(_folder_of(item))))
     for item in items:
         folder = _folder_of(item)
         fixtures: list[str] = getattr(item, "fixturenames", [])
