@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from datetime import timedelta
 
 import structlog
+from msgspec import UNSET
 
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import Clock, StateStore
@@ -19,7 +20,10 @@ from config.log import describe
 
 log = structlog.get_logger("background")
 
-TIMEOUTS_EVERY_SECONDS = 0.5
+TIMEOUTS_EVERY_SECONDS = 1.0
+"""As short as the shortest timeout, so that each is found before it is due."""
+TOGETHER_SECONDS = 0.1
+"""Timeouts that are due within so long of each other share commands."""
 SWEEP_EVERY_SECONDS = 2.0
 SWEEP_BY_ALL_SECONDS = 10.0
 SWEEP_AGE = timedelta(seconds=4)
@@ -91,13 +95,19 @@ class Background:
         """Run the transitions of all timeouts that are due; how many ran. Needs no lease."""
         return await self._pass_time(self._states.timed_out(self._clock.now()), may_go_on)
 
+    async def run_coming_timeouts(self, seconds: float, may_go_on: Callable[[], bool] = lambda: True) -> int:
+        """Run the transitions of all timeouts that are due within ``seconds``, each at its moment; how many
+        ran. Needs no lease."""
+        found = self._states.timed_out(self._clock.now() + timedelta(seconds=seconds))
+        return await self._pass_time(found, may_go_on)
+
     async def _expire(self) -> None:
         ended = await self.purge_expired(lambda: self._lease.held)
         if ended:
             log.info("expired states ended", states=ended)
 
     async def _run_timeouts(self) -> None:
-        ran = await self.run_timeouts(lambda: self._lease.held)
+        ran = await self.run_coming_timeouts(TIMEOUTS_EVERY_SECONDS, lambda: self._lease.held)
         if ran:
             log.info("timeouts ran", states=ran)
 
@@ -105,6 +115,12 @@ class Background:
         made = 0
         together: list[FlowState] = []
         async for state in found:
+            if (seconds := self._seconds_left(state)) > 0:
+                made += await self._pass_time_of(together)
+                together = []
+                await asyncio.sleep(max(seconds, TOGETHER_SECONDS))
+                if not may_go_on():
+                    return made
             together.append(state)
             if len(together) == TOGETHER:
                 made += await self._pass_time_of(together)
@@ -112,6 +128,11 @@ class Background:
                 if not may_go_on():
                     return made
         return made + await self._pass_time_of(together)
+
+    def _seconds_left(self, state: FlowState) -> float:
+        """How long until a state expires or its timeout is due, whichever is first."""
+        moments = [moment for moment in (state.expires_at, state.timeout_at) if moment is not UNSET]
+        return (min(moments) - self._clock.now()).total_seconds() if moments else 0.0
 
     async def _pass_time_of(self, states: Sequence[FlowState]) -> int:
         outcomes = await asyncio.gather(
@@ -131,8 +152,12 @@ class Background:
         *,
         leased: bool = True,
     ) -> None:
+        """Do ``work`` each so many seconds, from beginning to beginning; after longer work, at once."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
-            await asyncio.sleep(seconds)
+            due = max(due + seconds, loop.time())
+            await asyncio.sleep(due - loop.time())
             if leased and not self._lease.held:
                 continue
             try:

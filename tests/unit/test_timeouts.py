@@ -124,6 +124,23 @@ async def test_what_is_due_runs_once_by_the_timer() -> None:
     assert (state.step, state.status, state.timeout_at) == ("c", "completed", UNSET)
 
 
+async def test_a_coming_timeout_runs_at_its_moment() -> None:
+    rig = await started()  # due in an hour
+    rig.clock.advance(seconds=0.2)
+    await rig.service.start_flow("bob", "loop")
+    rig.clock.advance(minutes=20)
+    await rig.service.start_flow("eve", "loop")
+    rig.clock.advance(minutes=39, seconds=59.8)
+    ahead = asyncio.create_task(rig.service.background.run_coming_timeouts(1.0))
+    while len(await rig.kinds("ada")) < 2:
+        await asyncio.sleep(0)
+    assert await rig.kinds("bob") == ["started"], "0.2 seconds are left"
+    rig.clock.advance(seconds=0.2)
+    assert await ahead == 2
+    assert await rig.kinds("bob") == ["started", "transitioned"]
+    assert await rig.kinds("eve") == ["started"], "it is due later than in a second"
+
+
 async def test_a_command_after_the_due_moment_finds_the_state_moved_on() -> None:
     """However late the sweep comes: who acts after the moment acts after the timer."""
     rig = await started()
