@@ -194,8 +194,8 @@ class Settings(BaseSettings):
         shown = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name in ("mongo_url", "redis_url") and value is not None:
-                value = mask_url(value.get_secret_value())
+            if name.endswith("_url") and value is not None:
+                value = mask_url(value.get_secret_value() if isinstance(value, SecretStr) else value)
             elif isinstance(value, list):
                 value = ",".join(_shown(part) for part in value)
             shown[f"{PREFIX}{name.upper()}"] = "" if value is None else str(value)
@@ -216,13 +216,78 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
+_HARMLESS_OPTIONS = frozenset(
+    [
+        "appname",
+        "authsource",
+        "authmechanism",
+        "connecttimeoutms",
+        "directconnection",
+        "heartbeatfrequencyms",
+        "journal",
+        "loadbalanced",
+        "maxidletimems",
+        "maxpoolsize",
+        "maxstalenessseconds",
+        "minpoolsize",
+        "readconcernlevel",
+        "readpreference",
+        "replicaset",
+        "retryreads",
+        "retrywrites",
+        "serverselectiontimeoutms",
+        "sockettimeoutms",
+        "ssl",
+        "srvmaxhosts",
+        "tls",
+        "tlsallowinvalidcertificates",
+        "tlscafile",
+        "tlscertificatekeyfile",
+        "w",
+        "wtimeoutms",
+        "zlibcompressionlevel",
+        "compressors",
+        "db",
+        "health_check_interval",
+        "max_connections",
+        "protocol",
+        "socket_connect_timeout",
+        "socket_timeout",
+        "socket_keepalive",
+        "ssl_ca_certs",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_keyfile",
+    ]
+)
+"""Options of MongoDB's and Redis's URLs whose values are shown. Others may be secret, or become so."""
+
+
 def mask_url(url: str) -> str:
-    """A URL without its password."""
+    """A URL with everything masked that is not known to be harmless: the password, and also the user of a web
+    address or where there is no password, values of options, and the fragment."""
     scheme, separator, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")  # the last one: an unescaped password may have more
-    if not at:
-        return url
-    return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{host}"
+    credentials, at, place = rest.rpartition("@")  # the last one: an unescaped password may have more
+    if not separator or "?" in credentials:  # a "?" or an "@" is not escaped: who knows in what
+        return f"{scheme}{separator}***" if separator else "***"
+    place, fragment, _ = place.partition("#")
+    place, question, query = place.partition("?")
+    shown = place
+    if at:
+        user, colon, _ = credentials.partition(":")
+        named = colon and not scheme.startswith("http")
+        shown = f"{user}:***@{place}" if named else f"***@{place}"
+    if question:
+        shown += "?" + "&".join(_shown_option(option) for option in query.split("&"))
+    return f"{scheme}{separator}{shown}{'#***' if fragment else ''}"
+
+
+def _shown_option(option: str) -> str:
+    name, equals, _ = option.partition("=")
+    if equals and name.lower() in _HARMLESS_OPTIONS:
+        return option
+    return f"{name}=***" if equals else "***"
 
 
 def _shown(part: str) -> str:

@@ -113,8 +113,40 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hidden" not in str(shown)
     assert "hidden" not in repr(load_settings())
     assert shown["FLOW_MONGO_URL"] == "mongodb://u:***@h"
-    assert mask_url("redis://h/0") == "redis://h/0"
-    assert mask_url("mongodb://u:pa/ss@w@h/db") == "mongodb://u:***@h/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h/0", "redis://h/0"),
+        ("mongodb://u:pa/ss@w@h/db", "mongodb://u:***@h/db"),
+        (
+            "mongodb://u:s@a:1,b:2/db?replicaSet=r&w=majority",
+            "mongodb://u:***@a:1,b:2/db?replicaSet=r&w=majority",
+        ),
+        (
+            "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=s&authMechanismProperties=AWS_SESSION_TOKEN:s",
+            "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=***&authMechanismProperties=***",
+        ),
+        ("redis://h/0?password=s&db=1", "redis://h/0?password=***&db=1"),
+        ("redis://s@h/0", "redis://***@h/0"),
+        ("redis://:s@h/0", "redis://:***@h/0"),
+        ("https://u:s@h/keys?token=s&s#s", "https://***@h/keys?token=***&***#***"),
+        ("https://h/keys", "https://h/keys"),
+        ("redis://:s?s@h/0", "redis://***"),
+        ("redis://h/0?password=s@s", "redis://***"),
+        ("s", "***"),
+    ],
+)
+def test_what_is_not_known_to_be_harmless_in_a_url_is_masked(url: str, shown: str) -> None:
+    assert mask_url(url) == shown
+
+
+def test_every_url_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVERS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FLOW_JWKS_URL", "https://u:hidden@h/keys?token=hidden")
+    assert load_settings().masked()["FLOW_JWKS_URL"] == "https://***@h/keys?token=***"
 
 
 @pytest.mark.parametrize(
