@@ -1,6 +1,7 @@
 """Structured logs: one line an event on standard error, never a stack trace or a driver's message."""
 
 import logging
+import re
 import sys
 import traceback
 from typing import Any
@@ -11,6 +12,15 @@ from structlog.typing import EventDict, Processor
 QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio", "watchfiles")
 RUDE_CLIENTS = ("engineio", "socketio")
 """They warn of every client that sends what it should not; what matters of it ``realtime`` logs."""
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls (C0, DEL, C1), separators of lines, changes of the writing direction, halves of characters."""
+
+
+def escape_controls(text: str, keep: str = "") -> str:
+    """Escape what a terminal would take for a command or a line of its own, as JSON does; ``keep`` stays."""
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
 
 
 def configure_own_logs(level: str, style: str) -> None:
@@ -60,7 +70,22 @@ def _shared() -> list[Processor]:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _where_instead_of_trace,
+        _without_controls,
     ]
+
+
+def _without_controls(_: Any, __: str, event: EventDict) -> EventDict:
+    return {escape_controls(name): _escaped(value) for name, value in event.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escape_controls(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_escaped(member) for member in value]
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(member) for name, member in value.items()}
+    return value
 
 
 def _renderer(style: str) -> Processor:

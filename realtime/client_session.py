@@ -14,7 +14,7 @@ from app.contracts.events import PresentClient, Topic
 from app.contracts.views import iso
 from realtime.limits import DEVICE_CHARACTERS, OF_A_SERVICE, TokenBucket
 
-_LABEL = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z")
+_LABEL = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z")
 
 
 class Client:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text that may repeat what users wrote, which a terminal must not take for its commands."""
+    from config.log import escape_controls  # noqa: PLC0415 - --help does without it
+
+    click.echo(escape_controls(text, keep="\n\t"), err=err)
+
+
 class CommandModules(NamedTuple):
     """Where a command is defined: the first line of its help, and the modules that add it to the group."""
 
@@ -63,7 +70,7 @@ class LazyGroup(click.Group):
                 raise
             message, code = found
             for line in message.splitlines():
-                click.echo(f"server-flow: {line}", err=True)
+                say(f"server-flow: {line}", err=True)
             sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

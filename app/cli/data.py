@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.command import main
+from app.cli.command import main, say
 from app.contracts.transfer import TransferReport
 from app.transfer import export_directory, import_file
 from config.log import configure_logging
@@ -42,7 +42,7 @@ def export_command(data_dir: Path, file: Path, force: bool) -> None:
             file,
             replace=force,
             progress=_Progress("written"),
-            say=lambda line: click.echo(line, err=True),
+            say=lambda line: say(line, err=True),
         )
     )
     _print(report, f"exported to {file}", time.monotonic() - began)
@@ -67,12 +67,12 @@ def import_command(file: Path, data_dir: Path | None, replace_definitions: bool)
             file,
             replace_definitions=replace_definitions,
             progress=_Progress("loaded"),
-            say=lambda line: click.echo(line, err=True),
+            say=lambda line: say(line, err=True),
         )
     )
     _print(report, f"imported from {file}", time.monotonic() - began)
     if report.already_there:
-        click.echo(f"{report.already_there} of the documents were there already, as in the file")
+        say(f"{report.already_there} of the documents were there already, as in the file")
 
 
 class _Progress:
@@ -85,10 +85,10 @@ class _Progress:
     def __call__(self, collection: str, documents: int) -> None:
         if time.monotonic() - self._printed_at >= PROGRESS_SECONDS:
             self._printed_at = time.monotonic()
-            click.echo(f"{collection}: {documents} documents {self._done}", err=True)
+            say(f"{collection}: {documents} documents {self._done}", err=True)
 
 
 def _print(report: TransferReport, done: str, seconds: float) -> None:
     for collection, documents in report.documents.items():
-        click.echo(f"{documents:>10} {collection}")
-    click.echo(f"{done}: {report.bytes / 1e6:.1f} MB in {seconds:.1f} s; sha256 {report.sha256}")
+        say(f"{documents:>10} {collection}")
+    say(f"{done}: {report.bytes / 1e6:.1f} MB in {seconds:.1f} s; sha256 {report.sha256}")

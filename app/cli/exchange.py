@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from app.cli.command import with_service
+from app.cli.command import say, with_service
 from app.cli.flows import flows
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
@@ -47,10 +47,10 @@ def export(flow_id: str, form: str, version: int | None) -> None:
         click.echo(flow_to_yaml(flow), nl=False)
     elif form == "xstate":
         exported = to_xstate(flow)
-        click.echo(_json(exported.machine))
+        say(_json(exported.machine))
         _list(flow_id, exported.not_carried)
     else:
-        click.echo(_json(flow))
+        say(_json(flow))
 
 
 @flows.command("import")
@@ -73,14 +73,14 @@ def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
             with _faults_told(place):
                 definition, published = await service.definitions.put(raw, actor=ACTOR, source="import")
             done = "published" if published else "is the same already"
-            click.echo(f"{place}: {definition.flow.flow} v{definition.version} {done}")
+            say(f"{place}: {definition.flow.flow} v{definition.version} {done}")
 
     if not dry_run:
         with_service(run)
         return
     for place, raw in _definitions(files, form):
         with _faults_told(place):
-            click.echo(_json(parse_flow(raw)[0]))
+            say(_json(parse_flow(raw)[0]))
 
 
 def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, object]]:
@@ -101,7 +101,7 @@ def _list(place: str, not_carried: Sequence[NotCarried]) -> None:
     """``place: path.inside: kept: why``: it is there as data or under another name; or ``lost``."""
     for each in not_carried:
         kind = "kept" if each.kept else "lost"
-        click.echo(_line(place, each.pointer, f"{kind}: {each.reason}"), err=True)
+        say(_line(place, each.pointer, f"{kind}: {each.reason}"), err=True)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _faults_told(place: str) -> Iterator[None]:
         yield
     except InvalidDefinitionError as refusal:
         for fault in refusal.faults:
-            click.echo(_line(place, fault.pointer, fault.message), err=True)
+            say(_line(place, fault.pointer, fault.message), err=True)
         sys.exit(1)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.command import main, with_service
+from app.cli.command import main, say, with_service
 from app.contracts.definition import Finding
 from app.contracts.ports import DefinitionSourceError
 from app.flow.validation import check_flow
@@ -25,7 +25,7 @@ def list_flows() -> None:
     async def run(service: FlowService) -> None:
         async for definition in service.definitions.all():
             flow = definition.flow
-            click.echo(f"{flow.flow}\tv{definition.version}\t{len(flow.steps)} steps\t{flow.title or ''}")
+            say(f"{flow.flow}\tv{definition.version}\t{len(flow.steps)} steps\t{flow.title or ''}")
 
     with_service(run)
 
@@ -38,13 +38,13 @@ def show(flow_id: str) -> None:
     async def run(service: FlowService) -> None:
         definition = await service.definitions.current(flow_id)
         flow = definition.flow
-        click.echo(f"{flow.flow} v{definition.version} ({definition.source}) {flow.title or ''}".rstrip())
+        say(f"{flow.flow} v{definition.version} ({definition.source}) {flow.title or ''}".rstrip())
         for step in flow.steps.values():
             mark = "*" if step.step == flow.initial_step else " "
-            click.echo(f" {mark}{step.index}: {step.step}")
+            say(f" {mark}{step.index}: {step.step}")
             for transition in step.transitions.values():
                 marks = [m for m in ("explicit", "reversible") if getattr(transition, m)]
-                click.echo(f"      {transition.transition} -> {transition.step} {' '.join(marks)}".rstrip())
+                say(f"      {transition.transition} -> {transition.step} {' '.join(marks)}".rstrip())
 
     with_service(run)
 
@@ -60,23 +60,23 @@ def validate(files: tuple[Path, ...]) -> None:
         try:
             found = FileSource(file).find()
         except DefinitionSourceError as refusal:
-            click.echo(str(refusal))
+            say(str(refusal))
             failed = True
             continue
         for definition in found:
             checked += 1
             if definition.fault:
-                click.echo(definition.fault)
+                say(definition.fault)
                 failed = True
                 continue
             for finding in check_flow(definition.raw):
-                click.echo(f"{definition.place}: {_line_of(finding)}")
+                say(f"{definition.place}: {_line_of(finding)}")
                 failed |= finding.severity == "error"
                 warned += finding.severity == "warning"
     if failed:
         sys.exit(1)
     warnings = f", {_counted(warned, 'warning')}" if warned else ""
-    click.echo(f"{_counted(checked, 'definition')} checked, no errors{warnings}.")
+    say(f"{_counted(checked, 'definition')} checked, no errors{warnings}.")
 
 
 def _line_of(finding: Finding) -> str:

@@ -8,7 +8,7 @@ import click
 import msgspec
 from msgspec import structs
 
-from app.cli.command import with_service
+from app.cli.command import say, with_service
 from app.cli.flows import flows
 from app.cli.state import ORIGIN
 from app.contracts.errors import Fault, InvalidRequestError
@@ -40,13 +40,13 @@ def diff(flow_id: str, earlier: int, later: int, as_json: bool) -> None:
 
     found = with_service(run)
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        say(msgspec.json.encode(found).decode())
         return
-    click.echo(f"{found.flow} v{found.from_version} -> v{found.to_version}: {found.verdict}")
+    say(f"{found.flow} v{found.from_version} -> v{found.to_version}: {found.verdict}")
     for line in _differences(found):
-        click.echo(f"  {line}")
+        say(f"  {line}")
     for reason in found.reasons:
-        click.echo(f"{reason.effect:<10}  {reason.pointer}: {reason.message}")
+        say(f"{reason.effect:<10}  {reason.pointer}: {reason.message}")
 
 
 def _differences(found: FlowDiff) -> list[str]:
@@ -90,9 +90,9 @@ def migrate(
     if dry_run:
         _print_rehearsal(report)
         return
-    click.echo(f"{report.moved} states moved, {report.failed} failed, {report.remaining} remain")
+    say(f"{report.moved} states moved, {report.failed} failed, {report.remaining} remain")
     for failure in report.failures[:FAILURES_SHOWN]:
-        click.echo(f"  {failure.user_id}: {failure.error.code}: {failure.error.message}", err=True)
+        say(f"  {failure.user_id}: {failure.error.code}: {failure.error.message}", err=True)
     if report.remaining:
         sys.exit(1)
 
@@ -107,7 +107,7 @@ class _Progress:
     def __call__(self, moved: int) -> None:
         if time.monotonic() - self._told >= PROGRESS_SECONDS:
             self._told = time.monotonic()
-            click.echo(f"{self.before + moved} moved")
+            say(f"{self.before + moved} moved")
 
 
 async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> MigrationReport:
@@ -123,7 +123,7 @@ async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> M
         progress.before += report.moved
         if command.dry_run or not report.remaining or not report.moved:
             return structs.replace(report, moved=progress.before)
-        click.echo(f"{progress.before} moved, {report.remaining} to go")
+        say(f"{progress.before} moved, {report.remaining} to go")
 
 
 def _as_option(fault: Fault, mapping: Mapping[str, str | None]) -> Fault:
@@ -154,15 +154,13 @@ def _mapping(pairs: Sequence[str], left: Sequence[str]) -> dict[str, str | None]
 
 
 def _print_rehearsal(report: MigrationReport) -> None:
-    click.echo(f"{report.flow} v{report.from_version} -> v{report.to_version}, nothing was changed:")
+    say(f"{report.flow} v{report.from_version} -> v{report.to_version}, nothing was changed:")
     for step in report.steps:
-        click.echo(f"  {step.step} -> {step.to or '-'}: {_counts(step)}")
+        say(f"  {step.step} -> {step.to or '-'}: {_counts(step)}")
         if step.advice:
-            click.echo(f"      {step.advice}")
+            say(f"      {step.advice}")
     for proposal in report.proposals:
-        click.echo(
-            f"maybe --map {proposal.step}={proposal.to}  ({proposal.confidence:.0%}: {proposal.reason})"
-        )
+        say(f"maybe --map {proposal.step}={proposal.to}  ({proposal.confidence:.0%}: {proposal.reason})")
 
 
 def _counts(step: StepMigration) -> str:

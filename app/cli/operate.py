@@ -6,7 +6,7 @@ import sys
 import click
 import msgspec
 
-from app.cli.command import main, with_service
+from app.cli.command import main, say, with_service
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
 from app.contracts.statistics import FlowStatistics
@@ -22,7 +22,7 @@ def purge() -> None:
     async def run(service: FlowService) -> int:
         return await service.purge_expired_flows()
 
-    click.echo(f"{with_service(run)} expired states ended")
+    say(f"{with_service(run)} expired states ended")
 
 
 @main.command()
@@ -35,21 +35,21 @@ def stats(as_json: bool) -> None:
 
     figures = with_service(run)
     if as_json:
-        click.echo(msgspec.json.encode(figures).decode())
+        say(msgspec.json.encode(figures).decode())
         return
     metrics = figures.performance_metrics
-    click.echo(f"states               {figures.total_flows}")
-    click.echo(f"active users         {figures.active_users}")
-    click.echo(f"completion rate      {figures.completion_rate:.1f} %")
-    click.echo(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
-    click.echo(f"error rate           {100 * figures.error_rate:.2f} %")
-    click.echo(f"corrupted states     {figures.corrupted_states}")
-    click.echo(
+    say(f"states               {figures.total_flows}")
+    say(f"active users         {figures.active_users}")
+    say(f"completion rate      {figures.completion_rate:.1f} %")
+    say(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
+    say(f"error rate           {100 * figures.error_rate:.2f} %")
+    say(f"corrupted states     {figures.corrupted_states}")
+    say(
         f"response time        {metrics.average_response_time:.1f} ms, p95 {metrics.p95_response_time:.1f} ms"
     )
-    click.echo(f"throughput           {metrics.throughput_per_second:.2f} /s in the last minute")
+    say(f"throughput           {metrics.throughput_per_second:.2f} /s in the last minute")
     for step in figures.popular_steps:
-        click.echo(f"  {step.count:>8} x {step.flow}: {step.step}")
+        say(f"  {step.count:>8} x {step.flow}: {step.step}")
 
 
 @main.command("check-config")
@@ -57,11 +57,11 @@ def check_config() -> None:
     """Print the effective settings, secrets masked, and ping both servers."""
     settings = load_settings()
     for name, value in settings.masked().items():
-        click.echo(f"{name}={value}")
+        say(f"{name}={value}")
     if settings.embedded:
         running = EmbeddedServers(settings.data_dir).running(settings)
         if running is None:
-            click.echo("No servers are named: 'serve' starts embedded ones.")
+            say("No servers are named: 'serve' starts embedded ones.")
             return
         settings = running
     settings.require_token_check()
@@ -76,10 +76,10 @@ async def _ping(settings: Settings) -> int:
     for name, ping in (("MongoDB", parts.database.ping), ("Redis", parts.bus.ping)):
         try:
             await ping()
-            click.echo(f"{name}: answers")
+            say(f"{name}: answers")
         except (FlowError, BusUnavailableError) as refusal:
             why = refusal.advice if isinstance(refusal, StoreUnavailableError) else refusal
-            click.echo(f"{name}: {why}")
+            say(f"{name}: {why}")
             failed = 1
     await parts.bus.stop()
     await parts.database.close()

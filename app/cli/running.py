@@ -6,9 +6,9 @@ import signal
 import sys
 from pathlib import Path
 
-import click
 import structlog
 
+from app.cli.command import say
 from app.cli.welcome import welcome_text
 from app.contracts.errors import StoreUnavailableError
 from app.main import (
@@ -43,7 +43,7 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
     configure_logging(settings.log_level, settings.log_format)
     read_definitions(settings)
     bound = open_port(host, port)
-    servers = EmbeddedServers(settings.data_dir, click.echo) if settings.embedded else None
+    servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
     dead: list[str] = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if dead else 0))
     try:
@@ -110,7 +110,7 @@ async def _work(settings: Settings) -> None:
         Parts(settings).running() as service,
         following(definition_sources(service, settings)),
     ):
-        click.echo("The background jobs run; Ctrl-C ends them.")
+        say("The background jobs run; Ctrl-C ends them.")
         await ended.wait()
 
 
@@ -126,11 +126,11 @@ def _welcome(
     address: str, host: str, settings: Settings, servers: EmbeddedServers | None, first_flow: str | None
 ) -> None:
     data_dir = servers.data_dir if servers is not None else None
-    click.echo(welcome_text(address, host, settings, data_dir, first_flow, Bundle()))
+    say(welcome_text(address, host, settings, data_dir, first_flow, Bundle()))
     sys.stdout.flush()
 
 
 def _end_because(reason: str, dead: list[str]) -> None:
     dead.append(reason)
-    click.echo(f"server-flow: {reason}; stopping", err=True)
+    say(f"server-flow: {reason}; stopping", err=True)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli.command import main, with_service
+from app.cli.command import main, say, with_service
 from app.contracts.command import Origin, SetCommand
 from app.contracts.errors import FlowNotStartedError, InvalidRequestError
 from app.contracts.outcome import Recovered, Verification
@@ -53,9 +53,7 @@ def history(user_id: str, flow_id: str) -> None:
         while page := await service.get_flow_history(user_id, flow_id, after=after, limit=PAGE):
             for r in page:
                 way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
-                click.echo(
-                    f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}"
-                )
+                say(f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}")
             after = page[-1].id
 
     with_service(run)
@@ -90,7 +88,7 @@ def clear(user_id: str, flow_id: str) -> None:
     async def run(service: FlowService) -> bool:
         return await service.clear_flow_state(user_id, flow_id, origin=ORIGIN)
 
-    click.echo("cleared" if with_service(run) else "there was no state")
+    say("cleared" if with_service(run) else "there was no state")
 
 
 @state.command()
@@ -105,9 +103,9 @@ def verify(user_id: str, flow_id: str) -> None:
     notes = [f"{found.records} records"]
     notes += [f"{found.unsealed} older than the chain"] if found.unsealed else []
     notes += [f"{found.erased} erased"] if found.erased else []
-    click.echo(f"{'whole' if found.whole else 'BROKEN'}: {', '.join(notes)}; head {found.head or '-'}")
+    say(f"{'whole' if found.whole else 'BROKEN'}: {', '.join(notes)}; head {found.head or '-'}")
     if found.broken is not None:
-        click.echo(f"first broken link: {found.broken.id}: {found.broken.reason}")
+        say(f"first broken link: {found.broken.id}: {found.broken.reason}")
         sys.exit(1)
 
 
@@ -124,4 +122,4 @@ def recover(user_id: str, flow_id: str) -> None:
 
 
 def _print(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=2))
+    say(msgspec.json.format(msgspec.json.encode(value).decode(), indent=2))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from app.auth.tokens import issue_token
-from app.cli.command import main
+from app.cli.command import main, say
 from app.contracts.ids import RULE, is_id
 from app.process.data_directory import read_jwt_secret
 from config.settings import Settings, SettingsError, load_settings
@@ -33,7 +33,7 @@ def token(
         raise click.BadParameter(RULE, param_hint="--user")
     settings = load_settings(data_dir=data_dir)
     valid_for = timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
-    click.echo(signed_token(settings, user, valid_for, roles, scopes))
+    say(signed_token(settings, user, valid_for, roles, scopes))
 
 
 def signed_token(

@@ -5,7 +5,7 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli.command import main, with_service
+from app.cli.command import main, say, with_service
 from app.cli.state import ORIGIN
 from app.contracts.views import erasure_view, personal_data_view
 from app.services import FlowService
@@ -24,7 +24,7 @@ def export(user_id: str) -> None:
     async def run(service: FlowService) -> Any:
         return personal_data_view(await service.personal_data.export(user_id))
 
-    click.echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+    say(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
 
 
 @user.command()
@@ -36,4 +36,4 @@ def erase(user_id: str) -> None:
     async def run(service: FlowService) -> Any:
         return erasure_view(await service.personal_data.erase(user_id, ORIGIN))
 
-    click.echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+    say(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from app.cli.command import main
+from app.cli.command import main, say
 
 
 @main.group()
@@ -26,22 +26,22 @@ def build(force: bool) -> None:
     bundle = Bundle()
     if not bundle.has_sources:
         if bundle.exists:
-            click.echo(f"Nothing to do: this installation came with its browser files in {bundle.files}.")
+            say(f"Nothing to do: this installation came with its browser files in {bundle.files}.")
             return
-        click.echo(
+        say(
             "server-flow: this wheel was built without browser files and has no sources to build them from; "
             "install a wheel that has them, or install from a source checkout",
             err=True,
         )
         sys.exit(1)
     if bundle.is_current and not force:
-        click.echo(f"Nothing to do: {bundle.files} was built from the present sources.")
+        say(f"Nothing to do: {bundle.files} was built from the present sources.")
         return
-    click.echo("Building the browser files ...")
+    say("Building the browser files ...")
     try:
         build_bundle(bundle, download=True)
     except WebBuildError as failure:
-        click.echo(failure.output, err=True, nl=False)
-        click.echo(f"server-flow: the browser files were not built: {failure}", err=True)
+        say(failure.output.rstrip("\n"), err=True)
+        say(f"server-flow: the browser files were not built: {failure}", err=True)
         sys.exit(1)
-    click.echo(f"Built {bundle.files}.")
+    say(f"Built {bundle.files}.")

@@ -7,7 +7,7 @@ from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
 
 RULE = "takes 1 to 256 characters, no control characters"
 _TEXT = re.compile(r"[^\ud800-\udfff]*\Z")
-_ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
+_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}\Z")
 
 
 def is_id(value: object) -> bool:

@@ -16,7 +16,7 @@ from tests.support.rig import Rig
 from tests.support.samples import flow_dict
 
 NO_TEXTS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}]
-NO_NAMES = ["", "a\0b", "\ud800", "x" * 257]
+NO_NAMES = ["", "a\0b", "a\x9b2J", "\ud800", "x" * 257]
 ORIGIN = Origin(actor="root")
 OF_A_STATE: dict[str, Callable[[FlowService, Any, Any], Awaitable[object]]] = {
     "get": lambda s, user, flow: s.get_flow_state(user, flow),
