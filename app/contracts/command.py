@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.contracts.errors import Fault, InvalidRequestError
-from app.contracts.state import Payload
+from app.contracts.state import Payload, StatePosition
 
 Name = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(max_length=256)]
@@ -39,10 +39,14 @@ def program(user_id: str) -> Caller:
 
 
 class ExpectedPosition(Struct, frozen=True):
-    """The position that a state must have for a change to be made. No epoch: any."""
+    """A position at which a change may be made. No epoch: in any life of the state; no revision: at any."""
 
-    revision: int
+    revision: int | None
     epoch: str | None = None
+
+    def is_of(self, position: StatePosition) -> bool:
+        """Whether a state at ``position`` is at this one."""
+        return self.revision in (None, position.revision) and self.epoch in (None, position.epoch)
 
 
 class HeldPosition(Struct, frozen=True):
@@ -71,7 +75,7 @@ class Origin(Struct, frozen=True):
     actor: str
     request_id: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
-    expected: ExpectedPosition | None = None
+    expected: ExpectedPosition | tuple[ExpectedPosition, ...] | None = None
     dry_run: bool = False
     caller: Caller | None = None
 

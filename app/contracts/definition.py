@@ -1,11 +1,22 @@
 """A definition: one published version of a flow. It never changes once published."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
 
 from app.contracts.flow import Flow
+
+ExpectedVersion = int | Collection[int] | None
+"""The version, or the versions, that must be the newest for a change to be made; None: any, or none."""
+ANY_VERSION = range(1, 2**53)
+"""Expected of a flow that must exist."""
+
+
+def is_expected(version: int, expected: ExpectedVersion) -> bool:
+    """Return whether the newest version is one that the caller expects."""
+    return expected is None or version == expected or (not isinstance(expected, int) and version in expected)
 
 
 class FlowDefinition(Struct, frozen=True, gc=False):

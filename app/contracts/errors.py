@@ -163,7 +163,7 @@ class StatePausedError(FlowError):
 
 
 class RevisionConflictError(FlowError):
-    """The state is not at the revision that the caller expected, or kept changing meanwhile."""
+    """The state is not at the revision that the caller expected."""
 
     code = "REVISION_CONFLICT"
     status = 412
@@ -174,6 +174,23 @@ class RevisionConflictError(FlowError):
         """``state`` is the present FlowState, None when there is none."""
         super().__init__(message, state=None)
         self.state = state
+
+
+class StateBusyError(FlowError):
+    """Others changed the state all the time, so that this change could not be decided on it."""
+
+    code = "STATE_BUSY"
+    status = 503
+    title = "State busy"
+    retryable = True
+    retry_after = 1
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(
+            "Others change this state all the time; nothing was changed. Try again later, and change one "
+            "state from fewer places at once",
+            flowId=flow_id,
+        )
 
 
 class FlowExistsError(FlowError):

@@ -12,7 +12,7 @@ from app.contracts.errors import (
     InsufficientPermissionsError,
     InvalidRequestError,
     PayloadTooLargeError,
-    RevisionConflictError,
+    StateBusyError,
 )
 from app.contracts.ids import RULE, is_id
 from app.contracts.ports import StateFilter
@@ -184,7 +184,11 @@ ADMINISTRATION_ENDPOINTS = [
         handle=_erase,
         query=PersonalDataQuery,
         answers={200: ErasureView},
-        errors=(InsufficientPermissionsError, FlowStateCorruptionError, RevisionConflictError),
+        errors=(
+            InsufficientPermissionsError,
+            FlowStateCorruptionError,
+            StateBusyError,
+        ),
         scope=ADMIN,
     ),
     Endpoint(

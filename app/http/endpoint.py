@@ -15,13 +15,14 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.command import Caller, ExpectedPosition, Origin
 from app.contracts.errors import Fault, FlowError, InvalidRequestError, PayloadTooLargeError
 from app.flow.faults import faults_of
+from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
 from app.services import FlowService
 
 BODY_ALLOWANCE_BYTES = 16_384
 """Bytes that a body may have beside its payload."""
 DEFINITION_LIMIT_BYTES = 524_288
 BATCH_LIMIT_BYTES = 8_388_608
-_ETAG = re.compile(r'"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>\d{1,15})"\Z')
+_STATE_TAG = re.compile(r"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>[0-9]{1,15})\Z")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
@@ -87,15 +88,22 @@ class Call:
         return self._headers.get(name)
 
     @property
-    def expected(self) -> ExpectedPosition | None:
-        """The position in ``If-Match``."""
-        given = self._headers.get("if-match")
-        if given is None:
+    def if_match(self) -> EntityTags | None:
+        """The header ``If-Match``."""
+        return entity_tags("If-Match", self._headers.getlist("if-match"))
+
+    @property
+    def expected(self) -> tuple[ExpectedPosition, ...] | None:
+        """The positions in ``If-Match``; none when there are only weak tags, which match nothing."""
+        tags = self.if_match
+        if tags is None:
             return None
-        match = _ETAG.match(given)
-        if match is None:
-            raise InvalidRequestError([Fault("/If-Match", 'takes an ETag as answered: "<epoch>.<revision>"')])
-        return ExpectedPosition(int(match["revision"]), match["epoch"])
+        if tags.any:
+            return (ExpectedPosition(None),)
+        found = [match for tag in tags.strong if (match := _STATE_TAG.match(tag))]
+        if tags.strong and not found and not tags.weak:
+            raise not_of_this_service("If-Match", '"<epoch>.<revision>"')
+        return tuple(ExpectedPosition(int(match["revision"]), match["epoch"]) for match in found)
 
     @property
     def origin(self) -> Origin:

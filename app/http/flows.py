@@ -1,13 +1,14 @@
 """The routes of definitions."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from app.auth.permissions import ADMIN
 from app.contracts.command import Origin
-from app.contracts.definition import FlowDefinition
+from app.contracts.definition import ANY_VERSION, FlowDefinition
 from app.contracts.errors import (
     Fault,
     FlowExistsError,
@@ -26,9 +27,10 @@ from app.contracts.views import DefinitionSummary, definition_summary
 from app.flow.prefabs import with_prefabs
 from app.flow.references import resolve_references
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
+from app.http.entity_tags import not_of_this_service
 from app.http.states import Limit
 
-_VERSION_TAG = re.compile(r'"(\d{1,9})(?:\.[0-9a-f]{1,64})?"\Z')
+_VERSION_TAG = re.compile(r"([0-9]{1,9})(?:\.[0-9a-f]{1,64})?\Z")
 
 
 class FlowsQuery(Struct, frozen=True, rename="camel"):
@@ -161,14 +163,16 @@ async def _validate(call: Call) -> Answer:
     return Answer(report)
 
 
-def _expected_version(call: Call) -> int | None:
-    given = call.header("if-match")
-    if given is None:
+def _expected_version(call: Call) -> Collection[int] | None:
+    tags = call.if_match
+    if tags is None:
         return None
-    match = _VERSION_TAG.match(given)
-    if match is None:
-        raise InvalidRequestError([Fault("/If-Match", 'takes an ETag as answered, or "<version>"')])
-    return int(match[1])
+    if tags.any:
+        return ANY_VERSION
+    found = [match for tag in tags.strong if (match := _VERSION_TAG.match(tag))]
+    if tags.strong and not found and not tags.weak:
+        raise not_of_this_service("If-Match", '"<version>"')
+    return [int(match[1]) for match in found]
 
 
 _READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)

@@ -19,6 +19,7 @@ from app.contracts.errors import (
     InvalidTransitionError,
     PayloadTooLargeError,
     RevisionConflictError,
+    StateBusyError,
     StatePausedError,
 )
 from app.contracts.outcome import Verification
@@ -177,7 +178,7 @@ async def _list(call: Call) -> Answer:
 
 
 _READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
-_CHANGING = (*_READING, RevisionConflictError)
+_CHANGING = (*_READING, RevisionConflictError, StateBusyError)
 _WITH_PAYLOAD = (*_CHANGING, InvalidPayloadError, PayloadTooLargeError)
 
 STATE_ENDPOINTS = [
@@ -263,7 +264,12 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=NoBody,
         answers={200: RecoveryView},
-        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowNotStartedError, RevisionConflictError),
+        errors=(
+            InsufficientPermissionsError,
+            FlowNotFoundError,
+            FlowNotStartedError,
+            StateBusyError,
+        ),
         scope=ADMIN,
     ),
     Endpoint(

@@ -9,7 +9,13 @@ import structlog
 from msgspec import Struct, convert, json, structs, to_builtins
 
 from app.contracts.command import Caller, program
-from app.contracts.definition import Finding, FlowDefinition, VersionInfo
+from app.contracts.definition import (
+    ExpectedVersion,
+    Finding,
+    FlowDefinition,
+    VersionInfo,
+    is_expected,
+)
 from app.contracts.errors import (
     FlowExistsError,
     FlowNotFoundError,
@@ -126,7 +132,7 @@ class Definitions:
         *,
         actor: str,
         source: str,
-        expected_version: int | None = None,
+        expected_version: ExpectedVersion = None,
     ) -> FlowDefinition:
         """Publish the newest version with top-level members replaced, if that changes anything.
         Raises FlowNotFoundError, InvalidDefinitionError, VersionConflictError when
@@ -135,7 +141,7 @@ class Definitions:
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
             raise FlowNotFoundError(flow_id)
-        if expected_version not in (None, newest.version):
+        if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow_id, newest.version)
         given = _plain(changes)
         faults = faults_of(given, FlowPatch)
@@ -145,7 +151,7 @@ class Definitions:
         return await self._publish_change(flow, newest, actor=actor, source=source)
 
     async def put(
-        self, raw: object, *, actor: str, source: str, expected_version: int | None = None
+        self, raw: object, *, actor: str, source: str, expected_version: ExpectedVersion = None
     ) -> tuple[FlowDefinition, bool]:
         """Publish a flow as it is given, whether it exists or not; and whether that was needed. Raises
         InvalidDefinitionError, VersionConflictError also when ``expected_version`` is not the newest, and
@@ -156,13 +162,13 @@ class Definitions:
             if expected_version is not None:
                 raise FlowNotFoundError(flow.flow)
             return await self._publish(flow, newest, actor=actor, source=source), True
-        if expected_version not in (None, newest.version):
+        if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow.flow, newest.version)
         definition = await self._publish_change(flow, newest, actor=actor, source=source)
         return definition, definition is not newest
 
     async def retire(
-        self, flow_id: str, *, actor: str, source: str, expected_version: int | None = None
+        self, flow_id: str, *, actor: str, source: str, expected_version: ExpectedVersion = None
     ) -> None:
         """End a flow by a last version that nothing starts on. Raises FlowNotFoundError,
         VersionConflictError when ``expected_version`` is not the newest."""
@@ -170,7 +176,7 @@ class Definitions:
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
             raise FlowNotFoundError(flow_id)
-        if expected_version not in (None, newest.version):
+        if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow_id, newest.version)
         await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
 

@@ -1,6 +1,7 @@
 """Load, decide, commit: the one way in which a command changes a state."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,18 +16,22 @@ from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
     RevisionConflictError,
+    StateBusyError,
 )
 from app.contracts.ports import Clock, StateStore, StoredState
 from app.contracts.record import state_after
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import ENDED, FlowState, state_key
 from app.services.commits import Attempt, Change, Commits
 from app.services.deadlines import Deadlines
 from app.services.recovery import Recovery
 from app.services.repeats import Repeats, digest_of
+from app.services.turns import Turns
 
 log = structlog.get_logger("executor")
 
-ROUNDS = 50
+PATIENCE_SECONDS = 10.0
+"""How long a command waits for its turn, and decides again after other workers were first."""
+LONGEST_PAUSE_SECONDS = 0.05
 
 Decide = Callable[[FlowState | None, datetime], Awaitable[Change | None]]
 """Given the present state (None: there is none) and the time, what to change; None: nothing."""
@@ -62,18 +67,33 @@ class Executor:
         self._deadlines = deadlines
         self._recovery = recovery
         self._clock = clock
+        self._turns = Turns()
 
     async def execute(self, request: Request, decide: Decide) -> tuple[FlowState | None, bool]:
         """The state afterwards, and whether this request changed it: now, or when it came first.
 
         A lost race is decided again on the new state. Raises what ``decide`` raises,
-        RevisionConflictError when the caller expected another position, and InvalidRequestError
-        when the request's id came with another command before.
+        RevisionConflictError when the caller expected another position, InvalidRequestError
+        when the request's id came with another command before, and StateBusyError.
         """
+        if request.origin.dry_run:
+            return await self._execute(request, decide, PATIENCE_SECONDS)
+        began = asyncio.get_running_loop().time()
+        try:
+            async with self._turns.take(state_key(request.flow_id, request.user_id), PATIENCE_SECONDS):
+                waited = asyncio.get_running_loop().time() - began
+                return await self._execute(request, decide, PATIENCE_SECONDS - waited)
+        except TimeoutError:
+            raise StateBusyError(request.flow_id) from None
+
+    async def _execute(
+        self, request: Request, decide: Decide, patience: float
+    ) -> tuple[FlowState | None, bool]:
         origin = request.origin
         attempt = Attempt(origin, digest_of(request.name, request.command, origin))
-        present: FlowState | None = None
-        for round_ in range(ROUNDS):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        for round_ in itertools.count():
             stored = await self._load(request)
             now = self._now(stored)
             if stored is not None and attempt.digest is not UNSET:
@@ -103,8 +123,11 @@ class Executor:
             committed = await self._commits.make(stored, decided, attempt, now)
             if committed is not None:
                 return state_after(committed), True
-            await asyncio.sleep(random.uniform(0, 0.002 * min(round_, 10)))  # noqa: S311 - spreads rivals
-        raise RevisionConflictError("The state kept changing meanwhile; try again", present)
+            if loop.time() > until:
+                break
+            pause = min(0.002 * round_, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads rivals
+        raise StateBusyError(request.flow_id)
 
     async def pass_time(self, state: FlowState) -> bool:
         """Make the change that is due on ``state``; False when none is, or it moved meanwhile."""
@@ -136,12 +159,23 @@ class Executor:
         return now if stored is None else max(now, stored.state.updated_at)
 
 
-def _check_position(state: FlowState | None, expected: ExpectedPosition | None) -> None:
+def _check_position(
+    state: FlowState | None, expected: ExpectedPosition | tuple[ExpectedPosition, ...] | None
+) -> None:
     if expected is None:
         return
+    if isinstance(expected, ExpectedPosition):
+        expected = (expected,)
     if state is None:
         raise RevisionConflictError("There is no state to be at the expected revision", None)
-    if state.revision != expected.revision or expected.epoch not in (None, state.epoch):
-        raise RevisionConflictError(
-            f"The state is at revision {state.revision}, not {expected.revision}", state
-        )
+    if not any(one.is_of(state.position) for one in expected):
+        raise RevisionConflictError(f"{_present(state, expected)}; read it and decide again", state)
+
+
+def _present(state: FlowState, expected: tuple[ExpectedPosition, ...]) -> str:
+    """Where the state is instead of where it was expected."""
+    if any(one.revision == state.revision for one in expected):
+        return f"The state was started anew: it is at revision {state.revision} of epoch {state.epoch}"
+    at = f"The state is at revision {state.revision}"
+    revisions = [str(one.revision) for one in expected if one.revision is not None]
+    return f"{at}, not {' or '.join(revisions)}" if revisions else at

@@ -6,7 +6,7 @@ import structlog
 from msgspec import structs
 
 from app.contracts.command import Origin
-from app.contracts.errors import RevisionConflictError
+from app.contracts.errors import StateBusyError
 from app.contracts.ids import require_text
 from app.contracts.outcome import Erasure, PersonalData
 from app.contracts.ports import (
@@ -121,7 +121,7 @@ class PersonalDataKeeper:
                 continue
             if receipt is not None:
                 return receipt
-        raise RevisionConflictError("The state kept changing meanwhile; try again", None)
+        raise StateBusyError(flow_id)
 
     def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[Change, datetime]:
         """The change that ends what ``last`` was; in a life of its own when there is no document."""

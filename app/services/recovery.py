@@ -13,7 +13,7 @@ from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
     FlowStateCorruptionError,
-    RevisionConflictError,
+    StateBusyError,
 )
 from app.contracts.outcome import Recovered
 from app.contracts.ports import Clock, CorruptionReports, DamagedState, HistoryStore, StateStore, StoredState
@@ -91,7 +91,7 @@ class Recovery:
                 log.warning("state recovered", state=after.key, action=plan.action, reason=reason)
                 state = None if after.status in ENDED else after
                 return Recovered(plan.action, state, reason, None if plan.record is None else plan.record.id)
-        raise RevisionConflictError("The state kept changing meanwhile; try again", None)
+        raise StateBusyError(flow_id)
 
     async def explained(
         self, user_id: str, flow_id: str, damage: FlowStateCorruptionError

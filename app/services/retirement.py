@@ -7,6 +7,7 @@ from datetime import datetime
 import structlog
 
 from app.contracts.command import Origin
+from app.contracts.definition import ExpectedVersion, is_expected
 from app.contracts.errors import (
     FlowError,
     FlowNotFoundError,
@@ -56,7 +57,7 @@ class Retirement:
         *,
         source: str,
         force: bool = False,
-        expected_version: int | None = None,
+        expected_version: ExpectedVersion = None,
     ) -> Retired:
         """Publish the last version of a flow, on which nothing starts. ``force``: also clear its states that
         are not completed, the paused ones too, at most ``MOST`` of them; then a flow that is retired already
@@ -64,7 +65,7 @@ class Retirement:
         require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if force and newest is not None and newest.retired:
-            if expected_version not in (None, newest.version):
+            if not is_expected(newest.version, expected_version):
                 raise VersionConflictError(flow_id, newest.version)
         else:
             await self._definitions.retire(

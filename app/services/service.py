@@ -15,6 +15,7 @@ from app.contracts.command import (
     TransitionCommand,
     program,
 )
+from app.contracts.definition import ExpectedVersion
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ids import require_ids, require_state
@@ -86,7 +87,7 @@ class FlowService:
         changes: FlowPatch | dict[str, object],
         *,
         actor: str = "python",
-        expected_version: int | None = None,
+        expected_version: ExpectedVersion = None,
     ) -> None:
         """Publish the next version: the newest one with the given top-level members replaced.
         States that run stay on theirs. Raises FlowNotFoundError, InvalidDefinitionError,
@@ -100,7 +101,7 @@ class FlowService:
         flow_id: str,
         *,
         force: bool = False,
-        expected_version: int | None = None,
+        expected_version: ExpectedVersion = None,
         origin: Origin | None = None,
         source: str = "python",
     ) -> Retired:

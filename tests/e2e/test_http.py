@@ -133,6 +133,30 @@ async def test_if_match(serving: Serving, user: str) -> None:
         assert (await http.get(f"{ONBOARDING}/state")).json() == moved.json()
 
 
+async def test_if_match_as_rfc_9110_says(serving: Serving, user: str) -> None:
+    async with serving.http(user) as http:
+        none = await http.post(f"{ONBOARDING}/start", headers={"If-Match": "*"})
+        assert (none.status_code, none.json()["code"]) == (412, "REVISION_CONFLICT"), "there is no state"
+        tag = (await http.post(f"{ONBOARDING}/start")).headers["etag"]
+
+        async def reset(*if_match: str) -> int:
+            answer = await http.post(f"{ONBOARDING}/reset", headers=[("If-Match", line) for line in if_match])
+            return answer.status_code
+
+        epoch = tag.strip('"').partition(".")[0]
+        assert await reset("*") == 200
+        assert await reset(f'"{epoch}.0", "{epoch}.1"') == 200
+        assert await reset(f'"{epoch}.0"', f'"{epoch}.2"') == 200, "two lines are one list"
+        assert await reset(f'"another", "{epoch}.3"') == 200
+        assert await reset(f'"{epoch}.0", "{epoch}.9"') == 412
+        assert await reset(f'W/"{epoch}.4"') == 412, "a weak tag matches nothing"
+        assert await reset(f'W/"{epoch}.4", "{epoch}.4"') == 200
+        await http.delete(f"{ONBOARDING}/state")
+        await http.post(f"{ONBOARDING}/start")
+        anew = await http.post(f"{ONBOARDING}/reset", headers={"If-Match": f'"{epoch}.0"'})
+        assert "The state was started anew: it is at revision 0 of epoch" in anew.json()["detail"]
+
+
 async def test_a_service_acts_for_a_user_and_is_named(serving: Serving, user: str) -> None:
     async with serving.http(f"svc-{user}", "flow:service") as service, serving.http(user) as own:
         await service.post(f"{ONBOARDING}/start", params={"userId": user})

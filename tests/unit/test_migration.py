@@ -12,7 +12,7 @@ from app.contracts.errors import (
     FlowNotFoundError,
     FlowStateCorruptionError,
     InvalidRequestError,
-    RevisionConflictError,
+    StateBusyError,
     StoreUnavailableError,
 )
 from app.contracts.migration import MigrateCommand, MigrationReport
@@ -321,7 +321,7 @@ async def test_what_may_be_tried_again_is() -> None:
         nonlocal tried
         tried += 1
         if tried == 1:
-            raise RevisionConflictError("The state kept changing meanwhile; try again", None)
+            raise StateBusyError(flow_id)
         return await load(flow_id, user_id)
 
     r.states.load = conflicts_at_first  # type: ignore[method-assign]

@@ -14,9 +14,11 @@ from app.contracts.errors import (
     InvalidTransitionError,
     RateLimitedError,
     RevisionConflictError,
+    StateBusyError,
     StoreUnavailableError,
 )
 from app.contracts.events import DefinitionChanged, Event, Gap
+from app.contracts.ports import StoredState
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StatePosition
 from app.services.definitions import CHECKS_WAITING
@@ -154,7 +156,7 @@ async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
     assert (await service.execute_transition("ada", "loop", "go")).step == "b"
 
 
-async def test_a_race_that_never_ends_is_a_retryable_conflict() -> None:
+async def test_a_race_that_never_ends_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     class Lost(FakeStateStore):
         async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
             return before is None and await super().commit(before, record)
@@ -163,9 +165,63 @@ async def test_a_race_that_never_ends_is_a_retryable_conflict() -> None:
     r.states = Lost()
     service = r.make()
     await service.start_flow("ada", "loop")
-    with pytest.raises(RevisionConflictError) as refusal:
+    monkeypatch.setattr("app.services.executor.PATIENCE_SECONDS", 0.05)
+    with pytest.raises(StateBusyError) as refusal:
         await service.execute_transition("ada", "loop", "go")
-    assert refusal.value.retryable
+    assert (refusal.value.status, refusal.value.retryable, refusal.value.retry_after) == (503, True, 1)
+
+
+async def test_commands_of_one_state_run_in_turn() -> None:
+    """None of many at once loses a race against another one of its process, however many they are."""
+
+    class Counting(FakeStateStore):
+        lost = 0
+
+        async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+            found = await super().load(flow_id, user_id)
+            await asyncio.sleep(0)
+            return found
+
+        async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
+            made = await super().commit(before, record)
+            self.lost += not made
+            return made
+
+    r = await rig()
+    r.states = states = Counting()
+    service = r.make()
+    await service.start_flow("ada", "loop")
+    made = await asyncio.gather(*(service.execute_transition("ada", "loop", "again") for _ in range(200)))
+    assert [state.revision for state in made] == list(range(1, 201)), "first come, first served"
+    assert states.lost == 0
+
+
+async def test_a_command_that_fails_gives_up_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(FakeStateStore):
+        hangs = False
+
+        async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+            if self.hangs:
+                await asyncio.Event().wait()
+            return await super().load(flow_id, user_id)
+
+    r = await rig()
+    r.states = states = Hanging()
+    service = r.make()
+    await service.start_flow("ada", "loop")
+    await service.start_flow("bob", "loop")
+    monkeypatch.setattr("app.services.executor.PATIENCE_SECONDS", 0.05)
+    states.hangs = True
+    first = asyncio.create_task(service.execute_transition("ada", "loop", "again"))
+    await asyncio.sleep(0)
+    with pytest.raises(StateBusyError):
+        await service.execute_transition("ada", "loop", "again")
+    states.hangs = False
+    assert (await service.execute_transition("bob", "loop", "again")).revision == 1, "others do not wait"
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await service.execute_transition("ada", "loop", "again")).revision == 1
 
 
 async def test_an_expected_position_that_is_not_the_states_changes_nothing() -> None:
