@@ -1,16 +1,36 @@
 """The errors of the interface. Each has a stable code and says what to do."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
+
+MAX_FAULTS = 100
+MAX_FAULTS_CHARACTERS = 30_000
+"""Of all faults of an answer together, so that a small request gets no large one."""
+MAX_POINTER = 1000
+MAX_MESSAGE = 500
+MAX_DETAIL = 1000
+"""In characters, as the two before."""
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, without its end where it is longer than ``limit`` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class Fault(Struct, frozen=True):
-    """One thing wrong with a request. ``pointer`` is a JSON pointer (RFC 6901) into it."""
+    """One thing wrong with a request. ``pointer`` is a JSON pointer (RFC 6901) into it; it and the message
+    are cut where they are long."""
 
     pointer: str
     message: str
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "pointer", cut(self.pointer, MAX_POINTER))
+        force_setattr(self, "message", cut(self.message, MAX_MESSAGE))
 
 
 class FlowError(Exception):
@@ -27,9 +47,12 @@ class FlowError(Exception):
     retry_after: ClassVar[int | None] = None
 
     def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.message = message
-        self.details: dict[str, Any] = details
+        self.message = cut(message, MAX_DETAIL)
+        super().__init__(self.message)
+        self.details: dict[str, Any] = {
+            name: cut(value, MAX_DETAIL) if isinstance(value, str) else value
+            for name, value in details.items()
+        }
 
 
 class InternalError(FlowError):
@@ -225,18 +248,26 @@ class VersionConflictError(FlowError):
 
 
 class FaultyInputError(FlowError):
-    """Input with faults; every one is in ``details.errors``."""
+    """Input with faults; every one is in ``details.errors``, up to ``MAX_FAULTS``, and fewer long ones."""
 
     status = 422
 
     def __init__(self, faults: Sequence[Fault], message: str | None = None) -> None:
+        faults = _listed(faults)
         listed = "; ".join(f"{f.pointer or '/'}: {f.message}" for f in faults[:3])
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         super().__init__(
             message or listed + more,
             errors=[{"pointer": f.pointer, "message": f.message} for f in faults],
         )
-        self.faults = list(faults)
+        self.faults = faults
+
+
+def _listed(faults: Sequence[Fault]) -> list[Fault]:
+    """As many faults as an answer has room for; the first is always among them."""
+    totals = accumulate(len(fault.pointer) + len(fault.message) for fault in faults[:MAX_FAULTS])
+    room = sum(1 for total in totals if total <= MAX_FAULTS_CHARACTERS)
+    return list(faults[: max(1, room)])
 
 
 class InvalidRequestError(FaultyInputError):

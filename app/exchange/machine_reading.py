@@ -9,7 +9,7 @@ from app.contracts.errors import Fault, InvalidDefinitionError
 from app.exchange.carried import CEL, KEY, Notes
 from app.exchange.machine import INTERNAL, Choice, Machine, Node, done_event, is_wildcard
 from app.exchange.names import slug_of
-from app.flow.faults import MAX_FAULTS, escape
+from app.flow.faults import escape
 from app.flow.jsonable import unkeepable
 
 Raw = dict[str, Any]
@@ -48,10 +48,10 @@ def read_machine(raw: object, notes: Notes) -> Machine:
     """The machine. Raises InvalidDefinitionError with every fault."""
     faults = unkeepable(raw, "")
     if faults:
-        raise InvalidDefinitionError(faults[:MAX_FAULTS])
+        raise InvalidDefinitionError(faults)
     reading = _Reading(raw, notes)
     if reading.faults:
-        raise InvalidDefinitionError(reading.faults[:MAX_FAULTS])
+        raise InvalidDefinitionError(reading.faults)
     return reading.machine
 
 

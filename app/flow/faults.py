@@ -8,10 +8,8 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
-from app.contracts.errors import Fault
+from app.contracts.errors import MAX_FAULTS, Fault
 
-MAX_FAULTS = 100
-MAX_MESSAGE = 300
 MAX_SHOWN = 80
 
 
@@ -29,7 +27,7 @@ def faults_of(value: object, shape: type) -> list[Fault]:
     try:
         for error in _validator(shape).iter_errors(value):
             pointer = "".join(f"/{escape(segment)}" for segment in error.instance_path)
-            faults.append(Fault(pointer, _message(error)[:MAX_MESSAGE]))
+            faults.append(Fault(pointer, _message(error)))
             if len(faults) == MAX_FAULTS:
                 return faults
     except ValueError:  # no JSON value, or too deep for it: msgspec says what it can

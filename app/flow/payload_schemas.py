@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
-from app.contracts.errors import Fault
+from app.contracts.errors import MAX_FAULTS, Fault
 from app.contracts.state import Payload
-from app.flow.faults import MAX_FAULTS, MAX_MESSAGE, escape
+from app.flow.faults import escape
 from app.flow.schema_cost import Weight, cost_faults, weight_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -37,10 +37,10 @@ def payload_faults(schema: dict[str, Any], payload: Payload) -> list[Fault]:
         try:
             validator.validate(payload)
         except jsonschema_rs.ValidationError as first:
-            return [Fault(_pointer(first.instance_path), first.message[:MAX_MESSAGE])]
+            return [Fault(_pointer(first.instance_path), first.message)]
     faults = []
     for error in validator.iter_errors(payload):
-        faults.append(Fault(_pointer(error.instance_path), error.message[:MAX_MESSAGE]))
+        faults.append(Fault(_pointer(error.instance_path), error.message))
         if len(faults) == MAX_FAULTS:
             break
     return faults
@@ -53,10 +53,7 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     named = schema.get("$schema", DIALECT)
     if not isinstance(named, str) or named.rstrip("#") != DIALECT:
         return [Fault("/$schema", f"is not {DIALECT}")]
-    told = (
-        Fault(_pointer(error.instance_path), error.message[:MAX_MESSAGE])
-        for error in _meta().iter_errors(schema)
-    )
+    told = (Fault(_pointer(error.instance_path), error.message) for error in _meta().iter_errors(schema))
     faults = list(dict.fromkeys(islice(told, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
     return faults[:MAX_FAULTS]
 
@@ -71,7 +68,7 @@ def _compile_fault(schema: dict[str, Any]) -> list[Fault]:
             message += (
                 " that is taken here: it is none at all, has look-around or a back-reference, or is too large"
             )
-        return [Fault(at, message[:MAX_MESSAGE])]
+        return [Fault(at, message)]
     return []
 
 

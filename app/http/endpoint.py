@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.auth.permissions import acting_for, require_scope
 from app.auth.tokens import TokenVerifier
 from app.contracts.command import Caller, ExpectedPosition, Origin
-from app.contracts.errors import Fault, FlowError, InvalidRequestError, PayloadTooLargeError
+from app.contracts.errors import MAX_FAULTS, Fault, FlowError, InvalidRequestError, PayloadTooLargeError
 from app.flow.faults import faults_of
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
 from app.services import FlowService
@@ -217,6 +217,8 @@ def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) ->
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         field = fields.get(name)
+        if len(faults) == MAX_FAULTS:
+            break
         if field is None:
             known = f"; there is {', '.join(fields)}" if fields else ""
             faults.append(Fault(f"/{name}", f"no such query parameter{known}"))

@@ -1,6 +1,7 @@
 """The Socket.IO door."""
 
 import asyncio
+import json
 import time
 import uuid
 from pathlib import Path
@@ -139,6 +140,25 @@ async def test_every_fault_of_a_message_is_named(serving: Serving, user: str) ->
     answer = await client.call("flow-transition", {"flowId": 1, "transition": 2, "ok": 3})
     pointers = {fault["pointer"] for fault in answer["error"]["details"]["errors"]}
     assert pointers == {"/flowId", "/transition", "/ok"}
+    await client.close()
+
+
+EVENTS = ("flow-state", "flow-start", "flow-transition", "flow-reset", "flow-subscribe", "flow-watch", "fly")
+
+
+@pytest.mark.parametrize("event", EVENTS)
+async def test_an_answer_and_its_memory_do_not_multiply_the_message(
+    serving: Serving, user: str, event: str
+) -> None:
+    client = await connected(serving, user)
+    (worker,) = serving.workers()
+    before = worker.memory_info().rss
+    wrong = {f"k{n}": n for n in range(2000)}
+    for body in ({"x" * 200_000: wrong}, {"payload": {"x" * 200_000: wrong}}, {"flowId": "x" * 200_000}):
+        answer = await client.call(event, body)
+        assert answer["ok"] is False
+        assert len(json.dumps(answer)) < 100_000
+    assert worker.memory_info().rss - before < 100_000_000
     await client.close()
 
 

@@ -8,7 +8,6 @@ import msgspec
 from jsonschema_rs import Draft202012Validator, RegexOptions
 
 from app.contracts.definition import Finding
-from app.flow.faults import MAX_MESSAGE
 from app.flow.guards import FIELDS, fault_of_guard, is_constant
 from app.flow.lint.findings import error, warning
 from app.flow.lint.members import check_key, check_roles, check_texts
@@ -110,7 +109,7 @@ def _refusal_of_nothing(schema: dict[str, Any]) -> str | None:
         return None
     validator = Draft202012Validator(schema, pattern_options=RegexOptions())
     first = next(iter(validator.iter_errors({})), None)
-    return None if first is None else first.message[:MAX_MESSAGE]
+    return None if first is None else first.message
 
 
 def _advice_about_guard(fault: str) -> str:
