@@ -33,7 +33,7 @@ STARTS_BEFORE_A_DRAIN = 5000
 
 DOCUMENTS_IN_A_COMMAND = 1000
 SETTLE_SECONDS = 65.0
-"""The embedded database makes a checkpoint each minute: the one of the load is none of an idle service."""
+"""The embedded database makes a checkpoint each minute: that of the load before is not measured."""
 IDLE_SECONDS = 60.0
 """As long as the longest interval of the background jobs."""
 
@@ -119,6 +119,7 @@ class _Growth:
         print(f"\n{records:,} records, in {time.perf_counter() - began:.0f} s", flush=True)
 
     async def _measure(self, what: str, requests: int, rounds: int) -> None:
+        await asyncio.sleep(SETTLE_SECONDS)
         print(f"\n{what}")
         print(f"{'':>20}{'floor':>12}{'service':>12}{'ratio':>8}")
         for n in IN_FLIGHT:

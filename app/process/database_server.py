@@ -23,9 +23,15 @@ _RUST_FLAGS = ("--log-file-max", "32MB", "--oplog-nonlogged", "--oplog-max-entri
 """A start reads whole log files, by default of 2 GB: 11 s instead of 0.3 s. Nothing reads the oplog, which
 would fill the cache and the log of the data."""
 
-_WIREDTIGER_CONFIG = "checkpoint=(wait=60,log_size=67108864)\n"
+_WIREDTIGER_CONFIG = (
+    "checkpoint=(wait=60,log_size=67108864),"
+    "eviction_dirty_target=60,eviction_dirty_trigger=80,"
+    "eviction_updates_target=40,eviction_updates_trigger=60\n"
+)
 """The Rust server makes no checkpoint while it runs, so that its log grows, and a start after ``kill -9``
-replays all of it. WiredTiger reads this from a file in its folder: every minute, or 64 MB of log."""
+replays all of it. WiredTiger reads this from a file in its folder: every minute, or 64 MB of log. Between
+checkpoints it keeps changed pages, up to these percentages of its cache: by default it writes them from 5 % on,
+and the same pages again and again."""
 
 _COMMANDS = ("secantusd-mdb", "secantusd-rs", "secantusd-py")
 """In order of preference: the successor of the Rust server, the Rust server, the Python server."""
