@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import IO, TypeVar
@@ -13,6 +14,10 @@ from app.process.database_server import DatabaseServer, EmbeddedError, WrittenBy
 
 RELEASE_SECONDS = 15.0
 """How long the servers of a parent that was killed may take to end."""
+
+OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OWN_FILES = frozenset({"secrets.json", "database.json", "mongodb", "lock"})
+"""A directory with one of these is a data directory, and its mode may be changed."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -51,10 +56,12 @@ class DataDirectory:
         """Hold the directory, made if necessary. False if another process holds it.
 
         Raises:
-            EmbeddedError: It cannot be written, or servers of a parent that was killed still run.
+            EmbeddedError: It cannot be written, servers of a parent that was killed still run, or other users
+                may read it and it holds other files.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._require_private()
             self._lock = (self.path / "lock").open("a+")
             self._servers_lock = (self.path / "servers.lock").open("a+")
         except OSError as refusal:
@@ -70,6 +77,20 @@ class DataDirectory:
             raise EmbeddedError(f"Servers of an earlier server-flow still run on {self.path}; end them first")
         self._file("running.json").unlink(missing_ok=True)  # of a process that was killed
         return True
+
+    def _require_private(self) -> None:
+        """Keep other users out: the files of the database have everybody's payloads."""
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if not mode & OF_OTHERS:
+            return
+        names = {file.name for file in self.path.iterdir()}
+        if names and names.isdisjoint(OWN_FILES):
+            raise EmbeddedError(
+                f"The data directory {self.path} holds other files, and other users of this machine may read "
+                f"it (mode {mode:04o}): choose an empty directory with --data-dir, or run "
+                f"chmod 700 {self.path}"
+            )
+        self.path.chmod(mode & ~OF_OTHERS)
 
     def release(self) -> None:
         """Stop holding the directory."""

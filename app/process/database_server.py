@@ -30,8 +30,8 @@ _WIREDTIGER_CONFIG = (
 )
 """The Rust server makes no checkpoint while it runs, so that its log grows, and a start after ``kill -9``
 replays all of it. WiredTiger reads this from a file in its folder: every minute, or 64 MB of log. Between
-checkpoints it keeps changed pages, up to these percentages of its cache: by default it writes them from 5 % on,
-and the same pages again and again."""
+checkpoints it keeps changed pages, up to these percentages of its cache: by default it writes them from 5 %
+on, and the same pages again and again."""
 
 _COMMANDS = ("secantusd-mdb", "secantusd-rs", "secantusd-py")
 """In order of preference: the successor of the Rust server, the Rust server, the Python server."""
