@@ -13,6 +13,7 @@ from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 from app.cli import main
+from tests.support.databases import is_of_tests
 
 PRELOADED = (
     "tests.support.commands",
@@ -50,7 +51,7 @@ def run_command(
     Raises:
         TimeoutError: It has not ended within ``seconds``.
     """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_") or is_of_tests(k)}
     with NamedTemporaryFile() as stdout, NamedTemporaryFile() as stderr:
         outputs = (stdout.name, stderr.name)
         process = FORK_SERVER.Process(
