@@ -170,3 +170,25 @@ async def test_a_role_that_is_lost_ends_what_it_showed(serving: Serving, user: s
         assert (
             await http.request(method, route, json=SUBMITTED if method == "POST" else None)
         ).status_code == 403
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_a_list_of_flows_names_none_that_the_caller_must_not_see(
+    serving: Serving, user: str, limit: int
+) -> None:
+    hidden = {await published(serving, roles=["employee"]) for _ in range(3)}
+    shown = {await published(serving) for _ in range(2)}
+    async with serving.http(user) as http:
+        listed: list[str] = []
+        query: dict[str, Any] = {"limit": limit}
+        while True:
+            page = (await http.get("/api/flows", params=query)).json()
+            listed += [flow["flow"] for flow in page["items"]]
+            assert len(page["items"]) <= limit
+            if "next" not in page:
+                break
+            assert page["next"] == listed[-1]
+            query["after"] = page["next"]
+    assert listed == sorted(set(listed))
+    assert shown <= set(listed)
+    assert not hidden & set(listed)
