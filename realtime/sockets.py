@@ -302,7 +302,7 @@ def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
     body = bodies[0] if len(bodies) == 1 else None
     try:
         message = convert(body, shape)
-    except (ValidationError, RecursionError):
+    except (ValidationError, RecursionError, UnicodeEncodeError):
         raise InvalidRequestError(faults_of(body, shape)) from None
     faults = [
         Fault(f"/{name}", "is no Unicode text: it has half of a surrogate pair")

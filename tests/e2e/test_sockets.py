@@ -123,6 +123,13 @@ async def test_flow_error_only_where_no_ack_was_asked_for(serving: Serving, user
         ("flow-reset", {"flowId": FLOW, "step": "nowhere"}, "INVALID_REQUEST"),
         ("flow-fly", {"flowId": FLOW}, "INVALID_REQUEST"),
         ("flow-state", {"flowId": "\ud800"}, "INVALID_REQUEST"),
+        ("flow-state", {"\udfff": 1}, "INVALID_REQUEST"),
+        (
+            "flow-transition",
+            {"flowId": FLOW, "transition": "start", "\ud800x": {"\udfff": 1}},
+            "INVALID_REQUEST",
+        ),
+        ("flow-start", {"flowId": FLOW, "payload": {"\udfff": 1}}, "INVALID_PAYLOAD"),
         ("flow-start", {"flowId": FLOW, "service": "\ud800", "entityId": "\udfff"}, "INVALID_REQUEST"),
     ],
 )
