@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -202,7 +204,7 @@ async def _read(request: Request, limit: int) -> bytes:
 
 def _faults_of_body(raw: bytes, shape: Any) -> list[Fault]:
     try:
-        value = msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw.strip() or b"{}")
     except UnicodeDecodeError:
         return [Fault("", "the body is not UTF-8")]
     except RecursionError:
@@ -224,7 +226,11 @@ def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) ->
             faults.append(Fault(f"/{name}", f"no such query parameter{known}"))
             continue
         try:
-            values[field.name] = msgspec.convert(value, field.type, strict=False)
+            values[field.name] = msgspec.convert(value, field.type, strict=not _is_plain(field.type))
+            if isinstance(values[field.name], datetime):
+                values[field.name].astimezone(UTC)
+        except OverflowError:
+            faults.append(Fault(f"/{name}", "takes a moment of the years 1 to 9999, in UTC"))
         except msgspec.ValidationError as refusal:
             choices = _choices(field.type)
             faults.append(Fault(f"/{name}", f"takes one of {choices}" if choices else str(refusal)))
@@ -239,6 +245,16 @@ def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) ->
 
 def _choices(kind: Any) -> str:
     """The values that a parameter of few values takes."""
+    return ", ".join(str(choice) for option in _options(kind) for choice in option.get("enum", ()))
+
+
+@cache
+def _is_plain(kind: Any) -> bool:
+    """Whether a parameter takes what JSON writes without quotes: a number, or true and false."""
+    return any(option.get("type") in ("integer", "number", "boolean") for option in _options(kind))
+
+
+def _options(kind: Any) -> list[dict[str, Any]]:
     schema = msgspec.json.schema(kind)
-    options = schema.get("anyOf", [schema])
-    return ", ".join(str(choice) for option in options for choice in option.get("enum", ()))
+    options: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return options

@@ -134,6 +134,31 @@ async def test_wrong_types_and_unknown_fields(
     assert body["details"]["errors"]
 
 
+@pytest.mark.parametrize(
+    "moment",
+    ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+00:01", "0.5", "1", "-1", "1e3", "2026-01-01", "now"],
+)
+@pytest.mark.parametrize("name", ["since", "until"])
+async def test_moments_are_such_as_can_be_compared(
+    serving: Serving, user: str, name: str, moment: str
+) -> None:
+    async with serving.http(user) as http:
+        answer = await http.get("/api/flow/user-onboarding/history", params={name: moment})
+        body = check(answer, 422, "INVALID_REQUEST")
+        assert [fault["pointer"] for fault in body["details"]["errors"]] == [f"/{name}"]
+        for taken in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2026-01-01T00:00:00+23:59"):
+            answer = await http.get("/api/flow/user-onboarding/history", params={name: taken})
+            assert answer.status_code == 200
+
+
+async def test_a_missing_body_is_told_by_what_it_must_have(serving: Serving, user: str) -> None:
+    async with serving.http(user, "flow:admin") as http:
+        await http.post("/api/flow/user-onboarding/start")
+        for content in (b"", b" "):
+            answer = await http.post("/api/flow/user-onboarding/pause", content=content)
+            assert "reason" in check(answer, 422, "INVALID_REQUEST")["detail"]
+
+
 ANSWER_BYTES = 100_000
 
 
