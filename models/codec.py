@@ -38,6 +38,7 @@ _STATE_FIELDS = {
     "pause_reason": "pauseReason",
     "timeout_at": "timeoutAt",
     "timeout_left_ms": "timeoutLeftMs",
+    "expiry_left_ms": "expiryLeftMs",
 }
 _RECORD_FIELDS = {
     "id": "_id",

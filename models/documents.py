@@ -89,6 +89,7 @@ class FlowStateDocument(Document, CamelModel):
     pause_reason: str | None = None
     timeout_at: datetime | None = None
     timeout_left_ms: int | None = None
+    expiry_left_ms: int | None = None
     head: str | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)
     recent: list[dict[str, Any]] = Field(default_factory=list)

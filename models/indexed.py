@@ -7,6 +7,7 @@ narrow ranges of keys. MongoDB itself merges the two stages and plans them as on
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from msgspec import Struct
 
@@ -49,6 +50,11 @@ def pipeline(
 def key_range(after: str, end: str | None, *, inclusive: bool = False) -> Document:
     """A condition for keys behind ``after`` and before ``end`` (None: no end)."""
     return {"$gte" if inclusive else "$gt": after, **({} if end is None else {"$lt": end})}
+
+
+def not_expired(now: datetime) -> Document:
+    """A condition that no expired state meets. As in FlowState.absent_at, a paused one does not expire."""
+    return {"$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}, {"status": "paused"}]}
 
 
 class _Hint(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from msgspec import UNSET
@@ -22,7 +22,7 @@ from models.codec import (
 )
 from models.commit import Commit, Commits, document_of
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
-from models.indexed import KeyRanges, key_range, pipeline
+from models.indexed import KeyRanges, key_range, not_expired, pipeline
 
 log = structlog.get_logger("store")
 
@@ -98,7 +98,7 @@ class MongoStateStore:
             await self._damaged.delete_many({"state": state_key(flow_id, user_id)})
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
-        rest: Document = {"status": only.status or _PRESENT, **_not_expired(now)}
+        rest: Document = {"status": only.status or _PRESENT, **not_expired(now)}
         if only.step is not None:
             rest["step"] = only.step
         async with store_errors():
@@ -234,10 +234,6 @@ def _up_to(now: datetime) -> Document:
     return {"$gt": _LONG_AGO, "$lte": now}
 
 
-def _not_expired(now: datetime) -> dict[str, Any]:
-    return {"$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}]}
-
-
 def _keys_of(flow_id: str) -> tuple[str, str]:
     """Bounds of the keys of a flow's states; ";" comes after ":"."""
     return f"{flow_id}:", f"{flow_id};"
@@ -248,7 +244,7 @@ def _user_of(key: str) -> str:
 
 
 def _running(version: int, now: datetime) -> Document:
-    return {"version": version, "status": {"$in": ["active", "paused"]}, **_not_expired(now)}
+    return {"version": version, "status": {"$in": ["active", "paused"]}, **not_expired(now)}
 
 
 def _stored(document: Document) -> StoredState:

@@ -6,7 +6,7 @@ from typing import Any
 from app.contracts.state import ENDED
 from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
 from models.database import Collection, Database, store_errors
-from models.indexed import pipeline
+from models.indexed import not_expired, pipeline
 
 POPULAR_STEPS = 20
 RECENT = timedelta(hours=1)
@@ -48,12 +48,7 @@ class MongoStatistics:
         duration = {"$subtract": [{"$toLong": "$updatedAt"}, {"$toLong": "$createdAt"}]}
         found = await self._states.aggregate(
             [
-                {
-                    "$match": {
-                        "status": {"$nin": sorted(ENDED)},
-                        "$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}],
-                    }
-                },
+                {"$match": {"status": {"$nin": sorted(ENDED)}, **not_expired(now)}},
                 {
                     "$group": {
                         "_id": "$userId",

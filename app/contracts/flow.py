@@ -79,8 +79,9 @@ class FlowConfig(Written, frozen=True):
 
 class Flow(Written, frozen=True):
     """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names. ``ttl`` is how long
-    a state lives after its last change (ISO 8601, such as ``P30D``). ``roles``: who has none of them does
-    not see the flow. ``title``, ``description`` and ``meta``, here and inside, are for people and clients."""
+    a state lives after its last change (ISO 8601, such as ``P30D``), not counting the time it is paused.
+    ``roles``: who has none of them does not see the flow. ``title``, ``description`` and ``meta``, here and
+    inside, are for people and clients."""
 
     flow: str
     initial_step: str

@@ -51,6 +51,8 @@ class FlowState(Struct, frozen=True):
     the caller may run now (none while paused, for ``pause_reason``); they follow from the definition
     and are not stored. ``timeout_at`` is when the step's timeout is due; while paused it is absent, or
     stays with an ``absolute`` one, and ``timeout_left_ms`` is what is to be waited from the resumption.
+    ``expires_at`` is when the state ends if nothing changes it; while paused it is absent, and
+    ``expiry_left_ms`` is how long the state lives from the resumption.
     """
 
     flow: str
@@ -72,6 +74,7 @@ class FlowState(Struct, frozen=True):
     pause_reason: str | UnsetType = UNSET
     timeout_at: datetime | UnsetType = UNSET
     timeout_left_ms: int | UnsetType = UNSET
+    expiry_left_ms: int | UnsetType = UNSET
     transitions: tuple[AvailableTransition, ...] = ()
 
     @property
@@ -90,5 +93,10 @@ class FlowState(Struct, frozen=True):
         return StatePosition(self.key, self.epoch, self.revision)
 
     def absent_at(self, now: datetime) -> bool:
-        """Whether readers at ``now`` find no state here: cleared, or past its time."""
+        """True if readers at ``now`` find no state here: it was cleared, or it has expired.
+
+        A paused state does not expire, not even one that a version before 0.5 paused, with its clock running.
+        """
+        if self.status == "paused":
+            return False
         return self.status in ENDED or (self.expires_at is not UNSET and self.expires_at <= now)

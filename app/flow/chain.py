@@ -24,7 +24,7 @@ from app.contracts.record import (
     UnreadableRecord,
     commit_record_id,
 )
-from app.contracts.state import FlowState
+from app.contracts.state import ENDED, FlowState
 from app.contracts.views import iso
 
 SEALED = (
@@ -62,6 +62,7 @@ SEALED_AFTER = (
     "previous",
     "timeout_at",
     "timeout_left_ms",
+    "expiry_left_ms",
 )
 LINK = ("previous_hash", "commitment", "hash_version", "hash")
 """The members of a record that make the chain. ``hash_version`` is covered by the tag."""
@@ -169,7 +170,7 @@ class Chain:
             if state is not None and not self._pruned:
                 self._break("", "the state is there, and no record of it")
         elif state is None:
-            if not last.after.absent_at(now):
+            if last.after.status not in ENDED and not _is_past_its_time(last.after, now):
                 self._break(last.id, "the state that it led to is gone")
         elif last.id != commit_record_id(state):
             self._break(
@@ -207,8 +208,13 @@ def _lost_to_time(last: HistoryRecord, record: HistoryRecord) -> bool:
     time and no worker ran to end it."""
     if record.previous_hash != "" or record.epoch == last.epoch or last.after is UNSET:
         return False
-    expires_at = last.after.expires_at
-    return expires_at is not UNSET and expires_at <= record.timestamp
+    return _is_past_its_time(last.after, record.timestamp)
+
+
+def _is_past_its_time(state: FlowState, now: datetime) -> bool:
+    """True if MongoDB may have removed a state by ``now``: it goes by ``expires_at`` alone, also for a state
+    that a version before 0.5 paused."""
+    return state.expires_at is not UNSET and state.expires_at <= now
 
 
 def _version(record: HistoryRecord) -> int:

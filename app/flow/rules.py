@@ -136,6 +136,7 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
         pause_reason=UNSET,
         timeout_at=UNSET,
         timeout_left_ms=UNSET,
+        expiry_left_ms=UNSET,
     )
 
 
@@ -169,6 +170,7 @@ def pause(definition: FlowDefinition, state: FlowState, command: PauseCommand, n
         pause_reason=command.reason,
         updated_at=now,
         **_held(current_step(definition, state), state.timeout_at, now),
+        **_expiry_held(state, now),
     )
 
 
@@ -181,6 +183,15 @@ def resume(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowS
         pause_reason=UNSET,
         updated_at=now,
         **_released(state, now),
+        **_expiry_released(state, now),
+    )
+
+
+def stop_expiry(state: FlowState, now: datetime) -> FlowState:
+    """A paused state with its expiry stopped, for one that a version before 0.5 paused: what was left at
+    its last change is waited after the resumption."""
+    return structs.replace(
+        state, revision=state.revision + 1, updated_at=now, **_expiry_held(state, state.updated_at)
     )
 
 
@@ -292,13 +303,34 @@ def _held(step: FlowStep, timeout_at: datetime | UnsetType, now: datetime) -> di
     if step.timeout.resume == "absolute":
         return {"timeout_at": timeout_at}
     left = step.timeout.after if step.timeout.resume == "restart" else max(timeout_at - now, timedelta(0))
-    return {"timeout_at": UNSET, "timeout_left_ms": round(left / timedelta(milliseconds=1))}
+    return {"timeout_at": UNSET, "timeout_left_ms": milliseconds(left)}
 
 
 def _released(state: FlowState, now: datetime) -> dict[str, Any]:
     if state.timeout_left_ms is UNSET:
         return {}
     return {"timeout_at": now + timedelta(milliseconds=state.timeout_left_ms), "timeout_left_ms": UNSET}
+
+
+def _expiry_held(state: FlowState, since: datetime) -> dict[str, Any]:
+    """What a pause makes of the expiry: the time that was left ``since`` is waited after the resumption."""
+    if state.expires_at is UNSET:
+        return {}
+    left = max(state.expires_at - since, timedelta(0))
+    return {"expires_at": UNSET, "expiry_left_ms": milliseconds(left)}
+
+
+def _expiry_released(state: FlowState, now: datetime) -> dict[str, Any]:
+    stopped = _expiry_held(state, state.updated_at)  # paused by a version before 0.5, else nothing
+    left = stopped.get("expiry_left_ms", state.expiry_left_ms)
+    if left is UNSET:
+        return {}
+    return {"expires_at": now + timedelta(milliseconds=left), "expiry_left_ms": UNSET}
+
+
+def milliseconds(duration: timedelta) -> int:
+    """A duration in whole milliseconds, as a state stores it."""
+    return round(duration / timedelta(milliseconds=1))
 
 
 def _status(step: FlowStep) -> Status:

@@ -13,6 +13,7 @@ from app.contracts.errors import FlowError
 from app.contracts.ports import MEMORY, DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
+from app.flow import rules
 from app.flow.chain import seal
 from app.services.relay import Relay
 
@@ -125,7 +126,7 @@ class Commits:
     def _record(
         self, before: FlowState | None, head: str, change: Change, attempt: Attempt, now: datetime
     ) -> HistoryRecord:
-        after = structs.replace(change.after, expires_at=self._expiry(change, now))
+        after = self._with_expiry(change, now)
         if before is not None and before.epoch != after.epoch:
             after = structs.replace(after, epoch=later(before.epoch, after.epoch))
         record = HistoryRecord(
@@ -152,11 +153,21 @@ class Commits:
         )
         return seal(record, head, token_hex(SALT_BYTES))
 
-    def _expiry(self, change: Change, now: datetime) -> datetime | UnsetType:
-        if change.after.status in ENDED:
-            return UNSET if self._retention is None else now + max(MEMORY, self._retention)
-        ttl = change.ttl or self._state_ttl
-        return UNSET if ttl is None else now + ttl
+    def _with_expiry(self, change: Change, now: datetime) -> FlowState:
+        """The state with the time at which it expires, counted from this change. A pause and a resumption do
+        not renew it: they stop and start its clock (app.flow.rules)."""
+        after = change.after
+        if change.kind in ("paused", "resumed"):
+            return after
+        if after.status in ENDED:
+            ttl = None if self._retention is None else max(MEMORY, self._retention)
+        else:
+            ttl = change.ttl or self._state_ttl
+        if ttl is None:
+            return structs.replace(after, expires_at=UNSET, expiry_left_ms=UNSET)
+        if after.status == "paused":
+            return structs.replace(after, expires_at=UNSET, expiry_left_ms=rules.milliseconds(ttl))
+        return structs.replace(after, expires_at=now + ttl, expiry_left_ms=UNSET)
 
 
 def later(last: str, fresh: str) -> str:

@@ -30,6 +30,8 @@ class Deadlines:
         read that a state is absent must not see it come back."""
         if state.status in ENDED:
             return None
+        if state.status == "paused":
+            return self._due_while_paused(state, now)
         if state.absent_at(now):
             return Change("expired", "expired", rules.end(state, "expired", now)), SYSTEM
         if state.timeout_at is UNSET or state.timeout_at > now or state.status != "active":
@@ -48,3 +50,9 @@ class Deadlines:
             return None
         transition, after = found
         return Change("transitioned", transition, after, ttl=definition.flow.ttl), TIMER
+
+    def _due_while_paused(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
+        """Stop the clock of a state that a version before 0.5 paused, as MongoDB would remove it soon."""
+        if state.expires_at is UNSET or state.expires_at > now:
+            return None
+        return Change("paused", "paused", rules.stop_expiry(state, now)), SYSTEM

@@ -198,7 +198,7 @@ class FlowMachine(RuleBasedStateMachine):
         if then == "nothing" or state is None:
             due, done = 0, 0
         elif then == "purge":
-            due = state["status"] not in model.ENDED and state["expires_at"] <= self.now
+            due = state["status"] not in model.ENDED and state.get("expires_at", NEVER) <= self.now
             done = self.run(background.purge_expired())
         else:
             due = state["status"] == "active" and state.get("timeout_at", NEVER) <= self.now
@@ -255,10 +255,12 @@ class FlowMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_there and self.is_intact)
     @rule(worker=WORKERS, by_ttl=st.sampled_from([False, False, True]))
     def lose(self, worker: int, by_ttl: bool) -> None:
-        """``by_ttl``: MongoDB removes what no worker ended for an hour."""
+        """``by_ttl``: MongoDB removes what no worker ended for an hour; a paused state has no such time."""
         self.settle()
-        if by_ttl:
-            self.rig.clock.time = (self.model.state or {})["expires_at"] + HOUR
+        expires_at: datetime | None = (self.model.state or {}).get("expires_at")
+        by_ttl = by_ttl and expires_at is not None
+        if expires_at is not None and by_ttl:
+            self.rig.clock.time = expires_at + HOUR
             self.model.state = None
         self.run(_awaited(self.rig.states.delete_one(self.key)))
         self.model.memory.clear()

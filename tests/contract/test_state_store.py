@@ -160,6 +160,24 @@ async def test_expired_states_oldest_first(store: StateStore) -> None:
     assert [s.user_id async for s in store.expired(now)] == ["later", "late"]
 
 
+async def test_a_paused_state_is_present_whatever_its_time(store: StateStore) -> None:
+    """One that a version before 0.5 paused still has ``expires_at``: the sweep stops its clock."""
+    stopped = structs.replace(fresh(user="stopped"), status="paused", expiry_left_ms=1000)
+    before = structs.replace(fresh(user="before"), status="paused", expires_at=T0)
+    for state in (stopped, before):
+        await store.commit(None, record(state))
+    now = T0 + timedelta(seconds=10)
+    assert (await store.find(StateFilter(), None, 10, now)).states == [before, stopped]
+    assert await store.running("loop", 1, [], 10, now) == ["before", "stopped"]
+    assert sum(group.count for group in await store.survey("loop", 1, 10, now)) == 2
+    assert [state async for state in store.expired(now)] == [before]
+    resumed = moved(stopped, status="active", expires_at=now, expiry_left_ms=UNSET)
+    assert await store.commit(stopped.position, record(resumed))
+    found = await store.load("loop", "stopped")
+    assert found is not None
+    assert found.state == resumed
+
+
 async def test_undelivered_states(store: StateStore) -> None:
     waiting, delivered = fresh(user="waiting"), fresh(user="delivered")
     recent = moved(fresh(user="recent"))

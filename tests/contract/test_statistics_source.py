@@ -69,7 +69,7 @@ async def test_states_that_are_present_count(stores: Stores) -> None:
         lasted("ada", 2),
         lasted("bob", 4),
         fresh("bob", slug="other"),
-        structs.replace(fresh("eve"), status="paused"),
+        structs.replace(fresh("eve"), status="paused", expires_at=T0),
         structs.replace(fresh("ian"), status="cleared"),
         structs.replace(fresh("mia"), expires_at=T0),
         structs.replace(fresh("tim"), expires_at=T0 + SECOND),

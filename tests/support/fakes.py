@@ -143,7 +143,7 @@ class FakeStateStore:
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         states = [k.state for k in self.kept.values() if k.state.status not in ENDED]
-        late = [(s.expires_at, s) for s in states if s.expires_at is not UNSET and s.absent_at(now)]
+        late = [(s.expires_at, s) for s in states if s.expires_at is not UNSET and s.expires_at <= now]
         for _, state in sorted(late, key=itemgetter(0)):
             yield state
 

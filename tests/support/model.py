@@ -13,6 +13,7 @@ Answer = Any
 ENDED = ("cleared", "expired")
 REPAIRS = ("reset", "set", "clear")
 MEMORY = timedelta(hours=24)
+MILLISECOND = timedelta(milliseconds=1)
 RECORDED_AS = {
     "start": "started",
     "back": "undone",
@@ -97,7 +98,7 @@ class Model:
         return None if present is None else self._shown(present)
 
     def present(self, now: datetime) -> State | None:
-        absent = self.state is None or self.state["status"] in ENDED or self.state["expires_at"] <= now
+        absent = self.state is None or self.state["status"] in ENDED or _is_late(self.state, now)
         return None if absent else self.state
 
     def run(self, command: Command, origin: Origin, now: datetime) -> Answer:
@@ -137,7 +138,7 @@ class Model:
         state = self.state
         if self.damaged or state is None or state["status"] in ENDED:
             return False
-        if state["expires_at"] <= now:
+        if _is_late(state, now):
             self._commit(Change("expired", "expired", _end(state, "expired"), {}), Origin("system"), now)
             return True
         if state["status"] != "active" or "timeout_at" not in state or state["timeout_at"] > now:
@@ -156,7 +157,7 @@ class Model:
                 raise RefusedError("FLOW_NOT_STARTED")
             return "kept", self._shown(present)
         last = next(record["after"] for record in reversed(self.history) if "after" in record)
-        late = last["status"] not in ENDED and last["expires_at"] <= now
+        late = last["status"] not in ENDED and _is_late(last, now)
         told = {"payload": {"action": "rebuilt", "step": last["step"]}}
         self.damaged, self.state = False, last
         after = _end(last, "expired") if late else last
@@ -224,16 +225,19 @@ class Model:
         if state["status"] == "completed":
             raise RefusedError("INVALID_TRANSITION")
         after = self._held(state | {"status": "paused", "pause_reason": reason}, now)
+        left = after.pop("expires_at") - now
+        after["expiry_left_ms"] = left // MILLISECOND
         return self._change("paused", "paused", after, {})
 
     def _resume(self, present: State | None, now: datetime) -> Change | None:
         state = _started(present)
         if state["status"] != "paused":
             return None
-        after = _without(state, "pause_reason", "timeout_left_ms")
+        after = _without(state, "pause_reason", "timeout_left_ms", "expiry_left_ms")
+        after["expires_at"] = now + state["expiry_left_ms"] * MILLISECOND
         after["status"] = "active" if self._step(state).transitions else "completed"
         if "timeout_left_ms" in state:
-            after["timeout_at"] = now + timedelta(milliseconds=state["timeout_left_ms"])
+            after["timeout_at"] = now + state["timeout_left_ms"] * MILLISECOND
         return self._change("resumed", "resumed", after, {})
 
     # What they share
@@ -264,7 +268,7 @@ class Model:
         if timeout is None or timeout[2] == "absolute":
             return state
         left = timeout[0] if timeout[2] == "restart" else state["timeout_at"] - now
-        return _without(state, "timeout_at") | {"timeout_left_ms": left // timedelta(milliseconds=1)}
+        return _without(state, "timeout_at") | {"timeout_left_ms": left // MILLISECOND}
 
     def _step(self, state: State) -> Step:
         step: Step = self.versions[state["version"] - 1].steps[state["step"]]
@@ -288,8 +292,11 @@ class Model:
         before = self.state
         revision = 0 if begins or before is None else before["revision"] + 1
         after = self.who | change.after | {"epoch": self.lives, "revision": revision, "updated_at": now}
-        if after["status"] not in ENDED:
-            after["expires_at"] = now + self.versions[after["version"] - 1].ttl
+        ttl = self.versions[after["version"] - 1].ttl
+        if after["status"] == "paused" and change.kind != "paused":
+            after["expiry_left_ms"] = ttl // MILLISECOND
+        elif after["status"] not in ENDED and change.kind not in ("paused", "resumed"):
+            after["expires_at"] = now + ttl
         unlinked = begins or before is None or change.kind == "recovered"
         from_step = "" if unlinked or before is None else before["step"]
         self._keep(
@@ -328,6 +335,10 @@ def _active(state: State | None) -> State:
     if _started(state)["status"] == "paused":
         raise RefusedError("STATE_PAUSED")
     return _started(state)
+
+
+def _is_late(state: State, now: datetime) -> bool:
+    return "expires_at" in state and bool(state["expires_at"] <= now)
 
 
 def _end(state: State, status: str) -> State:
