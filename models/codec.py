@@ -31,6 +31,7 @@ _STATE_FIELDS = {
     "created_at": "createdAt",
     "updated_at": "updatedAt",
     "previous": "previous",
+    "undo_roles": "undoRoles",
     "entity_id": "entityId",
     "payload": "payload",
     "message": "message",

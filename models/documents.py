@@ -82,6 +82,7 @@ class FlowStateDocument(Document, CamelModel):
     created_at: datetime
     updated_at: datetime
     previous: str | None = None
+    undo_roles: list[str] | None = None
     entity_id: str | None = None
     payload: str | None = None
     message: str | None = None

@@ -13,7 +13,7 @@ class Written(Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_de
 
 class FlowTransition(Written, frozen=True):
     """A way out of a step. ``explicit``: only a person may choose it, ``next`` skips it.
-    ``reversible``: the state remembers the step it left as ``previous``.
+    ``reversible``: the state remembers the step it left as ``previous``; whoever may run it may undo it.
 
     ``guard`` is a condition in CEL (the Common Expression Language) over ``state``, ``payload``, ``user``
     and ``now`` (app.flow.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload that comes

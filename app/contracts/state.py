@@ -44,7 +44,8 @@ class StatePosition(Struct, frozen=True):
 class FlowState(Struct, frozen=True):
     """A state as committed.
 
-    ``previous`` is set only after a reversible transition. ``service`` is where the user is to end
+    ``previous`` is set only after a reversible transition; to undo it, a caller needs one of ``undo_roles``
+    (absent: no role; empty: only an administrator may). ``service`` is where the user is to end
     up, not the service of the step. ``entity_id``: absent and ``None`` differ. ``version`` pins the
     definition. ``epoch`` names one life of the state, ``revision`` counts its committed changes
     since it started (0 when fresh). Times are UTC with milliseconds. ``transitions`` are those that
@@ -67,6 +68,7 @@ class FlowState(Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     previous: str | UnsetType = UNSET
+    undo_roles: tuple[str, ...] | UnsetType = UNSET
     entity_id: str | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
     message: str | UnsetType = UNSET

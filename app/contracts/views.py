@@ -20,7 +20,9 @@ def iso(moment: datetime) -> str:
 
 
 class StateView(Struct, frozen=True, rename="camel"):
-    """A state in an answer. ``transitions`` are those that the caller may run now."""
+    """A state in an answer. ``transitions`` are those that the caller may run now. Who has one of
+    ``undo_roles`` may go back to ``previous``; absent: everybody who may act on the state, empty:
+    administrators only."""
 
     flow: str
     step: str
@@ -35,6 +37,7 @@ class StateView(Struct, frozen=True, rename="camel"):
     updated_at: Time
     transitions: tuple[AvailableTransition, ...]
     previous: str | UnsetType = UNSET
+    undo_roles: tuple[str, ...] | UnsetType = UNSET
     entity_id: str | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
     message: str | UnsetType = UNSET
@@ -185,6 +188,7 @@ def _state_members(state: FlowState) -> dict[str, Any]:
         "updated_at": iso(state.updated_at),
         "transitions": state.transitions,
         "previous": state.previous,
+        "undo_roles": state.undo_roles,
         "entity_id": state.entity_id,
         "payload": state.payload,
         "message": state.message,

@@ -1,6 +1,9 @@
 """Who may see a flow, and who may run a transition with what it comes with."""
 
+from collections.abc import Collection
 from datetime import datetime
+
+from msgspec import UNSET, UnsetType
 
 from app.contracts.command import ADMIN, Caller
 from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidPayloadError
@@ -69,6 +72,22 @@ def asks_anything(flow: Flow) -> bool:
     )
 
 
+def restricts_roles(flow: Flow) -> bool:
+    """True if any transition requires a role of those who run it. One for the timer alone does not."""
+    return any(transition.roles for step in flow.steps.values() for transition in step.transitions.values())
+
+
+def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
+    """Raise InsufficientPermissionsError unless the caller has one of the roles that may undo the last
+    transition of a state."""
+    if roles is UNSET or caller.has_a_role(roles):
+        return
+    needed = f"one of the roles {_listed(roles)}" if roles else f"the scope {ADMIN}"
+    raise InsufficientPermissionsError(
+        f"Undoing the last transition needs {needed}", transition="back", roles=list(roles)
+    )
+
+
 def may_run(transition: FlowTransition, state: FlowState, caller: Caller, now: datetime) -> bool:
     """Whether the caller may run the transition now, given a payload that fits."""
     return caller.has_a_role(transition.roles) and (
@@ -85,5 +104,5 @@ def depends_on_caller(step: FlowStep) -> bool:
     )
 
 
-def _listed(roles: list[str] | None) -> str:
+def _listed(roles: Collection[str] | None) -> str:
     return ", ".join(roles or [])

@@ -60,6 +60,7 @@ SEALED_AFTER = (
     "updated_at",
     "expires_at",
     "previous",
+    "undo_roles",
     "timeout_at",
     "timeout_left_ms",
     "expiry_left_ms",

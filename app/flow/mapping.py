@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, structs
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import Fault, InvalidRequestError
@@ -71,12 +72,16 @@ class StepMapping:
             version=self.new.version,
             revision=state.revision + 1,
             **entered,
-            previous=self._previous(state.previous),
+            **self._previous(state),
             updated_at=now,
         )
 
-    def _previous(self, step: str | UnsetType) -> str | UnsetType:
-        return UNSET if step is UNSET else self.target(step) or UNSET
+    def _previous(self, state: FlowState) -> dict[str, Any]:
+        """What becomes of the step before, and of the roles that may go back to it: they stay."""
+        to = None if state.previous is UNSET else self.target(state.previous)
+        if to is None:
+            return {"previous": UNSET, "undo_roles": UNSET}
+        return {"previous": to, "undo_roles": rules.undo_roles(self.old, state)}
 
     def _goes_on(self, source: FlowStep, target: FlowStep) -> bool:
         """Whether a state stays in the step that it is in, maybe by another name, and waits as long there."""

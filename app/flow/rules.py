@@ -24,7 +24,7 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import ENDED, AvailableTransition, FlowState, Status
-from app.flow.access import may_run, require_runnable
+from app.flow.access import may_run, require_runnable, require_undo, restricts_roles
 
 
 def start(
@@ -76,6 +76,7 @@ def transition(
         revision=state.revision + 1,
         **_entering(target, now),
         previous=source.step if chosen.reversible else UNSET,
+        undo_roles=_roles_to_undo(chosen, caller) if chosen.reversible else UNSET,
         ok=command.ok,
         message=command.message,
         payload=payload,
@@ -95,6 +96,7 @@ def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, n
         **_entering(step, now),
         ok=True,
         previous=UNSET,
+        undo_roles=UNSET,
         message=UNSET,
         payload=UNSET,
         updated_at=now,
@@ -115,6 +117,7 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
         service=command.service,
         ok=command.ok,
         previous=command.previous,
+        undo_roles=UNSET,
         entity_id=command.entity_id,
         payload=command.payload,
         message=command.message,
@@ -133,6 +136,7 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
         entity_id=UNSET,
         message=UNSET,
         previous=UNSET,
+        undo_roles=UNSET,
         pause_reason=UNSET,
         timeout_at=UNSET,
         timeout_left_ms=UNSET,
@@ -142,11 +146,13 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
 
 def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Caller) -> FlowState:
     """The state at the step that a reversible transition left, payload as it is. Raises
-    InvalidTransitionError when the last transition was not reversible."""
+    InvalidTransitionError when the last transition was not reversible, InsufficientPermissionsError when the
+    caller may not undo it."""
     require_active(state)
     source = current_step(definition, state)
     if state.previous is UNSET or state.previous not in definition.flow.steps:
         raise _invalid(source, state, "back", caller, now)
+    require_undo(undo_roles(definition, state), caller)
     target = definition.flow.steps[state.previous]
     return structs.replace(
         state,
@@ -154,6 +160,7 @@ def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Ca
         **_entering(target, now),
         ok=True,
         previous=UNSET,
+        undo_roles=UNSET,
         message=UNSET,
         updated_at=now,
     )
@@ -224,6 +231,32 @@ def timeout(definition: FlowDefinition, state: FlowState, now: datetime) -> tupl
     return due.transition, transition(definition, state, due.transition, TransitionCommand(), now)
 
 
+def undo_roles(definition: FlowDefinition, state: FlowState) -> tuple[str, ...] | UnsetType:
+    """The roles that may undo the last transition: a caller needs one of them. UNSET: no role is required;
+    empty: only an administrator may.
+
+    The state has the roles of the transition that ran. Where it does not (a version before 0.5 ran it, or an
+    administrator set ``previous``), the definition says them: those of the transitions between the two steps.
+    """
+    if state.undo_roles is not UNSET or state.previous is UNSET:
+        return state.undo_roles
+    left = definition.flow.steps.get(state.previous)
+    ways = [] if left is None else [way for way in left.transitions.values() if way.step == state.step]
+    if not ways:
+        return () if restricts_roles(definition.flow) else UNSET
+    if any(way.roles is None for way in ways):
+        return UNSET
+    return tuple(sorted({role for way in ways for role in way.roles or ()}))
+
+
+def _roles_to_undo(chosen: FlowTransition, caller: Caller | None) -> tuple[str, ...] | UnsetType:
+    """What undoing a transition requires: what running it did. What a timeout ran only an administrator may
+    undo."""
+    if caller is None:
+        return ()
+    return UNSET if chosen.roles is None else tuple(chosen.roles)
+
+
 def require_active(state: FlowState) -> None:
     """Raise StatePausedError when an administrator holds the state."""
     if state.status == "paused":
@@ -234,8 +267,10 @@ def require_active(state: FlowState) -> None:
 def with_transitions(
     definition: FlowDefinition, state: FlowState, caller: Caller, now: datetime
 ) -> FlowState:
-    """The state with the transitions that the caller may run now, in the author's order."""
+    """The state with the transitions that the caller may run now, in the author's order, and with the roles
+    that may undo the last one."""
     step = current_step(definition, state)
+    state = structs.replace(state, undo_roles=undo_roles(definition, state))
     if state.status == "paused":
         return state
     runnable = (

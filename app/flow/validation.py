@@ -11,6 +11,7 @@ from app.contracts.flow import Flow
 from app.flow.jsonable import unkeepable
 from app.flow.lint.findings import arranged, error
 from app.flow.lint.members import as_object, objects
+from app.flow.lint.permissions import permission_findings
 from app.flow.lint.shape import shape_findings
 from app.flow.lint.steps import step_findings
 from app.flow.lint.timeouts import round_findings
@@ -84,3 +85,4 @@ def _semantic(raw: dict[str, Any]) -> Iterator[Finding]:
     yield from step_findings(raw, steps)
     yield from round_findings(steps)
     yield from way_findings(raw, steps)
+    yield from permission_findings(steps)

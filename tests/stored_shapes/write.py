@@ -34,6 +34,7 @@ async def live(parts: Parts, clock: FakeClock) -> None:
     flow = flow_dict(title="Loop", ttl="P36500D")
     flow["steps"]["b"]["timeout"] = {"after": "PT1H", "transition": "done", "resume": "remaining"}
     flow["steps"]["b"]["payloadMap"] = {"x": 0}
+    flow["steps"]["b"]["transitions"]["back"]["roles"] = ["staff"]
     await service.create_flow(flow)
     async with service:
         await service.start_flow("bob", "loop", StartCommand(entity_id=None))
@@ -45,6 +46,8 @@ async def live(parts: Parts, clock: FakeClock) -> None:
             clock.advance(seconds=1)
         await service.start_flow("tim", "loop", StartCommand(step="b"))
         await service.start_flow("tom", "loop", StartCommand(step="b"))
+        await service.start_flow("ted", "loop", StartCommand(step="b"))
+        await service.execute_transition("ted", "loop", "back", origin=ROOT)
         clock.advance(minutes=10)
         await service.administration.pause_flow("tim", "loop", PauseCommand(reason="checks"), origin=ROOT)
         await service.start_flow("eve", "loop", StartCommand(payload={"secret": 1}), origin=_asked("r-3"))

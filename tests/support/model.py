@@ -145,7 +145,10 @@ class Model:
             return False
         timeout = self._step(state).timeout
         assert timeout is not None
-        self._commit(self._transition(state, now, timeout[1]), Origin("timer"), now)
+        change = self._transition(state, now, timeout[1])
+        if "previous" in change.after:  # an administrator alone undoes what the timer did
+            change.after["undo_roles"] = ()
+        self._commit(change, Origin("timer"), now)
         return True
 
     def recover(self, actor: str, now: datetime, *, forged: bool = False, lost: bool = False) -> Answer:
@@ -176,7 +179,7 @@ class Model:
         if transition not in self._step(state).transitions:
             raise RefusedError("INVALID_TRANSITION")
         target, marks = self._step(state).transitions[transition]
-        after = _without(state, "previous", "message", *OF_THE_STEP)
+        after = _without(state, "previous", "undo_roles", "message", *OF_THE_STEP)
         after |= self._entered(state["version"], target, now) | given | {"ok": ok}
         if "payload" in given:
             after["payload"] = state.get("payload", {}) | given["payload"]
@@ -187,7 +190,7 @@ class Model:
     def _reset(self, present: State | None, now: datetime, step: str | None = None) -> Change:
         if present is None:
             return self._fresh(now, step=step)
-        kept = _without(_active(present), "previous", "message", "payload", *OF_THE_STEP)
+        kept = _without(_active(present), "previous", "undo_roles", "message", "payload", *OF_THE_STEP)
         newest = len(self.versions)
         after = kept | self._entered(newest, step, now) | {"version": newest, "ok": True}
         return self._change("reset", "reset", after, {})
@@ -196,7 +199,7 @@ class Model:
         state = _active(present)
         if "previous" not in state:
             raise RefusedError("INVALID_TRANSITION")
-        after = _without(state, "previous", "message", *OF_THE_STEP)
+        after = _without(state, "previous", "undo_roles", "message", *OF_THE_STEP)
         after |= self._entered(state["version"], state["previous"], now) | {"ok": True}
         return self._change("undone", "undone", after, {})
 

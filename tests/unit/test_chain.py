@@ -233,7 +233,10 @@ def test_a_state_that_was_past_its_time_may_be_gone_without_an_end() -> None:
 
 
 def test_a_paused_state_may_be_gone_only_if_mongodb_could_remove_it() -> None:
-    for expires_at, whole in ((T0, True), (UNSET, False)):  # paused by a version before 0.5, and by this one
+    for expires_at, whole in (
+        (T0, True),
+        (UNSET, False),
+    ):  # as versions before 0.5 paused it; as this one does
         chain = Chain()
         chain.add(seal(record(structs.replace(fresh(), status="paused", expires_at=expires_at)), "", "salt"))
         chain.compare(None, "", T0)
@@ -366,8 +369,8 @@ def full_record() -> HistoryRecord:
     """A record with every member, of a state with every member."""
     state = structs.replace(
         fresh(payload={"iban": "DE02"}, entity_id="org"),
-        previous="a", message="note", expires_at=T0, pause_reason="checks", timeout_at=T0, timeout_left_ms=5,
-        expiry_left_ms=5,
+        previous="a", undo_roles=("staff",), message="note", pause_reason="checks",
+        expires_at=T0, expiry_left_ms=5, timeout_at=T0, timeout_left_ms=5,
     )  # fmt: skip
     given = structs.replace(record(state), error="X", digest="d", client="http", duration_ms=1.5)
     return seal(given, "before", "salt")

@@ -31,6 +31,8 @@ export interface State {
   updatedAt: string;
   transitions: AvailableTransition[];
   previous?: string;
+  /** The roles that may go back to `previous`: absent is everybody, empty is administrators only. */
+  undoRoles?: string[];
   entityId?: string | null;
   payload?: Payload;
   message?: string;
