@@ -80,8 +80,9 @@ class FlowConfig(Written, frozen=True):
 class Flow(Written, frozen=True):
     """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names. ``ttl`` is how long
     a state lives after its last change (ISO 8601, such as ``P30D``), not counting the time it is paused.
-    ``roles``: who has none of them does not see the flow. ``title``, ``description`` and ``meta``, here and
-    inside, are for people and clients."""
+    ``roles``: who has none of them does not see the flow. ``resettable`` and ``clearable``: who may reset and
+    clear a state. True or absent: whoever may act on it; False: administrators only; a list: those who have
+    one of the roles. ``title``, ``description`` and ``meta``, here and inside, are for people and clients."""
 
     flow: str
     initial_step: str
@@ -93,6 +94,8 @@ class Flow(Written, frozen=True):
     meta: dict[str, Any] | None = None
     ttl: timedelta | None = None
     roles: list[str] | None = None
+    resettable: bool | list[str] | None = None
+    clearable: bool | list[str] | None = None
 
 
 class FlowPatch(Written, frozen=True):
@@ -107,3 +110,5 @@ class FlowPatch(Written, frozen=True):
     meta: dict[str, Any] | None = None
     ttl: timedelta | None = None
     roles: list[str] | None = None
+    resettable: bool | list[str] | None = None
+    clearable: bool | list[str] | None = None

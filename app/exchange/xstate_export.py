@@ -22,6 +22,8 @@ MAX_DELAY_MS = 2**31 - 1
 _OF_A_FLOW = {
     "ttl": "XState has no end of time for a state",
     "roles": "XState does not know who looks",
+    "resettable": "XState does not know who acts",
+    "clearable": "XState does not know who acts",
 }
 _OF_A_TRANSITION = {
     "explicit": "XState has no next that would skip it",

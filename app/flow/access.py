@@ -72,6 +72,26 @@ def asks_anything(flow: Flow) -> bool:
     )
 
 
+def require_resettable(flow: Flow, caller: Caller) -> None:
+    """Raise InsufficientPermissionsError unless the caller may reset states of the flow."""
+    _require_permission(flow, "Resetting", flow.resettable, caller)
+
+
+def require_clearable(flow: Flow, caller: Caller) -> None:
+    """Raise InsufficientPermissionsError unless the caller may clear states of the flow."""
+    _require_permission(flow, "Clearing", flow.clearable, caller)
+
+
+def _require_permission(flow: Flow, what: str, given: bool | list[str] | None, caller: Caller) -> None:
+    roles = given if isinstance(given, list) else [] if given is False else None
+    if not caller.has_a_role(roles):
+        raise InsufficientPermissionsError(
+            f"{what} a state of flow {flow.flow} needs {_needed(roles or [])}",
+            flowId=flow.flow,
+            roles=roles or [],
+        )
+
+
 def restricts_roles(flow: Flow) -> bool:
     """True if any transition requires a role of those who run it. One for the timer alone does not."""
     return any(transition.roles for step in flow.steps.values() for transition in step.transitions.values())
@@ -82,9 +102,8 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
     transition of a state."""
     if roles is UNSET or caller.has_a_role(roles):
         return
-    needed = f"one of the roles {_listed(roles)}" if roles else f"the scope {ADMIN}"
     raise InsufficientPermissionsError(
-        f"Undoing the last transition needs {needed}", transition="back", roles=list(roles)
+        f"Undoing the last transition needs {_needed(roles)}", transition="back", roles=list(roles)
     )
 
 
@@ -102,6 +121,10 @@ def depends_on_caller(step: FlowStep) -> bool:
         or (transition.guard is not None and compiled(transition.guard).reads_user)
         for transition in step.transitions.values()
     )
+
+
+def _needed(roles: Collection[str]) -> str:
+    return f"one of the roles {_listed(roles)}" if roles else f"the scope {ADMIN}"
 
 
 def _listed(roles: Collection[str] | None) -> str:

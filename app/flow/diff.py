@@ -25,7 +25,12 @@ _TEXTS = {"title": "is for people", "description": "is for people", "meta": "is 
 _STARTS = "concerns states that start"
 _SAFE_OF_FLOW = {**_TEXTS, "initialStep": f"{_STARTS} or are reset", "prefabs": _STARTS}
 _SAFE_OF_STEP = {**_TEXTS, "initial": _STARTS}
-_OTHERS_OF_FLOW = {"ttl": "counts from a state's next change", "roles": "others see the flow"}
+_OTHERS_OF_FLOW = {
+    "ttl": "counts from a state's next change",
+    "roles": "others see the flow",
+    "resettable": "others may reset states",
+    "clearable": "others may clear states",
+}
 _OF_TRANSITION = {
     "explicit": "`next` takes the first transition that is not explicit",
     "reversible": "says whether it can be undone",

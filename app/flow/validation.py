@@ -85,4 +85,4 @@ def _semantic(raw: dict[str, Any]) -> Iterator[Finding]:
     yield from step_findings(raw, steps)
     yield from round_findings(steps)
     yield from way_findings(raw, steps)
-    yield from permission_findings(steps)
+    yield from permission_findings(raw, steps)

@@ -37,6 +37,12 @@ class Access:
             return False
         return True
 
+    async def require_clearable(self, state: FlowState, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError when the caller must not clear a state."""
+        if ADMIN not in caller.scopes:  # an administrator may, also when the definition is damaged
+            definition = await self._catalog.current_or_pinned(state)
+            access.require_clearable(definition.flow, caller)
+
     async def with_transitions(self, state: FlowState, caller: Caller) -> FlowState:
         """The state with the transitions that the caller may run now."""
         definition = await self._catalog.pinned(state)

@@ -25,7 +25,7 @@ from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
-from app.flow.access import require_entrance
+from app.flow.access import require_entrance, require_resettable
 from app.flow.payload import check_keepable, check_size
 from app.flow.prefabs import with_prefabs
 from app.services.bulk import Bulk
@@ -216,7 +216,7 @@ class FlowService:
         self, user_id: str, flow_id: str, step: str | None = None, *, origin: Origin | None = None
     ) -> FlowState:
         """The state begun again on the newest version, at the initial or the named step; started
-        when there is none."""
+        when there is none. Raises InsufficientPermissionsError, StatePausedError."""
         command = ResetCommand(step=step)
         asked = request(user_id, flow_id, "reset", command, origin, replaces=True)
 
@@ -224,6 +224,7 @@ class FlowService:
             if state is None:
                 return await self._fresh(user_id, flow_id, StartCommand(step=step), now, asked)
             definition = await self._catalog.current_or_pinned(state)
+            require_resettable(definition.flow, asked.origin.asks)
             require_entrance(definition.flow, step, asked.origin.asks)
             return changed("reset", definition, rules.reset(definition, state, command, now))
 
@@ -269,17 +270,18 @@ class FlowService:
         return after
 
     async def clear_flow_state(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> bool:
-        """Remove a state; its history stays. False when there was none. Raises StatePausedError."""
+        """Remove a state; its history stays. False when there was none. Raises InsufficientPermissionsError,
+        StatePausedError."""
+        asked = request(user_id, flow_id, "cleared", None, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> Change | None:
             if state is None:
                 return None
+            await self._access.require_clearable(state, asked.origin.asks)
             rules.require_active(state)
             return Change("cleared", "cleared", rules.end(state, "cleared", now))
 
-        _, cleared = await self._changes.execute(
-            request(user_id, flow_id, "cleared", None, origin, replaces=True), decide
-        )
+        _, cleared = await self._changes.execute(asked, decide)
         if not cleared:
             await self._catalog.current(flow_id)
         return cleared

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from app.contracts.command import ADMIN, SERVICE, Caller, Origin, StartCommand, TransitionCommand, program
 from app.contracts.definition import FlowDefinition
@@ -274,3 +274,81 @@ async def test_a_refused_attempt_is_recorded_with_its_code() -> None:
         "INVALID_PAYLOAD",
         "INSUFFICIENT_PERMISSIONS",
     }
+
+
+RESET_AND_CLEAR = [
+    (None, [EMPLOYEE, APPROVER, BACK_END, ADMINISTRATOR]),
+    (True, [EMPLOYEE, APPROVER, BACK_END, ADMINISTRATOR]),
+    (["approver", "boss"], [APPROVER, ADMINISTRATOR]),
+    (["employee"], [EMPLOYEE, APPROVER, ADMINISTRATOR]),
+    (False, [ADMINISTRATOR]),
+    ([], [ADMINISTRATOR]),
+]
+
+
+@pytest.mark.parametrize(("given", "may"), RESET_AND_CLEAR)
+@pytest.mark.parametrize("member", ["resettable", "clearable"])
+async def test_who_may_reset_and_clear_a_state(member: str, given: Any, may: list[Caller]) -> None:
+    r = Rig()
+    await r.service.create_flow(flow_dict(**({} if given is None else {member: given})))
+
+    async def ask(caller: Caller, member: str) -> object:
+        origin = Origin(caller.user_id, caller=caller)
+        if member == "resettable":
+            return await r.service.reset_flow("eve", "loop", origin=origin)
+        return await r.service.clear_flow_state("eve", "loop", origin=origin)
+
+    (other,) = {"resettable", "clearable"} - {member}
+    async with r.service as service:
+        for caller in (EMPLOYEE, APPROVER, BACK_END, ADMINISTRATOR):
+            await service.start_flow("eve", "loop")
+            if caller in may:
+                assert await ask(caller, member)
+            else:
+                with pytest.raises(InsufficientPermissionsError) as refused:
+                    await ask(caller, member)
+                roles = given if given else []
+                assert refused.value.details == {"flowId": "loop", "roles": roles}
+                assert (", ".join(roles) or ADMIN) in refused.value.message
+            assert await ask(caller, other), "the other one is as ever"
+        await service.background.relay.drain(5)
+        refusals = [h for h in await service.get_flow_history("eve", "loop") if not h.success]
+    assert len(refusals) == 4 - len(may)
+    assert {h.error for h in refusals} <= {"INSUFFICIENT_PERMISSIONS"}
+
+
+async def test_the_newest_version_says_who_may_reset_and_clear() -> None:
+    r = Rig()
+    await r.service.create_flow(flow_dict())
+    await r.service.start_flow("eve", "loop")
+    await r.service.update_flow("loop", {"resettable": False, "clearable": False})
+    mine = Origin("eve", caller=EMPLOYEE)
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.reset_flow("eve", "loop", origin=mine)
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.clear_flow_state("eve", "loop", origin=mine)
+    await r.service.update_flow("loop", {"clearable": ["employee"]})
+    assert await r.service.clear_flow_state("eve", "loop", origin=mine)
+    await r.service.start_flow("eve", "loop")
+    retired = Origin("root", caller=ADMINISTRATOR)
+    await r.service.delete_flow("loop", origin=retired)
+    with pytest.raises(InsufficientPermissionsError):
+        await r.service.reset_flow("eve", "loop", origin=mine)
+    assert await r.service.clear_flow_state("eve", "loop", origin=retired)
+
+
+async def test_a_reset_that_starts_and_a_clear_of_nothing_are_for_everybody() -> None:
+    r = Rig()
+    await r.service.create_flow(flow_dict(resettable=False, clearable=False))
+    mine = Origin("eve", caller=EMPLOYEE)
+    assert not await r.service.clear_flow_state("eve", "loop", origin=mine)
+    assert (await r.service.reset_flow("eve", "loop", origin=mine)).revision == 0
+
+
+async def test_an_administrator_clears_a_state_whose_definition_is_gone() -> None:
+    r = Rig()
+    await r.service.create_flow(flow_dict(clearable=False))
+    await r.service.start_flow("eve", "loop")
+    kept = r.states.kept["loop:eve"]
+    r.states.kept["loop:eve"] = structs.replace(kept, state=structs.replace(kept.state, version=99))
+    assert await r.service.clear_flow_state("eve", "loop", origin=Origin("root", caller=ADMINISTRATOR))

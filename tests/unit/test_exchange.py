@@ -171,7 +171,7 @@ def test_a_machine_says_what_both_can_say_in_xstates_own_words() -> None:
 
 
 def test_what_xstate_does_not_do_is_listed_as_kept() -> None:
-    raw = expense_flow(ttl="P30D", roles=["clerk"])
+    raw = expense_flow(ttl="P30D", roles=["clerk"], resettable=False, clearable=["clerk"])
     raw["steps"]["draft"]["initial"] = True
     raw["steps"]["review"]["timeout"]["resume"] = "restart"
     listed = to_xstate(sound(raw)).not_carried
@@ -179,6 +179,8 @@ def test_what_xstate_does_not_do_is_listed_as_kept() -> None:
     assert [each.pointer for each in listed] == [
         "/ttl",
         "/roles",
+        "/resettable",
+        "/clearable",
         "/steps/draft/initial",
         "/steps/draft/transitions/submit/payloadSchema",
         "/steps/review/timeout/resume",

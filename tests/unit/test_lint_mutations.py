@@ -327,8 +327,8 @@ def test_a_warning_is_given_in_every_place(mutate: Callable[[Raw], Mutants]) -> 
 
 
 def follows(finding: Finding, pointer: str) -> bool:
-    """Whether it tells what comes of a way that is closed elsewhere."""
-    told = ("no end can be reached", "nothing leads out")
+    """Whether it tells what comes of a way that is closed elsewhere, or of roles that are given there."""
+    told = ("no end can be reached", "nothing leads out", "transitions require roles")
     return finding.pointer != pointer and any(part in finding.message for part in told)
 
 

@@ -229,6 +229,7 @@ def large(steps: int, ways: int, **members: Callable[[int, int], Any]) -> dict[s
 
 def test_more_findings_than_can_be_told_are_counted_and_errors_come_first() -> None:
     raw = large(60, 4, roles=lambda number, at: [] if number < 50 else ["a", "a"])
+    raw |= {"resettable": True, "clearable": True}
     assert {finding.severity for finding in check_flow(raw)} == {"warning"}
     raw["steps"]["s58"]["transitions"]["t3"]["step"] = "nowhere"
     found = check_flow(raw)

@@ -6,24 +6,47 @@ from typing import Any
 from app.contracts.definition import Finding
 from app.flow.faults import escape
 from app.flow.lint.findings import warning
-from app.flow.lint.members import as_object, objects
+from app.flow.lint.members import as_object, check_roles, objects
 from app.flow.lint.names import quoted
+
+_OF_STATES = {"resettable": "reset", "clearable": "clear"}
+"""The members of a flow that say who may do what with its states."""
 
 Place = tuple[str, dict[str, Any]]
 """A transition and the pointer to it."""
 
 
-def permission_findings(steps: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of what users may do with their states, in a flow that requires roles of them."""
+def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
+    """Findings of what users may do with their states."""
+    for member in _OF_STATES:
+        yield from _check_member(member, raw.get(member))
     transitions = list(_transitions(steps))
-    if any(_restricts(transition) for _, transition in transitions):
-        for at, transition in transitions:
-            yield from _check_undo(at, transition, steps)
+    if not any(_restricts(transition) for _, transition in transitions):
+        return
+    for member, does in _OF_STATES.items():
+        if raw.get(member) is None:
+            yield warning(
+                "",
+                f"transitions require roles, but whoever may act on a state may {does} it",
+                f'add "{member}": false for administrators only, a list of roles, or true to leave it so',
+            )
+    for at, transition in transitions:
+        yield from _check_undo(at, transition, steps)
 
 
 def _restricts(transition: dict[str, Any]) -> bool:
     """Whether it requires a role of a user: one for the timer alone does not."""
     return isinstance(transition.get("roles"), list) and transition["roles"] != []
+
+
+def _check_member(member: str, value: object) -> Iterator[Finding]:
+    yield from check_roles(f"/{member}", value)
+    if value == []:
+        yield warning(
+            f"/{member}",
+            f"no role may {_OF_STATES[member]} a state, only administrators may",
+            "write false, or list the roles that may",
+        )
 
 
 def _transitions(steps: dict[str, Any]) -> Iterator[Place]:

@@ -25,6 +25,7 @@ _PLACES: list[tuple[re.Pattern[str], type[Struct]]] = [
 _LOOKED_AT = 20
 _TEXT, _SWITCH, _WHOLE = "a text in quotes", "true or false", "a whole number from 0"
 _ROLES = 'a list of roles such as ["approver"]'
+_WHO = f"true, false, or {_ROLES}"
 _TAKES: dict[type[Struct], dict[str, str]] = {
     Flow: {
         "flow": "the slug of the flow",
@@ -33,6 +34,8 @@ _TAKES: dict[type[Struct], dict[str, str]] = {
         "config": "an object with queryParam, services, modules, pathes, defaultFlow",
         "prefabs": "an object of tokens by the names of steps",
         "ttl": 'an ISO 8601 duration such as "P30D"',
+        "resettable": _WHO,
+        "clearable": _WHO,
     },
     FlowConfig: {
         "queryParam": "the name of a URL parameter",
