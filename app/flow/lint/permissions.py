@@ -5,6 +5,7 @@ from typing import Any
 
 from app.contracts.definition import Finding
 from app.flow.faults import escape
+from app.flow.guards import compiled, fault_of_guard
 from app.flow.lint.findings import warning
 from app.flow.lint.members import as_object, check_roles, objects
 from app.flow.lint.names import quoted
@@ -31,12 +32,23 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
                 f'add "{member}": false for administrators only, a list of roles, or true to leave it so',
             )
     for at, transition in transitions:
+        if transition.get("roles") is None and not _asks_who(transition.get("guard")):
+            yield warning(
+                at,
+                "mixed roles: others require a role, but the user whose state it is may run this transition",
+                "list the roles that may run it, or write a guard on user, such as user.id == state.userId",
+            )
         yield from _check_undo(at, transition, steps)
 
 
 def _restricts(transition: dict[str, Any]) -> bool:
     """Whether it requires a role of a user: one for the timer alone does not."""
     return isinstance(transition.get("roles"), list) and transition["roles"] != []
+
+
+def _asks_who(guard: object) -> bool:
+    """True if a sound guard depends on who asks: then its author has said who may."""
+    return isinstance(guard, str) and fault_of_guard(guard) is None and compiled(guard).reads_user
 
 
 def _check_member(member: str, value: object) -> Iterator[Finding]:
