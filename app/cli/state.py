@@ -9,7 +9,7 @@ import msgspec
 
 from app.cli.command import main, say, with_service
 from app.contracts.command import Origin, SetCommand
-from app.contracts.errors import FlowNotStartedError, InvalidRequestError
+from app.contracts.errors import InvalidRequestError
 from app.contracts.outcome import Recovered, Verification
 from app.contracts.views import iso, recovery_view, state_view
 from app.flow.faults import faults_of
@@ -35,10 +35,7 @@ def show(user_id: str, flow_id: str) -> None:
     """Print the state as JSON."""
 
     async def run(service: FlowService) -> Any:
-        found = await service.get_flow_state(user_id, flow_id)
-        if found is None:
-            raise FlowNotStartedError(flow_id)
-        return state_view(found)
+        return state_view(await service.require_flow_state(user_id, flow_id))
 
     _print(with_service(run))
 

@@ -1,6 +1,6 @@
 """The errors of the interface. Each has a stable code and says what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -129,8 +129,14 @@ class FlowNotStartedError(FlowError):
     status = 409
     title = "Flow not started"
 
-    def __init__(self, flow_id: str) -> None:
-        super().__init__(f"Flow {flow_id} is not started; start it first", flowId=flow_id)
+    def __init__(self, flow_id: str, ended: Mapping[str, str] | None = None) -> None:
+        """``ended``: when the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``."""
+        message = f"Flow {flow_id} is not started; start it first"
+        for how, moment in (ended or {}).items():
+            verb = "" if how == "expiredAt" else "was "
+            how_it_ended = f"{verb}{how.removesuffix('At')} at {moment}"
+            message = f"Flow {flow_id} is not started: its state {how_it_ended}; start it again"
+        super().__init__(message, flowId=flow_id, **(ended or {}))
 
 
 class InvalidTransitionError(FlowError):

@@ -51,9 +51,7 @@ def _etag(state: FlowState) -> dict[str, str]:
 
 
 async def _token(call: Call) -> Answer:
-    state = await call.service.get_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
-    if state is None:
-        raise FlowNotStartedError(call.path["flow_id"])
+    state = await call.service.require_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
     definition = await call.service.definitions.version(state.flow, state.version)
     token = encode_token(definition.flow, state)
     view = TokenView(token, state.flow, state.step, state.version, state.epoch, state.revision)

@@ -6,7 +6,7 @@ import structlog
 from msgspec import structs
 
 from app.contracts.command import Caller, Origin, PauseCommand, program
-from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ids import require_ids, require_state
 from app.contracts.outcome import Recovered
 from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
@@ -71,7 +71,10 @@ class Administration:
         FlowNotStartedError when there is nothing to recover."""
         require_state(user_id, flow_id)
         origin = origin or Origin(actor=user_id)
-        done = await self._recovery.recover(user_id, flow_id, origin)
+        try:
+            done = await self._recovery.recover(user_id, flow_id, origin)
+        except FlowNotStartedError:
+            raise await self._changes.not_started(user_id, flow_id) from None
         if done.state is None:
             return done
         return structs.replace(done, state=await self._access.with_transitions(done.state, origin.asks))

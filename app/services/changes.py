@@ -15,6 +15,7 @@ from app.contracts.views import state_view
 from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 from app.services.commits import Change
+from app.services.endings import Endings
 from app.services.executor import Decide, Executor, Request
 from app.services.recovery import Recovery
 
@@ -23,33 +24,48 @@ class StateChanges:
     """The executor, with the definitions beside it."""
 
     def __init__(
-        self, executor: Executor, catalog: DefinitionCatalog, access: Access, recovery: Recovery
+        self,
+        executor: Executor,
+        catalog: DefinitionCatalog,
+        access: Access,
+        recovery: Recovery,
+        endings: Endings,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
         self._access = access
         self._recovery = recovery
+        self._endings = endings
 
     async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
         """The state afterwards with the caller's transitions, and whether this request changed it. Raises
         FlowNotStartedError when there is none."""
         after, changed = await self.execute(asked, decide)
         if after is None:
-            raise FlowNotStartedError(asked.flow_id)
+            raise await self.not_started(asked.user_id, asked.flow_id)
         return await self._access.with_transitions(after, asked.origin.asks), changed
 
     async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
         """As Executor.execute; a conflict carries the present state as it is answered, corruption what
-        a recovery would do. Raises InsufficientPermissionsError when the caller must not see the flow."""
+        a recovery would do, and the absence of a state how the last one ended. Raises
+        InsufficientPermissionsError when the caller must not see the flow."""
         await self._access.require_visible(asked.flow_id, asked.origin.asks)
         try:
             async with self.explaining(asked.user_id, asked.flow_id):
                 return await self._executor.execute(asked, decide)
+        except FlowNotStartedError:
+            raise await self.not_started(asked.user_id, asked.flow_id) from None
         except RevisionConflictError as conflict:
             if conflict.state is not None:
                 present = await self._access.with_transitions(conflict.state, asked.origin.asks)
                 conflict.details["state"] = state_view(present)
+            elif asked.origin.expected is not None:
+                conflict.details.update(await self._endings.of(asked.user_id, asked.flow_id))
             raise
+
+    async def not_started(self, user_id: str, flow_id: str) -> FlowNotStartedError:
+        """The error for a state that is not there, with how the last one ended."""
+        return FlowNotStartedError(flow_id, await self._endings.of(user_id, flow_id))
 
     @asynccontextmanager
     async def explaining(self, user_id: str, flow_id: str) -> AsyncIterator[None]:

@@ -136,6 +136,16 @@ class FlowService:
                 return None
             return await self._access.with_transitions(stored.state, asks)
 
+    async def require_flow_state(
+        self, user_id: str, flow_id: str, *, caller: Caller | None = None
+    ) -> FlowState:
+        """The state with its available transitions. Raises FlowNotStartedError with how the last one ended,
+        FlowNotFoundError."""
+        state = await self.get_flow_state(user_id, flow_id, caller=caller)
+        if state is None:
+            raise await self._changes.not_started(user_id, flow_id)
+        return state
+
     async def get_flow_events(
         self,
         user_id: str,

@@ -24,6 +24,7 @@ from app.services.changes import StateChanges
 from app.services.commits import Commits
 from app.services.deadlines import Deadlines
 from app.services.definitions import Definitions
+from app.services.endings import Endings
 from app.services.executor import Executor
 from app.services.history import HistoryReader
 from app.services.lease import LeaseHolder
@@ -76,7 +77,9 @@ class Wiring:
         commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         executor = Executor(states, commits, Repeats(history), Deadlines(self.catalog), recovery, clock)
-        self.changes = StateChanges(executor, self.catalog, self.access, recovery)
+        self.changes = StateChanges(
+            executor, self.catalog, self.access, recovery, Endings(states, history, clock)
+        )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, clock)
         self.audience = Audience(bus, states, self.catch_up)
         self.presence = Presence(bus, self.audience.listens)

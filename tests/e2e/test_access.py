@@ -192,3 +192,72 @@ async def test_a_list_of_flows_names_none_that_the_caller_must_not_see(
     assert listed == sorted(set(listed))
     assert shown <= set(listed)
     assert not hidden & set(listed)
+
+
+def with_an_undo() -> dict[str, Any]:
+    """Steps in which an approval can be undone."""
+    steps: dict[str, Any] = expense_flow()["steps"]
+    steps["review"]["transitions"]["approve"]["reversible"] = True
+    return steps
+
+
+async def test_only_who_may_approve_may_undo_an_approval(serving: Serving, user: str) -> None:
+    flow = f"/api/flow/{await published(serving, steps=with_an_undo())}"
+    async with (
+        serving.http(user) as own,
+        serving.http("ada", "flow:service", roles=["approver"]) as approver,
+    ):
+        await own.post(f"{flow}/start")
+        await own.post(f"{flow}/transition/submit", json=SUBMITTED)
+        approved = await approver.post(f"{flow}/transition/approve?userId={user}")
+        assert (approved.json()["status"], approved.json()["undoRoles"]) == ("completed", ["approver"])
+        assert (await own.get(f"{flow}/state")).json()["undoRoles"] == ["approver"]
+        refused = await own.post(f"{flow}/back")
+        assert (refused.status_code, refused.json()["code"]) == (403, "INSUFFICIENT_PERMISSIONS")
+        assert refused.json()["details"] == {"transition": "back", "roles": ["approver"]}
+        undone = await approver.post(f"{flow}/back?userId={user}")
+        assert (undone.status_code, undone.json()["step"]) == (200, "review")
+        assert "undoRoles" not in undone.json()
+
+
+async def test_a_flow_says_who_may_reset_and_clear(serving: Serving, user: str) -> None:
+    slug = await published(serving, resettable=["approver"], clearable=False)
+    flow = f"/api/flow/{slug}"
+    client = await connected(serving, user)
+    async with (
+        serving.http(user) as own,
+        serving.http("ada", "flow:service", roles=["approver"]) as approver,
+        serving.http("root", "flow:admin") as admin,
+    ):
+        await own.post(f"{flow}/start")
+        for refused in (await own.post(f"{flow}/reset"), await own.delete(f"{flow}/state")):
+            assert (refused.status_code, refused.json()["code"]) == (403, "INSUFFICIENT_PERMISSIONS")
+        answer = await client.call("flow-reset", {"flowId": slug})
+        assert answer["error"]["details"] == {"flowId": slug, "roles": ["approver"]}
+        assert (await approver.post(f"{flow}/reset?userId={user}")).status_code == 200
+        assert (await approver.delete(f"{flow}/state?userId={user}")).status_code == 403
+        assert (await admin.delete(f"{flow}/state?userId={user}")).status_code == 204
+        ended = await own.post(f"{flow}/transition/submit", json=SUBMITTED)
+        assert (ended.status_code, ended.json()["code"]) == (409, "FLOW_NOT_STARTED")
+        assert set(ended.json()["details"]) == {"flowId", "clearedAt"}
+        told = await client.call("flow-transition", {"flowId": slug, "transition": "submit", **SUBMITTED})
+        assert told["error"]["details"] == ended.json()["details"]
+    await client.close()
+
+
+async def test_a_paused_state_outlives_one_that_is_not(serving: Serving, user: str) -> None:
+    slug = await published(serving, ttl="PT2S")
+    flow = f"/api/flow/{slug}"
+    other = await connected(serving, f"{user}-2")
+    await other.call("flow-subscribe", {"flowId": slug})
+    async with serving.http("root", "flow:admin") as admin:
+        await admin.post(f"{flow}/start?userId={user}")
+        paused = await admin.post(f"{flow}/pause?userId={user}", json={"reason": "checks"})
+        assert "expiresAt" not in paused.json()
+        await other.call("flow-start", {"flowId": slug})
+        await other.until(lambda f: any(u["status"] == "expired" for u in f.updates()))
+        held = (await admin.get(f"{flow}/state?userId={user}")).json()
+        assert (held["status"], held["revision"]) == ("paused", 1)
+        resumed = (await admin.post(f"{flow}/resume?userId={user}")).json()
+        assert resumed["updatedAt"] < resumed["expiresAt"]
+    await other.close()

@@ -1,0 +1,104 @@
+"""The end of a state, as told to callers that find none: it expired, was cleared or was erased."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from app.contracts.command import ExpectedPosition, Origin, PauseCommand
+from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
+from app.contracts.ports import DamagedState
+from app.contracts.views import iso
+from app.services import FlowService
+from tests.support.rig import Rig
+from tests.support.samples import flow_dict
+
+ROOT = Origin("root")
+Ask = Callable[[FlowService], Awaitable[Any]]
+ASKS: list[Ask] = [
+    lambda service: service.execute_transition("ada", "loop", "go"),
+    lambda service: service.execute_transition("ada", "loop", "go", origin=Origin("ada", dry_run=True)),
+    lambda service: service.undo_transition("ada", "loop"),
+    lambda service: service.administration.pause_flow("ada", "loop", PauseCommand(reason="x")),
+    lambda service: service.administration.resume_flow("ada", "loop"),
+    lambda service: service.administration.recover_flow("ada", "loop"),
+    lambda service: service.require_flow_state("ada", "loop"),
+]
+OF_ASKS = ["transition", "dry run", "undo", "pause", "resume", "recover", "read"]
+
+
+async def started() -> Rig:
+    rig = Rig()
+    await rig.service.create_flow(flow_dict(ttl="PT1H"))
+    await rig.service.start_flow("ada", "loop")
+    return rig
+
+
+async def told(rig: Rig, ask: Ask) -> FlowNotStartedError:
+    with pytest.raises(FlowNotStartedError) as refusal:
+        await ask(rig.service)
+    assert refusal.value.details.pop("flowId") == "loop"
+    return refusal.value
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=OF_ASKS)
+async def test_an_expired_state_is_told_from_one_that_never_was(ask: Ask) -> None:
+    rig = Rig()
+    await rig.service.create_flow(flow_dict(ttl="PT1H"))
+    never = await told(rig, ask)
+    assert (never.details, never.message) == ({}, "Flow loop is not started; start it first")
+    await rig.service.start_flow("ada", "loop")
+    rig.clock.advance(hours=1)
+    expired = iso(rig.clock.now())
+    error = await told(rig, ask)
+    assert error.details == {"expiredAt": expired}
+    assert error.message == f"Flow loop is not started: its state expired at {expired}; start it again"
+    await rig.service.purge_expired_flows()
+    rig.clock.advance(hours=5)
+    assert (await told(rig, ask)).details == {"expiredAt": expired}
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=OF_ASKS)
+@pytest.mark.parametrize("delivered", [False, True])
+async def test_a_cleared_state_is_told_from_an_erased_one(ask: Ask, delivered: bool) -> None:
+    rig = await started()
+
+    async def ended(how: str, at: datetime) -> None:
+        if delivered:
+            await rig.service.background.relay.drain(5)
+        rig.clock.advance(minutes=5)
+        error = await told(rig, ask)
+        assert error.details == {f"{how}At": iso(at)}
+        assert f"its state was {how} at {iso(at)}" in error.message
+
+    async with rig.service as service:
+        rig.clock.advance(minutes=5)
+        await service.clear_flow_state("ada", "loop")
+        await ended("cleared", rig.clock.now())
+        await service.personal_data.erase("ada", ROOT)
+        await ended("erased", rig.clock.now())
+        await service.start_flow("ada", "loop")
+        await service.delete_flow("loop", force=True)
+        await service.create_flow(flow_dict(ttl="PT1H"))
+        await ended("cleared", rig.clock.now())
+
+
+async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_says_so() -> None:
+    rig = await started()
+    await rig.service.clear_flow_state("ada", "loop")
+    origin = Origin("ada", expected=ExpectedPosition(0))
+    with pytest.raises(RevisionConflictError) as refusal:
+        await rig.service.execute_transition("ada", "loop", "go", origin=origin)
+    assert refusal.value.details == {"state": None, "clearedAt": iso(rig.clock.now())}
+
+
+async def test_an_end_that_cannot_be_read_is_not_told() -> None:
+    rig = await started()
+    await rig.service.clear_flow_state("ada", "loop")
+    kept = rig.states.kept["loop:ada"]
+    rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad")
+    with pytest.raises(FlowStateCorruptionError):
+        await rig.service.execute_transition("ada", "loop", "go")
+    del rig.states.damaged["loop:ada"], rig.states.kept["loop:ada"]
+    assert (await told(rig, ASKS[0])).details == {}, "its history was kept for its time alone"
