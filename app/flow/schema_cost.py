@@ -28,8 +28,8 @@ _ONE = ("not", "if", "then", "else", "$ref")
 _MANY = ("allOf", "anyOf", "oneOf")
 _OF_EACH = ("additionalProperties", "propertyNames", "unevaluatedProperties", "contains", "unevaluatedItems")
 _UNTAKEN = ("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
-_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
-_DATA = ("const", "enum", "default", "examples")
+MAPS_OF_SCHEMAS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+DATA = ("const", "enum", "default", "examples")
 
 
 def cost_faults(schema: dict[str, Any]) -> list[Fault]:
@@ -159,9 +159,9 @@ def _parts(schema: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield at, schema
     for name, member in schema.items():
         here = f"{at}/{escape(name)}"
-        if name in _DATA:
+        if name in DATA:
             continue
-        if name in _BY_NAME and isinstance(member, dict):
+        if name in MAPS_OF_SCHEMAS and isinstance(member, dict):
             for key, inner in member.items():
                 yield from _parts(inner, f"{here}/{escape(key)}")
         elif isinstance(member, list):

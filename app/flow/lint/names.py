@@ -47,18 +47,19 @@ def instead(name: str, known: Collection[str], what: str) -> str:
 def _spellings(known: tuple[str, ...]) -> dict[str, str]:
     """The first of the known names by each of its forms; its own counts before those of others."""
     whole = {form: name for name in reversed(known) for form in _forms(name)}
-    return whole | {_plain(name): name for name in reversed(known)}
+    return whole | {plain_spelling(name): name for name in reversed(known)}
 
 
 def _forms(name: str) -> Iterator[str]:
     """A name as it is compared: whole, and with each of its characters left out. Two names with a form in
     common differ by at most one character that is added, left out or another, or by two that are swapped."""
-    plain = _plain(name)
+    plain = plain_spelling(name)
     yield plain
     if _LEAST_ALIKE <= len(plain) <= _MOST_ALIKE:
         for at in range(len(plain)):
             yield plain[:at] + plain[at + 1 :]
 
 
-def _plain(name: str) -> str:
+def plain_spelling(name: str) -> str:
+    """Return a name without its case and its dashes, at most as long as names are compared."""
     return name[:_SHOWN].casefold().replace("-", "").replace("_", "")

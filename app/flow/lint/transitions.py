@@ -10,6 +10,7 @@ from jsonschema_rs import Draft202012Validator, RegexOptions
 from app.contracts.definition import Finding
 from app.flow.guards import FIELDS, fault_of_guard, is_constant
 from app.flow.lint.findings import error, warning
+from app.flow.lint.keywords import keyword_findings
 from app.flow.lint.members import check_key, check_roles, check_texts
 from app.flow.lint.names import instead, nearest, quoted
 from app.flow.payload_schemas import DIALECT, faults_of_schema
@@ -93,6 +94,7 @@ def _check_schema(at: str, schema: object, *, is_timed: bool) -> Iterator[Findin
             fault.message,
             advice or "write a JSON Schema as the dialect 2020-12 has it",
         )
+    yield from keyword_findings(at, schema)
     refusal = _refusal_of_nothing(schema) if is_timed and not faults else None
     if refusal is not None:
         yield error(
