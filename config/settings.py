@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote, shown_url
 
 PREFIX = "FLOW_"
@@ -70,11 +71,22 @@ class Settings(BaseSettings):
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("state_ttl", "history_retention", mode="before")
+    @classmethod
+    def _read_duration(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return parse_duration(value.strip())
+        if value is None or isinstance(value, timedelta):
+            return value
+        raise ValueError(f"{value!r} is no text: {DURATION_RULE}")
+
     @field_validator("state_ttl", "history_retention")
     @classmethod
-    def _positive(cls, value: timedelta | None) -> timedelta | None:
+    def _bounded(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta(0):
             raise ValueError("must be longer than nothing")
+        if value is not None and value > MAX_DURATION:
+            raise ValueError(f"must be at most {iso_duration(MAX_DURATION)}, 100 years")
         return value
 
     @field_validator("socket_transports")
@@ -196,6 +208,8 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name.endswith("_url") and value is not None:
                 value = mask_url(value.get_secret_value() if isinstance(value, SecretStr) else value)
+            elif isinstance(value, timedelta):
+                value = iso_duration(value)
             elif isinstance(value, list):
                 value = ",".join(_shown(part) for part in value)
             shown[f"{PREFIX}{name.upper()}"] = "" if value is None else str(value)

@@ -9,31 +9,47 @@ import click
 from app.auth.tokens import issue_token
 from app.cli.command import main, say
 from app.contracts.ids import RULE, is_id
+from app.kit.durations import MAX_DURATION, parse_duration
 from app.process.data_directory import read_jwt_secret
 from config.settings import Settings, SettingsError, load_settings
 
-_SHORT_DURATION = re.compile(r"(\d{1,9})([smhd])\Z")
+_SHORT_DURATION = re.compile(r"(\d{1,9})([smhd])\Z", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MIN_TTL = timedelta(seconds=1)
 
 
 @main.command()
 @click.option("--user", required=True, help="The user's id (the token's 'sub').")
 @click.option("--role", "roles", multiple=True, help="A role; may be repeated.")
 @click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; may be repeated.")
-@click.option("--ttl", default="1h", show_default=True, help="How long it is valid: 30s, 15m, 1h, 7d.")
+@click.option(
+    "--ttl",
+    default="PT1H",
+    show_default=True,
+    help="How long it is valid: PT15M, PT1H, P7D, P2W; 15m, 1h and 7d for short.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
 def token(
     user: str, roles: tuple[str, ...], scopes: tuple[str, ...], ttl: str, data_dir: Path | None
 ) -> None:
     """Print a signed token for the configured secret."""
-    match = _SHORT_DURATION.match(ttl)
-    if match is None:
-        raise click.BadParameter("takes a number and s, m, h or d, such as 1h", param_hint="--ttl")
+    valid_for = _read_ttl(ttl)
     if not is_id(user):
         raise click.BadParameter(RULE, param_hint="--user")
     settings = load_settings(data_dir=data_dir)
-    valid_for = timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
     say(signed_token(settings, user, valid_for, roles, scopes))
+
+
+def _read_ttl(text: str) -> timedelta:
+    """Read an ISO 8601 duration, or a number of one unit such as ``15m``."""
+    short = _SHORT_DURATION.match(text)
+    try:
+        given = timedelta(seconds=int(short[1]) * _SECONDS[short[2]]) if short else parse_duration(text)
+    except (ValueError, OverflowError) as refusal:
+        raise click.BadParameter(f"{refusal}; or 15m, 1h, 7d", param_hint="--ttl") from None
+    if not _MIN_TTL <= given <= MAX_DURATION:
+        raise click.BadParameter(f"{text!r} is not between a second and 100 years", param_hint="--ttl")
+    return given
 
 
 def signed_token(

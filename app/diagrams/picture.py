@@ -1,12 +1,12 @@
 """What a diagram shows of a flow, whatever its format."""
 
 import re
-from datetime import timedelta
 from typing import Literal
 
 from msgspec import Struct
 
 from app.contracts.flow import Flow, FlowStep, FlowTransition
+from app.kit.durations import iso_duration
 
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, those that turn the direction of what follows, and what XML 1.0 has no place for."""
@@ -85,7 +85,7 @@ def _box(flow: Flow, name: str, step: FlowStep, current: str | None) -> Box:
 def _notes(step: FlowStep, name: str, transition: FlowTransition) -> list[str]:
     kinds = ["reversible"] if transition.reversible else []
     if step.timeout is not None and step.timeout.transition == name:
-        kinds.append(f"after {_iso(step.timeout.after)}")
+        kinds.append(f"after {iso_duration(step.timeout.after)}")
     notes = [" · ".join(kinds)] if kinds else []
     if transition.guard is not None:
         notes.append(f"[{_shown(transition.guard)}]")
@@ -98,13 +98,3 @@ def _notes(step: FlowStep, name: str, transition: FlowTransition) -> list[str]:
 def _shown(text: str | None) -> str:
     """In one line, with a mark in the place of each character that cannot be shown."""
     return _UNSHOWN.sub("\ufffd", " ".join((text or "").split()))
-
-
-def _iso(span: timedelta) -> str:
-    """An ISO 8601 duration in the units in which people write it, such as ``P2DT12H`` or ``PT15M``."""
-    minutes, seconds = divmod(span.seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = ((hours, "H"), (minutes, "M"), (seconds + span.microseconds / 1_000_000, "S"))
-    days = f"{span.days}D" if span.days else ""
-    time = "".join(f"{number:g}{unit}" for number, unit in parts if number)
-    return f"P{days}T{time}" if time else f"P{days or '0D'}"

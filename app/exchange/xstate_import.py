@@ -17,9 +17,9 @@ from app.exchange.carried import KEY, Imported, Notes
 from app.exchange.machine import INTERNAL, Choice, Machine, Node, is_wildcard
 from app.exchange.machine_reading import read_machine
 from app.exchange.names import Names, slug_of
-from app.flow.lint.members import MAX_DURATION
 from app.flow.lint.steps import MAX_STEPS
 from app.flow.lint.timeouts import MIN_TIMEOUT
+from app.kit.durations import MAX_DURATION
 
 Raw = dict[str, Any]
 

@@ -8,6 +8,7 @@ import msgspec
 from app.contracts.definition import Finding
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
+from app.flow.canonical import canonical
 from app.flow.jsonable import unkeepable
 from app.flow.lint.findings import arranged, error
 from app.flow.lint.members import as_object, objects
@@ -35,7 +36,7 @@ def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
     errors = [Fault(f.pointer, f"{f.message}; {f.advice}") for f in findings if f.severity == "error"]
     if errors:
         raise InvalidDefinitionError(errors)
-    return msgspec.convert(raw, Flow), findings
+    return msgspec.convert(canonical(raw), Flow), findings
 
 
 def check_flow(raw: object) -> list[Finding]:
@@ -46,7 +47,7 @@ def check_flow(raw: object) -> list[Finding]:
     if not found:
         found = list(_semantic(raw)) if isinstance(raw, dict) else []
         errors = [finding for finding in found if finding.severity == "error"]
-        found = [*shape_findings(raw, errors), *found]
+        found = [*shape_findings(canonical(raw), errors), *found]
     return arranged(raw, found)
 
 

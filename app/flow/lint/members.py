@@ -10,8 +10,8 @@ import msgspec
 from app.contracts.definition import Finding
 from app.flow.lint.findings import error, warning
 from app.flow.lint.names import MAX_ROLE, NAME, is_role, quoted
+from app.kit.durations import MAX_DURATION, parse_duration
 
-MAX_DURATION = timedelta(days=36_525)
 MIN_TTL = timedelta(milliseconds=1)
 MAX_ROLES = 100
 TEXTS = {"title": 200, "description": 4000, "service": 1000, "module": 1000, "path": 1000}
@@ -42,10 +42,10 @@ def duration(value: object, least: timedelta = MIN_TTL) -> timedelta | None:
     if not isinstance(value, str):
         return None
     try:
-        given = msgspec.convert(value, timedelta)
-    except msgspec.ValidationError:
+        given = parse_duration(value)
+    except ValueError:
         return None
-    return given if least <= given <= MAX_DURATION and not given % timedelta(milliseconds=1) else None
+    return given if least <= given <= MAX_DURATION else None
 
 
 def check_key(at: str, key: str, part: object, member: str) -> Iterator[Finding]:
@@ -71,9 +71,9 @@ def check_duration(at: str, value: object, least: timedelta = MIN_TTL) -> Iterat
         bounds = f"of {least / timedelta(seconds=1):g} s to 100 years"
         yield error(
             at,
-            f"takes an ISO 8601 duration such as P30D or PT12H, {bounds}",
-            "write days as P30D, hours as PT12H, minutes as PT15M, seconds as PT30S; months and years have "
-            "no fixed length",
+            f"{quoted(value)} is no ISO 8601 duration such as P30D or PT12H, {bounds}",
+            "write weeks as P1W, days as P30D, hours as PT12H, minutes as PT15M, seconds as PT30S; months "
+            "and years have no fixed length",
         )
 
 
