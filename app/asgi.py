@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from app.auth.claims import ClaimNames
 from app.auth.tokens import TokenVerifier
 from app.http.application import build_application
 from app.main import Parts, definition_sources, following
@@ -26,6 +27,7 @@ def token_verifier(settings: Settings) -> TokenVerifier:
         algorithms=settings.algorithms,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
+        claims=ClaimNames(settings.jwt_user_claim, settings.jwt_roles_claim, settings.jwt_scope_claim),
     )
 
 

@@ -19,6 +19,7 @@ SHIPPED_FLOWS = Path(__file__).parent / "flows"
 DEFAULT_DEFINITIONS = "database,file:config/flows"
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
+_CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
 _ORIGIN = re.compile(r"https?://[^\s/?#@]+")
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
 """Read by the build backend and by the embedded servers."""
@@ -53,6 +54,9 @@ class Settings(BaseSettings):
     jwt_algorithms: CommaSeparated = Field(default_factory=list)
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
+    jwt_user_claim: str = "sub"
+    jwt_roles_claim: str = "roles"
+    jwt_scope_claim: str = "scope"
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
     cors_origins: CommaSeparated = Field(default_factory=list)
@@ -124,6 +128,15 @@ class Settings(BaseSettings):
             auth_header(value.get_secret_value())
         return value
 
+    @field_validator("jwt_user_claim", "jwt_roles_claim", "jwt_scope_claim")
+    @classmethod
+    def _claim_path(cls, value: str) -> str:
+        if not _CLAIM.fullmatch(value):
+            raise ValueError(
+                f"{value!r} is no claim: write its name, or a path with dots such as realm_access.roles"
+            )
+        return value
+
     @field_validator("jwt_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
@@ -141,6 +154,18 @@ class Settings(BaseSettings):
             raise ValueError("FLOW_JWT_ALGORITHMS: 'none' is not allowed")
         if shared and (self.jwt_public_key or self.jwks_url):
             raise ValueError("FLOW_JWT_ALGORITHMS: HS* goes with FLOW_JWT_SECRET only")
+        return self
+
+    @model_validator(mode="after")
+    def _claims_apart(self) -> Self:
+        claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim]
+        for claim in claims:
+            for other in claims:
+                if claims.count(claim) > 1 or other.startswith(f"{claim}."):
+                    raise ValueError(
+                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM and FLOW_JWT_SCOPE_CLAIM must name claims "
+                        f"of their own, none inside another: {', '.join(claims)}"
+                    )
         return self
 
     @model_validator(mode="after")

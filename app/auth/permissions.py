@@ -4,7 +4,10 @@ from app.contracts.command import ADMIN, SERVICE, Caller
 from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.ids import require_ids
 
-__all__ = ["ADMIN", "SERVICE", "acting_for", "require_scope"]
+__all__ = ["ADMIN", "SCOPES", "SERVICE", "acting_for", "require_scope"]
+
+SCOPES = (ADMIN, SERVICE)
+"""Those that mean something here."""
 
 
 def require_scope(caller: Caller, scope: str) -> None:

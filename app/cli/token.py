@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+from app.auth.claims import ClaimNames
+from app.auth.permissions import SCOPES
 from app.auth.tokens import issue_token
 from app.cli.command import main, say
 from app.contracts.ids import RULE, is_id
+from app.flow.lint.names import is_role, nearest
 from app.kit.durations import MAX_DURATION, parse_duration
 from app.process.data_directory import read_jwt_secret
 from config.settings import Settings, SettingsError, load_settings
@@ -36,6 +39,7 @@ def token(
     valid_for = _read_ttl(ttl)
     if not is_id(user):
         raise click.BadParameter(RULE, param_hint="--user")
+    _check_words(roles, scopes)
     settings = load_settings(data_dir=data_dir)
     say(signed_token(settings, user, valid_for, roles, scopes))
 
@@ -50,6 +54,20 @@ def _read_ttl(text: str) -> timedelta:
     if not _MIN_TTL <= given <= MAX_DURATION:
         raise click.BadParameter(f"{text!r} is not between a second and 100 years", param_hint="--ttl")
     return given
+
+
+def _check_words(roles: tuple[str, ...], scopes: tuple[str, ...]) -> None:
+    """Refuse roles that no flow can name, and scopes that are much like one of ours but are none."""
+    for role in roles:
+        if not is_role(role):
+            raise click.BadParameter(f"{role!r} cannot name a role", param_hint="--role")
+    for scope in (word for words in scopes for word in words.split()):
+        meant = nearest(scope, SCOPES) or nearest(f"flow:{scope}", SCOPES)
+        if scope not in SCOPES and (meant is not None or scope.casefold().startswith("flow:")):
+            raise click.BadParameter(
+                f"there is no scope {scope!r}; did you mean {meant or ' or '.join(SCOPES)}?",
+                param_hint="--scope",
+            )
 
 
 def signed_token(
@@ -70,4 +88,5 @@ def signed_token(
         scopes=scopes,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
+        names=ClaimNames(settings.jwt_user_claim, settings.jwt_roles_claim, settings.jwt_scope_claim),
     )

@@ -9,7 +9,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import structs
 
+from app.auth.claims import ClaimNames
 from app.auth.permissions import ADMIN, SERVICE, acting_for, require_scope
 from app.auth.tokens import TokenVerifier, issue_token
 from app.contracts.command import Caller
@@ -18,6 +20,7 @@ from app.contracts.errors import (
     InsufficientPermissionsError,
     InvalidRequestError,
 )
+from tests.support.log_events import LogEvents
 
 KEY = "k" * 64
 
@@ -114,3 +117,166 @@ def test_who_may_act_for_whom() -> None:
             acting_for(trusted, "b\0b")
     with pytest.raises(InsufficientPermissionsError):
         require_scope(ada, ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("claims", "roles", "scopes"),
+    [
+        ({"roles": "approver"}, {"approver"}, set()),
+        ({"roles": "Team Lead"}, {"Team Lead"}, set()),
+        ({"roles": ["approver", "clerk"]}, {"approver", "clerk"}, set()),
+        ({"roles": [7, "clerk"]}, {"7", "clerk"}, set()),
+        ({"roles": []}, set(), set()),
+        ({"roles": ""}, set(), set()),
+        ({"roles": None}, set(), set()),
+        ({"scope": "a  b"}, set(), {"a", "b"}),
+        ({"scope": ["a b", "c"]}, set(), {"a", "b", "c"}),
+        ({"scope": None}, set(), set()),
+        ({}, set(), set()),
+    ],
+)
+async def test_a_text_is_one_role_and_a_scope_is_a_text_or_a_list(
+    claims: dict[str, Any], roles: set[str], scopes: set[str]
+) -> None:
+    caller = await verifier().verify(token(**claims))
+    assert caller.roles == roles
+    assert caller.scopes == scopes
+
+
+@pytest.mark.parametrize("name", ["roles", "scope"])
+@pytest.mark.parametrize("value", [{"a": "b"}, [["a"]], [None], [{"a": 1}], 1.5])
+async def test_a_claim_of_another_shape_is_refused_by_name(name: str, value: object) -> None:
+    claims: dict[str, Any] = {name: value}
+    with pytest.raises(
+        AuthenticationRequiredError, match=f"'{name}' claim must be a text or a list of texts"
+    ):
+        await verifier().verify(token(**claims))
+
+
+@pytest.mark.parametrize(
+    ("names", "claims"),
+    [
+        (
+            ClaimNames(user="email", roles="realm_access.roles", scope="scp"),
+            {"sub": None, "email": "a@b.example", "realm_access": {"roles": "clerk"}, "scp": ["x", "y"]},
+        ),
+        (
+            ClaimNames(roles="resource_access.my.app.roles", scope="auth.scope", user="preferred_username"),
+            {
+                "preferred_username": "a@b.example",
+                "resource_access": {"my": {"other": 1}, "my.app": {"roles": ["clerk"]}},
+                "auth": {"scope": "x y"},
+            },
+        ),
+        (
+            ClaimNames(
+                roles="https://app.example/roles", user="https://app.example/user", scope="permissions"
+            ),
+            {
+                "https://app.example/roles": ["clerk"],
+                "https://app.example/user": "a@b.example",
+                "permissions": ["x", "y"],
+            },
+        ),
+        (
+            ClaimNames("sub.id", "cognito:groups"),
+            {"sub": {"id": "a@b.example"}, "cognito:groups": ["clerk"], "scope": "x y"},
+        ),
+    ],
+)
+async def test_claims_have_the_names_that_identity_providers_give_them(
+    names: ClaimNames, claims: dict[str, Any]
+) -> None:
+    checks = verifier(claims=names)
+    expected = Caller("a@b.example", frozenset({"clerk"}), frozenset({"x", "y"}))
+    for made in (
+        token(**claims),
+        issue_token(
+            KEY, "a@b.example", ttl=timedelta(seconds=60), roles=["clerk"], scopes=["x", "y"], names=names
+        ),
+    ):
+        assert structs.replace(await checks.verify(made), expires_at=0.0) == expected
+
+
+@pytest.mark.parametrize("claims", [{}, {"email": None}, {"profile": "x"}, {"profile": {"mail": "x"}}])
+async def test_a_missing_user_claim_is_named(claims: dict[str, Any]) -> None:
+    with pytest.raises(AuthenticationRequiredError, match=r"no 'profile\.email' claim"):
+        await verifier(claims=ClaimNames(user="profile.email")).verify(token(**claims))
+
+
+@pytest.mark.parametrize(
+    ("made", "changes", "reason", "message", "logged"),
+    [
+        ({"key": "o" * 64}, {}, "signature", "The token's signature does not match", {}),
+        (
+            {"algorithm": "HS512"},
+            {},
+            "algorithm",
+            "not accepted here",
+            {"expected": ["HS256"], "given": "HS512"},
+        ),
+        (
+            {"aud": "other"},
+            {"audience": "flows"},
+            "audience",
+            "for another audience",
+            {"expected": "flows", "given": "other"},
+        ),
+        (
+            {"aud": ["other", "more"]},
+            {"audience": "flows"},
+            "audience",
+            "for another audience",
+            {"expected": "flows", "given": "['other', 'more']"},
+        ),
+        (
+            {"iss": "them"},
+            {"issuer": "us"},
+            "issuer",
+            "from another issuer",
+            {"expected": "us", "given": "them"},
+        ),
+        ({"nbf": 2**31}, {}, "time", "not valid yet", {}),
+        ({"iat": "never"}, {}, "time", "'iat'", {}),
+    ],
+)
+async def test_a_refusal_says_what_does_not_match(
+    log_events: LogEvents,
+    made: dict[str, Any],
+    changes: dict[str, Any],
+    reason: str,
+    message: str,
+    logged: dict[str, Any],
+) -> None:
+    bad = token(**made)
+    checks = verifier(**changes)
+    with pytest.raises(AuthenticationRequiredError) as refusal:
+        await checks.verify(bad)
+    assert message in refusal.value.message
+    assert refusal.value.details == {"reason": reason}
+    for expected in changes.values():
+        assert expected not in refusal.value.message
+    (event,) = log_events.named("token refused")
+    assert event["log_level"] == "info"
+    assert event["reason"] == reason
+    assert {name: event[name] for name in ("expected", "given") if name in event} == logged
+    assert bad not in str(event)
+
+
+async def test_the_log_of_refusals_is_bounded(log_events: LogEvents, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: moment)
+    checks = verifier()
+    for bad in [
+        "nonsense",
+        "a.b.c",
+        token(key="o" * 64),
+        *[token(key="o" * 64, jti=str(n)) for n in range(9)],
+    ]:
+        with pytest.raises(AuthenticationRequiredError):
+            await checks.verify(bad)
+    moment += 1
+    with pytest.raises(AuthenticationRequiredError):
+        await checks.verify(token(key="o" * 64))
+    told = [(entry["reason"], entry["unlogged"]) for entry in log_events.named("token refused")]
+    assert told == [("format", 0), ("signature", 0), ("signature", 9)]

@@ -1,0 +1,73 @@
+"""The claims of a token that name the caller, its roles and its scopes."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from app.contracts.command import Caller
+from app.contracts.errors import AuthenticationRequiredError
+from app.contracts.ids import is_id
+
+
+class ClaimNames(Struct, frozen=True):
+    """Where the claims are. A name such as ``realm_access.roles`` is a claim of that name, or a path."""
+
+    user: str = "sub"
+    roles: str = "roles"
+    scope: str = "scope"
+
+    def caller(self, claims: dict[str, Any], expires_at: float) -> Caller:
+        """Read the caller from verified claims.
+
+        A text is one role; a scope is a text of words, or a list of them.
+
+        Raises:
+            AuthenticationRequiredError: A claim is missing or has another shape.
+        """
+        user = find_claim(claims, self.user)
+        if user is None:
+            raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
+        if not is_id(user):
+            raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
+        scopes = _texts(self.scope, find_claim(claims, self.scope))
+        return Caller(
+            user_id=user,
+            roles=frozenset(_texts(self.roles, find_claim(claims, self.roles))),
+            scopes=frozenset(word for scope in scopes for word in scope.split()),
+            expires_at=expires_at,
+        )
+
+
+def find_claim(claims: Any, name: str) -> Any:
+    """Return the claim with this name or at this path, None if there is none.
+
+    The parts of a path may have dots themselves, as ``my.app`` does in ``resource_access.my.app.roles``.
+    """
+    if not isinstance(claims, dict):
+        return None
+    if name in claims:
+        return claims[name]
+    for at, character in enumerate(name):
+        if character == "." and name[:at] in claims:
+            found = find_claim(claims[name[:at]], name[at + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def put_claim(claims: dict[str, Any], name: str, value: Any) -> None:
+    """Add a claim at its path, where ``find_claim`` finds it."""
+    *around, last = name.split(".")
+    for part in around:
+        claims = claims.setdefault(part, {})
+    claims[last] = value
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """Read a text or a list of texts; numbers count as their texts."""
+    members = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(member, str | int) for member in members):
+        raise AuthenticationRequiredError(
+            f"The token's '{name}' claim must be a text or a list of texts", reason="claim"
+        )
+    return [str(member) for member in members if member != ""]
