@@ -19,6 +19,8 @@ from msgspec import UNSET
 from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
+from app.flow.cel_environment import CelEnvironment
+from app.flow.guard_constants import constant_fault
 from app.flow.jsonable import count_values
 
 MAX_LENGTH = 1000
@@ -68,12 +70,6 @@ _BESIDE_TEXTS = re.compile(
     re.DOTALL,
 )
 _PATTERN = re.compile(r"""\s*[rR]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')\s*\)""")
-_OF_A_TEXT = re.compile(
-    r"""(?P<call>(?:\b(?:timestamp|duration)|\.\s*matches)\s*\(\s*"""
-    r"""(?P<given>[rR]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))\s*\))|""" + _BESIDE_TEXTS.pattern,
-    re.DOTALL,
-)
-"""A call that has its value, or none, whatever the guard reads."""
 _COUNTS = re.compile(r"\{[\d,\s]*\}")
 _CALLED_MATCHES = re.compile(r"\bmatches\s?\($")
 _SEGMENT = re.compile(r"""\w+|"[^"\\]*"|'[^'\\]*'""")
@@ -148,21 +144,7 @@ def fault_of_guard(expression: str) -> str | None:
         return _readable(str(refusal))
     if result not in ("BOOL", "DYN"):
         return f"is {result.lower()}, not true or false"
-    return _fault_of_texts(expression)
-
-
-def _fault_of_texts(expression: str) -> str | None:
-    """A pattern, a moment or a span that is none: the guard could never be told."""
-    for found in _OF_A_TEXT.finditer(expression):
-        if found["call"] is None:
-            continue
-        subject = "''" if found["call"].startswith(".") else ""
-        reason = Guard(f"[{subject}{found['call']}].size() == 1").refusal(
-            {"payload": {}, "state.payload": {}}
-        )
-        if reason:
-            return f"{found['given']} is not what {found['call'].split('(')[0].strip('. ')} takes: {reason}"
-    return None
+    return constant_fault(expression, _environment(payload=True, user=True))
 
 
 def is_constant(expression: str) -> bool | None:
@@ -179,8 +161,8 @@ def compiled(expression: str) -> Guard:
 
 
 @cache
-def _environment(*, payload: bool, user: bool) -> cel.Env:
-    return cel.NewEnv(variables={**_REST, **(_PAYLOAD if payload else {}), **(_USER if user else {})})
+def _environment(*, payload: bool, user: bool) -> CelEnvironment:
+    return CelEnvironment({**_REST, **(_PAYLOAD if payload else {}), **(_USER if user else {})})
 
 
 def _compiles(expression: str, *, payload: bool, user: bool) -> bool:

@@ -237,3 +237,150 @@ def test_what_compiles_ends_in_true_or_in_a_refusal(
     guard = "".join(term + operator for term, operator in parts) + last
     if fault_of_guard(guard) is None:
         holds(guard, {"x": x, "y": y})
+
+
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@pytest.mark.parametrize(
+    ("guard", "passing", "refused"),
+    [
+        ("payload.n * 1.2 <= 100.0", [50, 50.0, 50.5, -3], [84, 83.5]),
+        ("payload.n * 2 <= 100.0", [50, 50.0, 49.5], [51, 50.5]),
+        ("payload.n * 1.2 <= 100", [50, 50.0, 83.25], [84, 84.0]),
+        ("payload.n + 0.5 > 1", [1, 1.0, 0.75], [0, 0.5, 0.0]),
+        ("payload.n - 0.5 == 1.5", [2, 2.0], [1.5, 1]),
+        ("1.5 - payload.n >= 0", [1, 1.0, 1.5], [2, 1.75]),
+        ("payload.n / 2.0 == 2.5", [5, 5.0], [4, 4.5]),
+        ("10 / payload.n == 4.0", [2.5], [2, 2.0, 5]),
+        ("payload.n % 2 == 0", [4, 4.0, -2.0, 0.0], [3, 3.0, 4.5]),
+        ("payload.n % 1.5 == 1", [4, 4.0, 1], [2, 3.0]),
+        ("-payload.n % 2.0 == -1", [3, 3.0], [2, -3]),
+        ("size(payload.l) * payload.n == 3.0", [1, 1.0], [1.5]),
+        ("size(payload.l) * 1.5 == payload.n", [4.5], [4, 5]),
+        ("size(payload.l) == 3.0 && payload.n == 1", [1, 1.0], [2]),
+        ("payload.l.all(x, x * payload.n < 10)", [1, 3.25, 3.0], [4, 3.5]),
+        ("payload.l.map(x, x * 0.5).exists(half, half == payload.n)", [1, 1.0, 1.5], [2, 3.0]),
+        ("payload.l[payload.n] == 2", [1, 1.0], [0, 0.0, 1.5, 7]),
+        ("payload.n in [1, 2]", [1, 1.0, 2], [1.5, 3]),
+        ("payload.n > 1 && payload.n < 2.5", [2, 2.0, 1.5], [1, 1.0, 3]),
+        (
+            "1 < 1.5 && 2 >= 1.5 && 1 != 1.5 && 2.0 == 2 && 1 + 0.5 == 1.5 && payload.n > 0",
+            [1, 0.5],
+            [0, 0.0],
+        ),
+        ("type(payload.n) == int", [1], [1.0]),
+        ("(payload.n + 1) * (payload.n - 0.5) / 2 > 1", [2, 2.0], [1, 1.0]),
+    ],
+)
+def test_an_integer_that_meets_a_double_counts_as_one(
+    guard: str, passing: list[float], refused: list[float]
+) -> None:
+    assert fault_of_guard(guard) is None
+    for number in passing:
+        assert holds(guard, {"n": number, "l": [1, 2, 3]}), number
+    for number in refused:
+        assert not holds(guard, {"n": number, "l": [1, 2, 3]}), number
+
+
+@given(NUMBERS, st.integers(-(2**31), 2**31) | st.floats(-1e9, 1e9))
+def test_a_number_passes_however_it_is_spelt(number: float, other: float) -> None:
+    spellings = [number] if number != int(number) else [int(number), float(number)]
+    for operator in ("+", "-", "*", "/"):
+        for comparison in ("<", ">=", "=="):
+            guard = f"payload.n {operator} 1.5 {comparison} payload.m"
+            assert len({holds(guard, {"n": spelling, "m": other}) for spelling in spellings}) == 1
+
+
+def test_integers_among_themselves_stay_integers() -> None:
+    assert holds("payload.a / payload.b == 3 && payload.a % payload.b == 1", {"a": 7, "b": 2})
+    assert holds("payload.a + 1 == 9007199254740993", {"a": 2**53})
+    with pytest.raises(GuardRefusedError, match="overflow"):
+        check_guard("payload.a * 2 > 0", "go", STATE, {"a": 2**62}, BOB, T0)
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "payload.n / payload.zero > 1.0",
+        "-(payload.n / payload.zero) < -1.0",
+        "payload.n % payload.zero != 0.0",
+    ],
+)
+def test_a_double_divided_by_zero_is_what_it_is_in_javascript(guard: str) -> None:
+    for zero in (0.0, 0):
+        assert holds(guard, {"n": 1.5, "zero": zero})
+    assert holds(guard, {"n": 1, "zero": 0.0})
+    assert not holds("payload.n / payload.zero == payload.n", {"n": 0.0, "zero": 0})
+
+
+@pytest.mark.parametrize(
+    "guard",
+    ["payload.n + true > 0", "payload.n < 'a'", "state.step * 2 == 1", "state.step == 1", "1.5 + 'a' == ''"],
+)
+def test_nothing_else_mixes(guard: str) -> None:
+    if fault_of_guard(guard) is None:
+        assert not holds(guard, {"n": 1.5})
+    else:
+        assert "no matching overload" in str(fault_of_guard(guard))
+
+
+@pytest.mark.parametrize(
+    ("guard", "fault"),
+    [
+        ("payload.x / 0 == 1", "divides by zero (column 11)"),
+        ("payload.x % 0 == 1", "divides by zero (column 11)"),
+        ("payload.x / 0u == 1u", "divides by zero"),
+        ("payload.x / (2 - 2) == 1", "divides by zero"),
+        ("true &&\n payload.x / 0 == 1", "divides by zero (line 2, column 12)"),
+        ("payload.l.all(x, x / 0 == 1)", "divides by zero"),
+        ("payload.ok || payload.x / 0 == 1", "divides by zero"),
+        ("1 / 0 == payload.x", "can never be evaluated: divide by zero (column 3)"),
+        ("payload.x > 1 ? 1 / 0 == 1 : true", "can never be evaluated: divide by zero"),
+        ("9223372036854775807 + 1 > payload.x", "can never be evaluated: integer overflow"),
+        ("int(1e30) > payload.x", "can never be evaluated: double out of int64 range"),
+        ("uint(-1) == payload.x", "can never be evaluated"),
+        ("[1, 2][5] == payload.x", "can never be evaluated: Index error"),
+        ("{'a': 1}['b'] == payload.x", "can never be evaluated: Key not found"),
+        ("{'a': 1}.b == payload.x", "can never be evaluated: Key not found"),
+        ("payload.l[-1] == 1", "reads a member at -1"),
+        ("payload.l[0.5] == 1", "reads a member at 0.5"),
+        ("payload.l[0.0 / 0.0] == 1", "reads a member at nan"),
+        ("int('abc') == payload.x", "'abc' is not what int takes"),
+        ("payload.x == double('1,5')", "'1,5' is not what double takes"),
+        ("payload.x == uint('-1')", "'-1' is not what uint takes"),
+        ("bool('maybe')", "'maybe' is not what bool takes"),
+        ("timestamp('2026-13-01T00:00:00Z') < now", "'2026-13-01T00:00:00Z' is not what timestamp takes"),
+        ("now - state.createdAt < duration('P1D')", "'P1D' is not what duration takes"),
+        ("duration(payload.d + '') < duration('1 day')", "'1 day' is not what duration takes"),
+        ("now.getHours('Europe/Pariss') >= 9", "'Europe/Pariss' is not what getHours takes"),
+        ("timestamp(payload.t).getDayOfWeek('Berlin') == 1", "'Berlin' is not what getDayOfWeek takes"),
+        ("now.getFullYear('GMT+27:00') == 2026", "'GMT+27:00' is not what getFullYear takes"),
+        ("payload.s.matches('(')", "'(' is not what matches takes"),
+        ("string(b'\\xff') == payload.s", "can never be evaluated"),
+    ],
+)
+def test_what_can_never_be_evaluated_is_found_when_the_guard_is_checked(guard: str, fault: str) -> None:
+    found = fault_of_guard(guard)
+    assert found is not None
+    assert fault in found
+    assert "INVALID_ARGUMENT" not in found
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "payload.x / 0.0 > 1.0",
+        "payload.x / payload.y == 1",
+        "payload.x != 0 && 10 / payload.x > 1",
+        "0 / 5 == payload.x",
+        "int('12') == payload.x",
+        "now.getHours('Europe/Paris') >= 9 && now.getMinutes('+02:00') < 30 && now.getSeconds() < 60",
+        "payload.l[1.0] == 1 && payload.l[0] == 1 && payload['a b'] == 1",
+        "timestamp('2026-12-31T23:59:59Z') > now && duration('90m') > now - state.createdAt",
+        "[1, 2][1] == payload.x && {'a': 1}.a == 1",
+        "payload.s.matches('^[A-Z]+$')",
+    ],
+)
+def test_what_may_be_evaluated_is_not_refused(guard: str) -> None:
+    assert fault_of_guard(guard) is None

@@ -20,9 +20,14 @@ _ABOUT_GUARDS = {
     "Syntax error": "write a condition in CEL: && is and, || is or, ! is not, == is equals",
     "not true or false": "compare it with something: a guard is a condition",
     "no matching overload": "compare values of one type",
+    "can never be evaluated": "correct this part: it has no value, whatever the guard reads",
+    "divides by zero": "divide by another number, and check first what may be zero: x != 0 && …",
+    "which no list has": "count from 0; the last member of a list x is x[size(x) - 1]",
     "what matches takes": "write a regular expression as RE2 has them",
     "what timestamp takes": "write it like '2026-12-31T23:59:59Z'",
     "what duration takes": "write it like '90s' or '1h30m'",
+    "what get": "name a time zone, such as 'Europe/Paris' or '+02:00'",
+    "is not what": "write a text that it can read",
 }
 _SIMPLER = "make it simpler, or let the program that runs the transition decide"
 _ABOUT_KEYWORDS = {
