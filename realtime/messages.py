@@ -76,6 +76,14 @@ class ResetMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
         return ResetCommand(step=self.step)
 
 
+_MAX_DIGITS = 400
+"""No double has more."""
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
 class Json:
     """JSON for python-socketio: knows our structs, and puts encoded parts in as they are."""
 
@@ -86,12 +94,15 @@ class Json:
 
     @staticmethod
     def loads(text: str | bytes, **_: object) -> Any:
-        """The value; ValueError when it is not JSON. What only lax JSON has, such as the lone
-        surrogates that JavaScript writes, is taken here and refused where its ack is known."""
+        """The value; ValueError when it is not JSON.
+
+        What only lax JSON has is accepted here, and refused where its ack is known: lone surrogates, which
+        JavaScript writes, and integers beyond every double.
+        """
         try:
             return msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError):
             try:
-                return json.loads(text)
+                return json.loads(text, parse_int=_integer)
             except RecursionError:
                 raise ValueError("nested too deep") from None

@@ -11,6 +11,7 @@ from app.exchange.machine import INTERNAL, Choice, Machine, Node, done_event, is
 from app.exchange.names import slug_of
 from app.flow.faults import escape
 from app.flow.jsonable import unkeepable
+from app.kit.numbers import with_doubles
 
 Raw = dict[str, Any]
 
@@ -46,6 +47,7 @@ _V4 = "is of XState v4; v5 calls it guard"
 
 def read_machine(raw: object, notes: Notes) -> Machine:
     """The machine. Raises InvalidDefinitionError with every fault."""
+    raw = with_doubles(raw)
     faults = unkeepable(raw, "")
     if faults:
         raise InvalidDefinitionError(faults)

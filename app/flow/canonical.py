@@ -1,10 +1,44 @@
-"""A definition as its author wrote it, brought into the one form that the contract's types read."""
+"""A definition as its author wrote it, brought into the one form that is checked and stored."""
 
 from typing import Any
 
 import msgspec
 
 from app.kit.durations import parse_duration
+from app.kit.numbers import with_doubles
+
+_FREE = ("meta", "payloadSchema")
+"""Members with JSON of the author's own."""
+
+
+def with_free_doubles(raw: Any) -> Any:
+    """Replace integers beyond 64 bits in ``meta`` and schemas by the doubles that they are."""
+    if not isinstance(raw, dict):
+        return raw
+    changed = _with_doubles(raw)
+    if isinstance(raw.get("steps"), dict):
+        changed = {
+            **changed,
+            "steps": {name: _step_with_doubles(step) for name, step in raw["steps"].items()},
+        }
+    return changed
+
+
+def _step_with_doubles(step: Any) -> Any:
+    if not isinstance(step, dict):
+        return step
+    changed = _with_doubles(step)
+    if isinstance(step.get("transitions"), dict):
+        transitions = {
+            name: _with_doubles(each) if isinstance(each, dict) else each
+            for name, each in step["transitions"].items()
+        }
+        changed = {**changed, "transitions": transitions}
+    return changed
+
+
+def _with_doubles(part: dict[str, Any]) -> dict[str, Any]:
+    return {**part, **{name: with_doubles(part[name]) for name in _FREE if name in part}}
 
 
 def canonical(raw: Any) -> Any:

@@ -6,9 +6,10 @@ from typing import Any
 
 from app.contracts.errors import Fault
 from app.flow.faults import escape
+from app.kit.numbers import MAX_INTEGER, MIN_INTEGER
 
 MAX_DEPTH = 32
-_LEAST, _MOST = -(2**63), 2**63 - 1
+NUMBER_RULE = "an integer must fit 64 bits, or be exact as a double (IEEE 754); send others as text"
 
 
 def unkeepable(value: object, at: str) -> list[Fault]:
@@ -26,7 +27,7 @@ def _is_keepable(value: Any, depth: int) -> bool:
     if kind is str:
         return _is_unicode(value)
     if kind is int:
-        fits: bool = _LEAST <= value <= _MOST
+        fits: bool = MIN_INTEGER <= value <= MAX_INTEGER
         return fits
     if kind is dict:
         if depth > MAX_DEPTH:
@@ -81,7 +82,7 @@ def _scalar_complaint(value: object) -> str | None:
     if isinstance(value, float):
         return None if math.isfinite(value) else "a number must be finite"
     if isinstance(value, int):
-        return None if _LEAST <= value <= _MOST else "an integer must fit 64 bits"
+        return None if MIN_INTEGER <= value <= MAX_INTEGER else NUMBER_RULE
     return None if value is None else f"{type(value).__name__} is not a JSON value"
 
 

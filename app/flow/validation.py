@@ -8,7 +8,7 @@ import msgspec
 from app.contracts.definition import Finding
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.flow.canonical import canonical
+from app.flow.canonical import canonical, with_free_doubles
 from app.flow.jsonable import unkeepable
 from app.flow.lint.findings import arranged, error
 from app.flow.lint.members import as_object, objects
@@ -27,7 +27,9 @@ MAX_REFERENCES = 500
 MAX_PATTERNS = 200
 MAX_SCHEMA_BYTES = 262_144
 """Of all schemas of a definition: each ``$ref`` is followed, each pattern compiled."""
-_KEEPABLE = "keep to JSON as everybody reads it: integers of 64 bits, finite numbers, Unicode, 32 levels"
+_KEEPABLE = (
+    "keep to JSON as everybody reads it: integers of 64 bits or doubles, finite numbers, Unicode, 32 levels"
+)
 
 
 def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
@@ -36,12 +38,13 @@ def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
     errors = [Fault(f.pointer, f"{f.message}; {f.advice}") for f in findings if f.severity == "error"]
     if errors:
         raise InvalidDefinitionError(errors)
-    return msgspec.convert(canonical(raw), Flow), findings
+    return msgspec.convert(canonical(with_free_doubles(raw)), Flow), findings
 
 
 def check_flow(raw: object) -> list[Finding]:
     """Everything wrong with a definition as decoded from JSON, in the order of the document; at most
     100 findings, errors before warnings where there are more."""
+    raw = with_free_doubles(raw)
     found = [error(fault.pointer, fault.message, _KEEPABLE) for fault in unkeepable(raw, "")]
     found = found or list(_excess(raw))
     if not found:

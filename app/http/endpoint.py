@@ -17,6 +17,7 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.command import Caller, ExpectedPosition, Origin
 from app.contracts.errors import MAX_FAULTS, Fault, FlowError, InvalidRequestError, PayloadTooLargeError
 from app.flow.faults import faults_of
+from app.flow.jsonable import NUMBER_RULE
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
 from app.services import FlowService
 
@@ -209,6 +210,8 @@ def _faults_of_body(raw: bytes, shape: Any) -> list[Fault]:
         return [Fault("", "the body is not UTF-8")]
     except RecursionError:
         return [Fault("", "the body is nested too deep")]
+    except msgspec.ValidationError:  # an integer of so many digits that it is no double either
+        return [Fault("", f"a number is too large: {NUMBER_RULE}")]
     except msgspec.DecodeError as refusal:
         return [Fault("", f"the body is not JSON: {refusal}")]
     return faults_of(value, shape)

@@ -28,6 +28,7 @@ from app.flow import rules
 from app.flow.access import require_entrance, require_resettable
 from app.flow.payload import check_keepable, check_size
 from app.flow.prefabs import with_prefabs
+from app.kit.numbers import with_doubles
 from app.services.bulk import Bulk
 from app.services.changes import changed, request
 from app.services.commits import Change, new_id
@@ -185,6 +186,7 @@ class FlowService:
         """The running state, and whether this call started it. Raises FlowNotFoundError,
         InvalidRequestError for an unknown step."""
         command = command or StartCommand()
+        command = structs.replace(command, payload=with_doubles(command.payload))
 
         async def decide(state: FlowState | None, now: datetime) -> Change | None:
             if state is not None:
@@ -208,6 +210,7 @@ class FlowService:
         """Run a transition of the current step. Raises FlowNotFoundError, FlowNotStartedError,
         InvalidTransitionError, InsufficientPermissionsError, GuardRefusedError, InvalidPayloadError,
         PayloadTooLargeError, StatePausedError, RevisionConflictError, FlowStateCorruptionError."""
+        payload = with_doubles(payload)
         command = TransitionCommand(payload=payload, ok=ok, message=message)
         asked = request(user_id, flow_id, transition, command, origin)
 
@@ -259,6 +262,7 @@ class FlowService:
     ) -> FlowState:
         """Replace the state in ``state.flow`` wholesale, or make one at the given step: for repair.
         The result runs on the newest version."""
+        state = structs.replace(state, payload=with_doubles(state.payload))
         flow_id = state.flow
         if flow_id is UNSET:
             raise InvalidRequestError([Fault("/flow", "which flow?")])

@@ -118,6 +118,15 @@ def test_a_wrong_password_is_told_to_who_can_mend_it(shell: Shell) -> None:
     assert f"server-flow: {told} (FLOW_MONGO_URL)" in shell("flows", "list", code=1)
 
 
+def test_an_integer_as_javascript_writes_a_double(shell: Shell) -> None:
+    where = ("--user", "ada", "--flow", "sign-in")
+    step = json.loads((SHIPPED_FLOWS / "sign-in.json").read_text())["initialStep"]
+    body = f'{{"step": "{step}", "payload": {{"n": 100000000000000000000}}}}'
+    assert json.loads(shell("state", "set", *where, body))["payload"] == {"n": 1e20}
+    assert json.loads(shell("state", "show", *where))["payload"] == {"n": 1e20}
+    assert "64 bits" in shell("state", "set", *where, body.replace("00}", "01}"), code=1)
+
+
 def test_token_wants_sound_words(shell: Shell) -> None:
     assert shell("token", "--user", "ada").count(".") == 2
     assert "--ttl" in shell("token", "--user", "ada", "--ttl", "soon", code=2)

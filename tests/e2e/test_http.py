@@ -51,6 +51,26 @@ async def test_a_state_as_the_interface_says(serving: Serving, user: str) -> Non
         assert (await http.get(f"{ONBOARDING}/state")).json() == state
 
 
+async def test_integers_as_javascript_writes_doubles(serving: Serving, user: str) -> None:
+    async with serving.http(user, "flow:admin") as http:
+        headers = {"Content-Type": "application/json"}
+        body = b'{"payload": {"n": 100000000000000000000}}'
+        started = await http.post(f"{ONBOARDING}/start", content=body, headers=headers)
+        assert started.json()["payload"] == {"n": 1e20}
+        body = b'{"payload": {"m": 9223372036854776000}}'
+        await http.post(f"{ONBOARDING}/transition/start", content=body, headers=headers)
+        read = (await http.get(f"{ONBOARDING}/state")).json()["payload"]
+        assert read == {"n": 1e20, "m": 2.0**63}
+        body = b'{"step": "welcome", "payload": {"k": 18446744073709551616}}'
+        replaced = await http.put(f"{ONBOARDING}/state", content=body, headers=headers)
+        assert replaced.json()["payload"] == {"k": 2.0**64}
+        for digits in (b"18446744073709551615", b"1" * 400, b"9" * 9000):
+            body = b'{"payload": {"n": %b}}' % digits
+            refused = await http.post(f"{ONBOARDING}/transition/start", content=body, headers=headers)
+            assert refused.status_code == 422
+            assert "64 bits, or be exact as a double" in refused.json()["details"]["errors"][0]["message"]
+
+
 async def test_transition_reset_clear_and_history(serving: Serving, user: str) -> None:
     async with serving.http(user) as http:
         await http.post(f"{ONBOARDING}/start")
@@ -195,7 +215,9 @@ async def test_a_payload_that_grows_is_bounded(serving: Serving, user: str) -> N
         await http.post(f"{route}/start", json={"payload": {"a": "x" * 40_000}})
         full = await http.post(f"{route}/transition/submit", json={"payload": {"b": "x" * 40_000}})
         assert (full.status_code, full.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")
-        wrong = await http.post(f"{route}/transition/submit", json={"payload": {"n": 2**64, "m": 2**65}})
+        wrong = await http.post(
+            f"{route}/transition/submit", json={"payload": {"n": 2**64 + 1, "m": 2**65 + 1}}
+        )
         assert (wrong.status_code, wrong.json()["code"]) == (422, "INVALID_PAYLOAD")
         pointers = [fault["pointer"] for fault in wrong.json()["details"]["errors"]]
         assert pointers == ["/payload/n", "/payload/m"]

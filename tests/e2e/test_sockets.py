@@ -31,6 +31,17 @@ async def connected(serving: Serving, user: str, *scopes: str) -> Follower:
     return await Follower().connect(serving.url, serving.token(user, *scopes))
 
 
+async def test_integers_as_javascript_writes_doubles(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    started = await client.call("flow-start", {"flowId": FLOW, "payload": {"n": 10**20}})
+    assert started["state"]["payload"] == {"n": 1e20}
+    body = {"flowId": FLOW, "transition": "start", "payload": {"m": 9223372036854776000}}
+    refused = await client.call("flow-transition", {**body, "payload": {"n": 2**64 - 1}})
+    assert refused["error"]["code"] == "INVALID_PAYLOAD"
+    assert (await client.call("flow-transition", body))["state"]["payload"] == {"n": 1e20, "m": 2.0**63}
+    await client.close()
+
+
 async def test_a_flow_walked_with_acks_and_events(serving: Serving, user: str) -> None:
     client = await connected(serving, user)
     assert await client.call("flow-state", {"flowId": FLOW}) == {"ok": True, "state": None}
@@ -110,7 +121,7 @@ async def test_flow_error_only_where_no_ack_was_asked_for(serving: Serving, user
         ("flow-state", [1], "INVALID_REQUEST"),
         ("flow-state", {"flowId": FLOW, "userId": "somebody"}, "INSUFFICIENT_PERMISSIONS"),
         ("flow-start", {"flowId": FLOW, "nonsense": 1}, "INVALID_REQUEST"),
-        ("flow-start", {"flowId": FLOW, "payload": {"a": 2**64}}, "INVALID_PAYLOAD"),
+        ("flow-start", {"flowId": FLOW, "payload": {"a": 2**64 + 1}}, "INVALID_PAYLOAD"),
         ("flow-start", {"flowId": FLOW, "payload": {"a": "x" * 70_000}}, "PAYLOAD_TOO_LARGE"),
         ("flow-start", {"flowId": FLOW, "requestId": "x" * 129}, "INVALID_REQUEST"),
         ("flow-start", {"flowId": FLOW, "service": "x" * 257}, "INVALID_REQUEST"),
