@@ -164,6 +164,7 @@ async def run(rounds: int) -> None:
             "FLOW_REDIS_URL": str(redis[1]),
             "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
             "FLOW_MONGO_DATABASE": "bench_live",
+            "FLOW_DEFINITIONS": "database,file:config/flows",
             "FLOW_LOG_LEVEL": "warning",
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }

@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from app.process.embedded import EmbeddedServers, free_port
-from config.settings import Settings
+from config.settings import SHIPPED_FLOWS, Settings
 
 POLL_SECONDS = 0.01
 START_SECONDS = 60.0
@@ -86,6 +86,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "FLOW_MONGO_URL": settings.mongo_url.get_secret_value(),
         "FLOW_REDIS_URL": settings.redis_url.get_secret_value(),
         "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
+        "FLOW_DEFINITIONS": f"database,file:{SHIPPED_FLOWS}",
         "FLOW_LOG_LEVEL": "warning",
         "PYTHONPATH": str(ROOT),
     }

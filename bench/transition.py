@@ -146,6 +146,7 @@ def subjects(
         "FLOW_REDIS_URL": settings.redis_url.get_secret_value(),
         "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
         "FLOW_MONGO_DATABASE": "bench_service",
+        "FLOW_DEFINITIONS": "database,file:config/flows",
         "FLOW_LOG_LEVEL": "warning",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
@@ -16,7 +16,8 @@ from config.sources import SourceSetting, auth_header, check_auth_use, check_rem
 
 PREFIX = "FLOW_"
 SHIPPED_FLOWS = Path(__file__).parent / "flows"
-DEFAULT_DEFINITIONS = "database,file:config/flows"
+_EXAMPLES = "file:config/flows"
+"""A folder below the working directory, or else the flows that ship with the package."""
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
@@ -33,6 +34,11 @@ class SettingsError(Exception):
 CommaSeparated = Annotated[list[str], NoDecode]
 
 
+def _default_definitions(known: dict[str, Any]) -> list[str]:
+    """Examples are for the embedded servers: they have no place in a database of production."""
+    return ["database", _EXAMPLES] if known.get("mongo_url") is None else ["database"]
+
+
 class Settings(BaseSettings):
     """Every setting, by its name without the prefix."""
 
@@ -42,7 +48,7 @@ class Settings(BaseSettings):
     mongo_database: str = Field("server_flow", pattern=r"^[A-Za-z0-9_-]{1,38}$")
     redis_url: SecretStr | None = None
     data_dir: Path = Path(".flow-data")
-    definitions: CommaSeparated = Field(default_factory=lambda: DEFAULT_DEFINITIONS.split(","))
+    definitions: CommaSeparated = Field(default_factory=_default_definitions)
     definitions_auth: SecretStr | None = None
     definitions_private_redirects: bool = False
     definition_cache_ms: int = Field(300_000, ge=0, le=86_400_000)
@@ -110,7 +116,7 @@ class Settings(BaseSettings):
 
     @field_validator("definitions")
     @classmethod
-    def _known_sources(cls, value: list[str]) -> list[str]:
+    def _known_sources(cls, value: list[str], info: ValidationInfo) -> list[str]:
         for source in value:
             if is_remote(source):
                 check_remote(source)
@@ -119,6 +125,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"takes database, file:PATH and https://HOST/PATH, not {given}")
         if len(set(value)) < len(value):
             raise ValueError("has a source twice")
+        if info.data.get("mongo_url") is None and not Path(_EXAMPLES.removeprefix("file:")).exists():
+            return [f"file:{SHIPPED_FLOWS}" if source == _EXAMPLES else source for source in value]
         return value
 
     @field_validator("definitions_auth")
@@ -210,8 +218,7 @@ class Settings(BaseSettings):
             )
 
     def definition_sources(self) -> list[SourceSetting]:
-        """The sources beside the database, the first that counts first. The default folder, when it is not
-        below the working directory, is the one that ships with the package."""
+        """The sources beside the database, the first that counts first."""
         found = []
         overrides = True
         for source in self.definitions:
@@ -221,8 +228,6 @@ class Settings(BaseSettings):
                 found.append(SourceSetting("remote", source, overrides))
             else:
                 path = Path(source.removeprefix("file:"))
-                if not path.exists() and source == "file:config/flows":
-                    path = SHIPPED_FLOWS
                 found.append(SourceSetting("file", str(path), overrides))
         return found
 

@@ -120,6 +120,8 @@ def _hand_on(settings: Settings) -> None:
         secret = getattr(settings, name)
         if secret is not None:
             os.environ[f"FLOW_{name.upper()}"] = secret.get_secret_value()
+    # With servers of their own they would take the defaults of production.
+    os.environ["FLOW_DEFINITIONS"] = ",".join(settings.definitions)
 
 
 def _welcome(

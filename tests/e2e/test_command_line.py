@@ -7,7 +7,7 @@ from pymongo import MongoClient
 
 from config.settings import SHIPPED_FLOWS
 from tests.support.samples import flow_dict
-from tests.support.serving import Process
+from tests.support.serving import Process, Serving
 from tests.support.shell import Shell
 
 
@@ -116,6 +116,18 @@ def test_a_wrong_password_is_told_to_who_can_mend_it(shell: Shell) -> None:
     told = "MongoDB refuses (code 18): check the user, the password and the rights of its URL"
     assert f"MongoDB: {told}" in shell("check-config", code=1)
     assert f"server-flow: {told} (FLOW_MONGO_URL)" in shell("flows", "list", code=1)
+
+
+def test_own_servers_get_no_example_flows(shell: Shell) -> None:
+    del shell.env["FLOW_DEFINITIONS"]
+    assert shell("flows", "list") == ""
+    assert "FLOW_DEFINITIONS=database\n" in shell("check-config")
+    serving = Serving(env=shell.env, cwd=shell.cwd)
+    assert "/api/flow/" not in serving.output
+    serving.end()
+    assert shell("flows", "list") == ""
+    shell.env["FLOW_DEFINITIONS"] = "database,file:config/flows"
+    assert "config/flows" in shell("flows", "list", code=1), "a missing folder is a fault, not the examples"
 
 
 def test_an_integer_as_javascript_writes_a_double(shell: Shell) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from tests.support.commands import run_command
 from tests.support.http import blocking_http_client
+from tests.support.samples import flow_dict
 from tests.support.serving import Process, Serving
 
 ROUTE = "/api/flow/user-onboarding"
@@ -87,6 +88,19 @@ def test_ctrl_c_leaves_nothing_and_the_data_stays(tmp_path: Path, processes: lis
         assert http.post(f"{ROUTE}/transition/continue").json()["revision"] == 2
     assert "definitions published" not in second.output
     assert second.end(signal.SIGTERM) == 0
+
+
+def test_workers_follow_the_folder_of_the_embedded_default(tmp_path: Path, processes: list[Process]) -> None:
+    folder = tmp_path / "config" / "flows"
+    folder.mkdir(parents=True)
+    (folder / "loop.json").write_text(json.dumps(flow_dict()))
+    serving = Embedded(tmp_path, "--workers", "2")
+    processes.append(serving)
+    (folder / "other.json").write_text(json.dumps(flow_dict("other")))
+    serving.wait_for("published.*other")
+    headers = {"Authorization": f"Bearer {serving.token('ada')}"}
+    with blocking_http_client(serving.url, headers=headers) as http:
+        assert [flow["flow"] for flow in http.get("/api/flows").json()["items"]] == ["loop", "other"]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -23,7 +23,7 @@ import psutil
 import socketio
 
 from app.auth.tokens import issue_token
-from config.settings import Settings
+from config.settings import SHIPPED_FLOWS, Settings
 from tests.support.databases import is_of_tests
 from tests.support.http import http_client
 
@@ -134,7 +134,7 @@ def _is_worker(process: psutil.Process, port: int) -> bool:
 
 
 def external(settings: Settings) -> dict[str, str]:
-    """An environment that names the servers of ``settings``."""
+    """An environment that names the servers of ``settings``, with the flows that ship."""
     assert settings.mongo_url is not None
     assert settings.redis_url is not None
     assert settings.jwt_secret is not None
@@ -143,6 +143,7 @@ def external(settings: Settings) -> dict[str, str]:
         "FLOW_REDIS_URL": settings.redis_url.get_secret_value(),
         "FLOW_MONGO_DATABASE": settings.mongo_database,
         "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
+        "FLOW_DEFINITIONS": f"database,file:{SHIPPED_FLOWS}",
     }
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from config.settings import SHIPPED_FLOWS, SettingsError, load_settings, mask_url
 from config.sources import AUTH_FORMS, SourceSetting, auth_header, is_readable_on_the_way
@@ -41,6 +42,31 @@ def test_a_folder_below_the_working_directory_comes_before_the_shipped_one(elsew
     (elsewhere / "config" / "flows").mkdir(parents=True)
     (source,) = load_settings().definition_sources()
     assert source.path == Path("config/flows")
+
+
+def test_with_own_servers_no_examples_are_published(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
+    for name, value in SERVERS.items():
+        monkeypatch.setenv(name, value)
+    (elsewhere / "config" / "flows").mkdir(parents=True)
+    settings = load_settings()
+    assert settings.definitions == ["database"]
+    assert settings.definition_sources() == []
+    assert settings.masked()["FLOW_DEFINITIONS"] == "database"
+
+
+def test_with_own_servers_a_missing_folder_is_not_replaced_by_the_examples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in SERVERS.items():
+        monkeypatch.setenv(name, value)
+    (source,) = load_settings(definitions="database,file:config/flows").definition_sources()
+    assert source.path == Path("config/flows")
+
+
+def test_settings_with_the_servers_of_the_embedded_default_keep_the_examples() -> None:
+    servers = {"mongo_url": SecretStr("mongodb://h"), "redis_url": SecretStr("redis://h")}
+    started = load_settings().model_copy(update=servers)
+    assert started.definition_sources() == [SourceSetting("file", str(SHIPPED_FLOWS), overrides=False)]
 
 
 def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
