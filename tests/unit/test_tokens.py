@@ -44,6 +44,12 @@ async def test_claims_become_the_caller() -> None:
     assert (await verifier().verify(token(scope=["a", "b"]))).scopes == {"a", "b"}
 
 
+@pytest.mark.parametrize("exp", [10**400, 1e308, 2**63, str(2**40), time.time() + 60.5])
+async def test_a_token_may_be_valid_for_as_long_as_json_can_say(exp: Any) -> None:
+    caller = await verifier().verify(token(exp=exp))
+    assert time.time() < caller.expires_at < 1e16
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -54,6 +60,13 @@ async def test_claims_become_the_caller() -> None:
         token(key="o" * 64),
         token(exp=int(time.time()) - 60),
         token(exp=None),
+        token(exp=float("inf")),
+        token(exp=float("nan")),
+        token(exp=-(10**400)),
+        token(exp="never"),
+        token(exp=[1]),
+        token(nbf=10**400),
+        token(iat=float("inf")),
         token(sub=None),
         token(sub=""),
         token(sub="a\nb"),
