@@ -71,6 +71,8 @@ def flows(draw: st.DrawFn, *, names: tuple[str, ...] = NAMES, metas: st.SearchSt
                 meta=metas,
                 ttl=durations,
                 roles=st.lists(st.sampled_from(["clerk", "chief"]), min_size=1, max_size=2),
+                resettable=st.booleans() | st.lists(st.sampled_from(["clerk", "chief"]), max_size=2),
+                clearable=st.booleans() | st.lists(st.sampled_from(["clerk", "chief"]), max_size=2),
                 config=_optional(
                     queryParam=texts,
                     services=st.dictionaries(st.sampled_from(NAMES), texts, max_size=2),
