@@ -44,7 +44,7 @@ async def test_claims_become_the_caller() -> None:
     assert (await verifier().verify(token(scope=["a", "b"]))).scopes == {"a", "b"}
 
 
-@pytest.mark.parametrize("exp", [10**400, 1e308, 2**63, str(2**40), time.time() + 60.5])
+@pytest.mark.parametrize("exp", [10**400, 1e308, 2**63, str(2**40), 2**40 + 0.5])
 async def test_a_token_may_be_valid_for_as_long_as_json_can_say(exp: Any) -> None:
     caller = await verifier().verify(token(exp=exp))
     assert time.time() < caller.expires_at < 1e16
