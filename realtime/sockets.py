@@ -249,7 +249,9 @@ class FlowSockets:
             raise
         if user_id == client.user_id and not client.gone:
             self._service.presence.enter(flow_id, client.present)
-        return caught_up_view(found)
+        answer = caught_up_view(found)
+        # Events name their user; a client cannot tell its own where another claim than `sub` names it.
+        return answer if self._verifier.names_user_by_subject else {**answer, "userId": user_id}
 
     async def _unsubscribe(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
         await self._leave_state(client, message.flow_id, user_id)

@@ -45,6 +45,11 @@ class TokenVerifier:
         self._refusals = TokenRefusals(algorithms=self._algorithms, audience=audience, issuer=issuer)
         self._known: dict[str, Caller] = {}
 
+    @property
+    def names_user_by_subject(self) -> bool:
+        """Whether clients can read from their tokens who they are."""
+        return self._claims.user == DEFAULT_CLAIMS.user
+
     @staticmethod
     def warm_up() -> None:
         """Load the library, so that the first token does not wait for it. For a thread."""

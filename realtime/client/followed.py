@@ -182,6 +182,8 @@ class Subscription(Source[StateUpdate | None]):
                 self.following.failed(sync.number)
                 continue
             self._show(self.following.answer(sync.number, decoded(answer, SyncAnswer), loop.time()))
+            if "userId" not in self._body and isinstance(answer.get("userId"), str):
+                self._link.learn_user(answer["userId"])
             in_vain += 1
             self.listening.set()
 

@@ -49,6 +49,7 @@ class Link:
             raise ValueError(f"not a server's address: {url}")
         self.user: str | None = None
         """Whose token it is; known once there was a connection."""
+        self._subject: str | None = None
         self.failure: FlowClientError | None = None
         self.trouble: FlowClientError | None = None
         """Why there is no connection now, where something said so."""
@@ -138,12 +139,23 @@ class Link:
                     return
             await asyncio.sleep(delay)
 
+    def learn_user(self, user: str) -> None:
+        """Take the user that the server names, which another claim than ``sub`` may give.
+
+        Events that came before were not taken for its own, so that everything is caught up with.
+        """
+        if user != self.user:
+            self.user = user
+            self._listener.heard("flow-resync", {"reason": "user"})
+
     async def _open(self, wire: "Wire") -> FlowClientError | None:
         """Connect; what the server refused it with, if it did."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 token = await self._ask_for_token()
-                self.user = _subject(token)
+                subject = _subject(token)
+                if subject != self._subject:
+                    self.user = self._subject = subject
                 auth = {"token": token} if self._device is None else {"token": token, "device": self._device}
                 return await wire.open(self._url, auth)
         except FlowClientError as error:

@@ -144,6 +144,24 @@ test('events of the state come to the loop, others do not; leaving it unsubscrib
   assert.equal(client.stats.gaps, 0);
 });
 
+test('the user is the one that the server names, where another claim than sub does', async (t) => {
+  const answers = { 'flow-subscribe': ({ since = 0 }) => ({ ...from(since), userId: 'ada@flows.test' }) };
+  const { client, server, bodies } = clientOf(t, answers);
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  await turn();
+  assert.equal(bodies('flow-subscribe').length, 2); // what came before the first answer may be missing
+  server.sockets[0].fire('flow-state-updated', at(1)); // of another user, whom the token's sub names
+  server.sockets[0].fire('flow-state-updated', at(1, { userId: 'ada@flows.test' }));
+  const [state] = await take(following, 1);
+  assert.deepEqual([state.revision, state.userId], [1, 'ada@flows.test']);
+  server.sockets[0].lose();
+  while (bodies('flow-subscribe').length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+  await turn();
+  await turn();
+  assert.equal(bodies('flow-subscribe').length, 3); // it knows by now
+});
+
 test('followings of one state share a subscription, until the last one ends', async (t) => {
   const { client, server, bodies } = clientOf(t);
   const first = client.follow(FLOW);

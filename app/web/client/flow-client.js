@@ -285,6 +285,7 @@ export class FlowClient {
   #socket = undefined;
   #trouble = undefined; // why the last attempt to connect failed
   #userId = undefined;
+  #subject = undefined;
   #subscriptions = new Map();
   #watched = new Callbacks();
   #present = new Callbacks();
@@ -449,7 +450,8 @@ export class FlowClient {
   async #connect() {
     const token = typeof this.#token === 'function' ? await this.#token() : this.#token;
     if (this.#over) throw this.#over;
-    this.#userId = userOf(token);
+    const subject = subjectOf(token);
+    if (subject !== this.#subject) this.#userId = this.#subject = subject;
     const socket = this.#io(this.#url.origin, {
       path: `${this.#url.pathname.replace(/\/$/, '')}/socket.io`,
       auth: { token, device: this.#device },
@@ -524,6 +526,16 @@ export class FlowClient {
     }
   }
 
+  /**
+   * Take the user that the server names, which another claim than `sub` may give. Events that came before were not
+   * taken for its own, so that everything is synced again.
+   */
+  #learnUser(userId) {
+    if (userId === undefined || userId === this.#userId) return;
+    this.#userId = userId;
+    this.#syncAll();
+  }
+
   /** Sync until nothing is missing. Without a connection there is nothing to do: the next one syncs all. */
   async #sync(subscription) {
     const { key, flowId, userId, following } = subscription;
@@ -538,6 +550,7 @@ export class FlowClient {
         const answer = await this.#insist(socket, 'flow-subscribe', body, isWanted);
         if (!answer || !isWanted()) return;
         show(subscription, following.answer(number, answer));
+        if (userId === undefined) this.#learnUser(answer.userId);
       } catch (error) {
         if (!isWanted()) return;
         this.#forget(subscription, error);
@@ -712,8 +725,8 @@ function keyOf(flowId, userId = '') {
   return `${flowId}\n${userId}`; // neither has a line break
 }
 
-/** Whom a token names: events name their user, and one's own is not known otherwise. */
-function userOf(token) {
+/** The `sub` of a token: events name their user, and it tells which are one's own. The server corrects it. */
+function subjectOf(token) {
   try {
     const claims = atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'));
     const bytes = Uint8Array.from(claims, (character) => character.charCodeAt(0));
