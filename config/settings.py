@@ -88,7 +88,7 @@ class Settings(BaseSettings):
             return parse_duration(value.strip())
         if value is None or isinstance(value, timedelta):
             return value
-        raise ValueError(f"{value!r} is no text: {DURATION_RULE}")
+        raise ValueError(f"{value!r} is not a text: {DURATION_RULE}")
 
     @field_validator("state_ttl", "history_retention")
     @classmethod
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     def _claim_path(cls, value: str) -> str:
         if not _CLAIM.fullmatch(value):
             raise ValueError(
-                f"{value!r} is no claim: write its name, or a path with dots such as realm_access.roles"
+                f"{value!r} is not the name of a claim: write a name, or a path such as realm_access.roles"
             )
         return value
 

@@ -120,8 +120,10 @@ def _hand_on(settings: Settings) -> None:
         secret = getattr(settings, name)
         if secret is not None:
             os.environ[f"FLOW_{name.upper()}"] = secret.get_secret_value()
-    # With servers of their own they would take the defaults of production.
-    os.environ["FLOW_DEFINITIONS"] = ",".join(settings.definitions)
+    # As they find servers named, their own default would be that of production. A path with a comma
+    # cannot be listed: only that of the shipped examples can have one, and those do not change.
+    listed = [source for source in settings.definitions if "," not in source]
+    os.environ["FLOW_DEFINITIONS"] = ",".join(listed)
 
 
 def _welcome(

@@ -47,7 +47,7 @@ def _faults(tree: Tree, node: Node, expression: str) -> Iterator[str]:
     if node.is_constant:
         failing = _innermost_failing(tree, node)
         if failing is not None:
-            yield _told(tree, *failing, expression)
+            yield _message(tree, *failing, expression)
         return
     *_, last = node.parts or (None,)
     if last is None or not last.is_constant or not node.function:
@@ -78,7 +78,7 @@ def _innermost_failing(tree: Tree, node: Node) -> tuple[Node, str] | None:
     return found
 
 
-def _told(tree: Tree, node: Node, reason: str, expression: str) -> str:
+def _message(tree: Tree, node: Node, reason: str, expression: str) -> str:
     texts = [tree.value(part)[0] for part in node.parts]
     given = texts[-1] if texts else None
     if node.function.isidentifier() and isinstance(given, str):

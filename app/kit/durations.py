@@ -29,7 +29,7 @@ def parse_duration(text: str) -> timedelta:
     found = _ISO.fullmatch(text)
     given = [] if found is None else [pair for pair in zip(found.groups(), _SECONDS, strict=True) if pair[0]]
     if not given or not all(number.isdecimal() for number, _ in given[:-1]):
-        raise ValueError(f"{_quoted(text)} is no duration: {DURATION_RULE}")
+        raise ValueError(f"{_quoted(text)} is not a duration: {DURATION_RULE}")
     milliseconds = sum(Fraction(number.replace(",", ".")) * seconds for number, seconds in given) * 1_000
     try:
         span = timedelta(milliseconds=int(milliseconds))

@@ -110,7 +110,7 @@ def keyword_findings(at: str, schema: object) -> Iterator[Finding]:
     for name in islice(unknown, MAX_UNKNOWN):
         yield warning(
             f"{at}/{escape(name)}",
-            f"{quoted(name)} is no keyword of JSON Schema 2020-12: it has no effect",
+            f"{quoted(name)} is not a keyword of JSON Schema 2020-12: it has no effect",
             _advice_about_keyword(name),
         )
     for name, other in _NEEDS.items():

@@ -71,7 +71,7 @@ def check_duration(at: str, value: object, least: timedelta = MIN_TTL) -> Iterat
         bounds = f"of {least / timedelta(seconds=1):g} s to 100 years"
         yield error(
             at,
-            f"{quoted(value)} is no ISO 8601 duration such as P30D or PT12H, {bounds}",
+            f"{quoted(value)} is not an ISO 8601 duration such as P30D or PT12H, {bounds}",
             "write weeks as P1W, days as P30D, hours as PT12H, minutes as PT15M, seconds as PT30S; months "
             "and years have no fixed length",
         )
