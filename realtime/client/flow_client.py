@@ -13,6 +13,7 @@ from realtime.client.failures import FlowClientError
 from realtime.client.followed import Reader, Source, States, Subscription, Watch, decoded
 from realtime.client.following import StateUpdate, Stats
 from realtime.client.link import Link, Token
+from realtime.client.outgoing import checked
 from realtime.client.requests import ACK_SECONDS, DEADLINE_SECONDS, Requests
 
 
@@ -167,7 +168,7 @@ class FlowClient:
         self._check_open()
         key = (flow_id, user_id)
         if key not in self._subscriptions:
-            body = _body(flow_id, user_id)
+            body = checked(_body(flow_id, user_id))
             self._subscriptions[key] = Subscription(
                 self._link, self._requests, body, lambda: self._unfollowed(key)
             )
@@ -178,7 +179,7 @@ class FlowClient:
         connection is not told, and by a new one the last that was told may come again."""
         self._check_open()
         if flow_id not in self._watches:
-            body = _body(flow_id, None)
+            body = checked(_body(flow_id, None))
             self._watches[flow_id] = Watch(self._link, self._requests, body, lambda: self._unwatched(flow_id))
         return Reader(self._watches[flow_id])
 

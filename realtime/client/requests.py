@@ -6,6 +6,7 @@ from typing import Any
 
 from realtime.client.failures import Backoff, FlowClientError, LostError, error_in, retry_after
 from realtime.client.link import Link
+from realtime.client.outgoing import LARGEST_MESSAGE_BYTES, check_size, checked
 
 ACK_SECONDS = 10.0
 DEADLINE_SECONDS = 60.0
@@ -23,7 +24,9 @@ class Requests:
 
     async def ask(self, event: str, body: dict[str, Any], deadline: float) -> dict[str, Any]:
         """The answer, through lost connections and errors that pass. After ``deadline`` seconds the last
-        error, TIMEOUT when there was none."""
+        error, TIMEOUT when there was none. A message that can only be refused is so at once."""
+        body = checked(body)
+        check_size(event, body, LARGEST_MESSAGE_BYTES)
         errors: list[FlowClientError] = []
         backoff = Backoff()
         try:

@@ -13,6 +13,7 @@ from socketio.packet import Packet
 
 from app.tasks import end_tasks
 from realtime.client.failures import FlowClientError, LostError, error_in
+from realtime.client.outgoing import announced_limit, check_size
 from realtime.messages import Json
 
 _library_log = logging.getLogger("realtime.client.socketio")
@@ -43,13 +44,25 @@ class FlowPacket(Packet):  # type: ignore[misc]
     uses_binary_events = False
 
 
+class _Socket(aiohttp.ClientWebSocketResponse):
+    """Keeps the first packet, of which python-engineio does not keep the server's limit of messages."""
+
+    first: object = None
+
+    async def receive(self, timeout: float | None = None) -> aiohttp.WSMessage:
+        message = await super().receive(timeout)
+        if self.first is None:
+            self.first = message.data
+        return message
+
+
 class Wire(socketio.AsyncClient):  # type: ignore[misc]
     """One connection, once. It ends for its keeper at the first sign; ``discard`` then leaves nothing of it,
     however far it came: python-socketio ends it in pieces, and not at all where connecting failed.
     """
 
     def __init__(self, keeper: Keeper) -> None:
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(ws_response_class=_Socket)
         super().__init__(
             reconnection=False,
             handle_sigint=False,
@@ -78,7 +91,8 @@ class Wire(socketio.AsyncClient):  # type: ignore[misc]
         return await self._opened
 
     async def ask(self, event: str, body: dict[str, Any], seconds: float) -> Any:
-        """Send an event and wait for its answer."""
+        """Send an event and wait for its answer. Raises FlowClientError for a message that is too large."""
+        check_size(event, body, announced_limit(getattr(self.eio.ws, "first", None)))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Any = None, *_: object) -> None:

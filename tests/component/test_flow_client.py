@@ -237,6 +237,18 @@ async def test_at_the_deadline_the_last_error_is_told(scripted: Scripted) -> Non
             await client.presence(FLOW)
 
 
+async def test_a_message_over_the_limit_that_the_server_announces_is_not_sent(scripted: Scripted) -> None:
+    scripted.answers["flow-transition"] = [{"ok": True, "state": state_at(1)}]
+    async with of_ada(scripted) as client:
+        await client.transition(FLOW, "go", {"a": "x" * (scripted.server.eio.max_http_buffer_size - 300)})
+        with pytest.raises(FlowClientError) as refused:
+            await client.transition(FLOW, "go", {"a": "x" * scripted.server.eio.max_http_buffer_size})
+        assert refused.value.code == "PAYLOAD_TOO_LARGE"
+        assert refused.value.details == {"limit": scripted.server.eio.max_http_buffer_size}
+        assert len(scripted.bodies("flow-transition")) == 1
+        assert len(scripted.connections) == 1, "the connection goes on"
+
+
 def test_the_client_needs_nothing_of_the_server() -> None:
     absent = ("beanie", "motor", "pymongo", "redis", "starlette", "uvicorn", "pydantic", "jwt", "structlog")
     code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import realtime.client"

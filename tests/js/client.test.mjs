@@ -357,6 +357,88 @@ test('a call fails at its deadline, with what the service said last', async (t) 
   await assert.rejects(client.state(FLOW, { deadline: 50 }), { code: 'TIMEOUT' });
 });
 
+/** What a call is refused with, and how long that took. */
+async function refusal(call) {
+  const began = performance.now();
+  const error = await call.then(() => assert.fail('it was not refused'), (refused) => refused);
+  assert.ok(error instanceof FlowError, String(error));
+  assert.ok(performance.now() - began < 1000, 'it was not refused at once');
+  return error;
+}
+
+function nested(levels) {
+  let value = 1;
+  for (let level = 0; level < levels; level += 1) value = { a: value };
+  return value;
+}
+
+test('a payload that JSON cannot carry is refused before it is sent', async (t) => {
+  const { client, bodies } = clientOf(t);
+  const circular = {};
+  circular.self = [circular, circular];
+  for (const [payload, pointer] of [
+    [{ a: new Uint8Array(3) }, '/payload/a'],
+    [{ a: [1, Buffer.from('x')] }, '/payload/a/1'],
+    [{ a: { 'b/~': new ArrayBuffer(2) } }, '/payload/a/b~1~0'],
+    [{ a: new DataView(new ArrayBuffer(2)) }, '/payload/a'],
+    [{ a: new Blob(['x']) }, '/payload/a'],
+    [{ a: new File(['x'], 'f') }, '/payload/a'],
+    [{ a: { toJSON: () => new Uint8Array(1) } }, '/payload/a'],
+    [new Uint8Array(3), '/payload'],
+    [{ a: NaN }, '/payload/a'],
+    [{ a: [-Infinity] }, '/payload/a/0'],
+    [{ a: 1n }, '/payload/a'],
+    [{ a: new Map([[1, 2]]) }, '/payload/a'],
+    [nested(33), `/payload${'/a'.repeat(32)}`],
+    [nested(1000), `/payload${'/a'.repeat(32)}`],
+    [nested(5000), `/payload${'/a'.repeat(32)}`],
+    [circular, '/payload/self'],
+  ]) {
+    for (const call of [client.start(FLOW, { payload }), client.transition(FLOW, 'go', { payload })]) {
+      const { code, retryable, details, message } = await refusal(call);
+      assert.deepEqual([code, retryable], ['INVALID_PAYLOAD', false], message);
+      assert.ok(details.errors[0].pointer.startsWith(pointer), `${details.errors[0].pointer} ${message}`);
+      assert.ok(details.errors.length <= 100);
+    }
+  }
+  const { code } = await refusal(client.state(FLOW, { userId: new Uint8Array(1) }));
+  assert.equal(code, 'INVALID_REQUEST');
+  await assert.rejects(client.follow(new Uint8Array(1)).next(), { code: 'INVALID_REQUEST' });
+  assert.deepEqual([bodies('flow-start'), bodies('flow-transition'), bodies('flow-state')], [[], [], []]);
+});
+
+test('what JSON can carry is sent as it carries it, also when the original changes meanwhile', async (t) => {
+  const answers = [undefined, { state: at(1) }];
+  const { client, bodies } = clientOf(t, { 'flow-transition': () => answers.shift() }, { timeout: 20 });
+  const when = new Date(0);
+  const payload = { when, left: undefined, list: [undefined, null, () => 1], 'ü': { __proto__: null, a: 1 }, deep: nested(30) };
+  payload.own = JSON.parse('{"__proto__": 1}');
+  const expected = JSON.parse(JSON.stringify(payload));
+  const call = client.transition(FLOW, 'go', { payload });
+  payload.list.push(4);
+  await call;
+  const [first, second] = bodies('flow-transition');
+  assert.deepEqual(first.payload, expected);
+  assert.deepEqual(second, first);
+});
+
+test('a message over the limit of the service is refused before it is sent', async (t) => {
+  const { client, server, bodies } = clientOf(t, { 'flow-transition': () => ({ state: at(1) }) });
+  const big = (bytes) => client.transition(FLOW, 'go', { payload: { a: 'ü'.repeat(bytes / 2) } });
+  const limited = async (bytes, limit) => {
+    const { code, retryable, details } = await refusal(big(bytes));
+    assert.deepEqual([code, retryable, details], ['PAYLOAD_TOO_LARGE', false, { limit }]);
+  };
+  await limited(3_000_000, 2_097_152);
+  await limited(1_048_576, 1_048_576);
+  await big(1_048_000);
+  server.sockets[0].io = { engine: { _maxPayload: 2_000_000 } };
+  await big(1_900_000);
+  await limited(2_000_000, 2_000_000);
+  assert.equal(bodies('flow-transition').length, 2);
+  assert.equal(server.sockets.length, 1);
+});
+
 test('three tokens refused in a row are the end of everything', async (t) => {
   let tokens = 0;
   const refusal = { code: 'AUTHENTICATION_REQUIRED', message: 'expired', retryable: false, details: {} };

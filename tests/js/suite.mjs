@@ -263,6 +263,23 @@ const tests = {
     await rejects(next(client.follow('no-such-flow')), 'FLOW_NOT_FOUND');
   },
 
+  async 'what could only end the connection is refused, and the connection goes on'(bench) {
+    const { line, client } = bench.tapped();
+    await client.start(FLOW);
+    let deep = 1;
+    for (let level = 0; level < 1000; level += 1) deep = { deep };
+    for (const a of [new Uint8Array(2), new Blob(['x']), deep, NaN]) {
+      await rejects(client.transition(FLOW, 'start', { payload: { a } }), 'INVALID_PAYLOAD');
+    }
+    const large = await rejects(client.transition(FLOW, 'start', { payload: { a: 'x'.repeat(1_048_576) } }), 'PAYLOAD_TOO_LARGE');
+    equal(large.details, { limit: 1_048_576 });
+    // Below the limit of a message it is the service that refuses it.
+    const refused = await rejects(client.transition(FLOW, 'start', { payload: { a: 'x'.repeat(1_048_300) } }), 'PAYLOAD_TOO_LARGE');
+    equal(refused.details, { limit: 65_536 });
+    equal((await client.transition(FLOW, 'start', { payload: { a: 'x' } })).revision, 1);
+    equal(line.sockets.length, 1);
+  },
+
   async 'a state that ends is shown as it ends, and its successor when it starts'(bench) {
     const client = bench.client();
     const first = await client.start(FLOW);

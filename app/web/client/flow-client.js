@@ -7,6 +7,10 @@
  *
  * It needs socket.io-client 4: in Node pass its `io`. The module that the service serves to browsers has it built in.
  */
+import { FlowError } from './errors.js';
+import { LARGEST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, checkSize, checked } from './outgoing.js';
+
+export { FlowError };
 
 const KEPT = 1000; // events kept while a sync is under way; states that wait for a slow consumer
 const SHORTEST_PAUSE = 100;
@@ -14,22 +18,6 @@ const LONGEST_PAUSE = 5000;
 const RENEW = 'AUTHENTICATION_REQUIRED'; // another token may be taken
 const REFUSALS = 3; // so many tokens in a row, each a fresh one
 const CALLER_DECIDES = new Set(['STATE_PAUSED', 'REVISION_CONFLICT']); // retryable, but not by itself
-
-/** An error of the service, or of the way to it (`TIMEOUT`, `CLOSED`). */
-export class FlowError extends Error {
-  /**
-   * @param {string} code stable, such as `INVALID_TRANSITION`
-   * @param {string} message
-   * @param {{retryable?: boolean, details?: object, cause?: unknown}} [more]
-   */
-  constructor(code, message, { retryable = false, details = {}, cause } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
-    this.name = 'FlowError';
-    this.code = code;
-    this.retryable = retryable;
-    this.details = details;
-  }
-}
 
 /**
  * The rules by which one state is followed. No connection in here: what was heard is told, and the answer
@@ -604,7 +592,8 @@ export class FlowClient {
   }
 
   /** Ask until there is an answer; undefined when the connection is lost, or it is not wanted any more. */
-  async #insist(socket, event, body, isWanted) {
+  async #insist(socket, event, given, isWanted) {
+    const body = checked(given);
     for (let attempt = 0; socket?.connected && isWanted(); attempt += 1) {
       try {
         return await this.#ask(socket, event, body, this.#timeout);
@@ -624,7 +613,8 @@ export class FlowClient {
   /** Ask until there is an answer, through lost connections, until the deadline. */
   async #call(event, named, { timeout = this.#timeout, deadline = this.#deadline, ...more } = {}) {
     this.#start();
-    const body = { ...named, ...more };
+    const body = checked({ ...named, ...more });
+    checkSize(event, body, LARGEST_MESSAGE_BYTES);
     const until = performance.now() + deadline;
     let last;
     for (let attempt = 0; ; attempt += 1) {
@@ -653,6 +643,7 @@ export class FlowClient {
 
   #ask(socket, event, body, timeout) {
     return new Promise((resolve, reject) => {
+      checkSize(event, body, announcedLimit(socket));
       // What is sent in the moment in which the connection ends is not answered by socket.io.
       const lose = () => reject(unanswered());
       socket.once('disconnect', lose);
@@ -723,6 +714,13 @@ function show({ consumers }, states) {
 
 function keyOf(flowId, userId = '') {
   return `${flowId}\n${userId}`; // neither has a line break
+}
+
+/** The largest message that the service takes. */
+function announcedLimit(socket) {
+  const engine = socket.io?.engine;
+  const limit = engine?.maxPayload ?? engine?._maxPayload; // by the version of engine.io-client
+  return limit > 0 ? limit : MAX_MESSAGE_BYTES;
 }
 
 /** The `sub` of a token: events name their user, and it tells which are one's own. The server corrects it. */

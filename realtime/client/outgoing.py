@@ -1,0 +1,105 @@
+"""Checks of messages before they are sent, where the server could only end the connection."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from app.contracts.errors import (
+    Fault,
+    FaultyInputError,
+    FlowError,
+    InvalidPayloadError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+)
+from realtime.client.failures import FlowClientError
+
+MAX_DEPTH = 32
+"""Levels of a payload, as the server bounds them."""
+MAX_FAULTS = 100
+MAX_MESSAGE_BYTES = 1_048_576
+"""The limit of a server that announces none."""
+LARGEST_MESSAGE_BYTES = 2_097_152
+"""The largest limit that a server can be configured with."""
+FRAME_BYTES = 32
+"""Bytes around a message: the packet type, the number of its ack, brackets."""
+
+_BINARY = (bytes, bytearray, memoryview)
+
+
+class _Handshake(msgspec.Struct, rename="camel"):
+    max_payload: int = MAX_MESSAGE_BYTES
+
+
+def announced_limit(packet: object) -> int:
+    """The largest message that a server takes, by the first packet of its connection."""
+    try:
+        return msgspec.json.decode(str(packet)[1:], type=_Handshake).max_payload
+    except msgspec.DecodeError:
+        return MAX_MESSAGE_BYTES
+
+
+def checked(body: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a message that holds nothing but JSON values.
+
+    Raises FlowClientError with the code INVALID_PAYLOAD, or INVALID_REQUEST for a fault outside of the
+    payload; ``details`` has every fault, as the server would list them.
+    """
+    try:
+        plain: dict[str, Any] = msgspec.to_builtins(body, builtin_types=_BINARY, str_keys=True)
+    except RecursionError:
+        raise _refusal([Fault("/payload", f"is nested deeper than {MAX_DEPTH} levels")]) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _refusal([Fault("/payload", f"cannot be sent as JSON: {error}")]) from None
+    faults = list(islice(_faults(plain, "", 0), MAX_FAULTS))
+    if faults:
+        raise _refusal(faults)
+    return plain
+
+
+def check_size(event: str, body: dict[str, Any], limit: int) -> None:
+    """Raise FlowClientError with the code PAYLOAD_TOO_LARGE for a message of more than ``limit`` bytes."""
+    if len(msgspec.json.encode([event, body])) + FRAME_BYTES > limit:
+        raise _as_client_error(PayloadTooLargeError("message", limit))
+
+
+def _refusal(faults: list[Fault]) -> FlowClientError:
+    of_payload = any(fault.pointer.startswith("/payload") for fault in faults)
+    kind: type[FaultyInputError] = InvalidPayloadError if of_payload else InvalidRequestError
+    return _as_client_error(kind(faults))
+
+
+def _as_client_error(error: FlowError) -> FlowClientError:
+    return FlowClientError(error.code, error.message, error.retryable, error.details)
+
+
+def _faults(value: Any, at: str, depth: int) -> Iterator[Fault]:
+    if isinstance(value, dict | list | tuple):
+        if depth > MAX_DEPTH:
+            yield Fault(at, f"is nested deeper than {MAX_DEPTH} levels")
+            return
+        for key, member in value.items() if isinstance(value, dict) else enumerate(value):
+            name = str(key)
+            if _is_unicode(name):
+                segment = name.replace("~", "~0").replace("/", "~1")
+                yield from _faults(member, f"{at}/{segment}", depth + 1)
+            else:
+                yield Fault(at, "a name must be Unicode text without lone surrogates")
+    elif isinstance(value, _BINARY):
+        yield Fault(at, f"{type(value).__name__} is not a JSON value; send text, such as base64")
+    elif isinstance(value, str):
+        if not _is_unicode(value):
+            yield Fault(at, "text must be Unicode without lone surrogates")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Fault(at, "a number must be finite")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
