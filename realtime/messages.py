@@ -25,10 +25,12 @@ class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
 
 
 class SubscribeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
-    """``flow-subscribe``: with the position of what the client holds, if it holds any."""
+    """``flow-subscribe``: with the position of what the client holds, if it holds any. With ``from_start``
+    a client that knows of no state gets the present one from its first revision."""
 
     epoch: Annotated[str, Meta(max_length=64)] | None = None
     since: Annotated[int, Meta(ge=0)] | None = None
+    from_start: bool = False
 
 
 class ChangeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):

@@ -232,7 +232,7 @@ class FlowSockets:
     # Following
 
     async def _subscribe(self, client: Client, user_id: str, message: SubscribeMessage) -> Answer:
-        held = held_position(message.epoch, message.since)
+        held = held_position(message.epoch, message.since, message.from_start)
         flow_id, place = message.flow_id, (message.flow_id, user_id)
         fresh = place not in client.followed
         if fresh:

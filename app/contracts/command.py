@@ -50,21 +50,26 @@ class ExpectedPosition(Struct, frozen=True):
 
 
 class HeldPosition(Struct, frozen=True):
-    """What a follower holds: the life of the state, and the revision in it. No epoch: nothing."""
+    """What a follower holds: an epoch of the state, and the revision in it. No epoch: nothing.
+
+    ``from_start``: the follower knows that there was no state, or that the one it holds has ended. It gets
+    a later epoch from its first revision.
+    """
 
     epoch: str | None = None
     revision: int = 0
+    from_start: bool = False
 
 
 NOTHING_HELD = HeldPosition()
 
 
-def held_position(epoch: str | None, since: int | None) -> HeldPosition:
+def held_position(epoch: str | None, since: int | None, from_start: bool = False) -> HeldPosition:
     """As a follower gives it. Raises InvalidRequestError when one of both is missing."""
     if (epoch is None) != (since is None):
         missing = "since" if since is None else "epoch"
         raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
-    return HeldPosition(epoch, since or 0)
+    return HeldPosition(epoch, since or 0, from_start)
 
 
 class Origin(Struct, frozen=True):

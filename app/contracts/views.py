@@ -221,13 +221,18 @@ def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdated
     )
 
 
+def state_of_event(update: StateUpdatedEvent) -> StateView:
+    """The state of an event, without what led to it."""
+    return StateView(**{name: getattr(update, name) for name in StateView.__struct_fields__})
+
+
 def flow_updated_event(body: Raw) -> FlowUpdatedEvent:
     """The same for those who watch the flow; ``body`` is that of ``flow-state-updated``."""
     update = json.decode(body, type=StateUpdatedEvent)
     return FlowUpdatedEvent(
         user_id=update.user_id,
         flow_id=update.flow,
-        state=StateView(**{name: getattr(update, name) for name in StateView.__struct_fields__}),
+        state=state_of_event(update),
         kind=update.kind,
         transition=update.transition,
         from_step=update.from_step,

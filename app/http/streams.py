@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import structlog
-from msgspec import Meta
+from msgspec import Meta, Struct, json, structs
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
@@ -26,7 +26,17 @@ from app.contracts.errors import (
 )
 from app.contracts.events import Resync, StateChanged, of_user
 from app.contracts.outcome import CaughtUp
-from app.contracts.views import CaughtUpView, caught_up_view, encode, error_view, state_view
+from app.contracts.state import ENDED
+from app.contracts.views import (
+    CaughtUpView,
+    StateUpdatedEvent,
+    StateView,
+    caught_up_view,
+    encode,
+    error_view,
+    state_of_event,
+    state_view,
+)
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 from app.services import FlowService
 from app.services.audience import Membership, Told
@@ -44,10 +54,21 @@ _POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z
 
 
 class PositionQuery(UserQuery, frozen=True, rename="camel"):
-    """``epoch`` and ``since`` (a revision) say what the caller holds; they go together."""
+    """``epoch`` and ``since`` (a revision) say what the caller holds; they go together. With ``fromStart`` a
+    caller that knows of no state gets the present one from its first revision."""
 
     epoch: Annotated[str, Meta(max_length=64)] | None = None
     since: Annotated[int, Meta(ge=0)] | None = None
+    from_start: bool = False
+
+    @property
+    def held(self) -> HeldPosition:
+        """The position. Raises InvalidRequestError."""
+        return held_position(self.epoch, self.since, self.from_start)
+
+
+class _Status(Struct):
+    status: str
 
 
 class FlowStream:
@@ -124,17 +145,25 @@ class FlowStream:
 
     def _level(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:
-            return [self._update(event) for event in found.events]
+            told = [self._update(event) for event in found.events]
+            self._held = structs.replace(self._held, from_start=found.state is None)
+            return told
         if found.state is None:
-            self._held = NOTHING_HELD  # whatever comes next is read
+            self._held = HeldPosition(from_start=True)
             return [ServerSentEvent(event="flow-state", data="null", retry=RETRY_MS)]
-        self._held = HeldPosition(found.state.epoch, found.state.revision)
-        data = encode(state_view(found.state)).decode()
-        return [ServerSentEvent(event="flow-state", data=data, id=self._id, retry=RETRY_MS)]
+        return [self._start(state_view(found.state))]
 
     def _update(self, event: StateChanged) -> ServerSentEvent:
-        self._held = HeldPosition(event.epoch, event.revision)
+        if event.epoch != self._held.epoch:
+            return self._start(state_of_event(json.decode(event.body, type=StateUpdatedEvent)))
+        status = json.decode(event.body, type=_Status).status
+        self._held = HeldPosition(event.epoch, event.revision, from_start=status in ENDED)
         return ServerSentEvent(event="flow-state-updated", data=bytes(event.body).decode(), id=self._id)
+
+    def _start(self, state: StateView) -> ServerSentEvent:
+        self._held = HeldPosition(state.epoch, state.revision, from_start=state.status in ENDED)
+        data = encode(state).decode()
+        return ServerSentEvent(event="flow-state", data=data, id=self._id, retry=RETRY_MS)
 
     @property
     def _id(self) -> str:
@@ -158,13 +187,13 @@ class StreamResponse(EventSourceResponse):
 
 
 async def _events(call: Call) -> Answer:
-    held = held_position(call.query.epoch, call.query.since)
+    held = call.query.held
     found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], held, caller=call.caller)
     return Answer(caught_up_view(found))
 
 
 async def _stream(call: Call) -> Answer:
-    held = held_position(call.query.epoch, call.query.since)
+    held = call.query.held
     last = call.header("last-event-id")
     if last:
         match = _POSITION.match(last)
@@ -172,7 +201,7 @@ async def _stream(call: Call) -> Answer:
             raise InvalidRequestError(
                 [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
             )
-        held = HeldPosition(match["epoch"], int(match["revision"]))
+        held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
     if call.service.audience.count(of_user(call.user_id)) >= STREAMS_OF_A_USER:
         raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
     stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])

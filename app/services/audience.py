@@ -13,7 +13,7 @@ from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, of_flow, of_user
 from app.contracts.ports import EventBus, StateStore
 from app.contracts.state import FlowState, state_key
-from app.services.catch_up import CatchUp
+from app.services.catch_up import BEFORE_THE_FIRST, CatchUp
 from config.log import describe
 
 log = structlog.get_logger("audience")
@@ -159,8 +159,8 @@ class Audience:
                 await asyncio.sleep(next(pauses, RETRY_SECONDS[-1]))
 
     async def _repair(self, state: FlowState) -> None:
-        """Tell what was missed of one state: each change after the last one told, or where that is not
-        known or cannot be proven, the newest one."""
+        """Tell what was missed of one state: each change after the last one told, a later epoch from its
+        first revision, or where that is not known or cannot be proven, the newest one."""
         topic = of_user(state.user_id)
         listeners = self._listeners.get(topic)
         if listeners is None:
@@ -168,7 +168,9 @@ class Audience:
         epoch, revision = listeners.told.get(state.key, ("", -1))
         if epoch == state.epoch and revision >= state.revision:
             return
-        starts = {revision if epoch == state.epoch else state.revision - 1, state.revision - 1}
+        starts = {state.revision - 1}
+        if epoch:
+            starts.add(revision if epoch == state.epoch else BEFORE_THE_FIRST)
         async with self._under_way:
             try:
                 for start in sorted(starts):

@@ -15,6 +15,8 @@ from app.services.updates import Updates
 MOST_EVENTS = 300
 MOST_BYTES = 1_000_000
 """Of one answer, its events as JSON."""
+BEFORE_THE_FIRST = -1
+"""The revision of a follower that holds nothing of an epoch."""
 STEP = 32
 """Records that are read at a time."""
 
@@ -55,6 +57,8 @@ class CatchUp:
             present = await self._access.with_transitions(state, asks)
         elif state.status not in ENDED:  # past its time, which no record says yet
             return CaughtUp(None)
+        if held.from_start and present is not None and held.epoch != state.epoch:
+            held = HeldPosition(state.epoch, BEFORE_THE_FIRST)
         if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MOST_EVENTS:
             return CaughtUp(present)
         events = await self._events(stored, held.revision)

@@ -177,6 +177,8 @@ class Subscription(Source[StateUpdate | None]):
             body = self._body
             if sync.epoch is not None:
                 body = {**body, "epoch": sync.epoch, "since": sync.since}
+            if self.following.absent:
+                body = {**body, "fromStart": True}
             answer = await self._requests.attempt("flow-subscribe", body, backoff)
             if answer is None:
                 self.following.failed(sync.number)

@@ -6,6 +6,7 @@ from enum import Enum
 
 from msgspec import Struct, field
 
+from app.contracts.state import ENDED
 from app.contracts.views import StateView, Time
 
 KEPT_WHILE_SYNCING = 1000
@@ -66,6 +67,8 @@ class Stats(Struct, rename="camel"):
 
 class _Fit(Enum):
     NEXT = "next"
+    FIRST = "first"
+    """The first of an epoch, where there was no state. An event alone may be of one that has ended since."""
     OLD = "old"
     GAP = "gap"
 
@@ -95,6 +98,11 @@ class Following:
     def syncing(self) -> bool:
         """Whether something may be missing: a sync is needed, or under way."""
         return self.needs_sync or self._running
+
+    @property
+    def absent(self) -> bool:
+        """True if it is known that there is no state. A sync then asks for a later epoch from its start."""
+        return self.known and (self.state is None or self.state.status in ENDED)
 
     def want_sync(self, now: float) -> None:
         """Connected again, or told to resync: events may have been missed."""
@@ -142,7 +150,7 @@ class Following:
         shown: list[StateUpdate | None] = []
         gaps = self.stats.gaps
         for update in answer.events:
-            taken = self._take(update, now)
+            taken = self._take(update, now, certain=True)
             if self.stats.gaps > gaps:
                 break
             if taken and (update.epoch, update.revision) not in heard:
@@ -173,14 +181,15 @@ class Following:
         held, read = (self.epoch, self.revision), (state.epoch, state.revision)
         return read < held or (read == held and self.state is not None)
 
-    def _take(self, update: StateUpdate, now: float) -> list[StateUpdate | None]:
+    def _take(self, update: StateUpdate, now: float, *, certain: bool = False) -> list[StateUpdate | None]:
+        """``certain``: the server says that nothing lies between."""
         fit = self._fit(update)
-        if fit is _Fit.NEXT:
+        if fit is _Fit.NEXT or (fit is _Fit.FIRST and certain):
             return [self._hold(update)]
         if fit is _Fit.OLD:
             self.stats.dropped += 1
             return []
-        self.stats.gaps += 1
+        self.stats.gaps += fit is _Fit.GAP
         self.needs_sync = True
         if self._noticed is None:
             self._noticed = now
@@ -189,7 +198,7 @@ class Following:
 
     def _fit(self, update: StateUpdate) -> _Fit:
         if self.epoch is None or self.revision is None or update.epoch > self.epoch:
-            return _Fit.GAP
+            return _Fit.FIRST if self.absent and update.revision == 0 else _Fit.GAP
         if update.epoch < self.epoch or update.revision <= self.revision:
             return _Fit.OLD
         return _Fit.NEXT if update.revision == self.revision + 1 else _Fit.GAP

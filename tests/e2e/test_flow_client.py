@@ -123,6 +123,29 @@ async def test_a_flow_walked_and_followed(serving: Serving, user: str) -> None:
         assert states.stats.repaired == 0
 
 
+async def test_the_first_state_of_a_flow_is_shown_also_when_the_next_one_follows_at_once(
+    serving: Serving, user: str, proxy: Proxy
+) -> None:
+    async with (
+        client_of(serving, user, url=proxy.url) as client,
+        client_of(serving, user) as other,
+        serving.http(user) as http,
+    ):
+        states = client.follow(FLOW)
+        assert await anext(states) is None
+        for away in (False, False, True, True):
+            if away:
+                proxy.closed = True
+                proxy.cut()
+            await asyncio.gather(other.start(FLOW), other.transition(FLOW, "start"))
+            proxy.closed = False
+            assert revisions(await read(states, at_revision(1))) == [0, 1]
+            await http.delete(f"/api/flow/{FLOW}/state")
+            (ended,) = await read(states, lambda state: state.status == "cleared")
+            assert ended.revision == 2
+        assert (states.stats.gaps, states.stats.resets) == (0, 0)
+
+
 async def test_two_clients_of_a_user_are_shown_the_same(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as one, client_of(serving, user) as other:
         await one.start(FLOW)

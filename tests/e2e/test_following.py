@@ -47,6 +47,21 @@ async def test_a_first_subscription_starts_with_the_whole_state(serving: Serving
     await client.close()
 
 
+async def test_who_knew_of_no_state_gets_the_present_one_from_its_start(serving: Serving, user: str) -> None:
+    client = await connected(serving, user)
+    unknown = {"flowId": FLOW, "fromStart": True}
+    none = await client.call("flow-subscribe", unknown)
+    assert none == {"ok": True, "state": None, "events": [], "complete": False}
+    state = await walk(serving, user, "start")
+    await client.until(lambda f: len(f.updates()) == 2)
+    answer = await client.call("flow-subscribe", unknown)
+    assert answer == {"ok": True, "state": state, "events": client.updates(), "complete": True}
+    async with serving.http(user) as http:
+        over_http = await http.get(f"/api/flow/{FLOW}/events", params={"fromStart": True})
+        assert over_http.json() == {"state": state, "events": client.updates(), "complete": True}
+    await client.close()
+
+
 async def test_what_was_missed_is_in_the_answer(serving: Serving, user: str) -> None:
     live = await connected(serving, user)
     state = await walk(serving, user, "start", "continue", "save", "complete")

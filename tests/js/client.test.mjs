@@ -584,6 +584,27 @@ test('an error that the server tells is heard of', async (t) => {
   assert.equal(errors.length, 1);
 });
 
+test('a client that knew of no state asks for the next one from its start', async (t) => {
+  const { client, server, bodies } = clientOf(t, { 'flow-subscribe': () => NONE });
+  const following = client.follow(FLOW);
+  assert.deepEqual(await take(following, 1), [null]);
+  server['flow-subscribe'] = () => ({ state: at(1), events: [at(0), at(1)], complete: true });
+  server.sockets[0].lose();
+  assert.deepEqual(await take(following, 2), [at(0), at(1)]);
+  const last = at(2, { status: 'cleared' });
+  server.sockets[1].fire('flow-state-updated', last);
+  const again = [at(0, { epoch: 'e2' }), at(1, { epoch: 'e2' })];
+  server['flow-subscribe'] = () => ({ state: again[1], events: again, complete: true });
+  for (const event of again) server.sockets[1].fire('flow-state-updated', event);
+  assert.deepEqual(await take(following, 3), [last, ...again]);
+  assert.deepEqual(bodies('flow-subscribe'), [
+    { flowId: FLOW },
+    { flowId: FLOW, fromStart: true },
+    { flowId: FLOW, epoch: 'e1', since: 2, fromStart: true },
+  ]);
+  assert.deepEqual([following.stats.gaps, following.stats.resets], [0, 0]);
+});
+
 test('no state at all is null', async (t) => {
   const { client } = clientOf(t, { 'flow-subscribe': () => NONE });
   const following = client.follow(FLOW);

@@ -120,6 +120,38 @@ test('that there is no state is said once, and the position stays', () => {
   assert.deepEqual(following.begin(), { number: 4, epoch: 'e1', since: 7 });
 });
 
+test('after no state an epoch is shown from its first revision', () => {
+  const following = new Following();
+  assert.equal(following.absent, false);
+  following.answer(following.begin().number, { state: null, events: [], complete: false });
+  for (const epoch of ['e1', 'e2']) {
+    assert.equal(following.absent, true);
+    const events = range(epoch, 0, 1);
+    for (const event of events) assert.deepEqual(following.event(event), []);
+    const { number } = following.begin();
+    assert.deepEqual(following.answer(number, { state: events[1], events, complete: true }), events);
+    assert.equal(following.absent, false);
+    following.event(at(epoch, 2, 'cleared')); // the second one begins after this end
+  }
+  assert.deepEqual(following.event(at('e1', 0)), []);
+  assert.deepEqual([following.stats.gaps, following.stats.syncs, following.stats.resets], [0, 3, 0]);
+});
+
+test('after no state a sync may bring an epoch from its first revision', () => {
+  const [none, ended] = [new Following(), level('e1', 4)];
+  none.answer(none.begin().number, { state: null, events: [], complete: false });
+  ended.event(at('e1', 5, 'expired'));
+  for (const following of [none, ended]) {
+    following.want();
+    assert.equal(following.absent, true);
+    const { number } = following.begin();
+    following.event(at('e2', 2));
+    const answer = { state: at('e2', 2), events: range('e2', 0, 2), complete: true };
+    assert.deepEqual(following.answer(number, answer), range('e2', 0, 2));
+    assert.deepEqual([following.syncing, following.stats.gaps, following.stats.resets], [false, 0, 0]);
+  }
+});
+
 test('no state is the end of it, whatever was heard before it was asked for', () => {
   const following = new Following();
   following.event(at('e1', 5));
@@ -200,9 +232,11 @@ class Truth {
     return this.newest;
   }
 
-  answer({ epoch, since }) {
-    const provable = epoch !== undefined && epoch === this.newest?.epoch && this.#roll(5) > 0;
-    const events = provable ? this.epochs.at(-1).slice(since + 1) : [];
+  /** `fromStart`: the follower knew of no state. */
+  answer({ epoch, since }, fromStart) {
+    const held = fromStart && this.state && epoch !== this.newest.epoch ? { epoch: this.newest.epoch, since: -1 } : { epoch, since };
+    const provable = held.epoch !== undefined && held.epoch === this.newest?.epoch && this.#roll(5) > 0;
+    const events = provable ? this.epochs.at(-1).slice(held.since + 1) : [];
     return { state: this.state, events, complete: provable };
   }
 }
@@ -224,8 +258,8 @@ function storm(roll) {
     () => underway.push(truth.change()),
     () => underway.length && deliver(),
     () => underway.length && deliver(),
-    () => following.syncing && syncs.push(following.begin()),
-    () => syncs.length && answers.push([syncs[0].number, truth.answer(syncs.shift())]),
+    () => following.syncing && syncs.push([following.begin(), following.absent]),
+    () => syncs.length && answers.push([syncs[0][0].number, truth.answer(...syncs.shift())]),
     () => answers.length && shown.push(...following.answer(...answers.splice(roll(answers.length), 1)[0])),
     () => roll(10) || following.want(),
     () => roll(10) || (answers = []),
@@ -241,7 +275,7 @@ function settle({ truth, following, shown }) {
   for (let syncs = 0; following.syncing; syncs += 1) {
     assert.ok(syncs < 3, 'it does not become level');
     const sync = following.begin();
-    shown.push(...following.answer(sync.number, truth.answer(sync)));
+    shown.push(...following.answer(sync.number, truth.answer(sync, following.absent)));
   }
 }
 

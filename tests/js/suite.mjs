@@ -105,6 +105,31 @@ const tests = {
     equal(following.state.revision, 5);
   },
 
+  async 'the first state of a flow is shown, also when the next one follows at once'(bench) {
+    let gate = Promise.resolve();
+    const { line, client } = bench.tapped({ token: async () => (await gate, bench.mint(bench.user)) });
+    const other = bench.client();
+    const headers = { Authorization: `Bearer ${await bench.mint(bench.user)}` };
+    const following = client.follow(FLOW);
+    equal(await next(following), null);
+    for (const isAway of [false, false, true, true]) {
+      let open;
+      if (isAway) {
+        gate = new Promise((resolve) => (open = resolve));
+        const lost = once(client, 'disconnect');
+        line.cut();
+        await lost;
+      }
+      await Promise.all([other.start(FLOW), other.transition(FLOW, 'start')]);
+      open?.();
+      equal(revisions(await until(following, (state) => state.revision === 1)), [0, 1]);
+      const cleared = await fetch(`${bench.url}/api/flow/${FLOW}/state`, { method: 'DELETE', headers });
+      check(cleared.ok, `${cleared.status}`);
+      equal((await next(following)).status, 'cleared');
+    }
+    equal([following.stats.gaps, following.stats.resets], [0, 0]);
+  },
+
   async 'two clients of one user see what the other does'(bench) {
     const [phone, desk] = [bench.client(), bench.client()];
     await phone.start(FLOW);

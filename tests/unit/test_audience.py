@@ -197,6 +197,23 @@ async def test_an_end_and_another_life_are_made_up_for() -> None:
         assert (last.epoch, first.epoch < second.epoch) == (second.epoch, True)
 
 
+async def test_a_later_epoch_is_made_up_for_from_its_first_revision() -> None:
+    r = await rig()
+    follower = Follower()
+    async with r.service as service:
+        await service.audience.follow_user("ada", follower)
+        await service.start_flow("ada", "loop")
+        await service.clear_flow_state("ada", "loop")
+        await follower.until(lambda f: len(f.positions) == 2)
+        hear = deaf(r)
+        await service.start_flow("ada", "loop")
+        for _ in range(3):
+            await service.execute_transition("ada", "loop", "again")
+        await service.background.relay.drain(5)
+        hear()
+        await follower.until(lambda f: f.positions[2:] == [("loop", n) for n in range(4)])
+
+
 async def test_more_than_can_be_told_is_the_newest_change() -> None:
     r = await rig()
     follower = Follower()
@@ -308,6 +325,29 @@ async def test_catching_up_claims_continuity_only_where_every_record_is_there() 
         r.history.kept[lost.id] = lost
         level = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 4))
         assert (level.complete, level.events) == (True, ())
+
+
+async def test_who_knew_of_no_state_gets_the_present_one_from_its_first_revision() -> None:
+    r = await rig()
+    async with r.service as service:
+        nothing = HeldPosition(from_start=True)
+        assert await service.get_flow_events("ada", "loop", nothing) == CaughtUp(None)
+        first, _ = await service.start_flow("ada", "loop")
+        await service.clear_flow_state("ada", "loop")
+        assert await service.get_flow_events("ada", "loop", nothing) == CaughtUp(None), "it had ended"
+        second, _ = await service.start_flow("ada", "loop")
+        await service.execute_transition("ada", "loop", "again")
+        for held in (nothing, HeldPosition(first.epoch, 1, from_start=True)):
+            found = await service.get_flow_events("ada", "loop", held)
+            assert found.complete
+            assert [(e.epoch, e.revision) for e in found.events] == [(second.epoch, 0), (second.epoch, 1)]
+        assert not (await service.get_flow_events("ada", "loop", HeldPosition(first.epoch, 1))).complete
+        own = HeldPosition(second.epoch, 0, from_start=True)
+        found = await service.get_flow_events("ada", "loop", own)
+        assert [e.revision for e in found.events] == [1], "what is held is not told again"
+        for _ in range(MOST_EVENTS):
+            await service.execute_transition("ada", "loop", "again")
+        assert not (await service.get_flow_events("ada", "loop", nothing)).complete
 
 
 async def test_a_state_past_its_time_is_no_continuation() -> None:

@@ -140,6 +140,43 @@ def test_that_there_is_no_state_is_told_once() -> None:
     assert positions(following.answer(sync.number, SyncAnswer(False, update(0)), 0)) == [(NOW, 0)]
 
 
+def is_absent(following: Following) -> bool:
+    """Read the property anew: for mypy it keeps its value."""
+    return following.absent
+
+
+def test_after_no_state_an_epoch_is_shown_from_its_first_revision() -> None:
+    following = Following()
+    assert not is_absent(following)
+    following.answer(following.begin().number, SyncAnswer(False, None), 0)
+    for epoch in (NOW, NEXT):  # the second one after the end of the first
+        assert is_absent(following)
+        events = [update(n, epoch) for n in range(2)]
+        for event in events:
+            assert following.event(event, 0) == []
+        sync = following.begin()
+        assert following.answer(sync.number, SyncAnswer(True, events[-1], events), 0) == events
+        assert not is_absent(following)
+        following.event(update(2, epoch, "cleared"), 0)
+    assert following.event(update(0, NOW), 0) == [], "an older epoch is over"
+    assert (following.stats.gaps, following.stats.syncs, following.stats.resets) == (0, 3, 0)
+
+
+def test_after_no_state_a_sync_may_bring_an_epoch_from_its_first_revision() -> None:
+    for following, first in ((Following(), None), (level_at(4), update(5, status="expired"))):
+        if first is None:
+            following.answer(following.begin().number, SyncAnswer(False, None), 0)
+        else:
+            following.event(first, 0)
+        following.want_sync(0)
+        assert is_absent(following)
+        sync = following.begin()
+        following.event(update(2, NEXT), 0)
+        answer = SyncAnswer(True, update(2, NEXT), [update(n, NEXT) for n in range(3)])
+        assert positions(following.answer(sync.number, answer, 0)) == [(NEXT, 0), (NEXT, 1), (NEXT, 2)]
+        assert (following.syncing, following.stats.gaps, following.stats.resets) == (False, 0, 0)
+
+
 def test_without_a_state_the_position_stays() -> None:
     following = level_at(4)
     following.want_sync(0)
@@ -292,9 +329,12 @@ class Server:
             return None
         return self.truth[self.count - 1]
 
-    def answer(self, sync: SyncRequest, *, forgetful: bool) -> SyncAnswer:
-        """``forgetful``: continuity cannot be proven."""
+    def answer(self, sync: SyncRequest, *, forgetful: bool, from_start: bool = False) -> SyncAnswer:
+        """``forgetful``: continuity cannot be proven. ``from_start``: the follower knew of no state."""
         done = self.truth[: self.count]
+        if from_start and not forgetful and self.state is not None and self.state.epoch != sync.epoch:
+            epoch = self.state.epoch
+            return SyncAnswer(True, self.state, [each for each in done if each.epoch == epoch])
         held = [n for n, each in enumerate(done) if (each.epoch, each.revision) == (sync.epoch, sync.since)]
         if forgetful or not held:
             return SyncAnswer(False, self.state)
@@ -309,7 +349,8 @@ def synced(following: Following, server: Server) -> list[StateUpdate | None]:
     shown: list[StateUpdate | None] = []
     if following.needs_sync:
         sync = following.begin()
-        shown = following.answer(sync.number, server.answer(sync, forgetful=False), 0)
+        answer = server.answer(sync, forgetful=False, from_start=following.absent)
+        shown = following.answer(sync.number, answer, 0)
     assert not following.needs_sync
     return shown
 
@@ -358,7 +399,7 @@ def test_whatever_the_network_does_it_becomes_level_and_never_shows_an_older_one
         elif what == "fail" and sync is not None:
             following.failed(sync.number)
         elif what == "read" and sync is not None:
-            answers.append((sync.number, server.answer(sync, forgetful=bool(n))))
+            answers.append((sync.number, server.answer(sync, forgetful=bool(n), from_start=following.absent)))
         elif what == "answer" and answers:
             shown += following.answer(*answers.pop(-1 if n else 0), now)
 

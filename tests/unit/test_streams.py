@@ -5,7 +5,7 @@ import time
 
 from msgspec import Raw
 
-from app.contracts.command import NOTHING_HELD, Caller
+from app.contracts.command import NOTHING_HELD, Caller, HeldPosition
 from app.contracts.events import StateChanged, of_user
 from app.http.streams import WAITING_EVENTS, FlowStream
 from tests.support.rig import rig
@@ -26,3 +26,43 @@ async def test_a_reader_that_is_too_slow_is_told_so() -> None:
     assert json.loads(str(last.data))["code"] == "SLOW_CLIENT"
     stream.close()
     assert not r.service.audience.listens(of_user("ada"))
+
+
+async def test_an_epoch_that_begins_unseen_is_told_from_its_first_revision() -> None:
+    r = await rig()
+    async with r.service:
+        stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
+        await stream.open(NOTHING_HELD)
+        events = stream.events()
+        assert (await anext(events)).data == "null"
+        for _ in range(2):
+            # Both are committed before the stream looks at the first.
+            state, _ = await r.service.start_flow("ada", "loop")
+            await r.service.execute_transition("ada", "loop", "again")
+            await r.service.background.relay.drain(5)
+            told = [await anext(events) for _ in range(2)]
+            await r.service.clear_flow_state("ada", "loop")
+            told.append(await anext(events))
+            assert [(event.event, event.id) for event in told] == [
+                ("flow-state", f"{state.epoch}.0"),
+                ("flow-state-updated", f"{state.epoch}.1"),
+                ("flow-state-updated", f"{state.epoch}.2"),
+            ]
+            assert "kind" not in json.loads(str(told[0].data)), "a state, as when it is read"
+        stream.close()
+
+
+async def test_a_reader_that_knew_of_no_state_missed_none() -> None:
+    r = await rig()
+    async with r.service:
+        state, _ = await r.service.start_flow("ada", "loop")
+        await r.service.execute_transition("ada", "loop", "again")
+        stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
+        await stream.open(HeldPosition(from_start=True))
+        events = stream.events()
+        told = [await anext(events) for _ in range(2)]
+        assert [(event.event, event.id) for event in told] == [
+            ("flow-state", f"{state.epoch}.0"),
+            ("flow-state-updated", f"{state.epoch}.1"),
+        ]
+        stream.close()

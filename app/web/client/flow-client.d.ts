@@ -111,6 +111,8 @@ export class Following {
   readonly revision: number | undefined;
   readonly state: FollowedState | null | undefined;
   readonly syncing: boolean;
+  /** Whether it is known that there is no state: a sync then asks with `fromStart`. */
+  readonly absent: boolean;
   readonly stats: FollowingStats;
   want(): void;
   begin(): { number: number; epoch: string | undefined; since: number | undefined };

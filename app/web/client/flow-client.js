@@ -17,6 +17,7 @@ const SHORTEST_PAUSE = 100;
 const LONGEST_PAUSE = 5000;
 const RENEW = 'AUTHENTICATION_REQUIRED'; // another token may be taken
 const REFUSALS = 3; // so many tokens in a row, each a fresh one
+const ENDED = new Set(['cleared', 'expired']);
 const CALLER_DECIDES = new Set(['STATE_PAUSED', 'REVISION_CONFLICT']); // retryable, but not by itself
 
 /**
@@ -43,6 +44,11 @@ export class Following {
   /** @param {() => number} [now] milliseconds of a clock that only goes on */
   constructor(now = () => performance.now()) {
     this.#now = now;
+  }
+
+  /** Whether it is known that there is no state. A sync then asks for a later epoch from its start. */
+  get absent() {
+    return this.state === null || ENDED.has(this.state?.status);
   }
 
   /** Events may have been missed: the connection is new, or the server said so. */
@@ -76,7 +82,7 @@ export class Following {
   answer(number, { state, events, complete }) {
     if (!this.syncing || !this.isLatest(number)) return [];
     this.syncing = false;
-    const shown = complete && this.epoch !== undefined ? this.#catchUp(events) : this.#restart(state);
+    const shown = complete && (this.epoch !== undefined || this.absent) ? this.#catchUp(events) : this.#restart(state);
     if (!this.syncing) {
       const kept = this.#buffer;
       this.#buffer = [];
@@ -125,8 +131,9 @@ export class Following {
     }
     // Where there is no state, an event of the ended epoch is none to show without asking.
     const next = event.epoch === this.epoch && event.revision === this.revision + 1;
-    if (next && (certain || this.state !== null)) return this.#hold(event);
-    this.stats.gaps += 1;
+    const first = this.absent && event.epoch !== this.epoch && event.revision === 0;
+    if ((next && (certain || this.state !== null)) || (first && certain)) return this.#hold(event);
+    if (!first) this.stats.gaps += 1;
     this.syncing = true;
     this.#noticed ??= this.#now();
     this.#keep(event);
@@ -314,7 +321,7 @@ export class FlowClient {
   /**
    * Follow a state: `for await (const state of client.follow(flowId))`, or `client.follow(flowId, callback)`.
    * Every change comes once, in order; a state whose `status` is `cleared` or `expired` has ended, null says
-   * that there is none (the first one after that is the newest by then). `userId` names another user (a
+   * that there is none; the next one is then shown from its first revision. `userId` names another user (a
    * service or an administrator may).
    *
    * @param {string} flowId
@@ -534,6 +541,7 @@ export class FlowClient {
       const sync = following.begin();
       number = sync.number;
       const body = { flowId, userId, epoch: sync.epoch, since: sync.since };
+      if (following.absent) body.fromStart = true;
       try {
         const answer = await this.#insist(socket, 'flow-subscribe', body, isWanted);
         if (!answer || !isWanted()) return;
