@@ -111,13 +111,15 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         """Tell a client of an error that answers no ack."""
         await self.emit("flow-error", _flow_error(error), to=sid)
 
-    async def end(self, sid: str, error: FlowError) -> None:
-        """Tell a client why, and disconnect it."""
+    async def end(self, sid: str, error: FlowError, *, reconnect: bool = False) -> None:
+        """Send a client the reason, and disconnect it. ``reconnect``: end its transport alone, without the
+        packets that keep stock clients from connecting again by themselves."""
         eio_sid = self.manager.eio_sid_from_sid(sid, "/")
         await self.refuse(sid, error)
-        await self.disconnect(sid)
+        if not reconnect:
+            await self.disconnect(sid)
         if eio_sid is not None:
-            await self._cut(eio_sid)
+            await self._cut(eio_sid, silently=reconnect)
 
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the library's, for an ASGI server; what is no frame of Engine.IO ends the connection, where the
@@ -148,11 +150,12 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cut(self, eio_sid: str) -> None:
-        """End a connection after what waits for it. engine.io's own way waits for the client to read it."""
+    async def _cut(self, eio_sid: str, *, silently: bool = False) -> None:
+        """End a connection after what waits for it. engine.io's own way waits for the client to read it.
+        ``silently``: without the packet by which engine.io says that the end is meant."""
         connection = self.eio.sockets.get(eio_sid)
         if connection is not None and not connection.closed and not connection.closing:
-            await connection.close(wait=False)
+            await connection.close(wait=False, abort=silently)
             connection.queue.put_nowait(None)  # the writer ends after what is left
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:

@@ -152,10 +152,11 @@ class FlowSockets:
         if client.caller.expires_at > time.time():
             self._set_timer(client)
             return
-        self._end(client, AuthenticationRequiredError("The token has expired; connect with a new one"))
+        error = AuthenticationRequiredError("The token has expired; connect with a new one")
+        self._end(client, error, reconnect=True)  # stock clients ask their ``auth`` callback for a new one
 
-    def _end(self, client: Client, error: FlowError) -> None:
-        task = asyncio.ensure_future(self.server.end(client.sid, error))
+    def _end(self, client: Client, error: FlowError, *, reconnect: bool = False) -> None:
+        task = asyncio.ensure_future(self.server.end(client.sid, error, reconnect=reconnect))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 

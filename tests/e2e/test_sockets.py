@@ -214,6 +214,32 @@ async def test_a_token_that_expires_ends_the_connection_with_its_code(serving: S
     assert client.updates() == []
 
 
+async def test_a_stock_client_connects_again_by_itself_after_its_token_has_expired(
+    serving: Serving, user: str
+) -> None:
+    tokens = [jwt.encode({"sub": user, "exp": int(time.time()) - 3}, serving.secret, "HS256")]
+    follower = Follower()
+    follower.client = client = socketio.AsyncClient(reconnection_delay=0.1, json=json)
+    connected_again = asyncio.Event()
+
+    async def disconnected(reason: str) -> None:
+        tokens.append(serving.token(user))
+        client.on("connect", connected_again.set)
+
+    client.on("disconnect", disconnected)
+    client.on("*", follower._got)
+    await client.connect(serving.url, auth=lambda: {"token": tokens[-1]}, transports=["websocket"])
+    async with asyncio.timeout(20):
+        await connected_again.wait()
+    assert [body["code"] for event, body in follower.events if event == "flow-error"] == [
+        "AUTHENTICATION_REQUIRED"
+    ]
+    await follower.call("flow-start", {"flowId": FLOW})
+    await follower.until_updates(1)
+    assert len(tokens) == 2
+    await follower.close()
+
+
 class Raw:
     """A WebSocket that speaks Engine.IO by hand."""
 

@@ -262,6 +262,23 @@ const tests = {
     equal((await client.transition(FLOW, 'skip')).step, 'verification');
   },
 
+  async 'a stock client connects again by itself after its token has expired'(bench) {
+    let tokens = 0;
+    const auth = async (give) => give({ token: await bench.mint(bench.user, { ttl: (tokens += 1) === 1 ? -2 : 3600 }) });
+    const socket = bench.io(bench.url, { auth, transports: ['websocket'], forceNew: true, reconnectionDelay: 10 });
+    try {
+      const heard = [];
+      socket.on('flow-error', ({ code }) => heard.push(code));
+      socket.on('disconnect', (reason) => heard.push(reason));
+      const again = new Promise((resolve) => socket.io.on('reconnect', () => socket.once('connect', resolve)));
+      await again;
+      equal([tokens, heard], [2, ['AUTHENTICATION_REQUIRED', 'transport close']]);
+      equal((await socket.emitWithAck('flow-start', { flowId: FLOW })).state.step, 'welcome');
+    } finally {
+      socket.disconnect();
+    }
+  },
+
   async 'tokens that are refused, three in a row, are the end'(bench) {
     let tokens = 0;
     const client = bench.client({ token: () => ((tokens += 1), 'no.such.token') });
