@@ -7,8 +7,12 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 
 
 class FlowClientError(Exception):
-    """What a client meets, with the server's stable ``code``, ``message``, ``retryable`` and ``details``;
-    the codes of the client's own are TIMEOUT, CLOSED, TOKEN_UNAVAILABLE and INVALID_ANSWER."""
+    """What a client meets, with the server's stable ``code``, ``message``, ``retryable`` and ``details``.
+
+    Codes of the client's own: UNREACHABLE (``details`` has the ``url`` and the ``cause``), TOKEN_UNAVAILABLE
+    (the token callback failed), TIMEOUT (no answer), CLOSED and INVALID_ANSWER; and INVALID_PAYLOAD,
+    INVALID_REQUEST and PAYLOAD_TOO_LARGE for what is not sent.
+    """
 
     def __init__(
         self, code: str, message: str, retryable: bool = False, details: dict[str, Any] | None = None
@@ -42,6 +46,29 @@ class Backoff:
         longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._delays, 10))
         self._delays += 1
         return random.uniform(0.5, 1) * longest  # noqa: S311 - no secret
+
+
+def unreachable(url: str, error: BaseException) -> FlowClientError:
+    """There is no connection to an address, for this reason."""
+    cause = innermost(error)
+    status = getattr(cause, "status", None)  # of aiohttp, whose own text repeats the address with its query
+    why = f"HTTP status {status}" if isinstance(status, int) else str(cause) or type(cause).__name__
+    failure = FlowClientError(
+        "UNREACHABLE", f"{url} cannot be reached: {why}", True, {"url": url, "cause": why}
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What was wrong at the bottom of an error: libraries wrap what the system said."""
+    seen = {id(error)}
+    while True:
+        below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if below is None or id(below) in seen:
+            return error
+        seen.add(id(below))
+        error = below
 
 
 def error_in(view: Any) -> FlowClientError:

@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.tasks import end_tasks
-from realtime.client.failures import Backoff, FlowClientError, LostError, retry_after
+from realtime.client.failures import (
+    Backoff,
+    FlowClientError,
+    LostError,
+    retry_after,
+    unreachable,
+)
 from realtime.client.wire import Wire
 
 log = logging.getLogger("realtime.client")
@@ -23,6 +29,8 @@ Token = str | Callable[[], str | Awaitable[str]]
 """A token, or what gives one; asked at every connect."""
 
 CONNECT_SECONDS = 10.0
+WARN_SECONDS = 10.0
+"""So long without a connection is worth a warning."""
 REFUSALS = 3
 """So many final refusals in a row, each of a token asked for anew, end the client."""
 
@@ -40,6 +48,26 @@ class Listener(Protocol):
         """There will be no connection any more."""
 
 
+class Outage:
+    """The time without a connection. A long one is logged, once."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._warned = False
+
+    def go_on(self, error: FlowClientError, now: float) -> None:
+        """Note that there is still no connection."""
+        if self._since is None:
+            self._since = now
+        if now - self._since >= WARN_SECONDS and not self._warned:
+            self._warned = True
+            log.warning("no connection: %s", error)
+
+    def end(self) -> None:
+        """Note that there is a connection."""
+        self._since, self._warned = None, False
+
+
 class Link:
     """Keeps one connection up until it is closed, or refused for good."""
 
@@ -52,8 +80,9 @@ class Link:
         self._subject: str | None = None
         self.failure: FlowClientError | None = None
         self.trouble: FlowClientError | None = None
-        """Why there is no connection now, where something said so."""
+        """Why there is no connection now."""
         self._url = url
+        self._address = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
         self._token = token
         self._device = device
         self._listener = listener
@@ -116,12 +145,14 @@ class Link:
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         refusals, delay = 0, 0.0
+        outage = Outage()
         while True:
             wire = Wire(self)
             try:
                 refusal = await self._open(wire)
                 if wire.connected_once:
                     refusals, began = 0, loop.time()
+                    outage.end()
                     await wire.ended.wait()
                     # One that ends at once does not make the delays short again.
                     if loop.time() - began > delay:
@@ -131,6 +162,7 @@ class Link:
             delay = backoff.next()
             if refusal is not None:
                 self.trouble = refusal
+                outage.go_on(refusal, loop.time())
                 delay = retry_after(refusal) or delay
                 refusals += not refusal.retryable
                 if refusals >= REFUSALS:
@@ -149,31 +181,37 @@ class Link:
             self._listener.heard("flow-resync", {"reason": "user"})
 
     async def _open(self, wire: "Wire") -> FlowClientError | None:
-        """Connect; what the server refused it with, if it did."""
+        """Connect; why there is no connection, if there is none."""
         try:
+            token = await self._ask_for_token()
+            subject = _subject(token)
+            if subject != self._subject:
+                self.user = self._subject = subject
+            auth = {"token": token} if self._device is None else {"token": token, "device": self._device}
             async with asyncio.timeout(CONNECT_SECONDS):
-                token = await self._ask_for_token()
-                subject = _subject(token)
-                if subject != self._subject:
-                    self.user = self._subject = subject
-                auth = {"token": token} if self._device is None else {"token": token, "device": self._device}
                 return await wire.open(self._url, auth)
         except FlowClientError as error:
             return error
+        except TimeoutError:
+            return unreachable(self._address, TimeoutError(f"no answer in {CONNECT_SECONDS:g} s"))
         except Exception as error:  # noqa: BLE001 - whatever keeps it from connecting, it tries again
-            log.debug("no connection: %s", type(error).__name__)
-            return None
+            return unreachable(self._address, error)
 
     async def _ask_for_token(self) -> str:
         if isinstance(self._token, str):
             return self._token
         try:
-            token = self._token()
-            return await token if inspect.isawaitable(token) else token
+            async with asyncio.timeout(CONNECT_SECONDS):
+                token = self._token()
+                token = await token if inspect.isawaitable(token) else token
+            if not isinstance(token, str):
+                raise TypeError(f"a token is text, and not {type(token).__name__}")
         except Exception as error:
             name = type(error).__name__
             log.warning("the token callback failed: %s", name)
-            raise FlowClientError("TOKEN_UNAVAILABLE", f"The token callback failed: {name}", True) from error
+            why = f"The token callback failed: {name}: {error}"
+            raise FlowClientError("TOKEN_UNAVAILABLE", why.removesuffix(": "), True) from error
+        return token
 
     def _give_up(self, error: FlowClientError) -> None:
         if self.failure is None:

@@ -74,7 +74,7 @@ class Wire(socketio.AsyncClient):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         self.connected_once = False
         self.ended = asyncio.Event()
-        self._opened: asyncio.Future[FlowClientError | None] = loop.create_future()
+        self._opened: asyncio.Future[Exception | None] = loop.create_future()
         self._asked: set[asyncio.Future[Any]] = set()
         self._keeper = keeper
         # These are plain functions: python-socketio calls them in the order in which packets came.
@@ -84,11 +84,14 @@ class Wire(socketio.AsyncClient):  # type: ignore[misc]
         self.on("*", self._on_event)
 
     async def open(self, url: str, auth: dict[str, str]) -> FlowClientError | None:
-        """Connect; the refusal, if it is one."""
+        """Connect; the server's refusal, if it is one. Raises what else kept it from connecting."""
         # Its own waiting would miss an end that comes right after the connection.
         await self.connect(url, auth=auth, transports=["websocket"], namespaces=["/"], wait=False)
         self.eio.read_loop_task.add_done_callback(self.end)
-        return await self._opened
+        outcome = await self._opened
+        if outcome is None or isinstance(outcome, FlowClientError):
+            return outcome
+        raise outcome
 
     async def ask(self, event: str, body: dict[str, Any], seconds: float) -> Any:
         """Send an event and wait for its answer. Raises FlowClientError for a message that is too large."""
@@ -124,7 +127,7 @@ class Wire(socketio.AsyncClient):  # type: ignore[misc]
             return
         self.ended.set()
         if not self._opened.done():
-            self._opened.set_result(None)
+            self._opened.set_result(ConnectionError("the connection ended before the server accepted it"))
         self._keeper.wire_ended(self)
         for future in self._asked:
             if not future.done():
@@ -161,7 +164,9 @@ class Wire(socketio.AsyncClient):  # type: ignore[misc]
             self._keeper.wire_heard(event, bodies[0] if bodies else None)
 
 
-def _refusal(told: dict[str, Any]) -> FlowClientError | None:
+def _refusal(told: dict[str, Any]) -> Exception:
     """A refusal with a code of ours. Any other one, such as a proxy's, does not speak for the server."""
     data = told.get("data")
-    return error_in(data) if isinstance(data, dict) and "code" in data else None
+    if isinstance(data, dict) and "code" in data:
+        return error_in(data)
+    return ConnectionError(f"refused: {told.get('message')}")

@@ -1,6 +1,7 @@
 """The Python client against a scripted Socket.IO server."""
 
 import asyncio
+import errno
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ import pytest
 import socketio
 from aiohttp import web
 
-from realtime.client import FlowClient, FlowClientError
+from realtime.client import FlowClient, FlowClientError, failures
+from realtime.client.link import WARN_SECONDS, Outage
 from tests.support.following import at_revision, read, revisions
 
 FLOW = "user-onboarding"
@@ -247,6 +249,55 @@ async def test_a_message_over_the_limit_that_the_server_announces_is_not_sent(sc
         assert refused.value.details == {"limit": scripted.server.eio.max_http_buffer_size}
         assert len(scripted.bodies("flow-transition")) == 1
         assert len(scripted.connections) == 1, "the connection goes on"
+
+
+async def unreachable(url: str) -> FlowClientError:
+    async with FlowClient(url, "token") as client:
+        with pytest.raises(FlowClientError) as failed:
+            await client.state(FLOW, deadline=0.5)
+    assert (failed.value.code, failed.value.retryable) == ("UNREACHABLE", True)
+    return failed.value
+
+
+async def test_an_address_that_cannot_be_reached_is_named_with_the_innermost_cause(
+    scripted: Scripted, unused_tcp_port: int
+) -> None:
+    error = await unreachable(f"http://me:secret@127.0.0.1:{unused_tcp_port}/flows?key=secret")
+    assert error.details == {
+        "url": f"http://127.0.0.1:{unused_tcp_port}/flows",
+        "cause": f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', {unused_tcp_port})",
+    }
+    assert error.message == f"{error.details['url']} cannot be reached: {error.details['cause']}"
+    assert "WRONG_VERSION_NUMBER" in (await unreachable(scripted.url.replace("http", "https"))).message
+    assert "Name or service" in (await unreachable("http://no-such-host.invalid")).message
+
+
+async def test_a_server_without_socket_io_is_one_that_cannot_be_reached() -> None:
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    error = await unreachable(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    assert error.details["cause"] == "HTTP status 404"
+    await runner.cleanup()
+
+
+async def test_a_refusal_that_is_none_of_ours_is_told(scripted: Scripted) -> None:
+    async def refuse(*_: object) -> None:
+        raise socketio.exceptions.ConnectionRefusedError("closed on Sundays")
+
+    scripted.server.on("connect", refuse)
+    assert (await unreachable(scripted.url)).details["cause"] == "refused: closed on Sundays"
+
+
+@pytest.mark.expected_logs("no connection: UNREACHABLE: u cannot be reached: why")
+async def test_a_long_outage_is_logged_once() -> None:
+    outage, trouble = Outage(), failures.unreachable("u", OSError("why"))
+    for _ in range(2):
+        for now in (0.0, WARN_SECONDS - 0.1, WARN_SECONDS, 2 * WARN_SECONDS):
+            outage.go_on(trouble, now)
+        outage.end()
+        outage.go_on(trouble, 2 * WARN_SECONDS)
+        outage.end()
 
 
 def test_the_client_needs_nothing_of_the_server() -> None:

@@ -312,7 +312,8 @@ async def test_without_a_server_a_request_fails_at_its_deadline(
     async with client_of(serving, user, url=proxy.url) as client:
         with pytest.raises(FlowClientError) as failed:
             await client.start(FLOW, deadline=0.5)
-        assert (failed.value.code, failed.value.retryable) == ("TIMEOUT", True)
+        assert (failed.value.code, failed.value.retryable) == ("UNREACHABLE", True)
+        assert failed.value.details["url"] == proxy.url
         assert proxy.taken > 1
         waiting = asyncio.create_task(client.start(FLOW))
         given_up = asyncio.create_task(client.start(FLOW))
@@ -412,6 +413,15 @@ async def test_a_token_callback_that_fails_is_asked_again(serving: Serving, user
             await client.state(FLOW, deadline=0.001)
         assert await client.state(FLOW) is None
         assert asked == 3
+
+
+@pytest.mark.expected_logs("the token callback failed: TypeError")
+async def test_a_token_callback_that_gives_no_text_is_its_own_error(serving: Serving) -> None:
+    async with FlowClient(serving.url, lambda: None) as client:  # type: ignore[arg-type,return-value]
+        with pytest.raises(FlowClientError) as failed:
+            await client.state(FLOW, deadline=0.2)
+        assert (failed.value.code, failed.value.retryable) == ("TOKEN_UNAVAILABLE", True)
+        assert "NoneType" in failed.value.message
 
 
 async def test_a_service_follows_another_user(serving: Serving, user: str) -> None:

@@ -27,6 +27,7 @@ class Socket {
     this.options = options;
     queueMicrotask(() => {
       const refusal = server.refuse?.(this);
+      if (refusal instanceof Error) return this.fire('connect_error', refusal);
       if (refusal) {
         const data = refusal.code ? refusal : undefined;
         return this.fire('connect_error', Object.assign(new Error(refusal.code), { data }));
@@ -486,9 +487,73 @@ test('a token that cannot be had for now is asked for again', async (t) => {
   const answers = [Promise.reject(new Error('offline')), Promise.resolve(TOKEN)];
   const { client } = clientOf(t, {}, { token: () => answers.shift() });
   const errors = [];
-  client.on('error', (error) => errors.push(error.message));
+  client.on('error', (error) => errors.push(error));
   assert.deepEqual(await take(client.follow(FLOW), 1), [at(0)]);
-  assert.deepEqual(errors, ['offline']);
+  const [{ code, retryable, message, cause }, ...more] = errors;
+  assert.deepEqual([code, retryable, cause.message, more], ['TOKEN_UNAVAILABLE', true, 'offline', []]);
+  assert.match(message, /token callback failed: offline/);
+});
+
+test('at the deadline a call says why there is no token', async (t) => {
+  const token = () => {
+    throw new TypeError('no session');
+  };
+  const { client } = clientOf(t, {}, { token });
+  client.on('error', () => {});
+  await assert.rejects(client.state(FLOW, { deadline: 30 }), { code: 'TOKEN_UNAVAILABLE', retryable: true });
+});
+
+test('at the deadline a call says which address cannot be reached, and why', async (t) => {
+  const refused = Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:9'), { code: 'ECONNREFUSED' });
+  for (const [error, cause] of [
+    [Object.assign(new Error('websocket error'), { description: { message: refused.message, error: refused } }), refused.message],
+    [Object.assign(new Error('websocket error'), { description: { error: new AggregateError([refused], '') } }), refused.message],
+    [new Error('fetch failed', { cause: new Error('other side closed', { cause: refused }) }), refused.message],
+    [Object.assign(new Error('xhr poll error'), { description: 400, context: { responseText: '"Invalid"\n...' } }), 'xhr poll error (400): "Invalid"'],
+    [Object.assign(new Error('websocket error'), { description: { isTrusted: true } }), 'websocket error'],
+  ]) {
+    const { client } = clientOf(t, { refuse: () => error });
+    const errors = [];
+    client.on('error', (each) => errors.push(each));
+    const failed = await client.state(FLOW, { deadline: 30 }).then(assert.fail, (each) => each);
+    assert.deepEqual([failed.code, failed.retryable], ['UNREACHABLE', true]);
+    assert.deepEqual(failed.details, { url: 'http://flows.test/', cause });
+    assert.equal(failed.message, `http://flows.test/ cannot be reached: ${cause}`);
+    assert.equal(errors[0], failed);
+  }
+});
+
+test('a connection that is not answered in time is one that cannot be reached', async (t) => {
+  const silent = () => ({ on() {}, once() {}, off() {}, disconnect() {}, connected: false });
+  const { client } = clientOf(t, {}, { io: silent, timeout: 20 });
+  client.on('error', () => {});
+  const failed = await client.state(FLOW, { deadline: 60 }).then(assert.fail, (each) => each);
+  assert.deepEqual([failed.code, failed.details.cause], ['UNREACHABLE', 'no answer in 20 ms']);
+});
+
+test('once there was a connection, a late answer is late and no trouble of the way', async (t) => {
+  const { client, server } = clientOf(t, { 'flow-state': () => undefined }, { timeout: 20 });
+  server.refuse = () => server.sockets.length === 1 && { message: 'away' };
+  client.on('error', () => {});
+  await assert.rejects(client.state(FLOW, { deadline: 200 }), { code: 'TIMEOUT' });
+});
+
+test('the console is warned, once, of errors that nobody listens for', async (t) => {
+  const warn = t.mock.method(console, 'warn', () => {});
+  const said = () => warn.mock.calls.map(({ arguments: [text] }) => text);
+  const { client, server } = clientOf(t);
+  server.refuse = () => server.sockets.length <= 3 && { message: 'away' };
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  assert.equal(said().length, 1, 'the same trouble three times');
+  assert.match(said()[0], /UNREACHABLE: http:\/\/flows\.test\/ cannot be reached/);
+  server.sockets.at(-1).fire('flow-error', { error: 'too slow', code: 'SLOW_CLIENT', retryable: true, details: {} });
+  assert.deepEqual(said().slice(1), ['FlowClient: SLOW_CLIENT: too slow']);
+  const errors = [];
+  client.on('error', ({ code }) => errors.push(code));
+  server.sockets.at(-1).fire('flow-error', { error: 'no', code: 'RATE_LIMITED', retryable: true, details: {} });
+  await turn();
+  assert.deepEqual([errors, said().length], [['RATE_LIMITED'], 2]);
 });
 
 test('close ends loops and calls, also those that never had a connection', async (t) => {

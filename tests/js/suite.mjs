@@ -244,6 +244,17 @@ const tests = {
     equal((await started).revision, 0);
   },
 
+  async 'an address that cannot be reached is named, with the cause'(bench) {
+    const url = new URL(bench.url);
+    url.port = '1';
+    const client = new bench.FlowClient(url, { token: 'x', io: bench.io });
+    bench.clients.push(client);
+    const heard = once(client, 'error');
+    const failed = await rejects(client.state(FLOW, { deadline: 300 }), 'UNREACHABLE');
+    equal([(await heard).code, failed.retryable, failed.details.url], ['UNREACHABLE', true, url.href]);
+    if (!globalThis.document) equal(failed.details.cause, `connect ECONNREFUSED ${url.host}`);
+  },
+
   async 'a token that expires is replaced'(bench) {
     let tokens = 0;
     // The service takes a token for 5 s longer than it says: this one for 2 or 3 s.

@@ -1,4 +1,8 @@
-/** An error of the service, or of the way to it (`TIMEOUT`, `CLOSED`). */
+/**
+ * An error of the service; or of the way to it: `UNREACHABLE` (with the address and the cause), `TOKEN_UNAVAILABLE`
+ * (the token callback failed), `TIMEOUT` (no answer), `CLOSED`; or `INVALID_PAYLOAD`, `INVALID_REQUEST` and
+ * `PAYLOAD_TOO_LARGE` for what is not sent.
+ */
 export class FlowError extends Error {
   /**
    * @param {string} code stable, such as `INVALID_TRANSITION`
@@ -12,4 +16,30 @@ export class FlowError extends Error {
     this.retryable = retryable;
     this.details = details;
   }
+}
+
+/** There is no connection to an address, for this reason. */
+export function unreachable(url, error) {
+  const cause = innermost(error);
+  const message = `${url} cannot be reached: ${cause}`;
+  return new FlowError('UNREACHABLE', message, { retryable: true, details: { url, cause }, cause: error });
+}
+
+/** The token callback threw. */
+export function tokenUnavailable(error) {
+  const message = `The token callback failed: ${innermost(error)}`;
+  return new FlowError('TOKEN_UNAVAILABLE', message, { retryable: true, cause: error });
+}
+
+/** What was wrong at the bottom of an error: engine.io-client, ws and Node wrap what the system said. */
+function innermost(error) {
+  let found = String(error?.message ?? error);
+  let next = error;
+  for (let depth = 0; depth < 10 && typeof next === 'object' && next !== null; depth += 1) {
+    found = next.message || next.code || found;
+    const answer = next.context?.responseText;
+    if (answer) return `${found} (${next.description}): ${answer.split('\n')[0].slice(0, 500)}`; // to polling
+    next = next.cause ?? next.description ?? next.error ?? next.errors?.[0];
+  }
+  return String(found);
 }

@@ -92,7 +92,11 @@ export interface FollowingStats {
   longestRepair: number;
 }
 
-/** An error of the service, or of the way to it (`TIMEOUT`, `CLOSED`). */
+/**
+ * An error of the service; or of the way to it: `UNREACHABLE` (with the address and the cause), `TOKEN_UNAVAILABLE`
+ * (the token callback failed), `TIMEOUT` (no answer), `CLOSED`; or `INVALID_PAYLOAD`, `INVALID_REQUEST` and
+ * `PAYLOAD_TOO_LARGE` for what is not sent.
+ */
 export class FlowError extends Error {
   constructor(
     code: string,
@@ -203,6 +207,7 @@ export class FlowClient {
   onPresence(flowId: string, callback: (change: PresenceChanged) => void): () => void;
   on(name: 'connect', callback: () => void): () => void;
   on(name: 'disconnect', callback: (reason: string) => void): () => void;
+  /** Errors that nobody listens for are written to the console. */
   on(name: 'error', callback: (error: Error) => void): () => void;
   close(): void;
 }

@@ -7,7 +7,7 @@
  *
  * It needs socket.io-client 4: in Node pass its `io`. The module that the service serves to browsers has it built in.
  */
-import { FlowError } from './errors.js';
+import { FlowError, tokenUnavailable, unreachable } from './errors.js';
 import { LARGEST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, checkSize, checked } from './outgoing.js';
 
 export { FlowError };
@@ -278,7 +278,8 @@ export class FlowClient {
   #running = false;
   #over = undefined; // the error that every call fails with from now on
   #socket = undefined;
-  #trouble = undefined; // why the last attempt to connect failed
+  #trouble = undefined; // why there is no connection now
+  #warned = undefined; // the last warning, which is not repeated
   #userId = undefined;
   #subject = undefined;
   #subscriptions = new Map();
@@ -404,7 +405,10 @@ export class FlowClient {
     return off;
   }
 
-  /** Hear of `connect`, `disconnect` (with the reason) or `error`. Gives the function that ends it. */
+  /**
+   * Hear of `connect`, `disconnect` (with the reason) or `error`. Gives the function that ends it. Errors that
+   * nobody listens for are written to the console.
+   */
   on(name, callback) {
     return this.#listeners.add(name, callback);
   }
@@ -434,7 +438,7 @@ export class FlowClient {
       } catch (error) {
         if (this.#over) return;
         this.#trouble = error;
-        this.#listeners.call('error', error);
+        this.#report(error);
         if (error instanceof FlowError && !error.retryable) refusals += 1;
         if (refusals === REFUSALS) this.#end(error);
       }
@@ -443,7 +447,7 @@ export class FlowClient {
   }
 
   async #connect() {
-    const token = typeof this.#token === 'function' ? await this.#token() : this.#token;
+    const token = await this.#askForToken();
     if (this.#over) throw this.#over;
     const subject = subjectOf(token);
     if (subject !== this.#subject) this.#userId = this.#subject = subject;
@@ -462,7 +466,7 @@ export class FlowClient {
     socket.on('flow-updated', (event) => this.#watched.call(event.flowId, event));
     socket.on('flow-presence', (event) => this.#present.call(event.flowId, event));
     socket.on('flow-error', ({ error, ...more }) => {
-      this.#listeners.call('error', errorOf(error, more));
+      this.#report(errorOf(error, more));
       if (more.code === RENEW) socket.disconnect(); // the next connection has a new token
     });
     const lost = new Promise((resolve) => socket.on('disconnect', resolve));
@@ -472,9 +476,10 @@ export class FlowClient {
           this.#connected();
           resolve();
         });
-        socket.on('connect_error', (error) => reject(refusalOf(error)));
-        lost.then(() => reject(unanswered()));
-        this.#pause(this.#timeout).then(() => reject(unanswered()));
+        socket.on('connect_error', (error) => reject(this.#refusalOf(error)));
+        lost.then((reason) => reject(this.#refusalOf(new Error(reason))));
+        const late = new Error(`no answer in ${this.#timeout} ms`);
+        this.#pause(this.#timeout).then(() => reject(this.#refusalOf(late)));
       });
     } catch (error) {
       socket.disconnect();
@@ -483,7 +488,33 @@ export class FlowClient {
     return { lost };
   }
 
+  async #askForToken() {
+    if (typeof this.#token !== 'function') return this.#token;
+    try {
+      return await this.#token();
+    } catch (error) {
+      throw tokenUnavailable(error);
+    }
+  }
+
+  /** A refusal has the code for its message and the error in its data; a connection that fails has neither. */
+  #refusalOf(error) {
+    if (error.data?.code) return errorOf(error.data.message, error.data);
+    return unreachable(`${this.#url.origin}${this.#url.pathname}`, error);
+  }
+
+  /** Tell those who listen for errors; when nobody does, the console, once. */
+  #report(error) {
+    if (this.#listeners.has('error')) return this.#listeners.call('error', error);
+    const warning = `FlowClient: ${error.code}: ${error.message}`;
+    if (warning !== this.#warned) globalThis.console?.warn(warning);
+    this.#warned = warning;
+    return undefined;
+  }
+
   #connected() {
+    this.#trouble = undefined;
+    this.#warned = undefined;
     this.#listeners.call('connect');
     this.#syncAll();
     for (const flowId of this.#watched.names()) this.#watch(flowId);
@@ -550,7 +581,7 @@ export class FlowClient {
       } catch (error) {
         if (!isWanted()) return;
         this.#forget(subscription, error);
-        return this.#listeners.call('error', error);
+        return this.#report(error);
       }
       if (!following.syncing) return this.#followPresence(subscription);
       if (round > 0) await this.#pause(backoff(round)); // a second sync is nothing special, a third one is
@@ -595,7 +626,7 @@ export class FlowClient {
     try {
       return await this.#insist(this.#socket, event, body, isWanted);
     } catch (error) {
-      return this.#listeners.call('error', error);
+      return this.#report(error);
     }
   }
 
@@ -643,7 +674,7 @@ export class FlowClient {
     while (!this.#socket?.connected) {
       if (this.#over) throw this.#over;
       const left = until - performance.now();
-      if (left <= 0) throw unanswered(this.#trouble);
+      if (left <= 0) throw this.#trouble ?? unanswered();
       await this.#pause(left, this.#waiters);
     }
     return this.#socket;
@@ -749,11 +780,6 @@ function requestId() {
 
 function errorOf(message, { code, retryable, details }) {
   return new FlowError(code, message, { retryable, details });
-}
-
-/** A refusal has the code for its message and the error in its data; a lost connection has neither. */
-function refusalOf(error) {
-  return error.data?.code ? errorOf(error.data.message, error.data) : unanswered(error);
 }
 
 function unanswered(cause) {

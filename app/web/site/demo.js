@@ -115,7 +115,7 @@ class Pane {
 
   #fail(error) {
     if (error.code === 'AUTHENTICATION_REQUIRED') return signOut(error.message);
-    if (error.code === 'TIMEOUT') return this.#say('connecting', 'reconnecting');
+    if (['TIMEOUT', 'UNREACHABLE'].includes(error.code)) return this.#say('connecting', 'reconnecting');
     return showTrouble(error);
   }
 }
