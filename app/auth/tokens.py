@@ -1,10 +1,10 @@
 """Signed tokens (JWT): issued for development and services, verified at both doors."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import jwt
 
@@ -12,6 +12,9 @@ from app.auth.claims import ClaimNames, put_claim
 from app.auth.refusals import TokenRefusals
 from app.contracts.command import Caller
 from app.contracts.errors import AuthenticationRequiredError
+
+if TYPE_CHECKING:
+    from app.auth.keys import SigningKeys
 
 DEFAULT_CLAIMS = ClaimNames()
 _LEEWAY_SECONDS = 5
@@ -37,7 +40,11 @@ class TokenVerifier:
         claims: ClaimNames = DEFAULT_CLAIMS,
     ) -> None:
         self._key = key
-        self._jwks = jwt.PyJWKClient(jwks_url, timeout=5) if jwks_url else None
+        self._jwks: SigningKeys | None = None
+        if jwks_url:
+            keys = import_module("app.auth.keys")  # it logs: the command line makes tokens without it
+            client = jwt.PyJWKClient(jwks_url, cache_jwk_set=False, timeout=keys.FETCH_SECONDS)
+            self._jwks = keys.SigningKeys(client.get_signing_keys)
         self._algorithms = list(algorithms)
         self._audience = audience
         self._issuer = issuer
@@ -57,7 +64,7 @@ class TokenVerifier:
 
     async def verify(self, token: str | None) -> Caller:
         """The caller that a token names. Raises AuthenticationRequiredError, which says why but
-        never repeats the token."""
+        never repeats the token, and KeysUnavailableError."""
         if not token:
             raise AuthenticationRequiredError("A bearer token is required")
         caller = self._known.get(token)
@@ -75,7 +82,7 @@ class TokenVerifier:
         try:
             key: Any = self._key
             if self._jwks is not None:
-                key = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+                key = (await self._jwks.find(token)).key
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -93,8 +100,6 @@ class TokenVerifier:
             raise AuthenticationRequiredError("The token has expired; get a new one") from None
         except jwt.MissingRequiredClaimError as refusal:
             raise AuthenticationRequiredError(f"The token has no '{refusal.claim}' claim") from None
-        except jwt.PyJWKClientConnectionError:
-            raise AuthenticationRequiredError("The keys to check the token are out of reach") from None
         except (jwt.PyJWTError, ValueError) as refusal:
             raise self._refusals.refuse(refusal, token) from None
         return claims

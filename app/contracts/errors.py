@@ -100,6 +100,19 @@ class AuthenticationRequiredError(FlowError):
     title = "Authentication required"
 
 
+class KeysUnavailableError(FlowError):
+    """The address of the keys that check tokens (FLOW_JWKS_URL) does not answer."""
+
+    code = "KEYS_UNAVAILABLE"
+    status = 503
+    title = "Keys unavailable"
+    retryable = True
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__("The keys to check this token cannot be read at the moment; try again")
+
+
 class InsufficientPermissionsError(FlowError):
     """A valid token that does not allow this."""
 

@@ -10,6 +10,7 @@ from app.contracts.errors import (
     AuthenticationRequiredError,
     FlowError,
     InvalidRequestError,
+    KeysUnavailableError,
     StoreUnavailableError,
 )
 from app.contracts.flow import Flow, FlowPatch
@@ -121,7 +122,12 @@ def _tag_of(path: str) -> str:
 def _refusals(endpoint: Endpoint) -> dict[int, list[str]]:
     errors: list[type[FlowError]] = list(endpoint.errors)
     if not endpoint.public:
-        errors += [AuthenticationRequiredError, InvalidRequestError, StoreUnavailableError]
+        errors += [
+            AuthenticationRequiredError,
+            InvalidRequestError,
+            KeysUnavailableError,
+            StoreUnavailableError,
+        ]
     by_status: dict[int, list[str]] = {}
     for error in errors:
         by_status.setdefault(error.status, []).append(error.code)

@@ -461,6 +461,15 @@ test('a service that is away is tried again for longer than that', async (t) => 
   assert.equal(server.sockets.length, 5);
 });
 
+test('a token that cannot be checked for now is tried again for longer than that', async (t) => {
+  const refusal = { code: 'KEYS_UNAVAILABLE', message: 'away', retryable: true, details: {} };
+  const { client, server } = clientOf(t);
+  server.refuse = () => server.sockets.length <= 4 && refusal;
+  client.on('error', () => {});
+  assert.deepEqual(await take(client.follow(FLOW), 1), [at(0)]);
+  assert.equal(server.sockets.length, 5);
+});
+
 test('when a token has expired, the next connection has another one', async (t) => {
   let tokens = 0;
   const { client, server } = clientOf(t, {}, { token: () => ((tokens += 1), TOKEN) });
