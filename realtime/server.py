@@ -25,6 +25,9 @@ CONNECT_SECONDS = 10.0
 RESERVED = {"connect", "disconnect", "*"}
 BINARY = ("5", "6")
 FRAMES = set("0123456")
+INVALID_TRANSPORT = "Invalid transport"
+"""The library's words for a transport that this server does not take."""
+TRANSPORTS_SETTING = "FLOW_SOCKET_TRANSPORTS"
 GONE = "flow.gone"
 CONNECTED = "flow.connects"
 
@@ -60,8 +63,22 @@ class Waiting(asyncio.Queue[Any]):
 
 
 class _Connections(engineio.AsyncServer):  # type: ignore[misc]
+    _transport_logged = False
+
     def create_queue(self, *_: Any, **__: Any) -> Waiting:
         return Waiting()
+
+    def _bad_request(self, message: str | None = None) -> Any:
+        if message != INVALID_TRANSPORT:
+            return super()._bad_request(message)
+        if not self._transport_logged:  # once: clients repeat it
+            self._transport_logged = True
+            log.warning("client transport refused", setting=TRANSPORTS_SETTING, allowed=self.transports)
+        allowed = ", ".join(f"'{transport}'" for transport in self.transports)
+        return super()._bad_request(
+            f"{message}: this server takes {' and '.join(self.transports)}. Connect with the option "
+            f"transports: [{allowed}], or set {TRANSPORTS_SETTING}=websocket,polling on the server"
+        )
 
 
 class _Members(socketio.AsyncManager):  # type: ignore[misc]

@@ -369,6 +369,11 @@ async def test_polling_is_refused_by_default(serving: Serving, user: str) -> Non
     async with serving.http(user) as http:
         answer = await http.get("/socket.io/", params={"transport": "polling", "EIO": 4})
     assert answer.status_code == 400
+    message = answer.json()
+    assert message.startswith("Invalid transport: this server takes websocket.")
+    assert "transports: ['websocket']" in message
+    assert "FLOW_SOCKET_TRANSPORTS" in message
+    await asyncio.to_thread(serving.wait_for, "client transport refused.*FLOW_SOCKET_TRANSPORTS")
 
 
 async def test_cleared_is_told_as_the_last_event_of_an_epoch(serving: Serving, user: str) -> None:

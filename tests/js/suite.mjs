@@ -255,6 +255,14 @@ const tests = {
     if (!globalThis.document) equal(failed.details.cause, `connect ECONNREFUSED ${url.host}`);
   },
 
+  async 'a client with another transport is told which the service takes, and the setting'(bench) {
+    const client = bench.client({ transports: ['polling'] });
+    const { details } = await rejects(client.state(FLOW, { deadline: 300 }), 'UNREACHABLE');
+    for (const part of ["transports: ['websocket']", 'FLOW_SOCKET_TRANSPORTS']) {
+      check(details.cause.includes(part), details.cause);
+    }
+  },
+
   async 'a token that expires is replaced'(bench) {
     let tokens = 0;
     // The service takes a token for 5 s longer than it says: this one for 2 or 3 s.
