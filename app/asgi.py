@@ -54,6 +54,7 @@ def _create_app(*, prepared: bool) -> Any:
         transports=settings.socket_transports,
         cors_origins=settings.cors_origins,
         max_message_bytes=settings.max_message_bytes,
+        names_user_by_subject=verifier.names_user_by_subject,
     )
 
     @asynccontextmanager

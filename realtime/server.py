@@ -13,7 +13,7 @@ import structlog
 from msgspec import structs
 from starlette.types import Message, Receive, Scope, Send
 
-from app.contracts.errors import FlowError, SlowClientError
+from app.contracts.errors import AuthenticationRequiredError, FlowError, SlowClientError
 from app.contracts.views import ErrorView, error_view
 from config.log import describe
 from realtime.limits import CONNECTS, WAITING_BYTES, WAITING_PACKETS
@@ -128,15 +128,16 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         """Tell a client of an error that answers no ack."""
         await self.emit("flow-error", _flow_error(error), to=sid)
 
-    async def end(self, sid: str, error: FlowError, *, reconnect: bool = False) -> None:
-        """Send a client the reason, and disconnect it. ``reconnect``: end its transport alone, without the
-        packets that keep stock clients from connecting again by themselves."""
+    async def end(self, sid: str, error: FlowError) -> None:
+        """Send a client the reason, and disconnect it. One that needs another token loses its transport
+        alone, without the packets that keep stock clients from connecting again by themselves."""
         eio_sid = self.manager.eio_sid_from_sid(sid, "/")
+        is_to_return = isinstance(error, AuthenticationRequiredError)
         await self.refuse(sid, error)
-        if not reconnect:
+        if not is_to_return:
             await self.disconnect(sid)
         if eio_sid is not None:
-            await self._cut(eio_sid, silently=reconnect)
+            await self._cut(eio_sid, silently=is_to_return)
 
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the library's, for an ASGI server; what is no frame of Engine.IO ends the connection, where the

@@ -61,9 +61,11 @@ class FlowSockets:
         transports: list[str],
         cors_origins: list[str],
         max_message_bytes: int,
+        names_user_by_subject: bool = True,
     ) -> None:
         self._service = service
         self._verifier = verifier
+        self._names_user_by_subject = names_user_by_subject
         self._clients: dict[str, Client] = {}
         self._users: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
@@ -152,11 +154,10 @@ class FlowSockets:
         if client.caller.expires_at > time.time():
             self._set_timer(client)
             return
-        error = AuthenticationRequiredError("The token has expired; connect with a new one")
-        self._end(client, error, reconnect=True)  # stock clients ask their ``auth`` callback for a new one
+        self._end(client, AuthenticationRequiredError("The token has expired; connect with a new one"))
 
-    def _end(self, client: Client, error: FlowError, *, reconnect: bool = False) -> None:
-        task = asyncio.ensure_future(self.server.end(client.sid, error, reconnect=reconnect))
+    def _end(self, client: Client, error: FlowError) -> None:
+        task = asyncio.ensure_future(self.server.end(client.sid, error))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -252,7 +253,7 @@ class FlowSockets:
             self._service.presence.enter(flow_id, client.present)
         answer = caught_up_view(found)
         # Events name their user; a client cannot tell its own where another claim than `sub` names it.
-        return answer if self._verifier.names_user_by_subject else {**answer, "userId": user_id}
+        return answer if self._names_user_by_subject else {**answer, "userId": user_id}
 
     async def _unsubscribe(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
         await self._leave_state(client, message.flow_id, user_id)

@@ -20,6 +20,8 @@ from realtime.client.failures import FlowClientError
 MAX_DEPTH = 32
 """Levels of a payload, as the server bounds them."""
 MAX_FAULTS = 100
+MAX_INTEGER_BITS = 1024
+"""Longer integers are those that no JSON reader takes; of shorter ones the server says what it takes."""
 MAX_MESSAGE_BYTES = 1_048_576
 """The limit of a server that announces none."""
 LARGEST_MESSAGE_BYTES = 2_097_152
@@ -95,6 +97,8 @@ def _faults(value: Any, at: str, depth: int) -> Iterator[Fault]:
             yield Fault(at, "text must be Unicode without lone surrogates")
     elif isinstance(value, float) and not math.isfinite(value):
         yield Fault(at, "a number must be finite")
+    elif isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        yield Fault(at, "an integer must fit 64 bits")
 
 
 def _is_unicode(text: str) -> bool:

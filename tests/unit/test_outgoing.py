@@ -43,6 +43,8 @@ CIRCULAR["self"] = [CIRCULAR, CIRCULAR]
         ({"a": "\ud800"}, "/payload/a", "surrogates"),
         ({"\udfff": 1}, "/payload", "surrogates"),
         ({"a": object()}, "/payload", "object"),
+        ({"a": [10**5000]}, "/payload/a/0", "64 bits"),
+        ({10**5000: 1}, "/payload", "digits"),
         ({"a": 1j}, "/payload", "complex"),
         (nested(1000), "/payload", "32 levels"),
         (nested(100_000), "/payload", "32 levels"),
