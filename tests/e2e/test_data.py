@@ -122,8 +122,9 @@ def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None
 def test_a_database_server_that_recovers_is_waited_for_with_a_line(tmp_path: Path) -> None:
     which = ("--user", "ada", "--flow", "user-onboarding", '{"step": "verification"}')
     run(tmp_path, "state", "set", *which, env={"FLOW_DATA_DIR": "data"})
-    slow = tmp_path / "secantusd-rs"
-    slow.write_text(f'#!/bin/sh\nsleep 7\nexec {Path(sys.executable).with_name("secantusd-rs")} "$@"\n')
+    server = os.environ.get(SERVER_VARIABLE) or Path(sys.executable).with_name("secantusd-rs")
+    slow = tmp_path / Path(server).name
+    slow.write_text(f'#!/bin/sh\nsleep 7\nexec {server} "$@"\n')
     slow.chmod(0o700)
     said = run(tmp_path, "data", "export", "data", "backup.flow", env={SERVER_VARIABLE: str(slow)})
     assert "The embedded database server recovers from an unclean end" in said
