@@ -24,7 +24,7 @@ from tests.support.long_form import form
 from tests.support.serving import COMMAND, Serving
 
 FLOW = "user-onboarding"
-KILLS = form("crash test of the embedded database: kills", short=2, long=20)
+KILLS = form("crash test of the embedded database: kills", short=1, long=20)
 WRITERS = 8
 SEED = 20_261_126
 MAX_FILE_BYTES = 400_000

@@ -166,9 +166,9 @@ ANSWER_BYTES = 100_000
 @pytest.mark.parametrize(
     "value",
     [
-        {"x" * 20_000: {f"k{n}": n for n in range(2000)}},
-        {"payload": {"x" * 20_000: {f"k{n}": 2**64 for n in range(2000)}}},
-        {"steps": {"x" * 20_000: {f"k{n}": n for n in range(2000)}}, "step": "x" * 20_000},
+        {"x" * 20_000: {f"k{n}": n for n in range(200)}},
+        {"payload": {"x" * 20_000: {f"k{n}": 2**64 + 1 for n in range(200)}}},
+        {"steps": {"x" * 20_000: {f"k{n}": n for n in range(200)}}, "step": "x" * 20_000},
         {f"{n}{'x' * 300}": n for n in range(150)},
     ],
     ids=["unknown", "payload", "steps", "many"],
@@ -181,10 +181,11 @@ async def test_an_answer_does_not_multiply_its_request(
     assert len(answer.content) < ANSWER_BYTES
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name)
-async def test_an_answer_does_not_multiply_its_query(serving: Serving, endpoint: Endpoint, user: str) -> None:
+@pytest.mark.parametrize("query", ["&".join(["a"] * 15_000), "a" * 30_000, "userId=" + "%22" * 5000],
+                         ids=["many", "long", "quotes"])  # fmt: skip
+async def test_an_answer_does_not_multiply_its_query(serving: Serving, user: str, query: str) -> None:
     token = serving.token(user, "flow:admin")
-    for query in ("&".join(["a"] * 15_000), "a" * 30_000, "userId=" + "%22" * 5000):
+    for endpoint in (ENDPOINTS[0], ENDPOINTS[-1], OF_A_FLOW[0], WITH_BODY[0]):
         answer = await ask(serving, endpoint, token=token, target=f"{endpoint.path}?{query}")
         assert answer.status_code in (400, 403, 404, 422), answer.text[:1000]
         assert len(answer.content) < ANSWER_BYTES

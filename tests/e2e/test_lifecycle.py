@@ -20,6 +20,7 @@ import pytest
 
 from tests.support.commands import run_command
 from tests.support.http import blocking_http_client
+from tests.support.long_form import form
 from tests.support.samples import flow_dict
 from tests.support.serving import Process, Serving
 
@@ -122,7 +123,7 @@ def test_an_impatient_ctrl_c_ends_it_without_a_stack_trace(
     assert "".join(serving.lines[shown:]).strip() == ""
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", form("kill -9: numbers of workers", short=("2",), long=("1", "2")))
 def test_kill_9_leaves_nothing_and_loses_nothing(
     tmp_path: Path, processes: list[Process], workers: str
 ) -> None:
