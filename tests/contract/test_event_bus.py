@@ -49,8 +49,12 @@ class Heard:
 
     async def until_everyone(self) -> None:
         """Until a DefinitionChanged is heard, which is sent last."""
+        await self.until(lambda event: isinstance(event, DefinitionChanged))
+
+    async def until(self, is_it: Callable[[Event], bool]) -> None:
+        """Until an event is heard."""
         async with asyncio.timeout(5):
-            while not any(isinstance(event, DefinitionChanged) for _, event in self.events):
+            while not any(is_it(event) for _, event in self.events):
                 self._grown.clear()
                 await self._grown.wait()
 
@@ -168,6 +172,7 @@ async def test_a_topic_is_heard_until_the_last_who_follows_it_ends(bus: EventBus
     bus.unfollow(of_user("ada"))
     heard = Heard(bus)
     await bus.publish([changed("ada")])
+    await heard.until(lambda event: event == changed("ada"))
     bus.unfollow(of_user("ada"))
     await bus.publish([changed("ada", 1)])
     await bus.publish([DefinitionChanged(flow_id="f")])
