@@ -54,7 +54,7 @@ class TokenVerifier:
 
     @property
     def names_user_by_subject(self) -> bool:
-        """Whether clients can read from their tokens who they are."""
+        """True if clients can read from their tokens who they are."""
         return self._claims.user == DEFAULT_CLAIMS.user
 
     @staticmethod

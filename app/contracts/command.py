@@ -45,12 +45,12 @@ class ExpectedPosition(Struct, frozen=True):
     epoch: str | None = None
 
     def is_of(self, position: StatePosition) -> bool:
-        """Whether a state at ``position`` is at this one."""
+        """Return whether a state at ``position`` is at this one."""
         return self.revision in (None, position.revision) and self.epoch in (None, position.epoch)
 
 
 class HeldPosition(Struct, frozen=True):
-    """What a follower holds: an epoch of the state, and the revision in it. No epoch: nothing.
+    """A position that a follower holds: an epoch of the state, and the revision in it. No epoch: nothing.
 
     ``from_start``: the follower knows that there was no state, or that the one it holds has ended. It gets
     a later epoch from its first revision.

@@ -34,7 +34,7 @@ class Node(Struct, frozen=True):
     function: str
     parts: tuple["Node", ...]
     is_constant: bool
-    """Whether nothing in it is read: no variable, no member, no variable of a loop."""
+    """Return whether nothing in it is read: no variable, no member, no variable of a loop."""
     is_literal: bool
 
 

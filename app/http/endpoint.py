@@ -253,7 +253,7 @@ def _choices(kind: Any) -> str:
 
 @cache
 def _is_plain(kind: Any) -> bool:
-    """Whether a parameter takes what JSON writes without quotes: a number, or true and false."""
+    """Return whether a parameter takes what JSON writes without quotes: a number, or true and false."""
     return any(option.get("type") in ("integer", "number", "boolean") for option in _options(kind))
 
 

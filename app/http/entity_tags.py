@@ -12,7 +12,7 @@ _MEMBER = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)
 
 
 class EntityTags(Struct, frozen=True):
-    """What a header lists: ``*`` (``any``), or tags, without their quotes."""
+    """The tags that a header lists, without their quotes, or ``*`` (``any``)."""
 
     any: bool = False
     strong: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 
 
 class FlowClientError(Exception):
-    """What a client meets, with the server's stable ``code``, ``message``, ``retryable`` and ``details``.
+    """An error at a client, with the server's ``code``, ``message``, ``retryable`` and ``details``.
 
     Codes of the client's own: UNREACHABLE (``details`` has the ``url`` and the ``cause``), TOKEN_UNAVAILABLE
     (the token callback failed), TIMEOUT (no answer), CLOSED and INVALID_ANSWER; and INVALID_PAYLOAD,
@@ -61,7 +61,7 @@ def unreachable(url: str, error: BaseException) -> FlowClientError:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """What was wrong at the bottom of an error: libraries wrap what the system said."""
+    """The innermost cause of an error: libraries wrap what the system said."""
     seen = {id(error)}
     while True:
         below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

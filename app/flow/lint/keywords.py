@@ -30,13 +30,13 @@ KEYWORDS = (
     *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
     *("contentEncoding", "contentMediaType", "contentSchema"),
 )
-"""Those of the dialect 2020-12."""
+"""The keywords of the dialect 2020-12."""
 FORMATS = (
     *("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4"),
     *("ipv6", "uri", "uri-reference", "iri", "iri-reference", "uri-template", "uuid", "json-pointer"),
     *("relative-json-pointer", "regex"),
 )
-"""Those that payloads are checked against."""
+"""The formats that payloads are checked against."""
 _INSTEAD = {
     "divisibleby": "multipleOf",
     "step": "multipleOf",
@@ -80,7 +80,7 @@ _INSTEAD = {
     "contenttype": "contentMediaType",
     "encoding": "contentEncoding",
 }
-"""What is meant by keywords of earlier dialects, of OpenAPI and of other languages for schemas."""
+"""The meaning of keywords of earlier dialects, of OpenAPI and of other languages for schemas."""
 _FORMAT_INSTEAD = {
     "url": "uri",
     "link": "uri",

@@ -1,4 +1,4 @@
-"""Who may do what in a flow: permissions that its author may not have meant to give."""
+"""Permissions in a flow that its author may not have meant to give."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
 
 
 def _restricts(transition: dict[str, Any]) -> bool:
-    """Whether it requires a role of a user: one for the timer alone does not."""
+    """Return whether it requires a role of a user: one for the timer alone does not."""
     return isinstance(transition.get("roles"), list) and transition["roles"] != []
 
 
