@@ -67,8 +67,8 @@ class _Hint(Struct, frozen=True):
 class KeyRanges:
     """Reads pages in the order of ``_id``, each from as few and as narrow ranges of keys as it takes.
 
-    A range is all keys with a common prefix, as long as that of the last page. The first page of all,
-    about which nothing is known, is read from one range.
+    A range is all keys with a common prefix, as long as that of the last page; for the first page of all as
+    long as the key that it begins at, or shorter if that gives too few.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class KeyRanges:
         """
         found: list[Document] = []
         hint = self._hints.get(end or "")
-        length = 0 if hint is None else hint.prefix_length
+        length = len(after) if hint is None else hint.prefix_length
         start, inclusive = after, False
         while True:
             bound = end

@@ -1,0 +1,44 @@
+"""Pages by key: complete, in order, and read from narrow ranges."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.codec import Document
+from models.indexed import KeyRanges
+
+KEYS = st.lists(st.text("ab:19", min_size=1, max_size=6), unique=True, min_size=1, max_size=60)
+
+
+class Collection:
+    """Keys that answer conditions on ``_id``, and the number of keys that those met."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = sorted(keys)
+        self.met = 0
+
+    async def read(self, condition: Document, limit: int) -> list[dict[str, Any]]:
+        first, behind, end = condition.get("$gte", ""), condition.get("$gt"), condition.get("$lt")
+        met = [key for key in self.keys if key >= first and (behind is None or key > behind)]
+        met = [key for key in met if end is None or key < end]
+        self.met += len(met)
+        return [{"_id": key} for key in met[:limit]]
+
+
+@given(KEYS, st.text("ab:19", max_size=6), st.integers(1, 7))
+async def test_pages_have_every_key_once_and_in_order(keys: list[str], after: str, limit: int) -> None:
+    collection, ranges = Collection(keys), KeyRanges()
+    found: list[str] = []
+    start = after
+    while page := await ranges.page(start, None, limit, collection.read):
+        found += [document["_id"] for document in page]
+        start = found[-1]
+    assert found == [key for key in collection.keys if key > after]
+
+
+async def test_the_first_page_behind_a_key_does_not_read_all_that_follow() -> None:
+    collection = Collection([f"flow:u{n:05}" for n in range(10_000)])
+    page = await KeyRanges().page("flow:u04321", None, 100, collection.read)
+    assert [document["_id"] for document in page] == [f"flow:u{n:05}" for n in range(4322, 4422)]
+    assert collection.met <= 300
