@@ -44,6 +44,7 @@ class Parts:
         """``listeners`` are those of the driver; they receive every command to the database."""
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
+        self._retention = settings.history_retention is not None
         self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, listeners)
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
         self.secrets = MongoSecretStore(self.database)
@@ -88,7 +89,7 @@ class Parts:
         while True:
             try:
                 if not prepared:
-                    await self.database.prepare()
+                    await self.database.prepare(retention=self._retention)
                 return await self.secrets.secret("bus")
             except DatabaseRefusedError:
                 raise

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ from pymongo.errors import (
 from pymongo.read_preferences import ReadPreference
 
 from app.contracts.errors import StoreUnavailableError
-from models.indexes import EMBEDDED_INDEXES, INDEXES, RETIRED_INDEXES, has_indexes
+from models.indexes import EMBEDDED_INDEXES, INDEXES, RETENTION_INDEX, RETIRED_INDEXES, has_indexes
 
 log = structlog.get_logger("store")
 
@@ -31,6 +32,7 @@ SOCKET_TIMEOUT_MS = 10_000
 ANSWER_SECONDS = 2.5
 """How long a request waits for a point read or a commit: a hanging server must not hang callers."""
 
+_ANY_DATE = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
 USABLE = (
     "mongodb://USER:PASSWORD@HOST:27017,HOST:27017/?replicaSet=NAME or mongodb+srv://USER:PASSWORD@NAME "
     "(a name that DNS knows), with user and password percent-encoded"
@@ -96,10 +98,11 @@ class Database:
         async with store_errors():
             await self._client.admin.command("ping")
 
-    async def prepare(self, *, importing: bool = False) -> None:
+    async def prepare(self, *, retention: bool = False, importing: bool = False) -> None:
         """Make sure that every declared index exists.
 
         Args:
+            retention: Records of the history are deleted at their end.
             importing: Prepare also a database whose import has not finished.
 
         Raises:
@@ -116,6 +119,7 @@ class Database:
                     await self._prepare_embedded(found)
                 if not all(has_indexes(found[name], declared) for name, declared in INDEXES.items()):
                     await self._create_indexes()
+                await self._prepare_retention(found["flow_history"], wanted=retention or importing)
                 if not importing and await self.collection("flow_leases").find_one({"_id": IMPORT_LEASE}):
                     raise DatabaseRefusedError(
                         "An import into this database has not finished: repeat 'server-flow data import'"
@@ -130,6 +134,15 @@ class Database:
         from models.documents import DOCUMENTS  # noqa: PLC0415
 
         await init_beanie(database=self._database, document_models=DOCUMENTS)
+
+    async def _prepare_retention(self, found: Mapping[str, Any], *, wanted: bool) -> None:
+        """Create the TTL of the history, or drop it when no record has an end."""
+        history = self.collection("flow_history")
+        name = RETENTION_INDEX.document["name"]
+        if wanted and not has_indexes(found, [RETENTION_INDEX]):
+            await history.create_indexes([RETENTION_INDEX])
+        elif not wanted and name in found and await history.find_one({"expiresAt": _ANY_DATE}) is None:
+            await history.drop_index(name)
 
     async def _prepare_embedded(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         """Make what the embedded server needs beyond the declarations (docs/decisions/0020).

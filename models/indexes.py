@@ -28,7 +28,6 @@ INDEXES: Indexes = {
             name="state_position",
         ),
         IndexModel([("timestamp", ASCENDING)], name="time"),
-        IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0),
         IndexModel(
             [("stateId", ASCENDING), ("requestId", ASCENDING)],
             name="request",
@@ -54,6 +53,10 @@ INDEXES: Indexes = {
     "flow_leases": (),
     "flow_secrets": (),
 }
+
+RETENTION_INDEX = IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0)
+"""The TTL of ``flow_history``, made only where records have an end (FLOW_HISTORY_RETENTION): it costs an
+entry for each record, and the embedded server reads a whole collection each minute if it has a TTL."""
 
 EMBEDDED_INDEXES: Indexes = {
     "flow_states": (

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -54,6 +55,31 @@ async def test_a_prepared_database_is_left_as_it_is_and_a_lost_index_comes_back(
     await database.prepare()
     assert {"create", "createIndexes", "dropIndexes"} & set(sent.names) == set()
     await database.close()
+
+
+async def test_history_has_a_ttl_only_where_records_have_an_end(settings: Settings) -> None:
+    """A TTL that never ends anything has the embedded server read the whole history each minute."""
+    assert settings.mongo_url is not None
+    database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
+    history = database.collection("flow_history")
+    await database.prepare()
+    assert "retention" not in await history.index_information()
+    await database.prepare(retention=True)
+    assert (await history.index_information())["retention"]["expireAfterSeconds"] == 0
+    await MongoHistoryStore(database, retention=timedelta(days=1)).append([record(fresh())])
+    await database.prepare()
+    assert "retention" in await history.index_information(), "a record still has an end"
+    await history.delete_many({})
+    await MongoHistoryStore(database).append([record(fresh())])
+    await database.prepare()
+    assert "retention" not in await history.index_information()
+    await database.close()
+
+
+async def test_the_setting_for_retention_makes_the_ttl(settings: Settings) -> None:
+    parts = Parts(settings.model_copy(update={"history_retention": timedelta(days=1)}))
+    async with parts.running():
+        assert "retention" in await parts.database.collection("flow_history").index_information()
 
 
 Write = Callable[[], Awaitable[Any]]
