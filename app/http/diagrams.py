@@ -52,6 +52,7 @@ DIAGRAM_ENDPOINTS = [
         answers={200: str},
         errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
         media_type=MEDIA_TYPES["mermaid"],
-        other_media_types=(MEDIA_TYPES["dot"], MEDIA_TYPES["svg"]),
+        other_media_types={MEDIA_TYPES["dot"]: str, MEDIA_TYPES["svg"]: str},
+        answer_headers=("Flow-Version",),
     ),
 ]

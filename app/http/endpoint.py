@@ -28,6 +28,10 @@ BATCH_LIMIT_BYTES = 8_388_608
 _STATE_TAG = re.compile(r"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>[0-9]{1,15})\Z")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
+RequestHeader = Literal["If-Match", "Idempotency-Key", "Last-Event-ID"]
+CONDITIONAL: tuple[RequestHeader, ...] = ("If-Match", "Idempotency-Key")
+"""The headers that ``Call.origin`` reads."""
+
 
 class NoQuery(Struct, frozen=True):
     """A route without query parameters."""
@@ -40,11 +44,21 @@ class UserQuery(Struct, frozen=True, rename="camel"):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """``body`` None: no body is taken. ``body_of`` says how its faults are called and how large it
-    may be. ``answers`` are the types by status, None for an empty answer. ``scope`` is what the
-    token must have; ``public`` endpoints ask for no token. ``other_media_types`` are those that an answer has
-    when the query asks for them. With 304 among the answers an ``If-None-Match`` is heeded, and the
-    ETag ends with a digest of the body."""
+    """What a route takes and answers.
+
+    Attributes:
+        answers: Types by status, None for an empty answer, a tuple for one of several types. With 304 among
+            them an ``If-None-Match`` is used, and the ETag ends with a digest of the body.
+        body: The type of the body; None: no body is taken.
+        body_of: What faults of the body are called, and how large it may be.
+        described_body: The type of the body for the OpenAPI document, where ``body`` takes anything, so that
+            all faults are found later.
+        request_headers: The headers of a request that are used.
+        answer_headers: Headers of successful answers; ``Location`` has only what is made (201).
+        other_media_types: Types by the media types that an answer has when the query asks for them.
+        scope: What the token must have.
+        public: No token is required.
+    """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
@@ -56,8 +70,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     query: type[Struct] = NoQuery
     body: Any = None
     body_of: Literal["state", "definition", "batch"] = "state"
+    described_body: Any = None
+    request_headers: tuple[RequestHeader, ...] = ()
+    answer_headers: tuple[str, ...] = ()
     media_type: str = "application/json"
-    other_media_types: tuple[str, ...] = ()
+    other_media_types: Mapping[str, Any] = {}
     scope: str | None = None
     public: bool = False
 

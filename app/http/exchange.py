@@ -22,6 +22,7 @@ from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.exchange.yaml import flow_to_yaml
 from app.http.endpoint import Answer, Call, Endpoint
+from app.http.flows import DEFINITION_HEADERS
 
 
 class ExportQuery(Struct, frozen=True, rename="camel"):
@@ -58,13 +59,7 @@ class ImportView(Struct, frozen=True, rename="camel", omit_defaults=True):
     definition: Flow | UnsetType = UNSET
 
 
-ExportedDefinition = Annotated[
-    Any,
-    Meta(description="A definition (see the schema Flow), as YAML with format=yaml, or a MachineView."),
-]
-ImportedDefinition = Annotated[
-    Any, Meta(description="A definition (see the schema Flow), or the configuration of a machine of XState.")
-]
+Machine = Annotated[dict[str, Any], Meta(description="The configuration of a machine of XState v5.")]
 
 
 async def _export(call: Call) -> Answer:
@@ -114,7 +109,9 @@ EXCHANGE_ENDPOINTS = [
         summary="A flow as JSON, as YAML, or as a machine of XState v5 with what XState does not do",
         handle=_export,
         query=ExportQuery,
-        answers={200: ExportedDefinition},
+        answers={200: (Flow, MachineView)},
+        answer_headers=DEFINITION_HEADERS,
+        other_media_types={"application/yaml": str},
         errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
     ),
     Endpoint(
@@ -124,9 +121,11 @@ EXCHANGE_ENDPOINTS = [
         summary="Publish a definition or a machine of XState v5: a new flow, or the next version of one",
         handle=_import,
         query=ImportQuery,
-        body=ImportedDefinition,
+        body=Any,
+        described_body=(Flow, Machine),
         body_of="definition",
         answers={201: ImportView, 200: ImportView},
+        answer_headers=(*DEFINITION_HEADERS, "Location"),
         errors=(
             InsufficientPermissionsError,
             InvalidDefinitionError,

@@ -21,7 +21,7 @@ from app.contracts.errors import (
     RateLimitedError,
     VersionConflictError,
 )
-from app.contracts.flow import Flow
+from app.contracts.flow import Flow, FlowPatch
 from app.contracts.outcome import Retired
 from app.contracts.views import DefinitionSummary, definition_summary
 from app.flow.prefabs import with_prefabs
@@ -82,8 +82,8 @@ class CheckReport(Struct, frozen=True, rename="camel"):
     findings: list[FindingView]
 
 
-RawDefinition = Annotated[Any, Meta(description="A flow definition; see the schema Flow.")]
-RawChanges = Annotated[Any, Meta(description="Top-level members of a flow; see the schema FlowPatch.")]
+CheckedDefinition = Annotated[Any, Meta(description="What may be a flow definition; see the schema Flow.")]
+DEFINITION_HEADERS = ("ETag", "Flow-Version")
 
 
 def _answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = False) -> Answer:
@@ -205,9 +205,12 @@ FLOW_ENDPOINTS = [
         summary="Publish a new flow as version 1; with If-Match, the next version of one that exists",
         handle=_create,
         query=NoQuery,
-        body=RawDefinition,
+        body=Any,
+        described_body=Flow,
         body_of="definition",
         answers={201: Flow, 200: Flow},
+        request_headers=("If-Match",),
+        answer_headers=(*DEFINITION_HEADERS, "Location"),
         errors=(*_WRITING, FlowNotFoundError, FlowExistsError, VersionConflictError),
         scope=ADMIN,
     ),
@@ -217,7 +220,7 @@ FLOW_ENDPOINTS = [
         name="validateFlow",
         summary="Everything wrong with a definition; nothing is stored",
         handle=_validate,
-        body=RawDefinition,
+        body=CheckedDefinition,
         body_of="definition",
         answers={200: CheckReport},
         errors=(PayloadTooLargeError, RateLimitedError),
@@ -230,6 +233,7 @@ FLOW_ENDPOINTS = [
         handle=_get,
         query=FlowQuery,
         answers={200: Flow, 304: None},
+        answer_headers=DEFINITION_HEADERS,
         errors=_READING,
     ),
     Endpoint(
@@ -238,9 +242,12 @@ FLOW_ENDPOINTS = [
         name="updateFlow",
         summary="Publish the next version: the newest with the given top-level members replaced",
         handle=_update,
-        body=RawChanges,
+        body=Any,
+        described_body=FlowPatch,
         body_of="definition",
         answers={200: Flow},
+        request_headers=("If-Match",),
+        answer_headers=DEFINITION_HEADERS,
         errors=(*_WRITING, FlowNotFoundError, VersionConflictError),
         scope=ADMIN,
     ),
@@ -252,6 +259,7 @@ FLOW_ENDPOINTS = [
         handle=_delete,
         query=RetireQuery,
         answers={204: None, 200: Retired},
+        request_headers=("If-Match",),
         errors=(*_READING, VersionConflictError),
         scope=ADMIN,
     ),
@@ -272,6 +280,7 @@ FLOW_ENDPOINTS = [
         handle=_version,
         query=FlowQuery,
         answers={200: Flow, 304: None},
+        answer_headers=DEFINITION_HEADERS,
         errors=_READING,
     ),
 ]

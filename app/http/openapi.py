@@ -5,109 +5,196 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
+from app.auth.permissions import ADMIN, SERVICE
 from app.contracts.errors import (
     AuthenticationRequiredError,
     FlowError,
+    InsufficientPermissionsError,
+    InternalError,
     InvalidRequestError,
     KeysUnavailableError,
+    PayloadTooLargeError,
     StoreUnavailableError,
 )
-from app.contracts.flow import Flow, FlowPatch
-from app.http.endpoint import Endpoint
+from app.http.endpoint import Endpoint, UserQuery
+from app.http.openapi_headers import (
+    answer_header_components,
+    answer_headers,
+    request_headers,
+)
+from app.http.openapi_problems import (
+    PROBLEM,
+    details_types,
+    error_code,
+    problem_components,
+    problem_schema,
+)
+from app.http.openapi_schemas import Schemas, query_parameters
 
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "description": "RFC 9457, with a stable code and whether the same request may succeed later.",
-    "required": ["type", "title", "status", "detail", "instance", "code", "retryable", "details"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "code": {"type": "string"},
-        "retryable": {"type": "boolean"},
-        "details": {"type": "object"},
-    },
-}
-
+_DESCRIPTION = (
+    "Keeps people's progress through multi-step flows: definitions with versions, each user's state, "
+    "transitions that are validated and committed exactly once, and a history of every change.\n\n"
+    "Every refusal is `application/problem+json` with a stable `code`. A state is followed live by "
+    "Server-Sent Events (`streamFlowState`) or by Socket.IO, which this document does not describe."
+)
 _TAGS = {
     "States": "Where a user stands in a flow, what may happen next, and what happened.",
     "Definitions": "Flows and their versions.",
     "Administration": "States of all users.",
     "Health": "For load balancers and tools.",
 }
+_VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
+_PATH_PARAMETERS: dict[str, dict[str, Any]] = {"version": _VERSION, "earlier": _VERSION, "later": _VERSION}
+"""Schemas of those that are not any text."""
 
 
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
-    """An OpenAPI 3.1 document."""
-    types = [Flow, FlowPatch]
-    for endpoint in endpoints:
-        types += [t for t in (endpoint.body, *endpoint.answers.values()) if t is not None]
-    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    schema_of = {repr(t): schema for t, schema in zip(types, schemas, strict=True)}
+    """Return an OpenAPI 3.1 document.
+
+    Args:
+        endpoints: The endpoints to describe.
+        version: The version of the service.
+    """
+    answered = [shape for one in endpoints for shape in _answered_types(one)]
+    schemas = Schemas(
+        requested=[body for one in endpoints if (body := _body_type(one)) is not None],
+        answered=[*answered, *details_types().values()],
+    )
+    if "ErrorView" in schemas.components:
+        schemas.components["ErrorView"]["properties"]["code"] = error_code()
+    refused = {error: None for one in endpoints for errors in _refusals(one).values() for error in errors}
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
         path = _camel_parameters(endpoint.path)
-        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, schema_of)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "server-flow", "version": version, "license": {"name": "MIT"}},
+        "info": {
+            "title": "server-flow",
+            "version": version,
+            "summary": "People's progress through multi-step flows.",
+            "description": _DESCRIPTION,
+            "contact": {"name": "The operator of this server"},
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "The server that this document comes from."}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": {**components, "Problem": _PROBLEM},
+            "schemas": {**schemas.components, **problem_components(schemas, refused)},
+            "headers": answer_header_components(),
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A JWT with `sub` and `exp`; its `scope` may have `flow:service` "
+                    "(acts for any user) and `flow:admin`.",
+                },
             },
         },
     }
 
 
-def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
+def _answered_types(endpoint: Endpoint) -> list[Any]:
+    shapes = (*endpoint.answers.values(), *endpoint.other_media_types.values())
+    return [shape for shape in shapes if shape is not None]
+
+
+def _body_type(endpoint: Endpoint) -> Any:
+    """Return the type of the body; None where there is none, or only an empty object."""
+    body = endpoint.body if endpoint.described_body is None else endpoint.described_body
+    return None if _is_struct(body) and not msgspec.structs.fields(body) else body
+
+
+def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.name,
         "tags": [_tag_of(endpoint.path)],
         "summary": endpoint.summary,
-        "responses": {},
+        "description": _permission(endpoint),
         "security": [] if endpoint.public else [{"bearer": []}],
+        "parameters": _parameters(endpoint),
     }
-    if endpoint.scope:
-        operation["description"] = f"Needs the scope `{endpoint.scope}`."
-    parameters = [
-        {"name": _camel(name), "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)\}", endpoint.path)
-    ]
-    for field in msgspec.structs.fields(endpoint.query):
-        schema = msgspec.json.schema(field.type)
-        parameters.append(
-            {"name": field.encode_name, "in": "query", "required": field.required, "schema": schema}
-        )
-    if parameters:
-        operation["parameters"] = parameters
-    if endpoint.body is not None:
-        body = schema_of[repr(endpoint.body)]
+    body = _body_type(endpoint)
+    if body is not None:
         operation["requestBody"] = {
-            "required": endpoint.body_of != "state",
-            "content": {"application/json": {"schema": body}},
+            "required": endpoint.body_of != "state" or _has_required_members(body),
+            "content": {"application/json": {"schema": schemas.of(body)}},
         }
-    for status, shape in endpoint.answers.items():
-        unchanged = "It is still what the If-None-Match names"
-        answer: dict[str, Any] = {"description": unchanged if status == 304 else endpoint.summary}
-        if shape is not None:
-            media_types = (endpoint.media_type, *endpoint.other_media_types)
-            answer["content"] = {media: {"schema": schema_of[repr(shape)]} for media in media_types}
-        operation["responses"][str(status)] = answer
-    for status, codes in _refusals(endpoint).items():
-        operation["responses"].setdefault(
-            str(status),
-            {
-                "description": " or ".join(codes),
-                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            },
-        )
+    answers = {
+        status: _answer(endpoint, status, shape, schemas) for status, shape in endpoint.answers.items()
+    }
+    refusals = {status: _refusal(errors) for status, errors in _refusals(endpoint).items()}
+    responses = {**refusals, **answers}
+    operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
     return operation
+
+
+def _permission(endpoint: Endpoint) -> str:
+    """Say whose token an operation takes."""
+    if endpoint.public:
+        return "Needs no token."
+    if endpoint.scope:
+        return f"Needs the scope `{endpoint.scope}`."
+    if issubclass(endpoint.query, UserQuery):
+        return f"For the user of the token; `userId` names another, with the scope `{SERVICE}` or `{ADMIN}`."
+    return "Needs the token of any user."
+
+
+def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    used = [*endpoint.request_headers, *(["If-None-Match"] if 304 in endpoint.answers else [])]
+    return [
+        *(
+            {
+                "name": _camel(name),
+                "in": "path",
+                "required": True,
+                "schema": _PATH_PARAMETERS.get(name, {"type": "string"}),
+            }
+            for name in re.findall(r"\{(\w+)\}", endpoint.path)
+        ),
+        *query_parameters(endpoint.query),
+        *request_headers(used),
+    ]
+
+
+def _has_required_members(body: Any) -> bool:
+    return _is_struct(body) and any(field.required for field in msgspec.structs.fields(body))
+
+
+def _is_struct(body: Any) -> bool:
+    return isinstance(body, type) and issubclass(body, Struct)
+
+
+def _answer(endpoint: Endpoint, status: int, shape: Any, schemas: Schemas) -> dict[str, Any]:
+    unchanged = "It is still what the If-None-Match names"
+    names = [
+        *(["ETag"] if 304 in endpoint.answers and "ETag" not in endpoint.answer_headers else []),
+        *(name for name in endpoint.answer_headers if name != "Location" or status == 201),
+    ]
+    answer: dict[str, Any] = {
+        "description": unchanged if status == 304 else endpoint.summary,
+        "headers": answer_headers(names),
+    }
+    if shape is not None:
+        content = {endpoint.media_type: shape, **endpoint.other_media_types}
+        answer["content"] = {media: {"schema": schemas.of(one)} for media, one in content.items()}
+    return answer
+
+
+def _refusal(errors: Sequence[type[FlowError]]) -> dict[str, Any]:
+    names = [
+        *(["WWW-Authenticate"] if AuthenticationRequiredError in errors else []),
+        *(["Retry-After"] if any(error.retry_after is not None for error in errors) else []),
+    ]
+    return {
+        "description": " or ".join(error.code for error in errors),
+        "headers": answer_headers(names),
+        "content": {PROBLEM: {"schema": problem_schema(errors)}},
+    }
 
 
 def _tag_of(path: str) -> str:
@@ -119,18 +206,22 @@ def _tag_of(path: str) -> str:
     return "States" if path.startswith("/api/") else "Health"
 
 
-def _refusals(endpoint: Endpoint) -> dict[int, list[str]]:
-    errors: list[type[FlowError]] = list(endpoint.errors)
+def _refusals(endpoint: Endpoint) -> dict[int, list[type[FlowError]]]:
+    """Return the errors of an endpoint by status: its own, and those of reading and checking any request."""
+    errors: list[type[FlowError]] = [
+        *endpoint.errors,
+        InvalidRequestError,
+        PayloadTooLargeError,
+        InternalError,
+    ]
     if not endpoint.public:
-        errors += [
-            AuthenticationRequiredError,
-            InvalidRequestError,
-            KeysUnavailableError,
-            StoreUnavailableError,
-        ]
-    by_status: dict[int, list[str]] = {}
-    for error in errors:
-        by_status.setdefault(error.status, []).append(error.code)
+        errors += [AuthenticationRequiredError, KeysUnavailableError, StoreUnavailableError]
+    if endpoint.scope or issubclass(endpoint.query, UserQuery):
+        errors.append(InsufficientPermissionsError)
+    by_status: dict[int, list[type[FlowError]]] = {}
+    for error in dict.fromkeys(errors):
+        if error.status not in endpoint.answers:
+            by_status.setdefault(error.status, []).append(error)
     return by_status
 
 

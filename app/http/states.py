@@ -27,7 +27,7 @@ from app.contracts.ports import StateFilter
 from app.contracts.record import HistoryFilter
 from app.contracts.state import FlowState
 from app.contracts.views import RecordView, RecoveryView, StateView, record_view, recovery_view, state_view
-from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, UserQuery
 
 Moment = Annotated[datetime, Meta(tz=True)]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
@@ -190,6 +190,7 @@ STATE_ENDPOINTS = [
         handle=_get,
         query=UserQuery,
         answers={200: StateView | None},
+        answer_headers=("ETag",),
         errors=_READING,
     ),
     Endpoint(
@@ -201,6 +202,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=StartCommand,
         answers={201: StateView, 200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=_WITH_PAYLOAD,
     ),
     Endpoint(
@@ -212,6 +215,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=TransitionCommand,
         answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=(
             *_WITH_PAYLOAD,
             FlowNotStartedError,
@@ -229,6 +234,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=NoBody,
         answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=(*_CHANGING, FlowNotStartedError, InvalidTransitionError, StatePausedError),
     ),
     Endpoint(
@@ -240,6 +247,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=PauseCommand,
         answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=(*_CHANGING, FlowNotStartedError, InvalidTransitionError),
         scope=ADMIN,
     ),
@@ -252,6 +261,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=NoBody,
         answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=(*_CHANGING, FlowNotStartedError),
         scope=ADMIN,
     ),
@@ -281,6 +292,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=ResetCommand,
         answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=(*_CHANGING, StatePausedError),
     ),
     Endpoint(
@@ -292,6 +305,8 @@ STATE_ENDPOINTS = [
         query=UserQuery,
         body=SetCommand,
         answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
         errors=_WITH_PAYLOAD,
         scope=ADMIN,
     ),
@@ -303,6 +318,7 @@ STATE_ENDPOINTS = [
         handle=_clear,
         query=UserQuery,
         answers={204: None},
+        request_headers=CONDITIONAL,
         errors=(*_CHANGING, StatePausedError),
     ),
     Endpoint(

@@ -229,6 +229,7 @@ STREAM_ENDPOINTS = [
         summary="Follow the state by Server-Sent Events; Last-Event-ID goes on without a gap",
         handle=_stream,
         query=PositionQuery,
+        request_headers=("Last-Event-ID",),
         answers={200: str},
         errors=(*_READING, RateLimitedError),
         media_type="text/event-stream",

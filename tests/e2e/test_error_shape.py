@@ -250,3 +250,18 @@ async def test_bad_headers(serving: Serving, user: str, header: str, value: str)
     async with serving.http(user) as http:
         answer = await http.post("/api/flow/user-onboarding/start", headers={header: value})
     assert check(answer, 422, "INVALID_REQUEST")["details"]["errors"][0]["pointer"] == f"/{header}"
+
+
+@pytest.mark.parametrize("endpoint", [e for e in GUARDED if e.request_headers], ids=name)
+async def test_every_declared_header_is_read(serving: Serving, endpoint: Endpoint, user: str) -> None:
+    sound = {"setFlowState": {"step": "welcome"}, "pauseFlow": {"reason": "r"}}.get(endpoint.name, {})
+    for header in endpoint.request_headers:
+        answer = await ask(
+            serving,
+            endpoint,
+            token=serving.token(user, "flow:admin"),
+            headers={header: "1 2"},
+            **({"json": sound} if endpoint.body is not None else {}),
+        )
+        body = check(answer, 422, "INVALID_REQUEST")
+        assert [fault["pointer"] for fault in body["details"]["errors"]] == [f"/{header}"]

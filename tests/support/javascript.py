@@ -72,16 +72,17 @@ def run(command: list[str], seconds: float = 100, **env: str) -> str:
     return done.stdout
 
 
-def modules() -> Path:
-    """npm's packages, installed when they are not there, or not those of ``package.json``."""
-    wanted = (FOLDER / "package.json").read_text()
-    installed = MODULES / ".installed"
+def modules(folder: Path = FOLDER) -> Path:
+    """npm's packages, installed when they are not there, or not those of the ``package.json`` of a folder."""
+    wanted = (folder / "package.json").read_text()
+    installed = folder / "node_modules" / ".installed"
     with _alone():
         if not installed.is_file() or installed.read_text() != wanted:
-            npm = [str(BIN / "npm"), "install", "--no-package-lock", "--no-audit", "--no-fund"]
-            run(npm, INSTALL_SECONDS, PATH=os.pathsep.join([str(BIN), os.environ.get("PATH", "")]))
+            npm = [str(BIN / "npm"), "--prefix", str(folder), "install"]
+            path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
+            run([*npm, "--no-package-lock", "--no-audit", "--no-fund"], INSTALL_SECONDS, PATH=path)
             installed.write_text(wanted)
-    return MODULES
+    return installed.parent
 
 
 def chromium() -> tuple[str, dict[str, str]]:
