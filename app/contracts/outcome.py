@@ -1,14 +1,29 @@
 """What became of a work that is more than one change."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
+
+
+class Started(NamedTuple):
+    """What a start came to: the running state, and whether this call started it."""
+
+    state: FlowState
+    started: bool
+
+
+class Published(NamedTuple):
+    """What publishing a flow came to: its newest version, and whether this call made it."""
+
+    definition: FlowDefinition
+    published: bool
 
 
 class Recovered(Struct, frozen=True):
@@ -60,6 +75,13 @@ class BatchOutcome(Struct, frozen=True):
     flow_id: str
     state: FlowState | None = None
     error: FlowError | None = None
+
+
+class BatchPage(NamedTuple):
+    """The outcomes of an operation on found states, and the key to go on after (None: all are done)."""
+
+    outcomes: list[BatchOutcome]
+    next: str | None
 
 
 class PersonalData(Struct, frozen=True):

@@ -20,7 +20,7 @@ from app.contracts.command import (
     TransitionCommand,
 )
 from app.contracts.errors import Fault, FlowError, InternalError, InvalidRequestError
-from app.contracts.outcome import BatchOutcome
+from app.contracts.outcome import BatchOutcome, BatchPage
 from app.contracts.ports import StateFilter
 from app.contracts.state import FlowState
 from app.flow.faults import faults_of
@@ -81,9 +81,11 @@ class Bulk:
 
     async def run_on_found(
         self, only: StateFilter, action: BatchAction, origin: Origin, *, after: str | None, limit: int
-    ) -> tuple[list[BatchOutcome], str | None]:
-        """The same operation on every state that ``only`` takes, by key, after the key ``after``, and the
-        key to go on after. A state that changes meanwhile is left as it is, with REVISION_CONFLICT."""
+    ) -> BatchPage:
+        """Run the same operation on every state that ``only`` takes, by key, after the key ``after``.
+
+        A state that changes meanwhile is left as it is, with REVISION_CONFLICT.
+        """
         faults = [Fault(f"/operation{f.pointer}", f.message) for f in faults_of_action(action)]
         if faults:
             raise InvalidRequestError(faults)
@@ -103,7 +105,7 @@ class Bulk:
             )
             for state in page.states
         ]
-        return await self.run(operations, origin), page.next
+        return BatchPage(await self.run(operations, origin), page.next)
 
     async def _outcome(self, operation: BatchOperation, origin: Origin) -> BatchOutcome:
         user_id, flow_id = operation.user_id, operation.flow_id

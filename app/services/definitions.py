@@ -26,6 +26,7 @@ from app.contracts.errors import (
 from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ids import require_flow
+from app.contracts.outcome import Published
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionStore, EventBus
 from app.flow.faults import faults_of
 from app.flow.validation import check_flow, parse_flow
@@ -152,20 +153,25 @@ class Definitions:
 
     async def put(
         self, raw: object, *, actor: str, source: str, expected_version: ExpectedVersion = None
-    ) -> tuple[FlowDefinition, bool]:
-        """Publish a flow as it is given, whether it exists or not; and whether that was needed. Raises
-        InvalidDefinitionError, VersionConflictError also when ``expected_version`` is not the newest, and
-        FlowNotFoundError when one is expected and there is none."""
+    ) -> Published:
+        """Publish a flow as it is given, whether it exists or not, unless it is the newest version already.
+
+        Raises:
+            InvalidDefinitionError: It has faults.
+            VersionConflictError: Somebody else published meanwhile, or the newest is not expected.
+            FlowNotFoundError: A version is expected and there is none.
+        """
         flow = await self.parse(_plain(raw))
         newest = await self._store.latest(flow.flow)
         if newest is None or newest.retired:
             if expected_version is not None:
                 raise FlowNotFoundError(flow.flow)
-            return await self._publish(flow, newest, actor=actor, source=source), True
+            made = await self._publish(flow, newest, actor=actor, source=source)
+            return Published(made, published=True)
         if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow.flow, newest.version)
         definition = await self._publish_change(flow, newest, actor=actor, source=source)
-        return definition, definition is not newest
+        return Published(definition, definition is not newest)
 
     async def retire(
         self, flow_id: str, *, actor: str, source: str, expected_version: ExpectedVersion = None

@@ -19,7 +19,7 @@ from app.contracts.definition import ExpectedVersion
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ids import require_ids, require_state
-from app.contracts.outcome import CaughtUp, Retired, Verification
+from app.contracts.outcome import CaughtUp, Retired, Started, Verification
 from app.contracts.ports import StateFilter
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState, Payload
@@ -182,9 +182,13 @@ class FlowService:
         command: StartCommand | None = None,
         *,
         origin: Origin | None = None,
-    ) -> tuple[FlowState, bool]:
-        """The running state, and whether this call started it. Raises FlowNotFoundError,
-        InvalidRequestError for an unknown step."""
+    ) -> Started:
+        """Start a flow, unless the user has a running state of it, which is returned as it is.
+
+        Raises:
+            FlowNotFoundError: There is no such flow.
+            InvalidRequestError: The flow has no such step.
+        """
         command = command or StartCommand()
         command = structs.replace(command, payload=with_doubles(command.payload))
 
@@ -194,7 +198,7 @@ class FlowService:
             return await self._fresh(user_id, flow_id, command, now, asked)
 
         asked = request(user_id, flow_id, "started", command, origin)
-        return await self._changes.change(asked, decide)
+        return Started(*await self._changes.change(asked, decide))
 
     async def execute_transition(
         self,

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import ExpectedPosition, Origin, StartCommand
+from app.contracts.command import BatchAction, ExpectedPosition, Origin, StartCommand
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
@@ -18,7 +18,7 @@ from app.contracts.errors import (
     StoreUnavailableError,
 )
 from app.contracts.events import DefinitionChanged, Event, Gap
-from app.contracts.ports import StoredState
+from app.contracts.ports import StateFilter, StoredState
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StatePosition
 from app.services.definitions import CHECKS_WAITING
@@ -47,6 +47,25 @@ async def test_an_expired_state_is_absent_at_once_and_starts_a_new_life() -> Non
         assert second.revision == 0
         assert second.epoch > first.epoch
         assert await r.kinds() == ["started", "transitioned", "expired", "started"]
+
+
+async def test_what_a_call_made_has_names() -> None:
+    r = await rig()
+    async with r.service as service:
+        begun = await service.start_flow("ada", "loop")
+        assert (begun.started, begun.state.step) == (True, "a")
+        state, started = again = await service.start_flow("ada", "loop")
+        assert (again.state, again.started) == (state, started) == (begun.state, False)
+
+        put = service.definitions.put
+        made = await put(flow_dict("other"), actor="root", source="python")
+        assert (made.published, made.definition.version) == (True, 1)
+        same = await put(flow_dict("other"), actor="root", source="python")
+        assert (same.published, same.definition) == (False, made.definition)
+
+        pause, everybody = BatchAction(op="pause", body={"reason": "r"}), StateFilter(flow_id="loop")
+        page = await service.bulk.run_on_found(everybody, pause, Origin("root"), after=None, limit=10)
+        assert ([outcome.user_id for outcome in page.outcomes], page.next) == (["ada"], None)
 
 
 async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
