@@ -7,12 +7,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from app.http.application import all_endpoints
-from app.http.openapi import openapi
 from config.settings import Settings
+from tests.support.http import blocking_http_client
 from tests.support.javascript import BIN, FOLDER, modules, node, run
 from tests.support.serving import Serving, external
 
@@ -43,9 +41,11 @@ def env(service: Serving) -> dict[str, str]:
 
 
 @pytest.fixture
-def document(tmp_path: Path) -> Path:
+def document(service: Serving, tmp_path: Path) -> Path:
+    """The document of the running service."""
     file = tmp_path / "openapi.json"
-    file.write_bytes(msgspec.json.encode(openapi(all_endpoints({}), "of the tests")))
+    with blocking_http_client(service.url) as http:
+        file.write_bytes(http.get("/openapi.json").content)
     return file
 
 
