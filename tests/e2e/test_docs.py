@@ -1,4 +1,4 @@
-"""What README and docs say is true: their commands and snippets are run."""
+"""The README and the docs are true: their commands and snippets run, and their lists are complete."""
 
 import asyncio
 import json
@@ -7,13 +7,18 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.cli import main
+from app.contracts import errors
+from app.contracts.errors import FlowError
+from app.http.application import all_endpoints
+from app.http.openapi import openapi
 from config.settings import Settings
+from tests.support.documentation import PAGES, README, ROOT, block, page
 from tests.support.javascript import node
-from tests.support.readme import README, ROOT, block
 from tests.support.serving import Serving, external
 
 
@@ -30,53 +35,55 @@ async def run(*command: str, env: dict[str, str], cwd: Path) -> str:
     return out.decode()
 
 
+async def in_shell(script: str, env: dict[str, str], cwd: Path) -> str:
+    return await run("bash", "-ec", script.replace("curl", "curl -sS"), env=env, cwd=cwd)
+
+
+def answers_in(printed: str) -> list[Any]:
+    return [json.loads(part) for part in re.split(r"(?<=\})(?=\{)", printed)]
+
+
 def test_the_two_commands_are_one_line_each() -> None:
     install = "python3 -m venv .venv && .venv/bin/pip install -e"
-    serve, test = block("sh", "server-flow serve"), block("sh", ".venv/bin/pytest")
+    serve = block("README.md", "sh", "server-flow serve")
+    test = block("README.md", "sh", ".venv/bin/pytest")
     assert serve.strip() == f"{install} '.[embedded]' && .venv/bin/server-flow serve"
     assert test.strip() == f"{install} '.[test]' && .venv/bin/pytest"
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 900
+
+
 async def test_the_snippets_run(settings: Settings, node_packages: Path, tmp_path: Path) -> None:
     serving = Serving(env=external(settings), cwd=tmp_path)
-    env = {"URL": serving.url, "TOKEN": serving.token("ada")}
-    printed = await run("bash", "-ec", block("sh", "transition/start").replace("curl", "curl -sS"),
-                        env=env, cwd=tmp_path)  # fmt: skip
-    answers = [json.loads(part) for part in re.split(r"(?<=\})(?=\{)", printed)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**external(settings), "URL": serving.url, "TOKEN": serving.token("ada"), "PATH": path}
+    printed = await in_shell(block("README.md", "sh", "transition/start"), env, tmp_path)
+    answers = answers_in(printed)
     assert [a["step"] for a in answers[:3]] == ["welcome", "profile-setup", "profile-setup"]
     assert [r["transition"] for r in answers[3]["items"]] == ["started", "start"]
 
-    admin = {**env, "ADMIN": serving.token("root", "flow:admin")}
-    printed = await run("bash", "-ec", block("sh", "history/verify").replace("curl", "curl -sS"),
-                        env=admin, cwd=tmp_path)  # fmt: skip
-    verified, recovered, found, batch, erased = (
-        json.loads(part) for part in re.split(r"(?<=\})(?=\{)", printed)
-    )
+    drawn = await in_shell("server-flow flows diagram user-onboarding --user ada", env, tmp_path)
+    assert block("README.md", "mermaid", "profile-setup") == drawn
+
+    env["ADMIN"] = serving.token("root", "flow:admin")
+    printed = await in_shell(block("docs/guides/operate-states.md", "sh", "history/verify"), env, tmp_path)
+    verified, recovered, found, batch, erased = answers_in(printed)
     assert (verified["whole"], recovered["action"]) == (True, "kept")
     assert [state["userId"] for state in found["items"]] == ["ada"]
     assert batch["results"][0]["state"]["status"] == "paused"
     assert erased["recordsErased"] == 2
 
-    streamed = await run("bash", "-ec", block("sh", "/stream").replace("curl", "curl -sS"),
-                         env=env, cwd=tmp_path)  # fmt: skip
+    streamed = await in_shell(block("docs/guides/follow-over-http.md", "sh", "/stream"), env, tmp_path)
     assert "event: flow-state\r\ndata: null\r\n" in streamed, "erased above"
 
-    (tmp_path / "expense.yaml").write_text(block("yaml", "flow: expense"))
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    printed = await run("bash", "-ec", block("sh", "flows validate").replace("curl", "curl -sS"),
-                        env={**admin, **external(settings), "PATH": path}, cwd=tmp_path)  # fmt: skip
-    assert printed.startswith("1 definition checked, no errors"), printed
-    assert "expense v1 published" in printed
-    assert "flowchart TD" in printed
-    answers = re.split(r"(?<=\})(?=\{)", printed[printed.index('{"flow"') :])
-    changed, differ, rehearsed = (json.loads(part) for part in answers)
-    assert (changed["title"], differ["verdict"], rehearsed["dryRun"]) == ("Paid back", "safe", True)
-
-    live = await run(sys.executable, "-c", block("python", "FlowClient"), env=env, cwd=tmp_path)
+    live = await run(sys.executable, "-c", block("docs/guides/follow-in-python.md", "python", "FlowClient"),
+                     env=env, cwd=tmp_path)  # fmt: skip
     assert live.split() == ["choice", "credentials"]
     script = tmp_path / "follow.mjs"
     script.write_text(
-        block("js", "FlowClient")
+        block("docs/guides/follow-in-a-page.md", "js", "FlowClient")
         .replace("'./app/", f"'{ROOT}/app/")
         .replace("'socket.io-client'", f"'{node_packages}/socket.io-client/build/esm-debug/index.js'")
     )
@@ -84,28 +91,101 @@ async def test_the_snippets_run(settings: Settings, node_packages: Path, tmp_pat
     assert shown.split(" ", 1)[0] == "credentials"
     serving.end()
 
-    alone = await run(sys.executable, "-c", block("python", "open_service"), env=external(settings), cwd=ROOT)
+    alone = await run(sys.executable, "-c", block("docs/guides/embed-in-python.md", "python", "open_service"),
+                      env=external(settings), cwd=ROOT)  # fmt: skip
     assert alone.strip() == "profile-setup ['continue', 'skip']"
 
 
-def test_every_setting_is_in_the_readme_and_every_one_there_exists() -> None:
-    named = set(re.findall(r"`(FLOW_[A-Z_]+)`", README))
+async def test_the_tutorial_and_the_guides_to_definitions_run(settings: Settings, tmp_path: Path) -> None:
+    serving = Serving(env=external(settings), cwd=tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {
+        **external(settings),
+        "URL": serving.url,
+        "ADMIN": serving.token("root", "flow:admin"),
+        "PATH": path,
+    }
+    tutorial = "docs/tutorial.md"
+    (tmp_path / "expense.yaml").write_text(block(tutorial, "yaml", "flow: expense"))
+    printed = await in_shell(block(tutorial, "sh", "flows validate"), env, tmp_path)
+    assert printed.startswith("1 definition checked, no errors"), printed
+    assert "expense v1 published" in printed
+    tokens = [line for line in block(tutorial, "sh", "export ADA").splitlines() if "export" in line]
+    submit = block(tutorial, "sh", "transition/submit")
+    printed = await in_shell(submit, env, tmp_path)
+    started, submitted = answers_in(printed)
+    assert (started["step"], submitted["step"], submitted["revision"]) == ("draft", "review", 1)
+    assert "approve" not in [t["transition"] for t in submitted["transitions"]]
+    approve = "\n".join([*tokens, block(tutorial, "sh", "transition/approve")])
+    approved, history = answers_in(await in_shell(approve, env, tmp_path))
+    assert approved["status"] == "completed"
+    assert [record["transition"] for record in history["items"]] == ["started", "submit", "approve"]
+    streamed = await in_shell("\n".join([*tokens, block(tutorial, "sh", "/stream")]), env, tmp_path)
+    assert "event: flow-state" in streamed
+
+    change = block("docs/guides/change-a-definition.md", "sh", "versions/1/diff/2")
+    printed = await in_shell(change, env, tmp_path)
+    assert "flowchart TD" in printed
+    changed, differ, rehearsed = answers_in(printed[printed.index('{"flow"') :])
+    assert (changed["title"], differ["verdict"], rehearsed["dryRun"]) == ("Paid back", "safe", True)
+    drawn = await in_shell(block("docs/guides/write-a-definition.md", "sh", "--format svg"), env, tmp_path)
+    assert drawn.startswith("<svg")
+    repair = block("docs/guides/repair.md", "sh", "state verify").replace("user-onboarding", "expense")
+    assert '"action": "kept"' in await in_shell(repair, env, tmp_path)
+    machine = await in_shell("server-flow flows export sign-in --format xstate", env, tmp_path)
+    (tmp_path / "machine.json").write_text(machine)
+    await in_shell(block("docs/guides/import-from-xstate.md", "sh", "--dry-run"), env, tmp_path)
+    serving.end()
+
+
+def test_every_setting_is_listed_and_every_one_listed_exists() -> None:
+    named = set(re.findall(r"`(FLOW_[A-Z_]+)[`=]", page("docs/reference/settings.md")))
     known = {f"FLOW_{name.upper()}" for name in Settings.model_fields}
-    elsewhere = {"FLOW_SKIP_WEB_BUILD"}  # read by the build backend
-    assert {name for name in named if not name.startswith("FLOW_TEST_")} - elsewhere == known
+    assert named == known | {"FLOW_SKIP_WEB_BUILD"}, "the last is read by the build backend"
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_listed() -> None:
+    commands = page("docs/reference/commands.md")
     for name, command in main.commands.items():
-        assert f"server-flow {name}" in README
+        assert f"server-flow {name}" in commands
         for inner in getattr(command, "commands", {}):
-            assert f"`{inner}`" in README or f"server-flow {name} {inner}" in README
+            assert f"`{inner}`" in commands or f"server-flow {name} {inner}" in commands
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def test_every_error_is_listed_with_its_status() -> None:
+    listed = set(re.findall(r"\| `([A-Z_]+)` \| (\d+) \| (yes|no) \|", page("docs/reference/errors.md")))
+    known = {
+        (each.code, str(each.status), "yes" if each.retryable else "no")
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, FlowError) and each is not errors.FaultyInputError
+    }
+    assert listed == known
+
+
+def test_every_route_is_listed_and_every_one_listed_exists() -> None:
+    listed = set(re.findall(r"`([A-Z]+ /(?:api|livez|readyz)[^` ]*)`", page("docs/reference/http.md")))
+    document = openapi(all_endpoints(lambda: None), "1")  # type: ignore[arg-type]
+    known = {f"{method.upper()} {path}" for path, of in document["paths"].items() for method in of}
+    assert listed == known
+
+
+def test_every_event_is_listed() -> None:
+    source = (ROOT / "realtime" / "sockets.py").read_text()
+    events = page("docs/reference/events.md")
+    taken = re.findall(r'self\._on\("([\w-]+)"', source)
+    assert len(taken) > 5
+    assert [event for event in taken if f"`{event}`" not in events] == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_links_lead_somewhere(path: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page(path)):
+        assert ((ROOT / path).parent / target).exists(), target
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README):
+        assert (ROOT / target).exists(), target
 
 
 def test_every_room_of_the_code_is_in_the_architecture() -> None:
@@ -118,5 +198,5 @@ def test_every_dependency_has_a_reason() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = [*data["dependencies"], *(d for group in data["optional-dependencies"].values() for d in group)]
     names = {re.split(r"[\[<>=;~ ]", line)[0] for line in listed} - {"server-flow"}
-    table = README[README.index("## What it uses") :]
+    table = page("docs/reference/dependencies.md")
     assert [name for name in sorted(names) if name not in table] == []

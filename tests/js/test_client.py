@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
+from tests.support.documentation import block
 from tests.support.javascript import MODULES, Helper, Results, browsing, chromium, modules, node, run
-from tests.support.readme import block
 from tests.support.serving import Serving, external
 
 pytestmark = pytest.mark.timeout(400)  # the packages may have to be installed first
@@ -66,7 +66,7 @@ def test_in_chromium(service: Serving, helper: Helper, tmp_path: Path) -> None:
 def test_the_page_of_the_readme(service: Serving, helper: Helper, tmp_path: Path) -> None:
     """As it stands there, but on a page of another origin than the service's."""
     chromium()
-    page = block("html", "FlowClient")
+    page = block("README.md", "html", "FlowClient")
     page = page.replace("'/static/", f"'{service.url}/static/").replace("location.origin", f"'{service.url}'")
     token = service.token(f"reader-{uuid.uuid4().hex[:8]}")
     helper.pages["/readme.html"] = f"""<!doctype html>

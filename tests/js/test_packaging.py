@@ -18,7 +18,7 @@ from app.web.build import WebBuildError, build
 from app.web.bundle import Bundle
 from app.web.node import NODE_REQUIREMENT, find_node
 from tests.support.bundles import copy_sources
-from tests.support.readme import ROOT
+from tests.support.documentation import ROOT
 
 pytestmark = pytest.mark.timeout(400)  # Node and npm's packages may have to be downloaded first
 
