@@ -200,3 +200,17 @@ def test_every_dependency_has_a_reason() -> None:
     names = {re.split(r"[\[<>=;~ ]", line)[0] for line in listed} - {"server-flow"}
     table = page("docs/reference/dependencies.md")
     assert [name for name in sorted(names) if name not in table] == []
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.findall(r"^## (\S+)", page("docs/CHANGELOG.md"), re.MULTILINE)[0]
+    assert newest == version
+
+
+def test_every_decision_is_listed_and_says_its_status() -> None:
+    decisions = [path for path in PAGES if re.search(r"decisions/\d", path)]
+    index = page("docs/decisions/README.md")
+    assert [path for path in decisions if f"({Path(path).name})" not in index] == []
+    status = re.compile(r"\A# .+\n\nStatus: \w+, \d{4}-\d\d-\d\d")
+    assert [path for path in decisions if not status.match(page(path))] == []
