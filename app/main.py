@@ -121,6 +121,7 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
     servers = EmbeddedServers(settings.data_dir) if settings.embedded else None
     if servers is not None:
         settings = servers.start(settings, join=True)
+        servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
     try:
         async with Parts(settings).running() as service:
             sources = definition_sources(service, settings)

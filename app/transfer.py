@@ -95,7 +95,7 @@ async def _opened(
         except DatabaseRefusedError:
             raise
         except StoreUnavailableError:
-            if servers is None or "mongodb" not in servers.children:
+            if servers is None or "mongodb" not in servers.servers:
                 raise
             raise servers.failure("mongodb") from None
         finally:

@@ -51,7 +51,7 @@ async def run(rounds: int) -> None:
                         return [{"op": op, "userId": user, "flowId": "counter", **more} for user in users]
 
                     times: dict[str, list[tuple[float, float]]] = {}
-                    database = psutil.Process(servers.children["mongodb"].pid)
+                    database = psutil.Process(servers.servers["mongodb"].pid)
 
                     async def timed(name: str, work: Awaitable[object]) -> None:
                         began, cpu = time.perf_counter(), sum(database.cpu_times()[:2])

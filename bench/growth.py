@@ -63,7 +63,7 @@ class _Growth:
         self._settings = settings.model_copy(update={"mongo_database": "bench_service"})
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(url)
         self._both = both
-        self._servers = {name: psutil.Process(child.pid) for name, child in servers.children.items()}
+        self._servers = {name: psutil.Process(server.pid) for name, server in servers.servers.items()}
         self._meter = Meter(servers, url)
         self._states = 0
         self._tokens = {subject.name: dict(subject.tokens) for subject in both}

