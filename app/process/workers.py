@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from app.kit.lazy import import_structlog_without_rich
 from app.process import StartError
+from app.process.supervisor import Supervisor
 
 APPLICATION = "app.asgi"
 """Its module; loaded in the workers, not in a process that only watches them."""
@@ -52,7 +52,7 @@ def open_port(host: str, port: int) -> socket.socket:
 def run_workers(
     bound: socket.socket, count: int, *, message_limit: int, on_ready: Callable[[], None]
 ) -> bool:
-    """Serve until a signal ends it, with ``count`` processes. False when they could not start."""
+    """Serve until a signal ends it, with ``count`` processes. False when they cannot start or stay alive."""
     config = uvicorn.Config(
         create_app,
         factory=True,
@@ -76,9 +76,9 @@ def run_workers(
         server.run(sockets=[bound])
         return server.started
     gc.enable()  # the workers do it for themselves
-    supervisor = multiprocess.Multiprocess(config, [bound])
+    supervisor = Supervisor(config, [bound])
     supervisor.run()
-    return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
+    return not supervisor.failed
 
 
 def create_app() -> Any:

@@ -51,3 +51,5 @@ async def test_a_killed_worker_is_replaced_and_its_clients_lose_nothing(two_work
     while len({w.pid for w in two_workers.workers()} | before) < 3:
         assert time.monotonic() < deadline, "no worker took its place"
         await asyncio.sleep(0.1)
+    await asyncio.to_thread(two_workers.wait_for, "worker died .*reason='killed by SIGKILL")
+    await asyncio.to_thread(two_workers.wait_for, "worker started .*replaces=")

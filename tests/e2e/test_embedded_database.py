@@ -72,6 +72,11 @@ async def write(http: httpx.AsyncClient, users: Iterator[str], acknowledged: dic
             acknowledged[user] = revision
 
 
+def until(ended: asyncio.Event, users: Iterator[str]) -> Iterator[str]:
+    """Take users until the event."""
+    return itertools.takewhile(lambda _: not ended.is_set(), users)
+
+
 async def unproven(http: httpx.AsyncClient, acknowledged: dict[str, int]) -> list[str]:
     """The users whose state or history lacks something that was acknowledged."""
     failed = []
@@ -107,7 +112,7 @@ async def test_kill_9_of_the_database_loses_nothing_and_needs_nobody(cwd: Path) 
             serving = Embedded(cwd)
         before = len(acknowledged)
         restarted = asyncio.Event()
-        users = itertools.takewhile(lambda _, ended=restarted: not ended.is_set(), names)
+        users = until(restarted, names)
         async with serving.client() as http, http_client(serving.url) as anonymous:
             writers = [asyncio.create_task(write(http, users, acknowledged)) for _ in range(WRITERS)]
             async with asyncio.timeout(60):
@@ -140,7 +145,7 @@ async def test_a_full_disk_is_one_clear_line_and_loses_nothing(cwd: Path) -> Non
     async with serving.client() as http, http_client(serving.url) as anonymous:
         serving.database.rlimit(psutil.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
         full = asyncio.Event()
-        users = itertools.takewhile(lambda _: not full.is_set(), (f"user-{n}" for n in itertools.count()))
+        users = until(full, (f"user-{n}" for n in itertools.count()))
         writer = asyncio.create_task(write(http, users, acknowledged))
         died = "The embedded mongodb server ended by itself: the disk of .* is full; make room"
         await asyncio.to_thread(serving.wait_for, died)
