@@ -10,8 +10,10 @@ from starlette.applications import Starlette
 
 from app.auth.claims import ClaimNames
 from app.auth.tokens import TokenVerifier
+from app.contracts.errors import StoreUnavailableError
 from app.http.application import build_application
 from app.main import Parts, definition_sources, following
+from app.process.database_status import STATUS
 from app.process.lifeline import end_with_parent
 from config.log import configure_logging
 from config.settings import Settings, load_settings
@@ -57,6 +59,11 @@ def _create_app(*, prepared: bool) -> Any:
         names_user_by_subject=verifier.names_user_by_subject,
     )
 
+    async def check_database() -> None:
+        if STATUS.problem is not None:
+            raise StoreUnavailableError(STATUS.problem)
+        await parts.database.ping()
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
@@ -76,7 +83,7 @@ def _create_app(*, prepared: bool) -> Any:
     http = build_application(
         parts.service,
         verifier,
-        checks={"mongodb": parts.database.ping, "redis": parts.check_hearing},
+        checks={"mongodb": check_database, "redis": parts.check_hearing},
         cors_origins=settings.cors_origins,
         max_payload_bytes=settings.max_payload_bytes,
         lifespan=lifespan,

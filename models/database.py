@@ -19,9 +19,11 @@ from pymongo.errors import (
     PyMongoError,
 )
 from pymongo.read_preferences import ReadPreference
+from uuid_utils import uuid7
 
 from app.contracts.errors import StoreUnavailableError
 from models.indexes import EMBEDDED_INDEXES, INDEXES, RETENTION_INDEX, RETIRED_INDEXES, has_indexes
+from models.write_failures import LAST_FAILURE, failures_in, storage_failure
 
 log = structlog.get_logger("store")
 
@@ -31,6 +33,7 @@ Collection = AsyncIOMotorCollection[dict[str, Any]]
 SERVER_SELECTION_MS = 2000
 SOCKET_TIMEOUT_MS = 10_000
 CLOSE_SECONDS = 0.5
+PROBE_BYTES = 4096
 ANSWER_SECONDS = 2.5
 """How long a request waits for a point read or a commit: a hanging server must not hang callers."""
 
@@ -49,10 +52,6 @@ _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
 
 _USER_EXISTS = 51003
 _COLLECTION_EXISTS = 48
-_INTERNAL_ERROR = 1
-_STORAGE_FAILED = "WiredTiger error"
-"""In the message of an embedded server that cannot write, as its disk is full or broken."""
-
 _NOT_ALLOWED = {13, 18, 8000}
 """No right to do it, a wrong user or password; of some hosted servers both."""
 
@@ -96,9 +95,14 @@ class Database:
         return self._database[name]
 
     async def ping(self) -> None:
-        """Raise StoreUnavailableError unless the server answers."""
+        """Raise StoreUnavailableError unless the server answers, and writes again if it could not before."""
         async with store_errors():
             await self._client.admin.command("ping")
+            if LAST_FAILURE.reason is not None:
+                probe = {"_id": f"probe {uuid7()}", "holder": "x" * PROBE_BYTES}
+                await self.collection("flow_leases").insert_one(probe)
+                await self.collection("flow_leases").delete_one({"_id": probe["_id"]})
+                LAST_FAILURE.reason = None
 
     async def prepare(self, *, retention: bool = False, importing: bool = False) -> None:
         """Make sure that every declared index exists.
@@ -176,24 +180,25 @@ class Database:
 
 def is_outage(error: PyMongoError) -> bool:
     """True if an error means that the server is away, not that the command was wrong."""
-    if isinstance(error, ConnectionFailure):
+    if isinstance(error, ConnectionFailure) or _storage_failure(error) is not None:
         return True
     if isinstance(error, BulkWriteError):
         details = error.details or {}
         faults = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
-        return any(
-            fault.get("code") in _GOING_AWAY or _is_storage_failure(fault.get("code"), fault.get("errmsg"))
-            for fault in faults
-        )
+        return any(fault.get("code") in _GOING_AWAY for fault in faults)
     return isinstance(error, OperationFailure) and (
-        error.code in _GOING_AWAY
-        or error.has_error_label("RetryableWriteError")
-        or _is_storage_failure(error.code, (error.details or {}).get("errmsg"))
+        error.code in _GOING_AWAY or error.has_error_label("RetryableWriteError")
     )
 
 
-def _is_storage_failure(code: int | None, message: object) -> bool:
-    return code == _INTERNAL_ERROR and isinstance(message, str) and _STORAGE_FAILED in message
+def _storage_failure(error: PyMongoError) -> str | None:
+    """Why the database could not write, if that is the error; remembered for this process's readiness."""
+    if not isinstance(error, OperationFailure):
+        return None
+    reason = next(iter(failures_in(error.details)), None) or storage_failure(error.code, str(error))
+    if reason is not None:
+        LAST_FAILURE.reason = reason
+    return reason
 
 
 @asynccontextmanager
@@ -204,6 +209,8 @@ async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except PyMongoError as error:
+        if (reason := _storage_failure(error)) is not None:
+            raise StoreUnavailableError(reason) from None
         if is_outage(error):
             raise StoreUnavailableError from None
         if isinstance(error, ConfigurationError):  # the driver asks DNS as late as this

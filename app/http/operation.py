@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.errors import FlowError
 from app.contracts.ports import BusUnavailableError
@@ -12,10 +12,11 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Health(Struct, frozen=True, rename="camel"):
-    """``ok``, or what is wrong; ``checks`` by part."""
+    """``ok``, or what is wrong; ``checks`` by part, and ``reasons`` of those that are not ready."""
 
     status: str
     checks: dict[str, str] = {}
+    reasons: dict[str, str] | UnsetType = UNSET
 
 
 def operation_endpoints(checks: Mapping[str, Check]) -> Sequence[Endpoint]:
@@ -25,17 +26,19 @@ def operation_endpoints(checks: Mapping[str, Check]) -> Sequence[Endpoint]:
         return Answer(Health("ok"))
 
     async def ready(_: Call) -> Answer:
-        found = {}
+        found, reasons = {}, {}
         for part, check in checks.items():
             try:
                 await check()
                 found[part] = "ok"
             except FlowError as error:
-                found[part] = error.code
-            except BusUnavailableError:
-                found[part] = "BUS_UNAVAILABLE"
+                found[part], reasons[part] = error.code, str(error)
+            except BusUnavailableError as error:
+                found[part], reasons[part] = "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
         ready = all(state == "ok" for state in found.values())
-        return Answer(Health("ok" if ready else "unavailable", found), 200 if ready else 503)
+        return Answer(
+            Health("ok" if ready else "unavailable", found, reasons or UNSET), 200 if ready else 503
+        )
 
     return [
         Endpoint(

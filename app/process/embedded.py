@@ -44,6 +44,7 @@ class EmbeddedServers:
         self.servers: dict[str, ServerProcess] = {}
         self._say = say
         self._holds_directory = False
+        self._mongo_url = ""
 
     @property
     def data_dir(self) -> Path:
@@ -83,6 +84,7 @@ class EmbeddedServers:
                 mongo_url=self._start_database(server, secrets), redis_url=self._start_redis(secrets)
             )
             self.directory.store_running(running_at)
+            self._mongo_url = running_at.mongo_url
         except BaseException:
             self.stop()
             raise
@@ -103,8 +105,8 @@ class EmbeddedServers:
         Args:
             on_failure: Called with a line about a server that ended again and again, and is given up.
         """
-        for server in self.servers.values():
-            ServerWatch(server, on_failure).start()
+        for name, server in self.servers.items():
+            ServerWatch(server, on_failure, self._mongo_url if name == "mongodb" else None).start()
 
     def failure(self, name: str) -> EmbeddedError:
         """The error for a server that runs, but does not answer as it should."""
@@ -191,9 +193,9 @@ class EmbeddedServers:
 
         def command(port: int) -> list[str]:
             configuration.touch(mode=0o600)
-            configuration.write_text(
-                _REDIS_CONFIGURATION.format(port=port, password=secrets.redis, folder=_quoted(folder))
-            )
+            wanted = _REDIS_CONFIGURATION.format(port=port, password=secrets.redis, folder=_quoted(folder))
+            if configuration.read_text() != wanted:  # started again, it needs no space on the disk
+                configuration.write_text(wanted)
             return [str(get_binary_path()), str(configuration)]
 
         port = self._spawn("redis", command)

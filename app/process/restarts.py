@@ -1,5 +1,7 @@
 """When a process that ended by itself is started again."""
 
+from collections.abc import Sequence
+
 STABLE_SECONDS = 10.0
 """A process that lived for so long counts as sound: its next death is the first of a row."""
 
@@ -11,8 +13,9 @@ DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0)
 class Deaths:
     """The deaths of one process in a row."""
 
-    def __init__(self, limit: int = MAX_DEATHS) -> None:
+    def __init__(self, limit: int = MAX_DEATHS, delays: Sequence[float] = DELAYS_SECONDS) -> None:
         self._limit = limit
+        self._delays = delays
         self.in_a_row = 0
 
     def record(self, lived_seconds: float) -> None:
@@ -27,4 +30,4 @@ class Deaths:
     @property
     def delay_seconds(self) -> float:
         """How long to wait before the process is started again."""
-        return DELAYS_SECONDS[min(max(self.in_a_row, 1), len(DELAYS_SECONDS)) - 1]
+        return self._delays[min(max(self.in_a_row, 1), len(self._delays)) - 1]

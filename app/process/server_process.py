@@ -1,6 +1,7 @@
 """One embedded server: a child process that listens on a port of its own."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from app.process.data_directory import DataDirectory
 from app.process.database_server import EmbeddedError, has_database
@@ -18,6 +20,9 @@ RECOVERY_SECONDS = 1800.0
 """How long the database server may take to start: it replays its log if it was killed, 4 minutes for 3 GB."""
 RECOVERY_NOTICE_SECONDS = 5.0
 STOP_SECONDS = 15.0
+MIN_FREE_BYTES = 1_048_576
+"""A disk with less is full: the log of the database itself could not grow."""
+PROBE_BYTES = 65_536
 
 TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
@@ -51,25 +56,27 @@ class ServerProcess:
         self.name = name
         self.log = directory.path / f"{name}.log"
         self.port = 0
-        self.began = 0.0
+        self.serving_since: float | None = None
         self._directory = directory
         self._command = command
         self._say = say
         self._child: subprocess.Popen[bytes] | None = None
+        self._killed_as = ""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
     def start(self) -> int:
         """Start the server; its port, once it accepts connections. Raises EmbeddedError."""
         self.port = self.port or free_port()
-        self.began = time.monotonic()
+        began = time.monotonic()
         child = self._spawn()
         notified = False
         limit = RECOVERY_SECONDS if self.name == "mongodb" else START_SECONDS
-        while (waited := time.monotonic() - self.began) < limit:
+        while (waited := time.monotonic() - began) < limit:
             if child.poll() is not None:
                 raise EmbeddedError(f"The embedded {self.name} server did not start{self.reason()}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
+                self.serving_since = time.monotonic()
                 return self.port
             if self.name == "mongodb" and not notified and waited > RECOVERY_NOTICE_SECONDS:
                 notified = True
@@ -83,6 +90,7 @@ class ServerProcess:
         with self._lock:
             if self._stopping.is_set():
                 raise EmbeddedError(f"The embedded {self.name} server is stopped")
+            self._killed_as, self.serving_since = "", None
             try:
                 if self._child is not None:  # the log of the one that ended stays for the operator
                     self.log.replace(self.log.with_name(f"{self.log.name}.1"))
@@ -128,10 +136,11 @@ class ServerProcess:
         """Wait for ``seconds``; True at once when the server is to end."""
         return self._stopping.wait(seconds)
 
-    def kill(self) -> None:
-        """End the server as it is, which its watch sees as a death."""
+    def kill(self, why: str = "") -> None:
+        """End the server as it is, which its watch sees as a death; ``why`` is then its reason."""
         with self._lock:
             if self._child is not None and self._child.poll() is None:
+                self._killed_as = why
                 self._child.kill()
 
     def terminate(self) -> None:
@@ -154,10 +163,12 @@ class ServerProcess:
     def reason(self) -> str:
         """Why the server ended or fails, as the end of a sentence."""
         written = self.read_log()
-        if is_disk_full(written):
-            return f": the disk of {self._directory.path} is full; make room and start again"
+        if self.is_disk_full():
+            return f": the disk of {self._directory.path} is full; make room"
         if "permission denied" in written:
             return f": it may not read or write all of {self._directory.database}; see {self.log}"
+        if self._killed_as:
+            return f": {self._killed_as}; see {self.log}"
         killed = self._child is not None and self._child.poll() == -signal.SIGKILL
         if killed and PANIC not in written:
             return f": it was killed (by hand, or as the machine ran out of memory); see {self.log}"
@@ -170,6 +181,14 @@ class ServerProcess:
         said = f": {last[0][:_MAX_QUOTED]}" if last else ""
         return f"{said}; see {self.log}"
 
+    def is_disk_full(self) -> bool:
+        """Return whether the server needs the disk, and it is full."""
+        return any(sign in self.read_log() for sign in _DISK_FULL) or not self.has_space()
+
+    def has_space(self) -> bool:
+        """Return whether the server can write as little as it needs, if it needs the disk at all."""
+        return self.name != "mongodb" or has_space(self._directory.path)
+
     def read_log(self) -> str:
         """The log of the server, in lower case; "" if it cannot be read."""
         try:
@@ -179,9 +198,23 @@ class ServerProcess:
             return ""
 
 
-def is_disk_full(written: str) -> bool:
-    """Return whether a log, in lower case, says that the disk is full."""
-    return any(sign in written for sign in _DISK_FULL)
+def has_space(folder: Path) -> bool:
+    """Return whether a folder takes a small file; True also when it fails for another reason than space."""
+    probe = folder / "space.probe"
+    try:
+        free = os.statvfs(folder)
+        if free.f_bavail * free.f_frsize < MIN_FREE_BYTES:
+            return False
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refusal:
+        return refusal.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True
 
 
 def free_port() -> int:

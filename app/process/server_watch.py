@@ -1,34 +1,63 @@
-"""Watches an embedded server, and starts it again when it ended by itself."""
+"""Watches an embedded server, and starts it again when it ended by itself or does not write."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from app.process.database_server import EmbeddedError
-from app.process.restarts import MAX_DEATHS, Deaths
+from app.process.database_status import FULL, NOT_WRITING, RESTARTING, STATUS
+from app.process.restarts import DELAYS_SECONDS, MAX_DEATHS, Deaths
 from app.process.server_process import PANIC, ServerProcess
 
 log = structlog.get_logger("servers")
 
 CHECK_SECONDS = 1.0
+WRITE_EVERY_CHECKS = 2
+WRITE_TIMEOUT_MS = 5000
+FULL_ANSWER = "the disk of the database is full"
+"""What the probe says of a database that refuses to write, and is otherwise sound."""
+MAX_FAILED_WRITES = 3
+"""As many in a row, and the database is started again."""
 
 
 class ServerWatch:
-    """Starts one server again, with back-off, until it dies again and again."""
+    """Starts one server again, with back-off, until it dies again and again.
 
-    def __init__(self, server: ServerProcess, on_failure: Callable[[str], None]) -> None:
-        """``on_failure`` is called with a line about a server that was given up."""
+    A full disk never ends it: the server is started again when there is space.
+    """
+
+    def __init__(
+        self,
+        server: ServerProcess,
+        on_failure: Callable[[str], None],
+        write_to: str | None = None,
+        delays: Sequence[float] = DELAYS_SECONDS,
+    ) -> None:
+        """Watch from ``start`` on.
+
+        Args:
+            server: It runs already.
+            on_failure: Called with a line about a server that was given up.
+            write_to: The URL of a database, which must answer writes.
+            delays: Seconds before each start again; the last one is repeated.
+        """
         self._server = server
         self._on_failure = on_failure
-        self._deaths = Deaths()
+        self._write_to = write_to
+        self._deaths = Deaths(delays=delays)
+        self._deaths_on_full_disk = Deaths(delays=delays)
+        self._logged = ""
 
     def start(self) -> None:
         """Watch from now on, in threads of its own."""
         threading.Thread(target=self._run, name=f"{self._server.name} watch", daemon=True).start()
-        if self._server.name == "mongodb":
-            threading.Thread(target=self._end_after_panic, name="mongodb check", daemon=True).start()
+        if self._write_to is not None:
+            check = threading.Thread(
+                target=self._check_writes, args=(self._write_to,), name="mongodb check", daemon=True
+            )
+            check.start()
 
     def _run(self) -> None:
         while True:
@@ -36,31 +65,88 @@ class ServerWatch:
             if self._server.is_stopping():
                 return
             why = f"The embedded {self._server.name} server ended by itself{self._server.reason()}"
-            while True:
-                self._deaths.record(time.monotonic() - self._server.began)
-                if self._deaths.too_many:
-                    self._on_failure(f"{why} ({MAX_DEATHS} times in a row)")
-                    return
-                log.error(
-                    "embedded server died",
-                    server=self._server.name,
-                    reason=why,
-                    deaths=self._deaths.in_a_row,
-                    restart_in_seconds=self._deaths.delay_seconds,
-                )
-                if self._server.pause(self._deaths.delay_seconds):
-                    return
-                try:
-                    self._server.start()
-                except EmbeddedError as failure:
-                    if self._server.is_stopping():
-                        return
-                    why = str(failure)
-                else:
-                    log.warning("embedded server restarted", server=self._server.name)
-                    break
+            since = self._server.serving_since
+            lived = time.monotonic() - since if since is not None else 0.0
+            if not self._restart(why, lived):
+                return
 
-    def _end_after_panic(self) -> None:
+    def _restart(self, why: str, lived_seconds: float) -> bool:
+        """Start the server again, as often as it takes; False when it is given up or is to end."""
+        while True:
+            full = self._server.is_disk_full()
+            self._show(FULL if full else RESTARTING)
+            deaths = self._deaths_on_full_disk if full else self._deaths
+            deaths.record(lived_seconds)
+            if deaths.too_many and not full:
+                self._on_failure(f"{why} ({MAX_DEATHS} times in a row)")
+                return False
+            self._report(why, deaths)
+            if not self._has_space_after(deaths.delay_seconds):
+                return False
+            try:
+                self._server.start()
+            except EmbeddedError as failure:
+                if self._server.is_stopping():
+                    return False
+                why, lived_seconds = str(failure), 0.0
+            else:
+                self._show(None)
+                self._logged = ""
+                log.warning("embedded server restarted", server=self._server.name)
+                return True
+
+    def _report(self, why: str, deaths: Deaths) -> None:
+        if why == self._logged:  # the same again: the disk is still full
+            return
+        self._logged = why
+        log.error(
+            "embedded server died",
+            server=self._server.name,
+            reason=why,
+            deaths=deaths.in_a_row,
+            restart_in_seconds=deaths.delay_seconds,
+        )
+
+    def _has_space_after(self, seconds: float) -> bool:
+        """Wait for ``seconds``, then until there is space; False when the server is to end."""
+        while not self._server.pause(seconds):
+            if self._server.has_space():
+                return True
+            seconds = CHECK_SECONDS
+        return False
+
+    def _show(self, problem: str | None) -> None:
+        if self._write_to is not None:
+            STATUS.problem = problem
+
+    def _check_writes(self, url: str) -> None:
+        from models.write_failures import WriteProbe  # noqa: PLC0415 - the driver is slow to load
+
+        probe = WriteProbe(url, WRITE_TIMEOUT_MS)
+        failed = checks = 0
         while not self._server.pause(CHECK_SECONDS):
-            if PANIC in self._server.read_log():
+            checks += 1
+            since = self._server.serving_since
+            if since is None or not self._server.running:
+                failed = 0
+            elif PANIC in self._server.read_log():
                 self._server.kill()
+            elif checks % WRITE_EVERY_CHECKS == 0:
+                failure = probe.failure()
+                if since == self._server.serving_since and self._server.running:  # it is still the same one
+                    failed = failed + 1 if failure is not None else 0
+                    self._judge(failure, failed)
+        probe.close()
+
+    def _judge(self, failure: str | None, failed: int) -> None:
+        """Act on a write, of which ``failed`` failed in a row. On a full disk a server may go on reading."""
+        if failure is None:
+            self._show(None)
+            return
+        full = not self._server.has_space()
+        if failed == 1:
+            why = self._server.reason() if full else f": {failure}"
+            log.error("embedded database does not write", reason=f"The embedded database fails{why}")
+        self._show(FULL if full else NOT_WRITING)
+        if failed >= MAX_FAILED_WRITES and not (full and failure == FULL_ANSWER):
+            self._server.kill(f"it was killed by its watch: {failure}")

@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
+from app.process.database_status import STATUS
 from app.process.restarts import Deaths
 
 CHECK_SECONDS = 0.5
@@ -59,6 +60,13 @@ class Worker(multiprocess.Process):
         """For how long it has not answered."""
         return self._silent_checks * CHECK_SECONDS
 
+    def pong(self) -> None:
+        """In the worker: take what the supervisor knows of the embedded database, and answer."""
+        received = self.child_conn.recv()
+        if not isinstance(received, bytes):  # a ping of the base class
+            STATUS.problem = received
+        self.child_conn.send(self.server.started)
+
     def check(self, answer_seconds: float, busy_seconds: float) -> Condition:
         """Find out how the worker is, without waiting for it."""
         if not self.process.is_alive():
@@ -76,7 +84,7 @@ class Worker(multiprocess.Process):
     def _has_answered(self) -> bool:
         try:
             if not self._asked:
-                self.parent_conn.send(b"ping")
+                self.parent_conn.send(STATUS.problem)
                 self._asked = True
             if not self.parent_conn.poll(0):
                 return False

@@ -20,6 +20,7 @@ from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.indexes import EXPIRY_GRACE_SECONDS
 from models.state_store import MongoStateStore
+from models.write_failures import LAST_FAILURE
 from tests.support.databases import InterceptedDatabase, SentCommands
 from tests.support.samples import T0, flow_dict, fresh, moved, record
 from tests.support.services import service_on
@@ -80,6 +81,16 @@ async def test_the_setting_for_retention_makes_the_ttl(settings: Settings) -> No
     parts = Parts(settings.model_copy(update={"history_retention": timedelta(days=1)}))
     async with parts.running():
         assert "retention" in await parts.database.collection("flow_history").index_information()
+
+
+async def test_readiness_after_a_failed_write_is_proven_by_a_write(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LAST_FAILURE, "reason", "the disk of the database is full")
+    await parts.database.ping()
+    assert LAST_FAILURE.reason is None
+    probes = {"_id": {"$regex": "^probe"}}
+    assert await parts.database.collection("flow_leases").count_documents(probes) == 0
 
 
 Write = Callable[[], Awaitable[Any]]

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -138,22 +139,29 @@ async def test_kill_9_of_the_database_loses_nothing_and_needs_nobody(cwd: Path) 
     assert killed_under_load == KILLS
 
 
-async def test_a_full_disk_is_one_clear_line_and_loses_nothing(cwd: Path) -> None:
+async def test_a_full_disk_is_refused_with_its_reason_and_needs_only_space(cwd: Path) -> None:
     """The limit on the size of files fails each write behind it, as a full disk does."""
     serving = Embedded(cwd)
     acknowledged: dict[str, int] = {}
     async with serving.client() as http, http_client(serving.url) as anonymous:
-        serving.database.rlimit(psutil.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
-        full = asyncio.Event()
-        users = until(full, (f"user-{n}" for n in itertools.count()))
-        writer = asyncio.create_task(write(http, users, acknowledged))
-        died = "The embedded mongodb server ended by itself: the disk of .* is full; make room"
-        await asyncio.to_thread(serving.wait_for, died)
-        await asyncio.to_thread(serving.wait_for, "embedded server restarted")
-        full.set()
-        await writer
+        serving.database.rlimit(psutil.RLIMIT_FSIZE, (MAX_FILE_BYTES, resource.RLIM_INFINITY))
+        limits = psutil.Process(serving.popen.pid)  # what it starts inherits them
+        limits.rlimit(psutil.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        await write(http, (f"user-{n}" for n in itertools.count()), acknowledged)
+        refused = await http.post("/start", params={"userId": "late"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "STORE_UNAVAILABLE")
+        assert refused.json()["retryable"]
+        await asyncio.to_thread(
+            serving.wait_for, "embedded server died.*: the disk of .*data is full; make room"
+        )
+        ready = await anonymous.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["mongodb"] == "STORE_UNAVAILABLE"
+        assert ready.json()["reasons"]["mongodb"] == "the disk of the embedded database is full"
+        limits.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await until_ready(anonymous)
         assert await unproven(http, acknowledged) == []
+        assert (await http.post("/start", params={"userId": "late"})).status_code in (200, 201)
     assert serving.end() == 0
     assert "Traceback" not in serving.output
     assert acknowledged

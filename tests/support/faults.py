@@ -46,9 +46,11 @@ class StoppableServer:
                 time.sleep(0.02)
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
+        """Send a signal; one that is stopped answers nothing from then on."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def kill(self) -> None:
         """``kill -9``."""
