@@ -15,6 +15,7 @@ from app.providers.files import FileSource
 from app.services import FlowService
 from app.services.copies import SourceCopy, check_found
 from app.services.sources import Sources
+from app.services.time_check import CheckedClock, TimeCheck
 from app.services.wiring import Limits, Ports
 from app.tasks import end_tasks
 from config.log import configure_own_logs
@@ -39,14 +40,25 @@ class Parts:
     """The real parts behind a service, made from settings that name both servers."""
 
     def __init__(
-        self, settings: Settings, clock: Clock | None = None, listeners: Sequence[object] = ()
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        listeners: Sequence[object] = (),
     ) -> None:
-        """``listeners`` are those of the driver; they receive every command to the database."""
+        """Make the parts; nothing is sent yet.
+
+        Args:
+            settings: They name both servers.
+            clock: The clock of this machine, by default the system's. It is compared with the servers'.
+            listeners: Those of the driver; they receive every command to the database.
+        """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
         self._retention = settings.history_retention is not None
         self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, listeners)
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
+        self.time = CheckedClock(clock or SystemClock())
+        self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.secrets = MongoSecretStore(self.database)
         self.service = FlowService(
             Ports(
@@ -57,7 +69,8 @@ class Parts:
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
                 bus=self.bus,
-                clock=clock or SystemClock(),
+                clock=self.time,
+                is_time_trusted=self.time.is_trusted,
             ),
             Limits(
                 definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
@@ -78,7 +91,7 @@ class Parts:
         try:
             key = await self._prepare(patient=patient, prepared=prepared)
             await self.bus.start(key, patient=patient)
-            async with self.service:
+            async with self._checked_time(), self.service:
                 yield self.service
         finally:
             await self.bus.stop()
@@ -98,6 +111,16 @@ class Parts:
                     raise
                 log.warning("waiting for MongoDB")
                 await asyncio.sleep(WAIT_SECONDS)
+
+    @asynccontextmanager
+    async def _checked_time(self) -> AsyncIterator[None]:
+        """Compare the clock with those of the servers, now and until the end of the block."""
+        await self._time_check.check()
+        task = asyncio.create_task(self._time_check.run())
+        try:
+            yield
+        finally:
+            await end_tasks([task])
 
     async def check_hearing(self) -> None:
         """Raise BusUnavailableError unless Redis answers and this worker hears the others."""

@@ -104,6 +104,13 @@ class Database:
                 await self.collection("flow_leases").delete_one({"_id": probe["_id"]})
                 LAST_FAILURE.reason = None
 
+    async def server_time(self) -> datetime:
+        """UTC by the server's clock. Raises StoreUnavailableError."""
+        async with store_errors():
+            answer = await self._client.admin.command("hello")
+        found: datetime = answer["localTime"]
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
     async def prepare(self, *, retention: bool = False, importing: bool = False) -> None:
         """Make sure that every declared index exists.
 

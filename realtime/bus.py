@@ -88,6 +88,12 @@ class RedisBus:
         async with telling_why():
             await self._servers.ping()
 
+    async def server_time(self) -> datetime:
+        """UTC by Redis's clock. Raises BusUnavailableError."""
+        async with telling_why():
+            seconds = await self._servers.time()
+        return datetime.fromtimestamp(seconds, UTC)
+
     async def start(self, key: bytes, *, patient: bool = False) -> None:
         """Begin to listen; returns once this worker hears. ``key`` signs the messages, the same for all
         workers. Raises BusUnavailableError; ``patient``: begins deaf when Redis is away."""

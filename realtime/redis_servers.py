@@ -35,6 +35,9 @@ class RedisServers(Protocol):
     async def ping(self) -> None:
         """Ask whether it answers."""
 
+    async def time(self) -> float:
+        """Seconds since 1970 by the clock of one of them."""
+
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> list[int]:
         """Send each message to its channel, in order; how many hear each."""
 
@@ -69,6 +72,11 @@ def redis_servers(url: str) -> RedisServers:
         raise BusUnavailableError(f"FLOW_REDIS_URL is no Redis URL; it is like {USABLE}") from None
 
 
+def _seconds(answer: tuple[int, int]) -> float:
+    """The answer to TIME: seconds, and microseconds beside them."""
+    return answer[0] + answer[1] / 1_000_000
+
+
 class OneServer:
     """The RedisServers port on one server. ``client`` makes clients of it."""
 
@@ -82,6 +90,9 @@ class OneServer:
 
     async def ping(self) -> None:
         await cast(Awaitable[Any], self._sender.ping())
+
+    async def time(self) -> float:
+        return _seconds(await cast(Awaitable[Any], self._sender.time()))
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> list[int]:
         if len(messages) == 1:
@@ -152,6 +163,10 @@ class Cluster:
     async def ping(self) -> None:
         await self._cluster.initialize()
         await self._cluster.ping(target_nodes=RedisCluster.RANDOM)
+
+    async def time(self) -> float:
+        answer: Any = await self._cluster.time(target_nodes=RedisCluster.RANDOM)
+        return _seconds(next(iter(answer.values())) if isinstance(answer, dict) else answer)
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> list[int]:
         return await asyncio.gather(*(self._publish(*message) for message in messages))

@@ -1,12 +1,13 @@
 """What time alone makes of a state: it expires, or the timeout of its step runs a transition."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 import structlog
 from msgspec import UNSET
 
 from app.contracts.command import Origin
-from app.contracts.errors import FlowError
+from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.state import ENDED, FlowState
 from app.flow import rules
 from app.services.catalog import DefinitionCatalog
@@ -18,24 +19,37 @@ TOLD_LIMIT = 10_000
 TIMER = Origin(actor="timer", client="service")
 
 
-class Deadlines:
-    """Decides what is due."""
+class TimeNotTrustedError(StoreUnavailableError):
+    """Only time decides what comes next for a state, and this worker's clock is off."""
 
-    def __init__(self, catalog: DefinitionCatalog) -> None:
+    def __init__(self) -> None:
+        super().__init__("the clock of this worker is off")
+        self.message = (
+            "This worker cannot tell whether the state's time is up; nothing has changed. Try again"
+        )
+
+
+class Deadlines:
+    """Decides what is due, and refuses to while the clock of this worker is not trusted."""
+
+    def __init__(self, catalog: DefinitionCatalog, is_time_trusted: Callable[[], bool]) -> None:
         self._catalog = catalog
+        self._is_time_trusted = is_time_trusted
         self._told: set[str] = set()
 
     async def due(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
         """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
-        read that a state is absent must not see it come back."""
+        read that a state is absent must not see it come back. Raises TimeNotTrustedError."""
         if state.status in ENDED:
             return None
         if state.status == "paused":
             return self._due_while_paused(state, now)
         if state.absent_at(now):
+            self._require_trusted_time()
             return Change("expired", "expired", rules.end(state, "expired", now)), SYSTEM
         if state.timeout_at is UNSET or state.timeout_at > now or state.status != "active":
             return None
+        self._require_trusted_time()
         try:
             definition = await self._catalog.pinned(state)
             found = rules.timeout(definition, state, now)
@@ -55,4 +69,9 @@ class Deadlines:
         """Stop the clock of a state that a version before 0.5 paused, as MongoDB would remove it soon."""
         if state.expires_at is UNSET or state.expires_at > now:
             return None
+        self._require_trusted_time()
         return Change("paused", "paused", rules.stop_expiry(state, now)), SYSTEM
+
+    def _require_trusted_time(self) -> None:
+        if not self._is_time_trusted():
+            raise TimeNotTrustedError

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 
 import structlog
 
@@ -20,10 +21,14 @@ ASK_EVERY_SECONDS = 1.0
 class LeaseHolder:
     """One worker that asks for a lease, holds on to it while it lives, and knows when it has lost it."""
 
-    def __init__(self, store: LeaseStore, clock: Clock, name: str) -> None:
+    def __init__(
+        self, store: LeaseStore, clock: Clock, name: str, may_hold: Callable[[], bool] = lambda: True
+    ) -> None:
+        """``may_hold``: False while this worker must leave the lease to others."""
         self._store = store
         self._clock = clock
         self._name = name
+        self._may_hold = may_hold
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
         self._lease: Lease | None = None
         self._until = 0.0
@@ -32,13 +37,17 @@ class LeaseHolder:
     def held(self) -> bool:
         """True while this worker holds it. Asked again between pieces of work: a worker that slept for
         longer than its lease must not go on."""
-        return self._lease is not None and asyncio.get_running_loop().time() < self._until
+        in_time = asyncio.get_running_loop().time() < self._until
+        return self._lease is not None and in_time and self._may_hold()
 
     async def run(self) -> None:
         """Ask, again and again, until cancelled."""
         while True:
             try:
-                await self.ask()
+                if self._may_hold():
+                    await self.ask()
+                else:
+                    await self.give_up()
             except FlowError as error:
                 log.warning("lease not asked for", code=error.code)
             except Exception as error:  # noqa: BLE001 - without it no worker sweeps any more

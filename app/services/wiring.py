@@ -1,5 +1,6 @@
 """The parts behind a service, put together over the ports."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from msgspec import Struct
@@ -39,6 +40,11 @@ from app.services.soundness import SoundnessCheck
 from app.services.updates import Updates
 
 
+def always() -> bool:
+    """Trust a clock that nobody checks."""
+    return True
+
+
 class Ports(Struct, frozen=True, kw_only=True):
     """What a service needs of the outside."""
 
@@ -50,6 +56,8 @@ class Ports(Struct, frozen=True, kw_only=True):
     reports: CorruptionReports
     bus: EventBus
     clock: Clock
+    is_time_trusted: Callable[[], bool] = always
+    """False while ``clock`` is too wrong to decide what only time decides."""
 
 
 class Limits(Struct, frozen=True):
@@ -76,7 +84,8 @@ class Wiring:
         relay = Relay(states, history, bus, self.updates)
         commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
-        executor = Executor(states, commits, Repeats(history), Deadlines(self.catalog), recovery, clock)
+        deadlines = Deadlines(self.catalog, ports.is_time_trusted)
+        executor = Executor(states, commits, Repeats(history), deadlines, recovery, clock)
         self.changes = StateChanges(
             executor, self.catalog, self.access, recovery, Endings(states, history, clock)
         )
@@ -98,6 +107,6 @@ class Wiring:
             relay,
             SoundnessCheck(states, recovery, ports.reports, clock),
             [self.audience.run, self.presence.run],
-            LeaseHolder(ports.leases, clock, "background"),
+            LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
             clock,
         )

@@ -6,6 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,7 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     await cluster.give_away(slot)
     await two.until(lambda w: any(gap.topics is None for gap in w.gaps), 20)
     await two.bus.ping()
+    assert abs(await two.bus.server_time() - datetime.now(UTC)) < timedelta(seconds=5)
     before = len(two.heard)
     async with asyncio.timeout(20):
         while len(two.heard) == before:  # who publishes has to find the new server too

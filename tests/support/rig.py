@@ -29,6 +29,7 @@ class Rig:
         self.reports = FakeCorruptionReports()
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
+        self.time_trusted = True
         self.heard: list[StateChanged] = []
         self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
@@ -45,6 +46,7 @@ class Rig:
                 reports=self.reports,
                 bus=self.bus,
                 clock=self.clock,
+                is_time_trusted=lambda: self.time_trusted,
             ),
             Limits(**limits),
         )

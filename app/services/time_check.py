@@ -1,0 +1,127 @@
+"""Compares this machine's clock with those of the database and of Redis, which all workers share."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from app.contracts.errors import FlowError
+from app.contracts.ports import BusUnavailableError, Clock
+from config.log import describe
+
+log = structlog.get_logger("clock")
+
+ServerTime = Callable[[], Awaitable[datetime]]
+"""UTC by the clock of a server. Raises StoreUnavailableError or BusUnavailableError."""
+
+CHECK_EVERY_SECONDS = 60.0
+MAX_OFF = timedelta(seconds=5)
+"""A clock that is further off is not trusted with what only time decides."""
+MIN_CORRECTION = timedelta(milliseconds=100)
+"""Less, beside half of the time that the answer took, is not told from an exact clock."""
+MAX_ANSWER_SECONDS = 2.0
+"""An answer that took longer says too little."""
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Nobody sets it; on Linux it goes on while the machine sleeps."""
+
+
+def steady_seconds() -> float:
+    """Seconds by a clock that nobody sets."""
+    return time.clock_gettime(_STEADY)
+
+
+class CheckedClock:
+    """The Clock port: this machine's clock, corrected by what the last check found.
+
+    Between two checks time goes on steadily, also when somebody sets the clock of the machine.
+    """
+
+    def __init__(self, machine: Clock, steady: Callable[[], float] = steady_seconds) -> None:
+        self.machine = machine
+        self.steady = steady
+        self.trusted = True
+        self._base: tuple[datetime, float] | None = None
+
+    def now(self) -> datetime:
+        """UTC, in whole milliseconds."""
+        if self._base is None:
+            return self.machine.now()
+        at, since = self._base
+        return at + timedelta(milliseconds=int((self.steady() - since) * 1000))
+
+    def correct(self, correction: timedelta, *, trusted: bool) -> None:
+        """Go on from the machine's clock plus ``correction``."""
+        whole = timedelta(milliseconds=round(correction / timedelta(milliseconds=1)))
+        self._base = self.machine.now() + whole, self.steady()
+        self.trusted = trusted
+
+    def is_trusted(self) -> bool:
+        """Return whether timers and expiry may be decided by this clock."""
+        return self.trusted
+
+
+class TimeCheck:
+    """Checks a clock once a minute: one command to the database, one to Redis."""
+
+    def __init__(self, clock: CheckedClock, database: ServerTime, redis: ServerTime) -> None:
+        self._clock = clock
+        self._database = database
+        self._redis = redis
+        self._redis_differs = False
+
+    async def run(self) -> None:
+        """Check again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_SECONDS)
+            await self.check()
+
+    async def check(self) -> None:
+        """Compare the clocks once; without an answer of the database nothing changes.
+
+        Time is the middle one of the three clocks; without Redis, that of the database. The worker is trusted
+        if its own clock agrees with the database's, by which MongoDB removes what has expired.
+        """
+        database, redis = await asyncio.gather(
+            self._offset_of("MongoDB", self._database), self._offset_of("Redis", self._redis)
+        )
+        if database is None:
+            return
+        middle = database if redis is None else sorted((timedelta(), database, redis))[1]
+        trusted = abs(database) <= MAX_OFF
+        before = self._clock.trusted
+        self._clock.correct(middle, trusted=trusted)
+        if not trusted:
+            log.error(
+                "clock off, no timers and no expiry by this worker",
+                seconds_ahead_of_mongodb=round(-database.total_seconds(), 1),
+                seconds_ahead_of_redis=None if redis is None else round(-redis.total_seconds(), 1),
+            )
+        elif not before:
+            log.info("clock right again")
+        self._report_redis(database, redis)
+
+    def _report_redis(self, database: timedelta, redis: timedelta | None) -> None:
+        differs = redis is not None and abs(redis - database) > MAX_OFF
+        if differs and not self._redis_differs and redis is not None:
+            log.warning(
+                "clocks of MongoDB and Redis differ", seconds=round((redis - database).total_seconds(), 1)
+            )
+        self._redis_differs = differs
+
+    async def _offset_of(self, server: str, server_time: ServerTime) -> timedelta | None:
+        """By how much a server is ahead of this machine, 0 if that is not clear; None without an answer."""
+        asked, began = self._clock.machine.now(), self._clock.steady()
+        try:
+            async with asyncio.timeout(MAX_ANSWER_SECONDS):
+                answered = await server_time()
+        except (FlowError, BusUnavailableError, TimeoutError):
+            return None
+        except Exception as error:  # noqa: BLE001 - a server that cannot say must not stop the check
+            log.warning("clock not compared", server=server, **describe(error))
+            return None
+        half = timedelta(seconds=(self._clock.steady() - began) / 2)
+        offset = answered - (asked + half)
+        return offset if abs(offset) > MIN_CORRECTION + half else timedelta()
