@@ -130,10 +130,13 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowService]:
+async def open_service(
+    settings: Settings | None = None, *, create: bool = True
+) -> AsyncIterator[FlowService]:
     """The service for a Python program, without HTTP, by the same settings as ``serve``: on the
     servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in ``FLOW_DATA_DIR``:
-    those of a ``serve`` that runs there, or its own.
+    those of a ``serve`` that runs there, or its own. Without ``create``, embedded servers must have a
+    database there already.
 
     Raises config.settings.SettingsError, app.process.embedded.EmbeddedError, StoreUnavailableError,
     BusUnavailableError, DefinitionSourceError.
@@ -143,7 +146,7 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[FlowSe
         configure_own_logs(settings.log_level, settings.log_format)
     servers = EmbeddedServers(settings.data_dir) if settings.embedded else None
     if servers is not None:
-        settings = servers.start(settings, join=True)
+        settings = servers.start(settings, join=True, create=create)
         servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
     try:
         async with Parts(settings).running() as service:

@@ -55,10 +55,19 @@ async def import_file(
     file: Path,
     *,
     replace_definitions: bool,
+    create: bool,
     progress: Progress,
     say: Callable[[str], None],
 ) -> TransferReport:
     """Load a file into the database of the settings, or into embedded servers over its data directory.
+
+    Args:
+        settings: They name the database or the data directory.
+        file: Written by ``export_directory``.
+        replace_definitions: Whether definitions that are there may be removed.
+        create: Whether a data directory may be made.
+        progress: Called now and then.
+        say: Called with a line for the person who waits.
 
     Raises:
         DataTransferError: The file or the database cannot be used.
@@ -67,7 +76,7 @@ async def import_file(
     """
     verified = verify_file(file)  # before servers are started, and a data directory is made
     servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
-    async with _opened(settings, servers) as database:
+    async with _opened(settings, servers, create=create) as database:
         return await import_data(
             database,
             file,
@@ -79,14 +88,14 @@ async def import_file(
 
 @asynccontextmanager
 async def _opened(
-    settings: Settings, servers: EmbeddedServers | None, *, join: bool = False
+    settings: Settings, servers: EmbeddedServers | None, *, join: bool = False, create: bool = False
 ) -> AsyncIterator[Database]:
     """Connect to the database of the settings, or to that of ``servers``, which run until the end.
 
-    ``join``: for reading; servers that run already are used.
+    ``join``: for reading; servers that run already are used. ``create``: a database is made if there is none.
     """
     try:
-        named = settings if servers is None else servers.start(settings, join=join)
+        named = settings if servers is None else servers.start(settings, join=join, create=create)
         if named.mongo_url is None:
             raise ValueError("the settings name no database")
         database = connect(named.mongo_url.get_secret_value(), named.mongo_database)

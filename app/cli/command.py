@@ -7,6 +7,7 @@ needs and no more: the drivers, pydantic and the rules take most of a second of 
 import sys
 from collections.abc import Awaitable, Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -116,8 +117,59 @@ def main() -> None:
     """Keeps people's progress through multi-step flows."""
 
 
-def with_service(use: "Callable[[FlowService], Awaitable[T]]", settings: "Settings | None" = None) -> T:
-    """Run ``use`` with a service by the settings; logs below warnings are not shown."""
+def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which store a command uses; ``with_service`` reads them."""
+    command = click.option(
+        "--create",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Make a database of embedded servers if there is none.",
+    )(command)
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        expose_value=False,
+        callback=_remember,
+        help="Data of the embedded servers.",
+    )(command)
+
+
+def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    ctx.meta[f"{__name__}.{option.name}"] = value
+
+
+def chosen_settings(data_dir: Path | None) -> "Settings":
+    """Read the settings, with the data directory that a command was given.
+
+    Raises:
+        SettingsError: The settings name other servers than the embedded ones of that directory, too.
+    """
+    from config.settings import SettingsError, load_settings  # noqa: PLC0415 - only commands that need them
+
+    settings = load_settings(data_dir=data_dir)
+    if data_dir is not None and not settings.embedded:
+        raise SettingsError(
+            "--data-dir is for the embedded servers, and FLOW_MONGO_URL and FLOW_REDIS_URL name others: "
+            "leave it out, or unset both"
+        )
+    return settings
+
+
+def say_store(settings: "Settings") -> None:
+    """Say on stderr which store a command works on; servers that the settings name, to a terminal only."""
+    if settings.embedded:
+        say(f"Store: {settings.data_dir.absolute()} (embedded servers)", err=True)
+    elif sys.stderr.isatty():
+        shown = settings.masked()
+        say(f"Store: {shown['FLOW_MONGO_DATABASE']} at {shown['FLOW_MONGO_URL']}", err=True)
+
+
+def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
+    """Run ``use`` with a service by the settings and the options of ``on_store``.
+
+    Logs below warnings are not shown.
+    """
     import asyncio  # noqa: PLC0415 - as all of these, for commands that need a service
 
     from app.kit.lazy import import_structlog_without_rich  # noqa: PLC0415
@@ -125,13 +177,14 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]", settings: "Settin
     import_structlog_without_rich()
     from app.main import open_service  # noqa: PLC0415
     from config.log import configure_logging  # noqa: PLC0415
-    from config.settings import load_settings  # noqa: PLC0415
 
-    settings = settings or load_settings()
+    chosen = click.get_current_context().meta
+    settings = chosen_settings(chosen[f"{__name__}.data_dir"])
     configure_logging("warning", settings.log_format)
 
     async def run() -> T:
-        async with open_service(settings) as service:
+        async with open_service(settings, create=chosen[f"{__name__}.create"]) as service:
+            say_store(settings)
             return await use(service)
 
     return asyncio.run(run())

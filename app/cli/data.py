@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.command import main, say
+from app.cli.command import chosen_settings, main, say, say_store
 from app.contracts.transfer import TransferReport
 from app.transfer import export_directory, import_file
 from config.log import configure_logging
@@ -51,14 +51,15 @@ def export_command(data_dir: Path, file: Path, force: bool) -> None:
 @data.command("import")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
+@click.option("--create", is_flag=True, help="Make the directory of FLOW_DATA_DIR if there is none.")
 @click.option("--replace-definitions", is_flag=True, help="Remove definitions that no state uses.")
-def import_command(file: Path, data_dir: Path | None, replace_definitions: bool) -> None:
+def import_command(file: Path, data_dir: Path | None, create: bool, replace_definitions: bool) -> None:
     """Load FILE into the configured database, or into embedded servers.
 
     The database must have no states and no history, and no service may run on it. An import that was cut
-    off is completed by the same command.
+    off is completed by the same command. The directory of --data-dir is made if it does not exist.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = chosen_settings(data_dir)
     configure_logging("warning", settings.log_format)
     began = time.monotonic()
     report = asyncio.run(
@@ -66,10 +67,12 @@ def import_command(file: Path, data_dir: Path | None, replace_definitions: bool)
             settings,
             file,
             replace_definitions=replace_definitions,
+            create=create or data_dir is not None,
             progress=_Progress("loaded"),
             say=lambda line: say(line, err=True),
         )
     )
+    say_store(settings)
     _print(report, f"imported from {file}", time.monotonic() - began)
     if report.already_there:
         say(f"{report.already_there} of the documents were there already, as in the file")

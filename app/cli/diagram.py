@@ -5,7 +5,7 @@ from typing import cast, get_args
 
 import click
 
-from app.cli.command import with_service
+from app.cli.command import on_store, with_service
 from app.cli.flows import flows
 from app.contracts.flow import Flow
 from app.diagrams.formats import Format, diagram
@@ -26,6 +26,7 @@ from app.services import FlowService
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Draw the definition in a file, in the place of a flow; needs no server.",
 )
+@on_store
 def draw(flow_id: str | None, form: str, user_id: str | None, version: int | None, file: Path | None) -> None:
     """Print a diagram of a flow: Mermaid, DOT or SVG."""
     if (flow_id is None) == (file is None):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from app.cli.command import say, with_service
+from app.cli.command import on_store, say, with_service
 from app.cli.flows import flows
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
@@ -34,6 +34,7 @@ ACTOR = "command-line"
     help="xstate: a machine for createMachine of XState v5.",
 )
 @click.option("--version", type=click.IntRange(min=1), help="This version, not the newest.")
+@on_store
 def export(flow_id: str, form: str, version: int | None) -> None:
     """Print a flow. What XState does not do is listed on stderr."""
 
@@ -64,6 +65,7 @@ def export(flow_id: str, form: str, version: int | None) -> None:
     help="auto: definitions, as the ends of the names say. xstate: machines of XState v5.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the definitions, publish nothing; needs no server.")
+@on_store
 def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
     """Publish definitions: a new flow, or the next version of one that differs. What of a machine a flow
     cannot say is listed on stderr."""

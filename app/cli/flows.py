@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.command import main, say, with_service
+from app.cli.command import main, on_store, say, with_service
 from app.contracts.definition import Finding
 from app.contracts.ports import DefinitionSourceError
 from app.flow.validation import check_flow
@@ -19,6 +19,7 @@ def flows() -> None:
 
 
 @flows.command("list")
+@on_store
 def list_flows() -> None:
     """List every flow: slug, version, steps, title."""
 
@@ -32,6 +33,7 @@ def list_flows() -> None:
 
 @flows.command()
 @click.argument("flow_id", metavar="ID")
+@on_store
 def show(flow_id: str) -> None:
     """Show a flow: its steps and transitions."""
 

@@ -8,7 +8,7 @@ import click
 import msgspec
 from msgspec import structs
 
-from app.cli.command import say, with_service
+from app.cli.command import on_store, say, with_service
 from app.cli.flows import flows
 from app.cli.state import ORIGIN
 from app.contracts.errors import Fault, InvalidRequestError
@@ -32,6 +32,7 @@ _SIGNS = (("+", "added"), ("-", "removed"))
 @click.argument("earlier", metavar="A", type=click.IntRange(min=1))
 @click.argument("later", metavar="B", type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@on_store
 def diff(flow_id: str, earlier: int, later: int, as_json: bool) -> None:
     """Show how version B differs from A, and what that means for states that run on A."""
 
@@ -72,6 +73,7 @@ def _names(members: Sequence[MemberChange]) -> str:
 @click.option("--map", "pairs", multiple=True, metavar="OLD=NEW", help="Where states of a step go on.")
 @click.option("--leave", "left", multiple=True, metavar="STEP", help="A step whose states stay as they are.")
 @click.option("--dry-run", is_flag=True, help="Say what would become of the states, change nothing.")
+@on_store
 def migrate(
     flow_id: str,
     from_version: int,

@@ -2,20 +2,22 @@
 
 import asyncio
 import sys
+from pathlib import Path
 
 import click
 import msgspec
 
-from app.cli.command import main, say, with_service
+from app.cli.command import chosen_settings, main, on_store, say, with_service
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
 from app.contracts.statistics import FlowStatistics
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService
-from config.settings import Settings, load_settings
+from config.settings import Settings
 
 
 @main.command()
+@on_store
 def purge() -> None:
     """End all states that are past their time."""
 
@@ -27,6 +29,7 @@ def purge() -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@on_store
 def stats(as_json: bool) -> None:
     """Show figures over all states and their history."""
 
@@ -53,9 +56,10 @@ def stats(as_json: bool) -> None:
 
 
 @main.command("check-config")
-def check_config() -> None:
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
+def check_config(data_dir: Path | None) -> None:
     """Print the effective settings, secrets masked, and ping both servers."""
-    settings = load_settings()
+    settings = chosen_settings(data_dir)
     for name, value in settings.masked().items():
         say(f"{name}={value}")
     if settings.embedded:

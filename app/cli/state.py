@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli.command import main, say, with_service
+from app.cli.command import main, on_store, say, with_service
 from app.contracts.command import Origin, SetCommand
 from app.contracts.errors import InvalidRequestError
 from app.contracts.outcome import Recovered, Verification
@@ -25,6 +25,7 @@ def state() -> None:
 
 
 def _of_a_state(command: Callable[..., None]) -> Callable[..., None]:
+    command = on_store(command)
     command = click.option("--flow", "flow_id", required=True, help="The flow.")(command)
     return click.option("--user", "user_id", required=True, help="The user.")(command)
 

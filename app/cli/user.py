@@ -5,7 +5,7 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli.command import main, say, with_service
+from app.cli.command import main, on_store, say, with_service
 from app.cli.state import ORIGIN
 from app.contracts.views import erasure_view, personal_data_view
 from app.services import FlowService
@@ -18,6 +18,7 @@ def user() -> None:
 
 @user.command()
 @click.option("--user", "user_id", required=True, help="The user.")
+@on_store
 def export(user_id: str) -> None:
     """Print all states and history as JSON."""
 
@@ -29,6 +30,7 @@ def export(user_id: str) -> None:
 
 @user.command()
 @click.option("--user", "user_id", required=True, help="The user.")
+@on_store
 @click.confirmation_option(prompt="This ends all states of the user and cannot be undone. Go on?")
 def erase(user_id: str) -> None:
     """End all states, and erase what was entered from the history; prints the receipt."""

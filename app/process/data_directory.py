@@ -166,7 +166,8 @@ def read_jwt_secret(data_dir: Path) -> str:
     found = DataDirectory(data_dir).secrets()
     if found is None:
         raise EmbeddedError(
-            f"There is no secret in {data_dir} yet: run 'server-flow serve' first, or set FLOW_JWT_SECRET"
+            f"There is no secret in {data_dir.absolute()}: run 'server-flow serve' first, name its data "
+            "directory with --data-dir or FLOW_DATA_DIR, or set FLOW_JWT_SECRET"
         )
     return found.jwt
 

