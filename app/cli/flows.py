@@ -21,12 +21,23 @@ def flows() -> None:
 @flows.command("list")
 @on_store
 def list_flows() -> None:
-    """List every flow: slug, version, steps, title."""
+    """List every flow: slug, version, steps, title, source; and the file that the version outranks."""
 
     async def run(service: FlowService) -> None:
         async for definition in service.definitions.all():
             flow = definition.flow
-            say(f"{flow.flow}\tv{definition.version}\t{len(flow.steps)} steps\t{flow.title or ''}")
+            outranked = service.definitions.outranked.get(flow.flow)
+            source = definition.source
+            if outranked is not None:
+                source += f" (outranks {outranked.place}, see flows hand-back)"
+            columns = (
+                flow.flow,
+                f"v{definition.version}",
+                f"{len(flow.steps)} steps",
+                flow.title or "",
+                source,
+            )
+            say("\t".join(columns))
 
     with_service(run)
 
@@ -47,6 +58,19 @@ def show(flow_id: str) -> None:
             for transition in step.transitions.values():
                 marks = [m for m in ("explicit", "reversible") if getattr(transition, m)]
                 say(f"      {transition.transition} -> {transition.step} {' '.join(marks)}".rstrip())
+
+    with_service(run)
+
+
+@flows.command("hand-back")
+@click.argument("flow_id", metavar="ID")
+@on_store
+def hand_back(flow_id: str) -> None:
+    """Publish what a file has over the version of a caller, so that its changes count again."""
+
+    async def run(service: FlowService) -> None:
+        definition = await service.definitions.hand_back(flow_id)
+        say(f"{flow_id} v{definition.version} published, from {definition.source}")
 
     with_service(run)
 

@@ -235,6 +235,23 @@ class StateBusyError(FlowError):
         )
 
 
+class NotOutrankedError(FlowError):
+    """A flow cannot be handed back to a source."""
+
+    code = "FLOW_NOT_OUTRANKED"
+    status = 409
+    title = "Flow not outranked"
+
+    def __init__(self, flow_id: str, source: str) -> None:
+        super().__init__(
+            f"Flow {flow_id} cannot be handed back: its newest version is of {source}. A caller must have "
+            "published it, and a source in FLOW_DEFINITIONS have the flow: check that setting, and the "
+            "folder of a relative path",
+            flowId=flow_id,
+            source=source,
+        )
+
+
 class FlowExistsError(FlowError):
     """A definition with this slug exists."""
 

@@ -20,6 +20,7 @@ from app.contracts.errors import (
     FlowExistsError,
     FlowNotFoundError,
     InvalidDefinitionError,
+    NotOutrankedError,
     RateLimitedError,
     VersionConflictError,
 )
@@ -65,6 +66,8 @@ class Definitions:
         self._checks = 0
         self._bus = bus
         self._clock = clock
+        self.outranked: dict[str, SourcedFlow] = {}
+        """Flows of sources that are not used, as a caller published or retired the newest version."""
 
     async def current(self, flow_id: str, caller: Caller = _PROGRAM) -> FlowDefinition:
         """The newest version. Raises FlowNotFoundError."""
@@ -198,10 +201,14 @@ class Definitions:
         source.
         """
         flow = offered.flow
+        self.outranked.pop(flow.flow, None)
         newest = None if changed else await self._catalog.newest(flow.flow)
         for _ in range(TAKE_UP_TRIES):
             newest = newest or await self._store.latest(flow.flow)
             if newest is not None:
+                if not _is_of_source(newest) and not offered.overrides:
+                    self.outranked[flow.flow] = offered
+                    return TakenUp(newest.version, outranked_by=newest)
                 if not await self._is_due(offered, newest, changed=changed, since=since):
                     return TakenUp(newest.version)
                 if _is_of_source(newest) and keep(newest.source):
@@ -213,13 +220,32 @@ class Definitions:
                 newest = None
         return TakenUp(None)
 
+    async def hand_back(self, flow_id: str) -> FlowDefinition:
+        """Publish what a source has in the place of a caller's version, so that changes of the source count.
+
+        Raises:
+            FlowNotFoundError: There is no such flow.
+            NotOutrankedError: The source of the flow counts already, or none has it.
+            VersionConflictError: A caller published another version meanwhile.
+        """
+        require_flow(flow_id)
+        newest = await self._store.latest(flow_id)
+        offered = self.outranked.get(flow_id)
+        if newest is None:
+            raise FlowNotFoundError(flow_id)
+        if offered is None or _is_of_source(newest):
+            raise NotOutrankedError(flow_id, newest.source)
+        made = await self._publish(offered.flow, newest, actor="server-flow", source=offered.source)
+        del self.outranked[flow_id]
+        return made
+
     async def _is_due(
         self, offered: "SourcedFlow", newest: FlowDefinition, *, changed: bool, since: int | None
     ) -> bool:
         if _same(newest.flow, offered.flow) and not newest.retired:
             return False
         if not _is_of_source(newest):
-            return offered.overrides
+            return True
         if not changed or since is None:
             return changed
         if _same(newest.flow, offered.flow):
@@ -271,10 +297,16 @@ class SourcedFlow(Struct, frozen=True):
 
 class TakenUp(Struct, frozen=True):
     """What became of a flow that a source offered: the newest ``version`` now, None when it is to be offered
-    again; and whether that was ``published`` for it."""
+    again; whether that was ``published`` for it; and the version of a caller that counts more, if any."""
 
     version: int | None
     published: bool = False
+    outranked_by: FlowDefinition | None = None
+
+    def hides(self, offered: SourcedFlow) -> bool:
+        """Return whether a caller's version is used and the flow of the source, which differs, is not."""
+        newest = self.outranked_by
+        return newest is not None and (newest.retired or not _same(newest.flow, offered.flow))
 
 
 def _is_of_source(definition: FlowDefinition) -> bool:

@@ -10,7 +10,7 @@ import structlog
 from app.contracts.errors import FlowError, FlowStateCorruptionError
 from app.contracts.ports import DefinitionSourceError
 from app.services.copies import SourceCopy
-from app.services.definitions import Definitions, SourcedFlow
+from app.services.definitions import Definitions, SourcedFlow, TakenUp
 from config.log import describe
 
 log = structlog.get_logger("sources")
@@ -104,6 +104,8 @@ class Sources:
                 log.error("unreadable definition", flow=flow_id, reason=error.details["reason"])
                 self._taken[flow_id] = offered, None
                 continue
+            if starting or (self._settled and changed):
+                _report_outranked(offered, taken, starting=starting)
             if taken.published:
                 published.append(flow_id)
             if taken.version is not None:
@@ -123,3 +125,20 @@ class Sources:
             for flow_id, offered in copy.flows.items():
                 hits.setdefault(flow_id, (number, offered))
         return hits
+
+
+def _report_outranked(offered: SourcedFlow, taken: TakenUp, *, starting: bool) -> None:
+    """Log that a caller's version is used instead of a source: at a start, and at each ignored change."""
+    newest = taken.outranked_by
+    if newest is None or not (starting or taken.hides(offered)):
+        return
+    (log.info if starting else log.warning)(
+        "a definition is not used, a caller's version counts more",
+        flow=offered.flow.flow,
+        place=offered.place,
+        version=newest.version,
+        source=newest.source,
+        by=newest.published_by,
+        retired=newest.retired,
+        hand_back=f"server-flow flows hand-back {offered.flow.flow}",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.errors import FlowNotFoundError
+from app.contracts.errors import FlowNotFoundError, NotOutrankedError
 from app.contracts.events import DefinitionChanged, Event, Topic
 from app.contracts.ports import DefinitionSource, DefinitionSourceError
 from app.main import Parts, definition_sources, following, open_service
@@ -344,8 +344,12 @@ async def test_a_lower_source_does_not_take_over_for_one_that_a_new_worker_canno
         await published.until_title("low 2")
 
 
+OUTRANKED = "a definition is not used, a caller's version counts more"
+
+
+@pytest.mark.expected_logs(OUTRANKED)
 async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
-    parts: Parts, published: Published, folder: Path
+    parts: Parts, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     service = parts.service
     write(folder / "loop.json", flow_dict(title="file 1"))
@@ -359,6 +363,57 @@ async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
         await published.until_title("third", "third")
     assert await titles(parts) == ["file 1", "caller"]
     assert await titles(parts, "other") == ["file 1", "file 1"]
+    told = [(e["flow"], e["place"], e["version"], e["retired"]) for e in log_events.named(OUTRANKED)]
+    assert told == [
+        ("loop", str(folder / "loop.json"), 2, False),
+        ("other", str(folder / "other.json"), 2, True),
+    ]
+    assert all(e["log_level"] == "warning" for e in log_events.named(OUTRANKED))
+
+
+@pytest.mark.expected_logs(OUTRANKED)
+async def test_what_a_caller_outranks_is_told_at_each_start_and_can_be_handed_back(
+    parts: Parts, published: Published, folder: Path, log_events: LogEvents
+) -> None:
+    definitions = parts.service.definitions
+    write(folder / "loop.json", flow_dict(title="file 1"))
+    write(folder / "other.json", flow_dict("other", title="file 1"))
+    await definitions.put(flow_dict(title="file 1"), actor="ops", source="import")
+    for _ in range(2):
+        log_events.entries.clear()
+        async with followed(parts, SourceCopy(FileSource(folder))):
+            (told,) = log_events.named(OUTRANKED)
+    assert (told["flow"], told["source"], told["by"]) == ("loop", "import", "ops")
+    assert told["hand_back"] == "server-flow flows hand-back loop"
+    log_events.entries.clear()
+    async with followed(parts, SourceCopy(FileSource(folder))):
+        write(folder / "loop.json", flow_dict(title="file 2"))
+        write(folder / "other.json", flow_dict("other", title="file 2"))
+        await published.until_title("file 2", "other")
+        assert [e["log_level"] for e in log_events.named(OUTRANKED)] == ["info", "warning"]
+        made = await definitions.hand_back("loop")
+        assert (made.version, made.flow.title, made.source) == (2, "file 2", "file:loop.json")
+        write(folder / "loop.json", flow_dict(title="file 3"))
+        await published.until_title("file 3")
+        for flow_id in ("loop", "other"):
+            with pytest.raises(NotOutrankedError, match="newest version is of file:"):
+                await definitions.hand_back(flow_id)
+        await parts.service.create_flow(flow_dict("alone"))
+        with pytest.raises(NotOutrankedError, match="newest version is of python"):
+            await definitions.hand_back("alone")
+        with pytest.raises(FlowNotFoundError):
+            await definitions.hand_back("nowhere")
+
+
+async def test_a_flow_that_a_caller_retired_is_handed_back(
+    parts: Parts, published: Published, folder: Path
+) -> None:
+    write(folder / "loop.json", flow_dict(title="file"))
+    async with followed(parts, SourceCopy(FileSource(folder))):
+        await parts.service.delete_flow("loop")
+    async with followed(parts, SourceCopy(FileSource(folder))):
+        assert not (await parts.service.definitions.hand_back("loop")).retired
+        await published.until_title("file")
 
 
 async def test_before_the_database_a_source_comes_back_over_what_callers_published(

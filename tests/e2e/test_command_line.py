@@ -25,6 +25,23 @@ def test_flows(shell: Shell) -> None:
     assert shell("flows", "show", "nowhere", code=1) == "server-flow: Flow nowhere not found\n"
 
 
+def test_a_file_that_a_caller_outranks_is_listed_and_handed_back(shell: Shell) -> None:
+    folder = shell.cwd / "flows"
+    folder.mkdir()
+    (folder / "loop.json").write_text(json.dumps(flow_dict(title="File")))
+    shell.env["FLOW_DEFINITIONS"] = "database,file:flows"
+    assert shell("flows", "list") == "loop\tv1\t3 steps\tFile\tfile:loop.json\n"
+    (shell.cwd / "loop.json").write_text(json.dumps(flow_dict(title="Import")))
+    shell("flows", "import", "loop.json")
+    listed = "loop\tv2\t3 steps\tImport\timport (outranks flows/loop.json, see flows hand-back)\n"
+    assert shell("flows", "list") == listed
+    assert shell("flows", "hand-back", "loop") == "loop v3 published, from file:loop.json\n"
+    assert shell("flows", "list") == "loop\tv3\t3 steps\tFile\tfile:loop.json\n"
+    assert "cannot be handed back: its newest version is of file:" in shell(
+        "flows", "hand-back", "loop", code=1
+    )
+
+
 def test_validate_needs_no_server(shell: Shell) -> None:
     shell.env = {}
     assert shell("flows", "validate", str(SHIPPED_FLOWS)) == "3 definitions checked, no errors.\n"
