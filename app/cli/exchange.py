@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from app.cli.command import on_store, say, with_service
-from app.cli.flows import flows
+from app.cli.flows import finding_line, flows
+from app.contracts.definition import Finding
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.exchange.carried import NotCarried
@@ -67,13 +68,15 @@ def export(flow_id: str, form: str, version: int | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the definitions, publish nothing; needs no server.")
 @on_store
 def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
-    """Publish definitions: a new flow, or the next version of one that differs. What of a machine a flow
-    cannot say is listed on stderr."""
+    """Publish definitions: a new flow, or the next version of one that differs. Listed on stderr: warnings of
+    the check, and what of a machine a flow cannot say."""
 
     async def run(service: FlowService) -> None:
         for place, raw in _definitions(files, form):
             with _faults_told(place):
-                definition, published = await service.definitions.put(raw, actor=ACTOR, source="import")
+                flow, warnings = await service.definitions.parse_with_warnings(raw)
+            _print_warnings(place, warnings)
+            definition, published = await service.definitions.put_parsed(flow, actor=ACTOR, source="import")
             done = "published" if published else "is the same already"
             say(f"{place}: {definition.flow.flow} v{definition.version} {done}")
 
@@ -82,7 +85,14 @@ def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
         return
     for place, raw in _definitions(files, form):
         with _faults_told(place):
-            say(_json(parse_flow(raw)[0]))
+            flow, warnings = parse_flow(raw)
+        _print_warnings(place, warnings)
+        say(_json(flow))
+
+
+def _print_warnings(place: str, warnings: Sequence[Finding]) -> None:
+    for finding in warnings:
+        say(f"{place}: {finding_line(finding)}", err=True)
 
 
 def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, object]]:

@@ -96,7 +96,7 @@ def validate(files: tuple[Path, ...]) -> None:
                 failed = True
                 continue
             for finding in check_flow(definition.raw):
-                say(f"{definition.place}: {_line_of(finding)}")
+                say(f"{definition.place}: {finding_line(finding)}")
                 failed |= finding.severity == "error"
                 warned += finding.severity == "warning"
     if failed:
@@ -105,8 +105,8 @@ def validate(files: tuple[Path, ...]) -> None:
     say(f"{_counted(checked, 'definition')} checked, no errors{warnings}.")
 
 
-def _line_of(finding: Finding) -> str:
-    """``path.inside: what is wrong; what to do``, in one line."""
+def finding_line(finding: Finding) -> str:
+    """Format a finding as ``path.inside: what is wrong; what to do``, in one line."""
     segments = finding.pointer.split("/")[1:]
     inside = ".".join(segment.replace("~1", "/").replace("~0", "~") for segment in segments) or "(whole)"
     severity = "" if finding.severity == "error" else "warning: "

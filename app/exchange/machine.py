@@ -11,6 +11,8 @@ from app.contracts.errors import Fault, InvalidDefinitionError
 
 INTERNAL = "xstate."
 """What the events begin with that XState itself sends."""
+ACTOR_EVENTS = {f"{INTERNAL}{name}.actor.": name for name in ("done", "error", "snapshot")}
+"""How the events begin with which an invoked actor ends, fails and says how it is, before the actor's id."""
 WILDCARD = "*"
 
 
@@ -31,9 +33,18 @@ class Choice(Struct, frozen=True, eq=False):
     ours: dict[str, Any]
 
 
+class Delayed(Struct, frozen=True, eq=False):
+    """What time alone does. ``delay`` is in milliseconds; None: code says it, or it is no time."""
+
+    label: str
+    delay: int | None
+    choices: list[Choice]
+
+
 class Node(Struct, eq=False):
-    """A state, or (``parent`` None) the whole machine. ``after`` are its delayed transitions by milliseconds,
-    the earliest first."""
+    """A state, or (``parent`` None) the whole machine. ``always`` are its transitions that wait for no event,
+    ``after`` its delayed ones, the earliest first; ``actors`` are those that it invokes: what they run, by
+    id."""
 
     pointer: str
     path: tuple[str, ...]
@@ -45,7 +56,9 @@ class Node(Struct, eq=False):
     ours: dict[str, Any]
     initial: str | None = None
     on: dict[str, list[Choice]] = {}
-    after: list[tuple[int, list[Choice]]] = []
+    always: list[Choice] = []
+    after: list[Delayed] = []
+    actors: dict[str, str] = {}
     children: "dict[str, Node]" = {}
 
     def lineage(self) -> "Iterator[Node]":
@@ -132,10 +145,27 @@ class Machine:
                 if not choice.conditional:
                     return
 
+    def eventless(self, leaf: Node) -> Iterator[tuple[Node, Choice]]:
+        """As ``choices``, of what waits for no event."""
+        for node in leaf.lineage():
+            for choice in node.always:
+                yield node, choice
+                if not choice.conditional:
+                    return
+
 
 def done_event(node_id: str) -> str:
     """The event that a state is done, which ``onDone`` waits for."""
     return f"{INTERNAL}done.state.{node_id}"
+
+
+def actor_event(event: str) -> tuple[str, str] | None:
+    """Which actor sends an event, by its id, and what it says by it, as in ``ACTOR_EVENTS``; None: it is of
+    none."""
+    for beginning, says in ACTOR_EVENTS.items():
+        if event.startswith(beginning):
+            return says, event.removeprefix(beginning)
+    return None
 
 
 def is_wildcard(event: str) -> bool:

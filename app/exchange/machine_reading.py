@@ -2,12 +2,23 @@
 definition, as ``JSON.stringify(machine)`` writes it. Faults are what XState too would not take, and kinds of
 states that a flow cannot have; what else a flow cannot say is noted."""
 
+import math
 import re
 from typing import Any
 
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.exchange.carried import CEL, KEY, Notes
-from app.exchange.machine import INTERNAL, Choice, Machine, Node, done_event, is_wildcard
+from app.exchange.machine import (
+    ACTOR_EVENTS,
+    INTERNAL,
+    Choice,
+    Delayed,
+    Machine,
+    Node,
+    actor_event,
+    done_event,
+    is_wildcard,
+)
 from app.exchange.names import slug_of
 from app.flow.faults import escape
 from app.flow.jsonable import unkeepable
@@ -19,17 +30,16 @@ _NAMELESS = "(machine)"  # the id that XState gives to a machine without one
 MAX_EVENT = 256
 _DELAY = re.compile(r"\d{1,15}(?:\.0*)?\Z")
 _AFTER = f"{INTERNAL}after."
-_READ = {"id", "type", "initial", "states", "on", "after", "onDone", "history", "description", "meta"}
+_READ = {
+    *("id", "type", "initial", "states", "on", "always", "after", "onDone", "invoke", "history"),
+    *("description", "meta"),
+}
+_ACTOR_MEMBERS = {f"{INTERNAL}{name}.actor.": f"on{name.title()}" for name in ACTOR_EVENTS.values()}
 _READ_OF_A_TRANSITION = {"target", "guard", "reenter", "actions", "description", "meta"}
 _DERIVED = {"key", "order", "transitions", "$schema"}
 _DERIVED_OF_A_TRANSITION = {"source", "event", "eventType", "delay"}
 _CODE = "actions are code of your program; a flow has none"
 _REASONS = {
-    "always": "a step is not left by itself; give it a transition or a timeout",
-    "entry": _CODE,
-    "exit": _CODE,
-    "actions": _CODE,
-    "invoke": "actors are code of your program; let it run a transition when it is done",
     "context": "a flow has no data of its own; a state has its payload",
     "output": "a flow has no output; a state has its payload",
     "tags": "a step has no tags; its meta can say the same",
@@ -104,6 +114,9 @@ class _Reading:
             for key, state in states.items()
         }
         self._events(raw, node)
+        self._actors(raw.get("invoke"), node)
+        if raw.get("always") is not None:
+            node.always = self._choices(raw["always"], f"{at}/always")
         self._delayed(raw, node)
         self._note_rest(raw, _READ | _DERIVED, at)
         return node
@@ -141,7 +154,7 @@ class _Reading:
             here = f"{at}/{escape(event)}"
             choices = self._choices(value, here, wild=is_wildcard(event))
             if event.startswith(_AFTER):
-                self._add_delayed(node, self._delay_of(value, event), choices, here)
+                node.after.append(_delayed(self._delay_of(value, event), choices))
                 continue
             if not event:
                 self._fault(here, "an event needs a name; XState v5 calls what needs no event always")
@@ -149,30 +162,39 @@ class _Reading:
                 self._fault(here, f"the name of an event is longer than {MAX_EVENT} characters")
             elif is_wildcard(event):
                 self._notes.lost(here, _WILDCARD)
-            elif event.startswith(INTERNAL) and event != done_event(node.id):
+            elif event.startswith(INTERNAL) and event != done_event(node.id) and not actor_event(event):
                 self._notes.lost(here, _INTERNAL)
             node.on[event] = choices
         if raw.get("onDone") is not None:
             node.on[done_event(node.id)] = self._choices(raw["onDone"], f"{node.pointer}/onDone")
 
+    def _actors(self, invoked: Any, node: Node) -> None:
+        at = f"{node.pointer}/invoke"
+        many = isinstance(invoked, list)
+        for number, given in enumerate(invoked if many else [] if invoked is None else [invoked]):
+            here = f"{at}/{number}" if many else at
+            actor = {"src": given} if isinstance(given, str) else self._object(given, here)
+            name = self._text(actor, "id", here) or f"{number}.{node.id}"
+            runs = actor.get("src")
+            runs = runs.get("type") if isinstance(runs, dict) else runs
+            node.actors[name] = runs if isinstance(runs, str) and runs else name
+            self._notes.lost(here, f"the actor {node.actors[name]} is code of your program, which runs it")
+            for beginning, member in _ACTOR_MEMBERS.items():
+                if actor.get(member) is not None:
+                    choices = self._choices(actor[member], f"{here}/{member}")
+                    node.on[f"{beginning}{name}"] = choices
+
     def _delayed(self, raw: Raw, node: Node) -> None:
         at = f"{node.pointer}/after"
         for delay, value in self._object(raw.get("after", {}), at).items():
-            here = f"{at}/{escape(delay)}"
-            self._add_delayed(node, delay, self._choices(value, here), here)
-        node.after.sort(key=lambda delayed: delayed[0])
+            node.after.append(_delayed(delay, self._choices(value, f"{at}/{escape(delay)}")))
+        node.after.sort(key=lambda each: math.inf if each.delay is None else each.delay)
 
     def _delay_of(self, value: Any, event: str) -> str:
         """The delay of an event that XState made of an ``after``, as it is in the name."""
         first = value[0] if isinstance(value, list) and value else value
         named = first.get("delay") if isinstance(first, dict) else None
         return str(named) if named is not None else event.removeprefix(_AFTER).partition(".")[0]
-
-    def _add_delayed(self, node: Node, delay: str, choices: list[Choice], at: str) -> None:
-        if _DELAY.match(delay):
-            node.after.append((int(delay.partition(".")[0]), choices))
-        else:
-            self._notes.lost(at, f"the delay {delay} is code of your program; a timeout has its time")
 
     def _choices(self, value: Any, at: str, *, wild: bool = False) -> list[Choice]:
         if not isinstance(value, list):
@@ -196,7 +218,7 @@ class _Reading:
         self._note_rest(value, _READ_OF_A_TRANSITION | _DERIVED_OF_A_TRANSITION | {"cond"}, at)
         acts = value.get("actions") not in (None, [], "")
         if acts:
-            self._notes.lost(f"{at}/actions", _CODE)
+            self._note_actions(value["actions"], f"{at}/actions")
         return Choice(
             pointer=at,
             target=self._target(value, at),
@@ -254,7 +276,8 @@ class _Reading:
             self._fault(
                 f"{node.pointer}/initial", f"there is no state {node.initial!r} in it; it has {listed}"
             )
-        for choice in (c for choices in [*node.on.values(), *(c for _, c in node.after)] for c in choices):
+        named = [*node.on.values(), node.always, *(delayed.choices for delayed in node.after)]
+        for choice in (choice for choices in named for choice in choices):
             if choice.target is not None and self.machine.target(node, choice.target) is None:
                 self._fault(choice.pointer, _no_target(node, choice.target))
         for child in node.children.values():
@@ -270,7 +293,17 @@ class _Reading:
                 own = {"type": f"{INTERNAL}{'raise' if member == 'entry' else 'cancel'}"}
                 if isinstance(value, list) and all(action == own for action in value):
                     continue
-            self._notes.lost(f"{at}/{escape(member)}", _REASONS.get(member, _UNKNOWN))
+            if member in ("entry", "exit"):
+                self._note_actions(value, f"{at}/{member}")
+            else:
+                self._notes.lost(f"{at}/{escape(member)}", _REASONS.get(member, _UNKNOWN))
+
+    def _note_actions(self, actions: Any, at: str) -> None:
+        """Note actions by their names, as far as they have one."""
+        listed = actions if isinstance(actions, list) else [actions]
+        types = [action.get("type") if isinstance(action, dict) else action for action in listed]
+        names = ", ".join(dict.fromkeys(name for name in types if isinstance(name, str) and name))
+        self._notes.lost(at, f"{_CODE}: {names}" if names else _CODE)
 
     def _object(self, value: object, at: str) -> Raw:
         if isinstance(value, dict):
@@ -287,6 +320,11 @@ class _Reading:
 
     def _fault(self, pointer: str, message: str) -> None:
         self.faults.append(Fault(pointer, message))
+
+
+def _delayed(label: str, choices: list[Choice]) -> Delayed:
+    whole = int(label.partition(".")[0]) if _DELAY.match(label) else None
+    return Delayed(label, whole, choices)
 
 
 def _no_target(node: Node, target: str) -> str:

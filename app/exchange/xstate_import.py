@@ -6,15 +6,24 @@ transition that is carried leads where XState's leads; one that cannot be is lef
 is code is listed, and its transition is without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.exchange.carried import KEY, Imported, Notes
-from app.exchange.machine import INTERNAL, Choice, Machine, Node, is_wildcard
+from app.exchange.machine import (
+    INTERNAL,
+    WILDCARD,
+    Choice,
+    Machine,
+    Node,
+    actor_event,
+    done_event,
+    is_wildcard,
+)
 from app.exchange.machine_reading import read_machine
 from app.exchange.names import Names, slug_of
 from app.flow.lint.steps import MAX_STEPS
@@ -35,10 +44,12 @@ _SERVICE = f"XState names no service: the steps have {ANY_SERVICE!r}, the servic
 _OUTER = "a step is in no other; what is said of the outer state is not carried"
 _OUTER_TIME = "its time goes on over several steps; a timeout is of one step"
 _NO_TIMEOUT = "a timeout is of 1 second to 100 years, leads to a step and asks no condition"
+_DELAY_OF_CODE = "the delay is code of your program"
 _ONE_TIMEOUT = "a step has one timeout; the earliest is carried"
 _OTHER_TIMEOUT = f"the timeout in meta.{KEY} does not count beside it"
 _BEGINS_ANEW = "XState goes on with the time of the state; here its timeout begins anew"
 _NO_WAY_OUT = "XState rests here without being done; a step without transitions ends the flow"
+_SAYS = {"done": "has ended", "error": "has failed", "snapshot": "says how it is"}
 _DONE = "XState takes no more events at a final state"
 
 
@@ -117,12 +128,15 @@ class _Import:
             if leaf.on or leaf.after:
                 self._notes.lost(leaf.pointer, _DONE)
             return step
-        delayed = self._delayed(leaf)
+        delayed, others = self._delayed(leaf)
         transitions = self._events(leaf, timed=delayed is not None or "timeout" in step)
+        self._add(leaf, transitions, others)
         if delayed is not None:
             if "timeout" in step:
                 self._notes.lost(leaf.pointer, _OTHER_TIMEOUT)
             step["timeout"] = self._timeout(leaf, *delayed, transitions)
+        if not transitions:
+            self._add(leaf, transitions, self._last_ways(leaf), wild=True)
         if not transitions:
             self._notes.kept(leaf.pointer, _NO_WAY_OUT)
         step["transitions"] = _arranged(transitions, order)
@@ -143,7 +157,53 @@ class _Import:
                 transitions[name] = self._transition(name, target, choice, choice.ours)
                 if timed and self._stays(leaf, source, choice):
                     self._notes.kept(choice.pointer, _BEGINS_ANEW)
+        self._add(leaf, transitions, self._unasked(leaf))
         return transitions
+
+    def _unasked(self, leaf: Node) -> Iterator["_Way"]:
+        """What XState takes without an event of a caller, who has to run it here."""
+        actors = {event: node for node in leaf.lineage() for event in node.on if actor_event(event)}
+        for event, node in actors.items():
+            says, actor = actor_event(event) or ("", "")
+            when = f"when the actor {node.actors.get(actor, actor)} {_SAYS[says]}"
+            for source, choice in self._machine.choices(leaf, event):
+                yield _Way(says, when, source, choice)
+        done = leaf.parent if leaf.final and leaf.parent is not None else leaf
+        for source, choice in self._machine.choices(leaf, done_event(done.id)):
+            yield _Way("done", "when the state is done, which XState does by itself", source, choice)
+        for source, choice in self._machine.eventless(leaf):
+            if choice.target is not None:
+                when = "as soon as its guard holds" if choice.conditional else "at once"
+                yield _Way("always", f"{when}, as XState does by itself", source, choice)
+
+    def _last_ways(self, leaf: Node) -> Iterator["_Way"]:
+        """What leads out of a state that has no other way out, and would be an end: time of outer states, and
+        wildcards."""
+        for node in leaf.lineage():
+            for delayed in node.after if node is not leaf else ():
+                for choice in _up_to_certain(delayed.choices):
+                    yield _Way(f"after-{delayed.label}", _over(delayed.label), node, choice)
+        for node in leaf.lineage():
+            for event in filter(is_wildcard, node.on):
+                name = "any" if event == WILDCARD else event.removesuffix(".*")
+                for choice in _up_to_certain(node.on[event]):
+                    yield _Way(name, f"when there is an event {event}", node, choice)
+
+    def _add(
+        self, leaf: Node, transitions: dict[str, Raw], ways: Iterable["_Way"], *, wild: bool = False
+    ) -> None:
+        """Give a step the transitions that a program has to run. ``wild``: also those of wildcards."""
+        numbers: dict[str, int] = {}
+        for way in ways:
+            self._count()
+            target = self._target(leaf, way.source, way.choice)
+            if target is None or (way.choice.wild and not wild):
+                continue
+            number = numbers[way.name] = numbers.get(way.name, 0) + 1
+            wanted = way.name if number == 1 else f"{way.name}-{number}"
+            name = self._transitions.of(wanted, "of xstate")
+            self._notes.kept(way.choice.pointer, f"your program runs the transition {name} {way.when}")
+            transitions[name] = self._transition(name, target, way.choice, way.choice.ours)
 
     def _count(self) -> None:
         self._left -= 1
@@ -187,22 +247,27 @@ class _Import:
             "step": self._name(target),
         }
 
-    def _delayed(self, leaf: Node) -> tuple[int, Choice] | None:
-        """The delayed transition of a state that a timeout can be."""
+    def _delayed(self, leaf: Node) -> tuple[tuple[int, Choice] | None, list["_Way"]]:
+        """The delayed transition of a state that a timeout can be, and the others that leave it."""
         for node in leaf.lineage():
-            for _, choices in node.after if node is not leaf else ():
-                for choice in choices:
+            for delayed in node.after if node is not leaf else ():
+                for choice in delayed.choices:
                     self._notes.lost(choice.pointer, _OUTER_TIME)
-        chosen = None
-        for delay, choices in leaf.after:
-            first = choices[0] if choices else None
+        chosen, others = None, []
+        for delayed in leaf.after:
+            first = delayed.choices[0] if delayed.choices else None
             usable = first is not None and first.target is not None and not first.conditional
-            if first is not None and usable and delay in _TIMEOUTS and chosen is None:
+            delay = delayed.delay
+            if first is not None and usable and delay is not None and delay in _TIMEOUTS and chosen is None:
                 chosen = (delay, first)
                 continue
-            for choice in (each for each in choices if each.target is not None or each.acts):
-                self._notes.lost(choice.pointer, _ONE_TIMEOUT if chosen else _NO_TIMEOUT)
-        return chosen
+            why = _DELAY_OF_CODE if delay is None else _ONE_TIMEOUT if chosen else _NO_TIMEOUT
+            for choice in _up_to_certain(delayed.choices):
+                if choice.target is not None or choice.acts:
+                    self._notes.lost(choice.pointer, why)
+                if choice.target is not None:
+                    others.append(_Way(f"after-{delayed.label}", _over(delayed.label), leaf, choice))
+        return chosen, others
 
     def _timeout(self, leaf: Node, delay: int, choice: Choice, transitions: dict[str, Raw]) -> Raw:
         """The timeout of a step; the transition that it runs is put into ``transitions`` where it is none of
@@ -224,6 +289,26 @@ class _Import:
 
     def _name(self, leaf: Node) -> str:
         return self._steps.of(".".join(leaf.path), None if len(leaf.path) == 1 else leaf.path)
+
+
+class _Way(Struct, frozen=True):
+    """A transition that XState takes by itself: its name here, when it is to be run, the state that has it,
+    and what it does."""
+
+    name: str
+    when: str
+    source: Node
+    choice: Choice
+
+
+def _up_to_certain(choices: list[Choice]) -> list[Choice]:
+    """The choices that XState may come to: up to the first without a guard."""
+    certain = next((number for number, choice in enumerate(choices) if not choice.conditional), len(choices))
+    return choices[: certain + 1]
+
+
+def _over(label: str) -> str:
+    return f"{label} ms after the state began" if label.isdecimal() else f"when the delay {label} is over"
 
 
 def _is_the_same(transition: Raw, step: str) -> bool:

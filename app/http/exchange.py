@@ -22,7 +22,7 @@ from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.exchange.yaml import flow_to_yaml
 from app.http.endpoint import Answer, Call, Endpoint
-from app.http.flows import DEFINITION_HEADERS
+from app.http.flows import DEFINITION_HEADERS, FindingView, finding_view
 
 
 class ExportQuery(Struct, frozen=True, rename="camel"):
@@ -50,11 +50,13 @@ class MachineView(Struct, frozen=True, rename="camel"):
 
 class ImportView(Struct, frozen=True, rename="camel", omit_defaults=True):
     """What became of an import. ``published`` false: the newest version is the same already, or it was a dry
-    run; ``definition`` is what that would have published."""
+    run; ``definition`` is what that would have published. ``findings`` are what its check advises; absent
+    when that is nothing."""
 
     flow: str
     published: bool
     not_carried: list[NotCarried]
+    findings: list[FindingView] = []
     version: int | UnsetType = UNSET
     definition: Flow | UnsetType = UNSET
 
@@ -84,13 +86,14 @@ async def _import(call: Call) -> Answer:
     if query.format == "xstate":
         imported = await asyncio.to_thread(from_xstate, raw)
         raw, not_carried = imported.flow, imported.not_carried
+    flow, warnings = await call.service.definitions.parse_with_warnings(raw)
+    findings = [finding_view(finding) for finding in warnings]
     if query.dry_run:
-        flow = await call.service.definitions.parse(raw)
-        return Answer(ImportView(flow.flow, False, not_carried, definition=flow))
-    definition, published = await call.service.definitions.put(
-        raw, actor=call.caller.user_id, source="import"
+        return Answer(ImportView(flow.flow, False, not_carried, findings, definition=flow))
+    definition, published = await call.service.definitions.put_parsed(
+        flow, actor=call.caller.user_id, source="import"
     )
-    view = ImportView(definition.flow.flow, published, not_carried, version=definition.version)
+    view = ImportView(flow.flow, published, not_carried, findings, version=definition.version)
     headers = _headers(definition)
     if published:
         headers["Location"] = f"/api/flows/{definition.flow.flow}"

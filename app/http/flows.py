@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from app.auth.permissions import ADMIN
 from app.contracts.command import Origin
-from app.contracts.definition import ANY_VERSION, FlowDefinition
+from app.contracts.definition import ANY_VERSION, Finding, FlowDefinition
 from app.contracts.errors import (
     Fault,
     FlowExistsError,
@@ -84,6 +84,11 @@ class CheckReport(Struct, frozen=True, rename="camel"):
 
 CheckedDefinition = Annotated[Any, Meta(description="What may be a flow definition; see the schema Flow.")]
 DEFINITION_HEADERS = ("ETag", "Flow-Version")
+
+
+def finding_view(finding: Finding) -> FindingView:
+    """Show a finding of the check of a definition."""
+    return FindingView(finding.pointer, finding.message, finding.severity, finding.advice)
 
 
 def _answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = False) -> Answer:
@@ -163,7 +168,7 @@ async def _validate(call: Call) -> Answer:
     findings = await call.service.definitions.check(call.body)
     report = CheckReport(
         valid=all(finding.severity != "error" for finding in findings),
-        findings=[FindingView(f.pointer, f.message, f.severity, f.advice) for f in findings],
+        findings=[finding_view(finding) for finding in findings],
     )
     return Answer(report)
 

@@ -117,8 +117,12 @@ class Definitions:
 
     async def parse(self, raw: object) -> Flow:
         """The flow, if it is sound; stores nothing. Raises InvalidDefinitionError."""
-        flow, _ = await _in_turn(parse_flow, raw)
+        flow, _ = await self.parse_with_warnings(raw)
         return flow
+
+    async def parse_with_warnings(self, raw: object) -> tuple[Flow, list[Finding]]:
+        """As ``parse``, with what the check advises."""
+        return await _in_turn(parse_flow, raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,
@@ -165,6 +169,12 @@ class Definitions:
             FlowNotFoundError: A version is expected and there is none.
         """
         flow = await self.parse(_plain(raw))
+        return await self.put_parsed(flow, actor=actor, source=source, expected_version=expected_version)
+
+    async def put_parsed(
+        self, flow: Flow, *, actor: str, source: str, expected_version: ExpectedVersion = None
+    ) -> Published:
+        """As ``put``, for a flow that ``parse`` returned."""
         newest = await self._store.latest(flow.flow)
         if newest is None or newest.retired:
             if expected_version is not None:

@@ -28,7 +28,8 @@ def order_machine(slug: str) -> Json:
             "cart": {
                 "on": {"PAY": {"target": "paid", "guard": "isFull"}, "item.add": {"actions": "addItem"}}
             },
-            "paid": {"type": "final"},
+            "paid": {"invoke": {"src": "sendOut", "onDone": "sent"}},
+            "sent": {"type": "final"},
         },
     }
 
@@ -91,14 +92,18 @@ async def test_a_definition_is_published_when_it_differs(serving: Serving, user:
     async with serving.http(user, "flow:admin") as http:
         first = await http.post("/api/flows/import", json=expense_flow(flow=slug))
         assert (first.status_code, first.headers["location"]) == (201, f"/api/flows/{slug}")
-        assert first.json() == {"flow": slug, "version": 1, "published": True, "notCarried": []}
+        findings = first.json()["findings"]
+        assert [found["severity"] for found in findings] == ["warning"] * 4
+        assert "mixed roles" in findings[2]["message"]
+        done = {"flow": slug, "version": 1, "published": True, "notCarried": [], "findings": findings}
+        assert first.json() == done
         again = await http.post("/api/flows/import?format=json", json=expense_flow(flow=slug))
         assert (again.status_code, again.json()["published"], again.json()["version"]) == (200, False, 1)
         machine = (await http.get(f"/api/flows/{slug}/export?format=xstate")).json()["machine"]
         same = await http.post("/api/flows/import?format=xstate", json=machine)
         assert (same.status_code, same.json()) == (
             200,
-            {"flow": slug, "version": 1, "published": False, "notCarried": []},
+            {**done, "published": False},
         )
 
 
@@ -117,11 +122,14 @@ async def test_a_machine_is_published_and_runs(serving: Serving, user: str, slug
             "/states/cart/on/item.add/actions": False,
             "/states/cart/on/item.add": True,
             "/states": True,
+            "/states/paid/invoke": False,
+            "/states/paid/invoke/onDone": True,
         }
         assert (await http.post(f"/api/flow/{slug}/start")).json()["step"] == "cart"
         added = await http.post(f"/api/flow/{slug}/transition/item-add", json={"payload": {"item": 7}})
         assert (added.json()["step"], added.json()["payload"]) == ("cart", {"item": 7})
-        assert (await http.post(f"/api/flow/{slug}/transition/PAY")).json()["status"] == "completed"
+        assert (await http.post(f"/api/flow/{slug}/transition/PAY")).json()["status"] == "active"
+        assert (await http.post(f"/api/flow/{slug}/transition/done")).json()["status"] == "completed"
 
 
 async def test_what_is_no_machine_is_refused_with_every_fault(serving: Serving, user: str, slug: str) -> None:
@@ -154,11 +162,17 @@ def test_the_command_line_imports_machines(shell: Shell) -> None:
     printed = shell("flows", "import", "order.json", "--format", "xstate")
     assert "order.json: order v1 published\n" in printed
     assert "order.json: context: lost: " in printed
+    connect = "your program runs the transition done when the actor sendOut has ended"
+    assert f"order.json: states.paid.invoke.onDone: kept: {connect}\n" in printed
     assert (
         "order.json: states.cart.on.item.add: kept: the event item.add is the transition item-add\n"
         in printed
     )
     assert "order v1 is the same already" in shell("flows", "import", "order.json", "--format", "xstate")
+    (shell.cwd / "expense.json").write_text(json.dumps(expense_flow()))
+    warned = "expense.json: steps.draft.transitions.submit: warning: mixed roles: "
+    assert warned in shell("flows", "import", "expense.json")
+    assert warned in shell("flows", "import", "expense.json", "--dry-run")
     (shell.cwd / "order.yaml").write_text(shell("flows", "export", "order", "--format", "yaml"))
     assert "order v1 is the same already" in shell("flows", "import", "order.yaml")
 
