@@ -185,7 +185,7 @@ class _Import:
                     yield _Way(f"after-{delayed.label}", _over(delayed.label), node, choice)
         for node in leaf.lineage():
             for event in filter(is_wildcard, node.on):
-                name = "any" if event == WILDCARD else event.removesuffix(".*")
+                name = "any" if event == WILDCARD else f"any-{event.removesuffix('.*')}"
                 for choice in _up_to_certain(node.on[event]):
                     yield _Way(name, f"when there is an event {event}", node, choice)
 

@@ -61,7 +61,7 @@ def ways(flow: Flow, step: str = "a") -> dict[str, str]:
         ({"after": {"2000": "b", "3000": "c"}}, {"after-3000": "c", "timeout": "b"}),
         ({"after": {"2000": [{"guard": "g", "target": "b"}, "c"]}}, {"after-2000": "b", "after-2000-2": "c"}),
         ({"on": {"*": "b"}}, {"any": "b"}),
-        ({"on": {"mouse.*": "b"}}, {"mouse": "b"}),
+        ({"on": {"mouse.*": "b"}}, {"any-mouse": "b"}),
         ({"on": {"GO": "c", "*": "b"}}, {"GO": "c"}),
         ({"initial": "x", "states": {"x": END}, "onDone": {"guard": "g", "target": "b"}}, {"done": "b"}),
         ({"initial": "x", "states": {"x": {}}, "invoke": {"src": "s", "onDone": "b"}}, {"done": "b"}),
