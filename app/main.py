@@ -148,12 +148,18 @@ async def open_service(
     if servers is not None:
         settings = servers.start(settings, join=True, create=create)
         servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
+    opened = False
     try:
         async with Parts(settings).running() as service:
             sources = definition_sources(service, settings)
             await sources.take_up()
             async with following(sources):
+                opened = True
                 yield service
+    except StoreUnavailableError as error:
+        if servers is None or opened:
+            raise
+        raise servers.explain(error) from None
     finally:
         if servers is not None:
             servers.stop()

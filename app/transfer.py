@@ -14,7 +14,7 @@ from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file, verify_file
 from models.data_import import import_data
-from models.database import Database, DatabaseRefusedError, connect
+from models.database import Database, connect
 
 
 async def export_directory(
@@ -101,12 +101,10 @@ async def _opened(
         database = connect(named.mongo_url.get_secret_value(), named.mongo_database)
         try:
             yield database
-        except DatabaseRefusedError:
-            raise
-        except StoreUnavailableError:
-            if servers is None or "mongodb" not in servers.servers:
+        except StoreUnavailableError as error:
+            if servers is None:
                 raise
-            raise servers.failure("mongodb") from None
+            raise servers.explain(error) from None
         finally:
             await database.close()
     finally:

@@ -59,6 +59,8 @@ _NOT_ALLOWED = {13, 18, 8000}
 class DatabaseRefusedError(StoreUnavailableError):
     """The database cannot be used as it is: a wrong address, wrong credentials, no such host."""
 
+    refused = True
+
 
 def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
     """A database by its URL; nothing is sent yet. ``listeners`` are PyMongo's, told of every command.
@@ -231,17 +233,22 @@ async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
 
 
 def _refused(error: OperationFailure) -> DatabaseRefusedError:
-    advice = ": check the user, the password and the rights of its URL" if error.code in _NOT_ALLOWED else ""
-    return DatabaseRefusedError(f"MongoDB refuses (code {error.code}){advice}")
+    is_not_allowed = error.code in _NOT_ALLOWED
+    advice = ": check the user, the password and the rights of its URL" if is_not_allowed else ""
+    return DatabaseRefusedError(
+        f"MongoDB refuses (code {error.code}){advice}", wrong_credentials=is_not_allowed
+    )
 
 
 def create_first_user(url: str, user: str, password: str) -> None:
-    """Make ``user`` with all rights; nothing happens when it exists."""
+    """Make ``user`` with all rights; nothing happens when it exists. Raises StoreUnavailableError."""
     client: MongoClient[dict[str, Any]] = MongoClient(url, serverSelectionTimeoutMS=10_000)
     try:
         client.admin.command("createUser", user, pwd=password, roles=["root"])
     except OperationFailure as refusal:
         if refusal.code != _USER_EXISTS:
-            raise
+            raise StoreUnavailableError from None
+    except PyMongoError:
+        raise StoreUnavailableError from None
     finally:
         client.close()

@@ -103,12 +103,20 @@ def _explained(error: Exception) -> tuple[str, int] | None:
         case SettingsError():
             return str(error), 2
         case StoreUnavailableError():
-            return f"{error.advice} (FLOW_MONGO_URL)", 1
+            return f"{error.advice} ({_named_by('FLOW_MONGO_URL', 'mongodb')})", 1
         case StartError() | DataTransferError() | DefinitionSourceError() | FlowError():
             return str(error), 1
         case BusUnavailableError():
-            return f"{error} (FLOW_REDIS_URL)", 1
+            return f"{error} ({_named_by('FLOW_REDIS_URL', 'redis')})", 1
     return None
+
+
+def _named_by(setting: str, server: str) -> str:
+    """Return what says where a server is: the setting, or else the log of the embedded one."""
+    from config.settings import load_settings  # noqa: PLC0415 - only when one fails
+
+    settings = load_settings()
+    return f"see {server}.log in the data directory" if settings.embedded else setting
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -86,10 +86,10 @@ def _prepare(settings: Settings, servers: EmbeddedServers | None) -> str | None:
     """
     try:
         return asyncio.run(_publish_definitions(settings))
-    except StoreUnavailableError:
+    except StoreUnavailableError as error:
         if servers is None:
             raise
-        raise servers.failure("mongodb") from None
+        raise servers.explain(error) from None
 
 
 async def _publish_definitions(settings: Settings) -> str | None:

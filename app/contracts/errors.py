@@ -412,9 +412,13 @@ class StoreUnavailableError(FlowError):
     retryable = True
     retry_after = 2
 
-    def __init__(self, advice: str = "MongoDB does not answer") -> None:
+    refused: ClassVar[bool] = False
+    """It answers, but cannot be used as it is: ``advice`` says why."""
+
+    def __init__(self, advice: str = "MongoDB does not answer", *, wrong_credentials: bool = False) -> None:
         super().__init__("The store does not answer; nothing is known to have changed. Try again")
         self.advice = advice
+        self.wrong_credentials = wrong_credentials
 
     def __str__(self) -> str:
         return self.advice

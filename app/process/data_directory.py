@@ -1,5 +1,6 @@
 """The data directory of the embedded servers: who holds it, its secrets, and where its servers listen."""
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -10,7 +11,7 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from app.process.database_server import DatabaseServer, EmbeddedError, WrittenBy, unmarked
+from app.process.database_server import DatabaseServer, EmbeddedError, WrittenBy, has_database, unmarked
 
 RELEASE_SECONDS = 15.0
 """How long the servers of a parent that was killed may take to end."""
@@ -18,6 +19,13 @@ RELEASE_SECONDS = 15.0
 OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OWN_FILES = frozenset({"secrets.json", "database.json", "mongodb", "lock"})
 """A directory with one of these is a data directory, and its mode may be changed."""
+
+MIN_JWT = 32
+LOST_SECRETS = (
+    "It has the passwords that the database was made with, and the secret that signs tokens; without it the "
+    "data cannot be opened. Restore the file from a copy of the directory, or import a backup into a new "
+    "directory (server-flow data import)"
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -75,7 +83,13 @@ class DataDirectory:
         if not _lock(self._servers_lock, RELEASE_SECONDS):
             self.release()
             raise EmbeddedError(f"Servers of an earlier server-flow still run on {self.path}; end them first")
-        self._file("running.json").unlink(missing_ok=True)  # of a process that was killed
+        try:
+            self._file("running.json").unlink(missing_ok=True)  # of a process that was killed
+        except OSError as refusal:
+            self.release()
+            raise EmbeddedError(
+                f"{self._file('running.json')} cannot be replaced: {refusal.strerror}; remove it"
+            ) from None
         return True
 
     def _require_private(self) -> None:
@@ -100,8 +114,19 @@ class DataDirectory:
         self._servers_lock = self._lock = None
 
     def secrets(self) -> Secrets | None:
-        """The secrets; None in a new directory. Raises EmbeddedError if they cannot be read."""
-        return self._read("secrets.json", Secrets)
+        """The secrets; None in a new directory.
+
+        Raises:
+            EmbeddedError: They are lost, damaged or empty.
+        """
+        found = self._read("secrets.json", Secrets)
+        if found is None and has_database(self.database):
+            raise EmbeddedError(
+                f"{self.path} holds a database, but its secrets.json is missing. {LOST_SECRETS}"
+            )
+        if found is not None and (min(map(len, (found.mongo, found.redis))) == 0 or len(found.jwt) < MIN_JWT):
+            raise EmbeddedError(f"{self._file('secrets.json')} has an empty or short secret. {LOST_SECRETS}")
+        return found
 
     def create_secrets(self) -> Secrets:
         """Make and store new secrets."""
@@ -120,7 +145,8 @@ class DataDirectory:
     def store_running(self, running: Running | None) -> None:
         """Publish where the servers listen; None when they end."""
         if running is None:
-            self._file("running.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next start says what is wrong with it
+                self._file("running.json").unlink(missing_ok=True)
         else:
             self._write("running.json", running)
 

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from app.contracts.errors import StoreUnavailableError
 from app.kit.lazy import lazy_module
-from app.process.data_directory import DataDirectory, Running, Secrets
+from app.process.data_directory import LOST_SECRETS, DataDirectory, Running, Secrets
 from app.process.database_server import INSTALL, DatabaseServer, EmbeddedError, find_server, has_database
 from app.process.server_process import STOP_SECONDS, ServerProcess
 from app.process.server_watch import ServerWatch
@@ -88,6 +89,11 @@ class EmbeddedServers:
             )
             self.directory.store_running(running_at)
             self._mongo_url = running_at.mongo_url
+        except OSError as refusal:
+            self.stop()
+            raise EmbeddedError(
+                f"{refusal.filename or self.data_dir} cannot be used: {refusal.strerror}"
+            ) from None
         except BaseException:
             self.stop()
             raise
@@ -111,9 +117,20 @@ class EmbeddedServers:
         for name, server in self.servers.items():
             ServerWatch(server, on_failure, self._mongo_url if name == "mongodb" else None).start()
 
-    def failure(self, name: str) -> EmbeddedError:
-        """The error for a server that runs, but does not answer as it should."""
-        return EmbeddedError(f"The embedded {name} server fails{self.servers[name].reason()}")
+    def explain(self, error: StoreUnavailableError) -> EmbeddedError:
+        """Return the error for a database that was started, or joined, and cannot be used."""
+        if error.wrong_credentials:
+            return EmbeddedError(
+                f"The database in {self.data_dir} does not accept the password in its secrets.json. "
+                f"{LOST_SECRETS}"
+            )
+        if error.refused:
+            return EmbeddedError(error.advice)
+        if "mongodb" not in self.servers:
+            return EmbeddedError(
+                f"The embedded database does not answer; see {self.data_dir / 'mongodb.log'}"
+            )
+        return EmbeddedError(f"The embedded mongodb server fails{self.servers['mongodb'].reason()}")
 
     def stop(self, *, write_out: bool = False) -> None:
         """End both servers, after they have written what they have, and release the directory.
@@ -161,11 +178,6 @@ class EmbeddedServers:
         found = self.directory.secrets()
         if found is not None:
             return found
-        if has_database(self.directory.database):
-            raise EmbeddedError(
-                f"{self.data_dir} holds a database, but its secrets.json is missing: restore that file, or "
-                "import a backup into a new directory (server-flow data import)"
-            )
         self._say(f"Preparing the data directory {self.data_dir} …")
         return self.directory.create_secrets()
 
@@ -179,7 +191,10 @@ class EmbeddedServers:
             port = self._spawn_database(server, auth=False)
             from models.database import create_first_user  # noqa: PLC0415 - the driver is slow to load
 
-            create_first_user(f"mongodb://127.0.0.1:{port}/?retryWrites=false", _USER, secrets.mongo)
+            try:
+                create_first_user(f"mongodb://127.0.0.1:{port}/?retryWrites=false", _USER, secrets.mongo)
+            except StoreUnavailableError as error:
+                raise self.explain(error) from None
             unprotected = self.servers.pop("mongodb")
             unprotected.terminate()
             unprotected.join(STOP_SECONDS)

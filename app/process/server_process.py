@@ -106,8 +106,8 @@ class ServerProcess:
                     )
             except OSError as refusal:
                 raise EmbeddedError(
-                    f"The embedded {self.name} server cannot start in {self._directory.path}: "
-                    f"{refusal.strerror}"
+                    f"The embedded {self.name} server cannot start: "
+                    f"{refusal.filename or self._directory.path}: {refusal.strerror}"
                 ) from None
             return self._child
 

@@ -237,6 +237,34 @@ def test_missing_secrets_are_one_clear_line(written: Path, cwd: Path) -> None:
     assert "its secrets.json is missing" in refused(cwd)
 
 
+def test_secrets_of_another_directory_are_told_and_no_setting_is_blamed(written: Path, cwd: Path) -> None:
+    other = json.loads((written / "secrets.json").read_text())
+    (written / "secrets.json").write_text(json.dumps({**other, "mongo": "x" * 64}))
+    for arguments in (SERVE, ("flows", "list", "--data-dir", "data")):
+        ended = run_command(arguments, {}, cwd)
+        line = ended.stderr.splitlines()[-1]
+        assert ended.code == 1
+        assert "does not accept the password in its secrets.json" in line
+        assert "Restore the file" in line
+        assert "FLOW_MONGO_URL" not in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_what_stands_in_the_place_of_a_folder_or_file_is_one_clear_line(written: Path, cwd: Path) -> None:
+    for name, says in (("redis", "File exists"), ("redis.log", "Is a directory")):
+        place = written / name
+        if name == "redis":
+            shutil.rmtree(place)
+            place.touch()
+        else:
+            (written / "redis").unlink()
+            place.unlink()
+            place.mkdir()
+        line = refused(cwd)
+        assert str(place) in line
+        assert line.endswith(says)
+
+
 @pytest.mark.parametrize("folder", [".", "mongodb"])
 def test_a_directory_without_rights_is_one_clear_line(written: Path, cwd: Path, folder: str) -> None:
     (written / folder).chmod(0o500)

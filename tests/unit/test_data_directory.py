@@ -1,12 +1,16 @@
 """Who may read the data directory of the embedded servers."""
 
+import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.process.data_directory import DataDirectory
-from app.process.database_server import EmbeddedError
+from app.process.data_directory import DataDirectory, read_jwt_secret
+from app.process.database_server import DatabaseServer, EmbeddedError
+from app.process.embedded import EmbeddedServers
+from config.settings import Settings
 
 
 def mode_of(path: Path) -> int:
@@ -48,3 +52,64 @@ def test_a_directory_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
     directory = DataDirectory(data)
     assert directory.acquire()
     directory.release()
+
+
+SECRETS = {"jwt": "j" * 64, "mongo": "m" * 64, "redis": "r" * 64}
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "says"),
+    [
+        ({"mongo": ""}, "empty or short secret"),
+        ({"redis": ""}, "empty or short secret"),
+        ({"jwt": ""}, "empty or short secret"),
+        ({"jwt": "short"}, "empty or short secret"),
+        ({"mongo": None}, "cannot be read"),
+    ],
+)
+def test_secrets_that_cannot_be_used_are_told_with_what_to_do(
+    tmp_path: Path, spoilt: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "secrets.json").write_text(json.dumps({**SECRETS, **spoilt}))
+    with pytest.raises(EmbeddedError, match=rf"secrets.json .*{says}.*[Rr]estore the file"):
+        DataDirectory(tmp_path).secrets()
+
+
+def test_lost_secrets_are_not_taken_for_a_new_directory(tmp_path: Path) -> None:
+    assert DataDirectory(tmp_path).secrets() is None
+    (tmp_path / "mongodb").mkdir()
+    (tmp_path / "mongodb" / "WiredTiger.wt").touch()
+    for read in (DataDirectory(tmp_path).secrets, lambda: read_jwt_secret(tmp_path)):
+        with pytest.raises(EmbeddedError, match=r"secrets.json is missing.*secret that signs tokens"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "servers.lock", "running.json", "database.json", "secrets.json", "mongodb"]
+)
+def test_what_stands_in_the_place_of_another_is_an_error_with_its_path(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "data" / name
+    place.parent.mkdir(mode=0o700)
+    if name == "mongodb":
+        place.touch()
+    else:
+        place.mkdir()
+    servers = EmbeddedServers(place.parent)
+    with pytest.raises(EmbeddedError, match=str(place.parent)):
+        servers.start(Settings(_env_file=None))
+    servers.stop()
+    assert not any(server.running for server in servers.servers.values())
+
+
+def test_an_error_of_the_system_is_one_line_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: DatabaseServer, storage: Path) -> None:
+        raise OSError(28, "No space left on device", str(storage))
+
+    monkeypatch.setattr(DatabaseServer, "configure", full)
+    servers = EmbeddedServers(tmp_path / "data")
+    with pytest.raises(EmbeddedError, match=r"data/mongodb cannot be used: No space left on device"):
+        servers.start(Settings(_env_file=None))
+    assert servers.directory.acquire(), "it was released"
+    servers.directory.release()
