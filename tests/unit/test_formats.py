@@ -1,6 +1,7 @@
 """Definitions as bytes: what is read, and what is refused, where and why."""
 
 import math
+import time
 import tomllib
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from app.contracts.ports import DefinitionSourceError
 from app.providers.addresses import is_public
 from app.providers.formats import MAX_BYTES, decode, decode_json
+from app.providers.yaml_format import MAX_MARKS, count_marks
 from tests.support.long_form import examples
 from tests.support.samples import flow_dict
 
@@ -164,6 +166,39 @@ def test_aliases_of_aliases_are_refused_before_they_are_written_out(level: str) 
     for n in range(1, 30):
         lines.append(level.format(n=n, refs=",".join([f"*a{n - 1}"] * 9)))
     assert "stands for more than 100000 values" in refusal("\n".join(lines), ".yaml")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "- a\n",
+        "- - - - - a\n",
+        "- [a]\n",
+        "- {a: 1}\n",
+        '- "a": 1\n',
+        "? a\n",
+        "# c\n",
+        "- &a 1\n",
+        "\n",
+        "- a: 1\n",
+    ],
+)
+@pytest.mark.parametrize(("begin", "end"), [("", ""), ("[", "]"), ("a: [", "]"), ("a:\n", "")])
+@pytest.mark.timeout(20)
+def test_a_document_that_would_take_long_to_read_is_refused_first(part: str, begin: str, end: str) -> None:
+    if begin.endswith("["):
+        part = f"{part.strip()},"
+    text = begin + part * (800_000 // len(part)) + end
+    began = time.process_time()
+    assert refusal(text, ".yaml").endswith("(100000); write it as JSON")
+    assert time.process_time() - began < 2
+
+
+def test_the_largest_definitions_that_people_write_are_within_the_bound() -> None:
+    transitions = "".join(f"      t{n}:\n        transition: t{n}\n        step: a\n" for n in range(30))
+    text = "steps:\n" + ("  s:\n    index: 1\n    transitions:\n" + transitions) * 500
+    assert len(text) < MAX_BYTES
+    assert count_marks(text) < MAX_MARKS
 
 
 def test_some_aliases_are_fine() -> None:
