@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
-from msgspec import convert, to_builtins
+from msgspec import to_builtins
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError, StoreUnavailableError
@@ -16,6 +16,7 @@ from app.contracts.flow import Flow
 from app.contracts.ports import DefinitionSourceError
 from app.contracts.provider import FlowProviderConfig
 from app.flow.faults import faults_of
+from app.kit.integers import convert_json
 from app.providers.files import FileSource
 from app.providers.remote import RemoteSource
 from app.services.copies import SourceCopy
@@ -114,7 +115,7 @@ def check_provider_config(config: FlowProviderConfig | Mapping[str, Any]) -> Flo
         raw = dict(config)
     faults = [_without_secrets(fault) for fault in faults_of(raw, FlowProviderConfig)]
     if not faults:
-        checked = convert(raw, FlowProviderConfig)
+        checked = convert_json(raw, FlowProviderConfig)
         faults = list(_faults(checked))
     if faults:
         raise InvalidRequestError(faults)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from msgspec import ValidationError, convert
+from msgspec import ValidationError
 from starlette.types import ASGIApp
 
 from app.auth.permissions import ADMIN, acting_for, require_scope
@@ -25,6 +25,7 @@ from app.contracts.events import of_flow, of_user
 from app.contracts.state import FlowState
 from app.contracts.views import caught_up_view, error_view, state_view
 from app.flow.faults import faults_of
+from app.kit.integers import convert_json
 from app.services import FlowService
 from app.tasks import end_tasks
 from config.log import describe
@@ -305,7 +306,7 @@ def _require_room(client: Client) -> None:
 def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
     body = bodies[0] if len(bodies) == 1 else None
     try:
-        message = convert(body, shape)
+        message = convert_json(body, shape)
     except (ValidationError, RecursionError, UnicodeEncodeError):
         raise InvalidRequestError(faults_of(body, shape)) from None
     faults = [

@@ -13,6 +13,7 @@ from app.contracts.errors import InvalidRequestError
 from app.contracts.outcome import Recovered, Verification
 from app.contracts.views import iso, recovery_view, state_view
 from app.flow.faults import faults_of
+from app.kit.integers import convert_json
 from app.services import FlowService
 
 ORIGIN = Origin(actor="command-line", client="command-line")
@@ -67,7 +68,7 @@ def set_state(user_id: str, flow_id: str, body: str) -> None:
     except msgspec.DecodeError as refusal:
         raise click.BadParameter(str(refusal), param_hint="JSON") from None
     try:
-        command = msgspec.convert(value, SetCommand)
+        command = convert_json(value, SetCommand)
     except msgspec.ValidationError:
         raise InvalidRequestError(faults_of(value, SetCommand)) from None
 

@@ -9,6 +9,7 @@ import jsonschema_rs
 import msgspec
 
 from app.contracts.errors import MAX_FAULTS, Fault
+from app.kit.integers import convert_json
 
 MAX_SHOWN = 80
 
@@ -34,7 +35,7 @@ def faults_of(value: object, shape: type) -> list[Fault]:
         faults.clear()
     if not faults:
         try:
-            msgspec.convert(value, shape)
+            convert_json(value, shape)
         except msgspec.ValidationError as refusal:
             faults.append(_fault_of(refusal))
         except UnicodeEncodeError:

@@ -18,6 +18,7 @@ from app.flow.lint.steps import step_findings
 from app.flow.lint.timeouts import round_findings
 from app.flow.lint.ways import way_findings
 from app.flow.lint.whole import whole_findings
+from app.kit.integers import convert_json
 
 MAX_BYTES = 1_048_576
 """Of a definition as compact JSON."""
@@ -38,7 +39,7 @@ def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
     errors = [Fault(f.pointer, f"{f.message}; {f.advice}") for f in findings if f.severity == "error"]
     if errors:
         raise InvalidDefinitionError(errors)
-    return msgspec.convert(canonical(with_free_doubles(raw)), Flow), findings
+    return convert_json(canonical(with_free_doubles(raw)), Flow), findings
 
 
 def check_flow(raw: object) -> list[Finding]:

@@ -19,6 +19,7 @@ from app.contracts.errors import MAX_FAULTS, Fault, FlowError, InvalidRequestErr
 from app.flow.faults import faults_of
 from app.flow.jsonable import NUMBER_RULE
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
+from app.kit.integers import convert_json
 from app.services import FlowService
 
 BODY_ALLOWANCE_BYTES = 16_384
@@ -193,8 +194,9 @@ class Handler:
         try:
             return self._decoder.decode(raw.strip() or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            faults += _faults_of_body(raw, self._endpoint.body)
-            return None
+            body, found = _decode_again(raw, self._endpoint.body)
+            faults += found
+            return body
 
 
 def is_known_etag(etag: str, listed: str) -> bool:
@@ -220,18 +222,22 @@ async def _read(request: Request, limit: int) -> bytes:
     return bytes(raw)
 
 
-def _faults_of_body(raw: bytes, shape: Any) -> list[Fault]:
+def _decode_again(raw: bytes, shape: Any) -> tuple[Any, list[Fault]]:
+    """The body where only numbers such as 1.0 were in the way of its integers; otherwise its faults."""
     try:
         value = msgspec.json.decode(raw.strip() or b"{}")
     except UnicodeDecodeError:
-        return [Fault("", "the body is not UTF-8")]
+        return None, [Fault("", "the body is not UTF-8")]
     except RecursionError:
-        return [Fault("", "the body is nested too deep")]
+        return None, [Fault("", "the body is nested too deep")]
     except msgspec.ValidationError:  # an integer of so many digits that it is no double either
-        return [Fault("", f"a number is too large: {NUMBER_RULE}")]
+        return None, [Fault("", f"a number is too large: {NUMBER_RULE}")]
     except msgspec.DecodeError as refusal:
-        return [Fault("", f"the body is not JSON: {refusal}")]
-    return faults_of(value, shape)
+        return None, [Fault("", f"the body is not JSON: {refusal}")]
+    try:
+        return convert_json(value, shape), []
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
+        return None, faults_of(value, shape)
 
 
 def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) -> Struct | None:

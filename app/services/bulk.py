@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec import Struct, ValidationError, convert, structs
+from msgspec import Struct, ValidationError, structs
 
 from app.contracts.command import (
     BatchAction,
@@ -24,6 +24,7 @@ from app.contracts.outcome import BatchOutcome, BatchPage
 from app.contracts.ports import StateFilter
 from app.contracts.state import FlowState
 from app.flow.faults import faults_of
+from app.kit.integers import convert_json
 from config.log import describe
 
 if TYPE_CHECKING:
@@ -129,15 +130,15 @@ class Bulk:
         if operation.op == "resume":
             return await service.administration.resume_flow(user_id, flow_id, origin=origin)
         if operation.op == "pause":
-            held = convert(operation.body, PauseCommand)
+            held = convert_json(operation.body, PauseCommand)
             return await service.administration.pause_flow(user_id, flow_id, held, origin=origin)
         if operation.op == "reset":
-            begun = convert(operation.body, ResetCommand)
+            begun = convert_json(operation.body, ResetCommand)
             return await service.reset_flow(user_id, flow_id, begun.step, origin=origin)
         if operation.op == "set":
-            wanted = structs.replace(convert(operation.body, SetCommand), flow=flow_id)
+            wanted = structs.replace(convert_json(operation.body, SetCommand), flow=flow_id)
             return await service.set_flow_state(user_id, wanted, origin=origin)
-        moved = convert(operation.body, TransitionCommand)
+        moved = convert_json(operation.body, TransitionCommand)
         return await service.execute_transition(
             user_id,
             flow_id,
@@ -172,7 +173,7 @@ def faults_of_action(action: BatchAction) -> list[Fault]:
             faults.append(Fault("/body", f"{action.op} takes no body"))
         return faults
     try:
-        convert(action.body, shape)
+        convert_json(action.body, shape)
     except (ValidationError, RecursionError):
         faults += [Fault(f"/body{f.pointer}", f.message) for f in faults_of(action.body, shape)]
     return faults
