@@ -77,10 +77,12 @@ class Node(Struct, eq=False):
 
 
 class Machine:
-    """XState's rules over the states of one machine."""
+    """XState's rules over the states of one machine. ``is_written``: by ``JSON.stringify``, which leaves what
+    waits for no event (``always``) out."""
 
-    def __init__(self, root: Node, ids: dict[str, Node]) -> None:
+    def __init__(self, root: Node, ids: dict[str, Node], *, is_written: bool = False) -> None:
         self.root = root
+        self.is_written = is_written
         self._ids = ids
 
     def target(self, source: Node, text: str) -> Node | None:

@@ -81,7 +81,7 @@ class _Reading:
         named = given.get("id", "")
         if isinstance(raw, dict) and isinstance(named, str) and not slug_of(named.replace(_NAMELESS, "")):
             self._fault("/id", "a machine needs an id: it becomes the name of the flow")
-        self.machine = Machine(root, self._ids)
+        self.machine = Machine(root, self._ids, is_written=isinstance(given.get("transitions"), list))
         if not self.faults:
             self._check_targets(root)
 

@@ -50,6 +50,11 @@ _OTHER_TIMEOUT = f"the timeout in meta.{KEY} does not count beside it"
 _BEGINS_ANEW = "XState goes on with the time of the state; here its timeout begins anew"
 _NO_WAY_OUT = "XState rests here without being done; a step without transitions ends the flow"
 _SAYS = {"done": "has ended", "error": "has failed", "snapshot": "says how it is"}
+_LEFT_OUT = "JSON.stringify leaves always out; where a state has one, import machine.config"
+_MAYBE_LEFT_OUT = (
+    "nothing leads out of it, but JSON.stringify, which wrote this, leaves always out: import "
+    "machine.config, or make it final"
+)
 _DONE = "XState takes no more events at a final state"
 
 
@@ -74,6 +79,7 @@ class _Import:
         self._outer = [node for node in nodes if node.children and node.parent is not None]
         self._steps = Names(".".join(leaf.path) for leaf in self._leaves)
         self._transitions = Names(event for node in nodes for event in node.on)
+        self._faults: list[Fault] = []
         self._rests: dict[Node, Node] = {}
         self._left = MAX_TRANSITIONS
 
@@ -92,6 +98,10 @@ class _Import:
                 self._notes.lost(
                     leaf.pointer, f"XState leaves it at once, being done; what leads here leads to {to}"
                 )
+        if self._faults:
+            raise InvalidDefinitionError(self._faults)
+        if self._machine.is_written and not any(leaf.ours for leaf in self._leaves):
+            self._notes.lost("", _LEFT_OUT)
         self._complete(steps)
         for node in self._outer:
             if node.description is not None or node.meta or node.ours:
@@ -139,6 +149,8 @@ class _Import:
             self._add(leaf, transitions, self._last_ways(leaf), wild=True)
         if not transitions:
             self._notes.kept(leaf.pointer, _NO_WAY_OUT)
+            if self._machine.is_written and not leaf.final:
+                self._faults.append(Fault(leaf.pointer, _MAYBE_LEFT_OUT))
         step["transitions"] = _arranged(transitions, order)
         return step
 

@@ -130,6 +130,19 @@ def test_what_cannot_be_meant_is_refused_with_its_place(state: Json, pointer: st
     assert [fault.pointer for fault in refusal.value.faults] == [pointer]
 
 
+def test_what_json_stringify_leaves_out_makes_no_end() -> None:
+    """XState writes a machine without ``always``: a state with nothing else cannot be told from an end."""
+    whole = machine(a={"type": "atomic", "on": {"GO": "b"}}, b={"type": "atomic", "on": {}}, c=END)
+    assert ways(imported(whole)[0], "b") == {}
+    whole["transitions"] = []
+    with pytest.raises(InvalidDefinitionError) as refusal:
+        from_xstate(whole)
+    assert [fault.pointer for fault in refusal.value.faults] == ["/states/b"]
+    assert "import machine.config" in refusal.value.faults[0].message
+    whole["states"]["b"]["on"] = {"GO": "c"}
+    assert "leaves always out" in imported(whole)[1][""]
+
+
 # No false end
 
 
