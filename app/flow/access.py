@@ -1,6 +1,6 @@
 """Who may see a flow, and who may run a transition with what it comes with."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
 from msgspec import UNSET, UnsetType
@@ -9,6 +9,7 @@ from app.contracts.command import ADMIN, Caller
 from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidPayloadError
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import FlowState, Payload
+from app.flow.guard_inputs import GuardBudget, GuardInputs
 from app.flow.guards import check_guard, compiled, may_hold
 from app.flow.payload import check_keepable
 from app.flow.payload_schemas import payload_faults
@@ -107,11 +108,24 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
     )
 
 
-def may_run(transition: FlowTransition, state: FlowState, caller: Caller, now: datetime) -> bool:
-    """Whether the caller may run the transition now, given a payload that fits."""
-    return caller.has_a_role(transition.roles) and (
-        transition.guard is None or may_hold(transition.guard, state, caller, now)
-    )
+def runnable(
+    transitions: Iterable[FlowTransition],
+    state: FlowState,
+    caller: Caller,
+    now: datetime,
+    budget: GuardBudget,
+) -> Iterator[FlowTransition]:
+    """Those of a step's transitions that the caller may run now, given a payload that fits. One whose guard
+    is not evaluated within the budget is not among them."""
+    inputs = None
+    for transition in transitions:
+        if not caller.has_a_role(transition.roles):
+            continue
+        if transition.guard is not None:
+            inputs = inputs or GuardInputs(state, {}, caller, now)
+            if not may_hold(transition.guard, state, caller, now, inputs=inputs, budget=budget):
+                continue
+        yield transition
 
 
 def depends_on_caller(step: FlowStep) -> bool:

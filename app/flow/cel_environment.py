@@ -68,6 +68,10 @@ class CelEnvironment:
             except RuntimeError:
                 raise refusal from None
 
+    def activation(self, values: Mapping[str, Any]) -> cel.Activation:
+        """Values that several expressions are evaluated over: each is brought into CEL once."""
+        return self._mixing.Activation(data=values)
+
     def parse(self, expression: str) -> bytes:
         """Return the syntax tree of an expression, serialized. Raises RuntimeError."""
         tree: bytes = self._mixing.compile(expression, disable_check=True).serialize()

@@ -1,7 +1,8 @@
 """The syntax tree of an expression in CEL, read from what the library serializes.
 
 It is a protobuf message ``cel.expr.ParsedExpr`` in an ``Any``; the library brings no classes for it. Only
-what finds constant parts is read (https://github.com/cel-expr/cel-spec, ``syntax.proto``).
+what finds constant parts and what estimates the cost is read (https://github.com/cel-expr/cel-spec,
+``syntax.proto``).
 """
 
 from collections.abc import Iterator
@@ -17,25 +18,39 @@ _VARINT, _64_BITS, _BYTES, _32_BITS = 0, 1, 2, 5
 # Of Any, ParsedExpr and SourceInfo.
 _VALUE, _EXPR, _SOURCE_INFO, _POSITIONS = 2, 2, 3, 4
 # Of Expr.
-_ID, _CONSTANT, _SELECT, _CALL, _LIST, _MESSAGE = 2, 3, 5, 6, 7, 8
-_COMPREHENSION = 9
-_FUNCTION = 2
-_PARTS = {_SELECT: (1,), _CALL: (1, 3), _LIST: (1,), _COMPREHENSION: (2, 4, 5, 6, 7)}
-"""Which fields of a part are parts themselves; those of a call are its target and its arguments."""
+_ID, _CONSTANT, IDENT, SELECT, CALL, LIST, MESSAGE, COMPREHENSION = 2, 3, 4, 5, 6, 7, 8, 9
+"""The kinds of nodes. A map is a message without a name."""
+_PARTS = {SELECT: (1,), CALL: (1, 3), LIST: (1,), COMPREHENSION: (2, 4, 5, 6, 7)}
+"""Which fields of a part are parts themselves; those of a call are its target and its arguments, those of a
+comprehension its range, the first value of its accumulator, its condition, its step and its result."""
+_NAME = {IDENT: 1, SELECT: 2, CALL: 2, MESSAGE: 1, COMPREHENSION: 1}
+_TEST_ONLY, _ACCUMULATOR, _STRING, _LITERAL_BYTES = 3, 3, 6, 7
 _ENTRY, _KEY, _ENTRY_VALUE = 2, 3, 4
 """Of a message or a map."""
 
 
 class Node(Struct, frozen=True):
-    """A part of an expression. ``raw`` is its message; a call has its target and arguments as parts."""
+    """A part of an expression. ``raw`` is its message, ``kind`` one of the constants above; a call has its
+    target and arguments as parts. ``name`` is that of a variable, a selected member, a called function, a
+    message, or the variable of a loop. ``text`` is a literal text or literal bytes; ``tests``: the member is
+    asked for by ``has``."""
 
     raw: bytes
+    kind: int
     position: int
-    function: str
+    name: str
+    accumulator: str
+    text: str | bytes | None
+    tests: bool
     parts: tuple["Node", ...]
     is_constant: bool
     """Return whether nothing in it is read: no variable, no member, no variable of a loop."""
     is_literal: bool
+
+    @property
+    def function(self) -> str:
+        """The name of the called function; empty for what is no call."""
+        return self.name if self.kind == CALL else ""
 
 
 class Tree:
@@ -62,28 +77,37 @@ class Tree:
         fields = list(_fields(raw))
         kind, content = next(((number, value) for number, value in fields if number != _ID), (0, b""))
         expr_id = next((value for number, value in fields if number == _ID), 0)
-        function = ""
+        name = accumulator = ""
+        text = None
+        tests = False
         inner: list[bytes] = []
-        if kind == _MESSAGE:
-            for number, entry in _fields(content):
-                if number == _ENTRY:
-                    inner += [value for member, value in _fields(entry) if member in (_KEY, _ENTRY_VALUE)]
-        elif kind in _PARTS:
-            for number, value in _fields(content):
-                if kind == _CALL and number == _FUNCTION:
-                    function = value.decode()
-                elif number in _PARTS[kind]:
-                    inner.append(value)
+        for number, value in _fields(content) if isinstance(content, bytes) else ():
+            if number == _NAME.get(kind):
+                name = value.decode()
+            elif kind == MESSAGE and number == _ENTRY:
+                inner += [part for member, part in _fields(value) if member in (_KEY, _ENTRY_VALUE)]
+            elif number in _PARTS.get(kind, ()):
+                inner.append(value)
+            elif kind == COMPREHENSION and number == _ACCUMULATOR:
+                accumulator = value.decode()
+            elif kind == SELECT and number == _TEST_ONLY:
+                tests = bool(value)
+            elif kind == _CONSTANT and number in (_STRING, _LITERAL_BYTES):
+                text = value.decode() if number == _STRING else value
         parts = []
-        is_constant = kind in (_CONSTANT, _SELECT, _CALL, _LIST, _MESSAGE)
+        is_constant = kind in (_CONSTANT, SELECT, CALL, LIST, MESSAGE)
         for part in inner:
             node = self._node(part)
             parts.append(node)
             is_constant = is_constant and node.is_constant
         return Node(
             raw=raw,
+            kind=kind,
             position=self._positions.get(expr_id, 0),
-            function=function,
+            name=name,
+            accumulator=accumulator,
+            text=text,
+            tests=tests,
             parts=tuple(parts),
             is_constant=is_constant,
             is_literal=kind == _CONSTANT,

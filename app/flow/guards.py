@@ -2,26 +2,29 @@
 
 An expression sees ``payload`` (what comes with the transition), ``state`` (as it is before it), ``user``
 (who asks: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled once. What it may cost is
-bounded: its length and depth, 10,000 steps of its loops (by the library), and what may be looped over
-(``LOOPED_BYTES``, ``LOOPED_MEMBERS``).
+bounded: its length and depth, 10,000 steps of its loops (by the library), what may be looped over
+(``LOOPED_BYTES``, ``LOOPED_MEMBERS``), and what its parts cost with the values that it reads, counted before
+it is evaluated (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of one read).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache, lru_cache
+from math import inf
 from typing import Any
 
 import msgspec
 from cel_expr_python import cel
-from msgspec import UNSET
 
 from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
 from app.flow.cel_environment import CelEnvironment
+from app.flow.cel_tree import Tree
 from app.flow.guard_constants import constant_fault
-from app.flow.jsonable import count_values
+from app.flow.guard_cost import NOTHING, CostCounter, Size, TooExpensiveError, reads_of, unknown
+from app.flow.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
 
 MAX_LENGTH = 1000
 MAX_LOOPS = 2
@@ -29,11 +32,10 @@ MAX_MATCHES = 3
 MAX_PATTERN = 200
 MAX_COUNT = 50
 """Of the patterns of ``matches``: how many, how long, and of a repetition such as ``{2,50}``."""
-LOOPED_BYTES = 16_384
-LOOPED_MEMBERS = 500
-"""Of both payloads as JSON, and of all lists and objects in them together, where a guard loops or matches:
-lists are copied at each step, and a pattern takes its time for each character."""
 SHOWN_BYTES = 500
+CHEAP = 1_000_000
+WORKS = (1_000, 10_000, 100_000)
+"""Up to these sizes of what a guard reads, its cost is counted once; unless that is more than ``CHEAP``."""
 
 _TEXT, _MAP = cel.Type.STRING, cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 _PAYLOAD = {"payload": _MAP}
@@ -79,41 +81,69 @@ _PLACED = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
 
 class Guard:
     """A compiled condition. ``reads_payload``: what comes with the transition matters; ``reads_user``: so
-    does who asks."""
+    does who asks. ``least_cost`` is what it costs with nothing to read."""
 
     def __init__(self, expression: str) -> None:
         self.expression = expression
-        self._compiled = _environment(payload=True, user=True).compile(expression)
+        environment = _environment(payload=True, user=True)
+        self._compiled = environment.compile(expression)
         self.reads_payload = not _compiles(expression, payload=False, user=True)
         self.reads_user = not _compiles(expression, payload=True, user=False)
         self.is_dear = is_dear(expression)
-        self._keys = {name: _keys_read(expression, name) for name in ("payload", "state.payload")}
+        self._root = Tree(expression, environment).root
+        self._reads = reads_of(self._root, FIELDS)
+        self._key = repr(sorted((name, members and sorted(members)) for name, members in self._reads.items()))
+        self.least_cost = self._cost_of(dict.fromkeys(self._reads, NOTHING))
+        self._costs = [(work, self._cost_of(dict.fromkeys(self._reads, unknown(work)))) for work in WORKS]
 
-    def refusal(self, values: dict[str, Any]) -> str | None:
+    def refusal(self, inputs: GuardInputs, budget: GuardBudget | None = None) -> str | None:
         """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false."""
-        if self.is_dear and (too_much := _too_much(values["payload"], values["state.payload"])):
+        if self.is_dear and (too_much := inputs.too_much()):
             return too_much
-        # Every member costs its way into CEL: only those are sent that can be read.
-        sent = {name: _some(values[name], keys) for name, keys in self._keys.items() if keys is not None}
+        cost = self.cost(inputs)
+        environment = _environment(payload=True, user=True)
+
+        def evaluate() -> cel.Value:
+            return self._compiled.eval(**inputs.arguments(self._key, self._reads, environment))
+
         try:
-            found = self._compiled.eval(data={**values, **sent})
+            found = (budget or GuardBudget()).evaluate(cost, evaluate)
         except Exception as refusal:  # noqa: BLE001 - whatever it is: the condition is not known to hold
             return _plain(str(refusal)) if isinstance(refusal, RuntimeError) else "it has no result"
+        if found is None:
+            return "it may take too long with values of this size; send less, or simplify the condition"
         if found.type() == cel.Type.ERROR:
             return _plain(str(found.value()))
         if found.type() != cel.Type.BOOL:
             return f"it gives {found.type().name().lower()}, not true or false"
         return None if found.value() else ""
 
+    def cost(self, inputs: GuardInputs) -> float:
+        """At most what an evaluation takes, in nanoseconds (app.flow.guard_cost)."""
+        work = inputs.work(self._reads)
+        brought = 0.0 if inputs.knows(self._key) else work
+        for limit, cost in self._costs:
+            if work <= limit and cost <= CHEAP:
+                return cost + brought
+        return self._cost_of(inputs.sizes(self._reads)) + brought
+
+    def _cost_of(self, sizes: Mapping[str, Size]) -> float:
+        counter = CostCounter(sizes, MAX_GUARD_COST)
+        try:
+            counter.size(self._root, {})
+        except TooExpensiveError:
+            return inf
+        return counter.spent
+
 
 def check_guard(
     expression: str, transition: str, state: FlowState, payload: Payload, caller: Caller, now: datetime
 ) -> None:
     """Raise GuardRefusedError, with what the guard read, unless the condition holds for certain."""
-    values = _values(state, payload, caller, now)
-    reason = compiled(expression).refusal(values)
+    inputs = GuardInputs(state, payload, caller, now)
+    reason = compiled(expression).refusal(inputs)
     if reason is not None:
-        raise GuardRefusedError(transition, expression, _seen(expression, values), reason or None)
+        raise GuardRefusedError(transition, expression, _seen(expression, inputs.values), reason or None)
 
 
 def is_dear(expression: str) -> bool:
@@ -121,10 +151,23 @@ def is_dear(expression: str) -> bool:
     return bool(_loops(expression) or _matches(expression))
 
 
-def may_hold(expression: str, state: FlowState, caller: Caller, now: datetime) -> bool:
-    """Whether a transition with this guard may run now; one that depends on what comes with it may."""
+def may_hold(
+    expression: str,
+    state: FlowState,
+    caller: Caller,
+    now: datetime,
+    *,
+    inputs: GuardInputs | None = None,
+    budget: GuardBudget | None = None,
+) -> bool:
+    """Whether a transition with this guard may run now; one that depends on what comes with it may.
+
+    Guards of one read share their ``inputs`` and their ``budget``.
+    """
     guard = compiled(expression)
-    return guard.reads_payload or guard.refusal(_values(state, {}, caller, now)) is None
+    if guard.reads_payload:
+        return True
+    return guard.refusal(inputs or GuardInputs(state, {}, caller, now), budget) is None
 
 
 def fault_of_guard(expression: str) -> str | None:
@@ -144,6 +187,8 @@ def fault_of_guard(expression: str) -> str | None:
         return _readable(str(refusal))
     if result not in ("BOOL", "DYN"):
         return f"is {result.lower()}, not true or false"
+    if compiled(expression).least_cost > MAX_GUARD_COST:
+        return "takes too long, whatever it reads"
     return constant_fault(expression, _environment(payload=True, user=True))
 
 
@@ -151,7 +196,7 @@ def is_constant(expression: str) -> bool | None:
     """The value of a guard that reads nothing; None: it reads something."""
     if any(token["path"] for token in _TOKEN.finditer(expression)) or fault_of_guard(expression):
         return None
-    return Guard(expression).refusal({"payload": {}, "state.payload": {}}) is None
+    return Guard(expression).refusal(GuardInputs(None, {}, None, None)) is None
 
 
 @lru_cache(maxsize=4096)
@@ -171,29 +216,6 @@ def _compiles(expression: str, *, payload: bool, user: bool) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _values(state: FlowState, payload: Payload, caller: Caller, now: datetime) -> dict[str, Any]:
-    return {
-        "payload": payload,
-        "user.id": caller.user_id,
-        "user.roles": sorted(caller.roles),
-        "state.flow": state.flow,
-        "state.userId": state.user_id,
-        "state.step": state.step,
-        "state.previous": state.previous or "",
-        "state.service": state.service,
-        "state.entityId": state.entity_id or "",
-        "state.message": state.message or "",
-        "state.status": state.status,
-        "state.ok": state.ok,
-        "state.version": state.version,
-        "state.revision": state.revision,
-        "state.createdAt": state.created_at,
-        "state.updatedAt": state.updated_at,
-        "state.payload": {} if state.payload is UNSET else state.payload,
-        "now": now,
-    }
 
 
 def _seen(expression: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -218,38 +240,11 @@ def _seen(expression: str, values: dict[str, Any]) -> dict[str, Any]:
     return seen
 
 
-def _keys_read(expression: str, name: str) -> set[str] | None:
-    """The members of a payload that an expression can read; None: any."""
-    keys = set()
-    for token in _TOKEN.finditer(_plainly(expression)):
-        segments = [segment.strip("\"'") for segment in _SEGMENT.findall(token["path"] or "")]
-        whole, depth = ".".join(segments[: name.count(".") + 1]), name.count(".") + 1
-        if whole != name:
-            continue
-        called = _plainly(expression)[token.end() :].lstrip().startswith("(")
-        if len(segments) - called <= depth:
-            return None
-        keys.add(segments[depth])
-    return keys
-
-
-def _some(payload: Payload, keys: set[str]) -> Payload:
-    return {key: payload[key] for key in keys if key in payload}
-
-
 def _shown(value: Any) -> Any:
     text = msgspec.json.encode(value)
     if len(text) <= SHOWN_BYTES:
         return msgspec.json.decode(text)
     return text[:SHOWN_BYTES].decode(errors="ignore") + "…"
-
-
-def _too_much(*payloads: Payload) -> str | None:
-    if sum(count_values(payload) for payload in payloads) > LOOPED_MEMBERS:
-        return f"it loops or matches, and the payload has more than {LOOPED_MEMBERS} members"
-    if sum(len(msgspec.json.encode(payload)) for payload in payloads) > LOOPED_BYTES:
-        return f"it loops or matches, and the payload has more than {LOOPED_BYTES} bytes"
-    return None
 
 
 def _loops(expression: str) -> list[int]:

@@ -14,7 +14,8 @@ import msgspec
 from app.contracts.errors import MAX_FAULTS, Fault
 from app.contracts.state import Payload
 from app.flow.faults import escape
-from app.flow.schema_cost import Weight, cost_faults, weight_of
+from app.flow.schema_cost import cost_faults
+from app.flow.schema_weight import Weight, weight_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES = 16_384
@@ -28,12 +29,13 @@ def payload_faults(schema: dict[str, Any], payload: Payload) -> list[Fault]:
     """Everything in which a payload does not fit, by JSON pointers into it; at most ``MAX_FAULTS``, and the
     first alone where schema and payload are large."""
     validator, weight = _validator(_Schema(schema))
-    steps = weight.steps(payload)
-    if steps > MAX_STEPS:
+    if weight.steps(payload, MAX_STEPS) > MAX_STEPS:
         return [Fault("", "is larger than can be compared with its schema: bring less, or ask for less")]
     if validator.is_valid(payload):
         return []
-    if steps > MAX_TOLD_STEPS:  # to find all faults takes many times as long as the first
+    if (
+        weight.steps(payload, MAX_TOLD_STEPS) > MAX_TOLD_STEPS
+    ):  # to find all faults takes many times as long as the first
         try:
             validator.validate(payload)
         except jsonschema_rs.ValidationError as first:

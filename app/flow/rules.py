@@ -1,6 +1,6 @@
 """Decides what a command makes of a state. Semantics are the base system's flow model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,7 +24,8 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import ENDED, AvailableTransition, FlowState, Status
-from app.flow.access import may_run, require_runnable, require_undo, restricts_roles
+from app.flow.access import require_runnable, require_undo, restricts_roles, runnable
+from app.flow.guard_inputs import GuardBudget
 
 
 def start(
@@ -265,35 +266,35 @@ def require_active(state: FlowState) -> None:
 
 
 def with_transitions(
-    definition: FlowDefinition, state: FlowState, caller: Caller, now: datetime
+    definition: FlowDefinition,
+    state: FlowState,
+    caller: Caller,
+    now: datetime,
+    budget: GuardBudget | None = None,
 ) -> FlowState:
     """The state with the transitions that the caller may run now, in the author's order, and with the roles
-    that may undo the last one."""
+    that may undo the last one. ``budget``: what the guards may cost together with those of other states."""
     step = current_step(definition, state)
     state = structs.replace(state, undo_roles=undo_roles(definition, state))
     if state.status == "paused":
         return state
-    runnable = (
+    shown = (
         AvailableTransition(
             transition=t.transition, step=t.step, explicit=t.explicit, reversible=t.reversible
         )
-        for t in _runnable(step, state, caller, now)
+        for t in runnable(step.transitions.values(), state, caller, now, budget or GuardBudget())
     )
-    return structs.replace(state, transitions=tuple(runnable))
-
-
-def _runnable(
-    step: FlowStep, state: FlowState, caller: Caller | None, now: datetime
-) -> Iterator[FlowTransition]:
-    """What the caller (None: a timeout) may run now."""
-    return (t for t in step.transitions.values() if caller is None or may_run(t, state, caller, now))
+    return structs.replace(state, transitions=tuple(shown))
 
 
 def _invalid(
     step: FlowStep, state: FlowState, name: str, caller: Caller | None, now: datetime
 ) -> InvalidTransitionError:
-    allowed = [t.transition for t in _runnable(step, state, caller, now)]
-    return InvalidTransitionError(state.step, name, allowed)
+    found = step.transitions.values()
+    allowed: Iterable[FlowTransition] = (
+        found if caller is None else runnable(found, state, caller, now, GuardBudget())
+    )
+    return InvalidTransitionError(state.step, name, [transition.transition for transition in allowed])
 
 
 def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:

@@ -5,25 +5,24 @@ definitions are 2**60 steps, and so is a recursive schema with two ways on at ea
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from msgspec import Struct, json
-
 from app.contracts.errors import Fault
 from app.flow.faults import escape
-from app.flow.jsonable import MAX_DEPTH, count_values
+from app.flow.jsonable import MAX_DEPTH
 
 MAX_LOOKS = 1000
 MAX_SCHEMAS = 1000
 MAX_PATTERNS = 20
 MAX_REFERENCES = 100
-COUNTED_STEPS = 20_000
-"""Below, it is enough to know how many values there may be."""
+MAX_UNEVALUATED = 5
+"""In each other at the same value: the library goes through what is below three times for each."""
 
-_COUNTS = re.compile(r"\{[\d,]*\}")
 _PLACE = re.compile(r"#(/|\Z)")
+MAX_NESTED = 200
+"""Levels at one value, with those through ``$ref``."""
 _ONE = ("not", "if", "then", "else", "$ref")
 _MANY = ("allOf", "anyOf", "oneOf")
 _OF_EACH = ("additionalProperties", "propertyNames", "unevaluatedProperties", "contains", "unevaluatedItems")
@@ -34,9 +33,9 @@ DATA = ("const", "enum", "default", "examples")
 
 def cost_faults(schema: dict[str, Any]) -> list[Fault]:
     """What of a schema leads out of it, leads nowhere, or may take too long."""
-    parts = list(_parts(schema, ""))
+    parts = list(parts_of(schema, ""))
     references = [part["$ref"] for _, part in parts if isinstance(part.get("$ref"), str)]
-    targets = _targets(schema, parts, references)
+    targets = targets_of(schema, parts, references)
     faults = [
         Fault(f"{at}/{name}", "is not taken here: name the place with a $ref such as #/$defs/name")
         for at, part in parts
@@ -55,40 +54,14 @@ def cost_faults(schema: dict[str, Any]) -> list[Fault]:
         faults.append(Fault("", f"has {len(parts)} schemas in it, more than {MAX_SCHEMAS}"))
     if len(references) > MAX_REFERENCES:
         faults.append(Fault("", f"has {len(references)} $ref in it, more than {MAX_REFERENCES}"))
-    if faults or not references:
+    if faults:
+        return faults
+    if references and (faults := _Looks(schema, targets).faults()):
         return faults  # what has no references is looked at as often as it is long
-    return _Looks(schema, targets).faults()
-
-
-class Weight(Struct, frozen=True):
-    """What of a schema is multiplied: ``members`` by the values of a payload, ``patterns`` by its bytes."""
-
-    members: int
-    patterns: int
-
-    def steps(self, payload: Any) -> int:
-        """About how many steps a payload takes at most, of some tenths of a microsecond."""
-        size = len(json.encode(payload))
-        values = size // 2  # a value and what parts it from the next
-        if values * self.members > COUNTED_STEPS:
-            values = count_values(payload)
-        return (1 + values) * self.members + (size * self.patterns) // 8
-
-
-def weight_of(schema: dict[str, Any]) -> Weight:
-    """The weight of a schema: its parts with what they enumerate, and its patterns with what they count."""
-    parts = [part for _, part in _parts(schema, "")]
-    listed = sum(
-        1 + count_values(part.get(name)) for part in parts for name in ("enum", "const") if name in part
-    )
-    patterns = [part["pattern"] for part in parts if isinstance(part.get("pattern"), str)]
-    patterns += [pattern for part in parts for pattern in part.get("patternProperties", ())]
-    counted = sum(
-        len(pattern)
-        + sum(min(int(n[:9]), 100_000) for n in re.findall(r"\d+", " ".join(_COUNTS.findall(pattern))))
-        for pattern in patterns
-    )
-    return Weight(members=len(parts) + listed, patterns=counted)
+    if unevaluated_depth(schema, targets) > MAX_UNEVALUATED:
+        message = f"has more than {MAX_UNEVALUATED} unevaluatedProperties or unevaluatedItems in each other"
+        return [Fault("", message)]
+    return []
 
 
 class _Looks:
@@ -123,20 +96,12 @@ class _Looks:
         if key in self._under_way:
             raise _EndlessError
         self._under_way.add(key)
-        looks = 1 + sum(self._of(other, depth) for other in self._at_same_value(part))
+        looks = 1 + sum(self._of(other, depth) for other in at_same_value(part, self._targets))
         if depth:
             looks += self._at_a_member(part, depth - 1)
         self._under_way.discard(key)
         self._counted[key] = min(looks, MAX_LOOKS + 1)
         return self._counted[key]
-
-    def _at_same_value(self, part: dict[str, Any]) -> Iterator[Any]:
-        for name in _ONE:
-            if name in part:
-                yield self._targets[part[name]] if name == "$ref" else part[name]
-        for name in _MANY:
-            yield from part.get(name, ())
-        yield from part.get("dependentSchemas", {}).values()
 
     def _at_a_member(self, part: dict[str, Any], depth: int) -> int:
         """A member meets one of the named properties, one of the items, and all of the rest."""
@@ -152,7 +117,33 @@ class _EndlessError(Exception):
     """A schema leads to itself, and no level of the value is between."""
 
 
-def _parts(schema: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def at_same_value(part: dict[str, Any], targets: Mapping[str, Any]) -> Iterator[Any]:
+    """The schemas in a schema that look at the same value. ``targets``: of each ``$ref``."""
+    for name in _ONE:
+        if name in part:
+            yield targets.get(part[name]) if name == "$ref" else part[name]
+    for name in _MANY:
+        yield from part.get(name, ())
+    yield from part.get("dependentSchemas", {}).values()
+
+
+def unevaluated_depth(root: dict[str, Any], targets: Mapping[str, Any]) -> int:
+    """How many schemas with unevaluatedProperties or unevaluatedItems are in each other at one value."""
+    depths: dict[int, int] = {}
+
+    def depth_of(part: Any, above: int) -> int:
+        if not isinstance(part, dict) or above > MAX_NESTED:
+            return above if above > MAX_NESTED else 0
+        if id(part) not in depths:
+            inner = [depth_of(other, above + 1) for other in at_same_value(part, targets)]
+            own = "unevaluatedProperties" in part or "unevaluatedItems" in part
+            depths[id(part)] = max(inner, default=0) + own
+        return depths[id(part)]
+
+    return max(depth_of(part, 0) for _, part in parts_of(root, ""))
+
+
+def parts_of(schema: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema in a schema, itself first, with its place."""
     if not isinstance(schema, dict):
         return
@@ -163,12 +154,12 @@ def _parts(schema: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         if name in MAPS_OF_SCHEMAS and isinstance(member, dict):
             for key, inner in member.items():
-                yield from _parts(inner, f"{here}/{escape(key)}")
+                yield from parts_of(inner, f"{here}/{escape(key)}")
         elif isinstance(member, list):
             for number, inner in enumerate(member):
-                yield from _parts(inner, f"{here}/{number}")
+                yield from parts_of(inner, f"{here}/{number}")
         else:
-            yield from _parts(member, here)
+            yield from parts_of(member, here)
 
 
 def _lost(reference: str) -> str:
@@ -177,7 +168,7 @@ def _lost(reference: str) -> str:
     return "leads out of this schema: a $ref is a place in it, such as #/$defs/name"
 
 
-def _targets(
+def targets_of(
     root: dict[str, Any], parts: list[tuple[str, dict[str, Any]]], references: list[str]
 ) -> dict[str, Any]:
     """What each ``$ref`` names, None when it is no place in the schema."""

@@ -1,11 +1,23 @@
 """What a caller is shown: the flows that it may see, and the transitions that it may run."""
 
+import asyncio
+
+import structlog
+
 from app.contracts.command import ADMIN, Caller
 from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.ports import Clock
 from app.contracts.state import FlowState
 from app.flow import access, rules
+from app.flow.guard_inputs import GuardBudget
 from app.services.catalog import DefinitionCatalog
+
+log = structlog.get_logger("access")
+
+YIELD_SECONDS = 0.005
+REPORT_EVERY_SECONDS = 60.0
+REPORTED_LIMIT = 10_000
+"""Steps of which it is known when their skipped guards were logged."""
 
 
 class Access:
@@ -14,6 +26,7 @@ class Access:
     def __init__(self, catalog: DefinitionCatalog, clock: Clock) -> None:
         self._catalog = catalog
         self._clock = clock
+        self._reported: dict[tuple[str, int, str], float] = {}
 
     async def require_visible(self, flow_id: str, caller: Caller) -> None:
         """Raise InsufficientPermissionsError when the caller must not see a flow. Whether there is such a
@@ -43,7 +56,34 @@ class Access:
             definition = await self._catalog.current_or_pinned(state)
             access.require_clearable(definition.flow, caller)
 
-    async def with_transitions(self, state: FlowState, caller: Caller) -> FlowState:
-        """The state with the transitions that the caller may run now."""
+    async def with_transitions(
+        self, state: FlowState, caller: Caller, budget: GuardBudget | None = None
+    ) -> FlowState:
+        """The state with the transitions that the caller may run now. Those whose guards cost more than the
+        budget (None: one of its own) has left are missing, which is logged."""
         definition = await self._catalog.pinned(state)
-        return rules.with_transitions(definition, state, caller, self._clock.now())
+        budget = budget or GuardBudget()
+        skipped, seconds = budget.skipped, budget.seconds
+        state = rules.with_transitions(definition, state, caller, self._clock.now(), budget)
+        if budget.skipped > skipped:
+            self._report_skipped(state, budget.skipped - skipped)
+        if budget.seconds - seconds > YIELD_SECONDS:
+            await asyncio.sleep(0)  # the next of many must not hold up the others
+        return state
+
+    def _report_skipped(self, state: FlowState, guards: int) -> None:
+        """Log it once in a while for each step, not for every read of a state there."""
+        now = asyncio.get_running_loop().time()
+        place = (state.flow, state.version, state.step)
+        if now < self._reported.get(place, 0.0):
+            return
+        if len(self._reported) >= REPORTED_LIMIT:
+            self._reported.clear()
+        self._reported[place] = now + REPORT_EVERY_SECONDS
+        log.error(
+            "guards skipped, they may take too long",
+            state=state.key,
+            version=state.version,
+            step=state.step,
+            guards=guards,
+        )

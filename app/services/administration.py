@@ -12,6 +12,7 @@ from app.contracts.outcome import Recovered
 from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
 from app.contracts.state import FlowState
 from app.flow import rules
+from app.flow.guard_inputs import GuardBudget
 from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 from app.services.changes import StateChanges, changed, request
@@ -53,13 +54,14 @@ class Administration:
         wanted = {"flowId": only.flow_id, "step": only.step, "status": only.status, "userId": only.user_id}
         require_ids({name: value for name, value in wanted.items() if value is not None})
         found = []
+        budget = GuardBudget.of_many()
         page = await self._states.find(only, after, limit, self._clock.now())
         for state in page.states:
             asks = caller or program(state.user_id)
             if not await self._access.is_visible(state.flow, asks):
                 continue
             try:
-                found.append(await self._access.with_transitions(state, asks))
+                found.append(await self._access.with_transitions(state, asks, budget))
             except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
                 found.append(state)

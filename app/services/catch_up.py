@@ -8,6 +8,7 @@ from app.contracts.outcome import CaughtUp
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
 from app.contracts.record import commit_record_id
 from app.contracts.state import ENDED, FlowState
+from app.flow.guard_inputs import GuardBudget
 from app.services.access import Access
 from app.services.changes import StateChanges
 from app.services.updates import Updates
@@ -61,13 +62,16 @@ class CatchUp:
             held = HeldPosition(state.epoch, BEFORE_THE_FIRST)
         if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MOST_EVENTS:
             return CaughtUp(present)
-        events = await self._events(stored, held.revision)
+        budget = GuardBudget.of_many()
+        events = await self._events(stored, held.revision, budget)
         if events is None:
             return CaughtUp(present)
-        told = [await self._updates.as_told(event, asks) for event in events]
+        told = [await self._updates.as_told(event, asks, budget) for event in events]
         return CaughtUp(present, tuple(event for event in told if event is not None), complete=True)
 
-    async def _events(self, stored: StoredState, revision: int) -> tuple[StateChanged, ...] | None:
+    async def _events(
+        self, stored: StoredState, revision: int, budget: GuardBudget
+    ) -> tuple[StateChanged, ...] | None:
         """The events of all commits after ``revision``; None when one is missing, or they are too many
         bytes. Read in steps: what is too much is not read to its end."""
         state = stored.state
@@ -83,7 +87,7 @@ class CatchUp:
                 found |= {record.id: record for record in await self._history.get_many(missing)}
             if any(record_id not in found or found[record_id].after is UNSET for record_id in wanted):
                 return None
-            events += [await self._updates.of(found[record_id]) for record_id in wanted]
+            events += [await self._updates.of(found[record_id], budget) for record_id in wanted]
             size += sum(len(bytes(event.body)) for event in events[-len(wanted) :])
             if size > MOST_BYTES:
                 return None

@@ -6,12 +6,12 @@ from msgspec import Raw, json, structs
 from app.contracts.command import Caller, program
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
-from app.contracts.ports import Clock
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import ENDED
 from app.contracts.views import StateUpdatedEvent, encode, state_of_view, state_updated_event
 from app.flow.access import depends_on_caller
-from app.flow.rules import current_step, with_transitions
+from app.flow.guard_inputs import GuardBudget
+from app.flow.rules import current_step
 from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
 from config.log import describe
@@ -22,14 +22,13 @@ log = structlog.get_logger("updates")
 class Updates:
     """Makes events of the records of commits."""
 
-    def __init__(self, catalog: DefinitionCatalog, access: Access, clock: Clock) -> None:
+    def __init__(self, catalog: DefinitionCatalog, access: Access) -> None:
         self._catalog = catalog
         self._access = access
-        self._clock = clock
 
-    async def of(self, record: HistoryRecord) -> StateChanged:
+    async def of(self, record: HistoryRecord, budget: GuardBudget | None = None) -> StateChanged:
         """The state that a commit led to, with what may run next of which no role is asked or by an
-        administrator, and what led to it."""
+        administrator, and what led to it. ``budget``: of the guards of all events of one read."""
         state = state_after(record)
         by_caller = True  # until it is known that all may see the same
         try:
@@ -38,7 +37,7 @@ class Updates:
             else:
                 definition = await self._catalog.pinned(state)
                 by_caller = depends_on_caller(current_step(definition, state))
-                state = with_transitions(definition, state, program(state.user_id), self._clock.now())
+                state = await self._access.with_transitions(state, program(state.user_id), budget)
         except Exception as error:  # noqa: BLE001 - the change itself must be told
             log.error("state told without transitions", state=state.key, **describe(error))
         return StateChanged(
@@ -55,7 +54,9 @@ class Updates:
         """Whether everybody who follows may be told the event as it is."""
         return not event.by_caller and await self._access.is_for_all(event.flow_id)
 
-    async def as_told(self, event: StateChanged, caller: Caller) -> StateChanged | None:
+    async def as_told(
+        self, event: StateChanged, caller: Caller, budget: GuardBudget | None = None
+    ) -> StateChanged | None:
         """The event as the caller may see it; None: not at all."""
         if not await self._access.is_visible(event.flow_id, caller):
             return None
@@ -63,7 +64,8 @@ class Updates:
             return event
         update = json.decode(event.body, type=StateUpdatedEvent)
         try:
-            transitions = (await self._access.with_transitions(state_of_view(update), caller)).transitions
+            shown = await self._access.with_transitions(state_of_view(update), caller, budget)
+            transitions = shown.transitions
         except FlowError:  # the change itself must be told
             transitions = ()
         own = structs.replace(update, transitions=transitions)

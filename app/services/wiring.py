@@ -80,7 +80,7 @@ class Wiring:
         bus.subscribe(self.catalog.heard)
         bus.on_gap(self.catalog.missed)
         self.access = Access(self.catalog, clock)
-        self.updates = Updates(self.catalog, self.access, clock)
+        self.updates = Updates(self.catalog, self.access)
         relay = Relay(states, history, bus, self.updates)
         commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
-from app.flow import guards
+from app.flow import guard_inputs, guards
 from app.flow.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
 from app.kit.numbers import with_doubles
 from tests.support.samples import T0, fresh
@@ -179,7 +179,7 @@ def test_a_transition_may_run_unless_its_guard_fails_whatever_comes_with_it() ->
 
 @pytest.mark.parametrize(
     "payload",
-    [{"list": [1] * (guards.LOOPED_MEMBERS + 1)}, {"list": ["x" * 100] * 200}],
+    [{"list": [1] * (guard_inputs.LOOPED_MEMBERS + 1)}, {"list": ["x" * 100] * 200}],
     ids=["members", "bytes"],
 )
 def test_a_loop_over_much_is_refused(payload: dict[str, Any]) -> None:
@@ -202,8 +202,12 @@ def test_a_loop_over_much_is_refused(payload: dict[str, Any]) -> None:
     ],
 )
 def test_the_dearest_guards_come_to_an_end(guard: str) -> None:
-    half = guards.LOOPED_BYTES // 2
-    payload = {"l": [1] * (guards.LOOPED_MEMBERS - 5), "s": "ab" * (half // 2), "p": "(a|b)*" * 20 + "c"}
+    half = guard_inputs.LOOPED_BYTES // 2
+    payload = {
+        "l": [1] * (guard_inputs.LOOPED_MEMBERS - 5),
+        "s": "ab" * (half // 2),
+        "p": "(a|b)*" * 20 + "c",
+    }
     assert fault_of_guard(guard) is None
     holds(guard, payload)
 

@@ -1,0 +1,196 @@
+"""How many steps it takes to compare a payload with a schema, counted before it is done.
+
+A step is about what one keyword takes for one value: 25 ns. The library compares numbers that are no integers
+by exact fractions, which take much more, the more the further they are from one.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct, json
+
+from app.flow.jsonable import count_values
+from app.flow.pattern_cost import WIDE, pattern_size
+from app.flow.schema_cost import at_same_value, parts_of, targets_of, unevaluated_depth
+
+UNEVALUATED = 4
+"""How often the library goes through a schema in another one that has unevaluatedProperties."""
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Numbers beyond them, other than zero, are extreme: their fractions are long."""
+MAX_LOOKED = 20_000
+"""Schemas at all places of a payload that are told apart; beyond, each may be at any place."""
+
+_COUNTS = re.compile(r"\{[\d,]*\}")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_OF_MEMBERS = ("patternProperties", "additionalProperties", "unevaluatedProperties")
+_OF_ITEMS = ("items", "contains", "unevaluatedItems")
+
+
+class Arithmetic(Struct, frozen=True):
+    """Steps for a number with an integer of the schema, with another number, and with an extreme one."""
+
+    integer: int
+    fraction: int
+    extreme: int
+
+
+BOUND, LISTED, DIVISOR = Arithmetic(2, 40, 150), Arithmetic(12, 100, 1500), Arithmetic(15, 100, 2500)
+
+
+class Weight(Struct, frozen=True):
+    """What of a schema is multiplied: ``members`` by the values of a payload, ``patterns`` by its bytes,
+    ``numbers`` by its numbers and ``extremes`` by those that are extreme."""
+
+    members: int
+    patterns: int
+    numbers: int = 0
+    extremes: int = 0
+
+    def steps(self, payload: Any, limit: int) -> int:
+        """About how many steps a payload takes at most. Values are counted only where that tells whether
+        it is more than ``limit``."""
+        size = len(json.encode(payload))
+        values = size // 2  # a value and what parts it from the next
+        steps = self._steps(size, values, values)
+        if steps > limit:
+            values = count_values(payload)
+            steps = self._steps(size, values, _count_extremes(payload))
+        return steps
+
+    def _steps(self, size: int, values: int, extremes: int) -> int:
+        patterns = (size * self.patterns) // 8
+        return (1 + values) * self.members + patterns + values * self.numbers + extremes * self.extremes
+
+
+def weight_of(schema: dict[str, Any]) -> Weight:
+    """The weight of a schema: its parts with what they enumerate, its patterns with what they count, and its
+    numbers."""
+    placed = list(parts_of(schema, ""))
+    parts = [part for _, part in placed]
+    references = [part["$ref"] for part in parts if isinstance(part.get("$ref"), str)]
+    targets = targets_of(schema, placed, references)
+    listed = sum(
+        1 + count_values(part.get(name)) for part in parts for name in ("enum", "const") if name in part
+    )
+    patterns = [part["pattern"] for part in parts if isinstance(part.get("pattern"), str)]
+    patterns += [pattern for part in parts for pattern in part.get("patternProperties", ())]
+    numbers, extremes = _numbers_at_one_place(schema, parts, targets)
+    repeated = UNEVALUATED ** max(0, unevaluated_depth(schema, targets) - 1)
+    return Weight(
+        members=(len(parts) + listed) * repeated,
+        patterns=sum(map(_weight_of_pattern, patterns)) * repeated,
+        numbers=numbers * repeated,
+        extremes=extremes * repeated,
+    )
+
+
+def _weight_of_pattern(pattern: str) -> int:
+    counts = [min(int(n[:9]), 100_000) for n in re.findall(r"\d+", " ".join(_COUNTS.findall(pattern)))]
+    return max(len(pattern) + sum(counts), pattern_size(pattern, unicode=WIDE))
+
+
+def _numbers_at_one_place(
+    schema: dict[str, Any], parts: list[dict[str, Any]], targets: Mapping[str, Any]
+) -> tuple[int, int]:
+    """The steps for a number of a payload and for an extreme one, at the place where most is asked of it."""
+    own = {id(part): _arithmetic_of(part) for part in parts}
+    if not any(fraction or extreme for fraction, extreme in own.values()):
+        return 0, 0
+    most = [0, 0]
+    looked = 0
+    known: set[frozenset[int]] = set()
+    waiting = [[schema]]
+    while waiting:
+        place = _all_at_same_value(waiting.pop(), targets)
+        key = frozenset(map(id, place))
+        if key in known:
+            continue
+        known.add(key)
+        looked += len(place)
+        if looked > MAX_LOOKED:
+            return sum(one for one, _ in own.values()), sum(other for _, other in own.values())
+        for n in (0, 1):
+            most[n] = max(most[n], sum(own.get(id(part), (0, 0))[n] for part in place))
+        waiting += _members_of(place)
+    return most[0], most[1]
+
+
+def _all_at_same_value(parts: list[dict[str, Any]], targets: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Schemas that look at one value, with those in them that do: those that are there twice twice."""
+    found: list[dict[str, Any]] = []
+    waiting: list[Any] = list(parts)
+    while waiting and len(found) <= MAX_LOOKED:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            found.append(part)
+            waiting += at_same_value(part, targets)
+    return found
+
+
+def _members_of(place: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """For each member or item that a value may have, the schemas that look at it."""
+    rest: list[Any] = [part[name] for part in place for name in _OF_MEMBERS[1:] if name in part]
+    rest += [other for part in place for other in part.get("patternProperties", {}).values()]
+    items: list[Any] = [part[name] for part in place for name in _OF_ITEMS if name in part]
+    named: dict[str, list[Any]] = {}
+    numbered: dict[int, list[Any]] = {}
+    for part in place:
+        for name, other in part.get("properties", {}).items():
+            named.setdefault(name, []).append(other)
+        for number, other in enumerate(part.get("prefixItems", ())):
+            numbered.setdefault(number, []).append(other)
+    for group in (
+        rest,
+        items,
+        *(one + rest for one in named.values()),
+        *(one + items for one in numbered.values()),
+    ):
+        schemas = [part for part in group if isinstance(part, dict)]
+        if schemas:
+            yield schemas
+
+
+def _arithmetic_of(part: dict[str, Any]) -> tuple[int, int]:
+    """The steps that the numbers of a schema take for a number, and those beyond for an extreme one."""
+    found = [(BOUND, part[name]) for name in _BOUNDS if name in part]
+    found += [(DIVISOR, part["multipleOf"])] if "multipleOf" in part else []
+    found += [
+        (LISTED, number) for name in ("enum", "const") if name in part for number in _numbers(part[name])
+    ]
+    plain = extremes = 0
+    for arithmetic, number in found:
+        if _is_extreme(number):
+            plain += arithmetic.extreme
+        elif isinstance(number, int) or float(number).is_integer():
+            plain += arithmetic.integer
+            extremes += arithmetic.extreme
+        else:
+            plain += arithmetic.fraction
+            extremes += arithmetic.extreme
+    return plain, extremes
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+        elif isinstance(found, int | float) and not isinstance(found, bool):
+            yield found
+
+
+def _count_extremes(value: Any) -> int:
+    kind = type(value)
+    if kind is float:
+        return _is_extreme(value)
+    if kind is list:
+        return sum(map(_count_extremes, value))
+    return sum(map(_count_extremes, value.values())) if kind is dict else 0
+
+
+def _is_extreme(number: float) -> bool:
+    return number != 0 and not SMALLEST < abs(number) < LARGEST
