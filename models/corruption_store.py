@@ -28,6 +28,9 @@ class MongoCorruptionReports:
                 await self._reports.delete_many({"_id": {"$in": list(keys)}})
 
     async def list_keys(self, limit: int) -> list[str]:
+        return list(await self.list_reasons(limit))
+
+    async def list_reasons(self, limit: int) -> dict[str, str]:
         async with store_errors():
-            found = await self._reports.find({}, {"_id": 1}).sort("foundAt", 1).limit(limit).to_list(limit)
-        return [document["_id"] for document in found]
+            found = await self._reports.find({}).sort("foundAt", 1).limit(limit).to_list(limit)
+        return {document["_id"]: str(document.get("reason", "")) for document in found}

@@ -15,6 +15,9 @@ from app.process.embedded import EmbeddedServers
 from app.services import FlowService
 from config.settings import Settings
 
+SHOWN_REPORTS = 20
+"""Of states that are corrupted, or whose records cannot be delivered."""
+
 
 @main.command()
 @on_store
@@ -33,10 +36,10 @@ def purge() -> None:
 def stats(as_json: bool) -> None:
     """Show figures over all states and their history."""
 
-    async def run(service: FlowService) -> FlowStatistics:
-        return await service.get_flow_statistics()
+    async def run(service: FlowService) -> tuple[FlowStatistics, dict[str, str]]:
+        return await service.get_flow_statistics(), await service.background.check.list_reasons(SHOWN_REPORTS)
 
-    figures = with_service(run)
+    figures, reports = with_service(run)
     if as_json:
         say(msgspec.json.encode(figures).decode())
         return
@@ -47,6 +50,8 @@ def stats(as_json: bool) -> None:
     say(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
     say(f"error rate           {100 * figures.error_rate:.2f} %")
     say(f"corrupted states     {figures.corrupted_states}")
+    for key, reason in reports.items():
+        say(f"  {key}: {reason}")
     say(
         f"response time        {metrics.average_response_time:.1f} ms, p95 {metrics.p95_response_time:.1f} ms"
     )

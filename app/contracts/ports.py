@@ -230,6 +230,9 @@ class CorruptionReports(Protocol):
     async def list_keys(self, limit: int) -> list[str]:
         """The states found, oldest finding first."""
 
+    async def list_reasons(self, limit: int) -> dict[str, str]:
+        """The states found, oldest finding first, with what was found."""
+
 
 class StatisticsSource(Protocol):
     """Figures over states and history."""

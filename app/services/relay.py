@@ -13,8 +13,18 @@ import structlog
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
-from app.contracts.ports import BusUnavailableError, EventBus, HistoryStore, StateStore
+from app.contracts.events import StateChanged
+from app.contracts.ports import (
+    BusUnavailableError,
+    Clock,
+    CorruptionReports,
+    EventBus,
+    HistoryStore,
+    StateStore,
+    StoredState,
+)
 from app.contracts.record import HistoryRecord, state_after
+from app.contracts.state import state_key
 from app.services.updates import Updates
 from config.log import describe
 
@@ -24,6 +34,8 @@ BATCH = 128
 WAITING_LIMIT = 20_000
 LEFT_LIMIT = 20_000
 """States whose last record stays in the outbox while Redis is away; beyond that, only the bus knows."""
+MAX_FAILURES = 3
+"""Of the delivery of one record; then it is set aside."""
 LINGER_SECONDS = 0.1
 """How long a record waits for others to share the commands that store it; it is in its outbox meanwhile."""
 LONGEST_SECONDS = 1.0
@@ -35,7 +47,20 @@ class Relay:
     """Delivers records: tells of them at once, and keeps them in the history a moment later, when there
     are more. ``take`` never waits; ``run`` does the work until it is cancelled."""
 
-    def __init__(self, states: StateStore, history: HistoryStore, bus: EventBus, updates: Updates) -> None:
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        bus: EventBus,
+        updates: Updates,
+        reports: CorruptionReports,
+        clock: Clock,
+    ) -> None:
+        self._reports = reports
+        self._clock = clock
+        self._failures: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
+        self._aside: dict[str, str] = {}
         self._states = states
         self._history = history
         self._bus = bus
@@ -53,7 +78,7 @@ class Relay:
         the queue is full they are left to the sweep; a record of a refusal is dropped then and logged."""
         taken = 0
         for record in records:
-            if record.id in self._under_way:
+            if record.id in self._under_way or record.id in self._aside:
                 continue
             if len(self._under_way) >= WAITING_LIMIT:
                 if not self._full:  # once, not for every record of an overload
@@ -84,12 +109,21 @@ class Relay:
             self._hurry.clear()
         return True
 
-    async def deliver(self, batch: Sequence[HistoryRecord]) -> None:
+    async def deliver(self, batch: Sequence[HistoryRecord]) -> list[HistoryRecord]:
         """Bring records to the history and to all workers, then take them out of the outboxes.
         The order matters: a record leaves the outbox only when it is kept elsewhere and told. While Redis
-        is away the last one of each state stays, for the sweep of a worker that can tell it."""
+        is away the last one of each state stays, for the sweep of a worker that can tell it. Those that
+        cannot be kept are set aside and returned; raises StoreUnavailableError alone."""
         await self._tell(batch)
-        await self._keep(batch)
+        failed = await self._keep_those_that_can(batch)
+        for record in failed:
+            await self._set_aside(record)
+        return failed
+
+    def set_aside_of(self, stored: StoredState) -> str | None:
+        """Why a record in a state's outbox is not delivered any more; None when none is set aside."""
+        waiting = (record.id for record in stored.pending)
+        return next((self._aside[record_id] for record_id in waiting if record_id in self._aside), None)
 
     async def _tell_all(self) -> None:
         while True:
@@ -157,14 +191,63 @@ class Relay:
                 if len(batch) > 1:
                     for record in batch:
                         await self._keep_until_done([record])
+                else:
+                    await self._failed(batch[0], error)
+            else:
+                for record in batch if self._failures else ():
+                    self._failures.pop(record.id, None)
             return
 
+    async def _keep_those_that_can(self, batch: Sequence[HistoryRecord]) -> list[HistoryRecord]:
+        """Keep records, together if possible; those that cannot be kept are returned."""
+        try:
+            await self._keep(batch)
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad record must not stop the others
+            log.error("delivery failed", records=len(batch), first=batch[0].id, **describe(error))
+            if len(batch) == 1:
+                self._reasons[batch[0].id] = _reason(error)
+                return list(batch)
+            return [bad for record in batch for bad in await self._keep_those_that_can([record])]
+        return []
+
+    async def _failed(self, record: HistoryRecord, error: Exception) -> None:
+        """Count a failure; the sweep tries the record again, unless it failed too often."""
+        if len(self._failures) >= LEFT_LIMIT:
+            self._failures.clear()
+        self._failures[record.id] = self._failures.get(record.id, 0) + 1
+        self._reasons[record.id] = _reason(error)
+        if self._failures[record.id] >= MAX_FAILURES:
+            await self._set_aside(record)
+
+    async def _set_aside(self, record: HistoryRecord) -> None:
+        """Try a record no more while this worker runs: it stays in its outbox, and is reported."""
+        self._failures.pop(record.id, None)
+        why = self._reasons.pop(record.id, "unknown")
+        if record.after is UNSET:  # of a refusal: it is in no outbox
+            return
+        reason = f"record {record.id} cannot be delivered ({why}); it stays in the outbox of the state"
+        if len(self._aside) >= LEFT_LIMIT:
+            self._aside.clear()
+        self._aside[record.id] = reason
+        log.error("record set aside, it cannot be delivered", record=record.id, reason=why)
+        with suppress(StoreUnavailableError):
+            await self._reports.report(record.after.key, reason, self._clock.now())
+
     async def _tell(self, batch: Sequence[HistoryRecord]) -> None:
-        events = [await self._updates.of(record) for record in batch if record.after is not UNSET]
+        events = []
+        for record in batch:
+            if record.after is UNSET:
+                continue
+            try:
+                events.append(await self._updates.of(record))
+            except Exception as error:  # noqa: BLE001 - clients find the gap in the revisions
+                log.error("events not told", records=1, first=record.id, **describe(error))
         if not events:
             return
         try:
-            await self._bus.publish(events)
+            await self._publish(events)
         except BusUnavailableError:
             # Those who missed them are told by the bus once Redis answers again, or by the sweep of a worker
             # for which it does.
@@ -172,6 +255,29 @@ class Relay:
             log.warning("events not broadcast, Redis is away", events=len(events))
         else:
             self._left.clear()  # the sweep has them
+
+    async def _publish(self, events: Sequence[StateChanged]) -> None:
+        """Publish events together, or each alone where one cannot be."""
+        try:
+            await self._bus.publish(events)
+        except BusUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad event must not stop the others
+            first = events[0]
+            log.error(
+                "events not told",
+                records=len(events),
+                first=f"{state_key(first.flow_id, first.user_id)}:{first.epoch}:{first.revision}",
+                **describe(error),
+            )
+            for event in events if len(events) > 1 else ():
+                await self._publish([event])
+
+
+def _reason(error: Exception) -> str:
+    """An error as operators may see it: its message may quote data."""
+    described = describe(error)
+    return f"{described['error']} at {described['at']}"
 
 
 def _without_data(record: HistoryRecord) -> HistoryRecord:

@@ -6,6 +6,7 @@ import structlog
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports import Clock, CorruptionReports, DamagedState, StateStore, StoredState
 from app.services.recovery import Recovery
+from app.services.relay import Relay
 
 log = structlog.get_logger("soundness")
 
@@ -20,8 +21,14 @@ class SoundnessCheck:
     """
 
     def __init__(
-        self, states: StateStore, recovery: Recovery, reports: CorruptionReports, clock: Clock
+        self,
+        states: StateStore,
+        recovery: Recovery,
+        relay: Relay,
+        reports: CorruptionReports,
+        clock: Clock,
     ) -> None:
+        self._relay = relay
         self._states = states
         self._recovery = recovery
         self._reports = reports
@@ -40,6 +47,10 @@ class SoundnessCheck:
         healed = [key for key in reported if key not in sound and await self._is_sound_now(key)]
         await self._reports.withdraw([*healed, *(key for key in sound if key in reported)])
 
+    async def list_reasons(self, limit: int) -> dict[str, str]:
+        """The reported states by key, oldest report first, with what was found."""
+        return await self._reports.list_reasons(limit)
+
     async def _next_states(self) -> list[StoredState | DamagedState]:
         """The states of this run; after the last state, those at the beginning."""
         if self._checked_up_to is None:
@@ -57,18 +68,25 @@ class SoundnessCheck:
 
     async def is_sound(self, found: StoredState | DamagedState) -> bool:
         """Check a state, and report it unless it is sound."""
-        unsound = await self._recovery.examine(found)
-        if unsound is None:
+        reason = await self._reason_of(found)
+        if reason is None:
             return True
         key = _key_of(found)
-        if await self._reports.report(key, unsound.reason, self._clock.now()):
-            log.error("unsound state", code=FlowStateCorruptionError.code, state=key, reason=unsound.reason)
+        if await self._reports.report(key, reason, self._clock.now()):
+            log.error("unsound state", code=FlowStateCorruptionError.code, state=key, reason=reason)
         return False
+
+    async def _reason_of(self, found: StoredState | DamagedState) -> str | None:
+        """Why a state is not sound, or why a record in its outbox is not delivered."""
+        unsound = await self._recovery.examine(found)
+        if unsound is not None:
+            return unsound.reason
+        return self._relay.set_aside_of(found) if isinstance(found, StoredState) else None
 
     async def _is_sound_now(self, key: str) -> bool:
         flow_id, _, user_id = key.partition(":")
         found = await self._states.salvage(flow_id, user_id)
-        return found is None or await self._recovery.examine(found) is None
+        return found is None or await self._reason_of(found) is None
 
 
 def _key_of(found: StoredState | DamagedState) -> str:

@@ -81,7 +81,7 @@ class Wiring:
         bus.on_gap(self.catalog.missed)
         self.access = Access(self.catalog, clock)
         self.updates = Updates(self.catalog, self.access)
-        relay = Relay(states, history, bus, self.updates)
+        relay = Relay(states, history, bus, self.updates, ports.reports, clock)
         commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
@@ -105,7 +105,7 @@ class Wiring:
             states,
             executor,
             relay,
-            SoundnessCheck(states, recovery, ports.reports, clock),
+            SoundnessCheck(states, recovery, relay, ports.reports, clock),
             [self.audience.run, self.presence.run],
             LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
             clock,

@@ -333,7 +333,11 @@ class FakeCorruptionReports:
             self.kept.pop(key, None)
 
     async def list_keys(self, limit: int) -> list[str]:
-        return sorted(self.kept, key=lambda key: self.kept[key])[:limit]
+        return list(await self.list_reasons(limit))
+
+    async def list_reasons(self, limit: int) -> dict[str, str]:
+        keys = sorted(self.kept, key=lambda key: self.kept[key])[:limit]
+        return {key: self.kept[key][1] for key in keys}
 
 
 class FakeBus:

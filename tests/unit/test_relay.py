@@ -1,0 +1,107 @@
+"""The relay: one record that cannot be delivered stops no other, and operators learn of it."""
+
+from collections.abc import Sequence
+
+import pytest
+from msgspec import UNSET
+
+from app.contracts.command import Origin, StartCommand
+from app.contracts.events import Event, StateChanged
+from app.contracts.record import HistoryRecord
+from app.services.relay import MAX_FAILURES
+from tests.support.rig import Rig, rig
+
+OPERATOR = Origin(actor="operator", client="command-line")
+
+
+def refuse_records_of(r: Rig, user: str) -> list[int]:
+    """Make the history refuse the records of a user; the sizes of the batches that it was given."""
+    append, batches = r.history.append, []
+
+    async def refusing(records: Sequence[HistoryRecord]) -> set[str]:
+        batches.append(len(records))
+        if any(record.user_id == user for record in records):
+            raise ValueError("too large")
+        return await append(records)
+
+    r.history.append = refusing  # type: ignore[method-assign]
+    return batches
+
+
+async def sweep(r: Rig) -> None:
+    r.clock.advance(seconds=5)
+    await r.service.background.deliver_for_others()
+    await r.service.background.relay.drain(5)
+
+
+@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> None:
+    r = await rig()
+    batches = refuse_records_of(r, "eve")
+    async with r.service as service:
+        await service.start_flow("eve", "loop")
+        await service.start_flow("ada", "loop")
+        await service.background.relay.drain(5)
+        assert [record.user_id for record in r.history.kept.values()] == ["ada"], "it stops no other"
+        for _ in range(MAX_FAILURES - 1):
+            assert r.reports.kept == {}
+            await sweep(r)
+        ((key, (_, reason)),) = r.reports.kept.items()
+        assert key == "loop:eve"
+        assert "ValueError" in reason
+        tried = len(batches)
+        for _ in range(3):
+            await sweep(r)
+        assert len(batches) == tried, "it is tried no more"
+        assert await r.kinds("eve") == ["started"], "who reads the history sees it"
+        await service.background.check.run()
+        assert "loop:eve" in await service.background.check.list_reasons(10)
+        await service.execute_transition("eve", "loop", "again")
+
+
+@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_kept() -> None:
+    r = await rig()
+    refuse_records_of(r, "eve")
+    async with r.service as service:
+        await service.start_flow("eve", "loop", StartCommand(payload={"secret": 1}))
+        await service.personal_data.erase("eve", OPERATOR)
+        assert all(record.payload is UNSET for record in r.states.kept["loop:eve"].pending)
+
+
+@pytest.mark.expected_logs("events not told")
+async def test_an_event_that_cannot_be_published_stops_no_other() -> None:
+    r = await rig()
+    publish = r.bus.publish
+
+    async def refusing(events: Sequence[Event]) -> int:
+        if any(isinstance(event, StateChanged) and event.user_id == "eve" for event in events):
+            raise ValueError("too large")
+        return await publish(events)
+
+    r.bus.publish = refusing  # type: ignore[method-assign]
+    async with r.service as service:
+        for user in ("ada", "eve", "bob"):
+            await service.start_flow(user, "loop")
+        await service.background.relay.drain(5)
+        assert [event.user_id for event in r.heard] == ["ada", "bob"]
+    assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
+
+
+@pytest.mark.expected_logs("events not told")
+async def test_a_record_of_which_no_event_can_be_made_stops_no_other() -> None:
+    r = await rig()
+    updates, made = r.service.updates, r.service.updates.of
+
+    async def failing(record: HistoryRecord) -> StateChanged:
+        if record.user_id == "eve":
+            raise RecursionError
+        return await made(record)
+
+    updates.of = failing  # type: ignore[method-assign, assignment]
+    async with r.service as service:
+        for user in ("ada", "eve", "bob"):
+            await service.start_flow(user, "loop")
+        await service.background.relay.drain(5)
+        assert [event.user_id for event in r.heard] == ["ada", "bob"]
+    assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
