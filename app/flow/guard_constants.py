@@ -23,13 +23,12 @@ _PROBES = {
 """What tells whether a text is one that a method takes, whatever it is called on."""
 
 
-def constant_fault(expression: str, environment: CelEnvironment) -> str | None:
+def constant_fault(tree: Tree, expression: str) -> str | None:
     """What of a guard that compiles can never be evaluated: the first, None if there is nothing.
 
     Such parts are ``x / 0``, ``int('abc')``, ``x.getHours('Europe/Pariss')``, ``x.matches('(')``, ``[1][2]``
     and ``x[-1]``, also where they are not always reached.
     """
-    tree = Tree(expression, environment)
     return next((fault for node in _nodes(tree.root) for fault in _faults(tree, node, expression)), None)
 
 

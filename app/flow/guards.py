@@ -21,7 +21,7 @@ from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
 from app.flow.cel_environment import CelEnvironment
-from app.flow.cel_tree import Tree
+from app.flow.cel_tree import Node, Tree
 from app.flow.guard_constants import constant_fault
 from app.flow.guard_cost import NOTHING, CostCounter, Size, TooExpensiveError, reads_of, unknown
 from app.flow.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
@@ -81,27 +81,28 @@ _PLACED = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
 
 class Guard:
     """A compiled condition. ``reads_payload``: what comes with the transition matters; ``reads_user``: so
-    does who asks. ``least_cost`` is what it costs with nothing to read."""
+    does who asks."""
 
     def __init__(self, expression: str) -> None:
         self.expression = expression
-        environment = _environment(payload=True, user=True)
+        environment = _environment()
         self._compiled = environment.compile(expression)
-        self.reads_payload = not _compiles(expression, payload=False, user=True)
-        self.reads_user = not _compiles(expression, payload=True, user=False)
         self.is_dear = is_dear(expression)
         self._root = Tree(expression, environment).root
         self._reads = reads_of(self._root, FIELDS)
+        self.reads_payload = "payload" in self._reads
+        self.reads_user = any(name in self._reads for name in _USER)
         self._key = repr(sorted((name, members and sorted(members)) for name, members in self._reads.items()))
-        self.least_cost = self._cost_of(dict.fromkeys(self._reads, NOTHING))
-        self._costs = [(work, self._cost_of(dict.fromkeys(self._reads, unknown(work)))) for work in WORKS]
+        self._costs = [
+            (work, _cost_of(self._root, dict.fromkeys(self._reads, unknown(work)))) for work in WORKS
+        ]
 
     def refusal(self, inputs: GuardInputs, budget: GuardBudget | None = None) -> str | None:
         """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false."""
         if self.is_dear and (too_much := inputs.too_much()):
             return too_much
         cost = self.cost(inputs)
-        environment = _environment(payload=True, user=True)
+        environment = _environment()
 
         def evaluate() -> cel.Value:
             return self._compiled.eval(**inputs.arguments(self._key, self._reads, environment))
@@ -125,15 +126,7 @@ class Guard:
         for limit, cost in self._costs:
             if work <= limit and cost <= CHEAP:
                 return cost + brought
-        return self._cost_of(inputs.sizes(self._reads)) + brought
-
-    def _cost_of(self, sizes: Mapping[str, Size]) -> float:
-        counter = CostCounter(sizes, MAX_GUARD_COST)
-        try:
-            counter.size(self._root, {})
-        except TooExpensiveError:
-            return inf
-        return counter.spent
+        return _cost_of(self._root, inputs.sizes(self._reads)) + brought
 
 
 def check_guard(
@@ -182,14 +175,15 @@ def fault_of_guard(expression: str) -> str | None:
     if (fault := _fault_of_matches(expression)) is not None:
         return fault
     try:
-        result = _environment(payload=True, user=True).compile(expression).return_type().name()
+        result = _environment().compile(expression).return_type().name()
     except RuntimeError as refusal:
         return _readable(str(refusal))
     if result not in ("BOOL", "DYN"):
         return f"is {result.lower()}, not true or false"
-    if compiled(expression).least_cost > MAX_GUARD_COST:
+    tree = Tree(expression, _environment())
+    if _cost_of(tree.root, dict.fromkeys(FIELDS, NOTHING)) > MAX_GUARD_COST:
         return "takes too long, whatever it reads"
-    return constant_fault(expression, _environment(payload=True, user=True))
+    return constant_fault(tree, expression)
 
 
 def is_constant(expression: str) -> bool | None:
@@ -206,16 +200,17 @@ def compiled(expression: str) -> Guard:
 
 
 @cache
-def _environment(*, payload: bool, user: bool) -> CelEnvironment:
-    return CelEnvironment({**_REST, **(_PAYLOAD if payload else {}), **(_USER if user else {})})
+def _environment() -> CelEnvironment:
+    return CelEnvironment({**_REST, **_PAYLOAD, **_USER})
 
 
-def _compiles(expression: str, *, payload: bool, user: bool) -> bool:
+def _cost_of(root: Node, sizes: Mapping[str, Size]) -> float:
+    counter = CostCounter(sizes, MAX_GUARD_COST)
     try:
-        _environment(payload=payload, user=user).compile(expression)
-    except RuntimeError:
-        return False
-    return True
+        counter.size(root, {})
+    except TooExpensiveError:
+        return inf
+    return counter.spent
 
 
 def _seen(expression: str, values: dict[str, Any]) -> dict[str, Any]:
