@@ -351,6 +351,22 @@ class RateLimitedError(FlowError):
         super().__init__(f"{what}; try again later", retryAfterMs=max(1, round(seconds * 1000)))
 
 
+class CheckTimeoutError(FlowError):
+    """The check of a definition takes longer than it may."""
+
+    code = "CHECK_TIMEOUT"
+    status = 503
+    title = "Check timeout"
+    retryable = True
+    retry_after = 30
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"Checking this definition took longer than {seconds:g} seconds and was ended. Make it smaller, "
+            "with fewer and shorter guards and schemas, or try again when the service is less busy"
+        )
+
+
 class SlowClientError(FlowError):
     """A connection that is ended as its client does not read what it is told."""
 

@@ -22,6 +22,7 @@ from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
 from app.flow.cel_environment import CelEnvironment
 from app.flow.cel_tree import Node, Tree
+from app.flow.deadline import require_time
 from app.flow.guard_constants import constant_fault
 from app.flow.guard_cost import NOTHING, CostCounter, Size, TooExpensiveError, reads_of, unknown
 from app.flow.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
@@ -166,6 +167,7 @@ def may_hold(
 def fault_of_guard(expression: str) -> str | None:
     """What is wrong with a guard as it is written; None: it compiles, reads what there is, and is true or
     false."""
+    require_time()
     if len(expression) > MAX_LENGTH:
         return f"is longer than {MAX_LENGTH} characters"
     if _is_nested(expression):

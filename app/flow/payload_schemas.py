@@ -13,6 +13,7 @@ import msgspec
 
 from app.contracts.errors import MAX_FAULTS, Fault
 from app.contracts.state import Payload
+from app.flow.deadline import require_time
 from app.flow.faults import escape
 from app.flow.schema_cost import cost_faults
 from app.flow.schema_weight import Weight, weight_of
@@ -50,6 +51,7 @@ def payload_faults(schema: dict[str, Any], payload: Payload) -> list[Fault]:
 
 def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     """Everything wrong with a schema as it is written, by JSON pointers into it."""
+    require_time()
     if len(msgspec.json.encode(schema)) > MAX_BYTES:
         return [Fault("", f"is larger than {MAX_BYTES} bytes")]
     named = schema.get("$schema", DIALECT)

@@ -10,6 +10,7 @@ from app.auth.permissions import ADMIN
 from app.contracts.command import Origin
 from app.contracts.definition import ANY_VERSION, Finding, FlowDefinition
 from app.contracts.errors import (
+    CheckTimeoutError,
     Fault,
     FlowExistsError,
     FlowNotFoundError,
@@ -165,7 +166,7 @@ async def _version(call: Call) -> Answer:
 
 
 async def _validate(call: Call) -> Answer:
-    findings = await call.service.definitions.check(call.body)
+    findings = await call.service.definitions.check(call.body, call.caller)
     report = CheckReport(
         valid=all(finding.severity != "error" for finding in findings),
         findings=[finding_view(finding) for finding in findings],
@@ -228,7 +229,7 @@ FLOW_ENDPOINTS = [
         body=CheckedDefinition,
         body_of="definition",
         answers={200: CheckReport},
-        errors=(PayloadTooLargeError, RateLimitedError),
+        errors=(PayloadTooLargeError, RateLimitedError, CheckTimeoutError),
     ),
     Endpoint(
         method="GET",

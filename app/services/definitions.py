@@ -1,9 +1,7 @@
 """Definitions: published as versions that never change, from callers and from sources."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from msgspec import Struct, convert, json, structs, to_builtins
@@ -21,7 +19,6 @@ from app.contracts.errors import (
     FlowNotFoundError,
     InvalidDefinitionError,
     NotOutrankedError,
-    RateLimitedError,
     VersionConflictError,
 )
 from app.contracts.events import DefinitionChanged
@@ -30,9 +27,10 @@ from app.contracts.ids import require_flow
 from app.contracts.outcome import Published
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionStore, EventBus
 from app.flow.faults import faults_of
-from app.flow.validation import check_flow, parse_flow
+from app.flow.validation import parse_flow
 from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
+from app.services.definition_checks import DefinitionChecks
 
 log = structlog.get_logger("definitions")
 
@@ -41,11 +39,7 @@ SOURCES = ("file:", "remote:")
 """How what a version names as its source begins, when it did not come from a caller."""
 TAKE_UP_TRIES = 5
 
-CHECKS_WAITING = 4
-"""Of callers who only ask what is wrong; who publishes waits for no more than these."""
 _PROGRAM = program("")
-_CHECKING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="definitions")
-T = TypeVar("T")
 
 
 class Definitions:
@@ -63,7 +57,7 @@ class Definitions:
         self._store = store
         self._catalog = catalog
         self._access = access
-        self._checks = 0
+        self._checks = DefinitionChecks()
         self._bus = bus
         self._clock = clock
         self.outranked: dict[str, SourcedFlow] = {}
@@ -105,15 +99,10 @@ class Definitions:
                 yield definition
             after = page[-1].flow.flow
 
-    async def check(self, raw: object) -> list[Finding]:
-        """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time."""
-        if self._checks >= CHECKS_WAITING:
-            raise RateLimitedError("Definitions are checked one after another here", 1)
-        self._checks += 1
-        try:
-            return await _in_turn(check_flow, raw)
-        finally:
-            self._checks -= 1
+    async def check(self, raw: object, caller: Caller | None = None) -> list[Finding]:
+        """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time. Raises
+        RateLimitedError, CheckTimeoutError."""
+        return await self._checks.asking(raw, None if caller is None else caller.user_id)
 
     async def parse(self, raw: object) -> Flow:
         """The flow, if it is sound; stores nothing. Raises InvalidDefinitionError."""
@@ -122,7 +111,7 @@ class Definitions:
 
     async def parse_with_warnings(self, raw: object) -> tuple[Flow, list[Finding]]:
         """As ``parse``, with what the check advises."""
-        return await _in_turn(parse_flow, raw)
+        return await self._checks.publishing(parse_flow, raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,
@@ -328,11 +317,6 @@ def _same(one: Flow, other: Flow) -> bool:
     follow from the rest."""
     one, other = structs.replace(one, prefabs={}), structs.replace(other, prefabs={})
     return json.encode(one) == json.encode(other)
-
-
-async def _in_turn(check: Callable[[object], T], raw: object) -> T:
-    """In a thread of its own, one at a time: a check takes time, and other work in threads must not wait."""
-    return await asyncio.get_running_loop().run_in_executor(_CHECKING, check, raw)
 
 
 def _plain(raw: object) -> object:

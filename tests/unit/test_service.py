@@ -21,7 +21,7 @@ from app.contracts.events import DefinitionChanged, Event, Gap
 from app.contracts.ports import StateFilter, StoredState
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StatePosition
-from app.services.definitions import CHECKS_WAITING
+from app.services.definition_checks import CHECKS_WAITING
 from tests.support.fakes import (
     FakeHistoryStore,
     FakeStateStore,

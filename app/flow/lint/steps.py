@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.contracts.definition import Finding
+from app.flow.deadline import require_time
 from app.flow.faults import escape
 from app.flow.guards import is_dear
 from app.flow.lint.findings import error, warning
@@ -32,6 +33,7 @@ def step_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Findin
         yield error("/steps", f"a flow has at most {MAX_STEPS} steps", "split it into several flows")
     owners: dict[int, str] = {}
     for name, step in steps.items():
+        require_time()
         at = f"/steps/{escape(name)}"
         yield from check_key(at, name, step, "step")
         if isinstance(step, dict):
