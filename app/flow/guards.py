@@ -8,7 +8,8 @@ it is evaluated (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of one rea
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cache, lru_cache
 from math import inf
@@ -199,6 +200,13 @@ def is_constant(expression: str) -> bool | None:
 def compiled(expression: str) -> Guard:
     """The guard, compiled once. Raises RuntimeError for one that fault_of_guard refuses."""
     return Guard(expression)
+
+
+def compile_all(expressions: Iterable[str]) -> None:
+    """Compile guards before they are needed; one that cannot be compiled is left to whoever needs it."""
+    for expression in expressions:
+        with suppress(RuntimeError):
+            compiled(expression)
 
 
 @cache

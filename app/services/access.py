@@ -5,11 +5,13 @@ import asyncio
 import structlog
 
 from app.contracts.command import ADMIN, Caller
+from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.ports import Clock
 from app.contracts.state import FlowState
 from app.flow import access, rules
 from app.flow.guard_inputs import GuardBudget
+from app.flow.guards import compile_all
 from app.services.catalog import DefinitionCatalog
 
 log = structlog.get_logger("access")
@@ -17,7 +19,8 @@ log = structlog.get_logger("access")
 YIELD_SECONDS = 0.005
 REPORT_EVERY_SECONDS = 60.0
 REPORTED_LIMIT = 10_000
-"""Steps of which it is known when their skipped guards were logged."""
+"""Steps of which it is known that their guards are compiled, and when skipped ones were logged."""
+MANY_GUARDS = 4
 
 
 class Access:
@@ -26,6 +29,7 @@ class Access:
     def __init__(self, catalog: DefinitionCatalog, clock: Clock) -> None:
         self._catalog = catalog
         self._clock = clock
+        self._prepared: set[tuple[str, int, str]] = set()
         self._reported: dict[tuple[str, int, str], float] = {}
 
     async def require_visible(self, flow_id: str, caller: Caller) -> None:
@@ -62,6 +66,7 @@ class Access:
         """The state with the transitions that the caller may run now. Those whose guards cost more than the
         budget (None: one of its own) has left are missing, which is logged."""
         definition = await self._catalog.pinned(state)
+        await self._prepare(definition, state)
         budget = budget or GuardBudget()
         skipped, seconds = budget.skipped, budget.seconds
         state = rules.with_transitions(definition, state, caller, self._clock.now(), budget)
@@ -70,6 +75,21 @@ class Access:
         if budget.seconds - seconds > YIELD_SECONDS:
             await asyncio.sleep(0)  # the next of many must not hold up the others
         return state
+
+    async def _prepare(self, definition: FlowDefinition, state: FlowState) -> None:
+        """Compile the guards of a step in a thread where they are many: each takes some milliseconds."""
+        place = (state.flow, state.version, state.step)
+        if place in self._prepared:
+            return
+        step = definition.flow.steps.get(state.step)
+        guards = (
+            {each.guard for each in step.transitions.values() if each.guard is not None} if step else set()
+        )
+        if len(guards) > MANY_GUARDS:
+            await asyncio.to_thread(compile_all, guards)
+        if len(self._prepared) >= REPORTED_LIMIT:
+            self._prepared.clear()
+        self._prepared.add(place)
 
     def _report_skipped(self, state: FlowState, guards: int) -> None:
         """Log it once in a while for each step, not for every read of a state there."""

@@ -36,8 +36,9 @@ class Updates:
                 by_caller = False
             else:
                 definition = await self._catalog.pinned(state)
-                by_caller = depends_on_caller(current_step(definition, state))
+                step = current_step(definition, state)
                 state = await self._access.with_transitions(state, program(state.user_id), budget)
+                by_caller = depends_on_caller(step)
         except Exception as error:  # noqa: BLE001 - the change itself must be told
             log.error("state told without transitions", state=state.key, **describe(error))
         return StateChanged(

@@ -1,5 +1,6 @@
 """Bounds of guards and schemas: what may take long with the actual payload is refused, not evaluated."""
 
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from app.contracts.command import Caller, StartCommand, program
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
+from app.flow import guards as guards_module
 from app.flow import rules
 from app.flow.cel_environment import CelEnvironment
 from app.flow.cel_tree import Tree
@@ -214,6 +216,28 @@ async def test_an_event_is_published_without_guards_that_may_take_long() -> None
         assert "long" not in {each.transition for each in state.transitions}
         await r.kinds()
         assert time.thread_time() - began < GENEROUS_SECONDS
+
+
+async def test_many_guards_are_compiled_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = flow_dict()
+    for n in range(20):
+        guard = f"state.payload.n == {n} && state.step != 'compiled in a thread'"
+        raw["steps"]["a"]["transitions"][f"t{n}"] = {"transition": f"t{n}", "step": "b", "guard": guard}
+    compiling: set[str] = set()
+
+    def compile_all(guards: set[str]) -> None:
+        compiling.add(threading.current_thread().name)
+        guards_module.compile_all(guards)
+
+    monkeypatch.setattr("app.services.access.compile_all", compile_all)
+    r = await rig()
+    await r.service.update_flow("loop", {"steps": raw["steps"]})
+    await r.service.start_flow("ada", "loop", StartCommand(payload={"n": 7}))
+    state = await r.service.get_flow_state("ada", "loop")
+    assert state is not None
+    assert "t7" in {each.transition for each in state.transitions}
+    assert compiling
+    assert threading.current_thread().name not in compiling
 
 
 BIG = {"l": [1.7e308] * 7000}
