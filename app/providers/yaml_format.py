@@ -1,5 +1,6 @@
 """YAML 1.2 as values of JSON; a module of its own, as its library is slow to import."""
 
+import re
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -7,6 +8,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.tokens import TagToken
 
 from app.providers.formats import FormatError, no_moment
 
@@ -16,6 +18,11 @@ MAX_MARKS = 100_000
 """Of line ends and of what begins a value: the library takes 0.1 ms for each, or more. A definition of 500
 steps with 30 transitions each has 79,000."""
 _MARKS = ("\n", ",", "[", "{", ": ", "- ", "? ")
+_LONE_MARK = re.compile(r"!(?=\s|\Z)")
+_MARKED = re.compile(r"(?:^|[:,\[{-])\s+[!&*@%`]")
+_GUARD = re.compile(r"\bguard[\"']?\s*:")
+_QUOTE_MARKS = "put a text that begins with !, &, *, %, @ or ` in quotes"
+_QUOTE_GUARDS = "put a guard in quotes, or on a line of its own after 'guard: >-'"
 _TAG = "tag:yaml.org,2002:"
 _JSON_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 
@@ -28,10 +35,13 @@ def read_yaml(text: str) -> Any:
     yaml.Constructor = _JsonConstructor
     yaml.composer.warn_double_anchors = False  # an anchor may be given anew
     try:
+        if _LONE_MARK.search(text):
+            _require_no_lone_tag(yaml, text)
         return yaml.load(text)
     except MarkedYAMLError as refusal:
         mark = refusal.problem_mark or refusal.context_mark
-        raise FormatError(_at(mark) + (refusal.problem or "is not YAML")) from None
+        problem = refusal.problem or "is not YAML"
+        raise FormatError(_at(mark) + problem + _advice_about_quotes(text, mark)) from None
     except ReaderError as refusal:
         line = text.count("\n", 0, refusal.position) + 1
         raise FormatError(f"line {line}: is not YAML: {refusal.reason}") from None
@@ -44,6 +54,22 @@ def read_yaml(text: str) -> Any:
 def count_marks(text: str) -> int:
     """Count what reading a document takes time for, without reading it."""
     return sum(map(text.count, _MARKS))
+
+
+def _require_no_lone_tag(yaml: YAML, text: str) -> None:
+    """A tag without a name is dropped silently: ``guard: ! (a)`` would be the opposite of what it says."""
+    for token in yaml.scan(text):
+        if isinstance(token, TagToken) and str(token.value[1]) == "!":
+            raise FormatError(f"{_at(token.start_mark)}the tag ! is not of JSON; {_QUOTE_MARKS}")
+
+
+def _advice_about_quotes(text: str, mark: Any) -> str:
+    """What to do about an error in a line with a text that should be in quotes."""
+    lines = text.splitlines()
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    if _MARKED.search(line):
+        return f"; {_QUOTE_MARKS}"
+    return f"; {_QUOTE_GUARDS}" if _GUARD.search(line) else ""
 
 
 class _JsonConstructor(SafeConstructor):
@@ -84,7 +110,8 @@ def _require_json(node: Node) -> None:
     if node.tag == _TAG + "timestamp":
         raise FormatError(f"{_at(node.start_mark)}{no_moment(node.value)}")
     if node.tag not in _JSON_TAGS:
-        raise FormatError(f"{_at(node.start_mark)}the tag {str(node.tag).replace(_TAG, '!!')} is not of JSON")
+        tag = str(node.tag).replace(_TAG, "!!")
+        raise FormatError(f"{_at(node.start_mark)}the tag {tag} is not of JSON; {_QUOTE_MARKS}")
 
 
 def _require_name(node: Node) -> None:
