@@ -22,6 +22,8 @@ ARITHMETIC = 1000
 """Where an integer meets a double, Python calculates."""
 CONVERTED_CHARACTER = 20
 TIME_ZONE = 60_000
+MAX_ZONE_CHARACTERS = 256
+"""The library remembers every name of a time zone for ever, also of one that does not exist."""
 COMPILED, MATCHED = 2000, 10
 """Of one unit of ``pattern_size``: to compile it, and to match it with one character."""
 COMPARED = 0.05
@@ -396,6 +398,8 @@ class CostCounter:
         self._spend(ARITHMETIC + 2 * sum(size.work for size in sizes))
         if node.name.startswith("get"):
             if len(sizes) == 2:
+                if sizes[1].characters > MAX_ZONE_CHARACTERS:
+                    raise TooExpensiveError
                 self._spend(TIME_ZONE if node.parts[1].text is None else ARITHMETIC)
             return NOTHING
         work = sum(size.work for size in sizes)

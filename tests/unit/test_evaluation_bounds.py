@@ -64,6 +64,7 @@ def repeated(condition: str, times: int) -> str:
         ("payload.s.matches('(.{1,50}){1,18}c')", {"s": "ab" * 7000}),
         ("payload.s.matches('([^x]{2,50}){2,18}c|(a|b){2,50}')", {"s": "ab" * 7000}),
         ("payload.s.matches(r'(\\pL{1,40})c')", {"s": ""}),
+        ("now.getHours(payload.zone) >= 0", {"zone": "Zone/" + "x" * 50_000}),
         ("payload.l.all(x, now.getHours(x) >= 0)", {"l": [f"Etc/Zone{n}" for n in range(490)]}),
     ],
 )
@@ -84,6 +85,7 @@ def test_a_guard_that_may_take_long_is_refused_before_it_is_evaluated(
         ("payload.l.all(x, x > -1) && payload.l.exists(x, x == 489)", {"l": NUMBERS}),
         ("payload.l.map(i, i.quantity).exists(x, x > 0)", {"l": [{"quantity": 1}] * 240}),
         ("payload.l.filter(x, x in payload.m).size() == 0", {"l": [1] * 245, "m": [2] * 245}),
+        ("now.getHours(payload.zone) >= 0", {"zone": "America/Argentina/ComodRivadavia"}),
         ("payload.l.filter(x, x > 3).size() > 100", {"l": NUMBERS}),
         ("payload.l.all(x, x != '')", {"l": ["a" * 20] * 400}),
         ("payload.s.matches('^[a-z]+$') && size(payload.s) > 3", {"s": "ab" * 7000}),
