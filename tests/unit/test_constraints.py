@@ -7,7 +7,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.support.readme import README, ROOT
+from tests.support.documentation import README, ROOT
 
 PINNED_ELSEWHERE = {"secantusdb"}
 """In pyproject.toml, as the version depends on the platform."""
