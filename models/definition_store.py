@@ -11,7 +11,9 @@ from pymongo.errors import DuplicateKeyError
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import DefinitionCorruptionError
 from app.contracts.flow import Flow
+from app.contracts.page import Page
 from models.database import Collection, Database, store_errors
+from models.paging import BATCH_DOCUMENTS, DocumentPage
 from models.stored_definition import StoredDefinition
 
 log = structlog.get_logger("definitions")
@@ -31,17 +33,22 @@ class MongoDefinitionStore:
         found = await self._find({"_id": _key(flow_id, version)}, 1)
         return found[0] if found else None
 
-    async def versions(self, flow_id: str) -> list[VersionInfo]:
-        query, without = {"flowId": flow_id}, {"definition": 0}
+    async def versions(
+        self, flow_id: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionInfo]:
+        query: dict[str, Any] = {"flowId": flow_id}
+        if before is not None:
+            query["version"] = {"$lt": before}
         async with store_errors():
-            found = await self._definitions.find(query, without).sort("version", -1).to_list(None)
+            cursor = self._definitions.find(query, {"definition": 0}).sort("version", -1).limit(limit or 0)
+            found = await cursor.to_list(None)
         return [_info(document) for document in found]
 
     async def list_flow_ids(self) -> list[str]:
         async with store_errors():
             return sorted(await self._definitions.distinct("flowId"))
 
-    async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
+    async def list_latest(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
         pipeline: list[dict[str, Any]] = [
             {"$sort": {"flowId": 1, "version": -1}},
             {"$group": {"_id": "$flowId", "newest": {"$first": "$$ROOT"}}},
@@ -52,15 +59,16 @@ class MongoDefinitionStore:
         ]
         if after_flow is not None:
             pipeline.insert(0, {"$match": {"flowId": {"$gt": after_flow}}})
+        page = DocumentPage(limit)
         async with store_errors():
-            found = await self._definitions.aggregate(pipeline).to_list(limit)
+            await page.read(self._definitions.aggregate(pipeline, batchSize=BATCH_DOCUMENTS))
         readable = []
-        for document in found:
+        for document in page.documents:
             try:
                 readable.append(_definition(document))
             except DefinitionCorruptionError as error:  # one must not hide the others
                 log.error("unreadable definition", reason=error.details["reason"], flow=document["_id"])
-        return readable
+        return Page(readable, page.documents[-1]["flowId"] if page.full else None)
 
     async def publish(self, definition: FlowDefinition) -> bool:
         flow = definition.flow

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pymongo.errors import BulkWriteError
 
 from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.page import Page
 from app.contracts.record import (
     EVERYTHING,
     HistoryFilter,
@@ -18,6 +19,7 @@ from app.contracts.state import state_key
 from models.codec import ERASED_FIELDS, Document, record_from_document, record_to_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.indexed import pipeline
+from models.paging import BATCH_DOCUMENTS, DocumentPage
 
 ERASED_IN_A_COMMAND = 1000
 _DUPLICATE_KEY = 11000
@@ -61,12 +63,12 @@ class MongoHistoryStore:
         after: HistoryPosition | None,
         limit: int,
         only: HistoryFilter = EVERYTHING,
-    ) -> list[HistoryRecord]:
+    ) -> Page[HistoryRecord]:
         rest = _query(only)
         if after is not None:
             rest["$or"] = _beyond(after, "$gt")
-        documents = await self._of_state(flow_id, user_id, rest, 1, limit)
-        return [record_from_document(document) for document in documents]
+        page = await self._of_state(flow_id, user_id, rest, 1, limit)
+        return Page([record_from_document(document) for document in page.documents], _next(page))
 
     async def scan(
         self,
@@ -76,23 +78,25 @@ class MongoHistoryStore:
         limit: int,
         *,
         backwards: bool = False,
-    ) -> list[HistoryRecord | UnreadableRecord]:
+    ) -> Page[HistoryRecord | UnreadableRecord]:
         rest = {} if start is None else {"$or": _beyond(start, "$lt" if backwards else "$gt")}
-        documents = await self._of_state(flow_id, user_id, rest, -1 if backwards else 1, limit)
-        return [_record_or_not(document) for document in documents]
+        page = await self._of_state(flow_id, user_id, rest, -1 if backwards else 1, limit)
+        return Page([_record_or_not(document) for document in page.documents], _next(page))
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
-        documents = await self._of_state(flow_id, user_id, {"success": True}, -1, 1)
-        return next(map(_record_or_not, documents), None)
+        page = await self._of_state(flow_id, user_id, {"success": True}, -1, 1)
+        return next(map(_record_or_not, page.documents), None)
 
     async def _of_state(
         self, flow_id: str, user_id: str, rest: Document, direction: int, limit: int
-    ) -> list[Document]:
+    ) -> DocumentPage:
         """Records of one state that meet ``rest``, by position; ``direction`` is 1 or -1."""
         order = [(field, direction) for field in ("epoch", "revision", "_id")]
         stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, sort=order, limit=limit)
+        page = DocumentPage(limit)
         async with store_errors():
-            return await self._history.aggregate(stages).to_list(limit)
+            await page.read(self._history.aggregate(stages, batchSize=BATCH_DOCUMENTS))
+        return page
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
         # "Not after" instead of "before", so that a record whose position is damaged is erased too.
@@ -131,6 +135,10 @@ class MongoHistoryStore:
         async with store_errors():
             documents = await self._history.aggregate(pipeline(served, rest, limit=1)).to_list(1)
         return record_from_document(documents[0]) if documents else None
+
+
+def _next(page: DocumentPage) -> str | None:
+    return str(page.documents[-1]["_id"]) if page.full else None
 
 
 def _beyond(position: HistoryPosition, compare: str) -> list[Document]:

@@ -6,12 +6,16 @@ query has a first stage that an index serves as it is and a second one for the r
 narrow ranges of keys. MongoDB itself merges the two stages and plans them as one filter.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
+from motor.core import AgnosticBaseCursor
 from msgspec import Struct
 
+from app.contracts.page import MAX_PAGE_BYTES
 from models.codec import Document
+from models.paging import DocumentPage
 
 MAX_HINTS = 1000
 _LAST_CODE_POINT = 0x10FFFF
@@ -79,20 +83,20 @@ class KeyRanges:
         after: str,
         end: str | None,
         limit: int,
-        read: Callable[[Document, int], Awaitable[list[Document]]],
-    ) -> list[Document]:
+        find: Callable[[Document, int], AgnosticBaseCursor[Any]],
+        *,
+        max_bytes: float = MAX_PAGE_BYTES,
+    ) -> DocumentPage:
         """The first documents with keys behind ``after`` and before ``end``.
 
         Args:
             after: A key, or the prefix of all keys in question.
             end: The first key that is not in question; None if all behind ``after`` are.
             limit: The size of the page, at least 1.
-            read: Given a condition on ``_id`` and a limit, the first documents, in order.
-
-        Returns:
-            Fewer than ``limit`` only if there are no more.
+            find: Given a condition on ``_id`` and a limit, a cursor over the first documents, in order.
+            max_bytes: The size of the page in bytes.
         """
-        found: list[Document] = []
+        page = DocumentPage(limit, max_bytes)
         hint = self._hints.get(end or "")
         length = len(after) if hint is None else hint.prefix_length
         start, inclusive = after, False
@@ -103,14 +107,13 @@ class KeyRanges:
                 narrow = behind_prefix(known[:length])
                 if narrow is not None and narrow > start and (end is None or narrow < end):
                     bound = narrow
-            more = await read(key_range(start, bound, inclusive=inclusive), limit - len(found))
-            found += more
-            if len(found) >= limit:
-                self._remember(after, end, found)
-                return found
+            more = await page.read(find(key_range(start, bound, inclusive=inclusive), page.left))
+            if page.full:
+                self._remember(after, end, page.documents)
+                return page
             if bound is None or bound == end:
-                return found
-            if len(more) < limit / 8:
+                return page
+            if more < limit / 8:
                 length -= 1
             start, inclusive = bound, True
 

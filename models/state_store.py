@@ -1,10 +1,12 @@
 """States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
+from motor.core import AgnosticBaseCursor
 from msgspec import UNSET
 
 from app.contracts.errors import FlowStateCorruptionError
@@ -23,6 +25,7 @@ from models.codec import (
 from models.commit import Commit, Commits, document_of
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.indexed import KeyRanges, key_range, not_expired, pipeline
+from models.paging import BATCH_DOCUMENTS, DocumentPage
 
 log = structlog.get_logger("store")
 
@@ -34,6 +37,7 @@ _PRESENT = {"$nin": sorted(ENDED)}
 _BY_KEY = (("_id", 1),)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _WITHOUT_LISTS = {"outbox": 0, "recent": 0}
+_WITHOUT_PAYLOAD = {**_WITHOUT_LISTS, "payload": 0}
 
 
 class MongoStateStore:
@@ -103,31 +107,38 @@ class MongoStateStore:
             rest["step"] = only.step
         async with store_errors():
             if only.user_id is None:
-                documents = await self._find_by_key(only.flow_id, after, rest, limit)
+                page = await self._find_by_key(only.flow_id, after, rest, limit)
             else:
-                documents = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
-        more = documents[-1]["_id"] if len(documents) == limit else None
-        return StatePage(_readable(state_from_document, documents), more)
+                page = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
+        more = page.documents[-1]["_id"] if page.full else None
+        return StatePage(_readable(state_from_document, page.documents), more)
 
     async def _find_by_key(
         self, flow_id: str | None, after: str | None, rest: Document, limit: int
-    ) -> list[Document]:
+    ) -> DocumentPage:
         first, end = ("", None) if flow_id is None else _keys_of(flow_id)
 
-        async def read(keys: Document, up_to: int) -> list[Document]:
-            stages = pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project=_WITHOUT_LISTS)
-            return await self._states.aggregate(stages).to_list(up_to)
+        def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(
+                pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project=_WITHOUT_LISTS)
+            )
 
-        return await self._key_ranges.page(max(after or "", first), end, limit, read)
+        return await self._key_ranges.page(max(after or "", first), end, limit, find)
 
     async def _find_of_user(
         self, user_id: str, flow_id: str | None, after: str | None, rest: Document, limit: int
-    ) -> list[Document]:
+    ) -> DocumentPage:
         served = {"userId": user_id} if flow_id is None else {"userId": user_id, "flowId": flow_id}
         if after is not None:
             rest = {**rest, "_id": {"$gt": after}}
-        stages = pipeline(served, rest, sort=_BY_KEY, limit=limit, project=_WITHOUT_LISTS)
-        return await self._states.aggregate(stages).to_list(limit)
+        page = DocumentPage(limit)
+        await page.read(
+            self._cursor(pipeline(served, rest, sort=_BY_KEY, limit=limit, project=_WITHOUT_LISTS))
+        )
+        return page
+
+    def _cursor(self, stages: list[Document]) -> AgnosticBaseCursor[Any]:
+        return self._states.aggregate(stages, batchSize=BATCH_DOCUMENTS)
 
     async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
         alike = {"step": "$step", "status": "$status", "previous": "$previous"}
@@ -157,13 +168,12 @@ class MongoStateStore:
         if without:
             rest["step"] = {"$nin": list(without)}
 
-        async def read(keys: Document, up_to: int) -> list[Document]:
-            stages = pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project={"_id": 1})
-            return await self._states.aggregate(stages).to_list(up_to)
+        def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project={"_id": 1}))
 
         async with store_errors():
-            found = await self._key_ranges.page(*_keys_of(flow_id), limit, read)
-        return [_user_of(document["_id"]) for document in found]
+            page = await self._key_ranges.page(*_keys_of(flow_id), limit, find)
+        return [_user_of(document["_id"]) for document in page.documents]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         async for state in self._due("expiresAt", now, {"status": _PRESENT}):
@@ -183,7 +193,7 @@ class MongoStateStore:
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
         stages = pipeline(
-            {"userId": {"$in": list(user_ids)}}, {"updatedAt": {"$gte": since}}, project=_WITHOUT_LISTS
+            {"userId": {"$in": list(user_ids)}}, {"updatedAt": {"$gte": since}}, project=_WITHOUT_PAYLOAD
         )
         async with store_errors():
             documents = await self._states.aggregate(stages).to_list(None)
@@ -203,13 +213,12 @@ class MongoStateStore:
         return next((document["_id"] for document in found), None)
 
     async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
-        async def read(keys: Document, up_to: int) -> list[Document]:
-            stages = pipeline({"_id": keys}, sort=_BY_KEY, limit=up_to)
-            return await self._states.aggregate(stages).to_list(up_to)
+        def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(pipeline({"_id": keys}, sort=_BY_KEY, limit=up_to))
 
         async with store_errors():
-            documents = await self._key_ranges.page(after, None, limit, read)
-        return [_stored_or_damaged(document) for document in documents]
+            page = await self._key_ranges.page(after, None, limit, find, max_bytes=math.inf)
+        return [_stored_or_damaged(document) for document in page.documents]
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         if records:

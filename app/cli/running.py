@@ -98,7 +98,7 @@ async def _publish_definitions(settings: Settings) -> str | None:
         page = await service.definitions.page(None, 100)
     if published:
         log.info("definitions published", flows=published)
-    flows = [definition.flow.flow for definition in page if definition.flow.roles is None]
+    flows = [definition.flow.flow for definition in page.items if definition.flow.roles is None]
     return FIRST_FLOW if FIRST_FLOW in flows else next(iter(flows), None)
 
 

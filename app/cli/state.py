@@ -49,11 +49,14 @@ def history(user_id: str, flow_id: str) -> None:
 
     async def run(service: FlowService) -> None:
         after = None
-        while page := await service.get_flow_history(user_id, flow_id, after=after, limit=PAGE):
-            for r in page:
+        while True:
+            page = await service.page_flow_history(user_id, flow_id, after=after, limit=PAGE)
+            for r in page.items:
                 way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
                 say(f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}")
-            after = page[-1].id
+            if page.next is None:
+                return
+            after = page.next
 
     with_service(run)
 

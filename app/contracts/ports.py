@@ -8,6 +8,7 @@ from msgspec import Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.events import Event, Gap, Topic
+from app.contracts.page import Page
 from app.contracts.record import (
     EVERYTHING,
     HistoryFilter,
@@ -45,7 +46,8 @@ class DamagedState(Struct, frozen=True):
 
 class StatePage(Struct, frozen=True):
     """Some of the states that were asked for; ``next`` is the key to go on after, None on the last page.
-    It may have fewer than asked for, as what cannot be read is left out."""
+    It may have fewer than asked for, as what cannot be read is left out, and as it ends at a number of
+    bytes too."""
 
     states: list[FlowState]
     next: str | None
@@ -126,7 +128,8 @@ class StateStore(Protocol):
         """Active states whose step's timeout is due, oldest first."""
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
-        """States of these users that changed at ``since`` or later, also those that ended."""
+        """States of these users, without their payloads, that changed at ``since`` or later, also those that
+        ended."""
 
     async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
         """States with records older than ``before`` in the outbox, oldest first."""
@@ -155,8 +158,9 @@ class HistoryStore(Protocol):
         after: HistoryPosition | None,
         limit: int,
         only: HistoryFilter = EVERYTHING,
-    ) -> list[HistoryRecord]:
-        """Records of one state over all its lives, oldest first, those after ``after``."""
+    ) -> Page[HistoryRecord]:
+        """Records of one state over all its lives, oldest first, those after ``after``. ``next`` is the id
+        of the last one."""
 
     async def scan(
         self,
@@ -166,7 +170,7 @@ class HistoryStore(Protocol):
         limit: int,
         *,
         backwards: bool = False,
-    ) -> list[HistoryRecord | UnreadableRecord]:
+    ) -> Page[HistoryRecord | UnreadableRecord]:
         """As ``read`` without a filter, with what cannot be read in its place; ``backwards``: newest first,
         those before ``start``."""
 
@@ -253,11 +257,13 @@ class DefinitionStore(Protocol):
     async def list_flow_ids(self) -> list[str]:
         """The slugs of all flows that were ever published."""
 
-    async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
+    async def list_latest(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
         """The newest version of every flow that is not retired, by slug, after ``after_flow``."""
 
-    async def versions(self, flow_id: str) -> list[VersionInfo]:
-        """All versions, newest first, including unreadable ones."""
+    async def versions(
+        self, flow_id: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionInfo]:
+        """Versions, newest first, those before the version ``before``, including unreadable ones."""
 
     async def publish(self, definition: FlowDefinition) -> bool:
         """Keep a new version. False when that version exists already."""

@@ -27,6 +27,7 @@ from app.contracts.views import (
     state_view,
 )
 from app.http.endpoint import Answer, Call, Endpoint
+from app.http.paging import page_answer
 from app.http.states import Limit, StatesPage
 
 BATCH_LIMIT = 1000
@@ -83,7 +84,7 @@ async def _find(call: Call) -> Answer:
     page = await call.service.administration.find_states(
         only, after=query.after, limit=query.limit, caller=call.caller
     )
-    return Answer(StatesPage([state_view(state) for state in page.states], page.next))
+    return page_answer(page.states, state_view, lambda state: state.key, page.next)
 
 
 async def _batch(call: Call) -> Answer:

@@ -29,6 +29,7 @@ from app.flow.prefabs import with_prefabs
 from app.flow.references import resolve_references
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
 from app.http.entity_tags import not_of_this_service
+from app.http.paging import page_answer
 from app.http.states import Limit
 
 _VERSION_TAG = re.compile(r"([0-9]{1,9})(?:\.[0-9a-f]{1,64})?\Z")
@@ -55,16 +56,25 @@ class RetireQuery(Struct, frozen=True, rename="camel"):
 
 
 class FlowsPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Flows by slug; ``next`` is the ``after`` of the next page, absent on the last."""
+    """Flows by slug; ``next`` is the ``after`` of the next page, absent on the last. A page ends at 1 MB, so
+    that it may have fewer flows than ``limit``."""
 
     items: list[Flow]
     next: str | None = None
 
 
-class VersionsPage(Struct, frozen=True, rename="camel"):
-    """All versions of a flow, newest first."""
+class VersionsQuery(Struct, frozen=True, rename="camel"):
+    """``after`` is the number of the last version of the page before."""
+
+    after: Annotated[int, Meta(ge=1)] | None = None
+    limit: Limit = 1000
+
+
+class VersionsPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Versions of a flow, newest first; ``next`` is the ``after`` of the next page, absent on the last."""
 
     items: list[DefinitionSummary]
+    next: str | None = None
 
 
 class FindingView(Struct, frozen=True, rename="camel"):
@@ -102,15 +112,16 @@ def _answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = Fa
 
 async def _list(call: Call) -> Answer:
     query: FlowsQuery = call.query
-    after, seen, all_read = query.after, list[Flow](), False
-    while len(seen) < query.limit and not all_read:  # what the caller must not see is no page, and no name
-        found = await call.service.definitions.page(after, query.limit)
-        seen += [with_prefabs(d.flow) for d in found if call.caller.has_a_role(d.flow.roles)]
-        all_read = len(found) < query.limit
-        after = found[-1].flow.flow if found else None
-    shown = seen[: query.limit]
-    more = shown[-1].flow if len(seen) > len(shown) or not all_read else None
-    return Answer(FlowsPage(shown, more))
+    seen: list[Flow] = []
+    page = await call.service.definitions.page(query.after, query.limit)
+    while True:
+        seen += [with_prefabs(d.flow) for d in page.items if call.caller.has_a_role(d.flow.roles)]
+        # What the caller must not see is no page, and no name.
+        if page.next is None or seen:
+            break
+        page = await call.service.definitions.page(page.next, query.limit)
+    more = None if page.next is None else seen[-1].flow
+    return page_answer(seen, lambda flow: flow, lambda flow: flow.flow, more)
 
 
 async def _create(call: Call) -> Answer:
@@ -153,8 +164,12 @@ async def _delete(call: Call) -> Answer:
 
 
 async def _versions(call: Call) -> Answer:
-    found = await call.service.definitions.versions(call.path["flow_id"], call.caller)
-    return Answer(VersionsPage([definition_summary(version) for version in found]))
+    query: VersionsQuery = call.query
+    found = await call.service.definitions.versions(
+        call.path["flow_id"], call.caller, before=query.after, limit=query.limit
+    )
+    more = str(found[-1].version) if len(found) == query.limit and found[-1].version > 1 else None
+    return page_answer(found, definition_summary, lambda version: str(version.version), more)
 
 
 async def _version(call: Call) -> Answer:
@@ -275,6 +290,7 @@ FLOW_ENDPOINTS = [
         name="listFlowVersions",
         summary="All versions of a flow, newest first",
         handle=_versions,
+        query=VersionsQuery,
         answers={200: VersionsPage},
         errors=_READING,
     ),

@@ -28,6 +28,7 @@ from app.contracts.record import HistoryFilter
 from app.contracts.state import FlowState
 from app.contracts.views import RecordView, RecoveryView, StateView, record_view, recovery_view, state_view
 from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, UserQuery
+from app.http.paging import page_answer
 
 Moment = Annotated[datetime, Meta(tz=True)]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
@@ -58,14 +59,16 @@ class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last."""
+    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last. A page ends at
+    1 MB, so that it may have fewer records than ``limit``."""
 
     items: list[RecordView]
     next: str | None = None
 
 
 class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """States by flow; ``next`` is the ``after`` of the next page, absent on the last."""
+    """States by flow; ``next`` is the ``after`` of the next page, absent on the last. A page ends at 1 MB, so
+    that it may have fewer states than ``limit``."""
 
     items: list[StateView]
     next: str | None = None
@@ -144,7 +147,7 @@ async def _clear(call: Call) -> Answer:
 
 async def _history(call: Call) -> Answer:
     query: HistoryQuery = call.query
-    found = await call.service.get_flow_history(
+    page = await call.service.page_flow_history(
         call.user_id,
         call.path["flow_id"],
         after=query.after,
@@ -152,8 +155,7 @@ async def _history(call: Call) -> Answer:
         only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
         caller=call.caller,
     )
-    more = found[-1].id if len(found) == query.limit else None
-    return Answer(HistoryPage([record_view(record) for record in found], more))
+    return page_answer(page.items, record_view, lambda record: record.id, page.next)
 
 
 async def _verify(call: Call) -> Answer:
@@ -174,7 +176,7 @@ async def _list(call: Call) -> Answer:
     page = await call.service.administration.find_states(
         StateFilter(user_id=call.user_id), after=query.after, limit=query.limit, caller=call.caller
     )
-    return Answer(StatesPage([state_view(state) for state in page.states], page.next))
+    return page_answer(page.states, state_view, lambda state: state.key, page.next)
 
 
 _READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)

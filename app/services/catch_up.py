@@ -5,6 +5,7 @@ from msgspec import UNSET, structs
 from app.contracts.command import Caller, HeldPosition, program
 from app.contracts.events import StateChanged
 from app.contracts.outcome import CaughtUp
+from app.contracts.page import MAX_PAGE_BYTES
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
 from app.contracts.record import commit_record_id
 from app.contracts.state import ENDED, FlowState
@@ -14,8 +15,8 @@ from app.services.changes import StateChanges
 from app.services.updates import Updates
 
 MOST_EVENTS = 300
-MOST_BYTES = 1_000_000
-"""Of one answer, its events as JSON."""
+MOST_BYTES = MAX_PAGE_BYTES
+"""Of one answer, its events as JSON: as of a page."""
 BEFORE_THE_FIRST = -1
 """The revision of a follower that holds nothing of an epoch."""
 STEP = 32

@@ -25,6 +25,7 @@ from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ids import require_flow
 from app.contracts.outcome import Published
+from app.contracts.page import Page
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionStore, EventBus
 from app.flow.faults import faults_of
 from app.flow.validation import parse_flow
@@ -78,26 +79,37 @@ class Definitions:
             raise FlowNotFoundError(flow_id, version)
         return found
 
-    async def versions(self, flow_id: str, caller: Caller = _PROGRAM) -> list[VersionInfo]:
-        """What is known of all versions, newest first. Raises FlowNotFoundError."""
+    async def versions(
+        self,
+        flow_id: str,
+        caller: Caller = _PROGRAM,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[VersionInfo]:
+        """What is known of versions, newest first, those before the version ``before``. Raises
+        FlowNotFoundError."""
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
-        found = await self._store.versions(flow_id)
-        if not found:
+        found = await self._store.versions(flow_id, before, limit)
+        if not found and before is None:
             raise FlowNotFoundError(flow_id)
         return found
 
-    async def page(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
+    async def page(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
         """The newest versions of flows that are not retired, by slug."""
         return await self._store.list_latest(after_flow, limit)
 
     async def all(self) -> AsyncIterator[FlowDefinition]:
         """The newest versions of all flows that are not retired, by slug."""
         after = None
-        while page := await self.page(after, PAGE):
-            for definition in page:
+        while True:
+            page = await self.page(after, PAGE)
+            for definition in page.items:
                 yield definition
-            after = page[-1].flow.flow
+            if page.next is None:
+                return
+            after = page.next
 
     async def check(self, raw: object, caller: Caller | None = None) -> list[Finding]:
         """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time. Raises

@@ -3,8 +3,11 @@
 from collections import deque
 from collections.abc import AsyncIterator
 
+from msgspec import json
+
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.outcome import Verification
+from app.contracts.page import Page, take_page
 from app.contracts.ports import Clock, DamagedState, HistoryStore, StateStore, StoredState
 from app.contracts.record import (
     HistoryFilter,
@@ -32,8 +35,8 @@ class HistoryReader:
 
     async def read(
         self, flow_id: str, user_id: str, after: str | None, limit: int, only: HistoryFilter
-    ) -> list[HistoryRecord]:
-        """At most ``limit`` records, oldest first, those after the record ``after``. Raises
+    ) -> Page[HistoryRecord]:
+        """A page of at most ``limit`` records, oldest first, those after the record ``after``. Raises
         InvalidRequestError when ``after`` is no record of this state."""
         since = None
         if after is not None:
@@ -44,11 +47,17 @@ class HistoryReader:
         stored = await self._states.salvage(flow_id, user_id)
         kept = await self._history.read(flow_id, user_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
-        waiting = [r for r in pending if _is_after(r, since) and only.takes(r)]
+        until = None if kept.next is None else position_of(kept.items[-1])
+        waiting = [
+            r
+            for r in pending
+            if _is_after(r, since) and (until is None or not _is_after(r, until)) and only.takes(r)
+        ]
         if not waiting:
             return kept
-        joined = {record.id: record for record in (*waiting, *kept)}
-        return sorted(joined.values(), key=position_of)[:limit]
+        joined = {record.id: record for record in (*waiting, *kept.items)}
+        shown, full = take_page(sorted(joined.values(), key=position_of), limit, _size)
+        return Page(shown, shown[-1].id if full or kept.next is not None else None)
 
     async def verify(self, flow_id: str, user_id: str) -> Verification:
         """Check every record of a state against the one before it, and the last one against the state."""
@@ -88,12 +97,20 @@ class HistoryReader:
     async def scan(self, flow_id: str, user_id: str) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
         """Every record in the history of a state, oldest first, also what cannot be read."""
         start: HistoryPosition | None = None
-        while page := await self._history.scan(flow_id, user_id, start, PAGE):
-            for record in page:
+        while True:
+            page = await self._history.scan(flow_id, user_id, start, PAGE)
+            for record in page.items:
                 yield record
-            before, start = start, position_of(page[-1])
-            if len(page) < PAGE or (before is not None and start <= before):
+            if page.next is None:
                 return
+            before, start = start, position_of(page.items[-1])
+            if before is not None and start <= before:
+                return
+
+
+def _size(record: HistoryRecord) -> int:
+    """The bytes of a record."""
+    return len(json.encode(record))
 
 
 def _position(stored: StoredState | DamagedState | None) -> StatePosition | None:

@@ -174,12 +174,15 @@ class Recovery:
             yield record
         seen = {record.id for record in pending}
         start: HistoryPosition | None = None
-        while page := await self._history.scan(flow_id, user_id, start, PAGE, backwards=True):
-            for older in page:
+        while True:
+            page = await self._history.scan(flow_id, user_id, start, PAGE, backwards=True)
+            for older in page.items:
                 if older.id not in seen:
                     yield older
-            before, start = start, position_of(page[-1])
-            if len(page) < PAGE or (before is not None and start >= before):
+            if page.next is None:
+                return
+            before, start = start, position_of(page.items[-1])
+            if before is not None and start >= before:
                 return
 
     async def _misfit(self, state: FlowState) -> str | None:

@@ -20,6 +20,7 @@ from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.ids import require_ids, require_state
 from app.contracts.outcome import CaughtUp, Retired, Started, Verification
+from app.contracts.page import Page
 from app.contracts.ports import StateFilter
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.state import FlowState, Payload
@@ -318,12 +319,34 @@ class FlowService:
     ) -> list[HistoryRecord]:
         """Records of a state that ``only`` takes, oldest first, those after the record with the id
         ``after``; also those that are still on their way, so that a caller reads its own writes."""
+        found: list[HistoryRecord] = []
+        while True:
+            page = await self.page_flow_history(
+                user_id, flow_id, after=after, limit=limit - len(found), only=only, caller=caller
+            )
+            found += page.items
+            if page.next is None or len(found) >= limit:
+                return found
+            after = page.next
+
+    async def page_flow_history(
+        self,
+        user_id: str,
+        flow_id: str,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        only: HistoryFilter = EVERYTHING,
+        caller: Caller | None = None,
+    ) -> Page[HistoryRecord]:
+        """As get_flow_history, the next page alone, which ends at a number of bytes too; its ``next`` is the
+        ``after`` to go on with."""
         require_state(user_id, flow_id)
         await self._access.require_visible(flow_id, caller or program(user_id))
-        found = await self.history.read(flow_id, user_id, after, limit, only)
-        if not found and after is None:
+        page = await self.history.read(flow_id, user_id, after, limit, only)
+        if not page.items and after is None:
             await self._catalog.current(flow_id)
-        return found
+        return page
 
     async def verify_flow_history(
         self, user_id: str, flow_id: str, *, caller: Caller | None = None

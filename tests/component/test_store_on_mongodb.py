@@ -267,7 +267,7 @@ async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Parts) -> 
             await read
     assert await store.get("loop", 1) is not None
     assert [version.version for version in await store.versions("loop")] == [2, 1]
-    assert "whole" in [definition.flow.flow for definition in await store.list_latest(None, 100)]
+    assert "whole" in [definition.flow.flow for definition in (await store.list_latest(None, 100)).items]
 
 
 @pytest.mark.expected_logs("damaged document")

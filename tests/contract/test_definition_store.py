@@ -33,7 +33,7 @@ async def test_nothing_published(store: DefinitionStore) -> None:
     assert await store.get("loop", 1) is None
     assert await store.latest("loop") is None
     assert await store.versions("loop") == []
-    assert await store.list_latest(None, 10) == []
+    assert (await store.list_latest(None, 10)).items == []
 
 
 async def test_versions_newest_first(store: DefinitionStore) -> None:
@@ -60,9 +60,12 @@ async def test_list_has_the_newest_of_flows_that_are_not_retired(store: Definiti
         await store.publish(definition(slug))
     await store.publish(definition("a", 2))
     await store.publish(structs.replace(definition("b", 2), retired=True))
-    assert [(d.flow.flow, d.version) for d in await store.list_latest(None, 10)] == [("a", 2), ("c", 1)]
-    assert [d.flow.flow for d in await store.list_latest("a", 10)] == ["c"]
-    assert [d.flow.flow for d in await store.list_latest(None, 1)] == ["a"]
+    assert [(d.flow.flow, d.version) for d in (await store.list_latest(None, 10)).items] == [
+        ("a", 2),
+        ("c", 1),
+    ]
+    assert [d.flow.flow for d in (await store.list_latest("a", 10)).items] == ["c"]
+    assert [d.flow.flow for d in (await store.list_latest(None, 1)).items] == ["a"]
 
 
 async def test_flows_are_listed_once_also_retired_ones(store: DefinitionStore) -> None:
@@ -71,3 +74,22 @@ async def test_flows_are_listed_once_also_retired_ones(store: DefinitionStore) -
     for each in (definition("loop"), definition("loop", 2), definition("gone"), retired, definition("a")):
         await store.publish(each)
     assert await store.list_flow_ids() == ["a", "gone", "loop"]
+
+
+async def test_pages_end_at_a_number_of_bytes_too(store: DefinitionStore) -> None:
+    for n in range(6):
+        await store.publish(definition(f"f{n}", meta={"text": "x" * 400_000}))
+    found, after = [], None
+    while (page := await store.list_latest(after, 100)).next is not None:
+        assert 1 <= len(page.items) <= 2
+        found += page.items
+        after = page.next
+    assert [d.flow.flow for d in [*found, *page.items]] == [f"f{n}" for n in range(6)]
+
+
+async def test_versions_are_paged(store: DefinitionStore) -> None:
+    for version in range(1, 13):
+        await store.publish(definition(version=version))
+    assert [v.version for v in await store.versions("loop", 11, 3)] == [10, 9, 8]
+    assert [v.version for v in await store.versions("loop", 2)] == [1]
+    assert await store.versions("loop", 1, 3) == []

@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 import pytest
-from msgspec import UNSET, structs
+from msgspec import UNSET, json, structs
 
+from app.contracts.page import MAX_PAGE_BYTES, Page
 from app.contracts.ports import HistoryStore
-from app.contracts.record import HistoryFilter, HistoryRecord, position_of
+from app.contracts.record import HistoryFilter, HistoryRecord, UnreadableRecord, position_of
 from models.database import Database
 from models.history_store import MongoHistoryStore
 from tests.support.fakes import FakeHistoryStore
@@ -26,7 +27,7 @@ async def test_what_is_appended_is_read_exactly(store: HistoryStore) -> None:
         record(moved(fresh())), payload=UNSET, after=UNSET, request_id=UNSET, success=False, error="X"
     )
     await store.append([full, bare])
-    assert await store.read("loop", "ada", None, 10) == [full, bare]
+    assert (await store.read("loop", "ada", None, 10)).items == [full, bare]
 
 
 async def test_appending_twice_keeps_the_first(store: HistoryStore) -> None:
@@ -35,12 +36,12 @@ async def test_appending_twice_keeps_the_first(store: HistoryStore) -> None:
     displaced = await store.append([record(fresh(), commit="second"), record(moved(fresh()))])
     assert displaced == {first.id}
     assert await store.append([first]) == set()
-    assert await store.read("loop", "ada", None, 10) == [first, record(moved(fresh()))]
+    assert (await store.read("loop", "ada", None, 10)).items == [first, record(moved(fresh()))]
 
 
 async def test_nothing_to_append(store: HistoryStore) -> None:
     await store.append([])
-    assert await store.read("loop", "ada", None, 10) == []
+    assert (await store.read("loop", "ada", None, 10)).items == []
 
 
 async def test_order_is_epoch_revision_id_and_pages_join(store: HistoryStore) -> None:
@@ -54,9 +55,9 @@ async def test_order_is_epoch_revision_id_and_pages_join(store: HistoryStore) ->
             state = moved(state)
     await store.append(list(reversed(whole)))
     await store.append([record(fresh(user="bob"))])
-    assert await store.read("loop", "ada", None, 100) == whole
+    assert (await store.read("loop", "ada", None, 100)).items == whole
     pages, after = [], None
-    while page := await store.read("loop", "ada", after, 5):
+    while page := (await store.read("loop", "ada", after, 5)).items:
         pages += page
         after = position_of(page[-1])
     assert pages == whole
@@ -98,7 +99,7 @@ async def test_filters(store: HistoryStore, only: HistoryFilter, takes: list[int
         state = moved(state)
     whole[2] = structs.replace(whole[2], success=False, transition="fly", after=UNSET)
     await store.append(whole)
-    assert await store.read("loop", "ada", None, 10, only) == [whole[n] for n in takes]
+    assert (await store.read("loop", "ada", None, 10, only)).items == [whole[n] for n in takes]
     assert [r for r in whole if only.takes(r)] == [whole[n] for n in takes]
 
 
@@ -116,10 +117,10 @@ async def lives(store: HistoryStore) -> list[HistoryRecord]:
 
 async def test_a_scan_goes_both_ways(store: HistoryStore) -> None:
     whole = await lives(store)
-    assert await store.scan("loop", "ada", None, 10) == whole
-    assert await store.scan("loop", "ada", None, 10, backwards=True) == whole[::-1]
-    assert await store.scan("loop", "ada", position_of(whole[1]), 2) == whole[2:4]
-    assert await store.scan("loop", "ada", position_of(whole[4]), 3, backwards=True) == whole[3:0:-1]
+    assert (await store.scan("loop", "ada", None, 10)).items == whole
+    assert (await store.scan("loop", "ada", None, 10, backwards=True)).items == whole[::-1]
+    assert (await store.scan("loop", "ada", position_of(whole[1]), 2)).items == whole[2:4]
+    assert (await store.scan("loop", "ada", position_of(whole[4]), 3, backwards=True)).items == whole[3:0:-1]
 
 
 async def test_erasing_takes_what_was_entered_and_leaves_what_happened(store: HistoryStore) -> None:
@@ -127,7 +128,7 @@ async def test_erasing_takes_what_was_entered_and_leaves_what_happened(store: Hi
     refusals = [r for r in whole if r.kind == "refused"]
     assert await store.erase("loop", "ada", position_of(whole[5])) == 5
     assert await store.erase("loop", "nobody", position_of(whole[5])) == 0
-    found = await store.read("loop", "ada", None, 10)
+    found = (await store.read("loop", "ada", None, 10)).items
     whole = [r for r in whole if r not in refusals]
     assert found[-1] == whole[-1], "the last one is the receipt"
     for before, after in zip(whole[:-1], found[:-1], strict=True):
@@ -136,7 +137,7 @@ async def test_erasing_takes_what_was_entered_and_leaves_what_happened(store: Hi
         bare = structs.replace(before.after, **gone)
         members = dict.fromkeys(("payload", "request_id", "digest", "salt"), UNSET)
         assert after == structs.replace(before, after=bare, **members)
-    assert (await store.read("loop", "bob", None, 10))[0].payload is not UNSET
+    assert (await store.read("loop", "bob", None, 10)).items[0].payload is not UNSET
 
 
 async def test_the_newest_commit(store: HistoryStore) -> None:
@@ -153,3 +154,31 @@ async def test_many_records_are_read_at_once_and_missing_ones_left_out(store: Hi
     found = {each.id: each for each in await store.get_many(wanted)}
     assert found == {records[0].id: records[0], records[-1].id: records[-1]}
     assert await store.get_many([]) == []
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_pages_end_at_a_number_of_bytes_too(store: HistoryStore, backwards: bool) -> None:
+    state = fresh(payload={"text": "x" * 150_000})
+    whole = [record(state)]
+    for size in (100, 150_000, 150_000, 2 * MAX_PAGE_BYTES, 100, 150_000, 100):
+        state = moved(state, payload={"text": "x" * size})
+        whole.append(record(state))
+    await store.append(whole)
+    found: list[HistoryRecord | UnreadableRecord] = []
+    start = None
+    while True:
+        if backwards:
+            page = await store.scan("loop", "ada", start, 100, backwards=True)
+            found += page.items
+        else:
+            read = await store.read("loop", "ada", start, 100)
+            assert (await store.scan("loop", "ada", start, 100)).items == read.items
+            page = Page([*read.items], read.next)
+            found += page.items
+        assert page.items
+        assert len(page.items) == 1 or sum(len(json.encode(one)) for one in page.items) < 1.1 * MAX_PAGE_BYTES
+        if page.next is None:
+            break
+        assert page.next == page.items[-1].id
+        start = position_of(page.items[-1])
+    assert found == (whole[::-1] if backwards else whole)

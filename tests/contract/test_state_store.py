@@ -345,13 +345,16 @@ async def test_a_state_is_replaced_as_it_was_read_or_not_at_all(store: StateStor
 async def test_what_users_changed_since_a_moment(store: StateStore) -> None:
     for state in (fresh("ada"), fresh("bob"), fresh("eve")):
         await store.commit(None, record(state))
-    bob = moved(fresh("bob"), status="cleared")
-    await store.commit(fresh("bob").position, record(bob))
+    bob = moved(fresh("bob"))
+    await store.commit(fresh("bob").position, record(structs.replace(bob, payload={"a": 1})))
     since = bob.updated_at
-    assert await store.changed_since(["ada", "bob"], since) == [bob], "also a state that ended"
+    assert await store.changed_since(["ada", "bob"], since) == [bob], "without its payload"
+    ended = moved(bob, status="cleared")
+    await store.commit(bob.position, record(ended))
+    assert await store.changed_since(["ada", "bob"], since) == [ended], "also a state that ended"
     found = await store.changed_since(["ada", "bob", "nobody"], fresh().updated_at)
     assert {state.user_id for state in found} == {"ada", "bob"}
-    assert await store.changed_since(["ada", "bob"], since + timedelta(milliseconds=1)) == []
+    assert await store.changed_since(["ada", "bob"], ended.updated_at + timedelta(milliseconds=1)) == []
     assert await store.changed_since([], fresh().updated_at) == []
 
 
@@ -359,3 +362,21 @@ async def test_it_is_not_busy_when_nobody_waits_for_a_commit(store: StateStore) 
     assert not store.busy
     await asyncio.gather(*(store.commit(None, record(fresh(f"u-{n}"))) for n in range(100)))
     assert not store.busy
+
+
+@pytest.mark.parametrize("only", [StateFilter(flow_id="loop"), StateFilter(user_id="u1"), StateFilter()])
+async def test_pages_end_at_a_number_of_bytes_too(store: StateStore, only: StateFilter) -> None:
+    for n, slug in enumerate(["a", "b", "c", "loop", "loop", "loop"]):
+        user = "u1" if slug != "loop" or n == 3 else f"u{n}"
+        await store.commit(None, record(fresh(slug=slug, user=user, payload={"text": "x" * 400_000})))
+    everything = [s.key for s in (await store.find(only, None, 1, T0)).states]
+    pages, after = [], None
+    while (page := await store.find(only, after, 100, T0)).next is not None:
+        pages.append([state.key for state in page.states])
+        after = page.next
+    pages.append([state.key for state in page.states])
+    found = [key for keys in pages for key in keys]
+    assert found[:1] == everything
+    assert found == sorted(set(found))
+    assert len(found) == (6 if only == StateFilter() else 4 if only.user_id else 3)
+    assert max(len(keys) for keys in pages) <= 2, "400 kB each"

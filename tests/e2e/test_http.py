@@ -209,6 +209,28 @@ async def test_states_of_a_user_are_paged(serving: Serving, user: str) -> None:
         assert "next" not in rest
 
 
+async def test_pages_end_at_a_number_of_bytes_too(serving: Serving, user: str) -> None:
+    route = "/api/flow/purchase-approval"
+    async with serving.http(user, "flow:admin") as http:
+        for n in range(20):
+            body = {"step": "draft", "payload": {"n": n, "text": "x" * 60_000}}
+            assert (await http.put(f"{route}/state", json=body)).status_code == 200
+        found: list[int] = []
+        after: dict[str, str] = {}
+        while True:
+            answer = await http.get(f"{route}/history", params={"limit": 1000, **after})
+            assert len(answer.content) < 1_100_000
+            page = answer.json()
+            found += [record["payload"]["n"] for record in page["items"]]
+            if "next" not in page:
+                break
+            after = {"after": page["next"]}
+        assert found == list(range(20))
+        assert len(page["items"]) < 20
+        versions = (await http.get("/api/flows/purchase-approval/versions", params={"limit": 1})).json()
+        assert len(versions["items"]) == 1
+
+
 async def test_a_payload_that_grows_is_bounded(serving: Serving, user: str) -> None:
     async with serving.http(user) as http:
         route = "/api/flow/purchase-approval"

@@ -9,11 +9,12 @@ from operator import itemgetter
 from secrets import token_bytes
 from typing import Any
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, json, structs
 
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
+from app.contracts.page import Page, take_page
 from app.contracts.ports import (
     REMEMBERED,
     BusUnavailableError,
@@ -118,8 +119,9 @@ class FakeStateStore:
             and only.step in (None, k.state.step)
             and only.status in (None, k.state.status)
         ]
-        page = sorted(wanted, key=lambda state: state.key)[:limit]
-        return StatePage(page, page[-1].key if len(page) == limit else None)
+        in_order = sorted(wanted, key=lambda state: state.key)
+        page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
+        return StatePage(page, page[-1].key if full else None)
 
     async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
         alike: dict[Any, list[str]] = {}
@@ -155,7 +157,8 @@ class FakeStateStore:
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
         states = [k.state for k in self.kept.values()]
-        return [s for s in states if s.user_id in user_ids and s.updated_at >= since]
+        found = [s for s in states if s.user_id in user_ids and s.updated_at >= since]
+        return [structs.replace(state, payload=UNSET) for state in found]
 
     async def random_key(self) -> str | None:
         return random.choice([*self.kept, *self.damaged]) if self.kept or self.damaged else None
@@ -193,11 +196,15 @@ class FakeHistoryStore:
         after: HistoryPosition | None,
         limit: int,
         only: HistoryFilter = EVERYTHING,
-    ) -> list[HistoryRecord]:
+    ) -> Page[HistoryRecord]:
         here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
         mine = [r for r in here if only.takes(r)]
         rest = [r for r in mine if after is None or position_of(r) > after]
-        return sorted(rest, key=position_of)[:limit]
+        return self._page(sorted(rest, key=position_of), limit)
+
+    def _page(self, records: list[HistoryRecord], limit: int) -> Page[Any]:
+        shown, full = take_page(records, limit, lambda record: len(json.encode(record)))
+        return Page(shown, shown[-1].id if full else None)
 
     async def scan(
         self,
@@ -207,11 +214,11 @@ class FakeHistoryStore:
         limit: int,
         *,
         backwards: bool = False,
-    ) -> list[HistoryRecord | UnreadableRecord]:
+    ) -> Page[HistoryRecord | UnreadableRecord]:
         here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
         if start is not None:
             here = [r for r in here if (position_of(r) < start if backwards else position_of(r) > start)]
-        return list(sorted(here, key=position_of, reverse=backwards)[:limit])
+        return self._page(sorted(here, key=position_of, reverse=backwards), limit)
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
         here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id) and r.success]
@@ -264,11 +271,14 @@ class FakeDefinitionStore:
         self.reads += 1
         return self.kept.get((flow_id, version))
 
-    async def versions(self, flow_id: str) -> list[VersionInfo]:
+    async def versions(
+        self, flow_id: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionInfo]:
         return [
             VersionInfo(flow_id, d.version, d.published_at, d.published_by, d.source, d.retired)
             for d in self._of(flow_id)
-        ]
+            if before is None or d.version < before
+        ][:limit]
 
     def _of(self, flow_id: str) -> list[FlowDefinition]:
         mine = [d for (slug, _), d in self.kept.items() if slug == flow_id]
@@ -277,10 +287,12 @@ class FakeDefinitionStore:
     async def list_flow_ids(self) -> list[str]:
         return sorted({slug for slug, _ in self.kept})
 
-    async def list_latest(self, after_flow: str | None, limit: int) -> list[FlowDefinition]:
+    async def list_latest(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
         slugs = sorted({slug for slug, _ in self.kept if slug > (after_flow or "")})
         newest = [self._of(slug)[0] for slug in slugs]
-        return [d for d in newest if not d.retired][:limit]
+        present = [d for d in newest if not d.retired]
+        shown, full = take_page(present, limit, lambda definition: len(json.encode(definition.flow)))
+        return Page(shown, shown[-1].flow.flow if full else None)
 
     async def publish(self, definition: FlowDefinition) -> bool:
         key = (definition.flow.flow, definition.version)

@@ -11,6 +11,20 @@ from models.indexed import KeyRanges
 KEYS = st.lists(st.text("ab:19", min_size=1, max_size=6), unique=True, min_size=1, max_size=60)
 
 
+class Cursor:
+    """Documents that are read in batches."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        self._left = documents
+
+    async def to_list(self, length: int) -> list[Document]:
+        batch, self._left = self._left[:length], self._left[length:]
+        return batch
+
+    async def close(self) -> None:
+        self._left = []
+
+
 class Collection:
     """Keys that answer conditions on ``_id``, and the number of keys that those met."""
 
@@ -18,12 +32,17 @@ class Collection:
         self.keys = sorted(keys)
         self.met = 0
 
-    async def read(self, condition: Document, limit: int) -> list[dict[str, Any]]:
+    def find(self, condition: Document, limit: int) -> Any:
         first, behind, end = condition.get("$gte", ""), condition.get("$gt"), condition.get("$lt")
         met = [key for key in self.keys if key >= first and (behind is None or key > behind)]
         met = [key for key in met if end is None or key < end]
         self.met += len(met)
-        return [{"_id": key} for key in met[:limit]]
+        return Cursor([{"_id": key} for key in met[:limit]])
+
+
+async def page_of(ranges: KeyRanges, collection: Collection, after: str, limit: int) -> list[str]:
+    page = await ranges.page(after, None, limit, collection.find)
+    return [document["_id"] for document in page.documents]
 
 
 @given(KEYS, st.text("ab:19", max_size=6), st.integers(1, 7))
@@ -31,14 +50,14 @@ async def test_pages_have_every_key_once_and_in_order(keys: list[str], after: st
     collection, ranges = Collection(keys), KeyRanges()
     found: list[str] = []
     start = after
-    while page := await ranges.page(start, None, limit, collection.read):
-        found += [document["_id"] for document in page]
-        start = found[-1]
+    while page := await page_of(ranges, collection, start, limit):
+        found += page
+        start = page[-1]
     assert found == [key for key in collection.keys if key > after]
 
 
 async def test_the_first_page_behind_a_key_does_not_read_all_that_follow() -> None:
     collection = Collection([f"flow:u{n:05}" for n in range(10_000)])
-    page = await KeyRanges().page("flow:u04321", None, 100, collection.read)
-    assert [document["_id"] for document in page] == [f"flow:u{n:05}" for n in range(4322, 4422)]
+    page = await page_of(KeyRanges(), collection, "flow:u04321", 100)
+    assert page == [f"flow:u{n:05}" for n in range(4322, 4422)]
     assert collection.met <= 300

@@ -1,0 +1,30 @@
+"""Answers that are one page of a list."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from msgspec import Raw, json
+
+from app.contracts.page import take_page
+from app.http.endpoint import Answer
+
+T = TypeVar("T")
+
+
+def page_answer(
+    found: Sequence[T], view: Callable[[T], Any], key: Callable[[T], str], more: str | None
+) -> Answer:
+    """Answer with items as far as they fit a page.
+
+    Args:
+        found: Items, in the order of the list.
+        view: An item as it is answered.
+        key: The ``after`` that goes on behind an item.
+        more: The ``after`` that goes on behind all of ``found``; None if they are the last ones.
+    """
+    encoded = (json.encode(view(item)) for item in found)
+    shown, _ = take_page(encoded, max(len(found), 1), len)
+    if len(shown) < len(found):
+        more = key(found[len(shown) - 1])
+    answer: dict[str, Any] = {"items": [Raw(item) for item in shown]}
+    return Answer(answer if more is None else {**answer, "next": more})
