@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 from msgspec import UNSET, DecodeError, convert, json, structs
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord, Remembered
+from app.contracts.record import (
+    ERASABLE,
+    ERASABLE_AFTER,
+    HistoryRecord,
+    PayloadPlace,
+    Remembered,
+    as_stored,
+)
 from app.contracts.state import FlowState, Payload
 
 Document = dict[str, Any]
@@ -59,6 +66,7 @@ _RECORD_FIELDS = {
     "actor": "actor",
     "payload": "payload",
     "after": "after",
+    "payload_revision": "payloadRevision",
     "error": "error",
     "request_id": "requestId",
     "digest": "digest",
@@ -77,6 +85,7 @@ ERASED_FIELDS = (
     *(f"after.{_STATE_FIELDS[name]}" for name in ERASABLE_AFTER),
 )
 """The fields that an erasure removes from a record."""
+PAYLOAD_PLACE_FIELDS = ("payloadRevision", "payloadSince")
 OPTIONAL_STATE_FIELDS = tuple(
     _STATE_FIELDS[field.name]
     for field in structs.fields(FlowState)
@@ -107,7 +116,8 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
 
 
 def record_to_document(record: HistoryRecord) -> Document:
-    """A history document; absent fields are left out."""
+    """A history document; absent fields are left out, and so is a payload that another record has."""
+    record = as_stored(record)
     document: Document = {"stateId": f"{record.flow_id}:{record.user_id}"}
     for name, field in _RECORD_FIELDS.items():
         value = getattr(record, name)
@@ -130,6 +140,8 @@ def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
     made = record.after
     if made is UNSET:
         return record
+    if record.payload_revision is not UNSET and made.payload is not UNSET:
+        raise _unreadable(document, "it names the payload of another record, and has one")
     if (made.flow, made.user_id, made.epoch, made.revision) != (
         record.flow_id,
         record.user_id,
@@ -138,6 +150,20 @@ def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
     ):
         raise _unreadable(document, "its state is another one")
     return record
+
+
+def payload_place_to_document(place: PayloadPlace) -> Document:
+    """The fields of a state document that say which record has its payload."""
+    return {"payloadRevision": place.revision, "payloadSince": place.since}
+
+
+def payload_place_from_document(document: Mapping[str, Any]) -> PayloadPlace | None:
+    """Which record has the payload of a state. None if the document does not say it: the next record repeats
+    the payload."""
+    revision, since = document.get("payloadRevision"), document.get("payloadSince")
+    if type(revision) is not int or not isinstance(since, datetime) or "payload" not in document:
+        return None
+    return PayloadPlace(revision, since)
 
 
 def remembered_to_document(request: Remembered) -> Document:

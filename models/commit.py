@@ -5,18 +5,20 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import REMEMBERED
-from app.contracts.record import HistoryRecord, Remembered, remembered, state_after
+from app.contracts.record import HistoryRecord, Remembered, payload_place, remembered, state_after
 from app.contracts.state import FlowState, StatePosition
 from models.batching import Batches, Pace
 from models.codec import (
     OPTIONAL_STATE_FIELDS,
+    PAYLOAD_PLACE_FIELDS,
     Document,
+    payload_place_to_document,
     record_to_document,
     remembered_to_document,
     state_to_document,
@@ -181,7 +183,13 @@ def _operation(commit: Commit) -> InsertOne[Document] | UpdateOne:
         fields["recent"] = []
     elif request is not None:
         update["$push"]["recent"] = {"$each": [remembered_to_document(request)], "$slice": -REMEMBERED}
-    gone = {field: "" for field in OPTIONAL_STATE_FIELDS if field not in fields}
+    optional = OPTIONAL_STATE_FIELDS
+    place = payload_place(record, None)
+    if place is not None:
+        fields |= payload_place_to_document(place)
+    elif record.payload_revision is UNSET:
+        optional = (*optional, *PAYLOAD_PLACE_FIELDS)
+    gone = {field: "" for field in optional if field not in fields}
     if gone:
         update["$unset"] = gone
     return UpdateOne({"_id": before.key, "epoch": before.epoch, "revision": before.revision}, update)
@@ -191,8 +199,10 @@ def document_of(record: HistoryRecord, recent: Sequence[Remembered]) -> Document
     """The whole document of a state that ``record`` makes, without ``_id``."""
     request = remembered(record)
     known = [*recent, *([request] if request is not None else [])][-REMEMBERED:]
+    place = payload_place(record, None)
     return {
         **state_to_document(state_after(record)),
+        **({} if place is None else payload_place_to_document(place)),
         "head": _head(record),
         "outbox": [record_to_document(record)],
         "recent": [remembered_to_document(request) for request in known],

@@ -46,6 +46,7 @@ class FlowHistoryDocument(Document, CamelModel):
     actor: str
     payload: str | None = None
     after: dict[str, Any] | None = None
+    payload_revision: int | None = None
     error: str | None = None
     request_id: str | None = None
     digest: str | None = None
@@ -92,6 +93,8 @@ class FlowStateDocument(Document, CamelModel):
     timeout_left_ms: int | None = None
     expiry_left_ms: int | None = None
     head: str | None = None
+    payload_revision: int | None = None
+    payload_since: datetime | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)
     recent: list[dict[str, Any]] = Field(default_factory=list)
 

@@ -17,6 +17,7 @@ from models.batching import Batches, Pace
 from models.codec import (
     Document,
     members_of,
+    payload_place_from_document,
     record_from_document,
     remembered_from_document,
     state_from_document,
@@ -262,6 +263,7 @@ def _stored(document: Document) -> StoredState:
         pending=tuple(record_from_document(waiting) for waiting in members_of(document, "outbox")),
         recent=tuple(remembered_from_document(request) for request in members_of(document, "recent")),
         head=text_of(document, "head"),
+        payload_at=payload_place_from_document(document),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from msgspec import Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.events import Event, Gap, Topic
@@ -14,8 +14,12 @@ from app.contracts.record import (
     HistoryFilter,
     HistoryPosition,
     HistoryRecord,
+    PayloadPlace,
     Remembered,
     UnreadableRecord,
+    own_payloads,
+    payload_record_id,
+    with_payloads,
 )
 from app.contracts.state import FlowState, StatePosition
 from app.contracts.statistics import FlowStatistics
@@ -23,13 +27,28 @@ from app.contracts.statistics import FlowStatistics
 
 class StoredState(Struct, frozen=True):
     """A state as read: with the records of its changes that still wait for delivery, oldest first, the
-    last requests that changed it, oldest first, and the hash of its last record ("": older than the
-    chain)."""
+    last requests that changed it, oldest first, the hash of its last record ("": older than the
+    chain), and the place of its payload (None: there is none, or an older version of the service wrote the
+    state)."""
 
     state: FlowState
     pending: tuple[HistoryRecord, ...] = ()
     recent: tuple[Remembered, ...] = ()
     head: str = ""
+    payload_at: PayloadPlace | None = None
+
+    def complete(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
+        """Records of this state with the payloads that they name, as far as it, or what waits in it, has
+        them."""
+        payloads = own_payloads(self.pending)
+        if self.payload_at is not None and self.state.payload is not UNSET:
+            payloads[payload_record_id(self.state, self.payload_at.revision)] = self.state.payload
+        return with_payloads(records, payloads)
+
+    @property
+    def deliverable(self) -> list[HistoryRecord]:
+        """``pending``, as complete as this state can make them."""
+        return self.complete(self.pending)
 
 
 class DamagedState(Struct, frozen=True):
@@ -95,9 +114,10 @@ class StateStore(Protocol):
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it still stands at ``before`` (None: if there is none),
-        with the record in its outbox and its request among the last ``REMEMBERED`` ones. False when
-        somebody else was first. An outcome that was lost on the way is looked up, never guessed. The
-        record of an erasure makes the state forget its requests."""
+        with the record in its outbox and its request among the last ``REMEMBERED`` ones. A payload that the
+        record names is not in the outbox again. False when somebody else was first. An outcome that was lost
+        on the way is looked up, never guessed. The record of an erasure makes the state forget its
+        requests."""
 
     async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         """The stored state, or what can be read of it when it cannot be loaded; None when there is none."""
@@ -148,8 +168,8 @@ class HistoryStore(Protocol):
     """Records of changes and refusals, kept for ever."""
 
     async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
-        """Keep the records; those that are there already are left as they are. The ids of those in whose
-        place there is another commit's."""
+        """Keep the records, without the payloads that they name; those that are there already are left as
+        they are. The ids of those in whose place there is another commit's."""
 
     async def read(
         self,

@@ -3,11 +3,12 @@
 The same shape waits in the outbox of the state document and then lies in the history.
 """
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from hashlib import blake2b
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.state import FlowState, Payload
 
@@ -33,6 +34,8 @@ class HistoryRecord(Struct, frozen=True):
     empty when there was no state before. ``commit_id`` tells two commits apart that competed for
     one revision. ``payload`` is what came with this change, ``after`` the
     whole state it led to (absent for a refused attempt, whose ``to_step`` is its ``from_step``).
+    ``payload_revision`` is there when the change left the payload of the state as it was: the record of that
+    revision, in the same epoch, has it, and ``after`` is stored without it.
     ``digest`` stands for what a request with an id asked for, so that the same id with another
     request is noticed. ``duration_ms`` is how long the service took to decide and commit. ``hash`` is over
     ``previous_hash`` and the record, with a ``commitment`` in place of what can be erased, salted with
@@ -56,6 +59,7 @@ class HistoryRecord(Struct, frozen=True):
     actor: str
     payload: Payload | UnsetType = UNSET
     after: FlowState | UnsetType = UNSET
+    payload_revision: int | UnsetType = UNSET
     error: str | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
     digest: str | UnsetType = UNSET
@@ -79,6 +83,65 @@ def state_after(record: HistoryRecord) -> FlowState:
     if record.after is UNSET:
         raise TypeError(f"{record.kind} record {record.id} commits nothing")
     return record.after
+
+
+def as_stored(record: HistoryRecord) -> HistoryRecord:
+    """The record without a payload that another one has."""
+    if record.payload_revision is UNSET or record.after is UNSET:
+        return record
+    return structs.replace(record, after=structs.replace(record.after, payload=UNSET))
+
+
+def named_payload(record: HistoryRecord) -> str | None:
+    """The id of the record that has the payload of ``record.after``; None if it is there, or was erased."""
+    if record.payload_revision is UNSET or record.after is UNSET or record.after.payload is not UNSET:
+        return None
+    if record.hash is not UNSET and record.salt is UNSET:
+        return None
+    return payload_record_id(record.after, record.payload_revision)
+
+
+def payload_record_id(state: FlowState, revision: int) -> str:
+    """The id of the record of a commit in the same epoch of a state."""
+    return commit_record_id(structs.replace(state, revision=revision))
+
+
+def own_payloads(records: Iterable[HistoryRecord]) -> dict[str, Payload]:
+    """The payloads of states that records have themselves, by the ids of the records."""
+    return {
+        record.id: record.after.payload
+        for record in records
+        if record.payload_revision is UNSET
+        and record.after is not UNSET
+        and record.after.payload is not UNSET
+    }
+
+
+def with_payloads(records: Iterable[HistoryRecord], payloads: Mapping[str, Payload]) -> list[HistoryRecord]:
+    """The records with the payloads that they name, as far as they are among ``payloads``."""
+    found = []
+    for record in records:
+        payload = payloads.get(named_payload(record) or "")
+        if payload is None:
+            found.append(record)
+        else:
+            after = structs.replace(state_after(record), payload=payload)
+            found.append(structs.replace(record, after=after))
+    return found
+
+
+class PayloadPlace(Struct, frozen=True):
+    """The record that has the payload of a state: its ``revision``, and its time."""
+
+    revision: int
+    since: datetime
+
+
+def payload_place(record: HistoryRecord, before: PayloadPlace | None) -> PayloadPlace | None:
+    """Where the payload of the state that ``record`` led to is; ``before``: that of the state before it."""
+    if record.after is UNSET or record.after.payload is UNSET:
+        return None
+    return before if record.payload_revision is not UNSET else PayloadPlace(record.revision, record.timestamp)
 
 
 class UnreadableRecord(Struct, frozen=True):

@@ -79,7 +79,8 @@ class CaughtUpView(Struct, frozen=True, rename="camel"):
 
 
 class RecordMetadata(Struct, frozen=True, rename="camel"):
-    """The circumstances of a record."""
+    """The circumstances of a record. ``payload_revision``: the change left the payload of the state as it
+    was, and the record of that revision, in the same epoch, has it."""
 
     kind: str
     service: str
@@ -90,6 +91,7 @@ class RecordMetadata(Struct, frozen=True, rename="camel"):
     request_id: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
     duration_ms: float | UnsetType = UNSET
+    payload_revision: int | UnsetType = UNSET
 
 
 class RecordView(Struct, frozen=True, rename="camel"):
@@ -139,7 +141,8 @@ class BatchResult(Struct, frozen=True, rename="camel"):
 
 
 class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
-    """A history record with the whole state that it led to."""
+    """A history record with the state that it led to: without its payload if ``metadata`` names the revision
+    whose record has it."""
 
     after: StateView | UnsetType = UNSET
 
@@ -274,6 +277,7 @@ def record_view(record: HistoryRecord) -> RecordView:
             request_id=record.request_id,
             client=record.client,
             duration_ms=record.duration_ms,
+            payload_revision=record.payload_revision,
         ),
     )
 

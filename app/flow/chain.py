@@ -6,15 +6,17 @@ therefore still links its neighbours. Absent members are left out of the JSON.
 
 The tag names the form of the hash, and ``hash_version`` says which form a record has. Form 1 is the one of
 versions 0.2 to 0.4; form 2 also covers ``digest``, and the flow and the user of the state. A record that
-claims another form than its own does not match its hash, as the tags differ. No commit may have an older
-form than the commit before it. A refused attempt is linked to the commit before it, and nothing to it.
+names the payload of another one (``payload_revision``) covers the number instead of the payload, which the
+other one covers. A record that claims another form than its own does not match its hash, as the tags differ.
+No commit may have an older form than the commit before it. A refused attempt is linked to the commit before
+it, and nothing to it.
 """
 
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from msgspec import UNSET, Struct, json, structs
+from msgspec import UNSET, Struct, UnsetType, json, structs
 
 from app.contracts.outcome import BrokenLink
 from app.contracts.record import (
@@ -23,6 +25,7 @@ from app.contracts.record import (
     HistoryRecord,
     UnreadableRecord,
     commit_record_id,
+    named_payload,
 )
 from app.contracts.state import ENDED, FlowState
 from app.contracts.views import iso
@@ -45,6 +48,7 @@ SEALED = (
     "actor",
     "error",
     "client",
+    "payload_revision",
 )
 SEALED_AFTER = (
     "flow",
@@ -137,6 +141,7 @@ class Chain:
         self._pruned = pruned
         self._last: HistoryRecord | None = None
         self._unreceipted: HistoryRecord | None = None
+        self._with_payload: HistoryRecord | None = None
 
     @property
     def head(self) -> str:
@@ -156,6 +161,7 @@ class Chain:
         else:
             self._add_sealed(record)
         if record.success:
+            self._follow_payload(record)
             self._last = record
 
     def close(self) -> None:
@@ -179,8 +185,29 @@ class Chain:
             )
         elif head != self.head:
             self._break(last.id, "the state's document does not end with its hash")
-        elif last.after != state:
+        elif self._with_its_payload(last, state) != state:
             self._break(last.id, "the state is not as it left it")
+
+    def _follow_payload(self, record: HistoryRecord) -> None:
+        """Check that a record which names a payload names the last one before it."""
+        if record.payload_revision is UNSET:
+            self._with_payload = record
+            return
+        last = self._with_payload
+        known = None if last is None else (last.epoch, last.revision)
+        if known != (record.epoch, record.payload_revision) and not (self._pruned and known is None):
+            self._break(
+                record.id, f"it names the payload of revision {record.payload_revision}, not the last"
+            )
+
+    def _with_its_payload(self, last: HistoryRecord, state: FlowState) -> FlowState | UnsetType:
+        """The state that the last record led to; where the record of its payload was pruned, with that of
+        the present state."""
+        if named_payload(last) is None or last.after is UNSET:
+            return last.after
+        source = self._with_payload
+        made = None if source is None else source.after
+        return structs.replace(last.after, payload=(made or state).payload)
 
     def _add_sealed(self, record: HistoryRecord) -> None:
         fault = _fault(record)
@@ -256,6 +283,8 @@ def _commitment(record: HistoryRecord, form: _Form, salt: str) -> str:
 def _erasable(record: HistoryRecord, form: _Form) -> dict[str, Any]:
     erasable = _members(record, form.erasable)
     after = {} if record.after is UNSET else _members(record.after, ERASABLE_AFTER)
+    if record.payload_revision is not UNSET:
+        after.pop("payload", None)
     return {**erasable, "after": after} if after else erasable
 
 

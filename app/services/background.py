@@ -95,7 +95,7 @@ class Background:
         """Deliver records that wait for longer than they would with a living worker. Now and then every
         worker does, as the one that has the lease may be cut off from Redis."""
         found = await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, SWEEP_BATCH)
-        taken = sum(self.relay.take(stored.pending) for stored in found)
+        taken = sum(self.relay.take(stored.deliverable) for stored in found)
         if taken:  # the others are this worker's own, on their way
             log.info("undelivered records found", records=taken)
 

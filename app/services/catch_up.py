@@ -7,11 +7,12 @@ from app.contracts.events import StateChanged
 from app.contracts.outcome import CaughtUp
 from app.contracts.page import MAX_PAGE_BYTES
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
-from app.contracts.record import commit_record_id
+from app.contracts.record import commit_record_id, named_payload
 from app.contracts.state import ENDED, FlowState
 from app.flow.guard_inputs import GuardBudget
 from app.services.access import Access
 from app.services.changes import StateChanges
+from app.services.payloads import Payloads
 from app.services.updates import Updates
 
 MOST_EVENTS = 300
@@ -38,6 +39,7 @@ class CatchUp:
     ) -> None:
         self._states = states
         self._history = history
+        self._payloads = Payloads(history)
         self._changes = changes
         self._access = access
         self._updates = updates
@@ -88,7 +90,10 @@ class CatchUp:
                 found |= {record.id: record for record in await self._history.get_many(missing)}
             if any(record_id not in found or found[record_id].after is UNSET for record_id in wanted):
                 return None
-            events += [await self._updates.of(found[record_id], budget) for record_id in wanted]
+            whole = await self._payloads.complete(stored.complete([found[n] for n in wanted]))
+            if any(named_payload(record) is not None for record in whole):
+                return None
+            events += [await self._updates.of(record, budget) for record in whole]
             size += sum(len(bytes(event.body)) for event in events[-len(wanted) :])
             if size > MOST_BYTES:
                 return None

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from secrets import token_hex
 from uuid import UUID
 
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, Struct, UnsetType, json, structs
 from uuid_utils import uuid7
 
 from app.contracts.command import Origin
 from app.contracts.errors import FlowError
 from app.contracts.ports import MEMORY, DamagedState, StateStore, StoredState
-from app.contracts.record import HistoryRecord, Kind, commit_record_id
+from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
 from app.flow import rules
 from app.flow.chain import seal
@@ -69,12 +69,13 @@ class Commits:
         """The record of the commit, None when somebody else was first."""
         before = None if stored is None else stored.state
         head = "" if stored is None else stored.head
-        record = self._record(before, head, change, attempt, now)
+        payload_at = None if stored is None else stored.payload_at
+        record = self._record(before, head, change, attempt, now, payload_at)
         if not await self._states.commit(None if before is None else before.position, record):
             return None
         # Who commits on top of records that still wait delivers those first: every worker then
         # hears the changes of a state in their order, whoever made them.
-        waiting = () if stored is None else stored.pending
+        waiting = () if stored is None else stored.deliverable
         self._relay.take((*waiting, structs.replace(record, duration_ms=attempt.milliseconds)))
         return record
 
@@ -124,7 +125,13 @@ class Commits:
         self._relay.take([seal(record, stored.head, token_hex(SALT_BYTES))])
 
     def _record(
-        self, before: FlowState | None, head: str, change: Change, attempt: Attempt, now: datetime
+        self,
+        before: FlowState | None,
+        head: str,
+        change: Change,
+        attempt: Attempt,
+        now: datetime,
+        payload_at: PayloadPlace | None = None,
     ) -> HistoryRecord:
         after = self._with_expiry(change, now)
         if before is not None and before.epoch != after.epoch:
@@ -147,11 +154,28 @@ class Commits:
             actor=attempt.origin.actor,
             payload=change.payload,
             after=after,
+            payload_revision=self._payload_revision(before, after, payload_at, now),
             request_id=attempt.origin.request_id,
             digest=attempt.digest,
             client=attempt.origin.client,
         )
         return seal(record, head, token_hex(SALT_BYTES))
+
+    def _payload_revision(
+        self, before: FlowState | None, after: FlowState, payload_at: PayloadPlace | None, now: datetime
+    ) -> int | UnsetType:
+        """The revision whose record has the payload already; UNSET if this one must have it.
+
+        Where history is pruned, the payload is repeated now and then: else it would go before the records
+        that name it.
+        """
+        if before is None or payload_at is None or before.epoch != after.epoch or after.payload is UNSET:
+            return UNSET
+        if self._retention is not None and now - payload_at.since > repeat_payload_after(self._retention):
+            return UNSET
+        if after.payload is before.payload or json.encode(after.payload) == json.encode(before.payload):
+            return payload_at.revision
+        return UNSET
 
     def _with_expiry(self, change: Change, now: datetime) -> FlowState:
         """The state with the time at which it expires, counted from this change. A pause and a resumption do
@@ -168,6 +192,12 @@ class Commits:
         if after.status == "paused":
             return structs.replace(after, expires_at=UNSET, expiry_left_ms=rules.milliseconds(ttl))
         return structs.replace(after, expires_at=now + ttl, expiry_left_ms=UNSET)
+
+
+def repeat_payload_after(retention: timedelta) -> timedelta:
+    """How long records may name a payload instead of repeating it, where history is kept for ``retention``:
+    so long before its end may a record be without its payload."""
+    return min(retention / 10, timedelta(days=1))
 
 
 def later(last: str, fresh: str) -> str:

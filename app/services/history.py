@@ -1,7 +1,7 @@
 """Reads the history of a state, including what is still on its way there, and checks its chain."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from msgspec import json
 
@@ -19,6 +19,7 @@ from app.contracts.record import (
 )
 from app.contracts.state import StatePosition, state_key
 from app.flow.chain import Chain
+from app.services.payloads import Payloads
 
 PAGE = 500
 VERIFY_ROUNDS = 5
@@ -30,14 +31,23 @@ class HistoryReader:
     def __init__(self, states: StateStore, history: HistoryStore, clock: Clock, *, pruned: bool) -> None:
         self._states = states
         self._history = history
+        self._payloads = Payloads(history)
         self._clock = clock
         self._pruned = pruned
 
     async def read(
-        self, flow_id: str, user_id: str, after: str | None, limit: int, only: HistoryFilter
+        self,
+        flow_id: str,
+        user_id: str,
+        after: str | None,
+        limit: int,
+        only: HistoryFilter,
+        *,
+        with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
-        """A page of at most ``limit`` records, oldest first, those after the record ``after``. Raises
-        InvalidRequestError when ``after`` is no record of this state."""
+        """A page of at most ``limit`` records, oldest first, those after the record ``after``.
+        ``with_payloads``: the states have the payloads that their records name. Raises InvalidRequestError
+        when ``after`` is no record of this state."""
         since = None
         if after is not None:
             since = position_from_id(state_key(flow_id, user_id), after)
@@ -47,6 +57,20 @@ class HistoryReader:
         stored = await self._states.salvage(flow_id, user_id)
         kept = await self._history.read(flow_id, user_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
+        page = self._joined(kept, pending, since, limit, only)
+        if not with_payloads:
+            return page
+        return Page(await self._payloads.complete(page.items, pending), page.next)
+
+    def _joined(
+        self,
+        kept: Page[HistoryRecord],
+        pending: Sequence[HistoryRecord],
+        since: HistoryPosition | None,
+        limit: int,
+        only: HistoryFilter,
+    ) -> Page[HistoryRecord]:
+        """The page with what still waits in the outbox."""
         until = None if kept.next is None else position_of(kept.items[-1])
         waiting = [
             r

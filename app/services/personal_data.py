@@ -88,8 +88,9 @@ class PersonalDataKeeper:
                 # delivers one of them late finds it there, and leaves it as it is.
                 found = await self._states.salvage(flow_id, user_id)
                 if found is not None:
+                    waiting = found.deliverable if isinstance(found, StoredState) else found.pending
                     # What cannot be kept without its data must not be kept with it.
-                    failed = await self._relay.deliver(found.pending)
+                    failed = await self._relay.deliver(waiting)
                     await self._states.release([record for record in failed if record.id != receipt.id])
                 erased += await self._history.erase(flow_id, user_id, position_of(receipt))
                 receipts.append(receipt)

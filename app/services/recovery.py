@@ -22,6 +22,7 @@ from app.contracts.record import (
     HistoryRecord,
     UnreadableRecord,
     commit_record_id,
+    named_payload,
     position_of,
     state_after,
 )
@@ -30,6 +31,7 @@ from app.flow import rules
 from app.flow.chain import is_erased, is_intact
 from app.services.catalog import DefinitionCatalog
 from app.services.commits import Attempt, Change, Commits, later, new_id
+from app.services.payloads import Payloads
 
 log = structlog.get_logger("recovery")
 
@@ -62,6 +64,7 @@ class Recovery:
     ) -> None:
         self._states = states
         self._history = history
+        self._payloads = Payloads(history)
         self._catalog = catalog
         self._commits = commits
         self._reports = reports
@@ -115,6 +118,8 @@ class Recovery:
             return Unsound(fault)
         waiting = [record for record in found.pending if record.id == commit_record_id(state)]
         last = waiting[-1] if waiting else await self._history.newest(state.flow, state.user_id)
+        if isinstance(last, HistoryRecord):
+            (last,) = await self._payloads.complete([last], found.pending)
         unsound = self._compare(found, last)
         if unsound is not None and not waiting:
             now = await self._states.salvage(state.flow, state.user_id)
@@ -137,7 +142,13 @@ class Recovery:
             return Unsound(f"the record of its revision {revision} is missing", of_history=True)
         if isinstance(last, UnreadableRecord):
             return Unsound(f"the record of its revision {revision} cannot be read", of_history=True)
-        same = last.after == state
+        made = last.after
+        if made is not UNSET and named_payload(last) is not None:
+            if not self._pruned:
+                gone = f"the payload of its revision {revision}, in the record of revision "
+                return Unsound(f"{gone}{last.payload_revision}, is missing or was changed", of_history=True)
+            made = structs.replace(made, payload=state.payload)
+        same = made == state
         if not is_intact(last):
             return Unsound(f"the record of its revision {revision} was changed", of_history=not same)
         if not same:
@@ -156,8 +167,11 @@ class Recovery:
             if isinstance(record, UnreadableRecord) or record.after is UNSET:
                 continue
             head = head or record.hash or ""
-            if is_intact(record) and await self._misfit(record.after) is None:
-                return _Plan("rebuilt", reason, head, newest, record, record.after)
+            if not is_intact(record) or await self._misfit(record.after) is not None:
+                continue
+            (whole,) = await self._payloads.complete([record], () if found is None else found.pending)
+            if named_payload(whole) is None:
+                return _Plan("rebuilt", reason, head, newest, record, state_after(whole))
         if newest is None and found is None:
             await self._catalog.current(flow_id)
             raise FlowNotStartedError(flow_id)

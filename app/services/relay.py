@@ -23,8 +23,9 @@ from app.contracts.ports import (
     StateStore,
     StoredState,
 )
-from app.contracts.record import HistoryRecord, state_after
+from app.contracts.record import HistoryRecord, named_payload, state_after
 from app.contracts.state import state_key
+from app.services.payloads import Payloads
 from app.services.updates import Updates
 from config.log import describe
 
@@ -65,6 +66,7 @@ class Relay:
         self._history = history
         self._bus = bus
         self._updates = updates
+        self._payloads = Payloads(history)
         self._untold: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._unkept: asyncio.Queue[HistoryRecord] = asyncio.Queue()
         self._under_way: set[str] = set()
@@ -237,8 +239,10 @@ class Relay:
 
     async def _tell(self, batch: Sequence[HistoryRecord]) -> None:
         events = []
-        for record in batch:
-            if record.after is UNSET:
+        for record in await self._payloads.complete([r for r in batch if r.after is not UNSET]):
+            if named_payload(record) is not None:
+                # Followers find the gap in the revisions.
+                log.error("event not published, its payload is gone", record=record.id)
                 continue
             try:
                 events.append(await self._updates.of(record))

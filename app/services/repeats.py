@@ -12,8 +12,9 @@ from msgspec import UNSET, UnsetType, json
 from app.contracts.command import Origin
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.ports import MEMORY, REMEMBERED, HistoryStore, StoredState
-from app.contracts.record import HistoryRecord, Remembered, request_key
+from app.contracts.record import HistoryRecord, Remembered, named_payload, request_key
 from app.contracts.state import FlowState
+from app.services.payloads import Payloads
 
 
 def digest_of(name: str, command: object, origin: Origin) -> str | UnsetType:
@@ -32,6 +33,7 @@ class Repeats:
 
     def __init__(self, history: HistoryStore) -> None:
         self._history = history
+        self._payloads = Payloads(history)
 
     async def answer(
         self, stored: StoredState, origin: Origin, digest: str, now: datetime
@@ -48,7 +50,7 @@ class Repeats:
         if record is None:
             return None
         _require_same(record.digest, digest)
-        return stored.state if record.after is UNSET else record.after
+        return await self._state_of(record, stored)
 
     def _remembered(self, stored: StoredState, origin: Origin, now: datetime) -> Remembered | None:
         if origin.request_id is UNSET:
@@ -64,7 +66,12 @@ class Repeats:
         wanted = f"{state.key}:{known.epoch}:{known.revision}"
         waiting = next((r for r in stored.pending if r.id == wanted), None)
         record = waiting or await self._history.get(wanted)
-        return state if record is None or record.after is UNSET else record.after
+        return state if record is None else await self._state_of(record, stored)
+
+    async def _state_of(self, record: HistoryRecord, stored: StoredState) -> FlowState:
+        """The state that a record led to; the present one if that is not known any more."""
+        (whole,) = await self._payloads.complete([record], stored.pending)
+        return stored.state if whole.after is UNSET or named_payload(whole) is not None else whole.after
 
     async def _search(self, stored: StoredState, origin: Origin, now: datetime) -> HistoryRecord | None:
         actor, request_id, state = origin.actor, origin.request_id, stored.state

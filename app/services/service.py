@@ -321,9 +321,8 @@ class FlowService:
         ``after``; also those that are still on their way, so that a caller reads its own writes."""
         found: list[HistoryRecord] = []
         while True:
-            page = await self.page_flow_history(
-                user_id, flow_id, after=after, limit=limit - len(found), only=only, caller=caller
-            )
+            wanted = limit - len(found)
+            page = await self._history_page(user_id, flow_id, after, wanted, only, caller, with_payloads=True)
             found += page.items
             if page.next is None or len(found) >= limit:
                 return found
@@ -340,10 +339,23 @@ class FlowService:
         caller: Caller | None = None,
     ) -> Page[HistoryRecord]:
         """As get_flow_history, the next page alone, which ends at a number of bytes too; its ``next`` is the
-        ``after`` to go on with."""
+        ``after`` to go on with. Payloads that records only name (``payload_revision``) are left out."""
+        return await self._history_page(user_id, flow_id, after, limit, only, caller)
+
+    async def _history_page(
+        self,
+        user_id: str,
+        flow_id: str,
+        after: str | None,
+        limit: int,
+        only: HistoryFilter,
+        caller: Caller | None,
+        *,
+        with_payloads: bool = False,
+    ) -> Page[HistoryRecord]:
         require_state(user_id, flow_id)
         await self._access.require_visible(flow_id, caller or program(user_id))
-        page = await self.history.read(flow_id, user_id, after, limit, only)
+        page = await self.history.read(flow_id, user_id, after, limit, only, with_payloads=with_payloads)
         if not page.items and after is None:
             await self._catalog.current(flow_id)
         return page

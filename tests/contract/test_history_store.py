@@ -7,7 +7,13 @@ from msgspec import UNSET, json, structs
 
 from app.contracts.page import MAX_PAGE_BYTES, Page
 from app.contracts.ports import HistoryStore
-from app.contracts.record import HistoryFilter, HistoryRecord, UnreadableRecord, position_of
+from app.contracts.record import (
+    HistoryFilter,
+    HistoryRecord,
+    UnreadableRecord,
+    as_stored,
+    position_of,
+)
 from models.database import Database
 from models.history_store import MongoHistoryStore
 from tests.support.fakes import FakeHistoryStore
@@ -182,3 +188,11 @@ async def test_pages_end_at_a_number_of_bytes_too(store: HistoryStore, backwards
         assert page.next == page.items[-1].id
         start = position_of(page.items[-1])
     assert found == (whole[::-1] if backwards else whole)
+
+
+async def test_a_payload_that_a_record_names_is_stored_once(store: HistoryStore) -> None:
+    first = fresh(payload={"a": 1})
+    named = structs.replace(record(moved(first)), payload_revision=0)
+    await store.append([record(first), named])
+    assert (await store.read("loop", "ada", None, 10)).items == [record(first), as_stored(named)]
+    assert await store.get(named.id) == as_stored(named)

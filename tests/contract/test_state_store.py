@@ -16,7 +16,8 @@ from app.contracts.ports import (
     StateStore,
     StoredState,
 )
-from app.contracts.record import remembered
+from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered
+from app.contracts.state import FlowState
 from models.database import Database
 from models.state_store import MongoStateStore
 from tests.support.fakes import FakeStateStore
@@ -30,12 +31,17 @@ def store(database: Database | None) -> StateStore:
     return FakeStateStore() if database is None else MongoStateStore(database)
 
 
+def place(state: FlowState) -> PayloadPlace | None:
+    """Where the payload of a state is whose record has it."""
+    return payload_place(record(state), None)
+
+
 async def test_what_is_committed_is_loaded_exactly(store: StateStore) -> None:
     payload = {"n": 1, "f": 1.5, "t": "żółć", "none": None, "list": [True, {"$x": 1, "a.b": {}}], "": 2}
     state = fresh(payload=payload, entity_id=None, service="shop")
     made = record(state, kind="started")
     assert await store.commit(None, made)
-    assert await store.load("loop", "ada") == StoredState(state=state, pending=(made,))
+    assert await store.load("loop", "ada") == StoredState(state, (made,), payload_at=place(state))
 
 
 async def test_the_last_requests_are_remembered(store: StateStore) -> None:
@@ -53,7 +59,7 @@ async def test_the_last_requests_are_remembered(store: StateStore) -> None:
     assert stored.recent == tuple(expected[-REMEMBERED:])
     await store.release(requests)
     again = await store.load("loop", "ada")
-    assert again == StoredState(state=state, pending=(), recent=stored.recent)
+    assert again == StoredState(state, (), stored.recent, payload_at=stored.payload_at)
 
 
 async def test_absent_fields_stay_absent_and_gone_fields_go(store: StateStore) -> None:
@@ -112,7 +118,7 @@ async def test_records_wait_until_they_are_released(store: StateStore) -> None:
     await store.commit(second.position, record(third))
     await store.release([record(first), record(second)])
     stored = await store.load("loop", "ada")
-    assert stored == StoredState(state=third, pending=(record(third),))
+    assert stored == StoredState(third, (record(third),), payload_at=place(third))
 
 
 async def test_an_ended_state_stays_for_its_requests(store: StateStore) -> None:
@@ -133,7 +139,7 @@ async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: S
     await store.commit(state.position, record(ended))
     assert await store.commit(ended.position, record(again))
     await store.release([record(state), record(ended)])
-    assert await store.load("loop", "ada") == StoredState(state=again, pending=(record(again),))
+    assert await store.load("loop", "ada") == StoredState(again, (record(again),), payload_at=place(again))
 
 
 async def test_states_of_a_user_by_flow(store: StateStore) -> None:
@@ -185,7 +191,7 @@ async def test_undelivered_states(store: StateStore) -> None:
         await store.commit(None, record(state))
     await store.release([record(delivered)])
     found = await store.list_undelivered(T0 + timedelta(milliseconds=500), 10)
-    assert found == [StoredState(state=waiting, pending=(record(waiting),))]
+    assert found == [StoredState(waiting, (record(waiting),), payload_at=place(waiting))]
 
 
 async def test_a_colon_cannot_reach_another_users_state(store: StateStore) -> None:
@@ -380,3 +386,31 @@ async def test_pages_end_at_a_number_of_bytes_too(store: StateStore, only: State
     assert found == sorted(set(found))
     assert len(found) == (6 if only == StateFilter() else 4 if only.user_id else 3)
     assert max(len(keys) for keys in pages) <= 2, "400 kB each"
+
+
+async def test_a_payload_that_a_record_names_is_stored_once(store: StateStore) -> None:
+    first = fresh(payload={"a": 1})
+    second = moved(first)
+    named = structs.replace(record(second), payload_revision=0)
+    third = moved(second, payload={"a": 2})
+    await store.commit(None, record(first))
+    assert await store.commit(first.position, named)
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert (stored.state, stored.payload_at) == (second, place(first)), "the state has its payload"
+    assert stored.pending == (record(first), as_stored(named))
+    assert stored.deliverable == [record(first), named]
+    await store.release([record(first)])
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.deliverable == [named], "the state has it"
+    await store.commit(second.position, record(third))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.payload_at == place(third)
+    assert stored.deliverable == [as_stored(named), record(third)], "the history has it"
+    fourth = moved(third, payload=UNSET)
+    await store.commit(third.position, record(fourth))
+    stored = await store.load("loop", "ada")
+    assert stored is not None
+    assert stored.payload_at is None

@@ -31,6 +31,8 @@ from app.contracts.record import (
     HistoryPosition,
     HistoryRecord,
     UnreadableRecord,
+    as_stored,
+    payload_place,
     position_of,
     remembered,
 )
@@ -78,12 +80,13 @@ class FakeStateStore:
                 return False
         elif kept is None or (kept.state.epoch, kept.state.revision) != (before.epoch, before.revision):
             return False
-        pending = (*(kept.pending if kept else ()), record)
+        pending = (*(kept.pending if kept else ()), as_stored(record))
         request = remembered(record)
         recent = (*(kept.recent if kept else ()), *([request] if request else []))[-REMEMBERED:]
         recent = () if record.kind == "erased" else recent
         head = "" if record.hash is UNSET else record.hash
-        self.kept[after.key] = StoredState(state=after, pending=pending, recent=recent, head=head)
+        place = payload_place(record, kept.payload_at if kept else None)
+        self.kept[after.key] = StoredState(after, pending, recent, head, place)
         return True
 
     async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
@@ -102,7 +105,8 @@ class FakeStateStore:
         head = "" if record.hash is UNSET else record.hash
         request = remembered(record)
         recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED:]
-        self.kept[after.key] = StoredState(state=after, pending=(record,), recent=recent, head=head)
+        place = payload_place(record, None)
+        self.kept[after.key] = StoredState(after, (record,), recent, head, place)
         return True
 
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
@@ -186,7 +190,7 @@ class FakeHistoryStore:
         self.kept: dict[str, HistoryRecord] = {}
 
     async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
-        kept = {r.id: self.kept.setdefault(r.id, r) for r in records}
+        kept = {r.id: self.kept.setdefault(r.id, as_stored(r)) for r in records}
         return {r.id for r in records if kept[r.id].commit_id != r.commit_id}
 
     async def read(

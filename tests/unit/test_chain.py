@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord, UnreadableRecord, state_after
+from app.contracts.record import (
+    ERASABLE,
+    ERASABLE_AFTER,
+    HistoryRecord,
+    UnreadableRecord,
+    as_stored,
+    state_after,
+)
 from app.contracts.state import FlowState
 from app.contracts.views import iso
 from app.flow.chain import (
@@ -354,6 +361,55 @@ def test_every_member_of_a_record_is_sealed_erasable_or_listed_as_not_sealed() -
     assert sorted([*SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == sorted(of_state)
 
 
+def sharing_life(named: int = 0) -> Records:
+    """A state whose second to fourth record leave its payload as it was."""
+    made = life(1)
+    state = state_after(made[0])
+    for n in range(1, 4):
+        state = moved(state)
+        bare = structs.replace(record(state), payload_revision=named if n == 2 else 0)
+        made.append(seal(bare, str(made[-1].hash), f"salt-{n}"))
+    return made
+
+
+def test_a_payload_that_is_named_is_covered_by_its_own_record() -> None:
+    records = sharing_life()
+    read = [*map(as_stored, records)]
+    assert [state_after(r).payload for r in read[1:]] == [UNSET] * 3
+    assert check(read, records).broken is None
+    assert check(records, records).broken is None, "whether or not it was looked up"
+    forged = structs.replace(state_after(records[0]), payload={"iban": "DE99"})
+    broken = check([structs.replace(read[0], after=forged), *read[1:]], records).broken
+    assert broken is not None
+    assert broken.id == read[0].id
+    chain = Chain()
+    for one in read:
+        chain.add(one)
+    chain.compare(structs.replace(state_after(records[-1]), payload={"iban": "DE99"}), chain.head, T0)
+    assert chain.broken is not None
+    assert chain.broken.id == read[-1].id
+
+
+def test_a_record_names_the_last_payload_before_it() -> None:
+    records = sharing_life(named=1)
+    broken = check([*map(as_stored, records)], records).broken
+    assert broken is not None
+    assert broken.id == records[2].id
+
+
+def test_a_payload_that_is_named_may_be_pruned_before_what_names_it() -> None:
+    records = sharing_life()
+    assert check([as_stored(r) for r in records[2:]], records, pruned=True).broken is None
+    assert check([as_stored(r) for r in records[2:]], records).broken is not None
+
+
+def test_an_erased_record_that_named_a_payload_is_whole() -> None:
+    records = [*map(erased, map(as_stored, sharing_life()))]
+    end = moved(state_after(sharing_life()[-1]), status="cleared", payload=UNSET, entity_id=UNSET)
+    ending = seal(record(end, kind="erased"), str(records[-1].hash), "salt")
+    assert check([*records, ending], [ending]).broken is None
+
+
 def other(value: Any) -> Any:
     """Another value of the same type."""
     if isinstance(value, bool):
@@ -380,7 +436,12 @@ def test_each_group_is_what_it_says() -> None:
     """What is sealed or erasable cannot change, or vanish, unnoticed; what is listed as not sealed can."""
     whole = full_record()
     assert is_intact(whole)
-    for name in (*SEALED, *LINK, *ERASABLE, "salt", *NOT_SEALED):
+    naming = seal(structs.replace(whole, payload_revision=0), "before", "salt")
+    for revision in (1, UNSET):
+        assert not is_intact(structs.replace(naming, payload_revision=revision))
+    assert not is_intact(structs.replace(whole, payload_revision=0))
+    groups = (*SEALED, *LINK, *ERASABLE, "salt", *NOT_SEALED)
+    for name in (name for name in groups if name != "payload_revision"):
         value = getattr(whole, name)
         assert value is not UNSET, name
         assert is_intact(structs.replace(whole, **{name: other(value)})) == (name in NOT_SEALED), name
