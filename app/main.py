@@ -77,6 +77,7 @@ class Parts:
                 state_ttl=settings.state_ttl,
                 history_retention=settings.history_retention,
                 max_payload_bytes=settings.max_payload_bytes,
+                user_changes_per_minute=settings.user_changes_per_minute,
             ),
         )
 

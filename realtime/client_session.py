@@ -12,7 +12,8 @@ from app.contracts.command import Caller
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient, Topic
 from app.contracts.views import iso
-from realtime.limits import DEVICE_CHARACTERS, OF_A_SERVICE, TokenBucket
+from app.kit.token_bucket import TokenBucket
+from realtime.limits import BURST, DEVICE_CHARACTERS, EVENTS_PER_SECOND, OF_A_SERVICE
 
 _LABEL = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z")
 
@@ -25,7 +26,7 @@ class Client:
         self.sid = sid
         self.caller = caller
         self.share = OF_A_SERVICE if caller.scopes & {ADMIN, SERVICE} else 1.0
-        self.bucket = TokenBucket(self.share)
+        self.bucket = TokenBucket(EVENTS_PER_SECOND * self.share, BURST * self.share)
         self.followed: set[tuple[str, str]] = set()
         self.watched: set[str] = set()
         self.rooms: dict[str, Topic] = {}

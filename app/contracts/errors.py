@@ -1,5 +1,6 @@
 """The errors of the interface. Each has a stable code and says what to do."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -44,7 +45,7 @@ class FlowError(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     retryable: ClassVar[bool] = False
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
 
     def __init__(self, message: str, **details: Any) -> None:
         self.message = cut(message, MAX_DETAIL)
@@ -349,6 +350,7 @@ class RateLimitedError(FlowError):
 
     def __init__(self, what: str, seconds: float) -> None:
         super().__init__(f"{what}; try again later", retryAfterMs=max(1, round(seconds * 1000)))
+        self.retry_after = max(1, math.ceil(seconds))
 
 
 class CheckTimeoutError(FlowError):

@@ -18,6 +18,7 @@ from app.contracts.errors import (
     InvalidRequestError,
     InvalidTransitionError,
     PayloadTooLargeError,
+    RateLimitedError,
     RevisionConflictError,
     StateBusyError,
     StatePausedError,
@@ -180,7 +181,7 @@ async def _list(call: Call) -> Answer:
 
 
 _READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
-_CHANGING = (*_READING, RevisionConflictError, StateBusyError)
+_CHANGING = (*_READING, RateLimitedError, RevisionConflictError, StateBusyError)
 _WITH_PAYLOAD = (*_CHANGING, InvalidPayloadError, PayloadTooLargeError)
 
 STATE_ENDPOINTS = [

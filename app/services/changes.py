@@ -14,6 +14,7 @@ from app.contracts.state import FlowState, Payload
 from app.contracts.views import state_view
 from app.services.access import Access
 from app.services.catalog import DefinitionCatalog
+from app.services.change_limit import ChangeLimit
 from app.services.commits import Change
 from app.services.endings import Endings
 from app.services.executor import Decide, Executor, Request
@@ -30,12 +31,14 @@ class StateChanges:
         access: Access,
         recovery: Recovery,
         endings: Endings,
+        limit: ChangeLimit,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
         self._access = access
         self._recovery = recovery
         self._endings = endings
+        self._limit = limit
 
     async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
         """The state afterwards with the caller's transitions, and whether this request changed it. Raises
@@ -48,8 +51,10 @@ class StateChanges:
     async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
         """As Executor.execute; a conflict carries the present state as it is answered, corruption what
         a recovery would do, and the absence of a state how the last one ended. Raises
-        InsufficientPermissionsError when the caller must not see the flow."""
+        InsufficientPermissionsError when the caller must not see the flow, RateLimitedError."""
         await self._access.require_visible(asked.flow_id, asked.origin.asks)
+        if asked.limited and not asked.origin.dry_run:
+            self._limit.take(asked.origin)
         try:
             async with self.explaining(asked.user_id, asked.flow_id):
                 return await self._executor.execute(asked, decide)
@@ -101,4 +106,4 @@ def request(
 ) -> Request:
     """A request; without an origin the user asks. Raises InvalidRequestError."""
     require_state(user_id, flow_id)
-    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces)
+    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces, limited=True)

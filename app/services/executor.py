@@ -39,7 +39,8 @@ Decide = Callable[[FlowState | None, datetime], Awaitable[Change | None]]
 
 class Request(Struct, frozen=True):
     """A command on its way: whose state, by what ``name`` it is recorded, what it asks for, and
-    where it comes from. ``replaces``: what is there does not matter to it."""
+    where it comes from. ``replaces``: what is there does not matter to it. ``limited``: it counts among the
+    changes that its caller may request in a minute; parts of a larger work, which counts once, do not."""
 
     user_id: str
     flow_id: str
@@ -47,6 +48,7 @@ class Request(Struct, frozen=True):
     command: object
     origin: Origin
     replaces: bool = False
+    limited: bool = False
 
 
 class Executor:

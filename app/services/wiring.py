@@ -21,6 +21,7 @@ from app.services.audience import Audience
 from app.services.background import Background
 from app.services.catalog import DefinitionCatalog
 from app.services.catch_up import CatchUp
+from app.services.change_limit import ChangeLimit
 from app.services.changes import StateChanges
 from app.services.commits import Commits
 from app.services.deadlines import Deadlines
@@ -62,12 +63,13 @@ class Ports(Struct, frozen=True, kw_only=True):
 
 class Limits(Struct, frozen=True):
     """Bounds and times of a service. ``state_ttl`` None: states do not expire; ``history_retention`` None:
-    history is kept for ever."""
+    history is kept for ever. ``user_changes_per_minute``: of one user, through this worker."""
 
     definition_max_age: timedelta = timedelta(minutes=5)
     state_ttl: timedelta | None = None
     history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
+    user_changes_per_minute: int = 1200
 
 
 class Wiring:
@@ -87,7 +89,12 @@ class Wiring:
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
         executor = Executor(states, commits, Repeats(history), deadlines, recovery, clock)
         self.changes = StateChanges(
-            executor, self.catalog, self.access, recovery, Endings(states, history, clock)
+            executor,
+            self.catalog,
+            self.access,
+            recovery,
+            Endings(states, history, clock),
+            ChangeLimit(limits.user_changes_per_minute),
         )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, clock)
         self.audience = Audience(bus, states, self.catch_up)
