@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from app.contracts.command import (
     Label,
     Name,
+    Pointers,
     RequestId,
     ResetCommand,
     StartCommand,
@@ -62,10 +63,11 @@ class TransitionMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"
     payload: dict[str, Any] | UnsetType = UNSET
     ok: bool = True
     message: Text | UnsetType = UNSET
+    remove: Pointers | UnsetType = UNSET
 
     def command(self) -> TransitionCommand:
         """The command in it."""
-        return TransitionCommand(payload=self.payload, ok=self.ok, message=self.message)
+        return TransitionCommand(payload=self.payload, ok=self.ok, message=self.message, remove=self.remove)
 
 
 class ResetMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):

@@ -222,6 +222,7 @@ class FlowSockets:
             message.payload,
             ok=message.ok,
             message=message.message,
+            remove=message.remove,
             origin=_origin(client, message),
         )
         return _answer(state)

@@ -11,6 +11,8 @@ from app.contracts.state import Payload, StatePosition
 Name = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=4000)]
+Pointers = Annotated[tuple[Annotated[str, Meta(max_length=1000)], ...], Meta(max_length=100)]
+"""JSON pointers (RFC 6901) into a payload."""
 RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
 """1 to 128 visible ASCII characters."""
 
@@ -100,12 +102,14 @@ class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 
 class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What comes with a transition. ``payload`` is merged into the state's; ``message`` replaces
-    the last one, or clears it when absent; ``ok`` is the outcome as the caller sees it."""
+    """What comes with a transition. First the members that ``remove`` points to are taken out of the state's
+    payload, then ``payload`` is merged into it; ``message`` replaces the last one, or clears it when absent;
+    ``ok`` is the outcome as the caller sees it."""
 
     payload: Payload | UnsetType = UNSET
     ok: bool = True
     message: Text | UnsetType = UNSET
+    remove: Pointers | UnsetType = UNSET
 
 
 class ResetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -121,7 +125,9 @@ class PauseCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 
 class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Replace a state wholesale (repair). The reference's minimum is flow, step, service, ok."""
+    """Replace a state wholesale (repair). The reference's minimum is flow, step, service, ok. With ``remove``
+    the payload is not replaced: members are taken out of the present one, and ``payload`` is merged into
+    it."""
 
     step: Name
     flow: Name | UnsetType = UNSET
@@ -131,6 +137,7 @@ class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"
     entity_id: Label | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
     message: Text | UnsetType = UNSET
+    remove: Pointers | UnsetType = UNSET
 
 
 class BatchAction(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):

@@ -23,9 +23,10 @@ from app.contracts.errors import (
     StatePausedError,
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
-from app.contracts.state import ENDED, AvailableTransition, FlowState, Status
+from app.contracts.state import ENDED, AvailableTransition, FlowState, Payload, Status
 from app.flow.access import require_runnable, require_undo, restricts_roles, runnable
 from app.flow.guard_inputs import GuardBudget
+from app.flow.removal import without
 
 
 def start(
@@ -58,7 +59,7 @@ def transition(
     now: datetime,
     caller: Caller | None = None,
 ) -> FlowState:
-    """The state after a transition: payload merged, ``previous`` only if reversible, message
+    """The state after a transition: payload edited and merged, ``previous`` only if reversible, message
     replaced or cleared; service and entity untouched. ``caller`` None: a timeout runs it, of which nothing
     is asked. Raises InvalidTransitionError, StatePausedError, and what require_runnable raises."""
     require_active(state)
@@ -69,9 +70,7 @@ def transition(
     if caller is not None:
         require_runnable(chosen, state, command.payload or {}, caller, now)
     target = definition.flow.steps[chosen.step]
-    payload = state.payload
-    if command.payload is not UNSET:
-        payload = command.payload if payload is UNSET else {**payload, **command.payload}
+    payload = _edited(state.payload, command)
     return structs.replace(
         state,
         revision=state.revision + 1,
@@ -83,6 +82,15 @@ def transition(
         payload=payload,
         updated_at=now,
     )
+
+
+def _edited(present: Payload | UnsetType, command: TransitionCommand | SetCommand) -> Payload | UnsetType:
+    """The payload with members removed, then the given one merged into it."""
+    if command.remove is not UNSET and present is not UNSET:
+        present = without(present, command.remove)
+    if command.payload is UNSET:
+        return present
+    return command.payload if present is UNSET else {**present, **command.payload}
 
 
 def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, now: datetime) -> FlowState:
@@ -120,7 +128,7 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
         previous=command.previous,
         undo_roles=UNSET,
         entity_id=command.entity_id,
-        payload=command.payload,
+        payload=command.payload if command.remove is UNSET else _edited(state.payload, command),
         message=command.message,
         updated_at=now,
     )

@@ -100,6 +100,7 @@ async def _transition(call: Call) -> Answer:
         command.payload,
         ok=command.ok,
         message=command.message,
+        remove=command.remove,
         origin=call.origin,
     )
     return _answer(state)

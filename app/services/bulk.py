@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec import Struct, ValidationError, structs
+from msgspec import UNSET, Struct, ValidationError, structs
 
 from app.contracts.command import (
     BatchAction,
@@ -24,6 +24,7 @@ from app.contracts.outcome import BatchOutcome, BatchPage
 from app.contracts.ports import StateFilter
 from app.contracts.state import FlowState
 from app.flow.faults import faults_of
+from app.flow.removal import pointer_faults
 from app.kit.integers import convert_json
 from config.log import describe
 
@@ -146,6 +147,7 @@ class Bulk:
             moved.payload,
             ok=moved.ok,
             message=moved.message,
+            remove=moved.remove,
             origin=origin,
         )
 
@@ -173,7 +175,10 @@ def faults_of_action(action: BatchAction) -> list[Fault]:
             faults.append(Fault("/body", f"{action.op} takes no body"))
         return faults
     try:
-        convert_json(action.body, shape)
+        command = convert_json(action.body, shape)
     except (ValidationError, RecursionError):
         faults += [Fault(f"/body{f.pointer}", f.message) for f in faults_of(action.body, shape)]
+    else:
+        if isinstance(command, TransitionCommand | SetCommand) and command.remove is not UNSET:
+            faults += pointer_faults(command.remove, "/body/remove")
     return faults

@@ -1,5 +1,6 @@
 """The service: the reference's thirteen operations, and ``start_flow``."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
@@ -29,6 +30,7 @@ from app.flow import rules
 from app.flow.access import require_entrance, require_resettable
 from app.flow.payload import check_keepable, check_size
 from app.flow.prefabs import with_prefabs
+from app.flow.removal import require_pointers
 from app.kit.numbers import with_doubles
 from app.services.bulk import Bulk
 from app.services.changes import changed, request
@@ -210,13 +212,19 @@ class FlowService:
         *,
         ok: bool = True,
         message: str | UnsetType = UNSET,
+        remove: Sequence[str] | UnsetType = UNSET,
         origin: Origin | None = None,
     ) -> FlowState:
-        """Run a transition of the current step. Raises FlowNotFoundError, FlowNotStartedError,
-        InvalidTransitionError, InsufficientPermissionsError, GuardRefusedError, InvalidPayloadError,
-        PayloadTooLargeError, StatePausedError, RevisionConflictError, FlowStateCorruptionError."""
+        """Run a transition of the current step. ``remove`` are JSON pointers to members that are taken out of
+        the state's payload before ``payload`` is merged into it. Raises InvalidRequestError,
+        FlowNotFoundError, FlowNotStartedError, InvalidTransitionError, InsufficientPermissionsError,
+        GuardRefusedError, InvalidPayloadError, PayloadTooLargeError, StatePausedError,
+        RevisionConflictError, FlowStateCorruptionError."""
         payload = with_doubles(payload)
-        command = TransitionCommand(payload=payload, ok=ok, message=message)
+        removed = remove if remove is UNSET else tuple(remove)
+        if removed is not UNSET:
+            require_pointers(removed)
+        command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
         asked = request(user_id, flow_id, transition, command, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> Change:
@@ -271,6 +279,8 @@ class FlowService:
         flow_id = state.flow
         if flow_id is UNSET:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
+        if state.remove is not UNSET:
+            require_pointers(state.remove)
 
         async def decide(present: FlowState | None, now: datetime) -> Change:
             if present is None:

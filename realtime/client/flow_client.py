@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from typing import Any, Self
 
 import msgspec
@@ -102,13 +103,24 @@ class FlowClient:
         *,
         ok: bool | None = None,
         message: str | None = None,
+        remove: Sequence[str] | None = None,
         request_id: str | None = None,
         expected_revision: int | None = None,
         user_id: str | None = None,
         deadline: float = DEADLINE_SECONDS,
     ) -> StateUpdate:
-        """Run a transition of the present step; the new state."""
-        body = _body(flow_id, user_id, transition=transition, payload=payload, ok=ok, message=message)
+        """Run a transition of the present step; the new state. ``remove`` are JSON pointers to members of the
+        state's payload that are taken out before ``payload`` is merged into it."""
+        removed = None if remove is None else list(remove)
+        body = _body(
+            flow_id,
+            user_id,
+            transition=transition,
+            payload=payload,
+            ok=ok,
+            message=message,
+            remove=removed,
+        )
         return await self._change("flow-transition", body, request_id, expected_revision, deadline)
 
     async def reset(

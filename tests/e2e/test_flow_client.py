@@ -102,11 +102,11 @@ async def test_a_flow_walked_and_followed(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as client, client.follow(FLOW) as states:
         assert await anext(states) is None
         assert await client.state(FLOW) is None
-        started = await client.start(FLOW, service="web", payload={"a": 1})
+        started = await client.start(FLOW, service="web", payload={"a": 1, "old": None})
         assert (started.step, started.service, started.revision) == ("welcome", "web", 0)
         assert revisions(await read(states, at_revision(0))) == [0]
         for transition in WALK:
-            moved = await client.transition(FLOW, transition, {"b": 2})
+            moved = await client.transition(FLOW, transition, {"b": 2}, remove=["/old"])
         assert (moved.status, moved.payload) == ("completed", {"a": 1, "b": 2})
         shown = await read(states, at_revision(4))
         assert revisions(shown) == [1, 2, 3, 4]

@@ -231,6 +231,22 @@ async def test_pages_end_at_a_number_of_bytes_too(serving: Serving, user: str) -
         assert len(versions["items"]) == 1
 
 
+async def test_members_of_a_payload_are_removed_over_http(serving: Serving, user: str) -> None:
+    route = "/api/flow/purchase-approval"
+    async with serving.http(user, "flow:admin") as http:
+        await http.post(f"{route}/start", json={"payload": {"a": {"b": 1, "c": None}, "d": 2}})
+        bad = await http.post(f"{route}/transition/submit", json={"remove": ["/a", "a", "/~"]})
+        assert (bad.status_code, bad.json()["code"]) == (422, "INVALID_REQUEST")
+        assert [f["pointer"] for f in bad.json()["details"]["errors"]] == ["/remove/1", "/remove/2"]
+        moved = await http.post(f"{route}/transition/submit", json={"remove": ["/a/b"], "payload": {"e": 3}})
+        assert moved.json()["payload"] == {"a": {"c": None}, "d": 2, "e": 3}
+        repaired = await http.put(f"{route}/state", json={"step": "draft", "remove": ["/a/c", "/nowhere"]})
+        assert repaired.json()["payload"] == {"a": {}, "d": 2, "e": 3}
+        for wrong in ("/a", [1], ["/a"] * 101, ["/" + "a" * 1000]):
+            refused = await http.post(f"{route}/transition/submit", json={"remove": wrong})
+            assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST")
+
+
 async def test_a_payload_that_grows_is_bounded(serving: Serving, user: str) -> None:
     async with serving.http(user) as http:
         route = "/api/flow/purchase-approval"

@@ -90,11 +90,11 @@ const tests = {
     const client = bench.client();
     const following = client.follow(FLOW);
     equal(await next(following), null);
-    const started = await client.start(FLOW, { service: 'web', payload: { a: 1 } });
+    const started = await client.start(FLOW, { service: 'web', payload: { a: 1, 'o/d': null } });
     equal([started.step, started.revision, started.service], ['welcome', 0, 'web']);
     equal((await next(following)).revision, 0);
     for (const transition of ['start', 'continue', 'save']) await client.transition(FLOW, transition);
-    const done = await client.transition(FLOW, 'complete', { payload: { b: 'ü' }, message: 'm' });
+    const done = await client.transition(FLOW, 'complete', { payload: { b: 'ü' }, remove: ['/o~1d'], message: 'm' });
     equal([done.status, done.payload, done.message], ['completed', { a: 1, b: 'ü' }, 'm']);
     const seen = await until(following, (state) => state.status === 'completed');
     equal(revisions(seen), [1, 2, 3, 4]);

@@ -30,6 +30,8 @@ export async function uses(): Promise<void> {
   const started: State = await client.start('a-flow', { service: 'web', entityId: null, payload: { a: 1 } });
   const moved: State = await client.transition('a-flow', started.transitions[0]!.transition, {
     requestId: 'once',
+    payload: { address: { city: 'Oslo' } },
+    remove: ['/address/street', '/a~1b'],
     expectedRevision: started.revision,
     deadline: 1000,
   });

@@ -163,7 +163,10 @@ export interface StartOptions extends ChangeOptions {
 }
 
 export interface TransitionOptions extends ChangeOptions {
+  /** Merged into the payload of the state. */
   payload?: Payload;
+  /** JSON pointers (RFC 6901) to members of the state's payload that are taken out before `payload` is merged. */
+  remove?: string[];
   ok?: boolean;
   message?: string;
 }
