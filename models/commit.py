@@ -190,6 +190,8 @@ def _operation(commit: Commit) -> InsertOne[Document] | UpdateOne:
     elif record.payload_revision is UNSET:
         optional = (*optional, *PAYLOAD_PLACE_FIELDS)
     gone = {field: "" for field in optional if field not in fields}
+    if record.payload_revision is not UNSET:
+        fields.pop("payload", None)  # the document has it, as the update is of this revision alone
     if gone:
         update["$unset"] = gone
     return UpdateOne({"_id": before.key, "epoch": before.epoch, "revision": before.revision}, update)
