@@ -170,6 +170,7 @@ async def test_a_service_follows_one_state_of_another_user(serving: Serving, use
     service = await connected(serving, f"svc-{user}", "flow:service")
     own = await connected(serving, user)
     await own.call("flow-start", {"flowId": FLOW})
+    await own.until(lambda f: len(f.updates()) == 1)  # the start was published before the service subscribes
     of_user = {"flowId": FLOW, "userId": user}
     assert (await service.call("flow-subscribe", of_user))["state"]["revision"] == 0
     await own.call("flow-start", {"flowId": "sign-in"})
