@@ -57,6 +57,7 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
             bound,
             workers,
             message_limit=settings.max_message_bytes,
+            max_connections=settings.max_connections,
             on_ready=lambda: _welcome(address, host, settings, servers, first_flow),
         )
     except KeyboardInterrupt:

@@ -339,6 +339,71 @@ class PayloadTooLargeError(FlowError):
         super().__init__(f"The {what} is larger than {limit} bytes", limit=limit)
 
 
+class MalformedRequestError(FlowError):
+    """Bytes that are no HTTP request."""
+
+    code = "MALFORMED_REQUEST"
+    status = 400
+    title = "Malformed request"
+
+    def __init__(self) -> None:
+        super().__init__("This is no request of HTTP/1.1; check what the client or the proxy before it sends")
+
+
+class AddressTooLongError(FlowError):
+    """A path and query of more bytes than allowed."""
+
+    code = "ADDRESS_TOO_LONG"
+    status = 414
+    title = "Address too long"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The address of the request is longer than {limit} bytes; send less in its query", limit=limit
+        )
+
+
+class HeadersTooLargeError(FlowError):
+    """Headers of more bytes, or more headers, than allowed."""
+
+    code = "HEADERS_TOO_LARGE"
+    status = 431
+    title = "Headers too large"
+
+    def __init__(self, limit: int, max_headers: int) -> None:
+        super().__init__(
+            f"The request has more than {limit} bytes of headers, or more than {max_headers} headers; send "
+            "fewer and shorter ones (cookies are not needed)",
+            limit=limit,
+            maxHeaders=max_headers,
+        )
+
+
+class RequestTimeoutError(FlowError):
+    """A request that did not arrive completely in time."""
+
+    code = "REQUEST_TIMEOUT"
+    status = 408
+    title = "Request timeout"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("The request did not arrive completely in time; send it again")
+
+
+class TooManyConnectionsError(FlowError):
+    """More connections than this process accepts."""
+
+    code = "TOO_MANY_CONNECTIONS"
+    status = 503
+    title = "Too many connections"
+    retryable = True
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("This server has as many connections as it accepts; try again later")
+
+
 class RateLimitedError(FlowError):
     """More requests than a client may make. ``details.retryAfterMs`` says when the next one is taken."""
 

@@ -9,13 +9,20 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.auth.permissions import acting_for, require_scope
 from app.auth.tokens import TokenVerifier
 from app.contracts.command import Caller, ExpectedPosition, Origin
-from app.contracts.errors import MAX_FAULTS, Fault, FlowError, InvalidRequestError, PayloadTooLargeError
+from app.contracts.errors import (
+    MAX_FAULTS,
+    Fault,
+    FlowError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+)
 from app.flow.faults import faults_of
 from app.flow.jsonable import NUMBER_RULE
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
@@ -215,10 +222,13 @@ async def _read(request: Request, limit: int) -> bytes:
     if declared.isdigit() and int(declared) > limit:
         raise PayloadTooLargeError("body", limit)
     raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > limit:
-            raise PayloadTooLargeError("body", limit)
+    try:
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > limit:
+                raise PayloadTooLargeError("body", limit)
+    except ClientDisconnect:  # it went away, or its connection ended as it was late
+        raise RequestTimeoutError from None
     return bytes(raw)
 
 

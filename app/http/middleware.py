@@ -13,8 +13,8 @@ from app.http.problems import unexpected
 log = structlog.get_logger("http")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
-_PROBES = {"/livez", "/readyz"}
-_SAFETY = [
+PROBES = {"/livez", "/readyz"}
+SAFETY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
@@ -42,7 +42,7 @@ class RequestLog:
                 headers: list[Any] = message.setdefault("headers", [])
                 if all(name.lower() != b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
-                headers += [(b"x-request-id", request_id), *_SAFETY]
+                headers += [(b"x-request-id", request_id), *SAFETY_HEADERS]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
@@ -52,7 +52,7 @@ class RequestLog:
                 answer = unexpected(scope["path"], error)
                 if not status:
                     await answer(scope, receive, send_with_id)
-            is_quiet = scope["path"] in _PROBES or scope["path"].startswith("/static/")
+            is_quiet = scope["path"] in PROBES or scope["path"].startswith("/static/")
             note = log.debug if is_quiet else log.info
             note(
                 "request",

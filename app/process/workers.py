@@ -16,16 +16,22 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import multiprocess
 
+from app.kit.descriptors import descriptor_limit, raise_descriptor_limit
 from app.kit.lazy import import_structlog_without_rich
 from app.process import StartError
 from app.process.supervisor import Supervisor
 
 APPLICATION = "app.asgi"
 """Its module; loaded in the workers, not in a process that only watches them."""
+CONNECTIONS = "app.http.connections:BoundedConnection"
+"""The class of a worker's HTTP connections; loaded in the workers, too."""
 BACKLOG = 2048
 GRACEFUL_SECONDS = 10
 UNREAD_SECONDS = 30
 """A client that takes nothing of what was sent to it for so long is gone, and its memory with it."""
+MIN_CONNECTIONS = 16
+MIN_RESERVED_DESCRIPTORS, MAX_RESERVED_DESCRIPTORS = 56, 256
+"""For files and the connections to MongoDB and Redis; a quarter of what the process may have, in between."""
 
 
 class PortError(StartError):
@@ -49,14 +55,29 @@ def open_port(host: str, port: int) -> socket.socket:
     return bound
 
 
+def connection_limit(most: int) -> int:
+    """Return how many connections a worker accepts: ``most``, or fewer if it may have fewer descriptors."""
+    descriptors = descriptor_limit()
+    reserved = min(MAX_RESERVED_DESCRIPTORS, max(MIN_RESERVED_DESCRIPTORS, descriptors // 4))
+    return max(MIN_CONNECTIONS, min(most, descriptors - reserved))
+
+
 def run_workers(
-    bound: socket.socket, count: int, *, message_limit: int, on_ready: Callable[[], None]
+    bound: socket.socket,
+    count: int,
+    *,
+    message_limit: int,
+    max_connections: int,
+    on_ready: Callable[[], None],
 ) -> bool:
     """Serve until a signal ends it, with ``count`` processes. False when they cannot start or stay alive."""
+    raise_descriptor_limit()
     config = uvicorn.Config(
         create_app,
         factory=True,
         workers=count,
+        http=CONNECTIONS,
+        limit_concurrency=connection_limit(max_connections),
         log_config=None,
         access_log=False,
         server_header=False,
