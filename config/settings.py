@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
+from app.kit.origins import normalize_origin
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote, shown_url
 
 PREFIX = "FLOW_"
@@ -21,7 +22,6 @@ _EXAMPLES = "file:config/flows"
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
-_ORIGIN = re.compile(r"https?://[^\s/?#@]+")
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
 """Read by the build backend and by the embedded servers."""
 _LATER = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
@@ -111,10 +111,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
-        for origin in value:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"takes origins such as https://app.example.org, not {origin!r}")
-        return value
+        return ["*" if origin == "*" else normalize_origin(origin) for origin in value]
 
     @field_validator("definitions")
     @classmethod

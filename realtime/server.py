@@ -4,7 +4,7 @@ instead of events, and on what may wait for one that reads too slowly."""
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.contracts.errors import AuthenticationRequiredError, FlowError, SlowClientError
 from app.contracts.views import ErrorView, error_view
+from app.kit.origins import SETTING, RefusedOrigins, own_origins
 from config.log import describe
 from realtime.limits import CONNECTS, WAITING_BYTES, WAITING_PACKETS
 from realtime.socketio_library import engineio, socketio
@@ -27,6 +28,8 @@ BINARY = ("5", "6")
 FRAMES = set("0123456")
 INVALID_TRANSPORT = "Invalid transport"
 """The library's words for a transport that this server does not take."""
+REFUSED_ORIGIN = " is not an accepted origin."
+"""The end of the library's words for an origin that is not allowed."""
 TRANSPORTS_SETTING = "FLOW_SOCKET_TRANSPORTS"
 GONE = "flow.gone"
 CONNECTED = "flow.connects"
@@ -65,10 +68,31 @@ class Waiting(asyncio.Queue[Any]):
 class _Connections(engineio.AsyncServer):  # type: ignore[misc]
     _transport_logged = False
 
+    def __init__(self, *arguments: Any, allowed_origins: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._listed_origins = allowed_origins
+        self._refused_origins = RefusedOrigins()
+
     def create_queue(self, *_: Any, **__: Any) -> Waiting:
         return Waiting()
 
+    def _cors_allowed_origins(self, environ: dict[str, Any]) -> set[str] | None:
+        """Return the origins of the settings and the service's own; None for all."""
+        if "*" in self._listed_origins:
+            return None
+
+        def header(name: str) -> str | None:
+            return environ.get("HTTP_" + name.upper().replace("-", "_"))
+
+        return {*self._listed_origins, *own_origins(environ.get("wsgi.url_scheme", "http"), header)}
+
     def _bad_request(self, message: str | None = None) -> Any:
+        if message is not None and message.endswith(REFUSED_ORIGIN):
+            origin = message.removesuffix(REFUSED_ORIGIN)
+            self._refused_origins.add(origin)
+            return super()._bad_request(
+                f"The origin {origin[:200]} is not allowed; add it to {SETTING} on the server"
+            )
         if message != INVALID_TRANSPORT:
             return super()._bad_request(message)
         if not self._transport_logged:  # once: clients repeat it

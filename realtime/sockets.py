@@ -74,7 +74,7 @@ class FlowSockets:
         self.server = Server(
             async_mode="asgi",
             transports=transports,
-            cors_allowed_origins=cors_origins or None,
+            allowed_origins=cors_origins,
             max_http_buffer_size=max_message_bytes,
             # One client's events are handled in their order: it may send the second before the
             # answer to the first.

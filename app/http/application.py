@@ -9,7 +9,6 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -18,6 +17,7 @@ from starlette.types import StatelessLifespan
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import FlowError
 from app.http.administration import ADMINISTRATION_ENDPOINTS
+from app.http.cors import CrossOrigin
 from app.http.diagrams import DIAGRAM_ENDPOINTS
 from app.http.endpoint import Endpoint, Handler
 from app.http.exchange import EXCHANGE_ENDPOINTS
@@ -34,8 +34,6 @@ from app.http.streams import STREAM_ENDPOINTS
 from app.http.tokens import TOKEN_ENDPOINTS
 from app.services import FlowService
 from app.web.bundle import Bundle
-
-EXPOSED_HEADERS = ["ETag", "Flow-Version", "Location", "Retry-After", "X-Request-Id"]
 
 
 def all_endpoints(checks: Mapping[str, Check]) -> list[Endpoint]:
@@ -85,24 +83,7 @@ def build_application(
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
     routes.append(BundleFiles(bundle).route())
     routes += page_routes(bundle, running_version)
-    middleware = [Middleware(RequestLog)]
-    if cors_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=list(cors_origins),
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=[
-                    "Authorization",
-                    "Content-Type",
-                    "If-Match",
-                    "If-None-Match",
-                    "Idempotency-Key",
-                    "Last-Event-ID",
-                ],
-                expose_headers=EXPOSED_HEADERS,
-            )
-        )
+    middleware = [Middleware(RequestLog), Middleware(CrossOrigin, origins=cors_origins)]
     application = Starlette(
         routes=routes,
         middleware=middleware,

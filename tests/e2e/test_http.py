@@ -455,6 +455,7 @@ async def test_an_administrator_holds_and_releases(serving: Serving, user: str) 
         assert (await admin.post(f"{ONBOARDING}/pause", json={}, params=whose)).status_code == 422
 
 
+@pytest.mark.expected_logs("origin refused")
 async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(parts: Parts) -> None:
     application = build_application(
         parts.service,
@@ -464,7 +465,7 @@ async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(
         max_payload_bytes=1000,
         lifespan=lambda _: nullcontext(),
     )
-    heeded = "authorization,content-type,if-match,if-none-match,idempotency-key,last-event-id"
+    heeded = "authorization,content-type,if-match,if-none-match,idempotency-key,last-event-id,x-request-id"
     asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": heeded}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://here") as http:
         for origin, status in (("https://app.example", 200), ("https://other.example", 400)):
@@ -473,3 +474,6 @@ async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(
                 status,
                 status == 200,
             )
+        read = await http.get("/livez", headers={"Origin": "https://app.example"})
+        exposed = read.headers["access-control-expose-headers"].lower().split(", ")
+        assert {"etag", "flow-version", "retry-after", "x-request-id", "location"} <= set(exposed)

@@ -1,0 +1,78 @@
+"""Origins of web pages: their one spelling, and those of the service itself."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import structlog
+
+SETTING = "FLOW_CORS_ORIGINS"
+MAX_LOGGED = 100
+_PORTS = {"http": "80", "https": "443"}
+_HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+log = structlog.get_logger("origins")
+
+
+def normalize_origin(text: str) -> str:
+    """Write an origin as browsers do: in small letters, without a default port. Raises ValueError."""
+    example = f"takes origins such as https://app.example.org, not {text!r}"
+    if "*" in text:
+        raise ValueError(f"{example}: a pattern matches no origin; list each origin, or * alone for all")
+    try:
+        parts = urlsplit(text)
+        host = parts.netloc.lower()
+    except ValueError:
+        raise ValueError(example) from None
+    if parts.scheme not in _PORTS or "@" in host:
+        raise ValueError(example)
+    if parts.path or parts.query or parts.fragment or text[-1:] in "?#":
+        raise ValueError(f"{example}: an origin has no path")
+    name, port = host, ""
+    if not host.endswith("]"):
+        name, _, port = host.rpartition(":") if ":" in host else (host, "", "")
+    try:
+        name = name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(example) from None
+    if not _HOST.fullmatch(name) or (host.endswith(":") or (port and not _is_port(port))):
+        raise ValueError(example)
+    port = str(int(port)) if port else ""
+    shown_port = "" if port in ("", _PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{name}{shown_port}"
+
+
+def own_origins(scheme: str, header: Callable[[str], str | None]) -> set[str]:
+    """Return the origins at which a request reached the service, as its headers and those of proxies say.
+
+    No page can set these headers of a request that its browser sends to another site.
+    """
+    scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
+    host = header("host") or ""
+    forwarded_host = (header("x-forwarded-host") or host).split(",")[0].strip()
+    forwarded_scheme = (header("x-forwarded-proto") or scheme).split(",")[0].strip()
+    found = set()
+    for origin in (f"{scheme}://{host}", f"{forwarded_scheme}://{forwarded_host}"):
+        try:
+            found.add(normalize_origin(origin))
+        except ValueError:
+            continue
+    return found
+
+
+class RefusedOrigins:
+    """Logs each refused origin once, up to ``MAX_LOGGED``: browsers repeat their requests."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def add(self, origin: str) -> None:
+        """Log an origin unless it was logged already."""
+        if origin not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(origin)
+            log.warning("origin refused", origin=origin[:200], setting=SETTING)
+
+
+def _is_port(text: str) -> bool:
+    return _PORT.fullmatch(text) is not None and 0 < int(text) <= 65_535
