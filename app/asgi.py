@@ -87,5 +87,6 @@ def _create_app(*, prepared: bool) -> Any:
         cors_origins=settings.cors_origins,
         max_payload_bytes=settings.max_payload_bytes,
         lifespan=lifespan,
+        strict_readiness=settings.ready_strict,
     )
     return sockets.application(http)

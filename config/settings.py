@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     jwt_scope_claim: str = "scope"
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
+    ready_strict: bool = False
     max_connections: int = Field(10_000, ge=16, le=1_000_000)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
     cors_origins: CommaSeparated = Field(default_factory=list)

@@ -36,7 +36,7 @@ from app.services import FlowService
 from app.web.bundle import Bundle
 
 
-def all_endpoints(checks: Mapping[str, Check]) -> list[Endpoint]:
+def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False) -> list[Endpoint]:
     """Every endpoint of the service."""
     return [
         *STATE_ENDPOINTS,
@@ -47,7 +47,7 @@ def all_endpoints(checks: Mapping[str, Check]) -> list[Endpoint]:
         *DIAGRAM_ENDPOINTS,
         *MIGRATION_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
-        *operation_endpoints(checks),
+        *operation_endpoints(checks, strict=strict_readiness),
     ]
 
 
@@ -59,9 +59,10 @@ def build_application(
     cors_origins: Sequence[str],
     max_payload_bytes: int,
     lifespan: StatelessLifespan[Starlette],
+    strict_readiness: bool = False,
 ) -> Starlette:
     """The HTTP side of the service."""
-    endpoints = all_endpoints(checks)
+    endpoints = all_endpoints(checks, strict_readiness=strict_readiness)
     bundle = Bundle()
 
     @cache

@@ -11,21 +11,37 @@ from app.http.endpoint import Answer, Call, Endpoint
 Check = Callable[[], Awaitable[None]]
 
 
+OPTIONAL_PARTS = {"redis"}
+"""Without them HTTP works: only live updates between workers stop."""
+
+
+class ReadyQuery(Struct, frozen=True):
+    """Whether a part without which HTTP works must be there, too; the setting's value by default."""
+
+    strict: bool | None = None
+
+
 class Health(Struct, frozen=True, rename="camel"):
-    """``ok``, or what is wrong; ``checks`` by part, and ``reasons`` of those that are not ready."""
+    """``ok``, ``degraded`` (HTTP works, live updates are late) or ``unavailable``; ``checks`` by part, and
+    ``reasons`` of those that are not ready."""
 
     status: str
     checks: dict[str, str] = {}
     reasons: dict[str, str] | UnsetType = UNSET
 
 
-def operation_endpoints(checks: Mapping[str, Check]) -> Sequence[Endpoint]:
-    """Liveness, and readiness by ``checks`` (each raises when its part is not ready)."""
+def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) -> Sequence[Endpoint]:
+    """Liveness, and readiness by ``checks`` (each raises when its part is not ready).
+
+    Args:
+        checks: By the names of the parts.
+        strict: Answer 503 also when only an optional part is not ready.
+    """
 
     async def live(_: Call) -> Answer:
         return Answer(Health("ok"))
 
-    async def ready(_: Call) -> Answer:
+    async def ready(call: Call) -> Answer:
         found, reasons = {}, {}
         for part, check in checks.items():
             try:
@@ -35,10 +51,12 @@ def operation_endpoints(checks: Mapping[str, Check]) -> Sequence[Endpoint]:
                 found[part], reasons[part] = error.code, str(error)
             except BusUnavailableError as error:
                 found[part], reasons[part] = "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
-        ready = all(state == "ok" for state in found.values())
-        return Answer(
-            Health("ok" if ready else "unavailable", found, reasons or UNSET), 200 if ready else 503
-        )
+        if not reasons:
+            return Answer(Health("ok", found))
+        if reasons.keys() <= OPTIONAL_PARTS:
+            must_be_there = strict if call.query.strict is None else call.query.strict
+            return Answer(Health("degraded", found, reasons), 503 if must_be_there else 200)
+        return Answer(Health("unavailable", found, reasons), 503)
 
     return [
         Endpoint(
@@ -54,7 +72,8 @@ def operation_endpoints(checks: Mapping[str, Check]) -> Sequence[Endpoint]:
             method="GET",
             path="/readyz",
             name="readyz",
-            summary="MongoDB and Redis answer, and this worker hears the others",
+            summary="MongoDB answers; degraded while Redis is away or this worker does not hear the others",
+            query=ReadyQuery,
             handle=ready,
             answers={200: Health, 503: Health},
             public=True,

@@ -158,7 +158,7 @@ def _when_ready(address: tuple[str, int], on_ready: Callable[[], None]) -> None:
     while True:
         connection = HTTPConnection(host, address[1], timeout=5)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", "/readyz?strict=true")
             if connection.getresponse().status == 200:
                 on_ready()
                 return

@@ -28,7 +28,7 @@ def redis() -> Iterator[RedisServer]:
 async def _ready(serving: Serving, status: int, seconds: float = 20) -> dict[str, str]:
     async with asyncio.timeout(seconds), serving.http("ada") as http:
         while True:
-            answer = await http.get("/readyz")
+            answer = await http.get("/readyz", params={"strict": "true"})
             if answer.status_code == status:
                 checks: dict[str, str] = answer.json()["checks"]
                 return checks
@@ -55,6 +55,9 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
         redis.kill()
         assert (await _ready(first, 503))["redis"] == "BUS_UNAVAILABLE"
         assert (await _ready(second, 503))["mongodb"] == "ok"
+        degraded = await http.get("/readyz")
+        assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
+        assert degraded.json()["checks"] == {"mongodb": "ok", "redis": "BUS_UNAVAILABLE"}
         for transition in WAY[:2]:
             assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
         await beside.until(lambda f: _revisions(f) == [0, 1, 2])  # without Redis, from its own worker
