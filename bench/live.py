@@ -167,6 +167,7 @@ async def run(rounds: int) -> None:
             "FLOW_MONGO_DATABASE": "bench_live",
             "FLOW_DEFINITIONS": "database,file:config/flows",
             "FLOW_LOG_LEVEL": "warning",
+            "FLOW_USER_CHANGES_PER_MINUTE": "1000000",
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }
         flows = Path(folder) / "config" / "flows"

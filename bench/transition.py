@@ -145,6 +145,7 @@ def subjects(
     env = {
         "FLOW_MONGO_URL": settings.mongo_url.get_secret_value(),
         "FLOW_REDIS_URL": settings.redis_url.get_secret_value(),
+        "FLOW_USER_CHANGES_PER_MINUTE": "1000000",
         "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
         "FLOW_MONGO_DATABASE": "bench_service",
         "FLOW_DEFINITIONS": "database,file:config/flows",
