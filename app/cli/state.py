@@ -12,7 +12,7 @@ from app.contracts.command import Origin, SetCommand
 from app.contracts.errors import InvalidRequestError
 from app.contracts.outcome import Recovered, Verification
 from app.contracts.views import iso, recovery_view, state_view
-from app.flow.faults import faults_of
+from app.flow.faults import faults_of, surrogate_faults
 from app.kit.integers import convert_json
 from app.services import FlowService
 
@@ -69,6 +69,9 @@ def set_state(user_id: str, flow_id: str, body: str) -> None:
     try:
         value = msgspec.json.decode(body)
     except msgspec.DecodeError as refusal:
+        faults = surrogate_faults(body.encode("utf-8", "backslashreplace"))
+        if faults:
+            raise InvalidRequestError(faults) from None
         raise click.BadParameter(str(refusal), param_hint="JSON") from None
     try:
         command = convert_json(value, SetCommand)

@@ -12,6 +12,7 @@ from app.contracts.errors import MAX_FAULTS, Fault
 from app.kit.integers import convert_json
 
 MAX_SHOWN = 80
+HALF_PAIR = "is no Unicode text: it has half of a surrogate pair, such as \\ud83d; send whole characters"
 
 
 def escape(segment: object) -> str:
@@ -78,3 +79,38 @@ def _pointed(schema: Any) -> Any:
         return schema
     del schema["anyOf"]
     return {**schema, "if": {"type": "null"}, "else": others[0]}
+
+
+def surrogate_faults(raw: bytes) -> list[Fault]:
+    """Return the faults of JSON that has halves of surrogate pairs, which the decoder does not name."""
+    if rb"\ud" not in raw.lower():
+        return []
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return []
+    faults: list[Fault] = []
+    pending = [("", value)]
+    while pending and len(faults) < MAX_FAULTS:
+        at, part = pending.pop()
+        members: list[tuple[str, Any]] = []
+        if isinstance(part, str) and not _is_unicode(part):
+            faults.append(Fault(at, HALF_PAIR))
+        elif isinstance(part, list):
+            members = [(f"{at}/{index}", member) for index, member in enumerate(part)]
+        elif isinstance(part, dict):
+            for name, member in part.items():
+                place = f"{at}/{escape(name).encode('utf-8', 'backslashreplace').decode()}"
+                if not _is_unicode(name):
+                    faults.append(Fault(place, f"the name {HALF_PAIR}"))
+                members.append((place, member))
+        pending += reversed(members)
+    return faults[:MAX_FAULTS]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

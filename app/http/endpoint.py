@@ -23,7 +23,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     RequestTimeoutError,
 )
-from app.flow.faults import faults_of
+from app.flow.faults import faults_of, surrogate_faults
 from app.flow.jsonable import NUMBER_RULE
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
 from app.kit.integers import convert_json
@@ -243,7 +243,7 @@ def _decode_again(raw: bytes, shape: Any) -> tuple[Any, list[Fault]]:
     except msgspec.ValidationError:  # an integer of so many digits that it is no double either
         return None, [Fault("", f"a number is too large: {NUMBER_RULE}")]
     except msgspec.DecodeError as refusal:
-        return None, [Fault("", f"the body is not JSON: {refusal}")]
+        return None, surrogate_faults(raw) or [Fault("", f"the body is not JSON: {refusal}")]
     try:
         return convert_json(value, shape), []
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
