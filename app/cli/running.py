@@ -131,7 +131,8 @@ def _welcome(
     address: str, host: str, settings: Settings, servers: EmbeddedServers | None, first_flow: str | None
 ) -> None:
     data_dir = servers.data_dir if servers is not None else None
-    say(welcome_text(address, host, settings, data_dir, first_flow, Bundle()))
+    is_terminal = sys.stdout.isatty()
+    say(welcome_text(address, host, settings, data_dir, first_flow, Bundle(), is_terminal=is_terminal))
     sys.stdout.flush()
 
 

@@ -23,6 +23,8 @@ def welcome_text(
     data_dir: Path | None,
     first_flow: str | None,
     bundle: Bundle,
+    *,
+    is_terminal: bool,
 ) -> str:
     """Compose the text.
 
@@ -33,11 +35,13 @@ def welcome_text(
         data_dir: Of the embedded servers, None if there are none.
         first_flow: A flow to begin with, if everybody may see one.
         bundle: The pages, if they are built.
+        is_terminal: The text goes to a person. Otherwise it may be kept in a log, and has no token.
     """
+    shows_tokens = is_terminal and data_dir is not None and settings.jwt_secret is not None
     lines = [""]
     if not bundle.exists:
         lines += ["The pages for browsers are not built; build them with: server-flow web build", ""]
-    elif data_dir is not None and settings.jwt_secret is not None and _is_loopback(host):
+    elif shows_tokens and _is_loopback(host):
         # In the fragment, which browsers never send: no server and no log gets the token from there.
         token = signed_token(settings, DEMO_USER, DEMO_TOKEN_TTL)
         lines += [
@@ -48,8 +52,8 @@ def welcome_text(
     lines.append(f"server-flow serves at {address}   (API: {address}/docs)")
     if data_dir is not None:
         lines.append(f"Data: {data_dir}   (embedded servers, for one machine)")
-    if settings.jwt_secret is not None and first_flow is not None:
-        first = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,) if data_dir else ())
+    if shows_tokens and first_flow is not None:
+        first = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,))
         route = f"{address}/api/flow/{first_flow}"
         lines += [
             "",
@@ -59,7 +63,7 @@ def welcome_text(
     where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir is not None else ""
     lines += [
         "",
-        f"More tokens: {shlex.quote(sys.argv[0])} token --user ada{where}",
+        f"{'More tokens' if shows_tokens else 'Tokens'}: {shlex.quote(sys.argv[0])} token --user ada{where}",
         "Ctrl-C stops it.",
         "",
     ]
