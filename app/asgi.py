@@ -15,7 +15,7 @@ from app.http.application import build_application
 from app.main import Parts, definition_sources, following
 from app.process.database_status import STATUS
 from app.process.lifeline import end_with_parent
-from config.log import configure_logging
+from config.log import IDENTITY, configure_logging
 from config.settings import Settings, load_settings
 from realtime.sockets import FlowSockets
 
@@ -49,6 +49,7 @@ def _create_app(*, prepared: bool) -> Any:
     settings.require_token_check()
     configure_logging(settings.log_level, settings.log_format)
     parts = Parts(settings)
+    IDENTITY.worker = parts.bus.worker
     verifier = token_verifier(settings)
     sockets = FlowSockets(
         parts.service,

@@ -18,7 +18,7 @@ from app.services.sources import Sources
 from app.services.time_check import CheckedClock, TimeCheck
 from app.services.wiring import Limits, Ports
 from app.tasks import end_tasks
-from config.log import configure_own_logs
+from config.log import IDENTITY, configure_own_logs
 from config.settings import Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
 from models.corruption_store import MongoCorruptionReports
@@ -55,6 +55,7 @@ class Parts:
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
         self._retention = settings.history_retention is not None
+        IDENTITY.plain_users = settings.log_users == "plain"
         self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, listeners)
         self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
         self.time = CheckedClock(clock or SystemClock())
@@ -91,6 +92,7 @@ class Parts:
         """
         try:
             key = await self._prepare(patient=patient, prepared=prepared)
+            IDENTITY.set_key(key)
             await self.bus.start(key, patient=patient)
             async with self._checked_time(), self.service:
                 yield self.service

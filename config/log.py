@@ -1,9 +1,11 @@
 """Structured logs: one line an event on standard error, never a stack trace or a driver's message."""
 
 import logging
+import os
 import re
 import sys
 import traceback
+from hashlib import blake2b
 from typing import Any
 
 import structlog
@@ -18,6 +20,36 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u20
 """Controls (C0, DEL, C1), separators of lines, changes of the writing direction, halves of characters."""
 
 
+_NAMES_OF_STATES = ("state", "record", "first", "document", "place")
+_STATE = re.compile(r"([^:]+):(.+?)((?::[0-9a-f]{8}-[0-9a-f-]{27}:\d+.*)?)", re.DOTALL)
+"""The flow, the user, and of a record the rest of its id."""
+
+
+class LogIdentity:
+    """Who writes the lines of this process, and how they name users."""
+
+    def __init__(self) -> None:
+        self.worker: str | None = None
+        self.plain_users = False
+        self._key = os.urandom(32)
+
+    def set_key(self, secret: bytes) -> None:
+        """Have all workers that know a secret write the same name for a user."""
+        self._key = blake2b(secret, digest_size=32, person=b"users in logs").digest()
+
+    def name(self, user_id: str) -> str:
+        """Return what the log has in the place of a user's id."""
+        if self.plain_users:
+            return user_id
+        return (
+            "u-" + blake2b(user_id.encode(errors="surrogatepass"), digest_size=8, key=self._key).hexdigest()
+        )
+
+
+IDENTITY = LogIdentity()
+"""That of this process."""
+
+
 def escape_controls(text: str, keep: str = "") -> str:
     """Escape what a terminal would take for a command or a line of its own, as JSON does; ``keep`` stays."""
     return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
@@ -27,7 +59,7 @@ def configure_own_logs(level: str, style: str) -> None:
     """Send the logs of this service to standard error, as ``console`` text or ``json``; those of other
     libraries stay where the program sends them."""
     structlog.configure(
-        processors=[*_shared(), _renderer(style)],
+        processors=[*_shared(), *_rendering(style)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -42,7 +74,7 @@ def configure_logging(level: str, style: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *_shared()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(style)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(style)],
         )
     )
     root = logging.getLogger()
@@ -70,8 +102,26 @@ def _shared() -> list[Processor]:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _where_instead_of_trace,
+        _with_names_of_users,
         _without_controls,
     ]
+
+
+def _with_process(_: Any, __: str, event: EventDict) -> EventDict:
+    event["pid"] = os.getpid()
+    if IDENTITY.worker is not None:
+        event.setdefault("worker", IDENTITY.worker)
+    return event
+
+
+def _with_names_of_users(_: Any, __: str, event: EventDict) -> EventDict:
+    if isinstance(event.get("user"), str):
+        event["user"] = IDENTITY.name(event["user"])
+    for name in _NAMES_OF_STATES:
+        value = event.get(name)
+        if isinstance(value, str) and (found := _STATE.fullmatch(value)):
+            event[name] = f"{found[1]}:{IDENTITY.name(found[2])}{found[3]}"
+    return event
 
 
 def _without_controls(_: Any, __: str, event: EventDict) -> EventDict:
@@ -88,10 +138,10 @@ def _escaped(value: Any) -> Any:
     return value
 
 
-def _renderer(style: str) -> Processor:
+def _rendering(style: str) -> list[Processor]:
     if style == "json":
-        return structlog.processors.JSONRenderer()
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        return [_with_process, structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
 
 
 def _where_instead_of_trace(_: Any, __: str, event: EventDict) -> EventDict:

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = Field(default_factory=list)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    log_users: Literal["hashed", "plain"] = "hashed"
 
     @field_validator("definitions", "jwt_algorithms", "socket_transports", "cors_origins", mode="before")
     @classmethod

@@ -15,7 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.contracts.errors import AuthenticationRequiredError, FlowError, SlowClientError
 from app.contracts.views import ErrorView, error_view
-from app.kit.origins import SETTING, RefusedOrigins, own_origins
+from app.kit.origins import own_origins
+from app.kit.refused_origins import SETTING, RefusedOrigins
 from config.log import describe
 from realtime.limits import CONNECTS, WAITING_BYTES, WAITING_PACKETS
 from realtime.socketio_library import engineio, socketio

@@ -9,6 +9,7 @@ from app.cli.command import main, on_store, say, with_service
 from app.cli.state import ORIGIN
 from app.contracts.views import erasure_view, personal_data_view
 from app.services import FlowService
+from config.log import IDENTITY
 
 
 @main.group()
@@ -26,6 +27,18 @@ def export(user_id: str) -> None:
         return personal_data_view(await service.personal_data.export(user_id))
 
     say(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+
+
+@user.command("log-name")
+@click.option("--user", "user_id", required=True, help="The user.")
+@on_store
+def log_name(user_id: str) -> None:
+    """Print the name that the logs have for the user."""
+
+    async def run(_: FlowService) -> str:
+        return IDENTITY.name(user_id)
+
+    say(with_service(run))
 
 
 @user.command()

@@ -6,7 +6,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.kit.origins import RefusedOrigins, own_origins
+from app.kit.origins import own_origins
+from app.kit.refused_origins import RefusedOrigins
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 ALLOWED_HEADERS = [

@@ -26,6 +26,7 @@ from app.contracts.errors import (
 from app.flow.faults import faults_of, surrogate_faults
 from app.flow.jsonable import NUMBER_RULE
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
+from app.http.problems import log_with_request
 from app.kit.integers import convert_json
 from app.services import FlowService
 
@@ -169,6 +170,7 @@ class Handler:
         caller = Caller(user_id="")
         if not endpoint.public:
             caller = await self._verifier.verify(_bearer(request))
+            log_with_request(request, user=caller.user_id)
             if endpoint.scope is not None:
                 require_scope(caller, endpoint.scope)
         raw = await _read(request, self._limit)

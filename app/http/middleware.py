@@ -8,7 +8,8 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from app.http.problems import unexpected
+from app.contracts.errors import InternalError
+from app.http.problems import LOGGED, unexpected
 
 log = structlog.get_logger("http")
 
@@ -33,6 +34,8 @@ class RequestLog:
         given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _REQUEST_ID.match(given) else str(uuid7()).encode()
         status = 0
+        found: dict[str, str] = {}
+        scope[LOGGED] = found
         began = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -50,6 +53,7 @@ class RequestLog:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:  # noqa: BLE001 - every answer has its shape
                 answer = unexpected(scope["path"], error)
+                found["code"] = InternalError.code
                 if not status:
                     await answer(scope, receive, send_with_id)
             is_quiet = scope["path"] in PROBES or scope["path"].startswith("/static/")
@@ -60,4 +64,5 @@ class RequestLog:
                 path=scope["path"],
                 status=status,
                 ms=round((time.perf_counter() - began) * 1000, 2),
+                **found,
             )

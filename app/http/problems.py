@@ -18,6 +18,15 @@ from config.log import describe
 log = structlog.get_logger("http")
 
 
+LOGGED = "flow.logged"
+"""In the scope of a request: what the line about it in the log has beside the path and the status."""
+
+
+def log_with_request(request: Request, **fields: str) -> None:
+    """Add to the line about a request in the log."""
+    request.scope.get(LOGGED, {}).update(fields)
+
+
 def problem(error: FlowError, instance: str) -> Response:
     """An error as an answer. ``instance`` is the path of the request."""
     body = {
@@ -45,7 +54,9 @@ def problem(error: FlowError, instance: str) -> Response:
 
 async def flow_error(request: Request, error: Exception) -> Response:
     """A FlowError that a route raised."""
-    return problem(error if isinstance(error, FlowError) else InternalError(), request.url.path)
+    refusal = error if isinstance(error, FlowError) else InternalError()
+    log_with_request(request, code=refusal.code)
+    return problem(refusal, request.url.path)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
@@ -58,6 +69,7 @@ async def http_error(request: Request, error: Exception) -> Response:
         refusal = NotFoundError(f"There is no route {request.url.path}; /openapi.json lists them")
     else:
         refusal = InternalError()
+    log_with_request(request, code=refusal.code)
     answer = problem(refusal, request.url.path)
     answer.headers.update(getattr(error, "headers", None) or {})
     return answer

@@ -4,15 +4,9 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import structlog
-
-SETTING = "FLOW_CORS_ORIGINS"
-MAX_LOGGED = 100
 _PORTS = {"http": "80", "https": "443"}
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _PORT = re.compile(r"[0-9]{1,5}")
-
-log = structlog.get_logger("origins")
 
 
 def normalize_origin(text: str) -> str:
@@ -59,19 +53,6 @@ def own_origins(scheme: str, header: Callable[[str], str | None]) -> set[str]:
         except ValueError:
             continue
     return found
-
-
-class RefusedOrigins:
-    """Logs each refused origin once, up to ``MAX_LOGGED``: browsers repeat their requests."""
-
-    def __init__(self) -> None:
-        self._logged: set[str] = set()
-
-    def add(self, origin: str) -> None:
-        """Log an origin unless it was logged already."""
-        if origin not in self._logged and len(self._logged) < MAX_LOGGED:
-            self._logged.add(origin)
-            log.warning("origin refused", origin=origin[:200], setting=SETTING)
 
 
 def _is_port(text: str) -> bool:

@@ -66,11 +66,13 @@ class Background:
             asyncio.create_task(self.relay.run()),
             *(asyncio.create_task(work()) for work in self._own),
             asyncio.create_task(self._lease.run()),
-            asyncio.create_task(self._every(TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
-            asyncio.create_task(self._every(SWEEP_EVERY_SECONDS, self.deliver_for_others)),
-            asyncio.create_task(self._every(SWEEP_BY_ALL_SECONDS, self.deliver_for_others, leased=False)),
-            asyncio.create_task(self._every(EXPIRE_EVERY_SECONDS, self._expire)),
-            asyncio.create_task(self._every(CHECK_EVERY_SECONDS, self.check.run)),
+            asyncio.create_task(self._every("timeouts", TIMEOUTS_EVERY_SECONDS, self._run_timeouts)),
+            asyncio.create_task(self._every("delivery", SWEEP_EVERY_SECONDS, self.deliver_for_others)),
+            asyncio.create_task(
+                self._every("delivery", SWEEP_BY_ALL_SECONDS, self.deliver_for_others, leased=False)
+            ),
+            asyncio.create_task(self._every("expiry", EXPIRE_EVERY_SECONDS, self._expire)),
+            asyncio.create_task(self._every("check of states", CHECK_EVERY_SECONDS, self.check.run)),
         ]
 
     async def stop(self) -> None:
@@ -159,6 +161,7 @@ class Background:
 
     async def _every(
         self,
+        name: str,
         seconds: float,
         work: Callable[[], Awaitable[None]],
         *,
@@ -175,6 +178,6 @@ class Background:
             try:
                 await work()
             except FlowError as error:
-                log.warning("background work put off", work=work.__name__, code=error.code)
+                log.warning("background work put off", work=name, code=error.code)
             except Exception as error:  # noqa: BLE001 - one failure must not end the loop
-                log.error("background work failed", work=work.__name__, **describe(error))
+                log.error("background work failed", work=name, **describe(error))

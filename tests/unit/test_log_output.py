@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -9,7 +11,7 @@ import structlog
 from click.testing import CliRunner
 
 from app.cli.command import say
-from config.log import configure_logging, configure_own_logs, escape_controls
+from config.log import IDENTITY, LogIdentity, configure_logging, configure_own_logs, escape_controls
 from tests.support.log_events import LogEvents
 
 HARMFUL = "a\x1b[2J\r\nb\x7f\x85\x9b2J\u2028\u2029\u202ec\ud800"
@@ -62,3 +64,35 @@ def test_what_commands_print_has_no_controls() -> None:
     ended = CliRunner().invoke(command)
     assert ended.stdout == "title\t" + ESCAPED.replace(r"\u000a", "\n") + "\n"
     assert "\x1b" not in ended.stderr
+
+
+@pytest.fixture
+def identity() -> Iterator[LogIdentity]:
+    before = dict(vars(IDENTITY))
+    yield IDENTITY
+    vars(IDENTITY).update(before)
+
+
+def test_a_json_line_has_its_process_and_no_id_of_a_user(
+    identity: LogIdentity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity.set_key(b"secret")
+    identity.worker = "w1"
+    configure_own_logs("info", "json")
+    log = structlog.get_logger()
+    epoch = "01995a7c-1111-7222-8333-444455556666"
+    log.info("one", user="ada:x", state="loop:ada:x", record=f"loop:ada:x:{epoch}:3", other="ada:x")
+    line = json.loads(capsys.readouterr().err)
+    name = identity.name("ada:x")
+    assert (line["pid"], line["worker"]) == (os.getpid(), "w1")
+    assert (line["user"], line["state"], line["record"]) == (name, f"loop:{name}", f"loop:{name}:{epoch}:3")
+    assert name.startswith("u-")
+    assert "ada" not in name
+
+    same = LogIdentity()
+    same.set_key(b"secret")
+    assert same.name("ada:x") == name, "workers agree"
+    assert LogIdentity().name("ada:x") != name, "and nobody guesses it without their secret"
+    identity.plain_users = True
+    log.info("two", user="ada:x")
+    assert json.loads(capsys.readouterr().err)["user"] == "ada:x"
