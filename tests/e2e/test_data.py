@@ -107,6 +107,7 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
         assert second.end() == 0
 
 
+@pytest.mark.long
 def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None:
     other = {SERVER_VARIABLE: str(Path(sys.executable).with_name("secantusd-py"))}
     which = ("--user", "ada", "--flow", "user-onboarding")

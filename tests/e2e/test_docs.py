@@ -110,17 +110,18 @@ async def test_the_tutorial_and_the_guides_to_definitions_run(settings: Settings
     printed = await in_shell(block(tutorial, "sh", "flows validate"), env, tmp_path)
     assert printed.startswith("1 definition checked, no errors"), printed
     assert "expense v1 published" in printed
-    tokens = [line for line in block(tutorial, "sh", "export ADA").splitlines() if "export" in line]
+    env["BOB"] = serving.token("bob", "flow:service", roles=["approver"])
     submit = block(tutorial, "sh", "transition/submit")
-    printed = await in_shell(submit, env, tmp_path)
+    printed = await in_shell(f"{submit}\necho ADA=$ADA", env, tmp_path)
+    printed, env["ADA"] = printed.strip().split("ADA=")
     started, submitted = answers_in(printed)
     assert (started["step"], submitted["step"], submitted["revision"]) == ("draft", "review", 1)
     assert "approve" not in [t["transition"] for t in submitted["transitions"]]
-    approve = "\n".join([*tokens, block(tutorial, "sh", "transition/approve")])
+    approve = block(tutorial, "sh", "transition/approve")
     approved, history = answers_in(await in_shell(approve, env, tmp_path))
     assert approved["status"] == "completed"
     assert [record["transition"] for record in history["items"]] == ["started", "submit", "approve"]
-    streamed = await in_shell("\n".join([*tokens, block(tutorial, "sh", "/stream")]), env, tmp_path)
+    streamed = await in_shell(block(tutorial, "sh", "/stream"), env, tmp_path)
     assert "event: flow-state" in streamed
 
     change = block("docs/guides/change-a-definition.md", "sh", "versions/1/diff/2")
@@ -128,14 +129,24 @@ async def test_the_tutorial_and_the_guides_to_definitions_run(settings: Settings
     assert "flowchart TD" in printed
     changed, differ, rehearsed = answers_in(printed[printed.index('{"flow"') :])
     assert (changed["title"], differ["verdict"], rehearsed["dryRun"]) == ("Paid back", "safe", True)
+    serving.end()
+
+
+@pytest.mark.long
+async def test_the_commands_of_the_guides_run(settings: Settings, tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**external(settings), "PATH": path}
+    (tmp_path / "expense.yaml").write_text(block("docs/tutorial.md", "yaml", "flow: expense"))
+    await in_shell("server-flow flows import expense.yaml", env, tmp_path)
+    await in_shell('server-flow state set \'{"step": "draft"}\' --user ada --flow expense', env, tmp_path)
     drawn = await in_shell(block("docs/guides/write-a-definition.md", "sh", "--format svg"), env, tmp_path)
     assert drawn.startswith("<svg")
     repair = block("docs/guides/repair.md", "sh", "state verify").replace("user-onboarding", "expense")
     assert '"action": "kept"' in await in_shell(repair, env, tmp_path)
-    machine = await in_shell("server-flow flows export sign-in --format xstate", env, tmp_path)
+    machine = await in_shell("server-flow flows export expense --format xstate", env, tmp_path)
     (tmp_path / "machine.json").write_text(machine)
-    await in_shell(block("docs/guides/import-from-xstate.md", "sh", "--dry-run"), env, tmp_path)
-    serving.end()
+    commands = block("docs/guides/import-from-xstate.md", "sh", "--dry-run").replace("sign-in", "expense")
+    await in_shell(commands, env, tmp_path)
 
 
 def test_every_setting_is_listed_and_every_one_listed_exists() -> None:

@@ -71,6 +71,7 @@ async def test_administrators_watch_a_flow_on_all_workers(shared_hosts: Hosts, u
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 async def test_presence_across_workers_forgets_a_dead_one_within_30_seconds(two_hosts: Hosts) -> None:
     phone = await connected(two_hosts[0], "ada", device="phone")
     laptop = await connected(two_hosts[1], "ada", device="laptop")

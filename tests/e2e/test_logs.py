@@ -19,6 +19,6 @@ async def test_a_request_has_its_process_user_and_code(settings: Settings, tmp_p
     assert line["worker"]
     assert line["pid"] in [process.pid for process in serving.family()]
     output = serving.output
-    assert "ada" not in output
+    assert "ada@example.org" not in output
     assert "eyJ" not in output, "no token is written where the servers are not embedded"
     serving.end()

@@ -85,6 +85,7 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
         assert serving.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.long
 async def test_a_worker_dies_while_redis_is_away(
     settings: Settings, tmp_path: Path, redis: RedisServer
 ) -> None:

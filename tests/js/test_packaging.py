@@ -177,6 +177,7 @@ def test_the_sdist_has_the_bundle_so_that_its_wheel_needs_no_node(sdist: Sdist) 
         assert call_hook(sdist.folder, hook) == ("[]", "")
 
 
+@pytest.mark.long
 def test_a_failing_build_keeps_the_present_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real npm, and a registry that refuses connections."""
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
@@ -196,6 +197,7 @@ def test_a_failing_build_names_the_reason(bundle: Bundle) -> None:
     assert "site/home.js:1" in failure.value.output
 
 
+@pytest.mark.long
 def test_a_build_replaces_the_present_bundle(bundle: Bundle) -> None:
     (bundle.folder / "client" / "more.js").write_text("// another source")
     (bundle.files / "left-over.js").touch()

@@ -175,6 +175,7 @@ async def test_the_demo(chrome: Browser, service: Serving, user: str) -> None:
     )
 
 
+@pytest.mark.long
 async def test_the_reference(chrome: Browser, service: Serving, user: str) -> None:
     async with http_client(service.url) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
