@@ -30,8 +30,8 @@ ROUTE = "/api/flow/user-onboarding"
 class Embedded(Serving):
     """``serve`` on embedded servers in ``cwd``/data."""
 
-    def __init__(self, cwd: Path, *arguments: str) -> None:
-        super().__init__("--data-dir", "data", *arguments, env={}, cwd=cwd)
+    def __init__(self, cwd: Path, *arguments: str, terminal: bool = False) -> None:
+        super().__init__("--data-dir", "data", *arguments, env={}, cwd=cwd, terminal=terminal)
         self.secret = json.loads((cwd / "data" / "secrets.json").read_text())["jwt"]
 
     def server(self, name: str) -> psutil.Process | None:
@@ -196,13 +196,20 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     assert shared.end() == 0
 
 
-def test_the_printed_curl_line_answers(serving: Embedded) -> None:
+def test_on_a_terminal_the_printed_lines_carry_tokens_that_work(tmp_path: Path) -> None:
+    folder = tmp_path / 'a "folder"'
+    folder.mkdir()
+    serving = Embedded(folder, terminal=True)
+    address, token = serving.wait_for(r"Open (\S+)/#token=(\S+)").groups()
+    headers = {"Authorization": f"Bearer {token}"}
+    assert httpx.get(f"{address}/api/flows", headers=headers).status_code == 200
     line = serving.wait_for(r"  (curl .*)")[1]
     answer = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=20, check=True)
     assert json.loads(answer.stdout)["step"] == "welcome"
     assert str(serving.cwd / "data") in serving.output
     again = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=20, check=True)
     assert json.loads(again.stdout) == json.loads(answer.stdout)
+    assert serving.end() == 0
 
 
 def test_secrets_are_private_and_servers_want_a_password(serving: Embedded) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import itertools
 import json
 import os
@@ -31,19 +32,21 @@ COMMAND = str(Path(sys.executable).with_name("server-flow"))
 
 
 class Process:
-    """A running ``server-flow``; its output is read all the time."""
+    """A running ``server-flow``, on a terminal or not; its output is read all the time."""
 
-    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path) -> None:
+    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path, terminal: bool = False) -> None:
         self.cwd = cwd
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_") or is_of_tests(k)}
+        outer, inner = os.openpty() if terminal else os.pipe()
         self.popen = subprocess.Popen(
             [COMMAND, *arguments],
             env={**inherited, **env},
             cwd=cwd,
-            stdout=subprocess.PIPE,
+            stdout=inner,
             stderr=subprocess.STDOUT,
-            text=True,
         )
+        os.close(inner)
+        self._printed = os.fdopen(outer)
         atexit.register(self.popen.kill)  # also when its test fails before it ends it
         self.lines: list[str] = []
         self._grown = threading.Condition()
@@ -51,11 +54,11 @@ class Process:
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            with self._grown:
-                self.lines.append(line.rstrip("\n"))
-                self._grown.notify_all()
+        with self._printed as printed, contextlib.suppress(OSError):  # a terminal ends with an error
+            for line in printed:
+                with self._grown:
+                    self.lines.append(line.rstrip("\n"))
+                    self._grown.notify_all()
         with self._grown:
             self._grown.notify_all()
 
@@ -91,15 +94,13 @@ class Process:
             if self.popen.poll() is None:
                 self.popen.kill()
             self._reader.join(10)
-            if self.popen.stdout is not None:
-                self.popen.stdout.close()
 
 
 class Serving(Process):
     """``server-flow serve`` that has printed its address."""
 
-    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path) -> None:
-        super().__init__("serve", "--port", "0", *arguments, env=env, cwd=cwd)
+    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path, terminal: bool = False) -> None:
+        super().__init__("serve", "--port", "0", *arguments, env=env, cwd=cwd, terminal=terminal)
         self.secret = env.get("FLOW_JWT_SECRET", "")
         try:
             self.url = self.wait_for(r"serves at (http://\S+)")[1]
