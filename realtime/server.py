@@ -19,7 +19,8 @@ from app.kit.origins import own_origins
 from app.kit.refused_origins import SETTING, RefusedOrigins
 from config.log import describe
 from realtime.limits import CONNECTS, WAITING_BYTES, WAITING_PACKETS
-from realtime.socketio_library import engineio, socketio
+from realtime.polling import PollingServer
+from realtime.socketio_library import socketio
 
 log = structlog.get_logger("sockets")
 
@@ -66,7 +67,7 @@ class Waiting(asyncio.Queue[Any]):
             self.task_done()
 
 
-class _Connections(engineio.AsyncServer):  # type: ignore[misc]
+class _Connections(PollingServer):
     _transport_logged = False
 
     def __init__(self, *arguments: Any, allowed_origins: Sequence[str] = (), **options: Any) -> None:
@@ -162,7 +163,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         if not is_to_return:
             await self.disconnect(sid)
         if eio_sid is not None:
-            await self._cut(eio_sid, silently=is_to_return)
+            await self.eio.cut(eio_sid, silently=is_to_return)
 
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the library's, for an ASGI server; what is no frame of Engine.IO ends the connection, where the
@@ -193,17 +194,10 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cut(self, eio_sid: str, *, silently: bool = False) -> None:
-        """End a connection after what waits for it. engine.io's own way waits for the client to read it.
-        ``silently``: without the packet by which engine.io says that the end is meant."""
-        connection = self.eio.sockets.get(eio_sid)
-        if connection is not None and not connection.closed and not connection.closing:
-            await connection.close(wait=False, abort=silently)
-            connection.queue.put_nowait(None)  # the writer ends after what is left
-
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         await super()._handle_eio_connect(eio_sid, environ)
         self.eio.sockets[eio_sid].queue.overflow = partial(self._too_slow, eio_sid)
+        self.eio.bound_bodies(eio_sid)
         self._soon(self._expect_connect(eio_sid))
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
@@ -215,7 +209,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
     async def _expect_connect(self, eio_sid: str) -> None:
         await asyncio.sleep(CONNECT_SECONDS)
         if eio_sid in self.environ and self.manager.sid_from_eio_sid(eio_sid, "/") is None:
-            await self._cut(eio_sid)
+            await self.eio.cut(eio_sid)
 
     async def _handle_connect(self, eio_sid: str, namespace: str, data: Any) -> None:
         environ = self.environ[eio_sid]
@@ -233,7 +227,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 
     async def _handle_disconnect(self, eio_sid: str, namespace: str, reason: str | None = None) -> None:
         await super()._handle_disconnect(eio_sid, namespace, reason)
-        await self._cut(eio_sid)
+        await self.eio.cut(eio_sid)
 
     def _too_slow(self, eio_sid: str) -> None:
         self._soon(self._end_slow(eio_sid))
@@ -248,7 +242,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         connection.queue.clear()
         if sid is not None:
             await self.end(sid, SlowClientError())
-        await self._cut(eio_sid)
+        await self.eio.cut(eio_sid)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         connection = self.eio.sockets.get(eio_sid)
@@ -262,7 +256,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             await super()._handle_eio_message(eio_sid, data)
         except Exception as error:  # noqa: BLE001 - whatever a client sends
             log.warning("client sent no event of ours", **describe(error))
-            await self._cut(eio_sid)
+            await self.eio.cut(eio_sid)
 
     async def _handle_event(self, eio_sid: str, namespace: str, id: Any, data: Any) -> None:  # noqa: A002
         if not isinstance(data, list) or not data or not isinstance(data[0], str) or data[0] in RESERVED:

@@ -340,14 +340,16 @@ class PayloadTooLargeError(FlowError):
 
 
 class MalformedRequestError(FlowError):
-    """Bytes that are no HTTP request."""
+    """Bytes that are no HTTP request, or no packets of Engine.IO."""
 
     code = "MALFORMED_REQUEST"
     status = 400
     title = "Malformed request"
 
-    def __init__(self) -> None:
-        super().__init__("This is no request of HTTP/1.1; check what the client or the proxy before it sends")
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(
+            message or "This is no request of HTTP/1.1; check what the client or the proxy before it sends"
+        )
 
 
 class AddressTooLongError(FlowError):

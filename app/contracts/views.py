@@ -333,3 +333,17 @@ encode = json.encode
 def error_view(error: FlowError) -> ErrorView:
     """An error as a Socket.IO client or the caller of a batch gets it."""
     return ErrorView(error.code, error.message, error.retryable, error.details)
+
+
+def problem_view(error: FlowError, instance: str) -> dict[str, Any]:
+    """Return an error as a problem of RFC 9457. ``instance`` is the path of the request."""
+    return {
+        "type": f"urn:server-flow:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.message,
+        "instance": instance,
+        "code": error.code,
+        "retryable": error.retryable,
+        "details": error.details,
+    }

@@ -13,6 +13,7 @@ from app.contracts.errors import (
     MethodNotAllowedError,
     NotFoundError,
 )
+from app.contracts.views import problem_view
 from config.log import describe
 
 log = structlog.get_logger("http")
@@ -29,23 +30,13 @@ def log_with_request(request: Request, **fields: str) -> None:
 
 def problem(error: FlowError, instance: str) -> Response:
     """An error as an answer. ``instance`` is the path of the request."""
-    body = {
-        "type": f"urn:server-flow:error:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.message,
-        "instance": instance,
-        "code": error.code,
-        "retryable": error.retryable,
-        "details": error.details,
-    }
     headers = {}
     if isinstance(error, AuthenticationRequiredError):
         headers["WWW-Authenticate"] = 'Bearer realm="server-flow"'
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Response(
-        msgspec.json.encode(body),
+        msgspec.json.encode(problem_view(error, instance)),
         status_code=error.status,
         headers=headers,
         media_type="application/problem+json",

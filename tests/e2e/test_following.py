@@ -1,6 +1,7 @@
 """Following states over Socket.IO: subscribe and catch up, several devices, presence, watching, bounds."""
 
 import asyncio
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,13 @@ async def test_long_polling_where_it_is_allowed(servers: Settings, tmp_path: Pat
     answer = await follower.call("flow-subscribe", {"flowId": FLOW})
     assert answer["state"]["revision"] == 1
     assert follower.client.transport() == "polling"
+    address = "/socket.io/?EIO=4&transport=polling"
+    async with serving.http("ada") as http:
+        opened = json.loads((await http.get(address)).text[1:])
+        body = "4" + "x" * opened["maxPayload"]
+        refused = await http.post(f"{address}&sid={opened['sid']}", content=body)
+    assert (refused.status_code, refused.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert (await follower.call("flow-state", {"flowId": FLOW}))["ok"]
     await follower.close()
     await asyncio.to_thread(serving.end)
 
