@@ -101,7 +101,7 @@ async def until_ready(http: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_kill_9_of_the_database_loses_nothing_and_needs_nobody(cwd: Path) -> None:
     chance = random.Random(SEED)
     acknowledged: dict[str, int] = {}
@@ -111,13 +111,13 @@ async def test_kill_9_of_the_database_loses_nothing_and_needs_nobody(cwd: Path) 
     for kill in range(KILLS):
         if serving is None:
             serving = Embedded(cwd)
-        before = len(acknowledged)
+        before = set(acknowledged)
         restarted = asyncio.Event()
         users = until(restarted, names)
         async with serving.client() as http, http_client(serving.url) as anonymous:
             writers = [asyncio.create_task(write(http, users, acknowledged)) for _ in range(WRITERS)]
             async with asyncio.timeout(60):
-                goal = before + chance.randint(40, 120)
+                goal = len(before) + chance.randint(40, 120)
                 while len(acknowledged) < goal:
                     await asyncio.sleep(0.01)
             deaths = serving.output.count("embedded server died")
@@ -130,9 +130,11 @@ async def test_kill_9_of_the_database_loses_nothing_and_needs_nobody(cwd: Path) 
             await asyncio.gather(*writers)
             state = await http.post("/start", params={"userId": f"after-{kill}"})
             assert state.json()["revision"] == 0, state.text
-            lost = await unproven(http, acknowledged)
+            is_last = kill == KILLS - 1  # all of them each time would take longer and longer
+            proven = set() if is_last else before
+            lost = await unproven(http, {u: n for u, n in acknowledged.items() if u not in proven})
         assert lost == []
-        if kill % 3 == 2 or kill == KILLS - 1:  # more deaths in a row end it
+        if kill % 3 == 2 or is_last:  # more deaths in a row end it
             assert serving.end() == 0
             serving = None
     print(f"kills {killed_under_load}, acknowledged {sum(acknowledged.values()) + len(acknowledged)}")
