@@ -108,7 +108,7 @@ def _shared() -> list[Processor]:
 
 
 def _with_process(_: Any, __: str, event: EventDict) -> EventDict:
-    event["pid"] = os.getpid()
+    event.setdefault("pid", os.getpid())  # unless it is about another process
     if IDENTITY.worker is not None:
         event.setdefault("worker", IDENTITY.worker)
     return event

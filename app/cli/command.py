@@ -48,7 +48,7 @@ COMMANDS = {
     "state": CommandModules("One user's state in one flow.", ("app.cli.state",)),
     "stats": CommandModules("Show figures over all states and their history.", ("app.cli.operate",)),
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
-    "user": CommandModules("What is kept of one user.", ("app.cli.user",)),
+    "user": CommandModules("Stored data of one user.", ("app.cli.user",)),
     "web": CommandModules("Browser files: flow-client and the pages.", ("app.cli.web",)),
     "worker": CommandModules(
         "Run the background jobs alone: delivery for workers that died, expiry.", ("app.cli.serve",)

@@ -14,7 +14,7 @@ from config.log import IDENTITY
 
 @main.group()
 def user() -> None:
-    """What is kept of one user."""
+    """Stored data of one user."""
 
 
 @user.command()

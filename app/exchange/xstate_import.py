@@ -173,7 +173,7 @@ class _Import:
         return transitions
 
     def _unasked(self, leaf: Node) -> Iterator["_Way"]:
-        """What XState takes without an event of a caller, who has to run it here."""
+        """The transitions that XState takes without an event; here a caller has to run them."""
         actors = {event: node for node in leaf.lineage() for event in node.on if actor_event(event)}
         for event, node in actors.items():
             says, actor = actor_event(event) or ("", "")
@@ -189,7 +189,7 @@ class _Import:
                 yield _Way("always", f"{when}, as XState does by itself", source, choice)
 
     def _last_ways(self, leaf: Node) -> Iterator["_Way"]:
-        """What leads out of a state that has no other way out, and would be an end: time of outer states, and
+        """The ways out of a state that has no other way out, and would be an end: time of outer states, and
         wildcards."""
         for node in leaf.lineage():
             for delayed in node.after if node is not leaf else ():
@@ -232,7 +232,7 @@ class _Import:
         return None if named is None else self._rest(named)
 
     def _stays(self, leaf: Node, source: Node, choice: Choice) -> bool:
-        """Whether XState does not leave the state, so that its time goes on."""
+        """True if XState does not leave the state, so that its time goes on."""
         if choice.target is None:
             return True
         return leaf is source is self._machine.target(source, choice.target) and not choice.reenter
@@ -324,7 +324,7 @@ def _over(label: str) -> str:
 
 
 def _is_the_same(transition: Raw, step: str) -> bool:
-    """Whether a timeout that leads to ``step`` can run a transition: it asks no condition."""
+    """True if a timeout that leads to ``step`` can run a transition: it has no condition."""
     return transition.get("step") == step and "guard" not in transition
 
 

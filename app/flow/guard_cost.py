@@ -1,4 +1,4 @@
-"""What evaluating a guard costs at most, counted over its syntax tree with the sizes of the actual values.
+"""The most that evaluating a guard can cost: its syntax tree, with the sizes of the actual values.
 
 The unit is a nanosecond of the machine on which the library was measured; the factors are above what was
 measured. Of values that are made on the way only the sizes are known; those of a payload are looked at.
@@ -69,7 +69,7 @@ class Size:
 
     @property
     def item(self) -> "Size":
-        """What a loop over it has at a time: a member, or a name of an object."""
+        """The value of one turn of a loop: a member, or a name of an object."""
         return joined(self._insides())
 
     def at(self, name: str) -> "Size":
@@ -149,7 +149,7 @@ def unknown(work: float) -> Size:
 
 
 def work_of(value: Any) -> float:
-    """What it takes to bring a value into CEL."""
+    """The cost of converting a value to CEL."""
     kind = type(value)
     if kind is str:
         return CHARACTER * _bytes_of(value)

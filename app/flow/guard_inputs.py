@@ -1,4 +1,4 @@
-"""What the guards of one read are evaluated over, and how much all of them may cost together."""
+"""The values that the guards of one read see, and the budget that they share."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ Reads = Mapping[str, set[str] | None]
 
 
 class GuardBudget:
-    """What the guards that share it may still cost. ``skipped`` counts those that were not evaluated, as they
+    """The budget left to the guards that share it. ``skipped`` counts those that were not evaluated, as they
     cost too much; ``seconds`` is how long the others took."""
 
     def __init__(self, limit: float = MAX_READ_COST, max_seconds: float = MAX_READ_SECONDS) -> None:
@@ -75,7 +75,7 @@ class GuardInputs:
         self._too_much: str | None = None
 
     def arguments(self, key: str, reads: Reads, environment: CelEnvironment) -> dict[str, Any]:
-        """What is read, as the library's ``eval`` takes it. ``key``: what is read, as a text.
+        """The values read, as the library's ``eval`` takes it. ``key``: what is read, as a text.
 
         An activation brings values into CEL once, but costs as much as a small guard by itself: it is made
         for the second guard that reads the same.
@@ -95,7 +95,7 @@ class GuardInputs:
         return key in self._activations
 
     def work(self, reads: Reads) -> float:
-        """What it takes to bring what is read into CEL."""
+        """The cost of converting the values to CEL."""
         total = 0.0
         for name, members in reads.items():
             value = self.values.get(name)

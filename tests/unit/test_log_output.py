@@ -93,6 +93,8 @@ def test_a_json_line_has_its_process_and_no_id_of_a_user(
     same.set_key(b"secret")
     assert same.name("ada:x") == name, "workers agree"
     assert LogIdentity().name("ada:x") != name, "and nobody guesses it without their secret"
+    log.info("worker died", pid=7)
+    assert json.loads(capsys.readouterr().err)["pid"] == 7, "the process that the line is about"
     identity.plain_users = True
     log.info("two", user="ada:x")
     assert json.loads(capsys.readouterr().err)["user"] == "ada:x"
