@@ -1,4 +1,4 @@
-"""What a caller asks for, and who asks: the same for every door."""
+"""Commands of callers, the same for every door."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -30,7 +30,7 @@ class Caller(Struct, frozen=True):
     expires_at: float = 0.0
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
-        """Whether the caller has one of the ``wanted`` roles. None: no role is asked for. Of an
+        """True if the caller has one of the ``wanted`` roles. None: no role is asked for. Of an
         administrator none is."""
         return wanted is None or ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
 
@@ -88,7 +88,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def asks(self) -> Caller:
-        """Who asks."""
+        """The caller."""
         return self.caller or program(self.actor)
 
 
@@ -102,7 +102,7 @@ class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 
 class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What comes with a transition. First the members that ``remove`` points to are taken out of the state's
+    """The input of a transition. First the members that ``remove`` points to are taken out of the state's
     payload, then ``payload`` is merged into it; ``message`` replaces the last one, or clears it when absent;
     ``ok`` is the outcome as the caller sees it."""
 

@@ -1,4 +1,4 @@
-"""What became of a work that is more than one change."""
+"""Results of operations that are more than one change."""
 
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -13,21 +13,21 @@ from app.contracts.state import FlowState
 
 
 class Started(NamedTuple):
-    """What a start came to: the running state, and whether this call started it."""
+    """The result of a start: the running state, and whether this call started it."""
 
     state: FlowState
     started: bool
 
 
 class Published(NamedTuple):
-    """What publishing a flow came to: its newest version, and whether this call made it."""
+    """The result of publishing a flow: its newest version, and whether this call made it."""
 
     definition: FlowDefinition
     published: bool
 
 
 class Recovered(Struct, frozen=True):
-    """What a recovery did. ``kept``: the state is sound and was left as it is; ``rebuilt``: from the
+    """The result of a recovery. ``kept``: the state is sound and was left as it is; ``rebuilt``: from the
     record with the id ``record``; ``restarted``: at the initial step, as the history has no valid
     record. ``reason`` is what was wrong. ``state`` is None for one that had ended."""
 
@@ -38,7 +38,7 @@ class Recovered(Struct, frozen=True):
 
 
 class CaughtUp(Struct, frozen=True):
-    """What a follower needs to be level. ``complete``: ``events`` are all changes after its position, oldest
+    """An answer to catching up. ``complete``: ``events`` are all changes after its position, oldest
     first, up to the present. Otherwise that could not be proven, and ``state`` (None: there is none) is
     where it starts anew."""
 
@@ -55,7 +55,7 @@ class BrokenLink(Struct, frozen=True, rename="camel"):
 
 
 class Verification(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Whether the chain of a state's records is whole; ``broken`` is the first link that is not. Of the
+    """The result of verifying a state's records; ``broken`` is the first link that is not. Of the
     ``records``, ``unsealed`` are older than the chain, and ``erased`` lost their payload to an erasure.
     ``head`` is the hash of the last one: who keeps it elsewhere can tell later that nothing before it
     was changed."""
@@ -69,7 +69,7 @@ class Verification(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class BatchOutcome(Struct, frozen=True):
-    """What became of one operation: the state (None: there is none any more), or an error."""
+    """The result of one operation: the state (None: there is none any more), or an error."""
 
     user_id: str
     flow_id: str
@@ -103,7 +103,7 @@ class Erasure(Struct, frozen=True):
 
 
 class Retired(Struct, frozen=True, rename="camel"):
-    """What a forced retirement did to the states of the flow: how many it ended, how many it could not (the
+    """States of a flow after its forced retirement: how many it ended, how many it could not (the
     log says which), and whether there are more: then it is to be asked for again."""
 
     ended: int = 0

@@ -1,4 +1,4 @@
-"""What leaves the service: the JSON shapes of answers and events, camelCase, times as text."""
+"""The JSON shapes of answers and events, camelCase, times as text."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -70,7 +70,7 @@ class FlowUpdatedEvent(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class CaughtUpView(Struct, frozen=True, rename="camel"):
-    """What a follower needs to be level. ``complete``: ``events`` (bodies of ``flow-state-updated``) are all
+    """An answer to catching up. ``complete``: ``events`` (bodies of ``flow-state-updated``) are all
     changes after its position, oldest first; otherwise it starts anew with ``state``."""
 
     state: StateView | None
@@ -112,7 +112,7 @@ class RecordView(Struct, frozen=True, rename="camel"):
 
 
 class RecoveryView(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a recovery did: ``action`` is ``kept``, ``rebuilt`` (from ``record``) or ``restarted``."""
+    """The result of a recovery: ``action`` is ``kept``, ``rebuilt`` (from ``record``) or ``restarted``."""
 
     action: str
     state: StateView | None
@@ -130,7 +130,7 @@ class ErrorView(Struct, frozen=True):
 
 
 class BatchResult(Struct, frozen=True, rename="camel"):
-    """What became of one operation of a batch: the state (null when there is none any more), or an
+    """The result of one operation of a batch: the state (null when there is none any more), or an
     error."""
 
     user_id: str
@@ -295,13 +295,13 @@ def definition_summary(version: VersionInfo) -> DefinitionSummary:
 
 
 def recovery_view(done: Recovered) -> RecoveryView:
-    """What a recovery did, as it is answered."""
+    """Encode the result of a recovery."""
     state = None if done.state is None else state_view(done.state)
     return RecoveryView(done.action, state, done.reason, done.record)
 
 
 def batch_result(outcome: BatchOutcome) -> BatchResult:
-    """What became of one operation, as it is answered."""
+    """Encode the result of one operation."""
     if outcome.error is not None:
         view = error_view(outcome.error)
         return BatchResult(outcome.user_id, outcome.flow_id, ok=False, error=view)

@@ -259,7 +259,7 @@ class _Reading:
         return given or None
 
     def _meta(self, raw: Raw, at: str) -> tuple[Raw, Raw | None]:
-        """What a flow said before, and the author's own meta."""
+        """The earlier definition of a flow, and the author's own meta."""
         if raw.get("meta") is None:
             return {}, None
         meta = dict(self._object(raw["meta"], f"{at}/meta"))

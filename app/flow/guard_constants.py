@@ -20,11 +20,11 @@ _PROBES = {
     **{name: f"timestamp('2000-01-01T00:00:00Z').{name}(given) >= 0" for name in _OF_A_ZONE},
     "matches": "[''.matches(given)].size() == 1",
 }
-"""What tells whether a text is one that a method takes, whatever it is called on."""
+"""Checks of the texts that a method takes, whatever it is called on."""
 
 
 def constant_fault(tree: Tree, expression: str) -> str | None:
-    """What of a guard that compiles can never be evaluated: the first, None if there is nothing.
+    """The first part of a guard that compiles and can never be evaluated; None if there is none.
 
     Such parts are ``x / 0``, ``int('abc')``, ``x.getHours('Europe/Pariss')``, ``x.matches('(')``, ``[1][2]``
     and ``x[-1]``, also where they are not always reached.

@@ -39,7 +39,7 @@ BOUND, LISTED, DIVISOR = Arithmetic(2, 40, 150), Arithmetic(12, 100, 1500), Arit
 
 
 class Weight(Struct, frozen=True):
-    """What of a schema is multiplied: ``members`` by the values of a payload, ``patterns`` by its bytes,
+    """Parts of a schema that are multiplied: ``members`` by values of a payload, ``patterns`` by its bytes,
     ``numbers`` by its numbers and ``extremes`` by those that are extreme."""
 
     members: int
