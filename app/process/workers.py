@@ -26,8 +26,6 @@ APPLICATION = "app.asgi"
 CONNECTIONS = "app.http.connections:BoundedConnection"
 """The class of a worker's HTTP connections; loaded in the workers, too."""
 BACKLOG = 2048
-KEEP_ALIVE_SECONDS = 20
-"""Longer than clients keep an idle connection (httpx 5 s, Node 4 s): a request must not meet its end."""
 GRACEFUL_SECONDS = 10
 UNREAD_SECONDS = 30
 """A client that takes nothing of what was sent to it for so long is gone, and its memory with it."""
@@ -86,7 +84,6 @@ def run_workers(
         date_header=True,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ws="websockets-sansio",
         ws_max_size=message_limit,
         ws_per_message_deflate=False,
