@@ -214,7 +214,8 @@ class Sender:
             "Idempotency-Key": f"{user}-{revision}",
         }
         for attempt in itertools.count():
-            assert attempt < 200, "never answered"
+            assert self._serving.popen.poll() is None, f"the service ended:\n{self._serving.output}"
+            assert attempt < 200, f"never answered:\n{self._serving.output}"
             if self._http is None:
                 self._http = http_client(self._serving.url, timeout=10)
             try:
