@@ -16,10 +16,12 @@ _PR_SET_PDEATHSIG = 1
 
 def end_with_parent() -> None:
     """In a worker started by multiprocessing: end when the parent says so, and soon after it does, however
-    it ends. A Ctrl-C, which the terminal sends to every process, is for the parent alone."""
+    it ends; at once when the process that workers are forked from is killed. A Ctrl-C, which the terminal
+    sends to every process, is for the parent alone."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    _end_with_process_above()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # uvicorn has set it back by then
 
@@ -39,8 +41,7 @@ def run_tied(command: list[str], parent_pid: int) -> None:
     It is SIGKILL: the parent was killed too, what it acknowledged is on disk already, and a server
     that is asked to end may not.
     """
-    if platform.system() == "Linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _end_with_process_above():
         if os.getppid() != parent_pid:  # the parent was gone before the tie was made
             sys.exit(1)
         os.execv(command[0], command)  # noqa: S606
@@ -51,6 +52,14 @@ def run_tied(command: list[str], parent_pid: int) -> None:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.2)
     sys.exit(0)
+
+
+def _end_with_process_above() -> bool:
+    """Have the kernel end this process with the one that forked it; False where no kernel does."""
+    if platform.system() != "Linux":
+        return False
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return True
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 Structured logs are imported late: workers load this module too, before they prepare their imports.
 """
 
+import multiprocessing
 import pickle
 import signal
 import socket
 import subprocess
+import sys
 import time
 from enum import Enum
 from importlib import import_module
@@ -20,6 +22,12 @@ from uvicorn.supervisors import multiprocess
 from app.process.database_status import STATUS
 from app.process.restarts import Deaths
 
+CONTEXT = (
+    multiprocessing.get_context("forkserver")
+    if sys.platform == "linux"
+    else multiprocessing.get_context("spawn")  # libraries of other systems do not survive a fork
+)
+"""How workers are started: forked from a process that has imported the application."""
 CHECK_SECONDS = 0.5
 """The supervisor of uvicorn looks at its workers so often."""
 ANSWER_SECONDS = 5.0
@@ -46,6 +54,7 @@ class Worker(multiprocess.Process):
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
+        self.process = CONTEXT.Process(target=self.target, kwargs={"sockets": sockets})  # type: ignore[assignment]
         self.deaths = Deaths(MAX_DEATHS)
         self.began = time.monotonic()
         self.restart_at: float | None = None

@@ -19,12 +19,15 @@ from uvicorn.supervisors import multiprocess
 from app.kit.descriptors import descriptor_limit, raise_descriptor_limit
 from app.kit.lazy import import_structlog_without_rich
 from app.process import StartError
-from app.process.supervisor import Supervisor
+from app.process.supervisor import CONTEXT, Supervisor
 
 APPLICATION = "app.asgi"
 """Its module; loaded in the workers, not in a process that only watches them."""
 CONNECTIONS = "app.http.connections:BoundedConnection"
 """The class of a worker's HTTP connections; loaded in the workers, too."""
+PROTOCOLS = ("uvloop", "uvicorn.lifespan.on", "uvicorn.protocols.websockets.websockets_sansio_impl")
+WORKER_IMPORTS = "app.process.worker_imports"
+"""The module that the process which workers are forked from imports."""
 BACKLOG = 2048
 GRACEFUL_SECONDS = 10
 UNREAD_SECONDS = 30
@@ -97,6 +100,7 @@ def run_workers(
         server.run(sockets=[bound])
         return server.started
     gc.enable()  # the workers do it for themselves
+    CONTEXT.set_forkserver_preload([WORKER_IMPORTS])
     supervisor = Supervisor(config, [bound])
     supervisor.run()
     return not supervisor.failed
@@ -106,6 +110,13 @@ def create_app() -> Any:
     """Create the application of a worker whose parent has prepared the database."""
     import_lean()
     return import_module(APPLICATION).create_prepared_app()
+
+
+def load_application() -> None:
+    """Import what every worker needs."""
+    import_lean()
+    for module in (APPLICATION, CONNECTIONS.partition(":")[0], *PROTOCOLS):
+        import_module(module)
 
 
 def import_lean() -> None:

@@ -14,7 +14,6 @@ import uvicorn
 from app.process.supervisor import Supervisor
 from app.process.workers import open_port
 from tests.support.log_events import LogEvents
-from tests.support.small_application import DIES
 
 SECONDS = 60
 pytestmark = pytest.mark.expected_logs("worker busy", "worker answers again", optional=True)  # a busy machine
@@ -23,10 +22,13 @@ pytestmark = pytest.mark.expected_logs("worker busy", "worker answers again", op
 class Supervised:
     """A supervisor that runs in a thread of the test."""
 
-    def __init__(self, workers: int, **limits: float) -> None:
+    def __init__(self, workers: int, application: str, **limits: float) -> None:
         self.bound = open_port("127.0.0.1", 0)
         config = uvicorn.Config(
-            "tests.support.small_application:application", workers=workers, log_config=None, access_log=False
+            f"tests.support.small_application:{application}",
+            workers=workers,
+            log_config=None,
+            access_log=False,
         )
         self.supervisor = Supervisor(config, [self.bound], **limits)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.bound.getsockname()[1]}"
@@ -59,8 +61,8 @@ def run() -> Iterator[Run]:
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     started: list[Supervised] = []
 
-    def start(workers: int = 1, **limits: float) -> Supervised:
-        started.append(Supervised(workers, **limits))
+    def start(workers: int = 1, application: str = "application", **limits: float) -> Supervised:
+        started.append(Supervised(workers, application, **limits))
         return started[-1]
 
     yield start
@@ -115,11 +117,8 @@ def test_a_worker_that_hangs_is_killed_with_a_reason(run: Run, log_events: LogEv
 
 
 @pytest.mark.expected_logs("worker died", "workers given up")
-def test_workers_that_die_again_and_again_end_the_service(
-    run: Run, log_events: LogEvents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(DIES, "1")
-    supervised = run(2, max_deaths=2)
+def test_workers_that_die_again_and_again_end_the_service(run: Run, log_events: LogEvents) -> None:
+    supervised = run(2, "dying_application", max_deaths=2)
     supervised.thread.join(SECONDS)
     assert not supervised.thread.is_alive()
     assert supervised.supervisor.failed

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import psutil
+
 from app.main import Parts
 from config.settings import Settings
 from tests.support.serving import Follower, Serving
@@ -53,3 +55,21 @@ async def test_a_killed_worker_is_replaced_and_its_clients_lose_nothing(two_work
         await asyncio.sleep(0.1)
     await asyncio.to_thread(two_workers.wait_for, "worker died .*reason='killed by SIGKILL")
     await asyncio.to_thread(two_workers.wait_for, "worker started .*replaces=")
+
+
+async def test_workers_end_with_the_process_that_they_are_forked_from_and_come_back(
+    two_workers: Serving,
+) -> None:
+    before = {worker.pid: worker for worker in two_workers.workers()}
+    parents = {worker.ppid() for worker in before.values()}
+    assert two_workers.popen.pid not in parents, "they are forked from a process that serves nothing itself"
+    for parent in parents:
+        psutil.Process(parent).kill()
+    deadline = time.monotonic() + 20
+    while len({worker.pid for worker in two_workers.workers()} - set(before)) < len(before):
+        assert time.monotonic() < deadline, "no workers took their places"
+        await asyncio.sleep(0.1)
+    _, alive = psutil.wait_procs(before.values(), timeout=10)
+    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+    async with two_workers.http("grace") as http:
+        assert (await http.post(f"/api/flow/{FLOW}/start")).status_code == 201

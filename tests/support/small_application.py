@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 Message = MutableMapping[str, Any]
-DIES = "TESTS_SMALL_APPLICATION_DIES"
-"""Environment variable: its workers end as soon as they start."""
 
 
 async def application(
@@ -14,8 +12,6 @@ async def application(
 ) -> None:
     """Answer with the process id; first hold up all threads for as many additions as the query says."""
     if scope["type"] == "lifespan":
-        if DIES in os.environ:
-            os._exit(7)
         while True:
             message = await receive()
             await send({"type": f"{message['type']}.complete"})
@@ -24,3 +20,8 @@ async def application(
     sum(range(int(scope["query_string"] or 0)))  # in C: no other thread of the process runs meanwhile
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+
+
+async def dying_application(scope: Message, receive: object, send: object) -> None:
+    """End the worker as soon as it starts."""
+    os._exit(7)
