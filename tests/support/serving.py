@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ import socketio
 
 from app.auth.tokens import issue_token
 from config.settings import SHIPPED_FLOWS, Settings
-from tests.support.databases import is_of_tests
+from tests.support.commands import RunningCommand
 from tests.support.http import http_client
 
 COMMAND = str(Path(sys.executable).with_name("server-flow"))
@@ -36,15 +35,8 @@ class Process:
 
     def __init__(self, *arguments: str, env: dict[str, str], cwd: Path, terminal: bool = False) -> None:
         self.cwd = cwd
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOW_") or is_of_tests(k)}
         outer, inner = os.openpty() if terminal else os.pipe()
-        self.popen = subprocess.Popen(
-            [COMMAND, *arguments],
-            env={**inherited, **env},
-            cwd=cwd,
-            stdout=inner,
-            stderr=subprocess.STDOUT,
-        )
+        self.popen = RunningCommand(arguments, env, cwd, inner, inner)
         os.close(inner)
         self._printed = os.fdopen(outer)
         atexit.register(self.popen.kill)  # also when its test fails before it ends it
@@ -127,7 +119,7 @@ class Serving(Process):
 
 def _is_worker(process: psutil.Process, port: int) -> bool:
     try:
-        return "spawn_main" in " ".join(process.cmdline()) and any(
+        return "multiprocessing" in " ".join(process.cmdline()) and any(
             c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp")
         )
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
