@@ -35,6 +35,7 @@ def token_verifier(settings: Settings) -> TokenVerifier:
 
 def create_app() -> Any:
     """Create the ASGI application of one worker, by the settings of the environment."""
+    end_with_parent()  # a worker that another process started; ``serve`` sees to its own
     return _create_app(prepared=False)
 
 
@@ -44,7 +45,6 @@ def create_prepared_app() -> Any:
 
 
 def _create_app(*, prepared: bool) -> Any:
-    end_with_parent()  # a worker that another process started
     settings = load_settings()
     settings.require_token_check()
     configure_logging(settings.log_level, settings.log_format)

@@ -11,7 +11,11 @@ import threading
 import time
 
 GRACE_SECONDS = 3.0
-_PR_SET_PDEATHSIG = 1
+TIMER_SLACK_SECONDS = 0.02
+"""How much later than asked for the kernel may wake an embedded server that sleeps. The database looks for
+new connections 200 times a second, and pauses in between: it wakes for 40 of them so, which saves a third of
+what it uses while nothing happens. What it waits for without a time (requests, disks) comes as before."""
+_PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 
 
 def end_with_parent() -> None:
@@ -42,6 +46,7 @@ def run_tied(command: list[str], parent_pid: int) -> None:
     that is asked to end may not.
     """
     if _end_with_process_above():
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(int(TIMER_SLACK_SECONDS * 1e9)))
         if os.getppid() != parent_pid:  # the parent was gone before the tie was made
             sys.exit(1)
         os.execv(command[0], command)  # noqa: S606

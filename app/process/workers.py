@@ -1,7 +1,6 @@
 """Runs the workers that share one port."""
 
 import gc
-import multiprocessing
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ from uvicorn.supervisors import multiprocess
 from app.kit.descriptors import descriptor_limit, raise_descriptor_limit
 from app.kit.lazy import import_structlog_without_rich
 from app.process import StartError
+from app.process.lifeline import end_with_parent
 from app.process.supervisor import CONTEXT, Supervisor
 
 APPLICATION = "app.asgi"
@@ -130,21 +130,14 @@ def import_lean() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most.
+    """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most."""
 
-    A worker ignores Ctrl-C altogether, which a terminal sends to every process: its parent ends it.
-    """
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve, in the process that does; called before its event loop exists."""
-        if _is_worker():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        super().run(sockets)
+    handled: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals until it has ended, and ignore them from then on: the process ends anyway."""
-        for number in (signal.SIGTERM,) if _is_worker() else (signal.SIGINT, signal.SIGTERM):
+        for number in self.handled:
             signal.signal(number, self.handle_exit)
         try:
             yield
@@ -157,11 +150,19 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
 
-multiprocess.Server = _Server  # type: ignore[attr-defined]  # its workers too; there is no argument for it
+class _WorkerServer(_Server):
+    """The server of one of several workers. It ignores Ctrl-C, which a terminal sends to every process: its
+    parent ends it."""
+
+    handled = (signal.SIGTERM,)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, in the process that does; called before its event loop exists."""
+        end_with_parent()
+        super().run(sockets)
 
 
-def _is_worker() -> bool:
-    return multiprocessing.parent_process() is not None
+multiprocess.Server = _WorkerServer  # type: ignore[attr-defined]  # there is no argument for it
 
 
 def _when_ready(address: tuple[str, int], on_ready: Callable[[], None]) -> None:

@@ -5,7 +5,6 @@ costs 0.1 s of CPU so, and 1 s as a new process.
 """
 
 import multiprocessing
-import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -142,7 +141,6 @@ class Outputs:
 
 def _be_the_command(arguments: list[str], env: dict[str, str], cwd: Path, outputs: Outputs) -> None:
     outputs.use()
-    multiprocessing.process._parent_process = None  # type: ignore[attr-defined]  # it is no worker of the tests
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
