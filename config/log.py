@@ -26,7 +26,7 @@ _STATE = re.compile(r"([^:]+):(.+?)((?::[0-9a-f]{8}-[0-9a-f-]{27}:\d+.*)?)", re.
 
 
 class LogIdentity:
-    """Who writes the lines of this process, and how they name users."""
+    """The identity in the lines of this process, and how they name users."""
 
     def __init__(self) -> None:
         self.worker: str | None = None

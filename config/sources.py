@@ -35,7 +35,7 @@ class SourceSetting(NamedTuple):
 
 
 def is_remote(source: str) -> bool:
-    """Whether a source is meant as a URL."""
+    """True if a source is meant as a URL."""
     return source.lower().startswith(("http://", "https://"))
 
 
@@ -65,7 +65,7 @@ def shown_url(url: str) -> str:
 
 
 def source_label(url: str) -> str:
-    """What a version that came from ``url`` names as its source."""
+    """The name of a source at ``url``, as its versions have it."""
     parts = urlsplit(url)
     return f"remote:{_host_and_port(parts)}{parts.path}"
 
@@ -77,7 +77,7 @@ def origin_of(url: str) -> tuple[str, str, int]:
 
 
 def is_readable_on_the_way(url: str) -> bool:
-    """Whether others can read and change what is sent: it is neither encrypted nor stays on this machine."""
+    """True if others can read and change what is sent: it is neither encrypted nor stays on this machine."""
     scheme, host, _ = origin_of(url)
     if scheme == "https" or host == "localhost":
         return False

@@ -71,7 +71,7 @@ class Batches(Generic[T, R]):
 
     @property
     def busy(self) -> bool:
-        """Whether anybody waits for an answer."""
+        """True if anybody waits for an answer."""
         return bool(self._waiting or self._under_way)
 
     async def ask(self, item: T) -> R:

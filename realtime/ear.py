@@ -47,7 +47,7 @@ class Ear:
         self._beaten = asyncio.get_running_loop().time()
 
     def hears(self, channel: str) -> bool:
-        """Whether the server has confirmed it."""
+        """True if the server has confirmed it."""
         return channel in self.channels and channel not in self._confirmed
 
     async def open(self, channels: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ SIGNATURE_BYTES = 16
 
 
 class Envelope(Struct, frozen=True, rename={"number": "n", "sender": "s"}, omit_defaults=True):
-    """What a worker sends on a channel: its ``number``-th message there. ``lost`` is the time of the oldest
+    """A message of a worker on a channel: its ``number``-th message there. ``lost`` is the time of the oldest
     event that it could not send there before, in milliseconds since 1970, and ``unsent`` how many messages
     that were. One without events is a heartbeat, or says only what was lost; ``bye`` is a worker's last."""
 
@@ -100,7 +100,7 @@ class Opener:
         return Received(envelope, missed)
 
     def expect_gaps(self) -> None:
-        """What was sent up to now does not count as missed any more: it is being made up for."""
+        """Count what was sent up to now as not missed any more: it is being made up for."""
         for senders in self._last.values():
             for sender, (number, _) in senders.items():
                 senders[sender] = (number, None)

@@ -1,4 +1,4 @@
-"""What one client may do and cost."""
+"""Limits of one client."""
 
 EVENTS_PER_SECOND = 50.0
 BURST = 250.0
@@ -15,5 +15,5 @@ SUBSCRIPTIONS = 200
 """Of one client, watched flows among them."""
 WAITING_PACKETS = 1000
 WAITING_BYTES = 4_000_000
-"""What may wait for a client that reads slower than it is told."""
+"""The most bytes that wait for a client that reads slower than events come."""
 DEVICE_CHARACTERS = 64

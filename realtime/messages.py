@@ -19,7 +19,7 @@ from app.contracts.command import (
 
 
 class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
-    """What every event about one state has. ``user_id`` names another user (services only)."""
+    """The members of every event about one state. ``user_id`` names another user (services only)."""
 
     flow_id: str
     user_id: str | None = None
@@ -35,7 +35,7 @@ class SubscribeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
 
 
 class ChangeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
-    """What every event that changes a state may have."""
+    """The members of every event that changes a state."""
 
     request_id: RequestId | UnsetType = UNSET
     expected_revision: int | None = None

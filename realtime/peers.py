@@ -32,14 +32,14 @@ class Peers:
         self.present = dict.fromkeys(self.present, time.time())
 
     def take_gone(self) -> Iterator[tuple[str, float]]:
-        """Those that are gone from now on, and when each was heard last."""
+        """The workers that are gone from now on, and when each sent its last message."""
         for worker, heard_at in list(self.present.items()):
             if time.time() - heard_at > GONE_SECONDS:
                 self._gone[worker] = self.present.pop(worker)
                 yield worker, heard_at
 
     def take_dead(self) -> Iterator[str]:
-        """Those that will not come back."""
+        """The workers that will not come back."""
         for worker, heard_at in list(self._gone.items()):
             if time.time() - heard_at > DEAD_SECONDS:
                 del self._gone[worker]

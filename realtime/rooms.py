@@ -32,12 +32,12 @@ def state_room(flow_id: str, user_id: str) -> str:
 
 
 def flow_room(flow_id: str) -> str:
-    """Those who watch a flow."""
+    """The room of those who watch a flow."""
     return f"flow:{flow_id}"
 
 
 def presence_room(flow_id: str, user_id: str | None) -> str:
-    """Those who asked who is on a state, or on any state of a flow."""
+    """The room of those who asked who is on a state, or on any state of a flow."""
     return f"presence:{flow_id}" if user_id is None else f"presence:{flow_id}:{user_id}"
 
 

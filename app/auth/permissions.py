@@ -1,4 +1,4 @@
-"""What a caller may do."""
+"""Scopes and roles: the permissions of a caller."""
 
 from app.contracts.command import ADMIN, SERVICE, Caller
 from app.contracts.errors import InsufficientPermissionsError
@@ -7,7 +7,7 @@ from app.contracts.ids import require_ids
 __all__ = ["ADMIN", "SCOPES", "SERVICE", "acting_for", "require_scope"]
 
 SCOPES = (ADMIN, SERVICE)
-"""Those that mean something here."""
+"""The scopes that mean something here."""
 
 
 def require_scope(caller: Caller, scope: str) -> None:

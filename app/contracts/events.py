@@ -1,4 +1,4 @@
-"""What happened, as it travels between workers, and by what topic a worker hears of it."""
+"""Events between workers, and the topics by which a worker receives them."""
 
 from collections.abc import Set
 from datetime import datetime
@@ -8,8 +8,8 @@ from msgspec import Raw, Struct
 
 
 class Topic(Struct, frozen=True):
-    """What a worker can hear of: what concerns ``everyone``, the states of one ``user``, or those of all
-    users in one ``flow``."""
+    """A topic that a worker can listen to: what concerns ``everyone``, the states of one ``user``, or those
+    of all users in one ``flow``."""
 
     kind: Literal["everyone", "user", "flow"]
     name: str = ""
@@ -19,12 +19,12 @@ EVERYONE = Topic("everyone")
 
 
 def of_user(user_id: str) -> Topic:
-    """What concerns the states of a user."""
+    """The topic of the states of a user."""
     return Topic("user", user_id)
 
 
 def of_flow(flow_id: str) -> Topic:
-    """What concerns the states of all users in a flow."""
+    """The topic of the states of all users in a flow."""
     return Topic("flow", flow_id)
 
 
@@ -94,7 +94,7 @@ class PresenceAsked(Struct, frozen=True, tag="presence?", rename="camel"):
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """Those who may have clients of the user; of a flow, every worker may."""
+        """The workers that may have clients of the user; of a flow, every worker may."""
         return (EVERYONE,) if self.user_id is None else (of_user(self.user_id),)
 
 
@@ -108,7 +108,7 @@ class Gap(Struct, frozen=True):
     topics: Set[Topic] | None = None
 
     def concerns(self, topic: Topic) -> bool:
-        """Whether events of a topic may have been missed."""
+        """True if events of a topic may have been missed."""
         return self.topics is None or topic in self.topics
 
     def joined(self, other: "Gap") -> "Gap":

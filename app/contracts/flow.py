@@ -7,8 +7,8 @@ from msgspec import Struct
 
 
 class Written(Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
-    """What authors write. What comes from JSON has no cycles: Python's collector need not look at each part
-    of thousands of flows, a quarter of a second each time."""
+    """Values that authors write. What comes from JSON has no cycles: Python's collector need not look at each
+    part of thousands of flows, a quarter of a second each time."""
 
 
 class FlowTransition(Written, frozen=True):
@@ -33,8 +33,8 @@ class FlowTransition(Written, frozen=True):
 
 
 class FlowTimeout(Written, frozen=True):
-    """What happens to a state that stays in a step: ``after`` this time (ISO 8601, such as ``PT15M``) the
-    ``transition`` of the step runs by itself, by the actor ``timer``. ``resume`` says what a pause does
+    """The timeout of a step. For a state that stays in it: ``after`` this time (ISO 8601, such as ``PT15M``)
+    the ``transition`` of the step runs by itself, by the actor ``timer``. ``resume`` says what a pause does
     to it: the moment stays (``absolute``, at the latest when the state is resumed), the time that was
     left is waited then (``remaining``), or the whole time again (``restart``)."""
 
@@ -68,7 +68,7 @@ class FlowStep(Written, frozen=True):
 
 
 class FlowConfig(Written, frozen=True):
-    """What ``$name`` references of the steps stand for, and names for clients."""
+    """The values of ``$name`` references of the steps, and names for clients."""
 
     query_param: str | None = None
     services: dict[str, str] | None = None

@@ -1,4 +1,4 @@
-"""What can name a user, a flow, and whatever else is looked for by its name."""
+"""Identifiers of users, flows, and whatever else is looked for by its name."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}\Z")
 
 
 def is_id(value: object) -> bool:
-    """Whether ``value`` can name something: 1 to 256 characters, no control characters."""
+    """True if ``value`` can name something: 1 to 256 characters, no control characters."""
     return isinstance(value, str) and _ID.match(value) is not None
 
 

@@ -67,7 +67,7 @@ class TransitionsDiff(Struct, frozen=True):
 
 
 class Reason(Struct, frozen=True):
-    """What one difference means for running states. ``pointer`` is a JSON pointer into the later
+    """The effect of one difference on running states. ``pointer`` is a JSON pointer into the later
     version, for what is gone into the earlier one."""
 
     pointer: str
@@ -145,10 +145,10 @@ class MigrationFailure(Struct, frozen=True, rename="camel"):
 
 
 class MigrationReport(Struct, frozen=True, rename="camel"):
-    """What a migration did, or would do (``dryRun``). ``steps`` are the running states of the old version as
-    they were found before. ``remaining`` are those on it afterwards that are not to be left there.
-    ``failures`` are the first ``SHOWN_FAILURES`` of ``failed``. ``proposals`` are for steps that are gone
-    and have no mapping; nothing is moved by them until they are one."""
+    """The outcome of a migration, or of its rehearsal (``dryRun``). ``steps`` are the running states of the
+    old version as they were found before. ``remaining`` are those on it afterwards that are not to be left
+    there. ``failures`` are the first ``SHOWN_FAILURES`` of ``failed``. ``proposals`` are for steps that are
+    gone and have no mapping; nothing is moved by them until they are one."""
 
     flow: str
     from_version: int = field(name="from")

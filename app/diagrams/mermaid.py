@@ -8,8 +8,8 @@ from app.diagrams.picture import Arrow, Box, cut, picture_of
 LABEL_LENGTH = 60
 NOTE_LENGTH = 40
 _MEANING = re.compile(r"(?<![^\W_])[-_]|[-_](?![^\W_])|[^\w ,…-]")
-"""What may mean something to Mermaid, to its Markdown or to the HTML that it makes: all but letters and
-digits of any language, hyphens and underscores between these, blanks, commas and an ellipsis."""
+"""Characters that may mean something to Mermaid, to its Markdown or to the HTML that it makes: all but
+letters and digits of any language, hyphens and underscores between these, blanks, commas and an ellipsis."""
 _STYLES = (
     "    classDef start fill:#7b8794,stroke:#7b8794",
     "    classDef entry fill:none,stroke:#7b8794",

@@ -1,4 +1,4 @@
-"""What a diagram shows of a flow, whatever its format."""
+"""The content of a diagram, whatever its format."""
 
 import re
 from typing import Literal

@@ -123,7 +123,7 @@ def _graph(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) ->
 
 
 def _placement(found: graphlay.Layout, boxes: int, dots: Sequence[int], links: int) -> Placement:
-    """What was found for a graph of ``_graph``."""
+    """The placement of a graph of ``_graph``."""
     lines = [[(point["x"], point["y"]) for point in edge["points"]] for edge in found.edges]
     frames = [Frame(**node["center"], **node["size"]) for node in found.nodes]
     corners = [(f.x + side * f.width / 2, f.y + side * f.height / 2) for f in frames for side in (-1, 1)]

@@ -20,7 +20,7 @@ RIM = 4.0
 
 
 class _Content(Struct, frozen=True):
-    """What a box or the label of an arrow says: the lines that are shown, and the whole."""
+    """The text of a box or of the label of an arrow: the lines that are shown, and the whole."""
 
     lines: list[Line]
     whole: str

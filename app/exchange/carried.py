@@ -1,4 +1,4 @@
-"""What is carried between a definition and a machine of XState, and what is not."""
+"""The parts that are carried between a definition and a machine of XState, and those that are not."""
 
 from typing import Any
 

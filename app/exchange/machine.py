@@ -10,7 +10,7 @@ from msgspec import Struct
 from app.contracts.errors import Fault, InvalidDefinitionError
 
 INTERNAL = "xstate."
-"""What the events begin with that XState itself sends."""
+"""The prefixes of the events that XState itself sends."""
 ACTOR_EVENTS = {f"{INTERNAL}{name}.actor.": name for name in ("done", "error", "snapshot")}
 """How the events begin with which an invoked actor ends, fails and says how it is, before the actor's id."""
 WILDCARD = "*"
@@ -34,7 +34,8 @@ class Choice(Struct, frozen=True, eq=False):
 
 
 class Delayed(Struct, frozen=True, eq=False):
-    """What time alone does. ``delay`` is in milliseconds; None: code says it, or it is no time."""
+    """A transition that time alone makes. ``delay`` is in milliseconds; None: code says it, or it is no
+    time."""
 
     label: str
     delay: int | None
@@ -137,8 +138,8 @@ class Machine:
         return None
 
     def choices(self, leaf: Node, event: str) -> Iterator[tuple[Node, Choice]]:
-        """What an event may do at a state, each with the state that says so, in the order in which XState
-        tries it, up to what has no guard: from the inside; by the event's name, then by wildcards, the
+        """The transitions of an event at a state, each with the state that says so, in the order in which
+        XState tries it, up to what has no guard: from the inside; by the event's name, then by wildcards, the
         longest first."""
         names = _names(event)
         for node in leaf.lineage():
@@ -171,13 +172,13 @@ def actor_event(event: str) -> tuple[str, str] | None:
 
 
 def is_wildcard(event: str) -> bool:
-    """Whether a name of an event stands for many: all of them, or (``a.*``) a name and those that go on
+    """True if a name of an event stands for many: all of them, or (``a.*``) a name and those that go on
     after it."""
     return event == WILDCARD or event.endswith(".*")
 
 
 def _names(event: str) -> list[str]:
-    """What an event is called in ``on``."""
+    """The name of an event in ``on``."""
     tokens = event.split(".")
     begins = [".".join(tokens[:number]) for number in range(len(tokens), 0, -1)]
     return [event, *(f"{begin}.*" for begin in begins), WILDCARD]

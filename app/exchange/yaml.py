@@ -93,7 +93,7 @@ def _escape(character: str) -> str:
 
 
 def _is_paragraph(value: object) -> bool:
-    """Whether a text has several lines that can stand as they are."""
+    """True for a text of several lines that can stand as they are."""
     if not isinstance(value, str) or "\n" not in value.removesuffix("\n"):
         return False
     lines = value.removesuffix("\n").split("\n")

@@ -1,4 +1,4 @@
-"""Who may see a flow, and who may run a transition with what it comes with."""
+"""Checks who may see a flow, and who may run a transition with its payload."""
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
@@ -65,7 +65,7 @@ def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
 
 
 def asks_anything(flow: Flow) -> bool:
-    """Whether any transition has a role, a guard or a schema."""
+    """True if any transition has a role, a guard or a schema."""
     return any(
         transition.roles is not None or transition.guard is not None or transition.payload_schema is not None
         for step in flow.steps.values()
@@ -115,7 +115,7 @@ def runnable(
     now: datetime,
     budget: GuardBudget,
 ) -> Iterator[FlowTransition]:
-    """Those of a step's transitions that the caller may run now, given a payload that fits. One whose guard
+    """The transitions of a step that the caller may run now, given a payload that fits. One whose guard
     is not evaluated within the budget is not among them."""
     inputs = None
     for transition in transitions:
@@ -129,7 +129,7 @@ def runnable(
 
 
 def depends_on_caller(step: FlowStep) -> bool:
-    """Whether the transitions that may run at this step are not the same for everybody."""
+    """True if not everybody may run the same transitions at this step."""
     return any(
         transition.roles is not None
         or (transition.guard is not None and compiled(transition.guard).reads_user)

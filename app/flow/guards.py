@@ -142,7 +142,7 @@ def check_guard(
 
 
 def is_dear(expression: str) -> bool:
-    """Whether a guard loops or matches: these are what may take long."""
+    """True if a guard loops or matches: these are what may take long."""
     return bool(_loops(expression) or _matches(expression))
 
 
@@ -155,7 +155,7 @@ def may_hold(
     inputs: GuardInputs | None = None,
     budget: GuardBudget | None = None,
 ) -> bool:
-    """Whether a transition with this guard may run now; one that depends on what comes with it may.
+    """True if a transition with this guard may run now; one that depends on what comes with it may.
 
     Guards of one read share their ``inputs`` and their ``budget``.
     """
@@ -166,7 +166,7 @@ def may_hold(
 
 
 def fault_of_guard(expression: str) -> str | None:
-    """What is wrong with a guard as it is written; None: it compiles, reads what there is, and is true or
+    """The fault of a guard as it is written; None: it compiles, reads what there is, and is true or
     false."""
     require_time()
     if len(expression) > MAX_LENGTH:
@@ -307,7 +307,7 @@ def _walk(expression: str) -> Iterator[tuple[int, bool, int]]:
 
 
 def _readable(refusal: str) -> str:
-    """What the compiler says, with columns, without how it says it."""
+    """The message of the compiler, with columns, in plain words."""
     found = _PLACED.findall(refusal)
     if not found:
         return f"does not compile: {_plain(refusal)}"

@@ -17,7 +17,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_of(value: Any) -> str:
-    """What ``toString`` makes of a value as JSON has it. All numbers are doubles, so that integers beyond
+    """The result of ``toString`` for a value of JSON. All numbers are doubles, so that integers beyond
     2**53 lose what a JavaScript client would lose; null is empty, as in an array; the members of an array
     are joined by commas, those of an object are not told."""
     if value is None:
@@ -78,7 +78,7 @@ def _is_index(name: str) -> bool:
 
 
 def json_of(value: object) -> bytes:
-    """What ``JSON.stringify`` writes, in UTF-8: nothing escaped that need not be, lone surrogates as
+    """The result of ``JSON.stringify``, in UTF-8: nothing escaped that need not be, lone surrogates as
     ``\\udxxx``. Takes text, whole numbers, and what is made of them."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -1,4 +1,4 @@
-"""What of JSON can be kept and read back exactly, by every part that it goes through."""
+"""Checks that JSON can be kept and read back exactly, by every part that it goes through."""
 
 import math
 from collections.abc import Iterable

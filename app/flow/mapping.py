@@ -45,11 +45,11 @@ class StepMapping:
         return to if to in self.new.flow.steps else None
 
     def leaves(self, step: str) -> bool:
-        """Whether states of a step are to stay on the old version."""
+        """True if states of a step are to stay on the old version."""
         return step in self.given and self.given[step] is None
 
     def moves(self, state: FlowState) -> bool:
-        """Whether a state is one that the mapping is for: it runs on the old version, and is not left."""
+        """True for a state that the mapping is for: it runs on the old version, and is not left."""
         runs = state.status in RUNNING and state.version == self.old.version
         return runs and not self.leaves(state.step)
 
@@ -77,14 +77,14 @@ class StepMapping:
         )
 
     def _previous(self, state: FlowState) -> dict[str, Any]:
-        """What becomes of the step before, and of the roles that may go back to it: they stay."""
+        """The previous step, and the roles that may go back to it: they stay."""
         to = None if state.previous is UNSET else self.target(state.previous)
         if to is None:
             return {"previous": UNSET, "undo_roles": UNSET}
         return {"previous": to, "undo_roles": rules.undo_roles(self.old, state)}
 
     def _goes_on(self, source: FlowStep, target: FlowStep) -> bool:
-        """Whether a state stays in the step that it is in, maybe by another name, and waits as long there."""
+        """True if a state stays in its step, maybe by another name, and waits as long there."""
         if target.step != source.step and target.step in self.old.flow.steps:
             return False
         old, new = source.timeout, target.timeout

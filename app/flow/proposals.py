@@ -63,7 +63,7 @@ class _Into:
                 self._by_target.setdefault(transition.step, []).append(way)
 
     def leading_to(self, target: str) -> list[tuple[str, str]]:
-        """Those that lead to one step."""
+        """The transitions that lead to one step."""
         return self._by_target.get(target, [])
 
 

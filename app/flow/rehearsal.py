@@ -1,4 +1,4 @@
-"""What a migration would make of running states, told from where they stand."""
+"""Predicts the outcome of a migration for running states from their steps."""
 
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ class Rehearsal(Struct, frozen=True):
 
 
 def rehearse(mapping: StepMapping, found: Sequence[RunningStates]) -> Rehearsal:
-    """What becomes of the running states of the old version. Whether a state can be moved follows from where
+    """The outcome for the running states of the old version. Whether a state can be moved follows from where
     it stands alone, so that what is told of ``found`` is what would be done."""
     old, new = mapping.old.flow, mapping.new.flow
     known = {step: to for step in old.steps if (to := mapping.target(step)) is not None}
@@ -63,7 +63,7 @@ def rehearse(mapping: StepMapping, found: Sequence[RunningStates]) -> Rehearsal:
 
 
 def _fate(mapping: StepMapping, group: RunningStates, proposed: Container[str]) -> tuple[Fate, str | None]:
-    """What becomes of states that stand alike, and what is wrong with them."""
+    """The outcome for states in the same position, and what is wrong with them."""
     if mapping.leaves(group.step):
         return "left", None
     damage = fault_of(mapping.old, _one_of(mapping, group))

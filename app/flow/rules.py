@@ -217,7 +217,7 @@ def recover(last: FlowState, epoch: str, revision: int, now: datetime) -> FlowSt
 
 
 def fault_of(definition: FlowDefinition, state: FlowState) -> str | None:
-    """What of a state does not fit its definition; None when all does."""
+    """Describe what in a state does not fit its definition; None if all does."""
     if state.status in ENDED:
         return None
     step = definition.flow.steps.get(state.step)
@@ -259,8 +259,8 @@ def undo_roles(definition: FlowDefinition, state: FlowState) -> tuple[str, ...] 
 
 
 def _roles_to_undo(chosen: FlowTransition, caller: Caller | None) -> tuple[str, ...] | UnsetType:
-    """What undoing a transition requires: what running it did. What a timeout ran only an administrator may
-    undo."""
+    """The roles that undoing a transition requires: those that running it did. What a timeout ran only an
+    administrator may undo."""
     if caller is None:
         return ()
     return UNSET if chosen.roles is None else tuple(chosen.roles)
@@ -315,7 +315,7 @@ def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:
 
 
 def entering(step: FlowStep, state: FlowState, now: datetime) -> dict[str, Any]:
-    """What changes when a state is put at a step, whatever it is at: a hold goes on."""
+    """The changes when a state is put at a step, whatever it is at: a hold goes on."""
     entered = _entering(step, now)
     if state.status == "paused":
         entered = {**entered, **_held(step, entered["timeout_at"], now), "status": "paused"}
@@ -331,7 +331,7 @@ def _named_step(flow: Flow, name: str | None, pointer: str = "/step") -> FlowSte
 
 
 def _entering(step: FlowStep, now: datetime) -> dict[str, Any]:
-    """What changes with the step: the status, and when its timeout is due."""
+    """The changes that come with a step: the status, and when its timeout is due."""
     return {
         "step": step.step,
         "status": _status(step),
@@ -341,7 +341,7 @@ def _entering(step: FlowStep, now: datetime) -> dict[str, Any]:
 
 
 def _held(step: FlowStep, timeout_at: datetime | UnsetType, now: datetime) -> dict[str, Any]:
-    """What a pause makes of the step's timeout."""
+    """The change of the step's timeout in a pause."""
     if step.timeout is None or timeout_at is UNSET:
         return {}
     if step.timeout.resume == "absolute":
@@ -357,7 +357,8 @@ def _released(state: FlowState, now: datetime) -> dict[str, Any]:
 
 
 def _expiry_held(state: FlowState, since: datetime) -> dict[str, Any]:
-    """What a pause makes of the expiry: the time that was left ``since`` is waited after the resumption."""
+    """The change of the expiry in a pause: the time that was left ``since`` is waited after the
+    resumption."""
     if state.expires_at is UNSET:
         return {}
     left = max(state.expires_at - since, timedelta(0))

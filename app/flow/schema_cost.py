@@ -32,7 +32,7 @@ DATA = ("const", "enum", "default", "examples")
 
 
 def cost_faults(schema: dict[str, Any]) -> list[Fault]:
-    """What of a schema leads out of it, leads nowhere, or may take too long."""
+    """Find what in a schema leads out of it, leads nowhere, or may take too long."""
     parts = list(parts_of(schema, ""))
     references = [part["$ref"] for _, part in parts if isinstance(part.get("$ref"), str)]
     targets = targets_of(schema, parts, references)
@@ -171,7 +171,7 @@ def _lost(reference: str) -> str:
 def targets_of(
     root: dict[str, Any], parts: list[tuple[str, dict[str, Any]]], references: list[str]
 ) -> dict[str, Any]:
-    """What each ``$ref`` names, None when it is no place in the schema."""
+    """The target of each ``$ref``, None if it is no place in the schema."""
     anchors = {f"#{part['$anchor']}": part for _, part in parts if isinstance(part.get("$anchor"), str)}
     return {
         reference: _at(root, reference) if _PLACE.match(reference) else anchors.get(reference)

@@ -38,8 +38,8 @@ _ADVICE = "; a flow that is named by its slug is asked for at /api/flow/{flowId}
 
 
 class TokenContent(Struct, frozen=True):
-    """What a token says, before its flow is looked up. ``index`` and ``previous`` are as written, ``values``
-    are the payload's, joined by commas; ``entity_id`` is empty for null."""
+    """The content of a token, before its flow is looked up. ``index`` and ``previous`` are as written,
+    ``values`` are the payload's, joined by commas; ``entity_id`` is empty for null."""
 
     flow: str
     index: str
@@ -91,8 +91,8 @@ def fresh_token(flow: Flow, step: FlowStep) -> str:
 
 
 def read_token(text: str) -> TokenContent:
-    """What a token says. Raises InvalidRequestError with what is wrong, FlowNotFoundError for a slug that
-    no flow can have."""
+    """The content of a token. Raises InvalidRequestError with what is wrong, FlowNotFoundError for a slug
+    that no flow can have."""
     members = _members(text)
     given = {name: well_formed(value) if isinstance(value, str) else value for name, value in members.items()}
     if not isinstance(given.get("f"), str):

@@ -56,7 +56,7 @@ def check_flow(raw: object) -> list[Finding]:
 
 
 def _excess(raw: object) -> Iterator[Finding]:
-    """What makes a definition too large to be looked at."""
+    """Find what makes a definition too large to be checked."""
     if len(msgspec.json.encode(raw)) > MAX_BYTES:
         yield error("", f"is larger than {MAX_BYTES} bytes as JSON", "split it into several flows")
     transitions = [
@@ -82,7 +82,7 @@ def _excess(raw: object) -> Iterator[Finding]:
 
 
 def _semantic(raw: dict[str, Any]) -> Iterator[Finding]:
-    """What members of the right type say that cannot be."""
+    """Find contradictions of members that have the right type."""
     yield from whole_findings(raw)
     steps = raw.get("steps")
     if not isinstance(steps, dict):

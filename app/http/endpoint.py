@@ -53,7 +53,7 @@ class UserQuery(Struct, frozen=True, rename="camel"):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """What a route takes and answers.
+    """The declaration of what a route takes and answers.
 
     Attributes:
         answers: Types by status, None for an empty answer, a tuple for one of several types. With 304 among

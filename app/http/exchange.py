@@ -49,7 +49,7 @@ class MachineView(Struct, frozen=True, rename="camel"):
 
 
 class ImportView(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What became of an import. ``published`` false: the newest version is the same already, or it was a dry
+    """The outcome of an import. ``published`` false: the newest version is the same already, or it was a dry
     run; ``definition`` is what that would have published. ``findings`` are what its check advises; absent
     when that is nothing."""
 

@@ -16,7 +16,7 @@ OPTIONAL_PARTS = {"redis"}
 
 
 class ReadyQuery(Struct, frozen=True):
-    """Whether a part without which HTTP works must be there, too; the setting's value by default."""
+    """True: a part without which HTTP works must be there, too; the setting's value by default."""
 
     strict: bool | None = None
 

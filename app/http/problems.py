@@ -51,7 +51,7 @@ async def flow_error(request: Request, error: Exception) -> Response:
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: an unknown route or method."""
+    """Refusals of Starlette itself: an unknown route or method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     refusal: FlowError
     if status == 405:

@@ -44,7 +44,7 @@ from app.services.audience import Membership, Told
 log = structlog.get_logger("http")
 
 WAITING_EVENTS = 1000
-"""What may wait for a reader of a stream that is slower than its state."""
+"""The most events that wait for a reader of a stream that is slower than its state."""
 SEND_SECONDS = 30.0
 PING_SECONDS = 15
 STREAMS_OF_A_USER = 50
@@ -101,7 +101,7 @@ class FlowStream:
             self._membership.leave()
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """What the reader is told: ``flow-state`` where it starts anew, ``flow-state-updated`` for each
+        """The events of the reader: ``flow-state`` where it starts anew, ``flow-state-updated`` for each
         change after its position, ``flow-error`` at an end that it should know of."""
         try:
             for event in self._level(self._first):

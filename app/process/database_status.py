@@ -1,4 +1,4 @@
-"""What is wrong with the embedded database, for the readiness of every worker."""
+"""The problem of the embedded database, for the readiness of every worker."""
 
 
 class DatabaseStatus:

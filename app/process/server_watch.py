@@ -17,7 +17,7 @@ CHECK_SECONDS = 1.0
 WRITE_EVERY_CHECKS = 2
 WRITE_TIMEOUT_MS = 5000
 FULL_ANSWER = "the disk of the database is full"
-"""What the probe says of a database that refuses to write, and is otherwise sound."""
+"""The probe's message for a database that refuses to write, and is otherwise sound."""
 MAX_FAILED_WRITES = 3
 """As many in a row, and the database is started again."""
 

@@ -39,7 +39,7 @@ MAX_DEATHS = 8
 
 
 class Condition(Enum):
-    """What a check of a worker finds."""
+    """The finding of a check of a worker."""
 
     ANSWERS = "answers"
     SILENT = "silent"

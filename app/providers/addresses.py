@@ -8,7 +8,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, as a socket names it, is one of the public network: neither private, loopback,
+    """True for an IP address, as a socket names it, of the public network: neither private, loopback,
     link-local (where clouds have their metadata), multicast nor reserved, nor an IPv6 form of such."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])

@@ -66,7 +66,7 @@ class Fetcher:
         self._guard = guard
 
     async def get(self, url: URL, etag: str, limit: int) -> Fetched | None:
-        """What is at a URL of the server; None when it is still what came with ``etag``. ``limit`` is in
+        """The content at a URL of the server; None if it is still that of ``etag``. ``limit`` is in
         bytes, as unpacked."""
         here, credentials = url, self._access.credentials
         for _ in range(MAX_REDIRECTS + 1):
@@ -134,7 +134,7 @@ class Fetcher:
         return bytes(body)
 
     def _reason(self, error: Exception, here: URL) -> str:
-        """What went wrong, in words that stay the same while the same goes wrong."""
+        """Describe a failure in words that stay the same while it stays the same."""
         if self._guard.refused:
             return (
                 f"redirects to {_shown_host(here)}, which is no public address; if that is meant, set "

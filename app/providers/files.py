@@ -68,14 +68,14 @@ class FileSource:
                     yield
 
     def gave(self, source: str) -> bool:
-        """Whether a version that names ``source`` may have come from here."""
+        """True if a version that names ``source`` may have come from here."""
         single = str(self._path) in self._kept
         return source == _label(self._path) if single else source.startswith(LABEL)
 
     async def _watch(self) -> AsyncGenerator[bool, None]:
-        """Whether a file was touched, at once, each time that something happened in the folder and every
-        ``LOOK_EVERY_SECONDS``, for as long as it is the same folder. A single file is watched through its
-        folder, as editors put a new file in its place."""
+        """Yields whether a file was touched, at once, each time that something happened in the folder and
+        every ``LOOK_EVERY_SECONDS``, for as long as it is the same folder. A single file is watched through
+        its folder, as editors put a new file in its place."""
         folder = self._path if self._path.is_dir() else self._path.parent
         watched = _identity(folder)
         notices = awatch(
@@ -127,7 +127,7 @@ def _is_definition(file: Path) -> bool:
 
 
 def _read(file: Path, before: FoundDefinition | None) -> FoundDefinition | None:
-    """What is in a file: ``before`` when its bytes are those; None when it has gone meanwhile."""
+    """The content of a file: ``before`` if its bytes are the same; None if it has gone meanwhile."""
     place, label = str(file), _label(file)
     try:
         with file.open("rb") as opened:

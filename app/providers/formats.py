@@ -37,7 +37,7 @@ def decode_json(raw: bytes, place: str) -> Any:
 
 
 class FormatError(Exception):
-    """What is wrong with a document, and where in it."""
+    """The fault of a document, and its place."""
 
 
 def _text(raw: bytes) -> str:
@@ -124,4 +124,4 @@ def no_moment(written: str) -> str:
 
 
 DECODERS: dict[str, Callable[[str], Any]] = {".json": _json, ".yaml": _yaml, ".yml": _yaml, ".toml": _toml}
-"""What reads a file, by the end of its name."""
+"""The decoders, by the end of a file's name."""

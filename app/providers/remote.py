@@ -82,7 +82,7 @@ class RemoteSource:
             yield
 
     def gave(self, source: str) -> bool:
-        """Whether a version that names ``source`` came from here."""
+        """True if a version that names ``source`` came from here."""
         return source == self._label
 
     def _pause(self) -> float:

@@ -64,7 +64,7 @@ def _require_no_lone_tag(yaml: YAML, text: str) -> None:
 
 
 def _advice_about_quotes(text: str, mark: Any) -> str:
-    """What to do about an error in a line with a text that should be in quotes."""
+    """Advice for an error in a line with a text that should be in quotes."""
     lines = text.splitlines()
     line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
     if _MARKED.search(line):

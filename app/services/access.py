@@ -1,4 +1,4 @@
-"""What a caller is shown: the flows that it may see, and the transitions that it may run."""
+"""Selects what a caller is shown: the flows that it may see, and the transitions that it may run."""
 
 import asyncio
 
@@ -42,12 +42,12 @@ class Access:
             access.require_visible(newest.flow, caller)
 
     async def is_for_all(self, flow_id: str) -> bool:
-        """Whether everybody may see a flow."""
+        """True if everybody may see a flow."""
         newest = await self._catalog.newest(flow_id)
         return newest is None or newest.flow.roles is None
 
     async def is_visible(self, flow_id: str, caller: Caller) -> bool:
-        """Whether the caller may see a flow."""
+        """True if the caller may see a flow."""
         try:
             await self.require_visible(flow_id, caller)
         except InsufficientPermissionsError:

@@ -1,4 +1,4 @@
-"""What administrators do with one state, and how they find states."""
+"""Operations of administrators on one state, and the search for states."""
 
 from datetime import datetime
 

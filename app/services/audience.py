@@ -29,7 +29,7 @@ Tell = Callable[[Told], None]
 
 
 class _Listeners:
-    """Those who listen to one topic, and the last position that they were told of by state."""
+    """The followers of one topic, and the last position that they got, by state."""
 
     def __init__(self) -> None:
         self.tells: dict[object, Tell] = {}
@@ -93,7 +93,7 @@ class Audience:
         self._left.append(handler)
 
     def listens(self, topic: Topic) -> bool:
-        """Whether anybody joined for a topic."""
+        """True if anybody joined for a topic."""
         return topic in self._listeners
 
     def count(self, topic: Topic) -> int:

@@ -50,7 +50,7 @@ class Bulk:
         self._service = service
 
     async def run(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
-        """What became of each operation, in their order. Those on one state are made one after another.
+        """The outcome of each operation, in their order. Those on one state are made one after another.
         Raises InvalidRequestError with every fault of any operation, before anything is changed."""
         faults = [
             Fault(f"/operations/{n}{fault.pointer}", fault.message)

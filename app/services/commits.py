@@ -22,7 +22,7 @@ SALT_BYTES = 16
 
 
 class Change(Struct, frozen=True):
-    """What a command makes of a state. ``name`` is the transition's, or the kind; ``ttl`` how long
+    """The change that a command makes to a state. ``name`` is the transition's, or the kind; ``ttl`` how long
     the state lives from now (None: as the settings say)."""
 
     kind: Kind
@@ -33,7 +33,7 @@ class Change(Struct, frozen=True):
 
 
 class Attempt:
-    """What is recorded of a command beside the change: who, and how long it took."""
+    """The part of a record beside the change: who, and how long it took."""
 
     def __init__(self, origin: Origin, digest: str | UnsetType = UNSET) -> None:
         self.origin = origin

@@ -20,8 +20,8 @@ MAX_SHOWN = 2000
 
 
 class SourceCopy:
-    """What a source has. ``flows`` are by slug; of two with one slug the first counts. ``known`` once the
-    source could be read; ``away`` says why it cannot be now ("": it can)."""
+    """The definitions of a source. ``flows`` are by slug; of two with one slug the first counts. ``known``
+    once the source could be read; ``away`` says why it cannot be now ("": it can)."""
 
     def __init__(self, source: DefinitionSource, *, overrides: bool = False) -> None:
         self.source = source
@@ -38,12 +38,12 @@ class SourceCopy:
         return [self.away] if self.away else [kept.fault for kept in self._kept.values() if kept.fault]
 
     def is_missing(self, flow_id: str) -> bool:
-        """Whether a flow may be there that cannot be read, and could not be read before."""
+        """True if a flow may be there that cannot be read, and could not be read before."""
         missing = {kept.flow_id for kept in self._kept.values() if kept.good is None}
         return flow_id not in self.flows and (not self.known or flow_id in missing or None in missing)
 
     def may_have(self, flow_id: str, source: str) -> bool:
-        """Whether the version of a flow that names ``source`` is the copy of what is missing here."""
+        """True if the version of a flow that names ``source`` is the copy of what is missing here."""
         return self.source.gave(source) and self.is_missing(flow_id)
 
     async def look(self, *, report: bool = True, advise: bool = True) -> None:
@@ -111,7 +111,7 @@ class SourceCopy:
 
 
 class _Kept(Struct, frozen=True):
-    """What stands at a place: the last good flow there, and the fault of what is there now. ``flow_id``
+    """The content of a place: the last good flow there, and the fault of what is there now. ``flow_id``
     is None when that cannot be told."""
 
     digest: str

@@ -1,4 +1,4 @@
-"""What time alone makes of a state: it expires, or the timeout of its step runs a transition."""
+"""Changes of a state by time alone: it expires, or the timeout of its step runs a transition."""
 
 from collections.abc import Callable
 from datetime import datetime

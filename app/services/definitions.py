@@ -87,7 +87,7 @@ class Definitions:
         before: int | None = None,
         limit: int | None = None,
     ) -> list[VersionInfo]:
-        """What is known of versions, newest first, those before the version ``before``. Raises
+        """Summaries of versions, newest first, from before the version ``before``. Raises
         FlowNotFoundError."""
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
@@ -307,7 +307,7 @@ class SourcedFlow(Struct, frozen=True):
 
 
 class TakenUp(Struct, frozen=True):
-    """What became of a flow that a source offered: the newest ``version`` now, None when it is to be offered
+    """The outcome for a flow that a source offered: the newest ``version`` now, None when it is to be offered
     again; whether that was ``published`` for it; and the version of a caller that counts more, if any."""
 
     version: int | None

@@ -182,7 +182,7 @@ class _Run:
         self.failures: dict[str, FlowError] = {}
 
     def may_try(self, user_id: str) -> bool:
-        """Whether it makes sense to move the state, as far as is known."""
+        """True if it makes sense to move the state, as far as is known."""
         return user_id not in self.failures or self.failures[user_id].retryable
 
     async def move_all(self, user_ids: list[str], until: float) -> None:

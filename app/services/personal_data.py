@@ -1,4 +1,4 @@
-"""What is kept of one user: given out, and erased."""
+"""The stored data of one user: given out, and erased."""
 
 from datetime import datetime
 

@@ -42,7 +42,7 @@ PLAUSIBLE_LEAD = 1000
 
 
 class Unsound(Struct, frozen=True):
-    """What is wrong with a state. ``of_history``: its record is, and the state itself fits."""
+    """The fault of a state. ``of_history``: its record is, and the state itself fits."""
 
     reason: str
     of_history: bool = False
@@ -109,7 +109,7 @@ class Recovery:
         return FlowStateCorruptionError(user_id, flow_id, reason, recover=plan.told)
 
     async def examine(self, found: StoredState | DamagedState) -> Unsound | None:
-        """What is wrong with a state; None when it fits its definition and its last record."""
+        """Find the fault of a state; None if it fits its definition and its last record."""
         if isinstance(found, DamagedState):
             return Unsound(found.reason)
         state = found.state
@@ -200,7 +200,7 @@ class Recovery:
                 return
 
     async def _misfit(self, state: FlowState) -> str | None:
-        """What of a state does not fit its definition."""
+        """Describe what in a state does not fit its definition."""
         definition = await self._catalog.version(state.flow, state.version)
         if definition is None:
             return f"version {state.version} of the flow does not exist"
@@ -242,12 +242,12 @@ class _Plan(Struct, frozen=True):
 
     @property
     def erased(self) -> bool:
-        """Whether the user's data was erased: then there is nothing to come back to."""
+        """True if the user's data was erased: then there is nothing to come back to."""
         return self.record is not None and is_erased(self.record)
 
     @property
     def told(self) -> dict[str, Any]:
-        """What is done, for people; recorded with it."""
+        """Describe the repair for people; recorded with it."""
         told = {"action": self.action, "reason": self.reason}
         if self.last is not None:
             told["step"] = self.last.step

@@ -18,7 +18,7 @@ from app.services.payloads import Payloads
 
 
 def digest_of(name: str, command: object, origin: Origin) -> str | UnsetType:
-    """What a request asks for, in short; UNSET when it has no id."""
+    """A digest of what a request asks for; UNSET if it has no id."""
     if origin.request_id is UNSET:
         return UNSET
     try:
@@ -84,7 +84,7 @@ class Repeats:
 
 
 def _remembers_all(stored: StoredState, now: datetime) -> bool:
-    """Whether every request of the time in which repeats are recognised is in the document."""
+    """True if the document has every request of the time in which repeats are recognised."""
     return len(stored.recent) < REMEMBERED or stored.recent[0].at <= now - MEMORY
 
 

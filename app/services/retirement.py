@@ -102,7 +102,7 @@ class Retirement:
             after = page.next
 
     async def _end(self, state: FlowState, origin: Origin) -> bool | None:
-        """Whether a state was ended; None: it had ended, or completed."""
+        """True if a state was ended; None if it had ended, or completed."""
 
         async def decide(present: FlowState | None, now: datetime) -> Change | None:
             if present is None or present.status == "completed":

@@ -158,7 +158,7 @@ class FlowService:
         *,
         caller: Caller | None = None,
     ) -> CaughtUp:
-        """What was committed after the position that a follower holds. Raises as get_flow_state."""
+        """The commits after the position that a follower holds. Raises as get_flow_state."""
         require_state(user_id, flow_id)
         asks = caller or program(user_id)
         await self._access.require_visible(flow_id, asks)
@@ -373,7 +373,7 @@ class FlowService:
     async def verify_flow_history(
         self, user_id: str, flow_id: str, *, caller: Caller | None = None
     ) -> Verification:
-        """Whether the chain of a state's records is whole; if not, its first broken link."""
+        """Verify the chain of a state's records; if it is broken, return its first broken link."""
         require_state(user_id, flow_id)
         await self._access.require_visible(flow_id, caller or program(user_id))
         found = await self.history.verify(flow_id, user_id)

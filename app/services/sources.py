@@ -114,7 +114,7 @@ class Sources:
         return published
 
     def _is_missing_above(self, number: int, flow_id: str, source: str) -> bool:
-        """Whether a version that names ``source`` is the last good copy of a source before the one with this
+        """True if a version that names ``source`` is the last good copy of a source before the one with this
         number, which cannot be read now."""
         return any(copy.may_have(flow_id, source) for copy in self._copies[:number])
 

@@ -1,4 +1,4 @@
-"""What followers of a state are told of a change."""
+"""Events for the followers of a state."""
 
 import structlog
 from msgspec import Raw, json, structs
@@ -52,7 +52,7 @@ class Updates:
         )
 
     async def is_for_all(self, event: StateChanged) -> bool:
-        """Whether everybody who follows may be told the event as it is."""
+        """True if every follower may get the event as it is."""
         return not event.by_caller and await self._access.is_for_all(event.flow_id)
 
     async def as_told(

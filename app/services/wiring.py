@@ -47,7 +47,7 @@ def always() -> bool:
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """What a service needs of the outside."""
+    """The adapters that a service needs."""
 
     states: StateStore
     history: HistoryStore

@@ -1,4 +1,4 @@
-"""What a client meets, and how long it waits before it tries again."""
+"""Failures of a client, and how long it waits before it tries again."""
 
 import random
 from typing import Any

@@ -147,8 +147,8 @@ class FlowClient:
     async def presence(
         self, flow_id: str, user_id: str | None = None, *, deadline: float = DEADLINE_SECONDS
     ) -> list[PresentClient]:
-        """Who follows the state now, on all workers; asked by a client that follows it too, or, for all
-        users, by an administrator's that watches the flow."""
+        """The users who follow the state now, on all workers; asked by a client that follows it too, or, for
+        all users, by an administrator's that watches the flow."""
         answer = await self._ask("flow-presence", _body(flow_id, user_id), deadline)
         return decoded(answer, _PresenceAnswer).clients
 

@@ -1,4 +1,4 @@
-"""What a client listens to, shared by all who read it: a state that is followed, a flow that is watched."""
+"""A subscription of a client, shared by all who read it: a state that is followed, a flow that is watched."""
 
 import asyncio
 import copy
@@ -25,7 +25,7 @@ WAITING = 1000
 
 
 class Line(Generic[T]):
-    """What one consumer has still to be shown."""
+    """The updates that one consumer has still to be shown."""
 
     def __init__(self) -> None:
         self._items: deque[T] = deque(maxlen=WAITING)
@@ -149,7 +149,7 @@ class Subscription(Source[StateUpdate | None]):
         return line
 
     def connected(self, now: float) -> None:
-        """What was missed before this connection is to be got."""
+        """Request what was missed before this connection."""
         self.following.want_sync(now)
         self._wake.set()
 
@@ -269,7 +269,7 @@ class States(Reader[StateUpdate | None]):
 
     @property
     def level(self) -> bool:
-        """Whether nothing is known to be missing."""
+        """True if nothing is known to be missing."""
         return self._following.known and not self._following.syncing
 
     @property
@@ -285,7 +285,7 @@ def _leave_soon(loop: asyncio.AbstractEventLoop, source: Source[T], line: Line[T
 
 
 def decoded(answer: Any, shape: type[S]) -> S:
-    """What the server answered, as a value."""
+    """The server's answer as a value."""
     try:
         return convert(answer, shape)
     except ValidationError as error:

@@ -85,7 +85,7 @@ class Following:
         self.revision: int | None = None
         self.state: StateUpdate | None = None
         self.known = False
-        """Whether anything was shown, were it that there is no state."""
+        """True if anything was shown, were it that there is no state."""
         self.needs_sync = True
         self.stats = Stats()
         self._begun = 0
@@ -96,7 +96,7 @@ class Following:
 
     @property
     def syncing(self) -> bool:
-        """Whether something may be missing: a sync is needed, or under way."""
+        """True if something may be missing: a sync is needed, or under way."""
         return self.needs_sync or self._running
 
     @property
@@ -175,7 +175,7 @@ class Following:
         return [self._hold(state)]
 
     def _is_past(self, state: StateUpdate) -> bool:
-        """Whether a state that was read is older than the one held, or the very same."""
+        """True if a state that was read is older than the one held, or the very same."""
         if self.epoch is None or self.revision is None:
             return False
         held, read = (self.epoch, self.revision), (state.epoch, state.revision)

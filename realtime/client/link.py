@@ -36,7 +36,7 @@ REFUSALS = 3
 
 
 class Listener(Protocol):
-    """Who is told what happens on a link; never before an event that came earlier."""
+    """The listener of a link; never before an event that came earlier."""
 
     def connected(self) -> None:
         """There is a connection (again)."""

@@ -25,7 +25,7 @@ _LOST = object()
 
 
 class Keeper(Protocol):
-    """Who is told what happens on a wire, in the order in which it came."""
+    """The listener of a wire, in the order in which messages came."""
 
     def wire_connected(self, wire: "Wire") -> None:
         """It is connected."""

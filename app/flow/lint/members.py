@@ -33,7 +33,7 @@ def as_object(value: object) -> dict[str, Any]:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is what JSON calls an integer, ``true`` is none."""
+    """True for an integer of JSON, which ``true`` is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

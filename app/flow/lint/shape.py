@@ -73,7 +73,7 @@ _TAKES_WITHIN = {
     "transitions": "an object with transition and step",
     "payloadMap": _WHOLE,
 }
-"""What the members of an object take whose names are the author's."""
+"""The types of the members of an object whose names are the author's."""
 _MISSING = re.compile(r'"(\w+)" is a required property\Z')
 _UNKNOWN = "Additional properties are not allowed"
 
@@ -95,7 +95,7 @@ def shape_findings(raw: object, others: Sequence[Finding]) -> Iterator[Finding]:
 
 
 def _is_placeless(raw: object, fault: Fault) -> bool:
-    """Whether a fault is one of a member whose place could not be told."""
+    """True for a fault of a member whose place could not be determined."""
     return fault.pointer == "" and isinstance(raw, dict)
 
 

@@ -64,7 +64,7 @@ def transition_findings(
 
 
 def never_runs(transition: dict[str, Any], *, is_timed: bool) -> bool:
-    """Whether nobody can run it, whatever happens."""
+    """True if nobody can run it, whatever happens."""
     return not is_timed and (transition.get("roles") == [] or _is_false(transition.get("guard")))
 
 
