@@ -24,6 +24,7 @@ from models.database import IMPORT_LEASE, Database, DatabaseRefusedError, is_out
 BATCH_DOCUMENTS = 500
 BATCH_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 10
+READ_TOGETHER = 32
 RETRY_SECONDS = 1.0
 """A server under the load of an import may not answer for longer than the driver waits."""
 STATES = "flow_states"
@@ -32,7 +33,7 @@ _DUPLICATE_KEY = 11000
 _RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
 _NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
-Batch = tuple[str, list[RawBSONDocument]]
+Batch = list[RawBSONDocument]
 
 
 async def import_data(
@@ -129,7 +130,7 @@ class _Import:
         async with store_errors():
             return await self._database.collection(collection).find_one({}, {"_id": 1}) is not None
 
-    async def _insert(self, name: str, documents: list[RawBSONDocument]) -> None:
+    async def _insert(self, name: str, documents: Batch) -> None:
         """Insert documents, again if the server does not answer: those that are there count as inserted."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
@@ -143,7 +144,7 @@ class _Import:
             else:
                 return
 
-    async def _insert_once(self, name: str, documents: list[RawBSONDocument]) -> None:
+    async def _insert_once(self, name: str, documents: Batch) -> None:
         collection: Any = self._database.collection(name).with_options(codec_options=_RAW)
         async with store_errors():
             try:
@@ -163,19 +164,27 @@ class _Import:
                         "check its disk, and repeat the import"
                     ) from None
                 twice = [documents[fault["index"]] for fault in faults]
-                ids = [document["_id"] for document in twice]
-                found = await collection.find({"_id": {"$in": ids}}).to_list(None)
-                if {bytes(document.raw) for document in twice} != {bytes(each.raw) for each in found}:
-                    raise DataTransferError(
-                        f"{name} has another document under an _id of the file; use an empty database"
-                    ) from None
+                for first in range(0, len(twice), READ_TOGETHER):
+                    await _require_same(collection, twice[first : first + READ_TOGETHER])
                 self.already_there += len(twice)
 
 
-def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[Batch]:
+async def _require_same(collection: Any, documents: Batch) -> None:
+    """Raise DataTransferError unless the collection has these very documents.
+
+    Each is read by itself: the Python database server answers ``$in`` by reading the whole collection.
+    """
+    found = await asyncio.gather(*(collection.find_one({"_id": each["_id"]}) for each in documents))
+    if any(there is None or there.raw != each.raw for there, each in zip(found, documents, strict=True)):
+        raise DataTransferError(
+            f"{collection.name} has another document under an _id of the file; use an empty database"
+        )
+
+
+def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, Batch]]:
     """Group neighbours of one collection, at most ``BATCH_DOCUMENTS`` and about ``BATCH_BYTES``."""
     for collection, members in groupby(documents, key=lambda each: each[0]):
-        batch: list[RawBSONDocument] = []
+        batch: Batch = []
         size = 0
         for _, raw in members:
             batch.append(RawBSONDocument(raw, _RAW))

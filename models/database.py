@@ -236,7 +236,9 @@ def _refused(error: OperationFailure) -> DatabaseRefusedError:
     is_not_allowed = error.code in _NOT_ALLOWED
     advice = ": check the user, the password and the rights of its URL" if is_not_allowed else ""
     return DatabaseRefusedError(
-        f"MongoDB refuses (code {error.code}){advice}", wrong_credentials=is_not_allowed
+        f"MongoDB refuses (code {error.code}){advice}",
+        wrong_credentials=is_not_allowed,
+        failed=not is_not_allowed,
     )
 
 

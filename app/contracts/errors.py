@@ -500,10 +500,18 @@ class StoreUnavailableError(FlowError):
     refused: ClassVar[bool] = False
     """It answers, but cannot be used as it is: ``advice`` says why."""
 
-    def __init__(self, advice: str = "MongoDB does not answer", *, wrong_credentials: bool = False) -> None:
+    def __init__(
+        self,
+        advice: str = "MongoDB does not answer",
+        *,
+        wrong_credentials: bool = False,
+        failed: bool = False,
+    ) -> None:
+        """``failed``: it answers with an error that nothing but its own log explains."""
         super().__init__("The store does not answer; nothing is known to have changed. Try again")
         self.advice = advice
         self.wrong_credentials = wrong_credentials
+        self.failed = failed
 
     def __str__(self) -> str:
         return self.advice

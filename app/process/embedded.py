@@ -124,7 +124,7 @@ class EmbeddedServers:
                 f"The database in {self.data_dir} does not accept the password in its secrets.json. "
                 f"{LOST_SECRETS}"
             )
-        if error.refused:
+        if error.refused and not error.failed:
             return EmbeddedError(error.advice)
         if "mongodb" not in self.servers:
             return EmbeddedError(
