@@ -12,8 +12,9 @@ CANNOT_WRITE = "the database cannot write"
 _OUT_OF_DISK_SPACE = 14031
 _INTERNAL_ERRORS = {1, 8}
 _SIGNS_OF_FULL_DISK = ("no space left", "disk quota exceeded", "file too large", "os error 28")
-_SIGNS_OF_STORAGE = ("wiredtiger", "wt_panic", "wterror", *_SIGNS_OF_FULL_DISK)
-"""In messages of an embedded server whose disk is full or broken."""
+_SIGNS_OF_STORAGE = ("wiredtiger", "wt_panic", "wterror", "internal server error", *_SIGNS_OF_FULL_DISK)
+"""In messages of an embedded server whose disk is full or broken; of the Python one the last but the signs of
+a full disk, whatever its storage met."""
 
 
 def storage_failure(code: object, message: object) -> str | None:

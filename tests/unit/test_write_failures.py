@@ -21,6 +21,7 @@ def answer(code: int, message: str) -> dict[str, Any]:
 ANSWERS = [
     (OperationFailure(NO_SPACE, 1, answer(1, NO_SPACE)), DISK_FULL),
     (OperationFailure(PANIC, 1, answer(1, PANIC)), CANNOT_WRITE),
+    (OperationFailure("x", 1, answer(1, "internal server error")), CANNOT_WRITE),
     (OperationFailure("write failed", 14031, answer(14031, "write failed")), DISK_FULL),
     (OperationFailure("x", 8, answer(8, "Disk quota exceeded")), DISK_FULL),
     (WriteError(NO_SPACE, 1, {"index": 0, **answer(1, NO_SPACE)}), DISK_FULL),
