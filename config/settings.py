@@ -122,7 +122,7 @@ class Settings(BaseSettings):
             if is_remote(source):
                 check_remote(source)
             elif source != "database" and (not source.startswith("file:") or source == "file:"):
-                given = "one with '@'" if "@" in source else repr(source)  # it may have a password
+                given = "one with '@' or '://'" if "@" in source or "://" in source else repr(source)
                 raise ValueError(f"takes database, file:PATH and https://HOST/PATH, not {given}")
         if len(set(value)) < len(value):
             raise ValueError("has a source twice")
@@ -243,6 +243,8 @@ class Settings(BaseSettings):
                 value = iso_duration(value)
             elif isinstance(value, list):
                 value = ",".join(_shown(part) for part in value)
+            elif isinstance(value, str) and "://" in value:
+                value = mask_url(value)
             shown[f"{PREFIX}{name.upper()}"] = "" if value is None else str(value)
         return shown
 
@@ -309,6 +311,10 @@ _HARMLESS_OPTIONS = frozenset(
 """Options of MongoDB's and Redis's URLs whose values are shown. Others may be secret, or become so."""
 
 
+_HOSTS = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]{0,5})?(?:,|$))+")
+"""Names or addresses with their ports, separated by commas."""
+
+
 def mask_url(url: str) -> str:
     """A URL with everything masked that is not known to be harmless: the password, and also the user of a web
     address or where there is no password, values of options, and the fragment."""
@@ -318,6 +324,9 @@ def mask_url(url: str) -> str:
         return f"{scheme}{separator}***" if separator else "***"
     place, fragment, _ = place.partition("#")
     place, question, query = place.partition("?")
+    hosts, slash, path = place.partition("/")
+    if not _HOSTS.fullmatch(hosts):  # what stands in the place of a port may be a password
+        place = f"***{slash}{path}"
     shown = place
     if at:
         user, colon, _ = credentials.partition(":")

@@ -86,6 +86,7 @@ class OneServer:
         never = Retry(NoBackoff(), 0)
         connecting = {"retry": never, "socket_connect_timeout": TIMEOUT_SECONDS}
         self._sender = client(socket_timeout=TIMEOUT_SECONDS, **connecting)
+        self._sender.connection_pool.make_connection()  # type: ignore[no-untyped-call] # raises for unknown options
         self._listener = client(socket_keepalive=True, **connecting)
 
     async def ping(self) -> None:

@@ -11,7 +11,8 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 def normalize_origin(text: str) -> str:
     """Write an origin as browsers do: in small letters, without a default port. Raises ValueError."""
-    example = f"takes origins such as https://app.example.org, not {text!r}"
+    given = "one with '@'" if "@" in text else repr(text)  # it may have a password
+    example = f"takes origins such as https://app.example.org, not {given}"
     if "*" in text:
         raise ValueError(f"{example}: a pattern matches no origin; list each origin, or * alone for all")
     try:

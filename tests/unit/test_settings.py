@@ -169,6 +169,10 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
         ("redis://:s?s@h/0", "redis://***"),
         ("redis://h/0?password=s@s", "redis://***"),
         ("s", "***"),
+        ("redis://u:s/0", "redis://***/0"),
+        ("mongodb://u:p@h:s/db", "mongodb://u:***@***/db"),
+        ("mongodb://[::1]:27017,h:1,h/db", "mongodb://[::1]:27017,h:1,h/db"),
+        ("unix:///run/redis:1.sock?password=s", "unix:///run/redis:1.sock?password=***"),
     ],
 )
 def test_what_is_not_known_to_be_harmless_in_a_url_is_masked(url: str, shown: str) -> None:
@@ -179,7 +183,10 @@ def test_every_url_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SERVERS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FLOW_JWKS_URL", "https://u:hidden@h/keys?token=hidden")
-    assert load_settings().masked()["FLOW_JWKS_URL"] == "https://***@h/keys?token=***"
+    monkeypatch.setenv("FLOW_JWT_ISSUER", "https://u:hidden@h/realm")
+    shown = load_settings().masked()
+    assert shown["FLOW_JWKS_URL"] == "https://***@h/keys?token=***"
+    assert shown["FLOW_JWT_ISSUER"] == "https://***@h/realm"
 
 
 @pytest.mark.parametrize(
@@ -223,10 +230,21 @@ def test_credentials_of_a_wrong_form_are_refused_and_not_repeated(auth: str) -> 
     assert str(refusal.value) == f"FLOW_DEFINITIONS_AUTH: takes {AUTH_FORMS}"
 
 
-@pytest.mark.parametrize("source", ["https://u:hidden@h/x", "ftp://u:hidden@h", "u:hidden@h"])
+@pytest.mark.parametrize(
+    "source", ["https://u:hidden@h/x", "ftp://u:hidden@h", "u:hidden@h", "mongodb://u:hidden/x"]
+)
 def test_a_password_in_a_url_is_refused_and_not_repeated(source: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         load_settings(definitions=source)
+    assert "hidden" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://u:hidden@h", "https://*.h@hidden", "u:hidden@h", "https://h/?u=a@hidden"]
+)
+def test_a_password_in_an_origin_is_not_repeated(origin: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(cors_origins=origin)
     assert "hidden" not in str(refusal.value)
 
 
