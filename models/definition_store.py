@@ -12,6 +12,7 @@ from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import DefinitionCorruptionError
 from app.contracts.flow import Flow
 from app.contracts.page import Page
+from app.kit.numbers import MAX_INTEGER
 from models.database import Collection, Database, store_errors
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 from models.stored_definition import StoredDefinition
@@ -38,7 +39,7 @@ class MongoDefinitionStore:
     ) -> list[VersionInfo]:
         query: dict[str, Any] = {"flowId": flow_id}
         if before is not None:
-            query["version"] = {"$lt": before}
+            query["version"] = {"$lt": min(before, MAX_INTEGER)}
         async with store_errors():
             cursor = self._definitions.find(query, {"definition": 0}).sort("version", -1).limit(limit or 0)
             found = await cursor.to_list(None)

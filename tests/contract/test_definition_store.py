@@ -93,3 +93,4 @@ async def test_versions_are_paged(store: DefinitionStore) -> None:
     assert [v.version for v in await store.versions("loop", 11, 3)] == [10, 9, 8]
     assert [v.version for v in await store.versions("loop", 2)] == [1]
     assert await store.versions("loop", 1, 3) == []
+    assert [v.version for v in await store.versions("loop", 10**30, 1)] == [12]
