@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,10 @@ from app.contracts.errors import MAX_FAULTS, Fault
 from app.kit.integers import convert_json
 
 MAX_SHOWN = 80
+ERROR_BYTES = 2500
+"""Of an error in the library, beside what it repeats."""
+MAX_ERRORS_BYTES = 33_554_432
+"""Of all errors of a value together."""
 HALF_PAIR = "is no Unicode text: it has half of a surrogate pair, such as \\ud83d; send whole characters"
 
 
@@ -21,13 +26,13 @@ def escape(segment: object) -> str:
 
 
 def faults_of(value: object, shape: type) -> list[Fault]:
-    """Every fault, at most ``MAX_FAULTS``; empty when ``value`` converts to ``shape``.
+    """Every fault, at most ``MAX_FAULTS``, of a large value the first alone; none if it fits ``shape``.
 
     msgspec stops at the first fault; the JSON Schema that it derives from the same type does not.
     """
     faults = []
     try:
-        for error in _validator(shape).iter_errors(value):
+        for error in errors_of(_validator(shape), value):
             pointer = "".join(f"/{escape(segment)}" for segment in error.instance_path)
             faults.append(Fault(pointer, _message(error)))
             if len(faults) == MAX_FAULTS:
@@ -44,6 +49,46 @@ def faults_of(value: object, shape: type) -> list[Fault]:
         except RecursionError:
             faults.append(Fault("", "is nested too deep"))
     return faults
+
+
+def errors_of(
+    validator: Any, value: object, visits: int | None = None, *, first_alone: bool = False
+) -> Iterator[jsonschema_rs.ValidationError]:
+    """All errors of a value, or the first alone where all might take too much memory.
+
+    The library collects all of them first, and each repeats its way to a part of the value, and the part.
+
+    Args:
+        validator: One of jsonschema-rs.
+        value: What is validated.
+        visits: How often a schema looks at a part of it, all in all; once at each by default.
+        first_alone: Find no other.
+    """
+    if not first_alone and _errors_bytes(value, visits) <= MAX_ERRORS_BYTES:
+        yield from validator.iter_errors(value)
+        return
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as first:
+        yield first
+
+
+def _errors_bytes(value: object, visits: int | None) -> float:
+    """What all errors take if there is one at each part of a value, and what they repeat at each visit."""
+    repeated = count = 0
+    pending = [(value, 0, 1)]
+    while pending:
+        part, way, depth = pending.pop()
+        count += 1
+        repeated += way
+        if isinstance(part, str):
+            repeated += len(part) * depth  # each value around it repeats it
+        elif isinstance(part, dict):
+            repeated += sum(map(len, part)) * depth
+            pending += [(member, way + len(name), depth + 1) for name, member in part.items()]
+        elif isinstance(part, list):
+            pending += [(member, way, depth + 1) for member in part]
+    return count * ERROR_BYTES + repeated * (1 if visits is None else visits / count)
 
 
 def _message(error: jsonschema_rs.ValidationError) -> str:

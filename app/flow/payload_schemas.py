@@ -14,7 +14,7 @@ import msgspec
 from app.contracts.errors import MAX_FAULTS, Fault
 from app.contracts.state import Payload
 from app.flow.deadline import require_time
-from app.flow.faults import escape
+from app.flow.faults import errors_of, escape
 from app.flow.schema_cost import cost_faults
 from app.flow.schema_weight import Weight, weight_of
 
@@ -22,6 +22,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES = 16_384
 MAX_STEPS = 2_000_000
 MAX_TOLD_STEPS = 50_000
+"""Beyond, to find all faults takes many times as long as the first."""
 PATTERN_BYTES = 1_048_576
 """Of a pattern, compiled."""
 
@@ -34,15 +35,9 @@ def payload_faults(schema: dict[str, Any], payload: Payload) -> list[Fault]:
         return [Fault("", "is larger than can be compared with its schema: bring less, or ask for less")]
     if validator.is_valid(payload):
         return []
-    if (
-        weight.steps(payload, MAX_TOLD_STEPS) > MAX_TOLD_STEPS
-    ):  # to find all faults takes many times as long as the first
-        try:
-            validator.validate(payload)
-        except jsonschema_rs.ValidationError as first:
-            return [Fault(_pointer(first.instance_path), first.message)]
+    steps = weight.steps(payload, MAX_TOLD_STEPS)
     faults = []
-    for error in validator.iter_errors(payload):
+    for error in errors_of(validator, payload, steps, first_alone=steps > MAX_TOLD_STEPS):
         faults.append(Fault(_pointer(error.instance_path), error.message))
         if len(faults) == MAX_FAULTS:
             break
@@ -57,7 +52,7 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     named = schema.get("$schema", DIALECT)
     if not isinstance(named, str) or named.rstrip("#") != DIALECT:
         return [Fault("/$schema", f"is not {DIALECT}")]
-    told = (Fault(_pointer(error.instance_path), error.message) for error in _meta().iter_errors(schema))
+    told = (Fault(_pointer(error.instance_path), error.message) for error in errors_of(_meta(), schema))
     faults = list(dict.fromkeys(islice(told, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
     return faults[:MAX_FAULTS]
 

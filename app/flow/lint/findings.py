@@ -12,19 +12,19 @@ MAX_POINTER = 1000
 
 def error(at: str, message: str, advice: str) -> Finding:
     """A finding that keeps a definition from being published."""
-    return Finding(at, message, "error", advice)
+    return Finding(_short(at), message, "error", advice)
 
 
 def warning(at: str, message: str, advice: str) -> Finding:
     """A finding about what its author may have meant."""
-    return Finding(at, message, "warning", advice)
+    return Finding(_short(at), message, "warning", advice)
 
 
 def arranged(raw: object, findings: Iterable[Finding]) -> list[Finding]:
     """The findings in the order of the document, none twice, at most ``MAX_FINDINGS``: where there are
     more, errors come before warnings, and the last one says so."""
     order = _Order(raw)
-    cut = (Finding(_cut(raw, f.pointer), f.message, f.severity, f.advice) for f in findings)
+    cut = (Finding(_leading(raw, f.pointer), f.message, f.severity, f.advice) for f in findings)
     unique = {(finding.pointer, finding.message): finding for finding in cut}
     ordered = sorted(unique.values(), key=lambda finding: order.place(finding.pointer))
     if len(ordered) <= MAX_FINDINGS:
@@ -61,9 +61,12 @@ class _Order:
         return known
 
 
-def _cut(raw: object, pointer: str) -> str:
-    """As much of a pointer as is short enough and leads somewhere: jsonschema-rs leaves empty names out."""
-    if len(pointer) > MAX_POINTER:
-        pointer = pointer[: pointer.rindex("/", 0, MAX_POINTER + 1)]
+def _short(pointer: str) -> str:
+    """As much of a pointer as is short enough: thousands of findings may be below one long name."""
+    return pointer if len(pointer) <= MAX_POINTER else pointer[: pointer.rindex("/", 0, MAX_POINTER + 1)]
+
+
+def _leading(raw: object, pointer: str) -> str:
+    """As much of a pointer as leads somewhere: jsonschema-rs leaves empty names out."""
     found = sum(1 for _ in way_to(raw, pointer))
     return "/".join(pointer.split("/")[: found + 1])

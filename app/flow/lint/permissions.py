@@ -21,8 +21,7 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
     """Findings of what users may do with their states."""
     for member in _OF_STATES:
         yield from _check_member(member, raw.get(member))
-    transitions = list(_transitions(steps))
-    if not any(_restricts(transition) for _, transition in transitions):
+    if not any(_restricts(transition) for _, transition in _transitions(steps)):
         return
     for member, does in _OF_STATES.items():
         if raw.get(member) is None:
@@ -31,7 +30,7 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
                 f"transitions require roles, but whoever may act on a state may {does} it",
                 f'add "{member}": false for administrators only, a list of roles, or true to leave it so',
             )
-    for at, transition in transitions:
+    for at, transition in _transitions(steps):
         if transition.get("roles") is None and not _asks_who(transition.get("guard")):
             yield warning(
                 at,
