@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 LOADS_IN_A_COMMAND = 250
 COMMANDS_UNDER_WAY = 2
+MAX_KEY = 322
+"""More characters than any key has: a flow of 64, a colon and a user of 256."""
 _PRESENT = {"$nin": sorted(ENDED)}
 _BY_KEY = (("_id", 1),)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -124,7 +126,8 @@ class MongoStateStore:
                 pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project=_WITHOUT_LISTS)
             )
 
-        return await self._key_ranges.page(max(after or "", first), end, limit, find)
+        # No key is longer, so that as many keys are behind the rest as behind the whole.
+        return await self._key_ranges.page(max((after or "")[:MAX_KEY], first), end, limit, find)
 
     async def _find_of_user(
         self, user_id: str, flow_id: str | None, after: str | None, rest: Document, limit: int
