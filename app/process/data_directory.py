@@ -124,8 +124,14 @@ class DataDirectory:
             raise EmbeddedError(
                 f"{self.path} holds a database, but its secrets.json is missing. {LOST_SECRETS}"
             )
-        if found is not None and (min(map(len, (found.mongo, found.redis))) == 0 or len(found.jwt) < MIN_JWT):
+        if found is None:
+            return None
+        if min(map(len, (found.mongo, found.redis))) == 0 or len(found.jwt) < MIN_JWT:
             raise EmbeddedError(f"{self._file('secrets.json')} has an empty or short secret. {LOST_SECRETS}")
+        if not all(map(str.isprintable, (found.mongo, found.redis, found.jwt))):
+            raise EmbeddedError(
+                f"{self._file('secrets.json')} has a secret with control characters. {LOST_SECRETS}"
+            )
         return found
 
     def create_secrets(self) -> Secrets:

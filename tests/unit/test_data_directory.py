@@ -64,6 +64,9 @@ SECRETS = {"jwt": "j" * 64, "mongo": "m" * 64, "redis": "r" * 64}
         ({"redis": ""}, "empty or short secret"),
         ({"jwt": ""}, "empty or short secret"),
         ({"jwt": "short"}, "empty or short secret"),
+        ({"mongo": "m\nm"}, "control characters"),
+        ({"redis": "r\nprotected-mode no"}, "control characters"),
+        ({"jwt": "\0" * 64}, "control characters"),
         ({"mongo": None}, "cannot be read"),
     ],
 )
