@@ -20,7 +20,6 @@ from app.contracts.errors import (
     MalformedRequestError,
     RequestTimeoutError,
     TooManyConnectionsError,
-    cut,
 )
 from app.http.middleware import PROBES, SAFETY_HEADERS
 from app.http.problems import problem
@@ -42,7 +41,6 @@ MAX_DISCARDED_BYTES = 4_194_304
 LOG_SECONDS = 60.0
 LOWERED_SECONDS = 10.0
 """Of a limit that a lack of descriptors lowered."""
-INSTANCE_CHARACTERS = 1000
 
 
 class _Phase(Enum):
@@ -339,7 +337,7 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._discarded_bytes = 0
         path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
-        answer = problem(self._refusal, cut(path, INSTANCE_CHARACTERS))
+        answer = problem(self._refusal, path)
         log.info("request refused", status=answer.status_code, code=self._refusal.code)
         headers = [
             *self.server_state.default_headers,

@@ -8,8 +8,8 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from app.contracts.errors import InternalError
-from app.http.problems import LOGGED, unexpected
+from app.contracts.errors import InternalError, cut
+from app.http.problems import INSTANCE_CHARACTERS, LOGGED, unexpected
 
 log = structlog.get_logger("http")
 
@@ -61,7 +61,7 @@ class RequestLog:
             note(
                 "request",
                 method=scope["method"],
-                path=scope["path"],
+                path=cut(scope["path"], INSTANCE_CHARACTERS),
                 status=status,
                 ms=round((time.perf_counter() - began) * 1000, 2),
                 **found,

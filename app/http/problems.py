@@ -12,6 +12,7 @@ from app.contracts.errors import (
     InternalError,
     MethodNotAllowedError,
     NotFoundError,
+    cut,
 )
 from app.contracts.views import problem_view
 from config.log import describe
@@ -19,6 +20,8 @@ from config.log import describe
 log = structlog.get_logger("http")
 
 
+INSTANCE_CHARACTERS = 1000
+"""Of a path in an answer and in a line of the log; an address may have 64 KiB."""
 LOGGED = "flow.logged"
 """In the scope of a request: what the line about it in the log has beside the path and the status."""
 
@@ -36,7 +39,7 @@ def problem(error: FlowError, instance: str) -> Response:
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Response(
-        msgspec.json.encode(problem_view(error, instance)),
+        msgspec.json.encode(problem_view(error, cut(instance, INSTANCE_CHARACTERS))),
         status_code=error.status,
         headers=headers,
         media_type="application/problem+json",
@@ -68,5 +71,5 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 def unexpected(path: str, error: BaseException) -> Response:
     """A fault of the service: logged without its message, answered without any."""
-    log.error("request failed", path=path, **describe(error))
+    log.error("request failed", path=cut(path, INSTANCE_CHARACTERS), **describe(error))
     return problem(InternalError(), path)

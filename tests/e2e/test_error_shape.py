@@ -181,6 +181,18 @@ async def test_an_answer_does_not_multiply_its_request(
     assert len(answer.content) < ANSWER_BYTES
 
 
+@pytest.mark.parametrize("path", ["x" * 60_000, "%01" * 20_000], ids=["long", "controls"])
+async def test_an_answer_and_its_line_do_not_repeat_a_long_path(
+    serving: Serving, user: str, path: str
+) -> None:
+    async with serving.http(user, "flow:admin") as http:
+        for target in ("/", "/livez/", "/api/flows/", "/api/flow/", "/static/"):
+            answer = await http.get(target + path)
+            assert answer.status_code == 404
+            assert len(answer.content) < 10_000
+    assert max(map(len, serving.output.splitlines())) < 20_000
+
+
 @pytest.mark.parametrize("query", ["&".join(["a"] * 15_000), "a" * 30_000, "userId=" + "%22" * 5000],
                          ids=["many", "long", "quotes"])  # fmt: skip
 async def test_an_answer_does_not_multiply_its_query(serving: Serving, user: str, query: str) -> None:
