@@ -1,6 +1,6 @@
 """A definition as YAML 1.2, as a person would write it: in blocks, steps and transitions in their order.
 
-What is written is read back exactly, by readers of YAML 1.1 too. It is written here and not by ruamel.yaml,
+What is written is read back exactly, by readers of YAML 1.1 too. It is written here and not by a library,
 which takes seconds for a large definition and loses some characters (U+0085).
 """
 

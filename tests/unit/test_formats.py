@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contracts.ports import DefinitionSourceError
 from app.providers.addresses import is_public
-from app.providers.formats import MAX_BYTES, decode, decode_json
-from app.providers.yaml_format import MAX_MARKS, count_marks
+from app.providers.formats import MAX_BYTES, FormatError, decode, decode_json
+from app.providers.yaml_format import MAX_MARKS, count_marks, read_yaml
 from tests.support.long_form import examples
 from tests.support.samples import flow_dict
 
@@ -115,7 +116,7 @@ def test_no_bytes_raise_anything_but_the_error_of_sources(raw: bytes, suffix: st
         ("", ".json", "line 1, column 1: is not JSON"),
         ("a: 1\nb: 2\na: 3\n", ".yaml", "line 3, column 1: found duplicate key"),
         ("steps:\n  a: [1,\n  b", ".yaml", "line 3, column 4: expected ',' or ']'"),
-        ("a: 1\n---\nb: 2\n", ".yaml", "line 2, column 1: but found another document"),
+        ("a: 1\n---\nb: 2\n", ".yaml", "line 2, column 1: found another document"),
         ("a:\n  since: 2026-01-02\n", ".yaml", "line 2, column 10: 2026-01-02 is a date or time"),
         ("at: 2026-01-02T03:04:05Z", ".yaml", "put it in quotes"),
         ("1: a", ".yaml", "line 1, column 1: the name 1 is no text; put it in quotes"),
@@ -135,12 +136,51 @@ def test_no_bytes_raise_anything_but_the_error_of_sources(raw: bytes, suffix: st
         ("guard: payload.x ? a : b", ".yaml", "put a guard in quotes"),
         ("a: &a [*a]", ".yaml", "an alias stands inside of what it names"),
         ("a: *nobody", ".yaml", "undefined alias"),
-        ("a: \x01", ".yaml", "line 1: is not YAML"),
+        ("a: \x01", ".yaml", "line 1, column 4: is not YAML: the character U+0001"),
         ("a: " + "9" * 5000, ".yaml", "a number is too long"),
-        ("a: !!int ''", ".yaml", "or not what its tag says"),
-        ("a: !!bool perhaps", ".yaml", "or not what its tag says"),
+        ("a: !!int ''", ".yaml", "line 1, column 4: the value is not what its tag !!int says"),
+        ("a: !!bool perhaps", ".yaml", "not what its tag !!bool says"),
+        ("a: !!map [1]", ".yaml", "line 1, column 4: the tag !!map does not fit its value"),
+        ("a: 0x" + "f" * 5000, ".yaml", "line 1, column 4: a number is too long"),
+        ("a: !<!> b", ".yaml", "line 1, column 4: the tag ! is not of JSON"),
+        ("<<: {a: 1}\n<<: {b: 2}", ".yaml", "line 2, column 1: found duplicate key '<<'"),
+        ("a: 1\n<<: [1]", ".yaml", "line 2, column 5: expected a mapping, or a list of mappings"),
+        (
+            "a:\n\t- b",
+            ".yaml",
+            "line 2, column 1: found character that cannot start any token; indent with spaces",
+        ),
+        ("a: {b: [1, 2}", ".yaml", "expected ',' or ']'; close what begins in line 1, column 8"),
+        (
+            'a: "b',
+            ".yaml",
+            "line 1, column 6: found unexpected end of stream; close what begins in line 1, column 4",
+        ),
+        (
+            "a: b: c",
+            ".yaml",
+            "line 1, column 5: mapping values are not allowed in this context; put a text with ': '",
+        ),
+        (
+            'a: "\\ud83d\\ude00"',
+            ".yaml",
+            "line 1, column 7: found invalid Unicode character escape code; write the",
+        ),
+        (
+            "".join(f"%TAG !{n}! tag:x\n" for n in range(200)) + "--- a",
+            ".yaml",
+            "more than 100 lines with %TAG",
+        ),
         ("%YAML 1.1\n---\na: no", ".yaml", "is YAML 1.1"),
         ("[" * 600, ".yaml", "nested too deep"),
+        ("[" * 100_000, ".yaml", "nested too deep"),
+        ("{" * 100_000, ".yaml", "nested too deep"),
+        ("{a: " * 40_000, ".yaml", "nested too deep"),
+        ("[\n" * 45_000, ".yaml", "line 501, column 1: is nested too deep"),
+        ("- " * 90_000, ".yaml", "nested too deep"),
+        ("? " * 90_000, ".yaml", "nested too deep"),
+        ("!!seq [" * 90_000, ".yaml", "nested too deep"),
+        ("".join(f"{' ' * n}a:\n" for n in range(1300)), ".yaml", "line 501, column 501: is nested too deep"),
         ("a = 1\na = 2", ".toml", "is not TOML: Cannot overwrite a value"),
         ("a = 1\nb = \n", ".toml", "line 2"),
         ("[a]\nsince = 2026-01-02", ".toml", "a.since: 2026-01-02 is a date or time"),
@@ -157,6 +197,69 @@ def test_what_is_refused_says_where_and_why(text: str | bytes, suffix: str, says
 def test_yaml_is_that_of_2009_where_no_is_a_name() -> None:
     assert read("no: off\nyes: 010\non: ~\n", ".yaml") == {"no": "off", "yes": 10, "on": None}
     assert math.isnan(read("a: .nan", ".yaml")["a"])  # the check of definitions says no, with its place
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("y", "y"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("-010", -10),
+        ("+1", 1),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-.inf", -math.inf),
+        ("=", "="),
+        ("<<", "<<"),
+        ("Null", None),
+        ("nULL", "nULL"),
+        ("TRUE", True),
+        ("'true'", "true"),
+        ("!!str 2026-01-02", "2026-01-02"),
+        ("!!float 1", 1.0),
+        ("!!int '3'", 3),
+        ("2026-1-2", "2026-1-2"),
+    ],
+)
+def test_a_text_without_quotes_is_what_the_core_schema_says(written: str, value: Any) -> None:
+    for parser in (yaml.CSafeLoader, yaml.SafeLoader):
+        found = read_yaml(f"a: {written}", parser)["a"]
+        assert (found, type(found)) == (value, type(value))
+
+
+def test_the_parser_without_c_reads_the_same() -> None:
+    for text in (YAML_FLOW, "a: &a {x: [1, 2]}\nb: {<<: [*a, {y: 1}], x: 3}\nc: >-\n  d\n  e\n"):
+        assert read_yaml(text, yaml.SafeLoader) == read_yaml(text)
+    for text in ("[" * 100_000, "a: !mine 1", "a: 1\na: 2", "a: [1", "a: \x01", "a: ! b"):
+        with pytest.raises(FormatError, match=r"^line 1|^line 2"):
+            read_yaml(text, yaml.SafeLoader)
+
+
+def test_merged_members_come_first_and_own_ones_count() -> None:
+    found = read("<<: [{a: 1, b: 1}, {a: 2, c: 2}]\nc: 3\nd: 1", ".yaml")
+    assert list(found.items()) == [("a", 1), ("c", 3), ("b", 1), ("d", 1)]
+    assert read("'<<': 1", ".yaml") == {"<<": 1}
+
+
+def test_an_anchor_may_be_given_anew() -> None:
+    assert read("- &a 1\n- *a\n- &a 2\n- *a\n- &a [&a 3]\n- *a", ".yaml") == [1, 1, 2, 2, [3], 3]
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["- a\n", "- 1.5e3\n", '- "a! b"\n', "- &a 1\n", "- {a: 1}\n", f"{'- ' * 499}a\n", "- {a: [], b: }\n"],
+)
+@pytest.mark.timeout(60)
+def test_the_largest_document_within_the_bound_is_read_soon(part: str) -> None:
+    text = part * (MAX_MARKS // count_marks(part))
+    began = time.process_time()
+    assert isinstance(read(text, ".yaml"), list)
+    assert time.process_time() - began < 4
 
 
 def test_a_mark_of_byte_order_is_no_part_of_the_text() -> None:

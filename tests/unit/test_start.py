@@ -22,7 +22,7 @@ SERVERS = {
 }
 FOR_A_TOKEN = {"jwt.api_jwt", "cryptography.x509"}
 FOR_REMOTE_SOURCES = {"aiohttp.client", "app.providers.remote"}
-NEVER_IN_A_WORKER = {"beanie", "models.documents", "ruamel.yaml", "valkey", "rich", "pytest"}
+NEVER_IN_A_WORKER = {"beanie", "models.documents", "yaml", "valkey", "rich", "pytest"}
 APPLICATION = {"app.asgi", "app.http.application", "realtime.sockets", "socketio", "starlette.applications"}
 
 
