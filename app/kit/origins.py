@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 _PORTS = {"http": "80", "https": "443"}
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _PORT = re.compile(r"[0-9]{1,5}")
+_FORWARDED = re.compile(r"(?:^|;)\s*(proto|host)\s*=\s*(?:\"([^\"]*)\"|([^;\s]*))", re.IGNORECASE)
 
 
 def normalize_origin(text: str) -> str:
@@ -45,15 +46,26 @@ def own_origins(scheme: str, header: Callable[[str], str | None]) -> set[str]:
     """
     scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
     host = header("host") or ""
-    forwarded_host = (header("x-forwarded-host") or host).split(",")[0].strip()
-    forwarded_scheme = (header("x-forwarded-proto") or scheme).split(",")[0].strip()
+    said = _first_forwarded(header("forwarded") or "")
+    forwarded_host = (header("x-forwarded-host") or said.get("host") or host).split(",")[0].strip()
+    forwarded_scheme = (header("x-forwarded-proto") or said.get("proto") or scheme).split(",")[0].strip()
+    port = (header("x-forwarded-port") or "").split(",")[0].strip()
+    candidates = [f"{scheme}://{host}", f"{forwarded_scheme}://{forwarded_host}"]
+    if port and not re.search(r":\d+\Z", forwarded_host):
+        candidates.append(f"{forwarded_scheme}://{forwarded_host}:{port}")
     found = set()
-    for origin in (f"{scheme}://{host}", f"{forwarded_scheme}://{forwarded_host}"):
+    for origin in candidates:
         try:
             found.add(normalize_origin(origin))
         except ValueError:
             continue
     return found
+
+
+def _first_forwarded(header: str) -> dict[str, str]:
+    """Read the scheme and host of the first element of a ``Forwarded`` header (RFC 7239)."""
+    first = header.split(",", maxsplit=1)[0]
+    return {name.lower(): quoted or plain for name, quoted, plain in _FORWARDED.findall(first)}
 
 
 def _is_port(text: str) -> bool:

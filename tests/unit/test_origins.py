@@ -72,6 +72,30 @@ def test_own_origins_are_those_of_the_request_and_of_its_proxy() -> None:
     assert own_origins("http", lambda _: None) == set()
 
 
+@pytest.mark.parametrize(
+    ("headers", "origin"),
+    [
+        ({"forwarded": "for=1.2.3.4;proto=https;host=flow.example"}, "https://flow.example"),
+        (
+            {"forwarded": 'Host="flow.example:8443"; Proto=HTTPS, for=2.2.2.2;host=x'},
+            "https://flow.example:8443",
+        ),
+        ({"forwarded": "for=1.2.3.4;proto=https"}, "https://inner"),
+        ({"x-forwarded-proto": "https", "x-forwarded-port": "8443"}, "https://inner:8443"),
+        ({"x-forwarded-proto": "https", "x-forwarded-port": "443, 80"}, "https://inner"),
+        ({"x-forwarded-host": "flow.example:81", "x-forwarded-port": "8443"}, "http://flow.example:81"),
+    ],
+)
+def test_proxies_say_the_origin_in_several_ways(headers: dict[str, str], origin: str) -> None:
+    assert own_origins("ws", {"host": "inner", **headers}.get) >= {origin}
+
+
+@pytest.mark.parametrize("value", ["", ";", "host", "host=", "proto=javascript;host=x y", ",", '"'])
+def test_a_malformed_forwarded_header_says_nothing(value: str) -> None:
+    headers = {"host": "inner", "forwarded": value, "x-forwarded-port": "99999"}
+    assert own_origins("ws", headers.get) == {"http://inner"}
+
+
 async def answer(server: Server, **environ: str) -> Any:
     """The status with which Engine.IO answers a connection."""
     sent: list[Any] = []
