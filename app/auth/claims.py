@@ -66,7 +66,7 @@ def put_claim(claims: dict[str, Any], name: str, value: Any) -> None:
 def _texts(name: str, value: Any) -> list[str]:
     """Read a text or a list of texts; numbers count as their texts."""
     members = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(member, str | int) for member in members):
+    if not all(isinstance(member, str | int) and not isinstance(member, bool) for member in members):
         raise AuthenticationRequiredError(
             f"The token's '{name}' claim must be a text or a list of texts", reason="claim"
         )

@@ -46,13 +46,19 @@ class TokenRefusals:
         self._log(reason, error, token)
         return AuthenticationRequiredError(message, reason=reason)
 
+    def refuse_claim(self, error: AuthenticationRequiredError) -> AuthenticationRequiredError:
+        """Log that a claim of a verified token is missing or has another shape; the same error."""
+        self._log("claim", error, "")
+        return error
+
     def _log(self, reason: str, error: Exception, token: str) -> None:
         now = time.monotonic()
         if now - self._logged_at.get(reason, -_SECONDS_BETWEEN_LOGS) < _SECONDS_BETWEEN_LOGS:
             self._unlogged[reason] = self._unlogged.get(reason, 0) + 1
             return
         self._logged_at[reason] = now
-        fields: dict[str, Any] = {"reason": reason, "error": type(error).__name__}
+        named = error.message if isinstance(error, AuthenticationRequiredError) else type(error).__name__
+        fields: dict[str, Any] = {"reason": reason, "error": named}
         if self._expected.get(reason) is not None:
             fields["expected"] = self._expected[reason]
         if reason in _CLAIMS:

@@ -75,7 +75,7 @@ class TokenVerifier:
             self._known[token] = caller
         if caller.expires_at <= time.time():
             self._known.pop(token, None)
-            raise AuthenticationRequiredError("The token has expired; get a new one")
+            raise AuthenticationRequiredError("The token has expired; get a new one", reason="time")
         return caller
 
     async def _claims_of(self, token: str) -> dict[str, Any]:
@@ -97,16 +97,20 @@ class TokenVerifier:
                 },
             )
         except jwt.ExpiredSignatureError:
-            raise AuthenticationRequiredError("The token has expired; get a new one") from None
+            raise AuthenticationRequiredError("The token has expired; get a new one", reason="time") from None
         except jwt.MissingRequiredClaimError as refusal:
-            raise AuthenticationRequiredError(f"The token has no '{refusal.claim}' claim") from None
+            missing = AuthenticationRequiredError(f"The token has no '{refusal.claim}' claim", reason="claim")
+            raise self._refusals.refuse_claim(missing) from None
         except (jwt.PyJWTError, ValueError) as refusal:
             raise self._refusals.refuse(refusal, token) from None
         return claims
 
     def _caller_of(self, claims: dict[str, Any]) -> Caller:
         last = float(min(int(claims["exp"]), _LATEST))  # PyJWT has checked that it is a number
-        return self._claims.caller(claims, last + _LEEWAY_SECONDS)
+        try:
+            return self._claims.caller(claims, last + _LEEWAY_SECONDS)
+        except AuthenticationRequiredError as refusal:
+            raise self._refusals.refuse_claim(refusal) from None
 
 
 def issue_token(

@@ -157,13 +157,28 @@ async def test_a_text_is_one_role_and_a_scope_is_a_text_or_a_list(
 
 
 @pytest.mark.parametrize("name", ["roles", "scope"])
-@pytest.mark.parametrize("value", [{"a": "b"}, [["a"]], [None], [{"a": 1}], 1.5])
-async def test_a_claim_of_another_shape_is_refused_by_name(name: str, value: object) -> None:
+@pytest.mark.parametrize("value", [{"a": "b"}, [["a"]], [None], [{"a": 1}], 1.5, True, ["a", False]])
+async def test_a_claim_of_another_shape_is_refused_by_name(
+    name: str, value: object, log_events: LogEvents
+) -> None:
     claims: dict[str, Any] = {name: value}
     with pytest.raises(
         AuthenticationRequiredError, match=f"'{name}' claim must be a text or a list of texts"
     ):
         await verifier().verify(token(**claims))
+    logged = log_events.named("token refused")
+    assert [(each["reason"], each["error"]) for each in logged] == [
+        ("claim", f"The token's '{name}' claim must be a text or a list of texts")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"), [({"exp": 1}, "time"), ({"exp": None}, "claim"), ({"sub": None}, "claim")]
+)
+async def test_every_refused_token_has_a_reason(claims: dict[str, Any], reason: str) -> None:
+    with pytest.raises(AuthenticationRequiredError) as refused:
+        await verifier().verify(token(**claims))
+    assert refused.value.details == {"reason": reason}
 
 
 @pytest.mark.parametrize(
