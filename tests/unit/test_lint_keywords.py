@@ -69,6 +69,13 @@ def findings(schema: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("dependencies", {"a": ["b"]}, "dependentRequired"),
         ("additionalItems", False, "items"),
         ("ref", "#", "$ref"),
+        ("lenght", 1, "maxLength"),
+        ("property", {"a": {}}, "properties"),
+        ("requiredProperties", ["a"], "required"),
+        ("additionalProperty", False, "additionalProperties"),
+        ("multiple", 2, "multipleOf"),
+        ("dependancies", {"a": ["b"]}, "dependentRequired"),
+        ("max_value", 2, "maximum"),
     ],
 )
 def test_a_misspelt_keyword_is_a_warning_that_names_the_one_that_was_meant(
@@ -126,6 +133,9 @@ def test_it_is_found_at_every_level_and_not_among_names_and_data() -> None:
         ("ip-address", "ipv4"),
         ("host-name", "hostname"),
         ("json_pointer", "json-pointer"),
+        ("time-stamp", "date-time"),
+        ("gud", "uuid"),
+        ("uri-ref", "uri-reference"),
     ],
 )
 def test_an_unknown_format_is_a_warning_that_names_the_one_that_was_meant(given: str, meant: str) -> None:

@@ -40,6 +40,10 @@ FORMATS = (
 _INSTEAD = {
     "divisibleby": "multipleOf",
     "step": "multipleOf",
+    "multiple": "multipleOf",
+    "property": "properties",
+    "requiredproperties": "required",
+    "additionalproperty": "additionalProperties",
     "extends": "allOf",
     "all": "allOf",
     "any": "anyOf",
@@ -86,6 +90,8 @@ _FORMAT_INSTEAD = {
     "link": "uri",
     "guid": "uuid",
     "ip": "ipv4",
+    "uriref": "uri-reference",
+    "urlreference": "uri-reference",
     "ipaddress": "ipv4",
     "mail": "email",
     "host": "hostname",
@@ -124,7 +130,7 @@ def keyword_findings(at: str, schema: object) -> Iterator[Finding]:
 
 
 def _advice_about_keyword(name: str) -> str:
-    alike = nearest(name, KEYWORDS) or _INSTEAD.get(plain_spelling(name))
+    alike = nearest(name, KEYWORDS) or _INSTEAD.get(plain_spelling(nearest(name, _INSTEAD) or ""))
     if alike is not None:
         return f"did you mean {alike!r}?"
     if name == "nullable":
@@ -135,7 +141,9 @@ def _advice_about_keyword(name: str) -> str:
 def _format_findings(at: str, given: object) -> Iterator[Finding]:
     if not isinstance(given, str) or given in FORMATS:
         return
-    alike = nearest(given, FORMATS) or _FORMAT_INSTEAD.get(plain_spelling(given))
+    alike = nearest(given, FORMATS) or _FORMAT_INSTEAD.get(
+        plain_spelling(nearest(given, _FORMAT_INSTEAD) or "")
+    )
     yield warning(
         at,
         f"{quoted(given)} is a format that is not checked",
