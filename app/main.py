@@ -19,7 +19,7 @@ from app.services.time_check import CheckedClock, TimeCheck
 from app.services.wiring import Limits, Ports
 from app.tasks import end_tasks
 from config.log import IDENTITY, configure_own_logs
-from config.settings import Settings, load_settings
+from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
 from models.corruption_store import MongoCorruptionReports
 from models.database import DatabaseRefusedError, connect
@@ -134,12 +134,13 @@ class Parts:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings | None = None, *, create: bool = True
+    settings: Settings | None = None, *, create: bool = True, examples: bool = True
 ) -> AsyncIterator[FlowService]:
     """The service for a Python program, without HTTP, by the same settings as ``serve``: on the
     servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in ``FLOW_DATA_DIR``:
     those of a ``serve`` that runs there, or its own. Without ``create``, embedded servers must have a
-    database there already.
+    database there already; without ``examples``, flows that ship are not published into a database that
+    lacks them, unless FLOW_DEFINITIONS names them.
 
     Raises config.settings.SettingsError, app.process.embedded.EmbeddedError, StoreUnavailableError,
     BusUnavailableError, DefinitionSourceError.
@@ -154,7 +155,7 @@ async def open_service(
     opened = False
     try:
         async with Parts(settings).running() as service:
-            sources = definition_sources(service, settings)
+            sources = definition_sources(service, settings, examples=examples)
             await sources.take_up()
             async with following(sources):
                 opened = True
@@ -198,8 +199,9 @@ async def following(sources: Sources) -> AsyncIterator[None]:
         await end_tasks([task])
 
 
-def definition_sources(service: FlowService, settings: Settings) -> Sources:
+def definition_sources(service: FlowService, settings: Settings, *, examples: bool = True) -> Sources:
     """The sources of ``FLOW_DEFINITIONS`` beside the database."""
+    creates = examples or "definitions" in settings.model_fields_set
     auth = settings.definitions_auth.get_secret_value() if settings.definitions_auth else None
     copies = []
     for setting in settings.definition_sources():
@@ -217,5 +219,6 @@ def definition_sources(service: FlowService, settings: Settings) -> Sources:
                 interval=settings.definition_cache_ms / 1000,
                 private_redirects=settings.definitions_private_redirects,
             )
-        copies.append(SourceCopy(source, overrides=setting.overrides))
+        is_example = setting.where == str(SHIPPED_FLOWS)
+        copies.append(SourceCopy(source, overrides=setting.overrides, creates=creates or not is_example))
     return Sources(service.definitions, copies)

@@ -176,7 +176,8 @@ def say_store(settings: "Settings") -> None:
 def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     """Run ``use`` with a service by the settings and the options of ``on_store``.
 
-    Logs below warnings are not shown.
+    Logs below warnings are not shown. The example flows are for ``serve`` to publish: the service of this
+    database may have other definitions.
     """
     import asyncio  # noqa: PLC0415 - as all of these, for commands that need a service
 
@@ -191,7 +192,8 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     configure_logging("warning", settings.log_format)
 
     async def run() -> T:
-        async with open_service(settings, create=chosen[f"{__name__}.create"]) as service:
+        creates = chosen[f"{__name__}.create"]
+        async with open_service(settings, create=creates, examples=creates) as service:
             say_store(settings)
             return await use(service)
 

@@ -23,11 +23,12 @@ class SourceCopy:
     """The definitions of a source. ``flows`` are by slug; of two with one slug the first counts. ``known``
     once the source could be read; ``away`` says why it cannot be now ("": it can)."""
 
-    def __init__(self, source: DefinitionSource, *, overrides: bool = False) -> None:
+    def __init__(self, source: DefinitionSource, *, overrides: bool = False, creates: bool = True) -> None:
         self.source = source
         self.known = False
         self.flows: dict[str, SourcedFlow] = {}
         self._overrides = overrides
+        self._creates = creates
         self._kept: dict[str, _Kept] = {}
         self.away = ""
         self._reported = ""
@@ -97,7 +98,10 @@ class SourceCopy:
         for finding in findings if advise else ():
             log.warning("definition", place=found.place, at=finding.pointer, finding=finding.message)
         return _Kept(
-            found.digest, SourcedFlow(flow, found.place, found.source, self._overrides), "", flow.flow
+            found.digest,
+            SourcedFlow(flow, found.place, found.source, self._overrides, self._creates),
+            "",
+            flow.flow,
         )
 
     def _report_away(self) -> None:

@@ -224,6 +224,8 @@ class Definitions:
                     return TakenUp(newest.version)
                 if _is_of_source(newest) and keep(newest.source):
                     return TakenUp(None)
+            elif not offered.creates:
+                return TakenUp(None)
             try:
                 made = await self._publish(flow, newest, actor="server-flow", source=offered.source)
                 return TakenUp(made.version, published=True)
@@ -298,12 +300,14 @@ class Definitions:
 
 class SourcedFlow(Struct, frozen=True):
     """A flow of a source. ``place`` says where it was read, ``source`` is what its version is to name;
-    ``overrides``: the source comes before the database."""
+    ``overrides``: the source comes before the database; ``creates``: the flow is published although the
+    database does not have it."""
 
     flow: Flow
     place: str
     source: str
     overrides: bool = False
+    creates: bool = True
 
 
 class TakenUp(Struct, frozen=True):
