@@ -14,6 +14,8 @@ _REMOVED: dict[str, Any] = {}
 
 def pointer_faults(pointers: Sequence[str], at: str = "/remove") -> list[Fault]:
     """Everything wrong with pointers to members of a payload; ``at`` is where they were given."""
+    if isinstance(pointers, str):  # it would be read as a list of its characters
+        return [Fault(at, "is one text: list the JSON pointers, as in ['/address/street']")]
     faults = []
     for n, pointer in enumerate(pointers):
         fault = _fault(pointer)

@@ -221,9 +221,9 @@ class FlowService:
         GuardRefusedError, InvalidPayloadError, PayloadTooLargeError, StatePausedError,
         RevisionConflictError, FlowStateCorruptionError."""
         payload = with_doubles(payload)
+        if remove is not UNSET:
+            require_pointers(remove)
         removed = remove if remove is UNSET else tuple(remove)
-        if removed is not UNSET:
-            require_pointers(removed)
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
         asked = request(user_id, flow_id, transition, command, origin)
 

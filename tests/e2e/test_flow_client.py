@@ -105,6 +105,8 @@ async def test_a_flow_walked_and_followed(serving: Serving, user: str) -> None:
         started = await client.start(FLOW, service="web", payload={"a": 1, "old": None})
         assert (started.step, started.service, started.revision) == ("welcome", "web", 0)
         assert revisions(await read(states, at_revision(0))) == [0]
+        with pytest.raises(FlowClientError, match='/remove: "/old" is not of type "array"'):
+            await client.transition(FLOW, WALK[0], remove="/old")
         for transition in WALK:
             moved = await client.transition(FLOW, transition, {"b": 2}, remove=["/old"])
         assert (moved.status, moved.payload) == ("completed", {"a": 1, "b": 2})

@@ -111,6 +111,15 @@ async def test_without_a_payload_there_is_nothing_to_remove() -> None:
     assert await payload_after(r, remove=["/a"], payload={"a": 1}) == {"a": 1}
 
 
+async def test_one_text_is_no_list_of_pointers() -> None:
+    r = await rig()
+    state, _ = await r.service.start_flow("ada", "loop", StartCommand(payload={"": 1, "a": 2}))
+    with pytest.raises(InvalidRequestError) as refusal:
+        await r.service.execute_transition("ada", "loop", "again", remove="/")
+    assert [fault.pointer for fault in refusal.value.faults] == ["/remove"]
+    assert await r.service.get_flow_state("ada", "loop") == state
+
+
 BAD = ["/a", "", "a", "/a~", "/a~2b", "/x~01", "/\ud800"]
 FAULTY = [1, 2, 3, 4, 6]
 
