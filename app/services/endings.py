@@ -1,10 +1,11 @@
 """How a state ended, for callers that find none."""
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowError
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
-from app.contracts.record import commit_record_id
+from app.contracts.record import HistoryRecord, commit_record_id
+from app.contracts.state import FlowState
 from app.contracts.views import iso
 from app.flow.chain import is_receipt
 
@@ -35,12 +36,21 @@ class Endings:
         state = stored.state
         if state.status == "cleared":
             return {"erasedAt" if await self._was_erased(stored) else "clearedAt": iso(state.updated_at)}
-        if state.status == "expired" or state.expires_at is UNSET:
-            return {"expiredAt": iso(state.updated_at)}
-        return {"expiredAt": iso(state.expires_at)}  # no sweep has ended it yet
+        if state.status != "expired":  # no sweep has ended it yet
+            return {} if state.expires_at is UNSET else {"expiredAt": iso(state.expires_at)}
+        before = await self._record(stored, structs.replace(state, revision=state.revision - 1))
+        if before is None or before.after is UNSET or before.after.expires_at is UNSET:
+            return {"expiredAt": iso(state.updated_at)}  # when it was found to have expired
+        return {"expiredAt": iso(before.after.expires_at)}
 
     async def _was_erased(self, stored: StoredState) -> bool:
         """True if the last record is the receipt of an erasure: the tombstone itself looks as if cleared."""
-        last = commit_record_id(stored.state)
-        waiting = [record for record in stored.pending if record.id == last]
-        return any(is_receipt(record) for record in waiting or await self._history.get_many([last]))
+        last = await self._record(stored, stored.state)
+        return last is not None and is_receipt(last)
+
+    async def _record(self, stored: StoredState, at: FlowState) -> HistoryRecord | None:
+        """The record of the commit that led to ``at``, from the outbox or the history."""
+        wanted = commit_record_id(at)
+        waiting = [record for record in stored.pending if record.id == wanted]
+        found = waiting or await self._history.get_many([wanted])
+        return found[0] if found else None

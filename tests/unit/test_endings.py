@@ -84,6 +84,34 @@ async def test_a_cleared_state_is_told_from_an_erased_one(ask: Ask, delivered: b
         await ended("cleared", rig.clock.now())
 
 
+@pytest.mark.parametrize("ask", ASKS, ids=OF_ASKS)
+@pytest.mark.parametrize("ended_by", ["nobody", "the sweep", "a caller"])
+async def test_a_state_expired_when_its_time_was_up_whoever_noticed_it_later(ask: Ask, ended_by: str) -> None:
+    rig = await started()
+    async with rig.service as service:
+        await service.execute_transition("ada", "loop", "go")
+        expires = rig.states.kept["loop:ada"].state.expires_at
+        assert isinstance(expires, datetime)
+        rig.clock.advance(hours=7)
+        if ended_by == "the sweep":
+            await service.purge_expired_flows()
+        elif ended_by == "a caller":
+            await told(rig, ASKS[0])
+        assert (await told(rig, ask)).details == {"expiredAt": iso(expires)}
+        await service.background.relay.drain(5)
+        assert (await told(rig, ask)).details == {"expiredAt": iso(expires)}
+
+
+async def test_without_the_record_before_the_end_it_is_told_when_the_end_was_noticed() -> None:
+    rig = await started()
+    async with rig.service as service:
+        rig.clock.advance(hours=7)
+        await service.purge_expired_flows()
+        await service.background.relay.drain(5)
+        rig.history.kept.clear()
+        assert (await told(rig, ASKS[0])).details == {"expiredAt": iso(rig.clock.now())}
+
+
 async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_says_so() -> None:
     rig = await started()
     await rig.service.clear_flow_state("ada", "loop")
