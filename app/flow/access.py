@@ -1,12 +1,17 @@
 """Checks who may see a flow, and who may run a transition with its payload."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 
 from app.contracts.command import ADMIN, Caller
-from app.contracts.errors import Fault, InsufficientPermissionsError, InvalidPayloadError
+from app.contracts.errors import (
+    Fault,
+    GuardRefusedError,
+    InsufficientPermissionsError,
+    InvalidPayloadError,
+)
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import FlowState, Payload
 from app.flow.guard_inputs import GuardBudget, GuardInputs
@@ -106,6 +111,29 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
     raise InsufficientPermissionsError(
         f"Undoing the last transition needs {_needed(roles)}", transition="back", roles=list(roles)
     )
+
+
+def require_undo_guards(
+    ways: Sequence[FlowTransition], state: FlowState, caller: Caller, now: datetime
+) -> None:
+    """Raise GuardRefusedError when each of the transitions that may have led to the state has a guard on
+    ``user``, and none holds for the caller. Other guards say when a transition may run, not who may.
+
+    The payload of the transition is part of that of the state, which stands for both.
+    """
+    guards = [(way.guard or "", way.transition) for way in ways]
+    if not guards or ADMIN in caller.scopes or any(not g or not compiled(g).reads_user for g, _ in guards):
+        return
+    before = structs.replace(state, step=state.previous or "", previous=UNSET)
+    payload = {} if state.payload is UNSET else state.payload
+    for n, (guard, name) in enumerate(guards, 1):
+        try:
+            check_guard(guard, name, before, payload, caller, now)
+        except GuardRefusedError:
+            if n == len(guards):
+                raise
+        else:
+            return
 
 
 def runnable(

@@ -24,7 +24,13 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import ENDED, AvailableTransition, FlowState, Payload, Status
-from app.flow.access import require_runnable, require_undo, restricts_roles, runnable
+from app.flow.access import (
+    require_runnable,
+    require_undo,
+    require_undo_guards,
+    restricts_roles,
+    runnable,
+)
 from app.flow.guard_inputs import GuardBudget
 from app.flow.removal import without
 
@@ -155,13 +161,14 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
 
 def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Caller) -> FlowState:
     """The state at the step that a reversible transition left, payload as it is. Raises
-    InvalidTransitionError when the last transition was not reversible, InsufficientPermissionsError when the
-    caller may not undo it."""
+    InvalidTransitionError when the last transition was not reversible, InsufficientPermissionsError or
+    GuardRefusedError when the caller may not undo it."""
     require_active(state)
     source = current_step(definition, state)
     if state.previous is UNSET or state.previous not in definition.flow.steps:
         raise _invalid(source, state, "back", caller, now)
     require_undo(undo_roles(definition, state), caller)
+    require_undo_guards(_ways_back(definition, state), state, caller, now)
     target = definition.flow.steps[state.previous]
     return structs.replace(
         state,
@@ -256,6 +263,14 @@ def undo_roles(definition: FlowDefinition, state: FlowState) -> tuple[str, ...] 
     if any(way.roles is None for way in ways):
         return UNSET
     return tuple(sorted({role for way in ways for role in way.roles or ()}))
+
+
+def _ways_back(definition: FlowDefinition, state: FlowState) -> list[FlowTransition]:
+    """The transitions that may have led from ``previous`` to the state's step, by the roles it stores."""
+    left = definition.flow.steps.get(state.previous) if state.previous is not UNSET else None
+    ran = None if state.undo_roles is UNSET else list(state.undo_roles)
+    ways = () if left is None else left.transitions.values()
+    return [way for way in ways if way.step == state.step and way.reversible and way.roles == ran]
 
 
 def _roles_to_undo(chosen: FlowTransition, caller: Caller | None) -> tuple[str, ...] | UnsetType:

@@ -240,7 +240,13 @@ STATE_ENDPOINTS = [
         answers={200: StateView},
         request_headers=CONDITIONAL,
         answer_headers=("ETag",),
-        errors=(*_CHANGING, FlowNotStartedError, InvalidTransitionError, StatePausedError),
+        errors=(
+            *_CHANGING,
+            FlowNotStartedError,
+            InvalidTransitionError,
+            GuardRefusedError,
+            StatePausedError,
+        ),
     ),
     Endpoint(
         method="POST",

@@ -8,7 +8,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.command import ADMIN, SERVICE, Caller, Origin, SetCommand, TransitionCommand, program
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import InsufficientPermissionsError
+from app.contracts.errors import GuardRefusedError, InsufficientPermissionsError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.contracts.views import state_of_view, state_view
@@ -89,6 +89,49 @@ def test_undo_requires_what_the_transition_required(state: FlowState, roles: Any
             rules.back(FLOW, state, T0, caller)
         assert refusal.value.details == {"transition": "back", "roles": list(roles)}
         assert (roles[0] if roles else ADMIN) in refusal.value.message
+
+
+def guarded_flow(*guards: str | None, **more: Any) -> FlowDefinition:
+    """Ways from 'asked' to the end 'approved' with these guards."""
+    steps = request_flow()["steps"]
+    steps["asked"]["transitions"] = {
+        f"way-{n}": {"transition": f"way-{n}", "step": "approved", "reversible": True, "guard": guard, **more}
+        for n, guard in enumerate(guards)
+    }
+    del steps["asked"]["timeout"]
+    return published(steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("guards", "may"),
+    [
+        (["'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
+        (["user.id != state.userId"], [APPROVER, BACK_END, ADMINISTRATOR]),
+        (["state.step == 'asked' && 'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
+        (["payload.paid && 'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
+        (["'approver' in user.roles", "user.id == 'shop'"], [APPROVER, BACK_END, ADMINISTRATOR]),
+        (["'approver' in user.roles", None], [REQUESTER, APPROVER, BACK_END, ADMINISTRATOR]),
+        (["payload.paid"], [REQUESTER, APPROVER, BACK_END, ADMINISTRATOR]),
+    ],
+)
+def test_undo_requires_the_guards_on_the_user_too(guards: list[str | None], may: list[Caller]) -> None:
+    flow = guarded_flow(*guards)
+    command = TransitionCommand(payload={"paid": True})
+    state = rules.transition(flow, ASKED, "way-0", command, T0, APPROVER)
+    for caller in (REQUESTER, APPROVER, BACK_END, ADMINISTRATOR):
+        if caller in may:
+            assert rules.back(flow, state, T0, caller).step == "asked"
+            continue
+        with pytest.raises(GuardRefusedError):
+            rules.back(flow, state, T0, caller)
+
+
+def test_a_guard_on_the_user_holds_beside_the_roles() -> None:
+    flow = guarded_flow("user.id != state.userId", roles=["approver"])
+    state = rules.transition(flow, ASKED, "way-0", TransitionCommand(), T0, APPROVER)
+    with pytest.raises(GuardRefusedError):
+        rules.back(flow, state, T0, Caller("ada", frozenset({"approver"})))
+    assert rules.back(flow, state, T0, APPROVER).step == "asked"
 
 
 def without_roles(state: FlowState) -> FlowState:
