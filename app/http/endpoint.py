@@ -130,7 +130,7 @@ class Call:
         if tags.any:
             return (ExpectedPosition(None),)
         found = [match for tag in tags.strong if (match := _STATE_TAG.match(tag))]
-        if tags.strong and not found and not tags.weak:
+        if len(tags.strong) == 1 and not found and not tags.weak:
             raise not_of_this_service("If-Match", '"<epoch>.<revision>"')
         return tuple(ExpectedPosition(int(match["revision"]), match["epoch"]) for match in found)
 

@@ -47,5 +47,8 @@ def entity_tags(name: str, lines: Sequence[str]) -> EntityTags | None:
 
 
 def not_of_this_service(name: str, form: str) -> InvalidRequestError:
-    """The error for a header whose tags are none of this service's, which have the ``form``."""
+    """The error for a header whose only tag is none of this service's, which have the ``form``: a mistake.
+
+    In a list such tags match nothing.
+    """
     return InvalidRequestError([Fault(f"/{name}", f"takes an ETag as answered: {form}")])

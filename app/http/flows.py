@@ -196,7 +196,7 @@ def _expected_version(call: Call) -> Collection[int] | None:
     if tags.any:
         return ANY_VERSION
     found = [match for tag in tags.strong if (match := _VERSION_TAG.match(tag))]
-    if tags.strong and not found and not tags.weak:
+    if len(tags.strong) == 1 and not found and not tags.weak:
         raise not_of_this_service("If-Match", '"<version>"')
     return [int(match[1]) for match in found]
 

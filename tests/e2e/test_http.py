@@ -169,6 +169,7 @@ async def test_if_match_as_rfc_9110_says(serving: Serving, user: str) -> None:
         assert await reset(f'"{epoch}.0"', f'"{epoch}.2"') == 200, "two lines are one list"
         assert await reset(f'"another", "{epoch}.3"') == 200
         assert await reset(f'"{epoch}.0", "{epoch}.9"') == 412
+        assert await reset('"another", "one-more"') == 412, "a list counts, whoever made its tags"
         assert await reset(f'W/"{epoch}.4"') == 412, "a weak tag matches nothing"
         assert await reset(f'W/"{epoch}.4", "{epoch}.4"') == 200
         await http.delete(f"{ONBOARDING}/state")
