@@ -52,7 +52,11 @@ def unreachable(url: str, error: BaseException) -> FlowClientError:
     """There is no connection to an address, for this reason."""
     cause = innermost(error)
     status = getattr(cause, "status", None)  # of aiohttp, whose own text repeats the address with its query
-    why = f"HTTP status {status}" if isinstance(status, int) else str(cause) or type(cause).__name__
+    why = (
+        f"HTTP status {status}"
+        if isinstance(status, int)
+        else " ".join(str(cause).split()) or type(cause).__name__
+    )
     failure = FlowClientError(
         "UNREACHABLE", f"{url} cannot be reached: {why}", True, {"url": url, "cause": why}
     )

@@ -200,17 +200,22 @@ class Link:
     async def _ask_for_token(self) -> str:
         if isinstance(self._token, str):
             return self._token
+        trouble = self.trouble
+        self.trouble = _no_token("it has not answered yet")  # for calls that end meanwhile
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 token = self._token()
                 token = await token if inspect.isawaitable(token) else token
             if not isinstance(token, str):
                 raise TypeError(f"a token is text, and not {type(token).__name__}")
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             name = type(error).__name__
             log.warning("the token callback failed: %s", name)
-            why = f"The token callback failed: {name}: {error}"
-            raise FlowClientError("TOKEN_UNAVAILABLE", why.removesuffix(": "), True) from error
+            raise _no_token(f"{name}: {error}".removesuffix(": ")) from error
+        self.trouble = trouble
         return token
 
     def _give_up(self, error: FlowClientError) -> None:
@@ -235,6 +240,10 @@ class Link:
             self._wire = None
             if self.failure is None:
                 self._changed.clear()
+
+
+def _no_token(why: str) -> FlowClientError:
+    return FlowClientError("TOKEN_UNAVAILABLE", f"The token callback failed: {why}", True)
 
 
 async def _tell(wire: Wire, event: str, body: dict[str, Any]) -> None:
