@@ -1,5 +1,6 @@
 """The routes that load balancers and tools ask."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import UNSET, Struct, UnsetType
@@ -13,6 +14,8 @@ Check = Callable[[], Awaitable[None]]
 
 OPTIONAL_PARTS = {"redis"}
 """Without them HTTP works: only live updates between workers stop."""
+OPTIONAL_SECONDS = 0.7
+"""How long readiness waits for them where they need not be there: many balancers wait 1 s."""
 
 
 class ReadyQuery(Struct, frozen=True):
@@ -42,19 +45,27 @@ def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) ->
         return Answer(Health("ok"))
 
     async def ready(call: Call) -> Answer:
-        found, reasons = {}, {}
-        for part, check in checks.items():
+        must_be_there = strict if call.query.strict is None else call.query.strict
+
+        async def reason_of(part: str, check: Check) -> tuple[str, str]:
+            patience = None if must_be_there or part not in OPTIONAL_PARTS else OPTIONAL_SECONDS
             try:
-                await check()
-                found[part] = "ok"
+                async with asyncio.timeout(patience):
+                    await check()
             except FlowError as error:
-                found[part], reasons[part] = error.code, str(error)
+                return error.code, str(error)
+            except TimeoutError:
+                return "BUS_UNAVAILABLE", f"no answer in {patience} s"
             except BusUnavailableError as error:
-                found[part], reasons[part] = "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
+                return "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
+            return "ok", ""
+
+        answers = await asyncio.gather(*(reason_of(part, check) for part, check in checks.items()))
+        found = {part: code for part, (code, _) in zip(checks, answers, strict=True)}
+        reasons = {part: why for part, (code, why) in zip(checks, answers, strict=True) if code != "ok"}
         if not reasons:
             return Answer(Health("ok", found))
         if reasons.keys() <= OPTIONAL_PARTS:
-            must_be_there = strict if call.query.strict is None else call.query.strict
             return Answer(Health("degraded", found, reasons), 503 if must_be_there else 200)
         return Answer(Health("unavailable", found, reasons), 503)
 

@@ -1,5 +1,6 @@
 """Readiness by what is missing."""
 
+import asyncio
 from contextlib import nullcontext
 
 import httpx
@@ -9,7 +10,7 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
 from app.http.application import build_application
-from app.http.operation import Check
+from app.http.operation import OPTIONAL_SECONDS, Check
 from tests.support.rig import Rig
 
 
@@ -19,6 +20,20 @@ def failing(error: Exception | None) -> Check:
             raise error
 
     return check
+
+
+async def ready(checks: dict[str, Check], query: str = "", *, strict: bool = False) -> httpx.Response:
+    application = build_application(
+        Rig().service,
+        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
+        checks=checks,
+        cors_origins=[],
+        max_payload_bytes=1000,
+        lifespan=lambda _: nullcontext(),
+        strict_readiness=strict,
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://here") as http:
+        return await http.get(f"/readyz{query}")
 
 
 @pytest.mark.parametrize("setting", [False, True])
@@ -35,18 +50,20 @@ def failing(error: Exception | None) -> Check:
 async def test_readiness(
     setting: bool, query: str, asked: bool | None, mongodb: Exception, redis: Exception, status: str
 ) -> None:
-    application = build_application(
-        Rig().service,
-        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
-        checks={"mongodb": failing(mongodb), "redis": failing(redis)},
-        cors_origins=[],
-        max_payload_bytes=1000,
-        lifespan=lambda _: nullcontext(),
-        strict_readiness=setting,
-    )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://here") as http:
-        answer = await http.get(f"/readyz{query}")
+    checks = {"mongodb": failing(mongodb), "redis": failing(redis)}
+    answer = await ready(checks, query, strict=setting)
     is_strict = setting if asked is None else asked
     expected = {"ok": 200, "degraded": 503 if is_strict else 200, "unavailable": 503}[status]
     assert (answer.status_code, answer.json()["status"]) == (expected, status)
     assert set(answer.json()["checks"]) == {"mongodb", "redis"}
+
+
+async def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(20):
+        answer = await ready({"mongodb": failing(None), "redis": hang})
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["checks"] == {"mongodb": "ok", "redis": "BUS_UNAVAILABLE"}
+    assert answer.json()["reasons"] == {"redis": f"no answer in {OPTIONAL_SECONDS} s"}
