@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -255,6 +256,11 @@ def _decode_again(raw: bytes, shape: Any) -> tuple[Any, list[Fault]]:
 def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) -> Struct | None:
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
     values: dict[str, Any] = {}
+    try:
+        unquote_to_bytes(request.scope["query_string"]).decode()
+    except UnicodeDecodeError:  # which would become "�", so that different users were the same
+        faults.append(Fault("", "the query is not UTF-8; encode the UTF-8 bytes of a text with %"))
+        return None
     for name, value in request.query_params.multi_items():
         field = fields.get(name)
         if len(faults) == MAX_FAULTS:

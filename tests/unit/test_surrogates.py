@@ -40,8 +40,7 @@ def test_there_is_an_end_of_faults() -> None:
     assert len(surrogate_faults(b'["\\udfff"' + b',"\\udfff"' * 5000 + b"]")) == 100
 
 
-@pytest.mark.parametrize("method_and_path", ["POST start", "POST transition/go", "POST reset", "PUT state"])
-async def test_http_names_the_pointer(method_and_path: str) -> None:
+def administrator() -> httpx.AsyncClient:
     application = build_application(
         Rig().service,
         TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"]),
@@ -50,15 +49,34 @@ async def test_http_names_the_pointer(method_and_path: str) -> None:
         max_payload_bytes=1000,
         lifespan=lambda _: nullcontext(),
     )
+    token = issue_token(KEY, "root", ttl=timedelta(hours=1), scopes=["flow:admin"])
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(application),
+        base_url="http://here",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+
+
+@pytest.mark.parametrize("method_and_path", ["POST start", "POST transition/go", "POST reset", "PUT state"])
+async def test_http_names_the_pointer(method_and_path: str) -> None:
     method, path = method_and_path.split()
-    headers = {
-        "Authorization": f"Bearer {issue_token(KEY, 'root', ttl=timedelta(hours=1), scopes=['flow:admin'])}"
-    }
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://here") as http:
+    async with administrator() as http:
         for name in ("payload", "step", "message"):
             body = f'{{"{name}": "{HALF}"}}'
-            answer = await http.request(method, f"/api/flow/loop/{path}", content=body, headers=headers)
+            answer = await http.request(method, f"/api/flow/loop/{path}", content=body)
             assert answer.status_code == 422
             (fault,) = json.loads(answer.content)["details"]["errors"]
             assert fault["pointer"] == f"/{name}"
             assert "surrogate" in fault["message"]
+
+
+@pytest.mark.parametrize("broken", ["%ED%A0%BD", "%F0%9F", "ada%FF"])
+async def test_a_query_that_is_no_text_is_refused(broken: str) -> None:
+    async with administrator() as http:
+        for path in (f"flow/loop/state?userId={broken}", f"admin/states?{broken}=1"):
+            answer = await http.get(f"/api/{path}")
+            assert answer.status_code == 422
+            (fault,) = answer.json()["details"]["errors"]
+            assert fault["message"].startswith("the query is not UTF-8")
+        sound = await http.get("/api/admin/states?userId=%F0%9F%98%80+%EF%BF%BD")
+        assert sound.status_code == 200
