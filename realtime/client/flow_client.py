@@ -111,7 +111,7 @@ class FlowClient:
     ) -> StateUpdate:
         """Run a transition of the present step; the new state. ``remove`` are JSON pointers to members of the
         state's payload that are taken out before ``payload`` is merged into it."""
-        removed = remove if remove is None or isinstance(remove, str) else list(remove)
+        removed = remove if remove is None or isinstance(remove, str) else list(remove)  # a text is refused
         body = _body(
             flow_id,
             user_id,

@@ -102,6 +102,8 @@ async def test_a_flow_walked_and_followed(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as client, client.follow(FLOW) as states:
         assert await anext(states) is None
         assert await client.state(FLOW) is None
+        with pytest.raises(FlowClientError, match=r"/remove: .* is not of type"):
+            await client.transition(FLOW, "start", remove="/")
         started = await client.start(FLOW, service="web", payload={"a": 1, "old": None})
         assert (started.step, started.service, started.revision) == ("welcome", "web", 0)
         assert revisions(await read(states, at_revision(0))) == [0]

@@ -164,6 +164,15 @@ async def test_in_a_batch_and_in_set() -> None:
     assert (await r.service.set_flow_state("bob", fresh)).payload == {"a": 1}, "there was nothing"
 
 
+async def test_a_text_is_no_list_of_pointers() -> None:
+    r = await rig()
+    await r.service.start_flow("ada", "loop", StartCommand(payload={"": 1, "a": 2}))
+    for text in ("/", "/a"):
+        with pytest.raises(InvalidRequestError) as refusal:
+            await r.service.execute_transition("ada", "loop", "again", remove=text)
+        assert [fault.pointer for fault in refusal.value.faults] == ["/remove"]
+
+
 async def test_the_same_id_with_another_removal_is_another_request() -> None:
     r = await rig()
     await r.service.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": 2}))
