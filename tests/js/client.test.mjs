@@ -385,6 +385,8 @@ test('a payload that JSON cannot carry is refused before it is sent', async (t) 
     [{ a: new Blob(['x']) }, '/payload/a'],
     [{ a: new File(['x'], 'f') }, '/payload/a'],
     [{ a: { toJSON: () => new Uint8Array(1) } }, '/payload/a'],
+    [{ a: Object(10n) }, '/payload/a'],
+    [{ a: [new Date(NaN)] }, '/payload/a/0'],
     [new Uint8Array(3), '/payload'],
     [{ a: NaN }, '/payload/a'],
     [{ a: [-Infinity] }, '/payload/a/0'],

@@ -68,6 +68,7 @@ function unsendable(value) {
   if (ArrayBuffer.isView(value) || /^(Shared)?ArrayBuffer$|^Blob$|^File$/.test(kind)) {
     return `${kind} is not a JSON value; send text, such as base64`;
   }
+  if (value instanceof Date && Number.isNaN(value.valueOf())) return 'a date must be valid';
   return /^(Map|Set)$/.test(kind) ? `${kind} is not a JSON value; send a plain object or a list` : undefined;
 }
 
@@ -76,5 +77,6 @@ function isContainer(value) {
 }
 
 function unboxed(value) {
-  return value instanceof Number || value instanceof String || value instanceof Boolean ? value.valueOf() : value;
+  const isBoxed = [Number, String, Boolean, BigInt].some((kind) => value instanceof kind);
+  return isBoxed ? value.valueOf() : value;
 }
