@@ -111,7 +111,7 @@ def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, HTTPError):
         return f"HTTP status {cause.code}"
-    if isinstance(cause, TimeoutError):
+    if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
         return f"no answer in {FETCH_SECONDS:g} s"
     if isinstance(cause, URLError):
         return str(cause.reason)

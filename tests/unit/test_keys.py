@@ -186,7 +186,7 @@ async def test_many_requests_ask_once(gate: threading.Event) -> None:
 
 @pytest.mark.expected_logs("signing keys unavailable")
 async def test_an_address_that_hangs_holds_up_nobody_for_long(
-    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch, log_events: LogEvents
 ) -> None:
     monkeypatch.setattr(keys, "FETCH_SECONDS", 0.05)
     monkeypatch.setattr(keys, "REFRESH_WAIT_SECONDS", 0.01)
@@ -205,3 +205,5 @@ async def test_an_address_that_hangs_holds_up_nobody_for_long(
     assert (await address.find("a")).key_id == "a"
     with pytest.raises(KeysUnavailableError):
         await address.find("unknown")
+    (entry,) = log_events.named("signing keys unavailable")
+    assert entry["reason"] == "no answer in 0.05 s"
