@@ -14,6 +14,7 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import FlowState, Payload
+from app.flow.evaluation_breaker import Place
 from app.flow.guard_inputs import GuardBudget, GuardInputs
 from app.flow.guards import check_guard, compiled, may_hold
 from app.flow.payload import check_keepable
@@ -44,7 +45,8 @@ def require_runnable(
         )
     check_keepable(payload)
     if transition.payload_schema is not None:
-        faults = payload_faults(transition.payload_schema, payload)
+        place = Place(state.flow, state.step, transition.transition)
+        faults = payload_faults(transition.payload_schema, payload, place)
         if faults:
             raise InvalidPayloadError([Fault(f"/payload{one.pointer}", one.message) for one in faults])
     if transition.guard is not None:
@@ -151,7 +153,10 @@ def runnable(
             continue
         if transition.guard is not None:
             inputs = inputs or GuardInputs(state, {}, caller, now)
-            if not may_hold(transition.guard, state, caller, now, inputs=inputs, budget=budget):
+            name = transition.transition
+            if not may_hold(
+                transition.guard, state, caller, now, transition=name, inputs=inputs, budget=budget
+            ):
                 continue
         yield transition
 

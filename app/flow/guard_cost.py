@@ -21,6 +21,8 @@ COPIED_MEMBER = 100
 ARITHMETIC = 1000
 """Where an integer meets a double, Python calculates."""
 CONVERTED_CHARACTER = 20
+NAMED = 5
+"""Of each byte of a name that is looked up in an object: where there is none, the error quotes it."""
 TIME_ZONE = 60_000
 MAX_ZONE_CHARACTERS = 256
 """The library remembers every name of a time zone for ever, also of one that does not exist."""
@@ -83,7 +85,7 @@ NOTHING = Size()
 class _Known(Size):
     """The size of one value that is known, or the largest of several."""
 
-    __slots__ = ("_named", "_values")
+    __slots__ = ("_by_name", "_named", "_values")
 
     def __init__(self, values: list[Any]) -> None:
         texts = [value for value in values if isinstance(value, str)]
@@ -93,6 +95,7 @@ class _Known(Size):
             characters=max(map(_bytes_of, texts), default=0),
             work=max(map(work_of, values), default=0),
         )
+        self._by_name: dict[str, list[Any]] | None = None
         self._named: dict[str, Size] = {}
 
     def _insides(self) -> tuple[Size, Size]:
@@ -113,9 +116,17 @@ class _Known(Size):
 
     def at(self, name: str) -> Size:
         if name not in self._named:
-            found = [value.get(name) for value in self._values if isinstance(value, dict)]
-            self._named[name] = size_of(*found)
+            self._named[name] = size_of(*self._members_by_name().get(name, ()))
         return self._named[name]
+
+    def _members_by_name(self) -> dict[str, list[Any]]:
+        """The members of all objects, found once: a guard may name many in a list of thousands."""
+        if self._by_name is None:
+            self._by_name = {}
+            for value in self._values:
+                for name, member in value.items() if isinstance(value, dict) else ():
+                    self._by_name.setdefault(name, []).append(member)
+        return self._by_name
 
 
 class SizeOfObject(Size):
@@ -365,7 +376,7 @@ class CostCounter:
         if node.name == "_+_":
             return self._added(left, right)
         if node.name == "_[_]":
-            self._spend(right.characters)
+            self._spend(NAMED * right.characters)
             name = node.parts[1].text
             return left.at(name) if isinstance(name, str) else left.member
         if node.name in ("@in", "_in_"):

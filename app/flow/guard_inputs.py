@@ -12,6 +12,7 @@ from msgspec import UNSET
 from app.contracts.command import Caller
 from app.contracts.state import FlowState, Payload
 from app.flow.cel_environment import CelEnvironment
+from app.flow.evaluation_breaker import Place
 from app.flow.guard_cost import Size, SizeOfObject, size_of, work_of
 from app.flow.jsonable import count_values
 
@@ -33,7 +34,7 @@ Reads = Mapping[str, set[str] | None]
 
 class GuardBudget:
     """The budget left to the guards that share it. ``skipped`` counts those that were not evaluated, as they
-    cost too much; ``seconds`` is how long the others took."""
+    cost too much; ``seconds`` is how long it took to count the cost of all and to evaluate the others."""
 
     def __init__(self, limit: float = MAX_READ_COST, max_seconds: float = MAX_READ_SECONDS) -> None:
         self._left = limit
@@ -46,17 +47,25 @@ class GuardBudget:
         """The budget of a read of many states."""
         return cls(MANY * MAX_READ_COST, MANY * MAX_READ_SECONDS)
 
-    def evaluate(self, cost: float, evaluate: Callable[[], cel.Value]) -> cel.Value | None:
-        """Evaluate a guard; None when it costs more than one may, or than is left."""
-        if cost > min(self._left, MAX_GUARD_COST) or self.seconds >= self._max_seconds:
+    def evaluate(
+        self, cost: Callable[[], float], evaluate: Callable[[], cel.Value | None]
+    ) -> cel.Value | None:
+        """Count what a guard may cost, and evaluate it; None when that is more than one may, or than is left,
+        or when ``evaluate`` refuses. The clock also runs while the cost is counted."""
+        if self.seconds >= self._max_seconds:
             self.skipped += 1
             return None
-        self._left -= cost
+        found = None
         began = time.perf_counter()
         try:
-            return evaluate()
+            counted = cost()
+            if counted <= min(self._left, MAX_GUARD_COST):
+                self._left -= counted
+                found = evaluate()
         finally:
             self.seconds += time.perf_counter() - began
+        self.skipped += found is None
+        return found
 
 
 class GuardInputs:
@@ -73,6 +82,10 @@ class GuardInputs:
         self._works: dict[tuple[str, str | None], float] = {}
         self._sizes: dict[tuple[str, str | None], Size] = {}
         self._too_much: str | None = None
+
+    def place(self, transition: str) -> Place:
+        """The transition of the state's step, for the log."""
+        return Place(self.values.get("state.flow", ""), self.values.get("state.step", ""), transition)
 
     def arguments(self, key: str, reads: Reads, environment: CelEnvironment) -> dict[str, Any]:
         """The values read, as the library's ``eval`` takes it. ``key``: what is read, as a text.

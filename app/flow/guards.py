@@ -4,7 +4,8 @@ An expression sees ``payload`` (what comes with the transition), ``state`` (as i
 (who asks: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled once. What it may cost is
 bounded: its length and depth, 10,000 steps of its loops (by the library), what may be looped over
 (``LOOPED_BYTES``, ``LOOPED_MEMBERS``), and what its parts cost with the values that it reads, counted before
-it is evaluated (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of one read).
+it is evaluated (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of one read). One that takes much longer
+nevertheless is not evaluated again for a while (``evaluation_breaker``).
 """
 
 import re
@@ -21,9 +22,11 @@ from cel_expr_python import cel
 from app.contracts.command import Caller
 from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
+from app.flow import evaluation_breaker
 from app.flow.cel_environment import CelEnvironment
 from app.flow.cel_tree import Node, Tree
 from app.flow.deadline import require_time
+from app.flow.evaluation_breaker import Subject
 from app.flow.guard_constants import constant_fault
 from app.flow.guard_cost import NOTHING, CostCounter, Size, TooExpensiveError, reads_of, unknown
 from app.flow.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
@@ -99,18 +102,26 @@ class Guard:
             (work, _cost_of(self._root, dict.fromkeys(self._reads, unknown(work)))) for work in WORKS
         ]
 
-    def refusal(self, inputs: GuardInputs, budget: GuardBudget | None = None) -> str | None:
-        """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false."""
+    def refusal(
+        self, inputs: GuardInputs, budget: GuardBudget | None = None, transition: str = ""
+    ) -> str | None:
+        """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false.
+        ``transition``: the one with this guard, for the log."""
         if self.is_dear and (too_much := inputs.too_much()):
             return too_much
-        cost = self.cost(inputs)
         environment = _environment()
 
         def evaluate() -> cel.Value:
             return self._compiled.eval(**inputs.arguments(self._key, self._reads, environment))
 
+        def evaluate_unless_slow() -> cel.Value | None:
+            size = inputs.work(self._reads)
+            place = inputs.place(transition)
+            subject = Subject("guard", self.expression, size, MAX_GUARD_COST / 1e9, place)
+            return evaluation_breaker.breaker.evaluate(subject, evaluate)
+
         try:
-            found = (budget or GuardBudget()).evaluate(cost, evaluate)
+            found = (budget or GuardBudget()).evaluate(lambda: self.cost(inputs), evaluate_unless_slow)
         except Exception as refusal:  # noqa: BLE001 - whatever it is: the condition is not known to hold
             return _plain(str(refusal)) if isinstance(refusal, RuntimeError) else "it has no result"
         if found is None:
@@ -136,7 +147,7 @@ def check_guard(
 ) -> None:
     """Raise GuardRefusedError, with what the guard read, unless the condition holds for certain."""
     inputs = GuardInputs(state, payload, caller, now)
-    reason = compiled(expression).refusal(inputs)
+    reason = compiled(expression).refusal(inputs, transition=transition)
     if reason is not None:
         raise GuardRefusedError(transition, expression, _seen(expression, inputs.values), reason or None)
 
@@ -152,6 +163,7 @@ def may_hold(
     caller: Caller,
     now: datetime,
     *,
+    transition: str = "",
     inputs: GuardInputs | None = None,
     budget: GuardBudget | None = None,
 ) -> bool:
@@ -162,7 +174,7 @@ def may_hold(
     guard = compiled(expression)
     if guard.reads_payload:
         return True
-    return guard.refusal(inputs or GuardInputs(state, {}, caller, now), budget) is None
+    return guard.refusal(inputs or GuardInputs(state, {}, caller, now), budget, transition) is None
 
 
 def fault_of_guard(expression: str) -> str | None:

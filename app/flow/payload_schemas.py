@@ -4,6 +4,8 @@ A schema speaks for itself alone: nothing is fetched, whatever its ``$ref`` name
 Patterns take time in proportion to the text (no look-around, no back-references).
 """
 
+import hashlib
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
@@ -13,29 +15,52 @@ import msgspec
 
 from app.contracts.errors import MAX_FAULTS, Fault
 from app.contracts.state import Payload
+from app.flow import evaluation_breaker
 from app.flow.deadline import require_time
-from app.flow.faults import errors_of, escape
-from app.flow.schema_cost import cost_faults
+from app.flow.evaluation_breaker import Place, Subject
+from app.flow.faults import escape
+from app.flow.schema_cost import DATA, LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, cost_faults
 from app.flow.schema_weight import Weight, weight_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES = 16_384
 MAX_STEPS = 2_000_000
+STEP_SECONDS = 25e-9
 MAX_TOLD_STEPS = 50_000
-"""Beyond, to find all faults takes many times as long as the first."""
+MAX_REPORT_STEPS = 4_000_000
+"""Of the errors for all faults: the library makes all of them, and those of each way of ``anyOf`` too."""
+MAX_SHOWN = 200
 PATTERN_BYTES = 1_048_576
 """Of a pattern, compiled."""
 
 
-def payload_faults(schema: dict[str, Any], payload: Payload) -> list[Fault]:
+def payload_faults(schema: dict[str, Any], payload: Payload, place: Place | None = None) -> list[Fault]:
     """Everything in which a payload does not fit, by JSON pointers into it; at most ``MAX_FAULTS``, and the
-    first alone where schema and payload are large."""
-    validator, weight = _validator(_Schema(schema))
+    first alone where schema and payload are large. ``place``: the transition, for the log."""
+    validator, weight, fingerprint = _validator(_Schema(schema))
     if weight.steps(payload, MAX_STEPS) > MAX_STEPS:
         return [Fault("", "is larger than can be compared with its schema: bring less, or ask for less")]
-    if validator.is_valid(payload):
-        return []
-    steps = weight.steps(payload, MAX_TOLD_STEPS)
+    size = len(msgspec.json.encode(payload))
+    subject = Subject("payloadSchema", fingerprint, size, MAX_STEPS * STEP_SECONDS, place)
+
+    def compare() -> list[Fault]:
+        return [] if validator.is_valid(payload) else _faults(schema, payload, validator, weight)
+
+    faults = evaluation_breaker.breaker.evaluate(subject, compare)
+    if faults is None:
+        return [Fault("", "may take too long to be compared with its schema: send less, or simplify it")]
+    return faults
+
+
+def _faults(
+    schema: dict[str, Any], payload: Payload, validator: jsonschema_rs.Draft202012Validator, weight: Weight
+) -> list[Fault]:
+    # To find all faults takes many times as long as the first.
+    if (
+        weight.report_steps(payload) > MAX_REPORT_STEPS
+        or weight.steps(payload, MAX_TOLD_STEPS) > MAX_TOLD_STEPS
+    ):
+        return [_first_fault(schema, payload)]
     faults = []
     for error in errors_of(validator, payload, steps, first_alone=steps > MAX_TOLD_STEPS):
         faults.append(Fault(_pointer(error.instance_path), error.message))
@@ -52,9 +77,30 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     named = schema.get("$schema", DIALECT)
     if not isinstance(named, str) or named.rstrip("#") != DIALECT:
         return [Fault("/$schema", f"is not {DIALECT}")]
-    told = (Fault(_pointer(error.instance_path), error.message) for error in errors_of(_meta(), schema))
+    misplaced = list(islice(_misplaced(schema), MAX_FAULTS + 1))
+    if len(misplaced) > MAX_FAULTS:  # the library makes errors of all of them, at every level
+        return misplaced[:MAX_FAULTS]
+    told = (Fault(_pointer(error.instance_path), error.message) for error in _meta().iter_errors(schema))
     faults = list(dict.fromkeys(islice(told, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
     return faults[:MAX_FAULTS]
+
+
+def _misplaced(schema: dict[str, Any]) -> Iterator[Fault]:
+    """Whatever stands where a schema should and is none."""
+    waiting: list[tuple[str, dict[str, Any]]] = [("", schema)]
+    while waiting:
+        at, part = waiting.pop()
+        for name in (*LISTS_OF_SCHEMAS, *MAPS_OF_SCHEMAS):
+            members = part.get(name)
+            if not isinstance(members, list if name in LISTS_OF_SCHEMAS else dict):
+                continue
+            for key, member in enumerate(members) if isinstance(members, list) else members.items():
+                place = f"{at}/{name}/{escape(str(key))}"
+                if isinstance(member, dict):
+                    waiting.append((place, member))
+                elif not isinstance(member, bool):
+                    shown = msgspec.json.encode(member).decode()
+                    yield Fault(place, f'{shown} is not of types "boolean", "object"')
 
 
 def _compile_fault(schema: dict[str, Any]) -> list[Fault]:
@@ -88,8 +134,59 @@ class _Schema:
 
 
 @lru_cache(maxsize=4096)
-def _validator(of: _Schema) -> tuple[jsonschema_rs.Draft202012Validator, Weight]:
-    return _compile(of.schema), weight_of(of.schema)
+def _validator(of: _Schema) -> tuple[jsonschema_rs.Draft202012Validator, Weight, str]:
+    fingerprint = hashlib.sha256(msgspec.json.encode(of.schema)).hexdigest()
+    return _compile(of.schema), weight_of(of.schema), fingerprint
+
+
+def _first_fault(schema: dict[str, Any], payload: Payload) -> Fault:
+    """The first fault of a payload that does not fit, found without errors of each way of ``anyOf``."""
+    locator = _locator(_Schema(schema))
+    if locator is None:
+        return Fault("", "does not fit its schema, and is too large to find out where: send less to be told")
+    try:
+        locator.validate(payload)
+    except jsonschema_rs.ValidationError as first:
+        message = first.message
+        if list(getattr(first.kind, "schema", ())) == ["not"]:
+            shown = msgspec.json.encode(first.instance)[:MAX_SHOWN].decode(errors="ignore")
+            message = f"{shown} is not valid under any of the ways of 'anyOf', or under several of 'oneOf'"
+        return Fault(_pointer(first.instance_path), message)
+    return Fault("", "does not fit its schema")
+
+
+@lru_cache(maxsize=256)
+def _locator(of: _Schema) -> jsonschema_rs.Draft202012Validator | None:
+    """A validator that refuses what the schema refuses, and says of ``anyOf`` and ``oneOf`` only that none
+    fits; None: the schema cannot be written so."""
+    try:
+        return _compile(_without_ways(of.schema))
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
+        return None  # a $ref leads into a way
+
+
+def _without_ways(part: Any) -> Any:
+    """The schema with each ``anyOf`` and ``oneOf`` in a double negation, which makes one error of them."""
+    if not isinstance(part, dict):
+        return part
+    if "unevaluatedProperties" in part or "unevaluatedItems" in part:
+        raise ValueError("a double negation hides what is evaluated")
+    changed: dict[str, Any] = {}
+    ways: list[dict[str, Any]] = []
+    for name, member in part.items():
+        if name in ("anyOf", "oneOf"):
+            ways.append({"not": {"not": {name: member}}})
+        elif name in DATA:
+            changed[name] = member
+        elif name in MAPS_OF_SCHEMAS:
+            changed[name] = {key: _without_ways(inner) for key, inner in member.items()}
+        elif isinstance(member, list):
+            changed[name] = [_without_ways(inner) for inner in member]
+        else:
+            changed[name] = _without_ways(member)
+    if ways:
+        changed["allOf"] = [*changed.get("allOf", ()), *ways]
+    return changed
 
 
 @cache

@@ -28,6 +28,7 @@ _MANY = ("allOf", "anyOf", "oneOf")
 _OF_EACH = ("additionalProperties", "propertyNames", "unevaluatedProperties", "contains", "unevaluatedItems")
 _UNTAKEN = ("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
 MAPS_OF_SCHEMAS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
 DATA = ("const", "enum", "default", "examples")
 
 

@@ -1,14 +1,18 @@
 """How many steps it takes to compare a payload with a schema, counted before it is done.
 
 A step is about what one keyword takes for one value: 25 ns. The library compares numbers that are no integers
-by exact fractions, which take much more, the more the further they are from one.
+by exact fractions, which take much more, the more the further they are from one. A schema that several
+``$ref`` name counts at each place as often as it is named there.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 from msgspec import Struct, json
+from msgspec.structs import astuple
 
 from app.flow.jsonable import count_values
 from app.flow.pattern_cost import WIDE, pattern_size
@@ -20,6 +24,11 @@ LARGEST, SMALLEST = 1e30, 1e-30
 """Numbers beyond them, other than zero, are extreme: their fractions are long."""
 MAX_LOOKED = 20_000
 """Schemas at all places of a payload that are told apart; beyond, each may be at any place."""
+FORMATS = {"idn-hostname": 20, "regex": 8}
+ANY_FORMAT = 2
+"""Of each byte of a text that a format is checked for, in the unit of patterns (3 ns)."""
+REPORT, COPIED_VALUE, COPIED_BYTE = 700, 10, 0.4
+"""Steps for an error, and for each value and each byte of what it is about."""
 
 _COUNTS = re.compile(r"\{[\d,]*\}")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -39,13 +48,17 @@ BOUND, LISTED, DIVISOR = Arithmetic(2, 40, 150), Arithmetic(12, 100, 1500), Arit
 
 
 class Weight(Struct, frozen=True):
-    """Parts of a schema that are multiplied: ``members`` by values of a payload, ``patterns`` by its bytes,
-    ``numbers`` by its numbers and ``extremes`` by those that are extreme."""
+    """Parts of a schema that are multiplied: ``members`` by values of a payload, ``patterns`` and ``formats``
+    by its bytes, ``numbers`` by its numbers and ``extremes`` by those that are extreme. ``reports``: the
+    faults that one value may have; ``names``: those of each name in it, which are about the whole object."""
 
     members: int
     patterns: int
+    formats: int = 0
     numbers: int = 0
     extremes: int = 0
+    reports: int = 0
+    names: int = 0
 
     def steps(self, payload: Any, limit: int) -> int:
         """About how many steps a payload takes at most. Values are counted only where that tells whether
@@ -59,30 +72,64 @@ class Weight(Struct, frozen=True):
         return steps
 
     def _steps(self, size: int, values: int, extremes: int) -> int:
-        patterns = (size * self.patterns) // 8
-        return (1 + values) * self.members + patterns + values * self.numbers + extremes * self.extremes
+        texts = (size * (self.patterns + self.formats)) // 8
+        return (1 + values) * self.members + texts + values * self.numbers + extremes * self.extremes
+
+    def report_steps(self, payload: Any) -> float:
+        """About how many steps it takes at most to make an error of each fault that a payload may have, each
+        with a copy of the value that it is about."""
+        values = 1 + count_values(payload)
+        copied = COPIED_BYTE * len(json.encode(payload)) + COPIED_VALUE * values
+        about_names = self.names * values * (REPORT + copied)
+        return about_names + self.reports * (values * REPORT + _depth_of(payload) * copied)
+
+    def joined(self, other: "Weight", join: Callable[[int, int], int]) -> "Weight":
+        """The weight of two, part by part."""
+        return Weight(*map(join, astuple(self), astuple(other)))
 
 
 def weight_of(schema: dict[str, Any]) -> Weight:
-    """The weight of a schema: its parts with what they enumerate, its patterns with what they count, and its
-    numbers."""
+    """The weight of a schema: what it asks of one value, at the place where most is asked; of members and
+    patterns no less than all of them."""
     placed = list(parts_of(schema, ""))
     parts = [part for _, part in placed]
     references = [part["$ref"] for part in parts if isinstance(part.get("$ref"), str)]
     targets = targets_of(schema, placed, references)
-    listed = sum(
-        1 + count_values(part.get(name)) for part in parts for name in ("enum", "const") if name in part
-    )
-    patterns = [part["pattern"] for part in parts if isinstance(part.get("pattern"), str)]
-    patterns += [pattern for part in parts for pattern in part.get("patternProperties", ())]
-    numbers, extremes = _numbers_at_one_place(schema, parts, targets)
+    own = {id(part): _own_weight(part) for part in parts}
+    most = _at_one_place(schema, own, targets)
+    members = len(parts) + sum(map(_count_listed, parts))
+    everything = Weight(members, sum(one.patterns for one in own.values()))
     repeated = UNEVALUATED ** max(0, unevaluated_depth(schema, targets) - 1)
+    return Weight(*(number * repeated for number in astuple(most.joined(everything, max))))
+
+
+def _own_weight(part: dict[str, Any]) -> Weight:
+    """The weight of a schema without those in it."""
+    patterns = [part["pattern"]] if isinstance(part.get("pattern"), str) else []
+    patterns += part.get("patternProperties", ())
+    asked = part.get("format")
+    numbers, extremes = _arithmetic_of(part)
     return Weight(
-        members=(len(parts) + listed) * repeated,
-        patterns=sum(map(_weight_of_pattern, patterns)) * repeated,
-        numbers=numbers * repeated,
-        extremes=extremes * repeated,
+        members=1 + _count_listed(part) + _count_named(part),
+        patterns=sum(map(_weight_of_pattern, patterns)),
+        formats=FORMATS.get(asked, ANY_FORMAT) if isinstance(asked, str) else 0,
+        numbers=numbers,
+        extremes=extremes,
+        reports=len(part) + _count_named(part) + len(part.get("required", ())),
+        names=int("propertyNames" in part),
     )
+
+
+def _count_listed(part: dict[str, Any]) -> int:
+    return sum(1 + count_values(part.get(name)) for name in ("enum", "const") if name in part)
+
+
+def _count_named(part: dict[str, Any]) -> int:
+    """What a schema asks of each value without a schema in it: names on which others depend, and true and
+    false where a schema may stand."""
+    inner = [member for name in ("allOf", "anyOf", "oneOf") for member in part.get(name, ())]
+    inner += part.get("dependentSchemas", {}).values()
+    return sum(isinstance(member, bool) for member in inner) + count_values(part.get("dependentRequired"))
 
 
 def _weight_of_pattern(pattern: str) -> int:
@@ -90,14 +137,9 @@ def _weight_of_pattern(pattern: str) -> int:
     return max(len(pattern) + sum(counts), pattern_size(pattern, unicode=WIDE))
 
 
-def _numbers_at_one_place(
-    schema: dict[str, Any], parts: list[dict[str, Any]], targets: Mapping[str, Any]
-) -> tuple[int, int]:
-    """The steps for a number of a payload and for an extreme one, at the place where most is asked of it."""
-    own = {id(part): _arithmetic_of(part) for part in parts}
-    if not any(fraction or extreme for fraction, extreme in own.values()):
-        return 0, 0
-    most = [0, 0]
+def _at_one_place(schema: dict[str, Any], own: Mapping[int, Weight], targets: Mapping[str, Any]) -> Weight:
+    """The most that is asked of a value at any one place of a payload."""
+    most = Weight(0, 0)
     looked = 0
     known: set[frozenset[int]] = set()
     waiting = [[schema]]
@@ -108,12 +150,16 @@ def _numbers_at_one_place(
             continue
         known.add(key)
         looked += len(place)
+        weights = [own[id(part)] for part in place if id(part) in own]
+        most = most.joined(_sum(weights), max)
         if looked > MAX_LOOKED:
-            return sum(one for one, _ in own.values()), sum(other for _, other in own.values())
-        for n in (0, 1):
-            most[n] = max(most[n], sum(own.get(id(part), (0, 0))[n] for part in place))
+            return most.joined(_sum(own.values()), max)
         waiting += _members_of(place)
-    return most[0], most[1]
+    return most
+
+
+def _sum(weights: Iterable[Weight]) -> Weight:
+    return reduce(lambda one, other: one.joined(other, add), weights, Weight(0, 0))
 
 
 def _all_at_same_value(parts: list[dict[str, Any]], targets: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -140,9 +186,11 @@ def _members_of(place: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             named.setdefault(name, []).append(other)
         for number, other in enumerate(part.get("prefixItems", ())):
             numbered.setdefault(number, []).append(other)
+    names = [part["propertyNames"] for part in place if "propertyNames" in part]
     for group in (
         rest,
         items,
+        names,
         *(one + rest for one in named.values()),
         *(one + items for one in numbered.values()),
     ):
@@ -181,6 +229,12 @@ def _numbers(value: Any) -> Iterator[float]:
             waiting += found
         elif isinstance(found, int | float) and not isinstance(found, bool):
             yield found
+
+
+def _depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth_of, value.values()), default=0)
+    return 1 + max(map(_depth_of, value), default=0) if isinstance(value, list) else 1
 
 
 def _count_extremes(value: Any) -> int:
