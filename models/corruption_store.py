@@ -27,9 +27,6 @@ class MongoCorruptionReports:
             async with store_errors():
                 await self._reports.delete_many({"_id": {"$in": list(keys)}})
 
-    async def list_keys(self, limit: int) -> list[str]:
-        return list(await self.list_reasons(limit))
-
     async def list_reasons(self, limit: int) -> dict[str, str]:
         async with store_errors():
             found = await self._reports.find({}).sort("foundAt", 1).limit(limit).to_list(limit)

@@ -203,8 +203,13 @@ class MongoStateStore:
             documents = await self._states.aggregate(stages).to_list(None)
         return _readable(state_from_document, documents)
 
-    async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
-        waiting = self._states.find({"outbox.timestamp": {"$lt": before}})
+    async def list_undelivered(
+        self, before: datetime, limit: int, without: Sequence[str] = ()
+    ) -> list[StoredState]:
+        query: Document = {"outbox.timestamp": {"$lt": before}}
+        if without:
+            query["_id"] = {"$nin": list(without)}
+        waiting = self._states.find(query)
         async with store_errors():
             documents = await waiting.sort("outbox.timestamp", 1).limit(limit).to_list(limit)
         return _readable(_stored, documents)

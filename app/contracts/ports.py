@@ -151,8 +151,11 @@ class StateStore(Protocol):
         """States of these users, without their payloads, that changed at ``since`` or later, also those that
         ended."""
 
-    async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
-        """States with records older than ``before`` in the outbox, oldest first."""
+    async def list_undelivered(
+        self, before: datetime, limit: int, without: Sequence[str] = ()
+    ) -> list[StoredState]:
+        """States with records older than ``before`` in the outbox, oldest first. ``without``: keys of states
+        that are left out."""
 
     async def random_key(self) -> str | None:
         """The key of a stored state, chosen at random; None when there is none. May read all states."""
@@ -250,9 +253,6 @@ class CorruptionReports(Protocol):
 
     async def withdraw(self, keys: Sequence[str]) -> None:
         """Forget findings of states that are sound."""
-
-    async def list_keys(self, limit: int) -> list[str]:
-        """The states found, oldest finding first."""
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
         """The states found, oldest finding first, with what was found."""

@@ -96,7 +96,11 @@ class Background:
     async def deliver_for_others(self) -> None:
         """Deliver records that wait for longer than they would with a living worker. Now and then every
         worker does, as the one that has the lease may be cut off from Redis."""
-        found = await self._states.list_undelivered(self._clock.now() - SWEEP_AGE, SWEEP_BATCH)
+        before = self._clock.now() - SWEEP_AGE
+        found = await self._states.list_undelivered(before, SWEEP_BATCH)
+        if len(found) == SWEEP_BATCH and (aside := self.relay.states_set_aside):
+            # What cannot be delivered is the oldest: it must not stand before all others for ever.
+            found += await self._states.list_undelivered(before, SWEEP_BATCH, aside)
         taken = sum(self.relay.take(stored.deliverable) for stored in found)
         if taken:  # the others are this worker's own, on their way
             log.info("undelivered records found", records=taken)

@@ -62,6 +62,7 @@ class Relay:
         self._failures: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._aside: dict[str, str] = {}
+        self._aside_of: dict[str, str] = {}
         self._states = states
         self._history = history
         self._bus = bus
@@ -121,6 +122,11 @@ class Relay:
         for record in failed:
             await self._set_aside(record)
         return failed
+
+    @property
+    def states_set_aside(self) -> list[str]:
+        """The keys of the states with a record in the outbox that is not delivered any more."""
+        return list(dict.fromkeys(self._aside_of.values()))
 
     def set_aside_of(self, stored: StoredState) -> str | None:
         """Why a record in a state's outbox is not delivered any more; None when none is set aside."""
@@ -232,7 +238,9 @@ class Relay:
         reason = f"record {record.id} cannot be delivered ({why}); it stays in the outbox of the state"
         if len(self._aside) >= LEFT_LIMIT:
             self._aside.clear()
+            self._aside_of.clear()
         self._aside[record.id] = reason
+        self._aside_of[record.id] = record.after.key
         log.error("record set aside, it cannot be delivered", record=record.id, reason=why)
         with suppress(StoreUnavailableError):
             await self._reports.report(record.after.key, reason, self._clock.now())

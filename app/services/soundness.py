@@ -37,14 +37,15 @@ class SoundnessCheck:
 
     async def run(self) -> None:
         """Report what is not sound, in the log and for the statistics; withdraw what is by now."""
+        reported = await self._reports.list_reasons(REPORTED)
         sound = []
         for found in await self._next_states():
             if not await self.is_sound(found):
                 continue
-            if isinstance(found, StoredState):
+            if isinstance(found, StoredState) and not _waits(found, reported.get(found.state.key, "")):
                 sound.append(found.state.key)
-        reported = set(await self._reports.list_keys(REPORTED))
-        healed = [key for key in reported if key not in sound and await self._is_sound_now(key)]
+        others = {key: reason for key, reason in reported.items() if key not in sound}
+        healed = [key for key, reason in others.items() if await self._is_sound_now(key, reason)]
         await self._reports.withdraw([*healed, *(key for key in sound if key in reported)])
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
@@ -83,10 +84,19 @@ class SoundnessCheck:
             return unsound.reason
         return self._relay.set_aside_of(found) if isinstance(found, StoredState) else None
 
-    async def _is_sound_now(self, key: str) -> bool:
+    async def _is_sound_now(self, key: str, reason: str) -> bool:
         flow_id, _, user_id = key.partition(":")
         found = await self._states.salvage(flow_id, user_id)
-        return found is None or await self._reason_of(found) is None
+        if found is None:
+            return True
+        waits = isinstance(found, StoredState) and _waits(found, reason)
+        return not waits and await self._reason_of(found) is None
+
+
+def _waits(found: StoredState, reason: str) -> bool:
+    """True if a record that a report names is still in the outbox. The worker that set it aside may be
+    another one, or have ended."""
+    return any(record.id in reason for record in found.pending)
 
 
 def _key_of(found: StoredState | DamagedState) -> str:

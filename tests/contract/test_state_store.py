@@ -192,6 +192,7 @@ async def test_undelivered_states(store: StateStore) -> None:
     await store.release([record(delivered)])
     found = await store.list_undelivered(T0 + timedelta(milliseconds=500), 10)
     assert found == [StoredState(waiting, (record(waiting),), payload_at=place(waiting))]
+    assert await store.list_undelivered(T0 + timedelta(milliseconds=500), 10, [waiting.key]) == []
 
 
 async def test_a_colon_cannot_reach_another_users_state(store: StateStore) -> None:

@@ -171,8 +171,11 @@ class FakeStateStore:
         stored: dict[str, StoredState | DamagedState] = {**self.kept, **self.damaged}
         return [stored[key] for key in sorted(stored) if key > after][:limit]
 
-    async def list_undelivered(self, before: datetime, limit: int) -> list[StoredState]:
-        waiting = [k for k in self.kept.values() if any(p.timestamp < before for p in k.pending)]
+    async def list_undelivered(
+        self, before: datetime, limit: int, without: Sequence[str] = ()
+    ) -> list[StoredState]:
+        found = (kept for key, kept in self.kept.items() if key not in without)
+        waiting = [k for k in found if any(p.timestamp < before for p in k.pending)]
         return sorted(waiting, key=lambda kept: kept.pending[0].timestamp)[:limit]
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
@@ -347,9 +350,6 @@ class FakeCorruptionReports:
     async def withdraw(self, keys: Sequence[str]) -> None:
         for key in keys:
             self.kept.pop(key, None)
-
-    async def list_keys(self, limit: int) -> list[str]:
-        return list(await self.list_reasons(limit))
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
         keys = sorted(self.kept, key=lambda key: self.kept[key])[:limit]

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from app.contracts.command import Origin, StartCommand
 from app.contracts.events import Event, StateChanged
 from app.contracts.record import HistoryRecord
+from app.services import background
 from app.services.relay import MAX_FAILURES
 from tests.support.rig import Rig, rig
 
@@ -57,6 +58,52 @@ async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> No
         await service.background.check.run()
         assert "loop:eve" in await service.background.check.list_reasons(10)
         await service.execute_transition("eve", "loop", "again")
+
+
+@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+async def test_records_set_aside_do_not_stand_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "SWEEP_BATCH", 2)
+    r = await rig()
+    refuse_records_of(r, "eve")
+    append = r.history.append
+
+    async def refusing(records: Sequence[HistoryRecord]) -> set[str]:
+        if any(record.user_id == "mallory" for record in records):
+            raise ValueError("too large")
+        return await append(records)
+
+    r.history.append = refusing  # type: ignore[method-assign]
+    async with r.service as service:
+        for user in ("eve", "mallory"):
+            await service.start_flow(user, "loop")
+        await service.background.relay.drain(5)
+        for _ in range(MAX_FAILURES - 1):
+            await sweep(r)
+        assert sorted(service.background.relay.states_set_aside) == ["loop:eve", "loop:mallory"]
+        await r.make().start_flow("ada", "loop")  # by a worker that delivers nothing
+        await sweep(r)
+        assert [record.user_id for record in r.history.kept.values()] == ["ada"]
+
+
+@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+async def test_a_record_set_aside_stays_reported_after_a_restart_until_it_is_delivered() -> None:
+    r = await rig()
+    append = r.history.append
+    refuse_records_of(r, "eve")
+    async with r.service as service:
+        await service.start_flow("eve", "loop")
+        await service.background.relay.drain(5)
+        for _ in range(MAX_FAILURES - 1):
+            await sweep(r)
+    other = r.make()
+    await other.background.check.run()
+    assert "loop:eve" in await other.background.check.list_reasons(10)
+    r.service = r.make()
+    r.history.append = append  # type: ignore[method-assign]
+    async with r.service as service:
+        await sweep(r)
+        await service.background.check.run()
+        assert await service.background.check.list_reasons(10) == {}
 
 
 @pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
