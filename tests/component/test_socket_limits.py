@@ -1,0 +1,84 @@
+"""Limits over Socket.IO, on a server in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import jwt
+import pytest
+import socketio
+import uvicorn
+
+from app.auth.tokens import TokenVerifier
+from realtime.sockets import FlowSockets
+from tests.support.rig import Rig, rig
+
+KEY = "k" * 32
+WAIT = 20.0
+
+
+@pytest.fixture
+async def limited() -> Rig:
+    """A service on which a user may change states twice a minute."""
+    return await rig(user_changes_per_minute=2)
+
+
+@pytest.fixture
+async def client(limited: Rig) -> AsyncIterator[socketio.AsyncClient]:
+    sockets = FlowSockets(
+        limited.service,
+        TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"]),
+        transports=["websocket"],
+        cors_origins=[],
+        max_message_bytes=10_000,
+    )
+    config = uvicorn.Config(
+        socketio.ASGIApp(sockets.server),
+        port=0,
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = suppress  # type: ignore[method-assign, assignment] # they are those of the tests
+    running = asyncio.create_task(server.serve())
+    async with asyncio.timeout(WAIT):
+        while not server.started:
+            await asyncio.sleep(0.005)
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    connected = socketio.AsyncClient(reconnection=False)
+    token = jwt.encode({"sub": "ada", "exp": 4102444800}, KEY, "HS256")
+    await connected.connect(address, auth={"token": token}, transports=["websocket"], wait_timeout=WAIT)
+    yield connected
+    await connected.disconnect()
+    await sockets.server.shutdown()
+    server.should_exit = True
+    await running
+
+
+async def test_more_changes_than_a_user_may_request_are_rate_limited(
+    limited: Rig, client: socketio.AsyncClient
+) -> None:
+    refused: asyncio.Queue[Any] = asyncio.Queue()
+    client.on("flow-error", refused.put)
+    step = {"flowId": "loop", "transition": "again"}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("flow-start", {"flowId": "loop"}),
+        ("flow-transition", step),
+        ("flow-transition", step),
+        ("flow-reset", {"flowId": "loop"}),
+    ]
+    answers = [await client.call(event, body, timeout=WAIT) for event, body in calls]
+    assert [answer["ok"] for answer in answers] == [True, True, False, False]
+    await client.emit("flow-transition", step)  # without an ack
+    async with asyncio.timeout(WAIT):
+        told = await refused.get()
+    for error in (answers[2]["error"], answers[3]["error"], told):
+        assert (error["code"], error["retryable"]) == ("RATE_LIMITED", True)
+        assert 0 < error["details"]["retryAfterMs"] <= 30_000
+    read = await client.call("flow-state", {"flowId": "loop"}, timeout=WAIT)
+    assert read["ok"], "reading is not limited"
+    assert read["state"]["revision"] == 1, "what is refused changes nothing"
