@@ -69,12 +69,14 @@ class Verification(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class BatchOutcome(Struct, frozen=True):
-    """The result of one operation: the state (None: there is none any more), or an error."""
+    """The result of one operation: the state (None: there is none any more), or an error. With
+    ``payload_omitted`` the state has a payload that did not fit the answer."""
 
     user_id: str
     flow_id: str
     state: FlowState | None = None
     error: FlowError | None = None
+    payload_omitted: bool = False
 
 
 class BatchPage(NamedTuple):

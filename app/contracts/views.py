@@ -131,13 +131,14 @@ class ErrorView(Struct, frozen=True):
 
 class BatchResult(Struct, frozen=True, rename="camel"):
     """The result of one operation of a batch: the state (null when there is none any more), or an
-    error."""
+    error. ``payload_omitted``, if true: the state has a payload, which did not fit the answer."""
 
     user_id: str
     flow_id: str
     ok: bool
     state: StateView | UnsetType | None = UNSET
     error: ErrorView | UnsetType = UNSET
+    payload_omitted: bool | UnsetType = UNSET
 
 
 class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
@@ -306,19 +307,20 @@ def batch_result(outcome: BatchOutcome) -> BatchResult:
         view = error_view(outcome.error)
         return BatchResult(outcome.user_id, outcome.flow_id, ok=False, error=view)
     state = None if outcome.state is None else state_view(outcome.state)
-    return BatchResult(outcome.user_id, outcome.flow_id, ok=True, state=state)
+    omitted = outcome.payload_omitted or UNSET
+    return BatchResult(outcome.user_id, outcome.flow_id, ok=True, state=state, payload_omitted=omitted)
+
+
+def exported_record_view(record: HistoryRecord) -> ExportedRecordView:
+    """A record as an export has it: with the state after it."""
+    after = UNSET if record.after is UNSET else state_view(record.after)
+    return ExportedRecordView(**structs.asdict(record_view(record)), after=after)
 
 
 def personal_data_view(found: PersonalData) -> PersonalDataView:
     """Everything kept of a user, as it is answered."""
     states = [state_view(state) for state in found.states]
-    history = [
-        ExportedRecordView(
-            **structs.asdict(record_view(record)),
-            after=UNSET if record.after is UNSET else state_view(record.after),
-        )
-        for record in found.history
-    ]
+    history = [exported_record_view(record) for record in found.history]
     return PersonalDataView(found.user_id, iso(found.exported_at), states, history)
 
 

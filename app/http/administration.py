@@ -1,8 +1,10 @@
 """The routes of those who operate the service."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from starlette.responses import StreamingResponse
 
 from app.auth.permissions import ADMIN
 from app.contracts.command import BatchAction, BatchOperation
@@ -22,7 +24,9 @@ from app.contracts.views import (
     ErasureView,
     PersonalDataView,
     batch_result,
+    encode,
     erasure_view,
+    exported_record_view,
     personal_data_view,
     state_view,
 )
@@ -31,6 +35,8 @@ from app.http.paging import page_answer
 from app.http.states import Limit, StatesPage
 
 BATCH_LIMIT = 1000
+EXPORT_PART_BYTES = 262_144
+"""A part of an export is sent when it has so many bytes."""
 
 
 class PurgeReport(Struct, frozen=True, rename="camel"):
@@ -127,7 +133,24 @@ def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
 
 
 async def _export(call: Call) -> Answer:
-    return Answer(personal_data_view(await call.service.personal_data.export(call.query.user_id)))
+    """A document that is sent while it is read: a history may be larger than a worker's memory."""
+    user_id = call.query.user_id
+    keeper = call.service.personal_data
+    whole = encode(personal_data_view(await keeper.export_states(user_id)))
+    head = whole.removesuffix(b"]}")  # the list of records is the last member, and empty
+
+    async def parts() -> AsyncIterator[bytes]:
+        buffer = bytearray(head)
+        separator = b""
+        async for record in keeper.export_history(user_id):
+            buffer += separator + encode(exported_record_view(record))
+            separator = b","
+            if len(buffer) >= EXPORT_PART_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+        yield bytes(buffer) + b"]}"
+
+    return Answer(StreamingResponse(parts(), media_type="application/json"))
 
 
 async def _erase(call: Call) -> Answer:

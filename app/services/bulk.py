@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec import UNSET, Struct, ValidationError, structs
+from msgspec import UNSET, Struct, ValidationError, json, structs
 
 from app.contracts.command import (
     BatchAction,
@@ -35,6 +35,8 @@ log = structlog.get_logger("bulk")
 
 TOGETHER = 250
 """How many operations are under way at a time."""
+MAX_ANSWER_BYTES = 8_388_608
+"""Of the payloads in the answer of one batch, as in its request; those beyond are left out."""
 _COMMANDS: dict[str, type[Struct]] = {
     "set": SetCommand,
     "transition": TransitionCommand,
@@ -72,11 +74,15 @@ class Bulk:
             by_state.setdefault((operation.flow_id, operation.user_id), []).append(n)
 
         groups = iter(by_state.values())
+        left = MAX_ANSWER_BYTES
 
         async def work() -> None:
+            nonlocal left
             for numbers in groups:  # those of one state, one after another
                 for n in numbers:
-                    outcomes[n] = await self._outcome(operations[n], origin)
+                    outcome = await self._outcome(operations[n], origin)
+                    left -= _payload_bytes(outcome)
+                    outcomes[n] = outcome if left >= 0 else _without_payload(outcome)
 
         await asyncio.gather(*(work() for _ in range(min(TOGETHER, len(by_state)))))
         return [outcomes[n] for n in range(len(operations))]
@@ -150,6 +156,19 @@ class Bulk:
             remove=moved.remove,
             origin=origin,
         )
+
+
+def _payload_bytes(outcome: BatchOutcome) -> int:
+    if outcome.state is None or outcome.state.payload is UNSET:
+        return 0
+    return len(json.encode(outcome.state.payload))
+
+
+def _without_payload(outcome: BatchOutcome) -> BatchOutcome:
+    if outcome.state is None or outcome.state.payload is UNSET:
+        return outcome
+    state = structs.replace(outcome.state, payload=UNSET)
+    return structs.replace(outcome, state=state, payload_omitted=True)
 
 
 def faults_of_operation(operation: BatchOperation) -> list[Fault]:

@@ -1,5 +1,7 @@
 """The stored data of one user: given out, and erased."""
 
+from collections import deque
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import structlog
@@ -60,19 +62,34 @@ class PersonalDataKeeper:
 
     async def export(self, user_id: str) -> PersonalData:
         """Everything kept of a user, by flow, records oldest first. Raises InvalidRequestError."""
+        found = await self.export_states(user_id)
+        return structs.replace(found, history=[record async for record in self.export_history(user_id)])
+
+    async def export_states(self, user_id: str) -> PersonalData:
+        """The states alone of what is kept of a user. Raises InvalidRequestError."""
         require_text(user_id)
         now = self._clock.now()
-        states, history = [], []
+        states = []
         for flow_id in await self._definitions.list_flow_ids():
             found = await self._states.salvage(flow_id, user_id)
             if isinstance(found, StoredState) and not found.state.absent_at(now):
                 states.append(found.state)
-            records = {record.id: record for record in (() if found is None else found.pending)}
+        return PersonalData(user_id, now, states, [])
+
+    async def export_history(self, user_id: str) -> AsyncIterator[HistoryRecord]:
+        """The records of a user, by flow, oldest first, read page by page."""
+        for flow_id in await self._definitions.list_flow_ids():
+            found = await self._states.salvage(flow_id, user_id)
+            waiting = deque(() if found is None else sorted(found.pending, key=position_of))
             async for record in self._reader.scan(flow_id, user_id):
+                while waiting and position_of(waiting[0]) < position_of(record):
+                    yield waiting.popleft()
+                if waiting and waiting[0].id == record.id:
+                    waiting.popleft()
                 if isinstance(record, HistoryRecord):
-                    records[record.id] = record
-            history += sorted(records.values(), key=position_of)
-        return PersonalData(user_id, now, states, history)
+                    yield record
+            for late in waiting:
+                yield late
 
     async def erase(self, user_id: str, origin: Origin) -> Erasure:
         """End all states of a user, and remove payloads and whatever else was entered from all records;
