@@ -18,7 +18,7 @@ from app.contracts.state import Payload
 from app.flow import evaluation_breaker
 from app.flow.deadline import require_time
 from app.flow.evaluation_breaker import Place, Subject
-from app.flow.faults import escape
+from app.flow.faults import errors_of, escape
 from app.flow.schema_cost import DATA, LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, cost_faults
 from app.flow.schema_weight import Weight, weight_of
 
@@ -56,13 +56,11 @@ def _faults(
     schema: dict[str, Any], payload: Payload, validator: jsonschema_rs.Draft202012Validator, weight: Weight
 ) -> list[Fault]:
     # To find all faults takes many times as long as the first.
-    if (
-        weight.report_steps(payload) > MAX_REPORT_STEPS
-        or weight.steps(payload, MAX_TOLD_STEPS) > MAX_TOLD_STEPS
-    ):
+    steps = weight.steps(payload, MAX_TOLD_STEPS)
+    if weight.report_steps(payload) > MAX_REPORT_STEPS or steps > MAX_TOLD_STEPS:
         return [_first_fault(schema, payload)]
     faults = []
-    for error in errors_of(validator, payload, steps, first_alone=steps > MAX_TOLD_STEPS):
+    for error in errors_of(validator, payload, steps):
         faults.append(Fault(_pointer(error.instance_path), error.message))
         if len(faults) == MAX_FAULTS:
             break
@@ -80,13 +78,13 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     misplaced = list(islice(_misplaced(schema), MAX_FAULTS + 1))
     if len(misplaced) > MAX_FAULTS:  # the library makes errors of all of them, at every level
         return misplaced[:MAX_FAULTS]
-    told = (Fault(_pointer(error.instance_path), error.message) for error in _meta().iter_errors(schema))
+    told = (Fault(_pointer(error.instance_path), error.message) for error in errors_of(_meta(), schema))
     faults = list(dict.fromkeys(islice(told, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
     return faults[:MAX_FAULTS]
 
 
 def _misplaced(schema: dict[str, Any]) -> Iterator[Fault]:
-    """Whatever stands where a schema should and is none."""
+    """Find values in the places of schemas that are none."""
     waiting: list[tuple[str, dict[str, Any]]] = [("", schema)]
     while waiting:
         at, part = waiting.pop()
