@@ -22,6 +22,8 @@ log = structlog.get_logger("http")
 
 INSTANCE_CHARACTERS = 1000
 """Of a path in an answer and in a line of the log; an address may have 64 KiB."""
+SHOWN_CHARACTERS = 200
+"""Of a path in a message."""
 LOGGED = "flow.logged"
 """In the scope of a request: what the line about it in the log has beside the path and the status."""
 
@@ -57,10 +59,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     """Refusals of Starlette itself: an unknown route or method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     refusal: FlowError
+    path = cut(request.url.path, SHOWN_CHARACTERS)
     if status == 405:
-        refusal = MethodNotAllowedError(f"{request.method} is not a method of {request.url.path}")
+        refusal = MethodNotAllowedError(f"{request.method} is not a method of {path}")
     elif status == 404:
-        refusal = NotFoundError(f"There is no route {request.url.path}; /openapi.json lists them")
+        refusal = NotFoundError(f"There is no route {path}; /openapi.json lists them")
     else:
         refusal = InternalError()
     log_with_request(request, code=refusal.code)

@@ -221,8 +221,8 @@ class FlowService:
         GuardRefusedError, InvalidPayloadError, PayloadTooLargeError, StatePausedError,
         RevisionConflictError, FlowStateCorruptionError."""
         payload = with_doubles(payload)
-        if isinstance(remove, str):
-            raise InvalidRequestError([Fault("/remove", "must be a list of JSON pointers, and is a text")])
+        if remove is not UNSET:
+            require_pointers(remove)
         removed = remove if remove is UNSET else tuple(remove)
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
         asked = request(user_id, flow_id, transition, command, origin)

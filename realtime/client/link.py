@@ -200,8 +200,6 @@ class Link:
     async def _ask_for_token(self) -> str:
         if isinstance(self._token, str):
             return self._token
-        trouble = self.trouble
-        self.trouble = _no_token("it has not answered yet")  # for calls that end meanwhile
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 token = self._token()
@@ -215,7 +213,6 @@ class Link:
             name = type(error).__name__
             log.warning("the token callback failed: %s", name)
             raise _no_token(f"{name}: {error}".removesuffix(": ")) from error
-        self.trouble = trouble
         return token
 
     def _give_up(self, error: FlowClientError) -> None:

@@ -233,7 +233,7 @@ async def test_at_the_deadline_the_last_error_is_told(scripted: Scripted) -> Non
     scripted.answers["flow-presence"] = [{"ok": True, "clients": 7}]
     async with of_ada(scripted) as client:
         with pytest.raises(FlowClientError, match="STORE_UNAVAILABLE"):
-            await client.state(FLOW, deadline=0.3)
+            await client.state(FLOW, deadline=3)
         assert len(scripted.bodies("flow-state")) > 1
         with pytest.raises(FlowClientError, match="INVALID_ANSWER"):
             await client.presence(FLOW)

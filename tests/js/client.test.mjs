@@ -514,15 +514,6 @@ test('at the deadline a call says why there is no token', async (t) => {
   await assert.rejects(client.state(FLOW, { deadline: 30 }), { code: 'TOKEN_UNAVAILABLE', retryable: true });
 });
 
-test('at the deadline a call says that the token callback has not answered', async (t) => {
-  const { client } = clientOf(t, {}, { token: () => new Promise(() => {}) });
-  client.on('error', () => {});
-  await assert.rejects(client.state(FLOW, { deadline: 30 }), {
-    code: 'TOKEN_UNAVAILABLE',
-    message: 'The token callback failed: it has not answered yet',
-  });
-});
-
 test('what a token callback gives must be a text', async (t) => {
   for (const [given, kind] of [[undefined, 'undefined'], [null, 'null'], [5, 'number'], [{}, 'object']]) {
     const { client, server } = clientOf(t, {}, { token: () => given });

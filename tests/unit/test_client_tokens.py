@@ -11,18 +11,6 @@ from realtime.client.failures import unreachable
 NOWHERE = "http://127.0.0.1:9"
 
 
-async def test_a_call_that_ends_before_the_callback_answers_says_so() -> None:
-    async def token() -> str:
-        await asyncio.Event().wait()
-        return ""
-
-    async with FlowClient(NOWHERE, token) as client:
-        with pytest.raises(FlowClientError) as failed:
-            await client.state("loop", deadline=0.1)
-    assert (failed.value.code, failed.value.retryable) == ("TOKEN_UNAVAILABLE", True)
-    assert failed.value.message == "The token callback failed: it has not answered yet"
-
-
 @pytest.mark.expected_logs("the token callback failed: CancelledError")
 async def test_a_callback_that_is_cancelled_does_not_end_the_client() -> None:
     asked = asyncio.Semaphore(0)

@@ -490,13 +490,9 @@ export class FlowClient {
 
   async #askForToken() {
     if (typeof this.#token !== 'function') return this.#token;
-    const trouble = this.#trouble;
-    // It may wait for a person to sign in, so that there is no limit; calls that end meanwhile say why.
-    this.#trouble = tokenUnavailable(new Error('it has not answered yet'));
     try {
       const token = await this.#token();
       if (typeof token !== 'string') throw new TypeError(`a token is text, and not ${token === null ? null : typeof token}`);
-      this.#trouble = trouble;
       return token;
     } catch (error) {
       throw tokenUnavailable(error);
