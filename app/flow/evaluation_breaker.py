@@ -34,7 +34,7 @@ class Place(Struct, frozen=True):
 
 
 class Subject(Struct, frozen=True):
-    """What is evaluated: ``key`` identifies the guard or the schema, ``size`` grows with the values, and
+    """The subject of an evaluation: ``key`` identifies the guard or the schema, ``size`` grows with the values, and
     ``bound_seconds`` is what the estimate promises."""
 
     kind: Literal["guard", "payloadSchema"]

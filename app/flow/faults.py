@@ -52,7 +52,7 @@ def faults_of(value: object, shape: type) -> list[Fault]:
 
 
 def errors_of(
-    validator: Any, value: object, visits: int | None = None, *, first_alone: bool = False
+    validator: Any, value: object, visits: int | None = None
 ) -> Iterator[jsonschema_rs.ValidationError]:
     """All errors of a value, or the first alone where all might take too much memory.
 
@@ -62,9 +62,8 @@ def errors_of(
         validator: One of jsonschema-rs.
         value: What is validated.
         visits: How often a schema looks at a part of it, all in all; once at each by default.
-        first_alone: Find no other.
     """
-    if not first_alone and _errors_bytes(value, visits) <= MAX_ERRORS_BYTES:
+    if _errors_bytes(value, visits) <= MAX_ERRORS_BYTES:
         yield from validator.iter_errors(value)
         return
     try:
@@ -74,7 +73,7 @@ def errors_of(
 
 
 def _errors_bytes(value: object, visits: int | None) -> float:
-    """What all errors take if there is one at each part of a value, and what they repeat at each visit."""
+    """The memory of all errors if there is one at each part of a value, with what each visit repeats."""
     repeated = count = 0
     pending = [(value, 0, 1)]
     while pending:

@@ -125,7 +125,7 @@ def _count_listed(part: dict[str, Any]) -> int:
 
 
 def _count_named(part: dict[str, Any]) -> int:
-    """What a schema asks of each value without a schema in it: names on which others depend, and true and
+    """The cost of a schema at each value without a schema in it: names on which others depend, and true and
     false where a schema may stand."""
     inner = [member for name in ("allOf", "anyOf", "oneOf") for member in part.get(name, ())]
     inner += part.get("dependentSchemas", {}).values()

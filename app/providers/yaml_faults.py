@@ -1,4 +1,4 @@
-"""What to say of a text that is not YAML: where, why, and what to do."""
+"""Messages for a text that is not YAML: where, why, and what to do."""
 
 import re
 from typing import Any
@@ -32,7 +32,7 @@ def at(mark: Any) -> str:
 
 
 def quote_marks() -> str:
-    """What to do about a text that begins with a mark of YAML."""
+    """Advice for a text that begins with a mark of YAML."""
     return _QUOTE_MARKS
 
 

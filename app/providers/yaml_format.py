@@ -41,7 +41,7 @@ _PLAIN = re.compile(
          (?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?)""",
     re.VERBOSE,
 )
-"""What a text without quotes is: the core schema of YAML 1.2, and what is refused or merged."""
+"""The meaning of a text without quotes: the core schema of YAML 1.2, and what is refused or merged."""
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
