@@ -34,8 +34,8 @@ class Place(Struct, frozen=True):
 
 
 class Subject(Struct, frozen=True):
-    """The subject of an evaluation: ``key`` identifies the guard or the schema, ``size`` grows with the values, and
-    ``bound_seconds`` is what the estimate promises."""
+    """The subject of an evaluation: ``key`` identifies the guard or the schema, ``size`` grows with the
+    values, and ``bound_seconds`` is what the estimate promises."""
 
     kind: Literal["guard", "payloadSchema"]
     key: str
