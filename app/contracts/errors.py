@@ -12,6 +12,7 @@ MAX_FAULTS = 100
 MAX_FAULTS_CHARACTERS = 30_000
 """Of all faults of an answer together, so that a small request gets no large one."""
 MAX_POINTER = 1000
+MAX_NAME = 256
 MAX_MESSAGE = 500
 MAX_DETAIL = 1000
 """In characters, as the two before."""
@@ -130,6 +131,7 @@ class FlowNotFoundError(FlowError):
     title = "Flow not found"
 
     def __init__(self, flow_id: str, version: int | None = None) -> None:
+        flow_id = cut(flow_id, MAX_NAME)  # of an address it may be anything
         if version is None:
             super().__init__(f"Flow {flow_id} not found", flowId=flow_id)
         else:

@@ -76,7 +76,7 @@ class Link:
         if parts.scheme not in {"http", "https", "ws", "wss"} or not parts.netloc:
             raise ValueError(f"not a server's address: {url}")
         self.user: str | None = None
-        """Whose token it is; known once there was a connection."""
+        """The user of the token; known once there was a connection."""
         self._subject: str | None = None
         self.failure: FlowClientError | None = None
         self.trouble: FlowClientError | None = None
@@ -249,7 +249,7 @@ async def _tell(wire: Wire, event: str, body: dict[str, Any]) -> None:
 
 
 def _subject(token: str) -> str | None:
-    """Whose token it is, as far as it is a JWT; the server says whether it is a good one."""
+    """The user of a token, as far as it is a JWT; the server says whether it is a good one."""
     try:
         body = token.split(".")[1]
         claims = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

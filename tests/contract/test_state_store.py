@@ -214,7 +214,7 @@ async def test_the_head_is_the_hash_of_the_last_record(store: StateStore) -> Non
 
 
 async def test_many_at_once_have_their_own_outcomes(store: StateStore) -> None:
-    """Those in flight share commands: starts, changes, stale ones and rivals, each with its answer."""
+    """Commits in flight share commands: starts, changes, stale ones and rivals, each with its answer."""
     running = [fresh(user=f"u-{n}") for n in range(20)]
     await asyncio.gather(*(store.commit(None, record(state)) for state in running))
     wanted = [

@@ -1,4 +1,4 @@
-"""Who may read the data directory of the embedded servers."""
+"""Access to the data directory of the embedded servers."""
 
 import json
 import stat

@@ -22,7 +22,7 @@ class Key:
 
 
 class Address:
-    """What the address has: ``keys``, or ``failure`` while it is away."""
+    """The content of the address: ``keys``, or ``failure`` while it is away."""
 
     def __init__(self, *key_ids: str) -> None:
         self.keys = [Key(key_id) for key_id in key_ids]

@@ -1,4 +1,4 @@
-"""What a log line may make of a terminal, and a printed line of a command: nothing."""
+"""Log lines and printed lines of commands control no terminal."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a starting process imports: the CPU of a start is that of its imports (``python -m bench start``)."""
+"""Imports of a starting process: the CPU of a start is that of its imports (``python -m bench start``)."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Who may undo a transition: whoever may run it, and of one that the timer ran an administrator only."""
+"""Permission to undo a transition: whoever may run it, and of one that the timer ran an administrator
+only."""
 
 from typing import Any
 
