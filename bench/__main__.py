@@ -3,13 +3,14 @@
 import argparse
 import asyncio
 
-from bench import batch, definitions, growth, live, start, transition
+from bench import batch, definitions, evaluations, growth, live, start, transition
 
 
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=["transition", "growth", "batch", "live", "definitions", "start"])
+    names = ["transition", "growth", "batch", "live", "definitions", "evaluations", "start"]
+    parser.add_argument("what", choices=names)
     parser.add_argument("--requests", type=int, default=2000, help="transitions a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--states", type=int, nargs="+", default=growth.STATES, help="of growth")
@@ -26,6 +27,8 @@ def main() -> None:
             asyncio.run(live.run(given.rounds))
         case "definitions":
             asyncio.run(definitions.run(given.rounds))
+        case "evaluations":
+            evaluations.run(given.requests)
         case "start":
             start.run(given.rounds)
 

@@ -125,7 +125,7 @@ async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServe
         redis.signal(signal.SIGCONT)
         began = time.monotonic()
         await _ready(second, 200)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         await follower.until(lambda f: _revisions(f) == [0, 1])
         await http.post(f"/api/flow/{FLOW}/transition/continue")
         await follower.until(lambda f: _revisions(f) == [0, 1, 2])

@@ -1,7 +1,6 @@
 """Bounds of guards and schemas: what may take long with the actual payload is refused, not evaluated."""
 
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -20,12 +19,11 @@ from app.flow.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
 from app.flow.guards import FIELDS, check_guard, compiled, fault_of_guard, is_constant
 from app.flow.pattern_cost import pattern_size
 from app.flow.payload_schemas import faults_of_schema, payload_faults
+from tests.support.processor_time import bounded
 from tests.support.rig import rig
 from tests.support.samples import T0, flow_dict, fresh
 
 ADA = Caller("ada")
-GENEROUS_SECONDS = 2.0
-"""Of processor time, on any machine: what is bounded takes a fiftieth of it."""
 
 GROWING = "payload.l.all(a, size(payload.l" + " + payload.l" * 25 + ") != a)"
 NUMBERS = list(range(490))
@@ -71,11 +69,9 @@ def repeated(condition: str, times: int) -> str:
 def test_a_guard_that_may_take_long_is_refused_before_it_is_evaluated(
     guard: str, payload: dict[str, Any]
 ) -> None:
-    began = time.thread_time()
-    with pytest.raises(GuardRefusedError) as refused:
+    with bounded(), pytest.raises(GuardRefusedError) as refused:
         check_guard(guard, "go", fresh(), payload, ADA, T0)
     assert "may take too long" in refused.value.details["reason"]
-    assert time.thread_time() - began < GENEROUS_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -102,30 +98,6 @@ def test_a_guard_that_may_take_long_is_refused_before_it_is_evaluated(
 def test_an_ordinary_guard_over_much_is_evaluated(guard: str, payload: dict[str, Any]) -> None:
     assert fault_of_guard(guard) is None
     check_guard(guard, "go", fresh(), payload, ADA, T0)
-
-
-@pytest.mark.parametrize(
-    "guard",
-    [
-        "payload.l.map(x, x in payload.l) == payload.l.map(x, true)",
-        "payload.l.map(x, [x, x]) == payload.l.map(x, [x, x])",
-        "payload.l.all(x, payload.l == payload.l)",
-        "size(payload.l + payload.l + payload.l) > 0",
-        "payload.l.all(x, size(string(x) + payload.s) > 0)",
-        "payload == payload && payload.l == payload.m",
-    ],
-)
-@pytest.mark.parametrize("size", [3, 60, 240])
-def test_the_estimate_is_above_what_an_evaluation_takes(guard: str, size: int) -> None:
-    payload = {"l": list(range(size)), "m": [{"a": str(n)} for n in range(size // 2)], "s": "ab" * size}
-    inputs = GuardInputs(fresh(), payload, ADA, T0)
-    estimate = compiled(guard).cost(inputs)
-    took = []
-    for _ in range(4):
-        began = time.thread_time_ns()
-        compiled(guard).refusal(GuardInputs(fresh(), payload, ADA, T0))
-        took.append(time.thread_time_ns() - began)
-    assert min(took) < 10 * estimate + 5_000_000, "on a machine that is much slower, too"
 
 
 def test_a_guard_that_takes_long_whatever_it_reads_is_refused_when_it_is_published() -> None:
@@ -162,11 +134,9 @@ def test_all_guards_of_a_read_have_a_bound_together(condition: str, payload: dic
         compiled(guard)
     definition, state = flow_with({**guards, "last": "state.flow == 'loop'"}, **payload)
     budget = GuardBudget()
-    began = time.thread_time()
-    shown = rules.with_transitions(definition, state, program("ada"), T0, budget)
-    assert time.thread_time() - began < GENEROUS_SECONDS
+    with bounded():
+        shown = rules.with_transitions(definition, state, program("ada"), T0, budget)
     assert {"again", "go"} <= {each.transition for each in shown.transitions}, "those without a guard"
-    assert budget.seconds < GENEROUS_SECONDS
 
 
 def test_a_cheap_guard_is_evaluated_behind_one_that_costs_too_much() -> None:
@@ -211,13 +181,12 @@ async def test_an_event_is_published_without_guards_that_may_take_long() -> None
     r = await rig()
     async with r.service as service:
         await service.update_flow("loop", {"steps": raw["steps"]})
-        began = time.thread_time()
-        await service.start_flow("ada", "loop", StartCommand(payload={"l": NUMBERS}))
-        state = await service.get_flow_state("ada", "loop")
-        assert state is not None
-        assert "long" not in {each.transition for each in state.transitions}
-        await r.kinds()
-        assert time.thread_time() - began < GENEROUS_SECONDS
+        with bounded():
+            await service.start_flow("ada", "loop", StartCommand(payload={"l": NUMBERS}))
+            state = await service.get_flow_state("ada", "loop")
+            assert state is not None
+            assert "long" not in {each.transition for each in state.transitions}
+            await r.kinds()
 
 
 async def test_many_guards_are_compiled_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,10 +234,9 @@ def test_a_payload_that_takes_too_many_steps_of_arithmetic_is_refused(
 ) -> None:
     whole = {"properties": {"l": schema}}
     assert faults_of_schema(whole) == []
-    began = time.thread_time()
-    (fault,) = payload_faults(whole, payload)
+    with bounded():
+        (fault,) = payload_faults(whole, payload)
     assert "larger than can be compared" in fault.message
-    assert time.thread_time() - began < GENEROUS_SECONDS
 
 
 @pytest.mark.parametrize(
