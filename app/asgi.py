@@ -14,10 +14,10 @@ from app.contracts.errors import StoreUnavailableError
 from app.http.application import build_application
 from app.main import Parts, definition_sources, following
 from app.process.database_status import STATUS
-from app.process.lifeline import end_with_parent
+from app.process.parent_death import end_with_parent
 from config.log import IDENTITY, configure_logging
 from config.settings import Settings, load_settings
-from realtime.sockets import FlowSockets
+from realtime.gateway.handlers import FlowSockets
 
 
 def token_verifier(settings: Settings) -> TokenVerifier:

@@ -15,11 +15,11 @@ from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError, 
 from app.contracts.flow import Flow
 from app.contracts.ports import DefinitionSourceError
 from app.contracts.provider import FlowProviderConfig
-from app.flow.faults import faults_of
+from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
-from app.providers.files import FileSource
-from app.providers.remote import RemoteSource
-from app.services.copies import SourceCopy
+from app.services.definitions.source_mirror import SourceCopy
+from app.sources.files import FileSource
+from app.sources.remote import RemoteSource
 from config.log import configure_own_logs
 from config.sources import auth_header, check_auth_use, check_remote
 from models.database import Database, DatabaseRefusedError, connect

@@ -7,17 +7,17 @@ from datetime import timedelta
 
 import structlog
 
-from app.clock import SystemClock
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError, Clock, DefinitionSource, DefinitionSourceError
+from app.kit.clock import SystemClock
+from app.kit.tasks import end_tasks
 from app.process.embedded import EmbeddedServers
-from app.providers.files import FileSource
 from app.services import FlowService
-from app.services.copies import SourceCopy, check_found
-from app.services.sources import Sources
-from app.services.time_check import CheckedClock, TimeCheck
+from app.services.definitions.source_mirror import SourceCopy, check_found
+from app.services.definitions.source_sync import Sources
+from app.services.jobs.time_check import CheckedClock, TimeCheck
 from app.services.wiring import Limits, Ports
-from app.tasks import end_tasks
+from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
@@ -27,9 +27,9 @@ from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
 from models.secret_store import MongoSecretStore
-from models.state_store import MongoStateStore
+from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
-from realtime.bus import RedisBus
+from realtime.redis.bus import RedisBus
 
 log = structlog.get_logger("main")
 
@@ -211,7 +211,7 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
                 log.warning(
                     "plain http: who is on the way can change definitions", url=shown_url(setting.where)
                 )
-            from app.providers.remote import RemoteSource  # noqa: PLC0415 - aiohttp, where there is one
+            from app.sources.remote import RemoteSource  # noqa: PLC0415 - aiohttp, where there is one
 
             source = RemoteSource(
                 setting.where,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pymongo
 
-from app.contracts.command import Caller, StartCommand, TransitionCommand
+from app.contracts.commands import Caller, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.flow import rules

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from app.contracts.command import Caller
-from app.flow.evaluation_breaker import TOLERANCE
-from app.flow.guard_inputs import MAX_GUARD_COST, GuardInputs
-from app.flow.guards import Guard, fault_of_guard
-from app.flow.payload_schemas import MAX_STEPS, STEP_SECONDS, faults_of_schema, payload_faults
+from app.contracts.commands import Caller
+from app.flow.conditions.evaluation_breaker import TOLERANCE
+from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardInputs
+from app.flow.conditions.guards import Guard, fault_of_guard
+from app.flow.conditions.payload_schemas import MAX_STEPS, STEP_SECONDS, faults_of_schema, payload_faults
 from tests.support.random_evaluations import Expressions, Schemas
 from tests.support.samples import fresh
 

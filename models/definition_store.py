@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import DefinitionCorruptionError
 from app.contracts.flow import Flow
-from app.contracts.page import Page
+from app.contracts.pages import Page
 from app.kit.numbers import MAX_INTEGER
 from models.database import Collection, Database, store_errors
 from models.paging import BATCH_DOCUMENTS, DocumentPage

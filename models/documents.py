@@ -1,7 +1,7 @@
 """The documents: the one place where collections are declared, with the indexes of ``models.indexes``.
 
 Definitions and the indexes go through Beanie; the hot path reads and writes the same shapes
-straight on the collections (``models.state_store``, ``models.history_store``).
+straight on the collections (``models.states.store``, ``models.history_store``).
 """
 
 from datetime import datetime

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pymongo.errors import BulkWriteError
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.page import Page
+from app.contracts.pages import Page
 from app.contracts.record import (
     EVERYTHING,
     HistoryFilter,

@@ -13,7 +13,7 @@ from typing import Any
 from motor.core import AgnosticBaseCursor
 from msgspec import Struct
 
-from app.contracts.page import MAX_PAGE_BYTES
+from app.contracts.pages import MAX_PAGE_BYTES
 from models.codec import Document
 from models.paging import DocumentPage
 

@@ -6,7 +6,7 @@ import bson
 from motor.core import AgnosticBaseCursor
 from msgspec import Struct
 
-from app.contracts.page import MAX_PAGE_BYTES
+from app.contracts.pages import MAX_PAGE_BYTES
 from models.codec import Document
 
 BATCH_DOCUMENTS = 32

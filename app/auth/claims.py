@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.contracts.command import Caller
+from app.contracts.commands import Caller
 from app.contracts.errors import AuthenticationRequiredError
-from app.contracts.ids import is_id
+from app.contracts.identifiers import is_id
 
 
 class ClaimNames(Struct, frozen=True):

@@ -35,18 +35,18 @@ class CommandModules(NamedTuple):
 
 COMMANDS = {
     "check-config": CommandModules(
-        "Print the effective settings, secrets masked, and ping both servers.", ("app.cli.operate",)
+        "Print the effective settings, secrets masked, and ping both servers.", ("app.cli.maintenance",)
     ),
     "data": CommandModules(
         "All data, to a file and back: backup, and change of the server.", ("app.cli.data",)
     ),
     "flows": CommandModules(
-        "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagram", "app.cli.migration")
+        "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagrams", "app.cli.migration")
     ),
-    "purge": CommandModules("End all states that are past their time.", ("app.cli.operate",)),
+    "purge": CommandModules("End all states that are past their time.", ("app.cli.maintenance",)),
     "serve": CommandModules("Serve the API and Socket.IO.", ("app.cli.serve",)),
     "state": CommandModules("One user's state in one flow.", ("app.cli.state",)),
-    "stats": CommandModules("Show figures over all states and their history.", ("app.cli.operate",)),
+    "stats": CommandModules("Show figures over all states and their history.", ("app.cli.maintenance",)),
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
     "user": CommandModules("Stored data of one user.", ("app.cli.user",)),
     "web": CommandModules("Browser files: flow-client and the pages.", ("app.cli.web",)),

@@ -13,13 +13,13 @@ from app.cli.flows import finding_line, flows
 from app.contracts.definition import Finding
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.exchange.carried import NotCarried
+from app.exchange.conversion_report import NotCarried
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.exchange.yaml import flow_to_yaml
 from app.flow.validation import parse_flow
-from app.providers.files import FileSource
 from app.services import FlowService
+from app.sources.files import FileSource
 
 ACTOR = "command-line"
 

@@ -9,8 +9,8 @@ from app.cli.command import main, on_store, say, with_service
 from app.contracts.definition import Finding
 from app.contracts.ports import DefinitionSourceError
 from app.flow.validation import check_flow
-from app.providers.files import FileSource
 from app.services import FlowService
+from app.sources.files import FileSource
 
 
 @main.group()

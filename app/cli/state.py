@@ -8,11 +8,11 @@ import click
 import msgspec
 
 from app.cli.command import main, on_store, say, with_service
-from app.contracts.command import Origin, SetCommand
+from app.contracts.commands import Origin, SetCommand
 from app.contracts.errors import InvalidRequestError
-from app.contracts.outcome import Recovered, Verification
+from app.contracts.results import Recovered, Verification
 from app.contracts.views import iso, recovery_view, state_view
-from app.flow.faults import faults_of, surrogate_faults
+from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.kit.integers import convert_json
 from app.services import FlowService
 

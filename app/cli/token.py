@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from app.auth.claims import ClaimNames
-from app.auth.permissions import SCOPES
+from app.auth.policy import SCOPES
 from app.auth.tokens import issue_token
 from app.cli.command import main, say
-from app.contracts.ids import RULE, is_id
-from app.flow.lint.names import is_role, nearest
+from app.contracts.identifiers import RULE, is_id
+from app.flow.lint.spelling import is_role, nearest
 from app.kit.durations import MAX_DURATION, parse_duration
 from app.process.data_directory import read_jwt_secret
 from config.settings import Settings, SettingsError, load_settings

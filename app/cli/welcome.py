@@ -6,7 +6,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from app.auth.permissions import ADMIN
+from app.auth.policy import ADMIN
 from app.cli.token import signed_token
 from app.web.bundle import Bundle
 from config.settings import Settings

@@ -16,8 +16,9 @@ class FlowTransition(Written, frozen=True):
     ``reversible``: the state remembers the step it left as ``previous``; whoever may run it may undo it.
 
     ``guard`` is a condition in CEL (the Common Expression Language) over ``state``, ``payload``, ``user``
-    and ``now`` (app.flow.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload that comes
-    with the transition. ``roles``: a caller needs one of them; none listed: only a timeout may run it.
+    and ``now`` (app.flow.conditions.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload
+    that comes with the transition. ``roles``: a caller needs one of them; none listed: only a timeout may
+    run it.
     """
 
     transition: str

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from app.contracts.command import Name
+from app.contracts.commands import Name
 from app.contracts.views import ErrorView
 
 Effect = Literal["safe", "compatible", "breaking"]

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.events import Event, Gap, Topic
-from app.contracts.page import Page
+from app.contracts.pages import Page
 from app.contracts.record import (
     EVERYTHING,
     HistoryFilter,
@@ -201,8 +201,8 @@ class HistoryStore(Protocol):
         """The last commit of a state, over all its lives."""
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
-        """Remove what can be erased (app.flow.chain) of a state's commits before the one at ``until``, and
-        its refusals, on which nothing hangs; how many."""
+        """Remove what can be erased (app.flow.history_chain) of a state's commits before the one at
+        ``until``, and its refusals, on which nothing hangs; how many."""
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         """One record."""

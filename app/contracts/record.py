@@ -39,8 +39,8 @@ class HistoryRecord(Struct, frozen=True):
     ``digest`` stands for what a request with an id asked for, so that the same id with another
     request is noticed. ``duration_ms`` is how long the service took to decide and commit. ``hash`` is over
     ``previous_hash`` and the record, with a ``commitment`` in place of what can be erased, salted with
-    ``salt``, in the form ``hash_version`` (absent in the first form; see app.flow.chain). Records older
-    than the chain have none of these."""
+    ``salt``, in the form ``hash_version`` (absent in the first form; see app.flow.history_chain). Records
+    older than the chain have none of these."""
 
     id: str
     commit_id: str

@@ -7,8 +7,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, convert, json, structs
 
 from app.contracts.definition import VersionInfo
 from app.contracts.errors import FlowError
-from app.contracts.outcome import BatchOutcome, CaughtUp, Erasure, PersonalData, Recovered
 from app.contracts.record import HistoryRecord
+from app.contracts.results import BatchOutcome, CaughtUp, Erasure, PersonalData, Recovered
 from app.contracts.state import AvailableTransition, FlowState, Payload, Status
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]

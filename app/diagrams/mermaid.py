@@ -3,7 +3,7 @@
 import re
 
 from app.contracts.flow import Flow
-from app.diagrams.picture import Arrow, Box, cut, picture_of
+from app.diagrams.model import Arrow, Box, cut, picture_of
 
 LABEL_LENGTH = 60
 NOTE_LENGTH = 40

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from app.contracts.flow import Flow
-from app.diagrams.lettering import LABEL, NAME, NOTE, Line, fitted
-from app.diagrams.picture import Arrow, Box, Picture, picture_of
-from app.diagrams.placement import Frame, Link, Placement, Size, Way, place, place_tree
-from app.diagrams.search import back_arrows, spanning_arrows
-from app.diagrams.shapes import disc, document, group, line_of, pointed_line, rectangle, text
+from app.diagrams.drawing import disc, document, group, line_of, pointed_line, rectangle, text
+from app.diagrams.layout import Frame, Link, Placement, Size, Way, place, place_tree
+from app.diagrams.model import Arrow, Box, Picture, picture_of
+from app.diagrams.text_metrics import LABEL, NAME, NOTE, Line, fitted
+from app.diagrams.traversal import back_arrows, spanning_arrows
 
 BOX_ROOM, LABEL_ROOM = 230.0, 200.0
 LISTED = 12

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from app.flow.lint.names import NAME, SLUG
+from app.flow.lint.spelling import NAME, SLUG
 
 MAX_NAME = 64
 

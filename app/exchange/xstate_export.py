@@ -12,9 +12,9 @@ from typing import Any
 from msgspec import to_builtins
 
 from app.contracts.flow import Flow, FlowStep, FlowTransition
-from app.exchange.carried import CEL, KEY, Exported, Notes
-from app.flow.faults import escape
-from app.flow.javascript import members_of
+from app.exchange.conversion_report import CEL, KEY, Exported, Notes
+from app.flow.tokens.javascript import members_of
+from app.flow.values.struct_errors import escape
 
 MAX_DELAY_MS = 2**31 - 1
 """The longest time that XState can wait for: its clock is ``setTimeout``, which takes more for 1 ms."""

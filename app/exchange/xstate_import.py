@@ -13,8 +13,9 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from app.contracts.errors import Fault, InvalidDefinitionError
-from app.exchange.carried import KEY, Imported, Notes
-from app.exchange.machine import (
+from app.exchange.conversion_report import KEY, Imported, Notes
+from app.exchange.names import Names, slug_of
+from app.exchange.xstate_machine import (
     INTERNAL,
     WILDCARD,
     Choice,
@@ -24,8 +25,7 @@ from app.exchange.machine import (
     done_event,
     is_wildcard,
 )
-from app.exchange.machine_reading import read_machine
-from app.exchange.names import Names, slug_of
+from app.exchange.xstate_reading import read_machine
 from app.flow.lint.steps import MAX_STEPS
 from app.flow.lint.timeouts import MIN_TIMEOUT
 from app.kit.durations import MAX_DURATION

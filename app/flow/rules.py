@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.command import (
+from app.contracts.commands import (
     Caller,
     PauseCommand,
     ResetCommand,
@@ -24,15 +24,15 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import ENDED, AvailableTransition, FlowState, Payload, Status
-from app.flow.access import (
+from app.flow.conditions.guard_inputs import GuardBudget
+from app.flow.permissions import (
     require_runnable,
     require_undo,
     require_undo_guards,
     restricts_roles,
     runnable,
 )
-from app.flow.guard_inputs import GuardBudget
-from app.flow.removal import without
+from app.flow.values.removal import without
 
 
 def start(

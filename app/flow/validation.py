@@ -9,15 +9,15 @@ from app.contracts.definition import Finding
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.flow.canonical import canonical, with_free_doubles
-from app.flow.jsonable import unkeepable
+from app.flow.lint.common import as_object, objects
 from app.flow.lint.findings import arranged, error
-from app.flow.lint.members import as_object, objects
+from app.flow.lint.flow import whole_findings
 from app.flow.lint.permissions import permission_findings
-from app.flow.lint.shape import shape_findings
+from app.flow.lint.reachability import way_findings
+from app.flow.lint.schema import shape_findings
 from app.flow.lint.steps import step_findings
 from app.flow.lint.timeouts import round_findings
-from app.flow.lint.ways import way_findings
-from app.flow.lint.whole import whole_findings
+from app.flow.values.storable_json import unkeepable
 from app.kit.integers import convert_json
 
 MAX_BYTES = 1_048_576

@@ -16,22 +16,22 @@ from starlette.types import StatelessLifespan
 
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import FlowError
-from app.http.administration import ADMINISTRATION_ENDPOINTS
 from app.http.cors import CrossOrigin
-from app.http.diagrams import DIAGRAM_ENDPOINTS
 from app.http.endpoint import Endpoint, Handler
-from app.http.exchange import EXCHANGE_ENDPOINTS
-from app.http.flows import FLOW_ENDPOINTS
 from app.http.middleware import RequestLog
-from app.http.migration import MIGRATION_ENDPOINTS
 from app.http.openapi import openapi
-from app.http.operation import Check, operation_endpoints
-from app.http.pages import page_routes
 from app.http.problems import flow_error, http_error
-from app.http.states import STATE_ENDPOINTS
+from app.http.routes.administration import ADMINISTRATION_ENDPOINTS
+from app.http.routes.diagrams import DIAGRAM_ENDPOINTS
+from app.http.routes.exchange import EXCHANGE_ENDPOINTS
+from app.http.routes.flows import FLOW_ENDPOINTS
+from app.http.routes.health import Check, operation_endpoints
+from app.http.routes.migration import MIGRATION_ENDPOINTS
+from app.http.routes.pages import page_routes
+from app.http.routes.states import STATE_ENDPOINTS
+from app.http.routes.streams import STREAM_ENDPOINTS
+from app.http.routes.tokens import TOKEN_ENDPOINTS
 from app.http.static_files import BundleFiles
-from app.http.streams import STREAM_ENDPOINTS
-from app.http.tokens import TOKEN_ENDPOINTS
 from app.services import FlowService
 from app.web.bundle import Bundle
 

@@ -13,9 +13,9 @@ from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from app.auth.permissions import acting_for, require_scope
+from app.auth.policy import acting_for, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.command import Caller, ExpectedPosition, Origin
+from app.contracts.commands import Caller, ExpectedPosition, Origin
 from app.contracts.errors import (
     MAX_FAULTS,
     Fault,
@@ -24,8 +24,8 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     RequestTimeoutError,
 )
-from app.flow.faults import faults_of, surrogate_faults
-from app.flow.jsonable import NUMBER_RULE
+from app.flow.values.storable_json import NUMBER_RULE
+from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
 from app.http.problems import log_with_request
 from app.kit.integers import convert_json

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from app.auth.permissions import ADMIN, SERVICE
+from app.auth.policy import ADMIN, SERVICE
 from app.contracts.errors import (
     AuthenticationRequiredError,
     FlowError,

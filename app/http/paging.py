@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from msgspec import Raw, json
 
-from app.contracts.page import take_page
+from app.contracts.pages import take_page
 from app.http.endpoint import Answer
 
 T = TypeVar("T")

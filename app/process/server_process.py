@@ -24,7 +24,7 @@ MIN_FREE_BYTES = 1_048_576
 """A disk with less is full: the log of the database itself could not grow."""
 PROBE_BYTES = 65_536
 
-TIED = [sys.executable, "-P", "-m", "app.process.lifeline"]
+TIED = [sys.executable, "-P", "-m", "app.process.parent_death"]
 """Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
 
 PANIC = "wt_panic"

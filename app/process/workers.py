@@ -18,7 +18,7 @@ from uvicorn.supervisors import multiprocess
 from app.kit.descriptors import descriptor_limit, raise_descriptor_limit
 from app.kit.lazy import import_structlog_without_rich
 from app.process import StartError
-from app.process.lifeline import end_with_parent
+from app.process.parent_death import end_with_parent
 from app.process.supervisor import CONTEXT, Supervisor
 
 APPLICATION = "app.asgi"

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.command import (
+from app.contracts.commands import (
     NOTHING_HELD,
     Caller,
     HeldPosition,
@@ -19,23 +19,23 @@ from app.contracts.command import (
 from app.contracts.definition import ExpectedVersion
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
-from app.contracts.ids import require_ids, require_state
-from app.contracts.outcome import CaughtUp, Retired, Started, Verification
-from app.contracts.page import Page
+from app.contracts.identifiers import require_ids, require_state
+from app.contracts.pages import Page
 from app.contracts.ports import StateFilter
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
+from app.contracts.results import CaughtUp, Retired, Started, Verification
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
-from app.flow.access import require_entrance, require_resettable
-from app.flow.payload import check_keepable, check_size
-from app.flow.prefabs import with_prefabs
-from app.flow.removal import require_pointers
+from app.flow.permissions import require_entrance, require_resettable
+from app.flow.tokens.prefabs import with_prefabs
+from app.flow.values.payload import check_keepable, check_size
+from app.flow.values.removal import require_pointers
 from app.kit.numbers import with_doubles
-from app.services.bulk import Bulk
-from app.services.changes import changed, request
-from app.services.commits import Change, new_id
-from app.services.executor import Request
+from app.services.administration.batch import Bulk
+from app.services.states.changes import changed, request
+from app.services.states.committer import Change, new_id
+from app.services.states.executor import Request
 from app.services.wiring import Limits, Ports, Wiring
 
 

@@ -15,30 +15,30 @@ from app.contracts.ports import (
     StateStore,
     StatisticsSource,
 )
-from app.services.access import Access
-from app.services.administration import Administration
-from app.services.audience import Audience
-from app.services.background import Background
-from app.services.catalog import DefinitionCatalog
-from app.services.catch_up import CatchUp
-from app.services.change_limit import ChangeLimit
-from app.services.changes import StateChanges
-from app.services.commits import Commits
-from app.services.deadlines import Deadlines
-from app.services.definitions import Definitions
-from app.services.endings import Endings
-from app.services.executor import Executor
-from app.services.history import HistoryReader
-from app.services.lease import LeaseHolder
-from app.services.migration import Migration
-from app.services.personal_data import PersonalDataKeeper
-from app.services.presence import Presence
-from app.services.recovery import Recovery
-from app.services.relay import Relay
-from app.services.repeats import Repeats
-from app.services.retirement import Retirement
-from app.services.soundness import SoundnessCheck
-from app.services.updates import Updates
+from app.services.administration.integrity import SoundnessCheck
+from app.services.administration.migration import Migration
+from app.services.administration.personal_data import PersonalDataKeeper
+from app.services.administration.retirement import Retirement
+from app.services.administration.states import Administration
+from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.publisher import Definitions
+from app.services.definitions.visibility import Access
+from app.services.delivery.relay import Relay
+from app.services.delivery.state_events import Updates
+from app.services.jobs.lease import LeaseHolder
+from app.services.jobs.scheduler import Background
+from app.services.live.catch_up import CatchUp
+from app.services.live.presence import Presence
+from app.services.live.subscribers import Audience
+from app.services.states.change_limit import ChangeLimit
+from app.services.states.changes import StateChanges
+from app.services.states.committer import Commits
+from app.services.states.deadlines import Deadlines
+from app.services.states.endings import Endings
+from app.services.states.executor import Executor
+from app.services.states.history import HistoryReader
+from app.services.states.idempotency import Repeats
+from app.services.states.recovery import Recovery
 
 
 def always() -> bool:

@@ -5,10 +5,10 @@ Needs ``aiohttp`` (the extra ``client``); imports nothing of the server but its 
 
 from app.contracts.events import PresentClient
 from app.contracts.views import FlowUpdatedEvent
-from realtime.client.failures import FlowClientError
+from realtime.client.errors import FlowClientError
 from realtime.client.flow_client import FlowClient
-from realtime.client.followed import Reader, States
-from realtime.client.following import StateUpdate, Stats
+from realtime.client.subscriptions import Reader, States
+from realtime.client.sync import StateUpdate, Stats
 
 __all__ = [
     "FlowClient",

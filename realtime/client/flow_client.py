@@ -10,12 +10,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.events import PresentClient
 from app.contracts.views import FlowUpdatedEvent
-from realtime.client.failures import FlowClientError
-from realtime.client.followed import Reader, Source, States, Subscription, Watch, decoded
-from realtime.client.following import StateUpdate, Stats
-from realtime.client.link import Link, Token
+from realtime.client.errors import FlowClientError
 from realtime.client.outgoing import checked
+from realtime.client.reconnecting import Link, Token
 from realtime.client.requests import ACK_SECONDS, DEADLINE_SECONDS, Requests
+from realtime.client.subscriptions import Reader, Source, States, Subscription, Watch, decoded
+from realtime.client.sync import StateUpdate, Stats
 
 
 class _StateAnswer(Struct, frozen=True):

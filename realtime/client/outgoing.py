@@ -15,7 +15,7 @@ from app.contracts.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
 )
-from realtime.client.failures import FlowClientError
+from realtime.client.errors import FlowClientError
 
 MAX_DEPTH = 32
 """Levels of a payload, as the server bounds them."""

@@ -4,9 +4,9 @@ import asyncio
 import copy
 from typing import Any
 
-from realtime.client.failures import Backoff, FlowClientError, LostError, error_in, retry_after
-from realtime.client.link import Link
+from realtime.client.errors import Backoff, FlowClientError, LostError, error_in, retry_after
 from realtime.client.outgoing import LARGEST_MESSAGE_BYTES, check_size, checked
+from realtime.client.reconnecting import Link
 
 ACK_SECONDS = 10.0
 DEADLINE_SECONDS = 60.0

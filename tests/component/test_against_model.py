@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from msgspec import UNSET, structs
 
-from app.contracts.command import ExpectedPosition, Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import ExpectedPosition, Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowError
 from app.contracts.events import Event, StateChanged, Topic
-from app.contracts.outcome import Recovered
 from app.contracts.record import HistoryRecord
+from app.contracts.results import Recovered
 from app.contracts.state import FlowState
 from app.services import FlowService
 from app.services.wiring import Limits
@@ -472,7 +472,7 @@ async def _awaited(future: Awaitable[Any]) -> Any:
 def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """In a loop of its own, as the machine is synchronous. Documents remember few requests, so that the
     history is asked too."""
-    for place in ("models.commit", "app.services.repeats"):
+    for place in ("models.states.commits", "app.services.states.idempotency"):
         monkeypatch.setattr(f"{place}.REMEMBERED", 3)
     assert servers.mongo_url is not None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

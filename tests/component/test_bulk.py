@@ -2,12 +2,13 @@
 
 import pytest
 
-from app.contracts.command import BatchAction, BatchOperation, Origin
+from app.contracts.commands import BatchAction, BatchOperation, Origin
 from app.contracts.ports import StateFilter
 from app.main import Parts
 from config.settings import Settings
-from models import commit, state_store
 from models.database import connect
+from models.states import commits as commit
+from models.states import store as state_store
 from tests.support.databases import SentCommands
 from tests.support.services import service_on
 

@@ -15,7 +15,6 @@ from msgspec import Raw
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from app import tasks as tasks_module
 from app.contracts.events import (
     EVERYONE,
     Event,
@@ -27,12 +26,13 @@ from app.contracts.events import (
     of_user,
 )
 from app.contracts.ports import BusUnavailableError
-from app.tasks import end_tasks
+from app.kit import tasks as tasks_module
+from app.kit.tasks import end_tasks
 from config.settings import Settings
-from realtime import bus as bus_module
-from realtime import peers as peers_module
-from realtime.bus import RedisBus
-from realtime.envelope import Sealer
+from realtime.redis import bus as bus_module
+from realtime.redis import peers as peers_module
+from realtime.redis.bus import RedisBus
+from realtime.redis.envelope import Sealer
 from tests.support.faults import CuttableProxy, RedisServer
 from tests.support.redis_kinds import RedisCluster, Replica, SentinelServer, TlsProxy
 from tests.support.redis_tap import Tap

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.clock import SystemClock
+from app.kit.clock import SystemClock
 from app.main import Parts
 from config.settings import Settings
 from tests.support.samples import flow_dict

@@ -16,7 +16,7 @@ from bson.codec_options import CodecOptions
 from bson.json_util import loads
 from bson.raw_bson import RawBSONDocument
 
-from app.contracts.command import Origin
+from app.contracts.commands import Origin
 from app.contracts.transfer import DataTransferError, TransferReport
 from app.main import Parts, take_up_definitions
 from config.settings import Settings

@@ -13,8 +13,9 @@ import pytest
 import socketio
 from aiohttp import web
 
-from realtime.client import FlowClient, FlowClientError, failures
-from realtime.client.link import WARN_SECONDS, Outage
+from realtime.client import FlowClient, FlowClientError
+from realtime.client import errors as failures
+from realtime.client.reconnecting import WARN_SECONDS, Outage
 from tests.support.following import at_revision, read, revisions
 
 FLOW = "user-onboarding"

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from app.clock import SystemClock
-from app.contracts.command import Origin, PauseCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, StartCommand
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.migration import MigrateCommand
+from app.kit.clock import SystemClock
 from app.main import Parts
 from app.services import FlowService
 from config.settings import Settings
-from models import commit, state_store
 from models.database import connect
-from models.state_store import MongoStateStore
+from models.states import commits as commit
+from models.states import store as state_store
+from models.states.store import MongoStateStore
 from tests.support.databases import SentCommands
 from tests.support.samples import flow_dict
 from tests.support.services import service_on
@@ -136,7 +137,7 @@ async def test_many_share_commands(parts: Parts, settings: Settings, monkeypatch
     """(Fewer at a time on a machine that is busy: so long is not waited for one answer.)"""
     for module in (commit, state_store):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
-    monkeypatch.setattr("app.services.migration.SECONDS", 60)
+    monkeypatch.setattr("app.services.administration.migration.SECONDS", 60)
     service = parts.service
     await service.create_flow(flow_dict())
     await asyncio.gather(*(service.start_flow(f"u{n}", "loop") for n in range(300)))

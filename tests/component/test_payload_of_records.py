@@ -2,7 +2,7 @@
 
 import bson
 
-from app.contracts.command import HeldPosition, StartCommand
+from app.contracts.commands import HeldPosition, StartCommand
 from app.contracts.record import state_after
 from app.main import Parts
 from config.settings import Settings

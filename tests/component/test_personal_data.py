@@ -5,9 +5,10 @@ import asyncio
 import pytest
 from bson.json_util import dumps
 
-from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
 from app.main import Parts
-from app.services import FlowService, personal_data
+from app.services import FlowService
+from app.services.administration import personal_data
 from models.history_store import MongoHistoryStore
 
 FLOW = "user-onboarding"

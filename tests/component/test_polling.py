@@ -13,7 +13,7 @@ import socketio
 import uvicorn
 
 from app.http.connections import BoundedConnection
-from realtime.server import Server
+from realtime.gateway.bounded_server import Server
 
 LIMIT = 10_000
 WAIT = 20.0

@@ -8,15 +8,15 @@ from typing import Any
 import pymongo
 import pytest
 
-from app.clock import SystemClock
-from app.contracts.command import HeldPosition, Origin, PauseCommand, StartCommand
+from app.contracts.commands import HeldPosition, Origin, PauseCommand, StartCommand
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports import REMEMBERED, StateFilter, StoredState
 from app.contracts.record import HistoryFilter
+from app.kit.clock import SystemClock
 from app.main import Parts
 from app.services import FlowService
 from config.settings import Settings
-from models.state_store import MongoStateStore
+from models.states.store import MongoStateStore
 from tests.support.databases import SentCommands
 from tests.support.samples import flow_dict
 from tests.support.versions import edited

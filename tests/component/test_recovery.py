@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.clock import SystemClock
-from app.contracts.command import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports import StateFilter
-from app.flow.chain import seal
+from app.flow.history_chain import seal
+from app.kit.clock import SystemClock
 from app.main import Parts, take_up_definitions
 from app.services import FlowService
 from config.settings import Settings

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.contracts.ports import DefinitionSourceError
-from app.providers import remote
-from app.providers.remote import RemoteSource
+from app.sources import remote
+from app.sources.remote import RemoteSource
 from tests.support.remotes import RemoteServer, giving, paging, redirecting
 from tests.support.samples import flow_dict
 
@@ -365,7 +365,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 LOAD = """
 import asyncio, sys
 from app.contracts.ports import DefinitionSourceError
-from app.providers.remote import RemoteSource
+from app.sources.remote import RemoteSource
 try:
     print([found.raw["flow"] for found in asyncio.run(RemoteSource(sys.argv[1]).load())])
 except DefinitionSourceError as refusal:

@@ -11,7 +11,7 @@ import socketio
 import uvicorn
 
 from app.auth.tokens import TokenVerifier
-from realtime.sockets import FlowSockets
+from realtime.gateway.handlers import FlowSockets
 from tests.support.rig import Rig, rig
 
 KEY = "k" * 32

@@ -13,10 +13,10 @@ from app.contracts.errors import FlowNotFoundError, NotOutrankedError
 from app.contracts.events import DefinitionChanged, Event, Topic
 from app.contracts.ports import DefinitionSource, DefinitionSourceError
 from app.main import Parts, definition_sources, following, open_service
-from app.providers.files import FileSource
-from app.providers.remote import RemoteSource
-from app.services.copies import SourceCopy
-from app.services.sources import Sources
+from app.services.definitions.source_mirror import SourceCopy
+from app.services.definitions.source_sync import Sources
+from app.sources.files import FileSource
+from app.sources.remote import RemoteSource
 from config.settings import Settings
 from models.definition_store import MongoDefinitionStore
 from tests.support.definition_files import write
@@ -419,7 +419,7 @@ async def test_a_flow_that_a_caller_retired_is_handed_back(
 async def test_before_the_database_a_source_comes_back_over_what_callers_published(
     parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.1)
     service = parts.service
     write(folder / "loop.json", flow_dict(title="file"))
     async with followed(parts, SourceCopy(FileSource(folder), overrides=True)):
@@ -436,7 +436,7 @@ async def test_before_the_database_a_source_comes_back_over_what_callers_publish
 async def test_hosts_with_different_files_do_not_publish_back_and_forth(
     parts: Parts, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.05)
     old, new = tmp_path / "old" / "loop.json", tmp_path / "new" / "loop.json"
     for path, title in ((old, "old"), (new, "new")):
         path.parent.mkdir()
@@ -605,7 +605,7 @@ async def test_a_store_that_is_away_is_waited_for(
 ) -> None:
     from app.contracts.errors import StoreUnavailableError
 
-    monkeypatch.setattr("app.services.sources.SETTLE_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.05)
     write(folder / "loop.json", flow_dict(title="one"))
     failed = asyncio.Event()
     latest = MongoDefinitionStore.latest

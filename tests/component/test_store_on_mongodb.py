@@ -10,16 +10,16 @@ import pytest
 from pydantic import SecretStr
 from pymongo.errors import AutoReconnect
 
-from app.contracts.command import StartCommand
+from app.contracts.commands import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.main import Parts
 from config.settings import Settings
-from models import commit
 from models.database import DatabaseRefusedError, connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.indexes import EXPIRY_GRACE_SECONDS
-from models.state_store import MongoStateStore
+from models.states import commits as commit
+from models.states.store import MongoStateStore
 from models.write_failures import LAST_FAILURE
 from tests.support.databases import InterceptedDatabase, SentCommands
 from tests.support.samples import T0, flow_dict, fresh, moved, record

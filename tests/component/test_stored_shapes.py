@@ -8,7 +8,7 @@ import pytest
 from bson.json_util import loads
 from msgspec import UNSET
 
-from app.contracts.command import Origin
+from app.contracts.commands import Origin
 from app.main import Parts
 from models.documents import DOCUMENTS
 

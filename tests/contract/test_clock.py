@@ -4,8 +4,8 @@ from datetime import UTC
 
 import pytest
 
-from app.clock import SystemClock
 from app.contracts.ports import Clock
+from app.kit.clock import SystemClock
 from tests.support.fakes import FakeClock
 
 PORTS = (Clock,)

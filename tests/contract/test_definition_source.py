@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from app.contracts.ports import DefinitionSource, DefinitionSourceError
-from app.providers.files import FileSource
-from app.providers.remote import RemoteSource
+from app.sources.files import FileSource
+from app.sources.remote import RemoteSource
 from tests.support.remotes import RemoteServer
 from tests.support.samples import flow_dict
 

@@ -22,7 +22,7 @@ from app.contracts.events import (
 )
 from app.contracts.ports import BusUnavailableError, EventBus
 from config.settings import Settings
-from realtime.bus import RedisBus
+from realtime.redis.bus import RedisBus
 from tests.support.fakes import FakeBus
 from tests.support.faults import CuttableProxy
 

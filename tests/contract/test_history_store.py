@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.page import MAX_PAGE_BYTES, Page
+from app.contracts.pages import MAX_PAGE_BYTES, Page
 from app.contracts.ports import HistoryStore
 from app.contracts.record import (
     HistoryFilter,

@@ -19,7 +19,7 @@ from app.contracts.ports import (
 from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered
 from app.contracts.state import FlowState
 from models.database import Database
-from models.state_store import MongoStateStore
+from models.states.store import MongoStateStore
 from tests.support.fakes import FakeStateStore
 from tests.support.samples import T0, fresh, moved, record
 

@@ -12,7 +12,7 @@ from app.contracts.statistics import PerformanceMetrics, StepCount
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.history_store import MongoHistoryStore
-from models.state_store import MongoStateStore
+from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
 from tests.support.fakes import FakeCorruptionReports, FakeHistoryStore, FakeStateStore, FakeStatistics
 from tests.support.samples import T0, fresh, moved, record

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from app.contracts.command import Origin
+from app.contracts.commands import Origin
 from app.main import Parts, take_up_definitions
 from config.settings import Settings
 from tests.support.faults import BreakingProxy, MongoServer

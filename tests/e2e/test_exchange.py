@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.exchange.xstate_import import from_xstate
-from app.providers.formats import decode
+from app.sources.formats import decode
 from config.settings import SHIPPED_FLOWS
 from tests.support.samples import expense_flow, flow_dict
 from tests.support.serving import Serving

@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from app.services.catch_up import MOST_EVENTS
+from app.services.live.catch_up import MOST_EVENTS
 from config.settings import Settings
-from realtime.limits import BURST, REFUSALS, SUBSCRIPTIONS
+from realtime.gateway.limits import BURST, REFUSALS, SUBSCRIPTIONS
 from tests.support.serving import Follower, Serving, close_all, external
 from tests.support.transports import transport_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.contracts.events import of_user
 from config.settings import Settings
-from realtime.bus import RedisBus
+from realtime.redis.bus import RedisBus
 from tests.support.redis_tap import Tap
 from tests.support.serving import Follower, Serving, close_all
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.contracts.command import StartCommand
+from app.contracts.commands import StartCommand
 from app.main import Parts
 from config.settings import Settings
 from tests.support.samples import flow_dict

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from app.contracts.ports import DefinitionSourceError
-from app.providers.remote import RemoteSource
-from app.services.copies import SourceCopy
+from app.services.definitions.source_mirror import SourceCopy
+from app.sources.remote import RemoteSource
 from tests.support.serving import Serving
 
 WHERE = "FLOW_DEFINITIONS_AUTH, of a provider its authentication"

@@ -13,7 +13,7 @@ import pytest
 import socketio
 
 from config.settings import Settings
-from realtime.limits import CONNECTS
+from realtime.gateway.limits import CONNECTS
 from tests.support.serving import Follower, Serving, external
 from tests.support.transports import transport_of
 

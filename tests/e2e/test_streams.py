@@ -13,7 +13,7 @@ import httpx
 import jwt
 import pytest
 
-from app.http.streams import STREAMS_OF_A_USER
+from app.http.routes.streams import STREAMS_OF_A_USER
 from config.settings import Settings
 from tests.support.http import http_client
 from tests.support.serving import Serving, external

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.flow.state_token import MAX_TOKEN
+from app.flow.tokens.state_token import MAX_TOKEN
 from tests.support.serving import Serving
 from tests.support.tokens import content_of, flow_json, flow_of, token_of
 

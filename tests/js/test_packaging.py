@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.http.pages import PAGES
+from app.http.routes.pages import PAGES
 from app.web.build import WebBuildError, build
 from app.web.bundle import Bundle
 from app.web.node import NODE_REQUIREMENT, find_node

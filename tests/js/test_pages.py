@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.auth.tokens import issue_token
-from app.http.pages import PAGES
+from app.http.routes.pages import PAGES
 from config.settings import Settings
 from tests.support.devtools import Browser, Page, browser
 from tests.support.http import http_client

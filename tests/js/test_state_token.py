@@ -9,8 +9,8 @@ from msgspec import UNSET, structs
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
-from app.flow.javascript import parse_int, text_of
-from app.flow.state_token import differences, encode_token
+from app.flow.tokens.javascript import parse_int, text_of
+from app.flow.tokens.state_token import differences, encode_token
 from tests.support.long_form import examples
 from tests.support.token_oracle import Oracle
 from tests.support.tokens import (

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from app.contracts.errors import (
     InvalidRequestError,
 )
-from app.flow.state_token import (
+from app.flow.tokens.state_token import (
     MAX_TOKEN,
     encode_token,
 )

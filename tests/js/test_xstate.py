@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from app.contracts.command import StartCommand, TransitionCommand
+from app.contracts.commands import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InvalidDefinitionError, InvalidTransitionError
 from app.contracts.flow import Flow, FlowStep

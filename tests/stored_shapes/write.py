@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
-from app.contracts.command import Origin, PauseCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, StartCommand
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
 from app.main import Parts

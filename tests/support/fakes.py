@@ -14,7 +14,7 @@ from msgspec import UNSET, json, structs
 from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
-from app.contracts.page import Page, take_page
+from app.contracts.pages import Page, take_page
 from app.contracts.ports import (
     REMEMBERED,
     BusUnavailableError,

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, structs
 
-from app.contracts.command import StartCommand
+from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.contracts.record import HistoryRecord, Kind, commit_record_id

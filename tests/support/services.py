@@ -1,7 +1,7 @@
 """The service over a database, as one worker has it, without a bus of its own."""
 
-from app.clock import SystemClock
 from app.contracts.ports import Clock, EventBus
+from app.kit.clock import SystemClock
 from app.services import FlowService
 from app.services.wiring import Limits, Ports
 from models.corruption_store import MongoCorruptionReports
@@ -9,7 +9,7 @@ from models.database import Database
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
-from models.state_store import MongoStateStore
+from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
 from tests.support.fakes import FakeBus
 

@@ -11,7 +11,7 @@ from msgspec import UNSET, structs
 from app.contracts.errors import FlowNotFoundError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
-from app.flow.state_token import StateHint, read_token, state_from_token
+from app.flow.tokens.state_token import StateHint, read_token, state_from_token
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 Json = dict[str, Any]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import ADMIN, SERVICE, Caller, Origin, StartCommand, TransitionCommand, program
+from app.contracts.commands import ADMIN, SERVICE, Caller, Origin, StartCommand, TransitionCommand, program
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowError,
@@ -19,7 +19,7 @@ from app.contracts.flow import Flow
 from app.contracts.ports import StateFilter
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.flow.access import depends_on_caller
+from app.flow.permissions import depends_on_caller
 from app.flow.validation import parse_flow
 from tests.support.rig import Rig
 from tests.support.samples import T0, expense_flow, flow_dict

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec import UNSET, Raw, json, structs
 
-from app.contracts.command import HeldPosition, StartCommand
+from app.contracts.commands import HeldPosition, StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import (
     Event,
@@ -20,11 +20,11 @@ from app.contracts.events import (
     of_flow,
     of_user,
 )
-from app.contracts.outcome import CaughtUp
 from app.contracts.record import HistoryRecord
+from app.contracts.results import CaughtUp
 from app.contracts.state import FlowState
-from app.services.audience import Audience, Told
-from app.services.catch_up import MOST_EVENTS, STEP
+from app.services.live.catch_up import MOST_EVENTS, STEP
+from app.services.live.subscribers import Audience, Told
 from tests.support.fakes import FakeBus
 from tests.support.rig import Rig, rig
 
@@ -364,7 +364,7 @@ async def test_a_state_past_its_time_is_no_continuation() -> None:
 
 async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
-    monkeypatch.setattr("app.services.catch_up.MOST_BYTES", 20_000)
+    monkeypatch.setattr("app.services.live.catch_up.MOST_BYTES", 20_000)
     asked: list[int] = []
     get_many = r.history.get_many
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from models.batching import Batches, Pace
+from models.batching.batcher import Batches, Pace
 
 
 class Server:
@@ -124,7 +124,7 @@ class Paced:
         self.raised = True
         self._now = 0.0
         self._sizes: list[int] = []
-        monkeypatch.setattr("models.batching.monotonic", lambda: self._now)
+        monkeypatch.setattr("models.batching.batcher.monotonic", lambda: self._now)
         self._ask = Batches(self._work, pace=Pace(100, 2.5), lanes=1, patience=2.5).ask
 
     async def _work(self, items: Sequence[int]) -> list[int | Exception]:

@@ -8,8 +8,8 @@ import pytest
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
 from app.contracts.events import EVERYONE, DefinitionChanged, Gap
-from app.services import catalog as module
-from app.services.catalog import DefinitionCatalog
+from app.services.definitions import catalog as module
+from app.services.definitions.catalog import DefinitionCatalog
 from tests.support.fakes import FakeDefinitionStore
 from tests.support.samples import T0, definition
 

@@ -19,7 +19,7 @@ from app.contracts.record import (
 )
 from app.contracts.state import FlowState
 from app.contracts.views import iso
-from app.flow.chain import (
+from app.flow.history_chain import (
     CURRENT_FORM,
     LINK,
     NOT_SEALED,

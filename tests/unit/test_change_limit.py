@@ -7,11 +7,11 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.command import ADMIN, BatchOperation, Caller, Origin
+from app.contracts.commands import ADMIN, BatchOperation, Caller, Origin
 from app.contracts.errors import InvalidTransitionError, RateLimitedError
 from app.contracts.views import error_view
 from app.http.application import build_application
-from app.services.change_limit import MAX_IDLE_BUCKETS, SERVICE_FACTOR, ChangeLimit
+from app.services.states.change_limit import MAX_IDLE_BUCKETS, SERVICE_FACTOR, ChangeLimit
 from tests.support.rig import rig
 
 

@@ -6,7 +6,7 @@ from typing import NoReturn
 import pytest
 
 from realtime.client import FlowClient, FlowClientError
-from realtime.client.failures import unreachable
+from realtime.client.errors import unreachable
 
 NOWHERE = "http://127.0.0.1:9"
 

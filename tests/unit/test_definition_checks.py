@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from app.contracts.command import Caller
+from app.contracts.commands import Caller
 from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
-from app.flow.deadline import DeadlineExceededError, deadline
-from app.flow.guards import fault_of_guard
-from app.flow.payload_schemas import faults_of_schema
+from app.flow.conditions.guards import fault_of_guard
+from app.flow.conditions.payload_schemas import faults_of_schema
 from app.flow.validation import check_flow, parse_flow
-from app.services import definition_checks
-from app.services.definition_checks import CHECKS_OF_A_USER, CHECKS_WAITING, DefinitionChecks
+from app.kit.deadline import DeadlineExceededError, deadline
+from app.services.definitions import checks as definition_checks
+from app.services.definitions.checks import CHECKS_OF_A_USER, CHECKS_WAITING, DefinitionChecks
 from tests.support.rig import rig
 from tests.support.samples import flow_dict
 

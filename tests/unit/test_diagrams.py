@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from app.contracts.flow import Flow
 from app.diagrams.dot import dot
 from app.diagrams.formats import diagram
-from app.diagrams.lettering import NAME, fitted
+from app.diagrams.layout import Frame, Link, Placement, Point, Size, place, place_tree
 from app.diagrams.mermaid import mermaid
-from app.diagrams.picture import cut, picture_of
-from app.diagrams.placement import Frame, Link, Placement, Point, Size, place, place_tree
-from app.diagrams.search import back_arrows, spanning_arrows
+from app.diagrams.model import cut, picture_of
 from app.diagrams.svg import LISTED, svg
+from app.diagrams.text_metrics import NAME, fitted
+from app.diagrams.traversal import back_arrows, spanning_arrows
 from config.settings import SHIPPED_FLOWS
 from tests.support.drawn_flows import expense, flow_of, flows, neighbourly, step, tangled, texts, to
 from tests.support.long_form import examples

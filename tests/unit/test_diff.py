@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from app.contracts.command import Caller
+from app.contracts.commands import Caller
 from app.contracts.migration import FlowDiff, MemberChange, StepChange, TransitionChange, TransitionPlace
 from app.flow import rules
-from app.flow.diff import diff
+from app.flow.versions.diff import diff
 from tests.support.long_form import examples
 from tests.support.samples import T0, definition, flow_dict, fresh
 from tests.support.versions import edited, renamed, without

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.command import ExpectedPosition, Origin, PauseCommand
+from app.contracts.commands import ExpectedPosition, Origin, PauseCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.ports import DamagedState
 from app.contracts.views import iso

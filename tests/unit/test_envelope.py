@@ -2,7 +2,7 @@
 
 import pytest
 
-from realtime.envelope import Opener, Sealer
+from realtime.redis.envelope import Opener, Sealer
 
 KEY = bytes(32)
 CHANNEL = "c"

@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 from msgspec import convert, structs
 
-from app.contracts.command import Caller, StartCommand, program
+from app.contracts.commands import Caller, StartCommand, program
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
-from app.flow import guards as guards_module
 from app.flow import rules
-from app.flow.cel_environment import CelEnvironment
-from app.flow.cel_tree import Tree
-from app.flow.guard_cost import reads_of
-from app.flow.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
-from app.flow.guards import FIELDS, check_guard, compiled, fault_of_guard, is_constant
-from app.flow.pattern_cost import pattern_size
-from app.flow.payload_schemas import faults_of_schema, payload_faults
+from app.flow.conditions import guards as guards_module
+from app.flow.conditions.cel_environment import CelEnvironment
+from app.flow.conditions.cel_tree import Tree
+from app.flow.conditions.guard_cost import reads_of
+from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
+from app.flow.conditions.guards import FIELDS, check_guard, compiled, fault_of_guard, is_constant
+from app.flow.conditions.pattern_cost import pattern_size
+from app.flow.conditions.payload_schemas import faults_of_schema, payload_faults
 from tests.support.processor_time import bounded
 from tests.support.rig import rig
 from tests.support.samples import T0, flow_dict, fresh
@@ -200,7 +200,7 @@ async def test_many_guards_are_compiled_in_a_thread(monkeypatch: pytest.MonkeyPa
         compiling.add(threading.current_thread().name)
         guards_module.compile_all(guards)
 
-    monkeypatch.setattr("app.services.access.compile_all", compile_all)
+    monkeypatch.setattr("app.services.definitions.visibility.compile_all", compile_all)
     r = await rig()
     await r.service.update_flow("loop", {"steps": raw["steps"]})
     await r.service.start_flow("ada", "loop", StartCommand(payload={"n": 7}))

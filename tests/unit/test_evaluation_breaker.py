@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from app.contracts.command import StartCommand
+from app.contracts.commands import StartCommand
 from app.contracts.errors import GuardRefusedError, InvalidPayloadError
-from app.flow import evaluation_breaker
-from app.flow.evaluation_breaker import (
+from app.flow.conditions import evaluation_breaker
+from app.flow.conditions.evaluation_breaker import (
     MAX_OPEN,
     OPEN_SECONDS,
     EvaluationBreaker,
@@ -123,7 +123,7 @@ def test_memory_is_bounded() -> None:
 def test_the_garbage_collector_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     times: Iterator[float] = iter([10.0, 17.0, 20.0])
     before = own_thread_time()
-    monkeypatch.setattr("app.flow.evaluation_breaker.time.thread_time", lambda: next(times))
+    monkeypatch.setattr("app.flow.conditions.evaluation_breaker.time.thread_time", lambda: next(times))
     gc.collect()
     monkeypatch.undo()
     assert own_thread_time() - before < -6

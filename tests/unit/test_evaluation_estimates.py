@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from msgspec import convert
 
-from app.contracts.command import Caller, StartCommand, program
+from app.contracts.commands import Caller, StartCommand, program
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
 from app.flow import rules
-from app.flow.guard_inputs import GuardBudget, GuardInputs
-from app.flow.guards import Guard, check_guard, compiled, fault_of_guard
-from app.flow.payload_schemas import faults_of_schema, payload_faults
+from app.flow.conditions.guard_inputs import GuardBudget, GuardInputs
+from app.flow.conditions.guards import Guard, check_guard, compiled, fault_of_guard
+from app.flow.conditions.payload_schemas import faults_of_schema, payload_faults
 from tests.support.long_form import form
 from tests.support.processor_time import bounded
 from tests.support.random_evaluations import Expressions, Schemas

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow, FlowTimeout, FlowTransition
-from app.exchange.carried import NotCarried
+from app.exchange.conversion_report import NotCarried
 from app.exchange.names import Names, slug_of
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import MAX_TRANSITIONS, from_xstate
 from app.exchange.yaml import flow_to_yaml
 from app.flow.validation import check_flow, parse_flow
-from app.providers.formats import decode
+from app.sources.formats import decode
 from tests.support.long_form import examples
 from tests.support.machines import flows, machines, spoiled
 from tests.support.samples import expense_flow, flow_dict

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import PauseCommand, SetCommand
+from app.contracts.commands import PauseCommand, SetCommand
 from app.contracts.errors import FlowNotStartedError, StatePausedError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports import DamagedState, StateFilter

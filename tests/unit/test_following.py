@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from realtime.client.following import (
+from realtime.client.sync import (
     KEPT_WHILE_SYNCING,
     Following,
     StateUpdate,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contracts.ports import DefinitionSourceError
-from app.providers.addresses import is_public
-from app.providers.formats import MAX_BYTES, FormatError, decode, decode_json
-from app.providers.yaml_format import MAX_MARKS, count_marks, read_yaml
+from app.outbound.addresses import is_public
+from app.sources.formats import MAX_BYTES, FormatError, decode, decode_json
+from app.sources.yaml_format import MAX_MARKS, count_marks, read_yaml
 from tests.support.long_form import examples
 from tests.support.processor_time import bounded
 from tests.support.samples import flow_dict

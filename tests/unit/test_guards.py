@@ -7,10 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from app.contracts.command import Caller
+from app.contracts.commands import Caller
 from app.contracts.errors import GuardRefusedError
-from app.flow import guard_inputs, guards
-from app.flow.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
+from app.flow.conditions import guard_inputs, guards
+from app.flow.conditions.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
 from app.kit.numbers import with_doubles
 from tests.support.samples import T0, fresh
 

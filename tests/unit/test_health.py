@@ -10,7 +10,7 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
 from app.http.application import build_application
-from app.http.operation import OPTIONAL_SECONDS, Check
+from app.http.routes.health import OPTIONAL_SECONDS, Check
 from tests.support.rig import Rig
 
 

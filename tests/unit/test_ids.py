@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.command import BatchAction, Origin, PauseCommand, SetCommand
+from app.contracts.commands import BatchAction, Origin, PauseCommand, SetCommand
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports import StateFilter

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from app.contracts.command import BatchOperation, SetCommand
+from app.contracts.commands import BatchOperation, SetCommand
 from app.contracts.errors import InvalidRequestError
 from app.contracts.migration import MigrateCommand
-from app.flow.faults import faults_of
 from app.flow.validation import check_flow
+from app.flow.values.struct_errors import faults_of
 from app.http.endpoint import _decode_again
 from app.kit.integers import convert_json
-from realtime.messages import SubscribeMessage, TransitionMessage
-from realtime.sockets import _decode
+from realtime.gateway.handlers import _decode
+from realtime.gateway.messages import SubscribeMessage, TransitionMessage
 from tests.support.samples import flow_dict
 
 

@@ -9,12 +9,12 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.command import BatchOperation, Origin, StartCommand
+from app.contracts.commands import BatchOperation, Origin, StartCommand
 from app.contracts.record import HistoryRecord
 from app.contracts.views import batch_result, encode, exported_record_view, personal_data_view
-from app.http import administration
 from app.http.application import build_application
-from app.services import bulk
+from app.http.routes import administration
+from app.services.administration import batch as bulk
 from tests.support.rig import Rig, rig
 
 KEY = "k" * 32

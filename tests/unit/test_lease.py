@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from app.contracts.errors import StoreUnavailableError
-from app.services import lease
-from app.services.lease import LeaseHolder
+from app.services.jobs import lease
+from app.services.jobs.lease import LeaseHolder
 from tests.support.fakes import FakeClock, FakeLeaseStore
 from tests.support.waiting import until
 

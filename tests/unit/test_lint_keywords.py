@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from app.flow.conditions.payload_schemas import payload_faults
 from app.flow.lint.keywords import FORMATS, KEYWORDS, keyword_findings
-from app.flow.payload_schemas import payload_faults
 from app.flow.validation import check_flow
 from tests.support.samples import flow_dict
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contracts.command import Caller, StartCommand, TransitionCommand
+from app.contracts.commands import Caller, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError, InvalidDefinitionError
 from app.contracts.flow import Flow

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from app.contracts.command import PauseCommand, ResetCommand, StartCommand, TransitionCommand
+from app.contracts.commands import PauseCommand, ResetCommand, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowStateCorruptionError, InvalidRequestError
 from app.contracts.migration import Proposal, Sample
 from app.contracts.ports import RunningStates
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.flow.mapping import StepMapping
-from app.flow.proposals import propose
-from app.flow.rehearsal import rehearse
+from app.flow.versions.mapping import StepMapping
+from app.flow.versions.proposals import propose
+from app.flow.versions.rehearsal import rehearse
 from tests.support.long_form import examples
 from tests.support.samples import T0, definition, flow_dict, fresh
 from tests.support.versions import edited, renamed, without

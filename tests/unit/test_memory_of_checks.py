@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.command import SetCommand
+from app.contracts.commands import SetCommand
 from app.contracts.flow import Flow
-from app.flow.faults import faults_of
-from app.flow.payload_schemas import payload_faults
+from app.flow.conditions.payload_schemas import payload_faults
 from app.flow.validation import check_flow
+from app.flow.values.struct_errors import faults_of
 
 LONG = "x" * 200_000
 FLOW = {"flow": "f", "initialStep": "a"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.command import ExpectedPosition, Origin, StartCommand
+from app.contracts.commands import ExpectedPosition, Origin, StartCommand
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowStateCorruptionError,
@@ -19,7 +19,7 @@ from app.contracts.migration import MigrateCommand, MigrationReport
 from app.contracts.ports import StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState, StatePosition
-from app.services import migration
+from app.services.administration import migration
 from tests.support.rig import Rig
 from tests.support.samples import flow_dict
 from tests.support.versions import edited, renamed, without

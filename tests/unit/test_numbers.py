@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contracts.command import BatchOperation, Origin, SetCommand, StartCommand
+from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidDefinitionError, InvalidPayloadError
-from app.exchange.carried import Notes
-from app.exchange.machine_reading import read_machine
+from app.exchange.conversion_report import Notes
+from app.exchange.xstate_reading import read_machine
 from app.flow.validation import check_flow, parse_flow
 from app.kit.numbers import with_doubles
-from realtime.messages import Json
+from realtime.json_packets import Json
 from tests.support.rig import rig
 from tests.support.samples import flow_dict
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.kit.origins import own_origins
 from config.settings import SettingsError, load_settings
-from realtime.server import Server
+from realtime.gateway.bounded_server import Server
 
 
 @pytest.mark.parametrize(

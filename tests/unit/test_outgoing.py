@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.flow import jsonable
+from app.flow.values import storable_json as jsonable
 from realtime.client import FlowClient, FlowClientError
 from realtime.client.outgoing import (
     FRAME_BYTES,

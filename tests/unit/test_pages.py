@@ -3,7 +3,7 @@
 import pytest
 from msgspec import json
 
-from app.contracts.page import MAX_PAGE_BYTES, take_page
+from app.contracts.pages import MAX_PAGE_BYTES, take_page
 from app.http.paging import page_answer
 from tests.support.rig import rig
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
-from app.flow.jsonable import MAX_DEPTH
-from app.flow.payload import check_keepable, check_size
+from app.flow.values.payload import check_keepable, check_size
+from app.flow.values.storable_json import MAX_DEPTH
 
 
 def nested(levels: int) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.command import HeldPosition, Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import HeldPosition, Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import FlowState
 from app.contracts.views import personal_data_view

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.flow.payload_schemas import DIALECT, MAX_BYTES, faults_of_schema, payload_faults
+from app.flow.conditions.payload_schemas import DIALECT, MAX_BYTES, faults_of_schema, payload_faults
 
 SCHEMA: dict[str, Any] = {
     "$schema": DIALECT,

@@ -3,7 +3,7 @@
 import pytest
 
 from app.contracts.ports import BusUnavailableError
-from realtime.redis_servers import redis_servers
+from realtime.redis.servers import redis_servers
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 from msgspec import UNSET
 
-from app.contracts.command import Origin, StartCommand
+from app.contracts.commands import Origin, StartCommand
 from app.contracts.events import Event, StateChanged
 from app.contracts.record import HistoryRecord
-from app.services import background
-from app.services.relay import MAX_FAILURES
+from app.services.delivery.relay import MAX_FAILURES
+from app.services.jobs import scheduler as background
 from tests.support.rig import Rig, rig
 
 OPERATOR = Origin(actor="operator", client="command-line")

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, convert, json
 
-from app.contracts.command import BatchOperation, Origin, SetCommand, StartCommand
+from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidPayloadError, InvalidRequestError
 from app.contracts.state import FlowState
-from app.flow.removal import pointer_faults, without
-from realtime.messages import TransitionMessage
+from app.flow.values.removal import pointer_faults, without
+from realtime.gateway.messages import TransitionMessage
 from tests.support.rig import rig
 from tests.support.samples import expense_flow
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from app.contracts.command import ExpectedPosition, Origin, SetCommand, StartCommand
+from app.contracts.commands import ExpectedPosition, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
 from app.contracts.ports import MEMORY, REMEMBERED
 from tests.support.fakes import FakeStateStore

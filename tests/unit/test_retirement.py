@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.command import Origin, PauseCommand
+from app.contracts.commands import Origin, PauseCommand
 from app.contracts.errors import (
     FlowNotFoundError,
     StoreUnavailableError,
@@ -13,7 +13,7 @@ from app.contracts.errors import (
 from app.contracts.ports import StateFilter, StatePage
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StatePosition
-from app.services import retirement
+from app.services.administration import retirement
 from tests.support.rig import Rig, rig
 
 ROOT = Origin("root")

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from socketio.exceptions import ConnectionRefusedError as RefusedError
 
-from app.contracts.command import Caller
+from app.contracts.commands import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, of_user
-from realtime import sockets
-from realtime.messages import FlowMessage, SubscribeMessage
-from realtime.rooms import presence_room
-from realtime.server import GONE
-from realtime.sockets import FlowSockets
+from realtime.gateway import handlers as sockets
+from realtime.gateway.bounded_server import GONE
+from realtime.gateway.handlers import FlowSockets
+from realtime.gateway.messages import FlowMessage, SubscribeMessage
+from realtime.gateway.rooms import presence_room
 from tests.support.rig import Rig, rig
 
 
@@ -191,7 +191,7 @@ async def test_two_clients_of_a_user_need_its_topic_until_both_are_gone(door: Do
 
 
 async def test_connections_of_a_user_are_bounded(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("realtime.sockets.CONNECTIONS_OF_A_USER", 2)
+    monkeypatch.setattr("realtime.gateway.handlers.CONNECTIONS_OF_A_USER", 2)
     for sid in ("a", "b"):
         await door.connect(sid, "ada")
     with pytest.raises(RefusedError) as refusal:

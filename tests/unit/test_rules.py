@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import (
+from app.contracts.commands import (
     PauseCommand,
     ResetCommand,
     SetCommand,

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import BatchAction, ExpectedPosition, Origin, StartCommand
+from app.contracts.commands import BatchAction, ExpectedPosition, Origin, StartCommand
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
@@ -21,7 +21,7 @@ from app.contracts.events import DefinitionChanged, Event, Gap
 from app.contracts.ports import StateFilter, StoredState
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StatePosition
-from app.services.definition_checks import CHECKS_WAITING
+from app.services.definitions.checks import CHECKS_WAITING
 from tests.support.fakes import (
     FakeHistoryStore,
     FakeStateStore,
@@ -184,7 +184,7 @@ async def test_a_race_that_never_ends_is_told_as_such(monkeypatch: pytest.Monkey
     r.states = Lost()
     service = r.make()
     await service.start_flow("ada", "loop")
-    monkeypatch.setattr("app.services.executor.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.states.executor.PATIENCE_SECONDS", 0.05)
     with pytest.raises(StateBusyError) as refusal:
         await service.execute_transition("ada", "loop", "go")
     assert (refusal.value.status, refusal.value.retryable, refusal.value.retry_after) == (503, True, 1)
@@ -229,7 +229,7 @@ async def test_a_command_that_fails_gives_up_its_turn(monkeypatch: pytest.Monkey
     service = r.make()
     await service.start_flow("ada", "loop")
     await service.start_flow("bob", "loop")
-    monkeypatch.setattr("app.services.executor.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.states.executor.PATIENCE_SECONDS", 0.05)
     states.hangs = True
     first = asyncio.create_task(service.execute_transition("ada", "loop", "again"))
     await asyncio.sleep(0)
@@ -490,7 +490,7 @@ async def test_who_commits_on_top_of_what_was_not_told_tells_it() -> None:
 
 @pytest.mark.expected_logs("events not broadcast, Redis is away")
 async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.relay.LEFT_LIMIT", 1)
+    monkeypatch.setattr("app.services.delivery.relay.LEFT_LIMIT", 1)
     r = await rig()
     async with r.service as service:
         r.bus.broken = True

@@ -21,9 +21,15 @@ SERVERS = {
     "FLOW_JWT_SECRET": "a secret for tests that is long enough",
 }
 FOR_A_TOKEN = {"jwt.api_jwt", "cryptography.x509"}
-FOR_REMOTE_SOURCES = {"aiohttp.client", "app.providers.remote"}
+FOR_REMOTE_SOURCES = {"aiohttp.client", "app.sources.remote"}
 NEVER_IN_A_WORKER = {"beanie", "models.documents", "yaml", "valkey", "rich", "pytest"}
-APPLICATION = {"app.asgi", "app.http.application", "realtime.sockets", "socketio", "starlette.applications"}
+APPLICATION = {
+    "app.asgi",
+    "app.http.application",
+    "realtime.gateway.handlers",
+    "socketio",
+    "starlette.applications",
+}
 
 
 def imported(code: str, tmp_path: Path, **env: str) -> set[str]:

@@ -13,8 +13,8 @@ from app.contracts.errors import (
     PayloadTooLargeError,
 )
 from app.contracts.state import FlowState
-from app.flow.prefabs import with_prefabs
-from app.flow.state_token import (
+from app.flow.tokens.prefabs import with_prefabs
+from app.flow.tokens.state_token import (
     MAX_TOKEN,
     StateHint,
     differences,

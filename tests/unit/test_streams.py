@@ -5,9 +5,9 @@ import time
 
 from msgspec import Raw
 
-from app.contracts.command import NOTHING_HELD, Caller, HeldPosition
+from app.contracts.commands import NOTHING_HELD, Caller, HeldPosition
 from app.contracts.events import StateChanged, of_user
-from app.http.streams import WAITING_EVENTS, FlowStream
+from app.http.routes.streams import WAITING_EVENTS, FlowStream
 from tests.support.rig import rig
 
 

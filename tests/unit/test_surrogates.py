@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.auth.tokens import TokenVerifier, issue_token
-from app.flow.faults import surrogate_faults
+from app.flow.values.struct_errors import surrogate_faults
 from app.http.application import build_application
 from tests.support.rig import Rig
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from app import tasks as tasks_module
-from app.tasks import end_tasks, heeding_cancellation
+from app.kit import tasks as tasks_module
+from app.kit.tasks import end_tasks, heeding_cancellation
 
 
 async def test_all_have_ended_whatever_they_do(monkeypatch: pytest.MonkeyPatch) -> None:

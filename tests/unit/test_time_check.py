@@ -6,8 +6,8 @@ import pytest
 
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports import BusUnavailableError
-from app.services.lease import LeaseHolder
-from app.services.time_check import CheckedClock, ServerTime, TimeCheck
+from app.services.jobs.lease import LeaseHolder
+from app.services.jobs.time_check import CheckedClock, ServerTime, TimeCheck
 from tests.support.fakes import FakeClock, FakeLeaseStore
 from tests.support.log_events import LogEvents
 from tests.support.rig import Rig

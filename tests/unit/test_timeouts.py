@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import PauseCommand, ResetCommand, SetCommand, TransitionCommand
+from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InvalidTransitionError, StatePausedError
 from app.contracts.state import FlowState

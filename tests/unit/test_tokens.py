@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import structs
 
 from app.auth.claims import ClaimNames
-from app.auth.permissions import ADMIN, SERVICE, acting_for, require_scope
+from app.auth.policy import ADMIN, SERVICE, acting_for, require_scope
 from app.auth.tokens import TokenVerifier, issue_token
-from app.contracts.command import Caller
+from app.contracts.commands import Caller
 from app.contracts.errors import (
     AuthenticationRequiredError,
     InsufficientPermissionsError,

@@ -7,15 +7,15 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.command import ADMIN, SERVICE, Caller, Origin, SetCommand, TransitionCommand, program
+from app.contracts.commands import ADMIN, SERVICE, Caller, Origin, SetCommand, TransitionCommand, program
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError, InsufficientPermissionsError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.contracts.views import state_of_view, state_view
 from app.flow import rules
-from app.flow.mapping import StepMapping
 from app.flow.validation import check_flow
+from app.flow.versions.mapping import StepMapping
 from models.codec import state_from_document, state_to_document
 from tests.support.rig import Rig
 from tests.support.samples import T0, fresh

@@ -5,11 +5,11 @@ from itertools import islice
 from typing import Any
 
 from app.contracts.definition import Finding
-from app.flow.faults import escape
+from app.flow.conditions.schema_cost import DATA, MAPS_OF_SCHEMAS
+from app.flow.lint.common import objects
 from app.flow.lint.findings import warning
-from app.flow.lint.members import objects
-from app.flow.lint.names import nearest, plain_spelling, quoted
-from app.flow.schema_cost import DATA, MAPS_OF_SCHEMAS
+from app.flow.lint.spelling import nearest, plain_spelling, quoted
+from app.flow.values.struct_errors import escape
 
 MAX_UNKNOWN = 20
 """Of the unknown keywords of one schema, so many are reported."""

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.contracts.definition import Finding
-from app.flow.faults import escape
-from app.flow.guards import compiled, fault_of_guard
+from app.flow.conditions.guards import compiled, fault_of_guard
+from app.flow.lint.common import as_object, check_roles, objects
 from app.flow.lint.findings import warning
-from app.flow.lint.members import as_object, check_roles, objects
-from app.flow.lint.names import quoted
+from app.flow.lint.spelling import quoted
+from app.flow.values.struct_errors import escape
 
 _OF_STATES = {"resettable": "reset", "clearable": "clear"}
 """The members of a flow that say who may do what with its states."""

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.contracts.definition import Finding
-from app.flow.deadline import require_time
-from app.flow.faults import escape
-from app.flow.guards import is_dear
+from app.flow.conditions.guards import is_dear
+from app.flow.lint.common import as_object, check_key, check_texts, is_whole, objects
 from app.flow.lint.findings import error, warning
-from app.flow.lint.members import as_object, check_key, check_texts, is_whole, objects
-from app.flow.lint.names import instead, quoted
+from app.flow.lint.spelling import instead, quoted
 from app.flow.lint.timeouts import timeout_findings
 from app.flow.lint.transitions import transition_findings
+from app.flow.values.struct_errors import escape
+from app.kit.deadline import require_time
 
 MAX_STEPS = 500
 MAX_TRANSITIONS = 100

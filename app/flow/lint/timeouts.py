@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 from app.contracts.definition import Finding
-from app.flow.faults import escape
+from app.flow.lint.common import as_object, check_duration, duration, objects
 from app.flow.lint.findings import error, warning
-from app.flow.lint.members import as_object, check_duration, duration, objects
-from app.flow.lint.names import instead, quoted
+from app.flow.lint.spelling import instead, quoted
+from app.flow.values.struct_errors import escape
 
 MIN_TIMEOUT = timedelta(seconds=1)
 MIN_ROUND = timedelta(minutes=1)

@@ -8,12 +8,12 @@ import msgspec
 from jsonschema_rs import Draft202012Validator, RegexOptions
 
 from app.contracts.definition import Finding
-from app.flow.guards import FIELDS, fault_of_guard, is_constant
+from app.flow.conditions.guards import FIELDS, fault_of_guard, is_constant
+from app.flow.conditions.payload_schemas import DIALECT, faults_of_schema
+from app.flow.lint.common import check_key, check_roles, check_texts
 from app.flow.lint.findings import error, warning
 from app.flow.lint.keywords import keyword_findings
-from app.flow.lint.members import check_key, check_roles, check_texts
-from app.flow.lint.names import instead, nearest, quoted
-from app.flow.payload_schemas import DIALECT, faults_of_schema
+from app.flow.lint.spelling import instead, nearest, quoted
 
 MAX_ASKED_REFERENCES = 24
 _ABOUT_GUARDS = {

@@ -1,0 +1,29 @@
+"""Scopes and roles: the permissions of a caller."""
+
+from app.contracts.commands import ADMIN, SERVICE, Caller
+from app.contracts.errors import InsufficientPermissionsError
+from app.contracts.identifiers import require_ids
+
+__all__ = ["ADMIN", "SCOPES", "SERVICE", "acting_for", "require_scope"]
+
+SCOPES = (ADMIN, SERVICE)
+"""The scopes that mean something here."""
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Raise InsufficientPermissionsError unless the caller's token has ``scope``."""
+    if scope not in caller.scopes:
+        raise InsufficientPermissionsError(f"This needs a token with the scope {scope}", scope=scope)
+
+
+def acting_for(caller: Caller, user_id: str | None) -> str:
+    """The user whose state a command is about: the caller, or the user that a service or an
+    administrator names."""
+    if user_id is None or user_id == caller.user_id:
+        return caller.user_id
+    require_ids({"userId": user_id})
+    if not caller.scopes & {ADMIN, SERVICE}:
+        raise InsufficientPermissionsError(
+            f"Acting for another user needs a token with the scope {SERVICE} or {ADMIN}", scope=SERVICE
+        )
+    return user_id

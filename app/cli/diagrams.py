@@ -1,0 +1,59 @@
+"""``flows diagram``: a flow to look at."""
+
+from pathlib import Path
+from typing import cast, get_args
+
+import click
+
+from app.cli.command import on_store, with_service
+from app.cli.flows import flows
+from app.contracts.flow import Flow
+from app.diagrams.formats import Format, diagram
+from app.flow.validation import parse_flow
+from app.services import FlowService
+from app.sources.files import FileSource
+
+
+@flows.command("diagram")
+@click.argument("flow_id", metavar="[ID]", required=False)
+@click.option("--format", "form", type=click.Choice(get_args(Format)), default="mermaid", show_default=True)
+@click.option(
+    "--user", "user_id", help="Highlight the current step of this user, on the version of the state."
+)
+@click.option("--version", type=click.IntRange(1, 999_999_999), help="This version, not the newest.")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Draw the definition in a file, in the place of a flow; needs no server.",
+)
+@on_store
+def draw(flow_id: str | None, form: str, user_id: str | None, version: int | None, file: Path | None) -> None:
+    """Print a diagram of a flow: Mermaid, DOT or SVG."""
+    if (flow_id is None) == (file is None):
+        raise click.UsageError("say which flow by its ID, or which definition with --file")
+    if file is not None and (user_id is not None or version is not None):
+        raise click.UsageError("--user and --version are for a flow, not for a --file")
+    if file is not None:
+        ((_, raw),) = FileSource(file).read().items()
+        flow, current = parse_flow(raw)[0], None
+    else:
+        flow, current = _published(cast("str", flow_id), user_id, version)
+    # As bytes: a terminal may not have the characters, a file is UTF-8.
+    click.echo(diagram(flow, cast("Format", form), current).encode(), nl=False)
+
+
+def _published(flow_id: str, user_id: str | None, version: int | None) -> tuple[Flow, str | None]:
+    """The flow to draw, and the step to highlight."""
+
+    async def run(service: FlowService) -> tuple[Flow, str | None]:
+        state = None if user_id is None else await service.get_flow_state(user_id, flow_id)
+        if user_id is not None and state is None:
+            click.echo(f"{user_id} has no state in {flow_id}: no step is highlighted", err=True)
+        wanted = state.version if state and version is None else version
+        if wanted is None:
+            definition = await service.definitions.current(flow_id)
+        else:
+            definition = await service.definitions.version(flow_id, wanted)
+        return definition.flow, state.step if state else None
+
+    return with_service(run)

@@ -1,0 +1,1 @@
+"""Guards and payload schemas: compiled, bounded and evaluated."""

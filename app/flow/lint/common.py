@@ -1,0 +1,124 @@
+"""Members that several parts of a definition have: durations, roles, texts for people."""
+
+import unicodedata
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, TypeGuard
+
+import msgspec
+
+from app.contracts.definition import Finding
+from app.flow.lint.findings import error, warning
+from app.flow.lint.spelling import MAX_ROLE, NAME, is_role, quoted
+from app.kit.durations import MAX_DURATION, parse_duration
+
+MIN_TTL = timedelta(milliseconds=1)
+MAX_ROLES = 100
+TEXTS = {"title": 200, "description": 4000, "service": 1000, "module": 1000, "path": 1000}
+"""The members that are texts, and how many characters they may have."""
+MAX_META_BYTES = 16_384
+"""As compact JSON."""
+
+
+def objects(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The members of an object that are objects themselves."""
+    for name, member in as_object(value).items():
+        if isinstance(member, dict):
+            yield name, member
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """The value, or an empty object in the place of what is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """True for an integer of JSON, which ``true`` is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def duration(value: object, least: timedelta = MIN_TTL) -> timedelta | None:
+    """A usable duration: in whole milliseconds, from ``least`` to ``MAX_DURATION``."""
+    if not isinstance(value, str):
+        return None
+    try:
+        given = parse_duration(value)
+    except ValueError:
+        return None
+    return given if least <= given <= MAX_DURATION else None
+
+
+def check_key(at: str, key: str, part: object, member: str) -> Iterator[Finding]:
+    """Findings of the name of a step or transition: its key, which its ``member`` repeats."""
+    if not NAME.match(key):
+        yield error(
+            at,
+            f"the name of a {member} is 1 to 64 letters, digits, '_' or '-', no '-' first",
+            "rename it; what people read goes into `title`",
+        )
+    repeated = as_object(part).get(member)
+    if isinstance(repeated, str) and repeated != key:
+        yield error(
+            f"{at}/{member}",
+            f"is {quoted(repeated)}, but its key is {quoted(key)}",
+            "give both the same name, the one that others refer to",
+        )
+
+
+def check_duration(at: str, value: object, least: timedelta = MIN_TTL) -> Iterator[Finding]:
+    """Findings of a member that takes a duration."""
+    if isinstance(value, str) and duration(value, least) is None:
+        bounds = f"of {least / timedelta(seconds=1):g} s to 100 years"
+        yield error(
+            at,
+            f"{quoted(value)} is not an ISO 8601 duration such as P30D or PT12H, {bounds}",
+            "write weeks as P1W, days as P30D, hours as PT12H, minutes as PT15M, seconds as PT30S; months "
+            "and years have no fixed length",
+        )
+
+
+def check_roles(at: str, value: object) -> Iterator[Finding]:
+    """Findings of a list of roles; an empty one is for its place to judge."""
+    if not isinstance(value, list):
+        return
+    if len(value) > MAX_ROLES:
+        yield error(
+            at, f"lists more than {MAX_ROLES} roles", "give those users one role that stands for them"
+        )
+    seen = set()
+    for position, role in enumerate(value[:MAX_ROLES]):
+        if not isinstance(role, str):
+            continue
+        if not is_role(role):
+            yield error(
+                f"{at}/{position}",
+                f"{quoted(role)} is no role: one has 1 to {MAX_ROLE} printable characters, "
+                "no space at its ends",
+                "write the role as tokens have it in their claim `roles`",
+            )
+        elif role in seen:
+            yield warning(f"{at}/{position}", f"the role {quoted(role)} is listed twice", "list it once")
+        seen.add(role)
+
+
+def check_texts(at: str, part: dict[str, Any]) -> Iterator[Finding]:
+    """Findings of what the flow, a step or a transition has for people and clients."""
+    for name, limit in TEXTS.items():
+        text = part.get(name)
+        if not isinstance(text, str):
+            continue
+        if len(text) > limit:
+            yield error(f"{at}/{name}", f"is longer than {limit} characters", "shorten it")
+        elif name == "title" and any(unicodedata.category(character) == "Cc" for character in text):
+            yield warning(
+                f"{at}/title",
+                "has line ends or other control characters; it is shown in one line",
+                "write one line here, and the rest in `description`",
+            )
+    meta = part.get("meta")
+    if isinstance(meta, dict) and len(msgspec.json.encode(meta)) > MAX_META_BYTES:
+        yield error(
+            f"{at}/meta",
+            f"is larger than {MAX_META_BYTES} bytes as JSON",
+            "keep large data where clients can load it, and its address here",
+        )

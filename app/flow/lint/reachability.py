@@ -1,0 +1,107 @@
+"""The ways through a flow: steps that nothing leads to, and steps that lead nowhere."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from app.contracts.definition import Finding
+from app.flow.graph import Edges, components, reached, turned
+from app.flow.lint.common import as_object
+from app.flow.lint.findings import warning
+from app.flow.lint.spelling import quoted
+from app.flow.lint.transitions import never_runs
+from app.flow.values.struct_errors import escape
+
+_NAMED = 10
+
+
+def way_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
+    """Findings of how the steps hang together; none while a step or transition is not whole."""
+    if not _is_whole(raw, steps):
+        return
+    edges = {
+        name: list(dict.fromkeys(way["step"] for way in step["transitions"].values()))
+        for name, step in steps.items()
+    }
+    entries = [
+        name for name, step in steps.items() if name == raw["initialStep"] or step.get("initial") is True
+    ]
+    lived = reached(edges, entries)
+    yield from _unreached(edges, lived)
+    yield from _traps(steps, lived)
+
+
+def _is_whole(raw: dict[str, Any], steps: dict[str, Any]) -> bool:
+    initial = raw.get("initialStep")
+    if not isinstance(initial, str) or initial not in steps:
+        return False
+    for step in steps.values():
+        if not isinstance(step, dict) or not isinstance(step.get("transitions"), dict):
+            return False
+        for transition in step["transitions"].values():
+            target = as_object(transition).get("step")
+            if not isinstance(target, str) or target not in steps:
+                return False
+    return True
+
+
+def _unreached(edges: Edges, lived: set[str]) -> Iterator[Finding]:
+    sources = turned(edges)
+    for name in edges:
+        if name in lived:
+            continue
+        others = [source for source in sources[name] if source != name]
+        message = "no transition leads here and no flow begins here"
+        if others:
+            message = f"no transition leads here but from {_listed(others)}, where no way leads either"
+        advice = 'lead a transition here, give it "initial": true when flows begin here, or take it out'
+        yield warning(f"/steps/{escape(name)}", message, advice)
+
+
+def _traps(steps: dict[str, Any], lived: set[str]) -> Iterator[Finding]:
+    """Steps from which a state that gets there never comes to an end."""
+    edges = {name: _runnable(step) for name, step in steps.items()}
+    stuck = [name for name, step in steps.items() if step["transitions"] and not edges[name]]
+    for name in stuck:
+        if name in lived:
+            yield warning(
+                f"/steps/{escape(name)}",
+                "nothing leads out of here: no user can run any of its transitions",
+                "say who may run one of them and when, or take them all away to end the flow here",
+            )
+    ends = [name for name, step in steps.items() if not step["transitions"]]
+    if not ends:
+        yield warning(
+            "/steps",
+            "the flow has no end: every step has transitions",
+            "add a step without transitions, unless the flow is to go on for ever",
+        )
+        return
+    finite = reached(turned(edges), [*ends, *stuck])
+    endless = {name: targets for name, targets in edges.items() if name in lived and name not in finite}
+    place = {name: at for at, name in enumerate(steps)}
+    for component in components(endless):
+        if any(target not in component for name in component for target in endless[name]):
+            continue  # it leads on, into a trap that is told itself
+        names = sorted(component, key=place.__getitem__)
+        only = "leads only to itself" if len(names) == 1 else "lead only to each other"
+        yield warning(
+            f"/steps/{escape(names[0])}",
+            f"no end can be reached from here: {_listed(names)} {only}",
+            "lead a transition out to a step that ends the flow, unless it is to go on for ever",
+        )
+
+
+def _runnable(step: dict[str, Any]) -> list[str]:
+    timed = as_object(step.get("timeout")).get("transition")
+    return list(
+        dict.fromkeys(
+            way["step"]
+            for name, way in step["transitions"].items()
+            if not never_runs(way, is_timed=name == timed)
+        )
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(quoted(name) for name in names[:_NAMED]) + more

@@ -1,0 +1,147 @@
+"""The shape of a definition: what members it has and of which types, against the contract's types."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import msgspec
+from msgspec import Struct
+
+from app.contracts.definition import Finding
+from app.contracts.errors import Fault
+from app.contracts.flow import Flow, FlowConfig, FlowStep, FlowTimeout, FlowTransition
+from app.flow.lint.findings import error
+from app.flow.lint.pointers import value_at
+from app.flow.lint.spelling import nearest
+from app.flow.values.struct_errors import faults_of
+
+_PLACES: list[tuple[re.Pattern[str], type[Struct]]] = [
+    (re.compile(r"\Z"), Flow),
+    (re.compile(r"/config\Z"), FlowConfig),
+    (re.compile(r"/steps/[^/]*\Z"), FlowStep),
+    (re.compile(r"/steps/[^/]*/timeout\Z"), FlowTimeout),
+    (re.compile(r"/steps/[^/]*/transitions/[^/]*\Z"), FlowTransition),
+]
+_LOOKED_AT = 20
+_TEXT, _SWITCH, _WHOLE = "a text in quotes", "true or false", "a whole number from 0"
+_ROLES = 'a list of roles such as ["approver"]'
+_WHO = f"true, false, or {_ROLES}"
+_TAKES: dict[type[Struct], dict[str, str]] = {
+    Flow: {
+        "flow": "the slug of the flow",
+        "initialStep": "the name of the step that it begins with",
+        "steps": "an object of steps by their names",
+        "config": "an object with queryParam, services, modules, pathes, defaultFlow",
+        "prefabs": "an object of tokens by the names of steps",
+        "ttl": 'an ISO 8601 duration such as "P30D"',
+        "resettable": _WHO,
+        "clearable": _WHO,
+    },
+    FlowConfig: {
+        "queryParam": "the name of a URL parameter",
+        "services": "an object of texts by the names that steps refer to",
+        "modules": "an object of texts by the names that steps refer to",
+        "pathes": "an object of texts by the names that steps refer to",
+        "defaultFlow": "the slug of a flow",
+    },
+    FlowStep: {
+        "index": f"{_WHOLE} that no other step has",
+        "step": "the name of the step, the same as its key",
+        "service": "the name of the service that hosts the step",
+        "transitions": "an object of transitions by their names, {} for a step that ends the flow",
+        "initial": _SWITCH,
+        "payloadMap": "an object of positions by keys of the payload",
+        "timeout": 'an object such as {"after": "P2D", "transition": "remind"}',
+    },
+    FlowTimeout: {
+        "after": 'an ISO 8601 duration such as "PT15M"',
+        "transition": "the name of a transition of the step",
+        "resume": '"absolute", "remaining" or "restart"',
+    },
+    FlowTransition: {
+        "transition": "the name of the transition, the same as its key",
+        "step": "the name of the step that it leads to",
+        "explicit": _SWITCH,
+        "reversible": _SWITCH,
+        "guard": "a condition in CEL, as a text in quotes",
+        "payloadSchema": "a JSON Schema, as an object",
+    },
+}
+_TAKES_ANYWHERE = {"meta": "an object", "roles": _ROLES}
+_TAKES_WITHIN = {
+    "steps": "an object with index, step, service and transitions",
+    "transitions": "an object with transition and step",
+    "payloadMap": _WHOLE,
+}
+"""The types of the members of an object whose names are the author's."""
+_MISSING = re.compile(r'"(\w+)" is a required property\Z')
+_UNKNOWN = "Additional properties are not allowed"
+
+
+def shape_findings(raw: object, others: Sequence[Finding]) -> Iterator[Finding]:
+    """Every fault of the shape that is not told by ``others``, the errors that are known already."""
+    faults = faults_of(raw, Flow)
+    told = {finding.pointer for finding in others}
+    for fault in faults:
+        missing = _MISSING.match(fault.message)
+        if missing:
+            if missing[1] not in _misspelt(raw, fault.pointer).values():
+                takes = _takes(f"{fault.pointer}/{missing[1]}")
+                yield error(fault.pointer, fault.message, f"add {missing[1]!r}: {takes}")
+        elif fault.message.startswith(_UNKNOWN):
+            yield error(fault.pointer, fault.message, _advice_about_unknown(raw, fault.pointer))
+        elif fault.pointer not in told and not (told and _is_placeless(raw, fault)):
+            yield error(fault.pointer, fault.message, _advice_about_type(fault))
+
+
+def _is_placeless(raw: object, fault: Fault) -> bool:
+    """True for a fault of a member whose place could not be determined."""
+    return fault.pointer == "" and isinstance(raw, dict)
+
+
+def _advice_about_type(fault: Fault) -> str:
+    give = f"give {_takes(fault.pointer)}"
+    parent, _, member = fault.pointer.rpartition("/")
+    is_optional = any(field.encode_name == member and not field.required for field in _fields(parent))
+    return f"leave it out, or {give}" if is_optional else give
+
+
+def _advice_about_unknown(raw: object, pointer: str) -> str:
+    renamed = [f"write {known!r} for {given!r}" for given, known in _misspelt(raw, pointer).items()]
+    if renamed:
+        return ", ".join(renamed)
+    known = _members(pointer)
+    keep = "; data of your own goes into 'meta'" if "meta" in known else ""
+    return f"leave it out; there is {', '.join(known)}{keep}"
+
+
+def _misspelt(raw: object, pointer: str) -> dict[str, str]:
+    """The unknown members of the object at a pointer that are much like a known one that is missing."""
+    given, known = value_at(raw, pointer), _members(pointer)
+    missing = [name for name in known if name not in given]
+    unknown = (name for name in given if name not in known)
+    found = {name: nearest(name, missing) for name in islice(unknown, _LOOKED_AT)}
+    return {name: known for name, known in found.items() if known is not None}
+
+
+def _takes(pointer: str) -> str:
+    parent, _, member = pointer.rpartition("/")
+    shape = _shape_at(parent)
+    if pointer == "":
+        return "a flow: an object with flow, initialStep and steps"
+    if shape is not None:
+        return _TAKES[shape].get(member) or _TAKES_ANYWHERE.get(member, _TEXT)
+    return _TAKES_WITHIN.get(parent.rpartition("/")[2], _TEXT)
+
+
+def _shape_at(pointer: str) -> type[Struct] | None:
+    return next((shape for place, shape in _PLACES if place.match(pointer)), None)
+
+
+def _fields(pointer: str) -> tuple[msgspec.structs.FieldInfo, ...]:
+    shape = _shape_at(pointer)
+    return () if shape is None else msgspec.structs.fields(shape)
+
+
+def _members(pointer: str) -> list[str]:
+    return [field.encode_name for field in _fields(pointer)]

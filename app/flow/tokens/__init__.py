@@ -1,0 +1,1 @@
+"""State tokens, and the JavaScript in which they are exported."""

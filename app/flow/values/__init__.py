@@ -1,0 +1,1 @@
+"""Values of payloads and definitions: decoding, storability, errors by JSON pointer."""

@@ -1,0 +1,20 @@
+"""Bounds what may be kept as payload."""
+
+import msgspec
+
+from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
+from app.contracts.state import Payload
+from app.flow.values.storable_json import unkeepable
+
+
+def check_keepable(given: Payload) -> None:
+    """Raise InvalidPayloadError, with every fault, unless ``given`` can be kept and read back exactly."""
+    faults = unkeepable(given, "/payload")
+    if faults:
+        raise InvalidPayloadError(faults)
+
+
+def check_size(whole: Payload, limit: int) -> None:
+    """Raise PayloadTooLargeError when a state's ``whole`` payload is more than ``limit`` bytes of JSON."""
+    if len(msgspec.json.encode(whole)) > limit:
+        raise PayloadTooLargeError("payload of the state", limit)

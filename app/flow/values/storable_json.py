@@ -1,0 +1,96 @@
+"""Checks that JSON can be kept and read back exactly, by every part that it goes through."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from app.contracts.errors import Fault
+from app.flow.values.struct_errors import escape
+from app.kit.numbers import MAX_INTEGER, MIN_INTEGER
+
+MAX_DEPTH = 32
+NUMBER_RULE = "an integer must fit 64 bits, or be exact as a double (IEEE 754); send others as text"
+
+
+def unkeepable(value: object, at: str) -> list[Fault]:
+    """Every place in ``value`` that cannot be kept, by its JSON pointer below ``at``: integers beyond
+    64 bits, numbers that are not finite, names with NUL, lone surrogates, more than 32 levels."""
+    if _is_keepable(value, 1):  # without a pointer for every place, which costs the most
+        return []
+    faults: list[Fault] = []
+    _walk(value, at, 1, faults)
+    return faults
+
+
+def _is_keepable(value: Any, depth: int) -> bool:
+    kind = type(value)  # by identity, the most frequent first: every value of every payload comes this way
+    if kind is str:
+        return _is_unicode(value)
+    if kind is int:
+        fits: bool = MIN_INTEGER <= value <= MAX_INTEGER
+        return fits
+    if kind is dict:
+        if depth > MAX_DEPTH:
+            return False
+        for key, member in value.items():
+            if type(key) is not str or "\0" in key or not _is_unicode(key):
+                return False
+            if not _is_keepable(member, depth + 1):
+                return False
+        return True
+    if kind is list:
+        if depth > MAX_DEPTH:
+            return False
+        for member in value:  # noqa: SIM110 - a generator costs as much again
+            if not _is_keepable(member, depth + 1):
+                return False
+        return True
+    return _scalar_complaint(value) is None
+
+
+def count_values(value: object) -> int:
+    """How many members all lists and objects in a value have together."""
+    if isinstance(value, dict):
+        return len(value) + sum(count_values(member) for member in value.values())
+    return len(value) + sum(count_values(member) for member in value) if isinstance(value, list) else 0
+
+
+def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
+    members: Iterable[tuple[object, Any]]
+    if isinstance(value, dict):
+        members = value.items()
+        if not all(isinstance(key, str) and "\0" not in key and _is_unicode(key) for key in value):
+            faults.append(Fault(at, "a name must be Unicode text without NUL characters"))
+            return
+    elif isinstance(value, list):
+        members = enumerate(value)
+    else:
+        complaint = _scalar_complaint(value)
+        if complaint:
+            faults.append(Fault(at, complaint))
+        return
+    if depth > MAX_DEPTH:
+        faults.append(Fault(at, f"is nested deeper than {MAX_DEPTH} levels"))
+        return
+    for key, member in members:
+        _walk(member, f"{at}/{escape(key)}", depth + 1, faults)
+
+
+def _scalar_complaint(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if _is_unicode(value) else "text must be Unicode without lone surrogates"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "a number must be finite"
+    if isinstance(value, int):
+        return None if MIN_INTEGER <= value <= MAX_INTEGER else NUMBER_RULE
+    return None if value is None else f"{type(value).__name__} is not a JSON value"
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

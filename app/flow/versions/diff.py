@@ -1,0 +1,224 @@
+"""The difference of two versions of a flow, and what it means for states that run on the earlier one."""
+
+from typing import Any
+
+from msgspec import UNSET, Struct, json, to_builtins
+
+from app.contracts.definition import FlowDefinition
+from app.contracts.flow import Flow, FlowConfig, FlowStep, FlowTimeout, FlowTransition
+from app.contracts.migration import (
+    Effect,
+    FlowDiff,
+    MemberChange,
+    Reason,
+    StepChange,
+    StepsDiff,
+    TransitionChange,
+    TransitionPlace,
+    TransitionsDiff,
+)
+from app.flow.references import resolve_references
+from app.flow.values.struct_errors import escape
+
+_WORST_FIRST: tuple[Effect, ...] = ("breaking", "compatible", "safe")
+_TEXTS = {"title": "is for people", "description": "is for people", "meta": "is for clients"}
+_STARTS = "concerns states that start"
+_SAFE_OF_FLOW = {**_TEXTS, "initialStep": f"{_STARTS} or are reset", "prefabs": _STARTS}
+_SAFE_OF_STEP = {**_TEXTS, "initial": _STARTS}
+_OTHERS_OF_FLOW = {
+    "ttl": "counts from a state's next change",
+    "roles": "others see the flow",
+    "resettable": "others may reset states",
+    "clearable": "others may clear states",
+}
+_OF_TRANSITION = {
+    "explicit": "`next` takes the first transition that is not explicit",
+    "reversible": "says whether it can be undone",
+    "guard": "it runs under another condition",
+    "payloadSchema": "it takes another payload",
+    "roles": "others may run it",
+}
+_PLACES = ("service", "module", "path")
+"""Members of a step that may refer to the config."""
+
+
+def diff(earlier: FlowDefinition, later: FlowDefinition) -> FlowDiff:
+    """How ``later`` differs from ``earlier``. The order of steps means nothing and is not compared."""
+    found = _Differences(earlier.flow, later.flow)
+    found.compare()
+    reasons = sorted(found.reasons, key=lambda reason: _WORST_FIRST.index(reason.effect))
+    return FlowDiff(
+        flow=later.flow.flow,
+        from_version=earlier.version,
+        to_version=later.version,
+        verdict=reasons[0].effect if reasons else "safe",
+        reasons=reasons,
+        members=found.members,
+        steps=found.steps,
+        transitions=found.transitions,
+    )
+
+
+class _Differences:
+    """Collects what differs, with a reason for each."""
+
+    def __init__(self, old: Flow, new: Flow) -> None:
+        self._old = old
+        self._new = new
+        self._names = {step.index: step.step for step in new.steps.values()}
+        self.reasons: list[Reason] = []
+        self.members: list[MemberChange] = []
+        self.steps = StepsDiff([], [], [])
+        self.transitions = TransitionsDiff([], [], [])
+
+    def compare(self) -> None:
+        old, new = self._old, self._new
+        self._compare_flows()
+        self.steps.added.extend(name for name in new.steps if name not in old.steps)
+        for name in self.steps.added:
+            self._say(f"/steps/{escape(name)}", "safe", "is new: no running state is there")
+        meant_before, meant_now = resolve_references(old).steps, resolve_references(new).steps
+        for name, step in old.steps.items():
+            if name not in new.steps:
+                self._remove(step)
+                continue
+            changed = self._compare_steps(step, new.steps[name])
+            changed += self._compare_places(step, new.steps[name], meant_before[name], meant_now[name])
+            if changed:
+                self.steps.changed.append(StepChange(name, changed))
+            self._compare_transitions(step, new.steps[name])
+
+    def _say(self, pointer: str, effect: Effect, message: str) -> None:
+        self.reasons.append(Reason(pointer, effect, message))
+
+    def _compare_flows(self) -> None:
+        self.members += _members_that_differ(self._old, self._new, without=("steps",))
+        for change in self.members:
+            member = change.member
+            if member == "config":
+                self._compare_configs(self._old.config, self._new.config)
+            elif member in _SAFE_OF_FLOW:
+                self._say(f"/{member}", "safe", _SAFE_OF_FLOW[member])
+            else:
+                self._say(f"/{member}", "compatible", _OTHERS_OF_FLOW.get(member, "is another"))
+
+    def _compare_configs(self, old: FlowConfig, new: FlowConfig) -> None:
+        if old.query_param != new.query_param:
+            message = "links that are outstanding carry their token in another parameter"
+            self._say("/config/queryParam", "compatible", message)
+        else:
+            self._say("/config", "safe", "concerns the steps that refer to it, which are named themselves")
+
+    def _remove(self, step: FlowStep) -> None:
+        self.steps.removed.append(step.step)
+        who = "running states" if step.transitions else "no running state but a paused one"
+        message = f"is gone: {who} can stand there, and need a mapping to another step"
+        if step.index in self._names:
+            message += f"; its index {step.index} is that of {self._names[step.index]!r} now"
+        self._say(f"/steps/{escape(step.step)}", "breaking", message)
+
+    def _compare_steps(self, old: FlowStep, new: FlowStep) -> list[MemberChange]:
+        found = _members_that_differ(old, new, without=("transitions", *_PLACES))
+        for change in found:
+            at = f"/steps/{escape(new.step)}/{change.member}"
+            if change.member in _SAFE_OF_STEP:
+                self._say(at, "safe", _SAFE_OF_STEP[change.member])
+            elif change.member == "index":
+                self._say(at, "compatible", self._of_index(old, new))
+            elif change.member == "timeout":
+                self._say(at, "compatible", _of_timeout(old.timeout, new.timeout))
+            else:
+                self._say(at, "compatible", "tokens that are outstanding are read differently")
+        before = [name for name in old.transitions if name in new.transitions]
+        after = [name for name in new.transitions if name in old.transitions]
+        if before != after:
+            at = f"/steps/{escape(new.step)}/transitions"
+            self._say(at, "compatible", "their order is another; `next` takes the first not explicit one")
+            found.append(MemberChange("transitions", before, after))
+        return found
+
+    def _of_index(self, old: FlowStep, new: FlowStep) -> str:
+        means = f"{self._names[old.index]!r}" if old.index in self._names else "no step"
+        return (
+            f"is {new.index} and was {old.index}: a token that is outstanding and says {old.index} means "
+            f"{means} now; never renumber a step while tokens are outstanding"
+        )
+
+    def _compare_places(
+        self, old: FlowStep, new: FlowStep, before: FlowStep, now: FlowStep
+    ) -> list[MemberChange]:
+        """``before`` and ``now`` are the steps with their references to the config resolved."""
+        found = []
+        for member in _PLACES:
+            written = getattr(old, member), getattr(new, member)
+            meant = getattr(before, member), getattr(now, member)
+            at = f"/steps/{escape(new.step)}/{member}"
+            if meant[0] != meant[1]:
+                self._say(at, "compatible", "clients lead people elsewhere")
+            elif written[0] != written[1]:
+                self._say(at, "safe", "stands for the same as before")
+            else:
+                continue
+            shown = meant if written[0] == written[1] else written
+            found.append(MemberChange(member, *(UNSET if value is None else value for value in shown)))
+        return found
+
+    def _compare_transitions(self, old: FlowStep, new: FlowStep) -> None:
+        at = f"/steps/{escape(new.step)}/transitions"
+        if bool(old.transitions) != bool(new.transitions):
+            message = "it is an end now: running states there are completed when they are moved"
+            if new.transitions:
+                message = "it is no end any more: states that are completed there stay so, on their version"
+            self._say(at, "compatible", message)
+        for name, transition in new.transitions.items():
+            here = f"{at}/{escape(name)}"
+            if name in old.transitions:
+                self._compare_transition(here, old.step, old.transitions[name], transition)
+            else:
+                self.transitions.added.append(TransitionPlace(new.step, name, transition.step))
+                self._say(here, "compatible", f"is new: states there may go to {transition.step!r} by it")
+        for name, transition in old.transitions.items():
+            if name not in new.transitions:
+                self.transitions.removed.append(TransitionPlace(old.step, name, transition.step))
+                self._say(f"{at}/{escape(name)}", "compatible", "is gone: states there lose this way out")
+
+    def _compare_transition(self, at: str, step: str, old: FlowTransition, new: FlowTransition) -> None:
+        found = _members_that_differ(old, new)
+        if found:
+            self.transitions.changed.append(TransitionChange(step, new.transition, found))
+        for change in found:
+            here = f"{at}/{change.member}"
+            if change.member in _TEXTS:
+                self._say(here, "safe", _TEXTS[change.member])
+            elif change.member == "step":
+                self._say(here, "compatible", f"leads to {new.step!r} and led to {old.step!r}")
+            else:
+                self._say(here, "compatible", _OF_TRANSITION.get(change.member, "is another"))
+
+
+def _of_timeout(old: FlowTimeout | None, new: FlowTimeout | None) -> str:
+    if new is None:
+        return "is gone: states there do not move on by themselves any more"
+    if old is None or (old.after, old.resume) != (new.after, new.resume):
+        return "a state that is moved waits the whole time from then on"
+    return "runs another transition; the time that a state has waited counts"
+
+
+def _members_that_differ(old: Struct, new: Struct, without: tuple[str, ...] = ()) -> list[MemberChange]:
+    """By their names in JSON. The order of lists counts, that of members does not."""
+    before, after = (_bare(each, without) for each in (old, new))
+    names = [*after, *(name for name in before if name not in after)]
+    return [
+        MemberChange(name, before.get(name, UNSET), after.get(name, UNSET))
+        for name in names
+        if _text(before.get(name)) != _text(after.get(name))
+    ]
+
+
+def _text(value: object) -> bytes:
+    return json.encode(value, order="deterministic")
+
+
+def _bare(value: Struct, without: tuple[str, ...]) -> dict[str, Any]:
+    plain: dict[str, Any] = to_builtins(value)
+    return {name: member for name, member in plain.items() if name not in without}

@@ -1,0 +1,113 @@
+"""Predicts the outcome of a migration for running states from their steps."""
+
+from collections.abc import Container, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from app.contracts.errors import Fault
+from app.contracts.migration import SHOWN, Proposal, Sample, StepMigration
+from app.contracts.ports import RunningStates
+from app.contracts.state import FlowState
+from app.flow.rules import fault_of
+from app.flow.values.struct_errors import escape
+from app.flow.versions.mapping import StepMapping
+from app.flow.versions.proposals import propose
+
+Fate = Literal["fit", "needMapping", "stuck", "left"]
+
+
+class Rehearsal(Struct, frozen=True):
+    """``steps`` are those of the old version, in its order, then what states stand at that it does not
+    have. ``unmapped`` are faults of the mapping: steps where states run that have nowhere to go on."""
+
+    steps: list[StepMigration]
+    proposals: list[Proposal]
+    unmapped: list[Fault]
+
+
+def rehearse(mapping: StepMapping, found: Sequence[RunningStates]) -> Rehearsal:
+    """The outcome for the running states of the old version. Whether a state can be moved follows from where
+    it stands alone, so that what is told of ``found`` is what would be done."""
+    old, new = mapping.old.flow, mapping.new.flow
+    known = {step: to for step in old.steps if (to := mapping.target(step)) is not None}
+    gone = [step for step in old.steps if step not in known and not mapping.leaves(step)]
+    proposed = {proposal.step: proposal for proposal in propose(old, new, known, gone)}
+    places = dict.fromkeys([*old.steps, *(group.step for group in found)])
+    advice = {step: _advice(mapping, step, proposed.get(step)) for step in places}
+    damages: dict[str, str] = {}
+    counted: dict[tuple[str, Fate], Sample] = {}
+    unmapped: dict[str, Fault] = {}
+    for group in found:
+        step = group.step
+        fate, damage = _fate(mapping, group, proposed)
+        counted[step, fate] = _with(counted.get((step, fate), Sample()), group)
+        if damage is not None:
+            damages[step] = f"{damage}: recover such states first"
+        elif fate in ("needMapping", "stuck"):
+            unmapped[step] = Fault(f"/mapping/{escape(step)}", f"states run there, and it {advice[step]}")
+    steps = [
+        StepMigration(
+            step=step,
+            fit=counted.get((step, "fit"), Sample()),
+            need_mapping=counted.get((step, "needMapping"), Sample()),
+            stuck=counted.get((step, "stuck"), Sample()),
+            left=counted.get((step, "left"), Sample()),
+            to=mapping.target(step) if step in old.steps else None,
+            advice="; ".join(filter(None, (advice[step], damages.get(step)))),
+        )
+        for step in places
+    ]
+    return Rehearsal(steps, list(proposed.values()), list(unmapped.values()))
+
+
+def _fate(mapping: StepMapping, group: RunningStates, proposed: Container[str]) -> tuple[Fate, str | None]:
+    """The outcome for states in the same position, and what is wrong with them."""
+    if mapping.leaves(group.step):
+        return "left", None
+    damage = fault_of(mapping.old, _one_of(mapping, group))
+    if damage is not None:
+        return "stuck", damage
+    if mapping.target(group.step) is not None:
+        return "fit", None
+    return "needMapping" if group.step in proposed else "stuck", None
+
+
+def _advice(mapping: StepMapping, step: str, proposal: Proposal | None) -> str:
+    old, new = mapping.old.flow.steps, mapping.new.flow.steps
+    to = mapping.target(step)
+    if step not in old or mapping.leaves(step):
+        return ""
+    if to is not None:
+        ends = old[step].transitions and not new[to].transitions
+        return f"states there are completed, as {to!r} is an end" if ends else ""
+    maybe = "" if proposal is None else f" (maybe {proposal.to!r}: {proposal.reason})"
+    return (
+        f"is not in version {mapping.new.version}: map it to a step of that version{maybe}, or to null to "
+        "leave its states where they are"
+    )
+
+
+def _one_of(mapping: StepMapping, group: RunningStates) -> FlowState:
+    """A state that stands where those of the group do."""
+    never = datetime(1970, 1, 1, tzinfo=UTC)
+    return FlowState(
+        flow=mapping.old.flow.flow,
+        user_id="",
+        version=mapping.old.version,
+        epoch="",
+        revision=0,
+        status=group.status,
+        step=group.step,
+        service="",
+        ok=True,
+        created_at=never,
+        updated_at=never,
+        previous=group.previous,
+    )
+
+
+def _with(sample: Sample, group: RunningStates) -> Sample:
+    users = sorted([*sample.user_ids, *group.user_ids])
+    return Sample(sample.count + group.count, users[:SHOWN])

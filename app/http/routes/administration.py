@@ -1,0 +1,238 @@
+"""The routes of those who operate the service."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from starlette.responses import StreamingResponse
+
+from app.auth.policy import ADMIN
+from app.contracts.commands import BatchAction, BatchOperation
+from app.contracts.errors import (
+    Fault,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    StateBusyError,
+)
+from app.contracts.identifiers import RULE, is_id
+from app.contracts.ports import StateFilter
+from app.contracts.statistics import FlowStatistics
+from app.contracts.views import (
+    BatchResult,
+    ErasureView,
+    PersonalDataView,
+    batch_result,
+    encode,
+    erasure_view,
+    exported_record_view,
+    personal_data_view,
+    state_view,
+)
+from app.http.endpoint import Answer, Call, Endpoint
+from app.http.paging import page_answer
+from app.http.routes.states import Limit, StatesPage
+
+BATCH_LIMIT = 1000
+EXPORT_PART_BYTES = 262_144
+"""A part of an export is sent when it has so many bytes."""
+
+
+class PurgeReport(Struct, frozen=True, rename="camel"):
+    """How many expired states were ended."""
+
+    purged: int
+
+
+class FoundStatesQuery(Struct, frozen=True, rename="camel"):
+    """``after`` is ``next`` of the page before."""
+
+    flow_id: str | None = None
+    step: str | None = None
+    status: Literal["active", "paused", "completed"] | None = None
+    user_id: str | None = None
+    after: str | None = None
+    limit: Limit = 100
+
+
+class BatchCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Either ``operations``, or a ``filter`` and the ``operation`` for every state that it takes: at most
+    ``limit``, those after the key ``after``. ``dryRun``: say what would become of each, change nothing."""
+
+    operations: Annotated[list[BatchOperation], Meta(max_length=BATCH_LIMIT)] | UnsetType = UNSET
+    filter: StateFilter | UnsetType = UNSET
+    operation: BatchAction | UnsetType = UNSET
+    after: str | None = None
+    limit: Limit = BATCH_LIMIT
+    dry_run: bool = False
+
+
+class BatchAnswer(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A result for each operation, in their order, or for each state that the filter took; ``next`` is the
+    ``after`` that goes on, absent when there is no more."""
+
+    results: list[BatchResult]
+    succeeded: int
+    failed: int
+    next: str | None = None
+
+
+class PersonalDataQuery(Struct, frozen=True, rename="camel"):
+    """Whose."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+async def _find(call: Call) -> Answer:
+    query: FoundStatesQuery = call.query
+    only = StateFilter(query.flow_id, query.step, query.status, query.user_id)
+    page = await call.service.administration.find_states(
+        only, after=query.after, limit=query.limit, caller=call.caller
+    )
+    return page_answer(page.states, state_view, lambda state: state.key, page.next)
+
+
+async def _batch(call: Call) -> Answer:
+    command: BatchCommand = call.body
+    faults = _faults_of_batch(call, command)
+    if faults:
+        raise InvalidRequestError(faults)
+    origin = structs.replace(call.origin, dry_run=command.dry_run)
+    more = None
+    if command.filter is not UNSET and command.operation is not UNSET:
+        outcomes, more = await call.service.bulk.run_on_found(
+            command.filter, command.operation, origin, after=command.after, limit=command.limit
+        )
+    else:
+        outcomes = await call.service.bulk.run(command.operations or [], origin)
+    results = [batch_result(outcome) for outcome in outcomes]
+    succeeded = sum(result.ok for result in results)
+    return Answer(BatchAnswer(results, succeeded, len(results) - succeeded, more))
+
+
+def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
+    faults = [
+        Fault(f"/{name}", "is not for a whole batch: name requestId and expectedRevision in each operation")
+        for name in ("Idempotency-Key", "If-Match")
+        if call.header(name) is not None
+    ]
+    named = [command.filter is not UNSET, command.operation is not UNSET]
+    if command.operations is UNSET:
+        if not all(named):
+            faults.append(Fault("", "takes either operations, or a filter and an operation"))
+        elif command.filter == StateFilter():
+            faults.append(Fault("/filter", "names at least one of flowId, step, status, userId"))
+        return faults
+    if any(named) or command.after is not None:
+        faults.append(Fault("", "takes either operations, or a filter and an operation"))
+    for n, operation in enumerate(command.operations):
+        if not is_id(operation.user_id):
+            faults.append(Fault(f"/operations/{n}/userId", RULE))
+    return faults
+
+
+async def _export(call: Call) -> Answer:
+    """A document that is sent while it is read: a history may be larger than a worker's memory."""
+    user_id = call.query.user_id
+    keeper = call.service.personal_data
+    whole = encode(personal_data_view(await keeper.export_states(user_id)))
+    head = whole.removesuffix(b"]}")  # the list of records is the last member, and empty
+
+    async def parts() -> AsyncIterator[bytes]:
+        buffer = bytearray(head)
+        separator = b""
+        async for record in keeper.export_history(user_id):
+            buffer += separator + encode(exported_record_view(record))
+            separator = b","
+            if len(buffer) >= EXPORT_PART_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+        yield bytes(buffer) + b"]}"
+
+    return Answer(StreamingResponse(parts(), media_type="application/json"))
+
+
+async def _erase(call: Call) -> Answer:
+    return Answer(erasure_view(await call.service.personal_data.erase(call.query.user_id, call.origin)))
+
+
+async def _purge(call: Call) -> Answer:
+    return Answer(PurgeReport(await call.service.purge_expired_flows()))
+
+
+async def _statistics(call: Call) -> Answer:
+    return Answer(await call.service.get_flow_statistics())
+
+
+ADMINISTRATION_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/admin/states",
+        name="findFlowStates",
+        summary="States of all users, by flow, step, status or user",
+        handle=_find,
+        query=FoundStatesQuery,
+        answers={200: StatesPage},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/admin/states/batch",
+        name="changeFlowStates",
+        summary="Up to 1,000 operations on states, or one operation on the states that a filter takes",
+        handle=_batch,
+        body=BatchCommand,
+        body_of="batch",
+        answers={200: BatchAnswer},
+        errors=(InsufficientPermissionsError, PayloadTooLargeError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/admin/personal-data",
+        name="exportPersonalData",
+        summary="All states and history of one user",
+        handle=_export,
+        query=PersonalDataQuery,
+        answers={200: PersonalDataView},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/admin/personal-data",
+        name="erasePersonalData",
+        summary="End all states of one user and erase what was entered; the chain of history stays",
+        handle=_erase,
+        query=PersonalDataQuery,
+        answers={200: ErasureView},
+        errors=(
+            InsufficientPermissionsError,
+            FlowStateCorruptionError,
+            StateBusyError,
+        ),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/admin/purge",
+        name="purgeExpiredFlows",
+        summary="End all states that are past their time now",
+        handle=_purge,
+        answers={200: PurgeReport},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/admin/statistics",
+        name="getFlowStatistics",
+        summary="Figures over all states and their history",
+        handle=_statistics,
+        answers={200: FlowStatistics},
+        errors=(InsufficientPermissionsError,),
+        scope=ADMIN,
+    ),
+]

@@ -1,0 +1,364 @@
+"""The routes of states."""
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct, structs
+
+from app.auth.policy import ADMIN
+from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.errors import (
+    Fault,
+    FlowNotFoundError,
+    FlowNotStartedError,
+    FlowStateCorruptionError,
+    GuardRefusedError,
+    InsufficientPermissionsError,
+    InvalidPayloadError,
+    InvalidRequestError,
+    InvalidTransitionError,
+    PayloadTooLargeError,
+    RateLimitedError,
+    RevisionConflictError,
+    StateBusyError,
+    StatePausedError,
+)
+from app.contracts.ports import StateFilter
+from app.contracts.record import HistoryFilter
+from app.contracts.results import Verification
+from app.contracts.state import FlowState
+from app.contracts.views import RecordView, RecoveryView, StateView, record_view, recovery_view, state_view
+from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, UserQuery
+from app.http.paging import page_answer
+
+Moment = Annotated[datetime, Meta(tz=True)]
+Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
+
+
+class HistoryQuery(UserQuery, frozen=True, rename="camel"):
+    """``after`` is the id of the last record of the page before; ``since`` (first moment) and
+    ``until`` (first moment too late) are ISO 8601 with a zone."""
+
+    after: str | None = None
+    limit: Limit = 100
+    since: Moment | None = None
+    until: Moment | None = None
+    transition: str | None = None
+    actor: str | None = None
+    success: bool | None = None
+
+
+class StatesQuery(UserQuery, frozen=True, rename="camel"):
+    """``after`` is ``next`` of the page before."""
+
+    after: str | None = None
+    limit: Limit = 100
+
+
+class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A command that takes nothing: no body, or an empty object."""
+
+
+class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last. A page ends at
+    1 MB, so that it may have fewer records than ``limit``."""
+
+    items: list[RecordView]
+    next: str | None = None
+
+
+class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """States by flow; ``next`` is the ``after`` of the next page, absent on the last. A page ends at 1 MB, so
+    that it may have fewer states than ``limit``."""
+
+    items: list[StateView]
+    next: str | None = None
+
+
+def _answer(state: FlowState, status: int = 200) -> Answer:
+    return Answer(state_view(state), status, {"ETag": f'"{state.epoch}.{state.revision}"'})
+
+
+async def _get(call: Call) -> Answer:
+    state = await call.service.get_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
+    return Answer(None) if state is None else _answer(state)
+
+
+async def _start(call: Call) -> Answer:
+    state, started = await call.service.start_flow(
+        call.user_id, call.path["flow_id"], call.body, origin=call.origin
+    )
+    return _answer(state, 201 if started else 200)
+
+
+async def _transition(call: Call) -> Answer:
+    command: TransitionCommand = call.body
+    state = await call.service.execute_transition(
+        call.user_id,
+        call.path["flow_id"],
+        call.path["transition"],
+        command.payload,
+        ok=command.ok,
+        message=command.message,
+        remove=command.remove,
+        origin=call.origin,
+    )
+    return _answer(state)
+
+
+async def _reset(call: Call) -> Answer:
+    state = await call.service.reset_flow(
+        call.user_id, call.path["flow_id"], call.body.step, origin=call.origin
+    )
+    return _answer(state)
+
+
+async def _back(call: Call) -> Answer:
+    return _answer(await call.service.undo_transition(call.user_id, call.path["flow_id"], origin=call.origin))
+
+
+async def _pause(call: Call) -> Answer:
+    return _answer(
+        await call.service.administration.pause_flow(
+            call.user_id, call.path["flow_id"], call.body, origin=call.origin
+        )
+    )
+
+
+async def _resume(call: Call) -> Answer:
+    return _answer(
+        await call.service.administration.resume_flow(call.user_id, call.path["flow_id"], origin=call.origin)
+    )
+
+
+async def _set(call: Call) -> Answer:
+    command: SetCommand = call.body
+    flow_id = call.path["flow_id"]
+    if command.flow and command.flow != flow_id:
+        raise InvalidRequestError([Fault("/flow", f"is {command.flow!r}, but the route says {flow_id!r}")])
+    state = await call.service.set_flow_state(
+        call.user_id, structs.replace(command, flow=flow_id), origin=call.origin
+    )
+    return _answer(state)
+
+
+async def _clear(call: Call) -> Answer:
+    await call.service.clear_flow_state(call.user_id, call.path["flow_id"], origin=call.origin)
+    return Answer(status=204)
+
+
+async def _history(call: Call) -> Answer:
+    query: HistoryQuery = call.query
+    page = await call.service.page_flow_history(
+        call.user_id,
+        call.path["flow_id"],
+        after=query.after,
+        limit=query.limit,
+        only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
+        caller=call.caller,
+    )
+    return page_answer(page.items, record_view, lambda record: record.id, page.next)
+
+
+async def _verify(call: Call) -> Answer:
+    return Answer(
+        await call.service.verify_flow_history(call.user_id, call.path["flow_id"], caller=call.caller)
+    )
+
+
+async def _recover(call: Call) -> Answer:
+    done = await call.service.administration.recover_flow(
+        call.user_id, call.path["flow_id"], origin=call.origin
+    )
+    return Answer(recovery_view(done))
+
+
+async def _list(call: Call) -> Answer:
+    query: StatesQuery = call.query
+    page = await call.service.administration.find_states(
+        StateFilter(user_id=call.user_id), after=query.after, limit=query.limit, caller=call.caller
+    )
+    return page_answer(page.states, state_view, lambda state: state.key, page.next)
+
+
+_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+_CHANGING = (*_READING, RateLimitedError, RevisionConflictError, StateBusyError)
+_WITH_PAYLOAD = (*_CHANGING, InvalidPayloadError, PayloadTooLargeError)
+
+STATE_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/state",
+        name="getFlowState",
+        summary="The state, or null when none was started",
+        handle=_get,
+        query=UserQuery,
+        answers={200: StateView | None},
+        answer_headers=("ETag",),
+        errors=_READING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/start",
+        name="startFlow",
+        summary="Start the flow; 200 with the running state when it was started before",
+        handle=_start,
+        query=UserQuery,
+        body=StartCommand,
+        answers={201: StateView, 200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=_WITH_PAYLOAD,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/transition/{transition}",
+        name="executeTransition",
+        summary="Run a transition of the current step",
+        handle=_transition,
+        query=UserQuery,
+        body=TransitionCommand,
+        answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=(
+            *_WITH_PAYLOAD,
+            FlowNotStartedError,
+            InvalidTransitionError,
+            GuardRefusedError,
+            StatePausedError,
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/back",
+        name="undoTransition",
+        summary="Undo a reversible transition: back to the step before it, payload as it is",
+        handle=_back,
+        query=UserQuery,
+        body=NoBody,
+        answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=(
+            *_CHANGING,
+            FlowNotStartedError,
+            InvalidTransitionError,
+            GuardRefusedError,
+            StatePausedError,
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/pause",
+        name="pauseFlow",
+        summary="Hold the state: transitions are refused until it is resumed",
+        handle=_pause,
+        query=UserQuery,
+        body=PauseCommand,
+        answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=(*_CHANGING, FlowNotStartedError, InvalidTransitionError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/resume",
+        name="resumeFlow",
+        summary="Release a held state",
+        handle=_resume,
+        query=UserQuery,
+        body=NoBody,
+        answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=(*_CHANGING, FlowNotStartedError),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/recover",
+        name="recoverFlow",
+        summary="Rebuild a damaged state from its history; a sound one is kept as it is",
+        handle=_recover,
+        query=UserQuery,
+        body=NoBody,
+        answers={200: RecoveryView},
+        errors=(
+            InsufficientPermissionsError,
+            FlowNotFoundError,
+            FlowNotStartedError,
+            StateBusyError,
+        ),
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/flow/{flow_id}/reset",
+        name="resetFlow",
+        summary="Begin again at the initial or the named step; starts the flow when there is no state",
+        handle=_reset,
+        query=UserQuery,
+        body=ResetCommand,
+        answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=(*_CHANGING, StatePausedError),
+    ),
+    Endpoint(
+        method="PUT",
+        path="/api/flow/{flow_id}/state",
+        name="setFlowState",
+        summary="Replace the state wholesale, or make one (repair)",
+        handle=_set,
+        query=UserQuery,
+        body=SetCommand,
+        answers={200: StateView},
+        request_headers=CONDITIONAL,
+        answer_headers=("ETag",),
+        errors=_WITH_PAYLOAD,
+        scope=ADMIN,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/flow/{flow_id}/state",
+        name="clearFlowState",
+        summary="Remove the state; its history stays",
+        handle=_clear,
+        query=UserQuery,
+        answers={204: None},
+        request_headers=CONDITIONAL,
+        errors=(*_CHANGING, StatePausedError),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/history",
+        name="getFlowHistory",
+        summary="The history of the state over all its lives, oldest first",
+        handle=_history,
+        query=HistoryQuery,
+        answers={200: HistoryPage},
+        errors=_READING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/history/verify",
+        name="verifyFlowHistory",
+        summary="Is the chain of history records whole; if not, which is the first broken link",
+        handle=_verify,
+        query=UserQuery,
+        answers={200: Verification},
+        errors=(InsufficientPermissionsError, FlowNotFoundError),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/states",
+        name="getUserFlows",
+        summary="The states of the user in all flows",
+        handle=_list,
+        query=StatesQuery,
+        answers={200: StatesPage},
+        errors=_READING,
+    ),
+]

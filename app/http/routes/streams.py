@@ -1,0 +1,237 @@
+"""The routes for following a state without Socket.IO: catching up, and Server-Sent Events."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import structlog
+from msgspec import Meta, Struct, json, structs
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from app.contracts.commands import NOTHING_HELD, Caller, HeldPosition, held_position
+from app.contracts.errors import (
+    AuthenticationRequiredError,
+    Fault,
+    FlowError,
+    FlowNotFoundError,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+    InvalidRequestError,
+    RateLimitedError,
+    SlowClientError,
+)
+from app.contracts.events import Resync, StateChanged, of_user
+from app.contracts.results import CaughtUp
+from app.contracts.state import ENDED
+from app.contracts.views import (
+    CaughtUpView,
+    StateUpdatedEvent,
+    StateView,
+    caught_up_view,
+    encode,
+    error_view,
+    state_of_event,
+    state_view,
+)
+from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.services import FlowService
+from app.services.live.subscribers import Membership, Told
+
+log = structlog.get_logger("http")
+
+WAITING_EVENTS = 1000
+"""The most events that wait for a reader of a stream that is slower than its state."""
+SEND_SECONDS = 30.0
+PING_SECONDS = 15
+STREAMS_OF_A_USER = 50
+"""On one worker."""
+RETRY_MS = 1000
+_POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z")
+
+
+class PositionQuery(UserQuery, frozen=True, rename="camel"):
+    """``epoch`` and ``since`` (a revision) say what the caller holds; they go together. With ``fromStart`` a
+    caller that knows of no state gets the present one from its first revision."""
+
+    epoch: Annotated[str, Meta(max_length=64)] | None = None
+    since: Annotated[int, Meta(ge=0)] | None = None
+    from_start: bool = False
+
+    @property
+    def held(self) -> HeldPosition:
+        """The position. Raises InvalidRequestError."""
+        return held_position(self.epoch, self.since, self.from_start)
+
+
+class _Status(Struct):
+    status: str
+
+
+class FlowStream:
+    """One reader of one state: a position, and what is to be told from there on."""
+
+    def __init__(self, service: FlowService, caller: Caller, user_id: str, flow_id: str) -> None:
+        self._service = service
+        self._caller = caller
+        self._user_id = user_id
+        self._flow_id = flow_id
+        self._waiting: asyncio.Queue[Told] = asyncio.Queue()
+        self._overflowed = False
+        self._membership: Membership | None = None
+        self._held = NOTHING_HELD
+        self._first = CaughtUp(None)
+
+    async def open(self, held: HeldPosition) -> None:
+        """Listen first, read second: nothing is between them. Raises FlowError."""
+        self._membership = await self._service.audience.follow_user(self._user_id, self._tell)
+        self._held = held
+        try:
+            self._first = await self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._membership is not None:
+            self._membership.leave()
+
+    async def events(self) -> AsyncIterator[ServerSentEvent]:
+        """The events of the reader: ``flow-state`` where it starts anew, ``flow-state-updated`` for each
+        change after its position, ``flow-error`` at an end that it should know of."""
+        try:
+            for event in self._level(self._first):
+                yield event
+            while True:
+                for event in await self._next():
+                    yield event
+        except FlowError as error:
+            yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
+
+    async def _next(self) -> list[ServerSentEvent]:
+        try:
+            async with asyncio.timeout(self._caller.expires_at - time.time()):
+                told = await self._waiting.get()
+        except TimeoutError:
+            raise AuthenticationRequiredError("The token has expired; connect with a new one") from None
+        if self._overflowed:
+            raise SlowClientError
+        if isinstance(told, StateChanged) and told.epoch == self._held.epoch:
+            if told.revision <= self._held.revision:
+                return []
+            if told.revision == self._held.revision + 1:
+                own = await self._service.updates.as_told(told, self._caller)
+                if own is not None:
+                    return [self._update(own)]
+        elif isinstance(told, StateChanged) and told.epoch < (self._held.epoch or ""):
+            return []
+        return self._level(await self._read())
+
+    def _tell(self, told: Told) -> None:
+        about_this = isinstance(told, Resync) or told.flow_id == self._flow_id
+        if about_this and self._waiting.qsize() < WAITING_EVENTS:
+            self._waiting.put_nowait(told)
+        elif about_this:
+            self._overflowed = True
+
+    async def _read(self) -> CaughtUp:
+        return await self._service.get_flow_events(
+            self._user_id, self._flow_id, self._held, caller=self._caller
+        )
+
+    def _level(self, found: CaughtUp) -> list[ServerSentEvent]:
+        if found.complete:
+            told = [self._update(event) for event in found.events]
+            self._held = structs.replace(self._held, from_start=found.state is None)
+            return told
+        if found.state is None:
+            self._held = HeldPosition(from_start=True)
+            return [ServerSentEvent(event="flow-state", data="null", retry=RETRY_MS)]
+        return [self._start(state_view(found.state))]
+
+    def _update(self, event: StateChanged) -> ServerSentEvent:
+        if event.epoch != self._held.epoch:
+            return self._start(state_of_event(json.decode(event.body, type=StateUpdatedEvent)))
+        status = json.decode(event.body, type=_Status).status
+        self._held = HeldPosition(event.epoch, event.revision, from_start=status in ENDED)
+        return ServerSentEvent(event="flow-state-updated", data=bytes(event.body).decode(), id=self._id)
+
+    def _start(self, state: StateView) -> ServerSentEvent:
+        self._held = HeldPosition(state.epoch, state.revision, from_start=state.status in ENDED)
+        data = encode(state).decode()
+        return ServerSentEvent(event="flow-state", data=data, id=self._id, retry=RETRY_MS)
+
+    @property
+    def _id(self) -> str:
+        return f"{self._held.epoch}.{self._held.revision}"
+
+
+class StreamResponse(EventSourceResponse):
+    """A stream as Starlette sends it, closed however it ends."""
+
+    def __init__(self, stream: FlowStream) -> None:
+        super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_SECONDS)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("reader of a stream is too slow", path=scope["path"])
+        finally:
+            self._stream.close()
+
+
+async def _events(call: Call) -> Answer:
+    held = call.query.held
+    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], held, caller=call.caller)
+    return Answer(caught_up_view(found))
+
+
+async def _stream(call: Call) -> Answer:
+    held = call.query.held
+    last = call.header("last-event-id")
+    if last:
+        match = _POSITION.match(last)
+        if match is None:
+            raise InvalidRequestError(
+                [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
+            )
+        held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
+    if call.service.audience.count(of_user(call.user_id)) >= STREAMS_OF_A_USER:
+        raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
+    stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
+    await stream.open(held)
+    return Answer(StreamResponse(stream))
+
+
+_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+
+STREAM_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/events",
+        name="getFlowEvents",
+        summary="What was committed after a position; the whole state where that cannot be proven",
+        handle=_events,
+        query=PositionQuery,
+        answers={200: CaughtUpView},
+        errors=_READING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/stream",
+        name="streamFlowState",
+        summary="Follow the state by Server-Sent Events; Last-Event-ID goes on without a gap",
+        handle=_stream,
+        query=PositionQuery,
+        request_headers=("Last-Event-ID",),
+        answers={200: str},
+        errors=(*_READING, RateLimitedError),
+        media_type="text/event-stream",
+    ),
+]

@@ -1,0 +1,1 @@
+"""Requests to addresses that users configure, kept away from private networks."""

@@ -1,0 +1,199 @@
+"""Asking another server, which may be slow, broken or hostile: everything about its answer is bounded."""
+
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from msgspec import Struct
+from yarl import URL
+
+from app.contracts.ports import DefinitionSourceError
+from app.outbound.addresses import is_public
+from config.sources import shown_url
+
+MAX_REDIRECTS = 5
+MAX_ETAG = 1024
+_REDIRECTS = {301, 302, 303, 307, 308}
+_CHUNK = 65_536
+_GZIP = 31
+"""How zlib calls the format of gzip."""
+
+
+class Fetched(Struct, frozen=True):
+    """A body, and the ETag that it can be asked for with ("": none)."""
+
+    body: bytes
+    etag: str
+
+
+class Access(Struct, frozen=True):
+    """How a server is asked. ``credentials`` are a header, its name and value: sent to the host of ``url``
+    alone, and not any more once another host said where to go. Another host is asked at a public address
+    only, unless ``private_redirects``."""
+
+    url: str
+    credentials: tuple[str, str] | None = None
+    private_redirects: bool = False
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Fetcher"]:
+        """Connections for some requests."""
+        guard = _Guard()
+        own = aiohttp.TCPConnector(limit=2)
+        others = aiohttp.TCPConnector(limit=2, socket_factory=None if self.private_redirects else guard)
+        async with _session(own) as trusted, _session(others) as guarded:
+            yield Fetcher(self, trusted, guarded, guard)
+
+
+class Fetcher:
+    """Makes requests, without state between them. Every method raises DefinitionSourceError."""
+
+    def __init__(
+        self,
+        access: Access,
+        trusted: aiohttp.ClientSession,
+        guarded: aiohttp.ClientSession,
+        guard: "_Guard",
+    ) -> None:
+        self._access = access
+        self._name = shown_url(access.url)
+        self._origin = URL(access.url).origin()
+        self._trusted = trusted
+        self._guarded = guarded
+        self._guard = guard
+
+    async def get(self, url: URL, etag: str, limit: int) -> Fetched | None:
+        """The content at a URL of the server; None if it is still that of ``etag``. ``limit`` is in
+        bytes, as unpacked."""
+        here, credentials = url, self._access.credentials
+        for _ in range(MAX_REDIRECTS + 1):
+            own = here.origin() == self._origin
+            if not own:
+                credentials = None
+            headers = _headers(etag, credentials)
+            session = self._trusted if own else self._guarded
+            self._guard.refused = False
+            try:
+                async with session.get(here, headers=headers, allow_redirects=False) as response:
+                    if response.status in _REDIRECTS:
+                        here = self._redirected(here, response)
+                        continue
+                    if response.status == 304 and etag:
+                        return None
+                    self._require_json(response)
+                    body = await self._body(response, limit)
+                    return Fetched(body, _etag(response))
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                if isinstance(error, TimeoutError):
+                    raise
+                raise self._refuse(self._reason(error, here)) from None
+        raise self._refuse(f"redirects more than {MAX_REDIRECTS} times")
+
+    def _redirected(self, here: URL, response: aiohttp.ClientResponse) -> URL:
+        try:
+            target = here.join(URL(response.headers.get("Location", ""))).with_user(None).with_fragment(None)
+        except ValueError:
+            raise self._refuse("redirects to what is no URL") from None
+        if target.scheme not in ("http", "https") or not target.host:
+            raise self._refuse("redirects to what is no URL of http or https")
+        if here.scheme == "https" and target.scheme == "http":
+            raise self._refuse(f"redirects from https to http, to {_shown_host(target)}")
+        return target
+
+    def _require_json(self, response: aiohttp.ClientResponse) -> None:
+        status, kind = response.status, response.content_type
+        if status in (401, 403):
+            given = self._access.credentials is not None
+            hint = "does not accept what it is given" if given else "needs credentials"
+            raise self._refuse(
+                f"{hint} (it answers {status}): FLOW_DEFINITIONS_AUTH, of a provider its authentication"
+            )
+        if status != 200:
+            raise self._refuse(f"answers {status}")
+        if "Content-Type" in response.headers and kind != "application/json" and kind[-5:] != "+json":
+            raise self._refuse(f"answers {kind[:80]!r}, not JSON")
+
+    async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if packed not in ("identity", "gzip"):
+            raise self._refuse(f"answers in the encoding {packed[:80]!r}, which was not asked for")
+        unpacking = zlib.decompressobj(_GZIP) if packed == "gzip" else None
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            try:
+                body += unpacking.decompress(chunk, limit + 1 - len(body)) if unpacking else chunk
+            except zlib.error:
+                raise self._refuse("answers what cannot be unpacked") from None
+            if len(body) > limit:
+                raise self._refuse("answers more bytes than are taken")
+        if unpacking and not unpacking.eof:
+            raise self._refuse("answers what cannot be unpacked")
+        return bytes(body)
+
+    def _reason(self, error: Exception, here: URL) -> str:
+        """Describe a failure in words that stay the same while it stays the same."""
+        if self._guard.refused:
+            return (
+                f"redirects to {_shown_host(here)}, which is no public address; if that is meant, set "
+                "FLOW_DEFINITIONS_PRIVATE_REDIRECTS=true, or name that address itself"
+            )
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"the host {_shown_host(here)} is not known"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+            return f"there is no trusted TLS connection to {_shown_host(here)}"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return f"no connection to {_shown_host(here)}: {error.os_error.strerror or 'refused'}"
+        if isinstance(error, aiohttp.ClientResponseError):
+            return "does not answer as HTTP says"
+        if isinstance(error, aiohttp.InvalidURL):
+            return "redirects to what is no URL"
+        return "the answer broke off"
+
+    def _refuse(self, reason: str) -> DefinitionSourceError:
+        return DefinitionSourceError(f"{self._name}: {reason}")
+
+
+class _Guard:
+    """Makes sockets to public addresses, whatever name or number led there; ``refused`` once it did not."""
+
+    def __init__(self) -> None:
+        self.refused = False
+
+    def __call__(self, address: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, where = address
+        if not is_public(where[0]):
+            self.refused = True
+            raise OSError("is no public address")
+        return socket.socket(family, kind, protocol)
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),  # the caller bounds the whole
+        auto_decompress=False,  # it is unpacked here, to a limit
+        trust_env=False,  # neither proxies nor passwords of the environment
+    )
+
+
+def _headers(etag: str, credentials: tuple[str, str] | None) -> dict[str, str]:
+    headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "server-flow"}
+    if etag:
+        headers["If-None-Match"] = etag
+    if credentials is not None:
+        headers[credentials[0]] = credentials[1]
+    return headers
+
+
+def _etag(response: aiohttp.ClientResponse) -> str:
+    etag = response.headers.get("ETag", "")
+    return etag if len(etag) <= MAX_ETAG and etag.isascii() else ""
+
+
+def _shown_host(url: URL) -> str:
+    host = (url.raw_host or "")[:253]
+    return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"

@@ -1,1 +1,0 @@
-"""Where definitions come from, other than the database."""

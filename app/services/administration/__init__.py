@@ -1,0 +1,1 @@
+"""Operations on many states: batches, migration, retirement, personal data, integrity."""

@@ -1,0 +1,203 @@
+"""Many states in one request: each operation as it would be alone, their loads and commits sharing
+commands."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from msgspec import UNSET, Struct, ValidationError, json, structs
+
+from app.contracts.commands import (
+    BatchAction,
+    BatchOperation,
+    ExpectedPosition,
+    Origin,
+    PauseCommand,
+    ResetCommand,
+    SetCommand,
+    TransitionCommand,
+)
+from app.contracts.errors import Fault, FlowError, InternalError, InvalidRequestError
+from app.contracts.ports import StateFilter
+from app.contracts.results import BatchOutcome, BatchPage
+from app.contracts.state import FlowState
+from app.flow.values.removal import pointer_faults
+from app.flow.values.struct_errors import faults_of
+from app.kit.integers import convert_json
+from config.log import describe
+
+if TYPE_CHECKING:
+    from app.services.service import FlowService
+
+log = structlog.get_logger("bulk")
+
+TOGETHER = 250
+"""How many operations are under way at a time."""
+MAX_ANSWER_BYTES = 8_388_608
+"""Of the payloads in the answer of one batch, as in its request; those beyond are left out."""
+_COMMANDS: dict[str, type[Struct]] = {
+    "set": SetCommand,
+    "transition": TransitionCommand,
+    "reset": ResetCommand,
+    "pause": PauseCommand,
+}
+
+
+class Bulk:
+    """Runs batches."""
+
+    def __init__(self, service: "FlowService") -> None:
+        self._service = service
+
+    async def run(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
+        """The outcome of each operation, in their order. Those on one state are made one after another.
+        Raises InvalidRequestError with every fault of any operation, before anything is changed."""
+        faults = [
+            Fault(f"/operations/{n}{fault.pointer}", fault.message)
+            for n, operation in enumerate(operations)
+            for fault in faults_of_operation(operation)
+        ]
+        if origin.dry_run:
+            keys = Counter((operation.flow_id, operation.user_id) for operation in operations)
+            faults += [
+                Fault(f"/operations/{n}", "a dry run takes one operation for each state")
+                for n, operation in enumerate(operations)
+                if keys[operation.flow_id, operation.user_id] > 1
+            ]
+        if faults:
+            raise InvalidRequestError(faults)
+        outcomes: dict[int, BatchOutcome] = {}
+        by_state: dict[tuple[str, str], list[int]] = {}
+        for n, operation in enumerate(operations):
+            by_state.setdefault((operation.flow_id, operation.user_id), []).append(n)
+
+        groups = iter(by_state.values())
+        left = MAX_ANSWER_BYTES
+
+        async def work() -> None:
+            nonlocal left
+            for numbers in groups:  # those of one state, one after another
+                for n in numbers:
+                    outcome = await self._outcome(operations[n], origin)
+                    left -= _payload_bytes(outcome)
+                    outcomes[n] = outcome if left >= 0 else _without_payload(outcome)
+
+        await asyncio.gather(*(work() for _ in range(min(TOGETHER, len(by_state)))))
+        return [outcomes[n] for n in range(len(operations))]
+
+    async def run_on_found(
+        self, only: StateFilter, action: BatchAction, origin: Origin, *, after: str | None, limit: int
+    ) -> BatchPage:
+        """Run the same operation on every state that ``only`` takes, by key, after the key ``after``.
+
+        A state that changes meanwhile is left as it is, with REVISION_CONFLICT.
+        """
+        faults = [Fault(f"/operation{f.pointer}", f.message) for f in faults_of_action(action)]
+        if faults:
+            raise InvalidRequestError(faults)
+        try:
+            page = await self._service.administration.find_states(only, after=after, limit=limit)
+        except InvalidRequestError as refusal:
+            faults = [Fault(f"/filter{f.pointer}", f.message) for f in refusal.faults]
+            raise InvalidRequestError(faults) from None
+        given = structs.asdict(action)
+        operations = [
+            BatchOperation(
+                user_id=state.user_id,
+                flow_id=state.flow,
+                expected_epoch=state.epoch,
+                expected_revision=state.revision,
+                **given,
+            )
+            for state in page.states
+        ]
+        return BatchPage(await self.run(operations, origin), page.next)
+
+    async def _outcome(self, operation: BatchOperation, origin: Origin) -> BatchOutcome:
+        user_id, flow_id = operation.user_id, operation.flow_id
+        expected = None
+        if operation.expected_revision is not None:
+            expected = ExpectedPosition(operation.expected_revision, operation.expected_epoch)
+        own = structs.replace(origin, request_id=operation.request_id, expected=expected)
+        try:
+            return BatchOutcome(user_id, flow_id, await self._run(operation, own))
+        except FlowError as error:
+            return BatchOutcome(user_id, flow_id, error=error)
+        except Exception as error:  # noqa: BLE001 - the others have their own answers
+            log.error("batch operation failed", op=operation.op, **describe(error))
+            return BatchOutcome(user_id, flow_id, error=InternalError())
+
+    async def _run(self, operation: BatchOperation, origin: Origin) -> FlowState | None:
+        service, user_id, flow_id = self._service, operation.user_id, operation.flow_id
+        if operation.op == "clear":
+            await service.clear_flow_state(user_id, flow_id, origin=origin)
+            return None
+        if operation.op == "resume":
+            return await service.administration.resume_flow(user_id, flow_id, origin=origin)
+        if operation.op == "pause":
+            held = convert_json(operation.body, PauseCommand)
+            return await service.administration.pause_flow(user_id, flow_id, held, origin=origin)
+        if operation.op == "reset":
+            begun = convert_json(operation.body, ResetCommand)
+            return await service.reset_flow(user_id, flow_id, begun.step, origin=origin)
+        if operation.op == "set":
+            wanted = structs.replace(convert_json(operation.body, SetCommand), flow=flow_id)
+            return await service.set_flow_state(user_id, wanted, origin=origin)
+        moved = convert_json(operation.body, TransitionCommand)
+        return await service.execute_transition(
+            user_id,
+            flow_id,
+            operation.transition or "",
+            moved.payload,
+            ok=moved.ok,
+            message=moved.message,
+            remove=moved.remove,
+            origin=origin,
+        )
+
+
+def _payload_bytes(outcome: BatchOutcome) -> int:
+    if outcome.state is None or outcome.state.payload is UNSET:
+        return 0
+    return len(json.encode(outcome.state.payload))
+
+
+def _without_payload(outcome: BatchOutcome) -> BatchOutcome:
+    if outcome.state is None or outcome.state.payload is UNSET:
+        return outcome
+    state = structs.replace(outcome.state, payload=UNSET)
+    return structs.replace(outcome, state=state, payload_omitted=True)
+
+
+def faults_of_operation(operation: BatchOperation) -> list[Fault]:
+    """Everything wrong with an operation on one state."""
+    faults = faults_of_action(operation)
+    if operation.expected_epoch is not None and operation.expected_revision is None:
+        faults.append(Fault("/expectedEpoch", "goes with an expectedRevision"))
+    if operation.op == "set" and operation.body.get("flow", operation.flow_id) != operation.flow_id:
+        faults.append(Fault("/body/flow", f"is not {operation.flow_id!r}"))
+    return faults
+
+
+def faults_of_action(action: BatchAction) -> list[Fault]:
+    """Everything wrong with an operation, its body included."""
+    faults = []
+    if action.op == "transition" and not action.transition:
+        faults.append(Fault("/transition", "which transition?"))
+    if action.op != "transition" and action.transition is not None:
+        faults.append(Fault("/transition", f"{action.op} takes no transition"))
+    shape = _COMMANDS.get(action.op)
+    if shape is None:
+        if action.body:
+            faults.append(Fault("/body", f"{action.op} takes no body"))
+        return faults
+    try:
+        command = convert_json(action.body, shape)
+    except (ValidationError, RecursionError):
+        faults += [Fault(f"/body{f.pointer}", f.message) for f in faults_of(action.body, shape)]
+    else:
+        if isinstance(command, TransitionCommand | SetCommand) and command.remove is not UNSET:
+            faults += pointer_faults(command.remove, "/body/remove")
+    return faults

@@ -1,0 +1,152 @@
+"""The stored data of one user: given out, and erased."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import structlog
+from msgspec import structs
+
+from app.contracts.commands import Origin
+from app.contracts.errors import StateBusyError
+from app.contracts.identifiers import require_text
+from app.contracts.ports import (
+    Clock,
+    CorruptionReports,
+    DamagedState,
+    DefinitionStore,
+    HistoryStore,
+    StateStore,
+    StoredState,
+)
+from app.contracts.record import HistoryRecord, commit_record_id, position_of, state_after
+from app.contracts.results import Erasure, PersonalData
+from app.contracts.state import FlowState, state_key
+from app.flow import rules
+from app.flow.history_chain import is_receipt
+from app.services.delivery.relay import Relay
+from app.services.states.committer import Attempt, Change, Commits, later, new_id
+from app.services.states.history import HistoryReader
+from app.services.states.recovery import Recovery
+
+log = structlog.get_logger("personal-data")
+
+ROUNDS = 50
+DRAIN_SECONDS = 5.0
+
+
+class PersonalDataKeeper:
+    """Exports and erases."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        definitions: DefinitionStore,
+        reader: HistoryReader,
+        commits: Commits,
+        recovery: Recovery,
+        relay: Relay,
+        reports: CorruptionReports,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._history = history
+        self._definitions = definitions
+        self._reader = reader
+        self._commits = commits
+        self._recovery = recovery
+        self._relay = relay
+        self._reports = reports
+        self._clock = clock
+
+    async def export(self, user_id: str) -> PersonalData:
+        """Everything kept of a user, by flow, records oldest first. Raises InvalidRequestError."""
+        found = await self.export_states(user_id)
+        return structs.replace(found, history=[record async for record in self.export_history(user_id)])
+
+    async def export_states(self, user_id: str) -> PersonalData:
+        """The states alone of what is kept of a user. Raises InvalidRequestError."""
+        require_text(user_id)
+        now = self._clock.now()
+        states = []
+        for flow_id in await self._definitions.list_flow_ids():
+            found = await self._states.salvage(flow_id, user_id)
+            if isinstance(found, StoredState) and not found.state.absent_at(now):
+                states.append(found.state)
+        return PersonalData(user_id, now, states, [])
+
+    async def export_history(self, user_id: str) -> AsyncIterator[HistoryRecord]:
+        """The records of a user, by flow, oldest first, read page by page."""
+        for flow_id in await self._definitions.list_flow_ids():
+            found = await self._states.salvage(flow_id, user_id)
+            waiting = deque(() if found is None else sorted(found.pending, key=position_of))
+            async for record in self._reader.scan(flow_id, user_id):
+                while waiting and position_of(waiting[0]) < position_of(record):
+                    yield waiting.popleft()
+                if waiting and waiting[0].id == record.id:
+                    waiting.popleft()
+                if isinstance(record, HistoryRecord):
+                    yield record
+            for late in waiting:
+                yield late
+
+    async def erase(self, user_id: str, origin: Origin) -> Erasure:
+        """End all states of a user, and remove payloads and whatever else was entered from all records;
+        what happened when, and the chain over it, stay. A record of the kind ``erased`` in each chain
+        is the receipt. Can be repeated, as after a failure. Raises InvalidRequestError."""
+        require_text(user_id)
+        await self._relay.drain(DRAIN_SECONDS)  # refusals wait there alone
+        receipts, erased = [], 0
+        for flow_id in await self._definitions.list_flow_ids():
+            receipt = await self._end(user_id, flow_id, origin)
+            if receipt is not None:
+                # Every commit before the receipt is in the history before any is erased: a worker that
+                # delivers one of them late finds it there, and leaves it as it is.
+                found = await self._states.salvage(flow_id, user_id)
+                if found is not None:
+                    waiting = found.deliverable if isinstance(found, StoredState) else found.pending
+                    # What cannot be kept without its data must not be kept with it.
+                    failed = await self._relay.deliver(waiting)
+                    await self._states.release([record for record in failed if record.id != receipt.id])
+                erased += await self._history.erase(flow_id, user_id, position_of(receipt))
+                receipts.append(receipt)
+            await self._states.drop_damaged(flow_id, user_id)
+            await self._reports.withdraw([state_key(flow_id, user_id)])
+        log.info("personal data erased", states=len(receipts), records=erased)
+        return Erasure(user_id, receipts, erased)
+
+    async def _end(self, user_id: str, flow_id: str, origin: Origin) -> HistoryRecord | None:
+        """The receipt in the chain of a state; None when nothing of it was ever kept."""
+        for _ in range(ROUNDS):
+            found = await self._states.salvage(flow_id, user_id)
+            attempt = Attempt(origin)
+            if isinstance(found, DamagedState):
+                await self._recovery.recover(user_id, flow_id, origin)
+                continue
+            newest = await self._history.newest(flow_id, user_id)
+            if found is not None:
+                made_by_it = newest is not None and newest.id == commit_record_id(found.state)
+                if made_by_it and isinstance(newest, HistoryRecord) and is_receipt(newest):
+                    return newest  # and nothing was entered since
+                change, now = self._ending(found.state)
+                receipt = await self._commits.make(found, change, attempt, now)
+            elif newest is None:
+                return None
+            elif isinstance(newest, HistoryRecord):
+                change, now = self._ending(state_after(newest), epoch=later(newest.epoch, new_id()))
+                receipt = await self._commits.replace(None, newest.hash or "", change, attempt, now)
+            else:  # nothing that can be read says what there was
+                await self._recovery.recover(user_id, flow_id, origin)
+                continue
+            if receipt is not None:
+                return receipt
+        raise StateBusyError(flow_id)
+
+    def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[Change, datetime]:
+        """The change that ends what ``last`` was; in a life of its own when there is no document."""
+        now = max(self._clock.now(), last.updated_at)
+        ended = rules.end(last, "cleared", now)
+        if epoch is not None:
+            ended = structs.replace(ended, epoch=epoch, revision=0)
+        return Change("erased", "erased", ended), now

@@ -1,0 +1,121 @@
+"""Retirement: the end of a flow, and by force of the states that run in it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import structlog
+
+from app.contracts.commands import Origin
+from app.contracts.definition import ExpectedVersion, is_expected
+from app.contracts.errors import (
+    FlowError,
+    FlowNotFoundError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from app.contracts.identifiers import require_flow
+from app.contracts.ports import Clock, DefinitionStore, StateFilter, StateStore
+from app.contracts.results import Retired
+from app.contracts.state import FlowState
+from app.flow import rules
+from app.services.definitions.publisher import Definitions
+from app.services.states.changes import StateChanges
+from app.services.states.committer import Change
+from app.services.states.executor import Request
+
+log = structlog.get_logger("retirement")
+
+TOGETHER = 100
+"""How many states are ended at a time, so that their changes share commands."""
+PASSES = 10
+MOST = 10_000
+"""How many states one call ends."""
+
+
+class Retirement:
+    """Retires flows. Ending their states is repeatable: what ended already is not there any more."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        definitions: Definitions,
+        store: DefinitionStore,
+        changes: StateChanges,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._definitions = definitions
+        self._store = store
+        self._changes = changes
+        self._clock = clock
+
+    async def retire(
+        self,
+        flow_id: str,
+        origin: Origin,
+        *,
+        source: str,
+        force: bool = False,
+        expected_version: ExpectedVersion = None,
+    ) -> Retired:
+        """Publish the last version of a flow, on which nothing starts. ``force``: also clear its states that
+        are not completed, the paused ones too, at most ``MOST`` of them; then a flow that is retired already
+        is taken as well. Raises FlowNotFoundError, VersionConflictError."""
+        require_flow(flow_id)
+        newest = await self._store.latest(flow_id)
+        if force and newest is not None and newest.retired:
+            if not is_expected(newest.version, expected_version):
+                raise VersionConflictError(flow_id, newest.version)
+        else:
+            await self._definitions.retire(
+                flow_id, actor=origin.actor, source=source, expected_version=expected_version
+            )
+        return await self._end_states(flow_id, origin) if force else Retired()
+
+    async def _end_states(self, flow_id: str, origin: Origin) -> Retired:
+        """Pass by pass, until one finds none: a worker that did not know yet may start more."""
+        # A request's id is for one change of one state.
+        origin = Origin(actor=origin.actor, client=origin.client, caller=origin.caller)
+        ended = 0
+        failed: set[str] = set()
+        for _ in range(PASSES):
+            before = ended
+            async for states in self._running(flow_id):
+                outcomes = await asyncio.gather(*(self._end(state, origin) for state in states))
+                ended += outcomes.count(True)
+                failed |= {s.key for s, done in zip(states, outcomes, strict=True) if done is False}
+                if ended + len(failed) >= MOST:
+                    return Retired(ended, len(failed), more=True)
+            if ended == before:
+                return Retired(ended, len(failed))
+        return Retired(ended, len(failed), more=True)
+
+    async def _running(self, flow_id: str) -> AsyncIterator[list[FlowState]]:
+        """Active and paused states in one way through, as one may become the other meanwhile."""
+        only, after = StateFilter(flow_id=flow_id), None
+        while True:
+            page = await self._states.find(only, after, TOGETHER, self._clock.now())
+            yield [state for state in page.states if state.status != "completed"]
+            if page.next is None:
+                return
+            after = page.next
+
+    async def _end(self, state: FlowState, origin: Origin) -> bool | None:
+        """True if a state was ended; None if it had ended, or completed."""
+
+        async def decide(present: FlowState | None, now: datetime) -> Change | None:
+            if present is None or present.status == "completed":
+                return None
+            return Change("cleared", "cleared", rules.end(present, "cleared", now))
+
+        try:
+            _, ended = await self._changes.execute(
+                Request(state.user_id, state.flow, "cleared", None, origin, replaces=True), decide
+            )
+        except (StoreUnavailableError, FlowNotFoundError):
+            raise
+        except FlowError as error:
+            log.error("state not ended", state=state.key, code=error.code)
+            return False
+        return ended or None

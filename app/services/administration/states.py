@@ -1,0 +1,111 @@
+"""Operations of administrators on one state, and the search for states."""
+
+from datetime import datetime
+
+import structlog
+from msgspec import structs
+
+from app.contracts.commands import Caller, Origin, PauseCommand, program
+from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
+from app.contracts.identifiers import require_ids, require_state
+from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
+from app.contracts.results import Recovered
+from app.contracts.state import FlowState
+from app.flow import rules
+from app.flow.conditions.guard_inputs import GuardBudget
+from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.visibility import Access
+from app.services.states.changes import StateChanges, changed, request
+from app.services.states.committer import Change
+from app.services.states.recovery import Recovery
+
+log = structlog.get_logger("administration")
+
+
+class Administration:
+    """Hold, release, repair and find states."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        changes: StateChanges,
+        catalog: DefinitionCatalog,
+        access: Access,
+        recovery: Recovery,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._changes = changes
+        self._catalog = catalog
+        self._access = access
+        self._recovery = recovery
+        self._clock = clock
+
+    async def find_states(
+        self,
+        only: StateFilter,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        caller: Caller | None = None,
+    ) -> StatePage:
+        """States that ``only`` takes and the caller may see, by key (``<flow>:<user>``), those after the key
+        ``after``. Raises InvalidRequestError."""
+        wanted = {"flowId": only.flow_id, "step": only.step, "status": only.status, "userId": only.user_id}
+        require_ids({name: value for name, value in wanted.items() if value is not None})
+        found = []
+        budget = GuardBudget.of_many()
+        page = await self._states.find(only, after, limit, self._clock.now())
+        for state in page.states:
+            asks = caller or program(state.user_id)
+            if not await self._access.is_visible(state.flow, asks):
+                continue
+            try:
+                found.append(await self._access.with_transitions(state, asks, budget))
+            except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
+                log.error("damaged state", state=state.key, reason=damage.details["reason"])
+                found.append(state)
+        return StatePage(found, page.next)
+
+    async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> Recovered:
+        """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
+        without one, begin it again at the initial step. A sound state is kept as it is. Raises
+        FlowNotStartedError when there is nothing to recover."""
+        require_state(user_id, flow_id)
+        origin = origin or Origin(actor=user_id)
+        try:
+            done = await self._recovery.recover(user_id, flow_id, origin)
+        except FlowNotStartedError:
+            raise await self._changes.not_started(user_id, flow_id) from None
+        if done.state is None:
+            return done
+        return structs.replace(done, state=await self._access.with_transitions(done.state, origin.asks))
+
+    async def pause_flow(
+        self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin | None = None
+    ) -> FlowState:
+        """Hold a state: until it is resumed, what would move it raises StatePausedError. Pausing a
+        paused state changes nothing."""
+
+        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+            present = await self._changes.started(state, flow_id)
+            if present.status == "paused":
+                return None
+            definition = await self._catalog.pinned(present)
+            return changed("paused", definition, rules.pause(definition, present, command, now))
+
+        after, _ = await self._changes.change(request(user_id, flow_id, "paused", command, origin), decide)
+        return after
+
+    async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
+        """Release a paused state. Resuming one that is not paused changes nothing."""
+
+        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+            present = await self._changes.started(state, flow_id)
+            if present.status != "paused":
+                return None
+            definition = await self._catalog.pinned(present)
+            return changed("resumed", definition, rules.resume(definition, present, now))
+
+        after, _ = await self._changes.change(request(user_id, flow_id, "resumed", None, origin), decide)
+        return after

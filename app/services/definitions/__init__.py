@@ -1,0 +1,1 @@
+"""Definitions: publishing, catalogue, visibility, and their sources."""

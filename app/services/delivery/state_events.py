@@ -1,0 +1,73 @@
+"""Events for the followers of a state."""
+
+import structlog
+from msgspec import Raw, json, structs
+
+from app.contracts.commands import Caller, program
+from app.contracts.errors import FlowError
+from app.contracts.events import StateChanged
+from app.contracts.record import HistoryRecord, state_after
+from app.contracts.state import ENDED
+from app.contracts.views import StateUpdatedEvent, encode, state_of_view, state_updated_event
+from app.flow.conditions.guard_inputs import GuardBudget
+from app.flow.permissions import depends_on_caller
+from app.flow.rules import current_step
+from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.visibility import Access
+from config.log import describe
+
+log = structlog.get_logger("updates")
+
+
+class Updates:
+    """Makes events of the records of commits."""
+
+    def __init__(self, catalog: DefinitionCatalog, access: Access) -> None:
+        self._catalog = catalog
+        self._access = access
+
+    async def of(self, record: HistoryRecord, budget: GuardBudget | None = None) -> StateChanged:
+        """The state that a commit led to, with what may run next of which no role is asked or by an
+        administrator, and what led to it. ``budget``: of the guards of all events of one read."""
+        state = state_after(record)
+        by_caller = True  # until it is known that all may see the same
+        try:
+            if state.status in ENDED:
+                by_caller = False
+            else:
+                definition = await self._catalog.pinned(state)
+                step = current_step(definition, state)
+                state = await self._access.with_transitions(state, program(state.user_id), budget)
+                by_caller = depends_on_caller(step)
+        except Exception as error:  # noqa: BLE001 - the change itself must be told
+            log.error("state told without transitions", state=state.key, **describe(error))
+        return StateChanged(
+            user_id=state.user_id,
+            flow_id=state.flow,
+            epoch=state.epoch,
+            revision=state.revision,
+            at=int(record.timestamp.timestamp() * 1000),
+            by_caller=by_caller,
+            body=Raw(encode(state_updated_event(state, record))),
+        )
+
+    async def is_for_all(self, event: StateChanged) -> bool:
+        """True if every follower may get the event as it is."""
+        return not event.by_caller and await self._access.is_for_all(event.flow_id)
+
+    async def as_told(
+        self, event: StateChanged, caller: Caller, budget: GuardBudget | None = None
+    ) -> StateChanged | None:
+        """The event as the caller may see it; None: not at all."""
+        if not await self._access.is_visible(event.flow_id, caller):
+            return None
+        if not event.by_caller:
+            return event
+        update = json.decode(event.body, type=StateUpdatedEvent)
+        try:
+            shown = await self._access.with_transitions(state_of_view(update), caller, budget)
+            transitions = shown.transitions
+        except FlowError:  # the change itself must be told
+            transitions = ()
+        own = structs.replace(update, transitions=transitions)
+        return structs.replace(event, body=Raw(encode(own)))

@@ -1,0 +1,1 @@
+"""Background jobs and the lease under which one worker runs them."""

@@ -1,0 +1,1 @@
+"""Live updates: local subscribers, catching up, presence."""

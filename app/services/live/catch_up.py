@@ -1,0 +1,105 @@
+"""Catching up: what was committed to a state after a position, or proof that it cannot be told."""
+
+from msgspec import UNSET, structs
+
+from app.contracts.commands import Caller, HeldPosition, program
+from app.contracts.events import StateChanged
+from app.contracts.pages import MAX_PAGE_BYTES
+from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
+from app.contracts.record import commit_record_id, named_payload
+from app.contracts.results import CaughtUp
+from app.contracts.state import ENDED, FlowState
+from app.flow.conditions.guard_inputs import GuardBudget
+from app.services.definitions.visibility import Access
+from app.services.delivery.state_events import Updates
+from app.services.states.changes import StateChanges
+from app.services.states.payloads import Payloads
+
+MOST_EVENTS = 300
+MOST_BYTES = MAX_PAGE_BYTES
+"""Of one answer, its events as JSON: as of a page."""
+BEFORE_THE_FIRST = -1
+"""The revision of a follower that holds nothing of an epoch."""
+STEP = 32
+"""Records that are read at a time."""
+
+
+class CatchUp:
+    """Continuity is proven by the revisions themselves: each one after the position is there, in the outbox
+    of the state or in its history, up to that of the state."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        changes: StateChanges,
+        access: Access,
+        updates: Updates,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._history = history
+        self._payloads = Payloads(history)
+        self._changes = changes
+        self._access = access
+        self._updates = updates
+        self._clock = clock
+
+    async def since(
+        self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller | None = None
+    ) -> CaughtUp | None:
+        """The changes after the position that is held, with the state, as the caller may see them (None: an
+        administrator). None when there never was a state."""
+        asks = caller or program(user_id)
+        async with self._changes.explaining(user_id, flow_id):
+            stored = await self._states.load(flow_id, user_id)
+        if stored is None:
+            return None
+        state = stored.state
+        present = None
+        if not state.absent_at(self._clock.now()):
+            present = await self._access.with_transitions(state, asks)
+        elif state.status not in ENDED:  # past its time, which no record says yet
+            return CaughtUp(None)
+        if held.from_start and present is not None and held.epoch != state.epoch:
+            held = HeldPosition(state.epoch, BEFORE_THE_FIRST)
+        if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MOST_EVENTS:
+            return CaughtUp(present)
+        budget = GuardBudget.of_many()
+        events = await self._events(stored, held.revision, budget)
+        if events is None:
+            return CaughtUp(present)
+        told = [await self._updates.as_told(event, asks, budget) for event in events]
+        return CaughtUp(present, tuple(event for event in told if event is not None), complete=True)
+
+    async def _events(
+        self, stored: StoredState, revision: int, budget: GuardBudget
+    ) -> tuple[StateChanged, ...] | None:
+        """The events of all commits after ``revision``; None when one is missing, or they are too many
+        bytes. Read in steps: what is too much is not read to its end."""
+        state = stored.state
+        # The outbox was read first: a record leaves it only after it is in the history.
+        waiting = {record.id: record for record in stored.pending}
+        events: list[StateChanged] = []
+        size = 0
+        for first in range(revision + 1, state.revision + 1, STEP):
+            wanted = [commit_id(state, n) for n in range(first, min(first + STEP, state.revision + 1))]
+            found = {record_id: waiting[record_id] for record_id in wanted if record_id in waiting}
+            missing = [record_id for record_id in wanted if record_id not in waiting]
+            if missing:
+                found |= {record.id: record for record in await self._history.get_many(missing)}
+            if any(record_id not in found or found[record_id].after is UNSET for record_id in wanted):
+                return None
+            whole = await self._payloads.complete(stored.complete([found[n] for n in wanted]))
+            if any(named_payload(record) is not None for record in whole):
+                return None
+            events += [await self._updates.of(record, budget) for record in whole]
+            size += sum(len(bytes(event.body)) for event in events[-len(wanted) :])
+            if size > MOST_BYTES:
+                return None
+        return tuple(events)
+
+
+def commit_id(state: FlowState, revision: int) -> str:
+    """The id of the record of an earlier commit in the same life of a state."""
+    return commit_record_id(structs.replace(state, revision=revision))

@@ -1,0 +1,1 @@
+"""Operations on one state: decided, committed, recorded, recovered."""

@@ -1,0 +1,52 @@
+"""The limit of changes that one user may request through this worker."""
+
+import time
+from collections.abc import Callable
+
+from app.contracts.commands import ADMIN, SERVICE, Origin
+from app.contracts.errors import RateLimitedError
+from app.kit.token_bucket import TokenBucket
+
+SERVICE_FACTOR = 20
+"""A service or an administrator may request so many times as much, as it acts for many users."""
+MAX_IDLE_BUCKETS = 10_000
+"""Buckets that are full tell nothing: beyond so many they are dropped."""
+
+
+class ChangeLimit:
+    """Counts requests to change a state by who requests them, also refused ones, which leave a record too.
+
+    In-process callers without a ``caller`` in their origin are not limited.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._buckets: dict[tuple[str, bool], TokenBucket] = {}
+        self._drop_at = MAX_IDLE_BUCKETS
+
+    def __len__(self) -> int:
+        """How many users are counted."""
+        return len(self._buckets)
+
+    def take(self, origin: Origin) -> None:
+        """Count a request. Raises RateLimitedError if it is one too many; it changes nothing then."""
+        caller = origin.caller
+        if caller is None:
+            return
+        acts_for_many = bool(caller.scopes & {ADMIN, SERVICE})
+        key = (caller.user_id, acts_for_many)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._drop_idle()
+            burst = float(self._per_minute * (SERVICE_FACTOR if acts_for_many else 1))
+            bucket = self._buckets[key] = TokenBucket(burst / 60, burst, self._clock)
+        seconds = bucket.take()
+        if seconds:
+            raise RateLimitedError("This user changes states more often than it may", seconds)
+
+    def _drop_idle(self) -> None:
+        if len(self._buckets) < self._drop_at:
+            return
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.full}
+        self._drop_at = max(MAX_IDLE_BUCKETS, 2 * len(self._buckets))

@@ -1,0 +1,109 @@
+"""Changes of states as the use cases make them: executed, and answered with what may run next."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from msgspec import UNSET, UnsetType
+
+from app.contracts.commands import Origin
+from app.contracts.definition import FlowDefinition
+from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
+from app.contracts.identifiers import require_state
+from app.contracts.record import Kind
+from app.contracts.state import FlowState, Payload
+from app.contracts.views import state_view
+from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.visibility import Access
+from app.services.states.change_limit import ChangeLimit
+from app.services.states.committer import Change
+from app.services.states.endings import Endings
+from app.services.states.executor import Decide, Executor, Request
+from app.services.states.recovery import Recovery
+
+
+class StateChanges:
+    """The executor, with the definitions beside it."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        catalog: DefinitionCatalog,
+        access: Access,
+        recovery: Recovery,
+        endings: Endings,
+        limit: ChangeLimit,
+    ) -> None:
+        self._executor = executor
+        self._catalog = catalog
+        self._access = access
+        self._recovery = recovery
+        self._endings = endings
+        self._limit = limit
+
+    async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
+        """The state afterwards with the caller's transitions, and whether this request changed it. Raises
+        FlowNotStartedError when there is none."""
+        after, changed = await self.execute(asked, decide)
+        if after is None:
+            raise await self.not_started(asked.user_id, asked.flow_id)
+        return await self._access.with_transitions(after, asked.origin.asks), changed
+
+    async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
+        """As Executor.execute; a conflict carries the present state as it is answered, corruption what
+        a recovery would do, and the absence of a state how the last one ended. Raises
+        InsufficientPermissionsError when the caller must not see the flow, RateLimitedError."""
+        await self._access.require_visible(asked.flow_id, asked.origin.asks)
+        if asked.limited and not asked.origin.dry_run:
+            self._limit.take(asked.origin)
+        try:
+            async with self.explaining(asked.user_id, asked.flow_id):
+                return await self._executor.execute(asked, decide)
+        except FlowNotStartedError:
+            raise await self.not_started(asked.user_id, asked.flow_id) from None
+        except RevisionConflictError as conflict:
+            if conflict.state is not None:
+                present = await self._access.with_transitions(conflict.state, asked.origin.asks)
+                conflict.details["state"] = state_view(present)
+            elif asked.origin.expected is not None:
+                conflict.details.update(await self._endings.of(asked.user_id, asked.flow_id))
+            raise
+
+    async def not_started(self, user_id: str, flow_id: str) -> FlowNotStartedError:
+        """The error for a state that is not there, with how the last one ended."""
+        return FlowNotStartedError(flow_id, await self._endings.of(user_id, flow_id))
+
+    @asynccontextmanager
+    async def explaining(self, user_id: str, flow_id: str) -> AsyncIterator[None]:
+        """Corruption that is met inside is told with what a recovery would do."""
+        try:
+            yield
+        except FlowStateCorruptionError as damage:
+            raise await self._recovery.explained(user_id, flow_id, damage) from None
+
+    async def started(self, state: FlowState | None, flow_id: str) -> FlowState:
+        """The state. Raises FlowNotStartedError, or FlowNotFoundError when there is no such flow."""
+        if state is None:
+            await self._catalog.current(flow_id)
+            raise FlowNotStartedError(flow_id)
+        return state
+
+
+def changed(
+    kind: Kind, definition: FlowDefinition, after: FlowState, payload: Payload | UnsetType = UNSET
+) -> Change:
+    """A change that is recorded by its kind."""
+    return Change(kind, kind, after, payload, definition.flow.ttl)
+
+
+def request(
+    user_id: str,
+    flow_id: str,
+    name: str,
+    command: object,
+    origin: Origin | None,
+    *,
+    replaces: bool = False,
+) -> Request:
+    """A request; without an origin the user asks. Raises InvalidRequestError."""
+    require_state(user_id, flow_id)
+    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces, limited=True)

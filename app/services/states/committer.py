@@ -1,0 +1,213 @@
+"""Writes commits: the record of a change, linked to the one before it, committed and on its way."""
+
+import time
+from datetime import datetime, timedelta
+from secrets import token_hex
+from uuid import UUID
+
+from msgspec import UNSET, Struct, UnsetType, json, structs
+from uuid_utils import uuid7
+
+from app.contracts.commands import Origin
+from app.contracts.errors import FlowError
+from app.contracts.ports import MEMORY, DamagedState, StateStore, StoredState
+from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
+from app.contracts.state import ENDED, FlowState, Payload
+from app.flow import rules
+from app.flow.history_chain import seal
+from app.services.delivery.relay import Relay
+
+SYSTEM = Origin(actor="system", client="service")
+SALT_BYTES = 16
+
+
+class Change(Struct, frozen=True):
+    """The change that a command makes to a state. ``name`` is the transition's, or the kind; ``ttl`` how long
+    the state lives from now (None: as the settings say)."""
+
+    kind: Kind
+    name: str
+    after: FlowState
+    payload: Payload | UnsetType = UNSET
+    ttl: timedelta | None = None
+
+
+class Attempt:
+    """The part of a record beside the change: who, and how long it took."""
+
+    def __init__(self, origin: Origin, digest: str | UnsetType = UNSET) -> None:
+        self.origin = origin
+        self.digest = digest
+        self._began = time.perf_counter()
+
+    @property
+    def milliseconds(self) -> float:
+        """Since it began."""
+        return round((time.perf_counter() - self._began) * 1000, 3)
+
+
+class Commits:
+    """Makes changes durable. ``state_ttl`` is how long states live whose flow does not say it; an ended
+    state stays as the anchor of its history for as long as that is kept (``retention``)."""
+
+    def __init__(
+        self,
+        states: StateStore,
+        relay: Relay,
+        *,
+        state_ttl: timedelta | None,
+        retention: timedelta | None,
+    ) -> None:
+        self._states = states
+        self._relay = relay
+        self._state_ttl = state_ttl
+        self._retention = retention
+
+    async def make(
+        self, stored: StoredState | None, change: Change, attempt: Attempt, now: datetime
+    ) -> HistoryRecord | None:
+        """The record of the commit, None when somebody else was first."""
+        before = None if stored is None else stored.state
+        head = "" if stored is None else stored.head
+        payload_at = None if stored is None else stored.payload_at
+        record = self._record(before, head, change, attempt, now, payload_at)
+        if not await self._states.commit(None if before is None else before.position, record):
+            return None
+        # Who commits on top of records that still wait delivers those first: every worker then
+        # hears the changes of a state in their order, whoever made them.
+        waiting = () if stored is None else stored.deliverable
+        self._relay.take((*waiting, structs.replace(record, duration_ms=attempt.milliseconds)))
+        return record
+
+    async def replace(
+        self, damaged: DamagedState | None, head: str, change: Change, attempt: Attempt, now: datetime
+    ) -> HistoryRecord | None:
+        """The record of the commit in the place of a damaged state, or of one that is lost; None when
+        it is there again. ``head`` is the hash of the last record in the history."""
+        record = self._record(None, head, change, attempt, now)
+        if damaged is None:
+            made = await self._states.commit(None, record)
+        else:
+            await self._relay.deliver(damaged.pending)
+            made = await self._states.replace(damaged, record)
+        if not made:
+            return None
+        self._relay.take([structs.replace(record, duration_ms=attempt.milliseconds)])
+        return record
+
+    def refuse(
+        self, stored: StoredState, name: str, error: FlowError, attempt: Attempt, now: datetime
+    ) -> None:
+        """Record that a command was refused; the caller does not wait for it."""
+        state = stored.state
+        commit = str(uuid7())
+        record = HistoryRecord(
+            id=f"{commit_record_id(state)}:{commit}",
+            commit_id=commit,
+            flow_id=state.flow,
+            user_id=state.user_id,
+            epoch=state.epoch,
+            revision=state.revision,
+            version=state.version,
+            kind="refused",
+            transition=name[:64],
+            from_step=state.step,
+            to_step=state.step,
+            timestamp=now,
+            success=False,
+            service=state.service,
+            actor=attempt.origin.actor,
+            error=error.code,
+            request_id=attempt.origin.request_id,
+            client=attempt.origin.client,
+            duration_ms=attempt.milliseconds,
+        )
+        self._relay.take([seal(record, stored.head, token_hex(SALT_BYTES))])
+
+    def _record(
+        self,
+        before: FlowState | None,
+        head: str,
+        change: Change,
+        attempt: Attempt,
+        now: datetime,
+        payload_at: PayloadPlace | None = None,
+    ) -> HistoryRecord:
+        after = self._with_expiry(change, now)
+        if before is not None and before.epoch != after.epoch:
+            after = structs.replace(after, epoch=later(before.epoch, after.epoch))
+        record = HistoryRecord(
+            id=commit_record_id(after),
+            commit_id=str(uuid7()),
+            flow_id=after.flow,
+            user_id=after.user_id,
+            epoch=after.epoch,
+            revision=after.revision,
+            version=after.version,
+            kind=change.kind,
+            transition=change.name,
+            from_step="" if before is None or before.epoch != after.epoch else before.step,
+            to_step=after.step,
+            timestamp=now,
+            success=True,
+            service=after.service,
+            actor=attempt.origin.actor,
+            payload=change.payload,
+            after=after,
+            payload_revision=self._payload_revision(before, after, payload_at, now),
+            request_id=attempt.origin.request_id,
+            digest=attempt.digest,
+            client=attempt.origin.client,
+        )
+        return seal(record, head, token_hex(SALT_BYTES))
+
+    def _payload_revision(
+        self, before: FlowState | None, after: FlowState, payload_at: PayloadPlace | None, now: datetime
+    ) -> int | UnsetType:
+        """The revision whose record has the payload already; UNSET if this one must have it.
+
+        Where history is pruned, the payload is repeated now and then: else it would go before the records
+        that name it.
+        """
+        if before is None or payload_at is None or before.epoch != after.epoch or after.payload is UNSET:
+            return UNSET
+        if self._retention is not None and now - payload_at.since > repeat_payload_after(self._retention):
+            return UNSET
+        if after.payload is before.payload or json.encode(after.payload) == json.encode(before.payload):
+            return payload_at.revision
+        return UNSET
+
+    def _with_expiry(self, change: Change, now: datetime) -> FlowState:
+        """The state with the time at which it expires, counted from this change. A pause and a resumption do
+        not renew it: they stop and start its clock (app.flow.rules)."""
+        after = change.after
+        if change.kind in ("paused", "resumed"):
+            return after
+        if after.status in ENDED:
+            ttl = None if self._retention is None else max(MEMORY, self._retention)
+        else:
+            ttl = change.ttl or self._state_ttl
+        if ttl is None:
+            return structs.replace(after, expires_at=UNSET, expiry_left_ms=UNSET)
+        if after.status == "paused":
+            return structs.replace(after, expires_at=UNSET, expiry_left_ms=rules.milliseconds(ttl))
+        return structs.replace(after, expires_at=now + ttl, expiry_left_ms=UNSET)
+
+
+def repeat_payload_after(retention: timedelta) -> timedelta:
+    """How long records may name a payload instead of repeating it, where history is kept for ``retention``:
+    so long before its end may a record be without its payload."""
+    return min(retention / 10, timedelta(days=1))
+
+
+def later(last: str, fresh: str) -> str:
+    """An epoch that sorts after the last one, also when this worker's clock is behind."""
+    try:
+        return fresh if fresh > last else str(UUID(int=UUID(last).int + 1))
+    except ValueError:
+        return fresh
+
+
+def new_id() -> str:
+    """A new identity: UUID version 7, so that later ones sort after earlier ones."""
+    return str(uuid7())

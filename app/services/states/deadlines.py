@@ -1,0 +1,77 @@
+"""Changes of a state by time alone: it expires, or the timeout of its step runs a transition."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from msgspec import UNSET
+
+from app.contracts.commands import Origin
+from app.contracts.errors import FlowError, StoreUnavailableError
+from app.contracts.state import ENDED, FlowState
+from app.flow import rules
+from app.services.definitions.catalog import DefinitionCatalog
+from app.services.states.committer import SYSTEM, Change
+
+log = structlog.get_logger("deadlines")
+
+TOLD_LIMIT = 10_000
+TIMER = Origin(actor="timer", client="service")
+
+
+class TimeNotTrustedError(StoreUnavailableError):
+    """Only time decides what comes next for a state, and this worker's clock is off."""
+
+    def __init__(self) -> None:
+        super().__init__("the clock of this worker is off")
+        self.message = (
+            "This worker cannot tell whether the state's time is up; nothing has changed. Try again"
+        )
+
+
+class Deadlines:
+    """Decides what is due, and refuses to while the clock of this worker is not trusted."""
+
+    def __init__(self, catalog: DefinitionCatalog, is_time_trusted: Callable[[], bool]) -> None:
+        self._catalog = catalog
+        self._is_time_trusted = is_time_trusted
+        self._told: set[str] = set()
+
+    async def due(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
+        """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
+        read that a state is absent must not see it come back. Raises TimeNotTrustedError."""
+        if state.status in ENDED:
+            return None
+        if state.status == "paused":
+            return self._due_while_paused(state, now)
+        if state.absent_at(now):
+            self._require_trusted_time()
+            return Change("expired", "expired", rules.end(state, "expired", now)), SYSTEM
+        if state.timeout_at is UNSET or state.timeout_at > now or state.status != "active":
+            return None
+        self._require_trusted_time()
+        try:
+            definition = await self._catalog.pinned(state)
+            found = rules.timeout(definition, state, now)
+        except FlowError as error:  # nothing that a caller asks for must wait for it
+            if state.key not in self._told:
+                if len(self._told) >= TOLD_LIMIT:
+                    self._told.clear()
+                self._told.add(state.key)
+                log.error("timeout cannot run", state=state.key, code=error.code, reason=error.message)
+            return None
+        if found is None:
+            return None
+        transition, after = found
+        return Change("transitioned", transition, after, ttl=definition.flow.ttl), TIMER
+
+    def _due_while_paused(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
+        """Stop the clock of a state that a version before 0.5 paused, as MongoDB would remove it soon."""
+        if state.expires_at is UNSET or state.expires_at > now:
+            return None
+        self._require_trusted_time()
+        return Change("paused", "paused", rules.stop_expiry(state, now)), SYSTEM
+
+    def _require_trusted_time(self) -> None:
+        if not self._is_time_trusted():
+            raise TimeNotTrustedError

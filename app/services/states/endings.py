@@ -1,0 +1,56 @@
+"""How a state ended, for callers that find none."""
+
+from msgspec import UNSET, structs
+
+from app.contracts.errors import FlowError
+from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
+from app.contracts.record import HistoryRecord, commit_record_id
+from app.contracts.state import FlowState
+from app.contracts.views import iso
+from app.flow.history_chain import is_receipt
+
+
+class Endings:
+    """Reads tombstones. A tombstone stays for as long as the history is kept."""
+
+    def __init__(self, states: StateStore, history: HistoryStore, clock: Clock) -> None:
+        self._states = states
+        self._history = history
+        self._clock = clock
+
+    async def of(self, user_id: str, flow_id: str) -> dict[str, str]:
+        """When the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``.
+
+        Returns:
+            Nothing if there is a state, if there never was one, and if its end is no longer known.
+        """
+        try:
+            stored = await self._states.load(flow_id, user_id)
+            if stored is None or not stored.state.absent_at(self._clock.now()):
+                return {}
+            return await self._of_tombstone(stored)
+        except FlowError:  # the caller has an error to report, which matters more
+            return {}
+
+    async def _of_tombstone(self, stored: StoredState) -> dict[str, str]:
+        state = stored.state
+        if state.status == "cleared":
+            return {"erasedAt" if await self._was_erased(stored) else "clearedAt": iso(state.updated_at)}
+        if state.status != "expired":  # no sweep has ended it yet
+            return {} if state.expires_at is UNSET else {"expiredAt": iso(state.expires_at)}
+        before = await self._record(stored, structs.replace(state, revision=state.revision - 1))
+        if before is None or before.after is UNSET or before.after.expires_at is UNSET:
+            return {"expiredAt": iso(state.updated_at)}  # when it was found to have expired
+        return {"expiredAt": iso(before.after.expires_at)}
+
+    async def _was_erased(self, stored: StoredState) -> bool:
+        """True if the last record is the receipt of an erasure: the tombstone itself looks as if cleared."""
+        last = await self._record(stored, stored.state)
+        return last is not None and is_receipt(last)
+
+    async def _record(self, stored: StoredState, at: FlowState) -> HistoryRecord | None:
+        """The record of the commit that led to ``at``, from the outbox or the history."""
+        wanted = commit_record_id(at)
+        waiting = [record for record in stored.pending if record.id == wanted]
+        found = waiting or await self._history.get_many([wanted])
+        return found[0] if found else None

@@ -1,0 +1,147 @@
+"""Reads the history of a state, including what is still on its way there, and checks its chain."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import json
+
+from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.pages import Page, take_page
+from app.contracts.ports import Clock, DamagedState, HistoryStore, StateStore, StoredState
+from app.contracts.record import (
+    HistoryFilter,
+    HistoryPosition,
+    HistoryRecord,
+    UnreadableRecord,
+    position_from_id,
+    position_of,
+)
+from app.contracts.results import Verification
+from app.contracts.state import StatePosition, state_key
+from app.flow.history_chain import Chain
+from app.services.states.payloads import Payloads
+
+PAGE = 500
+VERIFY_ROUNDS = 5
+
+
+class HistoryReader:
+    """Joins the outbox of a state with its history. ``pruned``: old records may be gone."""
+
+    def __init__(self, states: StateStore, history: HistoryStore, clock: Clock, *, pruned: bool) -> None:
+        self._states = states
+        self._history = history
+        self._payloads = Payloads(history)
+        self._clock = clock
+        self._pruned = pruned
+
+    async def read(
+        self,
+        flow_id: str,
+        user_id: str,
+        after: str | None,
+        limit: int,
+        only: HistoryFilter,
+        *,
+        with_payloads: bool = False,
+    ) -> Page[HistoryRecord]:
+        """A page of at most ``limit`` records, oldest first, those after the record ``after``.
+        ``with_payloads``: the states have the payloads that their records name. Raises InvalidRequestError
+        when ``after`` is no record of this state."""
+        since = None
+        if after is not None:
+            since = position_from_id(state_key(flow_id, user_id), after)
+            if since is None:
+                raise InvalidRequestError([Fault("/after", "is not the id of a record of this state")])
+        # The outbox first: a record leaves it only after it is in the history.
+        stored = await self._states.salvage(flow_id, user_id)
+        kept = await self._history.read(flow_id, user_id, since, limit, only)
+        pending = stored.pending if stored is not None else ()
+        page = self._joined(kept, pending, since, limit, only)
+        if not with_payloads:
+            return page
+        return Page(await self._payloads.complete(page.items, pending), page.next)
+
+    def _joined(
+        self,
+        kept: Page[HistoryRecord],
+        pending: Sequence[HistoryRecord],
+        since: HistoryPosition | None,
+        limit: int,
+        only: HistoryFilter,
+    ) -> Page[HistoryRecord]:
+        """The page with what still waits in the outbox."""
+        until = None if kept.next is None else position_of(kept.items[-1])
+        waiting = [
+            r
+            for r in pending
+            if _is_after(r, since) and (until is None or not _is_after(r, until)) and only.takes(r)
+        ]
+        if not waiting:
+            return kept
+        joined = {record.id: record for record in (*waiting, *kept.items)}
+        shown, full = take_page(sorted(joined.values(), key=position_of), limit, _size)
+        return Page(shown, shown[-1].id if full or kept.next is not None else None)
+
+    async def verify(self, flow_id: str, user_id: str) -> Verification:
+        """Check every record of a state against the one before it, and the last one against the state."""
+        stored = await self._states.salvage(flow_id, user_id)
+        for _ in range(VERIFY_ROUNDS):
+            chain = await self._check(flow_id, user_id, stored)
+            before, stored = stored, await self._states.salvage(flow_id, user_id)
+            if chain.broken is None or _position(stored) == _position(before):
+                break  # nothing was committed meanwhile that could be taken for a break
+        return Verification(
+            whole=chain.broken is None,
+            records=chain.records,
+            unsealed=chain.unsealed,
+            erased=chain.erased,
+            head=chain.head,
+            broken=chain.broken,
+        )
+
+    async def _check(self, flow_id: str, user_id: str, stored: StoredState | DamagedState | None) -> Chain:
+        chain = Chain(pruned=self._pruned)
+        waiting = deque(() if stored is None else sorted(stored.pending, key=position_of))
+        async for record in self.scan(flow_id, user_id):
+            while waiting and position_of(waiting[0]) < position_of(record):
+                chain.add(waiting.popleft())
+            if waiting and waiting[0].id == record.id:
+                waiting.popleft()
+            chain.add(record)
+        for late in waiting:
+            chain.add(late)
+        chain.close()
+        if stored is None:
+            chain.compare(None, "", self._clock.now())
+        elif stored.state is not None:
+            chain.compare(stored.state, stored.head, self._clock.now())
+        return chain
+
+    async def scan(self, flow_id: str, user_id: str) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
+        """Every record in the history of a state, oldest first, also what cannot be read."""
+        start: HistoryPosition | None = None
+        while True:
+            page = await self._history.scan(flow_id, user_id, start, PAGE)
+            for record in page.items:
+                yield record
+            if page.next is None:
+                return
+            before, start = start, position_of(page.items[-1])
+            if before is not None and start <= before:
+                return
+
+
+def _size(record: HistoryRecord) -> int:
+    """The bytes of a record."""
+    return len(json.encode(record))
+
+
+def _position(stored: StoredState | DamagedState | None) -> StatePosition | None:
+    if stored is None:
+        return None
+    return stored.position if isinstance(stored, DamagedState) else stored.state.position
+
+
+def _is_after(record: HistoryRecord, since: HistoryPosition | None) -> bool:
+    return since is None or position_of(record) > since

@@ -1,0 +1,95 @@
+"""Recognises repeated requests: the same id by the same caller gives the first answer again.
+
+The document of a state remembers its last requests, so that the check costs no read. Only when it
+may have forgotten some of the last day is the history asked too.
+"""
+
+from datetime import datetime
+from hashlib import blake2b
+
+from msgspec import UNSET, UnsetType, json
+
+from app.contracts.commands import Origin
+from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.ports import MEMORY, REMEMBERED, HistoryStore, StoredState
+from app.contracts.record import HistoryRecord, Remembered, named_payload, request_key
+from app.contracts.state import FlowState
+from app.services.states.payloads import Payloads
+
+
+def digest_of(name: str, command: object, origin: Origin) -> str | UnsetType:
+    """A digest of what a request asks for; UNSET if it has no id."""
+    if origin.request_id is UNSET:
+        return UNSET
+    try:
+        asked = json.encode([name, command], order="deterministic")
+    except (UnicodeEncodeError, TypeError):  # no JSON: it is refused where it is decided
+        return UNSET
+    return blake2b(asked, digest_size=12).hexdigest()
+
+
+class Repeats:
+    """Finds what a request led to when it came first."""
+
+    def __init__(self, history: HistoryStore) -> None:
+        self._history = history
+        self._payloads = Payloads(history)
+
+    async def answer(
+        self, stored: StoredState, origin: Origin, digest: str, now: datetime
+    ) -> FlowState | None:
+        """The state that the same request led to; None when it is new. Raises InvalidRequestError
+        when its id came with another request."""
+        known = self._remembered(stored, origin, now)
+        if known is not None:
+            _require_same(known.digest, digest)
+            return await self._state_at(stored, known)
+        if _remembers_all(stored, now):
+            return None
+        record = await self._search(stored, origin, now)
+        if record is None:
+            return None
+        _require_same(record.digest, digest)
+        return await self._state_of(record, stored)
+
+    def _remembered(self, stored: StoredState, origin: Origin, now: datetime) -> Remembered | None:
+        if origin.request_id is UNSET:
+            return None
+        key = request_key(origin.actor, origin.request_id)
+        since = now - MEMORY
+        return next((r for r in reversed(stored.recent) if r.request == key and r.at > since), None)
+
+    async def _state_at(self, stored: StoredState, known: Remembered) -> FlowState:
+        state = stored.state
+        if (state.epoch, state.revision) == (known.epoch, known.revision):
+            return state
+        wanted = f"{state.key}:{known.epoch}:{known.revision}"
+        waiting = next((r for r in stored.pending if r.id == wanted), None)
+        record = waiting or await self._history.get(wanted)
+        return state if record is None else await self._state_of(record, stored)
+
+    async def _state_of(self, record: HistoryRecord, stored: StoredState) -> FlowState:
+        """The state that a record led to; the present one if that is not known any more."""
+        (whole,) = await self._payloads.complete([record], stored.pending)
+        return stored.state if whole.after is UNSET or named_payload(whole) is not None else whole.after
+
+    async def _search(self, stored: StoredState, origin: Origin, now: datetime) -> HistoryRecord | None:
+        actor, request_id, state = origin.actor, origin.request_id, stored.state
+        if request_id is UNSET:
+            return None
+        waiting = (r for r in stored.pending if (r.actor, r.request_id) == (actor, request_id))
+        return next(waiting, None) or await self._history.find_request(
+            state.flow, state.user_id, actor, request_id, now - MEMORY
+        )
+
+
+def _remembers_all(stored: StoredState, now: datetime) -> bool:
+    """True if the document has every request of the time in which repeats are recognised."""
+    return len(stored.recent) < REMEMBERED or stored.recent[0].at <= now - MEMORY
+
+
+def _require_same(before: str | UnsetType, digest: str) -> None:
+    if before != digest:
+        raise InvalidRequestError(
+            [Fault("/Idempotency-Key", "was used for another request; take a new one for this")]
+        )

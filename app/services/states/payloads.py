@@ -1,0 +1,38 @@
+"""Finds the payloads that records name instead of repeating them."""
+
+from collections.abc import Iterable, Sequence
+
+from app.contracts.ports import HistoryStore
+from app.contracts.record import HistoryRecord, named_payload, own_payloads, with_payloads
+from app.flow.history_chain import is_intact
+
+
+class Payloads:
+    """Completes records that were read."""
+
+    def __init__(self, history: HistoryStore) -> None:
+        self._history = history
+
+    async def complete(
+        self, records: Sequence[HistoryRecord], among: Iterable[HistoryRecord] = ()
+    ) -> list[HistoryRecord]:
+        """The records with the payloads that they name.
+
+        Args:
+            records: Of one state or several.
+            among: Further records that may have the payloads, as those that are not in the history yet.
+
+        Returns:
+            The records in their order. One whose payload is gone, or is in a record that was changed, is
+            as it was (``named_payload`` tells).
+        """
+        named = {record_id for record in records if (record_id := named_payload(record)) is not None}
+        if not named:
+            return list(records)
+        near = [record for record in (*records, *among) if record.id in named and is_intact(record)]
+        payloads = own_payloads(near)
+        missing = sorted(named - payloads.keys())
+        if missing:
+            found = await self._history.get_many(missing)
+            payloads |= own_payloads([record for record in found if is_intact(record)])
+        return with_payloads(records, payloads)

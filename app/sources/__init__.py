@@ -1,0 +1,1 @@
+"""Sources of definitions beside the database: files and remote addresses."""

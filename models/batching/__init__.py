@@ -1,0 +1,1 @@
+"""Group commit: many writes of one collection in one command."""

@@ -1,0 +1,215 @@
+"""Commits: conditional updates of one document each, those of requests in flight in one command."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from msgspec import UNSET, Struct
+from pymongo import InsertOne, UpdateOne
+from pymongo.errors import BulkWriteError, PyMongoError
+
+from app.contracts.errors import StoreUnavailableError
+from app.contracts.ports import REMEMBERED
+from app.contracts.record import HistoryRecord, Remembered, payload_place, remembered, state_after
+from app.contracts.state import FlowState, StatePosition
+from models.batching.batcher import Batches, Pace
+from models.codec import (
+    OPTIONAL_STATE_FIELDS,
+    PAYLOAD_PLACE_FIELDS,
+    Document,
+    payload_place_to_document,
+    record_to_document,
+    remembered_to_document,
+    state_to_document,
+)
+from models.database import ANSWER_SECONDS, Collection, is_outage
+
+COMMIT_ATTEMPTS = 3
+WRITES_IN_A_COMMAND = 100
+"""So few that a lone request behind a full command does not wait long."""
+COMMANDS_UNDER_WAY = 2
+_DUPLICATE_KEY = 11000
+
+
+class Commit(Struct, frozen=True):
+    """``record.after`` in the place of the state at ``before`` (None: where there is none)."""
+
+    before: StatePosition | None
+    record: HistoryRecord
+
+    @property
+    def after(self) -> FlowState:
+        """The state that it makes."""
+        return state_after(self.record)
+
+
+class Commits:
+    """Makes commits, and takes their delivered records out of the outboxes."""
+
+    def __init__(self, states: Collection, history: Collection) -> None:
+        self._states = states
+        self._history = history
+        # Apart, as an update takes a server many times as long as an insert.
+        self._pace = Pace(WRITES_IN_A_COMMAND, ANSWER_SECONDS)
+        self._starts = self._batches(Pace(WRITES_IN_A_COMMAND, ANSWER_SECONDS))
+        self._moves = self._batches(self._pace)
+
+    @property
+    def busy(self) -> bool:
+        """True while commits are waiting or under way."""
+        return self._starts.busy or self._moves.busy
+
+    async def make(self, commit: Commit) -> bool:
+        """Make a commit. Returns False if somebody else was first."""
+        return await (self._starts if commit.before is None else self._moves).ask(commit)
+
+    async def release(self, records: Sequence[HistoryRecord]) -> None:
+        """Take records out of the outboxes."""
+        delivered: dict[str, list[str]] = {}
+        for record in records:
+            delivered.setdefault(state_after(record).key, []).append(record.id)
+        keys = list(delivered)
+        while keys:  # not all at once: commits wait behind them
+            together, keys = keys[: self._pace.size], keys[self._pace.size :]
+            ids = [record_id for key in together for record_id in delivered[key]]
+            sent_at = monotonic()
+            try:
+                # One update of many documents, as it costs a fraction of as many updates: ids are unique, so
+                # that a document loses its own records alone.
+                await self._states.update_many(
+                    {"_id": {"$in": together}}, {"$pull": {"outbox": {"_id": {"$in": ids}}}}
+                )
+            except PyMongoError:
+                self._pace.failed()
+                raise
+            self._pace.took(len(together), monotonic() - sent_at)
+
+    def _batches(self, pace: Pace) -> Batches[Commit, bool]:
+        return Batches(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)
+
+    async def _make_all(self, commits: Sequence[Commit]) -> list[bool | Exception]:
+        outcomes: dict[int, bool | Exception] = {}
+        left = dict(enumerate(commits))
+        sent_before = False
+
+        def take(found: Sequence[bool | Exception | None]) -> None:
+            nonlocal left
+            outcomes.update({n: out for n, out in zip(left, found, strict=True) if out is not None})
+            left = {n: commit for n, commit in left.items() if n not in outcomes}
+
+        for _ in range(COMMIT_ATTEMPTS):
+            try:
+                take(await self._write(list(left.values()), sent_before=sent_before))
+                if left:
+                    take(await self._were_made(list(left.values())))
+            except PyMongoError as error:
+                if not is_outage(error):
+                    take([error] * len(left))
+                sent_before = True
+                # The connection broke, so that the write may have been made, or may be made still. Look
+                # for it. Where a state is as before, the same conditional write can be sent again: of
+                # the two, only one can match. When the second does not, the first may have come late.
+                with suppress(PyMongoError):
+                    take(await self._were_made(list(left.values())))
+            if not left:
+                break
+        return [outcomes.get(n, StoreUnavailableError()) for n in range(len(commits))]
+
+    async def _write(self, commits: Sequence[Commit], *, sent_before: bool) -> list[bool | Exception | None]:
+        """The outcome of each commit, None when it is not certain."""
+        updates = sum(commit.before is not None for commit in commits)
+        faults: dict[int, dict[str, Any]] = {}
+        try:
+            answer = await self._states.bulk_write([_operation(commit) for commit in commits], ordered=False)
+            matched = answer.matched_count
+        except BulkWriteError as refusal:
+            details = refusal.details or {}
+            if is_outage(refusal) or details.get("writeConcernErrors"):
+                raise
+            matched = details.get("nMatched", 0)
+            faults = {fault["index"]: fault for fault in details.get("writeErrors", ())}
+        updates -= sum(commits[n].before is not None for n in faults)
+        outcomes: list[bool | Exception | None] = []
+        for n, commit in enumerate(commits):
+            fault = faults.get(n)
+            if fault is not None and fault.get("code") != _DUPLICATE_KEY:
+                outcomes.append(BulkWriteError({"writeErrors": [fault]}))
+            elif fault is not None:
+                outcomes.append(None if sent_before else False)
+            elif commit.before is None or matched == updates:
+                outcomes.append(True)
+            else:
+                outcomes.append(False if updates == 1 and not sent_before else None)
+        return outcomes
+
+    async def _were_made(self, commits: Sequence[Commit]) -> list[bool | None]:
+        """True or False where the outcome of a commit is certain, None where it can be tried again.
+        States are read before the history: a record leaves the outbox only when it is there."""
+        keys = list({commit.after.key for commit in commits})
+        shown = {"epoch": 1, "revision": 1, "outbox._id": 1, "outbox.commitId": 1}
+        states = await self._states.find({"_id": {"$in": keys}}, shown).to_list(len(keys))
+        by_key = {document["_id"]: document for document in states}
+        ids = list({commit.record.id for commit in commits})
+        records = await self._history.find({"_id": {"$in": ids}}, {"commitId": 1}).to_list(len(ids))
+        delivered = {document["_id"]: document.get("commitId") for document in records}
+        return [_was_made(commit, by_key.get(commit.after.key), delivered) for commit in commits]
+
+
+def _was_made(commit: Commit, document: Document | None, delivered: dict[str, Any]) -> bool | None:
+    record, before = commit.record, commit.before
+    for waiting in (document or {}).get("outbox", ()):
+        if waiting.get("_id") == record.id:
+            return bool(waiting.get("commitId") == record.commit_id)
+    if record.id in delivered:
+        return bool(delivered[record.id] == record.commit_id)
+    if document is None:
+        return None if before is None else False
+    if before is None:
+        return False
+    as_before = (document.get("epoch"), document.get("revision")) == (before.epoch, before.revision)
+    return None if as_before else False
+
+
+def _operation(commit: Commit) -> InsertOne[Document] | UpdateOne:
+    record, before = commit.record, commit.before
+    if before is None:
+        return InsertOne({"_id": commit.after.key, **document_of(record, ())})
+    fields = state_to_document(commit.after)
+    fields["head"] = _head(record)
+    update: Document = {"$set": fields, "$push": {"outbox": record_to_document(record)}}
+    request = remembered(record)
+    if record.kind == "erased":
+        fields["recent"] = []
+    elif request is not None:
+        update["$push"]["recent"] = {"$each": [remembered_to_document(request)], "$slice": -REMEMBERED}
+    optional = OPTIONAL_STATE_FIELDS
+    place = payload_place(record, None)
+    if place is not None:
+        fields |= payload_place_to_document(place)
+    elif record.payload_revision is UNSET:
+        optional = (*optional, *PAYLOAD_PLACE_FIELDS)
+    gone = {field: "" for field in optional if field not in fields}
+    if record.payload_revision is not UNSET:
+        fields.pop("payload", None)  # the document has it, as the update is of this revision alone
+    if gone:
+        update["$unset"] = gone
+    return UpdateOne({"_id": before.key, "epoch": before.epoch, "revision": before.revision}, update)
+
+
+def document_of(record: HistoryRecord, recent: Sequence[Remembered]) -> Document:
+    """The whole document of a state that ``record`` makes, without ``_id``."""
+    request = remembered(record)
+    known = [*recent, *([request] if request is not None else [])][-REMEMBERED:]
+    place = payload_place(record, None)
+    return {
+        **state_to_document(state_after(record)),
+        **({} if place is None else payload_place_to_document(place)),
+        "head": _head(record),
+        "outbox": [record_to_document(record)],
+        "recent": [remembered_to_document(request) for request in known],
+    }
+
+
+def _head(record: HistoryRecord) -> str:
+    return record.hash if isinstance(record.hash, str) else ""

@@ -1,0 +1,294 @@
+"""States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
+
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import structlog
+from motor.core import AgnosticBaseCursor
+from msgspec import UNSET
+
+from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.ports import DamagedState, RunningStates, StateFilter, StatePage, StoredState
+from app.contracts.record import HistoryRecord
+from app.contracts.state import ENDED, FlowState, StatePosition, state_key
+from models.batching.batcher import Batches, Pace
+from models.codec import (
+    Document,
+    members_of,
+    payload_place_from_document,
+    record_from_document,
+    remembered_from_document,
+    state_from_document,
+    text_of,
+)
+from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.indexed import KeyRanges, key_range, not_expired, pipeline
+from models.paging import BATCH_DOCUMENTS, DocumentPage
+from models.states.commits import Commit, Commits, document_of
+
+log = structlog.get_logger("store")
+
+T = TypeVar("T")
+
+LOADS_IN_A_COMMAND = 250
+COMMANDS_UNDER_WAY = 2
+MAX_KEY = 322
+"""More characters than any key has: a flow of 64, a colon and a user of 256."""
+_PRESENT = {"$nin": sorted(ENDED)}
+_BY_KEY = (("_id", 1),)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_WITHOUT_LISTS = {"outbox": 0, "recent": 0}
+_WITHOUT_PAYLOAD = {**_WITHOUT_LISTS, "payload": 0}
+
+
+class MongoStateStore:
+    """The StateStore port on MongoDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._states: Collection = database.collection("flow_states")
+        self._damaged: Collection = database.collection("flow_states_damaged")
+        self._loads: Batches[str, Document | None] = Batches(
+            self._load_all,
+            pace=Pace(LOADS_IN_A_COMMAND, ANSWER_SECONDS),
+            lanes=COMMANDS_UNDER_WAY,
+            patience=ANSWER_SECONDS,
+        )
+        self._commits = Commits(self._states, database.collection("flow_history"))
+        self._key_ranges = KeyRanges()
+
+    @property
+    def busy(self) -> bool:
+        return self._commits.busy
+
+    async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+        key = state_key(flow_id, user_id)
+        async with store_errors():
+            document = await self._loads.ask(key)
+        return None if document is None else _stored(document)
+
+    async def _load_all(self, keys: Sequence[str]) -> list[Document | Exception | None]:
+        if len(keys) == 1:
+            return [await self._states.find_one({"_id": keys[0]})]
+        wanted = list(dict.fromkeys(keys))
+        found = await self._states.find({"_id": {"$in": wanted}}).to_list(len(wanted))
+        by_key = {document["_id"]: document for document in found}
+        return [by_key.get(key) for key in keys]
+
+    async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
+        async with store_errors():
+            return await self._commits.make(Commit(before, record))
+
+    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+        async with store_errors(ANSWER_SECONDS):
+            document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
+        return None if document is None else _stored_or_damaged(document)
+
+    async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
+        as_read = {
+            "_id": damaged.position.key,
+            "epoch": {"$eq": damaged.position.epoch},
+            "revision": {"$eq": damaged.position.revision},
+        }
+        async with store_errors():
+            document = await self._states.find_one(as_read)
+            answer = await self._states.replace_one(as_read, document_of(record, damaged.recent))
+            if document is None or not answer.matched_count:
+                return False
+            aside = {"state": damaged.position.key, "foundAt": datetime.now(UTC), "document": document}
+            await self._damaged.insert_one(aside)
+        return True
+
+    async def drop_damaged(self, flow_id: str, user_id: str) -> None:
+        async with store_errors():
+            await self._damaged.delete_many({"state": state_key(flow_id, user_id)})
+
+    async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
+        rest: Document = {"status": only.status or _PRESENT, **not_expired(now)}
+        if only.step is not None:
+            rest["step"] = only.step
+        async with store_errors():
+            if only.user_id is None:
+                page = await self._find_by_key(only.flow_id, after, rest, limit)
+            else:
+                page = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
+        more = page.documents[-1]["_id"] if page.full else None
+        return StatePage(_readable(state_from_document, page.documents), more)
+
+    async def _find_by_key(
+        self, flow_id: str | None, after: str | None, rest: Document, limit: int
+    ) -> DocumentPage:
+        first, end = ("", None) if flow_id is None else _keys_of(flow_id)
+
+        def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(
+                pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project=_WITHOUT_LISTS)
+            )
+
+        # No key is longer, so that as many keys are behind the rest as behind the whole.
+        return await self._key_ranges.page(max((after or "")[:MAX_KEY], first), end, limit, find)
+
+    async def _find_of_user(
+        self, user_id: str, flow_id: str | None, after: str | None, rest: Document, limit: int
+    ) -> DocumentPage:
+        served = {"userId": user_id} if flow_id is None else {"userId": user_id, "flowId": flow_id}
+        if after is not None:
+            rest = {**rest, "_id": {"$gt": after}}
+        page = DocumentPage(limit)
+        await page.read(
+            self._cursor(pipeline(served, rest, sort=_BY_KEY, limit=limit, project=_WITHOUT_LISTS))
+        )
+        return page
+
+    def _cursor(self, stages: list[Document]) -> AgnosticBaseCursor[Any]:
+        return self._states.aggregate(stages, batchSize=BATCH_DOCUMENTS)
+
+    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+        alike = {"step": "$step", "status": "$status", "previous": "$previous"}
+        first = {"$firstN": {"input": "$_id", "n": shown}}
+        stages = [
+            *pipeline({"_id": key_range(*_keys_of(flow_id))}, _running(version, now), sort=_BY_KEY),
+            {"$group": {"_id": alike, "count": {"$sum": 1}, "first": first}},
+        ]
+        async with store_errors():
+            found = await self._states.aggregate(stages).to_list(None)
+        return [
+            RunningStates(
+                step=str(place.get("step")),
+                status=place["status"],
+                previous=UNSET if place.get("previous") is None else str(place["previous"]),
+                count=group["count"],
+                user_ids=tuple(_user_of(key) for key in group["first"]),
+            )
+            for group in found
+            for place in [group["_id"]]
+        ]
+
+    async def running(
+        self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
+    ) -> list[str]:
+        rest = _running(version, now)
+        if without:
+            rest["step"] = {"$nin": list(without)}
+
+        def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project={"_id": 1}))
+
+        async with store_errors():
+            page = await self._key_ranges.page(*_keys_of(flow_id), limit, find)
+        return [_user_of(document["_id"]) for document in page.documents]
+
+    async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
+        async for state in self._due("expiresAt", now, {"status": _PRESENT}):
+            yield state
+
+    async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
+        async for state in self._due("timeoutAt", now, {"status": "active"}):
+            yield state
+
+    async def _due(self, field: str, now: datetime, rest: Document) -> AsyncIterator[FlowState]:
+        """The states whose time in ``field`` has come, oldest first."""
+        stages = pipeline({field: _up_to(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
+        async with store_errors():
+            async for document in self._states.aggregate(stages):
+                for state in _readable(state_from_document, [document]):
+                    yield state
+
+    async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
+        stages = pipeline(
+            {"userId": {"$in": list(user_ids)}}, {"updatedAt": {"$gte": since}}, project=_WITHOUT_PAYLOAD
+        )
+        async with store_errors():
+            documents = await self._states.aggregate(stages).to_list(None)
+        return _readable(state_from_document, documents)
+
+    async def list_undelivered(
+        self, before: datetime, limit: int, without: Sequence[str] = ()
+    ) -> list[StoredState]:
+        query: Document = {"outbox.timestamp": {"$lt": before}}
+        if without:
+            query["_id"] = {"$nin": list(without)}
+        waiting = self._states.find(query)
+        async with store_errors():
+            documents = await waiting.sort("outbox.timestamp", 1).limit(limit).to_list(limit)
+        return _readable(_stored, documents)
+
+    async def random_key(self) -> str | None:
+        async with store_errors():
+            found = await self._states.aggregate(
+                [{"$sample": {"size": 1}}, {"$project": {"_id": 1}}]
+            ).to_list(1)
+        return next((document["_id"] for document in found), None)
+
+    async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
+        def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(pipeline({"_id": keys}, sort=_BY_KEY, limit=up_to))
+
+        async with store_errors():
+            page = await self._key_ranges.page(after, None, limit, find, max_bytes=math.inf)
+        return [_stored_or_damaged(document) for document in page.documents]
+
+    async def release(self, records: Sequence[HistoryRecord]) -> None:
+        if records:
+            async with store_errors():
+                await self._commits.release(records)
+
+
+def _readable(read: Callable[[Document], T], documents: Sequence[Document]) -> list[T]:
+    """A damaged document must not hold up the others; who reads it alone is told."""
+    found = []
+    for document in documents:
+        try:
+            found.append(read(document))
+        except FlowStateCorruptionError as error:
+            place = document.get("_id")
+            log.error("damaged document", document=place, code=error.code, reason=error.details["reason"])
+    return found
+
+
+def _up_to(now: datetime) -> Document:
+    """With a lower bound, as the embedded server reads what has no such field otherwise."""
+    return {"$gt": _LONG_AGO, "$lte": now}
+
+
+def _keys_of(flow_id: str) -> tuple[str, str]:
+    """Bounds of the keys of a flow's states; ";" comes after ":"."""
+    return f"{flow_id}:", f"{flow_id};"
+
+
+def _user_of(key: str) -> str:
+    return key.partition(":")[2]
+
+
+def _running(version: int, now: datetime) -> Document:
+    return {"version": version, "status": {"$in": ["active", "paused"]}, **not_expired(now)}
+
+
+def _stored(document: Document) -> StoredState:
+    return StoredState(
+        state=state_from_document(document),
+        pending=tuple(record_from_document(waiting) for waiting in members_of(document, "outbox")),
+        recent=tuple(remembered_from_document(request) for request in members_of(document, "recent")),
+        head=text_of(document, "head"),
+        payload_at=payload_place_from_document(document),
+    )
+
+
+def _stored_or_damaged(document: Document) -> StoredState | DamagedState:
+    try:
+        return _stored(document)
+    except FlowStateCorruptionError as damage:
+        return DamagedState(
+            position=StatePosition(document["_id"], document.get("epoch"), document.get("revision")),
+            reason=damage.details["reason"],
+            state=next(iter(_readable(state_from_document, [document])), None),
+            head=head if isinstance(head := document.get("head"), str) else "",
+            pending=tuple(_readable(record_from_document, _members(document, "outbox"))),
+            recent=tuple(_readable(remembered_from_document, _members(document, "recent"))),
+        )
+
+
+def _members(document: Document, name: str) -> list[Document]:
+    listed = document.get(name)
+    return [member for member in listed if isinstance(member, dict)] if isinstance(listed, list) else []

@@ -1,0 +1,1 @@
+"""The Socket.IO server: sessions, rooms, events and their limits."""

@@ -1,0 +1,1 @@
+"""The event bus between workers, over Redis pub/sub."""
