@@ -12,7 +12,7 @@ from app.auth.claims import ClaimNames
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
 from app.http.application import build_application
-from app.main import Parts, definition_sources, following
+from app.main import Backend, definition_sources, following
 from app.process.database_status import STATUS
 from app.process.parent_death import end_with_parent
 from config.log import IDENTITY, configure_logging
@@ -48,7 +48,7 @@ def _create_app(*, prepared: bool) -> Any:
     settings = load_settings()
     settings.require_token_check()
     configure_logging(settings.log_level, settings.log_format)
-    parts = Parts(settings)
+    parts = Backend(settings)
     IDENTITY.worker = parts.bus.worker
     verifier = token_verifier(settings)
     sockets = FlowSockets(
@@ -84,7 +84,7 @@ def _create_app(*, prepared: bool) -> Any:
     http = build_application(
         parts.service,
         verifier,
-        checks={"mongodb": check_database, "redis": parts.check_hearing},
+        checks={"mongodb": check_database, "redis": parts.check_subscribed},
         cors_origins=settings.cors_origins,
         max_payload_bytes=settings.max_payload_bytes,
         lifespan=lifespan,

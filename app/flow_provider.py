@@ -17,7 +17,7 @@ from app.contracts.ports import DefinitionSourceError
 from app.contracts.provider import FlowProviderConfig
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
-from app.services.definitions.source_mirror import SourceCopy
+from app.services.definitions.source_mirror import SourceMirror
 from app.sources.files import FileSource
 from app.sources.remote import RemoteSource
 from config.log import configure_own_logs
@@ -94,10 +94,10 @@ def make_flow_provider(config: FlowProviderConfig | Mapping[str, Any]) -> FlowPr
     if checked.connection_string is not None:
         lookups.append(_DatabaseLookup(partial(_connect, checked.connection_string), max_age))
     if checked.file_path is not None:
-        lookups.append(_SourceLookup(SourceCopy(FileSource(Path(checked.file_path))), max_age))
+        lookups.append(_SourceLookup(SourceMirror(FileSource(Path(checked.file_path))), max_age))
     if checked.remote_url is not None:
         source = RemoteSource(checked.remote_url, _auth(checked))
-        lookups.append(_SourceLookup(SourceCopy(source), max_age))
+        lookups.append(_SourceLookup(SourceMirror(source), max_age))
     if not structlog.is_configured():
         configure_own_logs("info", "console")
     return FlowProvider(lookups)
@@ -262,7 +262,7 @@ class _DatabaseLookup:
 class _SourceLookup:
     """The flows of files or of another server."""
 
-    def __init__(self, copy: SourceCopy, max_age: float) -> None:
+    def __init__(self, copy: SourceMirror, max_age: float) -> None:
         self._copy = copy
         self._max_age = max_age
         self._until = 0.0
@@ -274,7 +274,7 @@ class _SourceLookup:
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if now >= self._until:
-                await self._copy.look()
+                await self._copy.refresh()
                 pause = min(AGAIN_AFTER_SECONDS, self._max_age) if self._copy.away else self._max_age
                 self._until = asyncio.get_running_loop().time() + pause
         found = self._copy.flows.get(flow_id)

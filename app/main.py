@@ -13,7 +13,7 @@ from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService
-from app.services.definitions.source_mirror import SourceCopy, check_found
+from app.services.definitions.source_mirror import SourceMirror, check_found
 from app.services.definitions.source_sync import Sources
 from app.services.jobs.time_check import CheckedClock, TimeCheck
 from app.services.wiring import Limits, Ports
@@ -36,7 +36,7 @@ log = structlog.get_logger("main")
 WAIT_SECONDS = 1.0
 
 
-class Parts:
+class Backend:
     """The real parts behind a service, made from settings that name both servers."""
 
     def __init__(
@@ -125,10 +125,10 @@ class Parts:
         finally:
             await end_tasks([task])
 
-    async def check_hearing(self) -> None:
+    async def check_subscribed(self) -> None:
         """Raise BusUnavailableError unless Redis answers and this worker hears the others."""
         await self.bus.ping()
-        if not self.bus.hearing:
+        if not self.bus.subscribed:
             raise BusUnavailableError("this worker does not hear the others")
 
 
@@ -154,7 +154,7 @@ async def open_service(
         servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
     opened = False
     try:
-        async with Parts(settings).running() as service:
+        async with Backend(settings).running() as service:
             sources = definition_sources(service, settings, examples=examples)
             await sources.take_up()
             async with following(sources):
@@ -220,5 +220,5 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
                 private_redirects=settings.definitions_private_redirects,
             )
         is_example = setting.where == str(SHIPPED_FLOWS)
-        copies.append(SourceCopy(source, overrides=setting.overrides, creates=creates or not is_example))
+        copies.append(SourceMirror(source, overrides=setting.overrides, creates=creates or not is_example))
     return Sources(service.definitions, copies)

@@ -18,7 +18,7 @@ from app.contracts.commands import Caller, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.flow import rules
-from app.main import Parts
+from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 
@@ -76,7 +76,7 @@ async def run(rounds: int) -> None:
         settings = servers.start(Settings(_env_file=None)).model_copy(update={"mongo_database": "bench"})
         try:
             print(f"\nPublishing {MANY} definitions …", flush=True)
-            async with Parts(settings).running():  # which makes the indexes
+            async with Backend(settings).running():  # which makes the indexes
                 _publish(settings)
             await _cached(settings, rounds)
             await _with_many(settings, rounds)
@@ -151,7 +151,7 @@ async def _cached(settings: Settings, rounds: int) -> None:
     print(
         "\nReading a definition that is in memory, microseconds of CPU; the floor is a dict behind an await"
     )
-    async with Parts(settings).running() as service:
+    async with Backend(settings).running() as service:
         slugs = [f"flow-{n}" for n in range(MANY)]
         kept = {slug: await service.definitions.current(slug) for slug in slugs}
         random.Random(1).shuffle(slugs)
@@ -192,7 +192,7 @@ async def _with_many(settings: Settings, rounds: int) -> None:
 
 async def _transitions(settings: Settings, many: int, number: int) -> tuple[float, float]:
     gc.collect()
-    async with Parts(settings).running() as service:
+    async with Backend(settings).running() as service:
         for n in range(many):
             await service.definitions.current(f"flow-{n}")
         users = [f"u{number}-{many}-{n}" for n in range(USERS)]

@@ -18,7 +18,7 @@ import aiohttp
 import psutil
 import pymongo
 
-from app.main import Parts
+from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService
 from bench.transition import Meter, Result, Subject, measure, ready, subjects
@@ -90,7 +90,7 @@ class _Growth:
                 {"_id": user, "step": "a", "revision": 0, "payload": {}, "updatedAt": now} for user in users
             ]
             floor.bulk_write([pymongo.ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
-        async with Parts(self._settings).running() as service:
+        async with Backend(self._settings).running() as service:
             for first in range(0, len(new), STARTS_BEFORE_A_DRAIN):
                 queue = iter(new[first : first + STARTS_BEFORE_A_DRAIN])
                 await asyncio.gather(*(_start(service, queue) for _ in range(STARTS_IN_FLIGHT)))

@@ -17,7 +17,7 @@ from app.contracts.record import (
     ERASABLE_AFTER,
     HistoryRecord,
     PayloadPlace,
-    Remembered,
+    RememberedRequest,
     as_stored,
 )
 from app.contracts.state import FlowState, Payload
@@ -166,7 +166,7 @@ def payload_place_from_document(document: Mapping[str, Any]) -> PayloadPlace | N
     return PayloadPlace(revision, since)
 
 
-def remembered_to_document(request: Remembered) -> Document:
+def remembered_to_document(request: RememberedRequest) -> Document:
     """A remembered request, in short names: every read of a state carries them."""
     return {
         "k": request.request,
@@ -177,11 +177,11 @@ def remembered_to_document(request: Remembered) -> Document:
     }
 
 
-def remembered_from_document(document: Mapping[str, Any]) -> Remembered:
+def remembered_from_document(document: Mapping[str, Any]) -> RememberedRequest:
     """A remembered request. Every read of a state reads these, so that only the type that is reckoned
     with is checked."""
     try:
-        found = Remembered(document["k"], document["d"], document["e"], document["r"], document["t"])
+        found = RememberedRequest(document["k"], document["d"], document["e"], document["r"], document["t"])
     except KeyError as refusal:
         raise _unreadable({}, f"a remembered request lacks {refusal}") from None
     if not isinstance(found.at, datetime):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.main import Parts
+from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.database import connect
@@ -67,11 +67,11 @@ async def settings(servers: Settings) -> AsyncIterator[Settings]:
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[Backend]:
     """A running service on the real servers, with the shipped flows."""
     from app.main import take_up_definitions
 
-    parts = Parts(settings)
+    parts = Backend(settings)
     async with parts.running() as service:
         await take_up_definitions(service, settings)
         yield parts

@@ -13,7 +13,7 @@ from app.cli.flows import finding_line, flows
 from app.contracts.definition import Finding
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.exchange.conversion_report import NotCarried
+from app.exchange.conversion_report import Unconverted
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.exchange.yaml import flow_to_yaml
@@ -109,7 +109,7 @@ def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, obje
             yield place, raw
 
 
-def _list(place: str, not_carried: Sequence[NotCarried]) -> None:
+def _list(place: str, not_carried: Sequence[Unconverted]) -> None:
     """``place: path.inside: kept: why``: it is there as data or under another name; or ``lost``."""
     for each in not_carried:
         kind = "kept" if each.kept else "lost"

@@ -78,9 +78,9 @@ def check_config(data_dir: Path | None) -> None:
 
 
 async def _ping(settings: Settings) -> int:
-    from app.main import Parts  # noqa: PLC0415 - the drivers, which other commands do not need
+    from app.main import Backend  # noqa: PLC0415 - the drivers, which other commands do not need
 
-    parts = Parts(settings)
+    parts = Backend(settings)
     failed = 0
     for name, ping in (("MongoDB", parts.database.ping), ("Redis", parts.bus.ping)):
         try:

@@ -12,7 +12,7 @@ from app.cli.command import say
 from app.cli.welcome import welcome_text
 from app.contracts.errors import StoreUnavailableError
 from app.main import (
-    Parts,
+    Backend,
     definition_sources,
     following,
     read_definitions,
@@ -94,7 +94,7 @@ def _prepare(settings: Settings, servers: EmbeddedServers | None) -> str | None:
 
 
 async def _publish_definitions(settings: Settings) -> str | None:
-    async with Parts(settings).running() as service:
+    async with Backend(settings).running() as service:
         published = await take_up_definitions(service, settings)
         page = await service.definitions.page(None, 100)
     if published:
@@ -108,7 +108,7 @@ async def _work(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with (
-        Parts(settings).running() as service,
+        Backend(settings).running() as service,
         following(definition_sources(service, settings)),
     ):
         say("The background jobs run; Ctrl-C ends them.")

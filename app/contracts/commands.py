@@ -35,7 +35,7 @@ class Caller(Struct, frozen=True):
         return wanted is None or ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
 
 
-def program(user_id: str) -> Caller:
+def trusted_caller(user_id: str) -> Caller:
     """A Python program or the service itself, in the place of a user: of it no roles are asked."""
     return Caller(user_id, scopes=frozenset({ADMIN}))
 
@@ -87,9 +87,9 @@ class Origin(Struct, frozen=True):
     caller: Caller | None = None
 
     @property
-    def asks(self) -> Caller:
+    def effective_caller(self) -> Caller:
         """The caller."""
-        return self.caller or program(self.actor)
+        return self.caller or trusted_caller(self.actor)
 
 
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

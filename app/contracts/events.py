@@ -4,7 +4,7 @@ from collections.abc import Set
 from datetime import datetime
 from typing import Literal
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 
 class Topic(Struct, frozen=True):
@@ -18,19 +18,19 @@ class Topic(Struct, frozen=True):
 EVERYONE = Topic("everyone")
 
 
-def of_user(user_id: str) -> Topic:
+def user_topic(user_id: str) -> Topic:
     """The topic of the states of a user."""
     return Topic("user", user_id)
 
 
-def of_flow(flow_id: str) -> Topic:
+def flow_topic(flow_id: str) -> Topic:
     """The topic of the states of all users in a flow."""
     return Topic("flow", flow_id)
 
 
 class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
     """A committed change of a state. ``at`` is its time in milliseconds since 1970, ``body`` the encoded
-    ``flow-state-updated`` event as an administrator sees it. ``by_caller``: others may run less."""
+    ``flow-state-updated`` event as an administrator sees it. ``depends_on_caller``: others may run less."""
 
     user_id: str
     flow_id: str
@@ -38,12 +38,12 @@ class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
     revision: int
     at: int
     body: Raw
-    by_caller: bool = False
+    depends_on_caller: bool = field(default=False, name="byCaller")
 
     @property
     def topics(self) -> tuple[Topic, ...]:
         """Its user's, and its flow's where somebody watches it."""
-        return of_user(self.user_id), of_flow(self.flow_id)
+        return user_topic(self.user_id), flow_topic(self.flow_id)
 
 
 class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
@@ -81,8 +81,8 @@ class PresenceTold(Struct, frozen=True, tag="present", rename="camel", omit_defa
     @property
     def topics(self) -> tuple[Topic, ...]:
         """As of a change of these states."""
-        flow = of_flow(self.flow_id)
-        return (flow,) if self.user_id is None else (of_user(self.user_id), flow)
+        flow = flow_topic(self.flow_id)
+        return (flow,) if self.user_id is None else (user_topic(self.user_id), flow)
 
 
 class PresenceAsked(Struct, frozen=True, tag="presence?", rename="camel"):
@@ -95,7 +95,7 @@ class PresenceAsked(Struct, frozen=True, tag="presence?", rename="camel"):
     @property
     def topics(self) -> tuple[Topic, ...]:
         """The workers that may have clients of the user; of a flow, every worker may."""
-        return (EVERYONE,) if self.user_id is None else (of_user(self.user_id),)
+        return (EVERYONE,) if self.user_id is None else (user_topic(self.user_id),)
 
 
 Event = StateChanged | DefinitionChanged | PresenceTold | PresenceAsked

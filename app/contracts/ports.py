@@ -15,7 +15,7 @@ from app.contracts.record import (
     HistoryPosition,
     HistoryRecord,
     PayloadPlace,
-    Remembered,
+    RememberedRequest,
     UnreadableRecord,
     own_payloads,
     payload_record_id,
@@ -33,7 +33,7 @@ class StoredState(Struct, frozen=True):
 
     state: FlowState
     pending: tuple[HistoryRecord, ...] = ()
-    recent: tuple[Remembered, ...] = ()
+    recent: tuple[RememberedRequest, ...] = ()
     head: str = ""
     payload_at: PayloadPlace | None = None
 
@@ -60,7 +60,7 @@ class DamagedState(Struct, frozen=True):
     state: FlowState | None = None
     head: str = ""
     pending: tuple[HistoryRecord, ...] = ()
-    recent: tuple[Remembered, ...] = ()
+    recent: tuple[RememberedRequest, ...] = ()
 
 
 class StatePage(Struct, frozen=True):
@@ -91,10 +91,10 @@ class RunningStates(Struct, frozen=True):
     user_ids: tuple[str, ...]
 
 
-REMEMBERED = 16
+REMEMBERED_REQUESTS = 16
 """How many requests a state's document remembers; older ones are found in the history."""
 
-MEMORY = timedelta(hours=24)
+IDEMPOTENCY_WINDOW = timedelta(hours=24)
 """For how long a repeated request is recognised."""
 
 
@@ -114,12 +114,12 @@ class StateStore(Protocol):
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it still stands at ``before`` (None: if there is none),
-        with the record in its outbox and its request among the last ``REMEMBERED`` ones. A payload that the
-        record names is not in the outbox again. False when somebody else was first. An outcome that was lost
-        on the way is looked up, never guessed. The record of an erasure makes the state forget its
+        with the record in its outbox and its request among the last ``REMEMBERED_REQUESTS`` ones. A payload
+        that the record names is not in the outbox again. False when somebody else was first. An outcome that
+        was lost on the way is looked up, never guessed. The record of an erasure makes the state forget its
         requests."""
 
-    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+    async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         """The stored state, or what can be read of it when it cannot be loaded; None when there is none."""
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
@@ -132,14 +132,17 @@ class StateStore(Protocol):
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         """States that are present at ``now``, by key, after the key ``after``."""
 
-    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+    async def count_running_by_step(
+        self, flow_id: str, version: int, shown: int, now: datetime
+    ) -> list[RunningStates]:
         """The active and paused states that are on a version of a flow at ``now``, by where they stand, with
         ``shown`` users each. What cannot be read but says where it stands is among them."""
 
-    async def running(
+    async def list_running_users(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[str]:
-        """The users of states as in ``survey``, by key, those not at one of the steps ``without``."""
+        """The users of states as in ``count_running_by_step``, by key, those not at one of the steps
+        ``without``."""
 
     def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         """States past their time that were not ended yet, oldest first."""
@@ -323,7 +326,7 @@ class DefinitionSource(Protocol):
     def changes(self) -> AsyncGenerator[None, None]:
         """Goes on each time that there may be something new."""
 
-    def gave(self, source: str) -> bool:
+    def produced(self, source: str) -> bool:
         """True if a version that names ``source`` may have come from here."""
 
 

@@ -153,7 +153,7 @@ class UnreadableRecord(Struct, frozen=True):
     revision: int = 0
 
 
-class Remembered(Struct, frozen=True):
+class RememberedRequest(Struct, frozen=True):
     """A request that changed a state, kept in the state's document: a repeat is answered by the
     record of ``epoch`` and ``revision`` and changes nothing."""
 
@@ -169,12 +169,12 @@ def request_key(actor: str, request_id: str) -> str:
     return blake2b(f"{actor}\0{request_id}".encode(), digest_size=12).hexdigest()
 
 
-def remembered(record: HistoryRecord) -> Remembered | None:
+def remembered_request(record: HistoryRecord) -> RememberedRequest | None:
     """The part of the request that a state's document stores, of ``record``; None when it has no id."""
     if record.request_id is UNSET or record.digest is UNSET:
         return None
     key = request_key(record.actor, record.request_id)
-    return Remembered(key, record.digest, record.epoch, record.revision, record.timestamp)
+    return RememberedRequest(key, record.digest, record.epoch, record.revision, record.timestamp)
 
 
 def commit_record_id(state: FlowState) -> str:

@@ -94,7 +94,7 @@ class FlowState(Struct, frozen=True):
         """Where it stands: what a change of it is conditional on."""
         return StatePosition(self.key, self.epoch, self.revision)
 
-    def absent_at(self, now: datetime) -> bool:
+    def is_gone_at(self, now: datetime) -> bool:
         """True if readers at ``now`` find no state here: it was cleared, or it has expired.
 
         A paused state does not expire, not even one that a version before 0.5 paused, with its clock running.

@@ -10,7 +10,7 @@ CEL = "cel"
 """The type of XState guard that a guard of a flow becomes; its ``params`` have the ``expression``."""
 
 
-class NotCarried(Struct, frozen=True, rename="camel", omit_defaults=True):
+class Unconverted(Struct, frozen=True, rename="camel", omit_defaults=True):
     """One thing that the other side does not do. ``pointer`` is a JSON pointer (RFC 6901) into what was
     read. ``kept``: it is in what was made, as data that nothing acts on, or under another name; otherwise
     it is lost."""
@@ -24,31 +24,31 @@ class Exported(Struct, frozen=True):
     """A machine as ``createMachine`` of XState takes it, as JSON."""
 
     machine: dict[str, Any]
-    not_carried: list[NotCarried]
+    not_carried: list[Unconverted]
 
 
 class Imported(Struct, frozen=True):
     """A definition as authors write it. It is not checked yet."""
 
     flow: dict[str, Any]
-    not_carried: list[NotCarried]
+    not_carried: list[Unconverted]
 
 
-class Notes:
+class ConversionReport:
     """Collects what is not carried; the same twice is one."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], NotCarried] = {}
+        self._found: dict[tuple[str, str], Unconverted] = {}
 
     def lost(self, pointer: str, reason: str) -> None:
         """Something that is not in what was made."""
-        self._found.setdefault((pointer, reason), NotCarried(pointer, reason))
+        self._found.setdefault((pointer, reason), Unconverted(pointer, reason))
 
     def kept(self, pointer: str, reason: str) -> None:
         """Something that is in what was made, and not as it was."""
-        self._found.setdefault((pointer, reason), NotCarried(pointer, reason, kept=True))
+        self._found.setdefault((pointer, reason), Unconverted(pointer, reason, kept=True))
 
     @property
-    def all(self) -> list[NotCarried]:
+    def all(self) -> list[Unconverted]:
         """In the order in which they were found."""
         return list(self._found.values())

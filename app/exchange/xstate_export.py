@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from app.contracts.flow import Flow, FlowStep, FlowTransition
-from app.exchange.conversion_report import CEL, KEY, Exported, Notes
+from app.exchange.conversion_report import CEL, KEY, ConversionReport, Exported
 from app.flow.tokens.javascript import members_of
 from app.flow.values.struct_errors import escape
 
@@ -40,7 +40,7 @@ _PROTO = "JavaScript takes this name for something else, and XState loses it"
 
 def to_xstate(flow: Flow) -> Exported:
     """The machine of a sound flow. Listed is what XState keeps as data and does not act on."""
-    notes = Notes()
+    notes = ConversionReport()
     raw = to_builtins(flow)
     for member, reason in _OF_A_FLOW.items():
         if member in raw:
@@ -58,7 +58,7 @@ def to_xstate(flow: Flow) -> Exported:
     return Exported(machine, notes.all)
 
 
-def _state(step: FlowStep, notes: Notes) -> dict[str, Any]:
+def _state(step: FlowStep, notes: ConversionReport) -> dict[str, Any]:
     at = f"/steps/{escape(step.step)}"
     ours = _without(to_builtins(step), "step", "transitions", "description", "meta")
     if step.initial:
@@ -95,7 +95,7 @@ def _event(step: FlowStep, transition: FlowTransition) -> dict[str, Any]:
     }
 
 
-def _after(step: FlowStep, at: str, notes: Notes) -> dict[str, Any]:
+def _after(step: FlowStep, at: str, notes: ConversionReport) -> dict[str, Any]:
     """The delayed transition of a step's timeout. Nothing is asked when a timeout runs a transition, so
     that it has no guard; and a transition that nobody else may run is here alone."""
     timeout = step.timeout
@@ -127,14 +127,14 @@ def _is_timed_only(step: FlowStep, transition: FlowTransition) -> bool:
     return transition.roles == [] and timeout is not None and timeout.transition == transition.transition
 
 
-def _note_transition(transition: FlowTransition, at: str, notes: Notes) -> None:
+def _note_transition(transition: FlowTransition, at: str, notes: ConversionReport) -> None:
     raw = to_builtins(transition)
     for member, reason in _OF_A_TRANSITION.items():
         if member in raw:
             notes.kept(f"{at}/{member}", reason)
 
 
-def _note_name(name: str, at: str, notes: Notes) -> None:
+def _note_name(name: str, at: str, notes: ConversionReport) -> None:
     if name == "__proto__":
         notes.kept(at, _PROTO)
 

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from app.contracts.errors import Fault, InvalidDefinitionError
-from app.exchange.conversion_report import KEY, Imported, Notes
+from app.exchange.conversion_report import KEY, ConversionReport, Imported
 from app.exchange.names import Names, slug_of
 from app.exchange.xstate_machine import (
     INTERNAL,
@@ -61,7 +61,7 @@ _DONE = "XState takes no more events at a final state"
 def from_xstate(machine: object) -> Imported:
     """The definition that a machine comes to; check it with parse_flow, whose pointers are into it. Raises
     InvalidDefinitionError with every fault of what is no machine, or has parallel or history states."""
-    notes = Notes()
+    notes = ConversionReport()
     flow = _Import(read_machine(machine, notes), notes).flow()
     return Imported(flow, notes.all)
 
@@ -69,7 +69,7 @@ def from_xstate(machine: object) -> Imported:
 class _Import:
     """One import of one machine."""
 
-    def __init__(self, machine: Machine, notes: Notes) -> None:
+    def __init__(self, machine: Machine, notes: ConversionReport) -> None:
         self._machine = machine
         self._notes = notes
         self._leaves = list(machine.root.leaves())

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from app.contracts.errors import Fault, InvalidDefinitionError
-from app.exchange.conversion_report import CEL, KEY, Notes
+from app.exchange.conversion_report import CEL, KEY, ConversionReport
 from app.exchange.names import slug_of
 from app.exchange.xstate_machine import (
     ACTOR_EVENTS,
@@ -20,7 +20,7 @@ from app.exchange.xstate_machine import (
     done_event,
     is_wildcard,
 )
-from app.flow.values.storable_json import unkeepable
+from app.flow.values.storable_json import storage_errors
 from app.flow.values.struct_errors import escape
 from app.kit.numbers import with_doubles
 
@@ -55,10 +55,10 @@ _NEVER = "XState never comes to it: the one before it has no guard"
 _V4 = "is of XState v4; v5 calls it guard"
 
 
-def read_machine(raw: object, notes: Notes) -> Machine:
+def read_machine(raw: object, notes: ConversionReport) -> Machine:
     """The machine. Raises InvalidDefinitionError with every fault."""
     raw = with_doubles(raw)
-    faults = unkeepable(raw, "")
+    faults = storage_errors(raw, "")
     if faults:
         raise InvalidDefinitionError(faults)
     reading = _Reading(raw, notes)
@@ -70,7 +70,7 @@ def read_machine(raw: object, notes: Notes) -> Machine:
 class _Reading:
     """One reading of one machine; ``machine`` is whole when there are no ``faults``."""
 
-    def __init__(self, raw: object, notes: Notes) -> None:
+    def __init__(self, raw: object, notes: ConversionReport) -> None:
         self.faults: list[Fault] = []
         self._notes = notes
         self._ids: dict[str, Node] = {}

@@ -18,7 +18,7 @@ from app.flow.conditions.evaluation_breaker import Place
 from app.flow.conditions.guard_inputs import GuardBudget, GuardInputs
 from app.flow.conditions.guards import check_guard, compiled, may_hold
 from app.flow.conditions.payload_schemas import payload_faults
-from app.flow.values.payload import check_keepable
+from app.flow.values.payload import require_storable
 
 
 def require_visible(flow: Flow, caller: Caller) -> None:
@@ -43,7 +43,7 @@ def require_runnable(
             transition=transition.transition,
             roles=transition.roles or [],
         )
-    check_keepable(payload)
+    require_storable(payload)
     if transition.payload_schema is not None:
         place = Place(state.flow, state.step, transition.transition)
         faults = payload_faults(transition.payload_schema, payload, place)

@@ -17,7 +17,7 @@ from app.flow.lint.reachability import way_findings
 from app.flow.lint.schema import shape_findings
 from app.flow.lint.steps import step_findings
 from app.flow.lint.timeouts import round_findings
-from app.flow.values.storable_json import unkeepable
+from app.flow.values.storable_json import storage_errors
 from app.kit.integers import convert_json
 
 MAX_BYTES = 1_048_576
@@ -46,7 +46,7 @@ def check_flow(raw: object) -> list[Finding]:
     """Everything wrong with a definition as decoded from JSON, in the order of the document; at most
     100 findings, errors before warnings where there are more."""
     raw = with_free_doubles(raw)
-    found = [error(fault.pointer, fault.message, _KEEPABLE) for fault in unkeepable(raw, "")]
+    found = [error(fault.pointer, fault.message, _KEEPABLE) for fault in storage_errors(raw, "")]
     found = found or list(_excess(raw))
     if not found:
         found = list(_semantic(raw)) if isinstance(raw, dict) else []

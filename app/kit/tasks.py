@@ -10,7 +10,7 @@ AGAIN_AFTER_SECONDS = 5.0
 
 
 @contextmanager
-def heeding_cancellation() -> Iterator[None]:
+def propagate_swallowed_cancellation() -> Iterator[None]:
     """Raise CancelledError at the end when the task was cancelled inside and that was swallowed: before
     Python 3.12 ``asyncio.wait_for``, which redis-py sends with, does it to a cancellation that comes just as
     what it waits for is done."""

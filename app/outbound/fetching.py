@@ -29,7 +29,7 @@ class Fetched(Struct, frozen=True):
     etag: str
 
 
-class Access(Struct, frozen=True):
+class RemoteEndpoint(Struct, frozen=True):
     """How a server is asked. ``credentials`` are a header, its name and value: sent to the host of ``url``
     alone, and not any more once another host said where to go. Another host is asked at a public address
     only, unless ``private_redirects``."""
@@ -53,7 +53,7 @@ class Fetcher:
 
     def __init__(
         self,
-        access: Access,
+        access: RemoteEndpoint,
         trusted: aiohttp.ClientSession,
         guarded: aiohttp.ClientSession,
         guard: "_Guard",

@@ -14,7 +14,7 @@ from app.contracts.commands import (
     SetCommand,
     StartCommand,
     TransitionCommand,
-    program,
+    trusted_caller,
 )
 from app.contracts.definition import ExpectedVersion
 from app.contracts.errors import Fault, InvalidRequestError
@@ -29,14 +29,14 @@ from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.tokens.prefabs import with_prefabs
-from app.flow.values.payload import check_keepable, check_size
+from app.flow.values.payload import check_size, require_storable
 from app.flow.values.removal import require_pointers
 from app.kit.numbers import with_doubles
 from app.services.administration.batch import Bulk
 from app.services.states.changes import changed, request
-from app.services.states.committer import Change, new_id
-from app.services.states.executor import Request
-from app.services.wiring import Limits, Ports, Wiring
+from app.services.states.committer import ProposedChange, new_id
+from app.services.states.executor import StateCommand
+from app.services.wiring import Components, Limits, Ports
 
 
 class FlowService:
@@ -49,7 +49,7 @@ class FlowService:
 
     def __init__(self, ports: Ports, limits: Limits | None = None) -> None:
         limits = limits or Limits()
-        parts = Wiring(ports, limits)
+        parts = Components(ports, limits)
         self._states = ports.states
         self._statistics = ports.statistics
         self._clock = ports.clock
@@ -131,14 +131,14 @@ class FlowService:
         """The state with its available transitions; None when none was started. Raises
         FlowNotFoundError when there is neither a state nor such a flow."""
         require_state(user_id, flow_id)
-        asks = caller or program(user_id)
-        await self._access.require_visible(flow_id, asks)
-        async with self._changes.explaining(user_id, flow_id):
+        effective_caller = caller or trusted_caller(user_id)
+        await self._access.require_visible(flow_id, effective_caller)
+        async with self._changes.with_recovery_advice(user_id, flow_id):
             stored = await self._states.load(flow_id, user_id)
-            if stored is None or stored.state.absent_at(self._clock.now()):
+            if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
                 return None
-            return await self._access.with_transitions(stored.state, asks)
+            return await self._access.with_transitions(stored.state, effective_caller)
 
     async def require_flow_state(
         self, user_id: str, flow_id: str, *, caller: Caller | None = None
@@ -160,9 +160,9 @@ class FlowService:
     ) -> CaughtUp:
         """The commits after the position that a follower holds. Raises as get_flow_state."""
         require_state(user_id, flow_id)
-        asks = caller or program(user_id)
-        await self._access.require_visible(flow_id, asks)
-        found = await self._catch_up.since(user_id, flow_id, held, asks)
+        effective_caller = caller or trusted_caller(user_id)
+        await self._access.require_visible(flow_id, effective_caller)
+        found = await self._catch_up.since(user_id, flow_id, held, effective_caller)
         if found is None:
             await self._catalog.current(flow_id)
         return found or CaughtUp(None)
@@ -195,7 +195,7 @@ class FlowService:
         command = command or StartCommand()
         command = structs.replace(command, payload=with_doubles(command.payload))
 
-        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is not None:
                 return None
             return await self._fresh(user_id, flow_id, command, now, asked)
@@ -227,13 +227,15 @@ class FlowService:
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
         asked = request(user_id, flow_id, transition, command, origin)
 
-        async def decide(state: FlowState | None, now: datetime) -> Change:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, flow_id)
             definition = await self._catalog.pinned(present)
-            after = rules.transition(definition, present, transition, command, now, asked.origin.asks)
+            after = rules.transition(
+                definition, present, transition, command, now, asked.origin.effective_caller
+            )
             if payload is not UNSET:  # the rules have looked at what it is
                 self._check_size(after)
-            return Change("transitioned", transition, after, payload, definition.flow.ttl)
+            return ProposedChange("transitioned", transition, after, payload, definition.flow.ttl)
 
         after, _ = await self._changes.change(asked, decide)
         return after
@@ -246,12 +248,12 @@ class FlowService:
         command = ResetCommand(step=step)
         asked = request(user_id, flow_id, "reset", command, origin, replaces=True)
 
-        async def decide(state: FlowState | None, now: datetime) -> Change:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             if state is None:
                 return await self._fresh(user_id, flow_id, StartCommand(step=step), now, asked)
             definition = await self._catalog.current_or_pinned(state)
-            require_resettable(definition.flow, asked.origin.asks)
-            require_entrance(definition.flow, step, asked.origin.asks)
+            require_resettable(definition.flow, asked.origin.effective_caller)
+            require_entrance(definition.flow, step, asked.origin.effective_caller)
             return changed("reset", definition, rules.reset(definition, state, command, now))
 
         after, _ = await self._changes.change(asked, decide)
@@ -262,10 +264,12 @@ class FlowService:
         Raises InvalidTransitionError, StatePausedError."""
         asked = request(user_id, flow_id, "undone", None, origin)
 
-        async def decide(state: FlowState | None, now: datetime) -> Change:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, flow_id)
             definition = await self._catalog.pinned(present)
-            return changed("undone", definition, rules.back(definition, present, now, asked.origin.asks))
+            return changed(
+                "undone", definition, rules.back(definition, present, now, asked.origin.effective_caller)
+            )
 
         after, _ = await self._changes.change(asked, decide)
         return after
@@ -282,7 +286,7 @@ class FlowService:
         if state.remove is not UNSET:
             require_pointers(state.remove)
 
-        async def decide(present: FlowState | None, now: datetime) -> Change:
+        async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
             if present is None:
                 definition = await self._catalog.current(flow_id)
                 fresh = rules.start(definition, user_id, new_id(), StartCommand(step=state.step), now)
@@ -303,12 +307,12 @@ class FlowService:
         StatePausedError."""
         asked = request(user_id, flow_id, "cleared", None, origin, replaces=True)
 
-        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is None:
                 return None
-            await self._access.require_clearable(state, asked.origin.asks)
+            await self._access.require_clearable(state, asked.origin.effective_caller)
             rules.require_active(state)
-            return Change("cleared", "cleared", rules.end(state, "cleared", now))
+            return ProposedChange("cleared", "cleared", rules.end(state, "cleared", now))
 
         _, cleared = await self._changes.execute(asked, decide)
         if not cleared:
@@ -364,7 +368,7 @@ class FlowService:
         with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
         require_state(user_id, flow_id)
-        await self._access.require_visible(flow_id, caller or program(user_id))
+        await self._access.require_visible(flow_id, caller or trusted_caller(user_id))
         page = await self.history.read(flow_id, user_id, after, limit, only, with_payloads=with_payloads)
         if not page.items and after is None:
             await self._catalog.current(flow_id)
@@ -375,7 +379,7 @@ class FlowService:
     ) -> Verification:
         """Verify the chain of a state's records; if it is broken, return its first broken link."""
         require_state(user_id, flow_id)
-        await self._access.require_visible(flow_id, caller or program(user_id))
+        await self._access.require_visible(flow_id, caller or trusted_caller(user_id))
         found = await self.history.verify(flow_id, user_id)
         if not found.records:
             await self._catalog.current(flow_id)
@@ -390,17 +394,17 @@ class FlowService:
         return await self.background.purge_expired()
 
     async def _fresh(
-        self, user_id: str, flow_id: str, command: StartCommand, now: datetime, asked: Request
-    ) -> Change:
+        self, user_id: str, flow_id: str, command: StartCommand, now: datetime, asked: StateCommand
+    ) -> ProposedChange:
         definition = await self._catalog.current(flow_id)
-        require_entrance(definition.flow, command.step, asked.origin.asks)
+        require_entrance(definition.flow, command.step, asked.origin.effective_caller)
         after = rules.start(definition, user_id, new_id(), command, now)
         self._check_payload(command.payload, after)
         return changed("started", definition, after, command.payload)
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET:
-            check_keepable(given)
+            require_storable(given)
             self._check_size(after)
 
     def _check_size(self, after: FlowState) -> None:

@@ -15,29 +15,29 @@ from app.contracts.ports import (
     StateStore,
     StatisticsSource,
 )
-from app.services.administration.integrity import SoundnessCheck
+from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataKeeper
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.publisher import Definitions
-from app.services.definitions.visibility import Access
+from app.services.definitions.visibility import Visibility
 from app.services.delivery.relay import Relay
-from app.services.delivery.state_events import Updates
+from app.services.delivery.state_events import StateEvents
 from app.services.jobs.lease import LeaseHolder
 from app.services.jobs.scheduler import Background
 from app.services.live.catch_up import CatchUp
 from app.services.live.presence import Presence
-from app.services.live.subscribers import Audience
+from app.services.live.subscribers import LocalSubscribers
 from app.services.states.change_limit import ChangeLimit
 from app.services.states.changes import StateChanges
-from app.services.states.committer import Commits
+from app.services.states.committer import Committer
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
 from app.services.states.executor import Executor
 from app.services.states.history import HistoryReader
-from app.services.states.idempotency import Repeats
+from app.services.states.idempotency import Idempotency
 from app.services.states.recovery import Recovery
 
 
@@ -72,7 +72,7 @@ class Limits(Struct, frozen=True):
     user_changes_per_minute: int = 1200
 
 
-class Wiring:
+class Components:
     """Each part is given the few that it needs."""
 
     def __init__(self, ports: Ports, limits: Limits) -> None:
@@ -81,13 +81,13 @@ class Wiring:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.heard)
         bus.on_gap(self.catalog.missed)
-        self.access = Access(self.catalog, clock)
-        self.updates = Updates(self.catalog, self.access)
+        self.access = Visibility(self.catalog, clock)
+        self.updates = StateEvents(self.catalog, self.access)
         relay = Relay(states, history, bus, self.updates, ports.reports, clock)
-        commits = Commits(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        executor = Executor(states, commits, Repeats(history), deadlines, recovery, clock)
+        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, clock)
         self.changes = StateChanges(
             executor,
             self.catalog,
@@ -97,7 +97,7 @@ class Wiring:
             ChangeLimit(limits.user_changes_per_minute),
         )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, clock)
-        self.audience = Audience(bus, states, self.catch_up)
+        self.audience = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.audience.listens)
         self.audience.on_left(self.presence.forget_topic)
         self.history = HistoryReader(states, history, clock, pruned=pruned)
@@ -112,7 +112,7 @@ class Wiring:
             states,
             executor,
             relay,
-            SoundnessCheck(states, recovery, relay, ports.reports, clock),
+            IntegrityCheck(states, recovery, relay, ports.reports, clock),
             [self.audience.run, self.presence.run],
             LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
             clock,

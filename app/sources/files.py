@@ -67,7 +67,7 @@ class FileSource:
                 if await self._differs():
                     yield
 
-    def gave(self, source: str) -> bool:
+    def produced(self, source: str) -> bool:
         """True if a version that names ``source`` may have come from here."""
         single = str(self._path) in self._kept
         return source == _label(self._path) if single else source.startswith(LABEL)

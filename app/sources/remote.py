@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from yarl import URL
 
 from app.contracts.ports import DefinitionSourceError, FoundDefinition
-from app.outbound.fetching import Access, Fetcher
+from app.outbound.fetching import Fetcher, RemoteEndpoint
 from app.sources.formats import decode_json
 from config.sources import auth_header, check_auth_use, check_remote, shown_url, source_label
 
@@ -51,7 +51,7 @@ class RemoteSource:
         self.name = shown_url(url)
         self._label = source_label(url)
         self._url = URL(url)
-        self._access = Access(url, auth_header(auth) if auth is not None else None, private_redirects)
+        self._access = RemoteEndpoint(url, auth_header(auth) if auth is not None else None, private_redirects)
         self._interval = max(interval, LEAST_INTERVAL_SECONDS)
         self._timeout = timeout
         self._max_bytes = max_bytes
@@ -81,7 +81,7 @@ class RemoteSource:
             await asyncio.sleep(self._pause())
             yield
 
-    def gave(self, source: str) -> bool:
+    def produced(self, source: str) -> bool:
         """True if a version that names ``source`` came from here."""
         return source == self._label
 

@@ -15,7 +15,7 @@ SHARE_OF_PATIENCE = 0.2
 """How much of what anybody waits a command should take at most."""
 
 
-class Pace:
+class AdaptiveBatchSize:
     """How many items the next command takes, at most ``most``: so many as should take a fifth of
     ``patience`` seconds, judged by the last command. What the quickest one took is the price of a command,
     however small. It begins with few, also after a failure, and at most doubles, so that a slow server is
@@ -42,7 +42,7 @@ class Pace:
         self.size = self._fewest
 
 
-class Batches(Generic[T, R]):
+class Batcher(Generic[T, R]):
     """Gathers what is asked in one turn of the event loop, and while a batch is under way, into the next
     batch. Nothing waits for a timer: a lone request is sent at once.
 
@@ -56,7 +56,7 @@ class Batches(Generic[T, R]):
         self,
         work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
         *,
-        pace: Pace,
+        pace: AdaptiveBatchSize,
         lanes: int,
         patience: float,
     ) -> None:

@@ -10,10 +10,16 @@ from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports import REMEMBERED
-from app.contracts.record import HistoryRecord, Remembered, payload_place, remembered, state_after
+from app.contracts.ports import REMEMBERED_REQUESTS
+from app.contracts.record import (
+    HistoryRecord,
+    RememberedRequest,
+    payload_place,
+    remembered_request,
+    state_after,
+)
 from app.contracts.state import FlowState, StatePosition
-from models.batching.batcher import Batches, Pace
+from models.batching.batcher import AdaptiveBatchSize, Batcher
 from models.codec import (
     OPTIONAL_STATE_FIELDS,
     PAYLOAD_PLACE_FIELDS,
@@ -32,7 +38,7 @@ COMMANDS_UNDER_WAY = 2
 _DUPLICATE_KEY = 11000
 
 
-class Commit(Struct, frozen=True):
+class ConditionalWrite(Struct, frozen=True):
     """``record.after`` in the place of the state at ``before`` (None: where there is none)."""
 
     before: StatePosition | None
@@ -44,15 +50,15 @@ class Commit(Struct, frozen=True):
         return state_after(self.record)
 
 
-class Commits:
+class CommitBatcher:
     """Makes commits, and takes their delivered records out of the outboxes."""
 
     def __init__(self, states: Collection, history: Collection) -> None:
         self._states = states
         self._history = history
         # Apart, as an update takes a server many times as long as an insert.
-        self._pace = Pace(WRITES_IN_A_COMMAND, ANSWER_SECONDS)
-        self._starts = self._batches(Pace(WRITES_IN_A_COMMAND, ANSWER_SECONDS))
+        self._pace = AdaptiveBatchSize(WRITES_IN_A_COMMAND, ANSWER_SECONDS)
+        self._starts = self._batches(AdaptiveBatchSize(WRITES_IN_A_COMMAND, ANSWER_SECONDS))
         self._moves = self._batches(self._pace)
 
     @property
@@ -60,7 +66,7 @@ class Commits:
         """True while commits are waiting or under way."""
         return self._starts.busy or self._moves.busy
 
-    async def make(self, commit: Commit) -> bool:
+    async def make(self, commit: ConditionalWrite) -> bool:
         """Make a commit. Returns False if somebody else was first."""
         return await (self._starts if commit.before is None else self._moves).ask(commit)
 
@@ -85,10 +91,10 @@ class Commits:
                 raise
             self._pace.took(len(together), monotonic() - sent_at)
 
-    def _batches(self, pace: Pace) -> Batches[Commit, bool]:
-        return Batches(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)
+    def _batches(self, pace: AdaptiveBatchSize) -> Batcher[ConditionalWrite, bool]:
+        return Batcher(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)
 
-    async def _make_all(self, commits: Sequence[Commit]) -> list[bool | Exception]:
+    async def _make_all(self, commits: Sequence[ConditionalWrite]) -> list[bool | Exception]:
         outcomes: dict[int, bool | Exception] = {}
         left = dict(enumerate(commits))
         sent_before = False
@@ -116,7 +122,9 @@ class Commits:
                 break
         return [outcomes.get(n, StoreUnavailableError()) for n in range(len(commits))]
 
-    async def _write(self, commits: Sequence[Commit], *, sent_before: bool) -> list[bool | Exception | None]:
+    async def _write(
+        self, commits: Sequence[ConditionalWrite], *, sent_before: bool
+    ) -> list[bool | Exception | None]:
         """The outcome of each commit, None when it is not certain."""
         updates = sum(commit.before is not None for commit in commits)
         faults: dict[int, dict[str, Any]] = {}
@@ -143,7 +151,7 @@ class Commits:
                 outcomes.append(False if updates == 1 and not sent_before else None)
         return outcomes
 
-    async def _were_made(self, commits: Sequence[Commit]) -> list[bool | None]:
+    async def _were_made(self, commits: Sequence[ConditionalWrite]) -> list[bool | None]:
         """True or False where the outcome of a commit is certain, None where it can be tried again.
         States are read before the history: a record leaves the outbox only when it is there."""
         keys = list({commit.after.key for commit in commits})
@@ -156,7 +164,7 @@ class Commits:
         return [_was_made(commit, by_key.get(commit.after.key), delivered) for commit in commits]
 
 
-def _was_made(commit: Commit, document: Document | None, delivered: dict[str, Any]) -> bool | None:
+def _was_made(commit: ConditionalWrite, document: Document | None, delivered: dict[str, Any]) -> bool | None:
     record, before = commit.record, commit.before
     for waiting in (document or {}).get("outbox", ()):
         if waiting.get("_id") == record.id:
@@ -171,18 +179,21 @@ def _was_made(commit: Commit, document: Document | None, delivered: dict[str, An
     return None if as_before else False
 
 
-def _operation(commit: Commit) -> InsertOne[Document] | UpdateOne:
+def _operation(commit: ConditionalWrite) -> InsertOne[Document] | UpdateOne:
     record, before = commit.record, commit.before
     if before is None:
         return InsertOne({"_id": commit.after.key, **document_of(record, ())})
     fields = state_to_document(commit.after)
     fields["head"] = _head(record)
     update: Document = {"$set": fields, "$push": {"outbox": record_to_document(record)}}
-    request = remembered(record)
+    request = remembered_request(record)
     if record.kind == "erased":
         fields["recent"] = []
     elif request is not None:
-        update["$push"]["recent"] = {"$each": [remembered_to_document(request)], "$slice": -REMEMBERED}
+        update["$push"]["recent"] = {
+            "$each": [remembered_to_document(request)],
+            "$slice": -REMEMBERED_REQUESTS,
+        }
     optional = OPTIONAL_STATE_FIELDS
     place = payload_place(record, None)
     if place is not None:
@@ -197,10 +208,10 @@ def _operation(commit: Commit) -> InsertOne[Document] | UpdateOne:
     return UpdateOne({"_id": before.key, "epoch": before.epoch, "revision": before.revision}, update)
 
 
-def document_of(record: HistoryRecord, recent: Sequence[Remembered]) -> Document:
+def document_of(record: HistoryRecord, recent: Sequence[RememberedRequest]) -> Document:
     """The whole document of a state that ``record`` makes, without ``_id``."""
-    request = remembered(record)
-    known = [*recent, *([request] if request is not None else [])][-REMEMBERED:]
+    request = remembered_request(record)
+    known = [*recent, *([request] if request is not None else [])][-REMEMBERED_REQUESTS:]
     place = payload_place(record, None)
     return {
         **state_to_document(state_after(record)),

@@ -13,7 +13,7 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
-from models.batching.batcher import Batches, Pace
+from models.batching.batcher import AdaptiveBatchSize, Batcher
 from models.codec import (
     Document,
     members_of,
@@ -26,7 +26,7 @@ from models.codec import (
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.indexed import KeyRanges, key_range, not_expired, pipeline
 from models.paging import BATCH_DOCUMENTS, DocumentPage
-from models.states.commits import Commit, Commits, document_of
+from models.states.commits import CommitBatcher, ConditionalWrite, document_of
 
 log = structlog.get_logger("store")
 
@@ -49,13 +49,13 @@ class MongoStateStore:
     def __init__(self, database: Database) -> None:
         self._states: Collection = database.collection("flow_states")
         self._damaged: Collection = database.collection("flow_states_damaged")
-        self._loads: Batches[str, Document | None] = Batches(
+        self._loads: Batcher[str, Document | None] = Batcher(
             self._load_all,
-            pace=Pace(LOADS_IN_A_COMMAND, ANSWER_SECONDS),
+            pace=AdaptiveBatchSize(LOADS_IN_A_COMMAND, ANSWER_SECONDS),
             lanes=COMMANDS_UNDER_WAY,
             patience=ANSWER_SECONDS,
         )
-        self._commits = Commits(self._states, database.collection("flow_history"))
+        self._commits = CommitBatcher(self._states, database.collection("flow_history"))
         self._key_ranges = KeyRanges()
 
     @property
@@ -78,9 +78,9 @@ class MongoStateStore:
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         async with store_errors():
-            return await self._commits.make(Commit(before, record))
+            return await self._commits.make(ConditionalWrite(before, record))
 
-    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+    async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         async with store_errors(ANSWER_SECONDS):
             document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
         return None if document is None else _stored_or_damaged(document)
@@ -144,7 +144,9 @@ class MongoStateStore:
     def _cursor(self, stages: list[Document]) -> AgnosticBaseCursor[Any]:
         return self._states.aggregate(stages, batchSize=BATCH_DOCUMENTS)
 
-    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+    async def count_running_by_step(
+        self, flow_id: str, version: int, shown: int, now: datetime
+    ) -> list[RunningStates]:
         alike = {"step": "$step", "status": "$status", "previous": "$previous"}
         first = {"$firstN": {"input": "$_id", "n": shown}}
         stages = [
@@ -165,7 +167,7 @@ class MongoStateStore:
             for place in [group["_id"]]
         ]
 
-    async def running(
+    async def list_running_users(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[str]:
         rest = _running(version, now)

@@ -24,16 +24,16 @@ END_SECONDS = 2.0
 _LOST = object()
 
 
-class Keeper(Protocol):
+class ConnectionListener(Protocol):
     """The listener of a wire, in the order in which messages came."""
 
-    def wire_connected(self, wire: "Wire") -> None:
+    def wire_connected(self, wire: "Connection") -> None:
         """It is connected."""
 
     def wire_heard(self, event: str, body: Any) -> None:
         """An event came."""
 
-    def wire_ended(self, wire: "Wire") -> None:
+    def wire_ended(self, wire: "Connection") -> None:
         """It ended."""
 
 
@@ -56,12 +56,12 @@ class _Socket(aiohttp.ClientWebSocketResponse):
         return message
 
 
-class Wire(socketio.AsyncClient):  # type: ignore[misc]
+class Connection(socketio.AsyncClient):  # type: ignore[misc]
     """One connection, once. It ends for its keeper at the first sign; ``discard`` then leaves nothing of it,
     however far it came: python-socketio ends it in pieces, and not at all where connecting failed.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: ConnectionListener) -> None:
         self._session = aiohttp.ClientSession(ws_response_class=_Socket)
         super().__init__(
             reconnection=False,

@@ -12,7 +12,7 @@ from app.contracts.events import PresentClient
 from app.contracts.views import FlowUpdatedEvent
 from realtime.client.errors import FlowClientError
 from realtime.client.outgoing import checked
-from realtime.client.reconnecting import Link, Token
+from realtime.client.reconnecting import ReconnectingConnection, Token
 from realtime.client.requests import ACK_SECONDS, DEADLINE_SECONDS, Requests
 from realtime.client.subscriptions import Reader, Source, States, Subscription, Watch, decoded
 from realtime.client.sync import StateUpdate, Stats
@@ -37,7 +37,7 @@ class FlowClient:
     def __init__(
         self, url: str, token: Token, *, device: str | None = None, ack_seconds: float = ACK_SECONDS
     ) -> None:
-        self._link = Link(url, token, device, self)
+        self._link = ReconnectingConnection(url, token, device, self)
         self._requests = Requests(self._link, ack_seconds)
         self._subscriptions: dict[tuple[str, str | None], Subscription] = {}
         self._watches: dict[str, Watch] = {}

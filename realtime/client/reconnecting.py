@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.kit.tasks import end_tasks
-from realtime.client.connection import Wire
+from realtime.client.connection import Connection
 from realtime.client.errors import (
     Backoff,
     FlowClientError,
@@ -68,7 +68,7 @@ class Outage:
         self._since, self._warned = None, False
 
 
-class Link:
+class ReconnectingConnection:
     """Keeps one connection up until it is closed, or refused for good."""
 
     def __init__(self, url: str, token: Token, device: str | None, listener: Listener) -> None:
@@ -86,7 +86,7 @@ class Link:
         self._token = token
         self._device = device
         self._listener = listener
-        self._wire: Wire | None = None
+        self._wire: Connection | None = None
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -134,7 +134,7 @@ class Link:
 
     # One connection after the other
 
-    async def _connection(self) -> Wire:
+    async def _connection(self) -> Connection:
         while self._wire is None:
             if self.failure is not None:
                 raise copy.copy(self.failure)
@@ -147,7 +147,7 @@ class Link:
         refusals, delay = 0, 0.0
         outage = Outage()
         while True:
-            wire = Wire(self)
+            wire = Connection(self)
             try:
                 refusal = await self._open(wire)
                 if wire.connected_once:
@@ -180,7 +180,7 @@ class Link:
             self.user = user
             self._listener.heard("flow-resync", {"reason": "user"})
 
-    async def _open(self, wire: "Wire") -> FlowClientError | None:
+    async def _open(self, wire: "Connection") -> FlowClientError | None:
         """Connect; why there is no connection, if there is none."""
         try:
             token = await self._ask_for_token()
@@ -221,7 +221,7 @@ class Link:
         self._over.set()
         self._changed.set()
 
-    def wire_connected(self, wire: "Wire") -> None:
+    def wire_connected(self, wire: "Connection") -> None:
         """Called by the wire, before any event that comes by it."""
         self._wire, self.trouble = wire, None
         self._changed.set()
@@ -231,7 +231,7 @@ class Link:
         """Called by the wire."""
         self._listener.heard(event, body)
 
-    def wire_ended(self, wire: "Wire") -> None:
+    def wire_ended(self, wire: "Connection") -> None:
         """Called by the wire."""
         if self._wire is wire:
             self._wire = None
@@ -243,7 +243,7 @@ def _no_token(why: str) -> FlowClientError:
     return FlowClientError("TOKEN_UNAVAILABLE", f"The token callback failed: {why}", True)
 
 
-async def _tell(wire: Wire, event: str, body: dict[str, Any]) -> None:
+async def _tell(wire: Connection, event: str, body: dict[str, Any]) -> None:
     with suppress(LostError):
         await wire.tell(event, body)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from realtime.client.errors import Backoff, FlowClientError, LostError, error_in, retry_after
 from realtime.client.outgoing import LARGEST_MESSAGE_BYTES, check_size, checked
-from realtime.client.reconnecting import Link
+from realtime.client.reconnecting import ReconnectingConnection
 
 ACK_SECONDS = 10.0
 DEADLINE_SECONDS = 60.0
@@ -18,7 +18,7 @@ FOR_THE_CALLER = frozenset({"STATE_PAUSED", "REVISION_CONFLICT"})
 class Requests:
     """Sends over a link. A request is repeated as it is, with its id, so that it is done once."""
 
-    def __init__(self, link: Link, ack_seconds: float = ACK_SECONDS) -> None:
+    def __init__(self, link: ReconnectingConnection, ack_seconds: float = ACK_SECONDS) -> None:
         self._link = link
         self._ack_seconds = ack_seconds
 

@@ -13,7 +13,7 @@ from msgspec import ValidationError, convert
 
 from app.contracts.views import FlowUpdatedEvent
 from realtime.client.errors import Backoff, FlowClientError
-from realtime.client.reconnecting import Link
+from realtime.client.reconnecting import ReconnectingConnection
 from realtime.client.requests import Requests
 from realtime.client.sync import Following, StateUpdate, Stats, SyncAnswer
 
@@ -24,7 +24,7 @@ WAITING = 1000
 """A consumer that is further behind is not shown the oldest that wait."""
 
 
-class Line(Generic[T]):
+class Mailbox(Generic[T]):
     """The updates that one consumer has still to be shown."""
 
     def __init__(self) -> None:
@@ -65,13 +65,17 @@ class Source(ABC, Generic[T]):
     """Something to listen to at the server, for as long as somebody reads."""
 
     def __init__(
-        self, link: Link, requests: Requests, body: dict[str, Any], ended: Callable[[], None]
+        self,
+        link: ReconnectingConnection,
+        requests: Requests,
+        body: dict[str, Any],
+        ended: Callable[[], None],
     ) -> None:
         self._link = link
         self._requests = requests
         self._body = body
         self._ended = ended
-        self._lines: set[Line[T]] = set()
+        self._lines: set[Mailbox[T]] = set()
         self._wake = asyncio.Event()
         self._wake.set()
         self.listening = asyncio.Event()
@@ -90,13 +94,13 @@ class Source(ABC, Generic[T]):
     def _silence(self) -> None:
         """Nobody reads any more: tell the server."""
 
-    def join(self) -> Line[T]:
+    def join(self) -> Mailbox[T]:
         """A line for one more reader."""
-        line: Line[T] = Line()
+        line: Mailbox[T] = Mailbox()
         self._lines.add(line)
         return line
 
-    def leave(self, line: Line[T]) -> None:
+    def leave(self, line: Mailbox[T]) -> None:
         """A reader goes; with the last one it ends."""
         if line not in self._lines:
             return
@@ -136,12 +140,16 @@ class Subscription(Source[StateUpdate | None]):
     """One state that is followed."""
 
     def __init__(
-        self, link: Link, requests: Requests, body: dict[str, Any], ended: Callable[[], None]
+        self,
+        link: ReconnectingConnection,
+        requests: Requests,
+        body: dict[str, Any],
+        ended: Callable[[], None],
     ) -> None:
         self.following = Following()
         super().__init__(link, requests, body, ended)
 
-    def join(self) -> Line[StateUpdate | None]:
+    def join(self) -> Mailbox[StateUpdate | None]:
         """A line that begins with the present state, as soon as it is known."""
         line = super().join()
         if self.following.known:
@@ -278,7 +286,7 @@ class States(Reader[StateUpdate | None]):
         return self._following.stats
 
 
-def _leave_soon(loop: asyncio.AbstractEventLoop, source: Source[T], line: Line[T]) -> None:
+def _leave_soon(loop: asyncio.AbstractEventLoop, source: Source[T], line: Mailbox[T]) -> None:
     # The garbage collector may run in any thread, and after the loop.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(source.leave, line)

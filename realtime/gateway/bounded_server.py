@@ -40,7 +40,7 @@ wants_ack: ContextVar[bool] = ContextVar("wants_ack", default=True)
 """True if the client waits for an ack of the current event, which python-socketio keeps from handlers."""
 
 
-class Waiting(asyncio.Queue[Any]):
+class OutgoingQueue(asyncio.Queue[Any]):
     """The packets that wait for a client. When they are too many, ``overflow`` is called, once."""
 
     def __init__(self) -> None:
@@ -75,8 +75,8 @@ class _Connections(PollingServer):
         self._listed_origins = allowed_origins
         self._refused_origins = RefusedOrigins()
 
-    def create_queue(self, *_: Any, **__: Any) -> Waiting:
-        return Waiting()
+    def create_queue(self, *_: Any, **__: Any) -> OutgoingQueue:
+        return OutgoingQueue()
 
     def _cors_allowed_origins(self, environ: dict[str, Any]) -> set[str] | None:
         """Return the origins of the settings and the service's own; None for all."""

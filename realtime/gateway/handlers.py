@@ -21,7 +21,7 @@ from app.contracts.errors import (
     InvalidRequestError,
     RateLimitedError,
 )
-from app.contracts.events import of_flow, of_user
+from app.contracts.events import flow_topic, user_topic
 from app.contracts.state import FlowState
 from app.contracts.views import caught_up_view, error_view, state_view
 from app.flow.values.struct_errors import faults_of
@@ -120,7 +120,7 @@ class FlowSockets:
             self._users[caller.user_id] += 1
             self._clients[sid] = client
             try:
-                await self._rooms.enter(client, user_room(caller.user_id), of_user(caller.user_id))
+                await self._rooms.enter(client, user_room(caller.user_id), user_topic(caller.user_id))
                 if environ.get(GONE):
                     raise AuthenticationRequiredError("This connection has ended")
             except BaseException:
@@ -244,7 +244,7 @@ class FlowSockets:
             client.followed.add(place)
         try:
             if fresh and user_id != client.user_id:
-                await self._rooms.enter(client, state_room(*place), of_user(user_id))
+                await self._rooms.enter(client, state_room(*place), user_topic(user_id))
             # The room first, the state second: what is committed after this read is told to the room.
             found = await self._service.get_flow_events(user_id, flow_id, held, caller=client.caller)
         except BaseException:
@@ -274,7 +274,7 @@ class FlowSockets:
         await self._service.definitions.versions(flow_id, limit=1)
         if flow_id not in client.watched:
             _require_room(client)
-            await self._rooms.enter(client, flow_room(flow_id), of_flow(flow_id))
+            await self._rooms.enter(client, flow_room(flow_id), flow_topic(flow_id))
             client.watched.add(flow_id)
         return {}
 
@@ -294,7 +294,7 @@ class FlowSockets:
             )
         room = presence_room(flow_id, of)
         if room not in client.rooms:
-            await self._rooms.enter(client, room, of_flow(flow_id) if of is None else of_user(of))
+            await self._rooms.enter(client, room, flow_topic(flow_id) if of is None else user_topic(of))
         return {"clients": await self._service.presence.clients_on(flow_id, of)}
 
 

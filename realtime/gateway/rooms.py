@@ -10,7 +10,7 @@ from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.events import Resync, StateChanged, Topic
 from app.contracts.views import flow_updated_event
 from app.services import FlowService
-from app.services.live.subscribers import Membership, Told
+from app.services.live.subscribers import LiveEvent, TopicSubscription
 from config.log import describe
 from realtime.gateway.bounded_server import Server
 from realtime.gateway.session import Client
@@ -50,9 +50,9 @@ class Rooms:
         self._updates = service.updates
         self._presence = service.presence
         self._needed: Counter[Topic] = Counter()
-        self._memberships: dict[Topic, asyncio.Future[Membership]] = {}
+        self._memberships: dict[Topic, asyncio.Future[TopicSubscription]] = {}
         self._rooms_of: dict[Topic, dict[str, set[Client]]] = {}
-        self._queue: asyncio.Queue[tuple[Topic, Told]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Topic, LiveEvent]] = asyncio.Queue()
         self._present: dict[tuple[str, str], None] = {}
         self._presence_changed = asyncio.Event()
         self._presence.on_change(self._note_presence)
@@ -86,7 +86,7 @@ class Rooms:
         self._let_go(topic)
         await self._server.leave_room(client.sid, room)
 
-    def _membership(self, topic: Topic) -> asyncio.Future[Membership]:
+    def _membership(self, topic: Topic) -> asyncio.Future[TopicSubscription]:
         if topic not in self._memberships:
             tell = partial(self._told, topic)
             join = self._audience.follow_user if topic.kind == "user" else self._audience.watch_flow
@@ -138,7 +138,7 @@ class Rooms:
                 except Exception as error:  # noqa: BLE001 - the next client must hear
                     log.error("emit failed", **describe(error))
 
-    def _told(self, topic: Topic, told: Told) -> None:
+    def _told(self, topic: Topic, told: LiveEvent) -> None:
         self._queue.put_nowait((topic, told))
 
     def _note_presence(self, flow_id: str, user_id: str) -> None:
@@ -152,10 +152,10 @@ class Rooms:
         members = self._rooms_of.get(topic, {})
         clients = [client for room in rooms for client in members.get(room, ())]
         try:
-            if await self._updates.is_for_all(event):
+            if await self._updates.is_same_for_everyone(event):
                 await self._emit(topic, event, rooms)
                 return
-            own = [(client, await self._updates.as_told(event, client.caller)) for client in clients]
+            own = [(client, await self._updates.for_caller(event, client.caller)) for client in clients]
         except Exception as error:  # noqa: BLE001 - who cannot be told what is theirs reads it again
             log.warning("change not told", flow=event.flow_id, **describe(error))
             sids = [client.sid for client in clients]
@@ -179,10 +179,10 @@ class Rooms:
             await self._server.emit("flow-presence", body, room=rooms)
 
 
-def _succeeded(membership: asyncio.Future[Membership]) -> bool:
+def _succeeded(membership: asyncio.Future[TopicSubscription]) -> bool:
     return not membership.cancelled() and membership.exception() is None
 
 
-def _leave(membership: asyncio.Future[Membership]) -> None:
+def _leave(membership: asyncio.Future[TopicSubscription]) -> None:
     if _succeeded(membership):
         membership.result().leave()

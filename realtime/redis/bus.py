@@ -20,12 +20,12 @@ from uuid_utils import uuid7
 
 from app.contracts.events import EVERYONE, Event, Gap, PresenceAsked, StateChanged, Topic
 from app.contracts.ports import BusUnavailableError
-from app.kit.tasks import end_tasks, heeding_cancellation
+from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
 from config.log import describe
-from realtime.redis.envelope import Opener, Sealer
+from realtime.redis.envelope import EnvelopeReader, EnvelopeWriter
 from realtime.redis.peers import Peers
 from realtime.redis.servers import OUTAGE, redis_servers, telling_why
-from realtime.redis.subscription import Ear
+from realtime.redis.subscription import ChannelSubscription
 
 log = structlog.get_logger("bus")
 
@@ -51,17 +51,17 @@ class RedisBus:
         self._servers = redis_servers(url)
         self._prefix = f"server-flow:{namespace}"
         self._worker = str(uuid7())
-        self._sealer = Sealer(b"", self._worker)
-        self._opener = Opener(b"")
+        self._sealer = EnvelopeWriter(b"", self._worker)
+        self._opener = EnvelopeReader(b"")
         self._followed: dict[str, Counter[Topic]] = {}
         self._idle: dict[str, float] = {}
-        self._ears: dict[str, Ear] = {}
+        self._ears: dict[str, ChannelSubscription] = {}
         self._peers = Peers()
         self._handlers: list[Callable[[Topic, Event], None]] = []
         self._gap_handlers: list[Callable[[Gap], None]] = []
         self._gone_handlers: list[Callable[[str], None]] = []
-        self._hearing = asyncio.Event()
-        self._deaf_since: float | None = None
+        self._subscribed = asyncio.Event()
+        self._lost_since: float | None = None
         self._sending = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,9 +70,9 @@ class RedisBus:
         return self._worker
 
     @property
-    def hearing(self) -> bool:
+    def subscribed(self) -> bool:
         """True while this worker receives messages of others."""
-        return self._hearing.is_set()
+        return self._subscribed.is_set()
 
     def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
         self._handlers.append(handler)
@@ -99,13 +99,13 @@ class RedisBus:
         workers. Raises BusUnavailableError; ``patient``: begins deaf when Redis is away."""
         if not patient:
             await self.ping()
-        self._sealer, self._opener = Sealer(key, self._worker), Opener(key)
+        self._sealer, self._opener = EnvelopeWriter(key, self._worker), EnvelopeReader(key)
         self._tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._beat())]
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._hearing.wait()
+                await self._subscribed.wait()
         except TimeoutError:
-            self._deaf_since = time.time()
+            self._lost_since = time.time()
 
     async def stop(self) -> None:
         """Say goodbye, stop listening and close the connections."""
@@ -115,7 +115,7 @@ class RedisBus:
             if tasks:
                 # Without a goodbye the others find that it is gone, and read for themselves.
                 async with self._sending:
-                    await self._send({channel: [] for channel in self._sealer.in_debt})
+                    await self._send({channel: [] for channel in self._sealer.unreported_losses})
                     await self._send({self._channel(EVERYONE): []}, bye=True)
         with suppress(*OUTAGE):
             await self._servers.close()
@@ -133,7 +133,7 @@ class RedisBus:
         # Flows that nobody watches too: asking whether anybody does costs as much as a message to nobody.
         groups |= watched
         try:
-            self._require_hearing(groups)
+            self._require_subscribed(groups)
             async with self._sending:  # one after the other: the numbers must arrive in their order
                 counts = await self._send(groups)
         except OUTAGE:
@@ -143,10 +143,10 @@ class RedisBus:
             raise BusUnavailableError from None
         return min(counts[:required], default=0)
 
-    def _require_hearing(self, groups: Groups) -> None:
+    def _require_subscribed(self, groups: Groups) -> None:
         """While this worker is deaf, only its heartbeats try; nobody else has to wait for that."""
         with self._losing(groups):
-            if not self._hearing.is_set():
+            if not self._subscribed.is_set():
                 raise ConnectionError("Redis is away")
 
     async def _send(self, groups: Groups, *, bye: bool = False) -> list[int]:
@@ -164,13 +164,13 @@ class RedisBus:
     def _losing(self, groups: Groups) -> Iterator[None]:
         """Count events as lost if sending them is cut off, also by a cancellation."""
         try:
-            with heeding_cancellation():
+            with propagate_swallowed_cancellation():
                 yield
         except BaseException:
             now = int(time.time() * 1000)
             for channel, group in groups.items():
                 times = (event.at for event in group if isinstance(event, StateChanged))
-                self._sealer.lose(channel, min(times, default=now))
+                self._sealer.record_loss(channel, min(times, default=now))
             raise
 
     # What this worker hears of
@@ -179,7 +179,7 @@ class RedisBus:
         channel = self._channel(topic)
         self._followed.setdefault(channel, Counter())[topic] += 1
         self._idle.pop(channel, None)
-        if not self._hearing.is_set():
+        if not self._subscribed.is_set():
             return
         try:
             ear = self._ears.get(self._servers.server_of(channel))
@@ -210,35 +210,35 @@ class RedisBus:
             try:
                 await self._open_ears()
                 failures = 0
-                self._hearing.set()
-                if self._deaf_since is not None:
+                self._subscribed.set()
+                if self._lost_since is not None:
                     log.info("hearing again")
-                    self._tell_gap(self._deaf_since, None)
-                    self._deaf_since = None
+                    self._tell_gap(self._lost_since, None)
+                    self._lost_since = None
                 await asyncio.gather(*(ear.listen() for ear in self._ears.values()))
             except OUTAGE as error:
-                if self._hearing.is_set():
+                if self._subscribed.is_set():
                     log.warning("deaf, Redis is away", error=type(error).__name__)
             except Exception as error:  # noqa: BLE001 - whatever it was, this worker must hear again
                 log.error("deaf", **describe(error))
             finally:
-                if self._hearing.is_set():
-                    self._deaf_since = min(ear.proven for ear in self._ears.values())
-                self._hearing.clear()
+                if self._subscribed.is_set():
+                    self._lost_since = min(ear.last_heartbeat_at for ear in self._ears.values())
+                self._subscribed.clear()
                 ears, self._ears = self._ears, {}
                 await asyncio.gather(*(ear.close() for ear in ears.values()))
             await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
             failures += 1
 
     async def _open_ears(self) -> None:
-        with heeding_cancellation():
+        with propagate_swallowed_cancellation():
             await self._servers.look_up()
-        self._opener.expect_gaps()
+        self._opener.reset_sequences()
         self._ears = {
-            server: Ear(
+            server: ChannelSubscription(
                 self._servers.listener(server),
                 sharded=self._servers.sharded,
-                beat=self._beat_channel(server),
+                heartbeat_channel=self._beat_channel(server),
                 heard=self._heard,
             )
             for server in self._servers.names
@@ -269,8 +269,8 @@ class RedisBus:
         sender = received.envelope.sender
         if sender == self._worker:
             for ear in self._ears.values():
-                if ear.beat == channel:
-                    ear.beaten()
+                if ear.heartbeat_channel == channel:
+                    ear.confirm()
         elif received.envelope.bye:
             self._peers.forget(sender)
             self._opener.forget_sender(sender)
@@ -306,10 +306,10 @@ class RedisBus:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             try:
-                beats = {self._channel(EVERYONE), *(ear.beat for ear in self._ears.values())}
+                beats = {self._channel(EVERYONE), *(ear.heartbeat_channel for ear in self._ears.values())}
                 async with self._sending:
-                    await self._send({channel: [] for channel in (*beats, *self._sealer.in_debt)})
-                if self._hearing.is_set():
+                    await self._send({channel: [] for channel in (*beats, *self._sealer.unreported_losses)})
+                if self._subscribed.is_set():
                     self._look_for_gone()
                     await self._drop_idle()
             except OUTAGE:

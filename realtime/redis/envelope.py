@@ -26,7 +26,7 @@ class Envelope(Struct, frozen=True, rename={"number": "n", "sender": "s"}, omit_
     bye: bool = False
 
 
-class Sealer:
+class EnvelopeWriter:
     """Numbers and signs what this worker sends, with the key that all workers share."""
 
     def __init__(self, key: bytes, worker: str) -> None:
@@ -48,7 +48,7 @@ class Sealer:
         body = json.encode(Envelope(self._worker, number, events, lost, unsent, bye))
         return _signature(self._key, channel, body) + body
 
-    def lose(self, channel: str, at: int) -> None:
+    def record_loss(self, channel: str, at: int) -> None:
         """Note that an event of the time ``at`` may not have been sent: the next message says so."""
         self._noted[channel] = min(at, self._noted.get(channel, at))
 
@@ -58,7 +58,7 @@ class Sealer:
         self._lost.pop(channel, None)
 
     @property
-    def in_debt(self) -> list[str]:
+    def unreported_losses(self) -> list[str]:
         """Channels on which something was lost that nobody was told of."""
         return list(self._lost.keys() | self._noted.keys())
 
@@ -71,7 +71,7 @@ class Received(Struct, frozen=True):
     missed_since: float | None
 
 
-class Opener:
+class EnvelopeReader:
     """Takes what others sent: what is signed with the key, and no older than the last of its sender."""
 
     def __init__(self, key: bytes) -> None:
@@ -99,7 +99,7 @@ class Opener:
             missed = heard_at if missed is None else min(heard_at, missed)
         return Received(envelope, missed)
 
-    def expect_gaps(self) -> None:
+    def reset_sequences(self) -> None:
         """Count what was sent up to now as not missed any more: it is being made up for."""
         for senders in self._last.values():
             for sender, (number, _) in senders.items():

@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from app.kit.tasks import end_tasks, heeding_cancellation
+from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
 from config.log import describe
 from realtime.redis.servers import OUTAGE, TIMEOUT_SECONDS
 
@@ -23,20 +23,21 @@ TOGETHER = 500
 """Channels in one command."""
 
 
-class DeafError(ConnectionError):
+class SubscriptionLostError(ConnectionError):
     """Nothing comes through this connection."""
 
 
-class Ear:
-    """Hears channels until its connection ends or nothing comes through it. ``beat`` is the channel of the
-    heartbeat that proves it to hear, ``proven`` when it last did (seconds since 1970)."""
+class ChannelSubscription:
+    """Hears channels until its connection ends or nothing comes through it. ``heartbeat_channel`` is the
+    channel of the heartbeat that proves it to hear, ``last_heartbeat_at`` when it last did (seconds since
+    1970)."""
 
     def __init__(
-        self, redis: Redis, *, sharded: bool, beat: str, heard: Callable[[str, bytes], None]
+        self, redis: Redis, *, sharded: bool, heartbeat_channel: str, heard: Callable[[str, bytes], None]
     ) -> None:
-        self.beat = beat
+        self.heartbeat_channel = heartbeat_channel
         self.channels: set[str] = set()
-        self.proven = time.time()
+        self.last_heartbeat_at = time.time()
         self._heard = heard
         self._sharded = sharded
         self._pubsub: PubSub = redis.pubsub()
@@ -53,7 +54,7 @@ class Ear:
     async def open(self, channels: Iterable[str]) -> None:
         """Hear these channels too; returns once they are heard. Raises one of OUTAGE, and is of no use
         then."""
-        wanted = sorted({self.beat, *channels} - self.channels)
+        wanted = sorted({self.heartbeat_channel, *channels} - self.channels)
         waiting = [self._awaited(channel) for channel in wanted]
         # In a cluster each channel has its slot, and a command takes those of one slot only.
         size = 1 if self._sharded else TOGETHER
@@ -80,21 +81,21 @@ class Ear:
         async with self._or_end():
             await (self._pubsub.sunsubscribe if self._sharded else self._pubsub.unsubscribe)(channel)
 
-    def beaten(self) -> None:
+    def confirm(self) -> None:
         """The heartbeat came through."""
         self._beaten = asyncio.get_running_loop().time()
-        self.proven = time.time()
+        self.last_heartbeat_at = time.time()
 
     def fail(self, why: str) -> None:
         """Be of no use any more."""
-        self._end(DeafError(why))
+        self._end(SubscriptionLostError(why))
 
     async def listen(self) -> None:
         """Hear until it cannot any more: raises one of OUTAGE."""
         while True:
             left = self._beaten + DEAF_SECONDS - asyncio.get_running_loop().time()
             if left <= 0:
-                raise DeafError("no heartbeat")
+                raise SubscriptionLostError("no heartbeat")
             await asyncio.wait([self._ended], timeout=left)
             if self._ended.done():
                 self._ended.result()
@@ -103,7 +104,7 @@ class Ear:
         """Hear nothing any more."""
         if self._reader is not None:
             await end_tasks([self._reader])
-        self._end(DeafError("closed"))
+        self._end(SubscriptionLostError("closed"))
         with suppress(*OUTAGE):
             await self._pubsub.aclose()  # type: ignore[no-untyped-call]
 
@@ -128,7 +129,7 @@ class Ear:
             self._end(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, this ear is of no use any more
             log.error("ear failed", **describe(error))
-            self._end(DeafError("failed"))
+            self._end(SubscriptionLostError("failed"))
 
     def _take(self, message: dict[str, Any]) -> None:
         kind, channel = message["type"], message["channel"].decode()
@@ -141,7 +142,7 @@ class Ear:
         elif channel in self._dropping:
             self._dropping.discard(channel)
         else:
-            raise DeafError("the server gave the channel away")  # its slot moved
+            raise SubscriptionLostError("the server gave the channel away")  # its slot moved
 
     @asynccontextmanager
     async def _or_end(self) -> AsyncIterator[None]:
@@ -149,10 +150,10 @@ class Ear:
         something meanwhile."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                with heeding_cancellation():
+                with propagate_swallowed_cancellation():
                     yield
         except BaseException as error:
-            self._end(error if isinstance(error, OUTAGE) else DeafError("cancelled"))
+            self._end(error if isinstance(error, OUTAGE) else SubscriptionLostError("cancelled"))
             raise
 
     def _end(self, error: Exception) -> None:
@@ -161,7 +162,7 @@ class Ear:
             self._ended.exception()  # ``listen`` may have ended before
         for waiting in self._confirmed.values():
             if not waiting.done():
-                waiting.set_exception(DeafError("the connection ended"))
+                waiting.set_exception(SubscriptionLostError("the connection ended"))
                 waiting.exception()
         self._confirmed.clear()
 

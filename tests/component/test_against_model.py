@@ -192,7 +192,7 @@ class FlowMachine(RuleBasedStateMachine):
         then=st.sampled_from(["nothing", "purge", "timeouts"]),
         worker=WORKERS,
     )
-    def pass_time(self, by: timedelta, then: str, worker: int) -> None:
+    def apply_due_change(self, by: timedelta, then: str, worker: int) -> None:
         self.rig.clock.time += by
         background, state = self.rig.workers[worker].background, self.model.state
         if then == "nothing" or state is None:
@@ -203,7 +203,7 @@ class FlowMachine(RuleBasedStateMachine):
         else:
             due = state["status"] == "active" and state.get("timeout_at", NEVER) <= self.now
             done = self.run(background.run_timeouts())
-        assert done == int(due and self.model.pass_time(self.now))
+        assert done == int(due and self.model.apply_due_change(self.now))
         self.compare(1 - worker)
 
     @precondition(lambda self: self.is_there)

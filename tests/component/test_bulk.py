@@ -4,7 +4,7 @@ import pytest
 
 from app.contracts.commands import BatchAction, BatchOperation, Origin
 from app.contracts.ports import StateFilter
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from models.database import connect
 from models.states import commits as commit
@@ -15,7 +15,7 @@ from tests.support.services import service_on
 FLOW = "user-onboarding"
 
 
-async def test_by_a_filter_page_by_page(parts: Parts) -> None:
+async def test_by_a_filter_page_by_page(parts: Backend) -> None:
     service = parts.service
     origin = Origin(actor="root")
     users = [f"u-{n}" for n in range(7)]
@@ -41,7 +41,7 @@ async def test_by_a_filter_page_by_page(parts: Parts) -> None:
     optional=True,
 )
 async def test_a_thousand_share_commands(
-    parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bulk write for each kind, a few hundred operations at a time; not one call each. (Fewer at a time
     on a machine that is busy: so long is not waited for one answer, and Redis may seem to be away.)"""

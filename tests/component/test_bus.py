@@ -22,8 +22,8 @@ from app.contracts.events import (
     PresenceAsked,
     StateChanged,
     Topic,
-    of_flow,
-    of_user,
+    flow_topic,
+    user_topic,
 )
 from app.contracts.ports import BusUnavailableError
 from app.kit import tasks as tasks_module
@@ -32,7 +32,7 @@ from config.settings import Settings
 from realtime.redis import bus as bus_module
 from realtime.redis import peers as peers_module
 from realtime.redis.bus import RedisBus
-from realtime.redis.envelope import Sealer
+from realtime.redis.envelope import EnvelopeWriter
 from tests.support.faults import CuttableProxy, RedisServer
 from tests.support.redis_kinds import RedisCluster, Replica, SentinelServer, TlsProxy
 from tests.support.redis_tap import Tap
@@ -103,8 +103,8 @@ def url(servers: Settings) -> str:
 
 async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
-    await one.bus.follow(of_user("ada"))
-    await two.bus.follow(of_flow("g"))
+    await one.bus.follow(user_topic("ada"))
+    await two.bus.follow(flow_topic("g"))
     await one.bus.publish(
         [changed("ada", 0), changed("ada", 1, "g"), changed("bob", 2, "g"), changed("bob", 3)]
     )
@@ -119,16 +119,16 @@ async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Star
 @pytest.mark.expected_logs("a message on the channel does not count")
 async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
-    await two.bus.follow(of_user("ada"))
-    channel = two.bus._channel(of_user("ada"))
+    await two.bus.follow(user_topic("ada"))
+    channel = two.bus._channel(user_topic("ada"))
     async with Tap(url, channel) as tap:
         genuine = []
         for revision in range(4):
             await one.bus.publish([changed("ada", revision)])
             genuine.append(await tap.next())
         body = genuine[3][16:]
-        forged = Sealer(b"another key", "somebody").seal(channel, [changed("ada", 99)])
-        elsewhere = Sealer(KEY, "somebody").seal("another channel", [changed("ada", 98)])
+        forged = EnvelopeWriter(b"another key", "somebody").seal(channel, [changed("ada", 99)])
+        elsewhere = EnvelopeWriter(KEY, "somebody").seal("another channel", [changed("ada", 98)])
         bad = [b"", b"x", b"\0" * 16, bytes(16) + body, genuine[3][:16] + body.replace(b":3", b":9")]
         for message in (*genuine[::-1], *genuine, forged, elsewhere, *bad):
             await tap.send(message)
@@ -141,17 +141,17 @@ async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url:
 async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
     for user in ("ada", "eve"):
-        await two.bus.follow(of_user(user))
+        await two.bus.follow(user_topic(user))
     await one.bus.publish([changed("ada", 0)])
     await two.until(lambda w: w.revisions == [0])
-    channel = two.bus._channel(of_user("ada"))
+    channel = two.bus._channel(user_topic("ada"))
     one.bus._sealer.seal(channel, [changed("ada", 1)])
     one.bus._sealer.sent(channel)  # and it is lost on its way
     await one.bus.publish([changed("ada", 2)])
     await two.until(lambda w: len(w.gaps) == 1)
     (gap,) = two.gaps
-    assert gap.concerns(of_user("ada"))
-    assert not gap.concerns(of_user("eve"))
+    assert gap.concerns(user_topic("ada"))
+    assert not gap.concerns(user_topic("eve"))
     assert not gap.concerns(EVERYONE)
     assert two.revisions == [0, 2]
 
@@ -161,18 +161,18 @@ async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
     one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
-    await two.bus.follow(of_user("ada"))
-    await one.bus.follow(of_user("ada"))
+    await two.bus.follow(user_topic("ada"))
+    await one.bus.follow(user_topic("ada"))
     await proxy.cut()
     with pytest.raises(BusUnavailableError):
         await one.bus.publish([changed("ada", 0)])
     assert one.revisions == [0], "its own clients hear it without Redis"
     await proxy.mend()
-    await two.until(lambda w: any(gap.concerns(of_user("ada")) for gap in w.gaps))
+    await two.until(lambda w: any(gap.concerns(user_topic("ada")) for gap in w.gaps))
     assert two.gaps[0].since.timestamp() * 1000 < changed("ada").at, "since the time of the change"
     await one.until(lambda w: any(gap.topics is None for gap in w.gaps))
     await one.bus.publish([changed("ada", 1)])  # after whatever was under way
-    assert one.bus._sealer.in_debt == []
+    assert one.bus._sealer.unreported_losses == []
     await proxy.cut()
     server.kill()
 
@@ -182,14 +182,14 @@ async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
     one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
-    await two.bus.follow(of_user("ada"))
+    await two.bus.follow(user_topic("ada"))
     await proxy.cut()
     with pytest.raises(BusUnavailableError):
         await one.bus.publish([changed("ada", 0)])
     await proxy.mend()
     await one.bus.stop()
     await two.until(lambda w: w.gone == [one.bus.worker])
-    assert [gap.concerns(of_user("ada")) for gap in two.gaps] == [True]
+    assert [gap.concerns(user_topic("ada")) for gap in two.gaps] == [True]
     await proxy.cut()
     server.kill()
 
@@ -198,18 +198,18 @@ async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
 async def test_while_it_is_deaf_a_worker_does_not_wait_for_redis(start: Start) -> None:
     server = RedisServer()
     worker = await start(server.url)
-    await worker.bus.follow(of_user("ada"))
+    await worker.bus.follow(user_topic("ada"))
     server.signal(signal.SIGSTOP)
-    await until(lambda: not worker.bus.hearing)
+    await until(lambda: not worker.bus.subscribed)
     began = time.monotonic()
     for revision in range(100):
         with pytest.raises(BusUnavailableError):
             await worker.bus.publish([changed("ada", revision)])
     assert time.monotonic() - began < 20, "not 2 seconds each"
     assert worker.revisions == list(range(100)), "its own clients hear them"
-    assert worker.bus._channel(of_user("ada")) in worker.bus._sealer.in_debt
+    assert worker.bus._channel(user_topic("ada")) in worker.bus._sealer.unreported_losses
     server.signal(signal.SIGCONT)
-    await until(lambda: worker.bus.hearing and not worker.bus._sealer.in_debt)
+    await until(lambda: worker.bus.subscribed and not worker.bus._sealer.unreported_losses)
     server.kill()
 
 
@@ -220,12 +220,12 @@ async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: St
     worker = await start(server.url)
     by_channel: dict[str, list[str]] = {}
     for n in range(2000):
-        by_channel.setdefault(worker.bus._channel(of_user(f"u{n}")), []).append(f"u{n}")
+        by_channel.setdefault(worker.bus._channel(user_topic(f"u{n}")), []).append(f"u{n}")
     together = next(users for users in by_channel.values() if len(users) > 2)[:3]
     server.signal(signal.SIGSTOP)
     joins = []
     for user in together:
-        joins.append(asyncio.create_task(worker.bus.follow(of_user(user))))
+        joins.append(asyncio.create_task(worker.bus.follow(user_topic(user))))
         await asyncio.sleep(0.3)  # so that the first gives up while the others still wait
     await asyncio.wait_for(asyncio.gather(*joins), 5)
     server.signal(signal.SIGCONT)
@@ -242,7 +242,7 @@ async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_o
     monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(peers_module, "GONE_SECONDS", 0.5)
     one, two = await start(url), await start(url)
-    await one.bus.follow(of_user("ada"))
+    await one.bus.follow(user_topic("ada"))
     await until(lambda: bool(one.bus._peers.present))
     await end_tasks(two.bus._tasks[1:])  # no heartbeats: cut off, as far as one can tell
     await one.until(lambda w: w.gone == [two.bus.worker])
@@ -259,10 +259,10 @@ async def test_presence_is_asked_of_all_who_hear_the_channel_also_for_another_us
     one, two = await start(url), await start(url)
     by_channel: dict[str, list[str]] = {}
     for n in range(2000):
-        by_channel.setdefault(one.bus._channel(of_user(f"u{n}")), []).append(f"u{n}")
+        by_channel.setdefault(one.bus._channel(user_topic(f"u{n}")), []).append(f"u{n}")
     asking, another = next(users for users in by_channel.values() if len(users) > 1)[:2]
-    await one.bus.follow(of_user(asking))
-    await two.bus.follow(of_user(another))
+    await one.bus.follow(user_topic(asking))
+    await two.bus.follow(user_topic(another))
     question = PresenceAsked("q", "f", asking)
     assert await one.bus.publish([question]) == 2
     for worker in (one, two):
@@ -304,7 +304,7 @@ async def test_channels_that_nobody_needs_are_dropped(
     monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(bus_module, "IDLE_SECONDS", 0.1)
     worker = await start(url)
-    topic = of_user("ada")
+    topic = user_topic("ada")
     await worker.bus.follow(topic)
     worker.bus.unfollow(topic)
     redis = Redis.from_url(url)
@@ -315,7 +315,7 @@ async def test_channels_that_nobody_needs_are_dropped(
     await worker.bus.follow(topic)
     await worker.bus.publish([changed("ada")])
     await worker.until(lambda w: w.revisions == [0])
-    assert worker.bus.hearing
+    assert worker.bus.subscribed
     assert worker.gaps == []
     await redis.aclose()
 
@@ -327,17 +327,17 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     one, two = await start(cluster.url), await start(cluster.url)
     users = [f"u{n}" for n in range(40)]
     for user in users:
-        await two.bus.follow(of_user(user))
-    await two.bus.follow(of_flow("g"))
+        await two.bus.follow(user_topic(user))
+    await two.bus.follow(flow_topic("g"))
     assert await one.bus.publish([changed(user, n, "g") for n, user in enumerate(users)]) == 1
     await two.until(lambda w: len(w.revisions) == 2 * len(users))
     by_topic = [(t.kind, event.user_id) for t, event in two.heard if isinstance(event, StateChanged)]
     assert sorted(user for kind, user in by_topic if kind == "user") == sorted(users)
     assert [user for kind, user in by_topic if kind == "flow"] == users
-    servers = {two.bus._servers.server_of(two.bus._channel(of_user(user))) for user in users}
+    servers = {two.bus._servers.server_of(two.bus._channel(user_topic(user))) for user in users}
     assert len(servers) == 3, "they are spread over all servers"
 
-    slot = key_slot(two.bus._channel(of_user("u0")).encode())
+    slot = key_slot(two.bus._channel(user_topic("u0")).encode())
     await cluster.give_away(slot)
     await two.until(lambda w: any(gap.topics is None for gap in w.gaps), 20)
     await two.bus.ping()
@@ -353,9 +353,9 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     assert two.revisions[-1] == 1000
 
     cluster.nodes[1].kill()
-    await until(lambda: not two.bus.hearing)
+    await until(lambda: not two.bus.subscribed)
     cluster.nodes[1].start()
-    await until(lambda: two.bus.hearing)
+    await until(lambda: two.bus.subscribed)
     await cluster.close()
 
 
@@ -367,7 +367,7 @@ async def test_sentinel_names_another_master(start: Start, tmp_path: Path) -> No
     sentinel = SentinelServer(tmp_path, master)
     await sentinel.knows(replica)
     one, two = await start(sentinel.url), await start(sentinel.url)
-    await two.bus.follow(of_user("ada"))
+    await two.bus.follow(user_topic("ada"))
     await one.bus.publish([changed("ada", 0)])
     await two.until(lambda w: w.revisions == [0])
     master.kill()
@@ -392,7 +392,7 @@ async def test_tls(start: Start, tmp_path: Path) -> None:
     proxy = TlsProxy(server.port, tmp_path)
     await proxy.mend()
     worker = await start(f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={proxy.authority}")
-    await worker.bus.follow(of_user("ada"))
+    await worker.bus.follow(user_topic("ada"))
     await worker.bus.publish([changed("ada")])
     await worker.until(lambda w: w.revisions == [0])
     stranger = RedisBus(f"rediss://127.0.0.1:{proxy.port}/0", "x")  # which knows no such authority
@@ -424,4 +424,4 @@ def test_what_is_no_redis_url_is_told_with_what_is(url: str) -> None:
 def test_what_concerns_everyone_has_one_channel(url: str) -> None:
     bus = RedisBus(url, "name")
     assert bus._channel(EVERYONE) == "server-flow:name:everyone"
-    assert bus._channel(of_user("ada")).startswith("server-flow:name:users/1024:")
+    assert bus._channel(user_topic("ada")).startswith("server-flow:name:users/1024:")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.kit.clock import SystemClock
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from tests.support.samples import flow_dict
 
@@ -23,7 +23,7 @@ class Shifted:
         return SystemClock().now() + self._by
 
 
-async def test_the_servers_say_what_time_it_is(parts: Parts) -> None:
+async def test_the_servers_say_what_time_it_is(parts: Backend) -> None:
     for server_time in (parts.database.server_time, parts.bus.server_time):
         before = datetime.now(UTC) - timedelta(seconds=0.1)
         assert before < await server_time() < datetime.now(UTC) + timedelta(seconds=0.1)
@@ -32,13 +32,13 @@ async def test_the_servers_say_what_time_it_is(parts: Parts) -> None:
 @pytest.mark.expected_logs(OFF)
 @pytest.mark.parametrize("hours", [2, -2])
 async def test_a_worker_hours_off_ends_no_state_and_runs_no_timer(
-    settings: Settings, parts: Parts, hours: int
+    settings: Settings, parts: Backend, hours: int
 ) -> None:
     definition = flow_dict(FLOW) | {"ttl": "PT30M"}
-    async with Parts(settings).running() as right:
+    async with Backend(settings).running() as right:
         await right.definitions.create(definition, actor="root", source="api")
         await right.start_flow("ada", FLOW)
-        wrong_parts = Parts(settings, clock=Shifted(timedelta(hours=hours)))
+        wrong_parts = Backend(settings, clock=Shifted(timedelta(hours=hours)))
         async with wrong_parts.running() as wrong:
             assert not wrong_parts.time.is_trusted()
             assert await wrong.background.purge_expired() == 0

@@ -18,7 +18,7 @@ from bson.raw_bson import RawBSONDocument
 
 from app.contracts.commands import Origin
 from app.contracts.transfer import DataTransferError, TransferReport
-from app.main import Parts, take_up_definitions
+from app.main import Backend, take_up_definitions
 from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import (
@@ -124,7 +124,7 @@ async def test_every_document_comes_back_byte_by_byte(new_database: MakeDatabase
 
 
 async def test_life_goes_on_after_a_round_trip(
-    parts: Parts, new_database: MakeDatabase, settings: Settings, tmp_path: Path
+    parts: Backend, new_database: MakeDatabase, settings: Settings, tmp_path: Path
 ) -> None:
     service = parts.service
     await service.create_flow(flow_dict(title="Loop"))
@@ -138,7 +138,7 @@ async def test_life_goes_on_after_a_round_trip(
     await export(parts.database, tmp_path / "a.flow")  # a part of the records may still wait in outboxes
     target = await new_database()
     await load(target, tmp_path / "a.flow")
-    again = Parts(settings.model_copy(update={"mongo_database": target_name(target)}))
+    again = Backend(settings.model_copy(update={"mongo_database": target_name(target)}))
     async with again.running() as second:
         for user in ("ada", "eve", "ian"):
             found = await second.verify_flow_history(user, "loop")
@@ -158,7 +158,7 @@ def target_name(database: Database) -> str:
 
 
 async def test_an_export_of_a_busy_database_has_every_state_at_one_moment(
-    parts: Parts, new_database: MakeDatabase, settings: Settings, tmp_path: Path
+    parts: Backend, new_database: MakeDatabase, settings: Settings, tmp_path: Path
 ) -> None:
     """Users go on, start and end while small batches are read; each state in the file verifies."""
     service = parts.service
@@ -191,7 +191,7 @@ async def test_an_export_of_a_busy_database_has_every_state_at_one_moment(
         await asyncio.gather(*changing)
     target = await new_database()
     await load(target, file)
-    again = Parts(settings.model_copy(update={"mongo_database": target_name(target)}))
+    again = Backend(settings.model_copy(update={"mongo_database": target_name(target)}))
     async with again.running() as second:
         keys = {bson.decode(raw)["_id"] for raw in await stored(target, "flow_states")}
         assert keys >= {f"loop:{user}" for user in users}
@@ -205,7 +205,7 @@ async def test_an_export_of_a_busy_database_has_every_state_at_one_moment(
 @pytest.fixture
 async def exported(settings: Settings, tmp_path: Path) -> Path:
     """A file of a small database, which no service uses any more."""
-    parts = Parts(settings)
+    parts = Backend(settings)
     async with parts.running() as service:
         await take_up_definitions(service, settings)
         await service.start_flow("ada", "user-onboarding")
@@ -250,7 +250,7 @@ async def test_a_damaged_file_is_refused_before_anything_is_written(
 
 
 async def test_data_that_is_there_is_not_touched(
-    exported: Path, parts: Parts, new_database: MakeDatabase, settings: Settings
+    exported: Path, parts: Backend, new_database: MakeDatabase, settings: Settings
 ) -> None:
     with pytest.raises(DataTransferError, match="A service runs on this database"):
         await load(parts.database, exported)

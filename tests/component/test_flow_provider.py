@@ -14,7 +14,7 @@ from app import flow_provider
 from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
 from app.contracts.ports import DefinitionSourceError
 from app.flow_provider import FlowProvider, make_flow_provider
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from models.database import connect
 from tests.support.databases import SentCommands
@@ -41,7 +41,7 @@ async def title(provider: FlowProvider, slug: str = "loop") -> str | None:
     return (await provider(slug)).title
 
 
-async def test_of_a_database_the_newest_version(parts: Parts, settings: Settings) -> None:
+async def test_of_a_database_the_newest_version(parts: Backend, settings: Settings) -> None:
     service = parts.service
     config = {"source": "database", "connectionString": database_url(settings)}
     kept = make_flow_provider(config)
@@ -58,7 +58,7 @@ async def test_of_a_database_the_newest_version(parts: Parts, settings: Settings
     await kept.aclose()
 
 
-async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts, settings: Settings) -> None:
+async def test_a_hundred_that_miss_at_once_make_one_load(parts: Backend, settings: Settings) -> None:
     await parts.service.create_flow(flow_dict())
     sent = SentCommands()
     database = connect(database_url(settings), settings.mongo_database, [sent])
@@ -69,7 +69,7 @@ async def test_a_hundred_that_miss_at_once_make_one_load(parts: Parts, settings:
     await database.close()
 
 
-async def test_in_a_program_of_its_own(parts: Parts, settings: Settings) -> None:
+async def test_in_a_program_of_its_own(parts: Backend, settings: Settings) -> None:
     """That has nothing else of the service: nobody has prepared the database there."""
     await parts.service.create_flow(flow_dict(title="one"))
     program = (
@@ -91,7 +91,7 @@ def test_after_one_event_loop_another(settings: Settings) -> None:
     """As in a program that calls ``asyncio.run`` now and then."""
 
     async def publish() -> None:
-        async with Parts(settings).running() as service:
+        async with Backend(settings).running() as service:
             for slug in ("loop", "other"):
                 await service.create_flow(flow_dict(slug))
 
@@ -118,7 +118,7 @@ def test_files_in_one_event_loop_after_another(tmp_path: Path) -> None:
 
 @pytest.mark.expected_logs("MongoDB refuses")
 async def test_a_database_that_is_away(
-    parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = make_flow_provider({"source": "database", "connectionString": "mongodb://127.0.0.1:1/x"})
     with pytest.raises(StoreUnavailableError):
@@ -212,7 +212,7 @@ async def test_a_server_that_fails_is_left_alone_for_a_moment(server: RemoteServ
     optional=True,
 )
 async def test_hybrid_looks_in_the_database_then_in_files_then_at_the_server(
-    parts: Parts, settings: Settings, tmp_path: Path, server: RemoteServer
+    parts: Backend, settings: Settings, tmp_path: Path, server: RemoteServer
 ) -> None:
     service = parts.service
     for slug in ("a", "r"):

@@ -10,7 +10,7 @@ from app.contracts.commands import Origin, PauseCommand, StartCommand
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.migration import MigrateCommand
 from app.kit.clock import SystemClock
-from app.main import Parts
+from app.main import Backend
 from app.services import FlowService
 from config.settings import Settings
 from models.database import connect
@@ -40,7 +40,7 @@ async def walked(service: FlowService) -> None:
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Parts) -> None:
+async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Backend) -> None:
     """By hand, past the service: corruption that says what to do, recover, then the proper way."""
     service = parts.service
     await walked(service)
@@ -78,14 +78,14 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Part
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_step_that_was_taken_out_of_a_published_version(parts: Parts, settings: Settings) -> None:
+async def test_a_step_that_was_taken_out_of_a_published_version(parts: Backend, settings: Settings) -> None:
     """What cannot be: a version never changes. Forced by hand, its states go back to where they fit."""
     await walked(parts.service)
     broken = without(flow_dict(), "b", "c")
     await parts.database.collection("flow_definitions").update_one(
         {"_id": "loop:1"}, {"$set": {"definition": json.dumps(broken)}}
     )
-    restarted = Parts(settings)
+    restarted = Backend(settings)
     async with restarted.running() as service:
         with pytest.raises(FlowStateCorruptionError) as damage:
             await service.get_flow_state("ada", "loop")
@@ -98,7 +98,7 @@ async def test_a_step_that_was_taken_out_of_a_published_version(parts: Parts, se
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_what_cannot_be_read_fails_alone(parts: Parts) -> None:
+async def test_what_cannot_be_read_fails_alone(parts: Backend) -> None:
     service = parts.service
     await service.create_flow(flow_dict())
     for user in ("ada", "bob", "eve"):
@@ -115,7 +115,7 @@ async def test_what_cannot_be_read_fails_alone(parts: Parts) -> None:
     assert (report.moved, report.remaining) == (1, 0)
 
 
-async def test_two_runs_at_a_time_move_each_state_once(parts: Parts) -> None:
+async def test_two_runs_at_a_time_move_each_state_once(parts: Backend) -> None:
     service = parts.service
     await service.create_flow(flow_dict())
     users = [f"u{n}" for n in range(60)]
@@ -133,7 +133,9 @@ async def test_two_runs_at_a_time_move_each_state_once(parts: Parts) -> None:
     assert (held.status, held.pause_reason, held.version) == ("paused", "audit", 2)
 
 
-async def test_many_share_commands(parts: Parts, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_share_commands(
+    parts: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """(Fewer at a time on a machine that is busy: so long is not waited for one answer.)"""
     for module in (commit, state_store):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
@@ -151,6 +153,6 @@ async def test_many_share_commands(parts: Parts, settings: Settings, monkeypatch
         assert (report.moved, report.remaining) == (300, 0)
         assert len(sent.names) <= 300 // 5, "of 600 that they would be one by one"
         store = MongoStateStore(parts.database)
-        assert await store.running("loop", 1, (), 10, SystemClock().now()) == []
+        assert await store.list_running_users("loop", 1, (), 10, SystemClock().now()) == []
     finally:
         await counted.close()

@@ -4,7 +4,7 @@ import bson
 
 from app.contracts.commands import HeldPosition, StartCommand
 from app.contracts.record import state_after
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from models.database import connect
 from tests.support.databases import SentCommands
@@ -16,7 +16,7 @@ CHANGES = 20
 
 
 async def test_what_a_change_leaves_is_neither_sent_nor_stored_again(
-    parts: Parts, settings: Settings
+    parts: Backend, settings: Settings
 ) -> None:
     assert settings.mongo_url is not None
     sent = SentCommands()

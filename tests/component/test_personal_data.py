@@ -6,7 +6,7 @@ import pytest
 from bson.json_util import dumps
 
 from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
-from app.main import Parts
+from app.main import Backend
 from app.services import FlowService
 from app.services.administration import personal_data
 from models.history_store import MongoHistoryStore
@@ -31,7 +31,7 @@ async def lived(service: FlowService, user: str = "ada") -> None:
     )
 
 
-async def everything(parts: Parts) -> str:
+async def everything(parts: Backend) -> str:
     names = ("flow_states", "flow_history", "flow_states_damaged", "flow_corruptions", "flow_leases")
     found = [
         await parts.database.collection(name).find({"userId": {"$ne": "bob"}}).to_list(None) for name in names
@@ -39,18 +39,18 @@ async def everything(parts: Parts) -> str:
     return dumps(found)
 
 
-async def test_the_export_has_all_there_is(parts: Parts) -> None:
+async def test_the_export_has_all_there_is(parts: Backend) -> None:
     await lived(parts.service)
     await lived(parts.service, "bob")
     found = await parts.service.personal_data.export("ada")
     assert [state.flow for state in found.states] == ["sign-in", FLOW]
-    of_flow = ["started", "cleared", "started", "transitioned", "paused"]
+    flow_topic = ["started", "cleared", "started", "transitioned", "paused"]
     kinds = [(r.flow_id, r.kind) for r in found.history if r.success]
-    assert kinds == [("sign-in", "set"), *((FLOW, kind) for kind in of_flow)]
+    assert kinds == [("sign-in", "set"), *((FLOW, kind) for kind in flow_topic)]
     assert {r.user_id for r in found.history} == {"ada"}
 
 
-async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Parts) -> None:
+async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Backend) -> None:
     service = parts.service
     await lived(service)
     await lived(service, "bob")
@@ -74,7 +74,7 @@ async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Pa
     assert (await service.get_flow_history("bob", FLOW))[0].payload == {"iban": "DE0212"}
 
 
-async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Parts) -> None:
+async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Backend) -> None:
     service = parts.service
     await lived(service)
     await service.personal_data.erase("ada", ROOT)
@@ -89,7 +89,7 @@ async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Parts) -> None
 
 @pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
 async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_kept_yet(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = parts.service
     await lived(service)
@@ -106,13 +106,13 @@ async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_kept_yet(
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
-async def test_who_was_never_there_leaves_no_trace(parts: Parts) -> None:
+async def test_who_was_never_there_leaves_no_trace(parts: Backend) -> None:
     done = await parts.service.personal_data.erase("nobody", ROOT)
     assert (done.receipts, done.erased) == ([], 0)
     assert await parts.database.collection("flow_states").count_documents({}) == 0
 
 
-async def test_what_only_the_history_has_is_erased_too(parts: Parts) -> None:
+async def test_what_only_the_history_has_is_erased_too(parts: Backend) -> None:
     service = parts.service
     await lived(service)
     await service.background.relay.drain(5)
@@ -125,7 +125,7 @@ async def test_what_only_the_history_has_is_erased_too(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Parts) -> None:
+async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Backend) -> None:
     service = parts.service
     await lived(service)
     states = parts.database.collection("flow_states")
@@ -141,7 +141,7 @@ async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Parts) -
 
 @pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
 async def test_a_worker_that_delivers_late_brings_nothing_back(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = parts.service
     await service.background.stop()

@@ -10,10 +10,10 @@ import pytest
 
 from app.contracts.commands import HeldPosition, Origin, PauseCommand, StartCommand
 from app.contracts.migration import MigrateCommand
-from app.contracts.ports import REMEMBERED, StateFilter, StoredState
+from app.contracts.ports import REMEMBERED_REQUESTS, StateFilter, StoredState
 from app.contracts.record import HistoryFilter
 from app.kit.clock import SystemClock
-from app.main import Parts
+from app.main import Backend
 from app.services import FlowService
 from config.settings import Settings
 from models.states.store import MongoStateStore
@@ -84,7 +84,7 @@ async def exercise(service: FlowService) -> None:
     await asyncio.gather(*(service.start_flow(f"user-{n}", "loop") for n in range(BYSTANDERS)))
     for flow_id in ("loop", "timed", "short"):
         await service.start_flow("ada", flow_id, StartCommand(payload={"x": 1}))
-    for n in range(REMEMBERED + 2):  # so that a repeat is looked for in the history
+    for n in range(REMEMBERED_REQUESTS + 2):  # so that a repeat is looked for in the history
         again = Origin(actor="ada", request_id=f"r-{n}")
         await service.execute_transition("ada", "loop", ("go", "back")[n % 2], origin=again)
     await service.background.relay.drain(10)
@@ -115,7 +115,7 @@ async def exercise(service: FlowService) -> None:
     await service.delete_flow("short")
 
 
-async def sweep(service: FlowService, parts: Parts) -> None:
+async def sweep(service: FlowService, parts: Backend) -> None:
     """Run what the background does, once."""
     states = MongoStateStore(parts.database)
     await states.changed_since(["ada", "bob"], SystemClock().now() - timedelta(hours=1))
@@ -136,7 +136,7 @@ def explain(settings: Settings, query: Query) -> dict[str, Any]:
 
 async def test_no_query_scans(settings: Settings) -> None:
     sent = SentCommands()
-    parts = Parts(settings, listeners=[sent])
+    parts = Backend(settings, listeners=[sent])
     async with parts.running() as service:
         sent.commands.clear()
         await exercise(service)
@@ -157,7 +157,7 @@ async def test_no_query_scans(settings: Settings) -> None:
 async def test_a_page_reads_little_more_than_itself(settings: Settings, size: int) -> None:
     """All but the first one, which finds out how dense the keys are."""
     sent = SentCommands()
-    parts = Parts(settings, listeners=[sent])
+    parts = Backend(settings, listeners=[sent])
     async with parts.running() as service:
         await service.create_flow(flow_dict())
         await asyncio.gather(*(service.start_flow(f"user-{n:04}", "loop") for n in range(MANY)))

@@ -12,7 +12,7 @@ from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports import StateFilter
 from app.flow.history_chain import seal
 from app.kit.clock import SystemClock
-from app.main import Parts, take_up_definitions
+from app.main import Backend, take_up_definitions
 from app.services import FlowService
 from config.settings import Settings
 from models.codec import record_from_document, record_to_document
@@ -61,7 +61,7 @@ async def walked(service: FlowService) -> None:
     await service.execute_transition("ada", FLOW, "start", {"mail": "a@b"}, message="hi")
 
 
-async def damage(parts: Parts, update: dict[str, Any], *, delivered: bool = True) -> None:
+async def damage(parts: Backend, update: dict[str, Any], *, delivered: bool = True) -> None:
     if delivered:
         await parts.service.background.relay.drain(5)
     answer = await parts.database.collection("flow_states").update_one({"_id": KEY}, update)
@@ -72,7 +72,7 @@ async def damage(parts: Parts, update: dict[str, Any], *, delivered: bool = True
 @pytest.mark.expected_logs("damaged document", optional=True)
 @pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "waiting"])
 @pytest.mark.parametrize("name", DAMAGES)
-async def test_a_damaged_state_is_rebuilt(parts: Parts, name: str, delivered: bool) -> None:
+async def test_a_damaged_state_is_rebuilt(parts: Backend, name: str, delivered: bool) -> None:
     service = parts.service
     await walked(service)
     before = await service.get_flow_state("ada", FLOW)
@@ -113,7 +113,7 @@ async def test_a_damaged_state_is_rebuilt(parts: Parts, name: str, delivered: bo
     assert len(aside) == 1, "what was found is kept"
 
 
-async def test_a_sound_state_is_kept(parts: Parts) -> None:
+async def test_a_sound_state_is_kept(parts: Backend) -> None:
     await walked(parts.service)
     before = await parts.service.get_flow_state("ada", FLOW)
     done = await parts.service.administration.recover_flow("ada", FLOW)
@@ -121,7 +121,7 @@ async def test_a_sound_state_is_kept(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_document_that_is_lost_is_rebuilt(parts: Parts) -> None:
+async def test_a_document_that_is_lost_is_rebuilt(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     before = await service.get_flow_state("ada", FLOW)
@@ -137,7 +137,7 @@ async def test_a_document_that_is_lost_is_rebuilt(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_without_a_valid_record_it_begins_again(parts: Parts) -> None:
+async def test_without_a_valid_record_it_begins_again(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await damage(parts, {"$set": {"version": 99}})
@@ -153,7 +153,7 @@ async def test_without_a_valid_record_it_begins_again(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_a_record_that_was_changed_is_not_believed(parts: Parts) -> None:
+async def test_a_record_that_was_changed_is_not_believed(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await damage(parts, {"$unset": {"step": ""}})
@@ -171,7 +171,7 @@ async def test_a_record_that_was_changed_is_not_believed(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_a_state_that_had_ended_stays_ended(parts: Parts) -> None:
+async def test_a_state_that_had_ended_stays_ended(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await service.clear_flow_state("ada", FLOW)
@@ -184,7 +184,7 @@ async def test_a_state_that_had_ended_stays_ended(parts: Parts) -> None:
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
 
 
-async def test_there_is_nothing_to_recover(parts: Parts) -> None:
+async def test_there_is_nothing_to_recover(parts: Backend) -> None:
     with pytest.raises(FlowNotStartedError):
         await parts.service.administration.recover_flow("nobody", FLOW)
     await walked(parts.service)
@@ -195,7 +195,7 @@ async def test_there_is_nothing_to_recover(parts: Parts) -> None:
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
 @pytest.mark.parametrize("way", ["reset", "set", "clear"])
-async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Parts, way: str) -> None:
+async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Backend, way: str) -> None:
     service = parts.service
     await walked(service)
     await damage(parts, {"$unset": {"step": ""}})
@@ -211,7 +211,7 @@ async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Parts, way
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_hold_is_recovered_too(parts: Parts) -> None:
+async def test_a_hold_is_recovered_too(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await service.administration.pause_flow("ada", FLOW, PauseCommand(reason="fraud"))
@@ -222,7 +222,7 @@ async def test_a_hold_is_recovered_too(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("state recovered", "unsound state")
-async def test_the_check_finds_what_does_not_agree(parts: Parts) -> None:
+async def test_the_check_finds_what_does_not_agree(parts: Backend) -> None:
     service = parts.service
     for user in ("bob", "eve", "joe"):
         await service.start_flow(user, FLOW)
@@ -249,7 +249,7 @@ async def test_the_check_finds_what_does_not_agree(parts: Parts) -> None:
     assert (await service.get_flow_statistics()).corrupted_states == 0
 
 
-async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Parts) -> None:
+async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await parts.service.background.relay.drain(5)
@@ -261,7 +261,7 @@ async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Parts
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_an_older_copy_of_the_document_is_not_believed(parts: Parts) -> None:
+async def test_an_older_copy_of_the_document_is_not_believed(parts: Backend) -> None:
     """As after a backup was restored: what is in the history was acknowledged."""
     service = parts.service
     states = parts.database.collection("flow_states")
@@ -282,7 +282,7 @@ async def test_an_older_copy_of_the_document_is_not_believed(parts: Parts) -> No
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: Parts) -> None:
+async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await service.background.relay.drain(5)
@@ -297,7 +297,7 @@ async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: P
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_an_expired_state_is_not_brought_back(parts: Parts) -> None:
+async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
     service = parts.service
     flow = flow_dict(ttl="PT1S")
     await service.create_flow(flow)
@@ -319,7 +319,7 @@ async def test_an_expired_state_is_not_brought_back(parts: Parts) -> None:
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Parts) -> None:
+async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await damage(parts, {"$set": {"recent": "x"}})
@@ -331,7 +331,7 @@ async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Parts) -> N
 
 
 @pytest.mark.expected_logs("damaged document")
-async def test_a_damaged_state_does_not_end_the_paging(parts: Parts) -> None:
+async def test_a_damaged_state_does_not_end_the_paging(parts: Backend) -> None:
     service = parts.service
     for n in range(6):
         await service.start_flow(f"u-{n}", FLOW)
@@ -342,7 +342,7 @@ async def test_a_damaged_state_does_not_end_the_paging(parts: Parts) -> None:
     assert ([s.user_id for s in rest.states], rest.next) == (["u-3", "u-4", "u-5"], None)
 
 
-async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts: Parts) -> None:
+async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts: Backend) -> None:
     leases = parts.database.collection("flow_leases")
     await leases.update_one({"_id": "background"}, {"$set": {"fence": "x", "until": "y", "holder": "z"}})
     async with asyncio.timeout(10):
@@ -351,7 +351,7 @@ async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts
 
 
 @pytest.mark.expected_logs("another record is in its place")
-async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts: Parts) -> None:
+async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts: Backend) -> None:
     service = parts.service
     await service.background.stop()
     await service.start_flow("ada", FLOW)
@@ -367,7 +367,7 @@ async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts
 
 async def test_pruned_history_is_no_damage(settings: Settings) -> None:
     """With FLOW_HISTORY_RETENTION the last records of a state that rests may be gone."""
-    parts = Parts(settings.model_copy(update={"history_retention": timedelta(days=1)}))
+    parts = Backend(settings.model_copy(update={"history_retention": timedelta(days=1)}))
     async with parts.running() as service:
         await take_up_definitions(service, settings)
         await walked(service)

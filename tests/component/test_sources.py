@@ -12,8 +12,8 @@ import pytest
 from app.contracts.errors import FlowNotFoundError, NotOutrankedError
 from app.contracts.events import DefinitionChanged, Event, Topic
 from app.contracts.ports import DefinitionSource, DefinitionSourceError
-from app.main import Parts, definition_sources, following, open_service
-from app.services.definitions.source_mirror import SourceCopy
+from app.main import Backend, definition_sources, following, open_service
+from app.services.definitions.source_mirror import SourceMirror
 from app.services.definitions.source_sync import Sources
 from app.sources.files import FileSource
 from app.sources.remote import RemoteSource
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-class Copy(SourceCopy):
+class Copy(SourceMirror):
     """A copy that tells of each time that it was looked at."""
 
     def __init__(self, source: DefinitionSource, *, overrides: bool = False) -> None:
@@ -47,8 +47,8 @@ class Copy(SourceCopy):
         self._looked = asyncio.Condition()
         self.looks = 0
 
-    async def look(self, *, report: bool = True, advise: bool = True) -> None:
-        await super().look(report=report, advise=advise)
+    async def refresh(self, *, report: bool = True, advise: bool = True) -> None:
+        await super().refresh(report=report, advise=advise)
         async with self._looked:
             self.looks += 1
             self._looked.notify_all()
@@ -65,7 +65,7 @@ class Copy(SourceCopy):
 class Published:
     """What is published, as every worker hears it."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Backend) -> None:
         self._definitions = parts.service.definitions
         self._heard = asyncio.Event()
         parts.bus.subscribe(self._hear)
@@ -98,12 +98,12 @@ class Published:
 
 
 @pytest.fixture
-def published(parts: Parts) -> Published:
+def published(parts: Backend) -> Published:
     return Published(parts)
 
 
 @asynccontextmanager
-async def followed(parts: Parts, *copies: SourceCopy, prepared: bool = False) -> AsyncIterator[Sources]:
+async def followed(parts: Backend, *copies: SourceMirror, prepared: bool = False) -> AsyncIterator[Sources]:
     """Sources that are followed; ``prepared``: by a worker of which another process took them up."""
     sources = Sources(parts.service.definitions, copies)
     if not prepared:
@@ -112,7 +112,7 @@ async def followed(parts: Parts, *copies: SourceCopy, prepared: bool = False) ->
         yield sources
 
 
-async def titles(parts: Parts, slug: str = "loop") -> list[str | None]:
+async def titles(parts: Backend, slug: str = "loop") -> list[str | None]:
     """Of all versions, oldest first."""
     definitions = parts.service.definitions
     numbers = [known.version for known in await definitions.versions(slug)]
@@ -150,9 +150,9 @@ async def test_every_broken_file_is_named(folder: Path) -> None:
     assert "its name ends in .ini, not in .json, .yaml, .yml, .toml" in found.fault
 
 
-async def test_a_file_that_changes_is_taken_up(parts: Parts, published: Published, folder: Path) -> None:
+async def test_a_file_that_changes_is_taken_up(parts: Backend, published: Published, folder: Path) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
-    async with followed(parts, SourceCopy(FileSource(folder))):
+    async with followed(parts, SourceMirror(FileSource(folder))):
         assert await titles(parts) == ["one"]
         write(folder / "loop.json", flow_dict(title="two"))
         await published.until_title("two")
@@ -166,9 +166,9 @@ async def test_a_file_that_changes_is_taken_up(parts: Parts, published: Publishe
     assert await titles(parts) == ["one", "two", "three"]
 
 
-async def test_a_single_file_that_is_exchanged(parts: Parts, published: Published, folder: Path) -> None:
+async def test_a_single_file_that_is_exchanged(parts: Backend, published: Published, folder: Path) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
-    async with followed(parts, SourceCopy(FileSource(folder / "loop.json"))):
+    async with followed(parts, SourceMirror(FileSource(folder / "loop.json"))):
         (folder / "loop.json").unlink()  # as some editors do
         write(folder / "loop.json", flow_dict(title="two"))
         await published.until_title("two")
@@ -178,7 +178,7 @@ async def test_a_single_file_that_is_exchanged(parts: Parts, published: Publishe
 
 @pytest.mark.parametrize("single", [False, True])
 async def test_a_folder_as_kubernetes_mounts_it(
-    parts: Parts, published: Published, folder: Path, single: bool
+    parts: Backend, published: Published, folder: Path, single: bool
 ) -> None:
     def mount(name: str, title: str) -> None:
         data = folder / name
@@ -189,7 +189,7 @@ async def test_a_folder_as_kubernetes_mounts_it(
 
     mount("..2026_01", "one")
     (folder / "loop.json").symlink_to("..data/loop.json")
-    async with followed(parts, SourceCopy(FileSource(folder / "loop.json" if single else folder))):
+    async with followed(parts, SourceMirror(FileSource(folder / "loop.json" if single else folder))):
         assert await titles(parts) == ["one"]
         mount("..2026_02", "two")
         await published.until_title("two")
@@ -197,13 +197,13 @@ async def test_a_folder_as_kubernetes_mounts_it(
         await published.until_title("three")
 
 
-async def test_a_folder_that_is_exchanged_whole(parts: Parts, published: Published, tmp_path: Path) -> None:
+async def test_a_folder_that_is_exchanged_whole(parts: Backend, published: Published, tmp_path: Path) -> None:
     for number, title in ((1, "one"), (2, "two")):
         (tmp_path / f"release{number}").mkdir()
         write(tmp_path / f"release{number}" / "loop.json", flow_dict(title=title))
     current = tmp_path / "current"
     current.symlink_to("release1")
-    async with followed(parts, SourceCopy(FileSource(current))):
+    async with followed(parts, SourceMirror(FileSource(current))):
         (tmp_path / "next").symlink_to("release2")
         (tmp_path / "next").replace(current)
         await published.until_title("two")
@@ -213,7 +213,7 @@ async def test_a_folder_that_is_exchanged_whole(parts: Parts, published: Publish
 
 @pytest.mark.expected_logs("a definition cannot be used; the last good one stays")
 async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
-    parts: Parts, published: Published, folder: Path, log_events: LogEvents
+    parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
     write(folder / "other.json", flow_dict("other", title="one"))
@@ -244,7 +244,7 @@ async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
     "definitions cannot be read; what is known stays",
 )
 async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
-    parts: Parts, published: Published, folder: Path, log_events: LogEvents
+    parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
     write(folder / "other.json", flow_dict("other"))
@@ -270,7 +270,7 @@ async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
 
 @pytest.mark.expected_logs("two definitions of one flow; the first counts")
 async def test_two_definitions_of_one_flow_are_told_and_the_first_counts(
-    parts: Parts, folder: Path, log_events: LogEvents
+    parts: Backend, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "a.json", flow_dict(title="a"))
     write(folder / "b.json", flow_dict(title="b"))
@@ -293,7 +293,7 @@ async def test_two_definitions_of_one_flow_are_told_and_the_first_counts(
     "definitions cannot be read; what is known stays",
 )
 async def test_of_several_sources_the_first_counts(
-    parts: Parts, published: Published, tmp_path: Path, server: RemoteServer, log_events: LogEvents
+    parts: Backend, published: Published, tmp_path: Path, server: RemoteServer, log_events: LogEvents
 ) -> None:
     low = tmp_path / "low.json"
     write(low, flow_dict(title="low 1"))
@@ -320,7 +320,7 @@ async def test_of_several_sources_the_first_counts(
     "a definition cannot be used; there is no good one yet", "definitions cannot be read; what is known stays"
 )
 async def test_a_lower_source_does_not_take_over_for_one_that_a_new_worker_cannot_read(
-    parts: Parts, published: Published, tmp_path: Path, server: RemoteServer
+    parts: Backend, published: Published, tmp_path: Path, server: RemoteServer
 ) -> None:
     low = tmp_path / "low.json"
     write(low, flow_dict(title="low 1"))
@@ -349,12 +349,12 @@ OUTRANKED = "a definition is not used, a caller's version counts more"
 
 @pytest.mark.expected_logs(OUTRANKED)
 async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
-    parts: Parts, published: Published, folder: Path, log_events: LogEvents
+    parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     service = parts.service
     write(folder / "loop.json", flow_dict(title="file 1"))
     write(folder / "other.json", flow_dict("other", title="file 1"))
-    async with followed(parts, SourceCopy(FileSource(folder))):
+    async with followed(parts, SourceMirror(FileSource(folder))):
         await service.update_flow("loop", {"title": "caller"})
         await service.delete_flow("other")
         write(folder / "loop.json", flow_dict(title="file 2"))
@@ -373,7 +373,7 @@ async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
 
 @pytest.mark.expected_logs(OUTRANKED)
 async def test_what_a_caller_outranks_is_told_at_each_start_and_can_be_handed_back(
-    parts: Parts, published: Published, folder: Path, log_events: LogEvents
+    parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     definitions = parts.service.definitions
     write(folder / "loop.json", flow_dict(title="file 1"))
@@ -381,12 +381,12 @@ async def test_what_a_caller_outranks_is_told_at_each_start_and_can_be_handed_ba
     await definitions.put(flow_dict(title="file 1"), actor="ops", source="import")
     for _ in range(2):
         log_events.entries.clear()
-        async with followed(parts, SourceCopy(FileSource(folder))):
+        async with followed(parts, SourceMirror(FileSource(folder))):
             (told,) = log_events.named(OUTRANKED)
     assert (told["flow"], told["source"], told["by"]) == ("loop", "import", "ops")
     assert told["hand_back"] == "server-flow flows hand-back loop"
     log_events.entries.clear()
-    async with followed(parts, SourceCopy(FileSource(folder))):
+    async with followed(parts, SourceMirror(FileSource(folder))):
         write(folder / "loop.json", flow_dict(title="file 2"))
         write(folder / "other.json", flow_dict("other", title="file 2"))
         await published.until_title("file 2", "other")
@@ -406,23 +406,23 @@ async def test_what_a_caller_outranks_is_told_at_each_start_and_can_be_handed_ba
 
 
 async def test_a_flow_that_a_caller_retired_is_handed_back(
-    parts: Parts, published: Published, folder: Path
+    parts: Backend, published: Published, folder: Path
 ) -> None:
     write(folder / "loop.json", flow_dict(title="file"))
-    async with followed(parts, SourceCopy(FileSource(folder))):
+    async with followed(parts, SourceMirror(FileSource(folder))):
         await parts.service.delete_flow("loop")
-    async with followed(parts, SourceCopy(FileSource(folder))):
+    async with followed(parts, SourceMirror(FileSource(folder))):
         assert not (await parts.service.definitions.hand_back("loop")).retired
         await published.until_title("file")
 
 
 async def test_before_the_database_a_source_comes_back_over_what_callers_published(
-    parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.1)
     service = parts.service
     write(folder / "loop.json", flow_dict(title="file"))
-    async with followed(parts, SourceCopy(FileSource(folder), overrides=True)):
+    async with followed(parts, SourceMirror(FileSource(folder), overrides=True)):
         await service.update_flow("loop", {"title": "caller"})
         await published.until_title("file")
         await service.delete_flow("loop")
@@ -434,7 +434,7 @@ async def test_before_the_database_a_source_comes_back_over_what_callers_publish
 
 
 async def test_hosts_with_different_files_do_not_publish_back_and_forth(
-    parts: Parts, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.05)
     old, new = tmp_path / "old" / "loop.json", tmp_path / "new" / "loop.json"
@@ -468,11 +468,11 @@ async def test_hosts_with_different_files_do_not_publish_back_and_forth(
 
 
 async def test_a_new_worker_takes_up_what_was_never_published(
-    parts: Parts, published: Published, folder: Path
+    parts: Backend, published: Published, folder: Path
 ) -> None:
     for title in ("one", "two"):
         write(folder / "loop.json", flow_dict(title=title))
-        await Sources(parts.service.definitions, [SourceCopy(FileSource(folder))]).take_up()
+        await Sources(parts.service.definitions, [SourceMirror(FileSource(folder))]).take_up()
     write(folder / "loop.json", flow_dict(title="one"))
     copy = Copy(FileSource(folder))
     async with followed(parts, copy, prepared=True):
@@ -484,7 +484,7 @@ async def test_a_new_worker_takes_up_what_was_never_published(
         await published.until_title("three")
 
 
-async def test_many_workers_publish_a_change_once(parts: Parts, published: Published, folder: Path) -> None:
+async def test_many_workers_publish_a_change_once(parts: Backend, published: Published, folder: Path) -> None:
     write(folder / "loop.json", flow_dict(title="0"))
     copies = [Copy(FileSource(folder)) for _ in range(5)]
     async with (
@@ -507,10 +507,10 @@ async def test_many_workers_publish_a_change_once(parts: Parts, published: Publi
 
 @pytest.mark.expected_logs("definitions cannot be read; what is known stays")
 async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_later(
-    parts: Parts, published: Published, server: RemoteServer, log_events: LogEvents
+    parts: Backend, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives(b"", status=500)
-    async with followed(parts, SourceCopy(RemoteSource(server.url(), interval=0))):
+    async with followed(parts, SourceMirror(RemoteSource(server.url(), interval=0))):
         server.gives(flow_dict(title="there"))
         await published.until_title("there")
         (newest,) = await parts.service.definitions.versions("loop")
@@ -525,7 +525,7 @@ async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_lat
     "a definition cannot be used; there is no good one yet",
 )
 async def test_good_definitions_are_taken_up_beside_faulty_ones(
-    parts: Parts, published: Published, server: RemoteServer, log_events: LogEvents
+    parts: Backend, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives([flow_dict("bad", initialStep="nowhere"), flow_dict(title="good"), 7])
     copy = Copy(RemoteSource(server.url(), interval=0))
@@ -544,7 +544,7 @@ async def test_good_definitions_are_taken_up_beside_faulty_ones(
 
 @pytest.mark.expected_logs("definitions cannot be read; what is known stays")
 async def test_failures_of_one_kind_are_told_once(
-    parts: Parts, server: RemoteServer, log_events: LogEvents
+    parts: Backend, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives(flow_dict())
     copy = Copy(RemoteSource(server.url(), interval=0))
@@ -601,7 +601,7 @@ async def test_a_broken_file_stops_the_start_with_every_fault(settings: Settings
 
 @pytest.mark.expected_logs("definitions not taken up yet")
 async def test_a_store_that_is_away_is_waited_for(
-    parts: Parts, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch, log_events: LogEvents
+    parts: Backend, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch, log_events: LogEvents
 ) -> None:
     from app.contracts.errors import StoreUnavailableError
 
@@ -614,7 +614,7 @@ async def test_a_store_that_is_away_is_waited_for(
         failed.set()
         raise StoreUnavailableError
 
-    async with followed(parts, SourceCopy(FileSource(folder))):
+    async with followed(parts, SourceMirror(FileSource(folder))):
         monkeypatch.setattr(MongoDefinitionStore, "latest", away)
         write(folder / "loop.json", flow_dict(title="two"))
         await asyncio.wait_for(failed.wait(), 20)
@@ -623,7 +623,9 @@ async def test_a_store_that_is_away_is_waited_for(
     assert any(entry["event"] == "definitions not taken up yet" for entry in log_events.entries)
 
 
-async def test_a_process_with_other_settings_is_not_needed_to_end_in_time(parts: Parts, folder: Path) -> None:
+async def test_a_process_with_other_settings_is_not_needed_to_end_in_time(
+    parts: Backend, folder: Path
+) -> None:
     write(folder / "loop.json", flow_dict())
     own = parts_settings(folder)
     began = asyncio.get_running_loop().time()

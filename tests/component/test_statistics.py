@@ -3,17 +3,17 @@
 import pytest
 
 from app.contracts.errors import FlowError
-from app.main import Parts
+from app.main import Backend
 
 
-async def test_nothing_yet(parts: Parts) -> None:
+async def test_nothing_yet(parts: Backend) -> None:
     figures = await parts.service.get_flow_statistics()
     assert (figures.total_flows, figures.active_users, figures.popular_steps) == (0, 0, [])
     assert (figures.completion_rate, figures.error_rate, figures.average_flow_duration) == (0, 0, 0)
     assert figures.performance_metrics.average_response_time == 0
 
 
-async def test_figures_over_a_known_history(parts: Parts) -> None:
+async def test_figures_over_a_known_history(parts: Backend) -> None:
     service = parts.service
     for user in ("a", "b", "c"):
         await service.start_flow(user, "user-onboarding")

@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect
 
 from app.contracts.commands import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from models.database import DatabaseRefusedError, connect
 from models.definition_store import MongoDefinitionStore
@@ -26,7 +26,7 @@ from tests.support.samples import T0, flow_dict, fresh, moved, record
 from tests.support.services import service_on
 
 
-async def test_indexes_are_as_declared(parts: Parts) -> None:
+async def test_indexes_are_as_declared(parts: Backend) -> None:
     states = await parts.database.collection("flow_states").index_information()
     assert states["user_flow"]["key"] == [("userId", 1), ("flowId", 1)]
     assert states["created"]["key"] == [("createdAt", 1)]
@@ -78,13 +78,13 @@ async def test_history_has_a_ttl_only_where_records_have_an_end(settings: Settin
 
 
 async def test_the_setting_for_retention_makes_the_ttl(settings: Settings) -> None:
-    parts = Parts(settings.model_copy(update={"history_retention": timedelta(days=1)}))
+    parts = Backend(settings.model_copy(update={"history_retention": timedelta(days=1)}))
     async with parts.running():
         assert "retention" in await parts.database.collection("flow_history").index_information()
 
 
 async def test_readiness_after_a_failed_write_is_proven_by_a_write(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LAST_FAILURE, "reason", "the disk of the database is full")
     await parts.database.ping()
@@ -96,12 +96,12 @@ async def test_readiness_after_a_failed_write_is_proven_by_a_write(
 Write = Callable[[], Awaitable[Any]]
 
 
-def store_through(parts: Parts, write: Callable[[Write], Any]) -> MongoStateStore:
+def store_through(parts: Backend, write: Callable[[Write], Any]) -> MongoStateStore:
     """Build a store whose commands that write commits go through a function."""
     return MongoStateStore(InterceptedDatabase(parts.database, "flow_states", bulk_write=write))
 
 
-def breaking(parts: Parts, faults: list[str]) -> MongoStateStore:
+def breaking(parts: Backend, faults: list[str]) -> MongoStateStore:
     """Build a store whose connection breaks at each write, ``before`` it is made or ``after``."""
 
     async def broken(write: Write) -> Any:
@@ -117,7 +117,7 @@ def breaking(parts: Parts, faults: list[str]) -> MongoStateStore:
 
 
 @pytest.mark.parametrize("faults", [["before"], ["after"], ["before", "after"], ["before", "before"]])
-async def test_an_outcome_that_was_lost_is_looked_up(parts: Parts, faults: list[str]) -> None:
+async def test_an_outcome_that_was_lost_is_looked_up(parts: Backend, faults: list[str]) -> None:
     state = fresh()
     assert await breaking(parts, [*faults]).commit(None, record(state, commit="mine"))
     second = moved(state)
@@ -128,7 +128,7 @@ async def test_an_outcome_that_was_lost_is_looked_up(parts: Parts, faults: list[
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
 
-def late(parts: Parts) -> MongoStateStore:
+def late(parts: Backend) -> MongoStateStore:
     """Build a store whose first write seems lost, and arrives just before the second."""
     under_way: list[Write] = []
 
@@ -144,7 +144,7 @@ def late(parts: Parts) -> MongoStateStore:
     return store_through(parts, delayed)
 
 
-async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Parts) -> None:
+async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Backend) -> None:
     state = fresh()
     assert await late(parts).commit(None, record(state, commit="mine"))
     assert await late(parts).commit(state.position, record(moved(state), commit="mine-too"))
@@ -153,7 +153,7 @@ async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Parts) -> No
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
 
-async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Parts) -> None:
+async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Backend) -> None:
     """Another worker may deliver the record while the committer still asks whether it was made."""
     state = fresh()
     other = MongoStateStore(parts.database)
@@ -174,7 +174,7 @@ async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Parts) 
     assert lost
 
 
-async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Parts) -> None:
+async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Backend) -> None:
     state = fresh()
     rival_store = MongoStateStore(parts.database)
     await rival_store.commit(None, record(state))
@@ -193,7 +193,7 @@ async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Parts) -> None:
     assert stored.state.message == "rival"
 
 
-async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Parts) -> None:
+async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Backend) -> None:
     """Of several in one command some lost their race; the look at which fails once."""
     looks: list[str] = []
 
@@ -216,7 +216,7 @@ async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Parts
     assert list(made) == [True, False, True]
 
 
-async def test_a_store_that_stays_away_is_said_so(parts: Parts) -> None:
+async def test_a_store_that_stays_away_is_said_so(parts: Backend) -> None:
     with pytest.raises(StoreUnavailableError):
         await breaking(parts, ["before"] * 9).commit(None, record(fresh()))
 
@@ -234,7 +234,7 @@ async def test_a_store_that_stays_away_is_said_so(parts: Parts) -> None:
         {"$unset": {"epoch": ""}},
     ],
 )
-async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Parts, damage: Any) -> None:
+async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Backend, damage: Any) -> None:
     service = parts.service
     await service.start_flow("ada", "user-onboarding")
     await parts.database.collection("flow_states").update_one({"_id": "user-onboarding:ada"}, damage)
@@ -254,7 +254,7 @@ async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Parts, d
 
 
 @pytest.mark.expected_logs("unreadable definition")
-async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Parts) -> None:
+async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Backend) -> None:
     definitions = parts.service.definitions
     for slug in ("whole", "loop"):
         await definitions.create(flow_dict(slug), actor="root", source="api")
@@ -271,7 +271,7 @@ async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Parts) -> 
 
 
 @pytest.mark.expected_logs("damaged document")
-async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Parts) -> None:
+async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Backend) -> None:
     states = parts.database.collection("flow_states")
     for user in ("damaged", "sound"):
         await parts.service.start_flow(user, "user-onboarding")
@@ -290,7 +290,7 @@ async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Parts) 
         {"n": -(2**63), "f": 1e300},
     ],
 )
-async def test_payloads_that_mean_something_to_the_database_do_not(parts: Parts, payload: Any) -> None:
+async def test_payloads_that_mean_something_to_the_database_do_not(parts: Backend, payload: Any) -> None:
     service = parts.service
     await service.start_flow("ada", "user-onboarding", StartCommand(payload=payload))
     await service.execute_transition("ada", "user-onboarding", "start", payload)
@@ -356,7 +356,7 @@ async def test_a_name_that_dns_does_not_know_is_an_outage() -> None:
 async def test_who_waits_for_a_database_does_not_wait_for_one_that_refuses(settings: Settings) -> None:
     assert settings.mongo_url is not None
     wrong = settings.mongo_url.get_secret_value().replace("://flow:", "://flow:x", 1)
-    parts = Parts(settings.model_copy(update={"mongo_url": SecretStr(wrong)}))
+    parts = Backend(settings.model_copy(update={"mongo_url": SecretStr(wrong)}))
     with pytest.raises(DatabaseRefusedError, match=r"MongoDB refuses \(code 18\): check the user"):
         async with asyncio.timeout(10), parts.running(patient=True):
             pytest.fail("it is let in")

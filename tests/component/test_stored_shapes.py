@@ -9,7 +9,7 @@ from bson.json_util import loads
 from msgspec import UNSET
 
 from app.contracts.commands import Origin
-from app.main import Parts
+from app.main import Backend
 from models.documents import DOCUMENTS
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
@@ -20,7 +20,7 @@ COLLECTIONS = {document.Settings.name: document for document in DOCUMENTS}
 
 
 @pytest.fixture(params=VERSIONS)
-async def version(request: pytest.FixtureRequest, parts: Parts) -> str:
+async def version(request: pytest.FixtureRequest, parts: Backend) -> str:
     """A version of which the database has the documents."""
     for path in SHAPES.glob(f"{request.param}-*.json"):
         documents = loads(path.read_text())
@@ -30,7 +30,7 @@ async def version(request: pytest.FixtureRequest, parts: Parts) -> str:
     return str(request.param)
 
 
-async def test_states_and_their_history_load(parts: Parts, version: str) -> None:
+async def test_states_and_their_history_load(parts: Backend, version: str) -> None:
     service = parts.service
     ada = await service.get_flow_state("ada", "loop")
     assert ada is not None
@@ -59,7 +59,7 @@ async def test_states_and_their_history_load(parts: Parts, version: str) -> None
     assert (await service.definitions.current("loop")).flow.title == "Loop"
 
 
-async def test_a_migrated_state_and_its_rich_definition_load(parts: Parts, version: str) -> None:
+async def test_a_migrated_state_and_its_rich_definition_load(parts: Backend, version: str) -> None:
     if version < "0.4.0":
         assert await parts.service.get_user_flows("mia") == [], "there was no migration yet"
         return
@@ -78,7 +78,7 @@ async def test_a_migrated_state_and_its_rich_definition_load(parts: Parts, versi
     assert flow.steps["review"].transitions["approve"].guard == "user.id != state.userId"
 
 
-async def test_life_goes_on(parts: Parts, version: str) -> None:
+async def test_life_goes_on(parts: Backend, version: str) -> None:
     service = parts.service
     again = Origin(actor="ada", request_id="r-2", client="http")
     repeated = await service.execute_transition(
@@ -106,13 +106,13 @@ def stored(version: str) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("number", VERSIONS)
-async def test_the_documents_declare_every_shape(parts: Parts, number: str) -> None:
+async def test_the_documents_declare_every_shape(parts: Backend, number: str) -> None:
     for name, documents in stored(number).items():
         for one in documents:
             COLLECTIONS[name].model_validate(one)
 
 
-async def test_the_newest_shape_is_among_them(parts: Parts) -> None:
+async def test_the_newest_shape_is_among_them(parts: Backend) -> None:
     """A field that this version declares, and that no stored shape of it has, needs a new file
     (``python -m tests.stored_shapes.write``)."""
     newest = stored(VERSIONS[-1])

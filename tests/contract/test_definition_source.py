@@ -58,8 +58,8 @@ async def test_definitions_come_in_order_each_with_its_place_and_source(place: P
     assert [each.raw["flow"] for each in found] == ["b", "a", "odd"]
     assert [each.fault for each in found] == ["", "", ""]
     assert len({each.place for each in found}) == 3
-    assert all(place.source.gave(each.source) for each in found)
-    assert not place.source.gave("api")
+    assert all(place.source.produced(each.source) for each in found)
+    assert not place.source.produced("api")
 
 
 async def test_a_digest_changes_with_its_definition_alone(place: Place) -> None:

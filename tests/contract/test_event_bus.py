@@ -17,8 +17,8 @@ from app.contracts.events import (
     Gap,
     StateChanged,
     Topic,
-    of_flow,
-    of_user,
+    flow_topic,
+    user_topic,
 )
 from app.contracts.ports import BusUnavailableError, EventBus
 from config.settings import Settings
@@ -141,20 +141,20 @@ def bus(outages: BusWithOutages) -> EventBus:
 
 async def test_events_are_heard_in_order_by_every_handler(bus: EventBus) -> None:
     events: list[Event] = [changed("ada", n) for n in range(50)]
-    await bus.follow(of_user("ada"))
+    await bus.follow(user_topic("ada"))
     heard, also = Heard(bus), Heard(bus)
     await bus.publish(events[:20])
     await bus.publish([*events[20:], DefinitionChanged(flow_id="f")])
     await heard.until_everyone()
     assert heard.events == also.events
-    assert [event for topic, event in heard.events if topic == of_user("ada")] == events
+    assert [event for topic, event in heard.events if topic == user_topic("ada")] == events
 
 
 async def test_what_nobody_follows_is_not_heard(bus: EventBus) -> None:
-    await bus.follow(of_user("ada"))
-    await bus.follow(of_flow("watched"))
-    await bus.follow(of_user("eve"))
-    bus.unfollow(of_user("eve"))
+    await bus.follow(user_topic("ada"))
+    await bus.follow(flow_topic("watched"))
+    await bus.follow(user_topic("eve"))
+    bus.unfollow(user_topic("eve"))
     heard = Heard(bus)
     events = [changed("ada"), changed("bob"), changed("eve"), changed("bob", 1, "watched")]
     await bus.publish([*events, changed("ada", 2, "watched")])
@@ -168,12 +168,12 @@ async def test_what_nobody_follows_is_not_heard(bus: EventBus) -> None:
 
 async def test_a_topic_is_heard_until_the_last_who_follows_it_ends(bus: EventBus) -> None:
     for _ in range(2):
-        await bus.follow(of_user("ada"))
-    bus.unfollow(of_user("ada"))
+        await bus.follow(user_topic("ada"))
+    bus.unfollow(user_topic("ada"))
     heard = Heard(bus)
     await bus.publish([changed("ada")])
     await heard.until(lambda event: event == changed("ada"))
-    bus.unfollow(of_user("ada"))
+    bus.unfollow(user_topic("ada"))
     await bus.publish([changed("ada", 1)])
     await bus.publish([DefinitionChanged(flow_id="f")])
     await heard.until_everyone()
@@ -182,7 +182,7 @@ async def test_a_topic_is_heard_until_the_last_who_follows_it_ends(bus: EventBus
 
 async def test_who_publishes_is_told_how_many_hear_it(bus: EventBus) -> None:
     assert await bus.publish([changed("nobody")]) == 0
-    await bus.follow(of_user("ada"))
+    await bus.follow(user_topic("ada"))
     assert await bus.publish([changed("ada")]) == 1
     assert await bus.publish([changed("ada"), changed("nobody")]) == 0
 
@@ -212,7 +212,7 @@ class Reported:
 async def test_an_outage_is_reported_as_a_gap_once_it_is_over(outages: BusWithOutages) -> None:
     bus = outages.bus
     heard, reported = Heard(bus), Reported(bus)
-    await bus.follow(of_user("ada"))
+    await bus.follow(user_topic("ada"))
     await outages.cut()
     cut_at = datetime.now(UTC)
     with pytest.raises(BusUnavailableError):
@@ -221,7 +221,7 @@ async def test_an_outage_is_reported_as_a_gap_once_it_is_over(outages: BusWithOu
     await outages.mend()
     await reported.until(lambda r: any(gap.concerns(EVERYONE) for gap in r.gaps))
     gap = next(gap for gap in reported.gaps if gap.concerns(EVERYONE))
-    assert gap.concerns(of_user("ada"))
+    assert gap.concerns(user_topic("ada"))
     assert gap.since <= cut_at
     await bus.publish([DefinitionChanged(flow_id="f")])
     await heard.until_everyone()
@@ -232,9 +232,9 @@ async def test_a_topic_followed_during_an_outage_is_heard_after_it(outages: BusW
     bus = outages.bus
     heard, reported = Heard(bus), Reported(bus)
     await outages.cut()
-    await bus.follow(of_user("ada"))
+    await bus.follow(user_topic("ada"))
     await outages.mend()
-    await reported.until(lambda r: any(gap.concerns(of_user("ada")) for gap in r.gaps))
+    await reported.until(lambda r: any(gap.concerns(user_topic("ada")) for gap in r.gaps))
     await bus.publish([changed("ada", 7), DefinitionChanged(flow_id="f")])
     await heard.until_everyone()
     assert changed("ada", 7) in [event for _, event in heard.events]

@@ -8,7 +8,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
 from app.contracts.ports import (
-    REMEMBERED,
+    REMEMBERED_REQUESTS,
     DamagedState,
     RunningStates,
     StateFilter,
@@ -16,7 +16,7 @@ from app.contracts.ports import (
     StateStore,
     StoredState,
 )
-from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered
+from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered_request
 from app.contracts.state import FlowState
 from models.database import Database
 from models.states.store import MongoStateStore
@@ -48,15 +48,15 @@ async def test_the_last_requests_are_remembered(store: StateStore) -> None:
     state = fresh()
     requests = [structs.replace(record(state), request_id="r-0", digest="d-0")]
     await store.commit(None, requests[0])
-    for n in range(1, REMEMBERED + 5):
+    for n in range(1, REMEMBERED_REQUESTS + 5):
         before, state = state, moved(state)
         plain = record(state)
         requests.append(structs.replace(plain, request_id=f"r-{n}", digest=f"d-{n}") if n % 5 else plain)
         await store.commit(before.position, requests[-1])
     stored = await store.load("loop", "ada")
     assert stored is not None
-    expected = [r for request in requests if (r := remembered(request)) is not None]
-    assert stored.recent == tuple(expected[-REMEMBERED:])
+    expected = [r for request in requests if (r := remembered_request(request)) is not None]
+    assert stored.recent == tuple(expected[-REMEMBERED_REQUESTS:])
     await store.release(requests)
     again = await store.load("loop", "ada")
     assert again == StoredState(state, (), stored.recent, payload_at=stored.payload_at)
@@ -174,8 +174,8 @@ async def test_a_paused_state_is_present_whatever_its_time(store: StateStore) ->
         await store.commit(None, record(state))
     now = T0 + timedelta(seconds=10)
     assert (await store.find(StateFilter(), None, 10, now)).states == [before, stopped]
-    assert await store.running("loop", 1, [], 10, now) == ["before", "stopped"]
-    assert sum(group.count for group in await store.survey("loop", 1, 10, now)) == 2
+    assert await store.list_running_users("loop", 1, [], 10, now) == ["before", "stopped"]
+    assert sum(group.count for group in await store.count_running_by_step("loop", 1, 10, now)) == 2
     assert [state async for state in store.expired(now)] == [before]
     resumed = moved(stopped, status="active", expires_at=now, expiry_left_ms=UNSET)
     assert await store.commit(stopped.position, record(resumed))
@@ -215,14 +215,14 @@ async def test_the_head_is_the_hash_of_the_last_record(store: StateStore) -> Non
 
 async def test_many_at_once_have_their_own_outcomes(store: StateStore) -> None:
     """Commits in flight share commands: starts, changes, stale ones and rivals, each with its answer."""
-    running = [fresh(user=f"u-{n}") for n in range(20)]
-    await asyncio.gather(*(store.commit(None, record(state)) for state in running))
+    list_running_users = [fresh(user=f"u-{n}") for n in range(20)]
+    await asyncio.gather(*(store.commit(None, record(state)) for state in list_running_users))
     wanted = [
         *((None, record(fresh(user=f"v-{n}"))) for n in range(10)),
         *((None, record(fresh(user=f"u-{n}", epoch="e2"))) for n in range(5)),
-        *((state.position, record(moved(state), commit="first")) for state in running[:10]),
-        *((state.position, record(moved(state), commit="rival")) for state in running[5:10]),
-        *((moved(state).position, record(moved(moved(state)))) for state in running[15:]),
+        *((state.position, record(moved(state), commit="first")) for state in list_running_users[:10]),
+        *((state.position, record(moved(state), commit="rival")) for state in list_running_users[5:10]),
+        *((moved(state).position, record(moved(moved(state)))) for state in list_running_users[15:]),
     ]
     made = await asyncio.gather(*(store.commit(before, one) for before, one in wanted))
     assert made[:10] == [True] * 10
@@ -284,18 +284,18 @@ async def test_running_states_of_a_version_are_surveyed_by_where_they_stand(stor
     for state in (back, other, gone, ended, stranger):
         await store.commit(None, record(state))
 
-    found = await store.survey("loop", 1, 1, T0)
+    found = await store.count_running_by_step("loop", 1, 1, T0)
     assert sorted(found, key=lambda f: (f.step, f.status, f.previous is UNSET)) == [
         RunningStates("a", "active", UNSET, 1, ("u0",)),
         RunningStates("b", "active", "a", 1, ("with:colon",)),
         RunningStates("b", "active", UNSET, 2, ("u1",)),
         RunningStates("b", "paused", UNSET, 1, ("u3",)),
     ]
-    assert await store.survey("loop", 3, 1, T0) == []
-    assert await store.running("loop", 1, (), 10, T0) == ["u0", "u1", "u2", "u3", "with:colon"]
-    assert await store.running("loop", 1, ("b", "c"), 10, T0) == ["u0"]
-    assert await store.running("loop", 1, (), 2, T0) == ["u0", "u1"]
-    assert await store.running("loop", 2, (), 10, T0) == ["x"]
+    assert await store.count_running_by_step("loop", 3, 1, T0) == []
+    assert await store.list_running_users("loop", 1, (), 10, T0) == ["u0", "u1", "u2", "u3", "with:colon"]
+    assert await store.list_running_users("loop", 1, ("b", "c"), 10, T0) == ["u0"]
+    assert await store.list_running_users("loop", 1, (), 2, T0) == ["u0", "u1"]
+    assert await store.list_running_users("loop", 2, (), 10, T0) == ["x"]
 
 
 async def test_states_whose_timeout_is_due_oldest_first(store: StateStore) -> None:
@@ -331,10 +331,10 @@ async def test_a_random_key_is_of_a_state_that_is_there(store: StateStore) -> No
 
 async def test_a_sound_state_is_salvaged_as_it_is(store: StateStore) -> None:
     await store.commit(None, record(fresh()))
-    found = await store.salvage("loop", "ada")
+    found = await store.load_or_salvage("loop", "ada")
     assert isinstance(found, StoredState)
     assert found == await store.load("loop", "ada")
-    assert await store.salvage("loop", "nobody") is None
+    assert await store.load_or_salvage("loop", "nobody") is None
 
 
 async def test_a_state_is_replaced_as_it_was_read_or_not_at_all(store: StateStore) -> None:

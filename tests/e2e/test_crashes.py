@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
@@ -64,7 +64,7 @@ async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> No
         await walker.close()
     assert kills >= KILLS - 1
 
-    parts = Parts(settings)
+    parts = Backend(settings)
     await parts.database.prepare()
     states, history = (parts.database.collection(name) for name in ("flow_states", "flow_history"))
     async with asyncio.timeout(30):  # the sweep of a living worker delivers what dead ones left

@@ -17,7 +17,7 @@ import pytest
 from pymongo import MongoClient
 
 from app.contracts.transfer import DataTransferError
-from app.main import Parts
+from app.main import Backend
 from app.process.data_directory import read_jwt_secret
 from app.process.database_server import SERVER_VARIABLE
 from config.settings import Settings
@@ -224,7 +224,7 @@ def test_an_import_that_was_killed_is_completed_by_the_same_command(
 
 async def test_an_erasure_during_an_export_is_noticed(settings: Settings, tmp_path: Path) -> None:
     """Another process erases a user between the read of the states and that of the history."""
-    parts = Parts(settings)
+    parts = Backend(settings)
     async with parts.running() as service:
         await service.create_flow(flow_dict(title="Loop"))
         for user in ("ada", "bob"):

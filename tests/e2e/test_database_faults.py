@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.contracts.commands import Origin
-from app.main import Parts, take_up_definitions
+from app.main import Backend, take_up_definitions
 from config.settings import Settings
 from tests.support.faults import BreakingProxy, MongoServer
 from tests.support.serving import Follower, Serving, external
@@ -83,11 +83,11 @@ async def test_a_stopped_or_hanging_database_is_503_and_comes_back(
 
 
 @pytest.fixture
-async def through_proxy(own: Settings, mongo: MongoServer) -> AsyncIterator[tuple[Parts, BreakingProxy]]:
+async def through_proxy(own: Settings, mongo: MongoServer) -> AsyncIterator[tuple[Backend, BreakingProxy]]:
     """A service whose connections to the database can be broken."""
     proxy = await BreakingProxy(mongo.port).start()
     url = f"mongodb://127.0.0.1:{proxy.port}/?retryWrites=false&directConnection=true&retryReads=false"
-    parts = Parts(own.model_copy(update={"mongo_url": SecretStr(url)}))
+    parts = Backend(own.model_copy(update={"mongo_url": SecretStr(url)}))
     async with parts.running() as service:
         await take_up_definitions(service, own)
         yield parts, proxy
@@ -96,7 +96,7 @@ async def through_proxy(own: Settings, mongo: MongoServer) -> AsyncIterator[tupl
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before it is applied", "after it is applied"])
 async def test_a_connection_that_breaks_during_the_commit(
-    through_proxy: tuple[Parts, BreakingProxy], answered: bool
+    through_proxy: tuple[Backend, BreakingProxy], answered: bool
 ) -> None:
     """The caller gets the right answer both times, and the change is made once."""
     parts, proxy = through_proxy
@@ -119,7 +119,7 @@ async def test_a_connection_that_breaks_during_the_commit(
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before it is applied", "after it is applied"])
 async def test_a_connection_that_breaks_during_the_start(
-    through_proxy: tuple[Parts, BreakingProxy], answered: bool
+    through_proxy: tuple[Backend, BreakingProxy], answered: bool
 ) -> None:
     parts, proxy = through_proxy
     proxy.break_next(b"welcome", answered=answered)
@@ -134,7 +134,7 @@ def in_bson(command: str, collection: str) -> bytes:
 
 
 async def test_a_connection_that_breaks_again_and_again(
-    through_proxy: tuple[Parts, BreakingProxy],
+    through_proxy: tuple[Backend, BreakingProxy],
 ) -> None:
     """At the update, at its repetition, and at the insert that delivers the record."""
     parts, proxy = through_proxy

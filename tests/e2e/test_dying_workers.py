@@ -5,7 +5,7 @@ import time
 
 import psutil
 
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from tests.support.serving import Follower, Serving
 
@@ -17,7 +17,7 @@ async def test_what_a_dead_worker_committed_is_delivered_by_another(
 ) -> None:
     """A service whose relay never runs is a worker that died right after its commits."""
     follower = await Follower().connect(two_workers.url, two_workers.token("ada"))
-    dead = Parts(settings)
+    dead = Backend(settings)
     await dead.database.prepare()
     await dead.service.start_flow("ada", FLOW)
     await dead.service.execute_transition("ada", FLOW, "start")

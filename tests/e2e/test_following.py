@@ -172,13 +172,13 @@ async def test_a_service_follows_one_state_of_another_user(serving: Serving, use
     own = await connected(serving, user)
     await own.call("flow-start", {"flowId": FLOW})
     await own.until(lambda f: len(f.updates()) == 1)  # the start was published before the service subscribes
-    of_user = {"flowId": FLOW, "userId": user}
-    assert (await service.call("flow-subscribe", of_user))["state"]["revision"] == 0
+    user_topic = {"flowId": FLOW, "userId": user}
+    assert (await service.call("flow-subscribe", user_topic))["state"]["revision"] == 0
     await own.call("flow-start", {"flowId": "sign-in"})
     await own.call("flow-transition", {"flowId": FLOW, "transition": "start"})
     await service.until(lambda f: len(f.updates()) == 1)
     assert [(e["flow"], e["revision"]) for e in service.updates()] == [(FLOW, 1)]
-    await service.call("flow-unsubscribe", of_user)
+    await service.call("flow-unsubscribe", user_topic)
     await own.call("flow-transition", {"flowId": FLOW, "transition": "continue"})
     await own.until(lambda f: len(f.updates()) == 4)
     assert len(service.updates()) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from app.auth.tokens import TokenVerifier
 from app.http.application import all_endpoints, build_application
-from app.main import Parts
+from app.main import Backend
 from tests.support.http import http_client
 from tests.support.samples import flow_dict
 from tests.support.serving import Serving
@@ -457,7 +457,7 @@ async def test_an_administrator_holds_and_releases(serving: Serving, user: str) 
 
 
 @pytest.mark.expected_logs("origin refused")
-async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(parts: Parts) -> None:
+async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(parts: Backend) -> None:
     application = build_application(
         parts.service,
         TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),

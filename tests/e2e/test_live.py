@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.contracts.events import of_user
+from app.contracts.events import user_topic
 from config.settings import Settings
 from realtime.redis.bus import RedisBus
 from tests.support.redis_tap import Tap
@@ -143,7 +143,7 @@ async def test_what_comes_on_the_redis_channel_never_shows_an_older_state(
     """Somebody with access to Redis sends genuine messages again, in any order, and forged ones."""
     assert settings.redis_url is not None
     url = settings.redis_url.get_secret_value()
-    channel = RedisBus(url, settings.mongo_database)._channel(of_user("ada"))
+    channel = RedisBus(url, settings.mongo_database)._channel(user_topic("ada"))
     followers = [await connected(host, "ada") for host in two_hosts]
     messages = []
     async with Tap(url, channel) as tap:

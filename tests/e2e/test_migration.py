@@ -14,7 +14,7 @@ import pytest
 
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from models.codec import record_from_document, state_from_document
 from tests.support.serving import Follower, Serving, close_all
@@ -207,7 +207,7 @@ async def test_a_worker_that_dies_in_the_middle(two_hosts: Hosts, settings: Sett
     async with victim.http("root", "flow:admin") as http:
         await published(http, FEWER)
         assert (await http.patch(f"/api/flows/{FLOW}", json={"steps": VERSIONS[2]["steps"]})).is_success
-        parts = Parts(settings)
+        parts = Backend(settings)
         collection = parts.database.collection("flow_states")
         run = asyncio.create_task(migrated(http, mapping=MAPPING))
         while not await collection.count_documents({"version": 2}):
@@ -228,7 +228,7 @@ async def test_a_worker_that_dies_in_the_middle(two_hosts: Hosts, settings: Sett
 
 async def stored(settings: Settings) -> tuple[dict[str, FlowState], dict[str, list[HistoryRecord]]]:
     """Every state, and its records in their order, once all are delivered."""
-    parts = Parts(settings)
+    parts = Backend(settings)
     states, history = (parts.database.collection(name) for name in ("flow_states", "flow_history"))
     async with asyncio.timeout(300):  # the sweep of a living worker delivers what a dead one left
         while await states.count_documents({"outbox.0": {"$exists": True}}):

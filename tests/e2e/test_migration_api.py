@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.contracts.commands import StartCommand
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from tests.support.samples import flow_dict
 from tests.support.serving import Follower, Serving
@@ -153,7 +153,7 @@ async def test_rehearsed_then_moved_over_http(serving: Serving, admin: httpx.Asy
     assert verified.json()["whole"] is True
 
 
-async def test_by_command(parts: Parts, settings: Settings, tmp_path: Path) -> None:
+async def test_by_command(parts: Backend, settings: Settings, tmp_path: Path) -> None:
     service = parts.service
     await service.create_flow(flow_dict())
     for user, step in (("ada", "a"), ("bob", "b"), ("eve", "b")):
@@ -188,7 +188,7 @@ async def test_by_command(parts: Parts, settings: Settings, tmp_path: Path) -> N
 
 
 async def test_a_command_that_leaves_some_behind_says_which_and_fails(
-    parts: Parts, settings: Settings, tmp_path: Path
+    parts: Backend, settings: Settings, tmp_path: Path
 ) -> None:
     service = parts.service
     await service.create_flow(flow_dict())

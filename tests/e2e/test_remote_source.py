@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.contracts.ports import DefinitionSourceError
-from app.services.definitions.source_mirror import SourceCopy
+from app.services.definitions.source_mirror import SourceMirror
 from app.sources.remote import RemoteSource
 from tests.support.serving import Serving
 
@@ -31,8 +31,8 @@ async def test_another_server_flow_can_be_the_remote(serving: Serving) -> None:
     found = await slugs(source)
     assert {"sign-in", "user-onboarding"} <= set(found)
     assert found == sorted(set(found))
-    copy = SourceCopy(source)
-    await copy.look()
+    copy = SourceMirror(source)
+    await copy.refresh()
     assert copy.faults == []
     assert copy.flows.keys() == set(found)
     anonymous = RemoteSource(f"{serving.url}/api/flows")

@@ -17,7 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.auth.tokens import issue_token
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from tests.support.faults import RedisServer
 from tests.support.http import http_client
@@ -168,7 +168,7 @@ async def test_the_storm(settings: Settings, node_packages: Path, tmp_path: Path
 
 async def _stored(settings: Settings) -> dict[str, Any]:
     """Where each user stands in the database."""
-    database = Parts(settings).database
+    database = Backend(settings).database
     documents = await database.collection("flow_states").find({}).to_list(None)
     await database.close()
     return {d["userId"]: {name: d[name] for name in ("epoch", "revision", "step")} for d in documents}

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.main import Parts
+from app.main import Backend
 from config.settings import Settings
 from models.database import Database
 from tests.support.samples import flow_dict
@@ -28,7 +28,7 @@ def timed_flow() -> dict[str, Any]:
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    parts = Parts(settings)
+    parts = Backend(settings)
     await parts.database.prepare()
     yield parts.database
     await parts.bus.stop()

@@ -13,7 +13,7 @@ from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 from app.contracts.commands import Origin, PauseCommand, StartCommand
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
-from app.main import Parts
+from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.documents import DOCUMENTS
@@ -28,7 +28,7 @@ def _asked(request_id: str) -> Origin:
     return Origin(actor="ada", request_id=request_id, client="http")
 
 
-async def live(parts: Parts, clock: FakeClock) -> None:
+async def live(parts: Backend, clock: FakeClock) -> None:
     """The lives of some users, so that every member of every document is there."""
     service = parts.service
     flow = flow_dict(title="Loop", ttl="P36500D")
@@ -77,7 +77,7 @@ async def live(parts: Parts, clock: FakeClock) -> None:
     )
 
 
-async def _migrated(parts: Parts) -> None:
+async def _migrated(parts: Backend) -> None:
     """A state of a flow with every optional member, moved to its second version."""
     flow = expense_flow(
         title="Expenses", description="Paid back", meta={"team": "finance"}, roles=["employee"]
@@ -93,7 +93,7 @@ async def main() -> None:
     """Write them."""
     servers = EmbeddedServers(Path(tempfile.mkdtemp()))
     clock = FakeClock(T0)
-    parts = Parts(servers.start(Settings(_env_file=None, jwt_secret="x" * 40, log_level="error")), clock)
+    parts = Backend(servers.start(Settings(_env_file=None, jwt_secret="x" * 40, log_level="error")), clock)
     await parts.database.prepare()
     await parts.bus.start(await parts.secrets.secret("bus"))
     await live(parts, clock)

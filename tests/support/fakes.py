@@ -16,7 +16,7 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
 from app.contracts.ports import (
-    REMEMBERED,
+    REMEMBERED_REQUESTS,
     BusUnavailableError,
     DamagedState,
     Lease,
@@ -34,7 +34,7 @@ from app.contracts.record import (
     as_stored,
     payload_place,
     position_of,
-    remembered,
+    remembered_request,
 )
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
 from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
@@ -81,15 +81,15 @@ class FakeStateStore:
         elif kept is None or (kept.state.epoch, kept.state.revision) != (before.epoch, before.revision):
             return False
         pending = (*(kept.pending if kept else ()), as_stored(record))
-        request = remembered(record)
-        recent = (*(kept.recent if kept else ()), *([request] if request else []))[-REMEMBERED:]
+        request = remembered_request(record)
+        recent = (*(kept.recent if kept else ()), *([request] if request else []))[-REMEMBERED_REQUESTS:]
         recent = () if record.kind == "erased" else recent
         head = "" if record.hash is UNSET else record.hash
         place = payload_place(record, kept.payload_at if kept else None)
         self.kept[after.key] = StoredState(after, pending, recent, head, place)
         return True
 
-    async def salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+    async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         key = state_key(flow_id, user_id)
         return self.damaged.get(key) or self.kept.get(key)
 
@@ -103,8 +103,8 @@ class FakeStateStore:
         else:
             return False
         head = "" if record.hash is UNSET else record.hash
-        request = remembered(record)
-        recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED:]
+        request = remembered_request(record)
+        recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED_REQUESTS:]
         place = payload_place(record, None)
         self.kept[after.key] = StoredState(after, (record,), recent, head, place)
         return True
@@ -117,7 +117,7 @@ class FakeStateStore:
             k.state
             for key, k in self.kept.items()
             if key > (after or "")
-            and not k.state.absent_at(now)
+            and not k.state.is_gone_at(now)
             and only.flow_id in (None, k.state.flow)
             and only.user_id in (None, k.state.user_id)
             and only.step in (None, k.state.step)
@@ -127,7 +127,9 @@ class FakeStateStore:
         page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
         return StatePage(page, page[-1].key if full else None)
 
-    async def survey(self, flow_id: str, version: int, shown: int, now: datetime) -> list[RunningStates]:
+    async def count_running_by_step(
+        self, flow_id: str, version: int, shown: int, now: datetime
+    ) -> list[RunningStates]:
         alike: dict[Any, list[str]] = {}
         for state in self._running(flow_id, version, now):
             alike.setdefault((state.step, state.status, state.previous), []).append(state.user_id)
@@ -136,7 +138,7 @@ class FakeStateStore:
             for (step, status, previous), users in alike.items()
         ]
 
-    async def running(
+    async def list_running_users(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[str]:
         found = self._running(flow_id, version, now)
@@ -145,7 +147,7 @@ class FakeStateStore:
     def _running(self, flow_id: str, version: int, now: datetime) -> list[FlowState]:
         states = [self.kept[key].state for key in sorted(self.kept)]
         here = [s for s in states if (s.flow, s.version) == (flow_id, version)]
-        return [s for s in here if s.status in ("active", "paused") and not s.absent_at(now)]
+        return [s for s in here if s.status in ("active", "paused") and not s.is_gone_at(now)]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         states = [k.state for k in self.kept.values() if k.state.status not in ENDED]
@@ -429,7 +431,7 @@ class FakeStatistics:
 
     async def statistics(self, now: datetime) -> FlowStatistics:
         states = [stored.state for stored in self._states.kept.values()]
-        states = [state for state in states if not state.absent_at(now)]
+        states = [state for state in states if not state.is_gone_at(now)]
         completed = [state for state in states if state.status == "completed"]
         lasted = [(state.updated_at - state.created_at) / MILLISECOND for state in completed]
         records = list(self._history.kept.values())

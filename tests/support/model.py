@@ -12,7 +12,7 @@ State = dict[str, Any]
 Answer = Any
 ENDED = ("cleared", "expired")
 REPAIRS = ("reset", "set", "clear")
-MEMORY = timedelta(hours=24)
+IDEMPOTENCY_WINDOW = timedelta(hours=24)
 MILLISECOND = timedelta(milliseconds=1)
 RECORDED_AS = {
     "start": "started",
@@ -66,7 +66,7 @@ class Change(NamedTuple):
     payload: dict[str, Any]
 
 
-class Remembered(NamedTuple):
+class RememberedRequest(NamedTuple):
     """A request that changed something."""
 
     command: Command
@@ -88,7 +88,7 @@ class Model:
         self.damaged = False
         self.lives = 0
         self.history: list[State] = []
-        self.memory: dict[tuple[str, str], Remembered] = {}
+        self.memory: dict[tuple[str, str], RememberedRequest] = {}
         self._max_payload_bytes = max_payload_bytes
 
     def read(self, now: datetime) -> Answer:
@@ -107,11 +107,11 @@ class Model:
                 raise RefusedError("FLOW_STATE_CORRUPTION")
             self.recover(origin.actor, now)
         key = (origin.actor, origin.request_id or "")
-        if self.state is not None and key in self.memory and now - self.memory[key].at < MEMORY:
+        if self.state is not None and key in self.memory and now - self.memory[key].at < IDEMPOTENCY_WINDOW:
             if self.memory[key].command != command:
                 raise RefusedError("INVALID_REQUEST")
             return self.memory[key].answer
-        while self.pass_time(now):
+        while self.apply_due_change(now):
             pass
         present = self.present(now)
         try:
@@ -130,10 +130,10 @@ class Model:
             answer = self._shown(self.state or {})
             answer = (answer, change is not None) if command.name == "start" else answer
         if change is not None and origin.request_id is not None:
-            self.memory[key] = Remembered(command, answer, now)
+            self.memory[key] = RememberedRequest(command, answer, now)
         return answer
 
-    def pass_time(self, now: datetime) -> bool:
+    def apply_due_change(self, now: datetime) -> bool:
         """Make the one change that is due; False when none is."""
         state = self.state
         if self.damaged or state is None or state["status"] in ENDED:

@@ -6,7 +6,15 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import ADMIN, SERVICE, Caller, Origin, StartCommand, TransitionCommand, program
+from app.contracts.commands import (
+    ADMIN,
+    SERVICE,
+    Caller,
+    Origin,
+    StartCommand,
+    TransitionCommand,
+    trusted_caller,
+)
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowError,
@@ -110,11 +118,11 @@ def test_only_what_the_caller_may_run_is_listed() -> None:
     assert names(at("review"), EMPLOYEE) == ["withdraw"]
     assert names(at("review"), APPROVER) == ["approve", "reject", "withdraw"]
     assert names(at("review", user="ada"), APPROVER) == ["withdraw"], "nobody approves what is theirs"
-    assert names(at("review"), program("eve")) == ["remind", "withdraw"]
+    assert names(at("review"), trusted_caller("eve")) == ["remind", "withdraw"]
     assert names(at("review"), ADMINISTRATOR) == ["approve", "reject", "remind", "withdraw"]
 
 
-@pytest.mark.parametrize("caller", [EMPLOYEE, APPROVER, ADMINISTRATOR, BACK_END, program("eve")])
+@pytest.mark.parametrize("caller", [EMPLOYEE, APPROVER, ADMINISTRATOR, BACK_END, trusted_caller("eve")])
 @pytest.mark.parametrize("step", ["draft", "review", "approved"])
 def test_what_is_listed_can_be_run_and_nothing_else(step: str, caller: Caller) -> None:
     state = at(step)
@@ -233,12 +241,12 @@ async def test_events_of_a_flow_that_was_restricted_meanwhile_are_for_those_who_
         await service.background.relay.drain(5)
         changed, ended = r.heard[1:]
         for event in (changed, ended):
-            assert not await service.updates.is_for_all(event)
-            assert await service.updates.as_told(event, Caller("eve")) is None
-            assert await service.updates.as_told(event, Caller("eve", frozenset({"staff"}))) is not None
+            assert not await service.updates.is_same_for_everyone(event)
+            assert await service.updates.for_caller(event, Caller("eve")) is None
+            assert await service.updates.for_caller(event, Caller("eve", frozenset({"staff"}))) is not None
         plain = r.heard[0]
         await service.update_flow("loop", {"roles": None})
-        assert await service.updates.is_for_all(plain)
+        assert await service.updates.is_same_for_everyone(plain)
 
 
 async def test_the_timer_runs_what_no_role_may() -> None:

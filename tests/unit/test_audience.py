@@ -17,14 +17,14 @@ from app.contracts.events import (
     Resync,
     StateChanged,
     Topic,
-    of_flow,
-    of_user,
+    flow_topic,
+    user_topic,
 )
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
 from app.contracts.state import FlowState
 from app.services.live.catch_up import MOST_EVENTS, STEP
-from app.services.live.subscribers import Audience, Told
+from app.services.live.subscribers import LiveEvent, LocalSubscribers
 from tests.support.fakes import FakeBus
 from tests.support.rig import Rig, rig
 
@@ -33,10 +33,10 @@ class Follower:
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.told: list[LiveEvent] = []
         self._grown = asyncio.Event()
 
-    def __call__(self, told: Told) -> None:
+    def __call__(self, told: LiveEvent) -> None:
         self.told.append(told)
         self._grown.set()
 
@@ -109,10 +109,10 @@ async def test_who_leaves_is_told_no_more() -> None:
     first.leave()
     await r.bus.publish([changed(1)])
     assert (one.positions, two.positions) == ([("loop", 0)], [("loop", 0), ("loop", 1)])
-    assert r.bus.followed[of_user("ada")] == 1
+    assert r.bus.followed[user_topic("ada")] == 1
     second.leave()
-    assert r.bus.followed[of_user("ada")] == 0
-    assert r.service.audience.count(of_user("ada")) == 0
+    assert r.bus.followed[user_topic("ada")] == 0
+    assert r.service.audience.count(user_topic("ada")) == 0
 
 
 async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +127,8 @@ async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(r.bus, "follow", cancelled)
     with pytest.raises(asyncio.CancelledError):
         await r.service.audience.follow_user("ada", Follower())
-    assert r.bus.followed[of_user("ada")] == 0
-    assert not r.service.audience.listens(of_user("ada"))
+    assert r.bus.followed[user_topic("ada")] == 0
+    assert not r.service.audience.listens(user_topic("ada"))
 
 
 async def test_what_was_missed_is_told_in_order_after_what_was_told() -> None:
@@ -242,11 +242,11 @@ async def test_a_gap_of_others_concerns_nobody_here() -> None:
         r.bus.gap_handlers, handlers = [], r.bus.gap_handlers
         hear()
         for missed in handlers:
-            missed(Gap(r.clock.now(), frozenset({of_user("bob")})))
+            missed(Gap(r.clock.now(), frozenset({user_topic("bob")})))
         await bob.until(lambda f: f.positions == [("loop", 0)])
         assert ada.told == []
         for missed in handlers:
-            missed(Gap(r.clock.now(), frozenset({of_user("ada")})))
+            missed(Gap(r.clock.now(), frozenset({user_topic("ada")})))
         await ada.until(lambda f: f.positions == [("loop", 0)])
 
 
@@ -290,7 +290,7 @@ async def test_who_cannot_be_told_what_it_missed_is_told_so(failure: Exception) 
         async def since(self, *_: object) -> CaughtUp:
             raise failure
 
-    audience = Audience(FakeBus(), r.states, Failing())  # type: ignore[arg-type]
+    audience = LocalSubscribers(FakeBus(), r.states, Failing())  # type: ignore[arg-type]
     await audience.follow_user("ada", follower)
     await audience.watch_flow("loop", watcher)
     await r.service.start_flow("ada", "loop")
@@ -298,7 +298,7 @@ async def test_who_cannot_be_told_what_it_missed_is_told_so(failure: Exception) 
     audience._gaps.put_nowait(Gap(r.clock.now()))
     await follower.until(lambda f: f.resyncs > 0)
     await watcher.until(lambda f: f.resyncs > 0)
-    audience._gaps.put_nowait(Gap(r.clock.now(), frozenset({of_flow("loop")})))
+    audience._gaps.put_nowait(Gap(r.clock.now(), frozenset({flow_topic("loop")})))
     before = watcher.resyncs
     await watcher.until(lambda f: f.resyncs > before)
     assert not run.done(), "the next gap is made up for"
@@ -397,6 +397,6 @@ async def test_presence_of_a_user_is_forgotten_when_nobody_follows_it_here() -> 
 
 def test_gaps_join_to_one_that_concerns_both() -> None:
     early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
-    ada, bob = frozenset({of_user("ada")}), frozenset({of_user("bob")})
+    ada, bob = frozenset({user_topic("ada")}), frozenset({user_topic("bob")})
     assert Gap(late, ada).joined(Gap(early, bob)) == Gap(early, ada | bob)
     assert Gap(early, ada).joined(Gap(late)) == Gap(early)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from models.batching.batcher import Batches, Pace
+from models.batching.batcher import AdaptiveBatchSize, Batcher
 
 
 class Server:
@@ -25,8 +25,8 @@ class Server:
         return [ValueError(str(item)) if item < 0 else 2 * item for item in items]
 
 
-def batches(server: Server, *, size: int = 3, lanes: int = 1, patience: float = 5) -> Batches[int, int]:
-    return Batches(server.work, pace=Pace(size, patience), lanes=lanes, patience=patience)
+def batches(server: Server, *, size: int = 3, lanes: int = 1, patience: float = 5) -> Batcher[int, int]:
+    return Batcher(server.work, pace=AdaptiveBatchSize(size, patience), lanes=lanes, patience=patience)
 
 
 async def test_those_of_one_turn_share_and_each_has_its_answer() -> None:
@@ -125,7 +125,7 @@ class Paced:
         self._now = 0.0
         self._sizes: list[int] = []
         monkeypatch.setattr("models.batching.batcher.monotonic", lambda: self._now)
-        self._ask = Batches(self._work, pace=Pace(100, 2.5), lanes=1, patience=2.5).ask
+        self._ask = Batcher(self._work, pace=AdaptiveBatchSize(100, 2.5), lanes=1, patience=2.5).ask
 
     async def _work(self, items: Sequence[int]) -> list[int | Exception]:
         self._now += self.price + self.each * len(items)

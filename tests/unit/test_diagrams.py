@@ -481,7 +481,7 @@ def test_wherever_a_state_is_the_layout_is_found_once(monkeypatch: pytest.Monkey
 
 
 def test_a_diagram_is_the_same_everywhere() -> None:
-    program = (
+    trusted_caller = (
         "import hashlib; from app.diagrams.svg import svg; "
         "from tests.support.drawn_flows import expense, neighbourly, tangled; "
         "drawn = [svg(flow) for flow in (expense(), neighbourly(60), tangled(90, 2), tangled(90, 6))]; "
@@ -489,7 +489,7 @@ def test_a_diagram_is_the_same_everywhere() -> None:
     )
     printed = {
         subprocess.run(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", trusted_caller],
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,

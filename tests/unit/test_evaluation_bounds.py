@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import convert, structs
 
-from app.contracts.commands import Caller, StartCommand, program
+from app.contracts.commands import Caller, StartCommand, trusted_caller
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
@@ -135,7 +135,7 @@ def test_all_guards_of_a_read_have_a_bound_together(condition: str, payload: dic
     definition, state = flow_with({**guards, "last": "state.flow == 'loop'"}, **payload)
     budget = GuardBudget()
     with bounded():
-        shown = rules.with_transitions(definition, state, program("ada"), T0, budget)
+        shown = rules.with_transitions(definition, state, trusted_caller("ada"), T0, budget)
     assert {"again", "go"} <= {each.transition for each in shown.transitions}, "those without a guard"
 
 

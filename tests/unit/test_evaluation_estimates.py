@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import convert
 
-from app.contracts.commands import Caller, StartCommand, program
+from app.contracts.commands import Caller, StartCommand, trusted_caller
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
@@ -136,11 +136,11 @@ def test_counting_the_cost_of_the_guards_of_a_read_is_bounded_by_the_clock() -> 
     definition = FlowDefinition(convert(raw, Flow), 1, T0, "tests", "python")
     state = rules.start(definition, "ada", "e", StartCommand(payload=OBJECTS), T0)
     budget = GuardBudget(max_seconds=0.0)
-    rules.with_transitions(definition, state, program("ada"), T0, budget)
+    rules.with_transitions(definition, state, trusted_caller("ada"), T0, budget)
     assert budget.skipped == 30
     assert budget.seconds == 0.0, "nothing is counted after the time"
     with bounded():
-        rules.with_transitions(definition, state, program("ada"), T0)
+        rules.with_transitions(definition, state, trusted_caller("ada"), T0)
 
 
 def test_a_name_that_is_not_found_costs_the_error_that_quotes_it() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.contracts.errors import InvalidDefinitionError
 from app.contracts.flow import Flow, FlowTimeout, FlowTransition
-from app.exchange.conversion_report import NotCarried
+from app.exchange.conversion_report import Unconverted
 from app.exchange.names import Names, slug_of
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import MAX_TRANSITIONS, from_xstate
@@ -715,8 +715,8 @@ def test_one_thing_is_listed_once() -> None:
         machine(a={"initial": "x", "after": {"5000": "b"}, "states": {"x": {}, "y": {}}}, b={"type": "final"})
     )
     assert [each for each in done.not_carried if each.pointer == "/states/a/after/5000"] == [
-        NotCarried("/states/a/after/5000", "its time goes on over several steps; a timeout is of one step"),
-        NotCarried(
+        Unconverted("/states/a/after/5000", "its time goes on over several steps; a timeout is of one step"),
+        Unconverted(
             "/states/a/after/5000",
             "your program runs the transition after-5000 5000 ms after the state began",
             kept=True,

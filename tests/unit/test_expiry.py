@@ -38,7 +38,7 @@ def test_a_pause_stops_the_clock_and_a_resumption_starts_it() -> None:
     flow, state = definition(), structs.replace(fresh(), expires_at=T0 + HOUR)
     paused = rules.pause(flow, state, HOLD, T0 + 10 * MINUTE)
     assert (paused.expires_at, paused.expiry_left_ms) == (UNSET, 50 * 60_000)
-    assert not paused.absent_at(T0 + 1000 * HOUR)
+    assert not paused.is_gone_at(T0 + 1000 * HOUR)
     released = rules.resume(flow, paused, T0 + 9 * HOUR)
     assert (released.expires_at, released.expiry_left_ms) == (T0 + 9 * HOUR + 50 * MINUTE, UNSET)
     assert rules.end(paused, "cleared", T0).expiry_left_ms is UNSET

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidDefinitionError, InvalidPayloadError
-from app.exchange.conversion_report import Notes
+from app.exchange.conversion_report import ConversionReport
 from app.exchange.xstate_reading import read_machine
 from app.flow.validation import check_flow, parse_flow
 from app.kit.numbers import with_doubles
@@ -148,9 +148,9 @@ def test_definitions_take_them_in_schemas_and_meta() -> None:
 
 def test_machines_take_them() -> None:
     raw = {"id": "m", "initial": "a", "states": {"a": {"type": "final"}}, "meta": {"n": 10**20}}
-    assert "a" in read_machine(raw, Notes()).root.children
+    assert "a" in read_machine(raw, ConversionReport()).root.children
     with pytest.raises(InvalidDefinitionError, match="64 bits"):
-        read_machine({**raw, "meta": {"n": 10**20 + 1}}, Notes())
+        read_machine({**raw, "meta": {"n": 10**20 + 1}}, ConversionReport())
 
 
 def test_a_message_with_more_digits_than_python_reads_is_read() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
-from app.flow.values.payload import check_keepable, check_size
+from app.flow.values.payload import check_size, require_storable
 from app.flow.values.storable_json import MAX_DEPTH
 
 
@@ -22,7 +22,7 @@ def nested(levels: int) -> Any:
     [{}, {"a": [1, 2.5, "x", True, None, {"$b.c": []}]}, {"n": 2**63 - 1, "m": -(2**63)}, nested(MAX_DEPTH)],
 )
 def test_json_is_kept(payload: dict[str, Any]) -> None:
-    check_keepable(payload)
+    require_storable(payload)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_json_is_kept(payload: dict[str, Any]) -> None:
 )
 def test_what_could_not_be_read_back_is_refused(payload: dict[str, Any], pointer: str) -> None:
     with pytest.raises(InvalidPayloadError) as refusal:
-        check_keepable(payload)
+        require_storable(payload)
     assert [f.pointer for f in refusal.value.faults] == [pointer]
 
 
@@ -53,16 +53,16 @@ def test_a_number_of_a_kind_of_its_own_is_a_number() -> None:
         HIGH = 2**62
         BEYOND = 2**64
 
-    check_keepable({"level": Level.HIGH})
+    require_storable({"level": Level.HIGH})
     with pytest.raises(InvalidPayloadError) as refused:
-        check_keepable({"level": Level.BEYOND})
+        require_storable({"level": Level.BEYOND})
     assert [fault.pointer for fault in refused.value.faults] == ["/payload/level"]
 
 
 def test_every_fault_is_named() -> None:
     bad = {"a": 2**64, "b": float("nan"), "c": 1}
     with pytest.raises(InvalidPayloadError) as refusal:
-        check_keepable(bad)
+        require_storable(bad)
     assert [f.pointer for f in refusal.value.faults] == ["/payload/a", "/payload/b"]
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.contracts.events import EVERYONE, Event, Gap, PresentClient, Topic, of_flow, of_user
+from app.contracts.events import EVERYONE, Event, Gap, PresentClient, Topic, flow_topic, user_topic
 from app.contracts.ports import BusUnavailableError
 from app.services.live.presence import Presence
 
@@ -94,7 +94,7 @@ def client(name: str, user: str = "ada") -> PresentClient:
 
 
 async def test_clients_on_all_workers_are_there_until_they_leave(make: Make) -> None:
-    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     one.presence.enter("f", client("a"))
     two.presence.enter("f", client("b"))
     two.presence.enter("other", client("c"))
@@ -108,18 +108,18 @@ async def test_clients_on_all_workers_are_there_until_they_leave(make: Make) -> 
 
 
 async def test_who_comes_later_is_told_who_is_there(make: Make) -> None:
-    one = make("one", of_user("ada"))
+    one = make("one", user_topic("ada"))
     one.presence.enter("f", client("a"))
     await asyncio.sleep(0)
-    later = make("later", of_user("ada"))
+    later = make("later", user_topic("ada"))
     assert await later.names() == ["a"]
     one.presence.enter("f", client("a2"))
     await later.until("a", "a2")
 
 
 async def test_watchers_are_told_of_all_users(make: Make) -> None:
-    one, two = make("one", of_user("ada")), make("two", of_user("bob"))
-    watcher = make("watcher", of_flow("f"))
+    one, two = make("one", user_topic("ada")), make("two", user_topic("bob"))
+    watcher = make("watcher", flow_topic("f"))
     one.presence.enter("f", client("a"))
     two.presence.enter("f", client("b", "bob"))
     assert await watcher.names(None) == ["a", "b"]
@@ -127,13 +127,13 @@ async def test_watchers_are_told_of_all_users(make: Make) -> None:
     await watcher.until("b", user=None)
     one.presence.enter("f", client("a2"))
     await watcher.until("a2", "b", user=None)
-    watcher.bus.topics.discard(of_flow("f"))
-    watcher.presence.forget_topic(of_flow("f"))
+    watcher.bus.topics.discard(flow_topic("f"))
+    watcher.presence.forget_topic(flow_topic("f"))
     assert watcher.presence.known_on("f", None) == []
 
 
 async def test_a_worker_that_is_gone_takes_its_clients_with_it(make: Make) -> None:
-    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     one.presence.enter("f", client("a"))
     two.presence.enter("f", client("b"))
     assert await one.names() == ["a", "b"]
@@ -143,7 +143,7 @@ async def test_a_worker_that_is_gone_takes_its_clients_with_it(make: Make) -> No
 
 
 async def test_after_a_gap_everybody_knows_again(make: Make) -> None:
-    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     one.presence.enter("f", client("a"))
     two.presence.enter("f", client("b"))
     assert await one.names() == await two.names() == ["a", "b"]
@@ -164,7 +164,7 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.services.live.presence.ANSWER_SECONDS", 0.05)
-    one, silent = make("one", of_user("ada")), make("silent", of_user("ada"))
+    one, silent = make("one", user_topic("ada")), make("silent", user_topic("ada"))
     silent.task.cancel()
     one.presence.enter("f", client("a"))
     assert await one.names() == ["a"]
@@ -173,7 +173,7 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
 
 
 async def test_what_others_say_twice_is_no_change(make: Make) -> None:
-    one, two = make("one", of_user("ada"), of_flow("f")), make("two", of_user("ada"))
+    one, two = make("one", user_topic("ada"), flow_topic("f")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))
     await one.until("b")
     assert one.changes.empty(), "heard by the user and by the flow, it changed once"
@@ -186,8 +186,8 @@ async def test_more_clients_than_are_named_take_nobody_away(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.services.live.presence.MOST_CLIENTS", 2)
-    one = make("one", of_user("u3"), of_flow("f"))
-    many = make("many", *(of_user(f"u{n}") for n in range(4)))
+    one = make("one", user_topic("u3"), flow_topic("f"))
+    many = make("many", *(user_topic(f"u{n}") for n in range(4)))
     for n in range(4):
         many.presence.enter("f", client(f"c{n}", f"u{n}"))
     await one.until("c3", user="u3")
@@ -197,7 +197,7 @@ async def test_more_clients_than_are_named_take_nobody_away(
 
 async def test_an_answer_tells_what_is_so_when_it_is_told(make: Make) -> None:
     """A question, and then the client leaves, before anything is told."""
-    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))
     asking = asyncio.create_task(one.names())
     await asyncio.sleep(0)
@@ -207,16 +207,16 @@ async def test_an_answer_tells_what_is_so_when_it_is_told(make: Make) -> None:
 
 
 async def test_who_does_not_hear_the_question_has_no_clients(make: Make) -> None:
-    one, two = make("one", of_user("ada")), make("two", of_user("ada"))
+    one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))
     await one.until("b")
-    two.bus.topics.discard(of_user("ada"))  # its client is gone, which nobody heard
+    two.bus.topics.discard(user_topic("ada"))  # its client is gone, which nobody heard
     assert await one.names() == []
 
 
 async def test_what_is_said_of_one_user_is_said_of_no_other(make: Make) -> None:
-    one = make("one", of_user("ada"), of_user("bob"))
-    two = make("two", of_user("ada"), of_user("bob"))
+    one = make("one", user_topic("ada"), user_topic("bob"))
+    two = make("two", user_topic("ada"), user_topic("bob"))
     two.presence.enter("f", client("a"))
     await one.until("a")
     two.presence.enter("f", client("b", "bob"))

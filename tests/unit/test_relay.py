@@ -138,14 +138,14 @@ async def test_an_event_that_cannot_be_published_stops_no_other() -> None:
 @pytest.mark.expected_logs("events not told")
 async def test_a_record_of_which_no_event_can_be_made_stops_no_other() -> None:
     r = await rig()
-    updates, made = r.service.updates, r.service.updates.of
+    updates, made = r.service.updates, r.service.updates.from_record
 
     async def failing(record: HistoryRecord) -> StateChanged:
         if record.user_id == "eve":
             raise RecursionError
         return await made(record)
 
-    updates.of = failing  # type: ignore[method-assign, assignment]
+    updates.from_record = failing  # type: ignore[method-assign, assignment]
     async with r.service as service:
         for user in ("ada", "eve", "bob"):
             await service.start_flow(user, "loop")

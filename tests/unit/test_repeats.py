@@ -8,7 +8,7 @@ from msgspec import structs
 
 from app.contracts.commands import ExpectedPosition, Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
-from app.contracts.ports import MEMORY, REMEMBERED
+from app.contracts.ports import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS
 from tests.support.fakes import FakeStateStore
 from tests.support.rig import rig
 
@@ -94,15 +94,15 @@ async def test_the_document_forgets_but_the_history_does_not() -> None:
     async with r.service as service:
         await service.start_flow("ada", "loop")
         first = await service.execute_transition("ada", "loop", "again", origin=origin("k-0"))
-        for n in range(1, REMEMBERED + 3):
+        for n in range(1, REMEMBERED_REQUESTS + 3):
             await service.execute_transition("ada", "loop", "again", origin=origin(f"k-{n}"))
         await service.background.relay.drain(5)
         assert await service.execute_transition("ada", "loop", "again", origin=origin("k-0")) == first
         with pytest.raises(InvalidRequestError):
             await service.execute_transition("ada", "loop", "go", origin=origin("k-0"))
-        r.clock.advance(seconds=MEMORY.total_seconds() + 1)
+        r.clock.advance(seconds=IDEMPOTENCY_WINDOW.total_seconds() + 1)
         late = await service.execute_transition("ada", "loop", "again", origin=origin("k-0"))
-        assert late.revision == REMEMBERED + 4, "after a day it is a new request"
+        assert late.revision == REMEMBERED_REQUESTS + 4, "after a day it is a new request"
 
 
 async def test_the_document_alone_answers_while_nothing_can_be_forgotten() -> None:
@@ -115,7 +115,7 @@ async def test_the_document_alone_answers_while_nothing_can_be_forgotten() -> No
     r.history = Unasked()
     service = r.make()
     await service.start_flow("ada", "loop", origin=origin("start"))
-    for n in range(REMEMBERED - 1):
+    for n in range(REMEMBERED_REQUESTS - 1):
         await service.execute_transition("ada", "loop", "again", origin=origin(f"k-{n}"))
 
 

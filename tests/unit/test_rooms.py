@@ -9,7 +9,7 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 
 from app.contracts.commands import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
-from app.contracts.events import Topic, of_user
+from app.contracts.events import Topic, user_topic
 from realtime.gateway import handlers as sockets
 from realtime.gateway.bounded_server import GONE
 from realtime.gateway.handlers import FlowSockets
@@ -168,7 +168,7 @@ async def test_a_topic_that_could_not_be_joined_is_tried_again(
     assert door.nothing_is_held()
     monkeypatch.setattr(door.rig.bus, "follow", follow)
     await door.connect("c", "ada")
-    assert door.rig.service.audience.listens(of_user("ada"))
+    assert door.rig.service.audience.listens(user_topic("ada"))
 
 
 @pytest.mark.parametrize("user", ["svc", "ada"])
@@ -178,14 +178,14 @@ async def test_a_subscription_that_is_refused_holds_nothing(door: Door, user: st
     with pytest.raises(FlowNotFoundError):
         await door.sockets._subscribe(client, user, SubscribeMessage(flow_id="nowhere", user_id=user))
     assert (client.followed, list(client.rooms)) == (set(), ["user:svc"])
-    assert not door.rig.service.audience.listens(of_user("ada"))
+    assert not door.rig.service.audience.listens(user_topic("ada"))
 
 
 async def test_two_clients_of_a_user_need_its_topic_until_both_are_gone(door: Door) -> None:
     await asyncio.gather(door.connect("a", "ada"), door.connect("b", "ada"))
-    assert door.rig.service.audience.count(of_user("ada")) == 1
+    assert door.rig.service.audience.count(user_topic("ada")) == 1
     await door.sockets._disconnect("a")
-    assert door.rig.service.audience.listens(of_user("ada"))
+    assert door.rig.service.audience.listens(user_topic("ada"))
     await door.sockets._disconnect("b")
     assert door.nothing_is_held()
 
@@ -235,7 +235,7 @@ async def test_a_client_that_is_gone_enters_no_room(door: Door) -> None:
     client = door.sockets._clients["s"]
     await door.sockets._disconnect("s")
     with pytest.raises(AuthenticationRequiredError):
-        await door.sockets._rooms.enter(client, "user:ada", of_user("ada"))
+        await door.sockets._rooms.enter(client, "user:ada", user_topic("ada"))
     assert door.nothing_is_held()
 
 

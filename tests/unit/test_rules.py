@@ -14,7 +14,7 @@ from app.contracts.commands import (
     SetCommand,
     StartCommand,
     TransitionCommand,
-    program,
+    trusted_caller,
 )
 from app.contracts.errors import (
     FlowStateCorruptionError,
@@ -80,12 +80,12 @@ def test_message_is_cleared_when_absent_and_ok_is_the_callers() -> None:
 
 
 def test_explicit_transitions_run_like_others_but_next_skips_them() -> None:
-    state = rules.with_transitions(FLOW, fresh(), program("ada"), T0)
+    state = rules.with_transitions(FLOW, fresh(), trusted_caller("ada"), T0)
     assert [t.transition for t in state.transitions] == ["jump", "again", "go"]
     assert (state.next_transition or state.transitions[0]).transition == "again"
     assert state.transitions[0].explicit
     assert state.transitions[0].reversible
-    ended = rules.with_transitions(FLOW, go(fresh(), "jump"), program("ada"), T0)
+    ended = rules.with_transitions(FLOW, go(fresh(), "jump"), trusted_caller("ada"), T0)
     assert ended.next_transition is None
 
 
@@ -143,11 +143,11 @@ def test_a_state_at_a_step_that_does_not_exist_is_corrupt() -> None:
 
 
 def test_absent_when_ended_or_past_its_time() -> None:
-    assert not fresh().absent_at(LATER)
-    assert rules.end(fresh(), "cleared", LATER).absent_at(T0)
+    assert not fresh().is_gone_at(LATER)
+    assert rules.end(fresh(), "cleared", LATER).is_gone_at(T0)
     expiring = structs.replace(fresh(), expires_at=LATER)
-    assert not expiring.absent_at(T0)
-    assert expiring.absent_at(LATER)
+    assert not expiring.is_gone_at(T0)
+    assert expiring.is_gone_at(LATER)
 
 
 def test_references_are_looked_up_and_misses_stay() -> None:
@@ -166,13 +166,13 @@ def test_start_command_defaults() -> None:
 
 def test_back_goes_to_previous_and_keeps_the_payload() -> None:
     there = go(fresh(payload={"x": 1}), "jump", payload={"y": 2}, message="m", ok=False)
-    undone = rules.back(FLOW, there, LATER, program("ada"))
+    undone = rules.back(FLOW, there, LATER, trusted_caller("ada"))
     assert (undone.step, undone.status, undone.revision) == ("a", "active", 2)
     assert (undone.payload, undone.ok) == ({"x": 1, "y": 2}, True)
     assert undone.previous is undone.message is UNSET
     for state in (undone, fresh(), go(fresh(), "go")):
         with pytest.raises(InvalidTransitionError) as refusal:
-            rules.back(FLOW, state, LATER, program("ada"))
+            rules.back(FLOW, state, LATER, trusted_caller("ada"))
         assert refusal.value.details["transition"] == "back"
 
 
@@ -180,10 +180,10 @@ def test_a_paused_state_moves_only_when_it_is_resumed() -> None:
     reversible = go(fresh(step="b"), "back")
     paused = rules.pause(FLOW, reversible, PauseCommand(reason="audit"), LATER)
     assert (paused.status, paused.pause_reason, paused.revision) == ("paused", "audit", 2)
-    assert rules.with_transitions(FLOW, paused, program("ada"), T0).transitions == ()
+    assert rules.with_transitions(FLOW, paused, trusted_caller("ada"), T0).transitions == ()
     moves: list[Callable[[], object]] = [
         lambda: go(paused, "go"),
-        lambda: rules.back(FLOW, paused, LATER, program("ada")),
+        lambda: rules.back(FLOW, paused, LATER, trusted_caller("ada")),
         lambda: rules.reset(FLOW, paused, ResetCommand(), LATER),
     ]
     for move in moves:

@@ -6,7 +6,7 @@ import time
 from msgspec import Raw
 
 from app.contracts.commands import NOTHING_HELD, Caller, HeldPosition
-from app.contracts.events import StateChanged, of_user
+from app.contracts.events import StateChanged, user_topic
 from app.http.routes.streams import WAITING_EVENTS, FlowStream
 from tests.support.rig import rig
 
@@ -25,7 +25,7 @@ async def test_a_reader_that_is_too_slow_is_told_so() -> None:
     assert last.event == "flow-error"
     assert json.loads(str(last.data))["code"] == "SLOW_CLIENT"
     stream.close()
-    assert not r.service.audience.listens(of_user("ada"))
+    assert not r.service.audience.listens(user_topic("ada"))
 
 
 async def test_an_epoch_that_begins_unseen_is_told_from_its_first_revision() -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from app.kit import tasks as tasks_module
-from app.kit.tasks import end_tasks, heeding_cancellation
+from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
 
 
 async def test_all_have_ended_whatever_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ async def swallow() -> None:
 
 async def test_a_cancellation_that_was_swallowed_is_heeded() -> None:
     async def work() -> None:
-        with heeding_cancellation():
+        with propagate_swallowed_cancellation():
             await swallow()
         pytest.fail("it goes on")
 
@@ -63,7 +63,7 @@ async def test_one_from_before_is_not_raised_again() -> None:
 
     async def work() -> bool:
         await swallow()
-        with heeding_cancellation():
+        with propagate_swallowed_cancellation():
             await asyncio.sleep(0)
         return True
 
@@ -76,7 +76,7 @@ async def test_one_from_before_is_not_raised_again() -> None:
 async def test_the_end_of_a_timeout_stays_one() -> None:
     async def work() -> None:
         async with asyncio.timeout(0.01):
-            with heeding_cancellation():
+            with propagate_swallowed_cancellation():
                 await swallow()
 
     with pytest.raises(TimeoutError):

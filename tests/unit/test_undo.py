@@ -7,7 +7,15 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import ADMIN, SERVICE, Caller, Origin, SetCommand, TransitionCommand, program
+from app.contracts.commands import (
+    ADMIN,
+    SERVICE,
+    Caller,
+    Origin,
+    SetCommand,
+    TransitionCommand,
+    trusted_caller,
+)
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError, InsufficientPermissionsError
 from app.contracts.flow import Flow
@@ -224,7 +232,9 @@ async def test_what_the_timer_did_is_undone_by_an_administrator_alone() -> None:
     assert await r.service.background.run_timeouts() == 1
     with pytest.raises(InsufficientPermissionsError, match="flow:admin"):
         await r.service.undo_transition("ada", "loop", origin=Origin("ada", caller=REQUESTER))
-    undone = await r.service.undo_transition("ada", "loop", origin=Origin("root", caller=program("root")))
+    undone = await r.service.undo_transition(
+        "ada", "loop", origin=Origin("root", caller=trusted_caller("root"))
+    )
     assert undone.step == "asked"
 
 

@@ -80,10 +80,10 @@ def test_what_is_printed_cannot_drive_the_terminal(tmp_path: Path) -> None:
 
 def test_it_answers_without_loading_what_it_does_not_need() -> None:
     slow = {"app.main", "app.asgi", "motor", "beanie", "redis", "socketio", "uvicorn"}
-    program = (
+    trusted_caller = (
         "import sys; from click.testing import CliRunner; from app.cli import main; "
         f"done = CliRunner().invoke(main, ['flows', 'validate', {str(CORPUS / 'sound')!r}]); "
         f"print(done.exit_code, sorted({slow!r} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", trusted_caller], capture_output=True, text=True, check=True)
     assert done.stdout == "0 []\n"

@@ -14,7 +14,7 @@ from app.contracts.state import FlowState, Payload
 from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.evaluation_breaker import Place
 from app.flow.conditions.guard_cost import Size, SizeOfObject, size_of, work_of
-from app.flow.values.storable_json import count_values
+from app.flow.values.storable_json import count_nodes
 
 LOOPED_BYTES = 16_384
 LOOPED_MEMBERS = 500
@@ -159,7 +159,7 @@ class GuardInputs:
 
 
 def _too_much(*payloads: Payload) -> str:
-    if sum(count_values(payload) for payload in payloads) > LOOPED_MEMBERS:
+    if sum(count_nodes(payload) for payload in payloads) > LOOPED_MEMBERS:
         return f"it loops or matches, and the payload has more than {LOOPED_MEMBERS} members"
     if sum(len(msgspec.json.encode(payload)) for payload in payloads) > LOOPED_BYTES:
         return f"it loops or matches, and the payload has more than {LOOPED_BYTES} bytes"

@@ -92,7 +92,7 @@ class Guard:
         self.expression = expression
         environment = _environment()
         self._compiled = environment.compile(expression)
-        self.is_dear = is_dear(expression)
+        self.is_expensive = is_expensive(expression)
         self._root = Tree(expression, environment).root
         self._reads = reads_of(self._root, FIELDS)
         self.reads_payload = "payload" in self._reads
@@ -107,7 +107,7 @@ class Guard:
     ) -> str | None:
         """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false.
         ``transition``: the one with this guard, for the log."""
-        if self.is_dear and (too_much := inputs.too_much()):
+        if self.is_expensive and (too_much := inputs.too_much()):
             return too_much
         environment = _environment()
 
@@ -152,7 +152,7 @@ def check_guard(
         raise GuardRefusedError(transition, expression, _seen(expression, inputs.values), reason or None)
 
 
-def is_dear(expression: str) -> bool:
+def is_expensive(expression: str) -> bool:
     """True if a guard loops or matches: these are what may take long."""
     return bool(_loops(expression) or _matches(expression))
 

@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 
 from app.flow.conditions.pattern_cost import WIDE, pattern_size
 from app.flow.conditions.schema_cost import at_same_value, parts_of, targets_of, unevaluated_depth
-from app.flow.values.storable_json import count_values
+from app.flow.values.storable_json import count_nodes
 
 UNEVALUATED = 4
 """How often the library goes through a schema in another one that has unevaluatedProperties."""
@@ -67,7 +67,7 @@ class Weight(Struct, frozen=True):
         values = size // 2  # a value and what parts it from the next
         steps = self._steps(size, values, values)
         if steps > limit:
-            values = count_values(payload)
+            values = count_nodes(payload)
             steps = self._steps(size, values, _count_extremes(payload))
         return steps
 
@@ -78,7 +78,7 @@ class Weight(Struct, frozen=True):
     def report_steps(self, payload: Any) -> float:
         """About how many steps it takes at most to make an error of each fault that a payload may have, each
         with a copy of the value that it is about."""
-        values = 1 + count_values(payload)
+        values = 1 + count_nodes(payload)
         copied = COPIED_BYTE * len(json.encode(payload)) + COPIED_VALUE * values
         about_names = self.names * values * (REPORT + copied)
         return about_names + self.reports * (values * REPORT + _depth_of(payload) * copied)
@@ -121,7 +121,7 @@ def _own_weight(part: dict[str, Any]) -> Weight:
 
 
 def _count_listed(part: dict[str, Any]) -> int:
-    return sum(1 + count_values(part.get(name)) for name in ("enum", "const") if name in part)
+    return sum(1 + count_nodes(part.get(name)) for name in ("enum", "const") if name in part)
 
 
 def _count_named(part: dict[str, Any]) -> int:
@@ -129,7 +129,7 @@ def _count_named(part: dict[str, Any]) -> int:
     false where a schema may stand."""
     inner = [member for name in ("allOf", "anyOf", "oneOf") for member in part.get(name, ())]
     inner += part.get("dependentSchemas", {}).values()
-    return sum(isinstance(member, bool) for member in inner) + count_values(part.get("dependentRequired"))
+    return sum(isinstance(member, bool) for member in inner) + count_nodes(part.get("dependentRequired"))
 
 
 def _weight_of_pattern(pattern: str) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.contracts.definition import Finding
-from app.flow.conditions.guards import is_dear
+from app.flow.conditions.guards import is_expensive
 from app.flow.lint.common import as_object, check_key, check_texts, is_whole, objects
 from app.flow.lint.findings import error, warning
 from app.flow.lint.spelling import instead, quoted
@@ -16,7 +16,7 @@ from app.kit.deadline import require_time
 MAX_STEPS = 500
 MAX_TRANSITIONS = 100
 """Of one step: every answer with a state lists those that may run."""
-MAX_DEAR = 5
+MAX_EXPENSIVE_GUARDS = 5
 """Of the guards at one step that loop or match: every answer with a state asks them."""
 MAX_INDEX = 2**53 - 1
 """The largest integer that a client in JavaScript reads exactly."""
@@ -118,10 +118,10 @@ def _check_transitions(at: str, step: dict[str, Any], steps: dict[str, Any]) -> 
             "let one transition take the choice in its payload, and decide by guards of the next step",
         )
     guards = {guard for _, each in objects(transitions) if isinstance(guard := each.get("guard"), str)}
-    if sum(is_dear(guard) for guard in guards) > MAX_DEAR:
+    if sum(is_expensive(guard) for guard in guards) > MAX_EXPENSIVE_GUARDS:
         yield error(
             f"{at}/transitions",
-            f"has more than {MAX_DEAR} guards that loop or match",
+            f"has more than {MAX_EXPENSIVE_GUARDS} guards that loop or match",
             "decide by what an earlier transition put into the payload, or in the program that runs this one",
         )
     timed = as_object(step.get("timeout")).get("transition")

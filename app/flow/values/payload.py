@@ -4,12 +4,12 @@ import msgspec
 
 from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
 from app.contracts.state import Payload
-from app.flow.values.storable_json import unkeepable
+from app.flow.values.storable_json import storage_errors
 
 
-def check_keepable(given: Payload) -> None:
+def require_storable(given: Payload) -> None:
     """Raise InvalidPayloadError, with every fault, unless ``given`` can be kept and read back exactly."""
-    faults = unkeepable(given, "/payload")
+    faults = storage_errors(given, "/payload")
     if faults:
         raise InvalidPayloadError(faults)
 

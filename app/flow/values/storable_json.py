@@ -12,7 +12,7 @@ MAX_DEPTH = 32
 NUMBER_RULE = "an integer must fit 64 bits, or be exact as a double (IEEE 754); send others as text"
 
 
-def unkeepable(value: object, at: str) -> list[Fault]:
+def storage_errors(value: object, at: str) -> list[Fault]:
     """Every place in ``value`` that cannot be kept, by its JSON pointer below ``at``: integers beyond
     64 bits, numbers that are not finite, names with NUL, lone surrogates, more than 32 levels."""
     if _is_keepable(value, 1):  # without a pointer for every place, which costs the most
@@ -48,11 +48,11 @@ def _is_keepable(value: Any, depth: int) -> bool:
     return _scalar_complaint(value) is None
 
 
-def count_values(value: object) -> int:
+def count_nodes(value: object) -> int:
     """How many members all lists and objects in a value have together."""
     if isinstance(value, dict):
-        return len(value) + sum(count_values(member) for member in value.values())
-    return len(value) + sum(count_values(member) for member in value) if isinstance(value, list) else 0
+        return len(value) + sum(count_nodes(member) for member in value.values())
+    return len(value) + sum(count_nodes(member) for member in value) if isinstance(value, list) else 0
 
 
 def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:

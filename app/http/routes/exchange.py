@@ -17,7 +17,7 @@ from app.contracts.errors import (
     VersionConflictError,
 )
 from app.contracts.flow import Flow
-from app.exchange.conversion_report import NotCarried
+from app.exchange.conversion_report import Unconverted
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.exchange.yaml import flow_to_yaml
@@ -45,7 +45,7 @@ class MachineView(Struct, frozen=True, rename="camel"):
     """A machine as ``createMachine`` of XState takes it, and what of the flow XState does not do."""
 
     machine: dict[str, Any]
-    not_carried: list[NotCarried]
+    not_carried: list[Unconverted]
 
 
 class ImportView(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -55,7 +55,7 @@ class ImportView(Struct, frozen=True, rename="camel", omit_defaults=True):
 
     flow: str
     published: bool
-    not_carried: list[NotCarried]
+    not_carried: list[Unconverted]
     findings: list[FindingView] = []
     version: int | UnsetType = UNSET
     definition: Flow | UnsetType = UNSET

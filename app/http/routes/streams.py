@@ -24,7 +24,7 @@ from app.contracts.errors import (
     RateLimitedError,
     SlowClientError,
 )
-from app.contracts.events import Resync, StateChanged, of_user
+from app.contracts.events import Resync, StateChanged, user_topic
 from app.contracts.results import CaughtUp
 from app.contracts.state import ENDED
 from app.contracts.views import (
@@ -39,7 +39,7 @@ from app.contracts.views import (
 )
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 from app.services import FlowService
-from app.services.live.subscribers import Membership, Told
+from app.services.live.subscribers import LiveEvent, TopicSubscription
 
 log = structlog.get_logger("http")
 
@@ -79,9 +79,9 @@ class FlowStream:
         self._caller = caller
         self._user_id = user_id
         self._flow_id = flow_id
-        self._waiting: asyncio.Queue[Told] = asyncio.Queue()
+        self._waiting: asyncio.Queue[LiveEvent] = asyncio.Queue()
         self._overflowed = False
-        self._membership: Membership | None = None
+        self._membership: TopicSubscription | None = None
         self._held = NOTHING_HELD
         self._first = CaughtUp(None)
 
@@ -124,14 +124,14 @@ class FlowStream:
             if told.revision <= self._held.revision:
                 return []
             if told.revision == self._held.revision + 1:
-                own = await self._service.updates.as_told(told, self._caller)
+                own = await self._service.updates.for_caller(told, self._caller)
                 if own is not None:
                     return [self._update(own)]
         elif isinstance(told, StateChanged) and told.epoch < (self._held.epoch or ""):
             return []
         return self._level(await self._read())
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: LiveEvent) -> None:
         about_this = isinstance(told, Resync) or told.flow_id == self._flow_id
         if about_this and self._waiting.qsize() < WAITING_EVENTS:
             self._waiting.put_nowait(told)
@@ -202,7 +202,7 @@ async def _stream(call: Call) -> Answer:
                 [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
             )
         held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
-    if call.service.audience.count(of_user(call.user_id)) >= STREAMS_OF_A_USER:
+    if call.service.audience.count(user_topic(call.user_id)) >= STREAMS_OF_A_USER:
         raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
     stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
     await stream.open(held)

@@ -14,7 +14,7 @@ STATES_PER_RUN = 100
 REPORTED = 100
 
 
-class SoundnessCheck:
+class IntegrityCheck:
     """Walks through all states, some in each run, and looks again at those that were reported.
 
     It begins at a random one, so that restarts do not leave some unchecked for ever.
@@ -79,14 +79,14 @@ class SoundnessCheck:
 
     async def _reason_of(self, found: StoredState | DamagedState) -> str | None:
         """Why a state is not sound, or why a record in its outbox is not delivered."""
-        unsound = await self._recovery.examine(found)
+        unsound = await self._recovery.find_inconsistency(found)
         if unsound is not None:
             return unsound.reason
         return self._relay.set_aside_of(found) if isinstance(found, StoredState) else None
 
     async def _is_sound_now(self, key: str, reason: str) -> bool:
         flow_id, _, user_id = key.partition(":")
-        found = await self._states.salvage(flow_id, user_id)
+        found = await self._states.load_or_salvage(flow_id, user_id)
         if found is None:
             return True
         waits = isinstance(found, StoredState) and _waits(found, reason)

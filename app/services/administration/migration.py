@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Caller, Origin, program
+from app.contracts.commands import Caller, Origin, trusted_caller
 from app.contracts.errors import (
     Fault,
     FlowError,
@@ -32,8 +32,8 @@ from app.flow.versions.mapping import StepMapping
 from app.flow.versions.rehearsal import Rehearsal, rehearse
 from app.services.definitions.publisher import Definitions
 from app.services.states.changes import StateChanges
-from app.services.states.committer import Change
-from app.services.states.executor import Request
+from app.services.states.committer import ProposedChange
+from app.services.states.executor import StateCommand
 from config.log import describe
 
 log = structlog.get_logger("migration")
@@ -65,7 +65,7 @@ class Migration:
     async def diff(self, flow_id: str, earlier: int, later: int, caller: Caller | None = None) -> FlowDiff:
         """How version ``later`` differs from ``earlier``, and what that means for running states. Raises
         FlowNotFoundError, InsufficientPermissionsError."""
-        caller = caller or program("")
+        caller = caller or trusted_caller("")
         old = await self._definitions.version(flow_id, earlier, caller)
         return diff(old, await self._definitions.version(flow_id, later, caller))
 
@@ -106,7 +106,7 @@ class Migration:
 
     async def _rehearse(self, mapping: StepMapping) -> Rehearsal:
         old = mapping.old
-        found = await self._states.survey(old.flow.flow, old.version, SHOWN, self._clock.now())
+        found = await self._states.count_running_by_step(old.flow.flow, old.version, SHOWN, self._clock.now())
         return await asyncio.to_thread(rehearse, mapping, found)
 
     async def _move(self, run: "_Run", limit: int) -> None:
@@ -120,7 +120,7 @@ class Migration:
             wanted = limit - run.moved
             if not wanted:
                 return
-            found = await self._states.running(
+            found = await self._states.list_running_users(
                 mapping.old.flow.flow,
                 mapping.old.version,
                 left,
@@ -219,18 +219,18 @@ class _Run:
             self._progress(self.moved)
 
     async def _move(self, user_id: str) -> bool:
-        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is None or not self.mapping.moves(state):
                 return None  # it went on, was left, or somebody else moved it
             return self._decide(state, now)
 
         flow_id = self.mapping.old.flow.flow
         _, moved = await self._changes.execute(
-            Request(user_id, flow_id, "migrated", None, self._origin), decide
+            StateCommand(user_id, flow_id, "migrated", None, self._origin), decide
         )
         return moved
 
-    def _decide(self, state: FlowState, now: datetime) -> Change:
+    def _decide(self, state: FlowState, now: datetime) -> ProposedChange:
         after = self.mapping.move(state, now)
         told = {
             "fromVersion": state.version,
@@ -238,4 +238,4 @@ class _Run:
             "fromStep": state.step,
             "toStep": after.step,
         }
-        return Change("migrated", "migrated", after, told, self.mapping.new.flow.ttl)
+        return ProposedChange("migrated", "migrated", after, told, self.mapping.new.flow.ttl)

@@ -25,7 +25,7 @@ from app.contracts.state import FlowState, state_key
 from app.flow import rules
 from app.flow.history_chain import is_receipt
 from app.services.delivery.relay import Relay
-from app.services.states.committer import Attempt, Change, Commits, later, new_id
+from app.services.states.committer import CommandContext, Committer, ProposedChange, later, new_id
 from app.services.states.history import HistoryReader
 from app.services.states.recovery import Recovery
 
@@ -44,7 +44,7 @@ class PersonalDataKeeper:
         history: HistoryStore,
         definitions: DefinitionStore,
         reader: HistoryReader,
-        commits: Commits,
+        commits: Committer,
         recovery: Recovery,
         relay: Relay,
         reports: CorruptionReports,
@@ -71,15 +71,15 @@ class PersonalDataKeeper:
         now = self._clock.now()
         states = []
         for flow_id in await self._definitions.list_flow_ids():
-            found = await self._states.salvage(flow_id, user_id)
-            if isinstance(found, StoredState) and not found.state.absent_at(now):
+            found = await self._states.load_or_salvage(flow_id, user_id)
+            if isinstance(found, StoredState) and not found.state.is_gone_at(now):
                 states.append(found.state)
         return PersonalData(user_id, now, states, [])
 
     async def export_history(self, user_id: str) -> AsyncIterator[HistoryRecord]:
         """The records of a user, by flow, oldest first, read page by page."""
         for flow_id in await self._definitions.list_flow_ids():
-            found = await self._states.salvage(flow_id, user_id)
+            found = await self._states.load_or_salvage(flow_id, user_id)
             waiting = deque(() if found is None else sorted(found.pending, key=position_of))
             async for record in self._reader.scan(flow_id, user_id):
                 while waiting and position_of(waiting[0]) < position_of(record):
@@ -103,7 +103,7 @@ class PersonalDataKeeper:
             if receipt is not None:
                 # Every commit before the receipt is in the history before any is erased: a worker that
                 # delivers one of them late finds it there, and leaves it as it is.
-                found = await self._states.salvage(flow_id, user_id)
+                found = await self._states.load_or_salvage(flow_id, user_id)
                 if found is not None:
                     waiting = found.deliverable if isinstance(found, StoredState) else found.pending
                     # What cannot be kept without its data must not be kept with it.
@@ -119,8 +119,8 @@ class PersonalDataKeeper:
     async def _end(self, user_id: str, flow_id: str, origin: Origin) -> HistoryRecord | None:
         """The receipt in the chain of a state; None when nothing of it was ever kept."""
         for _ in range(ROUNDS):
-            found = await self._states.salvage(flow_id, user_id)
-            attempt = Attempt(origin)
+            found = await self._states.load_or_salvage(flow_id, user_id)
+            attempt = CommandContext(origin)
             if isinstance(found, DamagedState):
                 await self._recovery.recover(user_id, flow_id, origin)
                 continue
@@ -143,10 +143,10 @@ class PersonalDataKeeper:
                 return receipt
         raise StateBusyError(flow_id)
 
-    def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[Change, datetime]:
+    def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[ProposedChange, datetime]:
         """The change that ends what ``last`` was; in a life of its own when there is no document."""
         now = max(self._clock.now(), last.updated_at)
         ended = rules.end(last, "cleared", now)
         if epoch is not None:
             ended = structs.replace(ended, epoch=epoch, revision=0)
-        return Change("erased", "erased", ended), now
+        return ProposedChange("erased", "erased", ended), now

@@ -21,8 +21,8 @@ from app.contracts.state import FlowState
 from app.flow import rules
 from app.services.definitions.publisher import Definitions
 from app.services.states.changes import StateChanges
-from app.services.states.committer import Change
-from app.services.states.executor import Request
+from app.services.states.committer import ProposedChange
+from app.services.states.executor import StateCommand
 
 log = structlog.get_logger("retirement")
 
@@ -104,14 +104,14 @@ class Retirement:
     async def _end(self, state: FlowState, origin: Origin) -> bool | None:
         """True if a state was ended; None if it had ended, or completed."""
 
-        async def decide(present: FlowState | None, now: datetime) -> Change | None:
+        async def decide(present: FlowState | None, now: datetime) -> ProposedChange | None:
             if present is None or present.status == "completed":
                 return None
-            return Change("cleared", "cleared", rules.end(present, "cleared", now))
+            return ProposedChange("cleared", "cleared", rules.end(present, "cleared", now))
 
         try:
             _, ended = await self._changes.execute(
-                Request(state.user_id, state.flow, "cleared", None, origin, replaces=True), decide
+                StateCommand(state.user_id, state.flow, "cleared", None, origin, replaces=True), decide
             )
         except (StoreUnavailableError, FlowNotFoundError):
             raise

@@ -5,7 +5,7 @@ from datetime import datetime
 import structlog
 from msgspec import structs
 
-from app.contracts.commands import Caller, Origin, PauseCommand, program
+from app.contracts.commands import Caller, Origin, PauseCommand, trusted_caller
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.identifiers import require_ids, require_state
 from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
@@ -14,9 +14,9 @@ from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.definitions.visibility import Access
+from app.services.definitions.visibility import Visibility
 from app.services.states.changes import StateChanges, changed, request
-from app.services.states.committer import Change
+from app.services.states.committer import ProposedChange
 from app.services.states.recovery import Recovery
 
 log = structlog.get_logger("administration")
@@ -30,7 +30,7 @@ class Administration:
         states: StateStore,
         changes: StateChanges,
         catalog: DefinitionCatalog,
-        access: Access,
+        access: Visibility,
         recovery: Recovery,
         clock: Clock,
     ) -> None:
@@ -57,11 +57,11 @@ class Administration:
         budget = GuardBudget.of_many()
         page = await self._states.find(only, after, limit, self._clock.now())
         for state in page.states:
-            asks = caller or program(state.user_id)
-            if not await self._access.is_visible(state.flow, asks):
+            effective_caller = caller or trusted_caller(state.user_id)
+            if not await self._access.is_visible(state.flow, effective_caller):
                 continue
             try:
-                found.append(await self._access.with_transitions(state, asks, budget))
+                found.append(await self._access.with_transitions(state, effective_caller, budget))
             except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
                 found.append(state)
@@ -79,7 +79,9 @@ class Administration:
             raise await self._changes.not_started(user_id, flow_id) from None
         if done.state is None:
             return done
-        return structs.replace(done, state=await self._access.with_transitions(done.state, origin.asks))
+        return structs.replace(
+            done, state=await self._access.with_transitions(done.state, origin.effective_caller)
+        )
 
     async def pause_flow(
         self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin | None = None
@@ -87,7 +89,7 @@ class Administration:
         """Hold a state: until it is resumed, what would move it raises StatePausedError. Pausing a
         paused state changes nothing."""
 
-        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, flow_id)
             if present.status == "paused":
                 return None
@@ -100,7 +102,7 @@ class Administration:
     async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
         """Release a paused state. Resuming one that is not paused changes nothing."""
 
-        async def decide(state: FlowState | None, now: datetime) -> Change | None:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, flow_id)
             if present.status != "paused":
                 return None

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from msgspec import Struct, convert, json, structs, to_builtins
 
-from app.contracts.commands import Caller, program
+from app.contracts.commands import Caller, trusted_caller
 from app.contracts.definition import (
     ExpectedVersion,
     Finding,
@@ -31,7 +31,7 @@ from app.flow.validation import parse_flow
 from app.flow.values.struct_errors import faults_of
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
-from app.services.definitions.visibility import Access
+from app.services.definitions.visibility import Visibility
 
 log = structlog.get_logger("definitions")
 
@@ -40,7 +40,7 @@ SOURCES = ("file:", "remote:")
 """How what a version names as its source begins, when it did not come from a caller."""
 TAKE_UP_TRIES = 5
 
-_PROGRAM = program("")
+_PROGRAM = trusted_caller("")
 
 
 class Definitions:
@@ -51,7 +51,7 @@ class Definitions:
         self,
         store: DefinitionStore,
         catalog: DefinitionCatalog,
-        access: Access,
+        access: Visibility,
         bus: EventBus,
         clock: Clock,
     ) -> None:
@@ -200,9 +200,9 @@ class Definitions:
             raise VersionConflictError(flow_id, newest.version)
         await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
 
-    async def take_up(
+    async def publish_from_source(
         self, offered: "SourcedFlow", *, changed: bool, since: int | None, keep: Callable[[str], bool]
-    ) -> "TakenUp":
+    ) -> "SyncResult":
         """Publish the flow of a source, unless the newest version counts more.
 
         A version that a caller published or retired counts more, unless the source comes before the
@@ -219,19 +219,19 @@ class Definitions:
             if newest is not None:
                 if not _is_of_source(newest) and not offered.overrides:
                     self.outranked[flow.flow] = offered
-                    return TakenUp(newest.version, outranked_by=newest)
+                    return SyncResult(newest.version, outranked_by=newest)
                 if not await self._is_due(offered, newest, changed=changed, since=since):
-                    return TakenUp(newest.version)
+                    return SyncResult(newest.version)
                 if _is_of_source(newest) and keep(newest.source):
-                    return TakenUp(None)
+                    return SyncResult(None)
             elif not offered.creates:
-                return TakenUp(None)
+                return SyncResult(None)
             try:
                 made = await self._publish(flow, newest, actor="server-flow", source=offered.source)
-                return TakenUp(made.version, published=True)
+                return SyncResult(made.version, published=True)
             except VersionConflictError:  # another worker took up the same, or a caller came first
                 newest = None
-        return TakenUp(None)
+        return SyncResult(None)
 
     async def hand_back(self, flow_id: str) -> FlowDefinition:
         """Publish what a source has in the place of a caller's version, so that changes of the source count.
@@ -310,7 +310,7 @@ class SourcedFlow(Struct, frozen=True):
     creates: bool = True
 
 
-class TakenUp(Struct, frozen=True):
+class SyncResult(Struct, frozen=True):
     """The outcome for a flow that a source offered: the newest ``version`` now, None when it is to be offered
     again; whether that was ``published`` for it; and the version of a caller that counts more, if any."""
 

@@ -19,7 +19,7 @@ SHOWN_FAULTS = 10
 MAX_SHOWN = 2000
 
 
-class SourceCopy:
+class SourceMirror:
     """The definitions of a source. ``flows`` are by slug; of two with one slug the first counts. ``known``
     once the source could be read; ``away`` says why it cannot be now ("": it can)."""
 
@@ -43,11 +43,11 @@ class SourceCopy:
         missing = {kept.flow_id for kept in self._kept.values() if kept.good is None}
         return flow_id not in self.flows and (not self.known or flow_id in missing or None in missing)
 
-    def may_have(self, flow_id: str, source: str) -> bool:
+    def may_own(self, flow_id: str, source: str) -> bool:
         """True if the version of a flow that names ``source`` is the copy of what is missing here."""
-        return self.source.gave(source) and self.is_missing(flow_id)
+        return self.source.produced(source) and self.is_missing(flow_id)
 
-    async def look(self, *, report: bool = True, advise: bool = True) -> None:
+    async def refresh(self, *, report: bool = True, advise: bool = True) -> None:
         """Read the source again; what cannot be read stays as it was. ``report`` faults that are new, once
         each, and ``advise`` of what is odd in definitions that are new."""
         try:

@@ -9,8 +9,8 @@ import structlog
 
 from app.contracts.errors import FlowError, FlowStateCorruptionError
 from app.contracts.ports import DefinitionSourceError
-from app.services.definitions.publisher import Definitions, SourcedFlow, TakenUp
-from app.services.definitions.source_mirror import SourceCopy
+from app.services.definitions.publisher import Definitions, SourcedFlow, SyncResult
+from app.services.definitions.source_mirror import SourceMirror
 from config.log import describe
 
 log = structlog.get_logger("sources")
@@ -24,7 +24,7 @@ class Sources:
     the store, so that of several the first does it and the others find it done. Of each flow it knows what it
     offered last, and the version that was the newest after that."""
 
-    def __init__(self, definitions: Definitions, copies: Sequence[SourceCopy]) -> None:
+    def __init__(self, definitions: Definitions, copies: Sequence[SourceMirror]) -> None:
         self._definitions = definitions
         self._copies = copies
         self._taken: dict[str, tuple[SourcedFlow, int | None]] = {}
@@ -34,7 +34,7 @@ class Sources:
     async def take_up(self) -> list[str]:
         """At a start: read all, and publish what the store has not; which flows. Raises
         DefinitionSourceError with every fault of what is of this machine; what is away is only reported."""
-        await asyncio.gather(*(copy.look(report=not copy.source.local) for copy in self._copies))
+        await asyncio.gather(*(copy.refresh(report=not copy.source.local) for copy in self._copies))
         faults = [fault for copy in self._copies if copy.source.local for fault in copy.faults]
         if faults:
             raise DefinitionSourceError("; ".join(faults))
@@ -53,7 +53,7 @@ class Sources:
                 tasks.create_task(self._follow(copy))
             tasks.create_task(self._settle())
 
-    async def _follow(self, copy: SourceCopy) -> None:
+    async def _follow(self, copy: SourceMirror) -> None:
         while True:
             try:
                 async with aclosing(copy.source.changes()) as changes:
@@ -65,9 +65,9 @@ class Sources:
             await asyncio.sleep(AGAIN_AFTER_SECONDS)
 
     @staticmethod
-    async def _look(copy: SourceCopy, *, advise: bool = True) -> None:
+    async def _look(copy: SourceMirror, *, advise: bool = True) -> None:
         try:
-            await copy.look(advise=advise)
+            await copy.refresh(advise=advise)
         except Exception as error:  # noqa: BLE001 - of one source; it must not hold up the others
             log.error("source not read", source=copy.source.name, **describe(error))
 
@@ -99,7 +99,9 @@ class Sources:
                 since = None if starting else 0
             keep = partial(self._is_missing_above, number, flow_id)
             try:
-                taken = await self._definitions.take_up(offered, changed=changed, since=since, keep=keep)
+                taken = await self._definitions.publish_from_source(
+                    offered, changed=changed, since=since, keep=keep
+                )
             except FlowStateCorruptionError as error:  # of one flow; it must not hold up the others
                 log.error("unreadable definition", flow=flow_id, reason=error.details["reason"])
                 self._taken[flow_id] = offered, None
@@ -116,7 +118,7 @@ class Sources:
     def _is_missing_above(self, number: int, flow_id: str, source: str) -> bool:
         """True if a version that names ``source`` is the last good copy of a source before the one with this
         number, which cannot be read now."""
-        return any(copy.may_have(flow_id, source) for copy in self._copies[:number])
+        return any(copy.may_own(flow_id, source) for copy in self._copies[:number])
 
     def _first_hits(self) -> dict[str, tuple[int, SourcedFlow]]:
         """Each flow as the first source has it that has it, with the number of that source."""
@@ -127,7 +129,7 @@ class Sources:
         return hits
 
 
-def _report_outranked(offered: SourcedFlow, taken: TakenUp, *, starting: bool) -> None:
+def _report_outranked(offered: SourcedFlow, taken: SyncResult, *, starting: bool) -> None:
     """Log that a caller's version is used instead of a source: at a start, and at each ignored change."""
     newest = taken.outranked_by
     if newest is None or not (starting or taken.hides(offered)):

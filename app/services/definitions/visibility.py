@@ -24,7 +24,7 @@ REPORTED_LIMIT = 10_000
 MANY_GUARDS = 4
 
 
-class Access:
+class Visibility:
     """Asks the definitions: the newest version who may see a flow, a state's own version what may run."""
 
     def __init__(self, catalog: DefinitionCatalog, clock: Clock) -> None:
@@ -42,7 +42,7 @@ class Access:
         if newest is not None:
             access.require_visible(newest.flow, caller)
 
-    async def is_for_all(self, flow_id: str) -> bool:
+    async def is_same_for_everyone(self, flow_id: str) -> bool:
         """True if everybody may see a flow."""
         newest = await self._catalog.newest(flow_id)
         return newest is None or newest.flow.roles is None

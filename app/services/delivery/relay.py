@@ -25,7 +25,7 @@ from app.contracts.ports import (
 )
 from app.contracts.record import HistoryRecord, named_payload, state_after
 from app.contracts.state import state_key
-from app.services.delivery.state_events import Updates
+from app.services.delivery.state_events import StateEvents
 from app.services.states.payloads import Payloads
 from config.log import describe
 
@@ -53,7 +53,7 @@ class Relay:
         states: StateStore,
         history: HistoryStore,
         bus: EventBus,
-        updates: Updates,
+        updates: StateEvents,
         reports: CorruptionReports,
         clock: Clock,
     ) -> None:
@@ -253,7 +253,7 @@ class Relay:
                 log.error("event not published, its payload is gone", record=record.id)
                 continue
             try:
-                events.append(await self._updates.of(record))
+                events.append(await self._updates.from_record(record))
             except Exception as error:  # noqa: BLE001 - clients find the gap in the revisions
                 log.error("events not told", records=1, first=record.id, **describe(error))
         if not events:

@@ -3,7 +3,7 @@
 import structlog
 from msgspec import Raw, json, structs
 
-from app.contracts.commands import Caller, program
+from app.contracts.commands import Caller, trusted_caller
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord, state_after
@@ -13,20 +13,20 @@ from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.permissions import depends_on_caller
 from app.flow.rules import current_step
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.definitions.visibility import Access
+from app.services.definitions.visibility import Visibility
 from config.log import describe
 
 log = structlog.get_logger("updates")
 
 
-class Updates:
+class StateEvents:
     """Makes events of the records of commits."""
 
-    def __init__(self, catalog: DefinitionCatalog, access: Access) -> None:
+    def __init__(self, catalog: DefinitionCatalog, access: Visibility) -> None:
         self._catalog = catalog
         self._access = access
 
-    async def of(self, record: HistoryRecord, budget: GuardBudget | None = None) -> StateChanged:
+    async def from_record(self, record: HistoryRecord, budget: GuardBudget | None = None) -> StateChanged:
         """The state that a commit led to, with what may run next of which no role is asked or by an
         administrator, and what led to it. ``budget``: of the guards of all events of one read."""
         state = state_after(record)
@@ -37,7 +37,7 @@ class Updates:
             else:
                 definition = await self._catalog.pinned(state)
                 step = current_step(definition, state)
-                state = await self._access.with_transitions(state, program(state.user_id), budget)
+                state = await self._access.with_transitions(state, trusted_caller(state.user_id), budget)
                 by_caller = depends_on_caller(step)
         except Exception as error:  # noqa: BLE001 - the change itself must be told
             log.error("state told without transitions", state=state.key, **describe(error))
@@ -47,21 +47,21 @@ class Updates:
             epoch=state.epoch,
             revision=state.revision,
             at=int(record.timestamp.timestamp() * 1000),
-            by_caller=by_caller,
+            depends_on_caller=by_caller,
             body=Raw(encode(state_updated_event(state, record))),
         )
 
-    async def is_for_all(self, event: StateChanged) -> bool:
+    async def is_same_for_everyone(self, event: StateChanged) -> bool:
         """True if every follower may get the event as it is."""
-        return not event.by_caller and await self._access.is_for_all(event.flow_id)
+        return not event.depends_on_caller and await self._access.is_same_for_everyone(event.flow_id)
 
-    async def as_told(
+    async def for_caller(
         self, event: StateChanged, caller: Caller, budget: GuardBudget | None = None
     ) -> StateChanged | None:
         """The event as the caller may see it; None: not at all."""
         if not await self._access.is_visible(event.flow_id, caller):
             return None
-        if not event.by_caller:
+        if not event.depends_on_caller:
             return event
         update = json.decode(event.body, type=StateUpdatedEvent)
         try:

@@ -12,7 +12,7 @@ from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports import Clock, StateStore
 from app.contracts.state import FlowState
 from app.kit.tasks import end_tasks
-from app.services.administration.integrity import SoundnessCheck
+from app.services.administration.integrity import IntegrityCheck
 from app.services.delivery.relay import Relay
 from app.services.jobs.lease import LeaseHolder
 from app.services.states.executor import Executor
@@ -46,7 +46,7 @@ class Background:
         states: StateStore,
         executor: Executor,
         relay: Relay,
-        check: SoundnessCheck,
+        check: IntegrityCheck,
         own: Sequence[Callable[[], Coroutine[None, None, None]]],
         lease: LeaseHolder,
         clock: Clock,
@@ -154,7 +154,7 @@ class Background:
 
     async def _pass_time_of(self, states: Sequence[FlowState]) -> int:
         outcomes = await asyncio.gather(
-            *(self._executor.pass_time(state) for state in states), return_exceptions=True
+            *(self._executor.apply_due_change(state) for state in states), return_exceptions=True
         )
         for state, outcome in zip(states, outcomes, strict=True):
             if isinstance(outcome, StoreUnavailableError):

@@ -2,7 +2,7 @@
 
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Caller, HeldPosition, program
+from app.contracts.commands import Caller, HeldPosition, trusted_caller
 from app.contracts.events import StateChanged
 from app.contracts.pages import MAX_PAGE_BYTES
 from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
@@ -10,8 +10,8 @@ from app.contracts.record import commit_record_id, named_payload
 from app.contracts.results import CaughtUp
 from app.contracts.state import ENDED, FlowState
 from app.flow.conditions.guard_inputs import GuardBudget
-from app.services.definitions.visibility import Access
-from app.services.delivery.state_events import Updates
+from app.services.definitions.visibility import Visibility
+from app.services.delivery.state_events import StateEvents
 from app.services.states.changes import StateChanges
 from app.services.states.payloads import Payloads
 
@@ -33,8 +33,8 @@ class CatchUp:
         states: StateStore,
         history: HistoryStore,
         changes: StateChanges,
-        access: Access,
-        updates: Updates,
+        access: Visibility,
+        updates: StateEvents,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -50,15 +50,15 @@ class CatchUp:
     ) -> CaughtUp | None:
         """The changes after the position that is held, with the state, as the caller may see them (None: an
         administrator). None when there never was a state."""
-        asks = caller or program(user_id)
-        async with self._changes.explaining(user_id, flow_id):
+        effective_caller = caller or trusted_caller(user_id)
+        async with self._changes.with_recovery_advice(user_id, flow_id):
             stored = await self._states.load(flow_id, user_id)
         if stored is None:
             return None
         state = stored.state
         present = None
-        if not state.absent_at(self._clock.now()):
-            present = await self._access.with_transitions(state, asks)
+        if not state.is_gone_at(self._clock.now()):
+            present = await self._access.with_transitions(state, effective_caller)
         elif state.status not in ENDED:  # past its time, which no record says yet
             return CaughtUp(None)
         if held.from_start and present is not None and held.epoch != state.epoch:
@@ -69,7 +69,7 @@ class CatchUp:
         events = await self._events(stored, held.revision, budget)
         if events is None:
             return CaughtUp(present)
-        told = [await self._updates.as_told(event, asks, budget) for event in events]
+        told = [await self._updates.for_caller(event, effective_caller, budget) for event in events]
         return CaughtUp(present, tuple(event for event in told if event is not None), complete=True)
 
     async def _events(
@@ -93,7 +93,7 @@ class CatchUp:
             whole = await self._payloads.complete(stored.complete([found[n] for n in wanted]))
             if any(named_payload(record) is not None for record in whole):
                 return None
-            events += [await self._updates.of(record, budget) for record in whole]
+            events += [await self._updates.from_record(record, budget) for record in whole]
             size += sum(len(bytes(event.body)) for event in events[-len(wanted) :])
             if size > MOST_BYTES:
                 return None

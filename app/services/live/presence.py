@@ -14,8 +14,8 @@ from app.contracts.events import (
     PresenceTold,
     PresentClient,
     Topic,
-    of_flow,
-    of_user,
+    flow_topic,
+    user_topic,
 )
 from app.contracts.ports import BusUnavailableError, EventBus
 from app.services.states.committer import new_id
@@ -77,7 +77,7 @@ class Presence:
     async def clients_on(self, flow_id: str, user_id: str | None) -> list[PresentClient]:
         """The clients on a state, or on any state of a flow, on all workers; for somebody who listens to
         the topic of the user or of the flow."""
-        topic = of_flow(flow_id) if user_id is None else of_user(user_id)
+        topic = flow_topic(flow_id) if user_id is None else user_topic(user_id)
         known = self._known.setdefault(topic, set())
         if flow_id not in known:
             answered = await self._ask(PresenceAsked(new_id(), flow_id, user_id))
@@ -136,7 +136,7 @@ class Presence:
         return PresenceTold(self._bus.worker, flow_id, user_id, some, asked, cut)
 
     def _hears_of(self, flow_id: str, user_id: str) -> bool:
-        return self._interested(of_user(user_id)) or self._interested(of_flow(flow_id))
+        return self._interested(user_topic(user_id)) or self._interested(flow_topic(flow_id))
 
     def _say(self, flow_id: str, user_id: str) -> None:
         """The clients on a state changed. What is told of it is what is so when it is told."""

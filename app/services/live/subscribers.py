@@ -10,7 +10,7 @@ import structlog
 
 from app.contracts.commands import HeldPosition
 from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, of_flow, of_user
+from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, flow_topic, user_topic
 from app.contracts.ports import EventBus, StateStore
 from app.contracts.state import FlowState, state_key
 from app.services.live.catch_up import BEFORE_THE_FIRST, CatchUp
@@ -24,18 +24,18 @@ REMEMBERED = 100_000
 """States of a watched flow whose last position is known here."""
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
-Told = StateChanged | Resync
-Tell = Callable[[Told], None]
+LiveEvent = StateChanged | Resync
+DeliverEvent = Callable[[LiveEvent], None]
 
 
 class _Listeners:
     """The followers of one topic, and the last position that they got, by state."""
 
     def __init__(self) -> None:
-        self.tells: dict[object, Tell] = {}
+        self.tells: dict[object, DeliverEvent] = {}
         self.told: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
-    def tell(self, event: Told) -> None:
+    def tell(self, event: LiveEvent) -> None:
         """Tell everybody, unless it is no news: a change may come twice, as every worker that commits on
         top of it sends it again; but never after a later one."""
         if isinstance(event, StateChanged):
@@ -51,7 +51,7 @@ class _Listeners:
             tell(event)
 
 
-class Membership:
+class TopicSubscription:
     """One who listens to a topic, until it leaves."""
 
     def __init__(self, leave: Callable[[], None]) -> None:
@@ -64,7 +64,7 @@ class Membership:
             leave()
 
 
-class Audience:
+class LocalSubscribers:
     """Tells who joined of changes. ``tell`` must not wait."""
 
     def __init__(self, bus: EventBus, states: StateStore, catch_up: CatchUp) -> None:
@@ -79,14 +79,14 @@ class Audience:
         bus.subscribe(self._heard)
         bus.on_gap(self._gaps.put_nowait)
 
-    async def follow_user(self, user_id: str, tell: Tell) -> Membership:
+    async def follow_user(self, user_id: str, tell: DeliverEvent) -> TopicSubscription:
         """Tell of every change of a user's states from now on: what is read after this returns, and what
         is told, leave no change between them."""
-        return await self._join(of_user(user_id), tell)
+        return await self._join(user_topic(user_id), tell)
 
-    async def watch_flow(self, flow_id: str, tell: Tell) -> Membership:
+    async def watch_flow(self, flow_id: str, tell: DeliverEvent) -> TopicSubscription:
         """Tell of every change of all users' states in a flow from now on."""
-        return await self._join(of_flow(flow_id), tell)
+        return await self._join(flow_topic(flow_id), tell)
 
     def on_left(self, handler: Callable[[Topic], None]) -> None:
         """Call ``handler`` with each topic that nobody listens to any more."""
@@ -100,7 +100,7 @@ class Audience:
         """How many joined for a topic."""
         return len(self._listeners[topic].tells) if topic in self._listeners else 0
 
-    async def _join(self, topic: Topic, tell: Tell) -> Membership:
+    async def _join(self, topic: Topic, tell: DeliverEvent) -> TopicSubscription:
         member = object()
         listeners = self._listeners.setdefault(topic, _Listeners())
         listeners.tells[member] = tell
@@ -118,7 +118,7 @@ class Audience:
         except BaseException:
             leave()
             raise
-        return Membership(leave)
+        return TopicSubscription(leave)
 
     def _heard(self, topic: Topic, event: Event) -> None:
         listeners = self._listeners.get(topic)
@@ -161,7 +161,7 @@ class Audience:
     async def _repair(self, state: FlowState) -> None:
         """Tell what was missed of one state: each change after the last one told, a later epoch from its
         first revision, or where that is not known or cannot be proven, the newest one."""
-        topic = of_user(state.user_id)
+        topic = user_topic(state.user_id)
         listeners = self._listeners.get(topic)
         if listeners is None:
             return

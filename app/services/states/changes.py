@@ -13,11 +13,11 @@ from app.contracts.record import Kind
 from app.contracts.state import FlowState, Payload
 from app.contracts.views import state_view
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.definitions.visibility import Access
+from app.services.definitions.visibility import Visibility
 from app.services.states.change_limit import ChangeLimit
-from app.services.states.committer import Change
+from app.services.states.committer import ProposedChange
 from app.services.states.endings import Endings
-from app.services.states.executor import Decide, Executor, Request
+from app.services.states.executor import Decide, Executor, StateCommand
 from app.services.states.recovery import Recovery
 
 
@@ -28,7 +28,7 @@ class StateChanges:
         self,
         executor: Executor,
         catalog: DefinitionCatalog,
-        access: Access,
+        access: Visibility,
         recovery: Recovery,
         endings: Endings,
         limit: ChangeLimit,
@@ -40,29 +40,29 @@ class StateChanges:
         self._endings = endings
         self._limit = limit
 
-    async def change(self, asked: Request, decide: Decide) -> tuple[FlowState, bool]:
+    async def change(self, asked: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """The state afterwards with the caller's transitions, and whether this request changed it. Raises
         FlowNotStartedError when there is none."""
         after, changed = await self.execute(asked, decide)
         if after is None:
             raise await self.not_started(asked.user_id, asked.flow_id)
-        return await self._access.with_transitions(after, asked.origin.asks), changed
+        return await self._access.with_transitions(after, asked.origin.effective_caller), changed
 
-    async def execute(self, asked: Request, decide: Decide) -> tuple[FlowState | None, bool]:
+    async def execute(self, asked: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
         """As Executor.execute; a conflict carries the present state as it is answered, corruption what
         a recovery would do, and the absence of a state how the last one ended. Raises
         InsufficientPermissionsError when the caller must not see the flow, RateLimitedError."""
-        await self._access.require_visible(asked.flow_id, asked.origin.asks)
+        await self._access.require_visible(asked.flow_id, asked.origin.effective_caller)
         if asked.limited and not asked.origin.dry_run:
             self._limit.take(asked.origin)
         try:
-            async with self.explaining(asked.user_id, asked.flow_id):
+            async with self.with_recovery_advice(asked.user_id, asked.flow_id):
                 return await self._executor.execute(asked, decide)
         except FlowNotStartedError:
             raise await self.not_started(asked.user_id, asked.flow_id) from None
         except RevisionConflictError as conflict:
             if conflict.state is not None:
-                present = await self._access.with_transitions(conflict.state, asked.origin.asks)
+                present = await self._access.with_transitions(conflict.state, asked.origin.effective_caller)
                 conflict.details["state"] = state_view(present)
             elif asked.origin.expected is not None:
                 conflict.details.update(await self._endings.of(asked.user_id, asked.flow_id))
@@ -73,12 +73,12 @@ class StateChanges:
         return FlowNotStartedError(flow_id, await self._endings.of(user_id, flow_id))
 
     @asynccontextmanager
-    async def explaining(self, user_id: str, flow_id: str) -> AsyncIterator[None]:
+    async def with_recovery_advice(self, user_id: str, flow_id: str) -> AsyncIterator[None]:
         """Corruption that is met inside is told with what a recovery would do."""
         try:
             yield
         except FlowStateCorruptionError as damage:
-            raise await self._recovery.explained(user_id, flow_id, damage) from None
+            raise await self._recovery.with_advice(user_id, flow_id, damage) from None
 
     async def started(self, state: FlowState | None, flow_id: str) -> FlowState:
         """The state. Raises FlowNotStartedError, or FlowNotFoundError when there is no such flow."""
@@ -90,9 +90,9 @@ class StateChanges:
 
 def changed(
     kind: Kind, definition: FlowDefinition, after: FlowState, payload: Payload | UnsetType = UNSET
-) -> Change:
+) -> ProposedChange:
     """A change that is recorded by its kind."""
-    return Change(kind, kind, after, payload, definition.flow.ttl)
+    return ProposedChange(kind, kind, after, payload, definition.flow.ttl)
 
 
 def request(
@@ -103,7 +103,9 @@ def request(
     origin: Origin | None,
     *,
     replaces: bool = False,
-) -> Request:
+) -> StateCommand:
     """A request; without an origin the user asks. Raises InvalidRequestError."""
     require_state(user_id, flow_id)
-    return Request(user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces, limited=True)
+    return StateCommand(
+        user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces, limited=True
+    )

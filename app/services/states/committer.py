@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from app.contracts.commands import Origin
 from app.contracts.errors import FlowError
-from app.contracts.ports import MEMORY, DamagedState, StateStore, StoredState
+from app.contracts.ports import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
 from app.flow import rules
@@ -21,7 +21,7 @@ SYSTEM = Origin(actor="system", client="service")
 SALT_BYTES = 16
 
 
-class Change(Struct, frozen=True):
+class ProposedChange(Struct, frozen=True):
     """The change that a command makes to a state. ``name`` is the transition's, or the kind; ``ttl`` how long
     the state lives from now (None: as the settings say)."""
 
@@ -32,7 +32,7 @@ class Change(Struct, frozen=True):
     ttl: timedelta | None = None
 
 
-class Attempt:
+class CommandContext:
     """The part of a record beside the change: who, and how long it took."""
 
     def __init__(self, origin: Origin, digest: str | UnsetType = UNSET) -> None:
@@ -46,7 +46,7 @@ class Attempt:
         return round((time.perf_counter() - self._began) * 1000, 3)
 
 
-class Commits:
+class Committer:
     """Makes changes durable. ``state_ttl`` is how long states live whose flow does not say it; an ended
     state stays as the anchor of its history for as long as that is kept (``retention``)."""
 
@@ -64,7 +64,7 @@ class Commits:
         self._retention = retention
 
     async def make(
-        self, stored: StoredState | None, change: Change, attempt: Attempt, now: datetime
+        self, stored: StoredState | None, change: ProposedChange, attempt: CommandContext, now: datetime
     ) -> HistoryRecord | None:
         """The record of the commit, None when somebody else was first."""
         before = None if stored is None else stored.state
@@ -80,7 +80,12 @@ class Commits:
         return record
 
     async def replace(
-        self, damaged: DamagedState | None, head: str, change: Change, attempt: Attempt, now: datetime
+        self,
+        damaged: DamagedState | None,
+        head: str,
+        change: ProposedChange,
+        attempt: CommandContext,
+        now: datetime,
     ) -> HistoryRecord | None:
         """The record of the commit in the place of a damaged state, or of one that is lost; None when
         it is there again. ``head`` is the hash of the last record in the history."""
@@ -96,7 +101,7 @@ class Commits:
         return record
 
     def refuse(
-        self, stored: StoredState, name: str, error: FlowError, attempt: Attempt, now: datetime
+        self, stored: StoredState, name: str, error: FlowError, attempt: CommandContext, now: datetime
     ) -> None:
         """Record that a command was refused; the caller does not wait for it."""
         state = stored.state
@@ -128,8 +133,8 @@ class Commits:
         self,
         before: FlowState | None,
         head: str,
-        change: Change,
-        attempt: Attempt,
+        change: ProposedChange,
+        attempt: CommandContext,
         now: datetime,
         payload_at: PayloadPlace | None = None,
     ) -> HistoryRecord:
@@ -177,14 +182,14 @@ class Commits:
             return payload_at.revision
         return UNSET
 
-    def _with_expiry(self, change: Change, now: datetime) -> FlowState:
+    def _with_expiry(self, change: ProposedChange, now: datetime) -> FlowState:
         """The state with the time at which it expires, counted from this change. A pause and a resumption do
         not renew it: they stop and start its clock (app.flow.rules)."""
         after = change.after
         if change.kind in ("paused", "resumed"):
             return after
         if after.status in ENDED:
-            ttl = None if self._retention is None else max(MEMORY, self._retention)
+            ttl = None if self._retention is None else max(IDEMPOTENCY_WINDOW, self._retention)
         else:
             ttl = change.ttl or self._state_ttl
         if ttl is None:

@@ -11,7 +11,7 @@ from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.state import ENDED, FlowState
 from app.flow import rules
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.states.committer import SYSTEM, Change
+from app.services.states.committer import SYSTEM, ProposedChange
 
 log = structlog.get_logger("deadlines")
 
@@ -37,16 +37,16 @@ class Deadlines:
         self._is_time_trusted = is_time_trusted
         self._told: set[str] = set()
 
-    async def due(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
+    async def due(self, state: FlowState, now: datetime) -> tuple[ProposedChange, Origin] | None:
         """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
         read that a state is absent must not see it come back. Raises TimeNotTrustedError."""
         if state.status in ENDED:
             return None
         if state.status == "paused":
             return self._due_while_paused(state, now)
-        if state.absent_at(now):
+        if state.is_gone_at(now):
             self._require_trusted_time()
-            return Change("expired", "expired", rules.end(state, "expired", now)), SYSTEM
+            return ProposedChange("expired", "expired", rules.end(state, "expired", now)), SYSTEM
         if state.timeout_at is UNSET or state.timeout_at > now or state.status != "active":
             return None
         self._require_trusted_time()
@@ -63,14 +63,14 @@ class Deadlines:
         if found is None:
             return None
         transition, after = found
-        return Change("transitioned", transition, after, ttl=definition.flow.ttl), TIMER
+        return ProposedChange("transitioned", transition, after, ttl=definition.flow.ttl), TIMER
 
-    def _due_while_paused(self, state: FlowState, now: datetime) -> tuple[Change, Origin] | None:
+    def _due_while_paused(self, state: FlowState, now: datetime) -> tuple[ProposedChange, Origin] | None:
         """Stop the clock of a state that a version before 0.5 paused, as MongoDB would remove it soon."""
         if state.expires_at is UNSET or state.expires_at > now:
             return None
         self._require_trusted_time()
-        return Change("paused", "paused", rules.stop_expiry(state, now)), SYSTEM
+        return ProposedChange("paused", "paused", rules.stop_expiry(state, now)), SYSTEM
 
     def _require_trusted_time(self) -> None:
         if not self._is_time_trusted():

@@ -26,7 +26,7 @@ class Endings:
         """
         try:
             stored = await self._states.load(flow_id, user_id)
-            if stored is None or not stored.state.absent_at(self._clock.now()):
+            if stored is None or not stored.state.is_gone_at(self._clock.now()):
                 return {}
             return await self._of_tombstone(stored)
         except FlowError:  # the caller has an error to report, which matters more

@@ -21,9 +21,9 @@ from app.contracts.errors import (
 from app.contracts.ports import Clock, StateStore, StoredState
 from app.contracts.record import state_after
 from app.contracts.state import ENDED, FlowState, state_key
-from app.services.states.committer import Attempt, Change, Commits
+from app.services.states.committer import CommandContext, Committer, ProposedChange
 from app.services.states.deadlines import Deadlines
-from app.services.states.idempotency import Repeats, digest_of
+from app.services.states.idempotency import Idempotency, request_fingerprint
 from app.services.states.recovery import Recovery
 from app.services.states.turns import Turns
 
@@ -33,11 +33,11 @@ PATIENCE_SECONDS = 10.0
 """How long a command waits for its turn, and decides again after other workers were first."""
 LONGEST_PAUSE_SECONDS = 0.05
 
-Decide = Callable[[FlowState | None, datetime], Awaitable[Change | None]]
+Decide = Callable[[FlowState | None, datetime], Awaitable[ProposedChange | None]]
 """Given the present state (None: there is none) and the time, what to change; None: nothing."""
 
 
-class Request(Struct, frozen=True):
+class StateCommand(Struct, frozen=True):
     """A command on its way: whose state, by what ``name`` it is recorded, what it asks for, and
     where it comes from. ``replaces``: what is there does not matter to it. ``limited``: it counts among the
     changes that its caller may request in a minute; parts of a larger work, which counts once, do not."""
@@ -57,8 +57,8 @@ class Executor:
     def __init__(
         self,
         states: StateStore,
-        commits: Commits,
-        repeats: Repeats,
+        commits: Committer,
+        repeats: Idempotency,
         deadlines: Deadlines,
         recovery: Recovery,
         clock: Clock,
@@ -71,7 +71,7 @@ class Executor:
         self._clock = clock
         self._turns = Turns()
 
-    async def execute(self, request: Request, decide: Decide) -> tuple[FlowState | None, bool]:
+    async def execute(self, request: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
         """The state afterwards, and whether this request changed it: now, or when it came first.
 
         A lost race is decided again on the new state. Raises what ``decide`` raises,
@@ -89,10 +89,10 @@ class Executor:
             raise StateBusyError(request.flow_id) from None
 
     async def _execute(
-        self, request: Request, decide: Decide, patience: float
+        self, request: StateCommand, decide: Decide, patience: float
     ) -> tuple[FlowState | None, bool]:
         origin = request.origin
-        attempt = Attempt(origin, digest_of(request.name, request.command, origin))
+        attempt = CommandContext(origin, request_fingerprint(request.name, request.command, origin))
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
         for round_ in itertools.count():
@@ -107,7 +107,7 @@ class Executor:
             if due is not None:
                 change, by = due
                 if not origin.dry_run:
-                    await self._commits.make(stored, change, Attempt(by), now)
+                    await self._commits.make(stored, change, CommandContext(by), now)
                     continue
                 state = change.after
             present = None if state is None or state.status in ENDED else state
@@ -131,7 +131,7 @@ class Executor:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads rivals
         raise StateBusyError(request.flow_id)
 
-    async def pass_time(self, state: FlowState) -> bool:
+    async def apply_due_change(self, state: FlowState) -> bool:
         """Make the change that is due on ``state``; False when none is, or it moved meanwhile."""
         stored = await self._states.load(state.flow, state.user_id)
         if stored is None or stored.state.position != state.position:
@@ -141,9 +141,9 @@ class Executor:
         if due is None:
             return False
         change, by = due
-        return await self._commits.make(stored, change, Attempt(by), now) is not None
+        return await self._commits.make(stored, change, CommandContext(by), now) is not None
 
-    async def _load(self, request: Request) -> StoredState | None:
+    async def _load(self, request: StateCommand) -> StoredState | None:
         """The stored state. What cannot be read any more does not stand in the way of what replaces
         it: it is recovered first."""
         try:

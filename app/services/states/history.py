@@ -54,7 +54,7 @@ class HistoryReader:
             if since is None:
                 raise InvalidRequestError([Fault("/after", "is not the id of a record of this state")])
         # The outbox first: a record leaves it only after it is in the history.
-        stored = await self._states.salvage(flow_id, user_id)
+        stored = await self._states.load_or_salvage(flow_id, user_id)
         kept = await self._history.read(flow_id, user_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
         page = self._joined(kept, pending, since, limit, only)
@@ -85,10 +85,10 @@ class HistoryReader:
 
     async def verify(self, flow_id: str, user_id: str) -> Verification:
         """Check every record of a state against the one before it, and the last one against the state."""
-        stored = await self._states.salvage(flow_id, user_id)
+        stored = await self._states.load_or_salvage(flow_id, user_id)
         for _ in range(VERIFY_ROUNDS):
             chain = await self._check(flow_id, user_id, stored)
-            before, stored = stored, await self._states.salvage(flow_id, user_id)
+            before, stored = stored, await self._states.load_or_salvage(flow_id, user_id)
             if chain.broken is None or _position(stored) == _position(before):
                 break  # nothing was committed meanwhile that could be taken for a break
         return Verification(

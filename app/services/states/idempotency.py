@@ -11,13 +11,13 @@ from msgspec import UNSET, UnsetType, json
 
 from app.contracts.commands import Origin
 from app.contracts.errors import Fault, InvalidRequestError
-from app.contracts.ports import MEMORY, REMEMBERED, HistoryStore, StoredState
-from app.contracts.record import HistoryRecord, Remembered, named_payload, request_key
+from app.contracts.ports import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS, HistoryStore, StoredState
+from app.contracts.record import HistoryRecord, RememberedRequest, named_payload, request_key
 from app.contracts.state import FlowState
 from app.services.states.payloads import Payloads
 
 
-def digest_of(name: str, command: object, origin: Origin) -> str | UnsetType:
+def request_fingerprint(name: str, command: object, origin: Origin) -> str | UnsetType:
     """A digest of what a request asks for; UNSET if it has no id."""
     if origin.request_id is UNSET:
         return UNSET
@@ -28,7 +28,7 @@ def digest_of(name: str, command: object, origin: Origin) -> str | UnsetType:
     return blake2b(asked, digest_size=12).hexdigest()
 
 
-class Repeats:
+class Idempotency:
     """Finds what a request led to when it came first."""
 
     def __init__(self, history: HistoryStore) -> None:
@@ -52,14 +52,14 @@ class Repeats:
         _require_same(record.digest, digest)
         return await self._state_of(record, stored)
 
-    def _remembered(self, stored: StoredState, origin: Origin, now: datetime) -> Remembered | None:
+    def _remembered(self, stored: StoredState, origin: Origin, now: datetime) -> RememberedRequest | None:
         if origin.request_id is UNSET:
             return None
         key = request_key(origin.actor, origin.request_id)
-        since = now - MEMORY
+        since = now - IDEMPOTENCY_WINDOW
         return next((r for r in reversed(stored.recent) if r.request == key and r.at > since), None)
 
-    async def _state_at(self, stored: StoredState, known: Remembered) -> FlowState:
+    async def _state_at(self, stored: StoredState, known: RememberedRequest) -> FlowState:
         state = stored.state
         if (state.epoch, state.revision) == (known.epoch, known.revision):
             return state
@@ -79,13 +79,13 @@ class Repeats:
             return None
         waiting = (r for r in stored.pending if (r.actor, r.request_id) == (actor, request_id))
         return next(waiting, None) or await self._history.find_request(
-            state.flow, state.user_id, actor, request_id, now - MEMORY
+            state.flow, state.user_id, actor, request_id, now - IDEMPOTENCY_WINDOW
         )
 
 
 def _remembers_all(stored: StoredState, now: datetime) -> bool:
     """True if the document has every request of the time in which repeats are recognised."""
-    return len(stored.recent) < REMEMBERED or stored.recent[0].at <= now - MEMORY
+    return len(stored.recent) < REMEMBERED_REQUESTS or stored.recent[0].at <= now - IDEMPOTENCY_WINDOW
 
 
 def _require_same(before: str | UnsetType, digest: str) -> None:

@@ -30,7 +30,7 @@ from app.contracts.state import ENDED, FlowState, state_key
 from app.flow import rules
 from app.flow.history_chain import is_erased, is_intact
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.states.committer import Attempt, Change, Commits, later, new_id
+from app.services.states.committer import CommandContext, Committer, ProposedChange, later, new_id
 from app.services.states.payloads import Payloads
 
 log = structlog.get_logger("recovery")
@@ -41,7 +41,7 @@ PLAUSIBLE_LEAD = 1000
 """How far a damaged document's revision may be before its history and still be believed."""
 
 
-class Unsound(Struct, frozen=True):
+class Inconsistency(Struct, frozen=True):
     """The fault of a state. ``of_history``: its record is, and the state itself fits."""
 
     reason: str
@@ -56,7 +56,7 @@ class Recovery:
         states: StateStore,
         history: HistoryStore,
         catalog: DefinitionCatalog,
-        commits: Commits,
+        commits: Committer,
         reports: CorruptionReports,
         clock: Clock,
         *,
@@ -77,17 +77,17 @@ class Recovery:
         # The request behind it is not answered by the recovery, but by what comes after.
         origin = structs.replace(origin, request_id=UNSET, expected=None)
         for _ in range(ROUNDS):
-            found = await self._states.salvage(flow_id, user_id)
-            unsound = await self.examine(found) if found is not None else None
+            found = await self._states.load_or_salvage(flow_id, user_id)
+            unsound = await self.find_inconsistency(found) if found is not None else None
             if isinstance(found, StoredState) and (unsound is None or unsound.of_history):
-                if found.state.absent_at(self._clock.now()):
+                if found.state.is_gone_at(self._clock.now()):
                     raise FlowNotStartedError(flow_id)
                 return Recovered("kept", found.state, None if unsound is None else unsound.reason)
             reason = "the state's document is lost" if unsound is None else unsound.reason
             plan = await self._plan(user_id, flow_id, found, reason)
             change, now = await self._change(plan, user_id, flow_id, found)
             damaged = _as_damaged(found, reason) if found is not None else None
-            made = await self._commits.replace(damaged, plan.head, change, Attempt(origin), now)
+            made = await self._commits.replace(damaged, plan.head, change, CommandContext(origin), now)
             if made is not None:
                 after = state_after(made)
                 await self._reports.withdraw([state_key(flow_id, user_id)])
@@ -96,65 +96,69 @@ class Recovery:
                 return Recovered(plan.action, state, reason, None if plan.record is None else plan.record.id)
         raise StateBusyError(flow_id)
 
-    async def explained(
+    async def with_advice(
         self, user_id: str, flow_id: str, damage: FlowStateCorruptionError
     ) -> FlowStateCorruptionError:
         """The error with what a recovery would do."""
         reason = damage.details["reason"]
         try:
-            found = await self._states.salvage(flow_id, user_id)
+            found = await self._states.load_or_salvage(flow_id, user_id)
             plan = await self._plan(user_id, flow_id, found, reason)
         except FlowError:
             return damage
         return FlowStateCorruptionError(user_id, flow_id, reason, recover=plan.told)
 
-    async def examine(self, found: StoredState | DamagedState) -> Unsound | None:
+    async def find_inconsistency(self, found: StoredState | DamagedState) -> Inconsistency | None:
         """Find the fault of a state; None if it fits its definition and its last record."""
         if isinstance(found, DamagedState):
-            return Unsound(found.reason)
+            return Inconsistency(found.reason)
         state = found.state
         fault = None if state.status in ENDED else await self._misfit(state)
         if fault is not None:
-            return Unsound(fault)
+            return Inconsistency(fault)
         waiting = [record for record in found.pending if record.id == commit_record_id(state)]
         last = waiting[-1] if waiting else await self._history.newest(state.flow, state.user_id)
         if isinstance(last, HistoryRecord):
             (last,) = await self._payloads.complete([last], found.pending)
         unsound = self._compare(found, last)
         if unsound is not None and not waiting:
-            now = await self._states.salvage(state.flow, state.user_id)
+            now = await self._states.load_or_salvage(state.flow, state.user_id)
             if isinstance(now, StoredState) and now.state.position != state.position:
                 return None  # it was changed meanwhile: what was compared was of two moments
         return unsound
 
-    def _compare(self, found: StoredState, last: HistoryRecord | UnreadableRecord | None) -> Unsound | None:
+    def _compare(
+        self, found: StoredState, last: HistoryRecord | UnreadableRecord | None
+    ) -> Inconsistency | None:
         state = found.state
         revision = state.revision
         if last is not None and (last.epoch, last.revision) > (state.epoch, revision):
-            return Unsound(f"its history goes further, to {last.epoch}.{last.revision}")
+            return Inconsistency(f"its history goes further, to {last.epoch}.{last.revision}")
         if self._pruned and (last is None or (last.epoch, last.revision) < (state.epoch, revision)):
             return None  # the record may have been kept for its time, and gone
         if last is None:
-            return Unsound("its history is missing", of_history=True)
+            return Inconsistency("its history is missing", of_history=True)
         if last.epoch != state.epoch or revision - last.revision > PLAUSIBLE_LEAD:
-            return Unsound(f"its history ends at {last.epoch}.{last.revision}")
+            return Inconsistency(f"its history ends at {last.epoch}.{last.revision}")
         if last.revision != revision:
-            return Unsound(f"the record of its revision {revision} is missing", of_history=True)
+            return Inconsistency(f"the record of its revision {revision} is missing", of_history=True)
         if isinstance(last, UnreadableRecord):
-            return Unsound(f"the record of its revision {revision} cannot be read", of_history=True)
+            return Inconsistency(f"the record of its revision {revision} cannot be read", of_history=True)
         made = last.after
         if made is not UNSET and named_payload(last) is not None:
             if not self._pruned:
                 gone = f"the payload of its revision {revision}, in the record of revision "
-                return Unsound(f"{gone}{last.payload_revision}, is missing or was changed", of_history=True)
+                return Inconsistency(
+                    f"{gone}{last.payload_revision}, is missing or was changed", of_history=True
+                )
             made = structs.replace(made, payload=state.payload)
         same = made == state
         if not is_intact(last):
-            return Unsound(f"the record of its revision {revision} was changed", of_history=not same)
+            return Inconsistency(f"the record of its revision {revision} was changed", of_history=not same)
         if not same:
-            return Unsound(f"it is not as its revision {revision} left it")
+            return Inconsistency(f"it is not as its revision {revision} left it")
         if found.head != (last.hash or ""):
-            return Unsound("its link to the history was changed")
+            return Inconsistency("its link to the history was changed")
         return None
 
     async def _plan(
@@ -208,7 +212,7 @@ class Recovery:
 
     async def _change(
         self, plan: "_Plan", user_id: str, flow_id: str, found: StoredState | DamagedState | None
-    ) -> tuple[Change, datetime]:
+    ) -> tuple[ProposedChange, datetime]:
         now = self._clock.now()
         if plan.last is None:
             definition = await self._catalog.newest(flow_id)
@@ -216,17 +220,17 @@ class Recovery:
                 raise FlowNotFoundError(flow_id)
             epoch = new_id() if plan.newest is None else later(plan.newest.epoch, new_id())
             after = rules.start(definition, user_id, epoch, StartCommand(), now)
-            return Change("recovered", "recovered", after, plan.told, definition.flow.ttl), now
+            return ProposedChange("recovered", "recovered", after, plan.told, definition.flow.ttl), now
         last = plan.last
-        if found is None and last.absent_at(now):
+        if found is None and last.is_gone_at(now):
             raise FlowNotStartedError(flow_id)
         definition = await self._catalog.pinned(last)
         now = max(now, last.updated_at)
         after = rules.recover(last, *plan.position(found), now)
-        if last.status not in ENDED and (last.absent_at(now) or plan.erased):
+        if last.status not in ENDED and (last.is_gone_at(now) or plan.erased):
             ended = rules.end(after, "cleared" if plan.erased else "expired", now)
             after = structs.replace(ended, revision=after.revision)
-        return Change("recovered", "recovered", after, plan.told, definition.flow.ttl), now
+        return ProposedChange("recovered", "recovered", after, plan.told, definition.flow.ttl), now
 
 
 class _Plan(Struct, frozen=True):
