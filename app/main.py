@@ -8,7 +8,9 @@ from datetime import timedelta
 import structlog
 
 from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports import BusUnavailableError, Clock, DefinitionSource, DefinitionSourceError
+from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
 from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
 from app.process.embedded import EmbeddedServers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.transfer import DataTransferError, Progress, TransferReport
-from app.contracts.views import iso
+from app.contracts.wire.times import iso
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.data_export import export_data

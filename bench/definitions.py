@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import pymongo
 
-from app.contracts.commands import Caller, StartCommand, TransitionCommand
+from app.contracts.callers import Caller
+from app.contracts.commands import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.flow import rules

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.flow.conditions.evaluation_breaker import TOLERANCE
 from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardInputs
 from app.flow.conditions.guards import Guard, fault_of_guard

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from pymongo.errors import DuplicateKeyError
 
-from app.contracts.ports import Lease
+from app.contracts.ports.leases import Lease
 from models.database import Collection, Database, store_errors
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)

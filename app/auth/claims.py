@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 

@@ -1,6 +1,6 @@
 """Scopes and roles: the permissions of a caller."""
 
-from app.contracts.commands import ADMIN, SERVICE, Caller
+from app.contracts.callers import ADMIN, SERVICE, Caller
 from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.identifiers import require_ids
 

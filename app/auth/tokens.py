@@ -10,7 +10,7 @@ import jwt
 
 from app.auth.claims import ClaimNames, put_claim
 from app.auth.refusals import TokenRefusals
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError
 
 if TYPE_CHECKING:

@@ -94,7 +94,8 @@ class LazyGroup(click.Group):
 def _explained(error: Exception) -> tuple[str, int] | None:
     """The message and the exit code for an error that a person at the terminal can mend; None for others."""
     from app.contracts.errors import FlowError, StoreUnavailableError  # noqa: PLC0415 - only when one fails
-    from app.contracts.ports import BusUnavailableError, DefinitionSourceError  # noqa: PLC0415
+    from app.contracts.ports.bus import BusUnavailableError  # noqa: PLC0415
+    from app.contracts.ports.sources import DefinitionSourceError  # noqa: PLC0415
     from app.contracts.transfer import DataTransferError  # noqa: PLC0415
     from app.process import StartError  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415

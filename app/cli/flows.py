@@ -7,7 +7,7 @@ import click
 
 from app.cli.command import main, on_store, say, with_service
 from app.contracts.definition import Finding
-from app.contracts.ports import DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSourceError
 from app.flow.validation import check_flow
 from app.services import FlowService
 from app.sources.files import FileSource

@@ -9,7 +9,7 @@ import msgspec
 
 from app.cli.command import chosen_settings, main, on_store, say, with_service
 from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports.bus import BusUnavailableError
 from app.contracts.statistics import FlowStatistics
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService

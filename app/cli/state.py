@@ -11,7 +11,9 @@ from app.cli.command import main, on_store, say, with_service
 from app.contracts.commands import Origin, SetCommand
 from app.contracts.errors import InvalidRequestError
 from app.contracts.results import Recovered, Verification
-from app.contracts.views import iso, recovery_view, state_view
+from app.contracts.wire.administration import recovery_view
+from app.contracts.wire.states import state_view
+from app.contracts.wire.times import iso
 from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.kit.integers import convert_json
 from app.services import FlowService

@@ -7,7 +7,7 @@ import msgspec
 
 from app.cli.command import main, on_store, say, with_service
 from app.cli.state import ORIGIN
-from app.contracts.views import erasure_view, personal_data_view
+from app.contracts.wire.administration import erasure_view, personal_data_view
 from app.services import FlowService
 from config.log import IDENTITY
 

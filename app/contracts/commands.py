@@ -1,77 +1,24 @@
-"""Commands of callers, the same for every door."""
+"""Commands of callers, the same for every interface."""
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from app.contracts.errors import Fault, InvalidRequestError
-from app.contracts.state import Payload, StatePosition
+from app.contracts.callers import Caller, trusted_caller
+from app.contracts.positions import ExpectedPosition
+from app.contracts.state import Payload
 
 Name = Annotated[str, Meta(max_length=64)]
+
 Label = Annotated[str, Meta(max_length=256)]
+
 Text = Annotated[str, Meta(max_length=4000)]
+
 Pointers = Annotated[tuple[Annotated[str, Meta(max_length=1000)], ...], Meta(max_length=100)]
 """JSON pointers (RFC 6901) into a payload."""
+
 RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
 """1 to 128 visible ASCII characters."""
-
-
-ADMIN = "flow:admin"
-SERVICE = "flow:service"
-
-
-class Caller(Struct, frozen=True):
-    """An authenticated party. ``expires_at`` is the last moment of its token, in seconds since 1970."""
-
-    user_id: str
-    roles: frozenset[str] = frozenset()
-    scopes: frozenset[str] = frozenset()
-    expires_at: float = 0.0
-
-    def has_a_role(self, wanted: Collection[str] | None) -> bool:
-        """True if the caller has one of the ``wanted`` roles. None: no role is asked for. Of an
-        administrator none is."""
-        return wanted is None or ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
-
-
-def trusted_caller(user_id: str) -> Caller:
-    """A Python program or the service itself, in the place of a user: of it no roles are asked."""
-    return Caller(user_id, scopes=frozenset({ADMIN}))
-
-
-class ExpectedPosition(Struct, frozen=True):
-    """A position at which a change may be made. No epoch: in any life of the state; no revision: at any."""
-
-    revision: int | None
-    epoch: str | None = None
-
-    def is_of(self, position: StatePosition) -> bool:
-        """Return whether a state at ``position`` is at this one."""
-        return self.revision in (None, position.revision) and self.epoch in (None, position.epoch)
-
-
-class HeldPosition(Struct, frozen=True):
-    """A position that a follower holds: an epoch of the state, and the revision in it. No epoch: nothing.
-
-    ``from_start``: the follower knows that there was no state, or that the one it holds has ended. It gets
-    a later epoch from its first revision.
-    """
-
-    epoch: str | None = None
-    revision: int = 0
-    from_start: bool = False
-
-
-NOTHING_HELD = HeldPosition()
-
-
-def held_position(epoch: str | None, since: int | None, from_start: bool = False) -> HeldPosition:
-    """As a follower gives it. Raises InvalidRequestError when one of both is missing."""
-    if (epoch is None) != (since is None):
-        missing = "since" if since is None else "epoch"
-        raise InvalidRequestError([Fault(f"/{missing}", "epoch and since go together")])
-    return HeldPosition(epoch, since or 0, from_start)
 
 
 class Origin(Struct, frozen=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from app.contracts.commands import Name
-from app.contracts.views import ErrorView
+from app.contracts.wire.errors import ErrorView
 
 Effect = Literal["safe", "compatible", "breaking"]
 """On running states: they notice nothing; each has a step to go on at, but what it may do there changes;

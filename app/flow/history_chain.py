@@ -28,7 +28,7 @@ from app.contracts.record import (
 )
 from app.contracts.results import BrokenLink
 from app.contracts.state import ENDED, FlowState
-from app.contracts.views import iso
+from app.contracts.wire.times import iso
 
 SEALED = (
     "id",

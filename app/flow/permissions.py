@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.commands import ADMIN, Caller
+from app.contracts.callers import ADMIN, Caller
 from app.contracts.errors import (
     Fault,
     GuardRefusedError,

@@ -6,14 +6,8 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.commands import (
-    Caller,
-    PauseCommand,
-    ResetCommand,
-    SetCommand,
-    StartCommand,
-    TransitionCommand,
-)
+from app.contracts.callers import Caller
+from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     Fault,

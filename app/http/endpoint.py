@@ -15,7 +15,8 @@ from starlette.responses import Response
 
 from app.auth.policy import acting_for, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.commands import Caller, ExpectedPosition, Origin
+from app.contracts.callers import Caller
+from app.contracts.commands import Origin
 from app.contracts.errors import (
     MAX_FAULTS,
     Fault,
@@ -24,6 +25,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     RequestTimeoutError,
 )
+from app.contracts.positions import ExpectedPosition
 from app.flow.values.storable_json import NUMBER_RULE
 from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service

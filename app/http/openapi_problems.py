@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts import errors
 from app.contracts.errors import Fault, FlowError
-from app.contracts.views import StateView
+from app.contracts.wire.states import StateView
 from app.http.openapi_schemas import Schemas, reference
 
 PROBLEM = "application/problem+json"

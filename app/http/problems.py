@@ -14,7 +14,7 @@ from app.contracts.errors import (
     NotFoundError,
     cut,
 )
-from app.contracts.views import problem_view
+from app.contracts.wire.errors import problem_view
 from config.log import describe
 
 log = structlog.get_logger("http")

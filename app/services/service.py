@@ -5,23 +5,15 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.commands import (
-    NOTHING_HELD,
-    Caller,
-    HeldPosition,
-    Origin,
-    ResetCommand,
-    SetCommand,
-    StartCommand,
-    TransitionCommand,
-    trusted_caller,
-)
+from app.contracts.callers import Caller, trusted_caller
+from app.contracts.commands import Origin, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.definition import ExpectedVersion
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.identifiers import require_ids, require_state
 from app.contracts.pages import Page
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
+from app.contracts.positions import NOTHING_HELD, HeldPosition
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.results import CaughtUp, Retired, Started, Verification
 from app.contracts.state import FlowState, Payload

@@ -5,16 +5,14 @@ from datetime import timedelta
 
 from msgspec import Struct
 
-from app.contracts.ports import (
-    Clock,
-    CorruptionReports,
-    DefinitionStore,
-    EventBus,
-    HistoryStore,
-    LeaseStore,
-    StateStore,
-    StatisticsSource,
-)
+from app.contracts.ports.bus import EventBus
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.leases import LeaseStore
+from app.contracts.ports.reports import CorruptionReports
+from app.contracts.ports.states import StateStore
+from app.contracts.ports.statistics import StatisticsSource
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataKeeper

@@ -10,7 +10,7 @@ from typing import Any
 
 from watchfiles import awatch
 
-from app.contracts.ports import DefinitionSourceError, FoundDefinition
+from app.contracts.ports.sources import DefinitionSourceError, FoundDefinition
 from app.sources.formats import DECODERS, MAX_BYTES, decode
 
 LABEL = "file:"

@@ -10,7 +10,7 @@ from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports import REMEMBERED_REQUESTS
+from app.contracts.ports.states import REMEMBERED_REQUESTS
 from app.contracts.record import (
     HistoryRecord,
     RememberedRequest,

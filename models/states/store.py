@@ -10,7 +10,7 @@ from motor.core import AgnosticBaseCursor
 from msgspec import UNSET
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.ports import DamagedState, RunningStates, StateFilter, StatePage, StoredState
+from app.contracts.ports.states import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
 from models.batching.batcher import AdaptiveBatchSize, Batcher

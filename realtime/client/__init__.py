@@ -4,7 +4,7 @@ Needs ``aiohttp`` (the extra ``client``); imports nothing of the server but its 
 """
 
 from app.contracts.events import PresentClient
-from app.contracts.views import FlowUpdatedEvent
+from app.contracts.wire.states import FlowUpdatedEvent
 from realtime.client.errors import FlowClientError
 from realtime.client.flow_client import FlowClient
 from realtime.client.subscriptions import Reader, States

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.events import PresentClient
-from app.contracts.views import FlowUpdatedEvent
+from app.contracts.wire.states import FlowUpdatedEvent
 from realtime.client.errors import FlowClientError
 from realtime.client.outgoing import checked
 from realtime.client.reconnecting import ReconnectingConnection, Token

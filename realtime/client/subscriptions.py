@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from msgspec import ValidationError, convert
 
-from app.contracts.views import FlowUpdatedEvent
+from app.contracts.wire.states import FlowUpdatedEvent
 from realtime.client.errors import Backoff, FlowClientError
 from realtime.client.reconnecting import ReconnectingConnection
 from realtime.client.requests import Requests

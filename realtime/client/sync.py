@@ -7,7 +7,8 @@ from enum import Enum
 from msgspec import Struct, field
 
 from app.contracts.state import ENDED
-from app.contracts.views import StateView, Time
+from app.contracts.wire.states import StateView
+from app.contracts.wire.times import Time
 
 KEPT_WHILE_SYNCING = 1000
 

@@ -14,7 +14,7 @@ from msgspec import structs
 from starlette.types import Message, Receive, Scope, Send
 
 from app.contracts.errors import AuthenticationRequiredError, FlowError, SlowClientError
-from app.contracts.views import ErrorView, error_view
+from app.contracts.wire.errors import ErrorView, error_view
 from app.kit.origins import own_origins
 from app.kit.refused_origins import SETTING, RefusedOrigins
 from config.log import describe

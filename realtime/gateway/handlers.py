@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from app.auth.policy import ADMIN, acting_for, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.commands import ExpectedPosition, Origin, held_position
+from app.contracts.commands import Origin
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
@@ -22,8 +22,10 @@ from app.contracts.errors import (
     RateLimitedError,
 )
 from app.contracts.events import flow_topic, user_topic
+from app.contracts.positions import ExpectedPosition, held_position
 from app.contracts.state import FlowState
-from app.contracts.views import caught_up_view, error_view, state_view
+from app.contracts.wire.errors import error_view
+from app.contracts.wire.states import caught_up_view, state_view
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
 from app.kit.tasks import end_tasks

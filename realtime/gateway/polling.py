@@ -14,7 +14,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     RequestTimeoutError,
 )
-from app.contracts.views import problem_view
+from app.contracts.wire.errors import problem_view
 from realtime.gateway.socketio_library import engineio
 
 log = structlog.get_logger("sockets")

@@ -8,7 +8,7 @@ import structlog
 
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.events import Resync, StateChanged, Topic
-from app.contracts.views import flow_updated_event
+from app.contracts.wire.states import flow_updated_event
 from app.services import FlowService
 from app.services.live.subscribers import LiveEvent, TopicSubscription
 from config.log import describe

@@ -8,10 +8,10 @@ from typing import Any
 from uuid_utils import uuid7
 
 from app.auth.policy import ADMIN, SERVICE
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient, Topic
-from app.contracts.views import iso
+from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
 from realtime.gateway.limits import BURST, DEVICE_CHARACTERS, EVENTS_PER_SECOND, OF_A_SERVICE
 

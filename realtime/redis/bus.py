@@ -19,7 +19,7 @@ import structlog
 from uuid_utils import uuid7
 
 from app.contracts.events import EVERYONE, Event, Gap, PresenceAsked, StateChanged, Topic
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports.bus import BusUnavailableError
 from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
 from config.log import describe
 from realtime.redis.envelope import EnvelopeReader, EnvelopeWriter

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from msgspec import UNSET, structs
 
-from app.contracts.commands import ExpectedPosition, Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowError
 from app.contracts.events import Event, StateChanged, Topic
+from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import Recovered
 from app.contracts.state import FlowState

@@ -3,7 +3,7 @@
 import pytest
 
 from app.contracts.commands import BatchAction, BatchOperation, Origin
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
 from app.main import Backend
 from config.settings import Settings
 from models.database import connect

@@ -25,7 +25,7 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports.bus import BusUnavailableError
 from app.kit import tasks as tasks_module
 from app.kit.tasks import end_tasks
 from config.settings import Settings
@@ -157,7 +157,7 @@ async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None
 
 
 @pytest.mark.expected_logs("deaf, Redis is away")
-async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_path: Path) -> None:
+async def test_who_could_not_be_reported_is_reported_of_the_gap_later(start: Start, tmp_path: Path) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
     one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
@@ -178,7 +178,7 @@ async def test_who_could_not_be_told_is_told_of_the_gap_later(start: Start, tmp_
 
 
 @pytest.mark.expected_logs("deaf, Redis is away", optional=True)
-async def test_what_is_owed_is_told_before_a_goodbye(start: Start) -> None:
+async def test_what_is_owed_is_reported_before_a_goodbye(start: Start) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
     one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
@@ -236,7 +236,7 @@ async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: St
 
 
 @pytest.mark.expected_logs("a worker is gone")
-async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_told_others_or_nobody(
+async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_reported_others_or_nobody(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
@@ -416,7 +416,7 @@ async def test_tls(start: Start, tmp_path: Path) -> None:
         "nonsense",
     ],
 )
-def test_what_is_no_redis_url_is_told_with_what_is(url: str) -> None:
+def test_what_is_no_redis_url_is_reported_with_what_is(url: str) -> None:
     with pytest.raises(BusUnavailableError, match=r"redis\+cluster://"):
         RedisBus(url, "x")
 

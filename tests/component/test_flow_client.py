@@ -179,7 +179,7 @@ async def test_a_watched_change_that_cannot_be_read_ends_the_watching(scripted: 
             await anext(updates)
 
 
-async def test_a_sync_waits_as_long_as_it_is_told_and_ends_with_another_error(scripted: Scripted) -> None:
+async def test_a_sync_waits_as_long_as_it_is_reported_and_ends_with_another_error(scripted: Scripted) -> None:
     limited = refusal("RATE_LIMITED", retryable=True, retryAfterMs=150)
     scripted.answers["flow-subscribe"] = [
         limited,
@@ -229,7 +229,7 @@ async def test_what_the_caller_must_decide_is_not_repeated(scripted: Scripted, c
         assert len(scripted.bodies("flow-reset")) == 1
 
 
-async def test_at_the_deadline_the_last_error_is_told(scripted: Scripted) -> None:
+async def test_at_the_deadline_the_last_error_is_reported(scripted: Scripted) -> None:
     scripted.answers["flow-state"] = [refusal("STORE_UNAVAILABLE", retryable=True)]
     scripted.answers["flow-presence"] = [{"ok": True, "clients": 7}]
     async with of_ada(scripted) as client:
@@ -282,7 +282,7 @@ async def test_a_server_without_socket_io_is_one_that_cannot_be_reached() -> Non
     await runner.cleanup()
 
 
-async def test_a_refusal_that_is_none_of_ours_is_told(scripted: Scripted) -> None:
+async def test_a_refusal_that_is_none_of_ours_is_reported(scripted: Scripted) -> None:
     async def refuse(*_: object) -> None:
         raise socketio.exceptions.ConnectionRefusedError("closed on Sundays")
 

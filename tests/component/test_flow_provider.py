@@ -12,7 +12,7 @@ import pytest
 
 from app import flow_provider
 from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
-from app.contracts.ports import DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSourceError
 from app.flow_provider import FlowProvider, make_flow_provider
 from app.main import Backend
 from config.settings import Settings

@@ -2,7 +2,8 @@
 
 import bson
 
-from app.contracts.commands import HeldPosition, StartCommand
+from app.contracts.commands import StartCommand
+from app.contracts.positions import HeldPosition
 from app.contracts.record import state_after
 from app.main import Backend
 from config.settings import Settings

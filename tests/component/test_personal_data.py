@@ -88,7 +88,7 @@ async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Backend) -> No
 
 
 @pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
-async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_kept_yet(
+async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_retained_yet(
     parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = parts.service

@@ -8,9 +8,10 @@ from typing import Any
 import pymongo
 import pytest
 
-from app.contracts.commands import HeldPosition, Origin, PauseCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, StartCommand
 from app.contracts.migration import MigrateCommand
-from app.contracts.ports import REMEMBERED_REQUESTS, StateFilter, StoredState
+from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
+from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryFilter
 from app.kit.clock import SystemClock
 from app.main import Backend

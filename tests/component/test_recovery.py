@@ -9,7 +9,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
 from app.flow.history_chain import seal
 from app.kit.clock import SystemClock
 from app.main import Backend, take_up_definitions
@@ -113,7 +113,7 @@ async def test_a_damaged_state_is_rebuilt(parts: Backend, name: str, delivered: 
     assert len(aside) == 1, "what was found is kept"
 
 
-async def test_a_sound_state_is_kept(parts: Backend) -> None:
+async def test_a_sound_state_is_retained(parts: Backend) -> None:
     await walked(parts.service)
     before = await parts.service.get_flow_state("ada", FLOW)
     done = await parts.service.administration.recover_flow("ada", FLOW)
@@ -319,7 +319,7 @@ async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_sound_state_without_history_is_kept_as_it_is(parts: Backend) -> None:
+async def test_a_sound_state_without_history_is_retained_as_it_is(parts: Backend) -> None:
     service = parts.service
     await walked(service)
     await damage(parts, {"$set": {"recent": "x"}})

@@ -11,7 +11,7 @@ import pytest
 
 from app.contracts.errors import FlowNotFoundError, NotOutrankedError
 from app.contracts.events import DefinitionChanged, Event, Topic
-from app.contracts.ports import DefinitionSource, DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
 from app.main import Backend, definition_sources, following, open_service
 from app.services.definitions.source_mirror import SourceMirror
 from app.services.definitions.source_sync import Sources
@@ -212,7 +212,7 @@ async def test_a_folder_that_is_exchanged_whole(parts: Backend, published: Publi
 
 
 @pytest.mark.expected_logs("a definition cannot be used; the last good one stays")
-async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
+async def test_a_broken_file_is_reported_once_and_the_last_good_one_stays(
     parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
@@ -243,7 +243,7 @@ async def test_a_broken_file_is_told_once_and_the_last_good_one_stays(
     "a flow is gone from its source and stays as it is; delete it to retire it",
     "definitions cannot be read; what is known stays",
 )
-async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
+async def test_a_file_or_folder_that_goes_away_is_reported_and_flows_stay(
     parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
@@ -269,7 +269,7 @@ async def test_a_file_or_folder_that_goes_away_is_told_and_flows_stay(
 
 
 @pytest.mark.expected_logs("two definitions of one flow; the first counts")
-async def test_two_definitions_of_one_flow_are_told_and_the_first_counts(
+async def test_two_definitions_of_one_flow_are_reported_and_the_first_counts(
     parts: Backend, folder: Path, log_events: LogEvents
 ) -> None:
     write(folder / "a.json", flow_dict(title="a"))
@@ -372,7 +372,7 @@ async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
 
 
 @pytest.mark.expected_logs(OUTRANKED)
-async def test_what_a_caller_outranks_is_told_at_each_start_and_can_be_handed_back(
+async def test_what_a_caller_outranks_is_reported_at_each_start_and_can_be_handed_back(
     parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     definitions = parts.service.definitions
@@ -543,7 +543,7 @@ async def test_good_definitions_are_taken_up_beside_faulty_ones(
 
 
 @pytest.mark.expected_logs("definitions cannot be read; what is known stays")
-async def test_failures_of_one_kind_are_told_once(
+async def test_failures_of_one_kind_are_reported_once(
     parts: Backend, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives(flow_dict())
@@ -638,7 +638,7 @@ def parts_settings(folder: Path) -> Settings:
     return Settings(_env_file=None, definitions=["database", f"file:{folder}"])
 
 
-def test_a_file_that_cannot_be_opened_is_told(folder: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_reported(folder: Path) -> None:
     (folder / "loop.json").symlink_to("loop.json")
     with pytest.raises(DefinitionSourceError, match="symbolic links"):
         FileSource(folder).read()

@@ -193,7 +193,7 @@ async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Backend) -> None:
     assert stored.state.message == "rival"
 
 
-async def test_what_is_known_of_a_batch_is_told_though_a_look_fails(parts: Backend) -> None:
+async def test_what_is_known_of_a_batch_is_reported_though_a_look_fails(parts: Backend) -> None:
     """Of several in one command some lost their race; the look at which fails once."""
     looks: list[str] = []
 
@@ -254,7 +254,7 @@ async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Backend,
 
 
 @pytest.mark.expected_logs("unreadable definition")
-async def test_a_damaged_definition_is_told_and_hides_no_other(parts: Backend) -> None:
+async def test_a_damaged_definition_is_reported_and_hides_no_other(parts: Backend) -> None:
     definitions = parts.service.definitions
     for slug in ("whole", "loop"):
         await definitions.create(flow_dict(slug), actor="root", source="api")

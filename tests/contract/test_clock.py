@@ -4,7 +4,7 @@ from datetime import UTC
 
 import pytest
 
-from app.contracts.ports import Clock
+from app.contracts.ports.clock import Clock
 from app.kit.clock import SystemClock
 from tests.support.fakes import FakeClock
 

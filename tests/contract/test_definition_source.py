@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.ports import DefinitionSource, DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
 from app.sources.files import FileSource
 from app.sources.remote import RemoteSource
 from tests.support.remotes import RemoteServer
@@ -86,7 +86,7 @@ async def test_a_place_that_is_away_and_back(place: Place) -> None:
     assert len(await place.source.load()) == 1
 
 
-async def test_what_changes_is_told(place: Place) -> None:
+async def test_what_changes_is_reported(place: Place) -> None:
     place.put([flow_dict("a")])
     await place.source.load()
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from app.contracts.definition import VersionInfo
-from app.contracts.ports import DefinitionStore
+from app.contracts.ports.definitions import DefinitionStore
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
 from tests.support.fakes import FakeDefinitionStore

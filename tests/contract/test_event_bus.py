@@ -20,7 +20,7 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
-from app.contracts.ports import BusUnavailableError, EventBus
+from app.contracts.ports.bus import BusUnavailableError, EventBus
 from config.settings import Settings
 from realtime.redis.bus import RedisBus
 from tests.support.fakes import FakeBus
@@ -139,7 +139,7 @@ def bus(outages: BusWithOutages) -> EventBus:
     return outages.bus
 
 
-async def test_events_are_heard_in_order_by_every_handler(bus: EventBus) -> None:
+async def test_events_are_received_in_order_by_every_handler(bus: EventBus) -> None:
     events: list[Event] = [changed("ada", n) for n in range(50)]
     await bus.follow(user_topic("ada"))
     heard, also = Heard(bus), Heard(bus)
@@ -150,7 +150,7 @@ async def test_events_are_heard_in_order_by_every_handler(bus: EventBus) -> None
     assert [event for topic, event in heard.events if topic == user_topic("ada")] == events
 
 
-async def test_what_nobody_follows_is_not_heard(bus: EventBus) -> None:
+async def test_what_nobody_follows_is_not_received(bus: EventBus) -> None:
     await bus.follow(user_topic("ada"))
     await bus.follow(flow_topic("watched"))
     await bus.follow(user_topic("eve"))
@@ -166,7 +166,7 @@ async def test_what_nobody_follows_is_not_heard(bus: EventBus) -> None:
     assert by_flow == [events[3], changed("ada", 2, "watched")]
 
 
-async def test_a_topic_is_heard_until_the_last_who_follows_it_ends(bus: EventBus) -> None:
+async def test_a_topic_is_received_until_the_last_who_follows_it_ends(bus: EventBus) -> None:
     for _ in range(2):
         await bus.follow(user_topic("ada"))
     bus.unfollow(user_topic("ada"))
@@ -180,7 +180,7 @@ async def test_a_topic_is_heard_until_the_last_who_follows_it_ends(bus: EventBus
     assert [event for topic, event in heard.events if topic.kind == "user"] == [changed("ada")]
 
 
-async def test_who_publishes_is_told_how_many_hear_it(bus: EventBus) -> None:
+async def test_who_publishes_is_reported_how_many_hear_it(bus: EventBus) -> None:
     assert await bus.publish([changed("nobody")]) == 0
     await bus.follow(user_topic("ada"))
     assert await bus.publish([changed("ada")]) == 1
@@ -228,7 +228,7 @@ async def test_an_outage_is_reported_as_a_gap_once_it_is_over(outages: BusWithOu
 
 
 @pytest.mark.expected_logs("deaf, Redis is away", "not heard yet, Redis is away", optional=True)
-async def test_a_topic_followed_during_an_outage_is_heard_after_it(outages: BusWithOutages) -> None:
+async def test_a_topic_followed_during_an_outage_is_received_after_it(outages: BusWithOutages) -> None:
     bus = outages.bus
     heard, reported = Heard(bus), Reported(bus)
     await outages.cut()

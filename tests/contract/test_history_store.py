@@ -6,7 +6,7 @@ import pytest
 from msgspec import UNSET, json, structs
 
 from app.contracts.pages import MAX_PAGE_BYTES, Page
-from app.contracts.ports import HistoryStore
+from app.contracts.ports.history import HistoryStore
 from app.contracts.record import (
     HistoryFilter,
     HistoryRecord,

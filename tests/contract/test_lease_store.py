@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.contracts.ports import CorruptionReports, LeaseStore
+from app.contracts.ports.leases import LeaseStore
+from app.contracts.ports.reports import CorruptionReports
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.lease_store import MongoLeaseStore
@@ -86,7 +87,7 @@ async def test_of_many_who_ask_one_gets_it(leases: LeaseStore) -> None:
         assert sum(lease is not None for lease in asked) == 1
 
 
-async def test_a_finding_is_kept_until_it_is_withdrawn(reports: CorruptionReports) -> None:
+async def test_a_finding_is_retained_until_it_is_withdrawn(reports: CorruptionReports) -> None:
     assert await reports.report("loop:ada", "torn", T0)
     assert not await reports.report("loop:ada", "torn again", T0 + SECOND)
     assert await reports.report("loop:bob", "torn", T0 - SECOND)

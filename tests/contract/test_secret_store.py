@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.contracts.ports import SecretStore
+from app.contracts.ports.secrets import SecretStore
 from models.database import Database
 from models.secret_store import MongoSecretStore
 from tests.support.fakes import FakeSecretStore

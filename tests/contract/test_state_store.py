@@ -7,7 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.ports import (
+from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
     DamagedState,
     RunningStates,

@@ -6,7 +6,10 @@ from typing import NamedTuple
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.ports import CorruptionReports, HistoryStore, StateStore, StatisticsSource
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.reports import CorruptionReports
+from app.contracts.ports.states import StateStore
+from app.contracts.ports.statistics import StatisticsSource
 from app.contracts.state import FlowState
 from app.contracts.statistics import PerformanceMetrics, StepCount
 from models.corruption_store import MongoCorruptionReports

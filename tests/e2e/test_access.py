@@ -84,7 +84,9 @@ async def test_a_refusal_over_the_socket(serving: Serving, user: str) -> None:
     await client.close()
 
 
-async def test_each_client_is_told_of_the_transitions_that_it_may_run(serving: Serving, user: str) -> None:
+async def test_each_client_is_reported_of_the_transitions_that_it_may_run(
+    serving: Serving, user: str
+) -> None:
     flow = await published(serving)
     own = await connected(serving, user)
     approver = await connected(serving, "ada", "flow:service", roles=["approver"])
@@ -134,7 +136,7 @@ async def test_a_stream_tells_what_its_reader_may_run(serving: Serving, user: st
     assert [names(state) for state in states] == [["submit"], ["withdraw"]]
 
 
-async def test_a_flow_with_roles_is_told_to_those_who_have_one(serving: Serving, user: str) -> None:
+async def test_a_flow_with_roles_is_reported_to_those_who_have_one(serving: Serving, user: str) -> None:
     flow = await published(serving, roles=["employee"])
     employee = await connected(serving, user, roles=["employee"])
     stranger = await connected(serving, user)

@@ -128,7 +128,7 @@ def test_operate(shell: Shell) -> None:
     assert "Redis: Redis does not answer" in shell("check-config", code=1)
 
 
-def test_a_wrong_password_is_told_to_who_can_mend_it(shell: Shell) -> None:
+def test_a_wrong_password_is_reported_to_who_can_mend_it(shell: Shell) -> None:
     shell.env["FLOW_MONGO_URL"] = shell.env["FLOW_MONGO_URL"].replace("://flow:", "://flow:x", 1)
     told = "MongoDB refuses (code 18): check the user, the password and the rights of its URL"
     assert f"MongoDB: {told}" in shell("check-config", code=1)
@@ -164,7 +164,7 @@ def test_token_wants_sound_words(shell: Shell) -> None:
     assert "server-flow serve" in shell("token", "--user", "ada", code=1)
 
 
-def test_worker_runs_until_it_is_told(shell: Shell) -> None:
+def test_worker_runs_until_it_is_reported(shell: Shell) -> None:
     worker = Process("worker", env=shell.env, cwd=shell.cwd)
     worker.wait_for("background jobs run")
     assert worker.end() == 0

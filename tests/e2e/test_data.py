@@ -159,7 +159,7 @@ def _with_small_disk(cwd: Path, serving: Serving) -> str:
     return ended.stderr
 
 
-def test_wrong_paths_are_told_in_a_line(tmp_path: Path) -> None:
+def test_wrong_paths_are_reported_in_a_line(tmp_path: Path) -> None:
     said = run(tmp_path, "data", "export", "nowhere", "a.flow", code=1)
     assert said == "server-flow: There is no data directory of embedded servers at nowhere\n"
     assert list(tmp_path.iterdir()) == [], "nothing was made"
@@ -172,7 +172,9 @@ def test_wrong_paths_are_told_in_a_line(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists(), "the file is read first"
 
 
-def test_an_import_makes_a_data_directory_only_if_it_is_told_to(settings: Settings, tmp_path: Path) -> None:
+def test_an_import_makes_a_data_directory_only_if_it_is_reported_to(
+    settings: Settings, tmp_path: Path
+) -> None:
     with created_file(tmp_path / "empty.flow", replace=False) as out:
         DataFileWriter(out, HEADER).finish()
     said = run(tmp_path, "data", "import", "empty.flow", code=1)

@@ -26,7 +26,7 @@ async def _patch(serving: Serving, title: str) -> None:
         assert answer.status_code == 200, answer.text
 
 
-async def test_a_change_is_told_to_the_other_workers(two_hosts: tuple[Serving, Serving]) -> None:
+async def test_a_change_is_reported_to_the_other_workers(two_hosts: tuple[Serving, Serving]) -> None:
     first, second = two_hosts
     await asyncio.gather(_serves(first, 1), _serves(second, 1))
     for version in range(2, 8):

@@ -239,7 +239,7 @@ def test_missing_secrets_are_one_clear_line(written: Path, cwd: Path) -> None:
     assert "its secrets.json is missing" in refused(cwd)
 
 
-def test_secrets_of_another_directory_are_told_and_no_setting_is_blamed(written: Path, cwd: Path) -> None:
+def test_secrets_of_another_directory_are_reported_and_no_setting_is_blamed(written: Path, cwd: Path) -> None:
     other = json.loads((written / "secrets.json").read_text())
     (written / "secrets.json").write_text(json.dumps({**other, "mongo": "x" * 64}))
     for arguments in (SERVE, ("flows", "list", "--data-dir", "data")):

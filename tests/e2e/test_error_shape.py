@@ -151,7 +151,7 @@ async def test_moments_are_such_as_can_be_compared(
             assert answer.status_code == 200
 
 
-async def test_a_missing_body_is_told_by_what_it_must_have(serving: Serving, user: str) -> None:
+async def test_a_missing_body_is_reported_by_what_it_must_have(serving: Serving, user: str) -> None:
     async with serving.http(user, "flow:admin") as http:
         await http.post("/api/flow/user-onboarding/start")
         for content in (b"", b" "):

@@ -294,7 +294,7 @@ async def test_a_transition_whose_answer_is_lost_is_made_once(
         assert [record["toStep"] for record in history] == ["welcome", "profile-setup"]
 
 
-async def test_a_refusal_is_told_at_once_with_its_code_and_details(serving: Serving, user: str) -> None:
+async def test_a_refusal_is_reported_at_once_with_its_code_and_details(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as client:
         await client.start(FLOW)
         with pytest.raises(FlowClientError) as refused:

@@ -271,7 +271,7 @@ async def test_a_message_that_is_too_large_ends_the_connection(serving: Serving,
         assert (await http.get(f"/api/flow/{FLOW}/state")).json() is None
 
 
-async def test_a_slow_client_is_disconnected_with_a_reason_and_the_others_are_told_on(
+async def test_a_slow_client_is_disconnected_with_a_reason_and_the_others_are_reported_on(
     serving: Serving, user: str
 ) -> None:
     neighbour = await connected(serving, user)

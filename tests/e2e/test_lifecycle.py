@@ -252,7 +252,7 @@ def _command(serving: Embedded, *arguments: str) -> str:
     return ended.stdout
 
 
-def test_no_token_comes_into_an_output_that_may_be_kept(serving: Embedded) -> None:
+def test_no_token_comes_into_an_output_that_may_be_retained(serving: Embedded) -> None:
     address = serving.url
     token = _command(serving, "token", "--user", "demo").strip()
     claims = jwt.decode(token, serving.secret, algorithms=["HS256"])

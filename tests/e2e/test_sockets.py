@@ -353,7 +353,7 @@ async def test_a_client_that_reads_nothing_and_sends_garbage_holds_up_no_stop(
         assert time.monotonic() - began < 8, "uvicorn would cut it off after 10 s"
 
 
-async def test_a_service_acts_for_a_user_whose_clients_are_told(serving: Serving, user: str) -> None:
+async def test_a_service_acts_for_a_user_whose_clients_are_reported(serving: Serving, user: str) -> None:
     client = await connected(serving, user)
     service = await connected(serving, f"svc-{user}", "flow:service")
     answer = await service.call("flow-start", {"flowId": FLOW, "userId": user})
@@ -376,7 +376,7 @@ async def test_polling_is_refused_by_default(serving: Serving, user: str) -> Non
     await asyncio.to_thread(serving.wait_for, "client transport refused.*FLOW_SOCKET_TRANSPORTS")
 
 
-async def test_cleared_is_told_as_the_last_event_of_an_epoch(serving: Serving, user: str) -> None:
+async def test_cleared_is_reported_as_the_last_event_of_an_epoch(serving: Serving, user: str) -> None:
     client = await connected(serving, user)
     async with serving.http(user) as http:
         await http.post(f"/api/flow/{FLOW}/start")

@@ -145,7 +145,7 @@ async def test_half_a_position_is_none(
 
 
 @pytest.mark.parametrize("last", ["x", "1", "a.b", "e.-1", "." + "1" * 40])
-async def test_a_last_event_id_is_one_that_was_told(serving: Serving, user: str, last: str) -> None:
+async def test_a_last_event_id_is_one_that_was_reported(serving: Serving, user: str, last: str) -> None:
     async with serving.http(user) as http:
         answer = await http.get(f"{ROUTE}/stream", headers={"Last-Event-ID": last})
     assert answer.status_code == 422

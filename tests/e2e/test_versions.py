@@ -75,7 +75,7 @@ async def test_what_is_known_already_is_not_sent_again(serving: Serving) -> None
         assert same.status_code == 200, "what may run now is not told by its position"
 
 
-async def test_of_administrators_at_once_one_wins_and_the_others_are_told(serving: Serving) -> None:
+async def test_of_administrators_at_once_one_wins_and_the_others_are_reported(serving: Serving) -> None:
     flow = flow_dict(slug())
     route = f"/api/flows/{flow['flow']}"
 

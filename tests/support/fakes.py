@@ -15,11 +15,11 @@ from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
-from app.contracts.ports import (
+from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.ports.leases import Lease
+from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
-    BusUnavailableError,
     DamagedState,
-    Lease,
     RunningStates,
     StateFilter,
     StatePage,

@@ -1,6 +1,7 @@
 """The service over a database, as one worker has it, without a bus of its own."""
 
-from app.contracts.ports import Clock, EventBus
+from app.contracts.ports.bus import EventBus
+from app.contracts.ports.clock import Clock
 from app.kit.clock import SystemClock
 from app.services import FlowService
 from app.services.wiring import Limits, Ports

@@ -6,15 +6,8 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import (
-    ADMIN,
-    SERVICE,
-    Caller,
-    Origin,
-    StartCommand,
-    TransitionCommand,
-    trusted_caller,
-)
+from app.contracts.callers import ADMIN, SERVICE, Caller, trusted_caller
+from app.contracts.commands import Origin, StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowError,
@@ -24,7 +17,7 @@ from app.contracts.errors import (
     InvalidTransitionError,
 )
 from app.contracts.flow import Flow
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.permissions import depends_on_caller
@@ -219,7 +212,7 @@ async def test_other_entrances_are_those_that_the_author_says_and_of_a_plain_flo
 
 
 @pytest.mark.parametrize("value", [2**70 + 1, "\ud800", {"deep": ["\udfff"]}, float("nan")])
-async def test_a_guard_alone_sees_no_payload_that_cannot_be_kept(value: object) -> None:
+async def test_a_guard_alone_sees_no_payload_that_cannot_be_retained(value: object) -> None:
     r = Rig()
     flow = flow_dict()
     flow["steps"]["a"]["transitions"]["go"]["guard"] = "payload.x == 1"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec import UNSET, Raw, json, structs
 
-from app.contracts.commands import HeldPosition, StartCommand
+from app.contracts.commands import StartCommand
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import (
     Event,
@@ -20,6 +20,7 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
+from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
 from app.contracts.state import FlowState
@@ -99,7 +100,7 @@ async def test_doubles_and_older_changes_are_no_news() -> None:
     ]
 
 
-async def test_who_leaves_is_told_no_more() -> None:
+async def test_who_leaves_is_reported_no_more() -> None:
     r = await rig()
     one, two = Follower(), Follower()
     first = await r.service.audience.follow_user("ada", one)
@@ -131,7 +132,7 @@ async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyP
     assert not r.service.audience.listens(user_topic("ada"))
 
 
-async def test_what_was_missed_is_told_in_order_after_what_was_told() -> None:
+async def test_what_was_missed_is_reported_in_order_after_what_was_reported() -> None:
     r = await rig()
     follower, stranger = Follower(), Follower()
     async with r.service as service:
@@ -158,7 +159,7 @@ async def test_what_was_missed_is_told_in_order_after_what_was_told() -> None:
         assert follower.resyncs == 0
 
 
-async def test_of_a_state_that_was_not_told_before_the_newest_change_is_enough() -> None:
+async def test_of_a_state_that_was_not_reported_before_the_newest_change_is_enough() -> None:
     r = await rig()
     async with r.service as service:
         await service.start_flow("ada", "loop")
@@ -214,7 +215,7 @@ async def test_a_later_epoch_is_made_up_for_from_its_first_revision() -> None:
         await follower.until(lambda f: f.positions[2:] == [("loop", n) for n in range(4)])
 
 
-async def test_more_than_can_be_told_is_the_newest_change() -> None:
+async def test_more_than_can_be_reported_is_the_newest_change() -> None:
     r = await rig()
     follower = Follower()
     async with r.service as service:
@@ -282,7 +283,7 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
         pytest.param(RuntimeError("a bug"), marks=pytest.mark.expected_logs("gap not made up for")),
     ],
 )
-async def test_who_cannot_be_told_what_it_missed_is_told_so(failure: Exception) -> None:
+async def test_who_cannot_be_reported_what_it_missed_is_reported_so(failure: Exception) -> None:
     r = await rig()
     follower, watcher = Follower(), Follower()
 

@@ -119,7 +119,7 @@ async def test_while_the_store_is_away_the_newest_that_is_known_stays() -> None:
     assert store.reads == before + 1, "not everybody waits for it"
 
 
-async def test_neither_a_failure_nor_a_miss_is_kept() -> None:
+async def test_neither_a_failure_nor_a_miss_is_retained() -> None:
     store, catalog = await made()
     with pytest.raises(FlowNotFoundError):
         await catalog.current("late")
@@ -144,7 +144,7 @@ async def test_who_gives_up_does_not_take_the_load_from_the_others() -> None:
     assert store.reads == 1
 
 
-async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_retained_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PINNED_LIMIT", 3)
     store, catalog = await made()
     for number in range(2, 12):

@@ -18,7 +18,7 @@ from app.contracts.record import (
     state_after,
 )
 from app.contracts.state import FlowState
-from app.contracts.views import iso
+from app.contracts.wire.times import iso
 from app.flow.history_chain import (
     CURRENT_FORM,
     LINK,
@@ -256,7 +256,7 @@ def test_old_records_may_be_pruned() -> None:
     assert check(records[2:], records).broken is not None
 
 
-def test_an_intact_record_is_told_from_a_changed_one() -> None:
+def test_an_intact_record_is_reported_from_a_changed_one() -> None:
     records = life(1)
     assert is_intact(records[0])
     assert is_intact(erased(records[0]))

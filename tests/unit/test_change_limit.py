@@ -7,9 +7,10 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.commands import ADMIN, BatchOperation, Caller, Origin
+from app.contracts.callers import ADMIN, Caller
+from app.contracts.commands import BatchOperation, Origin
 from app.contracts.errors import InvalidTransitionError, RateLimitedError
-from app.contracts.views import error_view
+from app.contracts.wire.errors import error_view
 from app.http.application import build_application
 from app.services.states.change_limit import MAX_IDLE_BUCKETS, SERVICE_FACTOR, ChangeLimit
 from tests.support.rig import rig

@@ -70,7 +70,7 @@ SECRETS = {"jwt": "j" * 64, "mongo": "m" * 64, "redis": "r" * 64}
         ({"mongo": None}, "cannot be read"),
     ],
 )
-def test_secrets_that_cannot_be_used_are_told_with_what_to_do(
+def test_secrets_that_cannot_be_used_are_reported_with_what_to_do(
     tmp_path: Path, spoilt: dict[str, Any], says: str
 ) -> None:
     (tmp_path / "secrets.json").write_text(json.dumps({**SECRETS, **spoilt}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
 from app.flow.conditions.guards import fault_of_guard

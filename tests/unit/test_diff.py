@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.migration import FlowDiff, MemberChange, StepChange, TransitionChange, TransitionPlace
 from app.flow import rules
 from app.flow.versions.diff import diff

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import ExpectedPosition, Origin, PauseCommand
+from app.contracts.commands import Origin, PauseCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
-from app.contracts.ports import DamagedState
-from app.contracts.views import iso
+from app.contracts.ports.states import DamagedState
+from app.contracts.positions import ExpectedPosition
+from app.contracts.wire.times import iso
 from app.services import FlowService
 from tests.support.rig import Rig
 from tests.support.samples import flow_dict
@@ -43,7 +44,7 @@ async def told(rig: Rig, ask: Ask) -> FlowNotStartedError:
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=OF_ASKS)
-async def test_an_expired_state_is_told_from_one_that_never_was(ask: Ask) -> None:
+async def test_an_expired_state_is_reported_from_one_that_never_was(ask: Ask) -> None:
     rig = Rig()
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
     never = await told(rig, ask)
@@ -61,7 +62,7 @@ async def test_an_expired_state_is_told_from_one_that_never_was(ask: Ask) -> Non
 
 @pytest.mark.parametrize("ask", ASKS, ids=OF_ASKS)
 @pytest.mark.parametrize("delivered", [False, True])
-async def test_a_cleared_state_is_told_from_an_erased_one(ask: Ask, delivered: bool) -> None:
+async def test_a_cleared_state_is_reported_from_an_erased_one(ask: Ask, delivered: bool) -> None:
     rig = await started()
 
     async def ended(how: str, at: datetime) -> None:
@@ -102,7 +103,7 @@ async def test_a_state_expired_when_its_time_was_up_whoever_noticed_it_later(ask
         assert (await told(rig, ask)).details == {"expiredAt": iso(expires)}
 
 
-async def test_without_the_record_before_the_end_it_is_told_when_the_end_was_noticed() -> None:
+async def test_without_the_record_before_the_end_it_is_reported_when_the_end_was_noticed() -> None:
     rig = await started()
     async with rig.service as service:
         rig.clock.advance(hours=7)
@@ -121,7 +122,7 @@ async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_say
     assert refusal.value.details == {"state": None, "clearedAt": iso(rig.clock.now())}
 
 
-async def test_an_end_that_cannot_be_read_is_not_told() -> None:
+async def test_an_end_that_cannot_be_read_is_not_reported() -> None:
     rig = await started()
     await rig.service.clear_flow_state("ada", "loop")
     kept = rig.states.kept["loop:ada"]

@@ -79,7 +79,7 @@ def test_a_gap_that_is_made_up_for_is_none(sealer: EnvelopeWriter, opener: Envel
     assert later.missed_since is not None, "from then on they count again"
 
 
-def test_who_is_heard_for_the_first_time_has_lost_nothing(sealer: EnvelopeWriter) -> None:
+def test_who_is_received_for_the_first_time_has_lost_nothing(sealer: EnvelopeWriter) -> None:
     sent(sealer)
     received = EnvelopeReader(KEY).open(CHANNEL, sent(sealer))
     assert received is not None

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from msgspec import convert, structs
 
-from app.contracts.commands import Caller, StartCommand, trusted_caller
+from app.contracts.callers import Caller, trusted_caller
+from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow

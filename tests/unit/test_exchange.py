@@ -170,7 +170,7 @@ def test_a_machine_says_what_both_can_say_in_xstates_own_words() -> None:
     }
 
 
-def test_what_xstate_does_not_do_is_listed_as_kept() -> None:
+def test_what_xstate_does_not_do_is_listed_as_retained() -> None:
     raw = expense_flow(ttl="P30D", roles=["clerk"], resettable=False, clearable=["clerk"])
     raw["steps"]["draft"]["initial"] = True
     raw["steps"]["review"]["timeout"]["resume"] = "restart"
@@ -582,7 +582,7 @@ def test_a_timeout_that_does_not_what_a_transition_does_has_one_of_its_own(other
     )
 
 
-def test_a_timeout_that_was_kept_as_data_does_not_count_beside_the_states_own() -> None:
+def test_a_timeout_that_was_retained_as_data_does_not_count_beside_the_states_own() -> None:
     raw = expense_flow()
     raw["steps"]["review"]["timeout"]["after"] = "P60D"
     written = to_xstate(sound(raw)).machine

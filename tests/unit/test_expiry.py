@@ -9,7 +9,7 @@ from msgspec import UNSET, structs
 from app.contracts.commands import PauseCommand, SetCommand
 from app.contracts.errors import FlowNotStartedError, StatePausedError
 from app.contracts.migration import MigrateCommand
-from app.contracts.ports import DamagedState, StateFilter
+from app.contracts.ports.states import DamagedState, StateFilter
 from app.contracts.state import FlowState
 from app.flow import rules
 from tests.support.rig import Rig

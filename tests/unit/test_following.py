@@ -128,7 +128,7 @@ def test_an_incomplete_answer_never_shows_an_older_state_nor_the_same_again() ->
     assert (following.epoch, following.revision, following.syncing) == (NOW, 4, False)
 
 
-def test_that_there_is_no_state_is_told_once() -> None:
+def test_that_there_is_no_state_is_reported_once() -> None:
     following = Following()
     assert following.answer(following.begin().number, SyncAnswer(False, None), 0) == [None]
     following.want_sync(0)
@@ -201,7 +201,7 @@ def test_what_began_and_ended_unseen_needs_one_sync_and_not_one_after_the_other(
     assert not following.needs_sync
 
 
-def test_what_is_heard_after_the_server_was_asked_may_be_newer_than_no_state_however_much_it_is() -> None:
+def test_what_is_received_after_the_server_was_asked_may_be_newer_than_no_state_however_much_it_is() -> None:
     following = Following()
     following.event(update(0, OLD), 0)
     sync = following.begin()

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import GuardRefusedError
 from app.flow.conditions import guard_inputs, guards
 from app.flow.conditions.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
@@ -73,7 +73,7 @@ def test_what_holds(guard: str) -> None:
         ("payload.s.matches('(')", {"s": "a"}, "regular expression"),
     ],
 )
-def test_what_cannot_be_told_is_refused_and_says_why(
+def test_what_cannot_be_reported_is_refused_and_says_why(
     guard: str, payload: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(GuardRefusedError) as refused:
@@ -106,7 +106,7 @@ def test_a_refusal_tells_the_expression_and_what_it_saw(guard: str, seen: dict[s
     assert guard in refused.value.message
 
 
-def test_long_values_are_cut_in_what_is_told() -> None:
+def test_long_values_are_cut_in_what_is_reported() -> None:
     with pytest.raises(GuardRefusedError) as refused:
         check_guard("payload.note == ''", "go", STATE, {"note": "ż" * 10_000}, BOB, T0)
     assert len(refused.value.details["values"]["payload.note"].encode()) <= guards.SHOWN_BYTES + 3

@@ -8,7 +8,7 @@ import pytest
 
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports.bus import BusUnavailableError
 from app.http.application import build_application
 from app.http.routes.health import OPTIONAL_SECONDS, Check
 from tests.support.rig import Rig

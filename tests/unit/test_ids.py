@@ -10,7 +10,7 @@ import pytest
 from app.contracts.commands import BatchAction, Origin, PauseCommand, SetCommand
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.migration import MigrateCommand
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
 from app.services import FlowService
 from tests.support.rig import Rig
 from tests.support.samples import flow_dict

@@ -82,7 +82,7 @@ def test_versions_and_revisions_are_taken_alike_by_every_door() -> None:
         _decode(({"flowId": "f", "epoch": "e", "since": 0.5},), SubscribeMessage)
 
 
-def test_a_definition_is_told_how_its_author_writes_an_integer() -> None:
+def test_a_definition_is_reported_how_its_author_writes_an_integer() -> None:
     raw = flow_dict()
     raw["steps"]["a"]["index"] = 7.0
     (found,) = (finding for finding in check_flow(raw) if finding.severity == "error")

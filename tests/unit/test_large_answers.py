@@ -11,7 +11,9 @@ import pytest
 from app.auth.tokens import TokenVerifier
 from app.contracts.commands import BatchOperation, Origin, StartCommand
 from app.contracts.record import HistoryRecord
-from app.contracts.views import batch_result, encode, exported_record_view, personal_data_view
+from app.contracts.wire.administration import batch_result, personal_data_view
+from app.contracts.wire.encoding import encode
+from app.contracts.wire.records import exported_record_view
 from app.http.application import build_application
 from app.http.routes import administration
 from app.services.administration import batch as bulk

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contracts.commands import Caller, StartCommand, TransitionCommand
+from app.contracts.callers import Caller
+from app.contracts.commands import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError, InvalidDefinitionError
 from app.contracts.flow import Flow
@@ -226,7 +227,7 @@ def large(steps: int, ways: int, **members: Callable[[int, int], Any]) -> dict[s
     return {"flow": "large", "initialStep": "s0", "steps": {f"s{n}": step(n) for n in range(steps)}}
 
 
-def test_more_findings_than_can_be_told_are_counted_and_errors_come_first() -> None:
+def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() -> None:
     raw = large(60, 4, roles=lambda number, at: [] if number < 50 else ["a", "a"])
     raw |= {"resettable": True, "clearable": True}
     assert {finding.severity for finding in check_flow(raw)} == {"warning"}
@@ -284,7 +285,7 @@ def test_a_pointer_is_cut_to_what_is_around() -> None:
     assert [(f.pointer, f.severity) for f in check_flow(raw)] == [("/steps", "error"), ("/steps", "warning")]
 
 
-def test_what_two_cut_pointers_have_in_common_is_told_once() -> None:
+def test_what_two_cut_pointers_have_in_common_is_reported_once() -> None:
     raw = large(2, 1)
     for name in ("x" * (MAX_POINTER + 1), "y" * (MAX_POINTER + 1)):
         raw["steps"][name] = {"index": 0.5, "step": name, "service": "s", "transitions": {}}

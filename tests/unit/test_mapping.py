@@ -14,7 +14,7 @@ from app.contracts.commands import PauseCommand, ResetCommand, StartCommand, Tra
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowStateCorruptionError, InvalidRequestError
 from app.contracts.migration import Proposal, Sample
-from app.contracts.ports import RunningStates
+from app.contracts.ports.states import RunningStates
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.versions.mapping import StepMapping
@@ -158,7 +158,7 @@ def test_also_when_it_was_renumbered_by_its_transitions() -> None:
     assert found.confidence < 0.85
 
 
-def test_two_that_were_renamed_are_told_apart() -> None:
+def test_two_that_were_renamed_are_reported_apart() -> None:
     later = renamed(renamed(OLD, "b", "second"), "c", "third")
     assert {found.step: found.to for found in proposed(later)} == {"b": "second", "c": "third"}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.commands import ExpectedPosition, Origin, StartCommand
+from app.contracts.commands import Origin, StartCommand
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowStateCorruptionError,
@@ -16,7 +16,8 @@ from app.contracts.errors import (
     StoreUnavailableError,
 )
 from app.contracts.migration import MigrateCommand, MigrationReport
-from app.contracts.ports import StoredState
+from app.contracts.ports.states import StoredState
+from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState, StatePosition
 from app.services.administration import migration
@@ -82,7 +83,7 @@ async def test_running_states_are_moved_and_others_are_left_alone() -> None:
     assert r.states.kept["loop:at-b"].state.previous == "a"
 
 
-async def test_the_change_is_recorded_told_and_goes_on_in_the_chain() -> None:
+async def test_the_change_is_recorded_reported_and_goes_on_in_the_chain() -> None:
     r = await rig()
     async with r.service as service:
         await service.start_flow("ada", "loop", StartCommand(payload={"x": 1}))
@@ -193,7 +194,7 @@ async def test_back_to_an_older_version() -> None:
     assert stands(r) == {"u": ("b", 1)}
 
 
-async def test_a_transition_that_was_first_is_kept_and_the_state_moved_from_where_it_went() -> None:
+async def test_a_transition_that_was_first_is_retained_and_the_state_moved_from_where_it_went() -> None:
     r = await rig()
     await r.service.start_flow("ada", "loop")
     await r.service.update_flow("loop", members(RENAMED))
@@ -497,7 +498,7 @@ async def test_the_time_to_live_of_the_new_version_counts_from_the_move() -> Non
     assert r.states.kept["loop:ada"].state.expires_at == r.clock.now() + timedelta(hours=2)
 
 
-async def test_progress_is_told_state_by_state() -> None:
+async def test_progress_is_reported_state_by_state() -> None:
     r = await rig(RENAMED)
     for n in range(5):
         await put(r, f"u{n}", "a")

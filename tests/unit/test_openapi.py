@@ -161,7 +161,7 @@ def test_codes_are_enumerated() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=by_name)
-def test_refusals_are_told_apart_by_their_code(endpoint: Endpoint) -> None:
+def test_refusals_are_reported_apart_by_their_code(endpoint: Endpoint) -> None:
     refusals = {
         status: answer["content"]["application/problem+json"]["schema"]
         for status, answer in OPERATIONS[endpoint.name]["responses"].items()

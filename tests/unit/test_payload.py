@@ -21,7 +21,7 @@ def nested(levels: int) -> Any:
     "payload",
     [{}, {"a": [1, 2.5, "x", True, None, {"$b.c": []}]}, {"n": 2**63 - 1, "m": -(2**63)}, nested(MAX_DEPTH)],
 )
-def test_json_is_kept(payload: dict[str, Any]) -> None:
+def test_json_is_retained(payload: dict[str, Any]) -> None:
     require_storable(payload)
 
 

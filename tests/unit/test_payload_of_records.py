@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.commands import HeldPosition, Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import FlowState
-from app.contracts.views import personal_data_view
+from app.contracts.wire.administration import personal_data_view
 from tests.support.rig import Rig, rig
 
 PAYLOAD = {"text": "x" * 1000}
@@ -102,7 +103,7 @@ async def test_a_damaged_state_is_rebuilt_with_it(delivered: int) -> None:
         await deliver(r)
 
 
-async def test_a_sound_state_is_kept_when_the_record_of_its_payload_was_changed() -> None:
+async def test_a_sound_state_is_retained_when_the_record_of_its_payload_was_changed() -> None:
     r = await started()
     await deliver(r)
     state = await r.service.get_flow_state("ada", "loop")

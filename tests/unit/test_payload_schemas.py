@@ -26,7 +26,7 @@ def test_what_fits_has_no_fault() -> None:
     assert payload_faults(SCHEMA, {"name": "Ada", "age": 36, "mail": "ada@example.org", "a/b": [2, 4]}) == []
 
 
-def test_every_fault_is_told_by_its_pointer() -> None:
+def test_every_fault_is_reported_by_its_pointer() -> None:
     payload = {"name": "", "age": 17, "mail": "ada", "a/b": [2, 3, 5], "more": 1}
     faults = {(fault.pointer, fault.message) for fault in payload_faults(SCHEMA, payload)}
     assert {pointer for pointer, _ in faults} == {"", "/name", "/age", "/mail", "/a~1b/1", "/a~1b/2"}
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_a_schema(schema: dict[str, Any], pointer: str) -> No
     assert [fault.pointer for fault in faults] == [pointer]
 
 
-def test_two_faults_of_a_schema_are_both_told() -> None:
+def test_two_faults_of_a_schema_are_both_reported() -> None:
     faults = faults_of_schema({"type": "objekt", "properties": {"a": {"minLength": "x"}}})
     assert {fault.pointer for fault in faults} == {"/type", "/properties/a/minLength"}
 
@@ -146,7 +146,7 @@ def test_a_payload_that_takes_too_many_steps_is_refused(schema: dict[str, Any], 
     assert all("larger" not in fault.message for fault in payload_faults(whole, small))
 
 
-def test_of_a_large_payload_the_first_fault_is_told() -> None:
+def test_of_a_large_payload_the_first_fault_is_reported() -> None:
     schema = {"properties": {"l": {"items": {"anyOf": [{"const": n} for n in range(10)]}}}}
     (fault,) = payload_faults(schema, {"l": [1] * 100 + ["x"] * 9000})
     assert fault.pointer == "/l/100"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.contracts.events import EVERYONE, Event, Gap, PresentClient, Topic, flow_topic, user_topic
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports.bus import BusUnavailableError
 from app.services.live.presence import Presence
 
 
@@ -107,7 +107,7 @@ async def test_clients_on_all_workers_are_there_until_they_leave(make: Make) -> 
     assert await one.names("bob") == []
 
 
-async def test_who_comes_later_is_told_who_is_there(make: Make) -> None:
+async def test_who_comes_later_is_reported_who_is_there(make: Make) -> None:
     one = make("one", user_topic("ada"))
     one.presence.enter("f", client("a"))
     await asyncio.sleep(0)
@@ -117,7 +117,7 @@ async def test_who_comes_later_is_told_who_is_there(make: Make) -> None:
     await later.until("a", "a2")
 
 
-async def test_watchers_are_told_of_all_users(make: Make) -> None:
+async def test_watchers_are_reported_of_all_users(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("bob"))
     watcher = make("watcher", flow_topic("f"))
     one.presence.enter("f", client("a"))
@@ -195,7 +195,7 @@ async def test_more_clients_than_are_named_take_nobody_away(
     assert [c.client_id for c in one.presence.known_on("f", "u3")] == ["c3"]
 
 
-async def test_an_answer_tells_what_is_so_when_it_is_told(make: Make) -> None:
+async def test_an_answer_tells_what_is_so_when_it_is_reported(make: Make) -> None:
     """A question, and then the client leaves, before anything is told."""
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))

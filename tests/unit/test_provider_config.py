@@ -91,7 +91,7 @@ def test_what_is_taken(config: dict[str, Any]) -> None:
         ({"source": "remote", "remoteUrl": URL, "authentication": {"type": "x"}}, {"/authentication": ""}),
     ],
 )
-def test_every_fault_is_told_at_its_place(config: Any, faults: dict[str, str]) -> None:
+def test_every_fault_is_reported_at_its_place(config: Any, faults: dict[str, str]) -> None:
     with pytest.raises(InvalidRequestError) as refusal:
         make_flow_provider(config)
     found = {fault.pointer: fault.message for fault in refusal.value.faults}
@@ -99,7 +99,7 @@ def test_every_fault_is_told_at_its_place(config: Any, faults: dict[str, str]) -
         assert says in found[pointer]
 
 
-def test_secrets_are_neither_shown_nor_told() -> None:
+def test_secrets_are_neither_shown_nor_reported() -> None:
     config = FlowProviderConfig(
         "remote",
         remote_url="https://h/?key=hidden",

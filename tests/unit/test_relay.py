@@ -107,7 +107,7 @@ async def test_a_record_set_aside_stays_reported_after_a_restart_until_it_is_del
 
 
 @pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
-async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_kept() -> None:
+async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_retained() -> None:
     r = await rig()
     refuse_records_of(r, "eve")
     async with r.service as service:

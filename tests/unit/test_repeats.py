@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from app.contracts.commands import ExpectedPosition, Origin, SetCommand, StartCommand
+from app.contracts.commands import Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
-from app.contracts.ports import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS
+from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS
+from app.contracts.positions import ExpectedPosition
 from tests.support.fakes import FakeStateStore
 from tests.support.rig import rig
 

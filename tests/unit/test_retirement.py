@@ -10,7 +10,7 @@ from app.contracts.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
-from app.contracts.ports import StateFilter, StatePage
+from app.contracts.ports.states import StateFilter, StatePage
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StatePosition
 from app.services.administration import retirement

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from socketio.exceptions import ConnectionRefusedError as RefusedError
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, user_topic
 from realtime.gateway import handlers as sockets
@@ -204,7 +204,7 @@ async def test_connections_of_a_user_are_bounded(door: Door, monkeypatch: pytest
         await door.connect(f"svc-{n}", "svc+service")
 
 
-async def test_presence_that_changes_often_is_told_once(door: Door) -> None:
+async def test_presence_that_changes_often_is_reported_once(door: Door) -> None:
     async with door.rig.service as service:
         run = asyncio.create_task(door.sockets._rooms.run())
         await door.connect("watcher", "ada")

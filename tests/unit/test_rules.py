@@ -8,14 +8,8 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import (
-    PauseCommand,
-    ResetCommand,
-    SetCommand,
-    StartCommand,
-    TransitionCommand,
-    trusted_caller,
-)
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import (
     FlowStateCorruptionError,
     InvalidRequestError,

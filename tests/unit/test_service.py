@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import BatchAction, ExpectedPosition, Origin, StartCommand
+from app.contracts.commands import BatchAction, Origin, StartCommand
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
@@ -18,7 +18,8 @@ from app.contracts.errors import (
     StoreUnavailableError,
 )
 from app.contracts.events import DefinitionChanged, Event, Gap
-from app.contracts.ports import StateFilter, StoredState
+from app.contracts.ports.states import StateFilter, StoredState
+from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StatePosition
 from app.services.definitions.checks import CHECKS_WAITING
@@ -175,7 +176,7 @@ async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
     assert (await service.execute_transition("ada", "loop", "go")).step == "b"
 
 
-async def test_a_race_that_never_ends_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_race_that_never_ends_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     class Lost(FakeStateStore):
         async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
             return before is None and await super().commit(before, record)
@@ -309,7 +310,7 @@ async def test_a_definition_is_read_once_and_again_after_a_change_elsewhere() ->
     assert r.definitions.reads == before + 1, "many that miss share one read"
 
 
-async def test_clear_is_told_and_recorded_and_the_next_life_has_another_epoch() -> None:
+async def test_clear_is_reported_and_recorded_and_the_next_life_has_another_epoch() -> None:
     r = await rig()
     async with r.service as service:
         first, _ = await service.start_flow("ada", "loop")
@@ -338,7 +339,7 @@ async def test_a_flows_own_ttl_comes_before_the_settings() -> None:
     assert flow.ttl == timedelta(hours=1)
 
 
-async def test_a_waiting_record_is_filtered_like_a_kept_one() -> None:
+async def test_a_waiting_record_is_filtered_like_a_retained_one() -> None:
     r = await rig()
     await r.service.start_flow("ada", "loop")
     await r.service.execute_transition("ada", "loop", "again")
@@ -441,7 +442,7 @@ async def test_an_ended_state_stays_as_long_as_its_history() -> None:
 
 
 @pytest.mark.expected_logs("events not broadcast, Redis is away")
-async def test_what_could_not_be_told_waits_for_a_sweep_and_the_outbox_stays_short() -> None:
+async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays_short() -> None:
     r = await rig()
     async with r.service as service:
         await service.start_flow("ada", "loop")
@@ -472,7 +473,7 @@ async def test_what_could_not_be_told_waits_for_a_sweep_and_the_outbox_stays_sho
 
 
 @pytest.mark.expected_logs("events not broadcast, Redis is away")
-async def test_who_commits_on_top_of_what_was_not_told_tells_it() -> None:
+async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
     r = await rig()
     async with r.service as service:
         await service.start_flow("ada", "loop")
@@ -501,7 +502,7 @@ async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyP
     assert waiting == {"loop:ada": 1, "loop:bob": 0}
 
 
-async def test_many_who_only_ask_what_is_wrong_are_told_to_come_again() -> None:
+async def test_many_who_only_ask_what_is_wrong_are_reported_to_come_again() -> None:
     r = await rig()
     asked = [asyncio.ensure_future(r.service.definitions.check(flow_dict())) for _ in range(40)]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)

@@ -153,7 +153,7 @@ def test_deep_json_is_refused_and_long_numbers_are_read() -> None:
             state_from_token(T, read_token(token_of({"f": f"t:{index}"})))
 
 
-def test_a_slug_that_no_flow_can_have_is_told_in_short() -> None:
+def test_a_slug_that_no_flow_can_have_is_reported_in_short() -> None:
     with pytest.raises(FlowNotFoundError) as refusal:
         read_token(token_of({"f": f"{'x' * 9_000}:0"}))
     assert refusal.value.details["flowId"] == "x" * 64 + "…"

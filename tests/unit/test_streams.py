@@ -5,13 +5,14 @@ import time
 
 from msgspec import Raw
 
-from app.contracts.commands import NOTHING_HELD, Caller, HeldPosition
+from app.contracts.callers import Caller
 from app.contracts.events import StateChanged, user_topic
+from app.contracts.positions import NOTHING_HELD, HeldPosition
 from app.http.routes.streams import WAITING_EVENTS, FlowStream
 from tests.support.rig import rig
 
 
-async def test_a_reader_that_is_too_slow_is_told_so() -> None:
+async def test_a_reader_that_is_too_slow_is_reported_so() -> None:
     r = await rig()
     stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
     await stream.open(NOTHING_HELD)
@@ -28,7 +29,7 @@ async def test_a_reader_that_is_too_slow_is_told_so() -> None:
     assert not r.service.audience.listens(user_topic("ada"))
 
 
-async def test_an_epoch_that_begins_unseen_is_told_from_its_first_revision() -> None:
+async def test_an_epoch_that_begins_unseen_is_reported_from_its_first_revision() -> None:
     r = await rig()
     async with r.service:
         stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")

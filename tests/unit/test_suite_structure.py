@@ -1,8 +1,11 @@
 """Rules that the test suite itself keeps."""
 
 import ast
+import importlib
+import pkgutil
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -79,8 +82,12 @@ def attributes_used(source: str) -> set[str]:
 
 
 def test_every_port_has_a_contract_suite_that_uses_all_its_members() -> None:
-    protocols = {name: port for name, port in vars(ports).items() if getattr(port, "_is_protocol", False)}
-    del protocols["Protocol"]
+    protocols = {
+        name: port
+        for module in pkgutil.iter_modules(ports.__path__, f"{ports.__name__}.")
+        for name, port in vars(importlib.import_module(module.name)).items()
+        if getattr(port, "_is_protocol", False) and port is not Protocol
+    }
     suites = {name: suite for suite in CONTRACTS for name in ports_of(suite)}
     assert suites.keys() == protocols.keys()
     unused = {

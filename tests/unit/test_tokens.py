@@ -14,7 +14,7 @@ from msgspec import structs
 from app.auth.claims import ClaimNames
 from app.auth.policy import ADMIN, SERVICE, acting_for, require_scope
 from app.auth.tokens import TokenVerifier, issue_token
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import (
     AuthenticationRequiredError,
     InsufficientPermissionsError,

@@ -7,20 +7,13 @@ import msgspec
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import (
-    ADMIN,
-    SERVICE,
-    Caller,
-    Origin,
-    SetCommand,
-    TransitionCommand,
-    trusted_caller,
-)
+from app.contracts.callers import ADMIN, SERVICE, Caller, trusted_caller
+from app.contracts.commands import Origin, SetCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError, InsufficientPermissionsError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
-from app.contracts.views import state_of_view, state_view
+from app.contracts.wire.states import state_of_view, state_view
 from app.flow import rules
 from app.flow.validation import check_flow
 from app.flow.versions.mapping import StepMapping

@@ -9,7 +9,7 @@ import msgspec
 from cel_expr_python import cel
 from msgspec import UNSET
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.state import FlowState, Payload
 from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.evaluation_breaker import Place

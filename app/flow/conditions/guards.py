@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from cel_expr_python import cel
 
-from app.contracts.commands import Caller
+from app.contracts.callers import Caller
 from app.contracts.errors import GuardRefusedError
 from app.contracts.state import FlowState, Payload
 from app.flow.conditions import evaluation_breaker

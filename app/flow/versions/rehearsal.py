@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from app.contracts.errors import Fault
 from app.contracts.migration import SHOWN, Proposal, Sample, StepMigration
-from app.contracts.ports import RunningStates
+from app.contracts.ports.states import RunningStates
 from app.contracts.state import FlowState
 from app.flow.rules import fault_of
 from app.flow.values.struct_errors import escape

@@ -17,19 +17,19 @@ from app.contracts.errors import (
     StateBusyError,
 )
 from app.contracts.identifiers import RULE, is_id
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
 from app.contracts.statistics import FlowStatistics
-from app.contracts.views import (
+from app.contracts.wire.administration import (
     BatchResult,
     ErasureView,
     PersonalDataView,
     batch_result,
-    encode,
     erasure_view,
-    exported_record_view,
     personal_data_view,
-    state_view,
 )
+from app.contracts.wire.encoding import encode
+from app.contracts.wire.records import exported_record_view
+from app.contracts.wire.states import state_view
 from app.http.endpoint import Answer, Call, Endpoint
 from app.http.paging import page_answer
 from app.http.routes.states import Limit, StatesPage

@@ -24,7 +24,7 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.results import Retired
-from app.contracts.views import DefinitionSummary, definition_summary
+from app.contracts.wire.definitions import DefinitionSummary, definition_summary
 from app.flow.references import resolve_references
 from app.flow.tokens.prefabs import with_prefabs
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery

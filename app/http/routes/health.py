@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.errors import FlowError
-from app.contracts.ports import BusUnavailableError
+from app.contracts.ports.bus import BusUnavailableError
 from app.http.endpoint import Answer, Call, Endpoint
 
 Check = Callable[[], Awaitable[None]]

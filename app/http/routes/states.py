@@ -23,11 +23,13 @@ from app.contracts.errors import (
     StateBusyError,
     StatePausedError,
 )
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
 from app.contracts.record import HistoryFilter
 from app.contracts.results import Verification
 from app.contracts.state import FlowState
-from app.contracts.views import RecordView, RecoveryView, StateView, record_view, recovery_view, state_view
+from app.contracts.wire.administration import RecoveryView, recovery_view
+from app.contracts.wire.records import RecordView, record_view
+from app.contracts.wire.states import StateView, state_view
 from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, UserQuery
 from app.http.paging import page_answer
 

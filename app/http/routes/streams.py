@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from app.contracts.commands import NOTHING_HELD, Caller, HeldPosition, held_position
+from app.contracts.callers import Caller
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
@@ -25,15 +25,16 @@ from app.contracts.errors import (
     SlowClientError,
 )
 from app.contracts.events import Resync, StateChanged, user_topic
+from app.contracts.positions import NOTHING_HELD, HeldPosition, held_position
 from app.contracts.results import CaughtUp
 from app.contracts.state import ENDED
-from app.contracts.views import (
+from app.contracts.wire.encoding import encode
+from app.contracts.wire.errors import error_view
+from app.contracts.wire.states import (
     CaughtUpView,
     StateUpdatedEvent,
     StateView,
     caught_up_view,
-    encode,
-    error_view,
     state_of_event,
     state_view,
 )

@@ -12,7 +12,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
 )
 from app.contracts.state import FlowState
-from app.contracts.views import StateView, state_view
+from app.contracts.wire.states import StateView, state_view
 from app.flow.tokens.state_token import (
     MAX_TOKEN,
     StateHint,

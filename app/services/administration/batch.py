@@ -12,7 +12,6 @@ from msgspec import UNSET, Struct, ValidationError, json, structs
 from app.contracts.commands import (
     BatchAction,
     BatchOperation,
-    ExpectedPosition,
     Origin,
     PauseCommand,
     ResetCommand,
@@ -20,7 +19,8 @@ from app.contracts.commands import (
     TransitionCommand,
 )
 from app.contracts.errors import Fault, FlowError, InternalError, InvalidRequestError
-from app.contracts.ports import StateFilter
+from app.contracts.ports.states import StateFilter
+from app.contracts.positions import ExpectedPosition
 from app.contracts.results import BatchOutcome, BatchPage
 from app.contracts.state import FlowState
 from app.flow.values.removal import pointer_faults

@@ -4,7 +4,9 @@ damage."""
 import structlog
 
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.ports import Clock, CorruptionReports, DamagedState, StateStore, StoredState
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.reports import CorruptionReports
+from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.services.delivery.relay import Relay
 from app.services.states.recovery import Recovery
 

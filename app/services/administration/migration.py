@@ -8,7 +8,8 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Caller, Origin, trusted_caller
+from app.contracts.callers import Caller, trusted_caller
+from app.contracts.commands import Origin
 from app.contracts.errors import (
     Fault,
     FlowError,
@@ -24,9 +25,10 @@ from app.contracts.migration import (
     MigrationFailure,
     MigrationReport,
 )
-from app.contracts.ports import Clock, StateStore
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.states import StateStore
 from app.contracts.state import FlowState
-from app.contracts.views import error_view
+from app.contracts.wire.errors import error_view
 from app.flow.versions.diff import diff
 from app.flow.versions.mapping import StepMapping
 from app.flow.versions.rehearsal import Rehearsal, rehearse

@@ -10,15 +10,11 @@ from msgspec import structs
 from app.contracts.commands import Origin
 from app.contracts.errors import StateBusyError
 from app.contracts.identifiers import require_text
-from app.contracts.ports import (
-    Clock,
-    CorruptionReports,
-    DamagedState,
-    DefinitionStore,
-    HistoryStore,
-    StateStore,
-    StoredState,
-)
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.reports import CorruptionReports
+from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, commit_record_id, position_of, state_after
 from app.contracts.results import Erasure, PersonalData
 from app.contracts.state import FlowState, state_key

@@ -15,7 +15,9 @@ from app.contracts.errors import (
     VersionConflictError,
 )
 from app.contracts.identifiers import require_flow
-from app.contracts.ports import Clock, DefinitionStore, StateFilter, StateStore
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.states import StateFilter, StateStore
 from app.contracts.results import Retired
 from app.contracts.state import FlowState
 from app.flow import rules

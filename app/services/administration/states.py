@@ -5,10 +5,12 @@ from datetime import datetime
 import structlog
 from msgspec import structs
 
-from app.contracts.commands import Caller, Origin, PauseCommand, trusted_caller
+from app.contracts.callers import Caller, trusted_caller
+from app.contracts.commands import Origin, PauseCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.identifiers import require_ids, require_state
-from app.contracts.ports import Clock, StateFilter, StatePage, StateStore
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.states import StateFilter, StatePage, StateStore
 from app.contracts.results import Recovered
 from app.contracts.state import FlowState
 from app.flow import rules

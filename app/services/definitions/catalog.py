@@ -7,7 +7,7 @@ from datetime import timedelta
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import EVERYONE, DefinitionChanged, Event, Gap, Topic
-from app.contracts.ports import DefinitionStore
+from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.state import FlowState
 
 PINNED_LIMIT = 10_000

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from msgspec import Struct, convert, json, structs, to_builtins
 
-from app.contracts.commands import Caller, trusted_caller
+from app.contracts.callers import Caller, trusted_caller
 from app.contracts.definition import (
     ExpectedVersion,
     Finding,
@@ -25,7 +25,9 @@ from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.identifiers import require_flow
 from app.contracts.pages import Page
-from app.contracts.ports import BusUnavailableError, Clock, DefinitionStore, EventBus
+from app.contracts.ports.bus import BusUnavailableError, EventBus
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.results import Published
 from app.flow.validation import parse_flow
 from app.flow.values.struct_errors import faults_of

@@ -9,7 +9,7 @@ from msgspec import Struct
 from app.contracts.definition import Finding
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.contracts.ports import DefinitionSource, DefinitionSourceError, FoundDefinition
+from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError, FoundDefinition
 from app.flow.validation import parse_flow
 from app.services.definitions.publisher import SourcedFlow
 

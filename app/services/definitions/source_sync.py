@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 
 from app.contracts.errors import FlowError, FlowStateCorruptionError
-from app.contracts.ports import DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSourceError
 from app.services.definitions.publisher import Definitions, SourcedFlow, SyncResult
 from app.services.definitions.source_mirror import SourceMirror
 from config.log import describe

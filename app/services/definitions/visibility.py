@@ -4,10 +4,10 @@ import asyncio
 
 import structlog
 
-from app.contracts.commands import ADMIN, Caller
+from app.contracts.callers import ADMIN, Caller
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InsufficientPermissionsError
-from app.contracts.ports import Clock
+from app.contracts.ports.clock import Clock
 from app.contracts.state import FlowState
 from app.flow import permissions as access
 from app.flow import rules

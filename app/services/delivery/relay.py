@@ -14,15 +14,11 @@ from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import StateChanged
-from app.contracts.ports import (
-    BusUnavailableError,
-    Clock,
-    CorruptionReports,
-    EventBus,
-    HistoryStore,
-    StateStore,
-    StoredState,
-)
+from app.contracts.ports.bus import BusUnavailableError, EventBus
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.reports import CorruptionReports
+from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.record import HistoryRecord, named_payload, state_after
 from app.contracts.state import state_key
 from app.services.delivery.state_events import StateEvents

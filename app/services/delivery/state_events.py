@@ -3,12 +3,13 @@
 import structlog
 from msgspec import Raw, json, structs
 
-from app.contracts.commands import Caller, trusted_caller
+from app.contracts.callers import Caller, trusted_caller
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import ENDED
-from app.contracts.views import StateUpdatedEvent, encode, state_of_view, state_updated_event
+from app.contracts.wire.encoding import encode
+from app.contracts.wire.states import StateUpdatedEvent, state_of_view, state_updated_event
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.permissions import depends_on_caller
 from app.flow.rules import current_step

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import structlog
 
 from app.contracts.errors import FlowError
-from app.contracts.ports import Clock, Lease, LeaseStore
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.leases import Lease, LeaseStore
 from app.services.states.committer import new_id
 from config.log import describe
 

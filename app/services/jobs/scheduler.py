@@ -9,7 +9,8 @@ import structlog
 from msgspec import UNSET
 
 from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.ports import Clock, StateStore
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.states import StateStore
 from app.contracts.state import FlowState
 from app.kit.tasks import end_tasks
 from app.services.administration.integrity import IntegrityCheck

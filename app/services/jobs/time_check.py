@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from app.contracts.errors import FlowError
-from app.contracts.ports import BusUnavailableError, Clock
+from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.ports.clock import Clock
 from config.log import describe
 
 log = structlog.get_logger("clock")

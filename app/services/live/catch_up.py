@@ -2,10 +2,13 @@
 
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Caller, HeldPosition, trusted_caller
+from app.contracts.callers import Caller, trusted_caller
 from app.contracts.events import StateChanged
 from app.contracts.pages import MAX_PAGE_BYTES
-from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.states import StateStore, StoredState
+from app.contracts.positions import HeldPosition
 from app.contracts.record import commit_record_id, named_payload
 from app.contracts.results import CaughtUp
 from app.contracts.state import ENDED, FlowState

@@ -17,7 +17,7 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
-from app.contracts.ports import BusUnavailableError, EventBus
+from app.contracts.ports.bus import BusUnavailableError, EventBus
 from app.services.states.committer import new_id
 from config.log import describe
 

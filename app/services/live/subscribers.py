@@ -8,10 +8,11 @@ from itertools import islice
 
 import structlog
 
-from app.contracts.commands import HeldPosition
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, flow_topic, user_topic
-from app.contracts.ports import EventBus, StateStore
+from app.contracts.ports.bus import EventBus
+from app.contracts.ports.states import StateStore
+from app.contracts.positions import HeldPosition
 from app.contracts.state import FlowState, state_key
 from app.services.live.catch_up import BEFORE_THE_FIRST, CatchUp
 from config.log import describe

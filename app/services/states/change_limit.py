@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-from app.contracts.commands import ADMIN, SERVICE, Origin
+from app.contracts.callers import ADMIN, SERVICE
+from app.contracts.commands import Origin
 from app.contracts.errors import RateLimitedError
 from app.kit.token_bucket import TokenBucket
 

@@ -11,7 +11,7 @@ from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, 
 from app.contracts.identifiers import require_state
 from app.contracts.record import Kind
 from app.contracts.state import FlowState, Payload
-from app.contracts.views import state_view
+from app.contracts.wire.states import state_view
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.states.change_limit import ChangeLimit

@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from app.contracts.commands import Origin
 from app.contracts.errors import FlowError
-from app.contracts.ports import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
+from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
 from app.flow import rules

@@ -3,10 +3,12 @@
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowError
-from app.contracts.ports import Clock, HistoryStore, StateStore, StoredState
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.record import HistoryRecord, commit_record_id
 from app.contracts.state import FlowState
-from app.contracts.views import iso
+from app.contracts.wire.times import iso
 from app.flow.history_chain import is_receipt
 
 

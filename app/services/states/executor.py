@@ -10,7 +10,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, Struct
 
-from app.contracts.commands import ExpectedPosition, Origin
+from app.contracts.commands import Origin
 from app.contracts.errors import (
     FlowError,
     FlowNotStartedError,
@@ -18,7 +18,9 @@ from app.contracts.errors import (
     RevisionConflictError,
     StateBusyError,
 )
-from app.contracts.ports import Clock, StateStore, StoredState
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.states import StateStore, StoredState
+from app.contracts.positions import ExpectedPosition
 from app.contracts.record import state_after
 from app.contracts.state import ENDED, FlowState, state_key
 from app.services.states.committer import CommandContext, Committer, ProposedChange

@@ -7,7 +7,9 @@ from msgspec import json
 
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.pages import Page, take_page
-from app.contracts.ports import Clock, DamagedState, HistoryStore, StateStore, StoredState
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.record import (
     HistoryFilter,
     HistoryPosition,

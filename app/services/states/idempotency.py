@@ -11,7 +11,8 @@ from msgspec import UNSET, UnsetType, json
 
 from app.contracts.commands import Origin
 from app.contracts.errors import Fault, InvalidRequestError
-from app.contracts.ports import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS, HistoryStore, StoredState
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS, StoredState
 from app.contracts.record import HistoryRecord, RememberedRequest, named_payload, request_key
 from app.contracts.state import FlowState
 from app.services.states.payloads import Payloads

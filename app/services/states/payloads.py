@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from app.contracts.ports import HistoryStore
+from app.contracts.ports.history import HistoryStore
 from app.contracts.record import HistoryRecord, named_payload, own_payloads, with_payloads
 from app.flow.history_chain import is_intact
 

@@ -15,7 +15,10 @@ from app.contracts.errors import (
     FlowStateCorruptionError,
     StateBusyError,
 )
-from app.contracts.ports import Clock, CorruptionReports, DamagedState, HistoryStore, StateStore, StoredState
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.reports import CorruptionReports
+from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.record import (
     HistoryPosition,
     HistoryRecord,

@@ -1,0 +1,238 @@
+"""Errors of definitions and of states."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from app.contracts.errors.base import MAX_NAME, FlowError, cut
+
+
+class FlowNotFoundError(FlowError):
+    """No such definition."""
+
+    code = "FLOW_NOT_FOUND"
+    status = 404
+    title = "Flow not found"
+
+    def __init__(self, flow_id: str, version: int | None = None) -> None:
+        flow_id = cut(flow_id, MAX_NAME)  # of an address it may be anything
+        if version is None:
+            super().__init__(f"Flow {flow_id} not found", flowId=flow_id)
+        else:
+            super().__init__(f"Flow {flow_id} has no version {version}", flowId=flow_id, version=version)
+
+
+class FlowNotStartedError(FlowError):
+    """A change of a state that does not exist."""
+
+    code = "FLOW_NOT_STARTED"
+    status = 409
+    title = "Flow not started"
+
+    def __init__(self, flow_id: str, ended: Mapping[str, str] | None = None) -> None:
+        """``ended``: when the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``."""
+        message = f"Flow {flow_id} is not started; start it first"
+        for how, moment in (ended or {}).items():
+            verb = "" if how == "expiredAt" else "was "
+            how_it_ended = f"{verb}{how.removesuffix('At')} at {moment}"
+            message = f"Flow {flow_id} is not started: its state {how_it_ended}; start it again"
+        super().__init__(message, flowId=flow_id, **(ended or {}))
+
+
+class InvalidTransitionError(FlowError):
+    """The transition is none of the current step's."""
+
+    code = "INVALID_TRANSITION"
+    status = 409
+    title = "Invalid transition"
+
+    def __init__(self, from_step: str, transition: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"Invalid transition {transition} from step {from_step}",
+            fromStep=from_step,
+            transition=transition,
+            allowed=list(allowed),
+        )
+
+
+class GuardRefusedError(FlowError):
+    """The condition of a transition does not hold."""
+
+    code = "GUARD_REFUSED"
+    status = 409
+    title = "Guard refused"
+
+    def __init__(
+        self, transition: str, guard: str, values: dict[str, Any], reason: str | None = None
+    ) -> None:
+        """``values`` are those that the ``guard`` read, by their names in it; ``reason`` says why it has no
+        result."""
+        why = "does not hold" if reason is None else f"cannot be told: {reason}"
+        super().__init__(
+            f"The condition of transition {transition} {why}: {guard}",
+            transition=transition,
+            guard=guard,
+            values=values,
+            **({} if reason is None else {"reason": reason}),
+        )
+
+
+class StatePausedError(FlowError):
+    """An administrator holds the state."""
+
+    code = "STATE_PAUSED"
+    status = 409
+    title = "State paused"
+    retryable = True
+
+    def __init__(self, flow_id: str, reason: str) -> None:
+        super().__init__(
+            f"Flow {flow_id} is held: {reason}; try again when it is resumed", flowId=flow_id, reason=reason
+        )
+
+
+class RevisionConflictError(FlowError):
+    """The state is not at the revision that the caller expected."""
+
+    code = "REVISION_CONFLICT"
+    status = 412
+    title = "Revision conflict"
+    retryable = True
+
+    def __init__(self, message: str, state: Any) -> None:
+        """``state`` is the present FlowState, None when there is none."""
+        super().__init__(message, state=None)
+        self.state = state
+
+
+class StateBusyError(FlowError):
+    """Others changed the state all the time, so that this change could not be decided on it."""
+
+    code = "STATE_BUSY"
+    status = 503
+    title = "State busy"
+    retryable = True
+    retry_after = 1
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(
+            "Others change this state all the time; nothing was changed. Try again later, and change one "
+            "state from fewer places at once",
+            flowId=flow_id,
+        )
+
+
+class NotOutrankedError(FlowError):
+    """A flow cannot be handed back to a source."""
+
+    code = "FLOW_NOT_OUTRANKED"
+    status = 409
+    title = "Flow not outranked"
+
+    def __init__(self, flow_id: str, source: str) -> None:
+        super().__init__(
+            f"Flow {flow_id} cannot be handed back: its newest version is of {source}. A caller must have "
+            "published it, and a source in FLOW_DEFINITIONS have the flow: check that setting, and the "
+            "folder of a relative path",
+            flowId=flow_id,
+            source=source,
+        )
+
+
+class FlowExistsError(FlowError):
+    """A definition with this slug exists."""
+
+    code = "FLOW_EXISTS"
+    status = 409
+    title = "Flow exists"
+
+    def __init__(self, flow_id: str, version: int) -> None:
+        super().__init__(
+            f"Flow {flow_id} exists (version {version}); update it to publish another version",
+            flowId=flow_id,
+            version=version,
+        )
+
+
+class VersionConflictError(FlowError):
+    """Somebody else published meanwhile."""
+
+    code = "VERSION_CONFLICT"
+    status = 409
+    title = "Version conflict"
+    retryable = True
+
+    def __init__(self, flow_id: str, version: int) -> None:
+        super().__init__(
+            f"Flow {flow_id} is at version {version} now; read it and try again",
+            flowId=flow_id,
+            version=version,
+        )
+
+
+class FlowStateCorruptionError(FlowError):
+    """The stored state does not fit its definition, or is damaged."""
+
+    code = "FLOW_STATE_CORRUPTION"
+    status = 500
+    title = "Flow state corruption"
+
+    def __init__(
+        self, user_id: str, flow_id: str, reason: str, recover: dict[str, Any] | None = None
+    ) -> None:
+        """``recover`` is what a recovery would do: its ``action``, and the ``record`` and ``step`` that
+        it goes back to."""
+        way = "an administrator can recover it"
+        if recover is not None:
+            to = f"at step {recover['step']}" if "step" in recover else "at the initial step"
+            way = f"recover would begin it again {to}"
+            if recover["action"] == "rebuilt":
+                way = f"recover would rebuild it from its history {to}"
+        super().__init__(
+            f"Flow state corrupted for user {user_id}, flow {flow_id}: {reason}; {way}",
+            userId=user_id,
+            flowId=flow_id,
+            reason=reason,
+            **({} if recover is None else {"recover": recover}),
+        )
+
+
+class DefinitionCorruptionError(FlowStateCorruptionError):
+    """A stored version of a definition is damaged."""
+
+    def __init__(self, flow_id: str, version: object, reason: str) -> None:
+        place = f"version {version} of the definition"
+        FlowError.__init__(
+            self,
+            f"Flow {flow_id}: {place} cannot be read ({reason}); restore it in the database from a backup",
+            flowId=flow_id,
+            reason=f"{place} cannot be read ({reason})",
+        )
+
+
+class StoreUnavailableError(FlowError):
+    """MongoDB does not answer. ``advice`` says why, to who operates it; clients are not told."""
+
+    code = "STORE_UNAVAILABLE"
+    status = 503
+    title = "Store unavailable"
+    retryable = True
+    retry_after = 2
+
+    refused: ClassVar[bool] = False
+    """It answers, but cannot be used as it is: ``advice`` says why."""
+
+    def __init__(
+        self,
+        advice: str = "MongoDB does not answer",
+        *,
+        wrong_credentials: bool = False,
+        failed: bool = False,
+    ) -> None:
+        """``failed``: it answers with an error that nothing but its own log explains."""
+        super().__init__("The store does not answer; nothing is known to have changed. Try again")
+        self.advice = advice
+        self.wrong_credentials = wrong_credentials
+        self.failed = failed
+
+    def __str__(self) -> str:
+        return self.advice

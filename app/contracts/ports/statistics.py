@@ -1,0 +1,13 @@
+"""The port of the statistics."""
+
+from datetime import datetime
+from typing import Protocol
+
+from app.contracts.statistics import FlowStatistics
+
+
+class StatisticsSource(Protocol):
+    """Figures over states and history."""
+
+    async def statistics(self, now: datetime) -> FlowStatistics:
+        """The figures at ``now``."""

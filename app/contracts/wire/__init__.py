@@ -1,0 +1,1 @@
+"""The JSON shapes of answers and events, camelCase, times as text."""

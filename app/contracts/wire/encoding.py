@@ -1,0 +1,5 @@
+"""JSON of answers and events."""
+
+from msgspec import json
+
+encode = json.encode

@@ -1,0 +1,146 @@
+"""The JSON shapes of states and of events about them, camelCase, times as text."""
+
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType, convert, json
+
+from app.contracts.record import HistoryRecord
+from app.contracts.results import CaughtUp
+from app.contracts.state import AvailableTransition, FlowState, Payload, Status
+from app.contracts.wire.times import Time, iso
+
+
+class StateView(Struct, frozen=True, rename="camel"):
+    """A state in an answer. ``transitions`` are those that the caller may run now. Who has one of
+    ``undo_roles`` may go back to ``previous``; absent: everybody who may act on the state, empty:
+    administrators only."""
+
+    flow: str
+    step: str
+    service: str
+    ok: bool
+    user_id: str
+    version: int
+    epoch: str
+    revision: int
+    status: Status
+    created_at: Time
+    updated_at: Time
+    transitions: tuple[AvailableTransition, ...]
+    previous: str | UnsetType = UNSET
+    undo_roles: tuple[str, ...] | UnsetType = UNSET
+    entity_id: str | UnsetType | None = UNSET
+    payload: Payload | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+    pause_reason: str | UnsetType = UNSET
+    timeout_at: Time | UnsetType = UNSET
+
+
+class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
+    """The body of ``flow-state-updated``: the state and what led to it."""
+
+    kind: str
+    transition: str
+    from_step: str
+    actor: str
+    at: Time
+
+
+class FlowUpdatedEvent(Struct, frozen=True, rename="camel", kw_only=True):
+    """The body of ``flow-updated``: a user's state in a watched flow, and what led to it."""
+
+    user_id: str
+    flow_id: str
+    state: StateView
+    kind: str
+    transition: str
+    from_step: str
+    actor: str
+    at: Time
+
+
+class CaughtUpView(Struct, frozen=True, rename="camel"):
+    """An answer to catching up. ``complete``: ``events`` (bodies of ``flow-state-updated``) are all
+    changes after its position, oldest first; otherwise it starts anew with ``state``."""
+
+    state: StateView | None
+    events: tuple[StateUpdatedEvent, ...]
+    complete: bool
+
+
+def _state_members(state: FlowState) -> dict[str, Any]:
+    return {
+        "flow": state.flow,
+        "step": state.step,
+        "service": state.service,
+        "ok": state.ok,
+        "user_id": state.user_id,
+        "version": state.version,
+        "epoch": state.epoch,
+        "revision": state.revision,
+        "status": state.status,
+        "created_at": iso(state.created_at),
+        "updated_at": iso(state.updated_at),
+        "transitions": state.transitions,
+        "previous": state.previous,
+        "undo_roles": state.undo_roles,
+        "entity_id": state.entity_id,
+        "payload": state.payload,
+        "message": state.message,
+        "pause_reason": state.pause_reason,
+        "expires_at": UNSET if state.expires_at is UNSET else iso(state.expires_at),
+        "timeout_at": UNSET if state.timeout_at is UNSET else iso(state.timeout_at),
+    }
+
+
+def state_view(state: FlowState) -> StateView:
+    """A state as it is answered."""
+    return StateView(**_state_members(state))
+
+
+def state_of_view(view: StateView) -> FlowState:
+    """The state that a view shows. How long a paused one still waits is not in it."""
+    members = {name: getattr(view, name, UNSET) for name in FlowState.__struct_fields__}
+    return convert({name: value for name, value in members.items() if value is not UNSET}, FlowState)
+
+
+def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdatedEvent:
+    """The event that tells clients of a committed change."""
+    return StateUpdatedEvent(
+        **_state_members(state),
+        kind=record.kind,
+        transition=record.transition,
+        from_step=record.from_step,
+        actor=record.actor,
+        at=iso(record.timestamp),
+    )
+
+
+def state_of_event(update: StateUpdatedEvent) -> StateView:
+    """The state of an event, without what led to it."""
+    return StateView(**{name: getattr(update, name) for name in StateView.__struct_fields__})
+
+
+def flow_updated_event(body: Raw) -> FlowUpdatedEvent:
+    """The same for those who watch the flow; ``body`` is that of ``flow-state-updated``."""
+    update = json.decode(body, type=StateUpdatedEvent)
+    return FlowUpdatedEvent(
+        user_id=update.user_id,
+        flow_id=update.flow,
+        state=state_of_event(update),
+        kind=update.kind,
+        transition=update.transition,
+        from_step=update.from_step,
+        actor=update.actor,
+        at=update.at,
+    )
+
+
+def caught_up_view(found: CaughtUp) -> dict[str, Any]:
+    """As CaughtUpView, with the events as they were encoded."""
+    return {
+        "state": None if found.state is None else state_view(found.state),
+        "events": [event.body for event in found.events],
+        "complete": found.complete,
+    }
