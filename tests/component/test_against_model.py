@@ -474,7 +474,7 @@ def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """In a loop of its own, as the machine is synchronous. Documents remember few requests, so that the
     history is asked too."""
     for place in ("models.states.commits", "app.services.states.idempotency"):
-        monkeypatch.setattr(f"{place}.REMEMBERED", 3)
+        monkeypatch.setattr(f"{place}.REMEMBERED_REQUESTS", 3)
     assert servers.mongo_url is not None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rig = Rig(servers.mongo_url.get_secret_value(), runner.run)

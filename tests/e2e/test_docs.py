@@ -181,7 +181,7 @@ def test_every_route_is_listed_and_every_one_listed_exists() -> None:
 
 
 def test_every_event_is_listed() -> None:
-    source = (ROOT / "realtime" / "sockets.py").read_text()
+    source = (ROOT / "realtime" / "gateway" / "handlers.py").read_text()
     events = page("docs/reference/events.md")
     taken = re.findall(r'self\._on\("([\w-]+)"', source)
     assert len(taken) > 5

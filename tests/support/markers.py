@@ -36,6 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import the folders all of whose tests ``-m "not MARKER"`` deselects."""
+    excluded = config.option.markexpr.removeprefix("not ")
+    of_folder = OF_FOLDERS.get(collection_path.name, ()) if collection_path.parent == TESTS else ()
+    return True if config.option.markexpr.startswith("not ") and excluded in of_folder else None
+
+
 LONGEST = (
     "test_embedded_database.py",
     "test_database_faults.py",
