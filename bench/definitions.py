@@ -154,11 +154,11 @@ async def _cached(settings: Settings, rounds: int) -> None:
     )
     async with Backend(settings).running() as service:
         slugs = [f"flow-{n}" for n in range(MANY)]
-        kept = {slug: await service.definitions.current(slug) for slug in slugs}
+        stored = {slug: await service.definitions.current(slug) for slug in slugs}
         random.Random(1).shuffle(slugs)
 
         async def floor(slug: str) -> object:
-            return kept[slug]
+            return stored[slug]
 
         async def pinned(slug: str) -> object:
             return await service.definitions.version(slug, 1)

@@ -38,7 +38,7 @@ class Client:
     def __init__(self, user: str, token: str) -> None:
         self.user = user
         self.token = token
-        self.told: dict[int, float] = {}
+        self.received_at: dict[int, float] = {}
         self.revision = -1
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -58,7 +58,7 @@ class Client:
             elif message.data.startswith('42["flow-state-updated"'):
                 state = msgspec.json.decode(message.data[2:])[1]
                 revision = state["payload"]["n"]
-                self.told[revision] = time.perf_counter()
+                self.received_at[revision] = time.perf_counter()
                 self.revision = max(self.revision, revision)
                 self._grown.set()
 
@@ -143,11 +143,11 @@ def _redis() -> Iterator[list[subprocess.Popen[bytes] | str]]:
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
-    kept: list[subprocess.Popen[bytes] | str] = [start(), f"redis://127.0.0.1:{port}/0"]
+    running: list[subprocess.Popen[bytes] | str] = [start(), f"redis://127.0.0.1:{port}/0"]
     try:
-        yield kept
+        yield running
     finally:
-        process = kept[0]
+        process = running[0]
         assert isinstance(process, subprocess.Popen)
         process.kill()
         process.wait()
@@ -223,10 +223,10 @@ async def _rates(
             lasted = time.perf_counter() - began
             cpu = (subject.idle_cpu() - before) / lasted * 1000
             late = [
-                (client.told[revision] - subject.sent[client.user, revision]) * 1000
+                (client.received_at[revision] - subject.sent[client.user, revision]) * 1000
                 for client in subject.clients
                 for revision in range(first, n + 1)
-                if revision in client.told
+                if revision in client.received_at
             ]
             found[rate].append((cpu, late))
             print(".", end="", flush=True)
@@ -250,8 +250,8 @@ async def _outage(
     redis[0] = await asyncio.to_thread(subprocess.Popen, process.args, stdout=subprocess.DEVNULL)
     began = time.perf_counter()
     await asyncio.gather(*(client.until(10_000 + MISSED) for client in subject.clients))
-    times = [max(client.told.values()) - began for client in subject.clients]
-    whole = sum(all(10_000 + n in c.told for n in range(1, MISSED + 1)) for c in subject.clients)
+    times = [max(client.received_at.values()) - began for client in subject.clients]
+    whole = sum(all(10_000 + n in c.received_at for n in range(1, MISSED + 1)) for c in subject.clients)
     print(
         f"\nRedis away, {behind} clients {MISSED} changes behind: level again after "
         f"{statistics.median(times):.2f} s (median), {max(times):.2f} s (last); {whole} told every change"

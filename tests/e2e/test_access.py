@@ -97,12 +97,12 @@ async def test_each_client_is_reported_of_the_transitions_that_it_may_run(
         await client.call("flow-subscribe", {"flowId": flow, "userId": user})
     await watcher.call("flow-watch", {"flowId": flow})
     await own.call("flow-transition", {"flowId": flow, "transition": "submit", **SUBMITTED})
-    told = []
+    reported = []
     for client in (own, approver, back_end):
         await client.until(lambda f: any(u["step"] == "review" for u in f.updates()))
         (update,) = [u for u in client.updates() if u["step"] == "review"]
-        told.append(names(update))
-    assert told == [["withdraw"], ["approve", "reject", "withdraw"], ["withdraw"]]
+        reported.append(names(update))
+    assert reported == [["withdraw"], ["approve", "reject", "withdraw"], ["withdraw"]]
     await watcher.until(lambda f: bool(_watched(f)))
     (watched,) = _watched(watcher)
     assert names(watched["state"]) == ["approve", "reject", "remind", "withdraw"]
@@ -120,7 +120,7 @@ async def test_each_client_is_reported_of_the_transitions_that_it_may_run(
         await client.close()
 
 
-async def test_a_stream_tells_what_its_reader_may_run(serving: Serving, user: str) -> None:
+async def test_a_stream_reports_what_its_reader_may_run(serving: Serving, user: str) -> None:
     flow = await published(serving)
     async with serving.http(user, roles=["approver"]) as http:
         await http.post(f"/api/flow/{flow}/start")
@@ -242,8 +242,8 @@ async def test_a_flow_says_who_may_reset_and_clear(serving: Serving, user: str) 
         ended = await own.post(f"{flow}/transition/submit", json=SUBMITTED)
         assert (ended.status_code, ended.json()["code"]) == (409, "FLOW_NOT_STARTED")
         assert set(ended.json()["details"]) == {"flowId", "clearedAt"}
-        told = await client.call("flow-transition", {"flowId": slug, "transition": "submit", **SUBMITTED})
-        assert told["error"]["details"] == ended.json()["details"]
+        reported = await client.call("flow-transition", {"flowId": slug, "transition": "submit", **SUBMITTED})
+        assert reported["error"]["details"] == ended.json()["details"]
     await client.close()
 
 

@@ -74,8 +74,8 @@ def test_verify_and_recover(shell: Shell) -> None:
     assert "not started" in shell("state", "recover", *which, code=1)
     made = json.loads(shell("state", "set", *which, '{"step": "verification"}'))
     assert shell("state", "verify", *which).startswith("whole: 1 records; head ")
-    kept = json.loads(shell("state", "recover", *which))
-    assert kept == {"action": "kept", "state": made}
+    stored = json.loads(shell("state", "recover", *which))
+    assert stored == {"action": "kept", "state": made}
     client: MongoClient[dict[str, Any]] = MongoClient(shell.env["FLOW_MONGO_URL"])
     with client:
         database = client[shell.env["FLOW_MONGO_DATABASE"]]
@@ -130,9 +130,9 @@ def test_operate(shell: Shell) -> None:
 
 def test_a_wrong_password_is_reported_to_who_can_mend_it(shell: Shell) -> None:
     shell.env["FLOW_MONGO_URL"] = shell.env["FLOW_MONGO_URL"].replace("://flow:", "://flow:x", 1)
-    told = "MongoDB refuses (code 18): check the user, the password and the rights of its URL"
-    assert f"MongoDB: {told}" in shell("check-config", code=1)
-    assert f"server-flow: {told} (FLOW_MONGO_URL)" in shell("flows", "list", code=1)
+    reported = "MongoDB refuses (code 18): check the user, the password and the rights of its URL"
+    assert f"MongoDB: {reported}" in shell("check-config", code=1)
+    assert f"server-flow: {reported} (FLOW_MONGO_URL)" in shell("flows", "list", code=1)
 
 
 def test_own_servers_get_no_example_flows(shell: Shell) -> None:

@@ -49,14 +49,14 @@ async def test_a_flow_is_given_out_in_each_format(serving: Serving, user: str) -
         assert yaml.headers["content-type"].startswith("application/yaml")
         assert decode(yaml.content, ".yaml", "") == SIGN_IN
         assert yaml.text.startswith("flow: sign-in\n")
-        told = await http.get("/api/flows/sign-in/export?format=xstate")
-        assert from_xstate(told.json()["machine"]).flow == SIGN_IN
+        reported = await http.get("/api/flows/sign-in/export?format=xstate")
+        assert from_xstate(reported.json()["machine"]).flow == SIGN_IN
         assert {
             "pointer": "/steps/choice/initial",
             "reason": "XState begins at its one initial state",
             "kept": True,
-        } in (told.json()["notCarried"])
-        for answer in (plain, yaml, told):
+        } in (reported.json()["notCarried"])
+        for answer in (plain, yaml, reported):
             assert (answer.headers["etag"], answer.headers["flow-version"]) == ('"1"', "1")
         assert (await http.get("/api/flows/sign-in/export?format=toml")).status_code == 422
         assert (await http.get("/api/flows/sign-in/export?version=0")).status_code == 422

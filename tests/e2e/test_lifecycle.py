@@ -218,11 +218,11 @@ def test_secrets_are_private_and_servers_want_a_password(serving: Embedded) -> N
     assert stat.S_IMODE((data / "running.json").stat().st_mode) == 0o600
     assert stat.S_IMODE((data / "redis" / "valkey.conf").stat().st_mode) == 0o600
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
-    kept = json.loads((data / "secrets.json").read_text())
+    stored = json.loads((data / "secrets.json").read_text())
     ports = set()
     for process in serving.family():
         command = " ".join(process.cmdline())
-        assert not any(secret in command for secret in (kept["jwt"], kept["mongo"], kept["redis"]))
+        assert not any(secret in command for secret in (stored["jwt"], stored["mongo"], stored["redis"]))
         for connection in process.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN:
                 assert connection.laddr.ip == "127.0.0.1"

@@ -50,10 +50,10 @@ async def test_administrators_watch_a_flow_on_all_workers(shared_hosts: Hosts, u
         await client.until(lambda f: len(f.updates()) == 3)
     for watcher in watchers:
         await watcher.until(lambda f: len(f.events) == 12)
-        told = [body for event, body in watcher.events if event == "flow-updated"]
-        assert len(told) == 12
+        reported = [body for event, body in watcher.events if event == "flow-updated"]
+        assert len(reported) == 12
         for n, client in enumerate(clients):
-            mine = [body for body in told if body["userId"] == f"{user}-{n}"]
+            mine = [body for body in reported if body["userId"] == f"{user}-{n}"]
             assert [(b["flowId"], b["kind"], b["state"]["step"]) for b in mine] == [
                 (FLOW, "started", "welcome"),
                 (FLOW, "transitioned", "profile-setup"),

@@ -188,10 +188,10 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
         for user, follower in zip(FOLLOWED, followers, strict=True):
             last = states[user].revision
             await follower.until_revision(last)
-            told = follower.updates()
-            assert [event["revision"] for event in told] == list(range(last + 1))
-            (told_once,) = [event for event in told if event["kind"] == "migrated"]
-            assert (told_once["version"], told_once["actor"]) == (2, "root")
+            reported = follower.updates()
+            assert [event["revision"] for event in reported] == list(range(last + 1))
+            (reported_once,) = [event for event in reported if event["kind"] == "migrated"]
+            assert (reported_once["version"], reported_once["actor"]) == (2, "root")
         verified = [
             await one.get(f"/api/flow/{FLOW}/history/verify", params={"userId": u}) for u in USERS[::20]
         ]

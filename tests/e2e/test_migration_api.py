@@ -139,8 +139,13 @@ async def test_rehearsed_then_moved_over_http(serving: Serving, admin: httpx.Asy
     assert sum(step["fit"]["count"] for step in rehearsed["steps"]) == 24
 
     await follower.until(lambda f: bool(f.updates()) and f.updates()[-1]["kind"] == "migrated")
-    told = follower.updates()[-1]
-    assert (told["step"], told["fromStep"], told["version"], told["actor"]) == ("b2", "b", 2, "root")
+    reported = follower.updates()[-1]
+    assert (reported["step"], reported["fromStep"], reported["version"], reported["actor"]) == (
+        "b2",
+        "b",
+        2,
+        "root",
+    )
     await follower.close()
     for one, step in steps.items():
         params = {"userId": one}

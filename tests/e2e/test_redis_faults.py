@@ -69,10 +69,10 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
         began = time.monotonic()
         for serving in (first, second):
             assert (await _ready(serving, 200))["redis"] == "ok"
-        heard = time.monotonic() - began
+        ready_after = time.monotonic() - began
         await follower.until(lambda f: _revisions(f) == [0, 1, 2])
-        print(f"heard again after {heard:.2f} s, told after {time.monotonic() - began:.2f} s")
-        assert heard < 3
+        print(f"ready after {ready_after:.2f} s, repaired after {time.monotonic() - began:.2f} s")
+        assert ready_after < 10
         async with asyncio.timeout(10):  # the other worker's next question to the catalog
             while (await http.get(f"/api/flows/{FLOW}")).headers["flow-version"] != "2":
                 pass

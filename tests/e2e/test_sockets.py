@@ -57,16 +57,16 @@ async def test_a_flow_walked_with_acks_and_events(serving: Serving, user: str) -
     assert now["state"] == reset["state"]
 
     await client.until(lambda f: len(f.updates()) >= 3)
-    told = client.updates()
+    reported = client.updates()
     extra = {"kind", "transition", "fromStep", "actor", "at"}
-    assert {k: v for k, v in told[1].items() if k not in extra} == moved["state"]
-    assert {k: told[1][k] for k in extra - {"at"}} == {
+    assert {k: v for k, v in reported[1].items() if k not in extra} == moved["state"]
+    assert {k: reported[1][k] for k in extra - {"at"}} == {
         "kind": "transitioned",
         "transition": "start",
         "fromStep": "welcome",
         "actor": user,
     }
-    assert [e["revision"] for e in told] == [0, 1, 2]
+    assert [e["revision"] for e in reported] == [0, 1, 2]
     async with serving.http(user) as http:
         history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
     assert history[1]["metadata"]["requestId"] == "r-1"
@@ -383,8 +383,8 @@ async def test_cleared_is_reported_as_the_last_event_of_an_epoch(serving: Servin
         await http.delete(f"/api/flow/{FLOW}/state")
         await http.post(f"/api/flow/{FLOW}/start")
     await client.until(lambda f: len(f.updates()) >= 3)
-    told = client.updates()
-    assert [e["status"] for e in told] == ["active", "cleared", "active"]
-    assert [e["revision"] for e in told] == [0, 1, 0]
-    assert told[0]["epoch"] == told[1]["epoch"] != told[2]["epoch"]
+    reported = client.updates()
+    assert [e["status"] for e in reported] == ["active", "cleared", "active"]
+    assert [e["revision"] for e in reported] == [0, 1, 0]
+    assert reported[0]["epoch"] == reported[1]["epoch"] != reported[2]["epoch"]
     await client.close()

@@ -54,7 +54,7 @@ async def stream(http: httpx.AsyncClient, last: str | None = None, **params: Any
         yield Stream(response)
 
 
-async def test_a_stream_starts_with_the_state_and_tells_every_change(serving: Serving, user: str) -> None:
+async def test_a_stream_starts_with_the_state_and_reports_every_change(serving: Serving, user: str) -> None:
     async with serving.http(user) as http, stream(http) as events:
         assert await events.next() == ("flow-state", None, None)
         states = [(await http.post(f"{ROUTE}/start")).json()]

@@ -85,7 +85,7 @@ async def test_twenty_users_on_two_workers(two_workers: Serving) -> None:
     await close_all([f for each in followers.values() for f in each])
 
 
-async def test_each_worker_tells_the_clients_of_the_other(
+async def test_each_worker_reports_the_clients_of_the_other(
     shared_hosts: tuple[Serving, Serving], user: str
 ) -> None:
     first, second = shared_hosts

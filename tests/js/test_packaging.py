@@ -178,7 +178,7 @@ def test_the_sdist_has_the_bundle_so_that_its_wheel_needs_no_node(sdist: Sdist) 
 
 
 @pytest.mark.long
-def test_a_failing_build_keeps_the_present_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_build_leaves_the_present_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real npm, and a registry that refuses connections."""
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(bundle.folder / "empty-cache"))

@@ -161,10 +161,10 @@ class Model:
             return "kept", self._shown(present)
         last = next(record["after"] for record in reversed(self.history) if "after" in record)
         late = last["status"] not in ENDED and _is_late(last, now)
-        told = {"payload": {"action": "rebuilt", "step": last["step"]}}
+        reported = {"payload": {"action": "rebuilt", "step": last["step"]}}
         self.damaged, self.state = False, last
         after = _end(last, "expired") if late else last
-        self._commit(Change("recovered", "recovered", after, told), Origin(actor), now, begins=lost)
+        self._commit(Change("recovered", "recovered", after, reported), Origin(actor), now, begins=lost)
         return "rebuilt", None if self.state["status"] in ENDED else self._shown(self.state)
 
     # The decisions: what a command makes of the present state (None: there is none)
@@ -190,9 +190,9 @@ class Model:
     def _reset(self, present: State | None, now: datetime, step: str | None = None) -> Change:
         if present is None:
             return self._fresh(now, step=step)
-        kept = _without(_active(present), "previous", "undo_roles", "message", "payload", *OF_THE_STEP)
+        stored = _without(_active(present), "previous", "undo_roles", "message", "payload", *OF_THE_STEP)
         newest = len(self.versions)
-        after = kept | self._entered(newest, step, now) | {"version": newest, "ok": True}
+        after = stored | self._entered(newest, step, now) | {"version": newest, "ok": True}
         return self._change("reset", "reset", after, {})
 
     def _back(self, present: State | None, now: datetime) -> Change:
@@ -302,15 +302,15 @@ class Model:
             after["expires_at"] = now + ttl
         unlinked = begins or before is None or change.kind == "recovered"
         from_step = "" if unlinked or before is None else before["step"]
-        self._keep(
+        self._store(
             change.kind, change.transition, from_step, after, origin, now, after=after, **change.payload
         )
         self.state = after
 
     def _refuse(self, state: State, command: Command, origin: Origin, code: str, now: datetime) -> None:
-        self._keep("refused", command.recorded_as, state["step"], state, origin, now, error=code)
+        self._store("refused", command.recorded_as, state["step"], state, origin, now, error=code)
 
-    def _keep(
+    def _store(
         self,
         kind: str,
         transition: str,
@@ -345,8 +345,8 @@ def _is_late(state: State, now: datetime) -> bool:
 
 
 def _end(state: State, status: str) -> State:
-    kept = ("version", "epoch", "revision", "step", "service", "ok", "created_at")
-    return {name: state[name] for name in kept} | {"status": status}
+    stored = ("version", "epoch", "revision", "step", "service", "ok", "created_at")
+    return {name: state[name] for name in stored} | {"status": status}
 
 
 def _without(state: State, *names: str) -> State:
