@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from app.http.connections import SPARE_CONNECTIONS, BoundedConnection
 from app.process.workers import connection_limit
+from tests.support.asgi_server import serving_asgi
 
 WAIT = 20.0
 UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -163,33 +164,15 @@ async def bounded(
 ) -> AsyncIterator[Bounded]:
     """A running server."""
     routes = Routes()
-    config = uvicorn.Config(
-        routes.application,
-        port=0,
-        http=protocol,
-        ws="websockets-sansio",
-        limit_concurrency=limit,
-        timeout_keep_alive=keep_alive,
-        timeout_graceful_shutdown=1,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    server.capture_signals = suppress  # type: ignore[method-assign, assignment] # they are those of the tests
-    running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(WAIT):
-        while not server.started:
-            await asyncio.sleep(0.005)
-    started = Bounded(server.servers[0].sockets[0].getsockname()[1], routes, server)
-    try:
-        yield started
-    finally:
-        routes.release.set()
-        for client in started.clients:
-            await client.close()
-        server.should_exit = True
-        await running
+    options = {"http": protocol, "limit_concurrency": limit, "timeout_keep_alive": keep_alive}
+    async with serving_asgi(routes.application, **options) as (port, server):
+        started = Bounded(port, routes, server)
+        try:
+            yield started
+        finally:
+            routes.release.set()
+            for client in started.clients:
+                await client.close()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import socketio
-import uvicorn
 
 from app.http.connections import BoundedConnection
 from realtime.gateway.bounded_server import Server
+from tests.support.asgi_server import serving_asgi
 
 LIMIT = 10_000
 WAIT = 20.0
@@ -65,31 +65,13 @@ async def serving() -> AsyncIterator[Polling]:
         max_http_buffer_size=LIMIT,
         async_handlers=False,
     )
-    config = uvicorn.Config(
-        socketio.ASGIApp(sockets),
-        port=0,
-        http=BoundedConnection,
-        ws="websockets-sansio",
-        timeout_graceful_shutdown=1,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    server.capture_signals = suppress  # type: ignore[method-assign, assignment] # they are those of the tests
-    running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(WAIT):
-        while not server.started:
-            await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT, verify=False) as http:
-        started = Polling(port, http)
-        sockets.on("say", lambda _, said: started.received.append(said))
-        sockets.on("disconnect", lambda _, reason: started.left.append(reason))
-        yield started
-    await sockets.shutdown()
-    server.should_exit = True
-    await running
+    async with serving_asgi(socketio.ASGIApp(sockets), http=BoundedConnection) as (port, _):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT, verify=False) as http:
+            started = Polling(port, http)
+            sockets.on("say", lambda _, said: started.received.append(said))
+            sockets.on("disconnect", lambda _, reason: started.left.append(reason))
+            yield started
+        await sockets.shutdown()
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:

@@ -2,16 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 import jwt
 import pytest
 import socketio
-import uvicorn
 
 from app.auth.tokens import TokenVerifier
 from realtime.gateway.handlers import FlowSockets
+from tests.support.asgi_server import serving_asgi
 from tests.support.rig import Rig, rig
 
 KEY = "k" * 32
@@ -33,30 +32,15 @@ async def client(limited: Rig) -> AsyncIterator[socketio.AsyncClient]:
         cors_origins=[],
         max_message_bytes=10_000,
     )
-    config = uvicorn.Config(
-        socketio.ASGIApp(sockets.server),
-        port=0,
-        ws="websockets-sansio",
-        timeout_graceful_shutdown=1,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    server.capture_signals = suppress  # type: ignore[method-assign, assignment] # they are those of the tests
-    running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(WAIT):
-        while not server.started:
-            await asyncio.sleep(0.005)
-    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    connected = socketio.AsyncClient(reconnection=False)
-    token = jwt.encode({"sub": "ada", "exp": 4102444800}, KEY, "HS256")
-    await connected.connect(address, auth={"token": token}, transports=["websocket"], wait_timeout=WAIT)
-    yield connected
-    await connected.disconnect()
-    await sockets.server.shutdown()
-    server.should_exit = True
-    await running
+    async with serving_asgi(socketio.ASGIApp(sockets.server)) as (port, _):
+        connected = socketio.AsyncClient(reconnection=False)
+        token = jwt.encode({"sub": "ada", "exp": 4102444800}, KEY, "HS256")
+        await connected.connect(
+            f"http://127.0.0.1:{port}", auth={"token": token}, transports=["websocket"], wait_timeout=WAIT
+        )
+        yield connected
+        await connected.disconnect()
+        await sockets.server.shutdown()
 
 
 async def test_more_changes_than_a_user_may_request_are_rate_limited(
