@@ -7,10 +7,11 @@ import click
 
 from app.cli.command import on_store, with_service
 from app.cli.flows import flows
-from app.contracts.flow import Flow
+from app.cli.origin import CLI_CALLER
 from app.diagrams.formats import Format, diagram
 from app.flow.validation import parse_flow
 from app.services import FlowService
+from app.services.definitions.diagrams import DrawnFlow
 from app.sources.files import FileSource
 
 
@@ -33,27 +34,20 @@ def draw(flow_id: str | None, form: str, user_id: str | None, version: int | Non
         raise click.UsageError("say which flow by its ID, or which definition with --file")
     if file is not None and (user_id is not None or version is not None):
         raise click.UsageError("--user and --version are for a flow, not for a --file")
-    if file is not None:
-        ((_, raw),) = FileSource(file).read().items()
-        flow, current = parse_flow(raw)[0], None
+    if file is None:
+        text = _draw_published(cast("str", flow_id), cast("Format", form), user_id, version)
     else:
-        flow, current = _published(cast("str", flow_id), user_id, version)
+        ((_, raw),) = FileSource(file).read().items()
+        text = diagram(parse_flow(raw)[0], cast("Format", form))
     # As bytes: a terminal may not have the characters, a file is UTF-8.
-    click.echo(diagram(flow, cast("Format", form), current).encode(), nl=False)
+    click.echo(text.encode(), nl=False)
 
 
-def _published(flow_id: str, user_id: str | None, version: int | None) -> tuple[Flow, str | None]:
-    """The flow to draw, and the step to highlight."""
+def _draw_published(flow_id: str, form: Format, user_id: str | None, version: int | None) -> str:
+    async def run(service: FlowService) -> DrawnFlow:
+        return await service.diagrams.draw(flow_id, form, caller=CLI_CALLER, user_id=user_id, version=version)
 
-    async def run(service: FlowService) -> tuple[Flow, str | None]:
-        state = None if user_id is None else await service.get_flow_state(user_id, flow_id)
-        if user_id is not None and state is None:
-            click.echo(f"{user_id} has no state in {flow_id}: no step is highlighted", err=True)
-        wanted = state.version if state and version is None else version
-        if wanted is None:
-            definition = await service.definitions.current(flow_id)
-        else:
-            definition = await service.definitions.version(flow_id, wanted)
-        return definition.flow, state.step if state else None
-
-    return with_service(run)
+    drawn = with_service(run)
+    if user_id is not None and drawn.step is None:
+        click.echo(f"{user_id} has no state in {flow_id}: no step is highlighted", err=True)
+    return drawn.text

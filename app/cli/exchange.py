@@ -4,24 +4,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast, get_args
 
 import click
 import msgspec
 
 from app.cli.command import on_store, say, with_service
 from app.cli.flows import finding_line, flows
+from app.cli.origin import CLI_CALLER
 from app.contracts.definition import Finding
 from app.contracts.errors import InvalidDefinitionError
-from app.contracts.flow import Flow
 from app.exchange.conversion_report import Unconverted
-from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
-from app.exchange.yaml import flow_to_yaml
 from app.flow.validation import parse_flow
 from app.services import FlowService
+from app.services.definitions.exchange import ExportedFlow, ExportFormat
 from app.sources.files import FileSource
-
-ACTOR = "command-line"
 
 
 @flows.command()
@@ -29,7 +27,7 @@ ACTOR = "command-line"
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["json", "yaml", "xstate"]),
+    type=click.Choice(get_args(ExportFormat)),
     default="json",
     show_default=True,
     help="xstate: a machine for createMachine of XState v5.",
@@ -39,20 +37,17 @@ ACTOR = "command-line"
 def export(flow_id: str, form: str, version: int | None) -> None:
     """Print a flow. What XState does not do is listed on stderr."""
 
-    async def run(service: FlowService) -> Flow:
-        if version is None:
-            return (await service.definitions.current(flow_id)).flow
-        return (await service.definitions.version(flow_id, version)).flow
+    async def run(service: FlowService) -> ExportedFlow:
+        return await service.exchange.export(
+            flow_id, cast("ExportFormat", form), caller=CLI_CALLER, version=version
+        )
 
-    flow = with_service(run)
-    if form == "yaml":
-        click.echo(flow_to_yaml(flow), nl=False)
-    elif form == "xstate":
-        exported = to_xstate(flow)
-        say(_json(exported.machine))
-        _list(flow_id, exported.not_carried)
+    exported = with_service(run)
+    if isinstance(exported.content, str):
+        click.echo(exported.content, nl=False)
     else:
-        say(_json(flow))
+        say(_json(exported.content))
+    _print_unconverted(flow_id, exported.unconverted)
 
 
 @flows.command("import")
@@ -73,18 +68,17 @@ def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
 
     async def run(service: FlowService) -> None:
         for place, raw in _definitions(files, form):
-            with _faults_told(place):
-                flow, warnings = await service.definitions.parse_with_warnings(raw)
-            _print_warnings(place, warnings)
-            definition, published = await service.definitions.put_parsed(flow, actor=ACTOR, source="import")
-            done = "published" if published else "is the same already"
-            say(f"{place}: {definition.flow.flow} v{definition.version} {done}")
+            with _exit_on_faults(place):
+                imported = await service.exchange.import_flow(raw, "json", caller=CLI_CALLER)
+            _print_warnings(place, imported.findings)
+            done = "published" if imported.published else "is the same already"
+            say(f"{place}: {imported.flow.flow} v{imported.definition.version} {done}")
 
     if not dry_run:
         with_service(run)
         return
     for place, raw in _definitions(files, form):
-        with _faults_told(place):
+        with _exit_on_faults(place):
             flow, warnings = parse_flow(raw)
         _print_warnings(place, warnings)
         say(_json(flow))
@@ -99,9 +93,9 @@ def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, obje
     for file in files:
         for place, raw in FileSource(file).read().items():
             if form == "xstate":
-                with _faults_told(place):
+                with _exit_on_faults(place):
                     imported = from_xstate(raw)
-                _list(place, imported.not_carried)
+                _print_unconverted(place, imported.not_carried)
                 yield place, imported.flow
                 continue
             if isinstance(raw, dict) and "states" in raw and "steps" not in raw:
@@ -109,7 +103,7 @@ def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, obje
             yield place, raw
 
 
-def _list(place: str, not_carried: Sequence[Unconverted]) -> None:
+def _print_unconverted(place: str, not_carried: Sequence[Unconverted]) -> None:
     """``place: path.inside: kept: why``: it is there as data or under another name; or ``lost``."""
     for each in not_carried:
         kind = "kept" if each.kept else "lost"
@@ -117,7 +111,7 @@ def _list(place: str, not_carried: Sequence[Unconverted]) -> None:
 
 
 @contextmanager
-def _faults_told(place: str) -> Iterator[None]:
+def _exit_on_faults(place: str) -> Iterator[None]:
     """Print the faults of a definition, and end."""
     try:
         yield

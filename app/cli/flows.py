@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from app.cli.command import main, on_store, say, with_service
+from app.cli.origin import CLI_CALLER
 from app.contracts.definition import Finding
 from app.contracts.ports.sources import DefinitionSourceError
 from app.flow.validation import check_flow
@@ -24,7 +25,7 @@ def list_flows() -> None:
     """List every flow: slug, version, steps, title, source; and the file that the version outranks."""
 
     async def run(service: FlowService) -> None:
-        async for definition in service.definitions.all():
+        async for definition in service.definitions.all(caller=CLI_CALLER):
             flow = definition.flow
             outranked = service.definitions.outranked.get(flow.flow)
             source = definition.source
@@ -49,7 +50,7 @@ def show(flow_id: str) -> None:
     """Show a flow: its steps and transitions."""
 
     async def run(service: FlowService) -> None:
-        definition = await service.definitions.current(flow_id)
+        definition = await service.definitions.current(flow_id, CLI_CALLER)
         flow = definition.flow
         say(f"{flow.flow} v{definition.version} ({definition.source}) {flow.title or ''}".rstrip())
         for step in flow.steps.values():

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from app.cli.command import on_store, say, with_service
 from app.cli.flows import flows
-from app.cli.state import ORIGIN
+from app.cli.origin import CLI_CALLER, CLI_ORIGIN
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.migration import (
     FlowDiff,
@@ -37,7 +37,7 @@ def diff(flow_id: str, earlier: int, later: int, as_json: bool) -> None:
     """Show how version B differs from A, and what that means for states that run on A."""
 
     async def run(service: FlowService) -> FlowDiff:
-        return await service.migration.diff(flow_id, earlier, later)
+        return await service.migration.diff(flow_id, earlier, later, CLI_CALLER)
 
     found = with_service(run)
     if as_json:
@@ -117,7 +117,7 @@ async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> M
     progress = _Progress()
     while True:
         try:
-            report = await service.migration.migrate(flow_id, command, origin=ORIGIN, progress=progress)
+            report = await service.migration.migrate(flow_id, command, origin=CLI_ORIGIN, progress=progress)
         except InvalidRequestError as refusal:
             raise InvalidRequestError(
                 [_as_option(fault, command.mapping) for fault in refusal.faults]

@@ -10,6 +10,7 @@ import structlog
 
 from app.cli.command import say
 from app.cli.welcome import welcome_text
+from app.contracts.callers import Caller
 from app.contracts.errors import StoreUnavailableError
 from app.main import (
     Backend,
@@ -96,10 +97,10 @@ def _prepare(settings: Settings, servers: EmbeddedServers | None) -> str | None:
 async def _publish_definitions(settings: Settings) -> str | None:
     async with Backend(settings).running() as service:
         published = await take_up_definitions(service, settings)
-        page = await service.definitions.page(None, 100)
+        page = await service.definitions.page(None, 100, caller=Caller(user_id=""))
     if published:
         log.info("definitions published", flows=published)
-    flows = [definition.flow.flow for definition in page.items if definition.flow.roles is None]
+    flows = [definition.flow.flow for definition in page.items]
     return FIRST_FLOW if FIRST_FLOW in flows else next(iter(flows), None)
 
 

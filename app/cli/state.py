@@ -8,7 +8,8 @@ import click
 import msgspec
 
 from app.cli.command import main, on_store, say, with_service
-from app.contracts.commands import Origin, SetCommand
+from app.cli.origin import CLI_CALLER, CLI_ORIGIN
+from app.contracts.commands import SetCommand
 from app.contracts.errors import InvalidRequestError
 from app.contracts.results import Recovered, Verification
 from app.contracts.wire.administration import recovery_view
@@ -17,9 +18,9 @@ from app.contracts.wire.times import iso
 from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.kit.integers import convert_json
 from app.services import FlowService
+from app.services.definitions.tokens import TokenComparison
 
-ORIGIN = Origin(actor="command-line", client="command-line")
-PAGE = 500
+PAGE_SIZE = 500
 
 
 @main.group()
@@ -39,7 +40,7 @@ def show(user_id: str, flow_id: str) -> None:
     """Print the state as JSON."""
 
     async def run(service: FlowService) -> Any:
-        return state_view(await service.require_flow_state(user_id, flow_id))
+        return state_view(await service.require_flow_state(user_id, flow_id, caller=CLI_CALLER))
 
     _print(with_service(run))
 
@@ -52,7 +53,9 @@ def history(user_id: str, flow_id: str) -> None:
     async def run(service: FlowService) -> None:
         after = None
         while True:
-            page = await service.page_flow_history(user_id, flow_id, after=after, limit=PAGE)
+            page = await service.page_flow_history(
+                user_id, flow_id, after=after, limit=PAGE_SIZE, caller=CLI_CALLER
+            )
             for r in page.items:
                 way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
                 say(f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}")
@@ -82,7 +85,7 @@ def set_state(user_id: str, flow_id: str, body: str) -> None:
 
     async def run(service: FlowService) -> Any:
         wanted = msgspec.structs.replace(command, flow=flow_id)
-        return state_view(await service.set_flow_state(user_id, wanted, origin=ORIGIN))
+        return state_view(await service.set_flow_state(user_id, wanted, origin=CLI_ORIGIN))
 
     _print(with_service(run))
 
@@ -93,7 +96,7 @@ def clear(user_id: str, flow_id: str) -> None:
     """Remove the state; its history stays."""
 
     async def run(service: FlowService) -> bool:
-        return await service.clear_flow_state(user_id, flow_id, origin=ORIGIN)
+        return await service.clear_flow_state(user_id, flow_id, origin=CLI_ORIGIN)
 
     say("cleared" if with_service(run) else "there was no state")
 
@@ -104,7 +107,7 @@ def verify(user_id: str, flow_id: str) -> None:
     """Check the chain of the history; exits with 1 and names the first broken link when it is not whole."""
 
     async def run(service: FlowService) -> Verification:
-        return await service.verify_flow_history(user_id, flow_id)
+        return await service.verify_flow_history(user_id, flow_id, caller=CLI_CALLER)
 
     found = with_service(run)
     notes = [f"{found.records} records"]
@@ -118,11 +121,42 @@ def verify(user_id: str, flow_id: str) -> None:
 
 @state.command()
 @_of_a_state
+def token(user_id: str, flow_id: str) -> None:
+    """Print the state as a token for addresses (?flow=); it authorises nothing."""
+
+    async def run(service: FlowService) -> str:
+        return (await service.tokens.encode(user_id, flow_id, caller=CLI_CALLER)).token
+
+    say(with_service(run))
+
+
+@state.command("compare-token")
+@click.option("--user", "user_id", required=True, help="The user.")
+@on_store
+@click.argument("token", metavar="TOKEN")
+def compare_token(user_id: str, token: str) -> None:
+    """Compare a token with the stored state of its flow; exits with 1 when they differ."""
+
+    async def run(service: FlowService) -> TokenComparison:
+        return await service.tokens.compare(user_id, token, caller=CLI_CALLER)
+
+    found = with_service(run)
+    say(f"{found.hint.flow} v{found.version}: {found.hint.step}")
+    if found.state is None:
+        say("there is no state")
+    for name in found.differences:
+        say(f"{name} differs")
+    if not found.matches:
+        sys.exit(1)
+
+
+@state.command()
+@_of_a_state
 def recover(user_id: str, flow_id: str) -> None:
     """Rebuild a damaged state from its history; a sound one is kept as it is."""
 
     async def run(service: FlowService) -> Recovered:
-        return await service.administration.recover_flow(user_id, flow_id, origin=ORIGIN)
+        return await service.administration.recover_flow(user_id, flow_id, origin=CLI_ORIGIN)
 
     done = with_service(run)
     _print(recovery_view(done))

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from app.cli.command import main, on_store, say, with_service
-from app.cli.state import ORIGIN
+from app.cli.origin import CLI_ORIGIN
 from app.contracts.wire.administration import erasure_view, personal_data_view
 from app.services import FlowService
 from config.log import IDENTITY
@@ -49,6 +49,6 @@ def erase(user_id: str) -> None:
     """End all states, and erase what was entered from the history; prints the receipt."""
 
     async def run(service: FlowService) -> Any:
-        return erasure_view(await service.personal_data.erase(user_id, ORIGIN))
+        return erasure_view(await service.personal_data.erase(user_id, CLI_ORIGIN))
 
     say(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))

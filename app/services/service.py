@@ -25,6 +25,9 @@ from app.flow.values.payload import check_size, require_storable
 from app.flow.values.removal import require_pointers
 from app.kit.numbers import with_doubles
 from app.services.administration.batch import Bulk
+from app.services.definitions.diagrams import FlowDiagrams
+from app.services.definitions.exchange import DefinitionExchange
+from app.services.definitions.tokens import StateTokens
 from app.services.states.changes import changed, request
 from app.services.states.committer import ProposedChange, new_id
 from app.services.states.executor import StateCommand
@@ -52,6 +55,9 @@ class FlowService:
         self._catch_up = parts.catch_up
         self._retirement = parts.retirement
         self.definitions = parts.definitions
+        self.exchange = DefinitionExchange(parts.definitions)
+        self.diagrams = FlowDiagrams(self, parts.definitions)
+        self.tokens = StateTokens(self, parts.definitions)
         self.migration = parts.migration
         self.administration = parts.administration
         self.bulk = Bulk(self)
@@ -113,7 +119,8 @@ class FlowService:
 
     async def list_flows(self) -> list[Flow]:
         """The newest version of every flow, by slug."""
-        return [with_prefabs(definition.flow) async for definition in self.definitions.all()]
+        everything = self.definitions.all(caller=trusted_caller("python"))
+        return [with_prefabs(definition.flow) async for definition in everything]
 
     # States
 

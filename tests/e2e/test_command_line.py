@@ -55,6 +55,19 @@ def test_validate_needs_no_server(shell: Shell) -> None:
     assert any(line.startswith("missing.json: no such file") for line in lines)
 
 
+def test_the_token_of_a_state(shell: Shell) -> None:
+    which = ("--user", "ada", "--flow", "user-onboarding")
+    assert "not started" in shell("state", "token", *which, code=1)
+    shell("state", "set", *which, '{"step": "verification"}')
+    token = shell("state", "token", *which).strip()
+    compare = ("state", "compare-token", "--user")
+    assert shell(*compare, "ada", token) == "user-onboarding v1: verification\n"
+    shell("state", "set", *which, '{"step": "welcome"}')
+    assert shell(*compare, "ada", token, code=1).endswith("step differs\n")
+    assert shell(*compare, "bob", token, code=1).endswith("there is no state\n")
+    assert "is no state token" in shell(*compare, "ada", "abcd", code=1)
+
+
 def test_state(shell: Shell) -> None:
     which = ("--user", "ada", "--flow", "user-onboarding")
     assert "not started" in shell("state", "show", *which, code=1)

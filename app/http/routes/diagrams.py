@@ -6,7 +6,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
-from app.diagrams.formats import Format, diagram
+from app.diagrams.formats import Format
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 
 MEDIA_TYPES: dict[Format, str] = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "svg": "image/svg+xml"}
@@ -24,21 +24,19 @@ class DiagramQuery(UserQuery, frozen=True, rename="camel"):
 
 async def _diagram(call: Call) -> Answer:
     query: DiagramQuery = call.query
-    flow_id, state = call.path["flow_id"], None
-    if query.user_id is not None:
-        state = await call.service.get_flow_state(call.user_id, flow_id, caller=call.caller)
-    version = state.version if state and query.version is None else query.version
-    if version is None:
-        definition = await call.service.definitions.current(flow_id, call.caller)
-    else:
-        definition = await call.service.definitions.version(flow_id, version, call.caller)
+    drawn = await call.service.diagrams.draw(
+        call.path["flow_id"],
+        query.format,
+        caller=call.caller,
+        user_id=None if query.user_id is None else call.user_id,
+        version=query.version,
+    )
     headers = {
         "Content-Type": f"{MEDIA_TYPES[query.format]}; charset=utf-8",
         "Content-Security-Policy": _POLICY,
-        "Flow-Version": str(definition.version),
+        "Flow-Version": str(drawn.version),
     }
-    drawn = diagram(definition.flow, query.format, state.step if state else None)
-    return Answer(Response(drawn, headers=headers))
+    return Answer(Response(drawn.text, headers=headers))
 
 
 DIAGRAM_ENDPOINTS = [

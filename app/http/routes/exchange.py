@@ -1,9 +1,8 @@
 """The routes that give definitions out in other formats and take them in."""
 
-import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.responses import Response
 
 from app.auth.policy import ADMIN
@@ -18,18 +17,16 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow
 from app.exchange.conversion_report import Unconverted
-from app.exchange.xstate_export import to_xstate
-from app.exchange.xstate_import import from_xstate
-from app.exchange.yaml import flow_to_yaml
 from app.http.endpoint import Answer, Call, Endpoint
 from app.http.routes.flows import DEFINITION_HEADERS, FindingView, finding_view
+from app.services.definitions.exchange import CheckedFlow, ExportFormat, ImportFormat
 
 
 class ExportQuery(Struct, frozen=True, rename="camel"):
     """``format``: the definition as JSON or YAML, or as a machine of XState v5. ``version``: not the newest
     one, but this."""
 
-    format: Literal["json", "yaml", "xstate"] = "json"
+    format: ExportFormat = "json"
     version: Annotated[int, Meta(ge=1, le=999_999_999)] | None = None
 
 
@@ -37,7 +34,7 @@ class ImportQuery(Struct, frozen=True, rename="camel"):
     """``format``: what the body is, a definition or a machine of XState v5. ``dryRun``: nothing is stored;
     the answer has the definition."""
 
-    format: Literal["json", "xstate"] = "json"
+    format: ImportFormat = "json"
     dry_run: bool = False
 
 
@@ -66,38 +63,34 @@ Machine = Annotated[dict[str, Any], Meta(description="The configuration of a mac
 
 async def _export(call: Call) -> Answer:
     query: ExportQuery = call.query
-    flow_id, definitions = call.path["flow_id"], call.service.definitions
-    if query.version is None:
-        definition = await definitions.current(flow_id, call.caller)
-    else:
-        definition = await definitions.version(flow_id, query.version, call.caller)
-    headers = _headers(definition)
-    if query.format == "yaml":
-        return Answer(Response(flow_to_yaml(definition.flow), headers=headers, media_type="application/yaml"))
-    if query.format == "xstate":
-        exported = to_xstate(definition.flow)
-        return Answer(MachineView(exported.machine, exported.not_carried), headers=headers)
-    return Answer(definition.flow, headers=headers)
+    exported = await call.service.exchange.export(
+        call.path["flow_id"], query.format, caller=call.caller, version=query.version
+    )
+    content, headers = exported.content, _headers(exported.definition)
+    if isinstance(content, str):
+        return Answer(Response(content, headers=headers, media_type="application/yaml"))
+    if isinstance(content, dict):
+        return Answer(MachineView(content, exported.unconverted), headers=headers)
+    return Answer(content, headers=headers)
 
 
 async def _import(call: Call) -> Answer:
     query: ImportQuery = call.query
-    raw, not_carried = call.body, []
-    if query.format == "xstate":
-        imported = await asyncio.to_thread(from_xstate, raw)
-        raw, not_carried = imported.flow, imported.not_carried
-    flow, warnings = await call.service.definitions.parse_with_warnings(raw)
-    findings = [finding_view(finding) for finding in warnings]
     if query.dry_run:
-        return Answer(ImportView(flow.flow, False, not_carried, findings, definition=flow))
-    definition, published = await call.service.definitions.put_parsed(
-        flow, actor=call.caller.user_id, source="import"
-    )
-    view = ImportView(flow.flow, published, not_carried, findings, version=definition.version)
-    headers = _headers(definition)
-    if published:
-        headers["Location"] = f"/api/flows/{definition.flow.flow}"
-    return Answer(view, 201 if published else 200, headers)
+        checked = await call.service.exchange.check(call.body, query.format)
+        view = _import_view(checked, published=False)
+        return Answer(structs.replace(view, definition=checked.flow))
+    done = await call.service.exchange.import_flow(call.body, query.format, caller=call.caller)
+    view = structs.replace(_import_view(done, published=done.published), version=done.definition.version)
+    headers = _headers(done.definition)
+    if done.published:
+        headers["Location"] = f"/api/flows/{done.flow.flow}"
+    return Answer(view, 201 if done.published else 200, headers)
+
+
+def _import_view(checked: CheckedFlow, *, published: bool) -> ImportView:
+    findings = [finding_view(finding) for finding in checked.findings]
+    return ImportView(checked.flow.flow, published, checked.unconverted, findings)
 
 
 def _headers(definition: FlowDefinition) -> dict[str, str]:

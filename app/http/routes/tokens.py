@@ -13,14 +13,7 @@ from app.contracts.errors import (
 )
 from app.contracts.state import FlowState
 from app.contracts.wire.states import StateView, state_view
-from app.flow.tokens.state_token import (
-    MAX_TOKEN,
-    StateHint,
-    differences,
-    encode_token,
-    read_token,
-    state_from_token,
-)
+from app.flow.tokens.state_token import MAX_TOKEN, StateHint
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 
 
@@ -58,27 +51,17 @@ def _etag(state: FlowState) -> dict[str, str]:
 
 
 async def _token(call: Call) -> Answer:
-    state = await call.service.require_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
-    definition = await call.service.definitions.version(state.flow, state.version)
-    token = encode_token(definition.flow, state)
-    view = TokenView(token, state.flow, state.step, state.version, state.epoch, state.revision)
+    made = await call.service.tokens.encode(call.user_id, call.path["flow_id"], caller=call.caller)
+    state = made.state
+    view = TokenView(made.token, state.flow, state.step, state.version, state.epoch, state.revision)
     return Answer(view, headers=_etag(state))
 
 
 async def _compare(call: Call) -> Answer:
-    user_id = call.user_id
-    content = read_token(call.query.token)
-    state = await call.service.get_flow_state(user_id, content.flow, caller=call.caller)
-    definitions = call.service.definitions
-    if state is None:
-        definition = await definitions.current(content.flow)
-        hint = state_from_token(definition.flow, content)
-        return Answer(ComparisonView(hint, None, definition.version, matches=False, differences=[]))
-    definition = await definitions.version(state.flow, state.version)
-    hint = state_from_token(definition.flow, content)
-    different = differences(definition.flow, hint, state)
-    view = ComparisonView(hint, state_view(state), definition.version, not different, different)
-    return Answer(view, headers=_etag(state))
+    found = await call.service.tokens.compare(call.user_id, call.query.token, caller=call.caller)
+    state = None if found.state is None else state_view(found.state)
+    view = ComparisonView(found.hint, state, found.version, found.matches, found.differences)
+    return Answer(view, headers={} if found.state is None else _etag(found.state))
 
 
 _ERRORS = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError, PayloadTooLargeError)

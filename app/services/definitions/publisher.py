@@ -98,15 +98,26 @@ class Definitions:
             raise FlowNotFoundError(flow_id)
         return found
 
-    async def page(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
-        """The newest versions of flows that are not retired, by slug."""
-        return await self._store.list_latest(after_flow, limit)
+    async def page(self, after_flow: str | None, limit: int, *, caller: Caller) -> Page[FlowDefinition]:
+        """The newest versions of the flows that the caller may see, without retired ones, by slug.
 
-    async def all(self) -> AsyncIterator[FlowDefinition]:
-        """The newest versions of all flows that are not retired, by slug."""
+        A page with a next one has at least one flow: its last slug is the key to go on after, so that no
+        name of a flow that the caller must not see is shown.
+        """
+        while True:
+            page = await self._store.list_latest(after_flow, limit)
+            visible = [found for found in page.items if caller.has_a_role(found.flow.roles)]
+            if page.next is None:
+                return Page(visible)
+            if visible:
+                return Page(visible, visible[-1].flow.flow)
+            after_flow = page.next
+
+    async def all(self, *, caller: Caller) -> AsyncIterator[FlowDefinition]:
+        """All of ``page``, page by page."""
         after = None
         while True:
-            page = await self.page(after, PAGE)
+            page = await self.page(after, PAGE, caller=caller)
             for definition in page.items:
                 yield definition
             if page.next is None:

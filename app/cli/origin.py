@@ -1,0 +1,8 @@
+"""The party for which commands call the service."""
+
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import Origin
+
+CLI_CALLER = trusted_caller("command-line")
+"""Access to the database is what authorises commands, so that the service checks no roles of them."""
+CLI_ORIGIN = Origin(actor=CLI_CALLER.user_id, client="command-line", caller=CLI_CALLER)
