@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
-from msgspec import Struct, convert, json, structs, to_builtins
+from msgspec import Struct, convert, to_builtins
 
 from app.contracts.callers import Caller, trusted_caller
 from app.contracts.definition import (
@@ -31,16 +31,16 @@ from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.results import Published
 from app.flow.validation import parse_flow
 from app.flow.values.struct_errors import faults_of
+from app.flow.versions.precedence import Decision, Offer, is_from_source, is_same_flow, precedence
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.visibility import Visibility
 
 log = structlog.get_logger("definitions")
 
-PAGE = 200
-SOURCES = ("file:", "remote:")
-"""How what a version names as its source begins, when it did not come from a caller."""
-TAKE_UP_TRIES = 5
+PAGE_SIZE = 200
+MAX_ATTEMPTS = 5
+"""Attempts to publish a flow of a source while others publish it too."""
 
 _PROGRAM = trusted_caller("")
 
@@ -117,7 +117,7 @@ class Definitions:
         """All of ``page``, page by page."""
         after = None
         while True:
-            page = await self.page(after, PAGE, caller=caller)
+            page = await self.page(after, PAGE_SIZE, caller=caller)
             for definition in page.items:
                 yield definition
             if page.next is None:
@@ -141,7 +141,7 @@ class Definitions:
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,
         FlowExistsError."""
-        flow = await self.parse(_plain(raw))
+        flow = await self.parse(_to_builtins(raw))
         newest = await self._store.latest(flow.flow)
         if newest is not None and not newest.retired:
             raise FlowExistsError(flow.flow, newest.version)
@@ -165,7 +165,7 @@ class Definitions:
             raise FlowNotFoundError(flow_id)
         if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow_id, newest.version)
-        given = _plain(changes)
+        given = _to_builtins(changes)
         faults = faults_of(given, FlowPatch)
         if faults:
             raise InvalidDefinitionError(faults)
@@ -182,7 +182,7 @@ class Definitions:
             VersionConflictError: Somebody else published meanwhile, or the newest is not expected.
             FlowNotFoundError: A version is expected and there is none.
         """
-        flow = await self.parse(_plain(raw))
+        flow = await self.parse(_to_builtins(raw))
         return await self.put_parsed(flow, actor=actor, source=source, expected_version=expected_version)
 
     async def put_parsed(
@@ -214,37 +214,55 @@ class Definitions:
         await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
 
     async def publish_from_source(
-        self, offered: "SourcedFlow", *, changed: bool, since: int | None, keep: Callable[[str], bool]
+        self, offered: "SourcedFlow", *, changed: bool, since: int | None, hold_back: Callable[[str], bool]
     ) -> "SyncResult":
-        """Publish the flow of a source, unless the newest version counts more.
+        """Publish a flow read from a source if it takes precedence over the newest stored version.
 
-        A version that a caller published or retired counts more, unless the source comes before the
-        database. A version of a source counts more unless the flow ``changed``; and also then when a version
-        after ``since`` had it (None: that is not asked): another worker took it up already, and what came
-        after it is newer. The flow is held back while ``keep`` says so of what the version names as its
-        source.
+        Args:
+            offered: The flow, as ``app.flow.versions.precedence`` compares it with the newest version.
+            changed: The source offers another flow than before.
+            since: The newest version after the last offer, None if nothing was offered before.
+            hold_back: Returns true for what a version names as its source, if that source comes first and
+                cannot be read now.
         """
         flow = offered.flow
         self.outranked.pop(flow.flow, None)
+        offer = Offer(flow, offered.overrides, offered.creates, changed, since)
         newest = None if changed else await self._catalog.newest(flow.flow)
-        for _ in range(TAKE_UP_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             newest = newest or await self._store.latest(flow.flow)
-            if newest is not None:
-                if not _is_of_source(newest) and not offered.overrides:
-                    self.outranked[flow.flow] = offered
-                    return SyncResult(newest.version, outranked_by=newest)
-                if not await self._is_due(offered, newest, changed=changed, since=since):
-                    return SyncResult(newest.version)
-                if _is_of_source(newest) and keep(newest.source):
-                    return SyncResult(None)
-            elif not offered.creates:
+            decision = await self._decide(offer, newest, hold_back)
+            if decision is Decision.OUTRANKED and newest is not None:
+                self.outranked[flow.flow] = offered
+                return SyncResult(newest.version, outranked_by=newest)
+            if decision is Decision.UP_TO_DATE and newest is not None:
+                return SyncResult(newest.version)
+            if decision is not Decision.PUBLISH:
                 return SyncResult(None)
             try:
                 made = await self._publish(flow, newest, actor="server-flow", source=offered.source)
                 return SyncResult(made.version, published=True)
-            except VersionConflictError:  # another worker took up the same, or a caller came first
+            except VersionConflictError:  # another worker published the same, or a caller came first
                 newest = None
         return SyncResult(None)
+
+    async def _decide(
+        self, offer: Offer, newest: FlowDefinition | None, hold_back: Callable[[str], bool]
+    ) -> Decision:
+        missing_above = newest is not None and is_from_source(newest) and hold_back(newest.source)
+        decision = precedence(offer, newest, missing_above=missing_above)
+        if decision is Decision.NEEDS_HISTORY and newest is not None and offer.since is not None:
+            published_since = await self._had_flow(offer.flow, offer.since, newest.version)
+            decision = precedence(offer, newest, missing_above=missing_above, published_since=published_since)
+        return decision
+
+    async def _had_flow(self, flow: Flow, after: int, before: int) -> bool:
+        """True if a version between two others had the flow."""
+        for number in range(before - 1, after, -1):
+            found = await self._store.get(flow.flow, number)
+            if found is not None and is_same_flow(found.flow, flow):
+                return True
+        return False
 
     async def hand_back(self, flow_id: str) -> FlowDefinition:
         """Publish what a source has in the place of a caller's version, so that changes of the source count.
@@ -259,33 +277,16 @@ class Definitions:
         offered = self.outranked.get(flow_id)
         if newest is None:
             raise FlowNotFoundError(flow_id)
-        if offered is None or _is_of_source(newest):
+        if offered is None or is_from_source(newest):
             raise NotOutrankedError(flow_id, newest.source)
         made = await self._publish(offered.flow, newest, actor="server-flow", source=offered.source)
         del self.outranked[flow_id]
         return made
 
-    async def _is_due(
-        self, offered: "SourcedFlow", newest: FlowDefinition, *, changed: bool, since: int | None
-    ) -> bool:
-        if _same(newest.flow, offered.flow) and not newest.retired:
-            return False
-        if not _is_of_source(newest):
-            return True
-        if not changed or since is None:
-            return changed
-        if _same(newest.flow, offered.flow):
-            return False
-        for number in range(newest.version - 1, since, -1):
-            later = await self._store.get(newest.flow.flow, number)
-            if later is not None and _same(later.flow, offered.flow):
-                return False
-        return True
-
     async def _publish_change(
         self, flow: Flow, newest: FlowDefinition, *, actor: str, source: str
     ) -> FlowDefinition:
-        if _same(flow, newest.flow):
+        if is_same_flow(flow, newest.flow):
             return newest
         return await self._publish(flow, newest, actor=actor, source=source)
 
@@ -334,19 +335,8 @@ class SyncResult(Struct, frozen=True):
     def hides(self, offered: SourcedFlow) -> bool:
         """Return whether a caller's version is used and the flow of the source, which differs, is not."""
         newest = self.outranked_by
-        return newest is not None and (newest.retired or not _same(newest.flow, offered.flow))
+        return newest is not None and (newest.retired or not is_same_flow(newest.flow, offered.flow))
 
 
-def _is_of_source(definition: FlowDefinition) -> bool:
-    return definition.source.startswith(SOURCES)
-
-
-def _same(one: Flow, other: Flow) -> bool:
-    """Also in the order of steps and transitions, which counts, and in ``1`` not being ``true``; prefabs
-    follow from the rest."""
-    one, other = structs.replace(one, prefabs={}), structs.replace(other, prefabs={})
-    return json.encode(one) == json.encode(other)
-
-
-def _plain(raw: object) -> object:
+def _to_builtins(raw: object) -> object:
     return to_builtins(raw) if isinstance(raw, Struct) else raw

@@ -97,10 +97,10 @@ class Sources:
                 continue
             if before is None and not self._settled and self._copies[number].source.local:
                 since = None if starting else 0
-            keep = partial(self._is_missing_above, number, flow_id)
+            hold_back = partial(self._is_missing_above, number, flow_id)
             try:
                 taken = await self._definitions.publish_from_source(
-                    offered, changed=changed, since=since, keep=keep
+                    offered, changed=changed, since=since, hold_back=hold_back
                 )
             except FlowStateCorruptionError as error:  # of one flow; it must not hold up the others
                 log.error("unreadable definition", flow=flow_id, reason=error.details["reason"])
