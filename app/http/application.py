@@ -26,6 +26,7 @@ from app.http.routes.diagrams import DIAGRAM_ENDPOINTS
 from app.http.routes.exchange import EXCHANGE_ENDPOINTS
 from app.http.routes.flows import FLOW_ENDPOINTS
 from app.http.routes.health import Check, operation_endpoints
+from app.http.routes.history import HISTORY_ENDPOINTS
 from app.http.routes.migration import MIGRATION_ENDPOINTS
 from app.http.routes.pages import page_routes
 from app.http.routes.states import STATE_ENDPOINTS
@@ -40,6 +41,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
     """Every endpoint of the service."""
     return [
         *STATE_ENDPOINTS,
+        *HISTORY_ENDPOINTS,
         *STREAM_ENDPOINTS,
         *TOKEN_ENDPOINTS,
         *EXCHANGE_ENDPOINTS,

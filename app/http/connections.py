@@ -1,6 +1,5 @@
 """HTTP/1.1 connections with limits on size, time and number; refusals are answered as problem+json."""
 
-import time
 from asyncio import BaseTransport, TimerHandle
 from collections.abc import Callable
 from enum import Enum
@@ -21,9 +20,10 @@ from app.contracts.errors import (
     RequestTimeoutError,
     TooManyConnectionsError,
 )
+from app.http.connection_registry import MAX_SPARE_CONNECTIONS, ConnectionRegistry
 from app.http.middleware import PROBES, SAFETY_HEADERS
 from app.http.problems import problem
-from app.kit.descriptors import UNLIMITED, descriptor_limit
+from app.kit.descriptors import descriptor_limit
 
 log = structlog.get_logger("http")
 
@@ -34,13 +34,8 @@ MAX_HEADERS_BYTES = 65_536
 MAX_HEADERS = 100
 MAX_HANDSHAKE_LINE_BYTES = 8_000
 """Of one line of a WebSocket handshake; the library takes 8,192 with names and ends of lines."""
-SPARE_CONNECTIONS = 8
-"""Beyond the limit; they are answered on the paths of probes alone."""
 MAX_DISCARDED_BYTES = 4_194_304
 """Read after a refusal, so that a client that still sends gets the answer before the end."""
-LOG_SECONDS = 60.0
-LOWERED_SECONDS = 10.0
-"""Of a limit that a lack of descriptors lowered."""
 
 
 class _Phase(Enum):
@@ -53,50 +48,7 @@ class _RefusedError(Exception):
     """Stops the parser; the connection knows why."""
 
 
-class _Registry:
-    """The connections of one server that wait for their clients, the longest waiting first."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = UNLIMITED if limit is None else limit
-        self._lowered_limit, self._lowered_at = self._limit, 0.0
-        self.waiting: dict[BoundedConnection, None] = {}
-        self.spare: dict[BoundedConnection, None] = {}
-        self._logged_at = -LOG_SECONDS
-
-    @property
-    def limit(self) -> int:
-        """How many connections there may be now."""
-        is_lowered = time.monotonic() - self._lowered_at < LOWERED_SECONDS
-        return self._lowered_limit if is_lowered else self._limit
-
-    def lower_limit(self, limit: int) -> None:
-        """Have a lower limit for a while."""
-        self._lowered_limit, self._lowered_at = min(self._limit, max(1, limit)), time.monotonic()
-
-    def make_room(self) -> bool:
-        """End the connection that has waited longest for its client; False if each of them is at work."""
-        if time.monotonic() - self._logged_at >= LOG_SECONDS:
-            self._logged_at = time.monotonic()
-            log.warning("connection limit reached", limit=self.limit, setting="FLOW_MAX_CONNECTIONS")
-        for connection in self.waiting:
-            if connection not in self.spare and not connection.flow.read_paused:
-                connection.give_way()
-                return True
-        return False
-
-    def add_spare(self, connection: "BoundedConnection") -> None:
-        """Admit one beyond the limit, in the place of the first of too many such."""
-        self.spare[connection] = None
-        if len(self.spare) > SPARE_CONNECTIONS:
-            next(iter(self.spare)).give_way()
-
-    def remove(self, connection: "BoundedConnection") -> None:
-        """Forget a connection that has ended or become a WebSocket."""
-        self.waiting.pop(connection, None)
-        self.spare.pop(connection, None)
-
-
-_registries: WeakKeyDictionary[ServerState, _Registry] = WeakKeyDictionary()
+_registries: WeakKeyDictionary[ServerState, ConnectionRegistry] = WeakKeyDictionary()
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -118,7 +70,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         limit, self.limit_concurrency = self.limit_concurrency, None
-        self._registry = _registries.setdefault(self.server_state, _Registry(limit))
+        self._registry = _registries.setdefault(self.server_state, ConnectionRegistry(limit))
         self._is_spare = False
         self._phase = _Phase.IDLE
         self._messages = 0
@@ -186,6 +138,11 @@ class BoundedConnection(HttpToolsProtocol):
         self.connections.discard(self)
         self._registry.remove(self)
 
+    @property
+    def has_unread_data(self) -> bool:
+        """True while the service takes its time to read what the client sent."""
+        return bool(self.flow.read_paused)
+
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
@@ -252,7 +209,7 @@ class BoundedConnection(HttpToolsProtocol):
         The kernel hands out the lowest number that is free, so that a high one says that all below are used.
         """
         bound = self.transport.get_extra_info("socket")
-        excess = 0 if bound is None else bound.fileno() + 2 * SPARE_CONNECTIONS - descriptor_limit()
+        excess = 0 if bound is None else bound.fileno() + 2 * MAX_SPARE_CONNECTIONS - descriptor_limit()
         if excess >= 0:
             self._registry.lower_limit(len(self.connections) - excess - 1)
 
@@ -294,7 +251,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._refuse(RequestTimeoutError())
 
     def _end_late_body(self) -> None:
-        if self.flow.read_paused:  # it is the service that takes its time
+        if self.has_unread_data:
             self._body_began = self.loop.time()
             self._wait(self.body_seconds, self._end_late_body)
             return

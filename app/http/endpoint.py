@@ -2,11 +2,8 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
-from functools import cache
 from hashlib import blake2b
 from typing import Any, Literal
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -18,7 +15,6 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.errors import (
-    MAX_FAULTS,
     Fault,
     FlowError,
     InvalidRequestError,
@@ -30,6 +26,7 @@ from app.flow.values.storable_json import NUMBER_RULE
 from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
 from app.http.problems import log_with_request
+from app.http.query import QueryDecoder
 from app.kit.integers import convert_json
 from app.services import FlowService
 
@@ -166,6 +163,7 @@ class Handler:
         self._verifier = verifier
         limits = {"definition": DEFINITION_LIMIT_BYTES, "batch": BATCH_LIMIT_BYTES}
         self._limit = limits.get(endpoint.body_of, max_payload_bytes + BODY_ALLOWANCE_BYTES)
+        self._query = QueryDecoder(endpoint.query)
         self._decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
 
     async def __call__(self, request: Request) -> Response:
@@ -178,7 +176,7 @@ class Handler:
                 require_scope(caller, endpoint.scope)
         raw = await _read(request, self._limit)
         faults: list[Fault] = []
-        query = _decode_query(request, endpoint.query, faults)
+        query = self._query.decode(request, faults)
         body = self._decode_body(raw, faults)
         if faults:
             raise InvalidRequestError(faults)
@@ -253,54 +251,3 @@ def _decode_again(raw: bytes, shape: Any) -> tuple[Any, list[Fault]]:
         return convert_json(value, shape), []
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
         return None, faults_of(value, shape)
-
-
-def _decode_query(request: Request, shape: type[Struct], faults: list[Fault]) -> Struct | None:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
-    values: dict[str, Any] = {}
-    try:
-        unquote_to_bytes(request.scope["query_string"]).decode()
-    except UnicodeDecodeError:  # which would become "�", so that different users were the same
-        faults.append(Fault("", "the query is not UTF-8; encode the UTF-8 bytes of a text with %"))
-        return None
-    for name, value in request.query_params.multi_items():
-        field = fields.get(name)
-        if len(faults) == MAX_FAULTS:
-            break
-        if field is None:
-            known = f"; there is {', '.join(fields)}" if fields else ""
-            faults.append(Fault(f"/{name}", f"no such query parameter{known}"))
-            continue
-        try:
-            values[field.name] = msgspec.convert(value, field.type, strict=not _is_plain(field.type))
-            if isinstance(values[field.name], datetime):
-                values[field.name].astimezone(UTC)
-        except OverflowError:
-            faults.append(Fault(f"/{name}", "takes a moment of the years 1 to 9999, in UTC"))
-        except msgspec.ValidationError as refusal:
-            choices = _choices(field.type)
-            faults.append(Fault(f"/{name}", f"takes one of {choices}" if choices else str(refusal)))
-    named = {name for name, _ in request.query_params.multi_items()}
-    faults += [
-        Fault(f"/{name}", "is required")
-        for name, field in fields.items()
-        if field.required and name not in named
-    ]
-    return None if faults else shape(**values)
-
-
-def _choices(kind: Any) -> str:
-    """The values that a parameter of few values takes."""
-    return ", ".join(str(choice) for option in _options(kind) for choice in option.get("enum", ()))
-
-
-@cache
-def _is_plain(kind: Any) -> bool:
-    """Return whether a parameter takes what JSON writes without quotes: a number, or true and false."""
-    return any(option.get("type") in ("integer", "number", "boolean") for option in _options(kind))
-
-
-def _options(kind: Any) -> list[dict[str, Any]]:
-    schema = msgspec.json.schema(kind)
-    options: list[dict[str, Any]] = schema.get("anyOf", [schema])
-    return options

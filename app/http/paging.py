@@ -1,14 +1,16 @@
 """Answers that are one page of a list."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from msgspec import Raw, json
+from msgspec import Meta, Raw, json
 
 from app.contracts.pages import take_page
 from app.http.endpoint import Answer
 
 T = TypeVar("T")
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
 
 
 def page_answer(

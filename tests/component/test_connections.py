@@ -15,7 +15,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from app.http.connections import SPARE_CONNECTIONS, BoundedConnection
+from app.http.connection_registry import MAX_SPARE_CONNECTIONS
+from app.http.connections import BoundedConnection
 from app.process.workers import connection_limit
 from tests.support.asgi_server import serving_asgi
 
@@ -349,7 +350,7 @@ async def test_probes_are_answered_when_all_connections_are_at_work(first: bytes
         assert refused.headers["retry-after"]
         handshake = await server.ask(BUSY[1])
         assert handshake.problem() == (503, "TOO_MANY_CONNECTIONS")
-        assert server.connections <= 20 + SPARE_CONNECTIONS
+        assert server.connections <= 20 + MAX_SPARE_CONNECTIONS
         for client in (*idle, *busy):
             await client.close()
         server.routes.release.set()

@@ -31,8 +31,8 @@ from app.contracts.wire.encoding import encode
 from app.contracts.wire.records import exported_record_view
 from app.contracts.wire.states import state_view
 from app.http.endpoint import Answer, Call, Endpoint
-from app.http.paging import page_answer
-from app.http.routes.states import Limit, StatesPage
+from app.http.paging import Limit, page_answer
+from app.http.routes.states import StatesPage
 
 BATCH_LIMIT = 1000
 EXPORT_PART_BYTES = 262_144

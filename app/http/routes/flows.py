@@ -29,8 +29,7 @@ from app.flow.references import resolve_references
 from app.flow.tokens.prefabs import with_prefabs
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
 from app.http.entity_tags import not_of_this_service
-from app.http.paging import page_answer
-from app.http.routes.states import Limit
+from app.http.paging import Limit, page_answer
 
 _VERSION_TAG = re.compile(r"([0-9]{1,9})(?:\.[0-9a-f]{1,64})?\Z")
 

@@ -1,9 +1,6 @@
 """The routes of states."""
 
-from datetime import datetime
-from typing import Annotated
-
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
 from app.auth.policy import ADMIN
 from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
@@ -24,30 +21,11 @@ from app.contracts.errors import (
     StatePausedError,
 )
 from app.contracts.ports.states import StateFilter
-from app.contracts.record import HistoryFilter
-from app.contracts.results import Verification
 from app.contracts.state import FlowState
 from app.contracts.wire.administration import RecoveryView, recovery_view
-from app.contracts.wire.records import RecordView, record_view
 from app.contracts.wire.states import StateView, state_view
 from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, UserQuery
-from app.http.paging import page_answer
-
-Moment = Annotated[datetime, Meta(tz=True)]
-Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.")]
-
-
-class HistoryQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the id of the last record of the page before; ``since`` (first moment) and
-    ``until`` (first moment too late) are ISO 8601 with a zone."""
-
-    after: str | None = None
-    limit: Limit = 100
-    since: Moment | None = None
-    until: Moment | None = None
-    transition: str | None = None
-    actor: str | None = None
-    success: bool | None = None
+from app.http.paging import Limit, page_answer
 
 
 class StatesQuery(UserQuery, frozen=True, rename="camel"):
@@ -59,14 +37,6 @@ class StatesQuery(UserQuery, frozen=True, rename="camel"):
 
 class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
     """A command that takes nothing: no body, or an empty object."""
-
-
-class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last. A page ends at
-    1 MB, so that it may have fewer records than ``limit``."""
-
-    items: list[RecordView]
-    next: str | None = None
 
 
 class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -147,25 +117,6 @@ async def _set(call: Call) -> Answer:
 async def _clear(call: Call) -> Answer:
     await call.service.clear_flow_state(call.user_id, call.path["flow_id"], origin=call.origin)
     return Answer(status=204)
-
-
-async def _history(call: Call) -> Answer:
-    query: HistoryQuery = call.query
-    page = await call.service.page_flow_history(
-        call.user_id,
-        call.path["flow_id"],
-        after=query.after,
-        limit=query.limit,
-        only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
-        caller=call.caller,
-    )
-    return page_answer(page.items, record_view, lambda record: record.id, page.next)
-
-
-async def _verify(call: Call) -> Answer:
-    return Answer(
-        await call.service.verify_flow_history(call.user_id, call.path["flow_id"], caller=call.caller)
-    )
 
 
 async def _recover(call: Call) -> Answer:
@@ -332,26 +283,6 @@ STATE_ENDPOINTS = [
         answers={204: None},
         request_headers=CONDITIONAL,
         errors=(*_CHANGING, StatePausedError),
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/flow/{flow_id}/history",
-        name="getFlowHistory",
-        summary="The history of the state over all its lives, oldest first",
-        handle=_history,
-        query=HistoryQuery,
-        answers={200: HistoryPage},
-        errors=_READING,
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/flow/{flow_id}/history/verify",
-        name="verifyFlowHistory",
-        summary="Is the chain of history records whole; if not, which is the first broken link",
-        handle=_verify,
-        query=UserQuery,
-        answers={200: Verification},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
     ),
     Endpoint(
         method="GET",

@@ -1,0 +1,79 @@
+"""The routes of the history of a state."""
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
+from app.contracts.record import HistoryFilter
+from app.contracts.results import Verification
+from app.contracts.wire.records import RecordView, record_view
+from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.http.paging import Limit, page_answer
+
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class HistoryQuery(UserQuery, frozen=True, rename="camel"):
+    """``after`` is the id of the last record of the page before; ``since`` (first moment) and
+    ``until`` (first moment too late) are ISO 8601 with a zone."""
+
+    after: str | None = None
+    limit: Limit = 100
+    since: Moment | None = None
+    until: Moment | None = None
+    transition: str | None = None
+    actor: str | None = None
+    success: bool | None = None
+
+
+class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last. A page ends at
+    1 MB, so that it may have fewer records than ``limit``."""
+
+    items: list[RecordView]
+    next: str | None = None
+
+
+async def _history(call: Call) -> Answer:
+    query: HistoryQuery = call.query
+    page = await call.service.page_flow_history(
+        call.user_id,
+        call.path["flow_id"],
+        after=query.after,
+        limit=query.limit,
+        only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
+        caller=call.caller,
+    )
+    return page_answer(page.items, record_view, lambda record: record.id, page.next)
+
+
+async def _verify(call: Call) -> Answer:
+    return Answer(
+        await call.service.verify_flow_history(call.user_id, call.path["flow_id"], caller=call.caller)
+    )
+
+
+HISTORY_ENDPOINTS = [
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/history",
+        name="getFlowHistory",
+        summary="The history of the state over all its lives, oldest first",
+        handle=_history,
+        query=HistoryQuery,
+        answers={200: HistoryPage},
+        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flow/{flow_id}/history/verify",
+        name="verifyFlowHistory",
+        summary="Is the chain of history records whole; if not, which is the first broken link",
+        handle=_verify,
+        query=UserQuery,
+        answers={200: Verification},
+        errors=(InsufficientPermissionsError, FlowNotFoundError),
+    ),
+]
