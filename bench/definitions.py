@@ -22,6 +22,7 @@ from app.flow import rules
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
+from tests.support.samples import PROGRAM
 
 MANY = 10_000
 USERS = 200
@@ -154,19 +155,22 @@ async def _cached(settings: Settings, rounds: int) -> None:
     )
     async with Backend(settings).running() as service:
         slugs = [f"flow-{n}" for n in range(MANY)]
-        stored = {slug: await service.definitions.current(slug) for slug in slugs}
+        stored = {slug: await service.definitions.current(slug, PROGRAM) for slug in slugs}
         random.Random(1).shuffle(slugs)
 
         async def floor(slug: str) -> object:
             return stored[slug]
 
+        async def newest(slug: str) -> object:
+            return await service.definitions.current(slug, PROGRAM)
+
         async def pinned(slug: str) -> object:
-            return await service.definitions.version(slug, 1)
+            return await service.definitions.version(slug, 1, PROGRAM)
 
         found: dict[str, list[float]] = {"floor": [], "newest": [], "pinned": []}
         reads: dict[str, Callable[[str], Awaitable[object]]] = {
             "floor": floor,
-            "newest": service.definitions.current,
+            "newest": newest,
             "pinned": pinned,
         }
         for _ in range(rounds):
@@ -195,7 +199,7 @@ async def _transitions(settings: Settings, many: int, number: int) -> tuple[floa
     gc.collect()
     async with Backend(settings).running() as service:
         for n in range(many):
-            await service.definitions.current(f"flow-{n}")
+            await service.definitions.current(f"flow-{n}", PROGRAM)
         users = [f"u{number}-{many}-{n}" for n in range(USERS)]
         await _in_flight(users, lambda user: service.start_flow(user, "flow-0"))
         await service.background.relay.drain(10)

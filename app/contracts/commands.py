@@ -39,6 +39,11 @@ class Origin(Struct, frozen=True):
         return self.caller or trusted_caller(self.actor)
 
 
+def trusted_origin(user_id: str, client: str | UnsetType = UNSET) -> Origin:
+    """Create the origin of a command by code in this process, acting for ``user_id``."""
+    return Origin(user_id, client=client, caller=trusted_caller(user_id))
+
+
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Begin a flow, at its initial step or the named one."""
 

@@ -170,10 +170,11 @@ class FlowService:
         """A user's states in all flows, by key."""
         require_ids({"userId": user_id})
         found: list[FlowState] = []
-        page = await self.administration.find_states(StateFilter(user_id=user_id))
+        caller, only = trusted_caller(user_id), StateFilter(user_id=user_id)
+        page = await self.administration.find_states(only, caller=caller)
         found += page.states
         while page.next is not None:
-            page = await self.administration.find_states(StateFilter(user_id=user_id), after=page.next)
+            page = await self.administration.find_states(only, caller=caller, after=page.next)
             found += page.states
         return found
 

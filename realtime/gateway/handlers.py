@@ -273,7 +273,7 @@ class FlowSockets:
     async def _watch(self, client: Client, _: str, message: FlowMessage) -> Answer:
         require_scope(client.caller, ADMIN)
         flow_id = message.flow_id
-        await self._service.definitions.versions(flow_id, limit=1)
+        await self._service.definitions.versions(flow_id, client.caller, limit=1)
         if flow_id not in client.watched:
             _require_room(client)
             await self._rooms.enter(client, flow_room(flow_id), flow_topic(flow_id))

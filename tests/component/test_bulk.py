@@ -10,6 +10,7 @@ from models.database import connect
 from models.states import commits as commit
 from models.states import store as state_store
 from tests.support.databases import SentCommands
+from tests.support.samples import PROGRAM
 from tests.support.services import service_on
 
 FLOW = "user-onboarding"
@@ -31,7 +32,10 @@ async def test_by_a_filter_page_by_page(parts: Backend) -> None:
         if after is None:
             break
     assert seen == users
-    assert len((await service.administration.find_states(StateFilter(status="paused"))).states) == 7
+    assert (
+        len((await service.administration.find_states(StateFilter(status="paused"), caller=PROGRAM)).states)
+        == 7
+    )
 
 
 @pytest.mark.expected_logs(

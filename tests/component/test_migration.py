@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import Origin, PauseCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.migration import MigrateCommand
 from app.kit.clock import SystemClock
@@ -56,7 +56,9 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Back
         assert "recover would rebuild it from its history at step b" in damage.value.message
         plan = damage.value.details["recover"]
         assert (plan["action"], plan["step"]) == ("rebuilt", "b")
-    stuck = await service.migration.migrate("loop", MigrateCommand(2, 1, dry_run=True))
+    stuck = await service.migration.migrate(
+        "loop", MigrateCommand(2, 1, dry_run=True), origin=trusted_origin("python", "python")
+    )
     told = next(step for step in stuck.steps if step.step == "b")
     assert (told.stuck.count, told.stuck.user_ids) == (1, ["ada"])
     assert "recover such states first" in told.advice
@@ -120,9 +122,16 @@ async def test_two_runs_at_a_time_move_each_state_once(parts: Backend) -> None:
     await service.create_flow(flow_dict())
     users = [f"u{n}" for n in range(60)]
     await asyncio.gather(*(service.start_flow(user, "loop") for user in users))
-    await service.administration.pause_flow("u0", "loop", PauseCommand(reason="audit"))
+    await service.administration.pause_flow(
+        "u0", "loop", PauseCommand(reason="audit"), origin=trusted_origin("u0")
+    )
     await service.update_flow("loop", members(edited(RENAMED, title="New")))
-    runs = await asyncio.gather(*(service.migration.migrate("loop", MigrateCommand(1, 2)) for _ in range(3)))
+    runs = await asyncio.gather(
+        *(
+            service.migration.migrate("loop", MigrateCommand(1, 2), origin=trusted_origin("python", "python"))
+            for _ in range(3)
+        )
+    )
     assert sum(run.moved for run in runs) == 60
     assert [run.failed for run in runs] == [0, 0, 0]
     for user in users:

@@ -2,7 +2,7 @@
 
 import bson
 
-from app.contracts.commands import StartCommand
+from app.contracts.commands import StartCommand, trusted_origin
 from app.contracts.positions import HeldPosition
 from app.contracts.record import state_after
 from app.main import Backend
@@ -44,7 +44,9 @@ async def test_what_a_change_leaves_is_neither_sent_nor_stored_again(
         stored = await parts.database.collection("flow_states").find_one({"_id": "loop:ada"})
         assert stored is not None
         assert stored["payloadRevision"] == 0
-        recovered = await parts.service.administration.recover_flow("ada", "loop")
+        recovered = await parts.service.administration.recover_flow(
+            "ada", "loop", origin=trusted_origin("ada")
+        )
         assert recovered.action == "kept"
     finally:
         await counted.close()

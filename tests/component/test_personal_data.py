@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from bson.json_util import dumps
 
-from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.main import Backend
 from app.services import FlowService
 from app.services.administration import personal_data
@@ -24,7 +24,9 @@ async def lived(service: FlowService, user: str = "ada") -> None:
     begun = StartCommand(payload={"iban": "DE0212"}, entity_id="org-of-ada")
     await service.start_flow(user, FLOW, begun)
     await service.execute_transition(user, FLOW, "start", {"x": "DE0212"}, message="private note")
-    await service.administration.pause_flow(user, FLOW, PauseCommand(reason="suspicion"))
+    await service.administration.pause_flow(
+        user, FLOW, PauseCommand(reason="suspicion"), origin=trusted_origin(user)
+    )
     await asyncio.gather(service.execute_transition(user, FLOW, "skip"), return_exceptions=True)
     await service.set_flow_state(
         user, SetCommand(flow="sign-in", step="credentials", payload={"n": "DE0212"})

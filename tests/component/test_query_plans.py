@@ -19,7 +19,7 @@ from app.services import FlowService
 from config.settings import Settings
 from models.states.store import MongoStateStore
 from tests.support.databases import SentCommands
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 from tests.support.versions import edited
 
 # Plans are read between the requests, in the loop of the service: its bus may miss a heartbeat.
@@ -105,9 +105,9 @@ async def exercise(service: FlowService) -> None:
         StateFilter(user_id="ada"),
         StateFilter(user_id="ada", flow_id="loop"),
     ):
-        page = await service.administration.find_states(only, limit=2)
+        page = await service.administration.find_states(only, limit=2, caller=PROGRAM)
         if page.next is not None:
-            await service.administration.find_states(only, after=page.next, limit=2)
+            await service.administration.find_states(only, after=page.next, limit=2, caller=PROGRAM)
     await service.administration.pause_flow("ada", "loop", PauseCommand("audit"), origin=root)
     await service.administration.resume_flow("ada", "loop", origin=root)
     await service.administration.recover_flow("ada", "loop", origin=root)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports.states import StateFilter
 from app.flow.history_chain import seal
@@ -17,7 +17,7 @@ from app.services import FlowService
 from config.settings import Settings
 from models.codec import record_from_document, record_to_document
 from models.history_store import MongoHistoryStore
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 
 ROOT = Origin(actor="root", client="tests")
 FLOW = "user-onboarding"
@@ -116,7 +116,7 @@ async def test_a_damaged_state_is_rebuilt(parts: Backend, name: str, delivered: 
 async def test_a_sound_state_is_retained(parts: Backend) -> None:
     await walked(parts.service)
     before = await parts.service.get_flow_state("ada", FLOW)
-    done = await parts.service.administration.recover_flow("ada", FLOW)
+    done = await parts.service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
     assert (done.action, done.state) == ("kept", before)
 
 
@@ -186,11 +186,11 @@ async def test_a_state_that_had_ended_stays_ended(parts: Backend) -> None:
 
 async def test_there_is_nothing_to_recover(parts: Backend) -> None:
     with pytest.raises(FlowNotStartedError):
-        await parts.service.administration.recover_flow("nobody", FLOW)
+        await parts.service.administration.recover_flow("nobody", FLOW, origin=trusted_origin("nobody"))
     await walked(parts.service)
     await parts.service.clear_flow_state("ada", FLOW)
     with pytest.raises(FlowNotStartedError):
-        await parts.service.administration.recover_flow("ada", FLOW)
+        await parts.service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
@@ -214,7 +214,9 @@ async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Backend, w
 async def test_a_hold_is_recovered_too(parts: Backend) -> None:
     service = parts.service
     await walked(service)
-    await service.administration.pause_flow("ada", FLOW, PauseCommand(reason="fraud"))
+    await service.administration.pause_flow(
+        "ada", FLOW, PauseCommand(reason="fraud"), origin=trusted_origin("ada")
+    )
     await damage(parts, {"$set": {"status": "active"}})
     done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
     assert done.state is not None
@@ -241,7 +243,7 @@ async def test_the_check_finds_what_does_not_agree(parts: Backend) -> None:
     assert lost is not None
     await check.run()
     assert (await service.get_flow_statistics()).corrupted_states == 1, "its history has a hole"
-    done = await service.administration.recover_flow("bob", FLOW)
+    done = await service.administration.recover_flow("bob", FLOW, origin=trusted_origin("bob"))
     assert done.action == "kept"
     assert done.reason is not None
     await history.insert_one(lost)
@@ -275,7 +277,7 @@ async def test_an_older_copy_of_the_document_is_not_believed(parts: Backend) -> 
     found = await service.verify_flow_history("ada", FLOW)
     assert found.broken is not None
     assert found.broken.id.endswith(":1")
-    done = await service.administration.recover_flow("ada", FLOW)
+    done = await service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
     assert done.state is not None
     assert (done.action, done.state.step, done.state.revision) == ("rebuilt", "profile-setup", 2)
     assert (await service.verify_flow_history("ada", FLOW)).broken is None
@@ -311,7 +313,7 @@ async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
     sealed = record_from_document({**stored, "after": {**stored["after"], "expiresAt": past}})
     again = record_to_document(seal(sealed, "", "salt"))
     await history.replace_one({"_id": stored["_id"]}, again)
-    done = await service.administration.recover_flow("ada", "loop")
+    done = await service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
     assert done.state is None
     assert await service.get_flow_state("ada", "loop") is None
     kinds = [(r.kind, r.after.status) for r in await service.get_flow_history("ada", "loop")]  # type: ignore[union-attr]
@@ -324,7 +326,7 @@ async def test_a_sound_state_without_history_is_retained_as_it_is(parts: Backend
     await walked(service)
     await damage(parts, {"$set": {"recent": "x"}})
     await parts.database.collection("flow_history").delete_many({})
-    done = await service.administration.recover_flow("ada", FLOW)
+    done = await service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
     assert done.state is not None
     assert (done.action, done.state.step, done.state.revision) == ("rebuilt", "profile-setup", 2)
     assert done.state.payload == {"name": "Ada", "mail": "a@b"}
@@ -336,9 +338,11 @@ async def test_a_damaged_state_does_not_end_the_paging(parts: Backend) -> None:
     for n in range(6):
         await service.start_flow(f"u-{n}", FLOW)
     await parts.database.collection("flow_states").update_one({"_id": f"{FLOW}:u-1"}, {"$unset": {"ok": ""}})
-    first = await service.administration.find_states(StateFilter(flow_id=FLOW), limit=3)
+    first = await service.administration.find_states(StateFilter(flow_id=FLOW), limit=3, caller=PROGRAM)
     assert ([s.user_id for s in first.states], first.next) == (["u-0", "u-2"], f"{FLOW}:u-2")
-    rest = await service.administration.find_states(StateFilter(flow_id=FLOW), after=first.next, limit=4)
+    rest = await service.administration.find_states(
+        StateFilter(flow_id=FLOW), after=first.next, limit=4, caller=PROGRAM
+    )
     assert ([s.user_id for s in rest.states], rest.next) == (["u-3", "u-4", "u-5"], None)
 
 
@@ -377,6 +381,6 @@ async def test_pruned_history_is_no_damage(settings: Settings) -> None:
             await history.delete_many({"revision": revision})
             await service.background.check.run()
             assert (await service.get_flow_statistics()).corrupted_states == 0
-            done = await service.administration.recover_flow("ada", FLOW)
+            done = await service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
             assert (done.action, done.reason) == ("kept", None)
         assert (await service.verify_flow_history("ada", FLOW)).whole

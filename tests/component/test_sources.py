@@ -22,7 +22,7 @@ from models.definition_store import MongoDefinitionStore
 from tests.support.definition_files import write
 from tests.support.log_events import LogEvents
 from tests.support.remotes import RemoteServer
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ class Published:
     async def until_title(self, title: str | None, slug: str = "loop") -> None:
         async def has_it() -> bool:
             try:
-                return (await self._definitions.current(slug)).flow.title == title
+                return (await self._definitions.current(slug, PROGRAM)).flow.title == title
             except FlowNotFoundError:
                 return False
 
@@ -92,7 +92,7 @@ class Published:
 
     async def until_title_is_not(self, title: str, slug: str = "loop") -> None:
         async def has_another() -> bool:
-            return (await self._definitions.current(slug)).flow.title != title
+            return (await self._definitions.current(slug, PROGRAM)).flow.title != title
 
         await self.until(has_another)
 
@@ -115,8 +115,8 @@ async def followed(parts: Backend, *copies: SourceMirror, prepared: bool = False
 async def titles(parts: Backend, slug: str = "loop") -> list[str | None]:
     """Of all versions, oldest first."""
     definitions = parts.service.definitions
-    numbers = [known.version for known in await definitions.versions(slug)]
-    return [(await definitions.version(slug, number)).flow.title for number in reversed(numbers)]
+    numbers = [known.version for known in await definitions.versions(slug, PROGRAM)]
+    return [(await definitions.version(slug, number, PROGRAM)).flow.title for number in reversed(numbers)]
 
 
 async def test_each_format_of_a_folder_and_a_single_file(folder: Path) -> None:
@@ -161,7 +161,7 @@ async def test_a_file_that_changes_is_taken_up(parts: Backend, published: Publis
         write(folder / "more.yaml", b"flow: more\n" + msgspec.json.encode(flow_dict("more"))[15:-1] + b"")
         write(folder / "more.yaml", msgspec.json.encode(flow_dict("more", title="added")))
         await published.until_title("added", "more")
-    newest = await parts.service.definitions.current("loop")
+    newest = await parts.service.definitions.current("loop", PROGRAM)
     assert (newest.source, newest.published_by) == ("file:loop.json", "server-flow")
     assert await titles(parts) == ["one", "two", "three"]
 
@@ -252,7 +252,7 @@ async def test_a_file_or_folder_that_goes_away_is_reported_and_flows_stay(
     async with followed(parts, copy):
         (folder / "other.json").unlink()
         await copy.until(lambda: "other" not in copy.flows)
-        assert (await parts.service.definitions.current("other")).version == 1
+        assert (await parts.service.definitions.current("other", PROGRAM)).version == 1
         (folder / "loop.json").replace(folder / "renamed.json")
         await copy.until(lambda: copy.flows["loop"].source == "file:renamed.json")
         folder.rename(folder.with_name("away"))
@@ -513,7 +513,7 @@ async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_lat
     async with followed(parts, SourceMirror(RemoteSource(server.url(), interval=0))):
         server.gives(flow_dict(title="there"))
         await published.until_title("there")
-        (newest,) = await parts.service.definitions.versions("loop")
+        (newest,) = await parts.service.definitions.versions("loop", PROGRAM)
         assert newest.source == f"remote:127.0.0.1:{server.port}/flows"
     events = [entry["event"] for entry in log_events.entries if entry["log_level"] in ("warning", "info")]
     assert events.count("definitions cannot be read; what is known stays") == 1

@@ -8,9 +8,10 @@ import pytest
 from bson.json_util import loads
 from msgspec import UNSET
 
-from app.contracts.commands import Origin
+from app.contracts.commands import Origin, trusted_origin
 from app.main import Backend
 from models.documents import DOCUMENTS
+from tests.support.samples import PROGRAM
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
 VERSIONS = sorted({path.name.split("-")[0] for path in SHAPES.glob("*.json")})
@@ -55,8 +56,10 @@ async def test_states_and_their_history_load(parts: Backend, version: str) -> No
         "bob": ["started", "paused", "refused"],
         "eve": ["started", "cleared"],
     }
-    assert (await service.administration.recover_flow("ada", "loop")).action == "kept"
-    assert (await service.definitions.current("loop")).flow.title == "Loop"
+    assert (
+        await service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
+    ).action == "kept"
+    assert (await service.definitions.current("loop", PROGRAM)).flow.title == "Loop"
 
 
 async def test_a_migrated_state_and_its_rich_definition_load(parts: Backend, version: str) -> None:
@@ -73,7 +76,7 @@ async def test_a_migrated_state_and_its_rich_definition_load(parts: Backend, ver
         "mia", "expense", "submit", {"amount": 1, "reason": "lunch"}
     )
     assert submitted.timeout_at is not UNSET
-    flow = (await parts.service.definitions.version("expense", 1)).flow
+    flow = (await parts.service.definitions.version("expense", 1, PROGRAM)).flow
     assert (flow.roles, flow.meta) == (["employee"], {"team": "finance"})
     assert flow.steps["review"].transitions["approve"].guard == "user.id != state.userId"
 
@@ -86,7 +89,7 @@ async def test_life_goes_on(parts: Backend, version: str) -> None:
     )
     assert repeated.revision == 1, "a request of before the upgrade is still known"
     await service.reset_flow("ada", "loop")
-    await service.administration.resume_flow("bob", "loop")
+    await service.administration.resume_flow("bob", "loop", origin=trusted_origin("bob"))
     await service.execute_transition("bob", "loop", "go")
     state, started = await service.start_flow("eve", "loop")
     assert started

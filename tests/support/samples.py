@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, structs
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
@@ -15,6 +16,10 @@ from app.flow import rules
 
 T0 = datetime(2126, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 """In the future: mongomock drops what is past its TTL by the time of the machine."""
+
+
+PROGRAM = trusted_caller("python")
+"""A program that calls the service without a user."""
 
 
 def flow_dict(slug: str = "loop", **changes: Any) -> dict[str, Any]:

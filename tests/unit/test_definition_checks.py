@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.callers import Caller
+from app.contracts.callers import Caller, trusted_caller
 from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
 from app.flow.conditions.guards import fault_of_guard
@@ -55,29 +55,29 @@ async def test_who_publishes_does_not_wait_for_those_who_only_ask(monkeypatch: p
 async def test_one_user_does_not_take_the_places_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = DefinitionChecks()
     with slow_checks(monkeypatch) as go_on:
-        asked = [asyncio.ensure_future(checks.asking(flow_dict(), "eve")) for _ in range(8)]
+        asked = [asyncio.ensure_future(checks.check(flow_dict(), Caller("eve"))) for _ in range(8)]
         await asyncio.sleep(0)
         refused = [each for each in asked if each.done() and isinstance(each.exception(), RateLimitedError)]
         assert len(refused) == 8 - CHECKS_OF_A_USER
-        other = asyncio.ensure_future(checks.asking(flow_dict(), "ada"))
+        other = asyncio.ensure_future(checks.check(flow_dict(), Caller("ada")))
         await asyncio.sleep(0)
         assert not other.done()
         for each in asked:  # a caller that goes away keeps its place until its check has ended
             each.cancel()
         await asyncio.sleep(0)
         with pytest.raises(RateLimitedError):
-            await checks.asking(flow_dict(), "eve")
+            await checks.check(flow_dict(), Caller("eve"))
         go_on.set()
         assert await other == []
-    assert await checks.asking(flow_dict(), "eve") == []
+    assert await checks.check(flow_dict(), Caller("eve")) == []
 
 
 async def test_a_check_has_a_deadline() -> None:
     checks = DefinitionChecks(seconds=0.0)
     with pytest.raises(CheckTimeoutError) as ended:
-        await checks.asking(flow_dict(), "eve")
+        await checks.check(flow_dict(), Caller("eve"))
     assert (ended.value.code, ended.value.status, ended.value.retryable) == ("CHECK_TIMEOUT", 503, True)
-    flow, _ = await checks.publishing(parse_flow, flow_dict())
+    flow, _ = await checks.parse_for_publishing(parse_flow, flow_dict())
     assert flow.flow == "loop", "who publishes has none"
 
 
@@ -85,12 +85,12 @@ async def test_a_user_whose_checks_take_long_has_to_wait(monkeypatch: pytest.Mon
     monkeypatch.setattr(definition_checks, "SECONDS_OF_A_USER", 0.0)
     checks = DefinitionChecks()
     monkeypatch.setattr(definition_checks, "WINDOW_SECONDS", 1000.0)
-    assert await checks.asking(flow_dict(), "eve") == []
+    assert await checks.check(flow_dict(), Caller("eve")) == []
     monkeypatch.setattr(definition_checks, "SECONDS_OF_A_USER", 1e-9)
     with pytest.raises(RateLimitedError, match="took long to check"):
-        await checks.asking(flow_dict(), "eve")
-    assert await checks.asking(flow_dict(), "ada") == []
-    assert await checks.asking(flow_dict(), None) == []
+        await checks.check(flow_dict(), Caller("eve"))
+    assert await checks.check(flow_dict(), Caller("ada")) == []
+    assert await checks.check(flow_dict(), trusted_caller("python")) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import Origin, PauseCommand
+from app.contracts.commands import Origin, PauseCommand, trusted_origin
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.ports.states import DamagedState
 from app.contracts.positions import ExpectedPosition
@@ -21,9 +21,11 @@ ASKS: list[Ask] = [
     lambda service: service.execute_transition("ada", "loop", "go"),
     lambda service: service.execute_transition("ada", "loop", "go", origin=Origin("ada", dry_run=True)),
     lambda service: service.undo_transition("ada", "loop"),
-    lambda service: service.administration.pause_flow("ada", "loop", PauseCommand(reason="x")),
-    lambda service: service.administration.resume_flow("ada", "loop"),
-    lambda service: service.administration.recover_flow("ada", "loop"),
+    lambda service: service.administration.pause_flow(
+        "ada", "loop", PauseCommand(reason="x"), origin=trusted_origin("ada")
+    ),
+    lambda service: service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada")),
+    lambda service: service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada")),
     lambda service: service.require_flow_state("ada", "loop"),
 ]
 OF_ASKS = ["transition", "dry run", "undo", "pause", "resume", "recover", "read"]

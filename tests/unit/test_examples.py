@@ -8,7 +8,7 @@ from app.main import definition_sources
 from app.services import FlowService
 from config.settings import SHIPPED_FLOWS, load_settings
 from tests.support.rig import Rig, rig
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 
 EXAMPLES = sorted(path.stem for path in SHIPPED_FLOWS.glob("*.json"))
 
@@ -25,7 +25,7 @@ async def published(made: Rig, *, examples: bool, service: FlowService | None = 
 async def test_a_command_does_not_publish_examples_that_the_database_lacks() -> None:
     made = await rig()
     assert await published(made, examples=False) == []
-    assert [found.flow.flow async for found in made.service.definitions.all()] == ["loop"]
+    assert [found.flow.flow async for found in made.service.definitions.all(caller=PROGRAM)] == ["loop"]
     assert sorted(await published(made, examples=True, service=made.make())) == EXAMPLES
     assert len(EXAMPLES) == 3
 

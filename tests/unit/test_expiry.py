@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import PauseCommand, SetCommand
+from app.contracts.commands import PauseCommand, SetCommand, trusted_origin
 from app.contracts.errors import FlowNotStartedError, StatePausedError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports.states import DamagedState, StateFilter
 from app.contracts.state import FlowState
 from app.flow import rules
 from tests.support.rig import Rig
-from tests.support.samples import T0, definition, flow_dict, fresh
+from tests.support.samples import PROGRAM, T0, definition, flow_dict, fresh
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 HOUR_MS = 3_600_000
@@ -26,7 +26,7 @@ async def held(after: timedelta = 10 * MINUTE, **limits: Any) -> Rig:
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
     await rig.service.start_flow("ada", "loop")
     rig.clock.time += after
-    await rig.service.administration.pause_flow("ada", "loop", HOLD)
+    await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     return rig
 
 
@@ -57,26 +57,27 @@ async def test_a_held_state_does_not_expire(by_settings: bool) -> None:
     await rig.service.create_flow(flow_dict() if by_settings else flow_dict(ttl="PT1H"))
     await rig.service.start_flow("ada", "loop")
     rig.clock.advance(minutes=10)
-    await rig.service.administration.pause_flow("ada", "loop", HOLD)
+    await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     rig.clock.advance(hours=30)
     assert await rig.service.purge_expired_flows() == 0
     state = await rig.service.get_flow_state("ada", "loop")
     assert state is not None
     assert (state.status, state.expires_at) == ("paused", UNSET)
-    assert [s.user_id for s in (await rig.service.administration.find_states(StateFilter())).states] == [
-        "ada"
-    ]
+    assert [
+        s.user_id
+        for s in (await rig.service.administration.find_states(StateFilter(), caller=PROGRAM)).states
+    ] == ["ada"]
     assert (await rig.service.get_flow_statistics()).total_flows == 1
     with pytest.raises(StatePausedError):
         await rig.service.execute_transition("ada", "loop", "go")
-    resumed = await rig.service.administration.resume_flow("ada", "loop")
+    resumed = await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert resumed.expires_at == rig.clock.now() + 50 * MINUTE
     rig.clock.advance(minutes=49)
     assert await rig.service.get_flow_state("ada", "loop") is not None
     rig.clock.advance(minutes=1)
     assert await rig.service.get_flow_state("ada", "loop") is None
     with pytest.raises(FlowNotStartedError):
-        await rig.service.administration.resume_flow("ada", "loop")
+        await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert await rig.kinds() == ["started", "paused", "resumed", "expired"]
 
 
@@ -84,9 +85,9 @@ async def test_pauses_in_turn_add_nothing_to_the_time_that_is_left() -> None:
     rig = await held()
     for _ in range(3):
         rig.clock.advance(hours=2)
-        await rig.service.administration.resume_flow("ada", "loop")
+        await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
         rig.clock.advance(minutes=10)
-        await rig.service.administration.pause_flow("ada", "loop", HOLD)
+        await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     assert stored(rig).expiry_left_ms == 20 * 60_000
 
 
@@ -97,11 +98,15 @@ async def test_what_changes_a_held_state_renews_the_time_that_is_left() -> None:
     assert (state.status, state.expires_at, stored(rig).expiry_left_ms) == ("paused", UNSET, HOUR_MS)
     await rig.service.update_flow("loop", {"ttl": "PT2H"})
     rig.clock.advance(hours=2)
-    assert (await rig.service.migration.migrate("loop", MigrateCommand(1, 2))).moved == 1
+    assert (
+        await rig.service.migration.migrate(
+            "loop", MigrateCommand(1, 2), origin=trusted_origin("python", "python")
+        )
+    ).moved == 1
     assert (stored(rig).version, stored(rig).expires_at) == (2, UNSET)
     assert stored(rig).expiry_left_ms == 2 * HOUR_MS
     rig.clock.advance(hours=9)
-    resumed = await rig.service.administration.resume_flow("ada", "loop")
+    resumed = await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert resumed.expires_at == rig.clock.now() + 2 * HOUR
     undone = await rig.service.execute_transition("ada", "loop", "back")
     assert (undone.expires_at, stored(rig).expiry_left_ms) == (rig.clock.now() + 2 * HOUR, UNSET)
@@ -114,7 +119,7 @@ async def test_a_held_state_is_recovered_as_held() -> None:
     await rig.service.background.relay.deliver(rig.states.kept["loop:ada"].pending)
     kept = rig.states.kept.pop("loop:ada")
     rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad", None, kept.head, (), ())
-    recovered = await rig.service.administration.recover_flow("ada", "loop")
+    recovered = await rig.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
     assert recovered.state is not None
     assert (recovered.state.status, recovered.state.expires_at) == ("paused", UNSET)
     assert stored(rig).expiry_left_ms == HOUR_MS
@@ -152,5 +157,5 @@ async def test_a_state_that_an_older_version_paused_is_resumed_with_what_was_lef
         rig = await held()
         as_paused_before(rig)
         rig.clock.advance(hours=hours)
-        resumed = await rig.service.administration.resume_flow("ada", "loop")
+        resumed = await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
         assert resumed.expires_at == rig.clock.now() + HOUR

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.commands import BatchAction, Origin, PauseCommand, SetCommand
+from app.contracts.commands import BatchAction, Origin, PauseCommand, SetCommand, trusted_origin
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports.states import StateFilter
 from app.services import FlowService
 from tests.support.rig import Rig
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 
 NO_TEXTS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}]
 NO_NAMES = ["", "a\0b", "a\x9b2J", "\ud800", "x" * 257]
@@ -29,15 +29,17 @@ OF_A_STATE: dict[str, Callable[[FlowService, Any, Any], Awaitable[object]]] = {
     "clear": lambda s, user, flow: s.clear_flow_state(user, flow),
     "history": lambda s, user, flow: s.get_flow_history(user, flow),
     "verify": lambda s, user, flow: s.verify_flow_history(user, flow),
-    "recover": lambda s, user, flow: s.administration.recover_flow(user, flow),
-    "pause": lambda s, user, flow: s.administration.pause_flow(user, flow, PauseCommand(reason="audit")),
-    "resume": lambda s, user, flow: s.administration.resume_flow(user, flow),
+    "recover": lambda s, user, flow: s.administration.recover_flow(user, flow, origin=trusted_origin(user)),
+    "pause": lambda s, user, flow: s.administration.pause_flow(
+        user, flow, PauseCommand(reason="audit"), origin=trusted_origin(user)
+    ),
+    "resume": lambda s, user, flow: s.administration.resume_flow(user, flow, origin=trusted_origin(user)),
 }
 OF_A_USER: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
     "flows": lambda s, user: s.get_user_flows(user),
     "export": lambda s, user: s.personal_data.export(user),
     "erase": lambda s, user: s.personal_data.erase(user, ORIGIN),
-    "find": lambda s, user: s.administration.find_states(StateFilter(user_id=user)),
+    "find": lambda s, user: s.administration.find_states(StateFilter(user_id=user), caller=PROGRAM),
 }
 
 
@@ -87,15 +89,17 @@ async def test_of_a_user(rig: Rig, name: str) -> None:
 
 
 OF_A_FLOW: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
-    "current": lambda s, flow: s.definitions.current(flow),
-    "version": lambda s, flow: s.definitions.version(flow, 1),
-    "versions": lambda s, flow: s.definitions.versions(flow),
+    "current": lambda s, flow: s.definitions.current(flow, PROGRAM),
+    "version": lambda s, flow: s.definitions.version(flow, 1, PROGRAM),
+    "versions": lambda s, flow: s.definitions.versions(flow, PROGRAM),
     "update": lambda s, flow: s.update_flow(flow, {"title": "New"}),
     "retire": lambda s, flow: s.definitions.retire(flow, actor="root", source="python"),
     "delete": lambda s, flow: s.delete_flow(flow),
     "delete with force": lambda s, flow: s.delete_flow(flow, force=True),
-    "diff": lambda s, flow: s.migration.diff(flow, 1, 2),
-    "migrate": lambda s, flow: s.migration.migrate(flow, MigrateCommand(1, 2)),
+    "diff": lambda s, flow: s.migration.diff(flow, 1, 2, PROGRAM),
+    "migrate": lambda s, flow: s.migration.migrate(
+        flow, MigrateCommand(1, 2), origin=trusted_origin("python", "python")
+    ),
 }
 
 
@@ -113,7 +117,7 @@ async def test_of_a_flow(rig: Rig, name: str) -> None:
 async def test_every_member_of_a_filter_is_named(rig: Rig) -> None:
     everything: Any = {"$ne": ""}
     only = StateFilter(everything, everything, everything, everything)
-    assert await pointers(rig.service.administration.find_states(only)) == [
+    assert await pointers(rig.service.administration.find_states(only, caller=PROGRAM)) == [
         "/flowId",
         "/step",
         "/status",

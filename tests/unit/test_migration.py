@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.commands import Origin, StartCommand
+from app.contracts.commands import Origin, StartCommand, trusted_origin
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowStateCorruptionError,
@@ -22,7 +22,7 @@ from app.contracts.record import HistoryRecord
 from app.contracts.state import FlowState, StatePosition
 from app.services.administration import migration
 from tests.support.rig import Rig
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 from tests.support.versions import edited, renamed, without
 
 OLD = flow_dict()
@@ -166,17 +166,17 @@ async def test_bad_requests_name_every_fault() -> None:
     service = r.service.migration
     for versions in ((1, 9), (9, 1)):
         with pytest.raises(FlowNotFoundError) as missing:
-            await service.migrate("loop", MigrateCommand(*versions))
+            await service.migrate("loop", MigrateCommand(*versions), origin=ROOT)
         assert missing.value.details["version"] == 9
     with pytest.raises(InvalidRequestError) as same:
-        await service.migrate("loop", MigrateCommand(2, 2))
+        await service.migrate("loop", MigrateCommand(2, 2), origin=ROOT)
     assert same.value.faults[0].pointer == "/to"
     await r.service.delete_flow("loop")
     with pytest.raises(InvalidRequestError) as retired:
-        await service.migrate("loop", MigrateCommand(1, 3))
+        await service.migrate("loop", MigrateCommand(1, 3), origin=ROOT)
     assert "end of the flow" in retired.value.message
     await put_on_retired(r)
-    assert (await service.migrate("loop", MigrateCommand(1, 2, {"b": "b2"}))).moved == 1
+    assert (await service.migrate("loop", MigrateCommand(1, 2, {"b": "b2"}), origin=ROOT)).moved == 1
 
 
 async def put_on_retired(r: Rig) -> None:
@@ -189,7 +189,9 @@ async def test_back_to_an_older_version() -> None:
     r = await rig(RENAMED)
     await put(r, "u", "b")
     await migrate(r, {"b": "b2"})
-    report = await r.service.migration.migrate("loop", MigrateCommand(2, 1, {"b2": "b"}))
+    report = await r.service.migration.migrate(
+        "loop", MigrateCommand(2, 1, {"b2": "b"}), origin=trusted_origin("python", "python")
+    )
     assert report.moved == 1
     assert stands(r) == {"u": ("b", 1)}
 
@@ -269,7 +271,7 @@ async def test_a_damaged_state_fails_alone_and_says_what_to_do() -> None:
     assert "recover would" in failure.error.message
     with pytest.raises(FlowStateCorruptionError):
         await r.service.get_flow_state("odd", "loop")
-    await r.service.administration.recover_flow("odd", "loop")
+    await r.service.administration.recover_flow("odd", "loop", origin=trusted_origin("odd"))
     assert (await r.service.get_flow_state("odd", "loop")) is not None
 
 
@@ -503,15 +505,17 @@ async def test_progress_is_reported_state_by_state() -> None:
     for n in range(5):
         await put(r, f"u{n}", "a")
     told: list[int] = []
-    await r.service.migration.migrate("loop", MigrateCommand(1, 2), progress=told.append)
+    await r.service.migration.migrate(
+        "loop", MigrateCommand(1, 2), progress=told.append, origin=trusted_origin("python", "python")
+    )
     assert told == [1, 2, 3, 4, 5]
 
 
 async def test_the_difference_of_versions_is_for_who_may_see_the_flow() -> None:
     r = await rig(RENAMED)
-    found = await r.service.migration.diff("loop", 1, 2)
+    found = await r.service.migration.diff("loop", 1, 2, PROGRAM)
     assert (found.verdict, found.steps.removed) == ("breaking", ["b"])
-    back = await r.service.migration.diff("loop", 2, 1)
+    back = await r.service.migration.diff("loop", 2, 1, PROGRAM)
     assert (back.steps.removed, back.steps.added) == (["b2"], ["b"])
     with pytest.raises(FlowNotFoundError):
-        await r.service.migration.diff("loop", 1, 3)
+        await r.service.migration.diff("loop", 1, 3, PROGRAM)

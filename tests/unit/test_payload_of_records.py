@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
-from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import FlowState
@@ -97,7 +97,7 @@ async def test_a_damaged_state_is_rebuilt_with_it(delivered: int) -> None:
         stored = r.states.kept["loop:ada"]
         kept = structs.replace(stored.state, **damage)
         r.states.kept["loop:ada"] = structs.replace(stored, state=kept)
-        done = await r.service.administration.recover_flow("ada", "loop")
+        done = await r.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
         assert done.state is not None
         assert (done.action, done.state.payload, done.state.step) == ("rebuilt", WHOLE[5], before.step)
         await deliver(r)
@@ -116,7 +116,7 @@ async def test_a_sound_state_is_retained_when_the_record_of_its_payload_was_chan
             del r.history.kept[source]
         else:
             r.history.kept[source] = changed
-        done = await r.service.administration.recover_flow("ada", "loop")
+        done = await r.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
         assert (done.action, done.state) == ("kept", state)
         assert not (await r.service.verify_flow_history("ada", "loop")).whole
         held = HeldPosition(state.epoch, 4)
@@ -168,7 +168,9 @@ async def test_where_history_is_pruned_a_payload_is_repeated_now_and_then() -> N
     assert (await r.service.verify_flow_history("ada", "loop")).whole
     state = await r.service.get_flow_state("ada", "loop")
     assert isinstance(state, FlowState)
-    assert (await r.service.administration.recover_flow("ada", "loop")).action == "kept"
+    assert (
+        await r.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
+    ).action == "kept"
     found = await r.service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 3))
     assert found.complete, "the state itself has the payload"
 

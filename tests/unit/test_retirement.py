@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import Origin, PauseCommand
+from app.contracts.commands import Origin, PauseCommand, trusted_origin
 from app.contracts.errors import (
     FlowNotFoundError,
     StoreUnavailableError,
@@ -15,6 +15,7 @@ from app.contracts.record import HistoryRecord
 from app.contracts.state import StatePosition
 from app.services.administration import retirement
 from tests.support.rig import Rig, rig
+from tests.support.samples import PROGRAM
 
 ROOT = Origin("root")
 
@@ -27,7 +28,9 @@ async def running(r: Rig, users: int) -> None:
 async def test_running_states_end_and_completed_ones_stay() -> None:
     r = await rig()
     await running(r, 3)
-    await r.service.administration.pause_flow("u1", "loop", PauseCommand("audit"))
+    await r.service.administration.pause_flow(
+        "u1", "loop", PauseCommand("audit"), origin=trusted_origin("u1")
+    )
     await r.service.execute_transition("u2", "loop", "jump")
     done = await r.service.delete_flow("loop", force=True, origin=ROOT)
     assert (done.ended, done.failed, done.more) == (2, 0, False)
@@ -56,7 +59,7 @@ async def test_it_can_be_repeated_and_then_ends_what_is_left() -> None:
     await r.service.delete_flow("loop")
     assert (await r.service.delete_flow("loop", force=True)).ended == 2
     assert (await r.service.delete_flow("loop", force=True)).ended == 0
-    assert len(await r.service.definitions.versions("loop")) == 2, "retired once"
+    assert len(await r.service.definitions.versions("loop", PROGRAM)) == 2, "retired once"
     with pytest.raises(FlowNotFoundError):
         await r.service.delete_flow("loop")
     with pytest.raises(FlowNotFoundError):
@@ -93,13 +96,15 @@ async def test_a_state_that_moves_meanwhile_ends_at_its_new_step(monkeypatch: py
 async def test_a_state_that_is_resumed_behind_its_page_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
     await running(r, 1)
-    await r.service.administration.pause_flow("u0", "loop", PauseCommand("audit"))
+    await r.service.administration.pause_flow(
+        "u0", "loop", PauseCommand("audit"), origin=trusted_origin("u0")
+    )
     find = r.states.find
 
     async def resumed_after_the_active_ones(*asked: Any) -> StatePage:
         page = await find(*asked)
         if r.states.kept["loop:u0"].state.status == "paused":
-            await r.service.administration.resume_flow("u0", "loop")
+            await r.service.administration.resume_flow("u0", "loop", origin=trusted_origin("u0"))
         return page
 
     monkeypatch.setattr(r.states, "find", resumed_after_the_active_ones)

@@ -28,7 +28,7 @@ from tests.support.fakes import (
     FakeStateStore,
 )
 from tests.support.rig import Rig, rig
-from tests.support.samples import flow_dict
+from tests.support.samples import PROGRAM, flow_dict
 
 
 async def test_an_expired_state_is_absent_at_once_and_starts_a_new_life() -> None:
@@ -411,10 +411,10 @@ async def test_a_worker_that_was_deaf_asks_for_definitions_again() -> None:
     other = r.make()
     r.bus.handlers.clear()  # deaf
     await other.update_flow("loop", {"title": "New"})
-    assert (await r.service.definitions.current("loop")).version == 1
+    assert (await r.service.definitions.current("loop", PROGRAM)).version == 1
     for missed in r.bus.gap_handlers:
         missed(Gap(r.clock.now()))
-    assert (await r.service.definitions.current("loop")).version == 2
+    assert (await r.service.definitions.current("loop", PROGRAM)).version == 2
 
 
 async def test_the_order_of_transitions_is_a_change() -> None:
@@ -422,12 +422,12 @@ async def test_the_order_of_transitions_is_a_change() -> None:
     steps = flow_dict()["steps"]
     steps["a"]["transitions"] = dict(reversed(steps["a"]["transitions"].items()))
     await r.service.update_flow("loop", {"steps": steps})
-    assert (await r.service.definitions.current("loop")).version == 2
+    assert (await r.service.definitions.current("loop", PROGRAM)).version == 2
     await r.service.update_flow("loop", {"steps": steps})
-    assert (await r.service.definitions.current("loop")).version == 2, "nothing changed"
+    assert (await r.service.definitions.current("loop", PROGRAM)).version == 2, "nothing changed"
     await r.service.update_flow("loop", {"meta": {"a": 1}})
     await r.service.update_flow("loop", {"meta": {"a": True}})
-    assert (await r.service.definitions.current("loop")).version == 4
+    assert (await r.service.definitions.current("loop", PROGRAM)).version == 4
 
 
 async def test_an_ended_state_stays_as_long_as_its_history() -> None:
@@ -504,8 +504,8 @@ async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyP
 
 async def test_many_who_only_ask_what_is_wrong_are_reported_to_come_again() -> None:
     r = await rig()
-    asked = [asyncio.ensure_future(r.service.definitions.check(flow_dict())) for _ in range(40)]
+    asked = [asyncio.ensure_future(r.service.definitions.check(flow_dict(), PROGRAM)) for _ in range(40)]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, RateLimitedError)]
     assert len(refused) == 40 - CHECKS_WAITING
-    assert await r.service.definitions.check(flow_dict()) == []
+    assert await r.service.definitions.check(flow_dict(), PROGRAM) == []

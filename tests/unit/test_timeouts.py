@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, TransitionCommand
+from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, TransitionCommand, trusted_origin
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InvalidTransitionError, StatePausedError
 from app.contracts.state import FlowState
@@ -164,12 +164,12 @@ async def test_workers_that_sweep_at_once_run_it_once() -> None:
 
 async def test_a_held_state_does_not_time_out() -> None:
     rig = await started(resume="absolute")
-    await rig.service.administration.pause_flow("ada", "loop", HOLD)
+    await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     rig.clock.advance(hours=2)
     assert await rig.service.background.run_timeouts() == 0
     with pytest.raises(StatePausedError):
         await rig.service.execute_transition("ada", "loop", "go")
-    await rig.service.administration.resume_flow("ada", "loop")
+    await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert await rig.service.background.run_timeouts() == 1
 
 

@@ -98,7 +98,9 @@ class Bulk:
         if faults:
             raise InvalidRequestError(faults)
         try:
-            page = await self._service.administration.find_states(only, after=after, limit=limit)
+            page = await self._service.administration.find_states(
+                only, caller=origin.effective_caller, after=after, limit=limit
+            )
         except InvalidRequestError as refusal:
             faults = [Fault(f"/filter{f.pointer}", f.message) for f in refusal.faults]
             raise InvalidRequestError(faults) from None

@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, structs
 
-from app.contracts.callers import Caller, trusted_caller
+from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.errors import (
     Fault,
@@ -64,10 +64,9 @@ class Migration:
         self._definitions = definitions
         self._clock = clock
 
-    async def diff(self, flow_id: str, earlier: int, later: int, caller: Caller | None = None) -> FlowDiff:
+    async def diff(self, flow_id: str, earlier: int, later: int, caller: Caller) -> FlowDiff:
         """How version ``later`` differs from ``earlier``, and what that means for running states. Raises
         FlowNotFoundError, InsufficientPermissionsError."""
-        caller = caller or trusted_caller("")
         old = await self._definitions.version(flow_id, earlier, caller)
         return diff(old, await self._definitions.version(flow_id, later, caller))
 
@@ -76,26 +75,26 @@ class Migration:
         flow_id: str,
         command: MigrateCommand,
         *,
-        origin: Origin | None = None,
+        origin: Origin,
         progress: Progress = lambda _: None,
     ) -> MigrationReport:
         """Move running states, or say what would become of them. Ends after ``command.limit`` states or some
         seconds; while states are ``remaining`` and were ``moved``, the same call again goes on. Raises
         FlowNotFoundError, and InvalidRequestError with every fault of the mapping, also for steps at which
         states run and which it leads nowhere."""
-        mapping = await self._mapping(flow_id, command)
+        mapping = await self._mapping(flow_id, command, origin.effective_caller)
         rehearsal = await self._rehearse(mapping)
         if command.dry_run:
             return await self._report(mapping, rehearsal, None)
         if rehearsal.unmapped:
             raise InvalidRequestError(rehearsal.unmapped)
-        run = _Run(self._changes, mapping, origin or Origin(actor="python", client="python"), progress)
+        run = _Run(self._changes, mapping, origin, progress)
         await self._move(run, command.limit)
         return await self._report(mapping, rehearsal, run)
 
-    async def _mapping(self, flow_id: str, command: MigrateCommand) -> StepMapping:
-        old = await self._definitions.version(flow_id, command.from_version)
-        new = await self._definitions.version(flow_id, command.to_version)
+    async def _mapping(self, flow_id: str, command: MigrateCommand, caller: Caller) -> StepMapping:
+        old = await self._definitions.version(flow_id, command.from_version, caller)
+        new = await self._definitions.version(flow_id, command.to_version, caller)
         mapping = StepMapping(old, new, command.mapping)
         faults = [Fault(f"/mapping{fault.pointer}", fault.message) for fault in mapping.faults()]
         if new.version == old.version:

@@ -5,7 +5,7 @@ from datetime import datetime
 import structlog
 from msgspec import structs
 
-from app.contracts.callers import Caller, trusted_caller
+from app.contracts.callers import Caller
 from app.contracts.commands import Origin, PauseCommand
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.identifiers import require_ids, require_state
@@ -47,9 +47,9 @@ class Administration:
         self,
         only: StateFilter,
         *,
+        caller: Caller,
         after: str | None = None,
         limit: int = 1000,
-        caller: Caller | None = None,
     ) -> StatePage:
         """States that ``only`` takes and the caller may see, by key (``<flow>:<user>``), those after the key
         ``after``. Raises InvalidRequestError."""
@@ -59,22 +59,20 @@ class Administration:
         budget = GuardBudget.of_many()
         page = await self._states.find(only, after, limit, self._clock.now())
         for state in page.states:
-            effective_caller = caller or trusted_caller(state.user_id)
-            if not await self._access.is_visible(state.flow, effective_caller):
+            if not await self._access.is_visible(state.flow, caller):
                 continue
             try:
-                found.append(await self._access.with_transitions(state, effective_caller, budget))
+                found.append(await self._access.with_transitions(state, caller, budget))
             except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
                 found.append(state)
         return StatePage(found, page.next)
 
-    async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> Recovered:
+    async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> Recovered:
         """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
         without one, begin it again at the initial step. A sound state is kept as it is. Raises
         FlowNotStartedError when there is nothing to recover."""
         require_state(user_id, flow_id)
-        origin = origin or Origin(actor=user_id)
         try:
             done = await self._recovery.recover(user_id, flow_id, origin)
         except FlowNotStartedError:
@@ -86,7 +84,7 @@ class Administration:
         )
 
     async def pause_flow(
-        self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin | None = None
+        self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin
     ) -> FlowState:
         """Hold a state: until it is resumed, what would move it raises StatePausedError. Pausing a
         paused state changes nothing."""
@@ -101,7 +99,7 @@ class Administration:
         after, _ = await self._changes.change(request(user_id, flow_id, "paused", command, origin), decide)
         return after
 
-    async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin | None = None) -> FlowState:
+    async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> FlowState:
         """Release a paused state. Resuming one that is not paused changes nothing."""
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from app.contracts.callers import Caller
 from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
 from app.flow.validation import check_flow
@@ -42,17 +43,24 @@ class DefinitionChecks:
         self._used: dict[str, tuple[float, float]] = {}
         """By user: how many seconds of checks count at which time; they count less and less."""
 
-    async def publishing(self, parse: Callable[[object], T], raw: object) -> T:
+    async def parse_for_publishing(self, parse: Callable[[object], T], raw: object) -> T:
         """Run the check of a definition that is to be published, behind others of these alone."""
         return await asyncio.get_running_loop().run_in_executor(_PUBLISHING, parse, raw)
 
-    async def asking(self, raw: object, user_id: str | None) -> list[Finding]:
-        """Everything wrong with a definition. ``user_id`` None: a program, which has no limits of its own.
-        Raises RateLimitedError, CheckTimeoutError."""
+    async def check(self, raw: object, caller: Caller) -> list[Finding]:
+        """Check a definition for a caller who does not publish it.
+
+        Trusted callers have no limits of their own.
+
+        Raises:
+            RateLimitedError: Too many checks are waiting, or the caller has used up its share.
+            CheckTimeoutError: The check took too long.
+        """
+        user_id = None if caller.trusted else caller.user_id
         self._require_room(user_id)
         self._waiting += 1
         self._of_users[user_id or ""] += 1
-        task = asyncio.ensure_future(self._ask(raw, user_id))
+        task = asyncio.ensure_future(self._run(raw, user_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # It runs on, and counts, also when the caller goes away.
@@ -61,7 +69,7 @@ class DefinitionChecks:
             raise CheckTimeoutError(self._seconds)
         return findings
 
-    async def _ask(self, raw: object, user_id: str | None) -> list[Finding] | None:
+    async def _run(self, raw: object, user_id: str | None) -> list[Finding] | None:
         try:
             findings, took = await asyncio.get_running_loop().run_in_executor(_ASKING, self._check, raw)
         finally:

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from msgspec import Struct, convert, to_builtins
 
-from app.contracts.callers import Caller, trusted_caller
+from app.contracts.callers import Caller
 from app.contracts.definition import (
     ExpectedVersion,
     Finding,
@@ -42,8 +42,6 @@ PAGE_SIZE = 200
 MAX_ATTEMPTS = 5
 """Attempts to publish a flow of a source while others publish it too."""
 
-_PROGRAM = trusted_caller("")
-
 
 class Definitions:
     """Publishes and lists versions of flows. Who reads them and must not see a flow, as its newest version
@@ -66,13 +64,13 @@ class Definitions:
         self.outranked: dict[str, SourcedFlow] = {}
         """Flows of sources that are not used, as a caller published or retired the newest version."""
 
-    async def current(self, flow_id: str, caller: Caller = _PROGRAM) -> FlowDefinition:
+    async def current(self, flow_id: str, caller: Caller) -> FlowDefinition:
         """The newest version. Raises FlowNotFoundError."""
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         return await self._catalog.current(flow_id)
 
-    async def version(self, flow_id: str, version: int, caller: Caller = _PROGRAM) -> FlowDefinition:
+    async def version(self, flow_id: str, version: int, caller: Caller) -> FlowDefinition:
         """One version, also of a retired flow. Raises FlowNotFoundError."""
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
@@ -84,7 +82,7 @@ class Definitions:
     async def versions(
         self,
         flow_id: str,
-        caller: Caller = _PROGRAM,
+        caller: Caller,
         *,
         before: int | None = None,
         limit: int | None = None,
@@ -124,10 +122,10 @@ class Definitions:
                 return
             after = page.next
 
-    async def check(self, raw: object, caller: Caller | None = None) -> list[Finding]:
+    async def check(self, raw: object, caller: Caller) -> list[Finding]:
         """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time. Raises
         RateLimitedError, CheckTimeoutError."""
-        return await self._checks.asking(raw, None if caller is None else caller.user_id)
+        return await self._checks.check(raw, caller)
 
     async def parse(self, raw: object) -> Flow:
         """The flow, if it is sound; stores nothing. Raises InvalidDefinitionError."""
@@ -136,7 +134,7 @@ class Definitions:
 
     async def parse_with_warnings(self, raw: object) -> tuple[Flow, list[Finding]]:
         """As ``parse``, with what the check advises."""
-        return await self._checks.publishing(parse_flow, raw)
+        return await self._checks.parse_for_publishing(parse_flow, raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,

@@ -2,7 +2,7 @@
 
 from msgspec import UNSET, structs
 
-from app.contracts.callers import Caller, trusted_caller
+from app.contracts.callers import Caller
 from app.contracts.events import StateChanged
 from app.contracts.pages import MAX_PAGE_BYTES
 from app.contracts.ports.clock import Clock
@@ -48,12 +48,11 @@ class CatchUp:
         self._updates = updates
         self._clock = clock
 
-    async def since(
-        self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller | None = None
-    ) -> CaughtUp | None:
-        """The changes after the position that is held, with the state, as the caller may see them (None: an
-        administrator). None when there never was a state."""
-        effective_caller = caller or trusted_caller(user_id)
+    async def since(self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller) -> CaughtUp | None:
+        """Return the changes after a held position, with the state, as the caller may see them.
+
+        None if there never was a state.
+        """
         async with self._changes.with_recovery_advice(user_id, flow_id):
             stored = await self._states.load(flow_id, user_id)
         if stored is None:
@@ -61,7 +60,7 @@ class CatchUp:
         state = stored.state
         present = None
         if not state.is_gone_at(self._clock.now()):
-            present = await self._access.with_transitions(state, effective_caller)
+            present = await self._access.with_transitions(state, caller)
         elif state.status not in ENDED:  # past its time, which no record says yet
             return CaughtUp(None)
         if held.from_start and present is not None and held.epoch != state.epoch:
@@ -72,7 +71,7 @@ class CatchUp:
         events = await self._events(stored, held.revision, budget)
         if events is None:
             return CaughtUp(present)
-        told = [await self._updates.for_caller(event, effective_caller, budget) for event in events]
+        told = [await self._updates.for_caller(event, caller, budget) for event in events]
         return CaughtUp(present, tuple(event for event in told if event is not None), complete=True)
 
     async def _events(

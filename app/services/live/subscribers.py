@@ -8,6 +8,7 @@ from itertools import islice
 
 import structlog
 
+from app.contracts.callers import trusted_caller
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, flow_topic, user_topic
 from app.contracts.ports.bus import EventBus
@@ -176,7 +177,10 @@ class LocalSubscribers:
             try:
                 for start in sorted(starts):
                     found = await self._catch_up.since(
-                        state.user_id, state.flow, HeldPosition(state.epoch, start)
+                        state.user_id,
+                        state.flow,
+                        HeldPosition(state.epoch, start),
+                        trusted_caller(state.user_id),
                     )
                     if found is not None and found.complete:
                         for event in found.events:
