@@ -77,8 +77,8 @@ class Components:
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
-        bus.subscribe(self.catalog.heard)
-        bus.on_gap(self.catalog.missed)
+        bus.subscribe(self.catalog.on_event)
+        bus.on_gap(self.catalog.on_gap)
         self.access = Visibility(self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = Relay(states, history, bus, self.updates, ports.reports, clock)

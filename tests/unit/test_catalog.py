@@ -79,12 +79,12 @@ async def test_the_newest_is_asked_for_again_after_the_cache_time_or_a_change() 
     await catalog.current("loop")
     await store.publish(definition(version=2))
     assert (await catalog.current("loop")).version == 1
-    catalog.heard(EVERYONE, DefinitionChanged(flow_id="other"))
+    catalog.on_event(EVERYONE, DefinitionChanged(flow_id="other"))
     assert (await catalog.current("loop")).version == 1
-    catalog.heard(EVERYONE, DefinitionChanged(flow_id="loop"))
+    catalog.on_event(EVERYONE, DefinitionChanged(flow_id="loop"))
     assert (await catalog.current("loop")).version == 2
     await store.publish(definition(version=3))
-    catalog.missed(Gap(T0))
+    catalog.on_gap(Gap(T0))
     assert (await catalog.current("loop")).version == 3
 
 
@@ -95,7 +95,7 @@ async def test_what_was_published_while_it_was_read_is_not_missed() -> None:
     while not store.reads:
         await asyncio.sleep(0)
     await store.publish(definition(version=2))
-    catalog.heard(EVERYONE, DefinitionChanged(flow_id="loop"))
+    catalog.on_event(EVERYONE, DefinitionChanged(flow_id="loop"))
     store.go.set()
     assert (await early).version == 1
     assert (await catalog.current("loop")).version == 2
@@ -145,7 +145,7 @@ async def test_who_gives_up_does_not_take_the_load_from_the_others() -> None:
 
 
 async def test_what_is_retained_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PINNED_LIMIT", 3)
+    monkeypatch.setattr(module, "MAX_VERSIONS", 3)
     store, catalog = await made()
     for number in range(2, 12):
         await store.publish(definition(version=number))

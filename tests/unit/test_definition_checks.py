@@ -16,7 +16,7 @@ from app.flow.conditions.payload_schemas import faults_of_schema
 from app.flow.validation import check_flow, parse_flow
 from app.kit.deadline import DeadlineExceededError, deadline
 from app.services.definitions import checks as definition_checks
-from app.services.definitions.checks import CHECKS_OF_A_USER, CHECKS_WAITING, DefinitionChecks
+from app.services.definitions.checks import MAX_CHECKS, MAX_CHECKS_OF_USER, DefinitionChecks
 from tests.support.rig import rig
 from tests.support.samples import flow_dict
 
@@ -42,14 +42,14 @@ async def test_who_publishes_does_not_wait_for_those_who_only_ask(monkeypatch: p
     with slow_checks(monkeypatch) as go_on:
         asked = [
             asyncio.ensure_future(r.service.definitions.check(flow_dict(), Caller(f"user-{n}")))
-            for n in range(CHECKS_WAITING)
+            for n in range(MAX_CHECKS)
         ]
         await asyncio.sleep(0)
         async with asyncio.timeout(30):
             assert await r.service.create_flow(flow_dict("other")) == "other"
         assert not any(each.done() for each in asked)
         go_on.set()
-        assert await asyncio.gather(*asked) == [[]] * CHECKS_WAITING
+        assert await asyncio.gather(*asked) == [[]] * MAX_CHECKS
 
 
 async def test_one_user_does_not_take_the_places_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ async def test_one_user_does_not_take_the_places_of_others(monkeypatch: pytest.M
         asked = [asyncio.ensure_future(checks.check(flow_dict(), Caller("eve"))) for _ in range(8)]
         await asyncio.sleep(0)
         refused = [each for each in asked if each.done() and isinstance(each.exception(), RateLimitedError)]
-        assert len(refused) == 8 - CHECKS_OF_A_USER
+        assert len(refused) == 8 - MAX_CHECKS_OF_USER
         other = asyncio.ensure_future(checks.check(flow_dict(), Caller("ada")))
         await asyncio.sleep(0)
         assert not other.done()
@@ -82,12 +82,12 @@ async def test_a_check_has_a_deadline() -> None:
 
 
 async def test_a_user_whose_checks_take_long_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(definition_checks, "SECONDS_OF_A_USER", 0.0)
+    monkeypatch.setattr(definition_checks, "MAX_SECONDS_OF_USER", 0.0)
     checks = DefinitionChecks()
     monkeypatch.setattr(definition_checks, "WINDOW_SECONDS", 1000.0)
     assert await checks.check(flow_dict(), Caller("eve")) == []
-    monkeypatch.setattr(definition_checks, "SECONDS_OF_A_USER", 1e-9)
-    with pytest.raises(RateLimitedError, match="took long to check"):
+    monkeypatch.setattr(definition_checks, "MAX_SECONDS_OF_USER", 1e-9)
+    with pytest.raises(RateLimitedError, match="used up their processor time"):
         await checks.check(flow_dict(), Caller("eve"))
     assert await checks.check(flow_dict(), Caller("ada")) == []
     assert await checks.check(flow_dict(), trusted_caller("python")) == []

@@ -171,7 +171,7 @@ def test_what_is_read_is_found_in_the_syntax_tree() -> None:
     assert reads("payload.all(k, payload[k] == state.step)") == {"payload": None, "state.step": None}
 
 
-@pytest.mark.expected_logs("guards skipped, they may take too long")
+@pytest.mark.expected_logs("guards skipped, evaluation budget exceeded")
 async def test_an_event_is_published_without_guards_that_may_take_long() -> None:
     raw = flow_dict()
     raw["steps"]["a"]["transitions"]["long"] = {

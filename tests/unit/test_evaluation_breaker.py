@@ -144,7 +144,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("strict")
 @pytest.mark.expected_logs(TOO_LONG)
-@pytest.mark.expected_logs("guards skipped, they may take too long")
+@pytest.mark.expected_logs("guards skipped, evaluation budget exceeded")
 async def test_a_guard_that_took_too_long_is_left_out_and_refused(log_events: LogEvents) -> None:
     r = await rig()
     async with r.service as service:

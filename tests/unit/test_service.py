@@ -22,7 +22,7 @@ from app.contracts.ports.states import StateFilter, StoredState
 from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StatePosition
-from app.services.definitions.checks import CHECKS_WAITING
+from app.services.definitions.checks import MAX_CHECKS
 from tests.support.fakes import (
     FakeHistoryStore,
     FakeStateStore,
@@ -507,5 +507,5 @@ async def test_many_who_only_ask_what_is_wrong_are_reported_to_come_again() -> N
     asked = [asyncio.ensure_future(r.service.definitions.check(flow_dict(), PROGRAM)) for _ in range(40)]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, RateLimitedError)]
-    assert len(refused) == 40 - CHECKS_WAITING
+    assert len(refused) == 40 - MAX_CHECKS
     assert await r.service.definitions.check(flow_dict(), PROGRAM) == []

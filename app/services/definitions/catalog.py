@@ -1,4 +1,4 @@
-"""The catalog: which definition a flow has now, and every version that a state is pinned to."""
+"""The catalogue: the newest definition of each flow, and every version that a state is pinned to."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,53 +10,59 @@ from app.contracts.events import EVERYONE, DefinitionChanged, Event, Gap, Topic
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.state import FlowState
 
-PINNED_LIMIT = 10_000
+MAX_VERSIONS = 10_000
 STALE_SECONDS = 1.0
+"""How long the last known version is used before the store is read again, while it is unavailable."""
 
 
 class DefinitionCatalog:
-    """Definitions in memory. A version never changes, so that it is kept; which version is the
-    newest is asked again after ``max_age``, or once a worker told of a change."""
+    """Definitions in memory.
+
+    A version never changes, so that it is retained. Which version is the newest is read again after
+    ``max_age``, or when a worker announces a change.
+    """
 
     def __init__(self, store: DefinitionStore, max_age: timedelta) -> None:
         self._store = store
         self._max_age = max_age.total_seconds()
         self._versions: dict[tuple[str, int], FlowDefinition] = {}
         self._newest: dict[str, tuple[int, float]] = {}
-        self._told = 0
+        self._invalidations = 0
         self._loading: dict[object, asyncio.Task[FlowDefinition | None]] = {}
 
     async def current(self, flow_id: str) -> FlowDefinition:
-        """The newest version. Raises FlowNotFoundError when there is none, or it is retired."""
+        """Return the newest version. Raises FlowNotFoundError if there is none, or the flow is retired."""
         definition = await self.newest(flow_id)
         if definition is None or definition.retired:
             raise FlowNotFoundError(flow_id)
         return definition
 
     async def newest(self, flow_id: str) -> FlowDefinition | None:
-        """The newest version, also of a retired flow; None when there never was one."""
+        """Return the newest version, also of a retired flow; None if there never was one."""
         newest = self._newest.get(flow_id)
         now = asyncio.get_running_loop().time()
         if newest is not None and now < newest[1]:
             found = self._versions.get((flow_id, newest[0]))
             if found is not None:
                 return found
-        told = self._told
+        invalidations = self._invalidations
         try:
             definition = await self._load(flow_id, lambda: self._store.latest(flow_id))
         except StoreUnavailableError:
             last = None if newest is None else self._versions.get((flow_id, newest[0]))
             if newest is None or last is None:
                 raise
-            # It cannot have been changed either; the store is asked again in a moment, not by everybody.
+            # Nobody can have published meanwhile; the store is read again in a moment, not by every request.
             self._newest[flow_id] = (newest[0], asyncio.get_running_loop().time() + STALE_SECONDS)
             return last
-        if definition is not None and told == self._told:  # nothing was published while it was read
+        if (
+            definition is not None and invalidations == self._invalidations
+        ):  # nothing was published while it was read
             self._newest[flow_id] = (definition.version, now + self._max_age)
         return definition
 
     async def pinned(self, state: FlowState) -> FlowDefinition:
-        """The version that a state runs on. Raises FlowStateCorruptionError when it is gone."""
+        """Return the version that a state runs on. Raises FlowStateCorruptionError if it is missing."""
         definition = await self.version(state.flow, state.version)
         if definition is None:
             raise FlowStateCorruptionError(
@@ -65,40 +71,40 @@ class DefinitionCatalog:
         return definition
 
     async def current_or_pinned(self, state: FlowState) -> FlowDefinition:
-        """The newest version, or the state's own when the flow is retired."""
+        """Return the newest version, or the state's own if the flow is retired."""
         try:
             return await self.current(state.flow)
         except FlowNotFoundError:
             return await self.pinned(state)
 
     async def version(self, flow_id: str, version: int) -> FlowDefinition | None:
-        """One version, None when there is no such."""
+        """Return a version, None if it does not exist."""
         key = (flow_id, version)
         return self._versions.get(key) or await self._load(key, lambda: self._store.get(*key))
 
-    def forget(self, flow_id: str) -> None:
-        """Ask the store which version is the newest."""
-        self._told += 1
+    def invalidate(self, flow_id: str) -> None:
+        """Read the newest version of a flow from the store at its next use."""
+        self._invalidations += 1
         self._newest.pop(flow_id, None)
         self._loading.pop(flow_id, None)
 
-    def missed(self, gap: Gap) -> None:
-        """Ask the store for every flow when changes of them may have been missed."""
+    def on_gap(self, gap: Gap) -> None:
+        """Invalidate all flows if changes of them may have been missed."""
         if not gap.concerns(EVERYONE):
             return
         for flow_id in list(self._newest):
-            self.forget(flow_id)
-        self._told += 1
+            self.invalidate(flow_id)
+        self._invalidations += 1
 
-    def heard(self, _: Topic, event: Event) -> None:
-        """Take notice of what another worker published."""
+    def on_event(self, _: Topic, event: Event) -> None:
+        """Invalidate a flow of which another worker published a version."""
         if isinstance(event, DefinitionChanged):
-            self.forget(event.flow_id)
+            self.invalidate(event.flow_id)
 
     async def _load(
         self, key: object, read: Callable[[], Awaitable[FlowDefinition | None]]
     ) -> FlowDefinition | None:
-        """Requests that miss together share one read."""
+        """Load a version; concurrent requests for it share one read."""
 
         async def load() -> FlowDefinition | None:
             try:
@@ -109,9 +115,9 @@ class DefinitionCatalog:
             if definition is None:
                 return None
             version = (definition.flow.flow, definition.version)
-            if version not in self._versions and len(self._versions) >= PINNED_LIMIT:
+            if version not in self._versions and len(self._versions) >= MAX_VERSIONS:
                 self._versions.pop(next(iter(self._versions)))
-            # The one that is there stays: what is compiled of it is known by its identity.
+            # The object that is there stays: what is compiled for a definition is found by its identity.
             return self._versions.setdefault(version, definition)
 
         task = self._loading.get(key)

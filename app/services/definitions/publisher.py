@@ -44,8 +44,10 @@ MAX_ATTEMPTS = 5
 
 
 class Definitions:
-    """Publishes and lists versions of flows. Who reads them and must not see a flow, as its newest version
-    says, is told so by InsufficientPermissionsError; without a ``caller`` nothing is asked."""
+    """Publishes and reads versions of flows.
+
+    Reading raises InsufficientPermissionsError if the newest version hides the flow from the caller.
+    """
 
     def __init__(
         self,
@@ -62,16 +64,16 @@ class Definitions:
         self._bus = bus
         self._clock = clock
         self.outranked: dict[str, SourcedFlow] = {}
-        """Flows of sources that are not used, as a caller published or retired the newest version."""
+        """Flows of sources that are not published, because a caller's version takes precedence; by slug."""
 
     async def current(self, flow_id: str, caller: Caller) -> FlowDefinition:
-        """The newest version. Raises FlowNotFoundError."""
+        """Return the newest version. Raises FlowNotFoundError."""
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         return await self._catalog.current(flow_id)
 
     async def version(self, flow_id: str, version: int, caller: Caller) -> FlowDefinition:
-        """One version, also of a retired flow. Raises FlowNotFoundError."""
+        """Return a version, also of a retired flow. Raises FlowNotFoundError."""
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         found = await self._catalog.version(flow_id, version)
@@ -87,8 +89,14 @@ class Definitions:
         before: int | None = None,
         limit: int | None = None,
     ) -> list[VersionInfo]:
-        """Summaries of versions, newest first, from before the version ``before``. Raises
-        FlowNotFoundError."""
+        """Return summaries of versions, newest first. Raises FlowNotFoundError.
+
+        Args:
+            flow_id: The flow.
+            caller: The reader.
+            before: Only versions with smaller numbers.
+            limit: The largest number of summaries, None for all.
+        """
         require_flow(flow_id)
         await self._access.require_visible(flow_id, caller)
         found = await self._store.versions(flow_id, before, limit)
@@ -97,10 +105,10 @@ class Definitions:
         return found
 
     async def page(self, after_flow: str | None, limit: int, *, caller: Caller) -> Page[FlowDefinition]:
-        """The newest versions of the flows that the caller may see, without retired ones, by slug.
+        """List the newest versions of the flows that the caller may see, without retired ones, by slug.
 
-        A page with a next one has at least one flow: its last slug is the key to go on after, so that no
-        name of a flow that the caller must not see is shown.
+        Only the last page may be empty. The key of the next page is the slug of the last flow on this one, so
+        that it never names a flow that the caller must not see.
         """
         while True:
             page = await self._store.list_latest(after_flow, limit)
@@ -112,7 +120,7 @@ class Definitions:
             after_flow = page.next
 
     async def all(self, *, caller: Caller) -> AsyncIterator[FlowDefinition]:
-        """All of ``page``, page by page."""
+        """List everything that ``page`` lists, page by page."""
         after = None
         while True:
             page = await self.page(after, PAGE_SIZE, caller=caller)
@@ -123,22 +131,30 @@ class Definitions:
             after = page.next
 
     async def check(self, raw: object, caller: Caller) -> list[Finding]:
-        """Everything wrong with a definition; stores nothing. In a thread, as a large one takes time. Raises
-        RateLimitedError, CheckTimeoutError."""
+        """Return everything wrong with a definition; store nothing.
+
+        Raises:
+            RateLimitedError: Too many checks are waiting, or the caller has used up its share.
+            CheckTimeoutError: The check took too long.
+        """
         return await self._checks.check(raw, caller)
 
     async def parse(self, raw: object) -> Flow:
-        """The flow, if it is sound; stores nothing. Raises InvalidDefinitionError."""
+        """Return the flow of a valid definition; store nothing. Raises InvalidDefinitionError."""
         flow, _ = await self.parse_with_warnings(raw)
         return flow
 
     async def parse_with_warnings(self, raw: object) -> tuple[Flow, list[Finding]]:
-        """As ``parse``, with what the check advises."""
+        """Return the flow as ``parse`` does, and the warnings of the check."""
         return await self._checks.parse_for_publishing(parse_flow, raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
-        """Publish a flow that does not exist (or is retired). Raises InvalidDefinitionError,
-        FlowExistsError."""
+        """Publish a flow that does not exist or is retired.
+
+        Raises:
+            InvalidDefinitionError: The definition has faults.
+            FlowExistsError: There is such a flow.
+        """
         flow = await self.parse(_to_builtins(raw))
         newest = await self._store.latest(flow.flow)
         if newest is not None and not newest.retired:
@@ -155,8 +171,12 @@ class Definitions:
         expected_version: ExpectedVersion = None,
     ) -> FlowDefinition:
         """Publish the newest version with top-level members replaced, if that changes anything.
-        Raises FlowNotFoundError, InvalidDefinitionError, VersionConflictError when
-        ``expected_version`` is not the newest."""
+
+        Raises:
+            FlowNotFoundError: There is no such flow.
+            InvalidDefinitionError: The result has faults.
+            VersionConflictError: The newest version is not an expected one, or it changed meanwhile.
+        """
         require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
@@ -173,12 +193,12 @@ class Definitions:
     async def put(
         self, raw: object, *, actor: str, source: str, expected_version: ExpectedVersion = None
     ) -> Published:
-        """Publish a flow as it is given, whether it exists or not, unless it is the newest version already.
+        """Publish a flow, new or existing, unless it equals the newest version.
 
         Raises:
             InvalidDefinitionError: It has faults.
-            VersionConflictError: Somebody else published meanwhile, or the newest is not expected.
-            FlowNotFoundError: A version is expected and there is none.
+            VersionConflictError: The newest version is not an expected one, or it changed meanwhile.
+            FlowNotFoundError: A version is expected and there is no such flow.
         """
         flow = await self.parse(_to_builtins(raw))
         return await self.put_parsed(flow, actor=actor, source=source, expected_version=expected_version)
@@ -186,7 +206,7 @@ class Definitions:
     async def put_parsed(
         self, flow: Flow, *, actor: str, source: str, expected_version: ExpectedVersion = None
     ) -> Published:
-        """As ``put``, for a flow that ``parse`` returned."""
+        """Publish a flow that ``parse`` returned, as ``put`` does."""
         newest = await self._store.latest(flow.flow)
         if newest is None or newest.retired:
             if expected_version is not None:
@@ -201,8 +221,12 @@ class Definitions:
     async def retire(
         self, flow_id: str, *, actor: str, source: str, expected_version: ExpectedVersion = None
     ) -> None:
-        """End a flow by a last version that nothing starts on. Raises FlowNotFoundError,
-        VersionConflictError when ``expected_version`` is not the newest."""
+        """End a flow by a last version that nothing starts on.
+
+        Raises:
+            FlowNotFoundError: There is no such flow, or it is retired.
+            VersionConflictError: The newest version is not an expected one, or it changed meanwhile.
+        """
         require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if newest is None or newest.retired:
@@ -255,7 +279,7 @@ class Definitions:
         return decision
 
     async def _had_flow(self, flow: Flow, after: int, before: int) -> bool:
-        """True if a version between two others had the flow."""
+        """Return true if a version between two others had the flow."""
         for number in range(before - 1, after, -1):
             found = await self._store.get(flow.flow, number)
             if found is not None and is_same_flow(found.flow, flow):
@@ -263,12 +287,12 @@ class Definitions:
         return False
 
     async def hand_back(self, flow_id: str) -> FlowDefinition:
-        """Publish what a source has in the place of a caller's version, so that changes of the source count.
+        """Publish the flow of a source over a caller's version, so that changes of the source apply again.
 
         Raises:
             FlowNotFoundError: There is no such flow.
-            NotOutrankedError: The source of the flow counts already, or none has it.
-            VersionConflictError: A caller published another version meanwhile.
+            NotOutrankedError: The newest version comes from a source already, or no source has the flow.
+            VersionConflictError: Another version was published meanwhile.
         """
         require_flow(flow_id)
         newest = await self._store.latest(flow_id)
@@ -302,18 +326,27 @@ class Definitions:
         if not await self._store.publish(definition):
             current = await self._store.latest(flow.flow)
             raise VersionConflictError(flow.flow, current.version if current else definition.version)
-        self._catalog.forget(flow.flow)
+        self._catalog.invalidate(flow.flow)
         try:
             await self._bus.publish([DefinitionChanged(flow_id=flow.flow)])
         except BusUnavailableError:
-            log.warning("other workers see the new version when their cache ends", flow=flow.flow)
+            log.warning(
+                "definition change not announced, other workers see it when their cache expires",
+                flow=flow.flow,
+            )
         return definition
 
 
 class SourcedFlow(Struct, frozen=True):
-    """A flow of a source. ``place`` says where it was read, ``source`` is what its version is to name;
-    ``overrides``: the source comes before the database; ``creates``: the flow is published although the
-    database does not have it."""
+    """A flow of a source.
+
+    Attributes:
+        flow: The flow.
+        place: The place where it was read, for people.
+        source: The source that its version is to name.
+        overrides: The source comes before the database.
+        creates: The flow is published even if the database does not have it.
+    """
 
     flow: Flow
     place: str
@@ -323,15 +356,20 @@ class SourcedFlow(Struct, frozen=True):
 
 
 class SyncResult(Struct, frozen=True):
-    """The outcome for a flow that a source offered: the newest ``version`` now, None when it is to be offered
-    again; whether that was ``published`` for it; and the version of a caller that counts more, if any."""
+    """The outcome for a flow that a source offered.
+
+    Attributes:
+        version: The newest version now, None if the flow must be offered again.
+        published: The flow was published as this version.
+        outranked_by: The version of a caller that takes precedence, if any.
+    """
 
     version: int | None
     published: bool = False
     outranked_by: FlowDefinition | None = None
 
     def hides(self, offered: SourcedFlow) -> bool:
-        """Return whether a caller's version is used and the flow of the source, which differs, is not."""
+        """Return true if a caller's version takes precedence over a flow that differs from it."""
         newest = self.outranked_by
         return newest is not None and (newest.retired or not is_same_flow(newest.flow, offered.flow))
 

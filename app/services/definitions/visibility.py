@@ -1,4 +1,4 @@
-"""Selects what a caller is shown: the flows that it may see, and the transitions that it may run."""
+"""Visibility: the flows that a caller may see, and the transitions that it may run."""
 
 import asyncio
 
@@ -19,13 +19,14 @@ log = structlog.get_logger("access")
 
 YIELD_SECONDS = 0.005
 REPORT_EVERY_SECONDS = 60.0
-REPORTED_LIMIT = 10_000
-"""Steps of which it is known that their guards are compiled, and when skipped ones were logged."""
-MANY_GUARDS = 4
+MAX_KNOWN_STEPS = 10_000
+"""Steps that are remembered as compiled, and for the rate of the log."""
+MAX_GUARDS_ON_LOOP = 4
+"""Guards of a step that are compiled on the event loop; more are compiled in a thread."""
 
 
 class Visibility:
-    """Asks the definitions: the newest version who may see a flow, a state's own version what may run."""
+    """Applies definitions to callers: the newest version for visibility, a state's own for transitions."""
 
     def __init__(self, catalog: DefinitionCatalog, clock: Clock) -> None:
         self._catalog = catalog
@@ -34,8 +35,7 @@ class Visibility:
         self._reported: dict[tuple[str, int, str], float] = {}
 
     async def require_visible(self, flow_id: str, caller: Caller) -> None:
-        """Raise InsufficientPermissionsError when the caller must not see a flow. Whether there is such a
-        flow is not asked."""
+        """Raise InsufficientPermissionsError if the caller must not see a flow. An unknown flow passes."""
         if ADMIN in caller.scopes:
             return
         newest = await self._catalog.newest(flow_id)
@@ -43,12 +43,12 @@ class Visibility:
             access.require_visible(newest.flow, caller)
 
     async def is_same_for_everyone(self, flow_id: str) -> bool:
-        """True if everybody may see a flow."""
+        """Return true if everybody may see a flow."""
         newest = await self._catalog.newest(flow_id)
         return newest is None or newest.flow.roles is None
 
     async def is_visible(self, flow_id: str, caller: Caller) -> bool:
-        """True if the caller may see a flow."""
+        """Return true if the caller may see a flow."""
         try:
             await self.require_visible(flow_id, caller)
         except InsufficientPermissionsError:
@@ -56,16 +56,22 @@ class Visibility:
         return True
 
     async def require_clearable(self, state: FlowState, caller: Caller) -> None:
-        """Raise InsufficientPermissionsError when the caller must not clear a state."""
-        if ADMIN not in caller.scopes:  # an administrator may, also when the definition is damaged
+        """Raise InsufficientPermissionsError if the caller must not clear a state."""
+        if ADMIN not in caller.scopes:  # administrators may, even if the definition is damaged
             definition = await self._catalog.current_or_pinned(state)
             access.require_clearable(definition.flow, caller)
 
     async def with_transitions(
         self, state: FlowState, caller: Caller, budget: GuardBudget | None = None
     ) -> FlowState:
-        """The state with the transitions that the caller may run now. Those whose guards cost more than the
-        budget (None: one of its own) has left are missing, which is logged."""
+        """Return the state with the transitions that the caller may run now.
+
+        Args:
+            state: The state.
+            caller: The caller.
+            budget: A bound of the evaluation of guards, None for one of this state alone. Transitions whose
+                guards exceed it are left out, which is logged.
+        """
         definition = await self._catalog.pinned(state)
         await self._prepare(definition, state)
         budget = budget or GuardBudget()
@@ -74,35 +80,35 @@ class Visibility:
         if budget.skipped > skipped:
             self._report_skipped(state, budget.skipped - skipped)
         if budget.seconds - seconds > YIELD_SECONDS:
-            await asyncio.sleep(0)  # the next of many must not hold up the others
+            await asyncio.sleep(0)  # so that many states in a row do not block other requests
         return state
 
     async def _prepare(self, definition: FlowDefinition, state: FlowState) -> None:
-        """Compile the guards of a step in a thread where they are many: each takes some milliseconds."""
-        place = (state.flow, state.version, state.step)
-        if place in self._prepared:
+        """Compile the guards of a step, in a thread if they are many: each takes some milliseconds."""
+        step_key = (state.flow, state.version, state.step)
+        if step_key in self._prepared:
             return
         step = definition.flow.steps.get(state.step)
         guards = (
             {each.guard for each in step.transitions.values() if each.guard is not None} if step else set()
         )
-        if len(guards) > MANY_GUARDS:
+        if len(guards) > MAX_GUARDS_ON_LOOP:
             await asyncio.to_thread(compile_all, guards)
-        if len(self._prepared) >= REPORTED_LIMIT:
+        if len(self._prepared) >= MAX_KNOWN_STEPS:
             self._prepared.clear()
-        self._prepared.add(place)
+        self._prepared.add(step_key)
 
     def _report_skipped(self, state: FlowState, guards: int) -> None:
-        """Log it once in a while for each step, not for every read of a state there."""
+        """Log skipped guards, at most once in ``REPORT_EVERY_SECONDS`` for each step."""
         now = asyncio.get_running_loop().time()
-        place = (state.flow, state.version, state.step)
-        if now < self._reported.get(place, 0.0):
+        step_key = (state.flow, state.version, state.step)
+        if now < self._reported.get(step_key, 0.0):
             return
-        if len(self._reported) >= REPORTED_LIMIT:
+        if len(self._reported) >= MAX_KNOWN_STEPS:
             self._reported.clear()
-        self._reported[place] = now + REPORT_EVERY_SECONDS
+        self._reported[step_key] = now + REPORT_EVERY_SECONDS
         log.error(
-            "guards skipped, they may take too long",
+            "guards skipped, evaluation budget exceeded",
             state=state.key,
             version=state.version,
             step=state.step,
