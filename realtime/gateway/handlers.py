@@ -1,13 +1,12 @@
-"""The Socket.IO door: authenticates, decodes, calls one service method, answers."""
+"""Handlers of Socket.IO events: each authenticates, decodes, calls one service method and answers."""
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
-from msgspec import ValidationError
 from starlette.types import ASGIApp
 
 from app.auth.policy import ADMIN, acting_for, require_scope
@@ -26,30 +25,29 @@ from app.contracts.positions import ExpectedPosition, held_position
 from app.contracts.state import FlowState
 from app.contracts.wire.errors import error_view
 from app.contracts.wire.states import caught_up_view, state_view
-from app.flow.values.struct_errors import faults_of
-from app.kit.integers import convert_json
 from app.kit.tasks import end_tasks
 from app.services import FlowService
 from config.log import describe
-from realtime.gateway.bounded_server import GONE, Server, wants_ack
-from realtime.gateway.limits import CONNECTIONS_OF_A_USER, REFUSALS, SUBSCRIPTIONS
+from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
+from realtime.gateway.limits import MAX_CONNECTIONS_PER_USER, MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from realtime.gateway.messages import (
     FlowMessage,
+    M,
     ResetMessage,
     StartMessage,
     SubscribeMessage,
     TransitionMessage,
+    decode_message,
 )
 from realtime.gateway.rooms import Rooms, flow_room, presence_room, state_room, user_room
-from realtime.gateway.session import Client, device_of, token_of
+from realtime.gateway.session import Session, device_of, token_of
 from realtime.gateway.socketio_library import socketio
 from realtime.json_packets import Json
 
 log = structlog.get_logger("sockets")
 
-LONGEST_TIMER_SECONDS = 86_400.0
+MAX_TIMER_SECONDS = 86_400.0
 
-M = TypeVar("M", bound=FlowMessage)
 Answer = dict[str, Any]
 
 
@@ -69,17 +67,16 @@ class FlowSockets:
         self._service = service
         self._verifier = verifier
         self._names_user_by_subject = names_user_by_subject
-        self._clients: dict[str, Client] = {}
+        self._sessions: dict[str, Session] = {}
         self._users: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
-        self._ending: set[asyncio.Future[None]] = set()
-        self.server = Server(
+        self._ending_tasks: set[asyncio.Future[None]] = set()
+        self.server = BoundedServer(
             async_mode="asgi",
             transports=transports,
             allowed_origins=cors_origins,
             max_http_buffer_size=max_message_bytes,
-            # One client's events are handled in their order: it may send the second before the
-            # answer to the first.
+            # In order: a client may send its second event before the answer to the first.
             async_handlers=False,
             json=Json,
         )
@@ -99,15 +96,15 @@ class FlowSockets:
 
     def application(self, http: ASGIApp) -> ASGIApp:
         """Return an ASGI application that answers Socket.IO itself, and everything else by ``http``."""
-        joined: ASGIApp = socketio.ASGIApp(self.server, other_asgi_app=http)
-        return joined
+        combined: ASGIApp = socketio.ASGIApp(self.server, other_asgi_app=http)
+        return combined
 
     def start(self) -> None:
-        """Begin to tell clients of changes."""
+        """Start delivering changes to clients."""
         self._task = asyncio.create_task(self._rooms.run())
 
     async def stop(self) -> None:
-        """End."""
+        """Stop delivering changes."""
         if self._task is not None:
             await end_tasks([self._task])
 
@@ -116,107 +113,107 @@ class FlowSockets:
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         try:
             caller = await self._verifier.verify(token_of(environ, auth))
-            client = Client(sid, caller, device_of(auth))
-            if self._users[caller.user_id] >= CONNECTIONS_OF_A_USER * client.share:
-                raise RateLimitedError("This user has more connections here than it may", 5)
+            session = Session(sid, caller, device_of(auth))
+            if self._users[caller.user_id] >= MAX_CONNECTIONS_PER_USER * session.rate_factor:
+                raise RateLimitedError("This user has too many connections; close some of them", 5)
             self._users[caller.user_id] += 1
-            self._clients[sid] = client
+            self._sessions[sid] = session
             try:
-                await self._rooms.enter(client, user_room(caller.user_id), user_topic(caller.user_id))
-                if environ.get(GONE):
+                await self._rooms.enter(session, user_room(caller.user_id), user_topic(caller.user_id))
+                if environ.get(ENVIRON_DISCONNECTED):
                     raise AuthenticationRequiredError("This connection has ended")
             except BaseException:
                 await self._disconnect(sid)
                 raise
         except FlowError as error:
             raise socketio.exceptions.ConnectionRefusedError(error.code, error_view(error)) from None
-        self._set_timer(client)
+        self._set_timer(session)
 
     async def _disconnect(self, sid: str, *_: object) -> None:
-        client = self._clients.pop(sid, None)
-        if client is None:
+        session = self._sessions.pop(sid, None)
+        if session is None:
             return
-        client.gone = True
-        if client.timer is not None:
-            client.timer.cancel()
-        self._users[client.user_id] -= 1
-        if not self._users[client.user_id]:
-            del self._users[client.user_id]
-        for flow_id, user_id in list(client.followed):
-            await self._leave_state(client, flow_id, user_id)
-        for room in list(client.rooms):
-            await self._rooms.leave(client, room)
+        session.disconnected = True
+        if session.timer is not None:
+            session.timer.cancel()
+        self._users[session.user_id] -= 1
+        if not self._users[session.user_id]:
+            del self._users[session.user_id]
+        for flow_id, user_id in list(session.followed):
+            await self._leave_state(session, flow_id, user_id)
+        for room in list(session.rooms):
+            await self._rooms.leave(session, room)
 
-    def _set_timer(self, client: Client) -> None:
-        left = max(0.0, client.caller.expires_at - time.time())
+    def _set_timer(self, session: Session) -> None:
+        left = max(0.0, session.caller.expires_at - time.time())
         loop = asyncio.get_running_loop()
-        client.timer = loop.call_later(min(left, LONGEST_TIMER_SECONDS), self._check_token, client)
+        session.timer = loop.call_later(min(left, MAX_TIMER_SECONDS), self._check_token, session)
 
-    def _check_token(self, client: Client) -> None:
-        """A token that has expired ends the connection: the client connects with a new one."""
-        if client.caller.expires_at > time.time():
-            self._set_timer(client)
+    def _check_token(self, session: Session) -> None:
+        """End the connection if its token has expired: the client reconnects with a new one."""
+        if session.caller.expires_at > time.time():
+            self._set_timer(session)
             return
-        self._end(client, AuthenticationRequiredError("The token has expired; connect with a new one"))
+        self._end(session, AuthenticationRequiredError("The token has expired; connect with a new one"))
 
-    def _end(self, client: Client, error: FlowError) -> None:
-        task = asyncio.ensure_future(self.server.end(client.sid, error))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+    def _end(self, session: Session, error: FlowError) -> None:
+        task = asyncio.ensure_future(self.server.end(session.sid, error))
+        self._ending_tasks.add(task)
+        task.add_done_callback(self._ending_tasks.discard)
 
     # Events in
 
-    def _on(self, event: str, shape: type[M], handle: Callable[[Client, str, M], Awaitable[Answer]]) -> None:
+    def _on(self, event: str, shape: type[M], handle: Callable[[Session, str, M], Awaitable[Answer]]) -> None:
         async def handler(sid: str, *bodies: Any) -> Answer:
             try:
-                client = self._admit(sid)
-                message = _decode(bodies, shape)
-                answer = await handle(client, acting_for(client.caller, message.user_id), message)
+                session = self._admit(sid)
+                message = decode_message(bodies, shape)
+                answer = await handle(session, acting_for(session.caller, message.user_id), message)
             except FlowError as error:
                 return await self._refuse(sid, event, error)
             except Exception as error:  # noqa: BLE001 - no ack is left unanswered
-                log.error("event failed", event_name=event, **describe(error))
+                log.error("event handler failed", event_name=event, **describe(error))
                 return await self._refuse(sid, event, InternalError())
             return {"ok": True, **answer}
 
         self.server.on(event, handler)
 
-    def _admit(self, sid: str) -> Client:
-        """The client of an event, if it may send one now."""
-        client = self._clients[sid]
-        if client.caller.expires_at <= time.time():
+    def _admit(self, sid: str) -> Session:
+        """Return the session of an event, if the client may send one now."""
+        session = self._sessions[sid]
+        if session.caller.expires_at <= time.time():
             raise AuthenticationRequiredError("The token has expired; connect with a new one")
-        seconds = client.bucket.take()
+        seconds = session.bucket.take()
         if seconds:
-            error = RateLimitedError("This client sends more events than it may", seconds)
-            if client.bucket.refused == REFUSALS:
-                log.warning("client sends too much", user=client.user_id)
-                self._end(client, error)
+            error = RateLimitedError("This client sends too many events; send fewer", seconds)
+            if session.bucket.refused == MAX_REFUSALS:
+                log.warning("event rate exceeded", user=session.user_id)
+                self._end(session, error)
             raise error
-        return client
+        return session
 
     async def _refuse(self, sid: str, event: str, error: FlowError) -> Answer:
         if event == "flow-transition" and not wants_ack.get():
-            await self.server.refuse(sid, error)
+            await self.server.send_error(sid, error)
         return {"ok": False, "error": error_view(error)}
 
     async def _unknown(self, event: str, sid: str, *_: Any) -> Answer:
         try:
             self._admit(sid)
-            raise InvalidRequestError([Fault("", f"there is no event {event[:64]!r}")])
+            raise InvalidRequestError([Fault("", f"unknown event {event[:64]!r}")])
         except FlowError as error:
             return await self._refuse(sid, event, error)
 
-    async def _state(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
-        return _answer(await self._service.get_flow_state(user_id, message.flow_id, caller=client.caller))
+    async def _state(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
+        return _answer(await self._service.get_flow_state(user_id, message.flow_id, caller=session.caller))
 
-    async def _start(self, client: Client, user_id: str, message: StartMessage) -> Answer:
+    async def _start(self, session: Session, user_id: str, message: StartMessage) -> Answer:
         state, started = await self._service.start_flow(
-            user_id, message.flow_id, message.command(), origin=_origin(client, message)
+            user_id, message.flow_id, message.command(), origin=_origin(session, message)
         )
         return {**_answer(state), "started": started}
 
-    async def _transition(self, client: Client, user_id: str, message: TransitionMessage) -> Answer:
+    async def _transition(self, session: Session, user_id: str, message: TransitionMessage) -> Answer:
         state = await self._service.execute_transition(
             user_id,
             message.flow_id,
@@ -225,118 +222,101 @@ class FlowSockets:
             ok=message.ok,
             message=message.message,
             remove=message.remove,
-            origin=_origin(client, message),
+            origin=_origin(session, message),
         )
         return _answer(state)
 
-    async def _reset(self, client: Client, user_id: str, message: ResetMessage) -> Answer:
+    async def _reset(self, session: Session, user_id: str, message: ResetMessage) -> Answer:
         state = await self._service.reset_flow(
-            user_id, message.flow_id, message.step, origin=_origin(client, message)
+            user_id, message.flow_id, message.step, origin=_origin(session, message)
         )
         return _answer(state)
 
-    # Following
+    # Subscriptions
 
-    async def _subscribe(self, client: Client, user_id: str, message: SubscribeMessage) -> Answer:
+    async def _subscribe(self, session: Session, user_id: str, message: SubscribeMessage) -> Answer:
         held = held_position(message.epoch, message.since, message.from_start)
-        flow_id, place = message.flow_id, (message.flow_id, user_id)
-        fresh = place not in client.followed
-        if fresh:
-            _require_room(client)
-            client.followed.add(place)
+        flow_id, state = message.flow_id, (message.flow_id, user_id)
+        is_new = state not in session.followed
+        if is_new:
+            _require_capacity(session)
+            session.followed.add(state)
         try:
-            if fresh and user_id != client.user_id:
-                await self._rooms.enter(client, state_room(*place), user_topic(user_id))
-            # The room first, the state second: what is committed after this read is told to the room.
-            found = await self._service.get_flow_events(user_id, flow_id, held, caller=client.caller)
+            if is_new and user_id != session.user_id:
+                await self._rooms.enter(session, state_room(*state), user_topic(user_id))
+            # The room first, the state second: changes committed after this read are delivered to the room.
+            found = await self._service.get_flow_events(user_id, flow_id, held, caller=session.caller)
         except BaseException:
-            if fresh:
-                await self._leave_state(client, flow_id, user_id)
+            if is_new:
+                await self._leave_state(session, flow_id, user_id)
             raise
-        if user_id == client.user_id and not client.gone:
-            self._service.presence.enter(flow_id, client.present)
+        if user_id == session.user_id and not session.disconnected:
+            self._service.presence.enter(flow_id, session.presence)
         answer = caught_up_view(found)
-        # Events name their user; a client cannot tell its own where another claim than `sub` names it.
+        # Events name their user. Unless `sub` names it, a client does not know its own.
         return answer if self._names_user_by_subject else {**answer, "userId": user_id}
 
-    async def _unsubscribe(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
-        await self._leave_state(client, message.flow_id, user_id)
+    async def _unsubscribe(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
+        await self._leave_state(session, message.flow_id, user_id)
         return {}
 
-    async def _leave_state(self, client: Client, flow_id: str, user_id: str) -> None:
-        client.followed.discard((flow_id, user_id))
-        if user_id == client.user_id:
-            self._service.presence.leave(flow_id, client.present)
-        await self._rooms.leave(client, presence_room(flow_id, user_id))
-        await self._rooms.leave(client, state_room(flow_id, user_id))
+    async def _leave_state(self, session: Session, flow_id: str, user_id: str) -> None:
+        session.followed.discard((flow_id, user_id))
+        if user_id == session.user_id:
+            self._service.presence.leave(flow_id, session.presence)
+        await self._rooms.leave(session, presence_room(flow_id, user_id))
+        await self._rooms.leave(session, state_room(flow_id, user_id))
 
-    async def _watch(self, client: Client, _: str, message: FlowMessage) -> Answer:
-        require_scope(client.caller, ADMIN)
+    async def _watch(self, session: Session, _: str, message: FlowMessage) -> Answer:
+        require_scope(session.caller, ADMIN)
         flow_id = message.flow_id
-        await self._service.definitions.versions(flow_id, client.caller, limit=1)
-        if flow_id not in client.watched:
-            _require_room(client)
-            await self._rooms.enter(client, flow_room(flow_id), flow_topic(flow_id))
-            client.watched.add(flow_id)
+        await self._service.definitions.versions(flow_id, session.caller, limit=1)
+        if flow_id not in session.watched:
+            _require_capacity(session)
+            await self._rooms.enter(session, flow_room(flow_id), flow_topic(flow_id))
+            session.watched.add(flow_id)
         return {}
 
-    async def _unwatch(self, client: Client, _: str, message: FlowMessage) -> Answer:
-        client.watched.discard(message.flow_id)
-        await self._rooms.leave(client, presence_room(message.flow_id, None))
-        await self._rooms.leave(client, flow_room(message.flow_id))
+    async def _unwatch(self, session: Session, _: str, message: FlowMessage) -> Answer:
+        session.watched.discard(message.flow_id)
+        await self._rooms.leave(session, presence_room(message.flow_id, None))
+        await self._rooms.leave(session, flow_room(message.flow_id))
         return {}
 
-    async def _presence(self, client: Client, user_id: str, message: FlowMessage) -> Answer:
-        """Answer with the clients present, and send each change from then on."""
+    async def _presence(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
+        """Answer with the present clients, and emit every change from then on."""
         flow_id = message.flow_id
-        of = None if flow_id in client.watched and message.user_id is None else user_id
-        if of is not None and (flow_id, of) not in client.followed:
+        of_user = None if flow_id in session.watched and message.user_id is None else user_id
+        if of_user is not None and (flow_id, of_user) not in session.followed:
             raise InvalidRequestError(
-                [Fault("/flowId", "follow the state first (flow-subscribe), or watch the flow (flow-watch)")]
+                [
+                    Fault(
+                        "/flowId",
+                        "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first",
+                    )
+                ]
             )
-        room = presence_room(flow_id, of)
-        if room not in client.rooms:
-            await self._rooms.enter(client, room, flow_topic(flow_id) if of is None else user_topic(of))
-        return {"clients": await self._service.presence.clients_on(flow_id, of)}
+        room = presence_room(flow_id, of_user)
+        if room not in session.rooms:
+            await self._rooms.enter(
+                session, room, flow_topic(flow_id) if of_user is None else user_topic(of_user)
+            )
+        return {"clients": await self._service.presence.clients_on(flow_id, of_user)}
 
 
-def _require_room(client: Client) -> None:
-    if len(client.followed) + len(client.watched) >= SUBSCRIPTIONS:
-        fault = f"this client follows {SUBSCRIPTIONS} states and flows, the most; unsubscribe from one first"
+def _require_capacity(session: Session) -> None:
+    if len(session.followed) + len(session.watched) >= MAX_SUBSCRIPTIONS:
+        fault = f"this client has {MAX_SUBSCRIPTIONS} subscriptions, the maximum; unsubscribe from one first"
         raise InvalidRequestError([Fault("/flowId", fault)])
 
 
-def _decode(bodies: tuple[Any, ...], shape: type[M]) -> M:
-    body = bodies[0] if len(bodies) == 1 else None
-    try:
-        message = convert_json(body, shape)
-    except (ValidationError, RecursionError, UnicodeEncodeError):
-        raise InvalidRequestError(faults_of(body, shape)) from None
-    faults = [
-        Fault(f"/{name}", "is no Unicode text: it has half of a surrogate pair")
-        for name, value in body.items()  # type: ignore[union-attr] # it has the shape
-        if isinstance(value, str) and not _is_text(value)
-    ]
-    if faults:
-        raise InvalidRequestError(faults)
-    return message
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _origin(client: Client, message: Any) -> Origin:
+def _origin(session: Session, message: Any) -> Origin:
     expected = message.expected_revision
     return Origin(
-        actor=client.user_id,
+        actor=session.user_id,
         request_id=message.request_id,
         client="socket",
-        caller=client.caller,
+        caller=session.caller,
         expected=None if expected is None else ExpectedPosition(expected),
     )
 

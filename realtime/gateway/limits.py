@@ -1,19 +1,19 @@
-"""Limits of one client."""
+"""Limits of one Socket.IO client."""
 
-EVENTS_PER_SECOND = 50.0
-BURST = 250.0
-"""So many events at once are taken from a client that was quiet: enough to subscribe to everything again."""
-OF_A_SERVICE = 20.0
-"""So many times as much may a client send that acts for many users."""
-REFUSALS = 1000
-"""A client that goes on although so many events were refused, and never pauses, is disconnected."""
-CONNECTS = 5
-"""Of one connection: a client may try another token."""
-CONNECTIONS_OF_A_USER = 100
-"""On one worker."""
-SUBSCRIPTIONS = 200
-"""Of one client, watched flows among them."""
-WAITING_PACKETS = 1000
-WAITING_BYTES = 4_000_000
-"""The most bytes that wait for a client that reads slower than events come."""
-DEVICE_CHARACTERS = 64
+MAX_EVENTS_PER_SECOND = 50.0
+MAX_EVENT_BURST = 250.0
+"""Events accepted at once from a client that was idle: enough to renew all of its subscriptions."""
+SERVICE_RATE_FACTOR = 20.0
+"""Multiplies the limits of a client that acts for many users (scopes of services and administrators)."""
+MAX_REFUSALS = 1000
+"""Rate-limited events, without an idle pause between them, after which a client is disconnected."""
+MAX_CONNECT_ATTEMPTS = 5
+"""Socket.IO CONNECT packets on one connection: a client may retry with another token."""
+MAX_CONNECTIONS_PER_USER = 100
+"""Connections of one user on one worker."""
+MAX_SUBSCRIPTIONS = 200
+"""Subscriptions of one client to states and watched flows together."""
+MAX_QUEUED_PACKETS = 1000
+MAX_QUEUED_BYTES = 4_000_000
+"""Packets and bytes queued for a client that reads more slowly than events arrive."""
+MAX_DEVICE_CHARACTERS = 64

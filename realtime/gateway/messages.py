@@ -1,8 +1,8 @@
-"""The bodies of Socket.IO events."""
+"""Bodies of Socket.IO events, and their decoding."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError
 
 from app.contracts.commands import (
     Label,
@@ -14,6 +14,9 @@ from app.contracts.commands import (
     Text,
     TransitionCommand,
 )
+from app.contracts.errors import Fault, InvalidRequestError
+from app.flow.values.struct_errors import faults_of
+from app.kit.integers import convert_json
 
 
 class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -24,8 +27,13 @@ class FlowMessage(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
 
 
 class SubscribeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
-    """``flow-subscribe``: with the position of what the client holds, if it holds any. With ``from_start``
-    a client that knows of no state gets the present one from its first revision."""
+    """The body of ``flow-subscribe``.
+
+    Attributes:
+        epoch: With ``since``, the position of the state that the client holds.
+        since: The revision of that position.
+        from_start: The client knows of no state, and wants the present one from its first revision.
+    """
 
     epoch: Annotated[str, Meta(max_length=64)] | None = None
     since: Annotated[int, Meta(ge=0)] | None = None
@@ -40,7 +48,7 @@ class ChangeMessage(FlowMessage, frozen=True, kw_only=True, rename="camel"):
 
 
 class StartMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
-    """``flow-start``."""
+    """The body of ``flow-start``."""
 
     step: Name | None = None
     service: Label = ""
@@ -48,14 +56,14 @@ class StartMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
     payload: dict[str, Any] | UnsetType = UNSET
 
     def command(self) -> StartCommand:
-        """The command in it."""
+        """Return the command of this message."""
         return StartCommand(
             step=self.step, service=self.service, entity_id=self.entity_id, payload=self.payload
         )
 
 
 class TransitionMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
-    """``flow-transition``."""
+    """The body of ``flow-transition``."""
 
     transition: str
     payload: dict[str, Any] | UnsetType = UNSET
@@ -64,15 +72,47 @@ class TransitionMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"
     remove: Pointers | UnsetType = UNSET
 
     def command(self) -> TransitionCommand:
-        """The command in it."""
+        """Return the command of this message."""
         return TransitionCommand(payload=self.payload, ok=self.ok, message=self.message, remove=self.remove)
 
 
 class ResetMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
-    """``flow-reset``."""
+    """The body of ``flow-reset``."""
 
     step: Name | None = None
 
     def command(self) -> ResetCommand:
-        """The command in it."""
+        """Return the command of this message."""
         return ResetCommand(step=self.step)
+
+
+M = TypeVar("M", bound=FlowMessage)
+
+
+def decode_message(bodies: tuple[Any, ...], shape: type[M]) -> M:
+    """Decode the arguments of an event, which must be one body of this shape.
+
+    Raises:
+        InvalidRequestError: It has another shape, or text that is not Unicode.
+    """
+    body = bodies[0] if len(bodies) == 1 else None
+    try:
+        message = convert_json(body, shape)
+    except (ValidationError, RecursionError, UnicodeEncodeError):
+        raise InvalidRequestError(faults_of(body, shape)) from None
+    faults = [
+        Fault(f"/{name}", "must be Unicode text; it has half of a surrogate pair")
+        for name, value in body.items()  # type: ignore[union-attr] # it has the shape
+        if isinstance(value, str) and not _is_unicode(value)
+    ]
+    if faults:
+        raise InvalidRequestError(faults)
+    return message
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""A connected client: who it is, and what it follows."""
+"""The session of one connected client: its identity, its limits and its subscriptions."""
 
 import asyncio
 import re
@@ -13,37 +13,53 @@ from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient, Topic
 from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
-from realtime.gateway.limits import BURST, DEVICE_CHARACTERS, EVENTS_PER_SECOND, OF_A_SERVICE
+from realtime.gateway.limits import (
+    MAX_DEVICE_CHARACTERS,
+    MAX_EVENT_BURST,
+    MAX_EVENTS_PER_SECOND,
+    SERVICE_RATE_FACTOR,
+)
 
-_LABEL = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{0,{DEVICE_CHARACTERS}}}\Z")
+_LABEL = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{0,{MAX_DEVICE_CHARACTERS}}}\Z")
 
 
-class Client:
-    """``followed`` are states (flow and user), ``watched`` flows, ``rooms`` those that it is in, with what
-    they need; ``present`` is how others see it. ``gone``: it has disconnected, and must hold nothing."""
+class Session:
+    """One Socket.IO client.
+
+    Attributes:
+        rate_factor: Multiplies the client's limits.
+        followed: The states that it subscribed to, as flow and user.
+        watched: The flows that it watches.
+        rooms: Its rooms, each with the topic that the room needs.
+        disconnected: The client has disconnected; nothing may be added to the session any more.
+        timer: Checks whether the token has expired.
+        presence: The client as others see it.
+    """
 
     def __init__(self, sid: str, caller: Caller, device: str) -> None:
         self.sid = sid
         self.caller = caller
-        self.share = OF_A_SERVICE if caller.scopes & {ADMIN, SERVICE} else 1.0
-        self.bucket = TokenBucket(EVENTS_PER_SECOND * self.share, BURST * self.share)
+        self.rate_factor = SERVICE_RATE_FACTOR if caller.scopes & {ADMIN, SERVICE} else 1.0
+        self.bucket = TokenBucket(
+            MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
+        )
         self.followed: set[tuple[str, str]] = set()
         self.watched: set[str] = set()
         self.rooms: dict[str, Topic] = {}
-        self.gone = False
+        self.disconnected = False
         self.timer: asyncio.TimerHandle | None = None
-        self.present = PresentClient(
+        self.presence = PresentClient(
             client_id=str(uuid7()), user_id=caller.user_id, since=iso(datetime.now(UTC)), device=device
         )
 
     @property
     def user_id(self) -> str:
-        """Whose it is."""
+        """The user of the client's token."""
         return self.caller.user_id
 
 
 def token_of(environ: dict[str, Any], auth: Any) -> str | None:
-    """The token that a connection comes with."""
+    """Return the token of a connection: of the ``auth`` object, or of the Authorization header."""
     if isinstance(auth, dict) and isinstance(auth.get("token"), str):
         return str(auth["token"])
     scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
@@ -51,10 +67,19 @@ def token_of(environ: dict[str, Any], auth: Any) -> str | None:
 
 
 def device_of(auth: Any) -> str:
-    """The label that a client gives itself. Raises InvalidRequestError."""
+    """Return the device label of a client, "" if it has none.
+
+    Raises:
+        InvalidRequestError: The label is too long, or has control characters.
+    """
     label = auth.get("device", "") if isinstance(auth, dict) else ""
     if not isinstance(label, str) or not _LABEL.match(label):
         raise InvalidRequestError(
-            [Fault("/device", f"at most {DEVICE_CHARACTERS} characters, no control characters")]
+            [
+                Fault(
+                    "/device",
+                    f"must be text of at most {MAX_DEVICE_CHARACTERS} characters without control characters",
+                )
+            ]
         )
     return label

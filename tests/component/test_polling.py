@@ -12,7 +12,7 @@ import pytest
 import socketio
 
 from app.http.connections import BoundedConnection
-from realtime.gateway.bounded_server import Server
+from realtime.gateway.bounded_server import BoundedServer
 from tests.support.asgi_server import serving_asgi
 
 LIMIT = 10_000
@@ -58,7 +58,7 @@ async def polling(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Polling]:
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[Polling]:
-    sockets = Server(
+    sockets = BoundedServer(
         async_mode="asgi",
         transports=["websocket", "polling"],
         allowed_origins=["https://app.example"],
@@ -76,10 +76,10 @@ async def serving() -> AsyncIterator[Polling]:
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
     assert answer.headers["content-type"] == "application/problem+json"
-    told = answer.json()
-    assert set(told) == {"type", "title", "status", "detail", "instance", "code", "retryable", "details"}
-    assert (told["status"], told["instance"]) == (answer.status_code, "/socket.io/")
-    return told["status"], told["code"]
+    document = answer.json()
+    assert set(document) == {"type", "title", "status", "detail", "instance", "code", "retryable", "details"}
+    assert (document["status"], document["instance"]) == (answer.status_code, "/socket.io/")
+    return document["status"], document["code"]
 
 
 async def is_served(polling: Polling) -> bool:

@@ -59,8 +59,8 @@ async def test_more_changes_than_a_user_may_request_are_rate_limited(
     assert [answer["ok"] for answer in answers] == [True, True, False, False]
     await client.emit("flow-transition", step)  # without an ack
     async with asyncio.timeout(WAIT):
-        told = await refused.get()
-    for error in (answers[2]["error"], answers[3]["error"], told):
+        pushed = await refused.get()
+    for error in (answers[2]["error"], answers[3]["error"], pushed):
         assert (error["code"], error["retryable"]) == ("RATE_LIMITED", True)
         assert 0 < error["details"]["retryAfterMs"] <= 30_000
     read = await client.call("flow-state", {"flowId": "loop"}, timeout=WAIT)

@@ -11,7 +11,7 @@ import pytest
 
 from app.services.live.catch_up import MOST_EVENTS
 from config.settings import Settings
-from realtime.gateway.limits import BURST, REFUSALS, SUBSCRIPTIONS
+from realtime.gateway.limits import MAX_EVENT_BURST, MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from tests.support.serving import Follower, Serving, close_all, external
 from tests.support.transports import transport_of
 
@@ -234,14 +234,16 @@ async def test_a_client_that_sends_too_much_is_refused_and_then_disconnected(
 ) -> None:
     neighbour = await connected(serving, user)
     client = await connected(serving, user)
-    for _ in range(int(BURST)):  # cheap ones, which even a slow server takes faster than the bucket fills
+    for _ in range(
+        int(MAX_EVENT_BURST)
+    ):  # cheap ones, which even a slow server takes faster than the bucket fills
         await client.client.emit("flow-nonsense", {})
     answers = await asyncio.gather(*(client.call("flow-state", {"flowId": FLOW}) for _ in range(60)))
     refused = [a["error"] for a in answers if not a["ok"]]
     assert refused
     assert {(e["code"], e["retryable"]) for e in refused} == {("RATE_LIMITED", True)}
     assert all(0 < e["details"]["retryAfterMs"] <= 1000 for e in refused)
-    for _ in range(REFUSALS + 300):
+    for _ in range(MAX_REFUSALS + 300):
         await client.client.emit("flow-nonsense", {})
     await client.until(lambda f: bool(named(f, "flow-error")))
     assert named(client, "flow-error")[0]["code"] == "RATE_LIMITED"
@@ -253,7 +255,7 @@ async def test_a_client_that_sends_too_much_is_refused_and_then_disconnected(
 async def test_subscriptions_of_a_client_are_bounded(serving: Serving, user: str) -> None:
     await walk(serving, user)
     service = await connected(serving, f"svc-{user}", "flow:service")
-    for n in range(SUBSCRIPTIONS):
+    for n in range(MAX_SUBSCRIPTIONS):
         assert (await service.call("flow-subscribe", {"flowId": FLOW, "userId": f"{user}-{n}"}))["ok"]
     more = await service.call("flow-subscribe", {"flowId": FLOW, "userId": user})
     assert more["error"]["code"] == "INVALID_REQUEST"

@@ -13,7 +13,7 @@ import pytest
 import socketio
 
 from config.settings import Settings
-from realtime.gateway.limits import CONNECTS
+from realtime.gateway.limits import MAX_CONNECT_ATTEMPTS
 from tests.support.serving import Follower, Serving, external
 from tests.support.transports import transport_of
 
@@ -309,7 +309,7 @@ async def test_what_is_no_frame_ends_the_connection_without_an_error(serving: Se
         assert await raw.closed(5)
     async with serving.http("ada") as http:
         await http.get("/api/flows")  # its line comes after
-    await asyncio.to_thread(serving.wait_for, "no frame of ours")
+    await asyncio.to_thread(serving.wait_for, "malformed frame received")
     assert not [line for line in serving.lines[before:] if "[error" in line or "Traceback" in line]
 
 
@@ -328,7 +328,7 @@ async def test_who_leaves_the_namespace_or_is_refused_too_often_is_disconnected(
         assert await raw.closed(5)
     async with Raw() as raw:
         await raw.connect(serving, None)
-        for _ in range(CONNECTS):
+        for _ in range(MAX_CONNECT_ATTEMPTS):
             await raw.socket.send_str('40{"token":"x"}')
             assert (await raw.socket.receive_str(timeout=5)).startswith("44"), "another token may be tried"
         await raw.socket.send_str(f'40{{"token":"{serving.token(user)}"}}')
@@ -370,7 +370,7 @@ async def test_polling_is_refused_by_default(serving: Serving, user: str) -> Non
         answer = await http.get("/socket.io/", params={"transport": "polling", "EIO": 4})
     assert answer.status_code == 400
     message = answer.json()
-    assert message.startswith("Invalid transport: this server takes websocket.")
+    assert message.startswith("Invalid transport: this server accepts websocket.")
     assert "transports: ['websocket']" in message
     assert "FLOW_SOCKET_TRANSPORTS" in message
     await asyncio.to_thread(serving.wait_for, "client transport refused.*FLOW_SOCKET_TRANSPORTS")

@@ -13,8 +13,7 @@ from app.flow.validation import check_flow
 from app.flow.values.struct_errors import faults_of
 from app.http.endpoint import _decode_again
 from app.kit.integers import convert_json
-from realtime.gateway.handlers import _decode
-from realtime.gateway.messages import SubscribeMessage, TransitionMessage
+from realtime.gateway.messages import SubscribeMessage, TransitionMessage, decode_message
 from tests.support.samples import flow_dict
 
 
@@ -67,10 +66,10 @@ def test_versions_and_revisions_are_taken_alike_by_every_door() -> None:
     assert (body.from_version, body.to_version, body.limit, faults) == (1, 2, 10, [])
     operation = {"op": "reset", "userId": "u", "flowId": "f", "expectedRevision": 3.0}
     assert convert_json(operation, BatchOperation).expected_revision == 3
-    subscribed = _decode(({"flowId": "f", "epoch": "e", "since": 4.0},), SubscribeMessage)
+    subscribed = decode_message(({"flowId": "f", "epoch": "e", "since": 4.0},), SubscribeMessage)
     assert subscribed.since == 4
     moved = {"flowId": "f", "transition": "t", "expectedRevision": 5.0, "payload": {"n": 5.0}}
-    message = _decode((moved,), TransitionMessage)
+    message = decode_message((moved,), TransitionMessage)
     assert message.expected_revision == 5
     assert isinstance(message.payload, dict)
     assert isinstance(message.payload["n"], float)
@@ -79,7 +78,7 @@ def test_versions_and_revisions_are_taken_alike_by_every_door() -> None:
         assert refused is None
         assert [fault.pointer for fault in faults] == ["/from"]
     with pytest.raises(InvalidRequestError):
-        _decode(({"flowId": "f", "epoch": "e", "since": 0.5},), SubscribeMessage)
+        decode_message(({"flowId": "f", "epoch": "e", "since": 0.5},), SubscribeMessage)
 
 
 def test_a_definition_is_reported_how_its_author_writes_an_integer() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from app.kit.origins import own_origins
 from config.settings import SettingsError, load_settings
-from realtime.gateway.bounded_server import Server
+from realtime.gateway.bounded_server import BoundedServer
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_malformed_forwarded_header_says_nothing(value: str) -> None:
     assert own_origins("ws", headers.get) == {"http://inner"}
 
 
-async def answer(server: Server, **environ: str) -> Any:
+async def answer(server: BoundedServer, **environ: str) -> Any:
     """The status with which Engine.IO answers a connection."""
     sent: list[Any] = []
 
@@ -125,7 +125,7 @@ async def test_socket_io_accepts_its_own_origin_and_those_of_the_settings(
     listed: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "engineio")  # as in the service
-    server = Server(async_mode="asgi", transports=["polling"], allowed_origins=listed)
+    server = BoundedServer(async_mode="asgi", transports=["polling"], allowed_origins=listed)
     assert (await answer(server, host="flow.example", origin="http://flow.example"))[0] == 200
     behind = {"host": "10.0.0.1:8000", "x_forwarded_host": "flow.example", "x_forwarded_proto": "https"}
     assert (await answer(server, origin="https://flow.example", **behind))[0] == 200
