@@ -1,6 +1,6 @@
-"""A client of server-flow in Python: follows states without a gap, and makes each change once.
+"""The Python client of server-flow: follows states without a gap, and executes each change once.
 
-Needs ``aiohttp`` (the extra ``client``); imports nothing of the server but its values.
+It needs ``aiohttp``, and imports nothing of the server but its values.
 """
 
 from app.contracts.events import PresentClient

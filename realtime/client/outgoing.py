@@ -1,4 +1,4 @@
-"""Checks of messages before they are sent, where the server could only end the connection."""
+"""Checks of messages before they are sent: the server could only end the connection."""
 
 import math
 from collections.abc import Iterator
@@ -18,37 +18,38 @@ from app.contracts.errors import (
 from realtime.client.errors import FlowClientError
 
 MAX_DEPTH = 32
-"""Levels of a payload, as the server bounds them."""
+"""Levels of a payload, as on the server."""
 MAX_FAULTS = 100
 MAX_INTEGER_BITS = 1024
-"""Longer integers are those that no JSON reader takes; of shorter ones the server says what it takes."""
-MAX_MESSAGE_BYTES = 1_048_576
+"""No JSON reader accepts longer integers. The server checks shorter ones."""
+DEFAULT_MESSAGE_BYTES = 1_048_576
 """The limit of a server that announces none."""
-LARGEST_MESSAGE_BYTES = 2_097_152
+MAX_MESSAGE_BYTES = 2_097_152
 """The largest limit that a server can be configured with."""
 FRAME_BYTES = 32
-"""Bytes around a message: the packet type, the number of its ack, brackets."""
+"""Bytes around a message: the packet type, the id of its ack, brackets."""
 
 _BINARY = (bytes, bytearray, memoryview)
 
 
 class _Handshake(msgspec.Struct, rename="camel"):
-    max_payload: int = MAX_MESSAGE_BYTES
+    max_payload: int = DEFAULT_MESSAGE_BYTES
 
 
 def announced_limit(packet: object) -> int:
-    """The largest message that a server takes, by the first packet of its connection."""
+    """Return the largest message in bytes that the server accepts, from its first packet."""
     try:
         return msgspec.json.decode(str(packet)[1:], type=_Handshake).max_payload
     except msgspec.DecodeError:
-        return MAX_MESSAGE_BYTES
+        return DEFAULT_MESSAGE_BYTES
 
 
 def checked(body: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a message that holds nothing but JSON values.
+    """Copy a message as plain JSON values.
 
-    Raises FlowClientError with the code INVALID_PAYLOAD, or INVALID_REQUEST for a fault outside of the
-    payload; ``details`` has every fault, as the server would list them.
+    Raises:
+        FlowClientError: A value is not JSON: INVALID_PAYLOAD, or INVALID_REQUEST outside of the payload.
+            ``details`` has every fault, as the server would list them.
     """
     try:
         plain: dict[str, Any] = msgspec.to_builtins(body, builtin_types=_BINARY, str_keys=True)
@@ -62,10 +63,14 @@ def checked(body: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def check_size(event: str, body: dict[str, Any], limit: int) -> None:
-    """Raise FlowClientError with the code PAYLOAD_TOO_LARGE for a message of more than ``limit`` bytes."""
-    if len(msgspec.json.encode([event, body])) + FRAME_BYTES > limit:
-        raise _as_client_error(PayloadTooLargeError("message", limit))
+def check_size(event: str, body: dict[str, Any], max_bytes: int) -> None:
+    """Check the size of a message.
+
+    Raises:
+        FlowClientError: It has more than ``max_bytes`` (PAYLOAD_TOO_LARGE).
+    """
+    if len(msgspec.json.encode([event, body])) + FRAME_BYTES > max_bytes:
+        raise _as_client_error(PayloadTooLargeError("message", max_bytes))
 
 
 def _refusal(faults: list[Fault]) -> FlowClientError:
@@ -78,27 +83,27 @@ def _as_client_error(error: FlowError) -> FlowClientError:
     return FlowClientError(error.code, error.message, error.retryable, error.details)
 
 
-def _faults(value: Any, at: str, depth: int) -> Iterator[Fault]:
+def _faults(value: Any, pointer: str, depth: int) -> Iterator[Fault]:
     if isinstance(value, dict | list | tuple):
         if depth > MAX_DEPTH:
-            yield Fault(at, f"is nested deeper than {MAX_DEPTH} levels")
+            yield Fault(pointer, f"is nested deeper than {MAX_DEPTH} levels")
             return
         for key, member in value.items() if isinstance(value, dict) else enumerate(value):
             name = str(key)
             if _is_unicode(name):
                 segment = name.replace("~", "~0").replace("/", "~1")
-                yield from _faults(member, f"{at}/{segment}", depth + 1)
+                yield from _faults(member, f"{pointer}/{segment}", depth + 1)
             else:
-                yield Fault(at, "a name must be Unicode text without lone surrogates")
+                yield Fault(pointer, "a name must be Unicode text without lone surrogates")
     elif isinstance(value, _BINARY):
-        yield Fault(at, f"{type(value).__name__} is not a JSON value; send text, such as base64")
+        yield Fault(pointer, f"{type(value).__name__} is not a JSON value; send text, such as base64")
     elif isinstance(value, str):
         if not _is_unicode(value):
-            yield Fault(at, "text must be Unicode without lone surrogates")
+            yield Fault(pointer, "text must be Unicode without lone surrogates")
     elif isinstance(value, float) and not math.isfinite(value):
-        yield Fault(at, "a number must be finite")
+        yield Fault(pointer, "a number must be finite")
     elif isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-        yield Fault(at, "an integer must fit 64 bits")
+        yield Fault(pointer, "an integer must fit 64 bits")
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A subscription of a client, shared by all who read it: a state that is followed, a flow that is watched."""
+"""Subscriptions of a client to states and watched flows, each shared by all of its readers."""
 
 import asyncio
 import copy
@@ -20,38 +20,43 @@ from realtime.client.sync import Following, StateUpdate, Stats, SyncAnswer
 T = TypeVar("T")
 S = TypeVar("S")
 
-WAITING = 1000
-"""A consumer that is further behind is not shown the oldest that wait."""
+MAX_QUEUED_UPDATES = 1000
+"""Updates queued for one reader; a slower reader misses the oldest ones."""
 
 
 class Mailbox(Generic[T]):
-    """The updates that one consumer has still to be shown."""
+    """The updates that wait for one reader."""
 
     def __init__(self) -> None:
-        self._items: deque[T] = deque(maxlen=WAITING)
+        self._items: deque[T] = deque(maxlen=MAX_QUEUED_UPDATES)
         self._changed = asyncio.Event()
         self._ended = False
         self._error: FlowClientError | None = None
 
     def put(self, item: T) -> None:
-        """One more; the oldest is left out when it is one too many."""
+        """Add an update. A full mailbox drops its oldest one."""
         self._items.append(item)
         self._changed.set()
 
     def end(self, error: FlowClientError | None) -> None:
-        """Nothing comes any more. Without an error, what waits is not shown either."""
+        """End the mailbox. Without an error, the queued updates are discarded."""
         if error is None:
             self._items.clear()
         self._ended, self._error = True, error
         self._changed.set()
 
     def check(self) -> None:
-        """Raise the error that it ended with, if it did."""
+        """Raise the error with which the mailbox ended, if there is one."""
         if self._error is not None:
             raise copy.copy(self._error)
 
     async def next(self) -> T:
-        """The next one. After the end its error, or StopAsyncIteration."""
+        """Wait for the next update.
+
+        Raises:
+            FlowClientError: The mailbox ended with it.
+            StopAsyncIteration: The mailbox ended without an error.
+        """
         while not self._items:
             self.check()
             if self._ended:
@@ -62,125 +67,129 @@ class Mailbox(Generic[T]):
 
 
 class Source(ABC, Generic[T]):
-    """Something to listen to at the server, for as long as somebody reads."""
+    """A subscription at the server, as long as it has readers.
+
+    Attributes:
+        subscribed: Set once the server sends changes, and when it never will.
+        task: Renews the subscription on every connection.
+    """
 
     def __init__(
         self,
-        link: ReconnectingConnection,
+        connection: ReconnectingConnection,
         requests: Requests,
         body: dict[str, Any],
-        ended: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._requests = requests
         self._body = body
-        self._ended = ended
-        self._lines: set[Mailbox[T]] = set()
+        self._on_end = on_end
+        self._mailboxes: set[Mailbox[T]] = set()
         self._wake = asyncio.Event()
         self._wake.set()
-        self.listening = asyncio.Event()
-        """Set once the server tells of changes, and when it never will."""
+        self.subscribed = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
     @abstractmethod
     def connected(self, now: float) -> None:
-        """There is a new connection, by which the server knows of nothing yet."""
+        """Subscribe again: on a new connection the server knows of no subscription."""
 
     @abstractmethod
-    async def _listen(self) -> None:
-        """Have the server tell, again whenever woken."""
+    async def _subscribe(self) -> None:
+        """Subscribe, and again whenever woken."""
 
     @abstractmethod
-    def _silence(self) -> None:
-        """Nobody reads any more: tell the server."""
+    def _unsubscribe(self) -> None:
+        """Unsubscribe at the server: the last reader has left."""
 
-    def join(self) -> Mailbox[T]:
-        """A line for one more reader."""
-        line: Mailbox[T] = Mailbox()
-        self._lines.add(line)
-        return line
+    def add_reader(self) -> Mailbox[T]:
+        """Return the mailbox of a new reader."""
+        mailbox: Mailbox[T] = Mailbox()
+        self._mailboxes.add(mailbox)
+        return mailbox
 
-    def leave(self, line: Mailbox[T]) -> None:
-        """A reader goes; with the last one it ends."""
-        if line not in self._lines:
+    def remove_reader(self, mailbox: Mailbox[T]) -> None:
+        """Remove a reader. The subscription ends with its last one."""
+        if mailbox not in self._mailboxes:
             return
-        self._lines.discard(line)
-        line.end(None)
-        if not self._lines:
-            self._silence()
+        self._mailboxes.discard(mailbox)
+        mailbox.end(None)
+        if not self._mailboxes:
+            self._unsubscribe()
             self.finish(None)
 
     def finish(self, error: FlowClientError | None) -> None:
-        """End, and all reading of it."""
-        self._ended()
-        self.listening.set()
-        for line in self._lines:
-            line.end(error)
-        self._lines.clear()
+        """End the subscription and all mailboxes."""
+        self._on_end()
+        self.subscribed.set()
+        for mailbox in self._mailboxes:
+            mailbox.end(error)
+        self._mailboxes.clear()
         if self.task is not asyncio.current_task():
             self.task.cancel()
 
-    async def told(self) -> None:
-        """Wait until what the server is to know of it is on its way."""
-        await self._link.posted()
+    async def flush(self) -> None:
+        """Wait until the messages to the server are on their way."""
+        await self._connection.flush()
 
-    def _show(self, items: Iterable[T]) -> None:
+    def _deliver(self, items: Iterable[T]) -> None:
         for item in items:
-            for line in self._lines:
-                line.put(item)
+            for mailbox in self._mailboxes:
+                mailbox.put(item)
 
     async def _run(self) -> None:
         try:
-            await self._listen()
+            await self._subscribe()
         except FlowClientError as error:
             self.finish(error)
 
 
 class Subscription(Source[StateUpdate | None]):
-    """One state that is followed."""
+    """The subscription to one state."""
 
     def __init__(
         self,
-        link: ReconnectingConnection,
+        connection: ReconnectingConnection,
         requests: Requests,
         body: dict[str, Any],
-        ended: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.following = Following()
-        super().__init__(link, requests, body, ended)
+        super().__init__(connection, requests, body, on_end)
 
-    def join(self) -> Mailbox[StateUpdate | None]:
-        """A line that begins with the present state, as soon as it is known."""
-        line = super().join()
+    def add_reader(self) -> Mailbox[StateUpdate | None]:
+        """Return the mailbox of a new reader, which begins with the present state if that is known."""
+        mailbox = super().add_reader()
         if self.following.known:
-            line.put(self.following.state)
-        return line
+            mailbox.put(self.following.state)
+        return mailbox
 
     def connected(self, now: float) -> None:
         """Request what was missed before this connection."""
         self.following.want_sync(now)
         self._wake.set()
 
-    def heard(self, update: StateUpdate, now: float) -> None:
-        """An event of this state came."""
-        self._show(self.following.event(update, now))
+    def event_received(self, update: StateUpdate, now: float) -> None:
+        """Apply an event of this state."""
+        self._deliver(self.following.event(update, now))
         if self.following.needs_sync:
             self._wake.set()
 
-    async def _listen(self) -> None:
+    async def _subscribe(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await self._become_level()
+            await self._sync()
 
-    async def _become_level(self) -> None:
+    async def _sync(self) -> None:
         loop = asyncio.get_running_loop()
         backoff = Backoff()
-        in_vain = 0
+        rounds = 0
         while self.following.needs_sync:
-            if in_vain > 1:  # one more sync is usual; many are not hurried
-                await self._link.pause(backoff.next())
-            await self._link.ready()
+            if rounds > 1:  # a second sync is usual; further ones are delayed
+                await self._connection.pause(backoff.next())
+            await self._connection.ready()
             sync = self.following.begin()
             body = self._body
             if sync.epoch is not None:
@@ -191,59 +200,61 @@ class Subscription(Source[StateUpdate | None]):
             if answer is None:
                 self.following.failed(sync.number)
                 continue
-            self._show(self.following.answer(sync.number, decoded(answer, SyncAnswer), loop.time()))
+            self._deliver(self.following.answer(sync.number, decoded(answer, SyncAnswer), loop.time()))
             if "userId" not in self._body and isinstance(answer.get("userId"), str):
-                self._link.learn_user(answer["userId"])
-            in_vain += 1
-            self.listening.set()
+                self._connection.set_user(answer["userId"])
+            rounds += 1
+            self.subscribed.set()
 
-    def _silence(self) -> None:
-        self._link.post("flow-unsubscribe", self._body)
+    def _unsubscribe(self) -> None:
+        self._connection.send("flow-unsubscribe", self._body)
 
 
 class Watch(Source[FlowUpdatedEvent]):
-    """One flow of which all changes are told."""
+    """The subscription to all changes of one flow."""
 
     def connected(self, now: float) -> None:
-        """Another connection has to watch again."""
+        """Watch the flow on a new connection."""
         self._wake.set()
 
-    def heard(self, update: FlowUpdatedEvent) -> None:
-        """A change was told."""
-        self._show([update])
+    def event_received(self, update: FlowUpdatedEvent) -> None:
+        """Deliver a change of the flow."""
+        self._deliver([update])
 
-    async def _listen(self) -> None:
+    async def _subscribe(self) -> None:
         while True:
             await self._wake.wait()
-            await self._link.ready()
+            await self._connection.ready()
             self._wake.clear()
             backoff = Backoff()
             while await self._requests.attempt("flow-watch", self._body, backoff) is None:
-                await self._link.ready()
+                await self._connection.ready()
                 self._wake.clear()
-            self.listening.set()
+            self.subscribed.set()
 
-    def _silence(self) -> None:
-        self._link.post("flow-unwatch", self._body)
+    def _unsubscribe(self) -> None:
+        self._connection.send("flow-unwatch", self._body)
 
 
 class Reader(Generic[T]):
-    """Reads a source, with ``async for``. It ends with ``aclose()``, at the end of its ``async with``, when
-    it is let go of (as a loop over it does that is left), or with the client.
+    """An asynchronous iterator over the updates of a subscription.
+
+    It ends with ``aclose()``, at the end of its ``async with``, when it is garbage-collected (as after a loop
+    over it is left), or with the client.
     """
 
     def __init__(self, source: Source[T]) -> None:
-        self._line = source.join()
+        self._mailbox = source.add_reader()
         loop = asyncio.get_running_loop()
-        self._leave = weakref.finalize(self, _leave_soon, loop, source, self._line)
-        self._leave.atexit = False
+        self._finalizer = weakref.finalize(self, _remove_later, loop, source, self._mailbox)
+        self._finalizer.atexit = False
         self._source = source
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        return await self._line.next()
+        return await self._mailbox.next()
 
     async def __aenter__(self) -> Self:
         return self
@@ -252,19 +263,23 @@ class Reader(Generic[T]):
         await self.aclose()
 
     async def ready(self) -> None:
-        """Wait until no change is missed from now on. The error, if it ended with one."""
-        await self._source.listening.wait()
-        self._line.check()
+        """Wait until every later change is delivered.
+
+        Raises:
+            FlowClientError: The subscription ended with it.
+        """
+        await self._source.subscribed.wait()
+        self._mailbox.check()
 
     async def aclose(self) -> None:
-        """Read no more."""
-        self._leave.detach()
-        self._source.leave(self._line)
-        await self._source.told()
+        """End the iteration."""
+        self._finalizer.detach()
+        self._source.remove_reader(self._mailbox)
+        await self._source.flush()
 
 
 class States(Reader[StateUpdate | None]):
-    """The states of a following, each once, in their order; None says that there is no state."""
+    """The states of a subscription, each once and in order; None if there is no state."""
 
     def __init__(self, source: Subscription) -> None:
         super().__init__(source)
@@ -272,7 +287,7 @@ class States(Reader[StateUpdate | None]):
 
     @property
     def state(self) -> StateUpdate | None:
-        """The newest state, also when the loop has not come to it."""
+        """The newest state, also before the iteration reaches it."""
         return self._following.state
 
     @property
@@ -282,19 +297,23 @@ class States(Reader[StateUpdate | None]):
 
     @property
     def stats(self) -> Stats:
-        """The counters, of all who follow this state by this client."""
+        """Counters of the subscription, which all readers of this state share."""
         return self._following.stats
 
 
-def _leave_soon(loop: asyncio.AbstractEventLoop, source: Source[T], line: Mailbox[T]) -> None:
-    # The garbage collector may run in any thread, and after the loop.
+def _remove_later(loop: asyncio.AbstractEventLoop, source: Source[T], mailbox: Mailbox[T]) -> None:
+    # The garbage collector may run in any thread, and after the end of the loop.
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(source.leave, line)
+        loop.call_soon_threadsafe(source.remove_reader, mailbox)
 
 
 def decoded(answer: Any, shape: type[S]) -> S:
-    """The server's answer as a value."""
+    """Decode an answer of the server.
+
+    Raises:
+        FlowClientError: It has another shape (INVALID_ANSWER).
+    """
     try:
         return convert(answer, shape)
     except ValidationError as error:
-        raise FlowClientError("INVALID_ANSWER", f"The server's answer is none of ours: {error}") from None
+        raise FlowClientError("INVALID_ANSWER", f"The server sent a malformed answer: {error}") from None

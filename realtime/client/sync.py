@@ -1,5 +1,8 @@
-"""The rules by which a client follows one state without a gap. No connection and no clock in here: what
-was heard is told, times are handed in, and the answer is what to show now."""
+"""The rules by which a client follows one state without a gap.
+
+There is no connection and no clock in here: events and times are arguments, and every method returns the
+updates to deliver now.
+"""
 
 from collections import deque
 from enum import Enum
@@ -10,12 +13,15 @@ from app.contracts.state import ENDED
 from app.contracts.wire.states import StateView
 from app.contracts.wire.times import Time
 
-KEPT_WHILE_SYNCING = 1000
+MAX_BUFFERED_EVENTS = 1000
+"""Events buffered while a sync is running."""
 
 
 class StateUpdate(StateView, frozen=True, rename="camel", kw_only=True):
-    """A state as a follower is shown it. What led to it is known when it came by an event, and None when
-    it was read."""
+    """A state as a subscriber receives it.
+
+    The members of the change that led to it are set if it arrived in an event, and None if it was read.
+    """
 
     kind: str | None = None
     transition: str | None = None
@@ -25,7 +31,7 @@ class StateUpdate(StateView, frozen=True, rename="camel", kw_only=True):
 
 
 class SyncRequest(Struct, frozen=True):
-    """A sync that has begun: ``epoch`` and ``since`` are the position held, ``number`` names it."""
+    """A running sync: ``epoch`` and ``since`` are the position held, ``number`` identifies the sync."""
 
     number: int
     epoch: str | None
@@ -33,8 +39,12 @@ class SyncRequest(Struct, frozen=True):
 
 
 class SyncAnswer(Struct, frozen=True):
-    """The answer to ``flow-subscribe``: with ``complete`` the ``events`` since the position sent, oldest
-    first; otherwise ``state`` is where to begin anew."""
+    """The answer to ``flow-subscribe``.
+
+    Attributes:
+        complete: ``events`` are all events since the position sent, oldest first.
+        state: The present state. If the answer is not complete, following starts again from it.
+    """
 
     complete: bool
     state: StateUpdate | None = None
@@ -42,11 +52,16 @@ class SyncAnswer(Struct, frozen=True):
 
 
 class Stats(Struct, rename="camel"):
-    """Counters of one following, or sums of several.
+    """Counters of one subscription, or sums of several.
 
-    ``gaps``: events that did not fit. ``repaired``: missed events that a sync brought. ``resets``: syncs
-    that began anew although something was held. ``dropped``: old or double events. ``longest_repair``:
-    milliseconds, at most, from noticing a gap, or being connected again, to being level.
+    Attributes:
+        gaps: Events that did not follow the position held.
+        syncs: Syncs that began.
+        repaired: Missed events that a sync returned.
+        resets: Syncs that replaced the position held.
+        dropped: Old or duplicate events.
+        longest_repair: The longest time in milliseconds from noticing a gap, or from a reconnection, until
+            nothing was missing.
     """
 
     gaps: int = 0
@@ -57,7 +72,7 @@ class Stats(Struct, rename="camel"):
     longest_repair: float = 0.0
 
     def add(self, other: "Stats") -> None:
-        """Take in the counters of another one."""
+        """Add the counters of another one."""
         self.gaps += other.gaps
         self.syncs += other.syncs
         self.repaired += other.repaired
@@ -69,16 +84,20 @@ class Stats(Struct, rename="camel"):
 class _Fit(Enum):
     NEXT = "next"
     FIRST = "first"
-    """The first of an epoch, where there was no state. An event alone may be of one that has ended since."""
+    """The first of an epoch, where there was no state. That epoch may have ended since."""
     OLD = "old"
     GAP = "gap"
 
 
 class Following:
-    """One state as followed. Every method that tells it something returns what the consumer is to be
-    shown now, in order; None in there says that there is no state.
+    """The position of one followed state.
 
-    Whoever drives it runs a sync (``begin``, then ``answer`` or ``failed``) whenever ``needs_sync``.
+    Methods that receive events or answers return the updates to deliver now, in order; None among them says
+    that there is no state. The owner runs a sync (``begin``, then ``answer`` or ``failed``) whenever
+    ``needs_sync``.
+
+    Attributes:
+        known: Anything was delivered, even that there is no state.
     """
 
     def __init__(self) -> None:
@@ -86,104 +105,103 @@ class Following:
         self.revision: int | None = None
         self.state: StateUpdate | None = None
         self.known = False
-        """True if anything was shown, were it that there is no state."""
         self.needs_sync = True
         self.stats = Stats()
-        self._begun = 0
+        self._sync_number = 0
         self._running = False
-        self._noticed: float | None = None
+        self._gap_noticed_at: float | None = None
         self._buffer: deque[StateUpdate] = deque()
-        self._heard_before = 0
+        self._buffered_before_sync = 0
 
     @property
     def syncing(self) -> bool:
-        """True if something may be missing: a sync is needed, or under way."""
+        """True if something may be missing: a sync is needed or running."""
         return self.needs_sync or self._running
 
     @property
     def absent(self) -> bool:
-        """True if it is known that there is no state. A sync then asks for a later epoch from its start."""
+        """True if it is known that there is no state. A sync then requests a later epoch from its start."""
         return self.known and (self.state is None or self.state.status in ENDED)
 
     def want_sync(self, now: float) -> None:
-        """Connected again, or told to resync: events may have been missed."""
+        """Require a sync: after a reconnection or a resync event, events may have been missed."""
         self.needs_sync = True
-        if self.known and self._noticed is None:
-            self._noticed = now
+        if self.known and self._gap_noticed_at is None:
+            self._gap_noticed_at = now
 
     def begin(self) -> SyncRequest:
-        """A sync begins; the answers to earlier ones count no more."""
-        self._begun += 1
+        """Begin a sync. Answers to earlier ones are ignored from now on."""
+        self._sync_number += 1
         self._running, self.needs_sync = True, False
-        self._heard_before = len(self._buffer)
+        self._buffered_before_sync = len(self._buffer)
         self.stats.syncs += 1
-        return SyncRequest(self._begun, self.epoch, self.revision)
+        return SyncRequest(self._sync_number, self.epoch, self.revision)
 
     def failed(self, number: int) -> None:
-        """The sync ended without an answer: another one is needed."""
-        if self._running and number == self._begun:
+        """End a sync without an answer: another one is needed."""
+        if self._running and number == self._sync_number:
             self._running, self.needs_sync = False, True
 
     def event(self, update: StateUpdate, now: float) -> list[StateUpdate | None]:
-        """An event of this state came."""
+        """Apply an event of this state."""
         if self.syncing:
-            self._keep(update)
+            self._buffer_event(update)
             return []
-        return self._take(update, now)
+        return self._apply(update, now)
 
     def answer(self, number: int, answer: SyncAnswer, now: float) -> list[StateUpdate | None]:
-        """The answer to a sync came."""
-        if not self._running or number != self._begun:
+        """Apply the answer to a sync."""
+        if not self._running or number != self._sync_number:
             return []
         self._running = False
-        shown = self._catch_up(answer, now) if answer.complete else self._restart(answer.state)
+        delivered = self._catch_up(answer, now) if answer.complete else self._restart(answer.state)
         if not self.syncing:
-            kept, self._buffer = self._buffer, deque()
-            for update in kept:
-                shown += self.event(update, now)
-        if not self.syncing and self._noticed is not None:
-            self.stats.longest_repair = max(self.stats.longest_repair, 1000 * (now - self._noticed))
-            self._noticed = None
-        return shown
+            buffered, self._buffer = self._buffer, deque()
+            for update in buffered:
+                delivered += self.event(update, now)
+        if not self.syncing and self._gap_noticed_at is not None:
+            self.stats.longest_repair = max(self.stats.longest_repair, 1000 * (now - self._gap_noticed_at))
+            self._gap_noticed_at = None
+        return delivered
 
     def _catch_up(self, answer: SyncAnswer, now: float) -> list[StateUpdate | None]:
-        heard = {(update.epoch, update.revision) for update in self._buffer}
-        shown: list[StateUpdate | None] = []
+        buffered = {(update.epoch, update.revision) for update in self._buffer}
+        delivered: list[StateUpdate | None] = []
         gaps = self.stats.gaps
         for update in answer.events:
-            taken = self._take(update, now, certain=True)
+            applied = self._apply(update, now, certain=True)
             if self.stats.gaps > gaps:
                 break
-            if taken and (update.epoch, update.revision) not in heard:
+            if applied and (update.epoch, update.revision) not in buffered:
                 self.stats.repaired += 1
-            shown += taken
-        return shown
+            delivered += applied
+        return delivered
 
     def _restart(self, state: StateUpdate | None) -> list[StateUpdate | None]:
         if self.epoch is not None:
             self.stats.resets += 1
         if state is None:
-            # What was heard before the server was asked has ended since. Nothing else would tell: the
-            # position stays, so that a later epoch always needs a sync.
-            for _ in range(self._heard_before):
+            # Events buffered before the request belong to an epoch that has ended since. The position
+            # stays, so that a later epoch always needs a sync.
+            for _ in range(self._buffered_before_sync):
                 self._buffer.popleft()
-            told, self.state = self.known and self.state is None, None
+            was_absent, self.state = self.known and self.state is None, None
             self.known = True
-            return [] if told else [None]
+            return [] if was_absent else [None]
         if self._is_past(state):
             self.stats.dropped += 1
             return []
         return [self._hold(state)]
 
     def _is_past(self, state: StateUpdate) -> bool:
-        """True if a state that was read is older than the one held, or the very same."""
+        """True if a state that was read is older than the one held, or the same."""
         if self.epoch is None or self.revision is None:
             return False
         held, read = (self.epoch, self.revision), (state.epoch, state.revision)
         return read < held or (read == held and self.state is not None)
 
-    def _take(self, update: StateUpdate, now: float, *, certain: bool = False) -> list[StateUpdate | None]:
-        """``certain``: the server says that nothing lies between."""
+    def _apply(self, update: StateUpdate, now: float, *, certain: bool = False) -> list[StateUpdate | None]:
+        """Apply an update. ``certain``: the server proves that nothing lies between."""
         fit = self._fit(update)
         if fit is _Fit.NEXT or (fit is _Fit.FIRST and certain):
             return [self._hold(update)]
@@ -192,9 +210,9 @@ class Following:
             return []
         self.stats.gaps += fit is _Fit.GAP
         self.needs_sync = True
-        if self._noticed is None:
-            self._noticed = now
-        self._keep(update)
+        if self._gap_noticed_at is None:
+            self._gap_noticed_at = now
+        self._buffer_event(update)
         return []
 
     def _fit(self, update: StateUpdate) -> _Fit:
@@ -208,8 +226,8 @@ class Following:
         self.epoch, self.revision, self.state, self.known = update.epoch, update.revision, update, True
         return update
 
-    def _keep(self, update: StateUpdate) -> None:
-        if len(self._buffer) >= KEPT_WHILE_SYNCING:
-            self._heard_before = 0
-            self._buffer.clear()  # the newest stays, so that the gap shows when it is replayed
+    def _buffer_event(self, update: StateUpdate) -> None:
+        if len(self._buffer) >= MAX_BUFFERED_EVENTS:
+            self._buffered_before_sync = 0
+            self._buffer.clear()  # the newest one stays, so that replaying it shows the gap
         self._buffer.append(update)

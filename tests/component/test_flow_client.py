@@ -133,8 +133,8 @@ async def test_word_that_the_token_expired_brings_a_new_connection_with_a_new_to
     async with FlowClient(scripted.url, lambda: next(tokens)) as client:
         assert await client.state(FLOW) is None
         assert [auth["token"] for _, auth in scripted.connections] == ["first", "second"]
-        told = {"error": "m", **expired["error"]}
-        await scripted.server.emit("flow-error", told, to=scripted.connections[-1][0])
+        pushed = {"error": "m", **expired["error"]}
+        await scripted.server.emit("flow-error", pushed, to=scripted.connections[-1][0])
         async with asyncio.timeout(5):
             while len(scripted.connections) < 3:
                 await client.state(FLOW)
@@ -295,9 +295,9 @@ async def test_a_long_outage_is_logged_once() -> None:
     outage, trouble = Outage(), failures.unreachable("u", OSError("why"))
     for _ in range(2):
         for now in (0.0, WARN_SECONDS - 0.1, WARN_SECONDS, 2 * WARN_SECONDS):
-            outage.go_on(trouble, now)
+            outage.record_failure(trouble, now)
         outage.end()
-        outage.go_on(trouble, 2 * WARN_SECONDS)
+        outage.record_failure(trouble, 2 * WARN_SECONDS)
         outage.end()
 
 

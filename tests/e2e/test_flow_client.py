@@ -18,7 +18,7 @@ WALK = ("start", "continue", "save", "complete")
 
 
 class Proxy:
-    """A TCP proxy to the server that breaks connections when it is told to.
+    """A TCP proxy to the server that breaks connections on command.
 
     While ``closed`` it ends every connection at once. ``cut_at(word)``: when the server's next message
     with ``word`` in it comes, the connection is cut instead.
@@ -26,7 +26,7 @@ class Proxy:
 
     def __init__(self) -> None:
         self.closed = False
-        self.taken = 0
+        self.connections = 0
         self.cut_off = asyncio.Event()
         self._word: bytes | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -55,7 +55,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.taken += 1
+        self.connections += 1
         if self.closed:
             writer.transport.abort()
             return
@@ -184,7 +184,7 @@ async def test_followings_of_one_state_share_a_subscription(serving: Serving, us
         await observed.ready()
         assert await devices(observer) == ["observer", "own"]
         await second.aclose()
-        await client.state(FLOW)  # behind this the server has heard of it
+        await client.state(FLOW)  # the server has processed the earlier event before this one
         assert await devices(observer) == ["observer"]
 
 
@@ -213,15 +213,15 @@ async def test_leaving_the_loop_unsubscribes(serving: Serving, user: str) -> Non
 async def test_events_that_are_lost_are_got_by_a_sync(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as client, client_of(serving, user) as other:
         await other.start(FLOW)
-        heard, lost = client.heard, []
+        event_received, lost = client.event_received, []
 
-        def deaf(event: str, body: Any) -> None:
+        def lossy(event: str, body: Any) -> None:
             if event == "flow-state-updated" and body["revision"] in (1, 2):
                 lost.append(body["revision"])
             else:
-                heard(event, body)
+                event_received(event, body)
 
-        client.heard = deaf  # type: ignore[method-assign]
+        client.event_received = lossy  # type: ignore[method-assign]
         states = client.follow(FLOW)
         await states.ready()
         for transition in WALK:
@@ -318,13 +318,13 @@ async def test_without_a_server_a_request_fails_at_its_deadline(
             await client.start(FLOW, deadline=0.5)
         assert (failed.value.code, failed.value.retryable) == ("UNREACHABLE", True)
         assert failed.value.details["url"] == proxy.url
-        assert proxy.taken > 1
+        assert proxy.connections > 1
         waiting = asyncio.create_task(client.start(FLOW))
-        given_up = asyncio.create_task(client.start(FLOW))
+        cancelled = asyncio.create_task(client.start(FLOW))
         await asyncio.sleep(0)
-        given_up.cancel()
+        cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await given_up
+            await cancelled
         proxy.closed = False
         assert (await waiting).revision == 0
 
@@ -341,7 +341,7 @@ async def test_a_cancelled_request_leaves_the_connection_as_it_was(
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
         assert all(isinstance(answer, StateUpdate) for answer in answers[1::2])
-        assert proxy.taken == 1
+        assert proxy.connections == 1
 
 
 async def test_a_token_that_expires_is_asked_for_again(serving: Serving, user: str) -> None:
@@ -521,10 +521,10 @@ async def test_a_consumer_that_is_far_behind_is_not_shown_the_oldest(serving: Se
             await client.transition(FLOW, "fly")
         states = client.follow(FLOW)
         await states.ready()
-        (line,) = client._subscriptions[FLOW, None]._lines
+        (mailbox,) = client._subscriptions[FLOW, None]._mailboxes
         newest = await client.state(FLOW)
         for _ in range(1500):
-            line.put(newest)
+            mailbox.put(newest)
         assert len([await anext(states) for _ in range(1000)]) == 1000
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from realtime.client.sync import (
-    KEPT_WHILE_SYNCING,
+    MAX_BUFFERED_EVENTS,
     Following,
     StateUpdate,
     Stats,
@@ -205,7 +205,7 @@ def test_what_is_received_after_the_server_was_asked_may_be_newer_than_no_state_
     following = Following()
     following.event(update(0, OLD), 0)
     sync = following.begin()
-    for revision in range(KEPT_WHILE_SYNCING):
+    for revision in range(MAX_BUFFERED_EVENTS):
         following.event(update(revision), 0)
     assert following.answer(sync.number, SyncAnswer(False, None), 0) == [None]
     assert following.needs_sync
@@ -256,7 +256,7 @@ def test_a_gap_in_a_complete_answer_means_one_more_sync() -> None:
 def test_of_too_many_that_wait_the_last_still_shows_the_gap() -> None:
     following = Following()
     sync = following.begin()
-    last = KEPT_WHILE_SYNCING + 5
+    last = MAX_BUFFERED_EVENTS + 5
     for revision in range(5, last + 1):
         following.event(update(revision), 0)
     assert positions(following.answer(sync.number, SyncAnswer(False, update(4)), 0)) == [(NOW, 4)]

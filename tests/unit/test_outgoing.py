@@ -9,8 +9,8 @@ import pytest
 from app.flow.values import storable_json as jsonable
 from realtime.client import FlowClient, FlowClientError
 from realtime.client.outgoing import (
+    DEFAULT_MESSAGE_BYTES,
     FRAME_BYTES,
-    LARGEST_MESSAGE_BYTES,
     MAX_DEPTH,
     MAX_FAULTS,
     MAX_MESSAGE_BYTES,
@@ -113,10 +113,10 @@ def test_a_message_is_bounded_by_its_bytes() -> None:
     ("packet", "limit"),
     [
         ('0{"sid":"s","upgrades":[],"maxPayload":2097152}', 2_097_152),
-        ('0{"sid":"s"}', MAX_MESSAGE_BYTES),
-        ("0", MAX_MESSAGE_BYTES),
-        ("", MAX_MESSAGE_BYTES),
-        (None, MAX_MESSAGE_BYTES),
+        ('0{"sid":"s"}', DEFAULT_MESSAGE_BYTES),
+        ("0", DEFAULT_MESSAGE_BYTES),
+        ("", DEFAULT_MESSAGE_BYTES),
+        (None, DEFAULT_MESSAGE_BYTES),
     ],
 )
 def test_the_limit_is_what_the_server_announces(packet: str | None, limit: int) -> None:
@@ -128,7 +128,7 @@ async def test_without_a_connection_it_is_refused_at_once_too() -> None:
         with pytest.raises(FlowClientError, match="INVALID_PAYLOAD"):
             await client.start("f", payload={"a": b"x"})
         with pytest.raises(FlowClientError, match="PAYLOAD_TOO_LARGE"):
-            await client.transition("f", "go", {"a": "x" * LARGEST_MESSAGE_BYTES})
+            await client.transition("f", "go", {"a": "x" * MAX_MESSAGE_BYTES})
         with pytest.raises(FlowClientError, match="INVALID_REQUEST"):
             client.follow("\ud800")
         with pytest.raises(FlowClientError, match="INVALID_REQUEST"):
