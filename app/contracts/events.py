@@ -8,8 +8,13 @@ from msgspec import Raw, Struct, field
 
 
 class Topic(Struct, frozen=True):
-    """A topic that a worker can listen to: what concerns ``everyone``, the states of one ``user``, or those
-    of all users in one ``flow``."""
+    """A topic that a worker can subscribe to.
+
+    Attributes:
+        kind: ``everyone`` for events of all workers, ``user`` for the states of one user, or ``flow`` for the
+            states of all users in one flow.
+        name: The user or the flow.
+    """
 
     kind: Literal["everyone", "user", "flow"]
     name: str = ""
@@ -19,18 +24,27 @@ EVERYONE = Topic("everyone")
 
 
 def user_topic(user_id: str) -> Topic:
-    """The topic of the states of a user."""
+    """Return the topic of a user's states."""
     return Topic("user", user_id)
 
 
 def flow_topic(flow_id: str) -> Topic:
-    """The topic of the states of all users in a flow."""
+    """Return the topic of all users' states in a flow."""
     return Topic("flow", flow_id)
 
 
 class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
-    """A committed change of a state. ``at`` is its time in milliseconds since 1970, ``body`` the encoded
-    ``flow-state-updated`` event as an administrator sees it. ``depends_on_caller``: others may run less."""
+    """A committed change of a state.
+
+    Attributes:
+        user_id: The user of the state.
+        flow_id: Its flow.
+        epoch: With ``revision``, the position that the change led to.
+        revision: The revision of that position.
+        at: The time of the commit in milliseconds since 1970.
+        body: The encoded ``flow-state-updated`` event as an administrator sees it.
+        depends_on_caller: Other callers may run fewer transitions.
+    """
 
     user_id: str
     flow_id: str
@@ -42,24 +56,30 @@ class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """Its user's, and its flow's where somebody watches it."""
+        """The topics of its user and of its flow."""
         return user_topic(self.user_id), flow_topic(self.flow_id)
 
 
 class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
-    """A version of a flow was published or the flow was retired: forget what is cached."""
+    """A version of a flow was published or the flow was retired: caches of it are stale."""
 
     flow_id: str
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """Every worker's."""
+        """The topic of all workers."""
         return (EVERYONE,)
 
 
 class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A client that follows a state of its own user now, ``since`` (ISO 8601). ``device`` is the label
-    that it gave itself."""
+    """A client that follows a state of its own user now.
+
+    Attributes:
+        client_id: The id of the connection.
+        user_id: Its user.
+        since: The start of the connection (ISO 8601).
+        device: The label that the client chose.
+    """
 
     client_id: str
     user_id: str
@@ -67,26 +87,34 @@ class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
     device: str = ""
 
 
-class PresenceTold(Struct, frozen=True, tag="present", rename="camel", omit_defaults=True):
-    """The clients of one worker that follow states of a flow: of one user, or without ``user_id`` of all.
-    ``asked`` is the id of the question that it answers; ``partial``: there are more than it names."""
+class PresenceReport(Struct, frozen=True, tag="present", rename="camel", omit_defaults=True):
+    """The clients of one worker that follow states of a flow.
+
+    Attributes:
+        worker: The worker's id.
+        flow_id: The flow.
+        user_id: The user whose states they follow; None for all users.
+        clients: The clients.
+        query_id: The id of the query that it answers; "" if it reports a change.
+        partial: There are more clients than ``clients`` has.
+    """
 
     worker: str
     flow_id: str
     user_id: str | None
     clients: tuple[PresentClient, ...]
-    asked: str = ""
+    query_id: str = field(default="", name="asked")
     partial: bool = False
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """As of a change of these states."""
+        """The topics of a change of these states."""
         flow = flow_topic(self.flow_id)
         return (flow,) if self.user_id is None else (user_topic(self.user_id), flow)
 
 
-class PresenceAsked(Struct, frozen=True, tag="presence?", rename="camel"):
-    """Every worker that hears it answers with a PresenceTold, also with none."""
+class PresenceQuery(Struct, frozen=True, tag="presence?", rename="camel"):
+    """A query that every receiving worker answers with a PresenceReport, even if it has no clients."""
 
     id: str
     flow_id: str
@@ -94,15 +122,15 @@ class PresenceAsked(Struct, frozen=True, tag="presence?", rename="camel"):
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """The workers that may have clients of the user; of a flow, every worker may."""
+        """The topic of the workers that may have such clients: for a whole flow, all workers."""
         return (EVERYONE,) if self.user_id is None else (user_topic(self.user_id),)
 
 
-Event = StateChanged | DefinitionChanged | PresenceTold | PresenceAsked
+Event = StateChanged | DefinitionChanged | PresenceReport | PresenceQuery
 
 
 class Gap(Struct, frozen=True):
-    """Events of these ``topics`` (None: of all) may have been missed: of changes at ``since`` or later."""
+    """Events of changes at ``since`` or later may have been missed: of ``topics``, or of all if None."""
 
     since: datetime
     topics: Set[Topic] | None = None
@@ -112,12 +140,12 @@ class Gap(Struct, frozen=True):
         return self.topics is None or topic in self.topics
 
     def joined(self, other: "Gap") -> "Gap":
-        """Both in one."""
+        """Return one gap that covers both."""
         topics = None if self.topics is None or other.topics is None else self.topics | other.topics
         return Gap(min(self.since, other.since), topics)
 
 
 class Resync(Struct, frozen=True):
-    """Told to followers when what they missed cannot be told: they read their states again."""
+    """Sent when missed events cannot be replayed; subscribers must reload their state."""
 
     reason: str

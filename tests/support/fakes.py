@@ -368,7 +368,7 @@ class FakeBus:
         self.all_users = all_users
         self.handlers: list[Callable[[Topic, Event], None]] = []
         self.gap_handlers: list[Callable[[Gap], None]] = []
-        self.gone_handlers: list[Callable[[str], None]] = []
+        self.worker_lost_handlers: list[Callable[[str], None]] = []
         self.followed: Counter[Topic] = Counter({EVERYONE: 1})
         self.broken = False
 
@@ -394,8 +394,8 @@ class FakeBus:
     def on_gap(self, handler: Callable[[Gap], None]) -> None:
         self.gap_handlers.append(handler)
 
-    def on_gone(self, handler: Callable[[str], None]) -> None:
-        self.gone_handlers.append(handler)
+    def on_worker_lost(self, handler: Callable[[str], None]) -> None:
+        self.worker_lost_handlers.append(handler)
 
     def mend(self, since: datetime) -> None:
         """End the outage: events after ``since`` may have been missed."""
@@ -403,9 +403,9 @@ class FakeBus:
         for handler in self.gap_handlers:
             handler(Gap(since))
 
-    def report_gone(self, worker: str) -> None:
-        """Report the end of another worker."""
-        for handler in self.gone_handlers:
+    def report_worker_lost(self, worker: str) -> None:
+        """Report that another worker has stopped."""
+        for handler in self.worker_lost_handlers:
             handler(worker)
 
 

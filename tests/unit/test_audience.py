@@ -12,7 +12,7 @@ from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.events import (
     Event,
     Gap,
-    PresenceTold,
+    PresenceReport,
     PresentClient,
     Resync,
     StateChanged,
@@ -389,7 +389,7 @@ async def test_presence_of_a_user_is_forgotten_when_nobody_follows_it_here() -> 
     presence = r.service.presence
     membership = await r.service.audience.follow_user("ada", Follower())
     there = (PresentClient(client_id="c", user_id="ada", since="s"),)
-    await r.bus.publish([PresenceTold("another worker", "loop", "ada", there)])
+    await r.bus.publish([PresenceReport("another worker", "loop", "ada", there)])
     assert presence.known_on("loop", "ada") == [*there]
     membership.leave()
     assert presence.known_on("loop", "ada") == []

@@ -28,7 +28,7 @@ class Bus:
         self.connected = True
         self.handlers: list[Callable[[Topic, Event], None]] = []
         self.gap_handlers: list[Callable[[Gap], None]] = []
-        self.gone_handlers: list[Callable[[str], None]] = []
+        self.worker_lost_handlers: list[Callable[[str], None]] = []
         network.buses.append(self)
 
     async def publish(self, events: Sequence[Event]) -> int:
@@ -51,8 +51,8 @@ class Bus:
     def on_gap(self, handler: Callable[[Gap], None]) -> None:
         self.gap_handlers.append(handler)
 
-    def on_gone(self, handler: Callable[[str], None]) -> None:
-        self.gone_handlers.append(handler)
+    def on_worker_lost(self, handler: Callable[[str], None]) -> None:
+        self.worker_lost_handlers.append(handler)
 
 
 class Worker:
@@ -137,8 +137,8 @@ async def test_a_worker_that_is_gone_takes_its_clients_with_it(make: Make) -> No
     one.presence.enter("f", client("a"))
     two.presence.enter("f", client("b"))
     assert await one.names() == ["a", "b"]
-    for gone in one.bus.gone_handlers:
-        gone("two")
+    for report_lost in one.bus.worker_lost_handlers:
+        report_lost("two")
     await one.until("a")
 
 

@@ -7,34 +7,45 @@ from app.contracts.events import Event, Gap, Topic
 
 
 class EventBus(Protocol):
-    """Tells all workers of events, this one included. Delivery is not guaranteed, but a worker that may
-    have missed events is told so (``on_gap``)."""
+    """Publishes events to all workers, including this one.
+
+    Delivery is not guaranteed, but a worker that may have missed events is notified (``on_gap``).
+    """
 
     @property
     def worker(self) -> str:
         """The id of this worker."""
 
     async def publish(self, events: Sequence[Event]) -> int:
-        """Send events, in order, each to those who follow a topic of its; how many workers heard the one
-        that the fewest heard. Raises BusUnavailableError; those who missed them are told of the gap
-        once Redis answers again."""
+        """Publish events in order to the subscribers of their topics.
+
+        Returns:
+            The smallest number of workers that received any one of them.
+
+        Raises:
+            BusUnavailableError: Redis is unavailable. The subscribers that missed events are notified of the
+                gap once it is available again.
+        """
 
     async def follow(self, topic: Topic) -> None:
-        """Hear of a topic from now on. Returns once this worker does, or when Redis is away: it does then
-        as soon as Redis answers, and is told of the gap. What concerns everyone is always heard."""
+        """Subscribe to a topic. Returns once this worker receives its events.
+
+        If Redis is unavailable it returns as well: the subscription begins as soon as Redis is available
+        again, with a gap. The topic EVERYONE needs no subscription.
+        """
 
     def unfollow(self, topic: Topic) -> None:
-        """The opposite of one ``follow``, also of one that was cut off."""
+        """Undo one ``follow``, also one that was cancelled."""
 
     def subscribe(self, handler: Callable[[Topic, Event], None]) -> None:
-        """Call ``handler`` for every event heard from now on, once for each topic by which it is."""
+        """Call ``handler`` for every event received from now on, once for each of its topics."""
 
     def on_gap(self, handler: Callable[[Gap], None]) -> None:
-        """Call ``handler`` each time that events may have been missed, once events are heard again."""
+        """Call ``handler`` for every gap, once events are received again."""
 
-    def on_gone(self, handler: Callable[[str], None]) -> None:
-        """Call ``handler`` with the id of every worker that ended, or was not heard of for long."""
+    def on_worker_lost(self, handler: Callable[[str], None]) -> None:
+        """Call ``handler`` with the id of every worker that stopped, or sent nothing for a long time."""
 
 
 class BusUnavailableError(Exception):
-    """Redis does not answer."""
+    """Redis is unavailable."""

@@ -10,8 +10,8 @@ import structlog
 from app.contracts.events import (
     Event,
     Gap,
-    PresenceAsked,
-    PresenceTold,
+    PresenceQuery,
+    PresenceReport,
     PresentClient,
     Topic,
     flow_topic,
@@ -50,7 +50,7 @@ class Presence:
         self._wake = asyncio.Event()
         bus.subscribe(self._heard)
         bus.on_gap(self._missed)
-        bus.on_gone(self._forget)
+        bus.on_worker_lost(self._forget)
 
     def on_change(self, handler: Changed) -> None:
         """Call ``handler`` with flow and user each time that the clients on a state change."""
@@ -80,7 +80,7 @@ class Presence:
         topic = flow_topic(flow_id) if user_id is None else user_topic(user_id)
         known = self._known.setdefault(topic, set())
         if flow_id not in known:
-            answered = await self._ask(PresenceAsked(new_id(), flow_id, user_id))
+            answered = await self._ask(PresenceQuery(new_id(), flow_id, user_id))
             known.add(flow_id)
             if user_id is not None:
                 # Who does not hear the question has no client of the user, whatever it said when it had.
@@ -129,11 +129,11 @@ class Presence:
         here = (clients for (flow, _), clients in self._own.items() if flow == flow_id)
         return [client for clients in here for client in clients.values()]
 
-    def _told(self, flow_id: str, user_id: str | None, asked: str = "") -> PresenceTold:
+    def _told(self, flow_id: str, user_id: str | None, query_id: str = "") -> PresenceReport:
         clients = self._own_on(flow_id, user_id)
         cut = len(clients) > MOST_CLIENTS
         some = tuple(clients[:MOST_CLIENTS])
-        return PresenceTold(self._bus.worker, flow_id, user_id, some, asked, cut)
+        return PresenceReport(self._bus.worker, flow_id, user_id, some, query_id, cut)
 
     def _hears_of(self, flow_id: str, user_id: str) -> bool:
         return self._interested(user_topic(user_id)) or self._interested(flow_topic(flow_id))
@@ -148,7 +148,7 @@ class Presence:
         for handler in self._changed:
             handler(flow_id, user_id)
 
-    async def _ask(self, question: PresenceAsked) -> set[str]:
+    async def _ask(self, question: PresenceQuery) -> set[str]:
         """Wait until everyone who hears the question has answered, but not for long; who did."""
         answers = self._answers[question.id] = asyncio.Queue()
         answered: set[str] = set()
@@ -164,16 +164,16 @@ class Presence:
         return answered
 
     def _heard(self, _: Topic, event: Event) -> None:
-        if isinstance(event, PresenceAsked):
+        if isinstance(event, PresenceQuery):
             self._unsaid[event.id] = partial(self._told, event.flow_id, event.user_id, event.id)
             self._wake.set()
-        elif isinstance(event, PresenceTold):
+        elif isinstance(event, PresenceReport):
             if event.worker != self._bus.worker:
                 self._take(event)
-            if event.asked in self._answers:
-                self._answers[event.asked].put_nowait(event.worker)
+            if event.query_id in self._answers:
+                self._answers[event.query_id].put_nowait(event.worker)
 
-    def _take(self, told: PresenceTold) -> None:
+    def _take(self, told: PresenceReport) -> None:
         elsewhere = self._others.setdefault(told.worker, {})
         if told.user_id is not None:
             self._put(elsewhere, told.flow_id, told.user_id, told.clients)
@@ -211,7 +211,7 @@ class Presence:
             if gap.concerns(topic):
                 user = topic.name if topic.kind == "user" else None
                 for flow in flows:
-                    question = PresenceAsked(new_id(), flow, user)
+                    question = PresenceQuery(new_id(), flow, user)
                     self._unsaid[f"ask {question.id}"] = partial(_itself, question)
         if gap.topics is None:
             for place in self._own:
