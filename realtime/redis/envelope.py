@@ -1,5 +1,7 @@
-"""Messages between workers: signed, and numbered by their sender, so that one that is forged, doubled or
-late is not taken, and one that is lost is noticed."""
+"""Messages between workers: signed, and numbered by their sender.
+
+A forged, duplicate or late message is rejected, and a lost one is noticed.
+"""
 
 import time
 from collections import Counter
@@ -12,75 +14,90 @@ from app.contracts.events import Event
 
 SIGNATURE_BYTES = 16
 
+_WIRE_NAMES = {"number": "n", "sender": "s", "lost_since": "lost", "leaving": "bye"}
 
-class Envelope(Struct, frozen=True, rename={"number": "n", "sender": "s"}, omit_defaults=True):
-    """A message of a worker on a channel: its ``number``-th message there. ``lost`` is the time of the oldest
-    event that it could not send there before, in milliseconds since 1970, and ``unsent`` how many messages
-    that were. One without events is a heartbeat, or says only what was lost; ``bye`` is a worker's last."""
+
+class Envelope(Struct, frozen=True, rename=_WIRE_NAMES, omit_defaults=True):
+    """A message of a worker on a channel. One without events is a heartbeat, or reports only losses.
+
+    Attributes:
+        sender: The worker's id.
+        number: The number of the message among the sender's messages on this channel.
+        events: The events.
+        lost_since: The time of the oldest event that could not be sent on this channel before, in
+            milliseconds since 1970.
+        unsent: The number of messages that could not be sent.
+        leaving: The worker is stopping: this is its last message.
+    """
 
     sender: str
     number: int
     events: list[Event] = []
-    lost: int | None = None
+    lost_since: int | None = None
     unsent: int = 0
-    bye: bool = False
+    leaving: bool = False
 
 
 class EnvelopeWriter:
-    """Numbers and signs what this worker sends, with the key that all workers share."""
+    """Numbers and signs this worker's messages. All workers share the key."""
 
     def __init__(self, key: bytes, worker: str) -> None:
         self._key = key
         self._worker = worker
         self._numbers: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
-        self._noted: dict[str, int] = {}
-        self._lost: dict[str, int] = {}
+        self._new_losses: dict[str, int] = {}
+        self._losses: dict[str, int] = {}
 
-    def seal(self, channel: str, events: list[Event], *, bye: bool = False) -> bytes:
-        """The next message on a channel, which also says what was lost there."""
+    def write(self, channel: str, events: list[Event], *, leaving: bool = False) -> bytes:
+        """Return the next message on a channel, which also reports losses there."""
         unsent = self._numbers[channel] - self._sent[channel]
         self._numbers[channel] += 1
-        if channel in self._noted:
-            at = self._noted.pop(channel)
-            self._lost[channel] = min(at, self._lost.get(channel, at))
-        number, lost = self._numbers[channel], self._lost.get(channel)
-        body = json.encode(Envelope(self._worker, number, events, lost, unsent, bye))
+        if channel in self._new_losses:
+            at = self._new_losses.pop(channel)
+            self._losses[channel] = min(at, self._losses.get(channel, at))
+        number, lost_since = self._numbers[channel], self._losses.get(channel)
+        body = json.encode(Envelope(self._worker, number, events, lost_since, unsent, leaving))
         return _signature(self._key, channel, body) + body
 
     def record_loss(self, channel: str, at: int) -> None:
-        """Note that an event of the time ``at`` may not have been sent: the next message says so."""
-        self._noted[channel] = min(at, self._noted.get(channel, at))
+        """Record that an event of the time ``at`` may not have been sent: the next message reports it."""
+        self._new_losses[channel] = min(at, self._new_losses.get(channel, at))
 
-    def sent(self, channel: str) -> None:
-        """Note that the last message on a channel was sent, with what it said of lost ones."""
+    def record_sent(self, channel: str) -> None:
+        """Record that the last message on a channel was sent, with the losses that it reported."""
         self._sent[channel] = self._numbers[channel]
-        self._lost.pop(channel, None)
+        self._losses.pop(channel, None)
 
     @property
     def unreported_losses(self) -> list[str]:
-        """Channels on which something was lost that nobody was told of."""
-        return list(self._lost.keys() | self._noted.keys())
+        """Channels with lost messages that no later message has reported yet."""
+        return list(self._losses.keys() | self._new_losses.keys())
 
 
-class Received(Struct, frozen=True):
-    """A message that counts, and since when its sender's messages on this channel may have been missed, in
-    seconds since 1970."""
+class ReceivedEnvelope(Struct, frozen=True):
+    """An accepted message.
+
+    Attributes:
+        envelope: The message.
+        missed_since: The time, in seconds since 1970, since which messages of its sender on this channel may
+            have been missed; None if none was.
+    """
 
     envelope: Envelope
     missed_since: float | None
 
 
 class EnvelopeReader:
-    """Takes what others sent: what is signed with the key, and no older than the last of its sender."""
+    """Accepts messages that are signed with the key, and newer than the last one of their sender."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._decoder = json.Decoder(Envelope)
         self._last: dict[str, dict[str, tuple[int, float | None]]] = {}
 
-    def open(self, channel: str, message: bytes) -> Received | None:
-        """The message; None when it is forged, doubled or late."""
+    def read(self, channel: str, message: bytes) -> ReceivedEnvelope | None:
+        """Return the message, None if it is forged, duplicate or late."""
         body = message[SIGNATURE_BYTES:]
         if not compare_digest(message[:SIGNATURE_BYTES], _signature(self._key, channel, body)):
             return None
@@ -90,27 +107,27 @@ class EnvelopeReader:
             return None
         now = time.time()
         senders = self._last.setdefault(channel, {})
-        number, heard_at = senders.get(envelope.sender, (envelope.number - 1, now))
+        number, received_at = senders.get(envelope.sender, (envelope.number - 1, now))
         if envelope.number <= number:
             return None
         senders[envelope.sender] = (envelope.number, now)
-        missed = None if envelope.lost is None else envelope.lost / 1000
-        if envelope.number > number + 1 + envelope.unsent and heard_at is not None:
-            missed = heard_at if missed is None else min(heard_at, missed)
-        return Received(envelope, missed)
+        missed_since = None if envelope.lost_since is None else envelope.lost_since / 1000
+        if envelope.number > number + 1 + envelope.unsent and received_at is not None:
+            missed_since = received_at if missed_since is None else min(received_at, missed_since)
+        return ReceivedEnvelope(envelope, missed_since)
 
     def reset_sequences(self) -> None:
-        """Count what was sent up to now as not missed any more: it is being made up for."""
+        """Do not report messages sent before now as missed: this worker's own outage covers them."""
         for senders in self._last.values():
             for sender, (number, _) in senders.items():
                 senders[sender] = (number, None)
 
     def forget_channel(self, channel: str) -> None:
-        """This worker does not hear it any more."""
+        """Forget a channel that this worker is no longer subscribed to."""
         self._last.pop(channel, None)
 
     def forget_sender(self, sender: str) -> None:
-        """It has ended."""
+        """Forget a worker that has stopped."""
         for senders in self._last.values():
             senders.pop(sender, None)
 

@@ -1,46 +1,49 @@
-"""The other workers, as far as one hears of them."""
+"""The other workers, as their messages show them."""
 
 import time
 from collections.abc import Iterator
 
-GONE_SECONDS = 15.0
-"""A worker that was not heard of for so long is taken for gone."""
-DEAD_SECONDS = 3600.0
-"""One that was gone for so long does not come back."""
+LOST_AFTER_SECONDS = 15.0
+"""A worker without a message for this time counts as lost."""
+FORGET_AFTER_SECONDS = 3600.0
+"""A worker that was lost for this time does not return."""
 
 
 class Peers:
-    """Knows when each was heard last, in seconds since 1970. One that is gone may be dead, or cut off, and
-    come back."""
+    """Records the last message of each worker. A lost worker may be dead, or disconnected and return.
+
+    Attributes:
+        last_message_at: The time of each present worker's last message, in seconds since 1970.
+    """
 
     def __init__(self) -> None:
-        self.present: dict[str, float] = {}
-        self._gone: dict[str, float] = {}
+        self.last_message_at: dict[str, float] = {}
+        self._lost: dict[str, float] = {}
 
-    def heard(self, worker: str) -> float | None:
-        """A worker was heard; if it was taken for gone, when it was heard before."""
-        self.present[worker] = time.time()
-        return self._gone.pop(worker, None)
+    def record_message(self, worker: str) -> float | None:
+        """Record a message. If the worker counted as lost, return the time of its message before that."""
+        self.last_message_at[worker] = time.time()
+        return self._lost.pop(worker, None)
 
     def forget(self, worker: str) -> None:
-        """It said goodbye."""
-        self.present.pop(worker, None)
-        self._gone.pop(worker, None)
+        """Forget a worker that announced its end."""
+        self.last_message_at.pop(worker, None)
+        self._lost.pop(worker, None)
 
-    def hear_anew(self) -> None:
-        """This worker was deaf itself: nobody was silent for that."""
-        self.present = dict.fromkeys(self.present, time.time())
+    def restart_timers(self) -> None:
+        """After our own outage, restart every peer's silence timer."""
+        self.last_message_at = dict.fromkeys(self.last_message_at, time.time())
 
-    def take_gone(self) -> Iterator[tuple[str, float]]:
-        """The workers that are gone from now on, and when each sent its last message."""
-        for worker, heard_at in list(self.present.items()):
-            if time.time() - heard_at > GONE_SECONDS:
-                self._gone[worker] = self.present.pop(worker)
-                yield worker, heard_at
+    def detect_lost(self) -> Iterator[tuple[str, float]]:
+        """Mark silent workers as lost; yield each with the time of its last message."""
+        for worker, received_at in list(self.last_message_at.items()):
+            if time.time() - received_at > LOST_AFTER_SECONDS:
+                self._lost[worker] = self.last_message_at.pop(worker)
+                yield worker, received_at
 
-    def take_dead(self) -> Iterator[str]:
-        """The workers that will not come back."""
-        for worker, heard_at in list(self._gone.items()):
-            if time.time() - heard_at > DEAD_SECONDS:
-                del self._gone[worker]
+    def forget_lost(self) -> Iterator[str]:
+        """Forget and yield the workers that will not return."""
+        for worker, received_at in list(self._lost.items()):
+            if time.time() - received_at > FORGET_AFTER_SECONDS:
+                del self._lost[worker]
                 yield worker

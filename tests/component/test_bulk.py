@@ -39,7 +39,7 @@ async def test_by_a_filter_page_by_page(parts: Backend) -> None:
 
 
 @pytest.mark.expected_logs(
-    "deaf, Redis is away",
+    "redis connection lost",
     "events not broadcast, Redis is away",
     "not all delivered; the outboxes have the rest",
     optional=True,

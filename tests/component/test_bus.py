@@ -1,5 +1,4 @@
-"""The bus on Redis: what is forged, doubled or late is not taken; what may have been missed is told; and
-it works on every kind of Redis."""
+"""The event bus on Redis: rejected messages, reported gaps, and every kind of Redis."""
 
 import asyncio
 import signal
@@ -19,7 +18,7 @@ from app.contracts.events import (
     EVERYONE,
     Event,
     Gap,
-    PresenceAsked,
+    PresenceQuery,
     StateChanged,
     Topic,
     flow_topic,
@@ -48,25 +47,25 @@ def changed(user: str, revision: int = 0, flow: str = "f") -> StateChanged:
 
 
 class Worker:
-    """A bus that keeps what it is told."""
+    """A bus that records what it receives."""
 
     def __init__(self, url: str, namespace: str) -> None:
         self.bus = RedisBus(url, namespace)
-        self.heard: list[tuple[Topic, Event]] = []
+        self.received: list[tuple[Topic, Event]] = []
         self.gaps: list[Gap] = []
-        self.gone: list[str] = []
+        self.lost: list[str] = []
         self._grown = asyncio.Event()
-        self.bus.subscribe(lambda topic, event: self._keep(self.heard, (topic, event)))
-        self.bus.on_gap(lambda gap: self._keep(self.gaps, gap))
-        self.bus.on_gone(lambda worker: self._keep(self.gone, worker))
+        self.bus.subscribe(lambda topic, event: self._record(self.received, (topic, event)))
+        self.bus.on_gap(lambda gap: self._record(self.gaps, gap))
+        self.bus.on_worker_lost(lambda worker: self._record(self.lost, worker))
 
-    def _keep(self, kept: list[Any], told: object) -> None:
-        kept.append(told)
+    def _record(self, entries: list[Any], entry: object) -> None:
+        entries.append(entry)
         self._grown.set()
 
     @property
     def revisions(self) -> list[int]:
-        return [event.revision for _, event in self.heard if isinstance(event, StateChanged)]
+        return [event.revision for _, event in self.received if isinstance(event, StateChanged)]
 
     async def until(self, holds: Callable[["Worker"], bool], seconds: float = 10) -> None:
         async with asyncio.timeout(seconds):
@@ -101,7 +100,7 @@ def url(servers: Settings) -> str:
     return servers.redis_url.get_secret_value()
 
 
-async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Start, url: str) -> None:
+async def test_a_worker_receives_the_topics_that_it_follows_and_no_others(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
     await one.bus.follow(user_topic("ada"))
     await two.bus.follow(flow_topic("g"))
@@ -116,8 +115,8 @@ async def test_a_worker_hears_of_what_it_follows_and_of_nothing_else(start: Star
     assert one.gaps == two.gaps == []
 
 
-@pytest.mark.expected_logs("a message on the channel does not count")
-async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url: str) -> None:
+@pytest.mark.expected_logs("message rejected")
+async def test_forged_duplicate_and_late_messages_are_rejected(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
     await two.bus.follow(user_topic("ada"))
     channel = two.bus._channel(user_topic("ada"))
@@ -127,8 +126,8 @@ async def test_forged_doubled_and_late_messages_are_not_taken(start: Start, url:
             await one.bus.publish([changed("ada", revision)])
             genuine.append(await tap.next())
         body = genuine[3][16:]
-        forged = EnvelopeWriter(b"another key", "somebody").seal(channel, [changed("ada", 99)])
-        elsewhere = EnvelopeWriter(KEY, "somebody").seal("another channel", [changed("ada", 98)])
+        forged = EnvelopeWriter(b"another key", "somebody").write(channel, [changed("ada", 99)])
+        elsewhere = EnvelopeWriter(KEY, "somebody").write("another channel", [changed("ada", 98)])
         bad = [b"", b"x", b"\0" * 16, bytes(16) + body, genuine[3][:16] + body.replace(b":3", b":9")]
         for message in (*genuine[::-1], *genuine, forged, elsewhere, *bad):
             await tap.send(message)
@@ -145,8 +144,8 @@ async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None
     await one.bus.publish([changed("ada", 0)])
     await two.until(lambda w: w.revisions == [0])
     channel = two.bus._channel(user_topic("ada"))
-    one.bus._sealer.seal(channel, [changed("ada", 1)])
-    one.bus._sealer.sent(channel)  # and it is lost on its way
+    one.bus._sender._writer.write(channel, [changed("ada", 1)])
+    one.bus._sender._writer.record_sent(channel)  # and it is lost on its way
     await one.bus.publish([changed("ada", 2)])
     await two.until(lambda w: len(w.gaps) == 1)
     (gap,) = two.gaps
@@ -156,8 +155,10 @@ async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None
     assert two.revisions == [0, 2]
 
 
-@pytest.mark.expected_logs("deaf, Redis is away")
-async def test_who_could_not_be_reported_is_reported_of_the_gap_later(start: Start, tmp_path: Path) -> None:
+@pytest.mark.expected_logs("redis connection lost")
+async def test_a_change_that_could_not_be_sent_is_reported_as_a_gap_later(
+    start: Start, tmp_path: Path
+) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
     one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
@@ -166,19 +167,19 @@ async def test_who_could_not_be_reported_is_reported_of_the_gap_later(start: Sta
     await proxy.cut()
     with pytest.raises(BusUnavailableError):
         await one.bus.publish([changed("ada", 0)])
-    assert one.revisions == [0], "its own clients hear it without Redis"
+    assert one.revisions == [0], "its own clients receive it without Redis"
     await proxy.mend()
     await two.until(lambda w: any(gap.concerns(user_topic("ada")) for gap in w.gaps))
     assert two.gaps[0].since.timestamp() * 1000 < changed("ada").at, "since the time of the change"
     await one.until(lambda w: any(gap.topics is None for gap in w.gaps))
     await one.bus.publish([changed("ada", 1)])  # after whatever was under way
-    assert one.bus._sealer.unreported_losses == []
+    assert one.bus._sender.unreported_losses == []
     await proxy.cut()
     server.kill()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away", optional=True)
-async def test_what_is_owed_is_reported_before_a_goodbye(start: Start) -> None:
+@pytest.mark.expected_logs("redis connection lost", optional=True)
+async def test_losses_are_reported_before_a_worker_leaves(start: Start) -> None:
     server = RedisServer()
     proxy = await CuttableProxy(server.port).mend()
     one, two = await start(f"redis://127.0.0.1:{proxy.port}"), await start(server.url)
@@ -188,14 +189,14 @@ async def test_what_is_owed_is_reported_before_a_goodbye(start: Start) -> None:
         await one.bus.publish([changed("ada", 0)])
     await proxy.mend()
     await one.bus.stop()
-    await two.until(lambda w: w.gone == [one.bus.worker])
+    await two.until(lambda w: w.lost == [one.bus.worker])
     assert [gap.concerns(user_topic("ada")) for gap in two.gaps] == [True]
     await proxy.cut()
     server.kill()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away")
-async def test_while_it_is_deaf_a_worker_does_not_wait_for_redis(start: Start) -> None:
+@pytest.mark.expected_logs("redis connection lost")
+async def test_a_disconnected_worker_does_not_wait_for_redis(start: Start) -> None:
     server = RedisServer()
     worker = await start(server.url)
     await worker.bus.follow(user_topic("ada"))
@@ -206,90 +207,88 @@ async def test_while_it_is_deaf_a_worker_does_not_wait_for_redis(start: Start) -
         with pytest.raises(BusUnavailableError):
             await worker.bus.publish([changed("ada", revision)])
     assert time.monotonic() - began < 20, "not 2 seconds each"
-    assert worker.revisions == list(range(100)), "its own clients hear them"
-    assert worker.bus._channel(user_topic("ada")) in worker.bus._sealer.unreported_losses
+    assert worker.revisions == list(range(100)), "its own clients receive them"
+    assert worker.bus._channel(user_topic("ada")) in worker.bus._sender.unreported_losses
     server.signal(signal.SIGCONT)
-    await until(lambda: worker.bus.subscribed and not worker.bus._sealer.unreported_losses)
+    await until(lambda: worker.bus.subscribed and not worker.bus._sender.unreported_losses)
     server.kill()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away", "not heard yet, Redis is away")
-async def test_those_who_wait_for_the_same_channel_fail_each_by_itself(start: Start) -> None:
-    """Redis hangs while two users of one shard come: both are let in, and told of the gap later."""
+@pytest.mark.expected_logs("redis connection lost", "subscription failed")
+async def test_subscribers_that_wait_for_the_same_channel_fail_separately(start: Start) -> None:
+    """Redis hangs while users of one shard connect: all are accepted, and notified of the gap later."""
     server = RedisServer()
     worker = await start(server.url)
     by_channel: dict[str, list[str]] = {}
     for n in range(2000):
         by_channel.setdefault(worker.bus._channel(user_topic(f"u{n}")), []).append(f"u{n}")
-    together = next(users for users in by_channel.values() if len(users) > 2)[:3]
+    same_channel = next(users for users in by_channel.values() if len(users) > 2)[:3]
     server.signal(signal.SIGSTOP)
     joins = []
-    for user in together:
+    for user in same_channel:
         joins.append(asyncio.create_task(worker.bus.follow(user_topic(user))))
-        await asyncio.sleep(0.3)  # so that the first gives up while the others still wait
+        await asyncio.sleep(0.3)  # the first one times out while the others still wait
     await asyncio.wait_for(asyncio.gather(*joins), 5)
     server.signal(signal.SIGCONT)
     await worker.until(lambda w: any(gap.topics is None for gap in w.gaps))
-    await worker.bus.publish([changed(user, n) for n, user in enumerate(together)])
+    await worker.bus.publish([changed(user, n) for n, user in enumerate(same_channel)])
     await worker.until(lambda w: w.revisions == [0, 1, 2])
     server.kill()
 
 
-@pytest.mark.expected_logs("a worker is gone")
-async def test_a_worker_that_was_taken_for_gone_and_comes_back_has_reported_others_or_nobody(
+@pytest.mark.expected_logs("worker lost")
+async def test_a_lost_worker_that_returns_is_a_gap(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(peers_module, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(bus_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(peers_module, "LOST_AFTER_SECONDS", 0.5)
     one, two = await start(url), await start(url)
     await one.bus.follow(user_topic("ada"))
-    await until(lambda: bool(one.bus._peers.present))
-    await end_tasks(two.bus._tasks[1:])  # no heartbeats: cut off, as far as one can tell
-    await one.until(lambda w: w.gone == [two.bus.worker])
+    await until(lambda: bool(one.bus._peers.last_message_at))
+    await end_tasks(two.bus._tasks[1:])  # no heartbeats, as if it were disconnected
+    await one.until(lambda w: w.lost == [two.bus.worker])
     before = len(one.gaps)
     await two.bus.publish([changed("ada")])
     await one.until(lambda w: w.revisions == [0])
     assert [gap.topics for gap in one.gaps[before:]] == [None]
-    assert list(one.bus._peers.present) == [two.bus.worker]
+    assert list(one.bus._peers.last_message_at) == [two.bus.worker]
 
 
-async def test_presence_is_asked_of_all_who_hear_the_channel_also_for_another_user(
-    start: Start, url: str
-) -> None:
+async def test_a_presence_query_reaches_all_workers_on_the_channel(start: Start, url: str) -> None:
     one, two = await start(url), await start(url)
     by_channel: dict[str, list[str]] = {}
     for n in range(2000):
         by_channel.setdefault(one.bus._channel(user_topic(f"u{n}")), []).append(f"u{n}")
-    asking, another = next(users for users in by_channel.values() if len(users) > 1)[:2]
-    await one.bus.follow(user_topic(asking))
+    querying, another = next(users for users in by_channel.values() if len(users) > 1)[:2]
+    await one.bus.follow(user_topic(querying))
     await two.bus.follow(user_topic(another))
-    question = PresenceAsked("q", "f", asking)
-    assert await one.bus.publish([question]) == 2
+    query = PresenceQuery("q", "f", querying)
+    assert await one.bus.publish([query]) == 2
     for worker in (one, two):
-        await worker.until(lambda w: any(event == question for _, event in w.heard))
+        await worker.until(lambda w: any(event == query for _, event in w.received))
 
 
-@pytest.mark.expected_logs("a worker is gone")
-async def test_a_worker_that_ends_or_is_silent_is_gone(
+@pytest.mark.expected_logs("worker lost")
+async def test_a_worker_that_stops_or_is_silent_is_lost(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(peers_module, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(bus_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(peers_module, "LOST_AFTER_SECONDS", 0.5)
     one, two, three = await start(url), await start(url), await start(url)
-    await until(lambda: len(one.bus._peers.present) == 2)
+    await until(lambda: len(one.bus._peers.last_message_at) == 2)
     await two.bus.stop()
-    await one.until(lambda w: w.gone == [two.bus.worker])
-    assert one.gaps == [], "it said goodbye: it told all it had to tell"
-    await end_tasks(three.bus._tasks)  # as when it is killed
-    await one.until(lambda w: w.gone == [two.bus.worker, three.bus.worker])
-    assert [gap.topics for gap in one.gaps] == [None], "what it committed last it may have told nobody"
+    await one.until(lambda w: w.lost == [two.bus.worker])
+    assert one.gaps == [], "it announced its end, after all of its events"
+    await end_tasks(three.bus._tasks)  # as if it were killed
+    await one.until(lambda w: w.lost == [two.bus.worker, three.bus.worker])
+    assert [gap.topics for gap in one.gaps] == [None], "its last commits may be unpublished"
 
 
 async def test_a_worker_ends_also_as_it_sends(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """The client of Redis swallows a cancellation that comes just as it has sent."""
-    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0)
+    monkeypatch.setattr(bus_module, "HEARTBEAT_SECONDS", 0)
     for turns in range(50):
         worker = await start(url)
         for _ in range(turns % 10):
@@ -298,10 +297,10 @@ async def test_a_worker_ends_also_as_it_sends(
             await worker.bus.stop()
 
 
-async def test_channels_that_nobody_needs_are_dropped(
+async def test_idle_channels_are_unsubscribed(
     start: Start, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr(bus_module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(bus_module, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(bus_module, "IDLE_SECONDS", 0.1)
     worker = await start(url)
     topic = user_topic("ada")
@@ -320,7 +319,7 @@ async def test_channels_that_nobody_needs_are_dropped(
     await redis.aclose()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away")
+@pytest.mark.expected_logs("redis connection lost")
 @pytest.mark.timeout(120)
 async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     cluster = await RedisCluster(tmp_path).join()
@@ -331,7 +330,7 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     await two.bus.follow(flow_topic("g"))
     assert await one.bus.publish([changed(user, n, "g") for n, user in enumerate(users)]) == 1
     await two.until(lambda w: len(w.revisions) == 2 * len(users))
-    by_topic = [(t.kind, event.user_id) for t, event in two.heard if isinstance(event, StateChanged)]
+    by_topic = [(t.kind, event.user_id) for t, event in two.received if isinstance(event, StateChanged)]
     assert sorted(user for kind, user in by_topic if kind == "user") == sorted(users)
     assert [user for kind, user in by_topic if kind == "flow"] == users
     servers = {two.bus._servers.server_of(two.bus._channel(user_topic(user))) for user in users}
@@ -342,9 +341,9 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     await two.until(lambda w: any(gap.topics is None for gap in w.gaps), 20)
     await two.bus.ping()
     assert abs(await two.bus.server_time() - datetime.now(UTC)) < timedelta(seconds=5)
-    before = len(two.heard)
+    before = len(two.received)
     async with asyncio.timeout(20):
-        while len(two.heard) == before:  # who publishes has to find the new server too
+        while len(two.received) == before:  # the publisher has to find the new server too
             try:
                 await one.bus.publish([changed("u0", 1000)])
             except BusUnavailableError:
@@ -359,7 +358,7 @@ async def test_a_cluster(start: Start, tmp_path: Path) -> None:
     await cluster.close()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away")
+@pytest.mark.expected_logs("redis connection lost")
 @pytest.mark.timeout(120)
 async def test_sentinel_names_another_master(start: Start, tmp_path: Path) -> None:
     master = RedisServer()
@@ -416,12 +415,12 @@ async def test_tls(start: Start, tmp_path: Path) -> None:
         "nonsense",
     ],
 )
-def test_what_is_no_redis_url_is_reported_with_what_is(url: str) -> None:
+def test_an_unusable_url_is_refused_with_the_supported_forms(url: str) -> None:
     with pytest.raises(BusUnavailableError, match=r"redis\+cluster://"):
         RedisBus(url, "x")
 
 
-def test_what_concerns_everyone_has_one_channel(url: str) -> None:
+def test_events_for_everyone_have_one_channel(url: str) -> None:
     bus = RedisBus(url, "name")
     assert bus._channel(EVERYONE) == "server-flow:name:everyone"
     assert bus._channel(user_topic("ada")).startswith("server-flow:name:users/1024:")

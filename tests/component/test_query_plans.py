@@ -23,7 +23,7 @@ from tests.support.samples import PROGRAM, flow_dict
 from tests.support.versions import edited
 
 # Plans are read between the requests, in the loop of the service: its bus may miss a heartbeat.
-pytestmark = pytest.mark.expected_logs("deaf, Redis is away", optional=True)
+pytestmark = pytest.mark.expected_logs("redis connection lost", optional=True)
 
 SMALL = {"flow_leases", "flow_secrets", "flow_corruptions"}
 """Collections of a few documents, whatever the number of states."""

@@ -35,24 +35,24 @@ def changed(user: str, revision: int = 0, flow: str = "f") -> StateChanged:
     )
 
 
-class Heard:
-    """What a bus brings, with a way to wait for it."""
+class ReceivedEvents:
+    """The events that a bus delivers."""
 
     def __init__(self, bus: EventBus) -> None:
         self.events: list[tuple[Topic, Event]] = []
         self._grown = asyncio.Event()
-        bus.subscribe(self._hear)
+        bus.subscribe(self._receive)
 
-    def _hear(self, topic: Topic, event: Event) -> None:
+    def _receive(self, topic: Topic, event: Event) -> None:
         self.events.append((topic, event))
         self._grown.set()
 
     async def until_everyone(self) -> None:
-        """Until a DefinitionChanged is heard, which is sent last."""
+        """Until a DefinitionChanged is received, which is sent last."""
         await self.until(lambda event: isinstance(event, DefinitionChanged))
 
     async def until(self, is_it: Callable[[Event], bool]) -> None:
-        """Until an event is heard."""
+        """Until an event is received."""
         async with asyncio.timeout(5):
             while not any(is_it(event) for _, event in self.events):
                 self._grown.clear()
@@ -90,7 +90,7 @@ class FakeOutages:
         self.bus.mend(self._cut_at)
 
     async def end_another_worker(self) -> str:
-        self.bus.report_gone("another")
+        self.bus.report_worker_lost("another")
         return "another"
 
 
@@ -142,45 +142,45 @@ def bus(outages: BusWithOutages) -> EventBus:
 async def test_events_are_received_in_order_by_every_handler(bus: EventBus) -> None:
     events: list[Event] = [changed("ada", n) for n in range(50)]
     await bus.follow(user_topic("ada"))
-    heard, also = Heard(bus), Heard(bus)
+    received, also = ReceivedEvents(bus), ReceivedEvents(bus)
     await bus.publish(events[:20])
     await bus.publish([*events[20:], DefinitionChanged(flow_id="f")])
-    await heard.until_everyone()
-    assert heard.events == also.events
-    assert [event for topic, event in heard.events if topic == user_topic("ada")] == events
+    await received.until_everyone()
+    assert received.events == also.events
+    assert [event for topic, event in received.events if topic == user_topic("ada")] == events
 
 
-async def test_what_nobody_follows_is_not_received(bus: EventBus) -> None:
+async def test_an_event_of_an_unfollowed_topic_is_not_received(bus: EventBus) -> None:
     await bus.follow(user_topic("ada"))
     await bus.follow(flow_topic("watched"))
     await bus.follow(user_topic("eve"))
     bus.unfollow(user_topic("eve"))
-    heard = Heard(bus)
+    received = ReceivedEvents(bus)
     events = [changed("ada"), changed("bob"), changed("eve"), changed("bob", 1, "watched")]
     await bus.publish([*events, changed("ada", 2, "watched")])
     await bus.publish([DefinitionChanged(flow_id="f")])
-    await heard.until_everyone()
-    by_user = [event for topic, event in heard.events if topic.kind == "user"]
-    by_flow = [event for topic, event in heard.events if topic.kind == "flow"]
+    await received.until_everyone()
+    by_user = [event for topic, event in received.events if topic.kind == "user"]
+    by_flow = [event for topic, event in received.events if topic.kind == "flow"]
     assert by_user == [events[0], changed("ada", 2, "watched")]
     assert by_flow == [events[3], changed("ada", 2, "watched")]
 
 
-async def test_a_topic_is_received_until_the_last_who_follows_it_ends(bus: EventBus) -> None:
+async def test_a_topic_is_received_until_its_last_follower_ends(bus: EventBus) -> None:
     for _ in range(2):
         await bus.follow(user_topic("ada"))
     bus.unfollow(user_topic("ada"))
-    heard = Heard(bus)
+    received = ReceivedEvents(bus)
     await bus.publish([changed("ada")])
-    await heard.until(lambda event: event == changed("ada"))
+    await received.until(lambda event: event == changed("ada"))
     bus.unfollow(user_topic("ada"))
     await bus.publish([changed("ada", 1)])
     await bus.publish([DefinitionChanged(flow_id="f")])
-    await heard.until_everyone()
-    assert [event for topic, event in heard.events if topic.kind == "user"] == [changed("ada")]
+    await received.until_everyone()
+    assert [event for topic, event in received.events if topic.kind == "user"] == [changed("ada")]
 
 
-async def test_who_publishes_is_reported_how_many_hear_it(bus: EventBus) -> None:
+async def test_publishing_returns_the_number_of_receiving_workers(bus: EventBus) -> None:
     assert await bus.publish([changed("nobody")]) == 0
     await bus.follow(user_topic("ada"))
     assert await bus.publish([changed("ada")]) == 1
@@ -192,10 +192,10 @@ class Reported:
 
     def __init__(self, bus: EventBus) -> None:
         self.gaps: list[Gap] = []
-        self.gone: list[str] = []
+        self.lost: list[str] = []
         self._changed = asyncio.Event()
         bus.on_gap(lambda gap: self._add(self.gaps, gap))
-        bus.on_gone(lambda worker: self._add(self.gone, worker))
+        bus.on_worker_lost(lambda worker: self._add(self.lost, worker))
 
     def _add(self, found: list[Any], reported: object) -> None:
         found.append(reported)
@@ -208,40 +208,40 @@ class Reported:
                 await self._changed.wait()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away", optional=True)
+@pytest.mark.expected_logs("redis connection lost", optional=True)
 async def test_an_outage_is_reported_as_a_gap_once_it_is_over(outages: BusWithOutages) -> None:
     bus = outages.bus
-    heard, reported = Heard(bus), Reported(bus)
+    received, reported = ReceivedEvents(bus), Reported(bus)
     await bus.follow(user_topic("ada"))
     await outages.cut()
     cut_at = datetime.now(UTC)
     with pytest.raises(BusUnavailableError):
         await bus.publish([changed("ada")])
-    assert reported.gaps == [], "events are not heard again yet"
+    assert reported.gaps == [], "events are not received again yet"
     await outages.mend()
     await reported.until(lambda r: any(gap.concerns(EVERYONE) for gap in r.gaps))
     gap = next(gap for gap in reported.gaps if gap.concerns(EVERYONE))
     assert gap.concerns(user_topic("ada"))
     assert gap.since <= cut_at
     await bus.publish([DefinitionChanged(flow_id="f")])
-    await heard.until_everyone()
+    await received.until_everyone()
 
 
-@pytest.mark.expected_logs("deaf, Redis is away", "not heard yet, Redis is away", optional=True)
+@pytest.mark.expected_logs("redis connection lost", "subscription failed", optional=True)
 async def test_a_topic_followed_during_an_outage_is_received_after_it(outages: BusWithOutages) -> None:
     bus = outages.bus
-    heard, reported = Heard(bus), Reported(bus)
+    received, reported = ReceivedEvents(bus), Reported(bus)
     await outages.cut()
     await bus.follow(user_topic("ada"))
     await outages.mend()
     await reported.until(lambda r: any(gap.concerns(user_topic("ada")) for gap in r.gaps))
     await bus.publish([changed("ada", 7), DefinitionChanged(flow_id="f")])
-    await heard.until_everyone()
-    assert changed("ada", 7) in [event for _, event in heard.events]
+    await received.until_everyone()
+    assert changed("ada", 7) in [event for _, event in received.events]
 
 
 async def test_a_worker_that_ends_is_reported_to_the_others(outages: BusWithOutages) -> None:
     reported = Reported(outages.bus)
     worker = await outages.end_another_worker()
-    await reported.until(lambda r: r.gone == [worker])
+    await reported.until(lambda r: r.lost == [worker])
     assert worker != outages.bus.worker

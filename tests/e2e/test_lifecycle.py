@@ -47,7 +47,7 @@ def test_a_dead_embedded_server_is_started_again_and_only_repeated_death_ends_al
     first.kill()
     serving.wait_for("embedded server died.*it was killed")
     serving.wait_for("embedded server restarted")
-    serving.wait_for("hearing again")
+    serving.wait_for("redis connection restored")
     with blocking_http_client(serving.url, headers=headers) as http:
         assert http.post(f"{ROUTE}/start").status_code == 201
         assert http.get("/readyz").status_code == 200

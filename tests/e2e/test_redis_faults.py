@@ -170,7 +170,7 @@ async def test_one_worker_is_cut_off_for_long(settings: Settings, tmp_path: Path
         await proxy.cut()
         stranger = await asyncio.to_thread(_on, settings, redis.url, tmp_path)
         followers.append(await Follower().connect(stranger.url, stranger.token("ada")))
-        await asyncio.to_thread(other.wait_for, "a worker is gone", 40)
+        await asyncio.to_thread(other.wait_for, "worker lost", 40)
         for revision, transition in enumerate(WAY[:2], 1):
             assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
             for follower in followers:

@@ -3,7 +3,7 @@
 A test fails on every ``warning`` or ``error`` that it does not expect. It names those that it expects::
 
     @pytest.mark.expected_logs("redis connection lost")             # fails also when it never comes
-    @pytest.mark.expected_logs("client too slow", optional=True)   # may come
+    @pytest.mark.expected_logs("slow client disconnected", optional=True)   # may come
 """
 
 import logging

@@ -21,6 +21,6 @@ from realtime.redis.servers import redis_servers
     ],
 )
 async def test_a_url_that_cannot_be_used_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(BusUnavailableError, match="FLOW_REDIS_URL is no Redis URL") as refusal:
+    with pytest.raises(BusUnavailableError, match="FLOW_REDIS_URL is not a Redis URL") as refusal:
         redis_servers(url)
     assert "hidden" not in str(refusal.value)
