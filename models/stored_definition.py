@@ -4,16 +4,13 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
+from app.kit.casing import camel_case
 
 
 class CamelModel(BaseModel):
     """A document whose fields are in camelCase in MongoDB."""
 
-    model_config = ConfigDict(alias_generator=_camel, populate_by_name=True, extra="forbid")
+    model_config = ConfigDict(alias_generator=camel_case, populate_by_name=True, extra="forbid")
 
 
 class StoredDefinition(CamelModel):

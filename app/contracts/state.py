@@ -102,3 +102,7 @@ class FlowState(Struct, frozen=True):
         if self.status == "paused":
             return False
         return self.status in ENDED or (self.expires_at is not UNSET and self.expires_at <= now)
+
+
+NOT_STORED = ("transitions",)
+"""Members of a state that follow from its definition."""

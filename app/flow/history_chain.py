@@ -73,8 +73,6 @@ LINK = ("previous_hash", "commitment", "hash_version", "hash")
 """The members of a record that make the chain. ``hash_version`` is covered by the tag."""
 NOT_SEALED = ("duration_ms",)
 """Members of a record outside the hash: the duration is known only after the commit."""
-NOT_STORED = ("transitions",)
-"""Members of a state that follow from its definition."""
 
 
 class _Form(Struct, frozen=True):

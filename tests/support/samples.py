@@ -13,6 +13,7 @@ from app.contracts.flow import Flow
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
 from app.contracts.state import FlowState
 from app.flow import rules
+from app.flow.history_chain import seal
 
 T0 = datetime(2126, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 """In the future: mongomock drops what is past its TTL by the time of the machine."""
@@ -150,3 +151,14 @@ def record(
         request_id="r-1",
         client=UNSET,
     )
+
+
+def full_record() -> HistoryRecord:
+    """A sealed record with every member but ``payload_revision``, of a state with every member."""
+    state = structs.replace(
+        fresh(payload={"iban": "DE02"}, entity_id="org"),
+        previous="a", undo_roles=("staff",), message="note", pause_reason="checks",
+        expires_at=T0, expiry_left_ms=5, timeout_at=T0, timeout_left_ms=5,
+    )  # fmt: skip
+    given = structs.replace(record(state), error="X", digest="d", client="http", duration_ms=1.5)
+    return seal(given, "before", "salt")

@@ -17,20 +17,18 @@ from app.contracts.record import (
     as_stored,
     state_after,
 )
-from app.contracts.state import FlowState
 from app.contracts.wire.times import iso
 from app.flow.history_chain import (
     CURRENT_FORM,
     LINK,
     NOT_SEALED,
-    NOT_STORED,
     SEALED,
     SEALED_AFTER,
     Chain,
     is_intact,
     seal,
 )
-from tests.support.samples import T0, fresh, moved, record
+from tests.support.samples import T0, fresh, full_record, moved, record
 
 Records = list[HistoryRecord]
 
@@ -352,15 +350,6 @@ def test_who_seals_a_record_anew_in_the_older_form_is_found(at: int) -> None:
     assert whole.id == records[at].id
 
 
-def test_every_member_of_a_record_is_sealed_erasable_or_listed_as_not_sealed() -> None:
-    """A new member has to be put into one of the groups."""
-    members = [field.name for field in structs.fields(HistoryRecord)]
-    groups = [*SEALED, "after", *LINK, *ERASABLE, "salt", *NOT_SEALED]
-    assert sorted(groups) == sorted(members)
-    of_state = [field.name for field in structs.fields(FlowState)]
-    assert sorted([*SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == sorted(of_state)
-
-
 def sharing_life(named: int = 0) -> Records:
     """A state whose second to fourth record leave its payload as it was."""
     made = life(1)
@@ -419,17 +408,6 @@ def other(value: Any) -> Any:
     if isinstance(value, datetime):
         return value + timedelta(milliseconds=1)
     return {"other": value} if isinstance(value, dict) else f"{value}x"
-
-
-def full_record() -> HistoryRecord:
-    """A record with every member, of a state with every member."""
-    state = structs.replace(
-        fresh(payload={"iban": "DE02"}, entity_id="org"),
-        previous="a", undo_roles=("staff",), message="note", pause_reason="checks",
-        expires_at=T0, expiry_left_ms=5, timeout_at=T0, timeout_left_ms=5,
-    )  # fmt: skip
-    given = structs.replace(record(state), error="X", digest="d", client="http", duration_ms=1.5)
-    return seal(given, "before", "salt")
 
 
 def test_each_group_is_what_it_says() -> None:

@@ -9,8 +9,11 @@ from app.contracts.wire.times import Time, iso
 
 
 class RecordMetadata(Struct, frozen=True, rename="camel"):
-    """The circumstances of a record. ``payload_revision``: the change left the payload of the state as it
-    was, and the record of that revision, in the same epoch, has it."""
+    """The circumstances of a record.
+
+    ``payload_revision``: the change left the payload of the state unchanged, and the record of that revision,
+    in the same epoch, has it.
+    """
 
     kind: str
     service: str
@@ -42,14 +45,21 @@ class RecordView(Struct, frozen=True, rename="camel"):
 
 
 class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
-    """A history record with the state that it led to: without its payload if ``metadata`` names the revision
-    whose record has it."""
+    """A history record with the state that it led to.
+
+    The state has no payload if ``metadata`` names the revision whose record has it.
+    """
 
     after: StateView | UnsetType = UNSET
 
 
+NOT_SHOWN = ("commit_id", "digest", "previous_hash", "commitment", "salt", "hash_version")
+"""Members of a record that no view has; every other one is a member of RecordMetadata, RecordView or
+ExportedRecordView."""
+
+
 def record_view(record: HistoryRecord) -> RecordView:
-    """A history record as it is answered."""
+    """Return the view of a record."""
     return RecordView(
         id=record.id,
         user_id=record.user_id,
@@ -78,6 +88,6 @@ def record_view(record: HistoryRecord) -> RecordView:
 
 
 def exported_record_view(record: HistoryRecord) -> ExportedRecordView:
-    """A record as an export has it: with the state after it."""
+    """Return the view of a record in an export: with the state after it."""
     after = UNSET if record.after is UNSET else state_view(record.after)
     return ExportedRecordView(**structs.asdict(record_view(record)), after=after)

@@ -1,8 +1,11 @@
 """The JSON shapes of states and of events about them, camelCase, times as text."""
 
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, get_args
 
-from msgspec import UNSET, Raw, Struct, UnsetType, convert, json
+from msgspec import UNSET, Raw, Struct, UnsetType, convert, json, structs
 
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
@@ -69,34 +72,30 @@ class CaughtUpView(Struct, frozen=True, rename="camel"):
     complete: bool
 
 
-def _state_members(state: FlowState) -> dict[str, Any]:
-    return {
-        "flow": state.flow,
-        "step": state.step,
-        "service": state.service,
-        "ok": state.ok,
-        "user_id": state.user_id,
-        "version": state.version,
-        "epoch": state.epoch,
-        "revision": state.revision,
-        "status": state.status,
-        "created_at": iso(state.created_at),
-        "updated_at": iso(state.updated_at),
-        "transitions": state.transitions,
-        "previous": state.previous,
-        "undo_roles": state.undo_roles,
-        "entity_id": state.entity_id,
-        "payload": state.payload,
-        "message": state.message,
-        "pause_reason": state.pause_reason,
-        "expires_at": UNSET if state.expires_at is UNSET else iso(state.expires_at),
-        "timeout_at": UNSET if state.timeout_at is UNSET else iso(state.timeout_at),
-    }
+NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms")
+"""Members of a state that no view has; every other one is a member of StateView."""
+
+_TYPES = {field.name: field.type for field in structs.fields(FlowState)}
+_TIMES = tuple(
+    index
+    for index, name in enumerate(StateView.__struct_fields__)
+    if datetime in (_TYPES[name], *get_args(_TYPES[name]))
+)
+_read_members: Callable[[FlowState], tuple[Any, ...]] = attrgetter(*StateView.__struct_fields__)
+
+
+def _state_members(state: FlowState) -> list[Any]:
+    """Return the values of StateView's members in their order, with times as text."""
+    members = list(_read_members(state))
+    for index in _TIMES:
+        if members[index] is not UNSET:
+            members[index] = iso(members[index])
+    return members
 
 
 def state_view(state: FlowState) -> StateView:
-    """A state as it is answered."""
-    return StateView(**_state_members(state))
+    """Return the view of a state."""
+    return StateView(*_state_members(state))
 
 
 def state_of_view(view: StateView) -> FlowState:
@@ -106,9 +105,9 @@ def state_of_view(view: StateView) -> FlowState:
 
 
 def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdatedEvent:
-    """The event that tells clients of a committed change."""
+    """Return the event about a committed change: the state that it led to, and the change."""
     return StateUpdatedEvent(
-        **_state_members(state),
+        *_state_members(state),
         kind=record.kind,
         transition=record.transition,
         from_step=record.from_step,

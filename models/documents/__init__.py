@@ -1,0 +1,25 @@
+"""The documents: the one place where collections are declared, with the indexes of ``models.indexes``.
+
+Beanie creates the collections and indexes from them. The stores read and write the same shapes straight on
+the collections (``models.states.store``, ``models.history_store``), through ``models.codec``.
+"""
+
+from beanie import Document
+
+from models.documents.corruptions import CorruptionDocument
+from models.documents.damaged_states import DamagedStateDocument
+from models.documents.definitions import FlowDefinitionDocument
+from models.documents.history import FlowHistoryDocument
+from models.documents.leases import LeaseDocument
+from models.documents.secrets import SecretDocument
+from models.documents.states import FlowStateDocument
+
+DOCUMENTS: list[type[Document]] = [
+    FlowDefinitionDocument,
+    FlowStateDocument,
+    FlowHistoryDocument,
+    DamagedStateDocument,
+    CorruptionDocument,
+    LeaseDocument,
+    SecretDocument,
+]

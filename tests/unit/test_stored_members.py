@@ -1,0 +1,95 @@
+"""Every member of a state and of a record has its place in the hash chain, the codec and the views.
+
+A new member that is in none of them, or in two places of one, fails here.
+"""
+
+from datetime import datetime
+
+from msgspec import UNSET, Struct, structs
+
+from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord
+from app.contracts.state import NOT_STORED, FlowState
+from app.contracts.wire import records as record_views
+from app.contracts.wire import states as state_views
+from app.contracts.wire.records import ExportedRecordView, RecordMetadata, exported_record_view
+from app.contracts.wire.states import StateView, state_view
+from app.contracts.wire.times import iso
+from app.flow.history_chain import LINK, NOT_SEALED, SEALED, SEALED_AFTER
+from models.codec import (
+    document_fields,
+    record_from_document,
+    record_to_document,
+    state_from_document,
+    state_to_document,
+)
+from models.documents.history import FlowHistoryDocument
+from models.documents.states import FlowStateDocument
+from tests.support.samples import full_record
+
+
+def members(shape: type[Struct]) -> list[str]:
+    return sorted(field.name for field in structs.fields(shape))
+
+
+def full_state() -> FlowState:
+    state = full_record().after
+    assert state is not UNSET
+    return state
+
+
+def test_every_member_of_a_record_is_sealed_erasable_or_listed_as_not_sealed() -> None:
+    groups = [*SEALED, "after", *LINK, *ERASABLE, "salt", *NOT_SEALED]
+    assert sorted(groups) == members(HistoryRecord)
+    assert sorted([*SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == members(FlowState)
+
+
+def test_every_stored_member_of_a_state_passes_the_codec() -> None:
+    state = full_state()
+    stored = [name for name in members(FlowState) if name not in NOT_STORED]
+    assert [name for name in stored if getattr(state, name) is UNSET] == []
+    fields = document_fields(FlowState)
+    assert sorted(fields) == stored
+    document = state_to_document(state)
+    assert sorted(document) == sorted(fields.values())
+    assert state_from_document({"_id": state.key, **document}) == state
+
+
+def test_every_member_of_a_record_passes_the_codec() -> None:
+    record = full_record()
+    assert [name for name in members(HistoryRecord) if getattr(record, name) is UNSET] == ["payload_revision"]
+    assert sorted(document_fields(HistoryRecord)) == members(HistoryRecord)
+    assert record_from_document(record_to_document(record)) == record
+    assert record.after is not UNSET
+    naming = structs.replace(record, payload_revision=0, after=structs.replace(record.after, payload=UNSET))
+    assert record_from_document(record_to_document(naming)) == naming
+
+
+def test_every_stored_member_is_declared_in_its_document() -> None:
+    for document, shape in ((FlowStateDocument, FlowState), (FlowHistoryDocument, HistoryRecord)):
+        declared = {field.alias: field for field in document.model_fields.values()}
+        optional = {field.name for field in structs.fields(shape) if field.default is UNSET}
+        for name, alias in document_fields(shape).items():
+            assert declared[alias].is_required() == (name not in optional), name
+
+
+def test_every_member_is_in_a_view_or_listed_as_not_shown() -> None:
+    assert sorted([*members(StateView), *state_views.NOT_SHOWN]) == members(FlowState)
+    shown = [name for name in members(ExportedRecordView) if name != "metadata"]
+    listed = [*shown, *members(RecordMetadata), *record_views.NOT_SHOWN]
+    assert sorted(listed) == members(HistoryRecord)
+
+
+def test_a_view_has_the_values_of_its_members() -> None:
+    state = full_state()
+    view = state_view(state)
+    for name in members(StateView):
+        shown, value = getattr(view, name), getattr(state, name)
+        assert shown == (iso(value) if isinstance(value, datetime) else value), name
+    record = full_record()
+    exported = exported_record_view(record)
+    assert exported.after == view
+    for name in (*members(RecordMetadata), *members(ExportedRecordView)):
+        if name not in ("metadata", "timestamp", "after"):
+            shown = getattr(exported if hasattr(exported, name) else exported.metadata, name)
+            assert shown == getattr(record, name), name
+    assert exported.timestamp == iso(record.timestamp)
