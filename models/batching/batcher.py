@@ -1,4 +1,7 @@
-"""Lets requests in flight share commands: one for many documents costs a fraction of many for one."""
+"""Group commit: concurrent requests share commands.
+
+One command for many documents costs a fraction of as many commands for one document.
+"""
 
 import asyncio
 from collections import deque
@@ -6,122 +9,101 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
+from models.batching.adaptive_size import AdaptiveBatchSize
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-FEWEST = 5
-"""However slow the server is, so many may share a command."""
-SHARE_OF_PATIENCE = 0.2
-"""How much of what anybody waits a command should take at most."""
-
-
-class AdaptiveBatchSize:
-    """How many items the next command takes, at most ``most``: so many as should take a fifth of
-    ``patience`` seconds, judged by the last command. What the quickest one took is the price of a command,
-    however small. It begins with few, also after a failure, and at most doubles, so that a slow server is
-    not met with a full one."""
-
-    def __init__(self, most: int, patience: float) -> None:
-        self._fewest = self.size = min(FEWEST, most)
-        self._most = most
-        self._seconds = SHARE_OF_PATIENCE * patience
-        self._price = patience
-
-    def took(self, sent: int, seconds: float) -> None:
-        """Judge by a command of so many items."""
-        self._price = min(self._price, seconds)
-        over = seconds - self._price
-        if over:
-            fitting = int(sent * self._seconds / over)
-        else:  # the quickest yet: how much of it was for its items is not known
-            fitting = max(self.size, int(sent * self._seconds / seconds) if seconds else self._most)
-        self.size = max(self._fewest, min(self._most, 2 * self.size, fitting))
-
-    def failed(self) -> None:
-        """Nothing came of a command, however quickly."""
-        self.size = self._fewest
-
 
 class Batcher(Generic[T, R]):
-    """Gathers what is asked in one turn of the event loop, and while a batch is under way, into the next
-    batch. Nothing waits for a timer: a lone request is sent at once.
+    """Collects requests into batches: those of one turn of the event loop, and those made during a batch.
 
-    ``work`` answers a batch in its order; an answer that is an exception is raised to who asked. At most
-    ``lanes`` batches are under way, each as large as ``pace`` says. Who asks waits while batches are
-    answered, and no longer than ``patience`` seconds while none is: the server is slow in the one case, away
-    in the other.
+    No timer delays a request: a single one is sent at once.
+
+    A request waits while batches succeed, and no longer than ``timeout`` seconds while none does: the server
+    is slow in the one case and unavailable in the other.
+
+    Args:
+        work: Answers a batch in its order; an answer that is an exception is raised to its caller.
+        batch_size: The size of the next batch.
+        max_in_flight: The largest number of batches at the same time.
+        timeout: In seconds.
     """
 
     def __init__(
         self,
         work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
         *,
-        pace: AdaptiveBatchSize,
-        lanes: int,
-        patience: float,
+        batch_size: AdaptiveBatchSize,
+        max_in_flight: int,
+        timeout: float,
     ) -> None:
         self._work = work
-        self._patience = patience
+        self._timeout = timeout
         self._answered_at = 0.0
-        self._pace = pace
-        self._lanes = lanes
+        self._batch_size = batch_size
+        self._max_in_flight = max_in_flight
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._called = False
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._send_scheduled = False
 
     @property
     def busy(self) -> bool:
-        """True if anybody waits for an answer."""
-        return bool(self._waiting or self._under_way)
+        """True while requests wait for their answers."""
+        return bool(self._waiting or self._in_flight)
 
-    async def ask(self, item: T) -> R:
-        """The answer to ``item``. Raises TimeoutError when the server does not answer."""
+    async def submit(self, item: T) -> R:
+        """Return the answer to ``item``.
+
+        Raises:
+            TimeoutError: The server does not answer.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         self._waiting.append((item, answer))
-        if not self._called:
-            self._called = True
+        if not self._send_scheduled:
+            self._send_scheduled = True
             loop.call_soon(self._send)
-        asked_at = loop.time()
+        waiting_since = loop.time()
         try:
-            while not (await asyncio.wait((answer,), timeout=self._patience))[0]:
-                if self._answered_at <= asked_at:
+            while not (await asyncio.wait((answer,), timeout=self._timeout))[0]:
+                if self._answered_at <= waiting_since:
                     raise TimeoutError
-                asked_at = loop.time()
+                waiting_since = loop.time()
             return answer.result()
         finally:
-            answer.cancel()  # who gave up is not worked for
+            answer.cancel()  # so that a request whose caller timed out is dropped
 
     def _send(self) -> None:
-        self._called = False
-        while self._waiting and len(self._under_way) < self._lanes:
+        self._send_scheduled = False
+        while self._waiting and len(self._in_flight) < self._max_in_flight:
             batch: list[tuple[T, asyncio.Future[R]]] = []
-            while self._waiting and len(batch) < self._pace.size:
+            while self._waiting and len(batch) < self._batch_size.size:
                 item, answer = self._waiting.popleft()
-                if not answer.done():  # who asked did not give up meanwhile
+                if not answer.done():  # drop requests whose caller timed out
                     batch.append((item, answer))
             if batch:
                 task = asyncio.ensure_future(self._answer(batch))
-                self._under_way.add(task)
-                task.add_done_callback(self._ended)
+                self._in_flight.add(task)
+                task.add_done_callback(self._on_batch_done)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+    def _on_batch_done(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
         self._send()
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         answers: Sequence[R | Exception]
         sent_at = monotonic()
         try:
-            async with asyncio.timeout(2 * self._patience):  # a dead connection must not block a lane
+            async with asyncio.timeout(2 * self._timeout):  # a dead connection must not block the others
                 answers = await self._work([item for item, _ in batch])
             self._answered_at = asyncio.get_running_loop().time()
-        except Exception as error:  # noqa: BLE001 - raised to everybody who asked
+        except Exception as error:  # noqa: BLE001 - raised to every caller
             answers = [error] * len(batch)
         if all(isinstance(answer, Exception) for answer in answers):
-            self._pace.failed()
+            self._batch_size.record_failure()
         else:
-            self._pace.took(len(batch), monotonic() - sent_at)
+            self._batch_size.record(len(batch), monotonic() - sent_at)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

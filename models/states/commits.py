@@ -19,7 +19,8 @@ from app.contracts.record import (
     state_after,
 )
 from app.contracts.state import FlowState, StatePosition
-from models.batching.batcher import AdaptiveBatchSize, Batcher
+from models.batching.adaptive_size import AdaptiveBatchSize
+from models.batching.batcher import Batcher
 from models.codec import (
     OPTIONAL_STATE_FIELDS,
     PAYLOAD_PLACE_FIELDS,
@@ -31,10 +32,10 @@ from models.codec import (
 )
 from models.database import ANSWER_SECONDS, Collection, is_outage
 
-COMMIT_ATTEMPTS = 3
-WRITES_IN_A_COMMAND = 100
+MAX_COMMIT_ATTEMPTS = 3
+MAX_WRITES_IN_COMMAND = 100
 """So few that a lone request behind a full command does not wait long."""
-COMMANDS_UNDER_WAY = 2
+MAX_COMMANDS_IN_FLIGHT = 2
 _DUPLICATE_KEY = 11000
 
 
@@ -57,9 +58,9 @@ class CommitBatcher:
         self._states = states
         self._history = history
         # Apart, as an update takes a server many times as long as an insert.
-        self._pace = AdaptiveBatchSize(WRITES_IN_A_COMMAND, ANSWER_SECONDS)
-        self._starts = self._batches(AdaptiveBatchSize(WRITES_IN_A_COMMAND, ANSWER_SECONDS))
-        self._moves = self._batches(self._pace)
+        self._update_size = AdaptiveBatchSize(MAX_WRITES_IN_COMMAND, ANSWER_SECONDS)
+        self._starts = self._make_batcher(AdaptiveBatchSize(MAX_WRITES_IN_COMMAND, ANSWER_SECONDS))
+        self._moves = self._make_batcher(self._update_size)
 
     @property
     def busy(self) -> bool:
@@ -68,7 +69,7 @@ class CommitBatcher:
 
     async def make(self, commit: ConditionalWrite) -> bool:
         """Make a commit. Returns False if somebody else was first."""
-        return await (self._starts if commit.before is None else self._moves).ask(commit)
+        return await (self._starts if commit.before is None else self._moves).submit(commit)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         """Take records out of the outboxes."""
@@ -77,7 +78,7 @@ class CommitBatcher:
             delivered.setdefault(state_after(record).key, []).append(record.id)
         keys = list(delivered)
         while keys:  # not all at once: commits wait behind them
-            together, keys = keys[: self._pace.size], keys[self._pace.size :]
+            together, keys = keys[: self._update_size.size], keys[self._update_size.size :]
             ids = [record_id for key in together for record_id in delivered[key]]
             sent_at = monotonic()
             try:
@@ -87,12 +88,17 @@ class CommitBatcher:
                     {"_id": {"$in": together}}, {"$pull": {"outbox": {"_id": {"$in": ids}}}}
                 )
             except PyMongoError:
-                self._pace.failed()
+                self._update_size.record_failure()
                 raise
-            self._pace.took(len(together), monotonic() - sent_at)
+            self._update_size.record(len(together), monotonic() - sent_at)
 
-    def _batches(self, pace: AdaptiveBatchSize) -> Batcher[ConditionalWrite, bool]:
-        return Batcher(self._make_all, pace=pace, lanes=COMMANDS_UNDER_WAY, patience=ANSWER_SECONDS)
+    def _make_batcher(self, batch_size: AdaptiveBatchSize) -> Batcher[ConditionalWrite, bool]:
+        return Batcher(
+            self._make_all,
+            batch_size=batch_size,
+            max_in_flight=MAX_COMMANDS_IN_FLIGHT,
+            timeout=ANSWER_SECONDS,
+        )
 
     async def _make_all(self, commits: Sequence[ConditionalWrite]) -> list[bool | Exception]:
         outcomes: dict[int, bool | Exception] = {}
@@ -104,7 +110,7 @@ class CommitBatcher:
             outcomes.update({n: out for n, out in zip(left, found, strict=True) if out is not None})
             left = {n: commit for n, commit in left.items() if n not in outcomes}
 
-        for _ in range(COMMIT_ATTEMPTS):
+        for _ in range(MAX_COMMIT_ATTEMPTS):
             try:
                 take(await self._write(list(left.values()), sent_before=sent_before))
                 if left:

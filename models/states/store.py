@@ -13,7 +13,8 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports.states import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
-from models.batching.batcher import AdaptiveBatchSize, Batcher
+from models.batching.adaptive_size import AdaptiveBatchSize
+from models.batching.batcher import Batcher
 from models.codec import (
     Document,
     members_of,
@@ -32,9 +33,9 @@ log = structlog.get_logger("store")
 
 T = TypeVar("T")
 
-LOADS_IN_A_COMMAND = 250
-COMMANDS_UNDER_WAY = 2
-MAX_KEY = 322
+MAX_LOADS_IN_COMMAND = 250
+MAX_COMMANDS_IN_FLIGHT = 2
+MAX_KEY_LENGTH = 322
 """More characters than any key has: a flow of 64, a colon and a user of 256."""
 _PRESENT = {"$nin": sorted(ENDED)}
 _BY_KEY = (("_id", 1),)
@@ -51,9 +52,9 @@ class MongoStateStore:
         self._damaged: Collection = database.collection("flow_states_damaged")
         self._loads: Batcher[str, Document | None] = Batcher(
             self._load_all,
-            pace=AdaptiveBatchSize(LOADS_IN_A_COMMAND, ANSWER_SECONDS),
-            lanes=COMMANDS_UNDER_WAY,
-            patience=ANSWER_SECONDS,
+            batch_size=AdaptiveBatchSize(MAX_LOADS_IN_COMMAND, ANSWER_SECONDS),
+            max_in_flight=MAX_COMMANDS_IN_FLIGHT,
+            timeout=ANSWER_SECONDS,
         )
         self._commits = CommitBatcher(self._states, database.collection("flow_history"))
         self._key_ranges = KeyRanges()
@@ -65,7 +66,7 @@ class MongoStateStore:
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
         key = state_key(flow_id, user_id)
         async with store_errors():
-            document = await self._loads.ask(key)
+            document = await self._loads.submit(key)
         return None if document is None else _stored(document)
 
     async def _load_all(self, keys: Sequence[str]) -> list[Document | Exception | None]:
@@ -127,7 +128,7 @@ class MongoStateStore:
             )
 
         # No key is longer, so that as many keys are behind the rest as behind the whole.
-        return await self._key_ranges.page(max((after or "")[:MAX_KEY], first), end, limit, find)
+        return await self._key_ranges.page(max((after or "")[:MAX_KEY_LENGTH], first), end, limit, find)
 
     async def _find_of_user(
         self, user_id: str, flow_id: str | None, after: str | None, rest: Document, limit: int
