@@ -18,27 +18,37 @@ from app.contracts.record import (
 from app.contracts.state import state_key
 from models.codec import ERASED_FIELDS, Document, record_from_document, record_to_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.document_codec import DocumentCodec
 from models.indexed import pipeline
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 
-ERASED_IN_A_COMMAND = 1000
+MAX_ERASED_IN_COMMAND = 1000
 _DUPLICATE_KEY = 11000
 
 
 class MongoHistoryStore:
-    """The HistoryStore port on MongoDB. Records appended with a ``retention`` are pruned after it, by
-    MongoDB itself."""
+    """The HistoryStore port on MongoDB.
 
-    def __init__(self, database: Database, retention: timedelta | None = None) -> None:
+    Args:
+        database: The database, prepared.
+        retention: MongoDB itself removes records this long after their time. None: never.
+        codec: Converts records to documents.
+    """
+
+    def __init__(
+        self, database: Database, retention: timedelta | None = None, codec: DocumentCodec | None = None
+    ) -> None:
+        self._codec = codec or DocumentCodec()
         self._history: Collection = database.collection("flow_history")
         self._retention = retention
 
     async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
         if not records:
             return set()
+        documents = await self._codec.encode_many(self._document, records)
         async with store_errors():
             try:
-                await self._history.insert_many([self._document(record) for record in records], ordered=False)
+                await self._history.insert_many(documents, ordered=False)
             except BulkWriteError as refusal:
                 details = refusal.details or {}
                 faults = details.get("writeErrors", ())
@@ -68,7 +78,7 @@ class MongoHistoryStore:
         if after is not None:
             rest["$or"] = _beyond(after, "$gt")
         page = await self._of_state(flow_id, user_id, rest, 1, limit)
-        return Page([record_from_document(document) for document in page.documents], _next(page))
+        return Page(await self._codec.decode_many(record_from_document, page.documents), _next(page))
 
     async def scan(
         self,
@@ -81,11 +91,12 @@ class MongoHistoryStore:
     ) -> Page[HistoryRecord | UnreadableRecord]:
         rest = {} if start is None else {"$or": _beyond(start, "$lt" if backwards else "$gt")}
         page = await self._of_state(flow_id, user_id, rest, -1 if backwards else 1, limit)
-        return Page([_record_or_not(document) for document in page.documents], _next(page))
+        return Page(await self._codec.decode_many(_record_or_unreadable, page.documents), _next(page))
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
         page = await self._of_state(flow_id, user_id, {"success": True}, -1, 1)
-        return next(map(_record_or_not, page.documents), None)
+        records = await self._codec.decode_many(_record_or_unreadable, page.documents)
+        return records[0] if records else None
 
     async def _of_state(
         self, flow_id: str, user_id: str, rest: Document, direction: int, limit: int
@@ -105,8 +116,8 @@ class MongoHistoryStore:
         count = 0
         async with store_errors():
             found = await self._history.aggregate(stages).to_list(None)
-            for first in range(0, len(found), ERASED_IN_A_COMMAND):
-                part = found[first : first + ERASED_IN_A_COMMAND]
+            for first in range(0, len(found), MAX_ERASED_IN_COMMAND):
+                part = found[first : first + MAX_ERASED_IN_COMMAND]
                 refused = [document["_id"] for document in part if document.get("kind") == "refused"]
                 others = [document["_id"] for document in part if document.get("kind") != "refused"]
                 gone = await self._history.delete_many({"_id": {"$in": refused}})
@@ -119,12 +130,15 @@ class MongoHistoryStore:
     async def get(self, record_id: str) -> HistoryRecord | None:
         async with store_errors():
             document = await self._history.find_one({"_id": record_id})
-        return None if document is None else record_from_document(document)
+        if document is None:
+            return None
+        (record,) = await self._codec.decode_many(record_from_document, (document,))
+        return record
 
     async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
         async with store_errors(ANSWER_SECONDS):
             documents = await self._history.find({"_id": {"$in": list(record_ids)}}).to_list(None)
-        found = map(_record_or_not, documents)
+        found = await self._codec.decode_many(_record_or_unreadable, documents)
         return [record for record in found if isinstance(record, HistoryRecord)]
 
     async def find_request(
@@ -134,7 +148,8 @@ class MongoHistoryStore:
         rest = {"actor": actor, "success": True, "timestamp": {"$gt": since}}
         async with store_errors():
             documents = await self._history.aggregate(pipeline(served, rest, limit=1)).to_list(1)
-        return record_from_document(documents[0]) if documents else None
+        records = await self._codec.decode_many(record_from_document, documents)
+        return records[0] if records else None
 
 
 def _next(page: DocumentPage) -> str | None:
@@ -150,7 +165,7 @@ def _beyond(position: HistoryPosition, compare: str) -> list[Document]:
     ]
 
 
-def _record_or_not(document: Document) -> HistoryRecord | UnreadableRecord:
+def _record_or_unreadable(document: Document) -> HistoryRecord | UnreadableRecord:
     try:
         return record_from_document(document)
     except FlowStateCorruptionError as damage:

@@ -13,9 +13,6 @@ from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports.states import REMEMBERED_REQUESTS
 from app.contracts.record import (
     HistoryRecord,
-    RememberedRequest,
-    payload_place,
-    remembered_request,
     state_after,
 )
 from app.contracts.state import FlowState, StatePosition
@@ -25,10 +22,6 @@ from models.codec import (
     OPTIONAL_STATE_FIELDS,
     PAYLOAD_PLACE_FIELDS,
     Document,
-    payload_place_to_document,
-    record_to_document,
-    remembered_to_document,
-    state_to_document,
 )
 from models.database import ANSWER_SECONDS, Collection, is_outage
 
@@ -36,18 +29,26 @@ MAX_COMMIT_ATTEMPTS = 3
 MAX_WRITES_IN_COMMAND = 100
 """So few that a lone request behind a full command does not wait long."""
 MAX_COMMANDS_IN_FLIGHT = 2
+OPTIONAL_FIELDS = (*OPTIONAL_STATE_FIELDS, *PAYLOAD_PLACE_FIELDS)
 _DUPLICATE_KEY = 11000
 
 
 class ConditionalWrite(Struct, frozen=True):
-    """``record.after`` in the place of the state at ``before`` (None: where there is none)."""
+    """A commit: ``record.after`` becomes the state if it still stands at ``before``.
+
+    Args:
+        before: The position of the state; None if there must be none.
+        record: The record of the commit.
+        operation: The command's part of it (``operation_of``); a second attempt sends the same.
+    """
 
     before: StatePosition | None
     record: HistoryRecord
+    operation: InsertOne[Document] | UpdateOne
 
     @property
     def after(self) -> FlowState:
-        """The state that it makes."""
+        """The state after the commit."""
         return state_after(self.record)
 
 
@@ -67,8 +68,8 @@ class CommitBatcher:
         """True while commits are waiting or under way."""
         return self._starts.busy or self._moves.busy
 
-    async def make(self, commit: ConditionalWrite) -> bool:
-        """Make a commit. Returns False if somebody else was first."""
+    async def submit(self, commit: ConditionalWrite) -> bool:
+        """Write a commit. Returns False if another commit was first."""
         return await (self._starts if commit.before is None else self._moves).submit(commit)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
@@ -135,7 +136,7 @@ class CommitBatcher:
         updates = sum(commit.before is not None for commit in commits)
         faults: dict[int, dict[str, Any]] = {}
         try:
-            answer = await self._states.bulk_write([_operation(commit) for commit in commits], ordered=False)
+            answer = await self._states.bulk_write([commit.operation for commit in commits], ordered=False)
             matched = answer.matched_count
         except BulkWriteError as refusal:
             details = refusal.details or {}
@@ -185,48 +186,31 @@ def _was_made(commit: ConditionalWrite, document: Document | None, delivered: di
     return None if as_before else False
 
 
-def _operation(commit: ConditionalWrite) -> InsertOne[Document] | UpdateOne:
-    record, before = commit.record, commit.before
+def operation_of(
+    before: StatePosition | None, record: HistoryRecord, document: Document
+) -> InsertOne[Document] | UpdateOne:
+    """Make the operation of a commit.
+
+    Args:
+        before: The position of the state; None if there must be none.
+        record: The record of the commit.
+        document: The encoded state with ``record`` in its outbox; becomes a part of the operation.
+    """
     if before is None:
-        return InsertOne({"_id": commit.after.key, **document_of(record, ())})
-    fields = state_to_document(commit.after)
-    fields["head"] = _head(record)
-    update: Document = {"$set": fields, "$push": {"outbox": record_to_document(record)}}
-    request = remembered_request(record)
+        document["_id"] = state_after(record).key
+        return InsertOne(document)
+    update: Document = {"$set": document, "$push": {"outbox": document.pop("outbox")[0]}}
+    recent = document.pop("recent")
     if record.kind == "erased":
-        fields["recent"] = []
-    elif request is not None:
-        update["$push"]["recent"] = {
-            "$each": [remembered_to_document(request)],
-            "$slice": -REMEMBERED_REQUESTS,
-        }
+        document["recent"] = []
+    elif recent:
+        update["$push"]["recent"] = {"$each": recent, "$slice": -REMEMBERED_REQUESTS}
     optional = OPTIONAL_STATE_FIELDS
-    place = payload_place(record, None)
-    if place is not None:
-        fields |= payload_place_to_document(place)
-    elif record.payload_revision is UNSET:
-        optional = (*optional, *PAYLOAD_PLACE_FIELDS)
-    gone = {field: "" for field in optional if field not in fields}
+    if record.payload_revision is UNSET:
+        optional = OPTIONAL_FIELDS
+    absent = {field: "" for field in optional if field not in document}
     if record.payload_revision is not UNSET:
-        fields.pop("payload", None)  # the document has it, as the update is of this revision alone
-    if gone:
-        update["$unset"] = gone
+        document.pop("payload", None)  # it is there, as the update is of this revision alone
+    if absent:
+        update["$unset"] = absent
     return UpdateOne({"_id": before.key, "epoch": before.epoch, "revision": before.revision}, update)
-
-
-def document_of(record: HistoryRecord, recent: Sequence[RememberedRequest]) -> Document:
-    """The whole document of a state that ``record`` makes, without ``_id``."""
-    request = remembered_request(record)
-    known = [*recent, *([request] if request is not None else [])][-REMEMBERED_REQUESTS:]
-    place = payload_place(record, None)
-    return {
-        **state_to_document(state_after(record)),
-        **({} if place is None else payload_place_to_document(place)),
-        "head": _head(record),
-        "outbox": [record_to_document(record)],
-        "recent": [remembered_to_document(request) for request in known],
-    }
-
-
-def _head(record: HistoryRecord) -> str:
-    return record.hash if isinstance(record.hash, str) else ""

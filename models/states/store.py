@@ -1,37 +1,26 @@
 """States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-import structlog
 from motor.core import AgnosticBaseCursor
 from msgspec import UNSET
 
-from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports.states import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
 from app.contracts.state import ENDED, FlowState, StatePosition, state_key
 from models.batching.adaptive_size import AdaptiveBatchSize
 from models.batching.batcher import Batcher
-from models.codec import (
-    Document,
-    members_of,
-    payload_place_from_document,
-    record_from_document,
-    remembered_from_document,
-    state_from_document,
-    text_of,
-)
+from models.codec import Document, state_from_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.document_codec import DocumentCodec
 from models.indexed import KeyRanges, key_range, not_expired, pipeline
 from models.paging import BATCH_DOCUMENTS, DocumentPage
-from models.states.commits import CommitBatcher, ConditionalWrite, document_of
-
-log = structlog.get_logger("store")
-
-T = TypeVar("T")
+from models.states.commits import CommitBatcher, ConditionalWrite, operation_of
+from models.states.state_document import document_of, present, readable, stored_or_damaged, stored_state
 
 MAX_LOADS_IN_COMMAND = 250
 MAX_COMMANDS_IN_FLIGHT = 2
@@ -45,9 +34,15 @@ _WITHOUT_PAYLOAD = {**_WITHOUT_LISTS, "payload": 0}
 
 
 class MongoStateStore:
-    """The StateStore port on MongoDB."""
+    """The StateStore port on MongoDB.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: The database, prepared.
+        codec: Converts states and records to documents.
+    """
+
+    def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
+        self._codec = codec or DocumentCodec()
         self._states: Collection = database.collection("flow_states")
         self._damaged: Collection = database.collection("flow_states_damaged")
         self._loads: Batcher[str, Document | None] = Batcher(
@@ -67,7 +62,10 @@ class MongoStateStore:
         key = state_key(flow_id, user_id)
         async with store_errors():
             document = await self._loads.submit(key)
-        return None if document is None else _stored(document)
+        if document is None:
+            return None
+        (stored,) = await self._codec.decode_many(stored_state, (document,))
+        return stored
 
     async def _load_all(self, keys: Sequence[str]) -> list[Document | Exception | None]:
         if len(keys) == 1:
@@ -78,13 +76,18 @@ class MongoStateStore:
         return [by_key.get(key) for key in keys]
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
+        (document,) = await self._codec.encode_many(document_of, (record,))
+        operation = operation_of(before, record, document)
         async with store_errors():
-            return await self._commits.make(ConditionalWrite(before, record))
+            return await self._commits.submit(ConditionalWrite(before, record, operation))
 
     async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         async with store_errors(ANSWER_SECONDS):
             document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
-        return None if document is None else _stored_or_damaged(document)
+        if document is None:
+            return None
+        (found,) = await self._codec.decode_many(stored_or_damaged, (document,))
+        return found
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
         as_read = {
@@ -92,9 +95,11 @@ class MongoStateStore:
             "epoch": {"$eq": damaged.position.epoch},
             "revision": {"$eq": damaged.position.revision},
         }
+        encode = partial(document_of, recent=damaged.recent)
+        (rebuilt,) = await self._codec.encode_many(encode, (record,))
         async with store_errors():
             document = await self._states.find_one(as_read)
-            answer = await self._states.replace_one(as_read, document_of(record, damaged.recent))
+            answer = await self._states.replace_one(as_read, rebuilt)
             if document is None or not answer.matched_count:
                 return False
             aside = {"state": damaged.position.key, "foundAt": datetime.now(UTC), "document": document}
@@ -115,7 +120,8 @@ class MongoStateStore:
             else:
                 page = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
         more = page.documents[-1]["_id"] if page.full else None
-        return StatePage(_readable(state_from_document, page.documents), more)
+        states = await self._codec.decode_many(readable(state_from_document), page.documents)
+        return StatePage(present(states), more)
 
     async def _find_by_key(
         self, flow_id: str | None, after: str | None, rest: Document, limit: int
@@ -195,7 +201,8 @@ class MongoStateStore:
         stages = pipeline({field: _up_to(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
         async with store_errors():
             async for document in self._states.aggregate(stages):
-                for state in _readable(state_from_document, [document]):
+                (state,) = await self._codec.decode_many(readable(state_from_document), (document,))
+                if state is not None:
                     yield state
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
@@ -204,7 +211,7 @@ class MongoStateStore:
         )
         async with store_errors():
             documents = await self._states.aggregate(stages).to_list(None)
-        return _readable(state_from_document, documents)
+        return present(await self._codec.decode_many(readable(state_from_document), documents))
 
     async def list_undelivered(
         self, before: datetime, limit: int, without: Sequence[str] = ()
@@ -215,7 +222,7 @@ class MongoStateStore:
         waiting = self._states.find(query)
         async with store_errors():
             documents = await waiting.sort("outbox.timestamp", 1).limit(limit).to_list(limit)
-        return _readable(_stored, documents)
+        return present(await self._codec.decode_many(readable(stored_state), documents))
 
     async def random_key(self) -> str | None:
         async with store_errors():
@@ -230,24 +237,12 @@ class MongoStateStore:
 
         async with store_errors():
             page = await self._key_ranges.page(after, None, limit, find, max_bytes=math.inf)
-        return [_stored_or_damaged(document) for document in page.documents]
+        return await self._codec.decode_many(stored_or_damaged, page.documents)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         if records:
             async with store_errors():
                 await self._commits.release(records)
-
-
-def _readable(read: Callable[[Document], T], documents: Sequence[Document]) -> list[T]:
-    """A damaged document must not hold up the others; who reads it alone is told."""
-    found = []
-    for document in documents:
-        try:
-            found.append(read(document))
-        except FlowStateCorruptionError as error:
-            place = document.get("_id")
-            log.error("damaged document", document=place, code=error.code, reason=error.details["reason"])
-    return found
 
 
 def _up_to(now: datetime) -> Document:
@@ -266,32 +261,3 @@ def _user_of(key: str) -> str:
 
 def _running(version: int, now: datetime) -> Document:
     return {"version": version, "status": {"$in": ["active", "paused"]}, **not_expired(now)}
-
-
-def _stored(document: Document) -> StoredState:
-    return StoredState(
-        state=state_from_document(document),
-        pending=tuple(record_from_document(waiting) for waiting in members_of(document, "outbox")),
-        recent=tuple(remembered_from_document(request) for request in members_of(document, "recent")),
-        head=text_of(document, "head"),
-        payload_at=payload_place_from_document(document),
-    )
-
-
-def _stored_or_damaged(document: Document) -> StoredState | DamagedState:
-    try:
-        return _stored(document)
-    except FlowStateCorruptionError as damage:
-        return DamagedState(
-            position=StatePosition(document["_id"], document.get("epoch"), document.get("revision")),
-            reason=damage.details["reason"],
-            state=next(iter(_readable(state_from_document, [document])), None),
-            head=head if isinstance(head := document.get("head"), str) else "",
-            pending=tuple(_readable(record_from_document, _members(document, "outbox"))),
-            recent=tuple(_readable(remembered_from_document, _members(document, "recent"))),
-        )
-
-
-def _members(document: Document, name: str) -> list[Document]:
-    listed = document.get(name)
-    return [member for member in listed if isinstance(member, dict)] if isinstance(listed, list) else []

@@ -16,6 +16,7 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
 from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.ports.ciphers import PayloadText
 from app.contracts.ports.leases import Lease
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
@@ -417,6 +418,30 @@ class FakeSecretStore:
 
     async def secret(self, name: str) -> bytes:
         return self.kept.setdefault(name, token_bytes(32))
+
+
+class FakeCipher:
+    """Reverses texts and marks them with their owner and document.
+
+    ``calls`` counts the texts of each call.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    async def seal_many(self, texts: Sequence[PayloadText]) -> list[str]:
+        self.calls.append(len(texts))
+        return [self._mark(text) + text.text[::-1] for text in texts]
+
+    async def open_many(self, texts: Sequence[PayloadText]) -> list[str]:
+        self.calls.append(len(texts))
+        for text in texts:
+            if not text.text.startswith(self._mark(text)):
+                raise ValueError(f"sealed for another document than {text.document_id}")
+        return [text.text.removeprefix(self._mark(text))[::-1] for text in texts]
+
+    def _mark(self, text: PayloadText) -> str:
+        return f"<{text.user_id}|{text.document_id}>"
 
 
 class FakeStatistics:
