@@ -11,7 +11,13 @@ import structlog
 from msgspec import to_builtins
 
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError, StoreUnavailableError
+from app.contracts.errors import (
+    DatabaseRefusedError,
+    Fault,
+    FlowNotFoundError,
+    InvalidRequestError,
+    StoreUnavailableError,
+)
 from app.contracts.flow import Flow
 from app.contracts.ports.sources import DefinitionSourceError
 from app.contracts.provider import FlowProviderConfig
@@ -22,7 +28,7 @@ from app.sources.files import FileSource
 from app.sources.remote import RemoteSource
 from config.log import configure_own_logs
 from config.sources import auth_header, check_auth_use, check_remote
-from models.database import Database, DatabaseRefusedError, connect
+from models.database import Database, connect
 from models.definition_store import MongoDefinitionStore
 
 DEFAULT_DATABASE = "server_flow"

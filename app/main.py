@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from app.contracts.errors import StoreUnavailableError
+from app.contracts.errors import DatabaseRefusedError, StoreUnavailableError
 from app.contracts.ports.bus import BusUnavailableError
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
@@ -24,7 +24,7 @@ from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_readable_on_the_way, shown_url
 from models.corruption_store import MongoCorruptionReports
-from models.database import DatabaseRefusedError, connect
+from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore

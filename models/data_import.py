@@ -16,10 +16,10 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from app.contracts.errors import StoreUnavailableError
+from app.contracts.errors import DatabaseRefusedError, StoreUnavailableError
 from app.contracts.transfer import DataTransferError, Progress, TransferReport
 from models.data_file import read_file, verify_file
-from models.database import IMPORT_LEASE, Database, DatabaseRefusedError, is_outage, store_errors
+from models.database import IMPORT_LEASE, Database, is_outage, store_errors
 
 BATCH_DOCUMENTS = 500
 BATCH_BYTES = 4 * 1024 * 1024

@@ -21,7 +21,7 @@ from pymongo.errors import (
 from pymongo.read_preferences import ReadPreference
 from uuid_utils import uuid7
 
-from app.contracts.errors import StoreUnavailableError
+from app.contracts.errors import DatabaseRefusedError, StoreUnavailableError
 from models.indexes import EMBEDDED_INDEXES, INDEXES, RETENTION_INDEX, RETIRED_INDEXES, has_indexes
 from models.write_failures import LAST_FAILURE, failures_in, storage_failure
 
@@ -54,12 +54,6 @@ _USER_EXISTS = 51003
 _COLLECTION_EXISTS = 48
 _NOT_ALLOWED = {13, 18, 8000}
 """No right to do it, a wrong user or password; of some hosted servers both."""
-
-
-class DatabaseRefusedError(StoreUnavailableError):
-    """The database cannot be used as it is: a wrong address, wrong credentials, no such host."""
-
-    refused = True
 
 
 def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":

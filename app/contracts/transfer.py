@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from app.contracts.errors import DataTransferError
+
+__all__ = ["DataTransferError", "Progress", "TransferReport"]
+
 Progress = Callable[[str, int], None]
 """Called now and then with a collection and the number of its documents so far."""
-
-
-class DataTransferError(Exception):
-    """An export or an import cannot be made; the message says why and what to do."""
 
 
 class TransferReport(Struct, frozen=True):

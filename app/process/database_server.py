@@ -43,6 +43,8 @@ _UNMARKED = ("secantusd-py", "0.7.0b3")
 class EmbeddedError(StartError):
     """The embedded servers cannot start."""
 
+    code = "EMBEDDED_SERVERS_FAILED"
+
 
 class WrittenBy(Struct, frozen=True):
     """The server that wrote a data directory: its command and the version of its package ("": unknown).

@@ -38,7 +38,9 @@ MIN_RESERVED_DESCRIPTORS, MAX_RESERVED_DESCRIPTORS = 56, 256
 
 
 class PortError(StartError):
-    """The port cannot be had."""
+    """The port cannot be opened."""
+
+    code = "PORT_UNAVAILABLE"
 
 
 def open_port(host: str, port: int) -> socket.socket:

@@ -17,6 +17,7 @@ from bson.json_util import loads
 from bson.raw_bson import RawBSONDocument
 
 from app.contracts.commands import Origin
+from app.contracts.errors import DatabaseRefusedError
 from app.contracts.transfer import DataTransferError, TransferReport
 from app.main import Backend, take_up_definitions
 from config.settings import Settings
@@ -32,7 +33,7 @@ from models.data_file import (
     verify_file,
 )
 from models.data_import import import_data
-from models.database import IMPORT_LEASE, Database, DatabaseRefusedError, connect
+from models.database import IMPORT_LEASE, Database, connect
 from models.documents import DOCUMENTS
 from tests.support.databases import discard
 from tests.support.faults import BreakingProxy, MongoServer

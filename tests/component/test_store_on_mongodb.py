@@ -11,10 +11,10 @@ from pydantic import SecretStr
 from pymongo.errors import AutoReconnect
 
 from app.contracts.commands import StartCommand
-from app.contracts.errors import FlowStateCorruptionError, StoreUnavailableError
+from app.contracts.errors import DatabaseRefusedError, FlowStateCorruptionError, StoreUnavailableError
 from app.main import Backend
 from config.settings import Settings
-from models.database import DatabaseRefusedError, connect
+from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.indexes import EXPIRY_GRACE_SECONDS

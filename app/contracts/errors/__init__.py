@@ -1,4 +1,7 @@
-"""The errors of the interface. Each has a stable code and says what to do."""
+"""The errors, each with a stable code and a message that says what to do.
+
+FlowErrors are for clients, OperationalErrors for operators.
+"""
 
 from app.contracts.errors.base import (
     MAX_DETAIL,
@@ -13,6 +16,7 @@ from app.contracts.errors.base import (
     cut,
 )
 from app.contracts.errors.flows import (
+    DatabaseRefusedError,
     DefinitionCorruptionError,
     FlowExistsError,
     FlowNotFoundError,
@@ -26,6 +30,12 @@ from app.contracts.errors.flows import (
     StatePausedError,
     StoreUnavailableError,
     VersionConflictError,
+)
+from app.contracts.errors.operational import (
+    BusUnavailableError,
+    DataTransferError,
+    DefinitionSourceError,
+    OperationalError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -58,8 +68,12 @@ __all__ = [
     "MAX_POINTER",
     "AddressTooLongError",
     "AuthenticationRequiredError",
+    "BusUnavailableError",
     "CheckTimeoutError",
+    "DataTransferError",
+    "DatabaseRefusedError",
     "DefinitionCorruptionError",
+    "DefinitionSourceError",
     "Fault",
     "FaultyInputError",
     "FlowError",
@@ -80,6 +94,7 @@ __all__ = [
     "MethodNotAllowedError",
     "NotFoundError",
     "NotOutrankedError",
+    "OperationalError",
     "PayloadTooLargeError",
     "RateLimitedError",
     "RequestTimeoutError",

@@ -210,7 +210,13 @@ class DefinitionCorruptionError(FlowStateCorruptionError):
 
 
 class StoreUnavailableError(FlowError):
-    """MongoDB does not answer. ``advice`` says why, to who operates it; clients are not told."""
+    """MongoDB does not answer.
+
+    Args:
+        advice: The reason, for operators; clients do not receive it.
+        wrong_credentials: MongoDB refuses the user or the password.
+        failed: MongoDB answers with an error that only its own log explains.
+    """
 
     code = "STORE_UNAVAILABLE"
     status = 503
@@ -219,7 +225,7 @@ class StoreUnavailableError(FlowError):
     retry_after = 2
 
     refused: ClassVar[bool] = False
-    """It answers, but cannot be used as it is: ``advice`` says why."""
+    """True if it answers, but cannot be used as it is, for the reason ``advice``."""
 
     def __init__(
         self,
@@ -228,7 +234,6 @@ class StoreUnavailableError(FlowError):
         wrong_credentials: bool = False,
         failed: bool = False,
     ) -> None:
-        """``failed``: it answers with an error that nothing but its own log explains."""
         super().__init__("The store does not answer; nothing is known to have changed. Try again")
         self.advice = advice
         self.wrong_credentials = wrong_credentials
@@ -236,3 +241,9 @@ class StoreUnavailableError(FlowError):
 
     def __str__(self) -> str:
         return self.advice
+
+
+class DatabaseRefusedError(StoreUnavailableError):
+    """The database cannot be used as it is: a wrong address, wrong credentials, no such host."""
+
+    refused = True

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.events import Event, Gap, Topic
+
+__all__ = ["BusUnavailableError", "EventBus"]
 
 
 class EventBus(Protocol):
@@ -45,7 +48,3 @@ class EventBus(Protocol):
 
     def on_worker_lost(self, handler: Callable[[str], None]) -> None:
         """Call ``handler`` with the id of every worker that stopped, or sent nothing for a long time."""
-
-
-class BusUnavailableError(Exception):
-    """Redis is unavailable."""

@@ -5,6 +5,10 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from app.contracts.errors import DefinitionSourceError
+
+__all__ = ["DefinitionSource", "DefinitionSourceError", "FoundDefinition"]
+
 
 class FoundDefinition(Struct, frozen=True):
     """A definition as a source has it. ``place`` says where, for a person; ``source`` is what the version
@@ -42,7 +46,3 @@ class DefinitionSource(Protocol):
 
     def produced(self, source: str) -> bool:
         """True if a version that names ``source`` may have come from here."""
-
-
-class DefinitionSourceError(Exception):
-    """A source cannot be read; the message says which and why."""
