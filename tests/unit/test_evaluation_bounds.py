@@ -15,8 +15,8 @@ from app.flow import rules
 from app.flow.conditions import guards as guards_module
 from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.cel_tree import Tree
-from app.flow.conditions.guard_cost import reads_of
 from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
+from app.flow.conditions.guard_reads import reads_of
 from app.flow.conditions.guards import FIELDS, check_guard, compiled, fault_of_guard, is_constant
 from app.flow.conditions.pattern_cost import pattern_size
 from app.flow.conditions.payload_schemas import faults_of_schema, payload_faults

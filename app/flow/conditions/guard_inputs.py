@@ -13,7 +13,7 @@ from app.contracts.callers import Caller
 from app.contracts.state import FlowState, Payload
 from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.evaluation_breaker import Place
-from app.flow.conditions.guard_cost import Size, SizeOfObject, size_of, work_of
+from app.flow.conditions.value_sizes import Size, SizeOfObject, size_of, work_of
 from app.flow.values.storable_json import count_nodes
 
 LOOPED_BYTES = 16_384

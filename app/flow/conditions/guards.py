@@ -27,8 +27,10 @@ from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.cel_tree import Node, Tree
 from app.flow.conditions.evaluation_breaker import Subject
 from app.flow.conditions.guard_constants import constant_fault
-from app.flow.conditions.guard_cost import NOTHING, CostCounter, Size, TooExpensiveError, reads_of, unknown
+from app.flow.conditions.guard_cost import CostCounter, TooExpensiveError
 from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
+from app.flow.conditions.guard_reads import reads_of
+from app.flow.conditions.value_sizes import NOTHING, Size, size_of_unknown
 from app.kit.deadline import require_time
 
 MAX_LENGTH = 1000
@@ -99,7 +101,7 @@ class Guard:
         self.reads_user = any(name in self._reads for name in _USER)
         self._key = repr(sorted((name, members and sorted(members)) for name, members in self._reads.items()))
         self._costs = [
-            (work, _cost_of(self._root, dict.fromkeys(self._reads, unknown(work)))) for work in WORKS
+            (work, _cost_of(self._root, dict.fromkeys(self._reads, size_of_unknown(work)))) for work in WORKS
         ]
 
     def refusal(
