@@ -20,6 +20,7 @@ from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow import rules
 from app.flow.permissions import require_entrance, require_resettable
+from app.flow.position import require_active
 from app.flow.tokens.prefabs import with_prefabs
 from app.flow.values.payload import check_size, require_storable
 from app.flow.values.removal import require_pointers
@@ -311,7 +312,7 @@ class FlowService:
             if state is None:
                 return None
             await self._access.require_clearable(state, asked.origin.effective_caller)
-            rules.require_active(state)
+            require_active(state)
             return ProposedChange("cleared", "cleared", rules.end(state, "cleared", now))
 
         _, cleared = await self._changes.execute(asked, decide)

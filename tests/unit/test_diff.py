@@ -12,7 +12,7 @@ from msgspec import structs
 
 from app.contracts.callers import Caller
 from app.contracts.migration import FlowDiff, MemberChange, StepChange, TransitionChange, TransitionPlace
-from app.flow import rules
+from app.flow import rules, timers
 from app.flow.versions.diff import diff
 from tests.support.long_form import examples
 from tests.support.samples import T0, definition, flow_dict, fresh
@@ -237,4 +237,6 @@ def test_the_verdict_holds_for_every_state(seed: int, changes: int) -> None:
             for each, where in ((old, state), (new, moved))
         ]
         assert seen[0] == seen[1]
-        assert rules.entering(step, state, T0) == rules.entering(new.flow.steps[step.step], state, T0)
+        assert timers.placement_changes(step, state, T0) == timers.placement_changes(
+            new.flow.steps[step.step], state, T0
+        )

@@ -19,6 +19,7 @@ from app.flow import rules
 from app.flow.graph import components, reached, turned
 from app.flow.lint.findings import MAX_FINDINGS, MAX_POINTER
 from app.flow.lint.pointers import way_to
+from app.flow.position import definition_mismatch
 from app.flow.validation import MAX_BYTES, MAX_GUARDS, check_flow, parse_flow
 from tests.support.corpus import BROKEN, SOUND, read
 from tests.support.long_form import examples
@@ -155,7 +156,7 @@ def run(flow: Flow, step: str, name: str, payload: dict[str, Any]) -> None:
         after = outcome(definition, state, name, command, caller)
         if isinstance(after, FlowState):
             assert after.step == flow.steps[step].transitions[name].step
-            assert rules.fault_of(definition, after) is None
+            assert definition_mismatch(definition, after) is None
         else:
             assert after in REFUSALS
     timeout = flow.steps[step].timeout

@@ -17,6 +17,7 @@ from app.contracts.migration import Proposal, Sample
 from app.contracts.ports.states import RunningStates
 from app.contracts.state import FlowState
 from app.flow import rules
+from app.flow.position import definition_mismatch
 from app.flow.versions.mapping import StepMapping
 from app.flow.versions.proposals import propose
 from app.flow.versions.rehearsal import rehearse
@@ -324,7 +325,7 @@ def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
             steps.move(state, LATER)
         return
     after = steps.move(state, LATER + HOUR)
-    assert rules.fault_of(steps.new, after) is None
+    assert definition_mismatch(steps.new, after) is None
     assert after.status == ("paused" if state.status == "paused" else after.status)
     assert (after.payload, after.revision, after.version) == (state.payload, state.revision + 1, 2)
     timeout = steps.new.flow.steps[to].timeout

@@ -15,6 +15,7 @@ from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.contracts.wire.states import state_of_view, state_view
 from app.flow import rules
+from app.flow.undo import undo_roles
 from app.flow.validation import check_flow
 from app.flow.versions.mapping import StepMapping
 from models.codec import state_from_document, state_to_document
@@ -143,7 +144,7 @@ def without_roles(state: FlowState) -> FlowState:
 
 def test_the_definition_says_who_may_undo_what_an_older_version_ran() -> None:
     state = without_roles(after("approve", APPROVER))
-    assert rules.undo_roles(FLOW, state) is UNSET, "anybody may have run 'accept'"
+    assert undo_roles(FLOW, state) is UNSET, "anybody may have run 'accept'"
     transitions = FLOW.flow.steps["asked"].transitions
     step = structs.replace(
         FLOW.flow.steps["asked"],
@@ -154,7 +155,7 @@ def test_the_definition_says_who_may_undo_what_an_older_version_ran() -> None:
     )
     steps = {**FLOW.flow.steps, "asked": step}
     strict = structs.replace(FLOW, flow=structs.replace(FLOW.flow, steps=steps))
-    assert rules.undo_roles(strict, state) == ("approver", "boss")
+    assert undo_roles(strict, state) == ("approver", "boss")
     with pytest.raises(InsufficientPermissionsError):
         rules.back(strict, state, T0, REQUESTER)
     assert rules.back(strict, state, T0, APPROVER).step == "asked"
@@ -165,10 +166,10 @@ def test_where_no_transition_leads_from_the_step_before_an_administrator_may_und
     steps["other"] = {"index": 2, "step": "other", "service": "s", "transitions": {}, "initial": True}
     restricted = published(steps=steps)
     state = rules.replace(restricted, ASKED, SetCommand(step="asked", previous="other"), T0)
-    assert rules.undo_roles(restricted, state) == ()
+    assert undo_roles(restricted, state) == ()
     for transition in steps["asked"]["transitions"].values():
         transition.pop("roles", None)
-    assert rules.undo_roles(published(steps=steps), state) is UNSET, "the flow restricts nothing"
+    assert undo_roles(published(steps=steps), state) is UNSET, "the flow restricts nothing"
 
 
 @pytest.mark.parametrize("timed", [False, True])

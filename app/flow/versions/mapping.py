@@ -10,7 +10,9 @@ from app.contracts.definition import FlowDefinition
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import FlowStep
 from app.contracts.state import FlowState
-from app.flow import rules
+from app.flow import timers
+from app.flow.position import current_step
+from app.flow.undo import undo_roles
 from app.flow.values.struct_errors import escape
 
 RUNNING = ("active", "paused")
@@ -58,13 +60,13 @@ class StepMapping:
         well, and dropped when it goes nowhere. The timeout of the same step goes on if it is the same; any
         other counts from now. Raises FlowStateCorruptionError when the state does not fit its own version,
         InvalidRequestError when it has nowhere to go on."""
-        source = rules.current_step(self.old, state)
+        source = current_step(self.old, state)
         to = self.target(state.step)
         if to is None:
             message = f"is not in version {self.new.version}: map it to a step of that version"
             raise InvalidRequestError([Fault(f"/mapping/{escape(state.step)}", message)])
         target = self.new.flow.steps[to]
-        entered = rules.entering(target, state, now)
+        entered = timers.placement_changes(target, state, now)
         if self._goes_on(source, target):
             entered |= {"timeout_at": state.timeout_at, "timeout_left_ms": state.timeout_left_ms}
         return structs.replace(
@@ -81,7 +83,7 @@ class StepMapping:
         to = None if state.previous is UNSET else self.target(state.previous)
         if to is None:
             return {"previous": UNSET, "undo_roles": UNSET}
-        return {"previous": to, "undo_roles": rules.undo_roles(self.old, state)}
+        return {"previous": to, "undo_roles": undo_roles(self.old, state)}
 
     def _goes_on(self, source: FlowStep, target: FlowStep) -> bool:
         """True if a state stays in its step, maybe by another name, and waits as long there."""

@@ -10,7 +10,7 @@ from app.contracts.errors import Fault
 from app.contracts.migration import SHOWN, Proposal, Sample, StepMigration
 from app.contracts.ports.states import RunningStates
 from app.contracts.state import FlowState
-from app.flow.rules import fault_of
+from app.flow.position import definition_mismatch
 from app.flow.values.struct_errors import escape
 from app.flow.versions.mapping import StepMapping
 from app.flow.versions.proposals import propose
@@ -66,7 +66,7 @@ def _fate(mapping: StepMapping, group: RunningStates, proposed: Container[str]) 
     """The outcome for states in the same position, and what is wrong with them."""
     if mapping.leaves(group.step):
         return "left", None
-    damage = fault_of(mapping.old, _one_of(mapping, group))
+    damage = definition_mismatch(mapping.old, _one_of(mapping, group))
     if damage is not None:
         return "stuck", damage
     if mapping.target(group.step) is not None:

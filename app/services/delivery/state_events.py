@@ -12,7 +12,7 @@ from app.contracts.wire.encoding import encode
 from app.contracts.wire.states import StateUpdatedEvent, state_of_view, state_updated_event
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.permissions import depends_on_caller
-from app.flow.rules import current_step
+from app.flow.position import current_step
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from config.log import describe

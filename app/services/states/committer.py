@@ -13,7 +13,7 @@ from app.contracts.errors import FlowError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
 from app.contracts.state import ENDED, FlowState, Payload
-from app.flow import rules
+from app.flow import timers
 from app.flow.history_chain import seal
 from app.services.delivery.relay import Relay
 
@@ -184,7 +184,7 @@ class Committer:
 
     def _with_expiry(self, change: ProposedChange, now: datetime) -> FlowState:
         """The state with the time at which it expires, counted from this change. A pause and a resumption do
-        not renew it: they stop and start its clock (app.flow.rules)."""
+        not renew it: they stop and start its clock (app.flow.timers)."""
         after = change.after
         if change.kind in ("paused", "resumed"):
             return after
@@ -195,7 +195,7 @@ class Committer:
         if ttl is None:
             return structs.replace(after, expires_at=UNSET, expiry_left_ms=UNSET)
         if after.status == "paused":
-            return structs.replace(after, expires_at=UNSET, expiry_left_ms=rules.milliseconds(ttl))
+            return structs.replace(after, expires_at=UNSET, expiry_left_ms=timers.milliseconds(ttl))
         return structs.replace(after, expires_at=now + ttl, expiry_left_ms=UNSET)
 
 

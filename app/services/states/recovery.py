@@ -32,6 +32,7 @@ from app.contracts.results import Recovered
 from app.contracts.state import ENDED, FlowState, state_key
 from app.flow import rules
 from app.flow.history_chain import is_erased, is_intact
+from app.flow.position import definition_mismatch
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.states.committer import CommandContext, Committer, ProposedChange, later, new_id
 from app.services.states.payloads import Payloads
@@ -211,7 +212,7 @@ class Recovery:
         definition = await self._catalog.version(state.flow, state.version)
         if definition is None:
             return f"version {state.version} of the flow does not exist"
-        return rules.fault_of(definition, state)
+        return definition_mismatch(definition, state)
 
     async def _change(
         self, plan: "_Plan", user_id: str, flow_id: str, found: StoredState | DamagedState | None
