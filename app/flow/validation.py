@@ -8,7 +8,6 @@ import msgspec
 from app.contracts.definition import Finding
 from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.flow.canonical import canonical, with_free_doubles
 from app.flow.lint.common import as_object, objects
 from app.flow.lint.findings import arranged, error
 from app.flow.lint.flow import whole_findings
@@ -17,6 +16,7 @@ from app.flow.lint.reachability import way_findings
 from app.flow.lint.schema import shape_findings
 from app.flow.lint.steps import step_findings
 from app.flow.lint.timeouts import round_findings
+from app.flow.values.canonical import canonical, with_free_doubles
 from app.flow.values.storable_json import storage_errors
 from app.kit.integers import convert_json
 

@@ -16,8 +16,8 @@ from app.contracts.errors import FlowError, InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.flow.graph import components, reached, turned
 from app.flow.lint.findings import MAX_FINDINGS, MAX_POINTER
+from app.flow.lint.graph import components, reached, turned
 from app.flow.lint.pointers import way_to
 from app.flow.position import definition_mismatch
 from app.flow.validation import MAX_BYTES, MAX_GUARDS, check_flow, parse_flow

@@ -19,7 +19,7 @@ from app.contracts.errors import (
 from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.flow.references import resolve_references
+from app.flow.values.references import resolve_references
 from tests.support.samples import T0, definition, flow_dict, fresh
 
 LATER = T0 + timedelta(minutes=1)

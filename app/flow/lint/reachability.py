@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.contracts.definition import Finding
-from app.flow.graph import Edges, components, reached, turned
 from app.flow.lint.common import as_object
 from app.flow.lint.findings import warning
+from app.flow.lint.graph import Edges, components, reached, turned
 from app.flow.lint.spelling import quoted
 from app.flow.lint.transitions import never_runs
 from app.flow.values.struct_errors import escape

@@ -17,7 +17,7 @@ from app.contracts.migration import (
     TransitionPlace,
     TransitionsDiff,
 )
-from app.flow.references import resolve_references
+from app.flow.values.references import resolve_references
 from app.flow.values.struct_errors import escape
 
 _WORST_FIRST: tuple[Effect, ...] = ("breaking", "compatible", "safe")

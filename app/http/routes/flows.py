@@ -25,8 +25,8 @@ from app.contracts.errors import (
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.results import Retired
 from app.contracts.wire.definitions import DefinitionSummary, definition_summary
-from app.flow.references import resolve_references
 from app.flow.tokens.prefabs import with_prefabs
+from app.flow.values.references import resolve_references
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
 from app.http.entity_tags import not_of_this_service
 from app.http.paging import Limit, page_answer
