@@ -9,7 +9,7 @@ from msgspec import structs
 
 from app.contracts.callers import Caller
 from app.contracts.errors import GuardRefusedError
-from app.flow.conditions import guard_inputs, guards
+from app.flow.conditions import guard_inputs, guard_report, guards
 from app.flow.conditions.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
 from app.kit.numbers import with_doubles
 from tests.support.samples import T0, fresh
@@ -109,7 +109,7 @@ def test_a_refusal_tells_the_expression_and_what_it_saw(guard: str, seen: dict[s
 def test_long_values_are_cut_in_what_is_reported() -> None:
     with pytest.raises(GuardRefusedError) as refused:
         check_guard("payload.note == ''", "go", STATE, {"note": "ż" * 10_000}, BOB, T0)
-    assert len(refused.value.details["values"]["payload.note"].encode()) <= guards.SHOWN_BYTES + 3
+    assert len(refused.value.details["values"]["payload.note"].encode()) <= guard_report.SHOWN_BYTES + 3
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,12 @@ def test_long_values_are_cut_in_what_is_reported() -> None:
         ("payload.l.all(x, x.matches('a'))", "has matches in a loop"),
         (" || ".join(["payload.t.matches('a')"] * 4), "more than 3 times matches"),
         ("payload.t. matches /* no comment of CEL */ ('a')", "does not compile"),
+        (r"payload.t.matches('a\x7b51}')", "counts beyond 50"),
+        ("payload.t.matches('" + r"\\d" * 66 + "')", "more than 200 characters"),
+        ("payload.t.matches('''a''')", "write the pattern into the guard"),
+        ("payload.t.matches(('a'))", "write the pattern into the guard"),
+        ("matches(payload.t, 'a')", "write the pattern into the guard"),
+        ("payload.t == '''it's''' || payload.a.all(x, payload.b.all(y, x == y))", "has a loop inside a loop"),
     ],
 )
 def test_what_is_wrong_with_a_guard(guard: str, fault: str) -> None:
@@ -155,6 +161,21 @@ def test_what_is_wrong_with_a_guard(guard: str, fault: str) -> None:
     assert found is not None
     assert fault in found
     assert "INVALID_ARGUMENT" not in found
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "payload.t.matches( // the pattern: ('b'\n 'a' )",
+        "payload.t.matches('a{50}') && payload.u.matches(r'^\\d{2,50}$')",
+        "payload.a.filter(x, x > 1).all(y, y < 3)",
+        "[payload.t.matches('a')].all(x, x)",
+        "payload.t == '.all( .all( .all( matches(' // .all( .all( .all(",
+        "'ü' == payload.t || payload.t.matches('ü')",
+    ],
+)
+def test_what_only_looks_like_a_loop_or_a_pattern_is_accepted(guard: str) -> None:
+    assert fault_of_guard(guard) is None
 
 
 def test_every_field_can_be_read() -> None:

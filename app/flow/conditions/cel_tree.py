@@ -1,8 +1,7 @@
-"""The syntax tree of an expression in CEL, read from what the library serializes.
+"""The syntax tree of an expression in CEL, read from the form in which the library serializes it.
 
-It is a protobuf message ``cel.expr.ParsedExpr`` in an ``Any``; the library brings no classes for it. Only
-what finds constant parts and what estimates the cost is read (https://github.com/cel-expr/cel-spec,
-``syntax.proto``).
+That is a protobuf message ``cel.expr.ParsedExpr`` in an ``Any``; the library brings no classes for it. Only
+the fields that the checks of guards need are read (https://github.com/cel-expr/cel-spec, ``syntax.proto``).
 """
 
 from collections.abc import Iterator
@@ -21,19 +20,32 @@ _VALUE, _EXPR, _SOURCE_INFO, _POSITIONS = 2, 2, 3, 4
 _ID, _CONSTANT, IDENT, SELECT, CALL, LIST, MESSAGE, COMPREHENSION = 2, 3, 4, 5, 6, 7, 8, 9
 """The kinds of nodes. A map is a message without a name."""
 _PARTS = {SELECT: (1,), CALL: (1, 3), LIST: (1,), COMPREHENSION: (2, 4, 5, 6, 7)}
-"""Which fields of a part are parts themselves; those of a call are its target and its arguments, those of a
-comprehension its range, the first value of its accumulator, its condition, its step and its result."""
+"""The fields of a node that are nodes themselves: of a call its target and its arguments, of a comprehension
+its range, the first value of its accumulator, its condition, its step and its result."""
+_TARGET = 1
+"""The field of a call that only a method has."""
 _NAME = {IDENT: 1, SELECT: 2, CALL: 2, MESSAGE: 1, COMPREHENSION: 1}
 _TEST_ONLY, _ACCUMULATOR, _STRING, _LITERAL_BYTES = 3, 3, 6, 7
 _ENTRY, _KEY, _ENTRY_VALUE = 2, 3, 4
-"""Of a message or a map."""
+"""Fields of a message or a map."""
 
 
 class Node(Struct, frozen=True):
-    """A part of an expression. ``raw`` is its message, ``kind`` one of the constants above; a call has its
-    target and arguments as parts. ``name`` is that of a variable, a selected member, a called function, a
-    message, or the variable of a loop. ``text`` is a literal text or literal bytes; ``tests``: the member is
-    asked for by ``has``."""
+    """A part of an expression.
+
+    Args:
+        raw: Its protobuf message.
+        kind: One of the constants above.
+        position: The character of the expression at which it is; of a call that of its opening bracket.
+        name: The name of a variable, a selected member, a called function, a message, or the loop variable.
+        accumulator: The name of the accumulator of a comprehension.
+        text: A literal text or literal bytes.
+        tests: True if ``has`` tests for the member.
+        is_method: True for a call with a target, which is the first of its parts.
+        parts: The nodes inside it, in the order of the expression.
+        is_constant: True if it reads no variable, no member of one, and no loop variable.
+        is_literal: True for a literal.
+    """
 
     raw: bytes
     kind: int
@@ -42,19 +54,23 @@ class Node(Struct, frozen=True):
     accumulator: str
     text: str | bytes | None
     tests: bool
+    is_method: bool
     parts: tuple["Node", ...]
     is_constant: bool
-    """Return whether nothing in it is read: no variable, no member, no variable of a loop."""
     is_literal: bool
 
     @property
     def function(self) -> str:
-        """The name of the called function; empty for what is no call."""
+        """The name of the called function; empty for other nodes."""
         return self.name if self.kind == CALL else ""
 
 
 class Tree:
-    """The tree of an expression, which must have a syntax that the library accepts."""
+    """The tree of an expression that the library can parse.
+
+    Raises:
+        RuntimeError: It cannot.
+    """
 
     def __init__(self, expression: str, environment: CelEnvironment) -> None:
         self._environment = environment
@@ -64,7 +80,7 @@ class Tree:
         self.root = self._node(members[_EXPR])
 
     def value(self, node: Node) -> tuple[Any, str | None]:
-        """Evaluate a constant node: its value, or why it has none."""
+        """Return the value of a constant node, or None and the reason why it has none."""
         parsed = _member(_EXPR, node.raw)
         whole = _member(1, _TYPE_URL) + _member(_VALUE, parsed)
         try:
@@ -79,7 +95,7 @@ class Tree:
         expr_id = next((value for number, value in fields if number == _ID), 0)
         name = accumulator = ""
         text = None
-        tests = False
+        tests = is_method = False
         inner: list[bytes] = []
         for number, value in _fields(content) if isinstance(content, bytes) else ():
             if number == _NAME.get(kind):
@@ -88,6 +104,7 @@ class Tree:
                 inner += [part for member, part in _fields(value) if member in (_KEY, _ENTRY_VALUE)]
             elif number in _PARTS.get(kind, ()):
                 inner.append(value)
+                is_method = is_method or (kind == CALL and number == _TARGET)
             elif kind == COMPREHENSION and number == _ACCUMULATOR:
                 accumulator = value.decode()
             elif kind == SELECT and number == _TEST_ONLY:
@@ -108,6 +125,7 @@ class Tree:
             accumulator=accumulator,
             text=text,
             tests=tests,
+            is_method=is_method,
             parts=tuple(parts),
             is_constant=is_constant,
             is_literal=kind == _CONSTANT,
@@ -115,7 +133,7 @@ class Tree:
 
 
 def _positions(source_info: bytes) -> Iterator[tuple[int, int]]:
-    """For each node by its id, the character at which the expression has it."""
+    """Yield the id of each node with its position, in characters of the expression."""
     for number, value in _fields(source_info):
         if number == _POSITIONS:
             entry = dict(_fields(value))
@@ -123,7 +141,7 @@ def _positions(source_info: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message, in order: numbers, or bytes."""
+    """Yield the numbers and values of the fields of a protobuf message; a value is a number, or bytes."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -150,7 +168,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def _member(number: int, content: bytes) -> bytes:
-    """A field of bytes."""
+    """Return a protobuf field of bytes."""
     length, encoded = len(content), bytearray([number << 3 | _BYTES])
     while length > 127:
         encoded.append(length & 127 | 128)

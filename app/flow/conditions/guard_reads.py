@@ -30,7 +30,7 @@ def reads_of(root: Node, names: Iterable[str]) -> dict[str, set[str] | None]:
         members = None if variable is None else found[variable]
         if variable is None or members is None:
             continue
-        name = _named_member(parent) if parent is not None and parent.parts[0] is node else None
+        name = named_member(parent) if parent is not None and parent.parts[0] is node else None
         if name is None:
             found[variable] = None
         else:
@@ -46,7 +46,8 @@ def _with_parents(root: Node) -> Iterator[tuple[Node, Node | None]]:
         waiting += [(part, node) for part in node.parts]
 
 
-def _named_member(node: Node) -> str | None:
+def named_member(node: Node) -> str | None:
+    """Return the member that a node reads by its name, as in ``x.name`` and ``x['name']``."""
     if node.kind == SELECT:
         return node.name
     if node.kind == CALL and node.name == "_[_]" and isinstance(node.parts[1].text, str):
