@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documentation import ROOT
+from tests.support.documentation import ROOT, page
 
 ROOMS = (
     "app/kit",
@@ -313,3 +313,14 @@ def test_the_checks_leave_other_texts_alone(statement: str) -> None:
 def test_the_levels_of_a_function(body: str, levels: int) -> None:
     (function,) = ast.parse(f"def f():\n {body}").body
     assert nesting(function) == levels
+
+
+def test_the_glossary_has_every_term_once() -> None:
+    terms = re.findall(r"^\| ([a-z][a-z -]+?) \| ", page("docs/glossary.md"), re.MULTILINE)
+    terms = [term for term in terms if term != "term"]
+    assert [term for term in terms if terms.count(term) > 1] == []
+    required = (
+        "flow definition version state epoch revision transition record history outbox relay sink subscriber "
+        "topic channel lease fence tombstone migration rehearsal integration delivery attempt roll-up"
+    )
+    assert {*required.split(), "dead letter", "data key", "key ring"} - set(terms) == set()
