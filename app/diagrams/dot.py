@@ -6,13 +6,13 @@ from app.diagrams.model import Arrow, Box, cut, picture_of
 LABEL_LENGTH = 60
 NOTE_LENGTH = 40
 _INK = 'color="#52606d", fontcolor="#1f2933", fontname="Helvetica"'
-_WAYS_IN = {"start": 'fillcolor="#52606d"', "entry": 'fillcolor="#ffffff"'}
+_ENTRY_STYLES = {"start": 'fillcolor="#52606d"', "entry": 'fillcolor="#ffffff"'}
 
 
 def dot(flow: Flow, current: str | None = None) -> str:
-    """The source of a diagram of a flow that has been checked; ``current`` is the step to highlight.
+    """Return the DOT source of a diagram of a checked flow; ``current`` is the step to highlight.
 
-    Explicit transitions are dashed, ends have two lines around, and a dot points at where the flow begins.
+    Explicit transitions are dashed, end steps have a double border, and a dot points at the initial step.
     """
     picture = picture_of(flow, current)
     lines = [
@@ -21,18 +21,18 @@ def dot(flow: Flow, current: str | None = None) -> str:
         f"    edge [fontsize=11, {_INK}];",
     ]
     for position, box in enumerate(picture.boxes):
-        lines += _lines_of(position, box)
+        lines += _node_lines(position, box)
     lines += [_edge(arrow) for arrow in picture.arrows]
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _lines_of(position: int, box: Box) -> list[str]:
+def _node_lines(position: int, box: Box) -> list[str]:
     attributes = [f"label={_quoted(cut(box.label, LABEL_LENGTH))}"]
     attributes += ["peripheries=2"] if box.end else []
     attributes += ['fillcolor="#fde68a"', 'color="#b45309"', "penwidth=3"] if box.current else []
     lines = [f"    s{position} [{', '.join(attributes)}];"]
-    if box.way_in is not None:
-        style = f'shape=circle, style=filled, label="", width=0.15, {_WAYS_IN[box.way_in]}'
+    if box.entry is not None:
+        style = f'shape=circle, style=filled, label="", width=0.15, {_ENTRY_STYLES[box.entry]}'
         lines += [f"    in{position} [{style}];", f"    in{position} -> s{position};"]
     return lines
 
@@ -44,7 +44,7 @@ def _edge(arrow: Arrow) -> str:
 
 
 def _quoted(*lines: str) -> str:
-    """A quoted string: Graphviz reads its escapes, and names of characters as in HTML."""
+    """Quote a string; Graphviz interprets escapes, and character references as in HTML."""
     return '"' + "\\n".join(_escaped(line) for line in lines) + '"'
 
 

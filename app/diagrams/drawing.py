@@ -5,7 +5,7 @@ from html import escape
 from math import dist
 
 from app.diagrams.layout import Frame, Point
-from app.diagrams.text_metrics import Line
+from app.diagrams.text_metrics import TextLine
 
 CORNER = 6.0
 HEAD_LENGTH, HEAD_WIDTH = 9.0, 8.0
@@ -34,11 +34,11 @@ STYLE = """
 .flow-diagram .current .note{fill:#e4e7eb}
 }
 """
-"""By day and by night; every name begins with that of the diagram, as a page may have it inside."""
+"""For light and dark pages; every selector begins with the class of the diagram, which a page may embed."""
 
 
 def document(title: str, width: float, height: float, margin: float, parts: Sequence[str]) -> str:
-    """The ``svg`` element of parts that take a width and a height."""
+    """Return the ``svg`` element around parts of a total width and height."""
     wide, high = number(width + 2 * margin), number(height + 2 * margin)
     begin = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="flow-diagram" role="img" width="{wide}"'
@@ -51,13 +51,13 @@ def document(title: str, width: float, height: float, margin: float, parts: Sequ
 
 
 def group(style: str, member: tuple[str, str], tooltip: str, *parts: str) -> str:
-    """Parts that are one thing; ``member`` is the attribute that names it for programs."""
-    named = f'data-{member[0]}="{escape(member[1])}"'
-    return f'<g class="{style}" {named}><title>{escape(tooltip)}</title>{"".join(parts)}</g>'
+    """Return a group of parts; ``member`` is the ``data-`` attribute that names it for programs."""
+    attribute = f'data-{member[0]}="{escape(member[1])}"'
+    return f'<g class="{style}" {attribute}><title>{escape(tooltip)}</title>{"".join(parts)}</g>'
 
 
 def rectangle(style: str, frame: Frame, corner: float, inset: float = 0) -> str:
-    """A rectangle with round corners, inside the frame when it is ``inset``."""
+    """Return a rectangle with round corners, ``inset`` px inside the frame."""
     left, top = frame.x - frame.width / 2 + inset, frame.y - frame.height / 2 + inset
     width, height = number(frame.width - 2 * inset), number(frame.height - 2 * inset)
     return (
@@ -67,59 +67,59 @@ def rectangle(style: str, frame: Frame, corner: float, inset: float = 0) -> str:
 
 
 def disc(style: str, frame: Frame) -> str:
-    """A circle that fills its frame."""
+    """Return a circle that fills its frame."""
     return (
         f'<circle class="{style}" cx="{number(frame.x)}" cy="{number(frame.y)}"'
         f' r="{number(frame.width / 2)}"/>'
     )
 
 
-def text(lines: Sequence[Line], frame: Frame) -> str:
-    """Lines in the middle of the frame."""
-    top = frame.y - sum(line.script.height for line in lines) / 2
+def text(lines: Sequence[TextLine], frame: Frame) -> str:
+    """Return lines of text in the middle of the frame."""
+    top = frame.y - sum(line.style.height for line in lines) / 2
     elements = []
     for line in lines:
-        base = top + line.script.height / 2 + line.script.size * 0.35
+        base = top + line.style.height / 2 + line.style.size * 0.35
         elements.append(
-            f'<text class="{line.script.name}" x="{number(frame.x)}" y="{number(base)}">'
+            f'<text class="{line.style.name}" x="{number(frame.x)}" y="{number(base)}">'
             f"{escape(line.text)}</text>"
         )
-        top += line.script.height
+        top += line.style.height
     return "".join(elements)
 
 
 def line_of(points: Sequence[Point]) -> str:
-    """A line with round corners."""
-    path = [f"M{_place(points[0])}"]
+    """Return a line with round corners."""
+    path = [f"M{_coordinates(points[0])}"]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         near = min(CORNER, dist(before, corner) / 2, dist(corner, after) / 2)
         start, end = _towards(corner, before, near), _towards(corner, after, near)
-        path.append(f"L{_place(start)}Q{_place(corner)} {_place(end)}")
-    return f'<path class="line" d="{"".join(path)}L{_place(points[-1])}"/>'
+        path.append(f"L{_coordinates(start)}Q{_coordinates(corner)} {_coordinates(end)}")
+    return f'<path class="line" d="{"".join(path)}L{_coordinates(points[-1])}"/>'
 
 
 def pointed_line(points: Sequence[Point]) -> str:
-    """A line with round corners and the head of an arrow at its end."""
+    """Return a line with round corners and an arrowhead at its end."""
     tip, before = points[-1], points[-2]
     foot = _towards(tip, before, HEAD_LENGTH)
     x, y = _towards((0, 0), (tip[1] - before[1], before[0] - tip[0]), HEAD_WIDTH / 2)
     head = "L".join(
-        _place(corner) for corner in (tip, (foot[0] + x, foot[1] + y), (foot[0] - x, foot[1] - y))
+        _coordinates(corner) for corner in (tip, (foot[0] + x, foot[1] + y), (foot[0] - x, foot[1] - y))
     )
     return f'{line_of([*points[:-1], foot])}<path class="head" d="M{head}Z"/>'
 
 
 def number(value: float) -> str:
-    """A length in px, to a tenth."""
+    """Return a length in px, rounded to a tenth."""
     return f"{value:.1f}".removesuffix(".0")
 
 
 def _towards(start: Point, end: Point, length: float) -> Point:
-    """The point ``length`` px from ``start`` on the way to ``end``, which it does not pass."""
+    """Return the point ``length`` px from ``start`` towards ``end``, at most ``end``."""
     whole = dist(start, end)
     part = min(1.0, length / whole) if whole else 0.0
     return start[0] + (end[0] - start[0]) * part, start[1] + (end[1] - start[1]) * part
 
 
-def _place(point: Point) -> str:
+def _coordinates(point: Point) -> str:
     return f"{number(point[0])} {number(point[1])}"

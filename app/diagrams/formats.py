@@ -1,4 +1,4 @@
-"""The formats of diagrams, by their names."""
+"""The formats of diagrams, by name."""
 
 from typing import Literal
 
@@ -12,5 +12,5 @@ _DIAGRAMS = {"mermaid": mermaid, "dot": dot, "svg": svg}
 
 
 def diagram(flow: Flow, form: Format, current: str | None = None) -> str:
-    """A diagram of a flow that has been checked; ``current`` is the name of the step to highlight."""
+    """Return a diagram of a checked flow; ``current`` is the step to highlight."""
     return _DIAGRAMS[form](flow, current)

@@ -1,5 +1,7 @@
-"""Where the parts of a drawn diagram stand. The labels of arrows are parts of their own, through which the
-arrows lead: so none lies on another part."""
+"""Positions of the parts of a drawn diagram.
+
+Labels are nodes of the graph, through which their arrows lead, so that no label covers another part.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,26 +16,28 @@ DOT = 14.0
 MAX_LINKS = 1200
 MAX_LINKS_OF_A_BOX = 50
 MAX_BENDS = 6000
-"""Places where long links pass by others. With these bounds a layout takes a second or so, in which nothing
-else runs in its process; nobody could follow the lines of more."""
-KEPT = 16
-"""Layouts that are found once: which step is highlighted makes no difference to them."""
+"""Bends of long links around others. Within these bounds a layout takes about a second of one thread; nobody
+could follow the lines of a larger diagram."""
+CACHED_LAYOUTS = 16
+"""Size of the cache. A layout does not depend on the highlighted step."""
 _CAREFUL_LINKS = 60
 _CAREFUL_NODES = 1500
-"""Up to which the layout takes pains, which costs more than in proportion."""
+"""Up to these sizes the layout optimizes more, at a cost that grows faster than the graph."""
 _ABOVE, _BELOW = ({"offset": {"side": side, "t": 0.0}} for side in ("top", "bottom"))
 
 
 class Size(Struct, frozen=True):
-    """In px."""
+    """A width and a height in px."""
 
     width: float
     height: float
 
 
 class Link(Struct, frozen=True):
-    """An arrow between the boxes of two positions, and the room that its label takes. ``back``: it leads
-    against the direction of the drawing."""
+    """An arrow between the boxes at two positions, and the size of its label.
+
+    ``back``: it leads against the direction of the drawing.
+    """
 
     source: int
     target: int
@@ -42,7 +46,7 @@ class Link(Struct, frozen=True):
 
 
 class Frame(Struct, frozen=True):
-    """A rectangle: its middle and its size."""
+    """A rectangle: its center and its size."""
 
     x: float
     y: float
@@ -50,29 +54,42 @@ class Frame(Struct, frozen=True):
     height: float
 
 
-class Way(Struct, frozen=True):
-    """The line of a link: from its box to its label, and from there to the other box."""
+class Route(Struct, frozen=True):
+    """The line of a link: from its box to its label, and on to the other box."""
 
     before: tuple[Point, ...]
     after: tuple[Point, ...]
 
 
 class Placement(Struct, frozen=True):
-    """``boxes`` by their positions, ``labels`` and ``ways`` by those of the links; ``dots``, with the lines
-    from them, by the positions of the boxes that they stand at. The left upper corner is at 0, 0."""
+    """Positions of all parts; the upper left corner is at 0, 0.
+
+    ``boxes`` are in the order of the boxes, ``labels`` and ``routes`` in that of the links. ``dots``, with
+    their lines, are by the positions of their boxes.
+    """
 
     width: float
     height: float
     boxes: list[Frame]
     labels: list[Frame]
-    ways: list[Way]
+    routes: list[Route]
     dots: dict[int, tuple[Frame, tuple[Point, ...]]]
 
 
-@lru_cache(KEPT)
-def place(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement | None:
-    """In layers from top to bottom; a dot stands above each of the boxes at the positions of ``dots``. None
-    when there are too many links, or they are too entangled, for that."""
+@lru_cache(CACHED_LAYOUTS)
+def layered_layout(
+    boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]
+) -> Placement | None:
+    """Lay a graph out in layers, from top to bottom.
+
+    Args:
+        boxes: Their sizes.
+        dots: The positions of boxes that have a dot above them.
+        links: The arrows.
+
+    Returns:
+        The placement; None if there are too many links, or too many crossings.
+    """
     ends = [0] * len(boxes)
     for link in links:
         ends[link.source] += 1
@@ -94,16 +111,16 @@ def place(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...
     return _placement(found, len(boxes), dots, len(links))
 
 
-@lru_cache(KEPT)
-def place_tree(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement:
-    """As a tree, which links that are one must give, however many boxes there are."""
+@lru_cache(CACHED_LAYOUTS)
+def tree_layout(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement:
+    """Lay a graph out as trees, with any number of boxes; ``links`` must form trees."""
     options = {"direction": "topbottom", "sibling_gap": 28.0, "subtree_gap": 28.0, "row_gap": 30.0}
     found = graphlay.layout_tree(_graph(boxes, dots, links), options=options)
     return _placement(found, len(boxes), dots, len(links))
 
 
 def _graph(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> graphlay.Graph:
-    """Nodes: the boxes, the labels, the dots; edges: two for each link, one for each dot."""
+    """Build the graph. Nodes: boxes, labels, dots; edges: two for each link, one for each dot."""
     graph = graphlay.Graph()
     for size in (*boxes, *(link.label for link in links), *(Size(DOT, DOT) for _ in dots)):
         graph.node(width=size.width, height=size.height)
@@ -123,7 +140,7 @@ def _graph(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) ->
 
 
 def _placement(found: graphlay.Layout, boxes: int, dots: Sequence[int], links: int) -> Placement:
-    """The placement of a graph of ``_graph``."""
+    """Convert the layout of a graph that ``_graph`` built."""
     lines = [[(point["x"], point["y"]) for point in edge["points"]] for edge in found.edges]
     frames = [Frame(**node["center"], **node["size"]) for node in found.nodes]
     corners = [(f.x + side * f.width / 2, f.y + side * f.height / 2) for f in frames for side in (-1, 1)]
@@ -137,6 +154,6 @@ def _placement(found: graphlay.Layout, boxes: int, dots: Sequence[int], links: i
         height=max(y for _, y in reached) - top,
         boxes=frames[:boxes],
         labels=frames[boxes : boxes + links],
-        ways=[Way(before, after) for before, after in zip(halves[::2], halves[1::2], strict=True)],
+        routes=[Route(before, after) for before, after in zip(halves[::2], halves[1::2], strict=True)],
         dots=dict(zip(dots, zip(frames[boxes + links :], moved[2 * links :], strict=True), strict=True)),
     )

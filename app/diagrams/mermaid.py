@@ -7,9 +7,9 @@ from app.diagrams.model import Arrow, Box, cut, picture_of
 
 LABEL_LENGTH = 60
 NOTE_LENGTH = 40
-_MEANING = re.compile(r"(?<![^\W_])[-_]|[-_](?![^\W_])|[^\w ,…-]")
-"""Characters that may mean something to Mermaid, to its Markdown or to the HTML that it makes: all but
-letters and digits of any language, hyphens and underscores between these, blanks, commas and an ellipsis."""
+_MARKUP = re.compile(r"(?<![^\W_])[-_]|[-_](?![^\W_])|[^\w ,…-]")
+"""Characters that Mermaid, its Markdown or its HTML may interpret: all but letters and digits of any
+language, hyphens and underscores between them, blanks, commas and an ellipsis."""
 _STYLES = (
     "    classDef start fill:#7b8794,stroke:#7b8794",
     "    classDef entry fill:none,stroke:#7b8794",
@@ -18,25 +18,25 @@ _STYLES = (
 
 
 def mermaid(flow: Flow, current: str | None = None) -> str:
-    """The source of a diagram of a flow that has been checked; ``current`` is the step to highlight.
+    """Return the Mermaid source of a diagram of a checked flow; ``current`` is the step to highlight.
 
-    Explicit transitions are dotted, ends have round sides, and a dot points at where the flow begins.
-    Mermaid draws at most 500 edges unless the page that it is in allows more (``maxEdges``).
+    Explicit transitions are dotted, end steps have round sides, and a dot points at the initial step.
+    Mermaid draws at most 500 edges unless its page allows more (``maxEdges``).
     """
     picture = picture_of(flow, current)
     lines = ["flowchart TD"]
     for position, box in enumerate(picture.boxes):
-        lines += _lines_of(position, box)
+        lines += _node_lines(position, box)
     lines += [_edge(arrow) for arrow in picture.arrows]
     return "\n".join([*lines, *_STYLES]) + "\n"
 
 
-def _lines_of(position: int, box: Box) -> list[str]:
+def _node_lines(position: int, box: Box) -> list[str]:
     label = _quoted(cut(box.label, LABEL_LENGTH))
     shape = f"([{label}])" if box.end else f"[{label}]"
     lines = [f"    s{position}{shape}{':::current' if box.current else ''}"]
-    if box.way_in is not None:
-        lines.append(f'    in{position}((" ")):::{box.way_in} --> s{position}')
+    if box.entry is not None:
+        lines.append(f'    in{position}((" ")):::{box.entry} --> s{position}')
     return lines
 
 
@@ -50,4 +50,4 @@ def _quoted(*lines: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MEANING.sub(lambda match: f"#{ord(match[0])};", text)
+    return _MARKUP.sub(lambda match: f"#{ord(match[0])};", text)

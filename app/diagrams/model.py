@@ -8,25 +8,30 @@ from msgspec import Struct
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.kit.durations import iso_duration
 
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-"""Control characters, those that turn the direction of what follows, and what XML 1.0 has no place for."""
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Control characters, changes of the writing direction, and characters that XML 1.0 does not allow."""
 ELLIPSIS = "…"
 
 
 class Box(Struct, frozen=True):
-    """A step. ``way_in``: the flow begins here (``start``), or may begin here (``entry``). ``end``: no
-    transition leads away. ``label`` is one line, as long as its author made it."""
+    """A step.
+
+    ``entry``: the flow starts here (``start``), or can start here (``entry``). ``end``: no transition leads
+    away. ``label`` is one line of any length.
+    """
 
     name: str
     label: str
-    way_in: Literal["start", "entry"] | None
+    entry: Literal["start", "entry"] | None
     end: bool
     current: bool
 
 
 class Arrow(Struct, frozen=True):
-    """A transition between two boxes, given by their positions. ``label`` and each of the ``notes`` are one
-    line, as long as their author made them. ``explicit``: a person chooses it."""
+    """A transition between two boxes, given by their positions.
+
+    ``label`` and each of the ``notes`` are one line of any length. ``explicit``: a person chooses it.
+    """
 
     name: str
     source: int
@@ -37,7 +42,7 @@ class Arrow(Struct, frozen=True):
 
 
 class Picture(Struct, frozen=True):
-    """A flow as boxes and arrows, in the order of its author."""
+    """A flow as boxes and arrows, in the order of its definition."""
 
     title: str
     boxes: tuple[Box, ...]
@@ -45,18 +50,20 @@ class Picture(Struct, frozen=True):
 
 
 def picture_of(flow: Flow, current: str | None = None) -> Picture:
-    """The picture of a flow that has been checked. ``current`` is the name of the step to highlight; one
-    that the flow does not have highlights none."""
+    """Return the picture of a checked flow.
+
+    ``current`` is the step to highlight; a step that the flow does not have highlights none.
+    """
     positions = {name: position for position, name in enumerate(flow.steps)}
     return Picture(
-        title=_shown(flow.title) or _shown(flow.flow),
+        title=_printable(flow.title) or _printable(flow.flow),
         boxes=tuple(_box(flow, name, step, current) for name, step in flow.steps.items()),
         arrows=tuple(
             Arrow(
                 name=name,
                 source=positions[step_name],
                 target=positions[transition.step],
-                label=_shown(transition.title) or _shown(name),
+                label=_printable(transition.title) or _printable(name),
                 notes=tuple(_notes(step, name, transition)),
                 explicit=transition.explicit,
             )
@@ -67,16 +74,16 @@ def picture_of(flow: Flow, current: str | None = None) -> Picture:
 
 
 def cut(text: str, length: int) -> str:
-    """The text, its end replaced by an ellipsis when it has more characters than ``length``."""
+    """Return the text, its end replaced by an ellipsis if it is longer than ``length``."""
     return text if len(text) <= length else text[: length - 1].rstrip() + ELLIPSIS
 
 
 def _box(flow: Flow, name: str, step: FlowStep, current: str | None) -> Box:
-    way_in: Literal["start", "entry"] | None = "entry" if step.initial else None
+    entry: Literal["start", "entry"] | None = "entry" if step.initial else None
     return Box(
         name=name,
-        label=_shown(step.title) or _shown(name),
-        way_in="start" if name == flow.initial_step else way_in,
+        label=_printable(step.title) or _printable(name),
+        entry="start" if name == flow.initial_step else entry,
         end=not step.transitions,
         current=name == current,
     )
@@ -88,13 +95,13 @@ def _notes(step: FlowStep, name: str, transition: FlowTransition) -> list[str]:
         kinds.append(f"after {iso_duration(step.timeout.after)}")
     notes = [" · ".join(kinds)] if kinds else []
     if transition.guard is not None:
-        notes.append(f"[{_shown(transition.guard)}]")
+        notes.append(f"[{_printable(transition.guard)}]")
     if transition.roles is not None:
-        roles = ", ".join(_shown(role) for role in transition.roles)
+        roles = ", ".join(_printable(role) for role in transition.roles)
         notes.append(f"roles: {roles}" if roles else "only by timeout")
     return notes
 
 
-def _shown(text: str | None) -> str:
-    """In one line, with a mark in the place of each character that cannot be shown."""
-    return _UNSHOWN.sub("\ufffd", " ".join((text or "").split()))
+def _printable(text: str | None) -> str:
+    """Return the text on one line, with U+FFFD for each character that cannot be shown."""
+    return _UNPRINTABLE.sub("\ufffd", " ".join((text or "").split()))

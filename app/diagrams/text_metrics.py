@@ -1,4 +1,4 @@
-"""Lines of text, and how much room they take: an estimate, as no font is at hand where a diagram is made."""
+"""Estimated width of text, because the server has no fonts."""
 
 import unicodedata
 
@@ -14,39 +14,39 @@ _WIDTHS = {
     **dict.fromkeys("mwM", _BROAD),
     **dict.fromkeys("W%@—…→", _WIDE),
 }
-"""In parts of the size of the font; a little more than Arial and its likes have."""
+"""In fractions of the font size; slightly wider than Arial and similar fonts."""
 
 
-class Script(Struct, frozen=True):
-    """A way of setting text: the ``size`` of its font and the ``height`` of its lines, in px."""
+class TextStyle(Struct, frozen=True):
+    """The ``size`` of a font and the ``height`` of its lines, in px."""
 
     name: str
     size: float
     height: float
 
 
-class Line(Struct, frozen=True):
+class TextLine(Struct, frozen=True):
     """A line of text as it is shown."""
 
-    script: Script
+    style: TextStyle
     text: str
     width: float
 
 
-NAME, LABEL, NOTE = Script("name", 14, 20), Script("label", 12, 16), Script("note", 11, 14)
+NAME, LABEL, NOTE = TextStyle("name", 14, 20), TextStyle("label", 12, 16), TextStyle("note", 11, 14)
 
 
-def fitted(script: Script, text: str, room: float) -> Line:
-    """The text, its end replaced by an ellipsis when it is wider than ``room`` px."""
-    widths = [script.size * _width(character) for character in text]
-    if sum(widths) <= room:
-        return Line(script, text, sum(widths))
-    taken = script.size * _width(ELLIPSIS)
+def fit(style: TextStyle, text: str, max_width: float) -> TextLine:
+    """Return the text, its end replaced by an ellipsis if it is wider than ``max_width`` px."""
+    widths = [style.size * _width(character) for character in text]
+    if sum(widths) <= max_width:
+        return TextLine(style, text, sum(widths))
+    width = style.size * _width(ELLIPSIS)
     end = 0
-    while taken + widths[end] <= room:
-        taken += widths[end]
+    while width + widths[end] <= max_width:
+        width += widths[end]
         end += 1
-    return Line(script, text[:end].rstrip() + ELLIPSIS, taken)
+    return TextLine(style, text[:end].rstrip() + ELLIPSIS, width)
 
 
 def _width(character: str) -> float:

@@ -1,4 +1,4 @@
-"""Searches along the arrows of a picture."""
+"""Graph traversal of a picture: back edges and spanning trees."""
 
 from collections import deque
 
@@ -6,9 +6,11 @@ from app.diagrams.model import Picture
 
 
 def back_arrows(picture: Picture) -> frozenset[int]:
-    """The positions of the arrows that lead back to where one came from: without them there is no circle.
-    Steps that come first in the flow are visited first."""
-    leaving = _leaving(picture)
+    """Return the positions of the back edges: without them the graph has no cycle.
+
+    Depth-first; steps that come first in the flow are visited first.
+    """
+    outgoing = _outgoing(picture)
     entered: set[int] = set()
     done: set[int] = set()
     found = set()
@@ -16,13 +18,13 @@ def back_arrows(picture: Picture) -> frozenset[int]:
         if root in entered:
             continue
         entered.add(root)
-        path = [(root, iter(leaving[root]))]
+        path = [(root, iter(outgoing[root]))]
         while path:
             box, rest = path[-1]
             for target, arrow in rest:
                 if target not in entered:
                     entered.add(target)
-                    path.append((target, iter(leaving[target])))
+                    path.append((target, iter(outgoing[target])))
                     break
                 if target not in done:
                     found.add(arrow)
@@ -33,34 +35,36 @@ def back_arrows(picture: Picture) -> frozenset[int]:
 
 
 def spanning_arrows(picture: Picture) -> frozenset[int]:
-    """The positions of arrows that make trees: the shortest ways from where the flow begins or may begin,
-    then from steps that these do not reach."""
-    leaving = _leaving(picture)
-    reached = {position for position, box in enumerate(picture.boxes) if box.way_in is not None}
-    waiting = deque(box for box in _roots(picture) if box in reached)
+    """Return the positions of arrows that form trees of shortest ways.
+
+    The roots are the steps at which the flow starts or can start, then steps that these do not reach.
+    """
+    outgoing = _outgoing(picture)
+    reached = {position for position, box in enumerate(picture.boxes) if box.entry is not None}
+    queue = deque(box for box in _roots(picture) if box in reached)
     found = set()
     for root in (None, *_roots(picture)):
         if root is not None and root not in reached:
             reached.add(root)
-            waiting.append(root)
-        while waiting:
-            for target, arrow in leaving[waiting.popleft()]:
+            queue.append(root)
+        while queue:
+            for target, arrow in outgoing[queue.popleft()]:
                 if target not in reached:
                     reached.add(target)
                     found.add(arrow)
-                    waiting.append(target)
+                    queue.append(target)
     return frozenset(found)
 
 
-def _leaving(picture: Picture) -> list[list[tuple[int, int]]]:
-    """By box, the targets of its arrows with these, both by their positions; sorted."""
-    leaving: list[list[tuple[int, int]]] = [[] for _ in picture.boxes]
+def _outgoing(picture: Picture) -> list[list[tuple[int, int]]]:
+    """Return for each box its outgoing arrows, as sorted pairs of target and arrow positions."""
+    outgoing: list[list[tuple[int, int]]] = [[] for _ in picture.boxes]
     for position, arrow in enumerate(picture.arrows):
-        leaving[arrow.source].append((arrow.target, position))
-    return [sorted(arrows) for arrows in leaving]
+        outgoing[arrow.source].append((arrow.target, position))
+    return [sorted(arrows) for arrows in outgoing]
 
 
 def _roots(picture: Picture) -> list[int]:
-    """All boxes: where the flow begins, where it may begin, the others."""
+    """Return all boxes: the initial step, other entry steps, then the rest."""
     order = ("start", "entry", None)
-    return sorted(range(len(picture.boxes)), key=lambda box: order.index(picture.boxes[box].way_in))
+    return sorted(range(len(picture.boxes)), key=lambda box: order.index(picture.boxes[box].entry))

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 
 class SystemClock:
-    """UTC in whole milliseconds, as MongoDB keeps times."""
+    """UTC in whole milliseconds, the resolution in which MongoDB stores times."""
 
     def now(self) -> datetime:
-        """The time."""
+        """Return the current time."""
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)

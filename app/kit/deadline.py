@@ -1,4 +1,7 @@
-"""A deadline for a check that takes time, asked for between its parts: code that runs is not interrupted."""
+"""A deadline for long computations.
+
+The computation calls ``require_time`` between its parts; running code is not interrupted.
+"""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ _ends_at: ContextVar[float] = ContextVar("ends_at", default=inf)
 
 
 class DeadlineExceededError(Exception):
-    """The time is over."""
+    """The deadline has passed."""
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""File descriptors: how many a process may have."""
+"""The limit of open file descriptors of a process."""
 
 import sys
 
 UNLIMITED = sys.maxsize
 MAX_RAISED = 65_536
-"""The limit is raised to this at most: some systems allow a thousand million, and programs loop over all."""
+"""Highest limit that is set: some systems allow 10**9, and some programs loop over all descriptors."""
 
 
 def descriptor_limit() -> int:

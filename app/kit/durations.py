@@ -15,7 +15,7 @@ _ISO = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SECONDS = (604_800, 86_400, 3_600, 60, 1)
-_SHOWN = 40
+_MAX_QUOTED = 40
 
 
 def parse_duration(text: str) -> timedelta:
@@ -53,4 +53,4 @@ def iso_duration(span: timedelta) -> str:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+    return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…")

@@ -1,4 +1,4 @@
-"""Integers that JSON writes with a fraction of zero: 1.0 is an integer there, as JSON Schema says too."""
+"""Integers written with a fraction of zero: 1.0 is an integer in JSON Schema."""
 
 import re
 from typing import Any, TypeVar

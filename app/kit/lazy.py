@@ -1,4 +1,4 @@
-"""Imports that cost less: modules that run when they are first used, and libraries without optional parts."""
+"""Cheaper imports: modules that run at first use, and libraries without optional parts."""
 
 import sys
 import threading

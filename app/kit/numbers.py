@@ -1,4 +1,4 @@
-"""Integers beyond 64 bits, which JSON has and the database has not."""
+"""Integers beyond 64 bits, which JSON allows and the database does not."""
 
 from decimal import Decimal
 from typing import Any

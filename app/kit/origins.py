@@ -1,4 +1,4 @@
-"""Origins of web pages: their one spelling, and those of the service itself."""
+"""Origins of web pages: normalization, and the origins of the service itself."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,11 @@ _FORWARDED = re.compile(r"(?:^|;)\s*(proto|host)\s*=\s*(?:\"([^\"]*)\"|([^;\s]*)
 
 
 def normalize_origin(text: str) -> str:
-    """Write an origin as browsers do: in small letters, without a default port. Raises ValueError."""
+    """Write an origin as browsers do: in small letters, without a default port.
+
+    Raises:
+        ValueError: The text is no origin; the message repeats it unless it may contain a password.
+    """
     given = "one with '@'" if "@" in text else repr(text)  # it may have a password
     example = f"takes origins such as https://app.example.org, not {given}"
     if "*" in text:
@@ -40,15 +44,15 @@ def normalize_origin(text: str) -> str:
 
 
 def own_origins(scheme: str, header: Callable[[str], str | None]) -> set[str]:
-    """Return the origins at which a request reached the service, as its headers and those of proxies say.
+    """Return the origins at which a request reached the service, by its headers and those of proxies.
 
     No page can set these headers of a request that its browser sends to another site.
     """
     scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
     host = header("host") or ""
-    said = _first_forwarded(header("forwarded") or "")
-    forwarded_host = (header("x-forwarded-host") or said.get("host") or host).split(",")[0].strip()
-    forwarded_scheme = (header("x-forwarded-proto") or said.get("proto") or scheme).split(",")[0].strip()
+    forwarded = _first_forwarded(header("forwarded") or "")
+    forwarded_host = (header("x-forwarded-host") or forwarded.get("host") or host).split(",")[0].strip()
+    forwarded_scheme = (header("x-forwarded-proto") or forwarded.get("proto") or scheme).split(",")[0].strip()
     port = (header("x-forwarded-port") or "").split(",")[0].strip()
     candidates = [f"{scheme}://{host}", f"{forwarded_scheme}://{forwarded_host}"]
     if port and not re.search(r":\d+\Z", forwarded_host):

@@ -1,4 +1,4 @@
-"""Origins that may not use the API, in the log."""
+"""Logs origins that are not allowed to use the API."""
 
 import structlog
 

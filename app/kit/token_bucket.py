@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """``rate`` tokens a second, of which ``burst`` can be saved up. It begins full."""
+    """A bucket that gains ``rate`` tokens a second, up to ``burst``. It starts full."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -14,10 +14,10 @@ class TokenBucket:
         self._left = burst
         self._at = clock()
         self.refused = 0
-        """How many were refused since the bucket was full."""
+        """Number of refusals since the bucket was last full."""
 
     def take(self) -> float:
-        """Take one. Returns 0, or the seconds until there is one."""
+        """Take one token. Returns 0, or the seconds until there is one."""
         self._fill()
         if self._left < 1:
             self.refused += 1
@@ -29,7 +29,7 @@ class TokenBucket:
 
     @property
     def full(self) -> bool:
-        """True if nothing was taken for a while."""
+        """True if no token is missing."""
         self._fill()
         return self._left == self._burst
 

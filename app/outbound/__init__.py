@@ -1,1 +1,1 @@
-"""Requests to addresses that users configure, kept away from private networks."""
+"""Requests to configured addresses, with a guard against private networks (SSRF)."""

@@ -1,15 +1,18 @@
-"""Which addresses on the network are everybody's, and which are somebody's own."""
+"""Public and private IP addresses."""
 
 import ipaddress
 
 _AZURE = ipaddress.ip_address("168.63.129.16")
-"""Looks public, and is the host's own service in every virtual machine there."""
+"""Looks public, but is the host's own service in every virtual machine of Azure."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """True for an IP address, as a socket names it, of the public network: neither private, loopback,
-    link-local (where clouds have their metadata), multicast nor reserved, nor an IPv6 form of such."""
+    """Return whether an IP address, as a socket names it, belongs to the public network.
+
+    Private, loopback, link-local (metadata services of clouds), multicast and reserved addresses do not, nor
+    do IPv6 addresses that contain one of them.
+    """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

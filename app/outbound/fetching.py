@@ -1,4 +1,4 @@
-"""Asking another server, which may be slow, broken or hostile: everything about its answer is bounded."""
+"""Bounded HTTP requests to another server, which may be slow, broken or hostile."""
 
 import socket
 import zlib
@@ -19,20 +19,23 @@ MAX_ETAG = 1024
 _REDIRECTS = {301, 302, 303, 307, 308}
 _CHUNK = 65_536
 _GZIP = 31
-"""How zlib calls the format of gzip."""
+"""zlib's code for the gzip format."""
 
 
 class Fetched(Struct, frozen=True):
-    """A body, and the ETag that it can be asked for with ("": none)."""
+    """A body and its ETag ("": none)."""
 
     body: bytes
     etag: str
 
 
 class RemoteEndpoint(Struct, frozen=True):
-    """How a server is asked. ``credentials`` are a header, its name and value: sent to the host of ``url``
-    alone, and not any more once another host said where to go. Another host is asked at a public address
-    only, unless ``private_redirects``."""
+    """The address and credentials of a server.
+
+    ``credentials`` are a header, its name and value. They are sent only to the host of ``url``, and not after
+    a redirect by another host. Redirects to another host are followed only to public addresses, unless
+    ``private_redirects``.
+    """
 
     url: str
     credentials: tuple[str, str] | None = None
@@ -40,7 +43,7 @@ class RemoteEndpoint(Struct, frozen=True):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Fetcher"]:
-        """Connections for some requests."""
+        """Open connections for some requests."""
         guard = _Guard()
         own = aiohttp.TCPConnector(limit=2)
         others = aiohttp.TCPConnector(limit=2, socket_factory=None if self.private_redirects else guard)
@@ -49,26 +52,35 @@ class RemoteEndpoint(Struct, frozen=True):
 
 
 class Fetcher:
-    """Makes requests, without state between them. Every method raises DefinitionSourceError."""
+    """Makes independent requests. Every method raises DefinitionSourceError."""
 
     def __init__(
         self,
-        access: RemoteEndpoint,
+        endpoint: RemoteEndpoint,
         trusted: aiohttp.ClientSession,
         guarded: aiohttp.ClientSession,
         guard: "_Guard",
     ) -> None:
-        self._access = access
-        self._name = shown_url(access.url)
-        self._origin = URL(access.url).origin()
+        self._endpoint = endpoint
+        self._name = shown_url(endpoint.url)
+        self._origin = URL(endpoint.url).origin()
         self._trusted = trusted
         self._guarded = guarded
         self._guard = guard
 
     async def get(self, url: URL, etag: str, limit: int) -> Fetched | None:
-        """The content at a URL of the server; None if it is still that of ``etag``. ``limit`` is in
-        bytes, as unpacked."""
-        here, credentials = url, self._access.credentials
+        """Return the content at a URL of the server; None if it is unchanged since ``etag``.
+
+        Args:
+            url: An address on the server.
+            etag: The ETag of the content that the caller has; "" if it has none.
+            limit: Largest unpacked content, in bytes.
+
+        Raises:
+            DefinitionSourceError: The server failed, refused, or sent something else.
+            TimeoutError: The deadline of the caller passed.
+        """
+        here, credentials = url, self._endpoint.credentials
         for _ in range(MAX_REDIRECTS + 1):
             own = here.origin() == self._origin
             if not own:
@@ -96,9 +108,9 @@ class Fetcher:
         try:
             target = here.join(URL(response.headers.get("Location", ""))).with_user(None).with_fragment(None)
         except ValueError:
-            raise self._refuse("redirects to what is no URL") from None
+            raise self._refuse("redirects to an invalid URL") from None
         if target.scheme not in ("http", "https") or not target.host:
-            raise self._refuse("redirects to what is no URL of http or https")
+            raise self._refuse("redirects to a URL that is neither http nor https")
         if here.scheme == "https" and target.scheme == "http":
             raise self._refuse(f"redirects from https to http, to {_shown_host(target)}")
         return target
@@ -106,8 +118,8 @@ class Fetcher:
     def _require_json(self, response: aiohttp.ClientResponse) -> None:
         status, kind = response.status, response.content_type
         if status in (401, 403):
-            given = self._access.credentials is not None
-            hint = "does not accept what it is given" if given else "needs credentials"
+            given = self._endpoint.credentials is not None
+            hint = "does not accept the credentials" if given else "needs credentials"
             raise self._refuse(
                 f"{hint} (it answers {status}): FLOW_DEFINITIONS_AUTH, of a provider its authentication"
             )
@@ -119,22 +131,22 @@ class Fetcher:
     async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         packed = response.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in ("identity", "gzip"):
-            raise self._refuse(f"answers in the encoding {packed[:80]!r}, which was not asked for")
+            raise self._refuse(f"answers in the encoding {packed[:80]!r}, which was not requested")
         unpacking = zlib.decompressobj(_GZIP) if packed == "gzip" else None
         body = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK):
             try:
                 body += unpacking.decompress(chunk, limit + 1 - len(body)) if unpacking else chunk
             except zlib.error:
-                raise self._refuse("answers what cannot be unpacked") from None
+                raise self._refuse("answers with data that cannot be unpacked") from None
             if len(body) > limit:
-                raise self._refuse("answers more bytes than are taken")
+                raise self._refuse("answers with more bytes than are accepted")
         if unpacking and not unpacking.eof:
-            raise self._refuse("answers what cannot be unpacked")
+            raise self._refuse("answers with data that cannot be unpacked")
         return bytes(body)
 
     def _reason(self, error: Exception, here: URL) -> str:
-        """Describe a failure in words that stay the same while it stays the same."""
+        """Describe a failure; the text changes only when the failure does, so that it is logged once."""
         if self._guard.refused:
             return (
                 f"redirects to {_shown_host(here)}, which is no public address; if that is meant, set "
@@ -147,17 +159,17 @@ class Fetcher:
         if isinstance(error, aiohttp.ClientConnectorError):
             return f"no connection to {_shown_host(here)}: {error.os_error.strerror or 'refused'}"
         if isinstance(error, aiohttp.ClientResponseError):
-            return "does not answer as HTTP says"
+            return "does not answer in valid HTTP"
         if isinstance(error, aiohttp.InvalidURL):
-            return "redirects to what is no URL"
-        return "the answer broke off"
+            return "redirects to an invalid URL"
+        return "the answer ended early"
 
     def _refuse(self, reason: str) -> DefinitionSourceError:
         return DefinitionSourceError(f"{self._name}: {reason}")
 
 
 class _Guard:
-    """Makes sockets to public addresses, whatever name or number led there; ``refused`` once it did not."""
+    """Creates sockets to public addresses only; ``refused`` is True after any other address."""
 
     def __init__(self) -> None:
         self.refused = False
@@ -166,7 +178,7 @@ class _Guard:
         family, kind, protocol, _, where = address
         if not is_public(where[0]):
             self.refused = True
-            raise OSError("is no public address")
+            raise OSError("not a public address")
         return socket.socket(family, kind, protocol)
 
 

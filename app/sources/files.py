@@ -15,26 +15,27 @@ from app.sources.formats import DECODERS, MAX_BYTES, decode
 
 LABEL = "file:"
 MAX_FILES = 1000
-LOOK_EVERY_SECONDS = 2.0
-"""Beside being told of changes: a file system on the network may not tell, and what stands behind a link
-may be exchanged unseen."""
+POLL_SECONDS = 2.0
+"""Interval of polls beside notifications, which network file systems and targets of links may not send."""
 _SETTLED_MS = 100
 
 
 class FileSource:
-    """The DefinitionSource port on files, each with one definition. Those of a folder are read in the order
-    of names; hidden ones are left out."""
+    """The DefinitionSource port on files, each with one definition.
+
+    The files of a folder are read in the order of their names; hidden ones are skipped.
+    """
 
     local = True
 
     def __init__(self, path: Path) -> None:
         self.name = f"{LABEL}{path}"
         self._path = path
-        self._kept: dict[str, FoundDefinition] = {}
-        self._seen: object = None
+        self._read_before: dict[str, FoundDefinition] = {}
+        self._fingerprint: object = None
 
     def read(self) -> dict[str, Any]:
-        """Every definition, undecoded, by file name. Raises DefinitionSourceError with every fault."""
+        """Return every definition, unchecked, by file name. Raises DefinitionSourceError with every fault."""
         found = self.find()
         faults = [definition.fault for definition in found if definition.fault]
         if faults:
@@ -42,47 +43,57 @@ class FileSource:
         return {definition.place: definition.raw for definition in found}
 
     def find(self) -> list[FoundDefinition]:
-        """As ``load``, for programs without an event loop."""
-        self._seen = self._look()  # before: what changes meanwhile is read again
-        read = (_read(file, self._kept.get(str(file))) for file in self._files())
+        """Do what ``load`` does, for programs without an event loop."""
+        self._fingerprint = self._take_fingerprint()  # first: files that change meanwhile are read again
+        read = (_read(file, self._read_before.get(str(file))) for file in self._files())
         found = [definition for definition in read if definition is not None]
-        self._kept = {definition.place: definition for definition in found}
+        self._read_before = {definition.place: definition for definition in found}
         return found
 
     async def load(self) -> list[FoundDefinition]:
-        """Every definition, those that cannot be read with their faults. Raises DefinitionSourceError when
-        there is no such file or folder."""
+        """Return every definition; those that cannot be read have a fault.
+
+        Raises:
+            DefinitionSourceError: There is no such file or folder.
+        """
         return await asyncio.to_thread(self.find)
 
     async def changes(self) -> AsyncGenerator[None, None]:
-        """Goes on when a file was written, exchanged, added or removed since all were read."""
+        """Yield when a file was written, replaced, added or removed since all were read."""
         while True:
-            try:
-                async with aclosing(self._watch()) as notices:
-                    async for touched in notices:
-                        if touched or await self._differs():
-                            yield
-            except (OSError, RuntimeError):  # no such folder, or no more watches to be had
-                await asyncio.sleep(LOOK_EVERY_SECONDS)
-                if await self._differs():
-                    yield
+            async with aclosing(self._notices()) as notices:
+                async for touched in notices:
+                    if touched or await self._differs():
+                        yield
 
     def produced(self, source: str) -> bool:
-        """True if a version that names ``source`` may have come from here."""
-        single = str(self._path) in self._kept
+        """Return whether a version that names ``source`` may have come from these files."""
+        single = str(self._path) in self._read_before
         return source == _label(self._path) if single else source.startswith(LABEL)
 
+    async def _notices(self) -> AsyncGenerator[bool, None]:
+        """Yield as ``_watch`` does until it ends; without a folder or free watches, once after a pause."""
+        try:
+            async with aclosing(self._watch()) as notices:
+                async for touched in notices:
+                    yield touched
+        except (OSError, RuntimeError):  # no such folder, or no free watches
+            await asyncio.sleep(POLL_SECONDS)
+            yield False
+
     async def _watch(self) -> AsyncGenerator[bool, None]:
-        """Yields whether a file was touched, at once, each time that something happened in the folder and
-        every ``LOOK_EVERY_SECONDS``, for as long as it is the same folder. A single file is watched through
-        its folder, as editors put a new file in its place."""
+        """Yield whether a file was touched, for as long as the folder is the same one.
+
+        Yields at once, whenever something happened in the folder, and every ``POLL_SECONDS``. A single file
+        is watched through its folder, because editors replace files.
+        """
         folder = self._path if self._path.is_dir() else self._path.parent
         watched = _identity(folder)
         notices = awatch(
             folder,
             watch_filter=None,
             step=_SETTLED_MS,
-            rust_timeout=int(LOOK_EVERY_SECONDS * 1000),
+            rust_timeout=int(POLL_SECONDS * 1000),
             yield_on_timeout=True,
             recursive=False,
         )
@@ -94,13 +105,13 @@ class FileSource:
                     return
 
     async def _differs(self) -> bool:
-        return await asyncio.to_thread(self._look) != self._seen
+        return await asyncio.to_thread(self._take_fingerprint) != self._fingerprint
 
     def _concerns(self, touched: Path) -> bool:
         return touched.name == self._path.name if self._path.is_file() else _is_definition(touched)
 
-    def _look(self) -> object:
-        """Equal for as long as no file changes, as far as can be told without reading."""
+    def _take_fingerprint(self) -> object:
+        """Return a value that changes when a file does, as far as that shows without reading."""
         try:
             return [(str(file), _identity(file)) for file in self._files()]
         except DefinitionSourceError as refusal:
@@ -123,11 +134,11 @@ class FileSource:
 def _is_definition(file: Path) -> bool:
     if file.suffix not in DECODERS or file.name.startswith("."):
         return False
-    return file.is_file() or not file.exists()  # a link that leads nowhere is a fault
+    return file.is_file() or not file.exists()  # a dangling link is a fault
 
 
 def _read(file: Path, before: FoundDefinition | None) -> FoundDefinition | None:
-    """The content of a file: ``before`` if its bytes are the same; None if it has gone meanwhile."""
+    """Read a file; ``before`` if its bytes are the same, None if it was removed meanwhile."""
     place, label = str(file), _label(file)
     try:
         with file.open("rb") as opened:
@@ -154,7 +165,7 @@ def _label(file: Path) -> str:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """Of what stands at a path, links followed; empty when nothing does."""
+    """Return the identity of the file or folder at a path, links followed; empty if there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Definitions of another server over HTTP: one, a list, or pages as of ``GET /api/flows``."""
+"""Definitions from another server over HTTP: one, a list, or pages as ``GET /api/flows`` returns them."""
 
 import asyncio
 import hashlib
@@ -16,21 +16,20 @@ from app.sources.formats import decode_json
 from config.sources import auth_header, check_auth_use, check_remote, shown_url, source_label
 
 MAX_BYTES = 16_777_216
-"""Of all pages together, unpacked."""
+"""Limit for all pages together, unpacked."""
 MAX_PAGES = 1000
 MAX_FLOWS = 10_000
-MAX_NEXT = 256
+MAX_NEXT_CHARACTERS = 256
 TIMEOUT_SECONDS = 10.0
-LEAST_INTERVAL_SECONDS = 1.0
-LONGEST_BACKOFF_SECONDS = 30.0
+MIN_INTERVAL_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 30.0
 
 
 class RemoteSource:
-    """The DefinitionSource port on another server. It is asked every ``interval`` seconds whether there is
-    something new, by the ETag that it gave; when it fails, sooner at first, then less often.
+    """The DefinitionSource port on another server.
 
-    ``auth`` is as in ``FLOW_DEFINITIONS_AUTH``; ``timeout`` is for one ``load``, in seconds. Raises
-    ValueError for what is no such URL or no such credentials.
+    The server is polled every ``interval`` seconds, with the ETags of its last answers; after a failure
+    sooner at first, then with exponential back-off.
     """
 
     local = False
@@ -45,25 +44,42 @@ class RemoteSource:
         private_redirects: bool = False,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        """Check the address; nothing is read yet.
+
+        Args:
+            url: Where to read.
+            auth: Credentials, as in ``FLOW_DEFINITIONS_AUTH``.
+            interval: Seconds between polls.
+            timeout: Seconds for one ``load``.
+            private_redirects: Follow redirects to private addresses too.
+            max_bytes: Limit for all pages together, unpacked.
+
+        Raises:
+            ValueError: The URL or the credentials cannot be used.
+        """
         check_remote(url)
         if auth is not None:
             check_auth_use([url])
         self.name = shown_url(url)
         self._label = source_label(url)
         self._url = URL(url)
-        self._access = RemoteEndpoint(url, auth_header(auth) if auth is not None else None, private_redirects)
-        self._interval = max(interval, LEAST_INTERVAL_SECONDS)
+        credentials = auth_header(auth) if auth is not None else None
+        self._endpoint = RemoteEndpoint(url, credentials, private_redirects)
+        self._interval = max(interval, MIN_INTERVAL_SECONDS)
         self._timeout = timeout
         self._max_bytes = max_bytes
-        self._kept: dict[URL, _Page] = {}
+        self._cached: dict[URL, _Page] = {}
         self._failures = 0
 
     async def load(self) -> list[FoundDefinition]:
-        """Every definition there. Raises DefinitionSourceError when it is away, or answers with something
-        else."""
+        """Return every definition of the server.
+
+        Raises:
+            DefinitionSourceError: The server is unavailable, or answers with something else.
+        """
         try:
-            async with asyncio.timeout(self._timeout), self._access.open() as fetcher:
-                self._kept = await self._pages(fetcher)
+            async with asyncio.timeout(self._timeout), self._endpoint.open() as fetcher:
+                self._cached = await self._pages(fetcher)
         except TimeoutError:
             self._failures += 1
             raise DefinitionSourceError(
@@ -73,24 +89,24 @@ class RemoteSource:
             self._failures += 1
             raise
         self._failures = 0
-        return self._found([definition for page in self._kept.values() for definition in page.items])
+        return self._found([definition for page in self._cached.values() for definition in page.items])
 
     async def changes(self) -> AsyncGenerator[None, None]:
-        """Goes on when it is time to ask again."""
+        """Yield when it is time to poll again."""
         while True:
             await asyncio.sleep(self._pause())
             yield
 
     def produced(self, source: str) -> bool:
-        """True if a version that names ``source`` came from here."""
+        """Return whether a version that names ``source`` came from this server."""
         return source == self._label
 
     def _pause(self) -> float:
         pause = self._interval
         if self._failures:
-            longest = max(self._interval, LONGEST_BACKOFF_SECONDS)
+            longest = max(self._interval, MAX_BACKOFF_SECONDS)
             pause = min(2.0 ** min(self._failures - 1, 16), longest)
-        return pause * random.uniform(0.8, 1)  # noqa: S311 - so that not all workers ask at once
+        return pause * random.uniform(0.8, 1)  # noqa: S311 - so that workers do not poll all at once
 
     async def _pages(self, fetcher: Fetcher) -> dict[URL, "_Page"]:
         pages: dict[URL, _Page] = {}
@@ -108,19 +124,19 @@ class RemoteSource:
                 return pages
             url = self._url.update_query(after=page.next)
             if url in pages:
-                raise DefinitionSourceError(f"{self.name}: its pages go in a circle")
+                raise DefinitionSourceError(f"{self.name}: its pages form a circle")
 
     async def _page(self, fetcher: Fetcher, url: URL, limit: int) -> "_Page":
-        kept = self._kept.get(url)
-        fetched = await fetcher.get(url, kept.etag if kept is not None else "", limit)
+        cached = self._cached.get(url)
+        fetched = await fetcher.get(url, cached.etag if cached is not None else "", limit)
         if fetched is None:
-            if kept is None or kept.size > limit:
-                raise DefinitionSourceError(f"{self.name}: answers more bytes than are taken")
-            return kept
+            if cached is None or cached.size > limit:
+                raise DefinitionSourceError(f"{self.name}: answers with more bytes than are accepted")
+            return cached
         return await asyncio.to_thread(_decode, fetched.body, fetched.etag, self.name)
 
     def _found(self, items: list["_Item"]) -> list[FoundDefinition]:
-        """Each with a place of its own: by its slug, or by its number."""
+        """Give each definition a unique place: its slug, or else its number."""
         found: dict[str, FoundDefinition] = {}
         for number, item in enumerate(items):
             place = f"{self.name}#{item.slug or number}"
@@ -137,7 +153,7 @@ class _Item(Struct, frozen=True):
 
 
 class _Page(Struct, frozen=True):
-    """``next`` is the ``after`` of the page after it, ``size`` is in bytes."""
+    """A page; ``next`` is the ``after`` of the following one, ``size`` is in bytes."""
 
     items: list[_Item]
     next: str | None = None
@@ -158,8 +174,10 @@ def _page_of(value: Any, name: str) -> _Page:
         return _Page([_item(raw) for raw in value])
     if isinstance(value, dict) and "flow" not in value and isinstance(value.get("items"), list):
         after = value.get("next")
-        if after is not None and not (isinstance(after, str) and 0 < len(after) <= MAX_NEXT):
-            raise DefinitionSourceError(f"{name}: next: is no text of 1 to {MAX_NEXT} characters")
+        if after is not None and not (isinstance(after, str) and 0 < len(after) <= MAX_NEXT_CHARACTERS):
+            raise DefinitionSourceError(
+                f"{name}: next: is not a text of 1 to {MAX_NEXT_CHARACTERS} characters"
+            )
         return _Page([_item(raw) for raw in value["items"]], after)
     if isinstance(value, dict):
         return _Page([_item(value)])

@@ -1,4 +1,4 @@
-"""Messages for a text that is not YAML: where, why, and what to do."""
+"""Messages for invalid YAML: where, why, and what to do."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ _QUOTE_MARKS = "put a text that begins with !, &, *, %, @ or ` in quotes"
 _QUOTE_GUARDS = "put a guard in quotes, or on a line of its own after 'guard: >-'"
 _CLOSING = ("',' or ", "end of stream", "document indicator")
 _ADVICE = (
-    ("mapping values", "put a text with ': ' in quotes, or indent the line as its neighbours are"),
+    ("mapping values", "put a text with ': ' in quotes, or indent the line like its neighbours"),
     ("expected ':'", "write ': ' after a name, or put the text above in quotes"),
     ("cannot start any token", "put the text in quotes"),
     ("Unicode character escape", "write the character itself, or \\U and eight digits"),
@@ -20,30 +20,30 @@ _ADVICE = (
     ("tag", _QUOTE_MARKS),
     ("anchor", _QUOTE_MARKS),
     ("alias", _QUOTE_MARKS),
-    ("node content", "put a text that begins with a mark of YAML in quotes"),
-    ("", "indent the line as its neighbours are"),
+    ("node content", "put a text that begins with an indicator of YAML in quotes"),
+    ("", "indent the line like its neighbours"),
 )
 _MAX_SHOWN = 60
 
 
 def at(mark: Any) -> str:
-    """The beginning of a message about a place."""
+    """Return the beginning of a message about a place."""
     return f"line {mark.line + 1}, column {mark.column + 1}: "
 
 
 def quote_marks() -> str:
-    """Advice for a text that begins with a mark of YAML."""
+    """Return the advice for a text that begins with an indicator of YAML."""
     return _QUOTE_MARKS
 
 
 def shown(written: str) -> str:
-    """A text of the author, on one line and cut to size."""
+    """Return a text of the author on one line, shortened."""
     line = " ".join(written.split())
     return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 1] + "…"
 
 
 def explain(refusal: Any, text: str) -> str:
-    """The message about what the parser refused (a MarkedYAMLError) in a text."""
+    """Return the message for a refusal of the parser (a MarkedYAMLError)."""
     lines = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)
     mark = refusal.problem_mark or refusal.context_mark
     if mark is None:
@@ -69,5 +69,5 @@ def _advice(refusal: Any, problem: str, line: str, column: int) -> str:
     opened = refusal.context_mark
     if opened is not None and any(part in problem for part in _CLOSING):
         return f"close what begins in line {opened.line + 1}, column {opened.column + 1}"
-    said = f"{problem} {refusal.context or ''}"
-    return next(advice for part, advice in _ADVICE if part in said)
+    described = f"{problem} {refusal.context or ''}"
+    return next(advice for part, advice in _ADVICE if part in described)

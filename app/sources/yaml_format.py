@@ -1,7 +1,7 @@
-"""YAML 1.2 as values of JSON; a module of its own, imported where there is YAML.
+"""Decodes YAML 1.2 to values of JSON. Imported only when there is YAML.
 
-PyYAML parses, with libyaml where it was built with it. Its constructors know YAML 1.1 alone, where ``no`` is
-false and ``010`` is 8; so the events of the parser become values here, without recursion.
+PyYAML parses, with libyaml where it was built with it. Its constructors implement YAML 1.1, where ``no`` is
+false and ``010`` is 8; so the values are built here from the events of the parser, without recursion.
 """
 
 import re
@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 import yaml
 from yaml.error import MarkedYAMLError, YAMLError
 
-from app.sources.formats import FormatError, no_moment
+from app.sources.formats import FormatError, refuse_time
 from app.sources.yaml_faults import at, explain, quote_marks, shown
 
 MAX_VALUES = 100_000
-"""Of a document once its aliases are written out."""
+"""Limit for a document with its aliases expanded."""
 MAX_MARKS = 100_000
-"""Of line ends and of what begins a value: libyaml takes 0.01 ms for each, PyYAML alone 0.05 ms. A definition
-of 500 steps with 30 transitions each has 79,000."""
+"""Limit for line ends and beginnings of values: libyaml takes 0.01 ms for each, PyYAML alone 0.05 ms. A
+definition of 500 steps with 30 transitions each has 79,000."""
 MAX_DEPTH = 500
-"""Of lists and mappings in each other. Whoever reads the value may recurse."""
+"""Limit for nested lists and mappings, because readers of the value may recurse."""
 MAX_DIGITS = 1000
 MAX_DIRECTIVES = 100
 """libyaml compares each %TAG with all before it."""
@@ -41,22 +41,24 @@ _PLAIN = re.compile(
          (?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?)""",
     re.VERBOSE,
 )
-"""The meaning of a text without quotes: the core schema of YAML 1.2, and what is refused or merged."""
+"""The types of unquoted text: the core schema of YAML 1.2, times (refused) and merge keys."""
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(text: str, parser: Any = _PARSER) -> Any:
-    """Read a document of YAML 1.2 that has nothing but the values of JSON.
+    """Decode a document of YAML 1.2 that contains only values of JSON.
 
     Args:
         text: The document.
-        parser: A loader class of PyYAML, of which only the parser is used.
+        parser: A loader class of PyYAML; only its parser is used.
 
     Raises:
         FormatError: The document is refused; the message says where and why.
     """
     if count_marks(text) > MAX_MARKS:
-        raise FormatError(f"has more lines and values than are read of YAML ({MAX_MARKS}); write it as JSON")
+        raise FormatError(
+            f"has more lines and values than are accepted in YAML ({MAX_MARKS}); write it as JSON"
+        )
     _require_readable(text)
     try:
         if _LONE_TAG.search(text):
@@ -69,7 +71,7 @@ def read_yaml(text: str, parser: Any = _PARSER) -> Any:
 
 
 def count_marks(text: str) -> int:
-    """Count what reading a document takes time for, without reading it."""
+    """Count the parts of a document that take time to parse, without parsing it."""
     return sum(map(text.count, _MARKS))
 
 
@@ -91,26 +93,26 @@ def _require_readable(text: str) -> None:
 
 
 def _require_no_lone_tag(text: str, parser: Any) -> None:
-    """A tag without a name is dropped silently: ``guard: ! (a)`` would be the opposite of what it says."""
+    """Refuse a tag without a name, which parsers drop silently: ``guard: ! (a)`` would lose its negation."""
     for token in yaml.scan(text, Loader=parser):
         if isinstance(token, yaml.TagToken) and not token.value[0] and token.value[1] == "!":
-            raise FormatError(f"{at(token.start_mark)}the tag ! is not of JSON; {quote_marks()}")
+            raise FormatError(f"{at(token.start_mark)}the tag ! has no meaning in JSON; {quote_marks()}")
 
 
 @dataclass(slots=True)
 class _Node:
-    """A value of the document, complete once it has a size."""
+    """A value of the document; complete when it has a size."""
 
     mark: Any
     value: Any = None
     kind: str = "str"
     written: str = ""
     size: int = 0
-    """How many values it stands for, its aliases written out."""
+    """Number of values, with aliases expanded."""
 
 
 class _List:
-    """A list whose end was not read yet."""
+    """A list whose end has not been read yet."""
 
     kind: ClassVar = "seq"
 
@@ -139,7 +141,7 @@ class _List:
 
 
 class _Mapping(_List):
-    """A mapping whose end was not read yet."""
+    """A mapping whose end has not been read yet."""
 
     kind: ClassVar = "map"
 
@@ -162,15 +164,15 @@ class _Mapping(_List):
 
     def value(self) -> Any:
         members: dict[str, Any] = {}
-        for merged in reversed(self._merged or ()):  # the first counts most
+        for merged in reversed(self._merged or ()):  # the first has precedence
             members.update(merged)
         return members | self._own
 
     def _checked(self, name: _Node) -> _Node:
         if name.kind in ("seq", "map"):
-            raise FormatError(f"{at(name.mark)}a name must be text; write one, in quotes if need be")
+            raise FormatError(f"{at(name.mark)}a name must be text; write one, in quotes if necessary")
         if name.kind not in ("str", "merge"):
-            raise FormatError(f"{at(name.mark)}the name {shown(name.written)} is no text; put it in quotes")
+            raise FormatError(f"{at(name.mark)}the name {shown(name.written)} is not text; put it in quotes")
         if name.kind == "merge" and self._merged is not None:
             raise FormatError(f"{at(name.mark)}found duplicate key '<<'; merge a list: '<<: [*a, *b]'")
         if name.kind == "str" and name.value in self._own:
@@ -189,7 +191,7 @@ def _mappings(merged: _Node) -> list[dict[str, Any]]:
 
 @dataclass
 class _Document:
-    """Makes the value of the one document that a parser reads."""
+    """Builds the value of the only document that a parser reads."""
 
     parser: Any
     _open: list[_List] = field(default_factory=list)
@@ -254,7 +256,7 @@ class _Document:
             )
         if not node.size:
             raise FormatError(
-                f"{at(event.start_mark)}an alias stands inside of what it names; write out what it means"
+                f"{at(event.start_mark)}an alias is inside the value that it names; write the value out"
             )
         return _Node(event.start_mark, node.value, node.kind, node.written, node.size)
 
@@ -262,10 +264,10 @@ class _Document:
 def _require_single(event: Any, documents: int) -> None:
     if event.version and tuple(event.version) < (1, 2):
         raise FormatError(
-            f"{at(event.start_mark)}is YAML 1.1, where 'no' and '010' mean other things; leave %YAML out"
+            f"{at(event.start_mark)}is YAML 1.1, where 'no' and '010' mean other values; leave %YAML out"
         )
     if documents > 1:
-        raise FormatError(f"{at(event.start_mark)}found another document; write each into a file of its own")
+        raise FormatError(f"{at(event.start_mark)}found another document; write each into its own file")
 
 
 def _scalar(event: Any) -> _Node:
@@ -280,7 +282,7 @@ def _scalar(event: Any) -> _Node:
     if tag:
         kind = _kind_by_tag(event, kind)
     if kind == "timestamp":
-        raise FormatError(f"{at(node.mark)}{no_moment(shown(written))}")
+        raise FormatError(f"{at(node.mark)}{refuse_time(shown(written))}")
     node.kind = kind
     if kind in ("int", "float"):
         if len(written) > MAX_DIGITS:
@@ -292,23 +294,23 @@ def _scalar(event: Any) -> _Node:
 
 
 def _kind_by_tag(event: Any, kind: str) -> str:
-    """The kind that a tag says, if the text, which is of a ``kind`` without it, can be that."""
-    said = event.tag.removeprefix(_TAG)
-    if said not in ("null", "bool", "int", "float", "timestamp"):
+    """Return the kind that a tag demands, if a text of this ``kind`` can have it."""
+    tagged = event.tag.removeprefix(_TAG)
+    if tagged not in ("null", "bool", "int", "float", "timestamp"):
         raise _wrong_tag(event)
-    if said not in (kind, "timestamp") and (said, kind) != ("float", "int"):
+    if tagged not in (kind, "timestamp") and (tagged, kind) != ("float", "int"):
         raise FormatError(
-            f"{at(event.start_mark)}the value is not what its tag !!{said} says; "
-            "leave the tag out, or mend the value"
+            f"{at(event.start_mark)}the value does not have the type of its tag !!{tagged}; "
+            "leave the tag out, or correct the value"
         )
-    return str(said)
+    return str(tagged)
 
 
 def _wrong_tag(event: Any) -> FormatError:
     tag = shown(event.tag.replace(_TAG, "!!", 1))
     if event.tag in _JSON_TAGS:
         return FormatError(f"{at(event.start_mark)}the tag {tag} does not fit its value; leave it out")
-    return FormatError(f"{at(event.start_mark)}the tag {tag} is not of JSON; {quote_marks()}")
+    return FormatError(f"{at(event.start_mark)}the tag {tag} has no meaning in JSON; {quote_marks()}")
 
 
 def _whole_number(written: str) -> int:

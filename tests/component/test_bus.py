@@ -293,7 +293,7 @@ async def test_a_worker_ends_also_as_it_sends(
         worker = await start(url)
         for _ in range(turns % 10):
             await asyncio.sleep(0)
-        async with asyncio.timeout(tasks_module.AGAIN_AFTER_SECONDS - 1):  # at the first time
+        async with asyncio.timeout(tasks_module.RECANCEL_AFTER_SECONDS - 1):  # at the first time
             await worker.bus.stop()
 
 

@@ -111,7 +111,7 @@ async def test_credentials_are_sent_and_a_wrong_one_is_said_without_them(
     server.answers["/flows"] = guarded
     assert await slugs(RemoteSource(server.url(), auth)) == ["loop"]
     said = await refusal(RemoteSource(server.url(), auth.replace("s3cr3t", "wr0ng")))
-    assert said == f"does not accept what it is given (it answers 401): {WHERE}"
+    assert said == f"does not accept the credentials (it answers 401): {WHERE}"
     server.gives(b"", status=403)
     assert "needs credentials (it answers 403)" in await refusal(RemoteSource(server.url()))
 
@@ -124,11 +124,11 @@ async def test_credentials_are_sent_and_a_wrong_one_is_said_without_them(
         (b"", {"status": 304}, "answers 304"),
         (b"<html>", {"kind": "text/html"}, "answers 'text/html', not JSON"),
         (b"{", {}, "line 1, column 2: is not JSON"),
-        (b'{"a":1,"a":2}', {}, "the name 'a' is there twice"),
+        (b'{"a":1,"a":2}', {}, "the name 'a' occurs twice"),
         (b"[" * 50_000, {}, "nested too deep"),
         (b'"text"', {}, "answers neither a definition nor a list of them"),
-        (b'{"items": [], "next": 7}', {}, "next: is no text"),
-        (b'{"items": [], "next": "x"}', {}, "its pages go in a circle"),
+        (b'{"items": [], "next": 7}', {}, "next: is not a text"),
+        (b'{"items": [], "next": "x"}', {}, "its pages form a circle"),
         (b"\xff", {}, "is not UTF-8"),
     ],
 )
@@ -170,7 +170,7 @@ async def test_no_server_and_one_that_hangs_up(server: RemoteServer) -> None:
 
     server.answers["/flows"] = hang_up
     source = RemoteSource(server.url())
-    assert await refusal(source) == "the answer broke off"
+    assert await refusal(source) == "the answer ended early"
     await server.stop()
     assert "no connection to 127.0.0.1" in await refusal(source)
     assert (
@@ -197,7 +197,7 @@ async def test_an_answer_of_100_megabytes_is_cut_off(server: RemoteServer) -> No
     said = await refusal(RemoteSource(server.url(), max_bytes=2_000_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert said == "answers more bytes than are taken"
+    assert said == "answers with more bytes than are accepted"
     assert sent < 20_000_000
     assert peak < 20_000_000
 
@@ -208,7 +208,7 @@ async def test_an_answer_that_unpacks_to_100_megabytes_is_cut_off(server: Remote
     said = await refusal(RemoteSource(server.url(), max_bytes=2_000_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert said == "answers more bytes than are taken"
+    assert said == "answers with more bytes than are accepted"
     assert peak < 20_000_000
 
 
@@ -225,9 +225,9 @@ async def test_packed_answers(server: RemoteServer) -> None:
         server.answers["/flows"] = answer
 
     packed(b"no gzip", "gzip")
-    assert await refusal(source) == "answers what cannot be unpacked"
+    assert await refusal(source) == "answers with data that cannot be unpacked"
     packed(b"x", "br")
-    assert "the encoding 'br', which was not asked for" in await refusal(source)
+    assert "the encoding 'br', which was not requested" in await refusal(source)
 
 
 async def test_the_limit_is_for_all_pages_together(server: RemoteServer) -> None:
@@ -235,7 +235,8 @@ async def test_the_limit_is_for_all_pages_together(server: RemoteServer) -> None
     size = 20 * 800
     assert len(await slugs(RemoteSource(server.url(), max_bytes=size))) == 20
     assert (
-        await refusal(RemoteSource(server.url(), max_bytes=size // 4)) == "answers more bytes than are taken"
+        await refusal(RemoteSource(server.url(), max_bytes=size // 4))
+        == "answers with more bytes than are accepted"
     )
 
 
@@ -250,7 +251,7 @@ async def test_pages_without_an_end(server: RemoteServer, monkeypatch: pytest.Mo
     assert len(server.requests) == 6
 
 
-async def test_redirects_of_the_same_origin_keep_the_credentials(server: RemoteServer) -> None:
+async def test_redirects_within_the_origin_carry_the_credentials(server: RemoteServer) -> None:
     server.answers["/flows"] = redirecting("/moved?to=here", 308)
     server.gives(flow_dict(), "/moved")
     assert await slugs(RemoteSource(server.url(), "bearer:t0ken")) == ["loop"]
@@ -270,7 +271,7 @@ async def test_a_redirect_to_a_private_address_is_refused(
     server.answers["/flows"] = redirecting(f"http://{host}:{other.port}/flows")
     said = await refusal(RemoteSource(server.url(), "bearer:t0ken"))
     if host in ("127.1", "2130706433", "0"):  # aiohttp takes no such
-        assert said == "redirects to what is no URL"
+        assert said == "redirects to an invalid URL"
     else:
         assert said.startswith("redirects to ")
         assert said.endswith(

@@ -163,9 +163,9 @@ def test_on_the_command_line(shell: Shell) -> None:
     asked = ("flows", "diagram", "sign-in", "--format", "svg")
     assert shell(*asked, "--user", "ada") == drawn(raw, "svg", "recovery")
     assert shell(*asked, "--version", "1") == drawn(raw, "svg")
-    reported = shell(*asked, "--user", "bob")
+    printed = shell(*asked, "--user", "bob")
     assert (
-        reported
+        printed
         == drawn({**raw, "title": "Next"}, "svg") + "bob has no state in sign-in: no step is highlighted\n"
     )
     assert shell("flows", "diagram", "nowhere", code=1) == "server-flow: Flow nowhere not found\n"

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from app.contracts.flow import Flow
 from app.diagrams.dot import dot
 from app.diagrams.formats import diagram
-from app.diagrams.layout import Frame, Link, Placement, Point, Size, place, place_tree
+from app.diagrams.layout import Frame, Link, Placement, Point, Size, layered_layout, tree_layout
 from app.diagrams.mermaid import mermaid
 from app.diagrams.model import cut, picture_of
-from app.diagrams.svg import LISTED, svg
-from app.diagrams.text_metrics import NAME, fitted
+from app.diagrams.svg import MAX_LISTED, svg
+from app.diagrams.text_metrics import NAME, fit
 from app.diagrams.traversal import back_arrows, spanning_arrows
 from config.settings import SHIPPED_FLOWS
 from tests.support.drawn_flows import expense, flow_of, flows, neighbourly, step, tangled, texts, to
@@ -316,7 +316,7 @@ def check_placement(found: Placement, links: Sequence[Link], dots: Sequence[int]
         assert top > -0.01
         assert right < found.width + 0.01
         assert bottom < found.height + 0.01
-    for link, label, way in zip(links, found.labels, found.ways, strict=True):
+    for link, label, way in zip(links, found.labels, found.routes, strict=True):
         assert on_the_rim(way.before[0], found.boxes[link.source])
         assert on_the_rim(way.before[-1], label)
         assert on_the_rim(way.after[0], label)
@@ -353,20 +353,20 @@ def test_no_part_of_a_placement_lies_on_another(data: st.DataObject) -> None:
         for number, arrow in enumerate(picture.arrows)
     )
     dots = tuple(data.draw(st.lists(ends, max_size=3, unique=True)))
-    found = place(boxes, dots, links)
+    found = layered_layout(boxes, dots, links)
     assert found is not None
     check_placement(found, links, dots)
     tree = tuple(links[number] for number in sorted(spanning_arrows(picture)))
-    check_placement(place_tree(boxes, (0,), tree), tree, (0,))
+    check_placement(tree_layout(boxes, (0,), tree), tree, (0,))
 
 
 def test_an_arrow_that_leads_back_goes_up_through_its_label() -> None:
     box, label = Size(80, 40), Size(40, 16)
-    found = place((box, box), (0,), (Link(0, 1, label), Link(1, 0, label, back=True)))
+    found = layered_layout((box, box), (0,), (Link(0, 1, label), Link(1, 0, label, back=True)))
     assert found is not None
     upper, lower = found.boxes
     assert upper.y < lower.y
-    for middle, way, up in zip(found.labels, found.ways, (-1, 1), strict=True):
+    for middle, way, up in zip(found.labels, found.routes, (-1, 1), strict=True):
         assert upper.y + 20 < middle.y - 8 < middle.y + 8 < lower.y - 20
         assert way.before[-1] == pytest.approx((middle.x, middle.y + up * 8))
         assert way.after[0] == pytest.approx((middle.x, middle.y - up * 8))
@@ -392,7 +392,7 @@ def test_spanning_arrows_reach_each_step_once(flow: Flow) -> None:
     spanning = spanning_arrows(picture)
     targets = [picture.arrows[number].target for number in spanning]
     assert len(targets) == len(set(targets))
-    begins = {number for number, box in enumerate(picture.boxes) if box.way_in}
+    begins = {number for number, box in enumerate(picture.boxes) if box.entry}
     assert not begins & set(targets)
     reached, grew = set(begins), True
     while grew:
@@ -422,13 +422,13 @@ def test_texts_fit_their_boxes() -> None:
     for part in groups(root, "step").values():
         (line,) = lines_in(part)
         (box,) = part.findall(f"{SVG}rect[@class='box']")
-        assert fitted(NAME, line, 10_000).width < float(box.attrib["width"]) - 20
+        assert fit(NAME, line, 10_000).width < float(box.attrib["width"]) - 20
 
 
 @OFTEN
 @given(texts, st.floats(20, 300))
 def test_fitted_text_is_no_wider_than_its_room(text: str, room: float) -> None:
-    whole, shown = fitted(NAME, text, 1_000_000), fitted(NAME, text, room)
+    whole, shown = fit(NAME, text, 1_000_000), fit(NAME, text, room)
     assert shown.width <= room
     if whole.width <= room:
         assert shown == whole
@@ -455,7 +455,7 @@ def test_a_step_with_a_hundred_transitions_names_a_few() -> None:
     flow = flow_of(step("hub", *(to("end", f"t{n}") for n in range(100))), step("end"))
     lines = lines_in(groups(parse(svg(flow)), "step")["hub"])
     assert lines[:3] == ["hub", "t1 → end", "t2 → end"]
-    assert lines[LISTED + 1 :] == [f"and {99 - LISTED} more"]
+    assert lines[MAX_LISTED + 1 :] == [f"and {99 - MAX_LISTED} more"]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_definition_is_reported_how_its_author_writes_an_integer() -> None:
     assert (found.pointer, found.advice) == ("/steps/a/index", "write 7")
 
 
-def test_a_payload_keeps_its_doubles() -> None:
+def test_doubles_of_a_payload_stay_doubles() -> None:
     command = convert_json({"step": "a", "payload": {"n": 1.0}}, SetCommand)
     assert isinstance(command.payload, dict)
     assert isinstance(command.payload["n"], float)

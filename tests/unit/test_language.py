@@ -12,16 +12,26 @@ import pytest
 from tests.support.documentation import ROOT, page
 
 ROOMS = (
+    "app/diagrams",
     "app/kit",
     "app/outbound",
     "app/process",
+    "app/sources",
     "app/transfer.py",
     "app/web",
 )
 """Folders and modules of the service whose language is checked."""
 TEST_ROOMS = (
+    "tests/unit/test_diagrams.py",
+    "tests/unit/test_formats.py",
+    "tests/unit/test_integers.py",
     "tests/unit/test_language.py",
     "tests/unit/test_log_events_page.py",
+    "tests/unit/test_numbers.py",
+    "tests/unit/test_tasks.py",
+    "tests/component/test_remote_source.py",
+    "tests/e2e/test_diagrams.py",
+    "tests/e2e/test_docs.py",
 )
 """Folders and modules of tests and benchmarks whose words are checked too."""
 

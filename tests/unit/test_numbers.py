@@ -56,8 +56,8 @@ def test_an_integer_that_is_a_double_becomes_one(given_number: int, double: floa
 )
 def test_everything_else_stays_as_it_is(value: Any) -> None:
     assert with_doubles(value) is value
-    kept = {"a": [value]}
-    assert with_doubles(kept) is kept
+    stored = {"a": [value]}
+    assert with_doubles(stored) is stored
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -10,7 +10,7 @@ from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
 
 
 async def test_all_have_ended_whatever_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks_module, "AGAIN_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(tasks_module, "RECANCEL_AFTER_SECONDS", 0.01)
     swallowed = 0
 
     async def swallowing() -> None:
@@ -59,7 +59,7 @@ async def test_a_cancellation_that_was_swallowed_is_heeded() -> None:
 
 
 async def test_one_from_before_is_not_raised_again() -> None:
-    """Who cleans up after a cancellation may do so to its end."""
+    """Allow a task to clean up completely after a cancellation."""
 
     async def work() -> bool:
         await swallow()
