@@ -104,9 +104,9 @@ def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, obje
 
 
 def _print_unconverted(place: str, not_carried: Sequence[Unconverted]) -> None:
-    """``place: path.inside: kept: why``: it is there as data or under another name; or ``lost``."""
+    """``place: path.inside: converted: why``: it is there as data or under another name; or ``dropped``."""
     for each in not_carried:
-        kind = "kept" if each.kept else "lost"
+        kind = "converted" if each.converted else "dropped"
         say(_line(place, each.pointer, f"{kind}: {each.reason}"), err=True)
 
 

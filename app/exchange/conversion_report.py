@@ -1,54 +1,56 @@
-"""The parts that are carried between a definition and a machine of XState, and those that are not."""
+"""The report of a conversion between a definition and a machine of XState."""
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 KEY = "server-flow"
-"""The member of XState's ``meta`` that holds what a flow says and XState does not."""
+"""The member of XState's ``meta`` with the members of a flow that XState does not have."""
 CEL = "cel"
-"""The type of XState guard that a guard of a flow becomes; its ``params`` have the ``expression``."""
+"""The type of XState guard that a flow's guard is converted to; its ``params`` have the ``expression``."""
 
 
 class Unconverted(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One thing that the other side does not do. ``pointer`` is a JSON pointer (RFC 6901) into what was
-    read. ``kept``: it is in what was made, as data that nothing acts on, or under another name; otherwise
-    it is lost."""
+    """A part of the input that the other side does not support.
+
+    ``pointer`` is a JSON pointer (RFC 6901) into the input. ``converted``: the output contains the part as
+    data without effect, or under another name; otherwise it was dropped.
+    """
 
     pointer: str
     reason: str
-    kept: bool = False
+    converted: bool = field(name="kept", default=False)
 
 
 class Exported(Struct, frozen=True):
-    """A machine as ``createMachine`` of XState takes it, as JSON."""
+    """A machine as JSON for XState's ``createMachine``."""
 
     machine: dict[str, Any]
     not_carried: list[Unconverted]
 
 
 class Imported(Struct, frozen=True):
-    """A definition as authors write it. It is not checked yet."""
+    """A definition as authors write it, not checked yet."""
 
     flow: dict[str, Any]
     not_carried: list[Unconverted]
 
 
 class ConversionReport:
-    """Collects what is not carried; the same twice is one."""
+    """Collects the parts that are not supported, each once."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Unconverted] = {}
 
-    def lost(self, pointer: str, reason: str) -> None:
-        """Something that is not in what was made."""
+    def dropped(self, pointer: str, reason: str) -> None:
+        """Add a part that is missing from the output."""
         self._found.setdefault((pointer, reason), Unconverted(pointer, reason))
 
-    def kept(self, pointer: str, reason: str) -> None:
-        """Something that is in what was made, and not as it was."""
-        self._found.setdefault((pointer, reason), Unconverted(pointer, reason, kept=True))
+    def converted(self, pointer: str, reason: str) -> None:
+        """Add a part that is different in the output."""
+        self._found.setdefault((pointer, reason), Unconverted(pointer, reason, converted=True))
 
     @property
     def all(self) -> list[Unconverted]:
-        """In the order in which they were found."""
+        """All parts, in the order in which they were added."""
         return list(self._found.values())

@@ -1,6 +1,8 @@
-"""A state machine of XState v5 as it was read, and XState's rules over it: what a target names, where a
-machine comes to rest, and which transitions an event may take. Source: xstate 5.33, StateNode and
-stateUtils."""
+"""A state machine of XState v5, and XState's rules over it.
+
+The rules: the state that a target names, the state at which a machine rests, and the transitions that an
+event can take. Source: xstate 5.33, StateNode and stateUtils.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,16 +12,27 @@ from msgspec import Struct
 from app.contracts.errors import Fault, InvalidDefinitionError
 
 INTERNAL = "xstate."
-"""The prefixes of the events that XState itself sends."""
+"""The prefix of events that XState itself sends."""
 ACTOR_EVENTS = {f"{INTERNAL}{name}.actor.": name for name in ("done", "error", "snapshot")}
-"""How the events begin with which an invoked actor ends, fails and says how it is, before the actor's id."""
+"""Prefixes, before the id of an invoked actor, of the events by which it ends, fails or reports progress."""
 WILDCARD = "*"
 
 
 class Choice(Struct, frozen=True, eq=False):
-    """One way that an event may take. ``target`` None: nowhere, ``acts``: but something is done.
-    ``conditional``: it has a guard; ``guard`` is the one that a flow can have too. ``wild``: many events may
-    take it. ``ours`` is what a flow said of it before."""
+    """One transition that an event can take.
+
+    Attributes:
+        pointer: A JSON pointer to it.
+        target: The state that it names; None if it leads nowhere.
+        acts: It has actions.
+        conditional: It has a guard.
+        guard: The guard, if a flow can have it too.
+        reenter: It restarts a state that leads to itself.
+        wild: Many events can take it.
+        description: For people.
+        meta: The author's own.
+        own_meta: The members of the flow that the machine was exported from.
+    """
 
     pointer: str
     target: str | None
@@ -30,47 +43,51 @@ class Choice(Struct, frozen=True, eq=False):
     wild: bool
     description: str | None
     meta: dict[str, Any] | None
-    ours: dict[str, Any]
+    own_meta: dict[str, Any]
 
 
 class Delayed(Struct, frozen=True, eq=False):
-    """A transition that time alone makes. ``delay`` is in milliseconds; None: code says it, or it is no
-    time."""
+    """A transition after a delay.
+
+    ``delay`` is in milliseconds; None if code computes it, or if it is not a time.
+    """
 
     label: str
     delay: int | None
     choices: list[Choice]
 
 
-class Node(Struct, eq=False):
-    """A state, or (``parent`` None) the whole machine. ``always`` are its transitions that wait for no event,
-    ``after`` its delayed ones, the earliest first; ``actors`` are those that it invokes: what they run, by
-    id."""
+class StateNode(Struct, eq=False):
+    """A state, or (``parent`` is None) the whole machine.
+
+    ``always`` are its transitions without an event, ``after`` its delayed ones, the earliest first.
+    ``actors`` are the sources of the actors that it invokes, by id.
+    """
 
     pointer: str
     path: tuple[str, ...]
     id: str
     final: bool
-    parent: "Node | None"
+    parent: "StateNode | None"
     description: str | None
     meta: dict[str, Any] | None
-    ours: dict[str, Any]
+    own_meta: dict[str, Any]
     initial: str | None = None
     on: dict[str, list[Choice]] = {}
     always: list[Choice] = []
     after: list[Delayed] = []
     actors: dict[str, str] = {}
-    children: "dict[str, Node]" = {}
+    children: "dict[str, StateNode]" = {}
 
-    def lineage(self) -> "Iterator[Node]":
-        """The state and what it is in, from the inside."""
-        node: Node | None = self
+    def ancestry(self) -> "Iterator[StateNode]":
+        """Yield the state and its outer states, the innermost first."""
+        node: StateNode | None = self
         while node is not None:
             yield node
             node = node.parent
 
-    def leaves(self) -> "Iterator[Node]":
-        """The states without states in them, in the document's order."""
+    def leaves(self) -> "Iterator[StateNode]":
+        """Yield the states without inner states, in the order of the document."""
         if not self.children:
             yield self
         for child in self.children.values():
@@ -78,16 +95,18 @@ class Node(Struct, eq=False):
 
 
 class Machine:
-    """XState's rules over the states of one machine. ``is_written``: by ``JSON.stringify``, which leaves what
-    waits for no event (``always``) out."""
+    """XState's rules over the states of one machine.
 
-    def __init__(self, root: Node, ids: dict[str, Node], *, is_written: bool = False) -> None:
+    ``is_stringified``: the input was written by ``JSON.stringify``, which omits ``always``.
+    """
+
+    def __init__(self, root: StateNode, ids: dict[str, StateNode], *, is_stringified: bool = False) -> None:
         self.root = root
-        self.is_written = is_written
+        self.is_stringified = is_stringified
         self._ids = ids
 
-    def target(self, source: Node, text: str) -> Node | None:
-        """The state that a transition of ``source`` names; None when there is none."""
+    def target(self, source: StateNode, text: str) -> StateNode | None:
+        """Return the state that a transition of ``source`` names; None if there is none."""
         if text.startswith("#"):
             first, *rest = _segments(text[1:])
             found = self._ids.get(first)
@@ -97,37 +116,40 @@ class Machine:
             return _descend(source, _segments(text[1:]))
         return None if source.parent is None else _descend(source.parent, _segments(text))
 
-    def initial(self, node: Node) -> Node | None:
-        """The state in ``node`` that it begins with; None when there is none."""
+    def initial(self, node: StateNode) -> StateNode | None:
+        """Return the initial state of ``node``; None if there is none."""
         text = node.initial or ""
         if not text.startswith("#"):
             return node.children.get(text)
         found = self.target(node, text)
         return found if found is not None and found.parent is node else None
 
-    def rest(self, node: Node) -> Node:
-        """Where the machine comes to rest that enters ``node``: at its initial states down to one without
-        states; from a final state in another at once where the ``onDone`` of that leads. Raises
-        InvalidDefinitionError when that has no end."""
-        passed: set[Node] = set()
+    def resting_state(self, node: StateNode) -> StateNode:
+        """Return the state at which a machine rests that enters ``node``.
+
+        The machine enters initial states, down to one without inner states. From a final state inside another
+        it goes on at once along ``onDone`` of the outer state.
+
+        Raises:
+            InvalidDefinitionError: The machine never rests, or an initial state is missing.
+        """
+        passed: set[StateNode] = set()
         while True:
             while node.children:
                 inner = self.initial(node)
                 if inner is None:
                     raise InvalidDefinitionError([Fault(node.pointer, "has no initial state")])
                 node = inner
-            onward = self.onward(node)
-            if onward is None:
+            done_target = self.done_target(node)
+            if done_target is None:
                 return node
             if node in passed:
-                raise InvalidDefinitionError(
-                    [Fault(node.pointer, "what it does when it is done leads back here, without end")]
-                )
+                raise InvalidDefinitionError([Fault(node.pointer, "its onDone leads back here, without end")])
             passed.add(node)
-            node = onward
+            node = done_target
 
-    def onward(self, leaf: Node) -> Node | None:
-        """Where a final state in another leads at once."""
+    def done_target(self, leaf: StateNode) -> StateNode | None:
+        """Return the target of ``onDone`` for a final state inside another; None if it rests there."""
         parent = leaf.parent
         if not leaf.final or parent is None or parent.parent is None:
             return None
@@ -137,20 +159,22 @@ class Machine:
             return self.target(source, choice.target)
         return None
 
-    def choices(self, leaf: Node, event: str) -> Iterator[tuple[Node, Choice]]:
-        """The transitions of an event at a state, each with the state that says so, in the order in which
-        XState tries it, up to what has no guard: from the inside; by the event's name, then by wildcards, the
-        longest first."""
-        names = _names(event)
-        for node in leaf.lineage():
+    def choices(self, leaf: StateNode, event: str) -> Iterator[tuple[StateNode, Choice]]:
+        """Yield the transitions of an event at a state, each with the state that declares it.
+
+        In the order in which XState tries them, up to the first without a guard: inner states first; by the
+        name of the event, then by wildcards, the longest first.
+        """
+        names = _matching_names(event)
+        for node in leaf.ancestry():
             for choice in (choice for name in names for choice in node.on.get(name, ())):
                 yield node, choice
                 if not choice.conditional:
                     return
 
-    def eventless(self, leaf: Node) -> Iterator[tuple[Node, Choice]]:
-        """As ``choices``, of what waits for no event."""
-        for node in leaf.lineage():
+    def eventless(self, leaf: StateNode) -> Iterator[tuple[StateNode, Choice]]:
+        """Yield the transitions without an event, as ``choices`` does."""
+        for node in leaf.ancestry():
             for choice in node.always:
                 yield node, choice
                 if not choice.conditional:
@@ -158,34 +182,35 @@ class Machine:
 
 
 def done_event(node_id: str) -> str:
-    """The event that a state is done, which ``onDone`` waits for."""
+    """Return the event for which ``onDone`` of a state waits."""
     return f"{INTERNAL}done.state.{node_id}"
 
 
 def actor_event(event: str) -> tuple[str, str] | None:
-    """Which actor sends an event, by its id, and what it says by it, as in ``ACTOR_EVENTS``; None: it is of
-    none."""
-    for beginning, says in ACTOR_EVENTS.items():
-        if event.startswith(beginning):
-            return says, event.removeprefix(beginning)
+    """Return the outcome (a value of ``ACTOR_EVENTS``) and the id of the actor that sends an event.
+
+    None if no actor sends it.
+    """
+    for prefix, outcome in ACTOR_EVENTS.items():
+        if event.startswith(prefix):
+            return outcome, event.removeprefix(prefix)
     return None
 
 
 def is_wildcard(event: str) -> bool:
-    """True if a name of an event stands for many: all of them, or (``a.*``) a name and those that go on
-    after it."""
+    """Return whether a name stands for many events: all, or (``a.*``) those with a common beginning."""
     return event == WILDCARD or event.endswith(".*")
 
 
-def _names(event: str) -> list[str]:
-    """The name of an event in ``on``."""
+def _matching_names(event: str) -> list[str]:
+    """Return the names in ``on`` that match an event, the most specific first."""
     tokens = event.split(".")
     begins = [".".join(tokens[:number]) for number in range(len(tokens), 0, -1)]
     return [event, *(f"{begin}.*" for begin in begins), WILDCARD]
 
 
-def _descend(node: Node, path: list[str]) -> Node | None:
-    found: Node | None = node
+def _descend(node: StateNode, path: list[str]) -> StateNode | None:
+    found: StateNode | None = node
     for key in path:
         if not key:
             break
@@ -194,7 +219,7 @@ def _descend(node: Node, path: list[str]) -> Node | None:
 
 
 def _segments(text: str) -> list[str]:
-    """The keys of a path: parted by dots, of which a backslash takes the meaning away."""
+    """Split a path at its dots, except those after a backslash."""
     segments, rest = [""], iter(text)
     for character in rest:
         if character == ".":

@@ -1,7 +1,7 @@
-"""A definition as YAML 1.2, as a person would write it: in blocks, steps and transitions in their order.
+"""Writes a definition as YAML 1.2 in block style, steps and transitions in their order.
 
-What is written is read back exactly, by readers of YAML 1.1 too. It is written here and not by a library,
-which takes seconds for a large definition and loses some characters (U+0085).
+Readers of YAML 1.2 and 1.1 read back exactly what was written. No library is used, because they take seconds
+for a large definition and lose some characters (U+0085).
 """
 
 import json
@@ -14,19 +14,19 @@ from msgspec import to_builtins
 from app.contracts.flow import Flow
 
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
-_LONGEST_KEY = 1000
-"""A key on the line of its value has at most 1024 characters."""
+_MAX_KEY = 1000
+"""YAML allows at most 1024 characters for a key on the line of its value."""
 _UNSAFE = re.compile(r"[:#]| \Z")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def flow_to_yaml(flow: Flow) -> str:
-    """The definition, ending with a line end."""
+    """Return the definition, with a line end at the end."""
     return "\n".join(_block(to_builtins(flow))) + "\n"
 
 
 def _block(value: Any) -> Iterator[str]:
-    """The lines of a value that begins a line."""
+    """Yield the lines of a value at the start of a line."""
     if isinstance(value, dict) and value:
         for name, member in value.items():
             yield from _member(name, member)
@@ -38,8 +38,8 @@ def _block(value: Any) -> Iterator[str]:
 
 
 def _member(name: str, value: Any) -> Iterator[str]:
-    key = _text(name)
-    if len(key) > _LONGEST_KEY:
+    key = _quoted_if_needed(name)
+    if len(key) > _MAX_KEY:
         yield f"? {key}"
         key = ""
     if isinstance(value, dict | list) and value:
@@ -64,14 +64,14 @@ def _indented(lines: Iterator[str]) -> Iterator[str]:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
-        return _text(value)
+        return _quoted_if_needed(value)
     written = json.dumps(value)
-    # An exponent alone makes no number in YAML 1.1.
+    # YAML 1.1 has no numbers with an exponent but no point.
     return written.replace("e", ".0e") if isinstance(value, float) and "." not in written else written
 
 
-def _text(text: str) -> str:
-    """Plain where nothing in it could mean anything, otherwise in quotes with what cannot be seen escaped."""
+def _quoted_if_needed(text: str) -> str:
+    """Return the text, in quotes and with invisible characters escaped if YAML could interpret it."""
     if _is_plain(text):
         return text
     escaped = (_ESCAPES.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
@@ -93,7 +93,7 @@ def _escape(character: str) -> str:
 
 
 def _is_paragraph(value: object) -> bool:
-    """True for a text of several lines that can stand as they are."""
+    """Return whether a value is a text of several lines that needs no escapes."""
     if not isinstance(value, str) or "\n" not in value.removesuffix("\n"):
         return False
     lines = value.removesuffix("\n").split("\n")

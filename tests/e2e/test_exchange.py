@@ -49,14 +49,14 @@ async def test_a_flow_is_given_out_in_each_format(serving: Serving, user: str) -
         assert yaml.headers["content-type"].startswith("application/yaml")
         assert decode(yaml.content, ".yaml", "") == SIGN_IN
         assert yaml.text.startswith("flow: sign-in\n")
-        reported = await http.get("/api/flows/sign-in/export?format=xstate")
-        assert from_xstate(reported.json()["machine"]).flow == SIGN_IN
+        machine = await http.get("/api/flows/sign-in/export?format=xstate")
+        assert from_xstate(machine.json()["machine"]).flow == SIGN_IN
         assert {
             "pointer": "/steps/choice/initial",
-            "reason": "XState begins at its one initial state",
+            "reason": "XState starts at its only initial state",
             "kept": True,
-        } in (reported.json()["notCarried"])
-        for answer in (plain, yaml, reported):
+        } in (machine.json()["notCarried"])
+        for answer in (plain, yaml, machine):
             assert (answer.headers["etag"], answer.headers["flow-version"]) == ('"1"', "1")
         assert (await http.get("/api/flows/sign-in/export?format=toml")).status_code == 422
         assert (await http.get("/api/flows/sign-in/export?version=0")).status_code == 422
@@ -153,7 +153,7 @@ def test_the_command_line_exports_each_format(shell: Shell) -> None:
     machine, end = json.JSONDecoder().raw_decode(printed)
     assert from_xstate(machine).flow == SIGN_IN
     listed = printed[end:].strip().splitlines()
-    assert "sign-in: steps.choice.initial: kept: XState begins at its one initial state" in listed
+    assert "sign-in: steps.choice.initial: converted: XState starts at its only initial state" in listed
     assert "no version 2" in shell("flows", "export", "sign-in", "--version", "2", code=1)
 
 
@@ -161,11 +161,11 @@ def test_the_command_line_imports_machines(shell: Shell) -> None:
     (shell.cwd / "order.json").write_text(json.dumps(order_machine("order")))
     printed = shell("flows", "import", "order.json", "--format", "xstate")
     assert "order.json: order v1 published\n" in printed
-    assert "order.json: context: lost: " in printed
+    assert "order.json: context: dropped: " in printed
     connect = "your program runs the transition done when the actor sendOut has ended"
-    assert f"order.json: states.paid.invoke.onDone: kept: {connect}\n" in printed
+    assert f"order.json: states.paid.invoke.onDone: converted: {connect}\n" in printed
     assert (
-        "order.json: states.cart.on.item.add: kept: the event item.add is the transition item-add\n"
+        "order.json: states.cart.on.item.add: converted: the event item.add is the transition item-add\n"
         in printed
     )
     assert "order v1 is the same already" in shell("flows", "import", "order.json", "--format", "xstate")

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_xstate(folder: Path, *machines: Json) -> list[Json]:
-    """What XState makes of machines; those that never rest have a ``refusal``."""
+    """Run machines in XState; those that never rest have a ``refusal``."""
     file = folder / "machines.json"
     file.write_text(json.dumps(machines))
     answers: list[Json] = json.loads(run(node("machines.mjs", str(file))))
@@ -89,15 +89,15 @@ def _at(flow: Flow, step: str) -> tuple[FlowDefinition, FlowState]:
 def agree(flow: Flow, answer: Json) -> None:
     """The exported machine does what the flow does, at every state that it comes to."""
     assert answer["initial"] == flow.initial_step
-    for name, reported in answer["states"].items():
+    for name, state in answer["states"].items():
         step = flow.steps[name]
         timeout = timeout_of(flow, name)
         if timeout and timeout["delay"] > LONGEST:
             timeout = None
-        assert reported["timeout"] == timeout
+        assert state["timeout"] == timeout
         theirs = {of_the_timer(step)} if timeout else set()
-        assert reported["ways"] == ways_of(flow, name, set(step.transitions) - theirs)
-        assert reported["done"] == (not step.transitions)
+        assert state["ways"] == ways_of(flow, name, set(step.transitions) - theirs)
+        assert state["done"] == (not step.transitions)
 
 
 def of_the_timer(step: FlowStep) -> str | None:
@@ -143,11 +143,11 @@ def test_a_machine_with_states_in_states_does_the_same_as_a_flow(folder: Path, w
             continue
         assert "refusal" not in answer
         check_beginning(flow, answer)
-        for name, reported in answer["states"].items():
+        for name, state in answer["states"].items():
             step = renamed(name)
-            there = {renamed(event): renamed(to) for event, to in reported["ways"].items()}
+            there = {renamed(event): renamed(to) for event, to in state["ways"].items()}
             assert ways_of(flow, step, {renamed(event) for event in EVENTS}) == there
-            timeout = reported["timeout"]
+            timeout = state["timeout"]
             assert timeout_of(flow, step) == (timeout and {**timeout, "to": renamed(timeout["to"])})
 
 
@@ -161,8 +161,8 @@ def test_no_transition_of_an_imported_machine_leads_elsewhere_than_in_xstate(
         if flow is None or "refusal" in answer:
             continue
         check_beginning(flow, answer)
-        for name, reported in answer["states"].items():
-            there = {renamed(event): renamed(to) for event, to in reported["ways"].items()}
+        for name, state in answer["states"].items():
+            there = {renamed(event): renamed(to) for event, to in state["ways"].items()}
             here = ways_of(flow, renamed(name), {renamed(event) for event in EVENTS})
             assert here.items() <= there.items()
 
@@ -180,8 +180,8 @@ def imported(machine: Json) -> Flow | None:
 def check_beginning(flow: Flow, answer: Json) -> None:
     assert flow.initial_step == renamed(answer["initial"])
     assert {renamed(name) for name in answer["states"]} <= set(flow.steps)
-    for name, reported in answer["states"].items():
-        if reported["done"]:
+    for name, state in answer["states"].items():
+        if state["done"]:
             assert flow.steps[renamed(name)].transitions == {}
 
 

@@ -41,13 +41,13 @@ def exactly(flow: Flow) -> bytes:
 
 
 def imported(machine: Json) -> tuple[Flow, Found, Found]:
-    """The flow, and by pointers what was lost and what was kept in another way."""
+    """Return the flow, and by pointer the parts that were dropped and those that were converted."""
     done = from_xstate(machine)
     flow = sound(done.flow)
     assert done.not_carried == list(dict.fromkeys(done.not_carried))
-    lost = {each.pointer: each.reason for each in done.not_carried if not each.kept}
-    kept = {each.pointer: each.reason for each in done.not_carried if each.kept}
-    return flow, lost, kept
+    dropped = {each.pointer: each.reason for each in done.not_carried if not each.converted}
+    converted = {each.pointer: each.reason for each in done.not_carried if each.converted}
+    return flow, dropped, converted
 
 
 def faults_of(machine: object) -> Found:
@@ -92,7 +92,7 @@ TEXTS = (
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_yaml_keeps_each_text_as_a_value_and_as_a_name(text: str) -> None:
+def test_yaml_preserves_each_text_as_a_value_and_as_a_name(text: str) -> None:
     raw = flow_dict(meta={"list": [text, [text], {text: text}], text: [{"a": text, "b": text}]})
     assert decode(flow_to_yaml(sound(raw)).encode(), ".yaml", "flow.yaml") == raw
 
@@ -175,7 +175,7 @@ def test_what_xstate_does_not_do_is_listed_as_retained() -> None:
     raw["steps"]["draft"]["initial"] = True
     raw["steps"]["review"]["timeout"]["resume"] = "restart"
     listed = to_xstate(sound(raw)).not_carried
-    assert all(each.kept for each in listed)
+    assert all(each.converted for each in listed)
     assert [each.pointer for each in listed] == [
         "/ttl",
         "/roles",
@@ -228,7 +228,7 @@ def test_the_authors_own_meta_comes_back(meta: Json | None) -> None:
     assert (back.meta, back.steps["c"].meta) == (meta, meta)
 
 
-def test_names_that_are_numbers_keep_their_order_also_when_javascript_changed_it() -> None:
+def test_names_that_are_numbers_stay_in_their_order_also_when_javascript_changed_it() -> None:
     raw = flow_dict(initialStep="20")
     transitions = {name: {"transition": name, "step": "a"} for name in ("9", "x", "3")}
     raw["steps"] = {
@@ -252,7 +252,7 @@ def test_names_that_are_numbers_keep_their_order_also_when_javascript_changed_it
 
 
 def test_a_plain_machine_becomes_a_flow() -> None:
-    flow, lost, kept = imported(
+    flow, dropped, converted = imported(
         {
             "id": "order",
             "description": "From cart to door",
@@ -274,9 +274,9 @@ def test_a_plain_machine_becomes_a_flow() -> None:
             },
         }
     )
-    assert lost == {}
-    assert set(kept) == {"/states"}
-    assert "'-'" in kept["/states"]
+    assert dropped == {}
+    assert set(converted) == {"/states"}
+    assert "'-'" in converted["/states"]
     assert (flow.flow, flow.initial_step, flow.description) == ("order", "cart", "From cart to door")
     assert ways(flow) == {
         "cart": {"CHECKOUT": "payment", "CLEAR": "cart"},
@@ -313,16 +313,16 @@ def test_code_and_data_of_a_machine_are_listed_as_lost() -> None:
         b={"type": "final", "output": {"n": 1}, "entry": [], "tags": [], "invoke": []},
     )
     whole |= {"context": {"n": 0}, "output": 5, "version": "2", "exit": "log"}
-    flow, lost, _ = imported(whole)
-    assert set(lost) == {
+    flow, dropped, _ = imported(whole)
+    assert set(dropped) == {
         "/context", "/output", "/version", "/exit",
         "/states/a/entry", "/states/a/exit", "/states/a/tags", "/states/a/invoke", "/states/a/always/guard",
         "/states/a/on/GO/guard", "/states/a/on/GO/actions", "/states/a/on/SIZE/guard", "/states/a/on/*",
         "/states/a/on/mouse.*", "/states/a/after/slow", "/states/a/nonsense", "/states/b/output",
     }  # fmt: skip
-    assert lost["/states/a/exit"].endswith("a flow has none: log")
-    assert "isReady" in lost["/states/a/on/GO/guard"]
-    assert "atLeast" in lost["/states/a/on/SIZE/guard"]
+    assert dropped["/states/a/exit"].endswith("a flow has none: log")
+    assert "isReady" in dropped["/states/a/on/GO/guard"]
+    assert "atLeast" in dropped["/states/a/on/SIZE/guard"]
     assert ways(flow) == {
         "a": dict.fromkeys(("GO", "SIZE", "error", "done", "always", "after-slow"), "b"),
         "b": {},
@@ -331,7 +331,7 @@ def test_code_and_data_of_a_machine_are_listed_as_lost() -> None:
 
 def test_each_candidate_of_an_event_becomes_a_transition() -> None:
     cel = {"type": "cel", "params": {"expression": "payload.n > 1"}}
-    flow, lost, kept = imported(
+    flow, dropped, converted = imported(
         machine(
             a={
                 "on": {
@@ -349,18 +349,18 @@ def test_each_candidate_of_an_event_becomes_a_transition() -> None:
         "c": {},
     }
     assert flow.steps["a"].transitions["GO"].guard == "payload.n > 1"
-    assert set(lost) == {
+    assert set(dropped) == {
         "/states/a/on/GO/1/guard",
         "/states/a/on/GO/3",
         "/states/b/on/STOP/guard",
         "/states/b/on/SAVE/actions",
     }
-    assert "GO-2-2" in kept["/states/a/on/GO/1"]
-    assert "GO-3" in kept["/states/a/on/GO/2"]
+    assert "GO-2-2" in converted["/states/a/on/GO/1"]
+    assert "GO-3" in converted["/states/a/on/GO/2"]
 
 
 def test_a_state_in_another_inherits_what_is_around_it() -> None:
-    flow, lost, kept = imported(
+    flow, dropped, converted = imported(
         {
             "id": "shop",
             "initial": "buying",
@@ -392,13 +392,13 @@ def test_a_state_in_another_inherits_what_is_around_it() -> None:
         "cancelled": {},
     }  # fmt: skip
     assert flow.initial_step == "buying-choosing"
-    assert set(lost) == {"/states/buying", "/states/buying/after/60000", "/states/buying/states/done"}
-    assert "leads to bought" in lost["/states/buying/states/done"]
-    assert "buying-paying" in kept["/states/buying/states/paying"]
+    assert set(dropped) == {"/states/buying", "/states/buying/after/60000", "/states/buying/states/done"}
+    assert "lead to bought" in dropped["/states/buying/states/done"]
+    assert "buying-paying" in converted["/states/buying/states/paying"]
 
 
 @pytest.mark.parametrize(
-    ("after", "delay", "lost"),
+    ("after", "delay", "dropped"),
     [
         ({"5000": "b", "1000": "c"}, 1, {"/states/a/after/5000"}),
         ({"999": "b", "2000": "c"}, 2, {"/states/a/after/999"}),
@@ -412,14 +412,14 @@ def test_a_state_in_another_inherits_what_is_around_it() -> None:
     ],
 )  # fmt: skip
 def test_of_several_delays_the_earliest_that_can_be_is_the_timeout(
-    after: Json, delay: int | None, lost: set[str]
+    after: Json, delay: int | None, dropped: set[str]
 ) -> None:
     flow, listed, _ = imported(
         machine(a={"on": {"GO": "b"}, "after": after}, b={"type": "final"}, c={"type": "final"})
     )
     timeout = flow.steps["a"].timeout
     assert (timeout and timeout.after.total_seconds()) == delay
-    assert set(listed) == lost
+    assert set(listed) == dropped
 
 
 def test_time_that_xstate_lets_go_on_is_listed() -> None:
@@ -436,16 +436,19 @@ def test_time_that_xstate_lets_go_on_is_listed() -> None:
         },
         "b": {"type": "final"},
     }
-    _, _, kept = imported(machine(**states))
-    assert {at for at, why in kept.items() if "anew" in why} == {"/states/a/on/STAY", "/states/a/on/NOTE"}
+    _, _, converted = imported(machine(**states))
+    assert {at for at, why in converted.items() if "starts again" in why} == {
+        "/states/a/on/STAY",
+        "/states/a/on/NOTE",
+    }
     del states["a"]["after"]
-    _, _, kept = imported(machine(**states))
-    assert set(kept) == {"/states"}
+    _, _, converted = imported(machine(**states))
+    assert set(converted) == {"/states"}
 
 
 def test_names_are_made_legal_and_stay_different() -> None:
     long = "x" * 70
-    flow, _, kept = imported(
+    flow, _, converted = imported(
         {
             "id": "Sign up: now!",
             "initial": "a b",
@@ -464,10 +467,10 @@ def test_names_are_made_legal_and_stay_different() -> None:
         "unnamed": {"ok": "a-b-2"},
         "x" * 64: {},
     }
-    assert {"/id", "/states/a b", "/states/é", f"/states/{long}", "/states/a b/on/-go"} <= set(kept)
-    assert "/states/a-b" not in kept
+    assert {"/id", "/states/a b", "/states/é", f"/states/{long}", "/states/a b/on/-go"} <= set(converted)
+    assert "/states/a-b" not in converted
     names = Names(())
-    assert [names.of("x" * 70, n) for n in range(3)] == ["x" * 64, "x" * 62 + "-2", "x" * 62 + "-3"]
+    assert [names.legal_name("x" * 70, n) for n in range(3)] == ["x" * 64, "x" * 62 + "-2", "x" * 62 + "-3"]
 
 
 def test_states_are_named_as_in_xstate_also_when_their_keys_have_dots() -> None:
@@ -509,9 +512,9 @@ def test_a_state_that_is_done_is_left_as_in_xstate(done: Any, outer: Json, to: s
 @given(st.lists(st.text(max_size=70), unique=True, max_size=30))
 def test_names_are_legal_different_and_their_own_where_they_can_be(given_names: list[str]) -> None:
     names = Names(given_names)
-    made = [names.of(name) for name in given_names]
+    made = [names.legal_name(name) for name in given_names]
     assert len(set(made)) == len(made)
-    assert made == [names.of(name) for name in given_names]
+    assert made == [names.legal_name(name) for name in given_names]
     raw = flow_dict()
     for name, new in zip(given_names, made, strict=True):
         step = {**raw["steps"]["c"], "step": new}
@@ -542,9 +545,9 @@ def test_a_slug_is_legal_or_none(text: str) -> None:
 
 
 def test_a_state_without_a_way_out_that_is_not_final_is_listed() -> None:
-    flow, _, kept = imported(machine(a={"on": {"GO": "b"}}, b={}))
+    flow, _, converted = imported(machine(a={"on": {"GO": "b"}}, b={}))
     assert ways(flow)["b"] == {}
-    assert "ends the flow" in kept["/states/b"]
+    assert "ends the flow" in converted["/states/b"]
 
 
 def test_a_machine_that_was_exported_and_changed_is_a_flow_too() -> None:
@@ -556,9 +559,9 @@ def test_a_machine_that_was_exported_and_changed_is_a_flow_too() -> None:
     hour = {"target": "rejected", "meta": {"server-flow": {"transition": "withdraw", "resume": "absolute"}}}
     review["after"] = {"3600000": hour}
     written["states"]["more"] = {"on": {"back": "draft"}}
-    flow, lost, kept = imported(written)
-    assert lost == {}
-    assert set(kept) == {"/states"}
+    flow, dropped, converted = imported(written)
+    assert dropped == {}
+    assert set(converted) == {"/states"}
     assert ways(flow)["review"] == {"approve": "approved", "withdraw": "rejected", "escalate": "approved"}
     step = flow.steps["review"]
     assert step.transitions["withdraw"].reversible
@@ -590,9 +593,9 @@ def test_a_timeout_that_was_retained_as_data_does_not_count_beside_the_states_ow
         timedelta(days=60), "remind"
     )
     written["states"]["review"]["after"] = {"5000": "draft"}
-    flow, lost, _ = imported(written)
+    flow, dropped, _ = imported(written)
     assert flow.steps["review"].timeout == FlowTimeout(timedelta(seconds=5), "timeout")
-    assert set(lost) == {"/states/review"}
+    assert set(dropped) == {"/states/review"}
 
 
 Spoil = Callable[[Json], object]
@@ -719,6 +722,6 @@ def test_one_thing_is_listed_once() -> None:
         Unconverted(
             "/states/a/after/5000",
             "your program runs the transition after-5000 5000 ms after the state began",
-            kept=True,
+            converted=True,
         ),
     ]

@@ -1,4 +1,4 @@
-"""What XState does by itself, and a program has to do here: no state becomes an end for it."""
+"""Transitions that XState takes by itself, and that a program must run here."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,12 +25,12 @@ def machine(**states: Json) -> Json:
 
 
 def imported(raw: Json) -> tuple[Flow, dict[str, str]]:
-    """The flow, and what is said of each place."""
+    """Return the flow, and the reasons reported at each pointer."""
     done = from_xstate(raw)
-    said: dict[str, str] = {}
+    reported: dict[str, str] = {}
     for each in done.not_carried:
-        said[each.pointer] = f"{said.get(each.pointer, '')}{each.reason};"
-    return parse_flow(done.flow)[0], said
+        reported[each.pointer] = f"{reported.get(each.pointer, '')}{each.reason};"
+    return parse_flow(done.flow)[0], reported
 
 
 def ways(flow: Flow, step: str = "a") -> dict[str, str]:
@@ -99,16 +99,16 @@ def test_the_notes_say_what_to_connect() -> None:
         "always": {"guard": "isReady", "target": "b"},
         "after": {"WAIT": "b"},
     }
-    _, said = imported(machine(a=state, b=END))
-    assert "a flow has none: log, track" in said["/states/a/entry"]
-    assert "the actor fetchUser is code of your program" in said["/states/a/invoke"]
-    assert said["/states/a/invoke/onDone"] == (
+    _, reported = imported(machine(a=state, b=END))
+    assert "a flow has none: log, track" in reported["/states/a/entry"]
+    assert "the actor fetchUser is code of your program" in reported["/states/a/invoke"]
+    assert reported["/states/a/invoke/onDone"] == (
         "your program runs the transition done when the actor fetchUser has ended;"
     )
-    assert "the transition error when the actor fetchUser has failed" in said["/states/a/invoke/onError"]
-    assert "the guard isFatal is code" in said["/states/a/invoke/onError/guard"]
-    assert "the transition always as soon as its guard holds" in said["/states/a/always"]
-    assert "the transition after-WAIT when the delay WAIT is over" in said["/states/a/after/WAIT"]
+    assert "the transition error when the actor fetchUser has failed" in reported["/states/a/invoke/onError"]
+    assert "the guard isFatal is code" in reported["/states/a/invoke/onError/guard"]
+    assert "the transition always as soon as its guard holds" in reported["/states/a/always"]
+    assert "the transition after-WAIT when the delay WAIT ends" in reported["/states/a/after/WAIT"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_json_stringify_leaves_out_makes_no_end() -> None:
     assert [fault.pointer for fault in refusal.value.faults] == ["/states/b"]
     assert "import machine.config" in refusal.value.faults[0].message
     whole["states"]["b"]["on"] = {"GO": "c"}
-    assert "leaves always out" in imported(whole)[1][""]
+    assert "omits always" in imported(whole)[1][""]
 
 
 # No false end
@@ -164,7 +164,7 @@ def has_a_target(way: Any) -> bool:
 
 
 def is_left(lineage: Lineage) -> bool:
-    """Whether something leads out of a state, as it is written, also what an inner state forbids."""
+    """Return whether anything leads out of a state as written, also if an inner state forbids it."""
     for node in lineage:
         invoked = node.get("invoke", [])
         found = [*node.get("on", {}).values(), *node.get("after", {}).values(), node.get("always")]
