@@ -5,4 +5,4 @@ from app.contracts.commands import Origin
 
 CLI_CALLER = trusted_caller("command-line")
 """Access to the database is what authorises commands, so that the service checks no roles of them."""
-CLI_ORIGIN = Origin(actor=CLI_CALLER.user_id, client="command-line", caller=CLI_CALLER)
+CLI_ORIGIN = Origin(CLI_CALLER, client="command-line")

@@ -22,26 +22,27 @@ RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
 
 
 class Origin(Struct, frozen=True):
-    """Where a command comes from. ``actor`` is the caller's user id, ``client`` the kind of door and
-    program: recorded with the change. ``dry_run``: decide, and change and record nothing. ``caller`` is who
-    asks, of whom roles are asked; None: a Python program or the service itself, of which none are."""
+    """The source of a command, recorded with the change.
 
-    actor: str
+    ``caller`` is who requests it, ``client`` the kind of interface or program. ``expected`` are positions of
+    the state at which the change may be made. ``dry_run``: decide, but change and record nothing.
+    """
+
+    caller: Caller
     request_id: str | UnsetType = UNSET
     client: str | UnsetType = UNSET
     expected: ExpectedPosition | tuple[ExpectedPosition, ...] | None = None
     dry_run: bool = False
-    caller: Caller | None = None
 
     @property
-    def effective_caller(self) -> Caller:
-        """The caller."""
-        return self.caller or trusted_caller(self.actor)
+    def actor(self) -> str:
+        """The name that records of the change have for the caller."""
+        return self.caller.user_id
 
 
 def trusted_origin(user_id: str, client: str | UnsetType = UNSET) -> Origin:
     """Create the origin of a command by code in this process, acting for ``user_id``."""
-    return Origin(user_id, client=client, caller=trusted_caller(user_id))
+    return Origin(trusted_caller(user_id), client=client)
 
 
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -144,11 +144,10 @@ class Call:
                 raise InvalidRequestError([Fault("/Idempotency-Key", "takes 1 to 128 visible characters")])
             request_id = given
         return Origin(
-            actor=self.caller.user_id,
+            self.caller,
             request_id=request_id,
             client="http",
             expected=self.expected,
-            caller=self.caller,
         )
 
 

@@ -13,6 +13,8 @@ from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import StateStore
 from app.contracts.ports.statistics import StatisticsSource
+from app.contracts.statistics import FlowStatistics
+from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataKeeper
@@ -36,6 +38,7 @@ from app.services.states.endings import Endings
 from app.services.states.executor import Executor
 from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
+from app.services.states.operations import StateOperations
 from app.services.states.recovery import Recovery
 
 
@@ -74,6 +77,7 @@ class Components:
     """Each part is given the few that it needs."""
 
     def __init__(self, ports: Ports, limits: Limits) -> None:
+        self._statistics, self._clock = ports.statistics, ports.clock
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
@@ -94,12 +98,22 @@ class Components:
             Endings(states, history, clock),
             ChangeLimit(limits.user_changes_per_minute),
         )
-        self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, clock)
+        self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.audience = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.audience.listens)
         self.audience.on_left(self.presence.forget_topic)
         self.history = HistoryReader(states, history, clock, pruned=pruned)
+        self.operations = StateOperations(
+            states,
+            self.changes,
+            self.catalog,
+            self.access,
+            self.history,
+            clock,
+            max_payload_bytes=limits.max_payload_bytes,
+        )
         self.administration = Administration(states, self.changes, self.catalog, self.access, recovery, clock)
+        self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = PersonalDataKeeper(
             states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
         )
@@ -115,3 +129,7 @@ class Components:
             LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
             clock,
         )
+
+    async def read_statistics(self) -> FlowStatistics:
+        """Return statistics over all states and their history."""
+        return await self._statistics.statistics(self._clock.now())

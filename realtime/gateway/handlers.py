@@ -313,10 +313,9 @@ def _require_capacity(session: Session) -> None:
 def _origin(session: Session, message: Any) -> Origin:
     expected = message.expected_revision
     return Origin(
-        actor=session.user_id,
+        session.caller,
         request_id=message.request_id,
         client="socket",
-        caller=session.caller,
         expected=None if expected is None else ExpectedPosition(expected),
     )
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowError
 from app.contracts.events import Event, StateChanged, Topic
 from app.contracts.positions import ExpectedPosition
@@ -242,10 +243,11 @@ class FlowMachine(RuleBasedStateMachine):
     def spoil_and_repair(self, harm: dict[str, Any], worker: int, by_set: bool) -> None:
         self.harm({"$set": harm})
         service = self.rig.workers[worker]
+        flows = service.as_trusted()
         if harm in FORGED:
             self.recovered(worker, forged=True)
             return
-        for asked in (service.get_flow_state("ada", self.flow), service.start_flow("ada", self.flow)):
+        for asked in (flows.get_flow_state("ada", self.flow), flows.start_flow("ada", self.flow)):
             assert self.run(self.outcome(asked)) == "FLOW_STATE_CORRUPTION"
         if by_set:
             self.model.state = (self.model.state or {}) | harm
@@ -265,7 +267,7 @@ class FlowMachine(RuleBasedStateMachine):
             self.model.state = None
         self.run(_awaited(self.rig.states.delete_one(self.key)))
         self.model.memory.clear()
-        assert self.run(self.rig.workers[worker].get_flow_state("ada", self.flow)) is None
+        assert self.run(self.rig.workers[worker].as_trusted().get_flow_state("ada", self.flow)) is None
         self.recovered(worker, lost=not by_ttl)
 
     @property
@@ -290,9 +292,10 @@ class FlowMachine(RuleBasedStateMachine):
         self.run(_awaited(self.rig.states.update_one(self.key, harm)))
 
     def recovered(self, worker: int, **unsound: bool) -> None:
-        asked = self.rig.workers[worker].administration.recover_flow("ada", self.flow, origin=Origin("boss"))
+        administration = self.rig.workers[worker].administration
+        recovery = administration.recover_flow("ada", self.flow, origin=trusted_origin("boss"))
         wanted = _decided(lambda: self.model.recover("boss", self.now, **unsound))
-        assert self.run(self.outcome(asked)) == wanted
+        assert self.run(self.outcome(recovery)) == wanted
         self.compare(1 - worker)
 
     # Comparison
@@ -339,7 +342,10 @@ class FlowMachine(RuleBasedStateMachine):
             epochs = {known: epoch for epoch, known in self.lives.items()}
             expected = ExpectedPosition(revision, None if life is None else epochs.get(life, "unknown"))
         request_id = UNSET if origin.request_id is None else origin.request_id
-        by, args = Origin(origin.actor, request_id, expected=expected), command.args
+        by, args = (
+            Origin(trusted_caller(origin.actor), request_id=request_id, expected=expected),
+            command.args,
+        )
         held = service.administration
         match command.name:
             case "start":
@@ -399,7 +405,7 @@ class FlowMachine(RuleBasedStateMachine):
             self.delivered(worker)
         if self.steps % 6:  # most answers are the state themselves
             return
-        read = self.rig.workers[worker].get_flow_state("ada", self.flow)
+        read = self.rig.workers[worker].as_trusted().get_flow_state("ada", self.flow)
         assert self.run(self.outcome(read)) == _decided(lambda: self.model.read(self.now))
 
     def delivered(self, worker: int, *, swept: bool = False) -> None:
@@ -428,7 +434,8 @@ class FlowMachine(RuleBasedStateMachine):
 
     def compare_histories(self) -> None:
         service = self.rig.workers[0]
-        history = self.run(service.get_flow_history("ada", self.flow))
+        flows = service.as_trusted()
+        history = self.run(flows.get_flow_history("ada", self.flow))
         for record, wanted in zip(history, self.model.history, strict=True):
             named = self.plain(record)
             if (revision := named.pop("payload_revision", None)) is not None:
@@ -437,7 +444,7 @@ class FlowMachine(RuleBasedStateMachine):
                 )
                 assert source.payload_revision is UNSET
             assert named == wanted
-        assert self.run(service.verify_flow_history("ada", self.flow)).broken is None
+        assert self.run(flows.verify_flow_history("ada", self.flow)).broken is None
         told = [(self.lives[event.epoch], event.revision) for event in self.rig.heard]
         made = [(r["epoch"], r["revision"]) for r in self.model.history if r["success"]]
         assert list(dict.fromkeys(told)) == made, "every change is told, in order"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.contracts.commands import BatchAction, BatchOperation, Origin
+from app.contracts.commands import BatchAction, BatchOperation, trusted_origin
 from app.contracts.ports.states import StateFilter
 from app.main import Backend
 from config.settings import Settings
@@ -18,7 +18,7 @@ FLOW = "user-onboarding"
 
 async def test_by_a_filter_page_by_page(parts: Backend) -> None:
     service = parts.service
-    origin = Origin(actor="root")
+    origin = trusted_origin("root")
     users = [f"u-{n}" for n in range(7)]
     starts = [BatchOperation(op="reset", user_id=user, flow_id=FLOW) for user in users]
     await service.bulk.run(starts, origin)
@@ -55,16 +55,17 @@ async def test_a_thousand_share_commands(
     sent = SentCommands()
     counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     service = service_on(counted)
+    flows = service.as_trusted()
     resets = [BatchOperation(op="reset", user_id=f"u-{n}", flow_id=FLOW) for n in range(1000)]
     moves = [
         BatchOperation(op="transition", user_id=f"u-{n}", flow_id=FLOW, transition="start")
         for n in range(1000)
     ]
     try:
-        await service.start_flow("ada", FLOW)  # reads the definition
+        await flows.start_flow("ada", FLOW)  # reads the definition
         sent.names.clear()
         for operations in (resets, moves):
-            outcomes = await service.bulk.run(operations, Origin(actor="root"))
+            outcomes = await service.bulk.run(operations, trusted_origin("root"))
             assert [str(one.error) for one in outcomes if one.error is not None] == []
             assert len(sent.names) <= 2 * 1000 // 40, sent.names
             sent.names.clear()

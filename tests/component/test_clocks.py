@@ -36,15 +36,17 @@ async def test_a_worker_hours_off_ends_no_state_and_runs_no_timer(
 ) -> None:
     definition = flow_dict(FLOW) | {"ttl": "PT30M"}
     async with Backend(settings).running() as right:
+        right_flows = right.as_trusted()
         await right.definitions.create(definition, actor="root", source="api")
-        await right.start_flow("ada", FLOW)
+        await right_flows.start_flow("ada", FLOW)
         wrong_parts = Backend(settings, clock=Shifted(timedelta(hours=hours)))
         async with wrong_parts.running() as wrong:
+            wrong_flows = wrong.as_trusted()
             assert not wrong_parts.time.is_trusted()
             assert await wrong.background.purge_expired() == 0
-            seen = await wrong.get_flow_state("ada", FLOW)
+            seen = await wrong_flows.get_flow_state("ada", FLOW)
             assert seen is not None
-            state, _ = await wrong.start_flow("bob", FLOW)
+            state, _ = await wrong_flows.start_flow("bob", FLOW)
             assert await right.background.purge_expired() == 0
-            assert await right.get_flow_state("bob", FLOW) is not None
+            assert await right_flows.get_flow_state("bob", FLOW) is not None
             assert abs(state.updated_at - datetime.now(UTC)) < timedelta(minutes=5)

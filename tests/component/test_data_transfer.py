@@ -16,7 +16,8 @@ from bson.codec_options import CodecOptions
 from bson.json_util import loads
 from bson.raw_bson import RawBSONDocument
 
-from app.contracts.commands import Origin
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import DatabaseRefusedError
 from app.contracts.transfer import DataTransferError, TransferReport
 from app.main import Backend, take_up_definitions
@@ -41,7 +42,7 @@ from tests.support.samples import flow_dict
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
 HEADER = Header(FORMAT, FORMAT_VERSION, "0.5.0", "2026-01-01T00:00:00.000Z")
-ROOT = Origin(actor="root")
+ROOT = trusted_origin("root")
 MARK = {"_id": IMPORT_LEASE, "fence": 1, "until": datetime(9999, 1, 1, tzinfo=UTC)}
 RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
 
@@ -128,30 +129,32 @@ async def test_life_goes_on_after_a_round_trip(
     parts: Backend, new_database: MakeDatabase, settings: Settings, tmp_path: Path
 ) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict(title="Loop"))
     for user in ("ada", "eve", "ian"):
-        await service.start_flow(user, "loop")
+        await flows.start_flow(user, "loop")
         await service.execute_transition(
-            user, "loop", "go", {"n": 1}, origin=Origin(actor=user, request_id="r")
+            user, "loop", "go", {"n": 1}, origin=Origin(trusted_caller(user), request_id="r")
         )
-    await service.clear_flow_state("eve", "loop")
+    await flows.clear_flow_state("eve", "loop")
     await service.personal_data.erase("ian", ROOT)
     await export(parts.database, tmp_path / "a.flow")  # a part of the records may still wait in outboxes
     target = await new_database()
     await load(target, tmp_path / "a.flow")
     again = Backend(settings.model_copy(update={"mongo_database": target_name(target)}))
     async with again.running() as second:
+        second_flows = second.as_trusted()
         for user in ("ada", "eve", "ian"):
-            found = await second.verify_flow_history(user, "loop")
+            found = await second_flows.verify_flow_history(user, "loop")
             assert (found.whole, found.broken) == (True, None), user
-            assert found.head == (await service.verify_flow_history(user, "loop")).head
+            assert found.head == (await flows.verify_flow_history(user, "loop")).head
         repeated = await second.execute_transition(
-            "ada", "loop", "go", {"n": 1}, origin=Origin(actor="ada", request_id="r")
+            "ada", "loop", "go", {"n": 1}, origin=Origin(trusted_caller("ada"), request_id="r")
         )
         assert repeated.revision == 1, "a request of before the export is still known"
-        moved = await second.execute_transition("ada", "loop", "back")
+        moved = await second_flows.execute_transition("ada", "loop", "back")
         assert moved.revision == 2
-        assert (await second.verify_flow_history("ada", "loop")).records == 3
+        assert (await second_flows.verify_flow_history("ada", "loop")).records == 3
 
 
 def target_name(database: Database) -> str:
@@ -163,20 +166,21 @@ async def test_an_export_of_a_busy_database_has_every_state_at_one_moment(
 ) -> None:
     """Users go on, start and end while small batches are read; each state in the file verifies."""
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict(title="Loop"))
     users = [f"u{n}" for n in range(30)]
     for user in users:
-        await service.start_flow(user, "loop")
+        await flows.start_flow(user, "loop")
     running = True
     changes: Counter[str] = Counter()
 
     async def change(user: str) -> None:
         while running:
-            state, _ = await service.start_flow(user, "loop")
-            await service.execute_transition(user, "loop", "go" if state.step == "a" else "back")
+            state, _ = await flows.start_flow(user, "loop")
+            await flows.execute_transition(user, "loop", "go" if state.step == "a" else "back")
             changes[user] += 1
             if changes[user] % 5 == 0:
-                await service.clear_flow_state(user, "loop")
+                await flows.clear_flow_state(user, "loop")
 
     changing = [asyncio.create_task(change(user)) for user in [*users, *(f"late{n}" for n in range(10))]]
     file = tmp_path / "a.flow"
@@ -194,10 +198,11 @@ async def test_an_export_of_a_busy_database_has_every_state_at_one_moment(
     await load(target, file)
     again = Backend(settings.model_copy(update={"mongo_database": target_name(target)}))
     async with again.running() as second:
+        second_flows = second.as_trusted()
         keys = {bson.decode(raw)["_id"] for raw in await stored(target, "flow_states")}
         assert keys >= {f"loop:{user}" for user in users}
         for key in keys:
-            found = await second.verify_flow_history(key.partition(":")[2], "loop")
+            found = await second_flows.verify_flow_history(key.partition(":")[2], "loop")
             assert (found.whole, found.broken) == (True, None), key
         records = {bson.decode(raw)["stateId"] for raw in await stored(target, "flow_history")}
         assert records <= keys, "no record of a state that started later"
@@ -208,8 +213,9 @@ async def exported(settings: Settings, tmp_path: Path) -> Path:
     """A file of a small database, which no service uses any more."""
     parts = Backend(settings)
     async with parts.running() as service:
+        flows = service.as_trusted()
         await take_up_definitions(service, settings)
-        await service.start_flow("ada", "user-onboarding")
+        await flows.start_flow("ada", "user-onboarding")
         await service.background.relay.drain(5)
         await export(parts.database, tmp_path / "good.flow")
     return tmp_path / "good.flow"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
+from app.contracts.commands import PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.migration import MigrateCommand
 from app.kit.clock import SystemClock
@@ -22,7 +22,7 @@ from tests.support.samples import flow_dict
 from tests.support.services import service_on
 from tests.support.versions import edited, renamed, without
 
-ROOT = Origin(actor="root", client="tests")
+ROOT = trusted_origin("root", client="tests")
 RENAMED = renamed(flow_dict(), "b", "b2")
 
 
@@ -32,9 +32,10 @@ def members(flow: dict[str, Any]) -> dict[str, Any]:
 
 async def walked(service: FlowService) -> None:
     """A flow whose version 2 lacks step b, and a state that stands there on version 1."""
+    flows = service.as_trusted()
     await service.create_flow(flow_dict())
-    await service.start_flow("ada", "loop", StartCommand(payload={"x": 1}))
-    await service.execute_transition("ada", "loop", "go")
+    await flows.start_flow("ada", "loop", StartCommand(payload={"x": 1}))
+    await flows.execute_transition("ada", "loop", "go")
     await service.update_flow("loop", members(without(flow_dict(), "b", "c")))
     await service.background.relay.drain(5)
 
@@ -43,12 +44,13 @@ async def walked(service: FlowService) -> None:
 async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Backend) -> None:
     """By hand, past the service: corruption that says what to do, recover, then the proper way."""
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
     states = parts.database.collection("flow_states")
     await states.update_one({"_id": "loop:ada"}, {"$set": {"version": 2}})
     for refused in (
-        service.get_flow_state("ada", "loop"),
-        service.execute_transition("ada", "loop", "done"),
+        flows.get_flow_state("ada", "loop"),
+        flows.execute_transition("ada", "loop", "done"),
     ):
         with pytest.raises(FlowStateCorruptionError) as damage:
             await refused
@@ -72,11 +74,11 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Back
     assert done.state.payload == {"x": 1}
     report = await service.migration.migrate("loop", MigrateCommand(1, 2, {"b": "a"}), origin=ROOT)
     assert report.moved == 1
-    after = await service.execute_transition("ada", "loop", "go")
+    after = await flows.execute_transition("ada", "loop", "go")
     assert (after.step, after.version, after.payload) == ("c", 2, {"x": 1})
-    kinds = [r.kind for r in await service.get_flow_history("ada", "loop")]
+    kinds = [r.kind for r in await flows.get_flow_history("ada", "loop")]
     assert kinds == ["started", "transitioned", "recovered", "migrated", "transitioned"]
-    assert (await service.verify_flow_history("ada", "loop")).whole
+    assert (await flows.verify_flow_history("ada", "loop")).whole
 
 
 @pytest.mark.expected_logs("state recovered")
@@ -89,22 +91,24 @@ async def test_a_step_that_was_taken_out_of_a_published_version(parts: Backend, 
     )
     restarted = Backend(settings)
     async with restarted.running() as service:
+        flows = service.as_trusted()
         with pytest.raises(FlowStateCorruptionError) as damage:
-            await service.get_flow_state("ada", "loop")
+            await flows.get_flow_state("ada", "loop")
         assert "step b is not in version 1" in damage.value.message
         assert "recover would rebuild it from its history at step a" in damage.value.message
         done = await service.administration.recover_flow("ada", "loop", origin=ROOT)
         assert done.state is not None
         assert (done.action, done.state.step) == ("rebuilt", "a")
-        assert (await service.execute_transition("ada", "loop", "go")).step == "c"
+        assert (await flows.execute_transition("ada", "loop", "go")).step == "c"
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_what_cannot_be_read_fails_alone(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict())
     for user in ("ada", "bob", "eve"):
-        await service.start_flow(user, "loop")
+        await flows.start_flow(user, "loop")
     await service.update_flow("loop", {"title": "New"})
     await service.background.relay.drain(5)
     states = parts.database.collection("flow_states")
@@ -119,9 +123,10 @@ async def test_what_cannot_be_read_fails_alone(parts: Backend) -> None:
 
 async def test_two_runs_at_a_time_move_each_state_once(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict())
     users = [f"u{n}" for n in range(60)]
-    await asyncio.gather(*(service.start_flow(user, "loop") for user in users))
+    await asyncio.gather(*(flows.start_flow(user, "loop") for user in users))
     await service.administration.pause_flow(
         "u0", "loop", PauseCommand(reason="audit"), origin=trusted_origin("u0")
     )
@@ -135,9 +140,9 @@ async def test_two_runs_at_a_time_move_each_state_once(parts: Backend) -> None:
     assert sum(run.moved for run in runs) == 60
     assert [run.failed for run in runs] == [0, 0, 0]
     for user in users:
-        kinds = [r.kind for r in await service.get_flow_history(user, "loop")]
+        kinds = [r.kind for r in await flows.get_flow_history(user, "loop")]
         assert kinds.count("migrated") == 1
-    held = await service.get_flow_state("u0", "loop")
+    held = await flows.get_flow_state("u0", "loop")
     assert held is not None
     assert (held.status, held.pause_reason, held.version) == ("paused", "audit", 2)
 
@@ -150,8 +155,9 @@ async def test_many_share_commands(
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
     monkeypatch.setattr("app.services.administration.migration.SECONDS", 60)
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict())
-    await asyncio.gather(*(service.start_flow(f"u{n}", "loop") for n in range(300)))
+    await asyncio.gather(*(flows.start_flow(f"u{n}", "loop") for n in range(300)))
     await service.background.relay.drain(60)
     await service.update_flow("loop", {"title": "New"})
     assert settings.mongo_url is not None

@@ -24,20 +24,21 @@ async def test_what_a_change_leaves_is_neither_sent_nor_stored_again(
     counted = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     try:
         async with service_on(counted) as service:
+            flows = service.as_trusted()
             await service.create_flow(flow_dict())
-            first, _ = await service.start_flow("ada", "loop", StartCommand(payload=PAYLOAD))
+            first, _ = await flows.start_flow("ada", "loop", StartCommand(payload=PAYLOAD))
             await service.background.relay.drain(5)
             sent.commands.clear()
             for _ in range(CHANGES):
-                last = await service.execute_transition("ada", "loop", "again")
+                last = await flows.execute_transition("ada", "loop", "again")
             await service.background.relay.drain(5)
             assert sum(len(str(command)) for command in sent.commands) < CHANGES * 10_000
             assert last.payload == PAYLOAD
-            history = await service.get_flow_history("ada", "loop")
+            history = await flows.get_flow_history("ada", "loop")
             assert all(state_after(record).payload == PAYLOAD for record in history)
-            found = await service.get_flow_events("ada", "loop", HeldPosition(first.epoch, CHANGES - 5))
+            found = await flows.get_flow_events("ada", "loop", HeldPosition(first.epoch, CHANGES - 5))
             assert (found.complete, len(found.events)) == (True, 5)
-            assert (await service.verify_flow_history("ada", "loop")).whole
+            assert (await flows.verify_flow_history("ada", "loop")).whole
         records = await parts.database.collection("flow_history").find().to_list(None)
         assert len(records) == CHANGES + 1
         assert sum(len(bson.encode(record)) for record in records) < 2 * 60_000 + CHANGES * 3_000

@@ -5,32 +5,33 @@ import asyncio
 import pytest
 from bson.json_util import dumps
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.main import Backend
 from app.services import FlowService
 from app.services.administration import personal_data
 from models.history_store import MongoHistoryStore
+from models.states.store import MongoStateStore
 
 FLOW = "user-onboarding"
-ROOT = Origin(actor="root", client="tests")
+ROOT = trusted_origin("root", client="tests")
 SECRETS = ("DE0212", "private note", "org-of-ada", "suspicion", "request-of-ada")
 
 
 async def lived(service: FlowService, user: str = "ada") -> None:
     """Two flows; in one of them two lives, a hold, and a refusal."""
-    origin = Origin(actor=user, request_id="request-of-ada", client="http")
+    flows = service.as_trusted()
+    origin = Origin(trusted_caller(user), request_id="request-of-ada", client="http")
     await service.start_flow(user, FLOW, StartCommand(payload={"iban": "DE0212"}), origin=origin)
-    await service.clear_flow_state(user, FLOW)
+    await flows.clear_flow_state(user, FLOW)
     begun = StartCommand(payload={"iban": "DE0212"}, entity_id="org-of-ada")
-    await service.start_flow(user, FLOW, begun)
-    await service.execute_transition(user, FLOW, "start", {"x": "DE0212"}, message="private note")
+    await flows.start_flow(user, FLOW, begun)
+    await flows.execute_transition(user, FLOW, "start", {"x": "DE0212"}, message="private note")
     await service.administration.pause_flow(
         user, FLOW, PauseCommand(reason="suspicion"), origin=trusted_origin(user)
     )
-    await asyncio.gather(service.execute_transition(user, FLOW, "skip"), return_exceptions=True)
-    await service.set_flow_state(
-        user, SetCommand(flow="sign-in", step="credentials", payload={"n": "DE0212"})
-    )
+    await asyncio.gather(flows.execute_transition(user, FLOW, "skip"), return_exceptions=True)
+    await flows.set_flow_state(user, SetCommand(flow="sign-in", step="credentials", payload={"n": "DE0212"}))
 
 
 async def everything(parts: Backend) -> str:
@@ -54,6 +55,7 @@ async def test_the_export_has_all_there_is(parts: Backend) -> None:
 
 async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await lived(service)
     await lived(service, "bob")
     text = await everything(parts)
@@ -66,27 +68,28 @@ async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Ba
     await service.background.relay.drain(5)
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []
-    assert await service.get_user_flows("ada") == []
+    assert await flows.get_user_flows("ada") == []
     for flow in (FLOW, "sign-in"):
-        found = await service.verify_flow_history("ada", flow)
+        found = await flows.verify_flow_history("ada", flow)
         assert (found.whole, found.broken) == (True, None)
         assert found.erased == found.records - 1
-    history = await service.get_flow_history("ada", FLOW)
+    history = await flows.get_flow_history("ada", FLOW)
     assert [r.to_step for r in history if r.success][:4] == ["welcome", "welcome", "welcome", "profile-setup"]
-    assert (await service.get_flow_history("bob", FLOW))[0].payload == {"iban": "DE0212"}
+    assert (await flows.get_flow_history("bob", FLOW))[0].payload == {"iban": "DE0212"}
 
 
 async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await lived(service)
     await service.personal_data.erase("ada", ROOT)
     again = await service.personal_data.erase("ada", ROOT)
     assert len(again.receipts) == 2
-    state, started = await service.start_flow("ada", FLOW, StartCommand(payload={"new": 1}))
+    state, started = await flows.start_flow("ada", FLOW, StartCommand(payload={"new": 1}))
     assert started
     assert (state.revision, state.payload) == (0, {"new": 1})
-    await service.execute_transition("ada", FLOW, "start")
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    await flows.execute_transition("ada", FLOW, "start")
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 @pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
@@ -94,18 +97,19 @@ async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_retained_
     parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await lived(service)
     await service.personal_data.erase("ada", ROOT)
     await service.background.relay.drain(5)
     await service.background.stop()  # what follows waits in the outbox
     monkeypatch.setattr(personal_data, "DRAIN_SECONDS", 0.05)
-    await service.start_flow("ada", FLOW, StartCommand(payload={"iban": "DE0212"}))
-    await service.clear_flow_state("ada", FLOW)
+    await flows.start_flow("ada", FLOW, StartCommand(payload={"iban": "DE0212"}))
+    await flows.clear_flow_state("ada", FLOW)
     done = await service.personal_data.erase("ada", ROOT)
     assert [r.revision for r in done.receipts if r.flow_id == FLOW] == [2], "a receipt of its own"
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 async def test_who_was_never_there_leaves_no_trace(parts: Backend) -> None:
@@ -116,6 +120,7 @@ async def test_who_was_never_there_leaves_no_trace(parts: Backend) -> None:
 
 async def test_what_only_the_history_has_is_erased_too(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await lived(service)
     await service.background.relay.drain(5)
     await parts.database.collection("flow_states").delete_many({})
@@ -123,7 +128,7 @@ async def test_what_only_the_history_has_is_erased_too(parts: Backend) -> None:
     assert len(done.receipts) == 2
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
@@ -149,11 +154,11 @@ async def test_a_worker_that_delivers_late_brings_nothing_back(
     await service.background.stop()
     monkeypatch.setattr(personal_data, "DRAIN_SECONDS", 0.05)
     await lived(service)
-    stored = await service._states.load(FLOW, "ada")
+    stored = await MongoStateStore(parts.database).load(FLOW, "ada")
     assert stored is not None
     assert stored.pending, "held by a worker that is slow"
     await service.personal_data.erase("ada", ROOT)
     await MongoHistoryStore(parts.database).append(stored.pending)
-    await service._states.release(stored.pending)
+    await MongoStateStore(parts.database).release(stored.pending)
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []

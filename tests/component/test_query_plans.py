@@ -8,7 +8,8 @@ from typing import Any
 import pymongo
 import pytest
 
-from app.contracts.commands import Origin, PauseCommand, StartCommand
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
 from app.contracts.positions import HeldPosition
@@ -77,28 +78,29 @@ def shape(query: Query) -> str:
 
 async def exercise(service: FlowService) -> None:
     """Run every use case that a request or a sweep has, but the statistics, which read everything."""
-    root = Origin(actor="root")
+    flows = service.as_trusted()
+    root = trusted_origin("root")
     timed = edited(flow_dict(slug="timed"), a__timeout={"after": "PT1S", "transition": "go"})
     await service.create_flow(timed)
     await service.create_flow(flow_dict(slug="short", ttl="PT1S"))
     await service.create_flow(flow_dict())
-    await asyncio.gather(*(service.start_flow(f"user-{n}", "loop") for n in range(BYSTANDERS)))
+    await asyncio.gather(*(flows.start_flow(f"user-{n}", "loop") for n in range(BYSTANDERS)))
     for flow_id in ("loop", "timed", "short"):
-        await service.start_flow("ada", flow_id, StartCommand(payload={"x": 1}))
+        await flows.start_flow("ada", flow_id, StartCommand(payload={"x": 1}))
     for n in range(REMEMBERED_REQUESTS + 2):  # so that a repeat is looked for in the history
-        again = Origin(actor="ada", request_id=f"r-{n}")
+        again = Origin(trusted_caller("ada"), request_id=f"r-{n}")
         await service.execute_transition("ada", "loop", ("go", "back")[n % 2], origin=again)
     await service.background.relay.drain(10)
-    repeated = Origin(actor="ada", request_id="r-0")
+    repeated = Origin(trusted_caller("ada"), request_id="r-0")
     assert (await service.execute_transition("ada", "loop", "go", origin=repeated)).revision == 1
 
-    state = await service.get_flow_state("ada", "loop")
+    state = await flows.get_flow_state("ada", "loop")
     assert state is not None
-    await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 2))
-    await service.get_user_flows("ada")
-    history = await service.get_flow_history("ada", "loop", limit=3)
-    await service.get_flow_history("ada", "loop", after=history[-1].id, only=HistoryFilter(actor="ada"))
-    assert (await service.verify_flow_history("ada", "loop")).whole
+    await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 2))
+    await flows.get_user_flows("ada")
+    history = await flows.get_flow_history("ada", "loop", limit=3)
+    await flows.get_flow_history("ada", "loop", after=history[-1].id, only=HistoryFilter(actor="ada"))
+    assert (await flows.verify_flow_history("ada", "loop")).whole
     for only in (
         StateFilter(),
         StateFilter(flow_id="loop", step="a"),
@@ -113,7 +115,7 @@ async def exercise(service: FlowService) -> None:
     await service.administration.recover_flow("ada", "loop", origin=root)
     await service.update_flow("loop", {"title": "Next"})
     await service.migration.migrate("loop", MigrateCommand(1, 2, limit=3), origin=root)
-    await service.delete_flow("short")
+    await flows.delete_flow("short")
 
 
 async def sweep(service: FlowService, parts: Backend) -> None:
@@ -143,7 +145,7 @@ async def test_no_query_scans(settings: Settings) -> None:
         await exercise(service)
         await sweep(service, parts)
         await service.personal_data.export("ada")
-        await service.personal_data.erase("ada", Origin(actor="root"))
+        await service.personal_data.erase("ada", trusted_origin("root"))
         await service.background.relay.drain(10)
         asked = {shape(query): query for query in queries(list(sent.commands)) if query[0] not in SMALL}
         fields = {f"{collection}: {', '.join(condition)}" for collection, condition in asked.values()}
@@ -160,8 +162,9 @@ async def test_a_page_reads_little_more_than_itself(settings: Settings, size: in
     sent = SentCommands()
     parts = Backend(settings, listeners=[sent])
     async with parts.running() as service:
+        flows = service.as_trusted()
         await service.create_flow(flow_dict())
-        await asyncio.gather(*(service.start_flow(f"user-{n:04}", "loop") for n in range(MANY)))
+        await asyncio.gather(*(flows.start_flow(f"user-{n:04}", "loop") for n in range(MANY)))
         store = MongoStateStore(parts.database)
         after, pages, read = "", 0, 0
         while page := await store.walk(after, size):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
+from app.contracts.commands import PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports.states import StateFilter
 from app.flow.history_chain import seal
@@ -17,9 +17,10 @@ from app.services import FlowService
 from config.settings import Settings
 from models.codec import record_from_document, record_to_document
 from models.history_store import MongoHistoryStore
+from models.states.store import MongoStateStore
 from tests.support.samples import PROGRAM, flow_dict
 
-ROOT = Origin(actor="root", client="tests")
+ROOT = trusted_origin("root", client="tests")
 FLOW = "user-onboarding"
 KEY = f"{FLOW}:ada"
 NOW = SystemClock().now()
@@ -57,8 +58,9 @@ LOADS = {
 
 
 async def walked(service: FlowService) -> None:
-    await service.start_flow("ada", FLOW, StartCommand(payload={"name": "Ada"}, entity_id="org"))
-    await service.execute_transition("ada", FLOW, "start", {"mail": "a@b"}, message="hi")
+    flows = service.as_trusted()
+    await flows.start_flow("ada", FLOW, StartCommand(payload={"name": "Ada"}, entity_id="org"))
+    await flows.execute_transition("ada", FLOW, "start", {"mail": "a@b"}, message="hi")
 
 
 async def damage(parts: Backend, update: dict[str, Any], *, delivered: bool = True) -> None:
@@ -74,19 +76,20 @@ async def damage(parts: Backend, update: dict[str, Any], *, delivered: bool = Tr
 @pytest.mark.parametrize("name", DAMAGES)
 async def test_a_damaged_state_is_rebuilt(parts: Backend, name: str, delivered: bool) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
-    before = await service.get_flow_state("ada", FLOW)
+    before = await flows.get_flow_state("ada", FLOW)
     assert before is not None
     delivered = delivered or name == "the outbox is text"
     if not delivered:
         await service.background.stop()  # what was committed waits in the outbox
-        await service.execute_transition("ada", FLOW, "continue", {"more": 1})
-        before = await service.get_flow_state("ada", FLOW)
+        await flows.execute_transition("ada", FLOW, "continue", {"more": 1})
+        before = await flows.get_flow_state("ada", FLOW)
         assert before is not None
     await damage(parts, DAMAGES[name], delivered=delivered)
     if name not in LOADS:
         with pytest.raises(FlowStateCorruptionError) as refusal:
-            await service.get_flow_state("ada", FLOW)
+            await flows.get_flow_state("ada", FLOW)
         plan = refusal.value.details["recover"]
         assert (plan["action"], plan["step"]) == ("rebuilt", before.step)
         assert "recover would rebuild it" in refusal.value.message
@@ -98,24 +101,24 @@ async def test_a_damaged_state_is_rebuilt(parts: Backend, name: str, delivered: 
     assert (state.epoch, state.revision) == (before.epoch, before.revision + 1)
     for member in ("step", "status", "payload", "message", "entity_id", "version", "transitions"):
         assert getattr(state, member) == getattr(before, member), member
-    assert await service.get_flow_state("ada", FLOW) == state
+    assert await flows.get_flow_state("ada", FLOW) == state
 
     again = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
     assert (again.action, again.state, again.reason) == ("kept", state, None)
-    history = await service.get_flow_history("ada", FLOW)
+    history = await flows.get_flow_history("ada", FLOW)
     assert [r.revision for r in history] == list(range(state.revision + 1)), "nothing that waited is lost"
     last = history[-1]
     assert (last.kind, last.actor, last.to_step) == ("recovered", "root", before.step)
     assert last.payload is not UNSET
     assert last.payload["action"] == "rebuilt"
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
     aside = await parts.database.collection("flow_states_damaged").find({"state": KEY}).to_list(None)
     assert len(aside) == 1, "what was found is kept"
 
 
 async def test_a_sound_state_is_retained(parts: Backend) -> None:
     await walked(parts.service)
-    before = await parts.service.get_flow_state("ada", FLOW)
+    before = await parts.service.as_trusted().get_flow_state("ada", FLOW)
     done = await parts.service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
     assert (done.action, done.state) == ("kept", before)
 
@@ -123,8 +126,9 @@ async def test_a_sound_state_is_retained(parts: Backend) -> None:
 @pytest.mark.expected_logs("state recovered")
 async def test_a_document_that_is_lost_is_rebuilt(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
-    before = await service.get_flow_state("ada", FLOW)
+    before = await flows.get_flow_state("ada", FLOW)
     assert before is not None
     await service.background.relay.drain(5)
     await parts.database.collection("flow_states").delete_one({"_id": KEY})
@@ -133,28 +137,30 @@ async def test_a_document_that_is_lost_is_rebuilt(parts: Backend) -> None:
     assert done.state is not None
     assert (done.state.step, done.state.revision) == (before.step, 0)
     assert done.state.epoch > before.epoch, "how far the lost one was nobody knows"
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 @pytest.mark.expected_logs("state recovered")
 async def test_without_a_valid_record_it_begins_again(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
     await damage(parts, {"$set": {"version": 99}})
     await parts.database.collection("flow_history").update_many({}, {"$set": {"version": 99, "actor": "eve"}})
     with pytest.raises(FlowStateCorruptionError) as refusal:
-        await service.execute_transition("ada", FLOW, "continue")
+        await flows.execute_transition("ada", FLOW, "continue")
     assert refusal.value.details["recover"]["action"] == "restarted"
     done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
     assert (done.action, done.record) == ("restarted", None)
     assert done.state is not None
     assert (done.state.step, done.state.revision) == ("welcome", 0)
-    await service.execute_transition("ada", FLOW, "start")
+    await flows.execute_transition("ada", FLOW, "start")
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_a_record_that_was_changed_is_not_believed(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
     await damage(parts, {"$unset": {"step": ""}})
     history = parts.database.collection("flow_history")
@@ -165,7 +171,7 @@ async def test_a_record_that_was_changed_is_not_believed(parts: Backend) -> None
     assert (done.state.step, done.state.revision) == ("welcome", 2), (
         "from revision 0, after all that are known"
     )
-    found = await service.verify_flow_history("ada", FLOW)
+    found = await flows.verify_flow_history("ada", FLOW)
     assert found.broken is not None
     assert found.broken.id.endswith(":1")
 
@@ -173,22 +179,23 @@ async def test_a_record_that_was_changed_is_not_believed(parts: Backend) -> None
 @pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_a_state_that_had_ended_stays_ended(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
-    await service.clear_flow_state("ada", FLOW)
+    await flows.clear_flow_state("ada", FLOW)
     await damage(parts, {"$unset": {"step": ""}})
     done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
     assert (done.action, done.state) == ("rebuilt", None)
-    assert await service.get_flow_state("ada", FLOW) is None
-    _, started = await service.start_flow("ada", FLOW)
+    assert await flows.get_flow_state("ada", FLOW) is None
+    _, started = await flows.start_flow("ada", FLOW)
     assert started
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 async def test_there_is_nothing_to_recover(parts: Backend) -> None:
     with pytest.raises(FlowNotStartedError):
         await parts.service.administration.recover_flow("nobody", FLOW, origin=trusted_origin("nobody"))
     await walked(parts.service)
-    await parts.service.clear_flow_state("ada", FLOW)
+    await parts.service.as_trusted().clear_flow_state("ada", FLOW)
     with pytest.raises(FlowNotStartedError):
         await parts.service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
 
@@ -197,17 +204,18 @@ async def test_there_is_nothing_to_recover(parts: Backend) -> None:
 @pytest.mark.parametrize("way", ["reset", "set", "clear"])
 async def test_what_replaces_a_damaged_state_recovers_it_first(parts: Backend, way: str) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
     await damage(parts, {"$unset": {"step": ""}})
     if way == "reset":
-        assert (await service.reset_flow("ada", FLOW)).revision == 3
+        assert (await flows.reset_flow("ada", FLOW)).revision == 3
     elif way == "set":
-        assert (await service.set_flow_state("ada", SetCommand(step="welcome", flow=FLOW))).revision == 3
+        assert (await flows.set_flow_state("ada", SetCommand(step="welcome", flow=FLOW))).revision == 3
     else:
-        assert await service.clear_flow_state("ada", FLOW)
-    history = await service.get_flow_history("ada", FLOW)
+        assert await flows.clear_flow_state("ada", FLOW)
+    history = await flows.get_flow_history("ada", FLOW)
     assert [r.kind for r in history][2] == "recovered"
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 @pytest.mark.expected_logs("state recovered")
@@ -226,8 +234,9 @@ async def test_a_hold_is_recovered_too(parts: Backend) -> None:
 @pytest.mark.expected_logs("state recovered", "unsound state")
 async def test_the_check_finds_what_does_not_agree(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     for user in ("bob", "eve", "joe"):
-        await service.start_flow(user, FLOW)
+        await flows.start_flow(user, FLOW)
     await walked(service)
     await damage(parts, {"$set": {"payload": "{}"}})
     check = service.background.check
@@ -266,26 +275,28 @@ async def test_what_is_healed_is_withdrawn_though_it_is_not_sampled(parts: Backe
 async def test_an_older_copy_of_the_document_is_not_believed(parts: Backend) -> None:
     """As after a backup was restored: what is in the history was acknowledged."""
     service = parts.service
+    flows = service.as_trusted()
     states = parts.database.collection("flow_states")
-    await service.start_flow("ada", FLOW)
+    await flows.start_flow("ada", FLOW)
     await service.background.relay.drain(5)
     old = await states.find_one({"_id": KEY})
     assert old is not None
-    await service.execute_transition("ada", FLOW, "start", {"n": 1})
+    await flows.execute_transition("ada", FLOW, "start", {"n": 1})
     await service.background.relay.drain(5)
     await states.replace_one({"_id": KEY}, old)
-    found = await service.verify_flow_history("ada", FLOW)
+    found = await flows.verify_flow_history("ada", FLOW)
     assert found.broken is not None
     assert found.broken.id.endswith(":1")
     done = await service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
     assert done.state is not None
     assert (done.action, done.state.step, done.state.revision) == ("rebuilt", "profile-setup", 2)
-    assert (await service.verify_flow_history("ada", FLOW)).broken is None
+    assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
 @pytest.mark.expected_logs("state recovered")
 async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await walked(service)
     await service.background.relay.drain(5)
     await parts.database.collection("flow_history").update_one(
@@ -295,15 +306,16 @@ async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: B
     done = await service.administration.recover_flow("ada", FLOW, origin=ROOT)
     assert done.state is not None
     assert (done.state.user_id, done.state.step) == ("ada", "welcome")
-    assert await service.get_flow_state("bob", FLOW) is None
+    assert await flows.get_flow_state("bob", FLOW) is None
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
 async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     flow = flow_dict(ttl="PT1S")
     await service.create_flow(flow)
-    await service.start_flow("ada", "loop")
+    await flows.start_flow("ada", "loop")
     await service.background.relay.drain(5)
     states, history = (parts.database.collection(name) for name in ("flow_states", "flow_history"))
     past = NOW - timedelta(minutes=1)
@@ -315,8 +327,8 @@ async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
     await history.replace_one({"_id": stored["_id"]}, again)
     done = await service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
     assert done.state is None
-    assert await service.get_flow_state("ada", "loop") is None
-    kinds = [(r.kind, r.after.status) for r in await service.get_flow_history("ada", "loop")]  # type: ignore[union-attr]
+    assert await flows.get_flow_state("ada", "loop") is None
+    kinds = [(r.kind, r.after.status) for r in await flows.get_flow_history("ada", "loop")]  # type: ignore[union-attr]
     assert kinds == [("started", "active"), ("recovered", "expired")]
 
 
@@ -335,8 +347,9 @@ async def test_a_sound_state_without_history_is_retained_as_it_is(parts: Backend
 @pytest.mark.expected_logs("damaged document")
 async def test_a_damaged_state_does_not_end_the_paging(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     for n in range(6):
-        await service.start_flow(f"u-{n}", FLOW)
+        await flows.start_flow(f"u-{n}", FLOW)
     await parts.database.collection("flow_states").update_one({"_id": f"{FLOW}:u-1"}, {"$unset": {"ok": ""}})
     first = await service.administration.find_states(StateFilter(flow_id=FLOW), limit=3, caller=PROGRAM)
     assert ([s.user_id for s in first.states], first.next) == (["u-0", "u-2"], f"{FLOW}:u-2")
@@ -357,14 +370,15 @@ async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts
 @pytest.mark.expected_logs("another record is in its place")
 async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts: Backend) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await service.background.stop()
-    await service.start_flow("ada", FLOW)
-    stored = await service._states.load(FLOW, "ada")
+    await flows.start_flow("ada", FLOW)
+    stored = await MongoStateStore(parts.database).load(FLOW, "ada")
     assert stored is not None
     rival = structs.replace(stored.pending[0], commit_id="rival")
     await MongoHistoryStore(parts.database).append([rival])
     await service.background.relay.deliver(stored.pending)
-    again = await service._states.load(FLOW, "ada")
+    again = await MongoStateStore(parts.database).load(FLOW, "ada")
     assert again is not None
     assert again.pending == stored.pending, "it stays where it is"
 
@@ -373,6 +387,7 @@ async def test_pruned_history_is_no_damage(settings: Settings) -> None:
     """With FLOW_HISTORY_RETENTION the last records of a state that rests may be gone."""
     parts = Backend(settings.model_copy(update={"history_retention": timedelta(days=1)}))
     async with parts.running() as service:
+        flows = service.as_trusted()
         await take_up_definitions(service, settings)
         await walked(service)
         await service.background.relay.drain(5)
@@ -383,4 +398,4 @@ async def test_pruned_history_is_no_damage(settings: Settings) -> None:
             assert (await service.get_flow_statistics()).corrupted_states == 0
             done = await service.administration.recover_flow("ada", FLOW, origin=trusted_origin("ada"))
             assert (done.action, done.reason) == ("kept", None)
-        assert (await service.verify_flow_history("ada", FLOW)).whole
+        assert (await flows.verify_flow_history("ada", FLOW)).whole

@@ -352,11 +352,12 @@ async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
     parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
     service = parts.service
+    flows = service.as_trusted()
     write(folder / "loop.json", flow_dict(title="file 1"))
     write(folder / "other.json", flow_dict("other", title="file 1"))
     async with followed(parts, SourceMirror(FileSource(folder))):
         await service.update_flow("loop", {"title": "caller"})
-        await service.delete_flow("other")
+        await flows.delete_flow("other")
         write(folder / "loop.json", flow_dict(title="file 2"))
         write(folder / "other.json", flow_dict("other", title="file 2"))
         write(folder / "third.json", flow_dict("third", title="third"))
@@ -410,7 +411,7 @@ async def test_a_flow_that_a_caller_retired_is_handed_back(
 ) -> None:
     write(folder / "loop.json", flow_dict(title="file"))
     async with followed(parts, SourceMirror(FileSource(folder))):
-        await parts.service.delete_flow("loop")
+        await parts.service.as_trusted().delete_flow("loop")
     async with followed(parts, SourceMirror(FileSource(folder))):
         assert not (await parts.service.definitions.hand_back("loop")).retired
         await published.until_title("file")
@@ -421,11 +422,12 @@ async def test_before_the_database_a_source_comes_back_over_what_callers_publish
 ) -> None:
     monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.1)
     service = parts.service
+    flows = service.as_trusted()
     write(folder / "loop.json", flow_dict(title="file"))
     async with followed(parts, SourceMirror(FileSource(folder), overrides=True)):
         await service.update_flow("loop", {"title": "caller"})
         await published.until_title("file")
-        await service.delete_flow("loop")
+        await flows.delete_flow("loop")
         await published.until_title("file")
     assert await titles(parts) == ["file", "caller", "file", "file", "file"]
 
@@ -574,7 +576,8 @@ async def test_the_settings_say_which_sources_a_service_follows(
         update={"definitions": [server.url(), "database", f"file:{folder}"], "definition_cache_ms": 0}
     )
     async with open_service(own) as service:
-        assert [flow.flow for flow in await service.list_flows()] == ["file", "remote"]
+        flows = service.as_trusted()
+        assert [flow.flow for flow in await flows.list_flows()] == ["file", "remote"]
         changed = asyncio.Event()
         service.definitions._bus.subscribe(lambda *_: changed.set())
         changes: list[Callable[[], None]] = [
@@ -585,7 +588,7 @@ async def test_the_settings_say_which_sources_a_service_follows(
             changed.clear()
             change()
             await asyncio.wait_for(changed.wait(), 20)
-        assert {flow.title for flow in await service.list_flows()} == {"new"}
+        assert {flow.title for flow in await flows.list_flows()} == {"new"}
 
 
 async def test_a_broken_file_stops_the_start_with_every_fault(settings: Settings, folder: Path) -> None:

@@ -236,21 +236,22 @@ async def test_a_store_that_stays_away_is_said_so(parts: Backend) -> None:
 )
 async def test_a_damaged_document_is_corruption_never_a_bare_500(parts: Backend, damage: Any) -> None:
     service = parts.service
-    await service.start_flow("ada", "user-onboarding")
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "user-onboarding")
     await parts.database.collection("flow_states").update_one({"_id": "user-onboarding:ada"}, damage)
     for work in (
-        service.get_flow_state("ada", "user-onboarding"),
-        service.execute_transition("ada", "user-onboarding", "start"),
+        flows.get_flow_state("ada", "user-onboarding"),
+        flows.execute_transition("ada", "user-onboarding", "start"),
     ):
         with pytest.raises(FlowStateCorruptionError) as refusal:
             await work
         assert refusal.value.details["flowId"] == "user-onboarding"
-    await service.start_flow("ada", "sign-in")
-    assert "sign-in" in [state.flow for state in await service.get_user_flows("ada")], "no other is hidden"
-    repaired = await service.reset_flow("ada", "user-onboarding")
+    await flows.start_flow("ada", "sign-in")
+    assert "sign-in" in [state.flow for state in await flows.get_user_flows("ada")], "no other is hidden"
+    repaired = await flows.reset_flow("ada", "user-onboarding")
     assert repaired.step == "welcome"
-    assert await service.get_flow_state("ada", "user-onboarding") == repaired
-    assert (await service.execute_transition("ada", "user-onboarding", "start")).step == "profile-setup"
+    assert await flows.get_flow_state("ada", "user-onboarding") == repaired
+    assert (await flows.execute_transition("ada", "user-onboarding", "start")).step == "profile-setup"
 
 
 @pytest.mark.expected_logs("unreadable definition")
@@ -274,7 +275,7 @@ async def test_a_damaged_definition_is_reported_and_hides_no_other(parts: Backen
 async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Backend) -> None:
     states = parts.database.collection("flow_states")
     for user in ("damaged", "sound"):
-        await parts.service.start_flow(user, "user-onboarding")
+        await parts.service.as_trusted().start_flow(user, "user-onboarding")
     past = {"$set": {"expiresAt": T0.replace(year=2020)}}
     await states.update_many({}, past)
     await states.update_one({"userId": "damaged"}, {"$set": {"revision": "x"}})
@@ -292,16 +293,17 @@ async def test_what_is_damaged_does_not_stop_the_expiry_of_others(parts: Backend
 )
 async def test_payloads_that_mean_something_to_the_database_do_not(parts: Backend, payload: Any) -> None:
     service = parts.service
-    await service.start_flow("ada", "user-onboarding", StartCommand(payload=payload))
-    await service.execute_transition("ada", "user-onboarding", "start", payload)
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "user-onboarding", StartCommand(payload=payload))
+    await flows.execute_transition("ada", "user-onboarding", "start", payload)
     await service.background.relay.drain(5)
-    state = await service.get_flow_state("ada", "user-onboarding")
+    state = await flows.get_flow_state("ada", "user-onboarding")
     assert state is not None
     assert state.payload == payload
-    history = await service.get_flow_history("ada", "user-onboarding")
+    history = await flows.get_flow_history("ada", "user-onboarding")
     assert [r.payload for r in history] == [payload, payload]
     slug = await service.create_flow(flow_dict(meta=payload))
-    assert [f.meta for f in await service.list_flows() if f.flow == slug] == [payload]
+    assert [f.meta for f in await flows.list_flows() if f.flow == slug] == [payload]
 
 
 async def test_a_transition_is_one_read_and_one_update(
@@ -317,15 +319,16 @@ async def test_a_transition_is_one_read_and_one_update(
     try:
         await database.prepare()
         service = service_on(database)
+        flows = service.as_trusted()
         await service.create_flow(flow_dict())
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
         sent.names.clear()
-        await service.execute_transition("ada", "loop", "go")
+        await flows.execute_transition("ada", "loop", "go")
         assert sent.names == ["find", "update"]
         sent.names.clear()
-        await service.get_flow_state("ada", "loop")
+        await flows.get_flow_state("ada", "loop")
         assert sent.names == ["find"]
-        await asyncio.gather(*(service.start_flow(f"u{n}", "loop") for n in range(100)))
+        await asyncio.gather(*(flows.start_flow(f"u{n}", "loop") for n in range(100)))
         sent.names.clear()
         async with service:  # its relay finds them waiting, and delivers them together
             await service.background.relay.drain(60)

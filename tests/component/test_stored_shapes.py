@@ -8,6 +8,7 @@ import pytest
 from bson.json_util import loads
 from msgspec import UNSET
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, trusted_origin
 from app.main import Backend
 from models.documents import DOCUMENTS
@@ -33,7 +34,8 @@ async def version(request: pytest.FixtureRequest, parts: Backend) -> str:
 
 async def test_states_and_their_history_load(parts: Backend, version: str) -> None:
     service = parts.service
-    ada = await service.get_flow_state("ada", "loop")
+    flows = service.as_trusted()
+    ada = await flows.get_flow_state("ada", "loop")
     assert ada is not None
     assert (ada.step, ada.status, ada.previous, ada.revision) == ("c", "completed", "a", 1)
     assert (ada.service, ada.entity_id, ada.message, ada.ok) == ("shop", "org-1", "hello", False)
@@ -44,12 +46,12 @@ async def test_states_and_their_history_load(parts: Backend, version: str) -> No
         "deep": [None, {"$ref": "x", "$id": 1}],
         "more": True,
     }
-    bob = await service.get_flow_state("bob", "loop")
+    bob = await flows.get_flow_state("bob", "loop")
     assert bob is not None
     assert (bob.status, bob.pause_reason, bob.entity_id) == ("paused", "checks", None)
-    assert await service.get_flow_state("eve", "loop") is None
+    assert await flows.get_flow_state("eve", "loop") is None
     kinds = {
-        user: [r.kind for r in await service.get_flow_history(user, "loop")] for user in ("ada", "bob", "eve")
+        user: [r.kind for r in await flows.get_flow_history(user, "loop")] for user in ("ada", "bob", "eve")
     }
     assert kinds == {
         "ada": ["started", "transitioned"],
@@ -64,15 +66,15 @@ async def test_states_and_their_history_load(parts: Backend, version: str) -> No
 
 async def test_a_migrated_state_and_its_rich_definition_load(parts: Backend, version: str) -> None:
     if version < "0.4.0":
-        assert await parts.service.get_user_flows("mia") == [], "there was no migration yet"
+        assert await parts.service.as_trusted().get_user_flows("mia") == [], "there was no migration yet"
         return
-    mia = await parts.service.get_flow_state("mia", "expense")
+    mia = await parts.service.as_trusted().get_flow_state("mia", "expense")
     assert mia is not None
     assert (mia.version, mia.revision, mia.step) == (2, 1, "draft")
-    records = await parts.service.get_flow_history("mia", "expense")
+    records = await parts.service.as_trusted().get_flow_history("mia", "expense")
     assert [r.kind for r in records] == ["started", "migrated"]
-    assert (await parts.service.verify_flow_history("mia", "expense")).whole
-    submitted = await parts.service.execute_transition(
+    assert (await parts.service.as_trusted().verify_flow_history("mia", "expense")).whole
+    submitted = await parts.service.as_trusted().execute_transition(
         "mia", "expense", "submit", {"amount": 1, "reason": "lunch"}
     )
     assert submitted.timeout_at is not UNSET
@@ -83,23 +85,24 @@ async def test_a_migrated_state_and_its_rich_definition_load(parts: Backend, ver
 
 async def test_life_goes_on(parts: Backend, version: str) -> None:
     service = parts.service
-    again = Origin(actor="ada", request_id="r-2", client="http")
+    flows = service.as_trusted()
+    again = Origin(trusted_caller("ada"), request_id="r-2", client="http")
     repeated = await service.execute_transition(
         "ada", "loop", "jump", {"more": True}, message="hello", ok=False, origin=again
     )
     assert repeated.revision == 1, "a request of before the upgrade is still known"
-    await service.reset_flow("ada", "loop")
+    await flows.reset_flow("ada", "loop")
     await service.administration.resume_flow("bob", "loop", origin=trusted_origin("bob"))
-    await service.execute_transition("bob", "loop", "go")
-    state, started = await service.start_flow("eve", "loop")
+    await flows.execute_transition("bob", "loop", "go")
+    state, started = await flows.start_flow("eve", "loop")
     assert started
     assert state.revision == 0
     await service.background.relay.drain(5)
     for user in ("ada", "bob", "eve"):
-        found = await service.verify_flow_history(user, "loop")
+        found = await flows.verify_flow_history(user, "loop")
         assert (found.whole, found.broken) == (True, None), user
-    await service.personal_data.erase("ada", Origin(actor="root"))
-    assert (await service.verify_flow_history("ada", "loop")).whole
+    await service.personal_data.erase("ada", trusted_origin("root"))
+    assert (await flows.verify_flow_history("ada", "loop")).whole
 
 
 def stored(version: str) -> dict[str, list[dict[str, Any]]]:

@@ -228,9 +228,10 @@ async def test_an_erasure_during_an_export_is_noticed(settings: Settings, tmp_pa
     """Another process erases a user between the read of the states and that of the history."""
     parts = Backend(settings)
     async with parts.running() as service:
+        flows = service.as_trusted()
         await service.create_flow(flow_dict(title="Loop"))
         for user in ("ada", "bob"):
-            await service.start_flow(user, "loop")
+            await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
     shell = Shell(settings, tmp_path)
     printed: list[str] = []

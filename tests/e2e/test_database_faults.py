@@ -10,6 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin
 from app.main import Backend, take_up_definitions
 from config.settings import Settings
@@ -101,19 +102,20 @@ async def test_a_connection_that_breaks_during_the_commit(
     """The caller gets the right answer both times, and the change is made once."""
     parts, proxy = through_proxy
     service = parts.service
-    await service.start_flow("ada", FLOW)
+    flows = service.as_trusted()
+    await flows.start_flow("ada", FLOW)
     await service.background.relay.drain(5)
     proxy.break_next(b"profile-setup", answered=answered)
     state = await service.execute_transition(
-        "ada", FLOW, "start", {"n": 1}, origin=Origin(actor="ada", request_id="r")
+        "ada", FLOW, "start", {"n": 1}, origin=Origin(trusted_caller("ada"), request_id="r")
     )
     assert proxy.broken == 1
     assert (state.revision, state.step) == (1, "profile-setup")
     again = await service.execute_transition(
-        "ada", FLOW, "start", {"n": 1}, origin=Origin(actor="ada", request_id="r")
+        "ada", FLOW, "start", {"n": 1}, origin=Origin(trusted_caller("ada"), request_id="r")
     )
     assert again == state
-    history = await service.get_flow_history("ada", FLOW)
+    history = await flows.get_flow_history("ada", FLOW)
     assert [r.revision for r in history] == [0, 1]
 
 
@@ -123,9 +125,9 @@ async def test_a_connection_that_breaks_during_the_start(
 ) -> None:
     parts, proxy = through_proxy
     proxy.break_next(b"welcome", answered=answered)
-    state, started = await parts.service.start_flow("ada", FLOW)
+    state, started = await parts.service.as_trusted().start_flow("ada", FLOW)
     assert (proxy.broken, started, state.revision) == (1, True, 0)
-    assert [r.revision for r in await parts.service.get_flow_history("ada", FLOW)] == [0]
+    assert [r.revision for r in await parts.service.as_trusted().get_flow_history("ada", FLOW)] == [0]
 
 
 def in_bson(command: str, collection: str) -> bytes:
@@ -139,17 +141,18 @@ async def test_a_connection_that_breaks_again_and_again(
     """At the update, at its repetition, and at the insert that delivers the record."""
     parts, proxy = through_proxy
     service = parts.service
-    await service.start_flow("ada", FLOW)
+    flows = service.as_trusted()
+    await flows.start_flow("ada", FLOW)
     await service.background.relay.drain(5)
     update, insert = in_bson("update", "flow_states"), in_bson("insert", "flow_history")
     for times, command in ((1, update), (2, update), (1, insert)):
-        before = await service.get_flow_state("ada", FLOW)
+        before = await flows.get_flow_state("ada", FLOW)
         assert before is not None
         broken = proxy.broken
         proxy.break_next(command, answered=False, times=times)
-        state = await service.reset_flow("ada", FLOW)
+        state = await flows.reset_flow("ada", FLOW)
         assert state.revision == before.revision + 1
         await service.background.relay.drain(5)
         assert proxy.broken == broken + times
-    history = await service.get_flow_history("ada", FLOW)
+    history = await flows.get_flow_history("ada", FLOW)
     assert [r.revision for r in history] == [0, 1, 2, 3]

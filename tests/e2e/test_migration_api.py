@@ -160,9 +160,10 @@ async def test_rehearsed_then_moved_over_http(serving: Serving, admin: httpx.Asy
 
 async def test_by_command(parts: Backend, settings: Settings, tmp_path: Path) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict())
     for user, step in (("ada", "a"), ("bob", "b"), ("eve", "b")):
-        await service.start_flow(user, "loop", StartCommand(step=step))
+        await flows.start_flow(user, "loop", StartCommand(step=step))
     await service.update_flow("loop", members(RENAMED))
     shell = Shell(settings, tmp_path)
     migrate = ("flows", "migrate", "loop", "--from", "1", "--to", "2")
@@ -185,10 +186,10 @@ async def test_by_command(parts: Backend, settings: Settings, tmp_path: Path) ->
     assert refused.startswith("server-flow: --leave zz: ")
     assert await run(*migrate, "--leave", "b") == ["1 states moved, 0 failed, 0 remain"]
     assert await run(*migrate, "--map", "b=b2") == ["2 states moved, 0 failed, 0 remain"]
-    state = await service.get_flow_state("bob", "loop")
+    state = await flows.get_flow_state("bob", "loop")
     assert state is not None
     assert (state.step, state.version) == ("b2", 2)
-    last = (await service.get_flow_history("bob", "loop"))[-1]
+    last = (await flows.get_flow_history("bob", "loop"))[-1]
     assert (last.kind, last.actor, last.client) == ("migrated", "command-line", "command-line")
 
 
@@ -196,9 +197,10 @@ async def test_a_command_that_leaves_some_behind_says_which_and_fails(
     parts: Backend, settings: Settings, tmp_path: Path
 ) -> None:
     service = parts.service
+    flows = service.as_trusted()
     await service.create_flow(flow_dict())
     for user in ("ada", "bob"):
-        await service.start_flow(user, "loop")
+        await flows.start_flow(user, "loop")
     await service.update_flow("loop", {"title": "New"})
     await service.background.relay.drain(5)
     states = parts.database.collection("flow_states")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
-from app.contracts.commands import Origin, PauseCommand, StartCommand
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
 from app.main import Backend
@@ -21,47 +22,48 @@ from tests.support.fakes import FakeClock
 from tests.support.samples import T0, expense_flow, flow_dict
 
 HERE = Path(__file__).parent
-ROOT = Origin(actor="root", client="http")
+ROOT = trusted_origin("root", client="http")
 
 
 def _asked(request_id: str) -> Origin:
-    return Origin(actor="ada", request_id=request_id, client="http")
+    return Origin(trusted_caller("ada"), request_id=request_id, client="http")
 
 
 async def live(parts: Backend, clock: FakeClock) -> None:
     """The lives of some users, so that every member of every document is there."""
     service = parts.service
+    flows = service.as_trusted()
     flow = flow_dict(title="Loop", ttl="P36500D")
     flow["steps"]["b"]["timeout"] = {"after": "PT1H", "transition": "done", "resume": "remaining"}
     flow["steps"]["b"]["payloadMap"] = {"x": 0}
     flow["steps"]["b"]["transitions"]["back"]["roles"] = ["staff"]
     await service.create_flow(flow)
     async with service:
-        await service.start_flow("bob", "loop", StartCommand(entity_id=None))
+        await flows.start_flow("bob", "loop", StartCommand(entity_id=None))
         clock.advance(seconds=1)
         await service.administration.pause_flow("bob", "loop", PauseCommand(reason="checks"), origin=ROOT)
         try:
-            await service.execute_transition("bob", "loop", "go")
+            await flows.execute_transition("bob", "loop", "go")
         except StatePausedError:
             clock.advance(seconds=1)
-        await service.start_flow("tim", "loop", StartCommand(step="b"))
-        await service.start_flow("tom", "loop", StartCommand(step="b"))
-        await service.start_flow("ted", "loop", StartCommand(step="b"))
+        await flows.start_flow("tim", "loop", StartCommand(step="b"))
+        await flows.start_flow("tom", "loop", StartCommand(step="b"))
+        await flows.start_flow("ted", "loop", StartCommand(step="b"))
         await service.execute_transition("ted", "loop", "back", origin=ROOT)
         clock.advance(minutes=10)
         await service.administration.pause_flow("tim", "loop", PauseCommand(reason="checks"), origin=ROOT)
         await service.start_flow("eve", "loop", StartCommand(payload={"secret": 1}), origin=_asked("r-3"))
-        await service.clear_flow_state("eve", "loop")
-        await service.start_flow("ian", "loop", StartCommand(payload={"secret": 1}))
+        await flows.clear_flow_state("eve", "loop")
+        await flows.start_flow("ian", "loop", StartCommand(payload={"secret": 1}))
         await service.personal_data.erase("ian", ROOT)
-        await service.start_flow("pat", "loop", StartCommand(payload={"n": 1}))
+        await flows.start_flow("pat", "loop", StartCommand(payload={"n": 1}))
         clock.advance(seconds=1)
-        await service.execute_transition("pat", "loop", "again")
-        await service.start_flow("dan", "loop")
+        await flows.execute_transition("pat", "loop", "again")
+        await flows.start_flow("dan", "loop")
         states = parts.database.collection("flow_states")
         await states.update_one({"_id": "loop:dan"}, {"$set": {"status": "odd"}})
         await service.administration.recover_flow("dan", "loop", origin=ROOT)
-        await service.start_flow("sam", "loop")
+        await flows.start_flow("sam", "loop")
         await states.update_one({"_id": "loop:sam"}, {"$set": {"step": "nowhere"}})
         await service.background.check.run()
         await service.background.relay.drain(5)
@@ -83,7 +85,7 @@ async def _migrated(parts: Backend) -> None:
         title="Expenses", description="Paid back", meta={"team": "finance"}, roles=["employee"]
     )
     await parts.service.create_flow(flow)
-    await parts.service.start_flow("mia", "expense")
+    await parts.service.as_trusted().start_flow("mia", "expense")
     await parts.service.update_flow("expense", {"title": "Expenses, again"})
     await parts.service.migration.migrate("expense", MigrateCommand(1, 2), origin=ROOT)
     await parts.service.background.relay.drain(5)

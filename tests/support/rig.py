@@ -4,6 +4,7 @@ from typing import Any
 
 from app.contracts.events import StateChanged
 from app.services import FlowService
+from app.services.trusted import TrustedFlows
 from app.services.wiring import Limits, Ports
 from tests.support.fakes import (
     FakeBus,
@@ -34,6 +35,11 @@ class Rig:
         self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
 
+    @property
+    def flows(self) -> TrustedFlows:
+        """The operations of the service without a caller."""
+        return self.service.as_trusted()
+
     def make(self, **limits: Any) -> FlowService:
         """Build another service, as another worker, over the same fakes."""
         return FlowService(
@@ -53,7 +59,7 @@ class Rig:
 
     async def kinds(self, user: str = "ada") -> list[str]:
         """Return the kinds of a user's history records."""
-        return [r.kind for r in await self.service.get_flow_history(user, "loop")]
+        return [r.kind for r in await self.flows.get_flow_history(user, "loop")]
 
 
 async def rig(**limits: Any) -> Rig:

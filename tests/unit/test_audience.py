@@ -136,13 +136,14 @@ async def test_what_was_missed_is_reported_in_order_after_what_was_reported() ->
     r = await rig()
     follower, stranger = Follower(), Follower()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.audience.follow_user("ada", follower)
         await service.audience.follow_user("bob", stranger)
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
         hear = deaf(r)
         for _ in range(5):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         assert len(follower.positions) == 1
         hear()
@@ -153,7 +154,7 @@ async def test_what_was_missed_is_reported_in_order_after_what_was_reported() ->
         body = json.decode(last.body)
         assert (body["transition"], body["fromStep"], body["revision"]) == ("again", "a", 5)
         assert [t["transition"] for t in body["transitions"]], "as it is told live"
-        await service.execute_transition("ada", "loop", "again")
+        await flows.execute_transition("ada", "loop", "again")
         await follower.until(lambda f: len(f.positions) == 7)
         assert stranger.told == []
         assert follower.resyncs == 0
@@ -162,14 +163,15 @@ async def test_what_was_missed_is_reported_in_order_after_what_was_reported() ->
 async def test_of_a_state_that_was_not_reported_before_the_newest_change_is_enough() -> None:
     r = await rig()
     async with r.service as service:
-        await service.start_flow("ada", "loop")
-        await service.execute_transition("ada", "loop", "again")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
+        await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         follower = Follower()
         await service.audience.follow_user("ada", follower)
         hear = deaf(r)
         for _ in range(3):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions == [("loop", 4)])
@@ -179,17 +181,18 @@ async def test_an_end_and_another_life_are_made_up_for() -> None:
     r = await rig()
     follower = Follower()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.audience.follow_user("ada", follower)
-        first, _ = await service.start_flow("ada", "loop")
+        first, _ = await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
         hear = deaf(r)
-        await service.clear_flow_state("ada", "loop")
+        await flows.clear_flow_state("ada", "loop")
         await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions[1:] == [("loop", 1)])
         assert json.decode(follower.told[-1].body)["status"] == "cleared"  # type: ignore[union-attr]
         hear = deaf(r)
-        second, _ = await service.start_flow("ada", "loop")
+        second, _ = await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions[2:] == [("loop", 0)])
@@ -202,14 +205,15 @@ async def test_a_later_epoch_is_made_up_for_from_its_first_revision() -> None:
     r = await rig()
     follower = Follower()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.audience.follow_user("ada", follower)
-        await service.start_flow("ada", "loop")
-        await service.clear_flow_state("ada", "loop")
+        await flows.start_flow("ada", "loop")
+        await flows.clear_flow_state("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 2)
         hear = deaf(r)
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
         for _ in range(3):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions[2:] == [("loop", n) for n in range(4)])
@@ -219,12 +223,13 @@ async def test_more_than_can_be_reported_is_the_newest_change() -> None:
     r = await rig()
     follower = Follower()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.audience.follow_user("ada", follower)
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
         hear = deaf(r)
         for _ in range(MOST_EVENTS + 1):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions[1:] == [("loop", MOST_EVENTS + 1)])
@@ -234,11 +239,12 @@ async def test_a_gap_of_others_concerns_nobody_here() -> None:
     r = await rig()
     ada, bob = Follower(), Follower()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.audience.follow_user("ada", ada)
         await service.audience.follow_user("bob", bob)
         hear = deaf(r)
         for user in ("ada", "bob"):
-            await service.start_flow(user, "loop")
+            await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         r.bus.gap_handlers, handlers = [], r.bus.gap_handlers
         hear()
@@ -264,9 +270,10 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(r.states, "changed_since", failing)
     async with r.service as service:
+        flows = service.as_trusted()
         await service.audience.follow_user("ada", follower)
         hear = deaf(r)
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
         hear()
         await follower.until(lambda f: f.positions == [("loop", 0)])
@@ -294,7 +301,7 @@ async def test_who_cannot_be_reported_what_it_missed_is_reported_so(failure: Exc
     audience = LocalSubscribers(FakeBus(), r.states, Failing())  # type: ignore[arg-type]
     await audience.follow_user("ada", follower)
     await audience.watch_flow("loop", watcher)
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     run = asyncio.create_task(audience.run())
     audience._gaps.put_nowait(Gap(r.clock.now()))
     await follower.until(lambda f: f.resyncs > 0)
@@ -309,57 +316,60 @@ async def test_who_cannot_be_reported_what_it_missed_is_reported_so(failure: Exc
 async def test_catching_up_claims_continuity_only_where_every_record_is_there() -> None:
     r = await rig()
     async with r.service as service:
-        state, _ = await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        state, _ = await flows.start_flow("ada", "loop")
         for _ in range(4):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         at = HeldPosition(state.epoch, 1)
-        whole = await service.get_flow_events("ada", "loop", at)
+        whole = await flows.get_flow_events("ada", "loop", at)
         assert (whole.complete, [e.revision for e in whole.events]) == (True, [2, 3, 4])
         lost = r.history.kept.pop(f"loop:ada:{state.epoch}:3")
-        broken = await service.get_flow_events("ada", "loop", at)
+        broken = await flows.get_flow_events("ada", "loop", at)
         assert (broken.complete, broken.events) == (False, ())
         assert broken.state is not None
         assert broken.state.revision == 4
         r.history.kept[lost.id] = structs.replace(lost, after=UNSET)
-        assert not (await service.get_flow_events("ada", "loop", at)).complete, "it leads to no state"
+        assert not (await flows.get_flow_events("ada", "loop", at)).complete, "it leads to no state"
         r.history.kept[lost.id] = lost
-        level = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 4))
+        level = await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 4))
         assert (level.complete, level.events) == (True, ())
 
 
 async def test_who_knew_of_no_state_gets_the_present_one_from_its_first_revision() -> None:
     r = await rig()
     async with r.service as service:
+        flows = service.as_trusted()
         nothing = HeldPosition(from_start=True)
-        assert await service.get_flow_events("ada", "loop", nothing) == CaughtUp(None)
-        first, _ = await service.start_flow("ada", "loop")
-        await service.clear_flow_state("ada", "loop")
-        assert await service.get_flow_events("ada", "loop", nothing) == CaughtUp(None), "it had ended"
-        second, _ = await service.start_flow("ada", "loop")
-        await service.execute_transition("ada", "loop", "again")
+        assert await flows.get_flow_events("ada", "loop", nothing) == CaughtUp(None)
+        first, _ = await flows.start_flow("ada", "loop")
+        await flows.clear_flow_state("ada", "loop")
+        assert await flows.get_flow_events("ada", "loop", nothing) == CaughtUp(None), "it had ended"
+        second, _ = await flows.start_flow("ada", "loop")
+        await flows.execute_transition("ada", "loop", "again")
         for held in (nothing, HeldPosition(first.epoch, 1, from_start=True)):
-            found = await service.get_flow_events("ada", "loop", held)
+            found = await flows.get_flow_events("ada", "loop", held)
             assert found.complete
             assert [(e.epoch, e.revision) for e in found.events] == [(second.epoch, 0), (second.epoch, 1)]
-        assert not (await service.get_flow_events("ada", "loop", HeldPosition(first.epoch, 1))).complete
+        assert not (await flows.get_flow_events("ada", "loop", HeldPosition(first.epoch, 1))).complete
         own = HeldPosition(second.epoch, 0, from_start=True)
-        found = await service.get_flow_events("ada", "loop", own)
+        found = await flows.get_flow_events("ada", "loop", own)
         assert [e.revision for e in found.events] == [1], "what is held is not told again"
         for _ in range(MOST_EVENTS):
-            await service.execute_transition("ada", "loop", "again")
-        assert not (await service.get_flow_events("ada", "loop", nothing)).complete
+            await flows.execute_transition("ada", "loop", "again")
+        assert not (await flows.get_flow_events("ada", "loop", nothing)).complete
 
 
 async def test_a_state_past_its_time_is_no_continuation() -> None:
     r = await rig(state_ttl=timedelta(hours=1))
     async with r.service as service:
-        state, _ = await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        state, _ = await flows.start_flow("ada", "loop")
         r.clock.advance(hours=2)
-        found = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
+        found = await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
         assert (found.state, found.complete) == (None, False)
         await service.purge_expired_flows()
-        ended = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
+        ended = await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
         assert (ended.state, ended.complete, [e.revision for e in ended.events]) == (None, True, [1])
 
 
@@ -375,11 +385,12 @@ async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest
 
     monkeypatch.setattr(r.history, "get_many", counting)
     async with r.service as service:
-        state, _ = await service.start_flow("ada", "loop", StartCommand(payload={"a": "x" * 1000}))
+        flows = service.as_trusted()
+        state, _ = await flows.start_flow("ada", "loop", StartCommand(payload={"a": "x" * 1000}))
         for _ in range(MOST_EVENTS):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        found = await service.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
+        found = await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
     assert (found.complete, found.events) == (False, ())
     assert asked == [STEP]
 

@@ -37,12 +37,12 @@ async def test_a_token_of_a_state_and_its_comparison() -> None:
     r = await rig()
     with pytest.raises(FlowNotStartedError):
         await r.service.tokens.encode("ada", "loop", caller=ADA)
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     made = await r.service.tokens.encode("ada", "loop", caller=ADA)
     assert made.state.step == "a"
     found = await r.service.tokens.compare("ada", made.token, caller=ADA)
     assert (found.hint.step, found.version, found.matches, found.differences) == ("a", 1, True, [])
-    await r.service.execute_transition("ada", "loop", "go")
+    await r.flows.execute_transition("ada", "loop", "go")
     moved = await r.service.tokens.compare("ada", made.token, caller=ADA)
     assert moved.state is not None
     assert (moved.state.step, moved.matches) == ("b", False)
@@ -55,8 +55,8 @@ async def test_a_token_of_a_state_and_its_comparison() -> None:
 
 async def test_a_diagram_highlights_the_step_of_a_state() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop", None)
-    await r.service.execute_transition("ada", "loop", "go")
+    await r.flows.start_flow("ada", "loop", None)
+    await r.flows.execute_transition("ada", "loop", "go")
     await r.service.update_flow("loop", {"title": "Second"})
     flow = (await r.service.definitions.version("loop", 1, ADA)).flow
     drawn = await r.service.diagrams.draw("loop", "mermaid", caller=ADA, user_id="ada")

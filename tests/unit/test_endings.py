@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, trusted_origin
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.ports.states import DamagedState
@@ -15,18 +16,20 @@ from app.services import FlowService
 from tests.support.rig import Rig
 from tests.support.samples import flow_dict
 
-ROOT = Origin("root")
+ROOT = trusted_origin("root")
 Ask = Callable[[FlowService], Awaitable[Any]]
 ASKS: list[Ask] = [
-    lambda service: service.execute_transition("ada", "loop", "go"),
-    lambda service: service.execute_transition("ada", "loop", "go", origin=Origin("ada", dry_run=True)),
-    lambda service: service.undo_transition("ada", "loop"),
+    lambda service: service.as_trusted().execute_transition("ada", "loop", "go"),
+    lambda service: service.execute_transition(
+        "ada", "loop", "go", origin=Origin(trusted_caller("ada"), dry_run=True)
+    ),
+    lambda service: service.as_trusted().undo_transition("ada", "loop"),
     lambda service: service.administration.pause_flow(
         "ada", "loop", PauseCommand(reason="x"), origin=trusted_origin("ada")
     ),
     lambda service: service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada")),
     lambda service: service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada")),
-    lambda service: service.require_flow_state("ada", "loop"),
+    lambda service: service.as_trusted().require_flow_state("ada", "loop"),
 ]
 OF_ASKS = ["transition", "dry run", "undo", "pause", "resume", "recover", "read"]
 
@@ -34,7 +37,7 @@ OF_ASKS = ["transition", "dry run", "undo", "pause", "resume", "recover", "read"
 async def started() -> Rig:
     rig = Rig()
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
-    await rig.service.start_flow("ada", "loop")
+    await rig.flows.start_flow("ada", "loop")
     return rig
 
 
@@ -51,7 +54,7 @@ async def test_an_expired_state_is_reported_from_one_that_never_was(ask: Ask) ->
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
     never = await told(rig, ask)
     assert (never.details, never.message) == ({}, "Flow loop is not started; start it first")
-    await rig.service.start_flow("ada", "loop")
+    await rig.flows.start_flow("ada", "loop")
     rig.clock.advance(hours=1)
     expired = iso(rig.clock.now())
     error = await told(rig, ask)
@@ -76,13 +79,14 @@ async def test_a_cleared_state_is_reported_from_an_erased_one(ask: Ask, delivere
         assert f"its state was {how} at {iso(at)}" in error.message
 
     async with rig.service as service:
+        flows = service.as_trusted()
         rig.clock.advance(minutes=5)
-        await service.clear_flow_state("ada", "loop")
+        await flows.clear_flow_state("ada", "loop")
         await ended("cleared", rig.clock.now())
         await service.personal_data.erase("ada", ROOT)
         await ended("erased", rig.clock.now())
-        await service.start_flow("ada", "loop")
-        await service.delete_flow("loop", force=True)
+        await flows.start_flow("ada", "loop")
+        await flows.delete_flow("loop", force=True)
         await service.create_flow(flow_dict(ttl="PT1H"))
         await ended("cleared", rig.clock.now())
 
@@ -92,7 +96,8 @@ async def test_a_cleared_state_is_reported_from_an_erased_one(ask: Ask, delivere
 async def test_a_state_expired_when_its_time_was_up_whoever_noticed_it_later(ask: Ask, ended_by: str) -> None:
     rig = await started()
     async with rig.service as service:
-        await service.execute_transition("ada", "loop", "go")
+        flows = service.as_trusted()
+        await flows.execute_transition("ada", "loop", "go")
         expires = rig.states.kept["loop:ada"].state.expires_at
         assert isinstance(expires, datetime)
         rig.clock.advance(hours=7)
@@ -117,8 +122,8 @@ async def test_without_the_record_before_the_end_it_is_reported_when_the_end_was
 
 async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_says_so() -> None:
     rig = await started()
-    await rig.service.clear_flow_state("ada", "loop")
-    origin = Origin("ada", expected=ExpectedPosition(0))
+    await rig.flows.clear_flow_state("ada", "loop")
+    origin = Origin(trusted_caller("ada"), expected=ExpectedPosition(0))
     with pytest.raises(RevisionConflictError) as refusal:
         await rig.service.execute_transition("ada", "loop", "go", origin=origin)
     assert refusal.value.details == {"state": None, "clearedAt": iso(rig.clock.now())}
@@ -126,10 +131,10 @@ async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_say
 
 async def test_an_end_that_cannot_be_read_is_not_reported() -> None:
     rig = await started()
-    await rig.service.clear_flow_state("ada", "loop")
+    await rig.flows.clear_flow_state("ada", "loop")
     kept = rig.states.kept["loop:ada"]
     rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad")
     with pytest.raises(FlowStateCorruptionError):
-        await rig.service.execute_transition("ada", "loop", "go")
+        await rig.flows.execute_transition("ada", "loop", "go")
     del rig.states.damaged["loop:ada"], rig.states.kept["loop:ada"]
     assert (await told(rig, ASKS[0])).details == {}, "its history was kept for its time alone"

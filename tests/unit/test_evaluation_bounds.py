@@ -181,10 +181,11 @@ async def test_an_event_is_published_without_guards_that_may_take_long() -> None
     }
     r = await rig()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.update_flow("loop", {"steps": raw["steps"]})
         with bounded():
-            await service.start_flow("ada", "loop", StartCommand(payload={"l": NUMBERS}))
-            state = await service.get_flow_state("ada", "loop")
+            await flows.start_flow("ada", "loop", StartCommand(payload={"l": NUMBERS}))
+            state = await flows.get_flow_state("ada", "loop")
             assert state is not None
             assert "long" not in {each.transition for each in state.transitions}
             await r.kinds()
@@ -204,8 +205,8 @@ async def test_many_guards_are_compiled_in_a_thread(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("app.services.definitions.visibility.compile_all", compile_all)
     r = await rig()
     await r.service.update_flow("loop", {"steps": raw["steps"]})
-    await r.service.start_flow("ada", "loop", StartCommand(payload={"n": 7}))
-    state = await r.service.get_flow_state("ada", "loop")
+    await r.flows.start_flow("ada", "loop", StartCommand(payload={"n": 7}))
+    state = await r.flows.get_flow_state("ada", "loop")
     assert state is not None
     assert "t7" in {each.transition for each in state.transitions}
     assert compiling

@@ -148,16 +148,17 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_guard_that_took_too_long_is_left_out_and_refused(log_events: LogEvents) -> None:
     r = await rig()
     async with r.service as service:
+        flows = service.as_trusted()
         await service.update_flow("loop", {"steps": flow_with(guard="state.payload.n >= 0")["steps"]})
-        started, _ = await service.start_flow("ada", "loop", StartCommand(payload={"n": 1}))
+        started, _ = await flows.start_flow("ada", "loop", StartCommand(payload={"n": 1}))
         assert "go" in {each.transition for each in started.transitions}, "the first evaluation"
-        state = await service.get_flow_state("ada", "loop")
+        state = await flows.get_flow_state("ada", "loop")
         assert state is not None
         assert "go" not in {each.transition for each in state.transitions}
         with pytest.raises(GuardRefusedError) as refused:
-            await service.execute_transition("ada", "loop", "go", {})
+            await flows.execute_transition("ada", "loop", "go", {})
         assert "may take too long" in refused.value.details["reason"]
-        again = await service.execute_transition("ada", "loop", "again", {})
+        again = await flows.execute_transition("ada", "loop", "again", {})
         assert again.revision == 1, "transitions without it run"
     assert not any(stored.pending for stored in r.states.kept.values()), "all records are delivered"
     assert [event.revision for event in r.heard] == [0, 1]
@@ -169,16 +170,17 @@ async def test_a_guard_that_took_too_long_is_left_out_and_refused(log_events: Lo
 async def test_a_payload_of_which_the_comparison_took_too_long_is_refused(log_events: LogEvents) -> None:
     r = await rig()
     async with r.service as service:
+        flows = service.as_trusted()
         schema = {"properties": {"n": {"type": "integer"}}}
         raw = flow_with()
         raw["steps"]["a"]["transitions"]["again"]["payloadSchema"] = schema
         await service.update_flow("loop", {"steps": raw["steps"]})
-        await service.start_flow("ada", "loop")
-        await service.execute_transition("ada", "loop", "again", {"n": 1})
+        await flows.start_flow("ada", "loop")
+        await flows.execute_transition("ada", "loop", "again", {"n": 1})
         with pytest.raises(InvalidPayloadError) as refused:
-            await service.execute_transition("ada", "loop", "again", {"n": 2})
+            await flows.execute_transition("ada", "loop", "again", {"n": 2})
         assert "may take too long" in refused.value.faults[0].message
-        assert (await service.execute_transition("ada", "loop", "go", {})).revision == 2
+        assert (await flows.execute_transition("ada", "loop", "go", {})).revision == 2
     (entry,) = log_events.named(TOO_LONG)
     named = (entry["kind"], entry["flow"], entry["step"], entry["transition"])
     assert named == ("payloadSchema", "loop", "a", "again")

@@ -24,7 +24,7 @@ async def held(after: timedelta = 10 * MINUTE, **limits: Any) -> Rig:
     """A service with a state that expires an hour after its last change, and was paused ``after`` it."""
     rig = Rig(**limits)
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
-    await rig.service.start_flow("ada", "loop")
+    await rig.flows.start_flow("ada", "loop")
     rig.clock.time += after
     await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     return rig
@@ -55,12 +55,12 @@ def test_a_state_without_expiry_has_none_after_a_pause() -> None:
 async def test_a_held_state_does_not_expire(by_settings: bool) -> None:
     rig = Rig(state_ttl=HOUR)
     await rig.service.create_flow(flow_dict() if by_settings else flow_dict(ttl="PT1H"))
-    await rig.service.start_flow("ada", "loop")
+    await rig.flows.start_flow("ada", "loop")
     rig.clock.advance(minutes=10)
     await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     rig.clock.advance(hours=30)
     assert await rig.service.purge_expired_flows() == 0
-    state = await rig.service.get_flow_state("ada", "loop")
+    state = await rig.flows.get_flow_state("ada", "loop")
     assert state is not None
     assert (state.status, state.expires_at) == ("paused", UNSET)
     assert [
@@ -69,13 +69,13 @@ async def test_a_held_state_does_not_expire(by_settings: bool) -> None:
     ] == ["ada"]
     assert (await rig.service.get_flow_statistics()).total_flows == 1
     with pytest.raises(StatePausedError):
-        await rig.service.execute_transition("ada", "loop", "go")
+        await rig.flows.execute_transition("ada", "loop", "go")
     resumed = await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert resumed.expires_at == rig.clock.now() + 50 * MINUTE
     rig.clock.advance(minutes=49)
-    assert await rig.service.get_flow_state("ada", "loop") is not None
+    assert await rig.flows.get_flow_state("ada", "loop") is not None
     rig.clock.advance(minutes=1)
-    assert await rig.service.get_flow_state("ada", "loop") is None
+    assert await rig.flows.get_flow_state("ada", "loop") is None
     with pytest.raises(FlowNotStartedError):
         await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert await rig.kinds() == ["started", "paused", "resumed", "expired"]
@@ -94,7 +94,7 @@ async def test_pauses_in_turn_add_nothing_to_the_time_that_is_left() -> None:
 async def test_what_changes_a_held_state_renews_the_time_that_is_left() -> None:
     rig = await held()
     rig.clock.advance(hours=2)
-    state = await rig.service.set_flow_state("ada", SetCommand(flow="loop", step="b"))
+    state = await rig.flows.set_flow_state("ada", SetCommand(flow="loop", step="b"))
     assert (state.status, state.expires_at, stored(rig).expiry_left_ms) == ("paused", UNSET, HOUR_MS)
     await rig.service.update_flow("loop", {"ttl": "PT2H"})
     rig.clock.advance(hours=2)
@@ -108,7 +108,7 @@ async def test_what_changes_a_held_state_renews_the_time_that_is_left() -> None:
     rig.clock.advance(hours=9)
     resumed = await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert resumed.expires_at == rig.clock.now() + 2 * HOUR
-    undone = await rig.service.execute_transition("ada", "loop", "back")
+    undone = await rig.flows.execute_transition("ada", "loop", "back")
     assert (undone.expires_at, stored(rig).expiry_left_ms) == (rig.clock.now() + 2 * HOUR, UNSET)
 
 
@@ -123,12 +123,12 @@ async def test_a_held_state_is_recovered_as_held() -> None:
     assert recovered.state is not None
     assert (recovered.state.status, recovered.state.expires_at) == ("paused", UNSET)
     assert stored(rig).expiry_left_ms == HOUR_MS
-    assert (await rig.service.verify_flow_history("ada", "loop")).whole
+    assert (await rig.flows.verify_flow_history("ada", "loop")).whole
 
 
 async def test_a_state_that_ends_keeps_no_stopped_clock() -> None:
     rig = await held()
-    await rig.service.delete_flow("loop", force=True)
+    await rig.flows.delete_flow("loop", force=True)
     assert (stored(rig).status, stored(rig).expiry_left_ms) == ("cleared", UNSET)
 
 
@@ -145,7 +145,7 @@ async def test_the_clock_of_a_state_that_an_older_version_paused_is_stopped_in_t
     rig.clock.advance(minutes=59)
     assert await rig.service.purge_expired_flows() == 0
     rig.clock.advance(minutes=30)
-    assert await rig.service.get_flow_state("ada", "loop") is not None, "also before the sweep"
+    assert await rig.flows.get_flow_state("ada", "loop") is not None, "also before the sweep"
     await rig.service.purge_expired_flows()
     assert (stored(rig).status, stored(rig).expires_at) == ("paused", UNSET)
     assert stored(rig).expiry_left_ms == HOUR_MS

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.commands import BatchAction, Origin, PauseCommand, SetCommand, trusted_origin
+from app.contracts.commands import BatchAction, PauseCommand, SetCommand, trusted_origin
 from app.contracts.errors import FlowNotFoundError, InvalidRequestError
 from app.contracts.migration import MigrateCommand
 from app.contracts.ports.states import StateFilter
@@ -17,18 +17,18 @@ from tests.support.samples import PROGRAM, flow_dict
 
 NO_TEXTS: list[Any] = [None, 5, ["ada"], {"$ne": "x"}]
 NO_NAMES = ["", "a\0b", "a\x9b2J", "\ud800", "x" * 257]
-ORIGIN = Origin(actor="root")
+ORIGIN = trusted_origin("root")
 OF_A_STATE: dict[str, Callable[[FlowService, Any, Any], Awaitable[object]]] = {
-    "get": lambda s, user, flow: s.get_flow_state(user, flow),
-    "events": lambda s, user, flow: s.get_flow_events(user, flow),
-    "start": lambda s, user, flow: s.start_flow(user, flow),
-    "transition": lambda s, user, flow: s.execute_transition(user, flow, "go"),
-    "reset": lambda s, user, flow: s.reset_flow(user, flow),
-    "undo": lambda s, user, flow: s.undo_transition(user, flow),
-    "set": lambda s, user, flow: s.set_flow_state(user, SetCommand(flow=flow, step="a")),
-    "clear": lambda s, user, flow: s.clear_flow_state(user, flow),
-    "history": lambda s, user, flow: s.get_flow_history(user, flow),
-    "verify": lambda s, user, flow: s.verify_flow_history(user, flow),
+    "get": lambda s, user, flow: s.as_trusted().get_flow_state(user, flow),
+    "events": lambda s, user, flow: s.as_trusted().get_flow_events(user, flow),
+    "start": lambda s, user, flow: s.as_trusted().start_flow(user, flow),
+    "transition": lambda s, user, flow: s.as_trusted().execute_transition(user, flow, "go"),
+    "reset": lambda s, user, flow: s.as_trusted().reset_flow(user, flow),
+    "undo": lambda s, user, flow: s.as_trusted().undo_transition(user, flow),
+    "set": lambda s, user, flow: s.as_trusted().set_flow_state(user, SetCommand(flow=flow, step="a")),
+    "clear": lambda s, user, flow: s.as_trusted().clear_flow_state(user, flow),
+    "history": lambda s, user, flow: s.as_trusted().get_flow_history(user, flow),
+    "verify": lambda s, user, flow: s.as_trusted().verify_flow_history(user, flow),
     "recover": lambda s, user, flow: s.administration.recover_flow(user, flow, origin=trusted_origin(user)),
     "pause": lambda s, user, flow: s.administration.pause_flow(
         user, flow, PauseCommand(reason="audit"), origin=trusted_origin(user)
@@ -36,7 +36,7 @@ OF_A_STATE: dict[str, Callable[[FlowService, Any, Any], Awaitable[object]]] = {
     "resume": lambda s, user, flow: s.administration.resume_flow(user, flow, origin=trusted_origin(user)),
 }
 OF_A_USER: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
-    "flows": lambda s, user: s.get_user_flows(user),
+    "flows": lambda s, user: s.as_trusted().get_user_flows(user),
     "export": lambda s, user: s.personal_data.export(user),
     "erase": lambda s, user: s.personal_data.erase(user, ORIGIN),
     "find": lambda s, user: s.administration.find_states(StateFilter(user_id=user), caller=PROGRAM),
@@ -48,7 +48,7 @@ async def rig() -> AsyncIterator[Rig]:
     rig = Rig()
     async with rig.service:
         await rig.service.create_flow(flow_dict())
-        await rig.service.start_flow("ada", "loop")
+        await rig.flows.start_flow("ada", "loop")
         await rig.service.background.relay.drain(5)
         yield rig
 
@@ -94,8 +94,8 @@ OF_A_FLOW: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
     "versions": lambda s, flow: s.definitions.versions(flow, PROGRAM),
     "update": lambda s, flow: s.update_flow(flow, {"title": "New"}),
     "retire": lambda s, flow: s.definitions.retire(flow, actor="root", source="python"),
-    "delete": lambda s, flow: s.delete_flow(flow),
-    "delete with force": lambda s, flow: s.delete_flow(flow, force=True),
+    "delete": lambda s, flow: s.as_trusted().delete_flow(flow),
+    "delete with force": lambda s, flow: s.as_trusted().delete_flow(flow, force=True),
     "diff": lambda s, flow: s.migration.diff(flow, 1, 2, PROGRAM),
     "migrate": lambda s, flow: s.migration.migrate(
         flow, MigrateCommand(1, 2), origin=trusted_origin("python", "python")

@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.commands import BatchOperation, Origin, StartCommand
+from app.contracts.commands import BatchOperation, StartCommand, trusted_origin
 from app.contracts.record import HistoryRecord
 from app.contracts.wire.administration import batch_result, personal_data_view
 from app.contracts.wire.encoding import encode
@@ -20,15 +20,15 @@ from app.services.administration import batch as bulk
 from tests.support.rig import Rig, rig
 
 KEY = "k" * 32
-OPERATOR = Origin(actor="operator", client="tests")
+OPERATOR = trusted_origin("operator", client="tests")
 
 
 async def lived(changes: int, *, delivered: int) -> Rig:
     """A service on which ada has made changes; only the first ``delivered`` are in the history."""
     r = await rig()
-    await r.service.start_flow("ada", "loop", StartCommand(payload={"text": "a" * 100}))
+    await r.flows.start_flow("ada", "loop", StartCommand(payload={"text": "a" * 100}))
     for n in range(changes - 1):
-        await r.service.execute_transition("ada", "loop", "again", {"n": n})
+        await r.flows.execute_transition("ada", "loop", "again", {"n": n})
     await r.service.background.relay.deliver(r.states.kept["loop:ada"].deliverable[:delivered])
     return r
 
@@ -99,6 +99,6 @@ async def test_the_payloads_in_the_answer_of_a_batch_are_bounded(monkeypatch: py
     assert all(result["ok"] for result in results)
     assert [result.get("payloadOmitted") for result in results] == [None, None, True, True, True, None]
     assert ["payload" in result["state"] for result in results] == [True, True, False, False, False, False]
-    state = await r.service.get_flow_state("u-4", "loop")
+    state = await r.flows.get_flow_state("u-4", "loop")
     assert state is not None
     assert state.payload == body["payload"], "it is stored all the same"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, json, structs
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, StartCommand, trusted_origin
 from app.contracts.errors import (
     FlowNotFoundError,
@@ -27,7 +28,7 @@ from tests.support.versions import edited, renamed, without
 
 OLD = flow_dict()
 RENAMED = renamed(OLD, "b", "b2")
-ROOT = Origin(actor="root", client="tests")
+ROOT = trusted_origin("root", client="tests")
 
 
 def members(flow: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +46,7 @@ async def rig(*versions: dict[str, Any], **limits: Any) -> Rig:
 
 async def put(r: Rig, user: str, step: str, **changes: Any) -> FlowState:
     """A state at a step of version 1."""
-    state, _ = await r.service.start_flow(user, "loop", StartCommand(step="a"))
+    state, _ = await r.flows.start_flow(user, "loop", StartCommand(step="a"))
     stored = r.states.kept[f"loop:{user}"]
     old = structs.replace(state, version=1, step=step, transitions=(), **changes)
     r.states.kept[f"loop:{user}"] = structs.replace(stored, state=old)
@@ -69,7 +70,7 @@ async def test_running_states_are_moved_and_others_are_left_alone() -> None:
     await put(r, "done", "c", status="completed")
     await put(r, "gone", "b", status="cleared")
     await put(r, "past", "b", expires_at=r.clock.now())
-    await r.service.start_flow("new", "loop")
+    await r.flows.start_flow("new", "loop")
     before = {key: kept for key, kept in r.states.kept.items() if key[5:] in ("done", "gone", "past", "new")}
     report = await migrate(r, {"b": "b2"})
     assert (report.moved, report.failed, report.remaining, report.failures) == (3, 0, 0, [])
@@ -86,14 +87,15 @@ async def test_running_states_are_moved_and_others_are_left_alone() -> None:
 async def test_the_change_is_recorded_reported_and_goes_on_in_the_chain() -> None:
     r = await rig()
     async with r.service as service:
-        await service.start_flow("ada", "loop", StartCommand(payload={"x": 1}))
-        await service.execute_transition("ada", "loop", "go")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop", StartCommand(payload={"x": 1}))
+        await flows.execute_transition("ada", "loop", "go")
         await service.update_flow("loop", members(RENAMED))
-        origin = Origin("root", request_id="r-1", client="http", expected=ExpectedPosition(9))
+        origin = Origin(trusted_caller("root"), request_id="r-1", client="http", expected=ExpectedPosition(9))
         assert (await migrate(r, {"b": "b2"}, origin)).moved == 1
-        await service.execute_transition("ada", "loop", "done")
-        history = await service.get_flow_history("ada", "loop")
-        assert (await service.verify_flow_history("ada", "loop")).whole
+        await flows.execute_transition("ada", "loop", "done")
+        history = await flows.get_flow_history("ada", "loop")
+        assert (await flows.verify_flow_history("ada", "loop")).whole
     assert [r.kind for r in history] == ["started", "transitioned", "migrated", "transitioned"]
     made = history[2]
     assert (made.transition, made.from_step, made.to_step, made.version) == ("migrated", "b", "b2", 2)
@@ -171,7 +173,7 @@ async def test_bad_requests_name_every_fault() -> None:
     with pytest.raises(InvalidRequestError) as same:
         await service.migrate("loop", MigrateCommand(2, 2), origin=ROOT)
     assert same.value.faults[0].pointer == "/to"
-    await r.service.delete_flow("loop")
+    await r.flows.delete_flow("loop")
     with pytest.raises(InvalidRequestError) as retired:
         await service.migrate("loop", MigrateCommand(1, 3), origin=ROOT)
     assert "end of the flow" in retired.value.message
@@ -182,7 +184,7 @@ async def test_bad_requests_name_every_fault() -> None:
 async def put_on_retired(r: Rig) -> None:
     await r.service.create_flow(OLD)
     await put(r, "u", "b")
-    await r.service.delete_flow("loop")
+    await r.flows.delete_flow("loop")
 
 
 async def test_back_to_an_older_version() -> None:
@@ -198,7 +200,7 @@ async def test_back_to_an_older_version() -> None:
 
 async def test_a_transition_that_was_first_is_retained_and_the_state_moved_from_where_it_went() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     await r.service.update_flow("loop", members(RENAMED))
     commit = r.states.commit
     raced = False
@@ -207,7 +209,7 @@ async def test_a_transition_that_was_first_is_retained_and_the_state_moved_from_
         nonlocal raced
         if record.kind == "migrated" and not raced:
             raced = True
-            await r.service.execute_transition("ada", "loop", "go")
+            await r.flows.execute_transition("ada", "loop", "go")
         return await commit(before, record)
 
     r.states.commit = race  # type: ignore[method-assign]
@@ -221,14 +223,14 @@ async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     await r.service.update_flow("loop", members(without(OLD, "b", "c")))
     running = r.states.list_running_users
 
     async def and_it_moves(*asked: Any) -> list[str]:
         found = await running(*asked)
         if found and r.states.kept["loop:ada"].state.step == "a":
-            await r.service.execute_transition("ada", "loop", "go")
+            await r.flows.execute_transition("ada", "loop", "go")
         return found
 
     monkeypatch.setattr(r.states, "list_running_users", and_it_moves)
@@ -270,9 +272,9 @@ async def test_a_damaged_state_fails_alone_and_says_what_to_do() -> None:
     assert (failure.user_id, failure.error.code) == ("odd", "FLOW_STATE_CORRUPTION")
     assert "recover would" in failure.error.message
     with pytest.raises(FlowStateCorruptionError):
-        await r.service.get_flow_state("odd", "loop")
+        await r.flows.get_flow_state("odd", "loop")
     await r.service.administration.recover_flow("odd", "loop", origin=trusted_origin("odd"))
-    assert (await r.service.get_flow_state("odd", "loop")) is not None
+    assert (await r.flows.get_flow_state("odd", "loop")) is not None
 
 
 async def test_what_cannot_be_moved_does_not_keep_the_others_from_their_turn() -> None:
@@ -378,7 +380,7 @@ async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on(
     assert min(asked) > 0, "to MongoDB a limit of 0 is none"
     assert [(call.moved, call.remaining) for call in calls] == [(10, 15), (10, 5), (5, 0), (0, 0)]
     assert set(stands(r).values()) == {("b2", 2)}
-    assert {len(await r.service.get_flow_history(f"u{n:02}", "loop")) for n in range(25)} == {2}
+    assert {len(await r.flows.get_flow_history(f"u{n:02}", "loop")) for n in range(25)} == {2}
 
 
 async def test_one_call_ends_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,9 +479,9 @@ async def test_a_timeout_that_is_due_runs_before_the_state_is_moved() -> None:
     r = Rig()
     timed = edited(OLD, a__timeout={"after": "PT1H", "transition": "go"})
     await r.service.create_flow(timed)
-    await r.service.start_flow("due", "loop")
+    await r.flows.start_flow("due", "loop")
     r.clock.advance(minutes=40)
-    await r.service.start_flow("waits", "loop")
+    await r.flows.start_flow("waits", "loop")
     began = r.clock.now()
     await r.service.update_flow("loop", members(renamed(timed, "b", "b2")))
     r.clock.advance(minutes=30)

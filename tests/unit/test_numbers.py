@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand, trusted_origin
 from app.contracts.errors import InvalidDefinitionError, InvalidPayloadError
 from app.exchange.conversion_report import ConversionReport
 from app.exchange.xstate_reading import read_machine
@@ -82,16 +83,17 @@ async def test_every_command_takes_them() -> None:
     r = await rig()
     big, double = {"n": 10**20}, {"n": 1e20}
     async with r.service as service:
-        state, _ = await service.start_flow("ada", "loop", StartCommand(payload=big))
+        flows = service.as_trusted()
+        state, _ = await flows.start_flow("ada", "loop", StartCommand(payload=big))
         assert state.payload == double
-        state = await service.execute_transition("ada", "loop", "again", {"m": [2**64]})
+        state = await flows.execute_transition("ada", "loop", "again", {"m": [2**64]})
         assert state.payload == {"n": 1e20, "m": [2.0**64]}
-        state = await service.set_flow_state("ada", SetCommand(step="b", flow="loop", payload=big))
+        state = await flows.set_flow_state("ada", SetCommand(step="b", flow="loop", payload=big))
         assert state.payload == double
         operation = BatchOperation(
             op="transition", transition="done", user_id="ada", flow_id="loop", body={"payload": {"k": 2**70}}
         )
-        (outcome,) = await service.bulk.run([operation], Origin(actor="root"))
+        (outcome,) = await service.bulk.run([operation], trusted_origin("root"))
         assert outcome.state is not None
         assert outcome.state.payload == {"n": 1e20, "k": 2.0**70}
         assert msgspec.json.decode(msgspec.json.encode(outcome.state.payload)) == outcome.state.payload
@@ -100,12 +102,13 @@ async def test_every_command_takes_them() -> None:
 @pytest.mark.parametrize("number", REFUSED)
 async def test_every_command_refuses_others_by_place(number: int) -> None:
     r = await rig()
-    origin = Origin(actor="ada", request_id="r1")
+    origin = Origin(trusted_caller("ada"), request_id="r1")
     payload = {"a": [{"b": number}]}
     async with r.service as service:
+        flows = service.as_trusted()
         with pytest.raises(InvalidPayloadError) as refusal:
             await service.start_flow("ada", "loop", StartCommand(payload=payload), origin=origin)
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
         for refused in (
             service.execute_transition("ada", "loop", "again", payload, origin=origin),
             service.set_flow_state("ada", SetCommand(step="b", flow="loop", payload=payload), origin=origin),
@@ -119,9 +122,10 @@ async def test_every_command_refuses_others_by_place(number: int) -> None:
 
 async def test_a_repeated_request_may_spell_the_number_otherwise() -> None:
     r = await rig()
-    origin = Origin(actor="ada", request_id="r1")
+    origin = Origin(trusted_caller("ada"), request_id="r1")
     async with r.service as service:
-        await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
         first = await service.execute_transition("ada", "loop", "again", {"n": 10**20}, origin=origin)
         again = await service.execute_transition("ada", "loop", "again", {"n": 1e20}, origin=origin)
     assert (again.revision, again.payload) == (first.revision, {"n": 1e20})

@@ -43,18 +43,18 @@ def test_what_an_answer_leaves_out_comes_with_the_next(after_all: str | None) ->
 
 async def test_history_in_the_outbox_and_in_the_store_is_paged_by_bytes() -> None:
     r = await rig(max_payload_bytes=400_000)
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     for n in range(8):
-        await r.service.execute_transition("ada", "loop", "again", {"text": "x" * 300_000, "n": n})
+        await r.flows.execute_transition("ada", "loop", "again", {"text": "x" * 300_000, "n": n})
     stored = await r.states.load("loop", "ada")
     assert stored is not None
-    records = [record.id for record in await r.service.get_flow_history("ada", "loop")]
+    records = [record.id for record in await r.flows.get_flow_history("ada", "loop")]
     assert len(records) == 9, "the list of a Python program is whole"
     for delivered in (0, 3, 9):
         await r.history.append(stored.pending[:delivered])
         found, after = [], None
         while True:
-            page = await r.service.page_flow_history("ada", "loop", after=after)
+            page = await r.flows.page_flow_history("ada", "loop", after=after)
             assert sum(len(json.encode(record)) for record in page.items) < MAX_PAGE_BYTES + 700_000
             found += [record.id for record in page.items]
             if page.next is None:
@@ -62,4 +62,4 @@ async def test_history_in_the_outbox_and_in_the_store_is_paged_by_bytes() -> Non
             after = page.next
         assert found == records, delivered
         assert len(found) > len(page.items)
-    assert (await r.service.verify_flow_history("ada", "loop")).records == 9
+    assert (await r.flows.verify_flow_history("ada", "loop")).records == 9

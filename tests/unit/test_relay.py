@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import pytest
 from msgspec import UNSET
 
-from app.contracts.commands import Origin, StartCommand
+from app.contracts.commands import StartCommand, trusted_origin
 from app.contracts.events import Event, StateChanged
 from app.contracts.record import HistoryRecord
 from app.services.delivery.relay import MAX_FAILURES
 from app.services.jobs import scheduler as background
 from tests.support.rig import Rig, rig
 
-OPERATOR = Origin(actor="operator", client="command-line")
+OPERATOR = trusted_origin("operator", client="command-line")
 
 
 def refuse_records_of(r: Rig, user: str) -> list[int]:
@@ -40,8 +40,9 @@ async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> No
     r = await rig()
     batches = refuse_records_of(r, "eve")
     async with r.service as service:
-        await service.start_flow("eve", "loop")
-        await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("eve", "loop")
+        await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
         assert [record.user_id for record in r.history.kept.values()] == ["ada"], "it stops no other"
         for _ in range(MAX_FAILURES - 1):
@@ -57,7 +58,7 @@ async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> No
         assert await r.kinds("eve") == ["started"], "who reads the history sees it"
         await service.background.check.run()
         assert "loop:eve" in await service.background.check.list_reasons(10)
-        await service.execute_transition("eve", "loop", "again")
+        await flows.execute_transition("eve", "loop", "again")
 
 
 @pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
@@ -74,13 +75,14 @@ async def test_records_set_aside_do_not_stand_before_all_others(monkeypatch: pyt
 
     r.history.append = refusing  # type: ignore[method-assign]
     async with r.service as service:
+        flows = service.as_trusted()
         for user in ("eve", "mallory"):
-            await service.start_flow(user, "loop")
+            await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         for _ in range(MAX_FAILURES - 1):
             await sweep(r)
         assert sorted(service.background.relay.states_set_aside) == ["loop:eve", "loop:mallory"]
-        await r.make().start_flow("ada", "loop")  # by a worker that delivers nothing
+        await r.make().as_trusted().start_flow("ada", "loop")  # by a worker that delivers nothing
         await sweep(r)
         assert [record.user_id for record in r.history.kept.values()] == ["ada"]
 
@@ -91,7 +93,8 @@ async def test_a_record_set_aside_stays_reported_after_a_restart_until_it_is_del
     append = r.history.append
     refuse_records_of(r, "eve")
     async with r.service as service:
-        await service.start_flow("eve", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("eve", "loop")
         await service.background.relay.drain(5)
         for _ in range(MAX_FAILURES - 1):
             await sweep(r)
@@ -111,7 +114,8 @@ async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_retained() -
     r = await rig()
     refuse_records_of(r, "eve")
     async with r.service as service:
-        await service.start_flow("eve", "loop", StartCommand(payload={"secret": 1}))
+        flows = service.as_trusted()
+        await flows.start_flow("eve", "loop", StartCommand(payload={"secret": 1}))
         await service.personal_data.erase("eve", OPERATOR)
         assert all(record.payload is UNSET for record in r.states.kept["loop:eve"].pending)
 
@@ -128,8 +132,9 @@ async def test_an_event_that_cannot_be_published_stops_no_other() -> None:
 
     r.bus.publish = refusing  # type: ignore[method-assign]
     async with r.service as service:
+        flows = service.as_trusted()
         for user in ("ada", "eve", "bob"):
-            await service.start_flow(user, "loop")
+            await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         assert [event.user_id for event in r.heard] == ["ada", "bob"]
     assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
@@ -147,8 +152,9 @@ async def test_a_record_of_which_no_event_can_be_made_stops_no_other() -> None:
 
     updates.from_record = failing  # type: ignore[method-assign, assignment]
     async with r.service as service:
+        flows = service.as_trusted()
         for user in ("ada", "eve", "bob"):
-            await service.start_flow(user, "loop")
+            await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         assert [event.user_id for event in r.heard] == ["ada", "bob"]
     assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, convert, json
 
-from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import BatchOperation, Origin, SetCommand, StartCommand, trusted_origin
 from app.contracts.errors import InvalidPayloadError, InvalidRequestError
 from app.contracts.state import FlowState
 from app.flow.values.removal import pointer_faults, without
@@ -84,12 +85,12 @@ def test_every_value_has_a_pointer_of_its_own(payload: dict[str, Any], data: st.
 
 
 async def payload_after(r: Any, **given: Any) -> Any:
-    return (await r.service.execute_transition("ada", "loop", "again", **given)).payload
+    return (await r.flows.execute_transition("ada", "loop", "again", **given)).payload
 
 
 async def test_a_transition_removes_first_and_then_merges() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": {"c": 1, "d": 2}, "n": 0}))
+    await r.flows.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": {"c": 1, "d": 2}, "n": 0}))
     assert await payload_after(r, remove=["/b/c"]) == {"a": 1, "b": {"d": 2}, "n": 0}
     assert await payload_after(r, remove=["/a"], payload={"a": 2, "n": None}) == {
         "a": 2,
@@ -98,26 +99,26 @@ async def test_a_transition_removes_first_and_then_merges() -> None:
     }
     assert await payload_after(r, remove=[]) == {"a": 2, "b": {"d": 2}, "n": None}
     assert await payload_after(r, remove=["/a", "/b", "/n"]) == {}
-    history = await r.service.get_flow_history("ada", "loop")
+    history = await r.flows.get_flow_history("ada", "loop")
     after = [record.after.payload for record in history if isinstance(record.after, FlowState)]
     assert after[-1] == {}
-    assert (await r.service.verify_flow_history("ada", "loop")).whole
+    assert (await r.flows.verify_flow_history("ada", "loop")).whole
 
 
 async def test_without_a_payload_there_is_nothing_to_remove() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     assert await payload_after(r, remove=["/a"]) is UNSET
     assert await payload_after(r, remove=["/a"], payload={"a": 1}) == {"a": 1}
 
 
 async def test_one_text_is_no_list_of_pointers() -> None:
     r = await rig()
-    state, _ = await r.service.start_flow("ada", "loop", StartCommand(payload={"": 1, "a": 2}))
+    state, _ = await r.flows.start_flow("ada", "loop", StartCommand(payload={"": 1, "a": 2}))
     with pytest.raises(InvalidRequestError) as refusal:
-        await r.service.execute_transition("ada", "loop", "again", remove="/")
+        await r.flows.execute_transition("ada", "loop", "again", remove="/")
     assert [fault.pointer for fault in refusal.value.faults] == ["/remove"]
-    assert await r.service.get_flow_state("ada", "loop") == state
+    assert await r.flows.get_flow_state("ada", "loop") == state
 
 
 BAD = ["/a", "", "a", "/a~", "/a~2b", "/x~01", "/\ud800"]
@@ -126,10 +127,10 @@ FAULTY = [1, 2, 3, 4, 6]
 
 async def test_every_bad_pointer_is_named_and_nothing_changes() -> None:
     r = await rig()
-    state, _ = await r.service.start_flow("ada", "loop", StartCommand(payload={"a": 1}))
+    state, _ = await r.flows.start_flow("ada", "loop", StartCommand(payload={"a": 1}))
     changes = (
-        r.service.execute_transition("ada", "loop", "again", {"b": 1}, remove=BAD),
-        r.service.set_flow_state("ada", SetCommand("a", flow="loop", remove=tuple(BAD))),
+        r.flows.execute_transition("ada", "loop", "again", {"b": 1}, remove=BAD),
+        r.flows.set_flow_state("ada", SetCommand("a", flow="loop", remove=tuple(BAD))),
     )
     for change in changes:
         with pytest.raises(InvalidRequestError) as refusal:
@@ -140,16 +141,16 @@ async def test_every_bad_pointer_is_named_and_nothing_changes() -> None:
         for body in ({"remove": ["/a"]}, {"remove": BAD})
     ]
     with pytest.raises(InvalidRequestError) as refusal:
-        await r.service.bulk.run(operations, Origin("root"))
+        await r.service.bulk.run(operations, trusted_origin("root"))
     assert [fault.pointer for fault in refusal.value.faults] == [
         f"/operations/1/body/remove/{n}" for n in FAULTY
     ]
-    assert await r.service.get_flow_state("ada", "loop") == state
+    assert await r.flows.get_flow_state("ada", "loop") == state
 
 
 async def test_in_a_batch_and_in_set() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": 2, "c": 3}))
+    await r.flows.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": 2, "c": 3}))
     moved = BatchOperation(
         op="transition", transition="again", user_id="ada", flow_id="loop", body={"remove": ["/a"]}
     )
@@ -157,26 +158,26 @@ async def test_in_a_batch_and_in_set() -> None:
         op="set", user_id="ada", flow_id="loop", body={"step": "a", "remove": ["/b"], "payload": {"d": 4}}
     )
     replaced = BatchOperation(op="set", user_id="ada", flow_id="loop", body={"step": "a"})
-    outcomes = await r.service.bulk.run([moved, repaired, replaced], Origin("root"))
+    outcomes = await r.service.bulk.run([moved, repaired, replaced], trusted_origin("root"))
     payloads = [None if outcome.state is None else outcome.state.payload for outcome in outcomes]
     assert payloads == [{"b": 2, "c": 3}, {"c": 3, "d": 4}, UNSET]
     fresh = SetCommand("a", flow="loop", remove=("/a",), payload={"a": 1})
-    assert (await r.service.set_flow_state("bob", fresh)).payload == {"a": 1}, "there was nothing"
+    assert (await r.flows.set_flow_state("bob", fresh)).payload == {"a": 1}, "there was nothing"
 
 
 async def test_a_text_is_no_list_of_pointers() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop", StartCommand(payload={"": 1, "a": 2}))
+    await r.flows.start_flow("ada", "loop", StartCommand(payload={"": 1, "a": 2}))
     for text in ("/", "/a"):
         with pytest.raises(InvalidRequestError) as refusal:
-            await r.service.execute_transition("ada", "loop", "again", remove=text)
+            await r.flows.execute_transition("ada", "loop", "again", remove=text)
         assert [fault.pointer for fault in refusal.value.faults] == ["/remove"]
 
 
 async def test_the_same_id_with_another_removal_is_another_request() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": 2}))
-    once = Origin("ada", request_id="r-1")
+    await r.flows.start_flow("ada", "loop", StartCommand(payload={"a": 1, "b": 2}))
+    once = Origin(trusted_caller("ada"), request_id="r-1")
     first = await r.service.execute_transition("ada", "loop", "again", remove=["/a"], origin=once)
     again = await r.service.execute_transition("ada", "loop", "again", remove=["/a"], origin=once)
     assert (again.revision, again.payload) == (first.revision, {"b": 2})
@@ -188,11 +189,11 @@ async def test_the_same_id_with_another_removal_is_another_request() -> None:
 async def test_a_schema_holds_whatever_is_removed() -> None:
     r = await rig()
     await r.service.create_flow(expense_flow())
-    await r.service.start_flow("ada", "expense", StartCommand(payload={"amount": 1, "reason": "old"}))
+    await r.flows.start_flow("ada", "expense", StartCommand(payload={"amount": 1, "reason": "old"}))
     with pytest.raises(InvalidPayloadError):
-        await r.service.execute_transition("ada", "expense", "submit", {"amount": 2}, remove=["/reason"])
+        await r.flows.execute_transition("ada", "expense", "submit", {"amount": 2}, remove=["/reason"])
     given = {"amount": 2, "reason": "lunch"}
-    state = await r.service.execute_transition("ada", "expense", "submit", given, remove=["/reason"])
+    state = await r.flows.execute_transition("ada", "expense", "submit", given, remove=["/reason"])
     assert state.payload == given
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, SetCommand, StartCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS
@@ -15,7 +16,7 @@ from tests.support.rig import rig
 
 
 def origin(request_id: str, actor: str = "ada", **more: Any) -> Origin:
-    return Origin(actor=actor, request_id=request_id, **more)
+    return Origin(trusted_caller(actor), request_id=request_id, **more)
 
 
 async def test_every_command_repeated_gives_its_first_answer() -> None:
@@ -42,15 +43,16 @@ async def test_every_command_repeated_gives_its_first_answer() -> None:
 async def test_from_another_worker_before_anything_was_delivered() -> None:
     r = await rig()
     other = r.make()
-    await other.start_flow("ada", "loop")
+    other_flows = other.as_trusted()
+    await other_flows.start_flow("ada", "loop")
     first = await other.execute_transition("ada", "loop", "again", origin=origin("k"))
-    await other.execute_transition("ada", "loop", "again")
+    await other_flows.execute_transition("ada", "loop", "again")
     assert await r.service.execute_transition("ada", "loop", "again", origin=origin("k")) == first
 
 
 async def test_another_request_with_the_same_id_is_refused_and_changes_nothing() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     await r.service.execute_transition("ada", "loop", "again", {"a": 1, "b": 2}, origin=origin("k"))
     same = {"b": 2, "a": 1}
     await r.service.execute_transition("ada", "loop", "again", same, origin=origin("k"))
@@ -66,7 +68,7 @@ async def test_another_request_with_the_same_id_is_refused_and_changes_nothing()
 
 async def test_ids_of_different_callers_do_not_meet() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     await r.service.execute_transition("ada", "loop", "again", origin=origin("k", "ada"))
     second = await r.service.execute_transition("ada", "loop", "again", origin=origin("k", "bob"))
     assert second.revision == 2
@@ -74,7 +76,7 @@ async def test_ids_of_different_callers_do_not_meet() -> None:
 
 async def test_a_repeat_is_known_before_its_expected_revision_is_asked() -> None:
     r = await rig()
-    state, _ = await r.service.start_flow("ada", "loop")
+    state, _ = await r.flows.start_flow("ada", "loop")
     asked = origin("k", expected=ExpectedPosition(0, state.epoch))
     first = await r.service.execute_transition("ada", "loop", "again", origin=asked)
     assert await r.service.execute_transition("ada", "loop", "again", origin=asked) == first
@@ -82,10 +84,10 @@ async def test_a_repeat_is_known_before_its_expected_revision_is_asked() -> None
 
 async def test_a_refusal_is_not_an_answer_to_keep() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     with pytest.raises(InvalidTransitionError):
         await r.service.execute_transition("ada", "loop", "back", origin=origin("k"))
-    await r.service.execute_transition("ada", "loop", "go")
+    await r.flows.execute_transition("ada", "loop", "go")
     done = await r.service.execute_transition("ada", "loop", "back", origin=origin("k"))
     assert done.revision == 2
 
@@ -93,7 +95,8 @@ async def test_a_refusal_is_not_an_answer_to_keep() -> None:
 async def test_the_document_forgets_but_the_history_does_not() -> None:
     r = await rig()
     async with r.service as service:
-        await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
         first = await service.execute_transition("ada", "loop", "again", origin=origin("k-0"))
         for n in range(1, REMEMBERED_REQUESTS + 3):
             await service.execute_transition("ada", "loop", "again", origin=origin(f"k-{n}"))
@@ -123,16 +126,17 @@ async def test_the_document_alone_answers_while_nothing_can_be_forgotten() -> No
 async def test_a_start_is_known_after_the_state_was_cleared() -> None:
     r = await rig()
     async with r.service as service:
+        flows = service.as_trusted()
         first = await service.start_flow("ada", "loop", origin=origin("s"))
         assert await service.clear_flow_state("ada", "loop", origin=origin("c"))
         await service.background.relay.drain(5)
         assert await service.start_flow("ada", "loop", origin=origin("s")) == first
         assert await service.clear_flow_state("ada", "loop", origin=origin("c"))
-        assert await service.get_flow_state("ada", "loop") is None
+        assert await flows.get_flow_state("ada", "loop") is None
         second, started = await service.start_flow("ada", "loop", origin=origin("s2"))
         assert (started, second.epoch != first[0].epoch) == (True, True)
         assert await service.clear_flow_state("ada", "loop", origin=origin("c")), "the first answer"
-        assert await service.get_flow_state("ada", "loop") == second
+        assert await flows.get_flow_state("ada", "loop") == second
 
 
 async def test_rivals_with_one_id_make_one_change() -> None:
@@ -150,7 +154,8 @@ async def test_rivals_with_one_id_make_one_change() -> None:
     r = await rig()
     r.states = Overtaken()
     service = r.make()
-    await service.start_flow("ada", "loop")
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "loop")
     state = await service.execute_transition("ada", "loop", "again", origin=origin("k"))
     assert state.revision == 1
     assert r.states.kept["loop:ada"].state.revision == 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.commands import Origin, PauseCommand, trusted_origin
+from app.contracts.commands import PauseCommand, trusted_origin
 from app.contracts.errors import (
     FlowNotFoundError,
     StoreUnavailableError,
@@ -17,12 +17,12 @@ from app.services.administration import retirement
 from tests.support.rig import Rig, rig
 from tests.support.samples import PROGRAM
 
-ROOT = Origin("root")
+ROOT = trusted_origin("root")
 
 
 async def running(r: Rig, users: int) -> None:
     for n in range(users):
-        await r.service.start_flow(f"u{n}", "loop")
+        await r.flows.start_flow(f"u{n}", "loop")
 
 
 async def test_running_states_end_and_completed_ones_stay() -> None:
@@ -31,16 +31,16 @@ async def test_running_states_end_and_completed_ones_stay() -> None:
     await r.service.administration.pause_flow(
         "u1", "loop", PauseCommand("audit"), origin=trusted_origin("u1")
     )
-    await r.service.execute_transition("u2", "loop", "jump")
+    await r.flows.execute_transition("u2", "loop", "jump")
     done = await r.service.delete_flow("loop", force=True, origin=ROOT)
     assert (done.ended, done.failed, done.more) == (2, 0, False)
     for user in ("u0", "u1"):
-        assert await r.service.get_user_flows(user) == []
-        last = (await r.service.get_flow_history(user, "loop"))[-1]
+        assert await r.flows.get_user_flows(user) == []
+        last = (await r.flows.get_flow_history(user, "loop"))[-1]
         assert (last.kind, last.actor, last.to_step) == ("cleared", "root", "a")
         with pytest.raises(FlowNotFoundError):
-            await r.service.execute_transition(user, "loop", "go")
-    completed = await r.service.get_flow_state("u2", "loop")
+            await r.flows.execute_transition(user, "loop", "go")
+    completed = await r.flows.get_flow_state("u2", "loop")
     assert completed is not None
     assert completed.status == "completed"
 
@@ -48,22 +48,22 @@ async def test_running_states_end_and_completed_ones_stay() -> None:
 async def test_without_force_nothing_ends() -> None:
     r = await rig()
     await running(r, 1)
-    done = await r.service.delete_flow("loop")
+    done = await r.flows.delete_flow("loop")
     assert done.ended == 0
-    assert (await r.service.execute_transition("u0", "loop", "go")).step == "b"
+    assert (await r.flows.execute_transition("u0", "loop", "go")).step == "b"
 
 
 async def test_it_can_be_repeated_and_then_ends_what_is_left() -> None:
     r = await rig()
     await running(r, 2)
-    await r.service.delete_flow("loop")
-    assert (await r.service.delete_flow("loop", force=True)).ended == 2
-    assert (await r.service.delete_flow("loop", force=True)).ended == 0
+    await r.flows.delete_flow("loop")
+    assert (await r.flows.delete_flow("loop", force=True)).ended == 2
+    assert (await r.flows.delete_flow("loop", force=True)).ended == 0
     assert len(await r.service.definitions.versions("loop", PROGRAM)) == 2, "retired once"
     with pytest.raises(FlowNotFoundError):
-        await r.service.delete_flow("loop")
+        await r.flows.delete_flow("loop")
     with pytest.raises(FlowNotFoundError):
-        await r.service.delete_flow("nothing", force=True)
+        await r.flows.delete_flow("nothing", force=True)
 
 
 async def test_more_states_than_one_call_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,8 @@ async def test_more_states_than_one_call_ends(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(retirement, "MOST", 4)
     r = await rig()
     await running(r, 7)
-    first = await r.service.delete_flow("loop", force=True)
-    second = await r.service.delete_flow("loop", force=True)
+    first = await r.flows.delete_flow("loop", force=True)
+    second = await r.flows.delete_flow("loop", force=True)
     assert [(first.ended, first.more), (second.ended, second.more)] == [(4, True), (3, False)]
 
 
@@ -84,12 +84,12 @@ async def test_a_state_that_moves_meanwhile_ends_at_its_new_step(monkeypatch: py
     async def moved_after_it_was_found(*asked: Any) -> StatePage:
         page = await find(*asked)
         if StateFilter(flow_id="loop") == asked[0] and page.states:
-            await r.service.execute_transition("u0", "loop", "go")
+            await r.flows.execute_transition("u0", "loop", "go")
         return page
 
     monkeypatch.setattr(r.states, "find", moved_after_it_was_found)
-    assert (await r.service.delete_flow("loop", force=True)).ended == 1
-    kinds = [(h.kind, h.to_step) for h in await r.service.get_flow_history("u0", "loop")]
+    assert (await r.flows.delete_flow("loop", force=True)).ended == 1
+    kinds = [(h.kind, h.to_step) for h in await r.flows.get_flow_history("u0", "loop")]
     assert kinds == [("started", "a"), ("transitioned", "b"), ("cleared", "b")]
 
 
@@ -108,7 +108,7 @@ async def test_a_state_that_is_resumed_behind_its_page_ends_too(monkeypatch: pyt
         return page
 
     monkeypatch.setattr(r.states, "find", resumed_after_the_active_ones)
-    done = await r.service.delete_flow("loop", force=True)
+    done = await r.flows.delete_flow("loop", force=True)
     assert (done.ended, done.more) == (1, False)
 
 
@@ -126,18 +126,18 @@ async def test_a_store_that_is_away_ends_the_call_and_the_next_one_goes_on() -> 
 
     r.states.commit = away_after_one  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailableError):
-        await r.service.delete_flow("loop", force=True)
+        await r.flows.delete_flow("loop", force=True)
     r.states.commit = commit  # type: ignore[method-assign]
-    assert (await r.service.delete_flow("loop", force=True)).ended == 2
+    assert (await r.flows.delete_flow("loop", force=True)).ended == 2
 
 
 async def test_only_the_version_that_was_meant_is_retired() -> None:
     r = await rig()
     await r.service.update_flow("loop", {"title": "Loop"})
     with pytest.raises(VersionConflictError) as refused:
-        await r.service.delete_flow("loop", expected_version=1)
+        await r.flows.delete_flow("loop", expected_version=1)
     assert refused.value.details == {"flowId": "loop", "version": 2}
-    await r.service.delete_flow("loop", expected_version=2)
+    await r.flows.delete_flow("loop", expected_version=2)
     with pytest.raises(VersionConflictError):
-        await r.service.delete_flow("loop", force=True, expected_version=2)
-    assert (await r.service.delete_flow("loop", force=True, expected_version=3)).ended == 0
+        await r.flows.delete_flow("loop", force=True, expected_version=2)
+    assert (await r.flows.delete_flow("loop", force=True, expected_version=3)).ended == 0

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.commands import BatchAction, Origin, StartCommand
+from app.contracts.callers import trusted_caller
+from app.contracts.commands import BatchAction, Origin, StartCommand, trusted_origin
 from app.contracts.errors import (
     FlowNotFoundError,
     FlowNotStartedError,
@@ -34,16 +35,17 @@ from tests.support.samples import PROGRAM, flow_dict
 async def test_an_expired_state_is_absent_at_once_and_starts_a_new_life() -> None:
     r = await rig(state_ttl=timedelta(hours=1))
     async with r.service as service:
-        first, _ = await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        first, _ = await flows.start_flow("ada", "loop")
         r.clock.advance(minutes=59)
-        moved = await service.execute_transition("ada", "loop", "again")
+        moved = await flows.execute_transition("ada", "loop", "again")
         assert moved.expires_at == r.clock.now() + timedelta(hours=1), "renewed by each transition"
         r.clock.advance(minutes=60)
-        assert await service.get_flow_state("ada", "loop") is None
-        assert await service.get_user_flows("ada") == []
+        assert await flows.get_flow_state("ada", "loop") is None
+        assert await flows.get_user_flows("ada") == []
         with pytest.raises(FlowNotStartedError):
-            await service.execute_transition("ada", "loop", "again")
-        second, started = await service.start_flow("ada", "loop")
+            await flows.execute_transition("ada", "loop", "again")
+        second, started = await flows.start_flow("ada", "loop")
         assert started
         assert second.revision == 0
         assert second.epoch > first.epoch
@@ -53,9 +55,10 @@ async def test_an_expired_state_is_absent_at_once_and_starts_a_new_life() -> Non
 async def test_what_a_call_made_has_names() -> None:
     r = await rig()
     async with r.service as service:
-        begun = await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        begun = await flows.start_flow("ada", "loop")
         assert (begun.started, begun.state.step) == (True, "a")
-        state, started = again = await service.start_flow("ada", "loop")
+        state, started = again = await flows.start_flow("ada", "loop")
         assert (again.state, again.started) == (state, started) == (begun.state, False)
 
         put = service.definitions.put
@@ -65,17 +68,18 @@ async def test_what_a_call_made_has_names() -> None:
         assert (same.published, same.definition) == (False, made.definition)
 
         pause, everybody = BatchAction(op="pause", body={"reason": "r"}), StateFilter(flow_id="loop")
-        page = await service.bulk.run_on_found(everybody, pause, Origin("root"), after=None, limit=10)
+        page = await service.bulk.run_on_found(everybody, pause, trusted_origin("root"), after=None, limit=10)
         assert ([outcome.user_id for outcome in page.outcomes], page.next) == (["ada"], None)
 
 
 async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
     r = await rig(state_ttl=timedelta(hours=1))
     async with r.service as service:
-        await service.start_flow("ada", "loop")
-        await service.start_flow("bob", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
+        await flows.start_flow("bob", "loop")
         r.clock.advance(minutes=30)
-        await service.start_flow("eve", "loop")
+        await flows.start_flow("eve", "loop")
         r.clock.advance(minutes=30)
         assert await service.purge_expired_flows() == 2
         assert await service.purge_expired_flows() == 0
@@ -87,19 +91,21 @@ async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
 
 async def test_time_does_not_go_back_within_a_state() -> None:
     r = await rig()
-    first, _ = await r.service.start_flow("ada", "loop")
+    first, _ = await r.flows.start_flow("ada", "loop")
     r.clock.advance(hours=-5)
-    second = await r.service.execute_transition("ada", "loop", "again")
+    second = await r.flows.execute_transition("ada", "loop", "again")
     assert second.updated_at == first.updated_at
 
 
 async def test_who_commits_on_top_of_waiting_records_delivers_those_first() -> None:
     r = await rig()
     other = r.make()  # another worker whose relay never runs
-    await other.start_flow("ada", "loop")
-    await other.execute_transition("ada", "loop", "again")
+    other_flows = other.as_trusted()
+    await other_flows.start_flow("ada", "loop")
+    await other_flows.execute_transition("ada", "loop", "again")
     async with r.service as service:
-        await service.execute_transition("ada", "loop", "go")
+        flows = service.as_trusted()
+        await flows.execute_transition("ada", "loop", "go")
     assert [e.revision for e in r.heard] == [0, 1, 2]
     assert [record.revision for record in r.history.kept.values()] == [0, 1, 2]
     assert r.states.kept["loop:ada"].pending == ()
@@ -108,8 +114,9 @@ async def test_who_commits_on_top_of_waiting_records_delivers_those_first() -> N
 async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
     r = await rig()
     dead = r.make()
-    await dead.start_flow("ada", "loop")
-    await dead.execute_transition("ada", "loop", "again")
+    dead_flows = dead.as_trusted()
+    await dead_flows.start_flow("ada", "loop")
+    await dead_flows.execute_transition("ada", "loop", "again")
     async with r.service as service:
         await service.background.deliver_for_others()
         assert r.heard == [], "a living worker may still be at it"
@@ -122,12 +129,12 @@ async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
 
 async def test_history_is_complete_while_records_wait() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
-    await r.service.execute_transition("ada", "loop", "again")
+    await r.flows.start_flow("ada", "loop")
+    await r.flows.execute_transition("ada", "loop", "again")
     assert r.history.kept == {}
     assert await r.kinds() == ["started", "transitioned"]
-    page = await r.service.get_flow_history("ada", "loop", limit=1)
-    rest = await r.service.get_flow_history("ada", "loop", after=page[0].id)
+    page = await r.flows.get_flow_history("ada", "loop", limit=1)
+    rest = await r.flows.get_flow_history("ada", "loop", after=page[0].id)
     assert [x.revision for x in page + rest] == [0, 1]
 
 
@@ -136,7 +143,8 @@ async def test_a_broadcast_that_fails_holds_nothing_up() -> None:
     r = await rig()
     r.bus.broken = True
     async with r.service as service:
-        await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
     assert len(r.history.kept) == 1, "and it waits in the outbox until somebody can tell it"
 
 
@@ -153,8 +161,9 @@ async def test_delivery_goes_on_after_an_outage_of_the_store() -> None:
     r = await rig()
     r.history = Failing()
     service = r.make()
+    flows = service.as_trusted()
     async with service:
-        await service.start_flow("ada", "loop")
+        await flows.start_flow("ada", "loop")
     assert len(r.history.kept) == 1
     assert r.states.kept["loop:ada"].pending == ()
 
@@ -172,8 +181,9 @@ async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
     r = await rig()
     r.states = Rival()
     service = r.make()
-    await service.start_flow("ada", "loop")
-    assert (await service.execute_transition("ada", "loop", "go")).step == "b"
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "loop")
+    assert (await flows.execute_transition("ada", "loop", "go")).step == "b"
 
 
 async def test_a_race_that_never_ends_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +194,11 @@ async def test_a_race_that_never_ends_is_reported_as_such(monkeypatch: pytest.Mo
     r = await rig()
     r.states = Lost()
     service = r.make()
-    await service.start_flow("ada", "loop")
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "loop")
     monkeypatch.setattr("app.services.states.executor.PATIENCE_SECONDS", 0.05)
     with pytest.raises(StateBusyError) as refusal:
-        await service.execute_transition("ada", "loop", "go")
+        await flows.execute_transition("ada", "loop", "go")
     assert (refusal.value.status, refusal.value.retryable, refusal.value.retry_after) == (503, True, 1)
 
 
@@ -210,8 +221,9 @@ async def test_commands_of_one_state_run_in_turn() -> None:
     r = await rig()
     r.states = states = Counting()
     service = r.make()
-    await service.start_flow("ada", "loop")
-    made = await asyncio.gather(*(service.execute_transition("ada", "loop", "again") for _ in range(200)))
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "loop")
+    made = await asyncio.gather(*(flows.execute_transition("ada", "loop", "again") for _ in range(200)))
     assert [state.revision for state in made] == list(range(1, 201)), "first come, first served"
     assert states.lost == 0
 
@@ -228,32 +240,33 @@ async def test_a_command_that_fails_gives_up_its_turn(monkeypatch: pytest.Monkey
     r = await rig()
     r.states = states = Hanging()
     service = r.make()
-    await service.start_flow("ada", "loop")
-    await service.start_flow("bob", "loop")
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "loop")
+    await flows.start_flow("bob", "loop")
     monkeypatch.setattr("app.services.states.executor.PATIENCE_SECONDS", 0.05)
     states.hangs = True
-    first = asyncio.create_task(service.execute_transition("ada", "loop", "again"))
+    first = asyncio.create_task(flows.execute_transition("ada", "loop", "again"))
     await asyncio.sleep(0)
     with pytest.raises(StateBusyError):
-        await service.execute_transition("ada", "loop", "again")
+        await flows.execute_transition("ada", "loop", "again")
     states.hangs = False
-    assert (await service.execute_transition("bob", "loop", "again")).revision == 1, "others do not wait"
+    assert (await flows.execute_transition("bob", "loop", "again")).revision == 1, "others do not wait"
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert (await service.execute_transition("ada", "loop", "again")).revision == 1
+    assert (await flows.execute_transition("ada", "loop", "again")).revision == 1
 
 
 async def test_an_expected_position_that_is_not_the_states_changes_nothing() -> None:
     r = await rig()
-    state, _ = await r.service.start_flow("ada", "loop")
+    state, _ = await r.flows.start_flow("ada", "loop")
     for wrong in (ExpectedPosition(1), ExpectedPosition(0, "another-epoch")):
         with pytest.raises(RevisionConflictError) as refusal:
             await r.service.execute_transition(
-                "ada", "loop", "again", origin=Origin(actor="ada", expected=wrong)
+                "ada", "loop", "again", origin=Origin(trusted_caller("ada"), expected=wrong)
             )
         assert refusal.value.details["state"].revision == 0
-    right = Origin(actor="ada", expected=ExpectedPosition(0, state.epoch))
+    right = Origin(trusted_caller("ada"), expected=ExpectedPosition(0, state.epoch))
     moved = await r.service.execute_transition("ada", "loop", "again", origin=right)
     assert moved.revision == 1
 
@@ -261,9 +274,10 @@ async def test_an_expected_position_that_is_not_the_states_changes_nothing() -> 
 async def test_refusals_are_recorded_and_never_answered_late() -> None:
     r = await rig()
     async with r.service as service:
-        await service.start_flow("ada", "loop", StartCommand(service="web"))
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop", StartCommand(service="web"))
         with pytest.raises(InvalidTransitionError):
-            await service.execute_transition("ada", "loop", "fly", origin=Origin(actor="boss"))
+            await service.execute_transition("ada", "loop", "fly", origin=trusted_origin("boss"))
     refused = list(r.history.kept.values())[-1]
     assert (refused.kind, refused.success, refused.error) == ("refused", False, "INVALID_TRANSITION")
     assert (refused.from_step, refused.to_step, refused.transition) == ("a", "a", "fly")
@@ -273,51 +287,52 @@ async def test_refusals_are_recorded_and_never_answered_late() -> None:
 
 async def test_states_go_on_with_their_version_and_reset_takes_the_newest() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     changed = flow_dict()["steps"]
     changed["a"]["transitions"] = {"fly": {"transition": "fly", "step": "c"}}
     await r.service.update_flow("loop", {"steps": changed})
-    state = await r.service.get_flow_state("ada", "loop")
+    state = await r.flows.get_flow_state("ada", "loop")
     assert state is not None
     assert [t.transition for t in state.transitions] == ["jump", "again", "go"]
-    assert (await r.service.execute_transition("ada", "loop", "again")).version == 1
-    reset = await r.service.reset_flow("ada", "loop")
+    assert (await r.flows.execute_transition("ada", "loop", "again")).version == 1
+    reset = await r.flows.reset_flow("ada", "loop")
     assert (reset.version, [t.transition for t in reset.transitions]) == (2, ["fly"])
 
 
 async def test_a_retired_flow_starts_nothing_and_what_runs_goes_on() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
-    await r.service.delete_flow("loop")
-    assert await r.service.list_flows() == []
+    await r.flows.start_flow("ada", "loop")
+    await r.flows.delete_flow("loop")
+    assert await r.flows.list_flows() == []
     with pytest.raises(FlowNotFoundError):
-        await r.service.start_flow("bob", "loop")
-    assert (await r.service.execute_transition("ada", "loop", "go")).step == "b"
-    assert (await r.service.reset_flow("ada", "loop")).step == "a"
+        await r.flows.start_flow("bob", "loop")
+    assert (await r.flows.execute_transition("ada", "loop", "go")).step == "b"
+    assert (await r.flows.reset_flow("ada", "loop")).step == "a"
     assert await r.service.create_flow(flow_dict()) == "loop"
-    assert (await r.service.start_flow("bob", "loop"))[0].version == 3
+    assert (await r.flows.start_flow("bob", "loop"))[0].version == 3
 
 
 async def test_a_definition_is_read_once_and_again_after_a_change_elsewhere() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     before = r.definitions.reads
-    await asyncio.gather(*(r.service.start_flow(f"u{n}", "loop") for n in range(50)))
+    await asyncio.gather(*(r.flows.start_flow(f"u{n}", "loop") for n in range(50)))
     assert r.definitions.reads == before
     heard: list[Event] = [DefinitionChanged(flow_id="loop")]
     await r.bus.publish(heard)
-    await asyncio.gather(*(r.service.start_flow(f"v{n}", "loop") for n in range(50)))
+    await asyncio.gather(*(r.flows.start_flow(f"v{n}", "loop") for n in range(50)))
     assert r.definitions.reads == before + 1, "many that miss share one read"
 
 
 async def test_clear_is_reported_and_recorded_and_the_next_life_has_another_epoch() -> None:
     r = await rig()
     async with r.service as service:
-        first, _ = await service.start_flow("ada", "loop")
-        assert await service.clear_flow_state("ada", "loop")
-        assert not await service.clear_flow_state("ada", "loop")
-        assert await service.get_flow_state("ada", "loop") is None
-        second, _ = await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        first, _ = await flows.start_flow("ada", "loop")
+        assert await flows.clear_flow_state("ada", "loop")
+        assert not await flows.clear_flow_state("ada", "loop")
+        assert await flows.get_flow_state("ada", "loop") is None
+        second, _ = await flows.start_flow("ada", "loop")
     assert second.epoch != first.epoch
     assert await r.kinds() == ["started", "cleared", "started"]
     assert [(e.epoch, e.revision) for e in r.heard] == [
@@ -330,20 +345,20 @@ async def test_clear_is_reported_and_recorded_and_the_next_life_has_another_epoc
 async def test_a_flows_own_ttl_comes_before_the_settings() -> None:
     r = Rig(state_ttl=timedelta(days=9))
     await r.service.create_flow(flow_dict(ttl="PT1H"))
-    state, _ = await r.service.start_flow("ada", "loop")
+    state, _ = await r.flows.start_flow("ada", "loop")
     assert state.expires_at == r.clock.now() + timedelta(hours=1)
     r.clock.advance(minutes=30)
-    state = await r.service.execute_transition("ada", "loop", "again")
+    state = await r.flows.execute_transition("ada", "loop", "again")
     assert state.expires_at == r.clock.now() + timedelta(hours=1)
-    flow = (await r.service.list_flows())[0]
+    flow = (await r.flows.list_flows())[0]
     assert flow.ttl == timedelta(hours=1)
 
 
 async def test_a_waiting_record_is_filtered_like_a_retained_one() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
-    await r.service.execute_transition("ada", "loop", "again")
-    found = await r.service.get_flow_history("ada", "loop", only=HistoryFilter(transition="again"))
+    await r.flows.start_flow("ada", "loop")
+    await r.flows.execute_transition("ada", "loop", "again")
+    found = await r.flows.get_flow_history("ada", "loop", only=HistoryFilter(transition="again"))
     assert [x.revision for x in found] == [1]
 
 
@@ -360,8 +375,9 @@ async def test_a_delivery_that_fails_loses_nothing_and_holds_nothing_up() -> Non
     r = await rig()
     r.history = Picky()
     service = r.make()
+    flows = service.as_trusted()
     for user in ("ada", "poison", "bob"):
-        await service.start_flow(user, "loop")
+        await flows.start_flow(user, "loop")
     async with service:
         await service.background.relay.drain(5)
     assert {record.user_id for record in r.history.kept.values()} == {"ada", "bob"}
@@ -384,11 +400,12 @@ async def test_only_what_was_delivered_leaves_the_outbox() -> None:
     r = await rig()
     r.history = Once()
     service = r.make()
-    await service.start_flow("ada", "loop")
+    flows = service.as_trusted()
+    await flows.start_flow("ada", "loop")
     async with service:
         await service.background.relay.drain(5)
         assert [record.revision for record in r.states.kept["loop:ada"].pending] == [0]
-        await service.execute_transition("ada", "loop", "again")
+        await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
     assert [x.revision for x in r.history.kept.values()] == [0, 1]
     assert r.states.kept["loop:ada"].pending == ()
@@ -397,17 +414,17 @@ async def test_only_what_was_delivered_leaves_the_outbox() -> None:
 async def test_epochs_grow_also_when_a_clock_is_behind() -> None:
     r = await rig()
     ahead = "ffffffff-ffff-7fff-bfff-ffffffffff00"
-    first, _ = await r.service.start_flow("ada", "loop")
+    first, _ = await r.flows.start_flow("ada", "loop")
     stored = r.states.kept["loop:ada"]
     r.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(stored.state, epoch=ahead))
-    await r.service.clear_flow_state("ada", "loop")
-    second, _ = await r.service.start_flow("ada", "loop")
+    await r.flows.clear_flow_state("ada", "loop")
+    second, _ = await r.flows.start_flow("ada", "loop")
     assert second.epoch > ahead > first.epoch
 
 
 async def test_a_worker_that_was_deaf_asks_for_definitions_again() -> None:
     r = await rig()
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     other = r.make()
     r.bus.handlers.clear()  # deaf
     await other.update_flow("loop", {"title": "New"})
@@ -434,8 +451,8 @@ async def test_an_ended_state_stays_as_long_as_its_history() -> None:
     for retention in (None, timedelta(days=90)):
         rig = Rig(history_retention=retention)
         await rig.service.create_flow(flow_dict())
-        await rig.service.start_flow("ada", "loop")
-        await rig.service.clear_flow_state("ada", "loop")
+        await rig.flows.start_flow("ada", "loop")
+        await rig.flows.clear_flow_state("ada", "loop")
         ended = rig.states.kept["loop:ada"].state
         assert ended.status == "cleared"
         assert ended.expires_at == (UNSET if retention is None else rig.clock.time + retention)
@@ -445,11 +462,12 @@ async def test_an_ended_state_stays_as_long_as_its_history() -> None:
 async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays_short() -> None:
     r = await rig()
     async with r.service as service:
-        await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
         r.bus.broken = True
         for _ in range(5):
-            await service.execute_transition("ada", "loop", "again")
+            await flows.execute_transition("ada", "loop", "again")
             await service.background.relay.drain(5)
         stored = r.states.kept["loop:ada"]
         assert [record.revision for record in stored.pending] == [5], "the last is enough"
@@ -466,7 +484,7 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
             await other.background.relay.drain(5)
         assert [event.revision for event in r.heard] == [0, 5]
         assert r.states.kept["loop:ada"].pending == ()
-        await service.execute_transition("ada", "loop", "again")
+        await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         assert r.states.kept["loop:ada"].pending == ()
         assert [event.revision for event in r.heard] == [0, 5, 6]
@@ -476,13 +494,14 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
 async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
     r = await rig()
     async with r.service as service:
-        await service.start_flow("ada", "loop")
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
         r.bus.broken = True
-        await service.execute_transition("ada", "loop", "again")
+        await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         r.bus.broken = False
-        await service.execute_transition("ada", "loop", "again")
+        await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
     assert [event.revision for event in r.heard] == [0, 1, 2]
     assert r.states.kept["loop:ada"].pending == ()
@@ -494,9 +513,10 @@ async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("app.services.delivery.relay.LEFT_LIMIT", 1)
     r = await rig()
     async with r.service as service:
+        flows = service.as_trusted()
         r.bus.broken = True
         for user in ("ada", "bob"):
-            await service.start_flow(user, "loop")
+            await flows.start_flow(user, "loop")
             await service.background.relay.drain(5)
     waiting = {key: len(stored.pending) for key, stored in r.states.kept.items()}
     assert waiting == {"loop:ada": 1, "loop:bob": 0}

@@ -16,7 +16,7 @@ async def test_a_reader_that_is_too_slow_is_reported_so() -> None:
     r = await rig()
     stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
     await stream.open(NOTHING_HELD)
-    state, _ = await r.service.start_flow("ada", "loop")
+    state, _ = await r.flows.start_flow("ada", "loop")
     events = stream.events()
     assert (await anext(events)).event == "flow-state"
     for revision in range(WAITING_EVENTS + 500):
@@ -38,11 +38,11 @@ async def test_an_epoch_that_begins_unseen_is_reported_from_its_first_revision()
         assert (await anext(events)).data == "null"
         for _ in range(2):
             # Both are committed before the stream looks at the first.
-            state, _ = await r.service.start_flow("ada", "loop")
-            await r.service.execute_transition("ada", "loop", "again")
+            state, _ = await r.flows.start_flow("ada", "loop")
+            await r.flows.execute_transition("ada", "loop", "again")
             await r.service.background.relay.drain(5)
             told = [await anext(events) for _ in range(2)]
-            await r.service.clear_flow_state("ada", "loop")
+            await r.flows.clear_flow_state("ada", "loop")
             told.append(await anext(events))
             assert [(event.event, event.id) for event in told] == [
                 ("flow-state", f"{state.epoch}.0"),
@@ -56,8 +56,8 @@ async def test_an_epoch_that_begins_unseen_is_reported_from_its_first_revision()
 async def test_a_reader_that_knew_of_no_state_missed_none() -> None:
     r = await rig()
     async with r.service:
-        state, _ = await r.service.start_flow("ada", "loop")
-        await r.service.execute_transition("ada", "loop", "again")
+        state, _ = await r.flows.start_flow("ada", "loop")
+        await r.flows.execute_transition("ada", "loop", "again")
         stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
         await stream.open(HeldPosition(from_start=True))
         events = stream.events()

@@ -125,13 +125,13 @@ async def test_one_that_is_set_right_is_trusted_again(log_events: LogEvents) -> 
 async def test_nothing_is_decided_by_time_alone_on_a_clock_that_is_not_trusted() -> None:
     rig = Rig()
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
-    await rig.service.start_flow("ada", "loop")
+    await rig.flows.start_flow("ada", "loop")
     rig.time_trusted = False
     rig.clock.advance(minutes=30)
-    assert (await rig.service.reset_flow("ada", "loop")).revision == 1
+    assert (await rig.flows.reset_flow("ada", "loop")).revision == 1
     rig.clock.advance(hours=2)
     before = rig.states.kept["loop:ada"]
-    for refused in (rig.service.reset_flow("ada", "loop"), rig.service.background.purge_expired()):
+    for refused in (rig.flows.reset_flow("ada", "loop"), rig.service.background.purge_expired()):
         with pytest.raises(StoreUnavailableError, match="the clock of this worker is off"):
             await refused
     assert rig.states.kept["loop:ada"] == before

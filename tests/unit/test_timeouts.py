@@ -102,7 +102,7 @@ def test_a_timeout_is_checked_with_its_definition(timeout: Any, pointer: str) ->
 async def started(**flow: Any) -> Rig:
     rig = Rig()
     await rig.service.create_flow(timed_flow(**flow))
-    await rig.service.start_flow("ada", "loop")
+    await rig.flows.start_flow("ada", "loop")
     return rig
 
 
@@ -112,14 +112,14 @@ async def test_what_is_due_runs_once_by_the_timer() -> None:
     rig.clock.advance(hours=1)
     assert await rig.service.background.run_timeouts() == 1
     assert await rig.service.background.run_timeouts() == 0
-    history = await rig.service.get_flow_history("ada", "loop")
+    history = await rig.flows.get_flow_history("ada", "loop")
     assert [(r.kind, r.transition, r.actor) for r in history] == [
         ("started", "started", "ada"),
         ("transitioned", "go", "timer"),
     ]
     rig.clock.advance(minutes=1)
     assert await rig.service.background.run_timeouts() == 1, "the next step has one too"
-    state = await rig.service.get_flow_state("ada", "loop")
+    state = await rig.flows.get_flow_state("ada", "loop")
     assert state is not None
     assert (state.step, state.status, state.timeout_at) == ("c", "completed", UNSET)
 
@@ -127,9 +127,9 @@ async def test_what_is_due_runs_once_by_the_timer() -> None:
 async def test_a_coming_timeout_runs_at_its_moment() -> None:
     rig = await started()  # due in an hour
     rig.clock.advance(seconds=0.2)
-    await rig.service.start_flow("bob", "loop")
+    await rig.flows.start_flow("bob", "loop")
     rig.clock.advance(minutes=20)
-    await rig.service.start_flow("eve", "loop")
+    await rig.flows.start_flow("eve", "loop")
     rig.clock.advance(minutes=39, seconds=59.8)
     ahead = asyncio.create_task(rig.service.background.run_coming_timeouts(1.0))
     while len(await rig.kinds("ada")) < 2:
@@ -146,8 +146,9 @@ async def test_a_command_after_the_due_moment_finds_the_state_moved_on() -> None
     rig = await started()
     rig.clock.advance(hours=1)
     async with rig.service as service:
+        flows = service.as_trusted()
         with pytest.raises(InvalidTransitionError) as refusal:
-            await service.execute_transition("ada", "loop", "jump")
+            await flows.execute_transition("ada", "loop", "jump")
         await service.background.relay.drain(5)
     assert refusal.value.details["fromStep"] == "b"
     assert await rig.kinds() == ["started", "transitioned", "refused"]
@@ -168,7 +169,7 @@ async def test_a_held_state_does_not_time_out() -> None:
     rig.clock.advance(hours=2)
     assert await rig.service.background.run_timeouts() == 0
     with pytest.raises(StatePausedError):
-        await rig.service.execute_transition("ada", "loop", "go")
+        await rig.flows.execute_transition("ada", "loop", "go")
     await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
     assert await rig.service.background.run_timeouts() == 1
 
@@ -176,7 +177,7 @@ async def test_a_held_state_does_not_time_out() -> None:
 async def test_an_expired_state_does_not_come_back_by_its_timeout() -> None:
     rig = await started(ttl="PT2H")
     rig.clock.advance(hours=3)
-    assert await rig.service.get_flow_state("ada", "loop") is None
+    assert await rig.flows.get_flow_state("ada", "loop") is None
     assert await rig.service.background.run_timeouts() == 1
     assert await rig.kinds() == ["started", "expired"]
 
@@ -184,10 +185,10 @@ async def test_an_expired_state_does_not_come_back_by_its_timeout() -> None:
 @pytest.mark.expected_logs("timeout cannot run")
 async def test_one_that_cannot_run_holds_up_no_other() -> None:
     rig = await started()
-    await rig.service.start_flow("bob", "loop")
+    await rig.flows.start_flow("bob", "loop")
     kept = rig.states.kept["loop:ada"]
     rig.states.kept["loop:ada"] = structs.replace(kept, state=structs.replace(kept.state, version=99))
     rig.clock.advance(hours=1)
     assert await rig.service.background.run_timeouts() == 1
     assert await rig.kinds("bob") == ["started", "transitioned"]
-    await rig.service.reset_flow("ada", "loop")
+    await rig.flows.reset_flow("ada", "loop")

@@ -203,15 +203,16 @@ async def test_the_requester_cannot_reopen_what_an_approver_approved() -> None:
     r = Rig()
     await r.service.create_flow(request_flow())
     async with r.service as service:
-        await service.start_flow("ada", "loop")
-        approved = Origin("bob", caller=APPROVER)
+        flows = service.as_trusted()
+        await flows.start_flow("ada", "loop")
+        approved = Origin(APPROVER)
         state = await service.execute_transition("ada", "loop", "approve", origin=approved)
         assert (state.status, state.undo_roles) == ("completed", ("approver",))
         with pytest.raises(InsufficientPermissionsError):
-            await service.undo_transition("ada", "loop", origin=Origin("ada", caller=REQUESTER))
+            await service.undo_transition("ada", "loop", origin=Origin(REQUESTER))
         assert (await service.undo_transition("ada", "loop", origin=approved)).status == "active"
         await service.background.relay.drain(5)
-        history = await service.get_flow_history("ada", "loop")
+        history = await flows.get_flow_history("ada", "loop")
     assert [(h.kind, h.transition, h.error) for h in history][2:] == [
         ("refused", "undone", "INSUFFICIENT_PERMISSIONS"),
         ("undone", "undone", UNSET),
@@ -221,14 +222,12 @@ async def test_the_requester_cannot_reopen_what_an_approver_approved() -> None:
 async def test_what_the_timer_did_is_undone_by_an_administrator_alone() -> None:
     r = Rig()
     await r.service.create_flow(request_flow())
-    await r.service.start_flow("ada", "loop")
+    await r.flows.start_flow("ada", "loop")
     r.clock.advance(hours=1)
     assert await r.service.background.run_timeouts() == 1
     with pytest.raises(InsufficientPermissionsError, match="flow:admin"):
-        await r.service.undo_transition("ada", "loop", origin=Origin("ada", caller=REQUESTER))
-    undone = await r.service.undo_transition(
-        "ada", "loop", origin=Origin("root", caller=trusted_caller("root"))
-    )
+        await r.service.undo_transition("ada", "loop", origin=Origin(REQUESTER))
+    undone = await r.service.undo_transition("ada", "loop", origin=Origin(trusted_caller("root")))
     assert undone.step == "asked"
 
 

@@ -144,7 +144,7 @@ async def _update(call: Call) -> Answer:
 
 
 async def _delete(call: Call) -> Answer:
-    origin = Origin(actor=call.caller.user_id, client="http", caller=call.caller)
+    origin = Origin(call.caller, client="http")
     done = await call.service.delete_flow(
         call.path["flow_id"],
         force=call.query.force,

@@ -4,7 +4,6 @@ commands."""
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import UNSET, Struct, ValidationError, json, structs
@@ -26,10 +25,9 @@ from app.contracts.state import FlowState
 from app.flow.values.removal import pointer_faults
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
+from app.services.administration.states import Administration
+from app.services.states.operations import StateOperations
 from config.log import describe
-
-if TYPE_CHECKING:
-    from app.services.service import FlowService
 
 log = structlog.get_logger("bulk")
 
@@ -48,8 +46,9 @@ _COMMANDS: dict[str, type[Struct]] = {
 class Bulk:
     """Runs batches."""
 
-    def __init__(self, service: "FlowService") -> None:
-        self._service = service
+    def __init__(self, operations: StateOperations, administration: Administration) -> None:
+        self._operations = operations
+        self._administration = administration
 
     async def run(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
         """The outcome of each operation, in their order. Those on one state are made one after another.
@@ -98,8 +97,8 @@ class Bulk:
         if faults:
             raise InvalidRequestError(faults)
         try:
-            page = await self._service.administration.find_states(
-                only, caller=origin.effective_caller, after=after, limit=limit
+            page = await self._administration.find_states(
+                only, after=after, limit=limit, caller=origin.caller
             )
         except InvalidRequestError as refusal:
             faults = [Fault(f"/filter{f.pointer}", f.message) for f in refusal.faults]
@@ -132,31 +131,32 @@ class Bulk:
             return BatchOutcome(user_id, flow_id, error=InternalError())
 
     async def _run(self, operation: BatchOperation, origin: Origin) -> FlowState | None:
-        service, user_id, flow_id = self._service, operation.user_id, operation.flow_id
+        operations, administration = self._operations, self._administration
+        user_id, flow_id = operation.user_id, operation.flow_id
         if operation.op == "clear":
-            await service.clear_flow_state(user_id, flow_id, origin=origin)
+            await operations.clear(user_id, flow_id, origin)
             return None
         if operation.op == "resume":
-            return await service.administration.resume_flow(user_id, flow_id, origin=origin)
+            return await administration.resume_flow(user_id, flow_id, origin=origin)
         if operation.op == "pause":
             held = convert_json(operation.body, PauseCommand)
-            return await service.administration.pause_flow(user_id, flow_id, held, origin=origin)
+            return await administration.pause_flow(user_id, flow_id, held, origin=origin)
         if operation.op == "reset":
             begun = convert_json(operation.body, ResetCommand)
-            return await service.reset_flow(user_id, flow_id, begun.step, origin=origin)
+            return await operations.reset(user_id, flow_id, begun, origin)
         if operation.op == "set":
             wanted = structs.replace(convert_json(operation.body, SetCommand), flow=flow_id)
-            return await service.set_flow_state(user_id, wanted, origin=origin)
+            return await operations.set(user_id, wanted, origin)
         moved = convert_json(operation.body, TransitionCommand)
-        return await service.execute_transition(
+        return await operations.transition(
             user_id,
             flow_id,
             operation.transition or "",
             moved.payload,
+            origin,
             ok=moved.ok,
             message=moved.message,
             remove=moved.remove,
-            origin=origin,
         )
 
 

@@ -82,7 +82,7 @@ class Migration:
         seconds; while states are ``remaining`` and were ``moved``, the same call again goes on. Raises
         FlowNotFoundError, and InvalidRequestError with every fault of the mapping, also for steps at which
         states run and which it leads nowhere."""
-        mapping = await self._mapping(flow_id, command, origin.effective_caller)
+        mapping = await self._mapping(flow_id, command, origin.caller)
         rehearsal = await self._rehearse(mapping)
         if command.dry_run:
             return await self._report(mapping, rehearsal, None)

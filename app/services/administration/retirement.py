@@ -78,7 +78,7 @@ class Retirement:
     async def _end_states(self, flow_id: str, origin: Origin) -> Retired:
         """Pass by pass, until one finds none: a worker that did not know yet may start more."""
         # A request's id is for one change of one state.
-        origin = Origin(actor=origin.actor, client=origin.client, caller=origin.caller)
+        origin = Origin(origin.caller, client=origin.client)
         ended = 0
         failed: set[str] = set()
         for _ in range(PASSES):

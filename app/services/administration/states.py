@@ -68,6 +68,17 @@ class Administration:
                 found.append(state)
         return StatePage(found, page.next)
 
+    async def list_states_of_user(self, user_id: str, caller: Caller) -> list[FlowState]:
+        """Return a user's states that the caller may see, ordered by key."""
+        require_ids({"userId": user_id})
+        only = StateFilter(user_id=user_id)
+        page = await self.find_states(only, caller=caller)
+        found = page.states
+        while page.next is not None:
+            page = await self.find_states(only, after=page.next, caller=caller)
+            found += page.states
+        return found
+
     async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> Recovered:
         """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
         without one, begin it again at the initial step. A sound state is kept as it is. Raises
@@ -79,9 +90,7 @@ class Administration:
             raise await self._changes.not_started(user_id, flow_id) from None
         if done.state is None:
             return done
-        return structs.replace(
-            done, state=await self._access.with_transitions(done.state, origin.effective_caller)
-        )
+        return structs.replace(done, state=await self._access.with_transitions(done.state, origin.caller))
 
     async def pause_flow(
         self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin

@@ -4,6 +4,7 @@ from msgspec import UNSET, structs
 
 from app.contracts.callers import Caller
 from app.contracts.events import StateChanged
+from app.contracts.identifiers import require_state
 from app.contracts.pages import MAX_PAGE_BYTES
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.history import HistoryStore
@@ -13,6 +14,7 @@ from app.contracts.record import commit_record_id, named_payload
 from app.contracts.results import CaughtUp
 from app.contracts.state import ENDED, FlowState
 from app.flow.conditions.guard_inputs import GuardBudget
+from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.delivery.state_events import StateEvents
 from app.services.states.changes import StateChanges
@@ -38,6 +40,7 @@ class CatchUp:
         changes: StateChanges,
         access: Visibility,
         updates: StateEvents,
+        catalog: DefinitionCatalog,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -46,7 +49,25 @@ class CatchUp:
         self._changes = changes
         self._access = access
         self._updates = updates
+        self._catalog = catalog
         self._clock = clock
+
+    async def for_subscriber(
+        self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller
+    ) -> CaughtUp:
+        """Return the commits after the position that a subscriber holds, as the caller may see them.
+
+        Raises:
+            InsufficientPermissionsError: The caller may not see the flow.
+            FlowNotFoundError: There is neither a state nor a flow with this name.
+        """
+        require_state(user_id, flow_id)
+        await self._access.require_visible(flow_id, caller)
+        found = await self.since(user_id, flow_id, held, caller)
+        if found is None:
+            await self._catalog.current(flow_id)
+            return CaughtUp(None)
+        return found
 
     async def since(self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller) -> CaughtUp | None:
         """Return the changes after a held position, with the state, as the caller may see them.

@@ -46,13 +46,13 @@ class StateChanges:
         after, changed = await self.execute(asked, decide)
         if after is None:
             raise await self.not_started(asked.user_id, asked.flow_id)
-        return await self._access.with_transitions(after, asked.origin.effective_caller), changed
+        return await self._access.with_transitions(after, asked.origin.caller), changed
 
     async def execute(self, asked: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
         """As Executor.execute; a conflict carries the present state as it is answered, corruption what
         a recovery would do, and the absence of a state how the last one ended. Raises
         InsufficientPermissionsError when the caller must not see the flow, RateLimitedError."""
-        await self._access.require_visible(asked.flow_id, asked.origin.effective_caller)
+        await self._access.require_visible(asked.flow_id, asked.origin.caller)
         if asked.limited and not asked.origin.dry_run:
             self._limit.take(asked.origin)
         try:
@@ -62,7 +62,7 @@ class StateChanges:
             raise await self.not_started(asked.user_id, asked.flow_id) from None
         except RevisionConflictError as conflict:
             if conflict.state is not None:
-                present = await self._access.with_transitions(conflict.state, asked.origin.effective_caller)
+                present = await self._access.with_transitions(conflict.state, asked.origin.caller)
                 conflict.details["state"] = state_view(present)
             elif asked.origin.expected is not None:
                 conflict.details.update(await self._endings.of(asked.user_id, asked.flow_id))
@@ -100,12 +100,10 @@ def request(
     flow_id: str,
     name: str,
     command: object,
-    origin: Origin | None,
+    origin: Origin,
     *,
     replaces: bool = False,
 ) -> StateCommand:
-    """A request; without an origin the user asks. Raises InvalidRequestError."""
+    """Build a command that counts against the limit of its caller's changes. Raises InvalidRequestError."""
     require_state(user_id, flow_id)
-    return StateCommand(
-        user_id, flow_id, name, command, origin or Origin(actor=user_id), replaces, limited=True
-    )
+    return StateCommand(user_id, flow_id, name, command, origin, replaces, limited=True)

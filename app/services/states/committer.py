@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import UNSET, Struct, UnsetType, json, structs
 from uuid_utils import uuid7
 
-from app.contracts.commands import Origin
+from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import FlowError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
@@ -17,7 +17,7 @@ from app.flow import timers
 from app.flow.history_chain import seal
 from app.services.delivery.relay import Relay
 
-SYSTEM = Origin(actor="system", client="service")
+SYSTEM = trusted_origin("system", client="service")
 SALT_BYTES = 16
 
 

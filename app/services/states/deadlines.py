@@ -6,7 +6,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET
 
-from app.contracts.commands import Origin
+from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.state import ENDED, FlowState
 from app.flow import rules
@@ -16,7 +16,7 @@ from app.services.states.committer import SYSTEM, ProposedChange
 log = structlog.get_logger("deadlines")
 
 TOLD_LIMIT = 10_000
-TIMER = Origin(actor="timer", client="service")
+TIMER = trusted_origin("timer", client="service")
 
 
 class TimeNotTrustedError(StoreUnavailableError):
