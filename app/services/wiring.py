@@ -24,7 +24,9 @@ from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.publisher import Definitions
 from app.services.definitions.visibility import Visibility
 from app.services.delivery.relay import Relay
+from app.services.delivery.sinks import DeliverySink, EventBusSink, HistorySink
 from app.services.delivery.state_events import StateEvents
+from app.services.delivery.undeliverable import UndeliverableRecords
 from app.services.jobs.lease import LeaseHolder
 from app.services.jobs.scheduler import Background
 from app.services.live.catch_up import CatchUp
@@ -85,7 +87,8 @@ class Components:
         bus.on_gap(self.catalog.on_gap)
         self.access = Visibility(self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
-        relay = Relay(states, history, bus, self.updates, ports.reports, clock)
+        sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
+        relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)

@@ -92,7 +92,7 @@ async def test_an_erasure_can_be_repeated_and_life_goes_on(parts: Backend) -> No
     assert (await flows.verify_flow_history("ada", FLOW)).broken is None
 
 
-@pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
+@pytest.mark.expected_logs("delivery incomplete, records stay in outboxes")
 async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_retained_yet(
     parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +146,7 @@ async def test_a_damaged_state_is_erased_with_what_was_set_aside(parts: Backend)
     assert [secret for secret in SECRETS if secret in text] == []
 
 
-@pytest.mark.expected_logs("not all delivered; the outboxes have the rest")
+@pytest.mark.expected_logs("delivery incomplete, records stay in outboxes")
 async def test_a_worker_that_delivers_late_brings_nothing_back(
     parts: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -367,7 +367,7 @@ async def test_the_lease_is_asked_for_again_after_its_document_was_damaged(parts
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.expected_logs("another record is in its place")
+@pytest.mark.expected_logs("history has another record")
 async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts: Backend) -> None:
     service = parts.service
     flows = service.as_trusted()

@@ -8,7 +8,8 @@ from msgspec import UNSET
 from app.contracts.commands import StartCommand, trusted_origin
 from app.contracts.events import Event, StateChanged
 from app.contracts.record import HistoryRecord
-from app.services.delivery.relay import MAX_FAILURES
+from app.services.delivery.relay import Relay
+from app.services.delivery.undeliverable import MAX_FAILURES, UndeliverableRecords
 from app.services.jobs import scheduler as background
 from tests.support.rig import Rig, rig
 
@@ -35,7 +36,7 @@ async def sweep(r: Rig) -> None:
     await r.service.background.relay.drain(5)
 
 
-@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+@pytest.mark.expected_logs("delivery failed", "record set aside, delivery failed repeatedly")
 async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> None:
     r = await rig()
     batches = refuse_records_of(r, "eve")
@@ -61,7 +62,7 @@ async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> No
         await flows.execute_transition("eve", "loop", "again")
 
 
-@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+@pytest.mark.expected_logs("delivery failed", "record set aside, delivery failed repeatedly")
 async def test_records_set_aside_do_not_stand_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "SWEEP_BATCH", 2)
     r = await rig()
@@ -87,7 +88,7 @@ async def test_records_set_aside_do_not_stand_before_all_others(monkeypatch: pyt
         assert [record.user_id for record in r.history.kept.values()] == ["ada"]
 
 
-@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+@pytest.mark.expected_logs("delivery failed", "record set aside, delivery failed repeatedly")
 async def test_a_record_set_aside_stays_reported_after_a_restart_until_it_is_delivered() -> None:
     r = await rig()
     append = r.history.append
@@ -109,7 +110,7 @@ async def test_a_record_set_aside_stays_reported_after_a_restart_until_it_is_del
         assert await service.background.check.list_reasons(10) == {}
 
 
-@pytest.mark.expected_logs("delivery failed", "record set aside, it cannot be delivered")
+@pytest.mark.expected_logs("delivery failed", "record set aside, delivery failed repeatedly")
 async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_retained() -> None:
     r = await rig()
     refuse_records_of(r, "eve")
@@ -120,7 +121,7 @@ async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_retained() -
         assert all(record.payload is UNSET for record in r.states.kept["loop:eve"].pending)
 
 
-@pytest.mark.expected_logs("events not told")
+@pytest.mark.expected_logs("events not published")
 async def test_an_event_that_cannot_be_published_stops_no_other() -> None:
     r = await rig()
     publish = r.bus.publish
@@ -140,7 +141,7 @@ async def test_an_event_that_cannot_be_published_stops_no_other() -> None:
     assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
 
 
-@pytest.mark.expected_logs("events not told")
+@pytest.mark.expected_logs("events not published")
 async def test_a_record_of_which_no_event_can_be_made_stops_no_other() -> None:
     r = await rig()
     updates, made = r.service.updates, r.service.updates.from_record
@@ -158,3 +159,41 @@ async def test_a_record_of_which_no_event_can_be_made_stops_no_other() -> None:
         await service.background.relay.drain(5)
         assert [event.user_id for event in r.heard] == ["ada", "bob"]
     assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
+
+
+class Sink:
+    """A sink that delivers the records of some users."""
+
+    def __init__(self, durable: bool, users: set[str]) -> None:
+        self.durable = durable
+        self.users = users
+        self.received: list[str] = []
+
+    async def deliver(self, batch: Sequence[HistoryRecord]) -> set[str]:
+        self.received += [record.user_id for record in batch]
+        return {record.id for record in batch if record.user_id in self.users}
+
+
+async def test_a_record_leaves_the_outbox_once_every_durable_sink_has_it() -> None:
+    r = await rig()
+    for user in ("ada", "bob", "eve"):  # by a worker that delivers nothing
+        await r.flows.start_flow(user, "loop")
+    sinks = [Sink(True, {"ada", "bob"}), Sink(False, {"ada", "bob", "eve"}), Sink(True, {"ada", "eve"})]
+    relay = Relay(r.states, sinks, UndeliverableRecords(r.reports, r.clock))
+    pending = [record for stored in r.states.kept.values() for record in stored.pending]
+    assert await relay.deliver(pending) == []
+    assert [sink.received for sink in sinks] == [["ada", "bob", "eve"]] * 3
+    assert [key for key, stored in r.states.kept.items() if stored.pending] == ["loop:bob", "loop:eve"]
+
+
+async def test_the_last_record_that_was_not_published_stays_in_the_outbox() -> None:
+    r = await rig()
+    bus, history = Sink(False, set()), Sink(True, {"ada"})
+    relay = Relay(r.states, [bus, history], UndeliverableRecords(r.reports, r.clock))
+    await r.flows.start_flow("ada", "loop")
+    await r.flows.execute_transition("ada", "loop", "again")
+    await relay.deliver(r.states.kept["loop:ada"].pending)
+    assert [record.revision for record in r.states.kept["loop:ada"].pending] == [1]
+    bus.users = {"ada"}
+    await relay.deliver(r.states.kept["loop:ada"].pending)
+    assert r.states.kept["loop:ada"].pending == ()

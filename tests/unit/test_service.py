@@ -138,7 +138,7 @@ async def test_history_is_complete_while_records_wait() -> None:
     assert [x.revision for x in page + rest] == [0, 1]
 
 
-@pytest.mark.expected_logs("events not broadcast, Redis is away")
+@pytest.mark.expected_logs("events not published, redis unavailable")
 async def test_a_broadcast_that_fails_holds_nothing_up() -> None:
     r = await rig()
     r.bus.broken = True
@@ -458,7 +458,7 @@ async def test_an_ended_state_stays_as_long_as_its_history() -> None:
         assert ended.expires_at == (UNSET if retention is None else rig.clock.time + retention)
 
 
-@pytest.mark.expected_logs("events not broadcast, Redis is away")
+@pytest.mark.expected_logs("events not published, redis unavailable")
 async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays_short() -> None:
     r = await rig()
     async with r.service as service:
@@ -490,7 +490,7 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
         assert [event.revision for event in r.heard] == [0, 5, 6]
 
 
-@pytest.mark.expected_logs("events not broadcast, Redis is away")
+@pytest.mark.expected_logs("events not published, redis unavailable")
 async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
     r = await rig()
     async with r.service as service:
@@ -508,9 +508,9 @@ async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
     assert [record.revision for record in r.history.kept.values()] == [0, 1, 2]
 
 
-@pytest.mark.expected_logs("events not broadcast, Redis is away")
+@pytest.mark.expected_logs("events not published, redis unavailable")
 async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.delivery.relay.LEFT_LIMIT", 1)
+    monkeypatch.setattr("app.services.delivery.outbox_release.MAX_RETAINED", 1)
     r = await rig()
     async with r.service as service:
         flows = service.as_trusted()

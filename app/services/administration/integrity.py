@@ -84,7 +84,7 @@ class IntegrityCheck:
         unsound = await self._recovery.find_inconsistency(found)
         if unsound is not None:
             return unsound.reason
-        return self._relay.set_aside_of(found) if isinstance(found, StoredState) else None
+        return self._relay.set_aside_reason(found) if isinstance(found, StoredState) else None
 
     async def _is_sound_now(self, key: str, reason: str) -> bool:
         flow_id, _, user_id = key.partition(":")

@@ -102,7 +102,7 @@ class Background:
         if len(found) == SWEEP_BATCH and (aside := self.relay.states_set_aside):
             # What cannot be delivered is the oldest: it must not stand before all others for ever.
             found += await self._states.list_undelivered(before, SWEEP_BATCH, aside)
-        taken = sum(self.relay.take(stored.deliverable) for stored in found)
+        taken = sum(self.relay.enqueue(stored.deliverable) for stored in found)
         if taken:  # the others are this worker's own, on their way
             log.info("undelivered records found", records=taken)
 

@@ -16,9 +16,9 @@ from app.contracts.state import ENDED, FlowState
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
+from app.services.delivery.payloads import Payloads
 from app.services.delivery.state_events import StateEvents
 from app.services.states.changes import StateChanges
-from app.services.states.payloads import Payloads
 
 MOST_EVENTS = 300
 MOST_BYTES = MAX_PAGE_BYTES

@@ -73,10 +73,10 @@ class Committer:
         record = self._record(before, head, change, attempt, now, payload_at)
         if not await self._states.commit(None if before is None else before.position, record):
             return None
-        # Who commits on top of records that still wait delivers those first: every worker then
-        # hears the changes of a state in their order, whoever made them.
+        # A commit on top of records that are not delivered yet delivers those first, so that every worker
+        # receives the changes of a state in their order, whichever worker made them.
         waiting = () if stored is None else stored.deliverable
-        self._relay.take((*waiting, structs.replace(record, duration_ms=attempt.milliseconds)))
+        self._relay.enqueue((*waiting, structs.replace(record, duration_ms=attempt.milliseconds)))
         return record
 
     async def replace(
@@ -97,7 +97,7 @@ class Committer:
             made = await self._states.replace(damaged, record)
         if not made:
             return None
-        self._relay.take([structs.replace(record, duration_ms=attempt.milliseconds)])
+        self._relay.enqueue([structs.replace(record, duration_ms=attempt.milliseconds)])
         return record
 
     def refuse(
@@ -127,7 +127,7 @@ class Committer:
             client=attempt.origin.client,
             duration_ms=attempt.milliseconds,
         )
-        self._relay.take([seal(record, stored.head, token_hex(SALT_BYTES))])
+        self._relay.enqueue([seal(record, stored.head, token_hex(SALT_BYTES))])
 
     def _record(
         self,

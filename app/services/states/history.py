@@ -21,7 +21,7 @@ from app.contracts.record import (
 from app.contracts.results import Verification
 from app.contracts.state import StatePosition, state_key
 from app.flow.history_chain import Chain
-from app.services.states.payloads import Payloads
+from app.services.delivery.payloads import Payloads
 
 PAGE = 500
 VERIFY_ROUNDS = 5

@@ -15,7 +15,7 @@ from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS, StoredState
 from app.contracts.record import HistoryRecord, RememberedRequest, named_payload, request_key
 from app.contracts.state import FlowState
-from app.services.states.payloads import Payloads
+from app.services.delivery.payloads import Payloads
 
 
 def request_fingerprint(name: str, command: object, origin: Origin) -> str | UnsetType:

@@ -34,8 +34,8 @@ from app.flow import rules
 from app.flow.history_chain import is_erased, is_intact
 from app.flow.position import definition_mismatch
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.delivery.payloads import Payloads
 from app.services.states.committer import CommandContext, Committer, ProposedChange, later, new_id
-from app.services.states.payloads import Payloads
 
 log = structlog.get_logger("recovery")
 
