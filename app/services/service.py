@@ -303,4 +303,4 @@ class FlowService:
 
     async def purge_expired_flows(self) -> int:
         """End all expired states, and return their number."""
-        return await self.background.purge_expired()
+        return await self.background.due_changes.purge_expired()

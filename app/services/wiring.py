@@ -27,8 +27,11 @@ from app.services.delivery.relay import Relay
 from app.services.delivery.sinks import DeliverySink, EventBusSink, HistorySink
 from app.services.delivery.state_events import StateEvents
 from app.services.delivery.undeliverable import UndeliverableRecords
+from app.services.jobs.background import Background
+from app.services.jobs.due_changes import DueChanges
+from app.services.jobs.job import Job
 from app.services.jobs.lease import LeaseHolder
-from app.services.jobs.scheduler import Background
+from app.services.jobs.outbox_sweep import OutboxSweep
 from app.services.live.catch_up import CatchUp
 from app.services.live.presence import Presence
 from app.services.live.subscribers import LocalSubscribers
@@ -124,13 +127,15 @@ class Components:
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = Background(
-            states,
-            executor,
             relay,
+            OutboxSweep(states, relay, clock),
+            DueChanges(states, executor, clock),
             IntegrityCheck(states, recovery, relay, ports.reports, clock),
-            [self.audience.run, self.presence.run],
             LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
-            clock,
+            [
+                Job("subscribers", every=None, leased=False, work=self.audience.run),
+                Job("presence", every=None, leased=False, work=self.presence.run),
+            ],
         )
 
     async def read_statistics(self) -> FlowStatistics:

@@ -43,10 +43,10 @@ async def test_a_worker_hours_off_ends_no_state_and_runs_no_timer(
         async with wrong_parts.running() as wrong:
             wrong_flows = wrong.as_trusted()
             assert not wrong_parts.time.is_trusted()
-            assert await wrong.background.purge_expired() == 0
+            assert await wrong.background.due_changes.purge_expired() == 0
             seen = await wrong_flows.get_flow_state("ada", FLOW)
             assert seen is not None
             state, _ = await wrong_flows.start_flow("bob", FLOW)
-            assert await right.background.purge_expired() == 0
+            assert await right.background.due_changes.purge_expired() == 0
             assert await right_flows.get_flow_state("bob", FLOW) is not None
             assert abs(state.updated_at - datetime.now(UTC)) < timedelta(minutes=5)

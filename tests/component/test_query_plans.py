@@ -122,9 +122,9 @@ async def sweep(service: FlowService, parts: Backend) -> None:
     """Run what the background does, once."""
     states = MongoStateStore(parts.database)
     await states.changed_since(["ada", "bob"], SystemClock().now() - timedelta(hours=1))
-    await service.background.deliver_for_others()
-    await service.background.run_timeouts()
-    await service.background.purge_expired()
+    await service.background.sweep.run()
+    await service.background.due_changes.run_timeouts()
+    await service.background.due_changes.purge_expired()
     for _ in range(3):
         await service.background.check.run()
 

@@ -251,7 +251,7 @@ async def test_the_timer_runs_what_no_role_may() -> None:
         await flows.start_flow("eve", "expense")
         await flows.execute_transition("eve", "expense", "submit", {"amount": 1, "reason": "x"})
         r.clock.advance(days=3)
-        assert await service.background.run_timeouts() == 1
+        assert await service.background.due_changes.run_timeouts() == 1
         history = await flows.get_flow_history("eve", "expense")
     assert [(h.transition, h.actor) for h in history][-1] == ("remind", "timer")
 

@@ -14,28 +14,30 @@ from tests.support.waiting import until
 async def test_one_of_two_has_it_and_the_other_after_it() -> None:
     store, clock = FakeLeaseStore(), FakeClock()
     one, two = LeaseHolder(store, clock, "sweep"), LeaseHolder(store, clock, "sweep")
-    await one.ask()
-    await two.ask()
+    await one.acquire()
+    await two.acquire()
     assert (one.held, two.held) == (True, False)
-    await one.give_up()
-    await two.ask()
+    await one.release()
+    await two.acquire()
     assert (one.held, two.held) == (False, True)
 
 
-async def test_who_slept_for_longer_than_its_lease_has_it_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "HELD_SECONDS", 0.02)
+async def test_a_holder_that_slept_past_its_lease_has_lost_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.02)
     store, clock = FakeLeaseStore(), FakeClock()
     one = LeaseHolder(store, clock, "sweep")
     for _ in range(2):
-        await one.ask()
+        await one.acquire()
         assert one.held
         await until(lambda: not one.held)
 
 
-@pytest.mark.expected_logs("lease not asked for")
+@pytest.mark.expected_logs("lease renewal failed")
 @pytest.mark.parametrize("fault", [StoreUnavailableError(), KeyError("until")])
 async def test_it_goes_on_asking_whatever_happens(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
-    monkeypatch.setattr(lease, "ASK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "RENEW_EVERY_SECONDS", 0.0)
     store, clock = FakeLeaseStore(), FakeClock()
     holder = LeaseHolder(store, clock, "sweep")
     take, failed = store.take, asyncio.Event()

@@ -490,7 +490,7 @@ async def test_a_timeout_that_is_due_runs_before_the_state_is_moved() -> None:
     assert await r.kinds("due") == ["started", "transitioned", "migrated"]
     assert r.states.kept["loop:waits"].state.timeout_at == began + timedelta(hours=1), "it goes on"
     r.clock.advance(minutes=30)
-    assert await r.service.background.run_timeouts() == 1
+    assert await r.service.background.due_changes.run_timeouts() == 1
     assert stands(r)["waits"] == ("b2", 2)
 
 

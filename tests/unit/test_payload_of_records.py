@@ -80,7 +80,7 @@ async def test_everybody_finds_it(delivered: int) -> None:
     assert named == [UNSET, 0, 0, 0, UNSET, 4]
     async with r.service as service:  # what a dead worker left is delivered whole
         r.clock.advance(minutes=1)
-        await service.background.deliver_for_others()
+        await service.background.sweep.run()
         await service.background.relay.drain(5)
     late = [json.decode(event.body)["payload"] for event in r.heard][-(6 - delivered) or 6 :]
     assert late == WHOLE[delivered:]

@@ -10,7 +10,7 @@ from app.contracts.events import Event, StateChanged
 from app.contracts.record import HistoryRecord
 from app.services.delivery.relay import Relay
 from app.services.delivery.undeliverable import MAX_FAILURES, UndeliverableRecords
-from app.services.jobs import scheduler as background
+from app.services.jobs import outbox_sweep
 from tests.support.rig import Rig, rig
 
 OPERATOR = trusted_origin("operator", client="command-line")
@@ -32,7 +32,7 @@ def refuse_records_of(r: Rig, user: str) -> list[int]:
 
 async def sweep(r: Rig) -> None:
     r.clock.advance(seconds=5)
-    await r.service.background.deliver_for_others()
+    await r.service.background.sweep.run()
     await r.service.background.relay.drain(5)
 
 
@@ -64,7 +64,7 @@ async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> No
 
 @pytest.mark.expected_logs("delivery failed", "record set aside, delivery failed repeatedly")
 async def test_records_set_aside_do_not_stand_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "SWEEP_BATCH", 2)
+    monkeypatch.setattr(outbox_sweep, "MAX_STATES", 2)
     r = await rig()
     refuse_records_of(r, "eve")
     append = r.history.append

@@ -118,10 +118,10 @@ async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
     await dead_flows.start_flow("ada", "loop")
     await dead_flows.execute_transition("ada", "loop", "again")
     async with r.service as service:
-        await service.background.deliver_for_others()
+        await service.background.sweep.run()
         assert r.heard == [], "a living worker may still be at it"
         r.clock.advance(seconds=5)
-        await service.background.deliver_for_others()
+        await service.background.sweep.run()
     assert [e.revision for e in r.heard] == [0, 1]
     assert len(r.history.kept) == 2
     assert r.states.kept["loop:ada"].pending == ()
@@ -473,14 +473,14 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
         assert [record.revision for record in stored.pending] == [5], "the last is enough"
         assert len(r.history.kept) == 6, "all are kept"
         assert [event.revision for event in r.heard] == [0]
-        await service.background.deliver_for_others()
+        await service.background.sweep.run()
         assert r.states.kept["loop:ada"].pending == stored.pending, "not old enough for the sweep"
 
         r.bus.broken = False
         other = r.make()  # for which Redis is there
         r.clock.advance(seconds=5)
         async with other:
-            await other.background.deliver_for_others()
+            await other.background.sweep.run()
             await other.background.relay.drain(5)
         assert [event.revision for event in r.heard] == [0, 5]
         assert r.states.kept["loop:ada"].pending == ()

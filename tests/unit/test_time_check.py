@@ -131,18 +131,18 @@ async def test_nothing_is_decided_by_time_alone_on_a_clock_that_is_not_trusted()
     assert (await rig.flows.reset_flow("ada", "loop")).revision == 1
     rig.clock.advance(hours=2)
     before = rig.states.kept["loop:ada"]
-    for refused in (rig.flows.reset_flow("ada", "loop"), rig.service.background.purge_expired()):
+    for refused in (rig.flows.reset_flow("ada", "loop"), rig.service.background.due_changes.purge_expired()):
         with pytest.raises(StoreUnavailableError, match="the clock of this worker is off"):
             await refused
     assert rig.states.kept["loop:ada"] == before
     rig.time_trusted = True
-    assert await rig.service.background.purge_expired() == 1
+    assert await rig.service.background.due_changes.purge_expired() == 1
 
 
 async def test_one_that_is_not_trusted_leaves_the_lease_to_others() -> None:
     trusted = [True]
     holder = LeaseHolder(FakeLeaseStore(), FakeClock(), "sweep", lambda: trusted[0])
-    await holder.ask()
+    await holder.acquire()
     assert holder.held
     trusted[0] = False
     assert not holder.held

@@ -108,17 +108,17 @@ async def started(**flow: Any) -> Rig:
 
 async def test_what_is_due_runs_once_by_the_timer() -> None:
     rig = await started()
-    assert await rig.service.background.run_timeouts() == 0
+    assert await rig.service.background.due_changes.run_timeouts() == 0
     rig.clock.advance(hours=1)
-    assert await rig.service.background.run_timeouts() == 1
-    assert await rig.service.background.run_timeouts() == 0
+    assert await rig.service.background.due_changes.run_timeouts() == 1
+    assert await rig.service.background.due_changes.run_timeouts() == 0
     history = await rig.flows.get_flow_history("ada", "loop")
     assert [(r.kind, r.transition, r.actor) for r in history] == [
         ("started", "started", "ada"),
         ("transitioned", "go", "timer"),
     ]
     rig.clock.advance(minutes=1)
-    assert await rig.service.background.run_timeouts() == 1, "the next step has one too"
+    assert await rig.service.background.due_changes.run_timeouts() == 1, "the next step has one too"
     state = await rig.flows.get_flow_state("ada", "loop")
     assert state is not None
     assert (state.step, state.status, state.timeout_at) == ("c", "completed", UNSET)
@@ -131,7 +131,7 @@ async def test_a_coming_timeout_runs_at_its_moment() -> None:
     rig.clock.advance(minutes=20)
     await rig.flows.start_flow("eve", "loop")
     rig.clock.advance(minutes=39, seconds=59.8)
-    ahead = asyncio.create_task(rig.service.background.run_coming_timeouts(1.0))
+    ahead = asyncio.create_task(rig.service.background.due_changes.run_coming_timeouts(1.0))
     while len(await rig.kinds("ada")) < 2:
         await asyncio.sleep(0)
     assert await rig.kinds("bob") == ["started"], "0.2 seconds are left"
@@ -158,7 +158,9 @@ async def test_workers_that_sweep_at_once_run_it_once() -> None:
     rig = await started()
     other = rig.make()
     rig.clock.advance(hours=1)
-    ran = await asyncio.gather(rig.service.background.run_timeouts(), other.background.run_timeouts())
+    ran = await asyncio.gather(
+        rig.service.background.due_changes.run_timeouts(), other.background.due_changes.run_timeouts()
+    )
     assert sum(ran) == 1
     assert await rig.kinds() == ["started", "transitioned"]
 
@@ -167,18 +169,18 @@ async def test_a_held_state_does_not_time_out() -> None:
     rig = await started(resume="absolute")
     await rig.service.administration.pause_flow("ada", "loop", HOLD, origin=trusted_origin("ada"))
     rig.clock.advance(hours=2)
-    assert await rig.service.background.run_timeouts() == 0
+    assert await rig.service.background.due_changes.run_timeouts() == 0
     with pytest.raises(StatePausedError):
         await rig.flows.execute_transition("ada", "loop", "go")
     await rig.service.administration.resume_flow("ada", "loop", origin=trusted_origin("ada"))
-    assert await rig.service.background.run_timeouts() == 1
+    assert await rig.service.background.due_changes.run_timeouts() == 1
 
 
 async def test_an_expired_state_does_not_come_back_by_its_timeout() -> None:
     rig = await started(ttl="PT2H")
     rig.clock.advance(hours=3)
     assert await rig.flows.get_flow_state("ada", "loop") is None
-    assert await rig.service.background.run_timeouts() == 1
+    assert await rig.service.background.due_changes.run_timeouts() == 1
     assert await rig.kinds() == ["started", "expired"]
 
 
@@ -189,6 +191,6 @@ async def test_one_that_cannot_run_holds_up_no_other() -> None:
     kept = rig.states.kept["loop:ada"]
     rig.states.kept["loop:ada"] = structs.replace(kept, state=structs.replace(kept.state, version=99))
     rig.clock.advance(hours=1)
-    assert await rig.service.background.run_timeouts() == 1
+    assert await rig.service.background.due_changes.run_timeouts() == 1
     assert await rig.kinds("bob") == ["started", "transitioned"]
     await rig.flows.reset_flow("ada", "loop")

@@ -224,7 +224,7 @@ async def test_what_the_timer_did_is_undone_by_an_administrator_alone() -> None:
     await r.service.create_flow(request_flow())
     await r.flows.start_flow("ada", "loop")
     r.clock.advance(hours=1)
-    assert await r.service.background.run_timeouts() == 1
+    assert await r.service.background.due_changes.run_timeouts() == 1
     with pytest.raises(InsufficientPermissionsError, match="flow:admin"):
         await r.service.undo_transition("ada", "loop", origin=Origin(REQUESTER))
     undone = await r.service.undo_transition("ada", "loop", origin=Origin(trusted_caller("root")))

@@ -20,8 +20,9 @@ from app.contracts.results import Erasure, PersonalData
 from app.contracts.state import FlowState, state_key
 from app.flow import rules
 from app.flow.history_chain import is_receipt
+from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
-from app.services.states.committer import CommandContext, Committer, ProposedChange, later, new_id
+from app.services.states.committer import CommandContext, Committer, ProposedChange
 from app.services.states.history import HistoryReader
 from app.services.states.recovery import Recovery
 
@@ -130,7 +131,7 @@ class PersonalDataKeeper:
             elif newest is None:
                 return None
             elif isinstance(newest, HistoryRecord):
-                change, now = self._ending(state_after(newest), epoch=later(newest.epoch, new_id()))
+                change, now = self._ending(state_after(newest), epoch=later_id(newest.epoch, new_id()))
                 receipt = await self._commits.replace(None, newest.hash or "", change, attempt, now)
             else:  # nothing that can be read says what there was
                 await self._recovery.recover(user_id, flow_id, origin)

@@ -1,4 +1,4 @@
-"""The lease of the work that one worker does for all."""
+"""The lease of the jobs that one worker does for all."""
 
 import asyncio
 import os
@@ -10,22 +10,29 @@ import structlog
 from app.contracts.errors import FlowError
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.leases import Lease, LeaseStore
-from app.services.states.committer import new_id
+from app.kit.ids import new_id
 from config.log import describe
 
 log = structlog.get_logger("lease")
 
-HELD_SECONDS = 3.0
-ASK_EVERY_SECONDS = 1.0
+LEASE_SECONDS = 3.0
+RENEW_EVERY_SECONDS = 1.0
 
 
 class LeaseHolder:
-    """One worker that asks for a lease, holds on to it while it lives, and knows when it has lost it."""
+    """A worker that competes for a lease, renews it while it lives, and knows when it has lost it."""
 
     def __init__(
         self, store: LeaseStore, clock: Clock, name: str, may_hold: Callable[[], bool] = lambda: True
     ) -> None:
-        """``may_hold``: False while this worker must leave the lease to others."""
+        """Create a holder that has no lease yet.
+
+        Args:
+            store: The leases of all workers.
+            clock: The time by which leases expire.
+            name: The name of the lease.
+            may_hold: Returns false while this worker must leave the lease to others.
+        """
         self._store = store
         self._clock = clock
         self._name = name
@@ -36,43 +43,45 @@ class LeaseHolder:
 
     @property
     def held(self) -> bool:
-        """True while this worker holds it. Asked again between pieces of work: a worker that slept for
-        longer than its lease must not go on."""
+        """True while this worker has the lease.
+
+        Read it again between pieces of work: a worker that slept for longer than its lease must stop.
+        """
         in_time = asyncio.get_running_loop().time() < self._until
         return self._lease is not None and in_time and self._may_hold()
 
     async def run(self) -> None:
-        """Ask, again and again, until cancelled."""
+        """Acquire and renew the lease until cancelled."""
         while True:
             try:
                 if self._may_hold():
-                    await self.ask()
+                    await self.acquire()
                 else:
-                    await self.give_up()
+                    await self.release()
             except FlowError as error:
-                log.warning("lease not asked for", code=error.code)
+                log.warning("lease renewal failed", code=error.code)
             except Exception as error:  # noqa: BLE001 - without it no worker sweeps any more
-                log.error("lease not asked for", **describe(error))
-            await asyncio.sleep(ASK_EVERY_SECONDS)
+                log.error("lease renewal failed", **describe(error))
+            await asyncio.sleep(RENEW_EVERY_SECONDS)
 
-    async def ask(self) -> None:
-        """Take the lease, or hold on to it, if nobody else has it."""
-        asked = asyncio.get_running_loop().time()
+    async def acquire(self) -> None:
+        """Acquire or renew the lease, unless another worker has it."""
+        requested_at = asyncio.get_running_loop().time()
         lease = None
         if self._lease is not None:
-            lease = await self._store.renew(self._lease, self._clock.now(), HELD_SECONDS)
+            lease = await self._store.renew(self._lease, self._clock.now(), LEASE_SECONDS)
         if lease is None:
-            lease = await self._store.take(self._name, self._holder, self._clock.now(), HELD_SECONDS)
+            lease = await self._store.take(self._name, self._holder, self._clock.now(), LEASE_SECONDS)
         if lease is not None and (self._lease is None or lease.fence != self._lease.fence):
-            log.debug("lease taken", work=lease.name, fence=lease.fence)
+            log.debug("lease acquired", work=lease.name, fence=lease.fence)
         self._lease = lease
-        self._until = asked + HELD_SECONDS
+        self._until = requested_at + LEASE_SECONDS
 
-    async def give_up(self) -> None:
-        """Let another worker take it at once."""
+    async def release(self) -> None:
+        """Let another worker acquire the lease at once."""
         lease, self._lease = self._lease, None
         if lease is not None:
             try:
                 await self._store.give_up(lease)
             except FlowError:
-                log.warning("lease not given up; it ends by itself")
+                log.warning("lease release failed, it expires by itself")

@@ -18,7 +18,7 @@ from app.contracts.events import (
     user_topic,
 )
 from app.contracts.ports.bus import BusUnavailableError, EventBus
-from app.services.states.committer import new_id
+from app.kit.ids import new_id
 from config.log import describe
 
 log = structlog.get_logger("presence")

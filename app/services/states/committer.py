@@ -3,10 +3,8 @@
 import time
 from datetime import datetime, timedelta
 from secrets import token_hex
-from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType, json, structs
-from uuid_utils import uuid7
 
 from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import FlowError
@@ -15,6 +13,7 @@ from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_recor
 from app.contracts.state import ENDED, FlowState, Payload
 from app.flow import timers
 from app.flow.history_chain import seal
+from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
 
 SYSTEM = trusted_origin("system", client="service")
@@ -105,7 +104,7 @@ class Committer:
     ) -> None:
         """Record that a command was refused; the caller does not wait for it."""
         state = stored.state
-        commit = str(uuid7())
+        commit = new_id()
         record = HistoryRecord(
             id=f"{commit_record_id(state)}:{commit}",
             commit_id=commit,
@@ -140,10 +139,10 @@ class Committer:
     ) -> HistoryRecord:
         after = self._with_expiry(change, now)
         if before is not None and before.epoch != after.epoch:
-            after = structs.replace(after, epoch=later(before.epoch, after.epoch))
+            after = structs.replace(after, epoch=later_id(before.epoch, after.epoch))
         record = HistoryRecord(
             id=commit_record_id(after),
-            commit_id=str(uuid7()),
+            commit_id=new_id(),
             flow_id=after.flow,
             user_id=after.user_id,
             epoch=after.epoch,
@@ -203,16 +202,3 @@ def repeat_payload_after(retention: timedelta) -> timedelta:
     """How long records may name a payload instead of repeating it, where history is kept for ``retention``:
     so long before its end may a record be without its payload."""
     return min(retention / 10, timedelta(days=1))
-
-
-def later(last: str, fresh: str) -> str:
-    """An epoch that sorts after the last one, also when this worker's clock is behind."""
-    try:
-        return fresh if fresh > last else str(UUID(int=UUID(last).int + 1))
-    except ValueError:
-        return fresh
-
-
-def new_id() -> str:
-    """A new identity: UUID version 7, so that later ones sort after earlier ones."""
-    return str(uuid7())

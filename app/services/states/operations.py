@@ -20,11 +20,12 @@ from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
 from app.flow.values.payload import check_size, require_storable
 from app.flow.values.removal import require_pointers
+from app.kit.ids import new_id
 from app.kit.numbers import with_doubles
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.states.changes import StateChanges, changed, request
-from app.services.states.committer import ProposedChange, new_id
+from app.services.states.committer import ProposedChange
 from app.services.states.executor import StateCommand
 from app.services.states.history import HistoryReader
 

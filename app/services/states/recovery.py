@@ -33,9 +33,10 @@ from app.contracts.state import ENDED, FlowState, state_key
 from app.flow import rules
 from app.flow.history_chain import is_erased, is_intact
 from app.flow.position import definition_mismatch
+from app.kit.ids import later_id, new_id
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.delivery.payloads import Payloads
-from app.services.states.committer import CommandContext, Committer, ProposedChange, later, new_id
+from app.services.states.committer import CommandContext, Committer, ProposedChange
 
 log = structlog.get_logger("recovery")
 
@@ -222,7 +223,7 @@ class Recovery:
             definition = await self._catalog.newest(flow_id)
             if definition is None:
                 raise FlowNotFoundError(flow_id)
-            epoch = new_id() if plan.newest is None else later(plan.newest.epoch, new_id())
+            epoch = new_id() if plan.newest is None else later_id(plan.newest.epoch, new_id())
             after = rules.start(definition, user_id, epoch, StartCommand(), now)
             return ProposedChange("recovered", "recovered", after, plan.told, definition.flow.ttl), now
         last = plan.last
@@ -277,9 +278,9 @@ class _Plan(Struct, frozen=True):
             return new_id(), 0
         epoch, revision = newest.epoch, newest.revision
         if position is None:
-            return later(epoch, new_id()), 0
+            return later_id(epoch, new_id()), 0
         if isinstance(position.epoch, str) and position.epoch > epoch:
-            return later(position.epoch, new_id()), 0
+            return later_id(position.epoch, new_id()), 0
         if position.epoch != epoch or type(position.revision) is not int:
             return epoch, revision + 1
         if 0 < position.revision - revision <= PLAUSIBLE_LEAD:
