@@ -204,7 +204,7 @@ test('a gap, a resync and a new connection sync with the position held', async (
   assert.deepEqual(await take(following, 1), [at(4)]);
   const positions = bodies('flow-subscribe').map(({ epoch, since }) => [epoch, since]);
   assert.deepEqual(positions, [[undefined, undefined], ['e1', 0], ['e1', 2], ['e1', 3]]);
-  assert.equal(following.stats.repaired, 3); // of 4: one of them was heard too
+  assert.equal(following.stats.repaired, 3); // of 4: one of them arrived as well
   assert.deepEqual(client.stats, following.stats);
 });
 
@@ -521,7 +521,7 @@ test('what a token callback gives must be a text', async (t) => {
     await assert.rejects(client.state(FLOW, { deadline: 30 }), {
       code: 'TOKEN_UNAVAILABLE',
       retryable: true,
-      message: `The token callback failed: a token is text, and not ${kind}`,
+      message: `The token callback failed: a token must be a string, not ${kind}`,
     });
     assert.equal(server.sockets.length, 0);
   }
@@ -630,46 +630,46 @@ test('presence is asked for', async (t) => {
   assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW, userId: 'u-2' }]);
 });
 
-test('presence is heard of: as it is on each connection, and as it changes', async (t) => {
+test('presence is reported on each connection and after each change', async (t) => {
   const clients = ['a'];
   const { client, server, bodies } = clientOf(t, { 'flow-presence': () => ({ clients }) });
-  const heard = [];
+  const changes = [];
   await take(client.follow(FLOW), 1);
-  const off = client.onPresence(FLOW, (change) => heard.push(change));
+  const off = client.onPresence(FLOW, (change) => changes.push(change));
   await turn();
   server.sockets[0].fire('flow-presence', { flowId: FLOW, userId: USER, clients: ['a', 'b'] });
   await turn();
   server.sockets[0].fire('flow-resync', { reason: 'x' });
   await turn();
   server.sockets[0].lose();
-  while (heard.length < 3) await turn();
+  while (changes.length < 3) await turn();
   off();
   server.sockets[1].fire('flow-presence', { flowId: FLOW, userId: USER, clients: [] });
   await turn();
-  assert.deepEqual(heard, [['a'], ['a', 'b'], ['a']].map((each) => ({ flowId: FLOW, userId: USER, clients: each })));
+  assert.deepEqual(changes, [['a'], ['a', 'b'], ['a']].map((each) => ({ flowId: FLOW, userId: USER, clients: each })));
   assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }, { flowId: FLOW }]);
 });
 
 test('presence on a watched flow is that of all users', async (t) => {
   const { client, bodies } = clientOf(t, { 'flow-presence': () => ({ clients: ['a'] }), 'flow-watch': () => ({}) });
-  const heard = [];
-  client.onPresence(FLOW, (change) => heard.push(change));
+  const changes = [];
+  client.onPresence(FLOW, (change) => changes.push(change));
   client.watch(FLOW, () => {});
-  while (!heard.length) await turn();
-  assert.deepEqual(heard, [{ flowId: FLOW, userId: undefined, clients: ['a'] }]);
+  while (!changes.length) await turn();
+  assert.deepEqual(changes, [{ flowId: FLOW, userId: undefined, clients: ['a'] }]);
   assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }]);
 });
 
-test('an error that the server tells is heard of', async (t) => {
+test('an error that the server sends is reported', async (t) => {
   const { client, server } = clientOf(t);
   const errors = [];
   client.on('error', (error) => errors.push(error));
   await take(client.follow(FLOW), 1);
-  const told = { error: 'too slow', code: 'SLOW_CLIENT', retryable: true, details: { a: 1 } };
-  server.sockets[0].fire('flow-error', told);
+  const sent = { error: 'too slow', code: 'SLOW_CLIENT', retryable: true, details: { a: 1 } };
+  server.sockets[0].fire('flow-error', sent);
   await turn();
   const [{ message, code, retryable, details }] = errors;
-  assert.deepEqual({ error: message, code, retryable, details }, told);
+  assert.deepEqual({ error: message, code, retryable, details }, sent);
   assert.equal(errors.length, 1);
 });
 

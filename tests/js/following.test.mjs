@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Following } from '../../app/web/client/flow-client.js';
 
-const KEPT = 1000;
+const MAX_BUFFERED_EVENTS = 1000;
 
 function at(epoch, revision, status = 'active') {
   return { epoch, revision, status };
@@ -152,7 +152,7 @@ test('after no state a sync may bring an epoch from its first revision', () => {
   }
 });
 
-test('no state is the end of it, whatever was heard before it was asked for', () => {
+test('no state ends an epoch, whatever arrived before the sync', () => {
   const following = new Following();
   following.event(at('e1', 5));
   const none = { state: null, events: [], complete: false };
@@ -173,24 +173,24 @@ test('a state that is read is not shown when a newer or the same one was', () =>
   assert.deepEqual(following.state, at('e2', 5));
 });
 
-test('when more comes than is kept the gap shows', () => {
+test('more events than the buffer holds leave a gap', () => {
   const following = level('e1', 0);
   following.want();
   const { number } = following.begin();
-  for (const event of range('e1', 1, KEPT + 1)) following.event(event);
+  for (const event of range('e1', 1, MAX_BUFFERED_EVENTS + 1)) following.event(event);
   assert.deepEqual(following.answer(number, { events: [], complete: true }), []);
   assert.equal(following.syncing, true);
-  const events = range('e1', 1, KEPT + 1);
-  assert.equal(following.answer(following.begin().number, { events, complete: true }).length, KEPT + 1);
+  const events = range('e1', 1, MAX_BUFFERED_EVENTS + 1);
+  assert.equal(following.answer(following.begin().number, { events, complete: true }).length, MAX_BUFFERED_EVENTS + 1);
   assert.equal(following.syncing, false);
 });
 
-test('as much as is kept is shown without another sync', () => {
+test('as many events as the buffer holds need no other sync', () => {
   const following = level('e1', 0);
   following.want();
   const { number } = following.begin();
-  for (const event of range('e1', 1, KEPT)) following.event(event);
-  assert.equal(following.answer(number, { events: [], complete: true }).length, KEPT);
+  for (const event of range('e1', 1, MAX_BUFFERED_EVENTS)) following.event(event);
+  assert.equal(following.answer(number, { events: [], complete: true }).length, MAX_BUFFERED_EVENTS);
   assert.equal(following.syncing, false);
 });
 

@@ -214,7 +214,7 @@ const tests = {
     await other.reset(FLOW);
     equal((await next(following)).revision, 9);
     equal(line.sockets.length, 3);
-    // Some may be heard late, and be no repair then.
+    // Some may arrive late, and be no repair then.
     const { repaired, resets } = following.stats;
     check(repaired >= 4 && resets === 0, JSON.stringify(following.stats));
   },
@@ -249,13 +249,13 @@ const tests = {
     url.port = '1';
     const client = new bench.FlowClient(url, { token: 'x', io: bench.io });
     bench.clients.push(client);
-    const heard = once(client, 'error');
+    const reported = once(client, 'error');
     const failed = await rejects(client.state(FLOW, { deadline: 300 }), 'UNREACHABLE');
-    equal([(await heard).code, failed.retryable, failed.details.url], ['UNREACHABLE', true, url.href]);
+    equal([(await reported).code, failed.retryable, failed.details.url], ['UNREACHABLE', true, url.href]);
     if (!globalThis.document) equal(failed.details.cause, `connect ECONNREFUSED ${url.host}`);
   },
 
-  async 'a client with another transport is told which the service takes, and the setting'(bench) {
+  async 'a client with another transport learns the accepted ones and the setting'(bench) {
     const client = bench.client({ transports: ['polling'] });
     const { details } = await rejects(client.state(FLOW, { deadline: 300 }), 'UNREACHABLE');
     for (const part of ["transports: ['websocket']", 'FLOW_SOCKET_TRANSPORTS']) {
@@ -286,12 +286,12 @@ const tests = {
     const auth = async (give) => give({ token: await bench.mint(bench.user, { ttl: (tokens += 1) === 1 ? -2 : 3600 }) });
     const socket = bench.io(bench.url, { auth, transports: ['websocket'], forceNew: true, reconnectionDelay: 10 });
     try {
-      const heard = [];
-      socket.on('flow-error', ({ code }) => heard.push(code));
-      socket.on('disconnect', (reason) => heard.push(reason));
+      const received = [];
+      socket.on('flow-error', ({ code }) => received.push(code));
+      socket.on('disconnect', (reason) => received.push(reason));
       const again = new Promise((resolve) => socket.io.on('reconnect', () => socket.once('connect', resolve)));
       await again;
-      equal([tokens, heard], [2, ['AUTHENTICATION_REQUIRED', 'transport close']]);
+      equal([tokens, received], [2, ['AUTHENTICATION_REQUIRED', 'transport close']]);
       equal((await socket.emitWithAck('flow-start', { flowId: FLOW })).state.step, 'welcome');
     } finally {
       socket.disconnect();
@@ -374,7 +374,7 @@ const tests = {
     await admin.state(FLOW);
     await user.transition(FLOW, 'start');
     let change = await changes.take();
-    if (change.kind === 'started') change = await changes.take(); // a new connection may be told it again
+    if (change.kind === 'started') change = await changes.take(); // a new connection may deliver it again
     const { transition, fromStep, state } = change;
     equal([transition, fromStep, state.step], ['start', 'welcome', 'profile-setup']);
     unwatch();

@@ -1,7 +1,7 @@
 /**
- * An error of the service; or of the way to it: `UNREACHABLE` (with the address and the cause), `TOKEN_UNAVAILABLE`
- * (the token callback failed), `TIMEOUT` (no answer), `CLOSED`; or `INVALID_PAYLOAD`, `INVALID_REQUEST` and
- * `PAYLOAD_TOO_LARGE` for what is not sent.
+ * An error of the service, or of the client: `UNREACHABLE` (with the address and the cause), `TOKEN_UNAVAILABLE`
+ * (the token callback failed), `TIMEOUT` (no answer), `CLOSED`; and `INVALID_PAYLOAD`, `INVALID_REQUEST` and
+ * `PAYLOAD_TOO_LARGE` for messages that are not sent.
  */
 export class FlowError extends Error {
   /**
@@ -18,20 +18,20 @@ export class FlowError extends Error {
   }
 }
 
-/** There is no connection to an address, for this reason. */
+/** The `UNREACHABLE` error for an address, with the innermost cause. */
 export function unreachable(url, error) {
   const cause = innermost(error);
   const message = `${url} cannot be reached: ${cause}`;
   return new FlowError('UNREACHABLE', message, { retryable: true, details: { url, cause }, cause: error });
 }
 
-/** The token callback threw. */
+/** The error of a token callback that failed. */
 export function tokenUnavailable(error) {
   const message = `The token callback failed: ${innermost(error)}`;
   return new FlowError('TOKEN_UNAVAILABLE', message, { retryable: true, cause: error });
 }
 
-/** What was wrong at the bottom of an error: engine.io-client, ws and Node wrap what the system said. */
+/** The innermost cause of an error: engine.io-client, ws and Node wrap the system's error. */
 function innermost(error) {
   let found = String(error?.message ?? error);
   let next = error;

@@ -31,7 +31,7 @@ export interface State {
   updatedAt: string;
   transitions: AvailableTransition[];
   previous?: string;
-  /** The roles that may go back to `previous`: absent is everybody, empty is administrators only. */
+  /** The roles that may return to `previous`: everybody if absent, administrators only if empty. */
   undoRoles?: string[];
   entityId?: string | null;
   payload?: Payload;
@@ -41,7 +41,7 @@ export interface State {
   timeoutAt?: string;
 }
 
-/** What led to a state. */
+/** The change that led to a state. */
 export interface Change {
   kind: string;
   transition: string;
@@ -53,7 +53,7 @@ export interface Change {
 /** The body of `flow-state-updated`. */
 export type StateUpdated = State & Change;
 
-/** A state as a follower gets it: what led to it is known when it came by an event. */
+/** A state as a follower receives it, with the change that led to it if it arrived in an event. */
 export type FollowedState = State & Partial<Change>;
 
 /** A change of a watched flow, of any user. */
@@ -71,7 +71,7 @@ export interface Presence {
   since: string;
 }
 
-/** Who follows a state; without `userId` any state of a watched flow. */
+/** The clients that follow a state; without `userId`, any state of a watched flow. */
 export interface PresenceChanged {
   flowId: string;
   userId?: string;
@@ -79,23 +79,23 @@ export interface PresenceChanged {
 }
 
 export interface FollowingStats {
-  /** Events that did not fit. */
+  /** Events that did not follow the position held. */
   gaps: number;
   syncs: number;
-  /** Missed events that a sync brought. */
+  /** Missed events that a sync returned. */
   repaired: number;
-  /** Syncs that began anew although something was held. */
+  /** Syncs that replaced the position held. */
   resets: number;
-  /** Old or double events. */
+  /** Old or duplicate events. */
   dropped: number;
-  /** Milliseconds, at most, from noticing a gap, or being connected again, to being level. */
+  /** The longest time in milliseconds from noticing a gap, or a reconnection, until nothing was missing. */
   longestRepair: number;
 }
 
 /**
- * An error of the service; or of the way to it: `UNREACHABLE` (with the address and the cause), `TOKEN_UNAVAILABLE`
- * (the token callback failed), `TIMEOUT` (no answer), `CLOSED`; or `INVALID_PAYLOAD`, `INVALID_REQUEST` and
- * `PAYLOAD_TOO_LARGE` for what is not sent.
+ * An error of the service, or of the client: `UNREACHABLE` (with the address and the cause), `TOKEN_UNAVAILABLE`
+ * (the token callback failed), `TIMEOUT` (no answer), `CLOSED`; and `INVALID_PAYLOAD`, `INVALID_REQUEST` and
+ * `PAYLOAD_TOO_LARGE` for messages that are not sent.
  */
 export class FlowError extends Error {
   constructor(
@@ -115,7 +115,7 @@ export class Following {
   readonly revision: number | undefined;
   readonly state: FollowedState | null | undefined;
   readonly syncing: boolean;
-  /** Whether it is known that there is no state: a sync then asks with `fromStart`. */
+  /** True if it is known that there is no state: a sync then requests `fromStart`. */
   readonly absent: boolean;
   readonly stats: FollowingStats;
   want(): void;
@@ -130,9 +130,9 @@ export class Following {
 
 /** A followed state: iterate over it, or look at `state`. */
 export interface Follow extends AsyncIterableIterator<FollowedState | null> {
-  /** null when there is none, undefined as long as nothing is known. */
+  /** null if there is none, undefined until that is known. */
   readonly state: FollowedState | null | undefined;
-  /** Whether there is a connection, and nothing is known to be missing. */
+  /** True if there is a connection, and nothing is known to be missing. */
   readonly level: boolean;
   readonly stats: FollowingStats;
   close(): void;
@@ -140,7 +140,7 @@ export interface Follow extends AsyncIterableIterator<FollowedState | null> {
 }
 
 export interface CallOptions {
-  /** Another user's state: services and administrators may. */
+  /** Another user (services and administrators only). */
   userId?: string;
   /** Milliseconds until a request without an answer is repeated. */
   timeout?: number;
@@ -149,9 +149,9 @@ export interface CallOptions {
 }
 
 export interface ChangeOptions extends CallOptions {
-  /** 1 to 128 visible ASCII characters: the same one gives the first answer again. */
+  /** 1 to 128 visible ASCII characters: a repetition with the same id returns the first answer. */
   requestId?: string;
-  /** Fail with `REVISION_CONFLICT` when the state is at another revision. */
+  /** Fail with `REVISION_CONFLICT` if the state is at another revision. */
   expectedRevision?: number;
 }
 
@@ -165,7 +165,7 @@ export interface StartOptions extends ChangeOptions {
 export interface TransitionOptions extends ChangeOptions {
   /** Merged into the payload of the state. */
   payload?: Payload;
-  /** JSON pointers (RFC 6901) to members of the state's payload that are taken out before `payload` is merged. */
+  /** JSON pointers (RFC 6901) to members of the state's payload that are removed before `payload` is merged. */
   remove?: string[];
   ok?: boolean;
   message?: string;
@@ -176,9 +176,9 @@ export interface ResetOptions extends ChangeOptions {
 }
 
 export interface ClientOptions {
-  /** A token, or what gets one: it is asked each time that a connection is made. */
+  /** A token, or a callback that returns one; it is called for every connection. */
   token: string | (() => string | Promise<string>);
-  /** A label, at most 64 characters, that presence shows. */
+  /** A label of at most 64 characters, which presence shows to others. */
   device?: string;
   /** `io` of socket.io-client 4. Only `/static/flow-client.js` has a default; elsewhere it is required. */
   io?: (uri: string, options: any) => unknown;
@@ -190,10 +190,10 @@ export interface ClientOptions {
   deadline?: number;
 }
 
-/** One connection to server-flow, made on the first use and made again whenever it is lost. */
+/** One connection to server-flow, made on first use and again whenever it is lost. */
 export class FlowClient {
   constructor(url: string | URL, options: ClientOptions);
-  /** The sums of what all followings took; of `longestRepair` the longest. */
+  /** The sums over all subscriptions; of `longestRepair` the maximum. */
   readonly stats: FollowingStats;
   follow(
     flowId: string,
@@ -210,7 +210,7 @@ export class FlowClient {
   onPresence(flowId: string, callback: (change: PresenceChanged) => void): () => void;
   on(name: 'connect', callback: () => void): () => void;
   on(name: 'disconnect', callback: (reason: string) => void): () => void;
-  /** Errors that nobody listens for are written to the console. */
+  /** Errors without a listener are written to the console. */
   on(name: 'error', callback: (error: Error) => void): () => void;
   close(): void;
 }

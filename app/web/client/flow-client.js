@@ -1,5 +1,5 @@
 /**
- * The client of server-flow for browsers and Node: follows states without a gap, and makes requests that
+ * The client of server-flow for browsers and Node: follows states without a gap, and sends requests that
  * survive a lost connection.
  *
  *     const client = new FlowClient('https://flows.example.org', { token: () => fetchToken() });
@@ -8,113 +8,115 @@
  * It needs socket.io-client 4: in Node pass its `io`. The module that the service serves to browsers has it built in.
  */
 import { FlowError, tokenUnavailable, unreachable } from './errors.js';
-import { LARGEST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, checkSize, checked } from './outgoing.js';
+import { DEFAULT_MESSAGE_BYTES, MAX_MESSAGE_BYTES, checkSize, checked } from './outgoing.js';
 
 export { FlowError };
 
-const KEPT = 1000; // events kept while a sync is under way; states that wait for a slow consumer
-const SHORTEST_PAUSE = 100;
-const LONGEST_PAUSE = 5000;
-const RENEW = 'AUTHENTICATION_REQUIRED'; // another token may be taken
-const REFUSALS = 3; // so many tokens in a row, each a fresh one
+const MAX_BUFFERED_EVENTS = 1000; // while a sync is running
+const MAX_QUEUED_STATES = 1000; // for a slow consumer
+const MIN_DELAY_MS = 100;
+const MAX_DELAY_MS = 5000;
+const TOKEN_REJECTED = 'AUTHENTICATION_REQUIRED'; // another token may be accepted
+const MAX_REFUSALS = 3; // final refusals in a row, each of a newly requested token
 const ENDED = new Set(['cleared', 'expired']);
-const CALLER_DECIDES = new Set(['STATE_PAUSED', 'REVISION_CONFLICT']); // retryable, but not by itself
+const CALLER_DECIDES = new Set(['STATE_PAUSED', 'REVISION_CONFLICT']); // only the caller knows whether to retry
 
 /**
- * The rules by which one state is followed. No connection in here: what was heard is told, and the answer
- * is the states to show now, in order; null among them says that there is no state.
+ * The rules by which one state is followed, without a connection: methods that receive events or answers return
+ * the states to deliver now, in order; null among them says that there is no state.
  *
- * Whoever drives it runs a sync (`begin`, then `answer`) whenever `syncing` has become true.
+ * The owner runs a sync (`begin`, then `answer`) whenever `syncing` has become true.
  */
 export class Following {
-  /** The position: epoch and revision of the last state applied, undefined at first. */
+  /** The position held: epoch and revision of the last state applied, undefined at first. */
   epoch = undefined;
   revision = undefined;
-  /** The state, null when there is none, undefined as long as nothing is known. */
+  /** The state, null if there is none, undefined until that is known. */
   state = undefined;
-  /** Whether something may be missing: a sync is needed, or under way. */
+  /** True if something may be missing: a sync is needed or running. */
   syncing = true;
   stats = noStats();
   #now;
-  #begun = 0;
-  #noticed = undefined;
+  #syncNumber = 0;
+  #gapNoticedAt = undefined;
   #buffer = [];
-  #early = 0; // so many of the buffer came before the sync began
+  #bufferedBeforeSync = 0;
 
-  /** @param {() => number} [now] milliseconds of a clock that only goes on */
+  /** @param {() => number} [now] milliseconds of a monotonic clock */
   constructor(now = () => performance.now()) {
     this.#now = now;
   }
 
-  /** Whether it is known that there is no state. A sync then asks for a later epoch from its start. */
+  /** True if it is known that there is no state. A sync then requests a later epoch from its start. */
   get absent() {
     return this.state === null || ENDED.has(this.state?.status);
   }
 
-  /** Events may have been missed: the connection is new, or the server said so. */
+  /** Require a sync: after a reconnection or a resync event, events may have been missed. */
   want() {
     this.syncing = true;
-    if (this.state !== undefined) this.#noticed ??= this.#now();
+    if (this.state !== undefined) this.#gapNoticedAt ??= this.#now();
   }
 
-  /** A sync begins. `epoch` and `since` are the position held; answers to earlier syncs count no more. */
+  /** Begin a sync from the position held. Answers to earlier syncs are ignored from now on. */
   begin() {
     this.syncing = true;
     this.stats.syncs += 1;
-    this.#begun += 1;
-    this.#early = this.#buffer.length;
-    return { number: this.#begun, epoch: this.epoch, since: this.revision };
+    this.#syncNumber += 1;
+    this.#bufferedBeforeSync = this.#buffer.length;
+    return { number: this.#syncNumber, epoch: this.epoch, since: this.revision };
   }
 
-  /** Whether no later sync has begun. */
+  /** True if no later sync has begun. */
   isLatest(number) {
-    return number === this.#begun;
+    return number === this.#syncNumber;
   }
 
-  /** An event of this state came. */
+  /** Apply an event of this state. */
   event(event) {
-    if (!this.syncing) return this.#take(event);
-    this.#keep(event);
+    if (!this.syncing) return this.#apply(event);
+    this.#bufferEvent(event);
     return [];
   }
 
-  /** The answer to the sync of this number came. */
+  /** Apply the answer to the sync of this number. */
   answer(number, { state, events, complete }) {
     if (!this.syncing || !this.isLatest(number)) return [];
     this.syncing = false;
-    const shown = complete && (this.epoch !== undefined || this.absent) ? this.#catchUp(events) : this.#restart(state);
+    const continues = complete && (this.epoch !== undefined || this.absent);
+    const delivered = continues ? this.#catchUp(events) : this.#restart(state);
     if (!this.syncing) {
-      const kept = this.#buffer;
+      const buffered = this.#buffer;
       this.#buffer = [];
-      for (const event of kept) shown.push(...this.event(event));
+      for (const event of buffered) delivered.push(...this.event(event));
     }
-    if (!this.syncing && this.#noticed !== undefined) {
-      this.stats.longestRepair = Math.max(this.stats.longestRepair, this.#now() - this.#noticed);
-      this.#noticed = undefined;
+    if (!this.syncing && this.#gapNoticedAt !== undefined) {
+      this.stats.longestRepair = Math.max(this.stats.longestRepair, this.#now() - this.#gapNoticedAt);
+      this.#gapNoticedAt = undefined;
     }
-    return shown;
+    return delivered;
   }
 
   #catchUp(events) {
-    const heard = new Set(this.#buffer.map((event) => `${event.epoch}.${event.revision}`));
-    const shown = [];
+    const buffered = new Set(this.#buffer.map((event) => `${event.epoch}.${event.revision}`));
+    const delivered = [];
     for (const event of events) {
-      const taken = this.#take(event, true);
-      if (this.syncing) break; // it does not fit: another sync brings it and what follows
-      if (taken.length && !heard.has(`${event.epoch}.${event.revision}`)) this.stats.repaired += 1;
-      shown.push(...taken);
+      const applied = this.#apply(event, true);
+      if (this.syncing) break; // a gap: another sync returns this event and the later ones
+      if (applied.length && !buffered.has(`${event.epoch}.${event.revision}`)) this.stats.repaired += 1;
+      delivered.push(...applied);
     }
-    return shown;
+    return delivered;
   }
 
   #restart(state) {
     if (this.epoch !== undefined) this.stats.resets += 1;
     if (state === null) {
-      // What was heard before the sync began had happened when the answer was read: it is over.
-      this.#buffer.splice(0, this.#early);
-      const told = this.state === null;
+      // Events buffered before the sync belong to an epoch that has ended since.
+      this.#buffer.splice(0, this.#bufferedBeforeSync);
+      const wasAbsent = this.state === null;
       this.state = null;
-      return told ? [] : [null];
+      return wasAbsent ? [] : [null];
     }
     if (this.#isOld(state) && !(this.#isHeld(state) && this.state === null)) {
       this.stats.dropped += this.#isHeld(state) ? 0 : 1;
@@ -123,20 +125,20 @@ export class Following {
     return this.#hold(state);
   }
 
-  /** `certain`: the server says that nothing lies between. */
-  #take(event, certain = false) {
+  /** Apply an event. `certain`: the server proves that nothing lies between. */
+  #apply(event, certain = false) {
     if (this.#isOld(event)) {
       this.stats.dropped += 1;
       return [];
     }
-    // Where there is no state, an event of the ended epoch is none to show without asking.
+    // Without a state, an event of the ended epoch needs a sync.
     const next = event.epoch === this.epoch && event.revision === this.revision + 1;
     const first = this.absent && event.epoch !== this.epoch && event.revision === 0;
     if ((next && (certain || this.state !== null)) || (first && certain)) return this.#hold(event);
     if (!first) this.stats.gaps += 1;
     this.syncing = true;
-    this.#noticed ??= this.#now();
-    this.#keep(event);
+    this.#gapNoticedAt ??= this.#now();
+    this.#bufferEvent(event);
     return [];
   }
 
@@ -155,48 +157,48 @@ export class Following {
     return [state];
   }
 
-  #keep(event) {
-    if (this.#buffer.length >= KEPT) {
-      // The newest stays, so that the gap shows when it is replayed.
+  #bufferEvent(event) {
+    if (this.#buffer.length >= MAX_BUFFERED_EVENTS) {
+      // The newest one stays, so that replaying it shows the gap.
       this.#buffer = [];
-      this.#early = 0;
+      this.#bufferedBeforeSync = 0;
     }
     this.#buffer.push(event);
   }
 }
 
-/** States on their way to a loop, which may be slower than they come. */
-class Inbox {
+/** The states that wait for a loop. */
+class Mailbox {
   #states = [];
-  #takers = [];
+  #readers = [];
   #ended = false;
   #error = undefined;
 
   push(state) {
-    const taker = this.#takers.shift();
-    if (taker) return taker({ value: state, done: false });
+    const reader = this.#readers.shift();
+    if (reader) return reader({ value: state, done: false });
     this.#states.push(state);
-    if (this.#states.length > KEPT) this.#states.shift(); // a state is whole: the later ones tell all
+    if (this.#states.length > MAX_QUEUED_STATES) this.#states.shift(); // later states supersede it
   }
 
   end(error) {
     this.#ended = true;
     this.#error = error;
     if (!error) this.#states = [];
-    for (const taker of this.#takers.splice(0)) taker(this.next());
+    for (const reader of this.#readers.splice(0)) reader(this.next());
   }
 
   next() {
     if (this.#states.length) return Promise.resolve({ value: this.#states.shift(), done: false });
-    if (!this.#ended) return new Promise((resolve) => this.#takers.push(resolve));
+    if (!this.#ended) return new Promise((resolve) => this.#readers.push(resolve));
     const error = this.#error;
     this.#error = undefined; // a loop fails once
     return error ? Promise.reject(error) : Promise.resolve({ value: undefined, done: true });
   }
 }
 
-/** States on their way to a callback; what it throws is not caught here, and stops nothing. */
-class Calls {
+/** Calls a callback with each state. Its exceptions are not caught here, and stop nothing. */
+class CallbackConsumer {
   #callback;
   #ended = false;
 
@@ -209,15 +211,15 @@ class Calls {
   }
 
   end(error) {
-    this.#ended = !error; // what came before an error is still shown
+    this.#ended = !error; // states before an error are still delivered
   }
 
   next() {
-    return Promise.reject(new TypeError('this state is followed by a callback; there is nothing to iterate'));
+    return Promise.reject(new TypeError('this state has a callback; to iterate, follow it without one'));
   }
 }
 
-/** One followed state, as `FlowClient.follow` gives it. */
+/** One followed state, as `FlowClient.follow` returns it. */
 class Follow {
   #following;
   #consumer;
@@ -231,22 +233,22 @@ class Follow {
     this.#close = close;
   }
 
-  /** The state now: null when there is none, undefined as long as nothing is known. */
+  /** The state now: null if there is none, undefined until that is known. */
   get state() {
     return this.#following.state;
   }
 
-  /** Whether there is a connection, and nothing is known to be missing. */
+  /** True if there is a connection, and nothing is known to be missing. */
   get level() {
     return this.#isLevel();
   }
 
-  /** What following it took; shared with the other followings of the same state. */
+  /** Counters, which all followers of the same state share. */
   get stats() {
     return { ...this.#following.stats };
   }
 
-  /** Follow it no more; a loop over it ends. */
+  /** Unsubscribe. A loop over it ends. */
   close() {
     this.#close();
   }
@@ -255,7 +257,7 @@ class Follow {
     return this.#consumer.next();
   }
 
-  /** Called when a loop is left: nobody listens any more. */
+  /** Called when a loop is left. */
   return() {
     this.close();
     return Promise.resolve({ value: undefined, done: true });
@@ -266,7 +268,7 @@ class Follow {
   }
 }
 
-/** One connection to server-flow, made on the first use and made again whenever it is lost. */
+/** One connection to server-flow, made on first use and again whenever it is lost. */
 export class FlowClient {
   #url;
   #token;
@@ -276,26 +278,26 @@ export class FlowClient {
   #timeout;
   #deadline;
   #running = false;
-  #over = undefined; // the error that every call fails with from now on
+  #failure = undefined; // the error with which every call fails from now on
   #socket = undefined;
-  #trouble = undefined; // why there is no connection now
-  #warned = undefined; // the last warning, which is not repeated
+  #lastError = undefined; // why there is no connection now
+  #lastWarning = undefined; // it is not repeated
   #userId = undefined;
   #subject = undefined;
   #subscriptions = new Map();
-  #watched = new Callbacks();
-  #present = new Callbacks();
+  #watchers = new Callbacks();
+  #presenceListeners = new Callbacks();
   #listeners = new Callbacks();
   #sleepers = new Set();
   #waiters = new Set();
-  #ended = noStats(); // of followings that are no more
+  #endedStats = noStats(); // of subscriptions that have ended
 
   /**
-   * @param {string | URL} url where the service is, such as `https://flows.example.org`
+   * @param {string | URL} url the address of the service, such as `https://flows.example.org`
    * @param {object} options
-   * @param {string | (() => string | Promise<string>)} options.token a token, or what gets one: it is asked
-   *   each time that a connection is made
-   * @param {string} [options.device] a label, at most 64 characters, that presence shows
+   * @param {string | (() => string | Promise<string>)} options.token a token, or a callback that returns
+   *   one; it is called for every connection
+   * @param {string} [options.device] a label of at most 64 characters, which presence shows to others
    * @param {Function} options.io `io` of socket.io-client; only `/static/flow-client.js` has a default
    * @param {string[]} [options.transports] `['websocket']`
    * @param {number} [options.timeout] milliseconds until a request without an answer is repeated: 10000
@@ -312,18 +314,18 @@ export class FlowClient {
     this.#deadline = deadline;
   }
 
-  /** The sums of what all followings took; of `longestRepair` the longest. */
+  /** The sums over all subscriptions; of `longestRepair` the maximum. */
   get stats() {
-    const sum = { ...this.#ended };
+    const sum = { ...this.#endedStats };
     for (const { following } of this.#subscriptions.values()) addStats(sum, following.stats);
     return sum;
   }
 
   /**
    * Follow a state: `for await (const state of client.follow(flowId))`, or `client.follow(flowId, callback)`.
-   * Every change comes once, in order; a state whose `status` is `cleared` or `expired` has ended, null says
-   * that there is none; the next one is then shown from its first revision. `userId` names another user (a
-   * service or an administrator may).
+   * Every change is delivered once, in order. A state whose `status` is `cleared` or `expired` has ended; null says
+   * that there is none. The next one is then delivered from its first revision. `userId` names another user
+   * (services and administrators only).
    *
    * @param {string} flowId
    * @param {{userId?: string} | ((state: object | null) => void)} [options]
@@ -340,7 +342,7 @@ export class FlowClient {
       this.#subscriptions.set(key, subscription);
     }
     const { following, consumers } = subscription;
-    const consumer = callback ? new Calls(callback) : new Inbox();
+    const consumer = callback ? new CallbackConsumer(callback) : new Mailbox();
     consumers.add(consumer);
     if (isNew) this.#sync(subscription);
     else if (following.state !== undefined) consumer.push(following.state);
@@ -351,123 +353,123 @@ export class FlowClient {
     });
   }
 
-  /** The state, null when there is none. */
+  /** The state, null if there is none. */
   async state(flowId, options) {
     return (await this.#call('flow-state', { flowId }, options)).state;
   }
 
-  /** Start the flow: the state, which is the running one when there is one. */
+  /** Start the flow. Returns the new state, or the running one if there is one. */
   async start(flowId, options) {
     return (await this.#change('flow-start', { flowId }, options)).state;
   }
 
-  /** Run a transition: the new state. */
+  /** Run a transition. Returns the new state. */
   async transition(flowId, transition, options) {
     return (await this.#change('flow-transition', { flowId, transition }, options)).state;
   }
 
-  /** Back to the initial step, or to `options.step`: the new state. */
+  /** Restart at the initial step, or at `options.step`. Returns the new state. */
   async reset(flowId, options) {
     return (await this.#change('flow-reset', { flowId }, options)).state;
   }
 
-  /** Who follows that state now. */
+  /** The clients that follow that state now. */
   async presence(flowId, options) {
     return (await this.#call('flow-presence', { flowId }, options)).clients;
   }
 
-  /** Hear of every user's changes in a flow (administrators). Gives the function that ends it. */
+  /** Call back with every user's changes in a flow (administrators only). Returns a function that ends it. */
   watch(flowId, callback) {
     this.#start();
-    const isFirst = !this.#watched.has(flowId);
-    const off = this.#watched.add(flowId, callback);
+    const isFirst = !this.#watchers.has(flowId);
+    const off = this.#watchers.add(flowId, callback);
     if (isFirst) this.#watch(flowId);
     return () => {
-      const isLast = () => !this.#watched.has(flowId);
-      if (off() && isLast()) this.#tell('flow-unwatch', { flowId }, isLast);
+      const isLast = () => !this.#watchers.has(flowId);
+      if (off() && isLast()) this.#notify('flow-unwatch', { flowId }, isLast);
     };
   }
 
   /**
-   * Hear of `{flowId, userId, clients}`, who follows a state of this flow, now and whenever it changes: of the
-   * states that this client follows, or without `userId` of all while it watches the flow. Gives the function
-   * that ends it.
+   * Call back with `{flowId, userId, clients}`, the clients that follow a state of this flow, now and after every
+   * change: for the states that this client follows, or (without `userId`) for all while it watches the flow.
+   * Returns a function that ends it.
    */
   onPresence(flowId, callback) {
     this.#start();
-    const off = this.#present.add(flowId, callback);
+    const off = this.#presenceListeners.add(flowId, callback);
     for (const subscription of this.#subscriptions.values()) {
       if (subscription.flowId !== flowId || subscription.following.syncing) continue;
       subscription.presentOn = undefined;
-      this.#followPresence(subscription);
+      this.#subscribePresence(subscription);
     }
-    if (this.#watched.has(flowId)) this.#askPresence(flowId);
+    if (this.#watchers.has(flowId)) this.#requestPresence(flowId);
     return off;
   }
 
   /**
-   * Hear of `connect`, `disconnect` (with the reason) or `error`. Gives the function that ends it. Errors that
-   * nobody listens for are written to the console.
+   * Call back on `connect`, `disconnect` (with the reason) or `error`. Returns a function that ends it. Errors
+   * without a listener are written to the console.
    */
   on(name, callback) {
     return this.#listeners.add(name, callback);
   }
 
-  /** End everything: loops end, and calls under way fail with `CLOSED`. */
+  /** End the connection. Loops end, and pending calls fail with `CLOSED`. */
   close() {
-    this.#end(new FlowError('CLOSED', 'the client was closed'));
+    this.#end(new FlowError('CLOSED', 'The client is closed'));
   }
 
   // The connection
 
   #start() {
-    if (this.#over) throw this.#over;
+    if (this.#failure) throw this.#failure;
     if (!this.#running) this.#run();
     this.#running = true;
   }
 
   async #run() {
     let refusals = 0;
-    for (let attempt = 0; !this.#over; attempt += 1) {
+    for (let attempt = 0; !this.#failure; attempt += 1) {
       try {
         const { lost } = await this.#connect();
         refusals = 0;
-        const connected = performance.now();
+        const connectedAt = performance.now();
         this.#listeners.call('disconnect', await lost);
-        if (performance.now() - connected > LONGEST_PAUSE) attempt = 0;
+        if (performance.now() - connectedAt > MAX_DELAY_MS) attempt = 0;
       } catch (error) {
-        if (this.#over) return;
-        this.#trouble = error;
+        if (this.#failure) return;
+        this.#lastError = error;
         this.#report(error);
         if (error instanceof FlowError && !error.retryable) refusals += 1;
-        if (refusals === REFUSALS) this.#end(error);
+        if (refusals === MAX_REFUSALS) this.#end(error);
       }
       await this.#pause(backoff(attempt));
     }
   }
 
   async #connect() {
-    const token = await this.#askForToken();
-    if (this.#over) throw this.#over;
+    const token = await this.#requestToken();
+    if (this.#failure) throw this.#failure;
     const subject = subjectOf(token);
     if (subject !== this.#subject) this.#userId = this.#subject = subject;
     const socket = this.#io(this.#url.origin, {
       path: `${this.#url.pathname.replace(/\/$/, '')}/socket.io`,
       auth: { token, device: this.#device },
       transports: this.#transports,
-      // A connection that ended is replaced, not mended: its socket would keep what was sent meanwhile
-      // and its token, and would not come back after "io server disconnect".
+      // A connection that ended is replaced: its socket would buffer requests, reuse its token, and not
+      // reconnect after "io server disconnect".
       reconnection: false,
       forceNew: true,
     });
     this.#socket = socket;
-    socket.on('flow-state-updated', (event) => this.#heard(event));
+    socket.on('flow-state-updated', (event) => this.#eventReceived(event));
     socket.on('flow-resync', () => this.#syncAll());
-    socket.on('flow-updated', (event) => this.#watched.call(event.flowId, event));
-    socket.on('flow-presence', (event) => this.#present.call(event.flowId, event));
+    socket.on('flow-updated', (event) => this.#watchers.call(event.flowId, event));
+    socket.on('flow-presence', (event) => this.#presenceListeners.call(event.flowId, event));
     socket.on('flow-error', ({ error, ...more }) => {
       this.#report(errorOf(error, more));
-      if (more.code === RENEW) socket.disconnect(); // the next connection has a new token
+      if (more.code === TOKEN_REJECTED) socket.disconnect(); // the next connection gets a new token
     });
     const lost = new Promise((resolve) => socket.on('disconnect', resolve));
     try {
@@ -488,44 +490,44 @@ export class FlowClient {
     return { lost };
   }
 
-  async #askForToken() {
+  async #requestToken() {
     if (typeof this.#token !== 'function') return this.#token;
     try {
       const token = await this.#token();
-      if (typeof token !== 'string') throw new TypeError(`a token is text, and not ${token === null ? null : typeof token}`);
-      return token;
+      if (typeof token === 'string') return token;
+      throw new TypeError(`a token must be a string, not ${token === null ? null : typeof token}`);
     } catch (error) {
       throw tokenUnavailable(error);
     }
   }
 
-  /** A refusal has the code for its message and the error in its data; a connection that fails has neither. */
+  /** The error of a refusal, which has it as its data, or of a connection that failed. */
   #refusalOf(error) {
     if (error.data?.code) return errorOf(error.data.message, error.data);
     return unreachable(`${this.#url.origin}${this.#url.pathname}`, error);
   }
 
-  /** Tell those who listen for errors; when nobody does, the console, once. */
+  /** Pass an error to the listeners; without any, write it to the console once. */
   #report(error) {
     if (this.#listeners.has('error')) return this.#listeners.call('error', error);
     const warning = `FlowClient: ${error.code}: ${error.message}`;
-    if (warning !== this.#warned) globalThis.console?.warn(warning);
-    this.#warned = warning;
+    if (warning !== this.#lastWarning) globalThis.console?.warn(warning);
+    this.#lastWarning = warning;
     return undefined;
   }
 
   #connected() {
-    this.#trouble = undefined;
-    this.#warned = undefined;
+    this.#lastError = undefined;
+    this.#lastWarning = undefined;
     this.#listeners.call('connect');
     this.#syncAll();
-    for (const flowId of this.#watched.names()) this.#watch(flowId);
+    for (const flowId of this.#watchers.names()) this.#watch(flowId);
     for (const wake of this.#waiters) wake();
   }
 
   #end(error) {
-    if (this.#over) return;
-    this.#over = error;
+    if (this.#failure) return;
+    this.#failure = error;
     this.#socket?.disconnect();
     for (const subscription of this.#subscriptions.values()) {
       this.#forget(subscription, error.code === 'CLOSED' ? undefined : error);
@@ -533,16 +535,16 @@ export class FlowClient {
     for (const wake of [...this.#sleepers, ...this.#waiters]) wake();
   }
 
-  // Following
+  // Subscriptions
 
-  #heard(event) {
+  #eventReceived(event) {
     const keys = [keyOf(event.flow, event.userId)];
     if (event.userId === this.#userId) keys.push(keyOf(event.flow));
     for (const subscription of keys.map((key) => this.#subscriptions.get(key))) {
       if (!subscription) continue;
       const { following } = subscription;
       const wasSyncing = following.syncing;
-      show(subscription, following.event(event));
+      deliver(subscription, following.event(event));
       if (following.syncing && !wasSyncing) this.#sync(subscription);
     }
   }
@@ -555,16 +557,16 @@ export class FlowClient {
   }
 
   /**
-   * Take the user that the server names, which another claim than `sub` may give. Events that came before were not
-   * taken for its own, so that everything is synced again.
+   * Set the user that the server names, which another claim than `sub` may give. Earlier events were not recognized
+   * as the user's own, so all subscriptions are synced again.
    */
-  #learnUser(userId) {
+  #setUser(userId) {
     if (userId === undefined || userId === this.#userId) return;
     this.#userId = userId;
     this.#syncAll();
   }
 
-  /** Sync until nothing is missing. Without a connection there is nothing to do: the next one syncs all. */
+  /** Sync until nothing is missing. Without a connection this does nothing: the next connection syncs all. */
   async #sync(subscription) {
     const { key, flowId, userId, following } = subscription;
     const socket = this.#socket;
@@ -576,29 +578,29 @@ export class FlowClient {
       const body = { flowId, userId, epoch: sync.epoch, since: sync.since };
       if (following.absent) body.fromStart = true;
       try {
-        const answer = await this.#insist(socket, 'flow-subscribe', body, isWanted);
+        const answer = await this.#requestWhileConnected(socket, 'flow-subscribe', body, isWanted);
         if (!answer || !isWanted()) return;
-        show(subscription, following.answer(number, answer));
-        if (userId === undefined) this.#learnUser(answer.userId);
+        deliver(subscription, following.answer(number, answer));
+        if (userId === undefined) this.#setUser(answer.userId);
       } catch (error) {
         if (!isWanted()) return;
         this.#forget(subscription, error);
         return this.#report(error);
       }
-      if (!following.syncing) return this.#followPresence(subscription);
-      if (round > 0) await this.#pause(backoff(round)); // a second sync is nothing special, a third one is
+      if (!following.syncing) return this.#subscribePresence(subscription);
+      if (round > 0) await this.#pause(backoff(round)); // a second sync is usual; further ones are delayed
     }
   }
 
   #unfollow(subscription) {
     const { key, flowId, userId } = subscription;
     this.#forget(subscription);
-    this.#tell('flow-unsubscribe', { flowId, userId }, () => !this.#subscriptions.has(key));
+    this.#notify('flow-unsubscribe', { flowId, userId }, () => !this.#subscriptions.has(key));
   }
 
   #forget({ key, following, consumers }, error) {
     this.#subscriptions.delete(key);
-    addStats(this.#ended, following.stats);
+    addStats(this.#endedStats, following.stats);
     for (const consumer of consumers) consumer.end(error);
     consumers.clear();
   }
@@ -606,38 +608,38 @@ export class FlowClient {
   // Requests
 
   async #watch(flowId) {
-    const isWatched = await this.#tell('flow-watch', { flowId }, () => this.#watched.has(flowId));
-    if (isWatched) await this.#askPresence(flowId);
+    const isWatched = await this.#notify('flow-watch', { flowId }, () => this.#watchers.has(flowId));
+    if (isWatched) await this.#requestPresence(flowId);
   }
 
-  /** Presence is told to those who asked, on this connection. */
-  async #followPresence(subscription) {
+  /** Presence is sent to clients that requested it, on this connection. */
+  async #subscribePresence(subscription) {
     const { flowId, userId, presentOn } = subscription;
-    if (presentOn === this.#socket || !this.#present.has(flowId)) return;
+    if (presentOn === this.#socket || !this.#presenceListeners.has(flowId)) return;
     subscription.presentOn = this.#socket;
-    await this.#askPresence(flowId, userId, userId ?? this.#userId);
+    await this.#requestPresence(flowId, userId, userId ?? this.#userId);
   }
 
-  async #askPresence(flowId, userId, of) {
-    const answer = await this.#tell('flow-presence', { flowId, userId }, () => this.#present.has(flowId));
-    if (answer) this.#present.call(flowId, { flowId, userId: of, clients: answer.clients });
+  async #requestPresence(flowId, userId, shownUserId) {
+    const answer = await this.#notify('flow-presence', { flowId, userId }, () => this.#presenceListeners.has(flowId));
+    if (answer) this.#presenceListeners.call(flowId, { flowId, userId: shownUserId, clients: answer.clients });
   }
 
-  /** Ask, and only say when it fails; connecting again asks for all that is wanted then. */
-  async #tell(event, body, isWanted) {
+  /** Send a request and only report its failure; a reconnection repeats what is still wanted. */
+  async #notify(event, body, isWanted) {
     try {
-      return await this.#insist(this.#socket, event, body, isWanted);
+      return await this.#requestWhileConnected(this.#socket, event, body, isWanted);
     } catch (error) {
       return this.#report(error);
     }
   }
 
-  /** Ask until there is an answer; undefined when the connection is lost, or it is not wanted any more. */
-  async #insist(socket, event, given, isWanted) {
+  /** Repeat a request until it is answered; undefined if the connection is lost, or it is no longer wanted. */
+  async #requestWhileConnected(socket, event, given, isWanted) {
     const body = checked(given);
     for (let attempt = 0; socket?.connected && isWanted(); attempt += 1) {
       try {
-        return await this.#ask(socket, event, body, this.#timeout);
+        return await this.#request(socket, event, body, this.#timeout);
       } catch (error) {
         if (!isRepeatable(error)) throw error;
         await this.#pause(pauseAfter(error, attempt));
@@ -647,24 +649,24 @@ export class FlowClient {
   }
 
   #change(event, body, options = {}) {
-    // One id for all repetitions: the service does it once, whichever of them arrives.
+    // One id for all repetitions: the service executes it once, whichever of them arrives.
     return this.#call(event, { ...body, requestId: requestId() }, options);
   }
 
-  /** Ask until there is an answer, through lost connections, until the deadline. */
+  /** Repeat a request until it is answered, through lost connections, until the deadline. */
   async #call(event, named, { timeout = this.#timeout, deadline = this.#deadline, ...more } = {}) {
     this.#start();
     const body = checked({ ...named, ...more });
-    checkSize(event, body, LARGEST_MESSAGE_BYTES);
+    checkSize(event, body, MAX_MESSAGE_BYTES);
     const until = performance.now() + deadline;
     let last;
     for (let attempt = 0; ; attempt += 1) {
       try {
         const socket = await this.#whenConnected(until);
-        return await this.#ask(socket, event, body, Math.max(1, Math.min(timeout, until - performance.now())));
+        return await this.#request(socket, event, body, Math.max(1, Math.min(timeout, until - performance.now())));
       } catch (error) {
-        if (error === this.#over || !isRepeatable(error)) throw error;
-        if (!last || error.code !== 'TIMEOUT') last = error; // what the service said tells more
+        if (error === this.#failure || !isRepeatable(error)) throw error;
+        if (!last || error.code !== 'TIMEOUT') last = error; // the service's own error explains more
         const pause = pauseAfter(error, attempt);
         if (performance.now() + pause >= until) throw last;
         await this.#pause(pause);
@@ -674,34 +676,34 @@ export class FlowClient {
 
   async #whenConnected(until) {
     while (!this.#socket?.connected) {
-      if (this.#over) throw this.#over;
+      if (this.#failure) throw this.#failure;
       const left = until - performance.now();
-      if (left <= 0) throw this.#trouble ?? unanswered();
+      if (left <= 0) throw this.#lastError ?? unanswered();
       await this.#pause(left, this.#waiters);
     }
     return this.#socket;
   }
 
-  #ask(socket, event, body, timeout) {
+  #request(socket, event, body, timeout) {
     return new Promise((resolve, reject) => {
       checkSize(event, body, announcedLimit(socket));
-      // What is sent in the moment in which the connection ends is not answered by socket.io.
-      const lose = () => reject(unanswered());
-      socket.once('disconnect', lose);
+      // socket.io does not call back for requests that are sent as the connection ends.
+      const onLost = () => reject(unanswered());
+      socket.once('disconnect', onLost);
       socket.timeout(timeout).emit(event, body, (late, answer) => {
-        socket.off('disconnect', lose);
+        socket.off('disconnect', onLost);
         if (late) return reject(unanswered(late));
         if (answer.ok) return resolve(answer);
         const error = errorOf(answer.error.message, answer.error);
         reject(error);
-        if (error.code === RENEW) socket.disconnect();
+        if (error.code === TOKEN_REJECTED) socket.disconnect();
       });
     });
   }
 
-  /** Wait; not when everything ends, and among the waiters only until there is a connection. */
+  /** Wait, but not beyond the end of the client; of the waiters only until there is a connection. */
   #pause(milliseconds, sleepers = this.#sleepers) {
-    if (this.#over) return Promise.resolve();
+    if (this.#failure) return Promise.resolve();
     return new Promise((resolve) => {
       const wake = () => {
         clearTimeout(timer);
@@ -714,7 +716,7 @@ export class FlowClient {
   }
 }
 
-/** Callbacks by name. What one of them throws is not caught here, and stops nothing. */
+/** Callbacks by name. Their exceptions are not caught here, and stop nothing. */
 class Callbacks {
   #entries = new Set();
 
@@ -726,7 +728,7 @@ class Callbacks {
     return new Set([...this.#entries].map((entry) => entry.name));
   }
 
-  /** Gives the function that takes it away again, which tells whether it did. */
+  /** Returns a function that removes the callback, and returns true if it did. */
   add(name, callback) {
     const entry = { name, callback };
     this.#entries.add(entry);
@@ -749,7 +751,7 @@ function addStats(sum, { longestRepair, ...counters }) {
   sum.longestRepair = Math.max(sum.longestRepair, longestRepair);
 }
 
-function show({ consumers }, states) {
+function deliver({ consumers }, states) {
   for (const state of states) for (const consumer of consumers) consumer.push(state);
 }
 
@@ -757,21 +759,21 @@ function keyOf(flowId, userId = '') {
   return `${flowId}\n${userId}`; // neither has a line break
 }
 
-/** The largest message that the service takes. */
+/** The largest message in bytes that the service accepts. */
 function announcedLimit(socket) {
   const engine = socket.io?.engine;
   const limit = engine?.maxPayload ?? engine?._maxPayload; // by the version of engine.io-client
-  return limit > 0 ? limit : MAX_MESSAGE_BYTES;
+  return limit > 0 ? limit : DEFAULT_MESSAGE_BYTES;
 }
 
-/** The `sub` of a token: events name their user, and it tells which are one's own. The server corrects it. */
+/** The `sub` of a token, by which own events are recognized. The server corrects it. */
 function subjectOf(token) {
   try {
     const claims = atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'));
     const bytes = Uint8Array.from(claims, (character) => character.charCodeAt(0));
     return JSON.parse(new TextDecoder().decode(bytes)).sub;
   } catch {
-    return undefined; // it will be refused
+    return undefined; // the server will refuse it
   }
 }
 
@@ -785,18 +787,18 @@ function errorOf(message, { code, retryable, details }) {
 }
 
 function unanswered(cause) {
-  return new FlowError('TIMEOUT', 'no answer in time', { retryable: true, cause });
+  return new FlowError('TIMEOUT', 'No answer in time', { retryable: true, cause });
 }
 
 function isRepeatable({ code, retryable }) {
-  return code === RENEW || (retryable === true && !CALLER_DECIDES.has(code));
+  return code === TOKEN_REJECTED || (retryable === true && !CALLER_DECIDES.has(code));
 }
 
 function backoff(attempt) {
-  return Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** attempt) * (0.5 + Math.random() / 2);
+  return Math.min(MAX_DELAY_MS, MIN_DELAY_MS * 2 ** attempt) * (0.5 + Math.random() / 2);
 }
 
 function pauseAfter({ code, details }, attempt) {
-  if (code === 'TIMEOUT') return 0; // that was pause enough
+  if (code === 'TIMEOUT') return 0; // the timeout was delay enough
   return code === 'RATE_LIMITED' && details.retryAfterMs ? details.retryAfterMs : backoff(attempt);
 }

@@ -1,20 +1,20 @@
-// Checks of messages before they are sent, where the service could only end the connection.
+// Checks of messages before they are sent: the service could only end the connection.
 import { FlowError } from './errors.js';
 
-const MAX_DEPTH = 32; // levels of a payload, as the service bounds them
+const MAX_DEPTH = 32; // levels of a payload, as in the service
 const MAX_FAULTS = 100;
-const FRAME_BYTES = 32; // around a message: the packet type, the number of its ack, brackets
+const FRAME_BYTES = 32; // around a message: the packet type, the id of its ack, brackets
 
 /** The limit of a service that announces none. */
-export const MAX_MESSAGE_BYTES = 1_048_576;
+export const DEFAULT_MESSAGE_BYTES = 1_048_576;
 
 /** The largest limit that a service can be configured with. */
-export const LARGEST_MESSAGE_BYTES = 2_097_152;
+export const MAX_MESSAGE_BYTES = 2_097_152;
 
 /**
- * A copy of a message as JSON has it, so that a change of the original does not change a repetition.
+ * Copy a message as plain JSON values, so that a change of the original does not change a repetition.
  *
- * Throws a FlowError `INVALID_PAYLOAD` (`INVALID_REQUEST` outside of the payload) for what JSON cannot carry; its
+ * Throws a FlowError `INVALID_PAYLOAD` (`INVALID_REQUEST` outside of the payload) for values that are not JSON; its
  * details have every fault, as the service would list them.
  */
 export function checked(body) {
@@ -57,7 +57,7 @@ function plain(given, key, pointer, depth, faults) {
   return Array.isArray(value) ? members.map(([, member]) => member) : Object.fromEntries(members);
 }
 
-/** Why JSON cannot carry a value; undefined if it can. A function or undefined is left out, as JSON does. */
+/** The reason why JSON cannot carry a value, undefined if it can. Functions and undefined are omitted, as in JSON. */
 function unsendable(value) {
   if (typeof value === 'number') return Number.isFinite(value) ? undefined : 'a number must be finite';
   if (typeof value === 'bigint') {
