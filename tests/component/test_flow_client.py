@@ -22,12 +22,14 @@ FLOW = "user-onboarding"
 
 
 class Scripted:
-    """A server that answers as told: ``answers`` has lists of answers by event, the last for ever; None is
-    no answer. It keeps what it is sent."""
+    """A server with scripted answers, which records the events that it receives.
+
+    ``answers`` has lists of answers by event, of which the last one is repeated; None is no answer.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {}
-        self.got: list[tuple[str, Any]] = []
+        self.received: list[tuple[str, Any]] = []
         self.connections: list[Any] = []
         self._grown = asyncio.Condition()
         self._end = asyncio.Event()
@@ -55,7 +57,7 @@ class Scripted:
 
     async def _event(self, event: str, sid: str, body: Any) -> Any:
         async with self._grown:
-            self.got.append((event, body))
+            self.received.append((event, body))
             self._grown.notify_all()
         answers = self.answers[event]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -64,7 +66,7 @@ class Scripted:
         return answer
 
     def bodies(self, event: str) -> list[Any]:
-        return [body for name, body in self.got if name == event]
+        return [body for name, body in self.received if name == event]
 
     async def until(self, event: str, times: int) -> None:
         """Wait until an event was sent so often."""
@@ -104,7 +106,7 @@ def of_ada(scripted: Scripted, **options: Any) -> FlowClient:
     return FlowClient(scripted.url, jwt.encode({"sub": "ada"}, "x" * 40), device="laptop", **options)
 
 
-async def test_what_ends_a_connection_by_word_of_the_server_is_followed_by_another(
+async def test_a_connection_that_the_server_ends_is_made_again(
     scripted: Scripted,
 ) -> None:
     scripted.answers["flow-subscribe"] = [read_at(4), missed(5, 6)]
@@ -124,7 +126,7 @@ async def test_what_ends_a_connection_by_word_of_the_server_is_followed_by_anoth
         ]
 
 
-async def test_word_that_the_token_expired_brings_a_new_connection_with_a_new_token(
+async def test_an_expired_token_leads_to_a_new_connection_with_a_new_token(
     scripted: Scripted,
 ) -> None:
     expired = refusal("AUTHENTICATION_REQUIRED", retryable=False)
@@ -141,7 +143,7 @@ async def test_word_that_the_token_expired_brings_a_new_connection_with_a_new_to
         assert scripted.connections[-1][1] == {"token": "third"}
 
 
-async def test_a_resync_asks_from_the_position_held_and_events_meanwhile_wait(scripted: Scripted) -> None:
+async def test_a_resync_requests_from_the_position_held_and_buffers_events(scripted: Scripted) -> None:
     scripted.answers["flow-subscribe"] = [read_at(4), None, missed(5)]
     async with of_ada(scripted, ack_seconds=0.3) as client:
         states = client.follow(FLOW)
@@ -179,7 +181,9 @@ async def test_a_watched_change_that_cannot_be_read_ends_the_watching(scripted: 
             await anext(updates)
 
 
-async def test_a_sync_waits_as_long_as_it_is_reported_and_ends_with_another_error(scripted: Scripted) -> None:
+async def test_a_sync_waits_as_long_as_the_server_requires_and_ends_with_another_error(
+    scripted: Scripted,
+) -> None:
     limited = refusal("RATE_LIMITED", retryable=True, retryAfterMs=150)
     scripted.answers["flow-subscribe"] = [
         limited,
@@ -220,7 +224,9 @@ async def test_a_request_is_repeated_as_it_is(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("code", ["STATE_PAUSED", "REVISION_CONFLICT"])
-async def test_what_the_caller_must_decide_is_not_repeated(scripted: Scripted, code: str) -> None:
+async def test_a_request_whose_repetition_the_caller_decides_is_not_repeated(
+    scripted: Scripted, code: str
+) -> None:
     scripted.answers["flow-reset"] = [refusal(code, retryable=True)]
     async with of_ada(scripted) as client:
         with pytest.raises(FlowClientError) as refused:
@@ -282,7 +288,7 @@ async def test_a_server_without_socket_io_is_one_that_cannot_be_reached() -> Non
     await runner.cleanup()
 
 
-async def test_a_refusal_that_is_none_of_ours_is_reported(scripted: Scripted) -> None:
+async def test_a_refusal_of_another_server_is_reported(scripted: Scripted) -> None:
     async def refuse(*_: object) -> None:
         raise socketio.exceptions.ConnectionRefusedError("closed on Sundays")
 
@@ -307,6 +313,6 @@ def test_the_client_needs_nothing_of_the_server() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_is_no_address_is_refused() -> None:
+def test_a_malformed_address_is_refused() -> None:
     with pytest.raises(ValueError, match="address"):
         FlowClient("localhost:8000", "token")

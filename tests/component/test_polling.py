@@ -183,7 +183,7 @@ async def test_the_end_of_a_session_answers_the_request_that_waits(
     ],
 )
 @pytest.mark.expected_logs("client transport refused", optional=True)
-async def test_what_needs_no_body_is_answered_before_it(
+async def test_a_refusal_of_the_head_is_answered_before_the_body(
     polling: Polling, method: str, address: str, status: int
 ) -> None:
     head = f"{method} {address} HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n"

@@ -210,7 +210,7 @@ async def test_leaving_the_loop_unsubscribes(serving: Serving, user: str) -> Non
         assert client.stats.syncs == 3
 
 
-async def test_events_that_are_lost_are_got_by_a_sync(serving: Serving, user: str) -> None:
+async def test_lost_events_are_repaired_by_a_sync(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as client, client_of(serving, user) as other:
         await other.start(FLOW)
         event_received, lost = client.event_received, []
@@ -235,7 +235,7 @@ async def test_events_that_are_lost_are_got_by_a_sync(serving: Serving, user: st
         assert states.level
 
 
-async def test_a_connection_that_is_cut_is_made_again_and_nothing_is_missed(
+async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
     serving: Serving, user: str, proxy: Proxy
 ) -> None:
     async with client_of(serving, user, url=proxy.url) as client, client_of(serving, user) as other:
@@ -279,7 +279,7 @@ async def test_a_state_that_ended_and_began_while_the_connection_was_cut(
         assert ended.status == "cleared"
 
 
-async def test_a_transition_whose_answer_is_lost_is_made_once(
+async def test_a_transition_whose_answer_is_lost_is_executed_once(
     serving: Serving, user: str, proxy: Proxy
 ) -> None:
     async with client_of(serving, user, url=proxy.url) as client, serving.http(user) as http:
@@ -344,13 +344,13 @@ async def test_a_cancelled_request_leaves_the_connection_as_it_was(
         assert proxy.connections == 1
 
 
-async def test_a_token_that_expires_is_asked_for_again(serving: Serving, user: str) -> None:
-    asked = 0
+async def test_an_expired_token_is_requested_again(serving: Serving, user: str) -> None:
+    requested = 0
 
     async def token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
+        nonlocal requested
+        requested += 1
+        if requested > 1:
             return serving.token(user)
         last_moment = {"sub": user, "exp": int(time.time()) - 3}  # 5 seconds are allowed to clocks
         return jwt.encode(last_moment, serving.secret, "HS256")
@@ -360,23 +360,23 @@ async def test_a_token_that_expires_is_asked_for_again(serving: Serving, user: s
         states = client.follow(FLOW)
         await states.ready()
         async with asyncio.timeout(20):
-            while asked < 2:
+            while requested < 2:
                 await other.reset(FLOW)
         await other.transition(FLOW, "start")
         shown = await read(states, lambda state: state.step == "profile-setup")
         assert revisions(shown) == list(range(shown[-1].revision + 1)), "nothing was missed"
-        assert asked == 2
+        assert requested == 2
 
 
 @pytest.mark.parametrize("refused", [2, 3])
 async def test_three_refusals_in_a_row_are_final(serving: Serving, user: str, refused: int) -> None:
-    asked = 0
+    requested = 0
 
     def token() -> str:
-        nonlocal asked
-        asked += 1
+        nonlocal requested
+        requested += 1
         forged = jwt.encode({"sub": user, "exp": int(time.time()) + 60}, "x" * 40, "HS256")
-        return forged if asked <= refused else serving.token(user)
+        return forged if requested <= refused else serving.token(user)
 
     async with FlowClient(serving.url, token) as client:
         states = client.follow(FLOW)
@@ -387,7 +387,7 @@ async def test_three_refusals_in_a_row_are_final(serving: Serving, user: str, re
             with pytest.raises(FlowClientError) as failed:
                 await waiting
             assert (failed.value.code, failed.value.retryable) == ("AUTHENTICATION_REQUIRED", False)
-        assert asked == 3
+        assert requested == 3
 
 
 async def test_refusals_with_a_connection_between_them_are_not_final(
@@ -402,13 +402,13 @@ async def test_refusals_with_a_connection_between_them_are_not_final(
 
 
 @pytest.mark.expected_logs("the token callback failed: OSError")
-async def test_a_token_callback_that_fails_is_asked_again(serving: Serving, user: str) -> None:
-    asked = 0
+async def test_a_token_callback_that_fails_is_called_again(serving: Serving, user: str) -> None:
+    requested = 0
 
     def token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked < 3:
+        nonlocal requested
+        requested += 1
+        if requested < 3:
             raise OSError("no way to the issuer")
         return serving.token(user)
 
@@ -416,11 +416,11 @@ async def test_a_token_callback_that_fails_is_asked_again(serving: Serving, user
         with pytest.raises(FlowClientError, match="TOKEN_UNAVAILABLE"):
             await client.state(FLOW, deadline=0.001)
         assert await client.state(FLOW) is None
-        assert asked == 3
+        assert requested == 3
 
 
 @pytest.mark.expected_logs("the token callback failed: TypeError")
-async def test_a_token_callback_that_gives_no_text_is_its_own_error(serving: Serving) -> None:
+async def test_a_token_callback_that_returns_no_text_is_its_own_error(serving: Serving) -> None:
     async with FlowClient(serving.url, lambda: None) as client:  # type: ignore[arg-type,return-value]
         with pytest.raises(FlowClientError) as failed:
             await client.state(FLOW, deadline=0.2)
@@ -460,7 +460,7 @@ async def test_an_administrator_watches_a_flow_also_by_a_new_connection(
         last = mine[-1]
         assert (last.flow_id, last.kind, last.state.revision) == (FLOW, "started", 0)
         proxy.cut()
-        # When it watches again cannot be seen from here: changes go on until one is told.
+        # When it watches again cannot be seen from here: changes go on until one is delivered.
         found = asyncio.create_task(read(updates, lambda u: u.user_id == user and u.kind == "reset"))
         async with asyncio.timeout(20):
             while not found.done():
@@ -514,7 +514,7 @@ async def test_close_ends_iterators_and_requests_and_leaves_no_task(
     assert asyncio.all_tasks() - before - proxies == set()
 
 
-async def test_a_consumer_that_is_far_behind_is_not_shown_the_oldest(serving: Serving, user: str) -> None:
+async def test_a_reader_that_is_far_behind_misses_the_oldest_updates(serving: Serving, user: str) -> None:
     async with client_of(serving, user) as client:
         await client.start(FLOW)
         with suppress(FlowClientError):

@@ -48,7 +48,9 @@ async def test_a_first_subscription_starts_with_the_whole_state(serving: Serving
     await client.close()
 
 
-async def test_who_knew_of_no_state_gets_the_present_one_from_its_start(serving: Serving, user: str) -> None:
+async def test_a_client_without_a_state_receives_the_present_one_from_its_start(
+    serving: Serving, user: str
+) -> None:
     client = await connected(serving, user)
     unknown = {"flowId": FLOW, "fromStart": True}
     none = await client.call("flow-subscribe", unknown)
@@ -63,7 +65,7 @@ async def test_who_knew_of_no_state_gets_the_present_one_from_its_start(serving:
     await client.close()
 
 
-async def test_what_was_missed_is_in_the_answer(serving: Serving, user: str) -> None:
+async def test_missed_events_are_in_the_answer(serving: Serving, user: str) -> None:
     live = await connected(serving, user)
     state = await walk(serving, user, "start", "continue", "save", "complete")
     await live.until(lambda f: len(f.updates()) == 5)
@@ -73,14 +75,14 @@ async def test_what_was_missed_is_in_the_answer(serving: Serving, user: str) -> 
             "flow-subscribe", {"flowId": FLOW, "epoch": state["epoch"], "since": since}
         )
         assert (answer["complete"], answer["state"]) == (True, state)
-        assert answer["events"] == live.updates()[since + 1 :], "as they were told live"
+        assert answer["events"] == live.updates()[since + 1 :], "as they were sent live"
     async with serving.http(user) as http:
         over_http = await http.get(f"/api/flow/{FLOW}/events", params={"epoch": state["epoch"], "since": 2})
         assert over_http.json() == {"state": state, "events": live.updates()[3:], "complete": True}
     await close_all([live, client])
 
 
-async def test_an_end_is_caught_up_with_too(serving: Serving, user: str) -> None:
+async def test_the_end_of_a_state_is_caught_up_with(serving: Serving, user: str) -> None:
     state = await walk(serving, user, "start")
     async with serving.http(user) as http:
         await http.delete(f"/api/flow/{FLOW}/state")
@@ -161,7 +163,7 @@ async def test_refusals(serving: Serving, user: str, event: str, body: Any, code
     await client.close()
 
 
-async def test_an_administrator_cannot_watch_what_does_not_exist(serving: Serving, user: str) -> None:
+async def test_an_administrator_cannot_watch_an_unknown_flow(serving: Serving, user: str) -> None:
     admin = await connected(serving, user, "flow:admin")
     assert (await admin.call("flow-watch", {"flowId": "nowhere"}))["error"]["code"] == "FLOW_NOT_FOUND"
     await admin.close()
@@ -229,7 +231,7 @@ async def test_long_polling_where_it_is_allowed(servers: Settings, tmp_path: Pat
 # Bounds
 
 
-async def test_a_client_that_sends_too_much_is_refused_and_then_disconnected(
+async def test_a_client_that_exceeds_its_rate_is_refused_and_then_disconnected(
     serving: Serving, user: str
 ) -> None:
     neighbour = await connected(serving, user)
@@ -273,7 +275,7 @@ async def test_a_message_that_is_too_large_ends_the_connection(serving: Serving,
         assert (await http.get(f"/api/flow/{FLOW}/state")).json() is None
 
 
-async def test_a_slow_client_is_disconnected_with_a_reason_and_the_others_are_reported_on(
+async def test_a_slow_client_is_disconnected_with_a_reason_and_others_go_on(
     serving: Serving, user: str
 ) -> None:
     neighbour = await connected(serving, user)

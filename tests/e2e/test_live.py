@@ -50,10 +50,10 @@ async def test_administrators_watch_a_flow_on_all_workers(shared_hosts: Hosts, u
         await client.until(lambda f: len(f.updates()) == 3)
     for watcher in watchers:
         await watcher.until(lambda f: len(f.events) == 12)
-        reported = [body for event, body in watcher.events if event == "flow-updated"]
-        assert len(reported) == 12
+        updates = [body for event, body in watcher.events if event == "flow-updated"]
+        assert len(updates) == 12
         for n, client in enumerate(clients):
-            mine = [body for body in reported if body["userId"] == f"{user}-{n}"]
+            mine = [body for body in updates if body["userId"] == f"{user}-{n}"]
             assert [(b["flowId"], b["kind"], b["state"]["step"]) for b in mine] == [
                 (FLOW, "started", "welcome"),
                 (FLOW, "transitioned", "profile-setup"),
@@ -137,7 +137,7 @@ async def test_a_worker_that_is_stopped_is_forgotten_at_once(two_hosts: Hosts) -
     await phone.close()
 
 
-async def test_what_comes_on_the_redis_channel_never_shows_an_older_state(
+async def test_replayed_channel_messages_never_show_an_older_state(
     two_hosts: Hosts, settings: Settings
 ) -> None:
     """Somebody with access to Redis sends genuine messages again, in any order, and forged ones."""

@@ -1,5 +1,7 @@
-"""Redis stops, hangs or is out of reach of one worker: changes go on, workers say that they are deaf, and
-every client is told what it missed, with no code of its own."""
+"""Outages of Redis, whole or for one worker: changes go on, and every client receives what it missed.
+
+Workers report the outage; clients need no code for it.
+"""
 
 import asyncio
 import signal
@@ -69,11 +71,11 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
         began = time.monotonic()
         for serving in (first, second):
             assert (await _ready(serving, 200))["redis"] == "ok"
-        ready_after = time.monotonic() - began
+        restored_after = time.monotonic() - began
         await follower.until(lambda f: _revisions(f) == [0, 1, 2])
-        print(f"ready after {ready_after:.2f} s, repaired after {time.monotonic() - began:.2f} s")
-        assert ready_after < 10
-        async with asyncio.timeout(10):  # the other worker's next question to the catalog
+        print(f"restored after {restored_after:.2f} s, delivered after {time.monotonic() - began:.2f} s")
+        assert restored_after < 10
+        async with asyncio.timeout(10):  # until the other worker reads the catalog again
             while (await http.get(f"/api/flows/{FLOW}")).headers["flow-version"] != "2":
                 pass
         await http.post(f"/api/flow/{FLOW}/transition/{WAY[2]}")
@@ -89,7 +91,7 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
 async def test_a_worker_dies_while_redis_is_away(
     settings: Settings, tmp_path: Path, redis: RedisServer
 ) -> None:
-    """The one that takes its place waits, and the other goes on."""
+    """Its replacement waits, and the other worker goes on."""
     own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
     serving = await asyncio.to_thread(lambda: Serving("--workers", "2", env=external(own), cwd=tmp_path))
     redis.kill()
@@ -120,7 +122,7 @@ async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServe
         await http.post(f"/api/flow/{FLOW}/start")
         await follower.until(lambda f: len(f.updates()) == 1)
         redis.signal(signal.SIGSTOP)
-        await _ready(second, 503)  # no connection broke: the missing heartbeat tells
+        await _ready(second, 503)  # no connection broke: the heartbeat is missing
         assert (await http.post(f"/api/flow/{FLOW}/transition/start")).status_code == 200
         redis.signal(signal.SIGCONT)
         began = time.monotonic()
@@ -134,8 +136,8 @@ async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServe
         serving.end()
 
 
-async def test_one_worker_is_cut_off(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
-    """What it commits meanwhile, the clients of the others are told when it is back."""
+async def test_one_worker_is_disconnected(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
+    """Its commits reach the clients of the others once it is connected again."""
     proxy = await CuttableProxy(redis.port).mend()
     alone = await asyncio.to_thread(_on, settings, f"redis://127.0.0.1:{proxy.port}/0", tmp_path)
     other = _on(settings, redis.url, tmp_path)
@@ -146,7 +148,7 @@ async def test_one_worker_is_cut_off(settings: Settings, tmp_path: Path, redis: 
         await proxy.cut()
         for transition in WAY[:3]:
             assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
-        assert (await _ready(other, 200))["redis"] == "ok", "it hears, and cannot know"
+        assert (await _ready(other, 200))["redis"] == "ok", "its own connection works"
         await proxy.mend()
         await follower.until(lambda f: _revisions(f) == [0, 1, 2, 3])
     await follower.close()
@@ -157,9 +159,13 @@ async def test_one_worker_is_cut_off(settings: Settings, tmp_path: Path, redis: 
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_one_worker_is_cut_off_for_long(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
-    """It may never be able to tell what it commits, and has the lease for the sweep. The others tell: one
-    that found that it is missing, and one that never heard of it."""
+async def test_one_worker_is_disconnected_for_long(
+    settings: Settings, tmp_path: Path, redis: RedisServer
+) -> None:
+    """It cannot publish its commits, and has the lease of the sweep. Two others repair that.
+
+    One of them noticed that it is lost, the other started later.
+    """
     proxy = await CuttableProxy(redis.port).mend()
     alone = await asyncio.to_thread(_on, settings, f"redis://127.0.0.1:{proxy.port}/0", tmp_path)
     other = await asyncio.to_thread(_on, settings, redis.url, tmp_path)
@@ -175,7 +181,7 @@ async def test_one_worker_is_cut_off_for_long(settings: Settings, tmp_path: Path
             assert (await http.post(f"/api/flow/{FLOW}/transition/{transition}")).status_code == 200
             for follower in followers:
                 await follower.until_revision(revision, 30)
-        assert alone.popen.poll() is None, "it lives, and is still cut off"
+        assert alone.popen.poll() is None, "it runs, and is still disconnected"
         assert (await http.post(f"/api/flow/{FLOW}/transition/{WAY[2]}")).status_code == 200
     alone.popen.kill()
     for follower in followers:

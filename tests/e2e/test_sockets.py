@@ -1,4 +1,4 @@
-"""The Socket.IO door."""
+"""The Socket.IO gateway."""
 
 import asyncio
 import json
@@ -57,16 +57,16 @@ async def test_a_flow_walked_with_acks_and_events(serving: Serving, user: str) -
     assert now["state"] == reset["state"]
 
     await client.until(lambda f: len(f.updates()) >= 3)
-    reported = client.updates()
+    updates = client.updates()
     extra = {"kind", "transition", "fromStep", "actor", "at"}
-    assert {k: v for k, v in reported[1].items() if k not in extra} == moved["state"]
-    assert {k: reported[1][k] for k in extra - {"at"}} == {
+    assert {k: v for k, v in updates[1].items() if k not in extra} == moved["state"]
+    assert {k: updates[1][k] for k in extra - {"at"}} == {
         "kind": "transitioned",
         "transition": "start",
         "fromStep": "welcome",
         "actor": user,
     }
-    assert [e["revision"] for e in reported] == [0, 1, 2]
+    assert [e["revision"] for e in updates] == [0, 1, 2]
     async with serving.http(user) as http:
         history = (await http.get(f"/api/flow/{FLOW}/history")).json()["items"]
     assert history[1]["metadata"]["requestId"] == "r-1"
@@ -74,7 +74,7 @@ async def test_a_flow_walked_with_acks_and_events(serving: Serving, user: str) -
     await client.close()
 
 
-async def test_what_is_sent_without_waiting_is_done_in_its_order(serving: Serving, user: str) -> None:
+async def test_events_sent_without_waiting_are_handled_in_order(serving: Serving, user: str) -> None:
     client = await connected(serving, user)
     await client.client.emit("flow-start", {"flowId": FLOW})
     for transition in ("start", "continue", "save", "complete"):
@@ -86,7 +86,7 @@ async def test_what_is_sent_without_waiting_is_done_in_its_order(serving: Servin
     await client.close()
 
 
-async def test_flow_error_only_where_no_ack_was_asked_for(serving: Serving, user: str) -> None:
+async def test_flow_error_only_without_an_ack(serving: Serving, user: str) -> None:
     client = await connected(serving, user)
     await client.call("flow-start", {"flowId": FLOW})
     refused = await client.call("flow-transition", {"flowId": FLOW, "transition": "fly"})
@@ -214,7 +214,7 @@ async def test_a_token_that_expires_ends_the_connection_with_its_code(serving: S
     assert client.updates() == []
 
 
-async def test_a_stock_client_connects_again_by_itself_after_its_token_has_expired(
+async def test_a_stock_client_reconnects_by_itself_after_its_token_has_expired(
     serving: Serving, user: str
 ) -> None:
     tokens = [jwt.encode({"sub": user, "exp": int(time.time()) - 3}, serving.secret, "HS256")]
@@ -287,7 +287,7 @@ class Raw:
         "4x",
     ],
 )
-async def test_what_is_no_event_ends_that_client_and_no_other(
+async def test_a_malformed_event_ends_that_client_and_no_other(
     serving: Serving, user: str, packet: str | bytes
 ) -> None:
     neighbour = await connected(serving, user)
@@ -301,7 +301,7 @@ async def test_what_is_no_event_ends_that_client_and_no_other(
 
 
 @pytest.mark.parametrize("frame", ["", "\x1e4\x1e", "x", "b4AAA", "9"])
-async def test_what_is_no_frame_ends_the_connection_without_an_error(serving: Serving, frame: str) -> None:
+async def test_a_malformed_frame_ends_the_connection_without_an_error(serving: Serving, frame: str) -> None:
     before = len(serving.lines)
     async with Raw() as raw:
         await raw.connect(serving, None)
@@ -313,15 +313,13 @@ async def test_what_is_no_frame_ends_the_connection_without_an_error(serving: Se
     assert not [line for line in serving.lines[before:] if "[error" in line or "Traceback" in line]
 
 
-async def test_a_client_that_never_says_who_it_is_is_disconnected(serving: Serving) -> None:
+async def test_a_client_that_never_authenticates_is_disconnected(serving: Serving) -> None:
     async with Raw() as raw:
         await raw.connect(serving, None)
         assert await raw.closed(15)
 
 
-async def test_who_leaves_the_namespace_or_is_refused_too_often_is_disconnected(
-    serving: Serving, user: str
-) -> None:
+async def test_leaving_the_namespace_or_too_many_refusals_disconnect(serving: Serving, user: str) -> None:
     async with Raw() as raw:
         await raw.connect(serving, user)
         await raw.socket.send_str("41")
@@ -335,7 +333,7 @@ async def test_who_leaves_the_namespace_or_is_refused_too_often_is_disconnected(
         assert await raw.closed(5)
 
 
-async def test_a_client_that_reads_nothing_and_sends_garbage_holds_up_no_stop(
+async def test_a_client_that_reads_nothing_and_sends_garbage_delays_no_stop(
     servers: Settings, tmp_path: Path
 ) -> None:
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
@@ -353,7 +351,9 @@ async def test_a_client_that_reads_nothing_and_sends_garbage_holds_up_no_stop(
         assert time.monotonic() - began < 8, "uvicorn would cut it off after 10 s"
 
 
-async def test_a_service_acts_for_a_user_whose_clients_are_reported(serving: Serving, user: str) -> None:
+async def test_a_service_acts_for_a_user_whose_clients_receive_the_change(
+    serving: Serving, user: str
+) -> None:
     client = await connected(serving, user)
     service = await connected(serving, f"svc-{user}", "flow:service")
     answer = await service.call("flow-start", {"flowId": FLOW, "userId": user})
@@ -383,8 +383,8 @@ async def test_cleared_is_reported_as_the_last_event_of_an_epoch(serving: Servin
         await http.delete(f"/api/flow/{FLOW}/state")
         await http.post(f"/api/flow/{FLOW}/start")
     await client.until(lambda f: len(f.updates()) >= 3)
-    reported = client.updates()
-    assert [e["status"] for e in reported] == ["active", "cleared", "active"]
-    assert [e["revision"] for e in reported] == [0, 1, 0]
-    assert reported[0]["epoch"] == reported[1]["epoch"] != reported[2]["epoch"]
+    updates = client.updates()
+    assert [e["status"] for e in updates] == ["active", "cleared", "active"]
+    assert [e["revision"] for e in updates] == [0, 1, 0]
+    assert updates[0]["epoch"] == updates[1]["epoch"] != updates[2]["epoch"]
     await client.close()

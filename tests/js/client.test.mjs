@@ -57,7 +57,7 @@ class Socket {
   emit(event, body, ack) {
     const sent = JSON.parse(JSON.stringify(body));
     this.#server.sent.push([event, sent]);
-    if (this.#server.stuck) return; // the connection is dead: socket.io-client keeps it for another one
+    if (this.#server.stuck) return; // the connection is dead: socket.io-client buffers it for another one
     const late = () => settle(new Error('operation has timed out'));
     const timer = setTimeout(late, this.#timeout);
     const settle = (...answer) => {
@@ -89,7 +89,7 @@ class Socket {
   }
 }
 
-/** A client of a server that answers as `answers` says, and everything that was sent to it. */
+/** A client of a server that answers with the given `answers`, and everything that it received. */
 function clientOf(t, answers = {}, options = {}) {
   const server = { 'flow-subscribe': () => from(0), ...answers, sent: [], sockets: [] };
   const io = (url, given) => {
@@ -231,7 +231,7 @@ test('a sync that is not answered, or for now refused, is repeated; another refu
   assert.deepEqual(errors, ['INSUFFICIENT_PERMISSIONS']);
 });
 
-test('an answer that does not fit, again and again, is not asked for without a pause', async (t) => {
+test('an answer that does not fit, again and again, is not requested without a pause', async (t) => {
   const { client, server, bodies } = clientOf(t);
   const following = client.follow(FLOW);
   await take(following, 1);
@@ -345,7 +345,7 @@ test('what only the caller can decide, and what is refused for good, is not repe
   }
 });
 
-test('a call fails at its deadline, with what the service said last', async (t) => {
+test('a call fails at its deadline with the last error of the service', async (t) => {
   const { client, server } = clientOf(t, { 'flow-state': () => undefined }, { timeout: 20 });
   await assert.rejects(client.state(FLOW, { deadline: 50 }), { code: 'TIMEOUT', retryable: true });
   server['flow-state'] = () => refused('STORE_UNAVAILABLE', { retryable: true });
@@ -494,7 +494,7 @@ test('a client that is closed while it waits for a token does not connect', asyn
   assert.equal(server.sockets.length, 0);
 });
 
-test('a token that cannot be had for now is asked for again', async (t) => {
+test('a token that is unavailable for now is requested again', async (t) => {
   const answers = [Promise.reject(new Error('offline')), Promise.resolve(TOKEN)];
   const { client } = clientOf(t, {}, { token: () => answers.shift() });
   const errors = [];
@@ -505,7 +505,7 @@ test('a token that cannot be had for now is asked for again', async (t) => {
   assert.match(message, /token callback failed: offline/);
 });
 
-test('at the deadline a call says why there is no token', async (t) => {
+test('at the deadline a call reports why there is no token', async (t) => {
   const token = () => {
     throw new TypeError('no session');
   };
@@ -527,7 +527,7 @@ test('what a token callback gives must be a text', async (t) => {
   }
 });
 
-test('at the deadline a call says which address cannot be reached, and why', async (t) => {
+test('at the deadline a call reports which address cannot be reached, and why', async (t) => {
   const refused = Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:9'), { code: 'ECONNREFUSED' });
   for (const [error, cause] of [
     [Object.assign(new Error('websocket error'), { description: { message: refused.message, error: refused } }), refused.message],
@@ -564,20 +564,20 @@ test('once there was a connection, a late answer is late and no trouble of the w
 
 test('the console is warned, once, of errors that nobody listens for', async (t) => {
   const warn = t.mock.method(console, 'warn', () => {});
-  const said = () => warn.mock.calls.map(({ arguments: [text] }) => text);
+  const warnings = () => warn.mock.calls.map(({ arguments: [text] }) => text);
   const { client, server } = clientOf(t);
   server.refuse = () => server.sockets.length <= 3 && { message: 'away' };
   const following = client.follow(FLOW);
   await take(following, 1);
-  assert.equal(said().length, 1, 'the same trouble three times');
-  assert.match(said()[0], /UNREACHABLE: http:\/\/flows\.test\/ cannot be reached/);
+  assert.equal(warnings().length, 1, 'the same error three times');
+  assert.match(warnings()[0], /UNREACHABLE: http:\/\/flows\.test\/ cannot be reached/);
   server.sockets.at(-1).fire('flow-error', { error: 'too slow', code: 'SLOW_CLIENT', retryable: true, details: {} });
-  assert.deepEqual(said().slice(1), ['FlowClient: SLOW_CLIENT: too slow']);
+  assert.deepEqual(warnings().slice(1), ['FlowClient: SLOW_CLIENT: too slow']);
   const errors = [];
   client.on('error', ({ code }) => errors.push(code));
   server.sockets.at(-1).fire('flow-error', { error: 'no', code: 'RATE_LIMITED', retryable: true, details: {} });
   await turn();
-  assert.deepEqual([errors, said().length], [['RATE_LIMITED'], 2]);
+  assert.deepEqual([errors, warnings().length], [['RATE_LIMITED'], 2]);
 });
 
 test('close ends loops and calls, also those that never had a connection', async (t) => {
@@ -623,7 +623,7 @@ test('a watched flow is watched again on the next connection, until it is not wa
   assert.deepEqual(connects, ['connect', 'transport close', 'connect']);
 });
 
-test('presence is asked for', async (t) => {
+test('presence is requested', async (t) => {
   const clients = [{ clientId: 'c', userId: USER, since: 'now' }];
   const { client, bodies } = clientOf(t, { 'flow-presence': () => ({ clients }) });
   assert.deepEqual(await client.presence(FLOW, { userId: 'u-2' }), clients);

@@ -107,7 +107,7 @@ test('another epoch needs a sync, and its state is a new start', () => {
   assert.deepEqual(following.event(at('e2', 1)), [at('e2', 1)]);
 });
 
-test('that there is no state is said once, and the position stays', () => {
+test('that there is no state is reported once, and the position stays', () => {
   const following = level('e1', 7);
   const none = { state: null, events: [], complete: false };
   following.want();
@@ -285,7 +285,7 @@ function check({ truth, following, shown }) {
   else assert.ok(following.state === null || following.state === newest, 'it has not ended');
   const keys = shown.filter(Boolean).map(({ epoch, revision }) => `${epoch}.${String(revision).padStart(6, '0')}`);
   assert.deepEqual(keys, [...new Set(keys)].sort(), 'shown twice, or an older one after a newer one');
-  for (const [n, state] of shown.entries()) assert.ok(state || shown[n - 1] !== null, 'null was said twice');
+  for (const [n, state] of shown.entries()) assert.ok(state || shown[n - 1] !== null, 'null was delivered twice');
 }
 
 for (const [what, last] of [

@@ -43,7 +43,7 @@ class Bench {
     return client;
   }
 
-  /** A client whose connection can be cut, and loses what the test says. */
+  /** A client whose connection can be cut, and loses the events that the test selects. */
   tapped(options = {}) {
     const line = new Line(this.io);
     return { line, client: this.client({ io: line.io, ...options }) };
@@ -265,7 +265,7 @@ const tests = {
 
   async 'a token that expires is replaced'(bench) {
     let tokens = 0;
-    // The service takes a token for 5 s longer than it says: this one for 2 or 3 s.
+    // The service accepts a token for 5 s after its expiry: this one for 2 or 3 s.
     const token = () => bench.mint(bench.user, { ttl: (tokens += 1) === 1 ? -2 : 3600 });
     const { line, client } = bench.tapped({ token });
     const other = bench.client();
@@ -311,7 +311,7 @@ const tests = {
     equal(tokens, 3);
   },
 
-  async 'a refusal says why'(bench) {
+  async 'a refusal has a reason'(bench) {
     const client = bench.client();
     const missing = await rejects(client.start('no-such-flow'), 'FLOW_NOT_FOUND');
     equal([missing.retryable, missing.details], [false, { flowId: 'no-such-flow' }]);
@@ -432,7 +432,7 @@ const tests = {
   },
 };
 
-/** What a callback was called with, to be taken one by one. */
+/** What a callback was called with, to be read one by one. */
 class Inbox {
   states = [];
   #wake = () => {};

@@ -1,7 +1,7 @@
 // Many clients in one process, for tests under load: node swarm.mjs.
 //
 // Its first line on standard input is JSON: {"url": …, "flow": …, "tokens": {user: token}, "clients": N};
-// `url` may be a list, and N clients (one of each user, unless said) are spread over the users and the
+// `url` may be a list, and N clients (one for each user by default) are spread over the users and the
 // addresses in turn. It prints {"level": N} when all of them have been shown their user's state.
 //
 // Then a line `report` prints one line, {"clients": […], "cpu": seconds}, and `end`, or the end of the input,
@@ -75,18 +75,18 @@ function membersOf({ url, flow, tokens, clients }) {
   });
 }
 
-function say(line) {
+function print(line) {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const members = membersOf(JSON.parse((await lines.next()).value));
 await Promise.all(members.map(({ ready }) => ready));
-say({ level: members.length });
+print({ level: members.length });
 for await (const word of lines) {
   if (word !== 'report') break;
   const { user, system } = process.cpuUsage();
-  say({ clients: members.map((member) => member.report()), cpu: (user + system) / 1e6 });
+  print({ clients: members.map((member) => member.report()), cpu: (user + system) / 1e6 });
 }
 for (const member of members) member.close();
 process.stdin.destroy();

@@ -59,8 +59,8 @@ def test_in_node(service: Serving, helper: Helper) -> None:
 
 def test_in_chromium(service: Serving, helper: Helper, tmp_path: Path) -> None:
     chromium()
-    with browsing(f"{helper.origin}/page.html?service={service.url}", tmp_path) as said:
-        _check(helper.results(SUITE_SECONDS, said))
+    with browsing(f"{helper.origin}/page.html?service={service.url}", tmp_path) as output:
+        _check(helper.results(SUITE_SECONDS, output))
 
 
 def test_the_page_of_the_readme(service: Serving, helper: Helper, tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_the_page_of_the_readme(service: Serving, helper: Helper, tmp_path: Path
       }};
     </script>
     {page}"""
-    with browsing(f"{helper.origin}/readme.html", tmp_path) as said:
-        steps = helper.results(SUITE_SECONDS, said)
+    with browsing(f"{helper.origin}/readme.html", tmp_path) as output:
+        steps = helper.results(SUITE_SECONDS, output)
     # What was there before the page followed is read, whatever it was by then.
     assert [step for step in steps if step][-1] == "profile-setup"
     assert [None, "welcome", "profile-setup"][-len(steps) :] == steps or steps == [None, "profile-setup"]

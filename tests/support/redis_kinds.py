@@ -35,7 +35,7 @@ async def _until(redis: Redis, *command: str, holds: bytes) -> None:
                 answer = await execute(redis, *command)
                 if holds in (answer if isinstance(answer, bytes) else str(answer).encode()):
                     return
-            await asyncio.sleep(0.05)  # it tells of no change
+            await asyncio.sleep(0.05)  # it announces no change
 
 
 class ClusterNode(RedisServer):
@@ -105,7 +105,7 @@ class Replica(RedisServer):
 
 
 class SentinelServer(StoppableServer):
-    """Watches a master, and makes its replica the next one when it is gone."""
+    """Watches a master, and promotes its replica when the master fails."""
 
     def __init__(self, folder: Path, master: RedisServer) -> None:
         self._folder, self._master = folder, master

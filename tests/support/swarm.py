@@ -1,7 +1,7 @@
 """Many Python clients in one process, for tests under load: ``python -m tests.support.swarm``.
 
 Its first line on standard input is JSON: ``{"url": …, "flow": …, "tokens": {user: token}, "clients": N}``;
-``url`` may be a list, and N clients (one of each user, unless said) are spread over the users and the
+``url`` may be a list, and N clients (one for each user by default) are spread over the users and the
 addresses in turn. It prints ``{"level": N}`` when all of them follow their user's state and miss nothing.
 
 Then a line ``report`` prints one line, ``{"clients": […], "cpu": seconds}``, and ``end``, or the end of the
@@ -23,7 +23,7 @@ from realtime.client import FlowClient, FlowClientError
 
 
 class Member:
-    """One client, and what it was shown."""
+    """One client, and the states that it received."""
 
     def __init__(self, url: str, user: str, token: str, flow: str) -> None:
         self.client = FlowClient(url, token, device=f"swarm of {user}"[:64])
@@ -48,7 +48,7 @@ class Member:
             self._error = error
 
     def report(self) -> dict[str, Any]:
-        """What became of it so far."""
+        """Describe the states that it has received."""
         state = self.states.state
         held = None if state is None else {n: getattr(state, n) for n in ("epoch", "revision", "step")}
         return {
@@ -72,21 +72,21 @@ def _members(order: dict[str, Any]) -> list[Member]:
     ]
 
 
-def _say(line: dict[str, Any]) -> None:
+def _print(line: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
 async def main() -> None:
-    """Run until told to end."""
+    """Run until the input ends the swarm."""
     lines = asyncio.StreamReader(limit=2**24)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     members = _members(json.loads(await lines.readline()))
     await asyncio.gather(*(member.states.ready() for member in members))
-    _say({"level": len(members)})
+    _print({"level": len(members)})
     while (word := (await lines.readline()).strip()) == b"report":
-        _say({"clients": [member.report() for member in members], "cpu": time.process_time()})
+        _print({"clients": [member.report() for member in members], "cpu": time.process_time()})
     if word not in {b"end", b""}:
         raise SystemExit(f"neither report nor end: {word!r}")
     await asyncio.gather(*(member.client.close() for member in members))

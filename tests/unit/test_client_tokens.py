@@ -13,16 +13,16 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.mark.expected_logs("the token callback failed: CancelledError")
 async def test_a_callback_that_is_cancelled_does_not_end_the_client() -> None:
-    asked = asyncio.Semaphore(0)
+    requested = asyncio.Semaphore(0)
 
     async def token() -> NoReturn:
-        asked.release()
+        requested.release()
         raise asyncio.CancelledError
 
     async with FlowClient(NOWHERE, token) as client, asyncio.timeout(20):
         call = asyncio.create_task(client.state("loop", deadline=60))
         for _ in range(2):
-            await asked.acquire()
+            await requested.acquire()
         call.cancel()
         with pytest.raises(FlowClientError, match="The token callback failed: CancelledError"):
             await client.state("loop", deadline=0.01)

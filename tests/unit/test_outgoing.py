@@ -84,7 +84,7 @@ def test_a_fault_outside_of_the_payload(member: str) -> None:
         assert refused.value.details["errors"][0]["pointer"] == f"/{member}"
 
 
-def test_what_json_can_carry_is_sent_as_before() -> None:
+def test_json_values_are_sent_unchanged() -> None:
     payload = {"a": (1, 2.5, None, True), "b": datetime(2026, 1, 1, tzinfo=UTC), 5: "ü", "big": 10**20}
     sent = checked({"flowId": "f", "payload": payload})["payload"]
     assert sent == {"a": (1, 2.5, None, True), "b": "2026-01-01T00:00:00Z", "5": "ü", "big": 10**20}
@@ -123,7 +123,7 @@ def test_the_limit_is_what_the_server_announces(packet: str | None, limit: int) 
     assert announced_limit(packet) == limit
 
 
-async def test_without_a_connection_it_is_refused_at_once_too() -> None:
+async def test_a_message_is_refused_also_without_a_connection() -> None:
     async with FlowClient("http://127.0.0.1:9", "token") as client:
         with pytest.raises(FlowClientError, match="INVALID_PAYLOAD"):
             await client.start("f", payload={"a": b"x"})

@@ -1,5 +1,4 @@
-"""Following one state: each rule, and all of them together against a network that loses, doubles and
-reorders."""
+"""Rules by which a client follows a state, also over a network that loses, repeats and reorders events."""
 
 from itertools import pairwise
 from typing import Any
@@ -65,7 +64,7 @@ def test_it_begins_with_a_sync_without_a_position() -> None:
     assert following.stats == Stats(syncs=1)
 
 
-def test_the_next_revision_is_applied_and_keeps_what_led_to_it() -> None:
+def test_the_next_revision_is_applied_with_its_change() -> None:
     following = level_at(4)
     (shown,) = following.event(update(5), 0)
     assert shown is following.state
@@ -74,8 +73,10 @@ def test_the_next_revision_is_applied_and_keeps_what_led_to_it() -> None:
     assert (following.syncing, following.stats.dropped) == (False, 0)
 
 
-@pytest.mark.parametrize("old", [update(4), update(3), update(9, OLD)], ids=["double", "older", "old epoch"])
-def test_what_is_old_is_dropped(old: StateUpdate) -> None:
+@pytest.mark.parametrize(
+    "old", [update(4), update(3), update(9, OLD)], ids=["duplicate", "older", "old epoch"]
+)
+def test_an_old_event_is_dropped(old: StateUpdate) -> None:
     following = level_at(4)
     assert following.event(old, 0) == []
     assert (following.revision, following.syncing, following.stats.dropped) == (4, False, 1)
@@ -141,7 +142,7 @@ def test_that_there_is_no_state_is_reported_once() -> None:
 
 
 def is_absent(following: Following) -> bool:
-    """Read the property anew: for mypy it keeps its value."""
+    """Read the property again: mypy assumes that its value is unchanged."""
     return following.absent
 
 
@@ -188,7 +189,7 @@ def test_without_a_state_the_position_stays() -> None:
     assert following.begin() == SyncRequest(3, NOW, 4)
 
 
-def test_what_began_and_ended_unseen_needs_one_sync_and_not_one_after_the_other() -> None:
+def test_an_epoch_that_began_and_ended_unseen_needs_one_sync() -> None:
     following = Following()
     following.answer(following.begin().number, SyncAnswer(False, None), 0)
     following.event(update(0), 0)
@@ -201,7 +202,7 @@ def test_what_began_and_ended_unseen_needs_one_sync_and_not_one_after_the_other(
     assert not following.needs_sync
 
 
-def test_what_is_received_after_the_server_was_asked_may_be_newer_than_no_state_however_much_it_is() -> None:
+def test_events_received_during_a_sync_may_be_newer_than_no_state() -> None:
     following = Following()
     following.event(update(0, OLD), 0)
     sync = following.begin()
@@ -230,7 +231,7 @@ def test_events_wait_while_a_sync_is_needed_or_under_way() -> None:
     ]
 
 
-def test_a_gap_in_what_waited_means_one_more_sync() -> None:
+def test_a_gap_in_buffered_events_means_one_more_sync() -> None:
     following = Following()
     sync = following.begin()
     for revision in (5, 8, 9):
@@ -253,7 +254,7 @@ def test_a_gap_in_a_complete_answer_means_one_more_sync() -> None:
     assert following.begin().since == 5
 
 
-def test_of_too_many_that_wait_the_last_still_shows_the_gap() -> None:
+def test_when_the_buffer_overflows_the_last_event_still_shows_the_gap() -> None:
     following = Following()
     sync = following.begin()
     last = MAX_BUFFERED_EVENTS + 5
@@ -269,7 +270,7 @@ def test_of_too_many_that_wait_the_last_still_shows_the_gap() -> None:
 
 
 def needs_sync(following: Following) -> bool:
-    """Read the property anew: for mypy it keeps its value."""
+    """Read the property again: mypy assumes that its value is unchanged."""
     return following.needs_sync
 
 
@@ -290,7 +291,7 @@ def test_only_the_answer_to_the_last_sync_counts_and_only_once() -> None:
     assert following.revision == 5
 
 
-def test_a_resync_during_a_sync_means_another_one_and_what_waits_goes_on_waiting() -> None:
+def test_a_resync_during_a_sync_means_another_one_and_the_buffer_stays() -> None:
     following = level_at(4)
     following.want_sync(1.0)
     sync = following.begin()
