@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 _MAX_DIGITS = 400
-"""No double has more."""
+"""No double has more digits."""
 
 
 def _integer(digits: str) -> int | float:
@@ -14,19 +14,22 @@ def _integer(digits: str) -> int | float:
 
 
 class Json:
-    """JSON for python-socketio: knows our structs, and puts encoded parts in as they are."""
+    """JSON for python-socketio: encodes structs, and embeds encoded parts unchanged."""
 
     @staticmethod
     def dumps(value: object, **_: object) -> str:
-        """JSON text."""
+        """Encode a value."""
         return msgspec.json.encode(value).decode()
 
     @staticmethod
     def loads(text: str | bytes, **_: object) -> Any:
-        """The value; ValueError when it is not JSON.
+        """Decode JSON text.
 
-        What only lax JSON has is accepted here, and refused where its ack is known: lone surrogates, which
-        JavaScript writes, and integers beyond every double.
+        Lone surrogates, which JavaScript writes, and integers beyond every double are accepted here. Handlers
+        refuse them, as they can answer the ack.
+
+        Raises:
+            ValueError: The text is not JSON.
         """
         try:
             return msgspec.json.decode(text)
