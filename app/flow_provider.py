@@ -281,7 +281,11 @@ class _SourceLookup:
             now = asyncio.get_running_loop().time()
             if now >= self._until:
                 await self._copy.refresh()
-                pause = min(AGAIN_AFTER_SECONDS, self._max_age) if self._copy.away else self._max_age
+                pause = (
+                    min(AGAIN_AFTER_SECONDS, self._max_age)
+                    if self._copy.unavailable_reason
+                    else self._max_age
+                )
                 self._until = asyncio.get_running_loop().time() + pause
         found = self._copy.flows.get(flow_id)
         if found is None and self._copy.is_missing(flow_id):

@@ -158,7 +158,7 @@ async def open_service(
     try:
         async with Backend(settings).running() as service:
             sources = definition_sources(service, settings, examples=examples)
-            await sources.take_up()
+            await sources.publish_all()
             async with following(sources):
                 opened = True
                 yield service
@@ -188,7 +188,7 @@ def read_definitions(settings: Settings) -> None:
 async def take_up_definitions(service: FlowService, settings: Settings) -> list[str]:
     """Publish what the sources of ``FLOW_DEFINITIONS`` have and the database has not; which flows. Raises
     DefinitionSourceError for faults in files; a remote source that is away is logged."""
-    return await definition_sources(service, settings).take_up()
+    return await definition_sources(service, settings).publish_all()
 
 
 @asynccontextmanager

@@ -144,8 +144,8 @@ async def test_a_database_that_is_away(
 
 
 @pytest.mark.expected_logs(
-    "a definition cannot be used; the last good one stays",
-    "a definition cannot be used; there is no good one yet",
+    "invalid definition, last valid one stays in use",
+    "invalid definition, no valid one yet",
 )
 async def test_of_files(tmp_path: Path) -> None:
     write(tmp_path / "loop.json", flow_dict(title="one"))
@@ -167,7 +167,7 @@ async def test_of_files(tmp_path: Path) -> None:
         assert await title(provider) == "three"
 
 
-@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
+@pytest.mark.expected_logs("definition source unavailable, last valid definitions stay in use")
 async def test_of_a_server(server: RemoteServer) -> None:
     good = giving([flow_dict(title="one")])
 
@@ -197,7 +197,7 @@ async def test_of_a_server(server: RemoteServer) -> None:
             await provider("loop")
 
 
-@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
+@pytest.mark.expected_logs("definition source unavailable, last valid definitions stay in use")
 async def test_a_server_that_fails_is_left_alone_for_a_moment(server: RemoteServer) -> None:
     server.gives(b"", status=500)
     async with make_flow_provider({"source": "remote", "remoteUrl": server.url()}) as provider:
@@ -208,8 +208,8 @@ async def test_a_server_that_fails_is_left_alone_for_a_moment(server: RemoteServ
 
 
 @pytest.mark.expected_logs(  # which of them, the moment of the first look decides
-    "a definition cannot be used; the last good one stays",
-    "a definition cannot be used; there is no good one yet",
+    "invalid definition, last valid one stays in use",
+    "invalid definition, no valid one yet",
     optional=True,
 )
 async def test_hybrid_looks_in_the_database_then_in_files_then_at_the_server(

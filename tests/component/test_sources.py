@@ -107,7 +107,7 @@ async def followed(parts: Backend, *copies: SourceMirror, prepared: bool = False
     """Sources that are followed; ``prepared``: by a worker of which another process took them up."""
     sources = Sources(parts.service.definitions, copies)
     if not prepared:
-        await sources.take_up()
+        await sources.publish_all()
     async with following(sources):
         yield sources
 
@@ -211,7 +211,7 @@ async def test_a_folder_that_is_exchanged_whole(parts: Backend, published: Publi
         await published.until_title("three")
 
 
-@pytest.mark.expected_logs("a definition cannot be used; the last good one stays")
+@pytest.mark.expected_logs("invalid definition, last valid one stays in use")
 async def test_a_broken_file_is_reported_once_and_the_last_good_one_stays(
     parts: Backend, published: Published, folder: Path, log_events: LogEvents
 ) -> None:
@@ -231,17 +231,17 @@ async def test_a_broken_file_is_reported_once_and_the_last_good_one_stays(
         write(folder / "loop.json", flow_dict(title="two"))
         await published.until_title("two")
         assert copy.faults == []
-    told = [entry["fault"] for entry in log_events.entries if "the last good one stays" in entry["event"]]
+    told = [entry["fault"] for entry in log_events.entries if "last valid one stays" in entry["event"]]
     assert len(told) == 2
     assert told[0] == f"{folder}/loop.json: line 2, column 12: is not JSON: Expecting value"
     assert told[1].startswith(f"{folder}/loop.json: initialStep: ")
-    assert sum(entry["event"] == "a definition can be used again" for entry in log_events.entries) == 1
+    assert sum(entry["event"] == "definition valid again" for entry in log_events.entries) == 1
     assert await titles(parts) == ["one", "two"]
 
 
 @pytest.mark.expected_logs(
-    "a flow is gone from its source and stays as it is; delete it to retire it",
-    "definitions cannot be read; what is known stays",
+    "flow missing from its source, stays published until it is deleted",
+    "definition source unavailable, last valid definitions stay in use",
 )
 async def test_a_file_or_folder_that_goes_away_is_reported_and_flows_stay(
     parts: Backend, published: Published, folder: Path, log_events: LogEvents
@@ -256,19 +256,19 @@ async def test_a_file_or_folder_that_goes_away_is_reported_and_flows_stay(
         (folder / "loop.json").replace(folder / "renamed.json")
         await copy.until(lambda: copy.flows["loop"].source == "file:renamed.json")
         folder.rename(folder.with_name("away"))
-        await copy.until(lambda: bool(copy.away))
-        assert "no such file or folder" in copy.away
+        await copy.until(lambda: bool(copy.unavailable_reason))
+        assert "no such file or folder" in copy.unavailable_reason
         assert "loop" in copy.flows
         folder.with_name("away").rename(folder)
-        await copy.until(lambda: not copy.away)
+        await copy.until(lambda: not copy.unavailable_reason)
         write(folder / "renamed.json", flow_dict(title="two"))
         await published.until_title("two")
-    gone = [entry["flow"] for entry in log_events.entries if "is gone from its source" in entry["event"]]
+    gone = [entry["flow"] for entry in log_events.entries if "missing from its source" in entry["event"]]
     assert gone == ["other"]
-    assert sum(entry["event"] == "definitions can be read again" for entry in log_events.entries) == 1
+    assert sum(entry["event"] == "definition source available again" for entry in log_events.entries) == 1
 
 
-@pytest.mark.expected_logs("two definitions of one flow; the first counts")
+@pytest.mark.expected_logs("duplicate definition ignored")
 async def test_two_definitions_of_one_flow_are_reported_and_the_first_counts(
     parts: Backend, folder: Path, log_events: LogEvents
 ) -> None:
@@ -280,7 +280,9 @@ async def test_two_definitions_of_one_flow_are_reported_and_the_first_counts(
         write(folder / "c.json", flow_dict("other"))
         await copy.until(lambda: "other" in copy.flows)
     told = [
-        (entry["at"], entry["too"]) for entry in log_events.entries if "two definitions" in entry["event"]
+        (entry["used"], entry["ignored"])
+        for entry in log_events.entries
+        if "duplicate definition" in entry["event"]
     ]
     assert told == [(f"{folder}/a.json", f"{folder}/b.json")]
 
@@ -289,8 +291,8 @@ async def test_two_definitions_of_one_flow_are_reported_and_the_first_counts(
 
 
 @pytest.mark.expected_logs(
-    "a flow is gone from its source and stays as it is; delete it to retire it",
-    "definitions cannot be read; what is known stays",
+    "flow missing from its source, stays published until it is deleted",
+    "definition source unavailable, last valid definitions stay in use",
 )
 async def test_of_several_sources_the_first_counts(
     parts: Backend, published: Published, tmp_path: Path, server: RemoteServer, log_events: LogEvents
@@ -305,7 +307,7 @@ async def test_of_several_sources_the_first_counts(
         write(low, flow_dict(title="low 2"))
         await lower.until(lambda: lower.flows["loop"].flow.title == "low 2")
         server.gives(b"", status=503)
-        await high.until(lambda: bool(high.away))
+        await high.until(lambda: bool(high.unavailable_reason))
         write(low, flow_dict(title="low 3"))
         await lower.until(lambda: lower.flows["loop"].flow.title == "low 3")
         server.gives(flow_dict(title="high 2"))
@@ -313,11 +315,12 @@ async def test_of_several_sources_the_first_counts(
         server.gives([])
         await published.until_title("low 3")
     assert await titles(parts) == ["high 1", "high 2", "low 3"]
-    assert sum("cannot be read" in entry["event"] for entry in log_events.entries) == 1
+    assert sum("source unavailable" in entry["event"] for entry in log_events.entries) == 1
 
 
 @pytest.mark.expected_logs(
-    "a definition cannot be used; there is no good one yet", "definitions cannot be read; what is known stays"
+    "invalid definition, no valid one yet",
+    "definition source unavailable, last valid definitions stay in use",
 )
 async def test_a_lower_source_does_not_take_over_for_one_that_a_new_worker_cannot_read(
     parts: Backend, published: Published, tmp_path: Path, server: RemoteServer
@@ -344,7 +347,7 @@ async def test_a_lower_source_does_not_take_over_for_one_that_a_new_worker_canno
         await published.until_title("low 2")
 
 
-OUTRANKED = "a definition is not used, a caller's version counts more"
+OUTRANKED = "definition outranked by a caller's version"
 
 
 @pytest.mark.expected_logs(OUTRANKED)
@@ -420,7 +423,7 @@ async def test_a_flow_that_a_caller_retired_is_handed_back(
 async def test_before_the_database_a_source_comes_back_over_what_callers_published(
     parts: Backend, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("app.services.definitions.source_sync.SYNC_EVERY_SECONDS", 0.1)
     service = parts.service
     flows = service.as_trusted()
     write(folder / "loop.json", flow_dict(title="file"))
@@ -438,7 +441,7 @@ async def test_before_the_database_a_source_comes_back_over_what_callers_publish
 async def test_hosts_with_different_files_do_not_publish_back_and_forth(
     parts: Backend, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.definitions.source_sync.SYNC_EVERY_SECONDS", 0.05)
     old, new = tmp_path / "old" / "loop.json", tmp_path / "new" / "loop.json"
     for path, title in ((old, "old"), (new, "new")):
         path.parent.mkdir()
@@ -474,7 +477,7 @@ async def test_a_new_worker_takes_up_what_was_never_published(
 ) -> None:
     for title in ("one", "two"):
         write(folder / "loop.json", flow_dict(title=title))
-        await Sources(parts.service.definitions, [SourceMirror(FileSource(folder))]).take_up()
+        await Sources(parts.service.definitions, [SourceMirror(FileSource(folder))]).publish_all()
     write(folder / "loop.json", flow_dict(title="one"))
     copy = Copy(FileSource(folder))
     async with followed(parts, copy, prepared=True):
@@ -507,7 +510,7 @@ async def test_many_workers_publish_a_change_once(parts: Backend, published: Pub
 # Remote
 
 
-@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
+@pytest.mark.expected_logs("definition source unavailable, last valid definitions stay in use")
 async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_later(
     parts: Backend, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
@@ -518,13 +521,13 @@ async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_lat
         (newest,) = await parts.service.definitions.versions("loop", PROGRAM)
         assert newest.source == f"remote:127.0.0.1:{server.port}/flows"
     events = [entry["event"] for entry in log_events.entries if entry["log_level"] in ("warning", "info")]
-    assert events.count("definitions cannot be read; what is known stays") == 1
-    assert events.count("definitions can be read again") == 1
+    assert events.count("definition source unavailable, last valid definitions stay in use") == 1
+    assert events.count("definition source available again") == 1
 
 
 @pytest.mark.expected_logs(
-    "a definition cannot be used; the last good one stays",
-    "a definition cannot be used; there is no good one yet",
+    "invalid definition, last valid one stays in use",
+    "invalid definition, no valid one yet",
 )
 async def test_good_definitions_are_taken_up_beside_faulty_ones(
     parts: Backend, published: Published, server: RemoteServer, log_events: LogEvents
@@ -538,13 +541,13 @@ async def test_good_definitions_are_taken_up_beside_faulty_ones(
         assert await titles(parts) == ["good"]
         looks = copy.looks
         await copy.until(lambda: copy.looks > looks + 1)
-    told = [entry["fault"] for entry in log_events.entries if "cannot be used" in entry["event"]]
+    told = [entry["fault"] for entry in log_events.entries if "invalid definition" in entry["event"]]
     assert [fault.split(": ")[0] for fault in told] == [
         f"{server.url()}#{name}" for name in ("bad", "2", "loop")
     ]
 
 
-@pytest.mark.expected_logs("definitions cannot be read; what is known stays")
+@pytest.mark.expected_logs("definition source unavailable, last valid definitions stay in use")
 async def test_failures_of_one_kind_are_reported_once(
     parts: Backend, server: RemoteServer, log_events: LogEvents
 ) -> None:
@@ -552,11 +555,11 @@ async def test_failures_of_one_kind_are_reported_once(
     copy = Copy(RemoteSource(server.url(), interval=0))
     async with followed(parts, copy):
         server.gives(b"", status=503)
-        await copy.until(lambda: "503" in copy.away)
+        await copy.until(lambda: "503" in copy.unavailable_reason)
         looks = copy.looks
         await copy.until(lambda: copy.looks >= looks + 2)
         server.gives(b"nonsense")
-        await copy.until(lambda: "is not JSON" in copy.away)
+        await copy.until(lambda: "is not JSON" in copy.unavailable_reason)
         assert "loop" in copy.flows
     assert [entry["fault"].split(": ", 1)[1] for entry in log_events.entries if "fault" in entry] == [
         "answers 503",
@@ -602,13 +605,13 @@ async def test_a_broken_file_stops_the_start_with_every_fault(settings: Settings
     assert f"{folder}/b.json: initialStep: " in str(refusal.value)
 
 
-@pytest.mark.expected_logs("definitions not taken up yet")
+@pytest.mark.expected_logs("definitions not published yet")
 async def test_a_store_that_is_away_is_waited_for(
     parts: Backend, published: Published, folder: Path, monkeypatch: pytest.MonkeyPatch, log_events: LogEvents
 ) -> None:
     from app.contracts.errors import StoreUnavailableError
 
-    monkeypatch.setattr("app.services.definitions.source_sync.SETTLE_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.definitions.source_sync.SYNC_EVERY_SECONDS", 0.05)
     write(folder / "loop.json", flow_dict(title="one"))
     failed = asyncio.Event()
     latest = MongoDefinitionStore.latest
@@ -623,7 +626,7 @@ async def test_a_store_that_is_away_is_waited_for(
         await asyncio.wait_for(failed.wait(), 20)
         monkeypatch.setattr(MongoDefinitionStore, "latest", latest)
         await published.until_title("two")
-    assert any(entry["event"] == "definitions not taken up yet" for entry in log_events.entries)
+    assert any(entry["event"] == "definitions not published yet" for entry in log_events.entries)
 
 
 async def test_a_process_with_other_settings_is_not_needed_to_end_in_time(

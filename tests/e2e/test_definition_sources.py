@@ -83,11 +83,11 @@ async def test_changes_of_a_remote_and_of_files_are_served_by_all_workers(
         assert await until_all_serve(serving, "file", "two") < 8
 
         await server.stop()
-        away = await logged(serving, "definitions cannot be read")
+        away = await logged(serving, "definition source unavailable")
         assert away[0]["level"] == "warning"
         assert "no connection to 127.0.0.1" in away[0]["fault"]
         file.write_bytes(b"flow: file\nsteps: [}\n")
-        broken = await logged(serving, "a definition cannot be used; the last good one stays")
+        broken = await logged(serving, "invalid definition, last valid one stays in use")
         assert broken[0]["fault"].startswith(f"{file}: line 2, column 9: ")
         await until_all_serve(serving, "remote", "two")
         await until_all_serve(serving, "file", "two")
@@ -100,9 +100,9 @@ async def test_changes_of_a_remote_and_of_files_are_served_by_all_workers(
         server.gives(flow_dict("remote", title="three"))
         await until_all_serve(serving, "remote", "three", seconds=40)
 
-        assert len(await logged(serving, "definitions cannot be read")) <= 2  # one of each worker
-        assert len(await logged(serving, "a definition cannot be used")) <= 2
-        gone = await logged(serving, "a flow is gone from its source")
+        assert len(await logged(serving, "definition source unavailable")) <= 2  # one of each worker
+        assert len(await logged(serving, "invalid definition")) <= 2
+        gone = await logged(serving, "flow missing from its source")
         assert {entry["flow"] for entry in gone} == {"file-too"}
         async with serving.http("root", "flow:admin") as http:
             versions = (await http.get("/api/flows/remote/versions")).json()["items"]
@@ -126,7 +126,7 @@ async def test_a_remote_that_is_away_does_not_stop_the_start(
         await server.stop()
     serving = await start(environment(settings, server.url(), "database"), tmp_path)
     try:
-        (entry, *_) = await logged(serving, "definitions cannot be read")
+        (entry, *_) = await logged(serving, "definition source unavailable")
         says = {
             "hangs": "does not answer within 10 seconds",
             "refuses connections": "no connection to 127.0.0.1",

@@ -19,7 +19,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def published(made: Rig, *, examples: bool, service: FlowService | None = None) -> list[str]:
-    return await definition_sources(service or made.service, load_settings(), examples=examples).take_up()
+    return await definition_sources(service or made.service, load_settings(), examples=examples).publish_all()
 
 
 async def test_a_command_does_not_publish_examples_that_the_database_lacks() -> None:

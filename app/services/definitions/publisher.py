@@ -34,6 +34,7 @@ from app.flow.values.struct_errors import faults_of
 from app.flow.versions.precedence import Decision, Offer, is_from_source, is_same_flow, precedence
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
+from app.services.definitions.sourced_flow import SourcedFlow, SyncResult
 from app.services.definitions.visibility import Visibility
 
 log = structlog.get_logger("definitions")
@@ -236,8 +237,8 @@ class Definitions:
         await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
 
     async def publish_from_source(
-        self, offered: "SourcedFlow", *, changed: bool, since: int | None, hold_back: Callable[[str], bool]
-    ) -> "SyncResult":
+        self, offered: SourcedFlow, *, changed: bool, since: int | None, hold_back: Callable[[str], bool]
+    ) -> SyncResult:
         """Publish a flow read from a source if it takes precedence over the newest stored version.
 
         Args:
@@ -335,43 +336,6 @@ class Definitions:
                 flow=flow.flow,
             )
         return definition
-
-
-class SourcedFlow(Struct, frozen=True):
-    """A flow of a source.
-
-    Attributes:
-        flow: The flow.
-        place: The place where it was read, for people.
-        source: The source that its version is to name.
-        overrides: The source comes before the database.
-        creates: The flow is published even if the database does not have it.
-    """
-
-    flow: Flow
-    place: str
-    source: str
-    overrides: bool = False
-    creates: bool = True
-
-
-class SyncResult(Struct, frozen=True):
-    """The outcome for a flow that a source offered.
-
-    Attributes:
-        version: The newest version now, None if the flow must be offered again.
-        published: The flow was published as this version.
-        outranked_by: The version of a caller that takes precedence, if any.
-    """
-
-    version: int | None
-    published: bool = False
-    outranked_by: FlowDefinition | None = None
-
-    def hides(self, offered: SourcedFlow) -> bool:
-        """Return true if a caller's version takes precedence over a flow that differs from it."""
-        newest = self.outranked_by
-        return newest is not None and (newest.retired or not is_same_flow(newest.flow, offered.flow))
 
 
 def _to_builtins(raw: object) -> object:

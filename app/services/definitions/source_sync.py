@@ -1,4 +1,4 @@
-"""Sources: all places beside the database where definitions come from, the first that has a flow first."""
+"""Publication of definitions from sources: of those that have a flow, the first one is used."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,133 +9,147 @@ import structlog
 
 from app.contracts.errors import FlowError, FlowStateCorruptionError
 from app.contracts.ports.sources import DefinitionSourceError
-from app.services.definitions.publisher import Definitions, SourcedFlow, SyncResult
+from app.services.definitions.publisher import Definitions
 from app.services.definitions.source_mirror import SourceMirror
+from app.services.definitions.sourced_flow import SourcedFlow, SyncResult
 from config.log import describe
 
 log = structlog.get_logger("sources")
 
-SETTLE_EVERY_SECONDS = 5.0
-AGAIN_AFTER_SECONDS = 5.0
+SYNC_EVERY_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 5.0
 
 
 class Sources:
-    """Publishes what sources have (decision 3). Every worker does: what a flow is published over is told by
-    the store, so that of several the first does it and the others find it done. Of each flow it knows what it
-    offered last, and the version that was the newest after that."""
+    """Publishes the flows of sources (decision 3).
 
-    def __init__(self, definitions: Definitions, copies: Sequence[SourceMirror]) -> None:
+    Every worker does. A version is published over the newest one in the store, so that one of several workers
+    publishes it and the others find it published.
+
+    Args:
+        definitions: Publishes the flows.
+        mirrors: Copies of the sources, in the order of their precedence.
+    """
+
+    def __init__(self, definitions: Definitions, mirrors: Sequence[SourceMirror]) -> None:
         self._definitions = definitions
-        self._copies = copies
-        self._taken: dict[str, tuple[SourcedFlow, int | None]] = {}
-        self._settled = False
-        self._stirred = asyncio.Event()
+        self._mirrors = mirrors
+        self._offered: dict[str, tuple[SourcedFlow, int | None]] = {}
+        """By slug: the last offer, and the newest version after it."""
+        self._synced = False
+        self._source_changed = asyncio.Event()
 
-    async def take_up(self) -> list[str]:
-        """At a start: read all, and publish what the store has not; which flows. Raises
-        DefinitionSourceError with every fault of what is of this machine; what is away is only reported."""
-        await asyncio.gather(*(copy.refresh(report=not copy.source.local) for copy in self._copies))
-        faults = [fault for copy in self._copies if copy.source.local for fault in copy.faults]
+    async def publish_all(self) -> list[str]:
+        """Read all sources at a start, and publish the flows that the store lacks; return their slugs.
+
+        A remote source that is unavailable is only logged.
+
+        Raises:
+            DefinitionSourceError: Sources on this machine have faults; all of them are listed.
+        """
+        await asyncio.gather(*(mirror.refresh(report=not mirror.source.local) for mirror in self._mirrors))
+        faults = [fault for mirror in self._mirrors if mirror.source.local for fault in mirror.faults]
         if faults:
             raise DefinitionSourceError("; ".join(faults))
         return await self._publish(starting=True)
 
     async def follow(self) -> None:
-        """Take up what changes, until cancelled. Without a ``take_up`` before it, as in a worker that
-        another process prepared, what was published once is left alone."""
-        if not self._copies:
-            return
-        if not self._settled:
-            await asyncio.gather(*(self._look(copy, advise=False) for copy in self._copies))
-        self._stirred.set()
-        async with asyncio.TaskGroup() as tasks:
-            for copy in self._copies:
-                tasks.create_task(self._follow(copy))
-            tasks.create_task(self._settle())
+        """Publish what changes in sources, until cancelled.
 
-    async def _follow(self, copy: SourceMirror) -> None:
+        Without ``publish_all`` before it, as in a worker that another process prepared, a flow that was ever
+        published stays as it is until its source changes.
+        """
+        if not self._mirrors:
+            return
+        if not self._synced:
+            await asyncio.gather(*(self._refresh(mirror, advise=False) for mirror in self._mirrors))
+        self._source_changed.set()
+        async with asyncio.TaskGroup() as tasks:
+            for mirror in self._mirrors:
+                tasks.create_task(self._watch(mirror))
+            tasks.create_task(self._sync())
+
+    async def _watch(self, mirror: SourceMirror) -> None:
         while True:
             try:
-                async with aclosing(copy.source.changes()) as changes:
+                async with aclosing(mirror.source.changes()) as changes:
                     async for _ in changes:
-                        await self._look(copy)
-                        self._stirred.set()
-            except Exception as error:  # noqa: BLE001 - without it the source is never read again
-                log.error("source not followed", source=copy.source.name, **describe(error))
-            await asyncio.sleep(AGAIN_AFTER_SECONDS)
+                        await self._refresh(mirror)
+                        self._source_changed.set()
+            except Exception as error:  # noqa: BLE001 - otherwise the source is never read again
+                log.error("definition source watch failed", source=mirror.source.name, **describe(error))
+            await asyncio.sleep(RETRY_AFTER_SECONDS)
 
     @staticmethod
-    async def _look(copy: SourceMirror, *, advise: bool = True) -> None:
+    async def _refresh(mirror: SourceMirror, *, advise: bool = True) -> None:
         try:
-            await copy.refresh(advise=advise)
-        except Exception as error:  # noqa: BLE001 - of one source; it must not hold up the others
-            log.error("source not read", source=copy.source.name, **describe(error))
+            await mirror.refresh(advise=advise)
+        except Exception as error:  # noqa: BLE001 - one source must not hold up the others
+            log.error("definition source read failed", source=mirror.source.name, **describe(error))
 
-    async def _settle(self) -> None:
-        """Publish what changed, and now and then what a caller put in the place of a flow whose source comes
-        before the database."""
+    async def _sync(self) -> None:
+        """Publish flows when a source changes, and at intervals those of sources that override callers."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_EVERY_SECONDS):
-                    await self._stirred.wait()
-            self._stirred.clear()
+                async with asyncio.timeout(SYNC_EVERY_SECONDS):
+                    await self._source_changed.wait()
+            self._source_changed.clear()
             try:
                 published = await self._publish()
                 if published:
                     log.info("definitions published", flows=published)
             except FlowError as error:
-                log.warning("definitions not taken up yet", code=error.code)
+                log.warning("definitions not published yet", code=error.code)
             except Exception as error:  # noqa: BLE001 - one failure must not end the loop
-                log.error("definitions not taken up", **describe(error))
+                log.error("definition sync failed", **describe(error))
 
     async def _publish(self, *, starting: bool = False) -> list[str]:
         published = []
         for flow_id, (number, offered) in self._first_hits().items():
-            before, since = self._taken.get(flow_id, (None, None))
+            before, since = self._offered.get(flow_id, (None, None))
             changed = before is not offered
             if not changed and not offered.overrides:
                 continue
-            if before is None and not self._settled and self._copies[number].source.local:
+            if before is None and not self._synced and self._mirrors[number].source.local:
                 since = None if starting else 0
             hold_back = partial(self._is_missing_above, number, flow_id)
             try:
-                taken = await self._definitions.publish_from_source(
+                result = await self._definitions.publish_from_source(
                     offered, changed=changed, since=since, hold_back=hold_back
                 )
-            except FlowStateCorruptionError as error:  # of one flow; it must not hold up the others
+            except FlowStateCorruptionError as error:  # one flow must not hold up the others
                 log.error("unreadable definition", flow=flow_id, reason=error.details["reason"])
-                self._taken[flow_id] = offered, None
+                self._offered[flow_id] = offered, None
                 continue
-            if starting or (self._settled and changed):
-                _report_outranked(offered, taken, starting=starting)
-            if taken.published:
+            if starting or (self._synced and changed):
+                _report_outranked(offered, result, starting=starting)
+            if result.published:
                 published.append(flow_id)
-            if taken.version is not None:
-                self._taken[flow_id] = offered, taken.version
-        self._settled = True
+            if result.version is not None:
+                self._offered[flow_id] = offered, result.version
+        self._synced = True
         return published
 
     def _is_missing_above(self, number: int, flow_id: str, source: str) -> bool:
-        """True if a version that names ``source`` is the last good copy of a source before the one with this
-        number, which cannot be read now."""
-        return any(copy.may_own(flow_id, source) for copy in self._copies[:number])
+        """Return true if ``source`` comes before the source with this number and cannot be read now."""
+        return any(mirror.may_own(flow_id, source) for mirror in self._mirrors[:number])
 
     def _first_hits(self) -> dict[str, tuple[int, SourcedFlow]]:
-        """Each flow as the first source has it that has it, with the number of that source."""
+        """Return each flow as its first source has it, with the number of that source."""
         hits: dict[str, tuple[int, SourcedFlow]] = {}
-        for number, copy in enumerate(self._copies):
-            for flow_id, offered in copy.flows.items():
+        for number, mirror in enumerate(self._mirrors):
+            for flow_id, offered in mirror.flows.items():
                 hits.setdefault(flow_id, (number, offered))
         return hits
 
 
-def _report_outranked(offered: SourcedFlow, taken: SyncResult, *, starting: bool) -> None:
-    """Log that a caller's version is used instead of a source: at a start, and at each ignored change."""
-    newest = taken.outranked_by
-    if newest is None or not (starting or taken.hides(offered)):
+def _report_outranked(offered: SourcedFlow, result: SyncResult, *, starting: bool) -> None:
+    """Log that a caller's version takes precedence: at a start, and at each ignored change of the source."""
+    newest = result.outranked_by
+    if newest is None or not (starting or result.hides(offered)):
         return
     (log.info if starting else log.warning)(
-        "a definition is not used, a caller's version counts more",
+        "definition outranked by a caller's version",
         flow=offered.flow.flow,
         place=offered.place,
         version=newest.version,
