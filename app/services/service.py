@@ -15,9 +15,6 @@ from app.contracts.results import CaughtUp, Retired, Started, Verification
 from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow.tokens.prefabs import with_prefabs
-from app.services.definitions.diagrams import FlowDiagrams
-from app.services.definitions.exchange import DefinitionExchange
-from app.services.definitions.tokens import StateTokens
 from app.services.trusted import TrustedFlows
 from app.services.wiring import Components, Limits, Ports
 
@@ -37,9 +34,9 @@ class FlowService:
         self._components = components = Components(ports, limits or Limits())
         self._operations = components.operations
         self.definitions = components.definitions
-        self.exchange = DefinitionExchange(components.definitions)
-        self.diagrams = FlowDiagrams(self, components.definitions)
-        self.tokens = StateTokens(self, components.definitions)
+        self.exchange = components.exchange
+        self.diagrams = components.diagrams
+        self.tokens = components.tokens
         self.migration = components.migration
         self.administration = components.administration
         self.bulk = components.bulk

@@ -21,7 +21,10 @@ from app.services.administration.personal_data import PersonalDataKeeper
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.diagrams import FlowDiagrams
+from app.services.definitions.exchange import DefinitionExchange
 from app.services.definitions.publisher import Definitions
+from app.services.definitions.tokens import StateTokens
 from app.services.definitions.visibility import Visibility
 from app.services.delivery.relay import Relay
 from app.services.delivery.sinks import DeliverySink, EventBusSink, HistorySink
@@ -124,6 +127,9 @@ class Components:
             states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
         )
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        self.exchange = DefinitionExchange(self.definitions)
+        self.diagrams = FlowDiagrams(self.operations, self.definitions)
+        self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = Background(

@@ -64,7 +64,7 @@ class FlowDiagrams:
 
         state = None
         if user_id is not None:
-            state = await self._states.get_flow_state(user_id, flow_id, caller=caller)
+            state = await self._states.get(user_id, flow_id, caller)
         if version is None and state is not None:
             version = state.version
         if version is None:

@@ -9,7 +9,7 @@ from app.contracts.state import FlowState
 class StateReader(Protocol):
     """Reads states as a caller may see them."""
 
-    async def get_flow_state(self, user_id: str, flow_id: str, *, caller: Caller) -> FlowState | None:
+    async def get(self, user_id: str, flow_id: str, caller: Caller) -> FlowState | None:
         """Return the state, None if none was started.
 
         Raises:
@@ -17,7 +17,7 @@ class StateReader(Protocol):
             InsufficientPermissionsError: The caller must not see the flow.
         """
 
-    async def require_flow_state(self, user_id: str, flow_id: str, *, caller: Caller) -> FlowState:
+    async def require(self, user_id: str, flow_id: str, caller: Caller) -> FlowState:
         """Return the state.
 
         Raises:

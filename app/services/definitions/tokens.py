@@ -57,7 +57,7 @@ class StateTokens:
             PayloadTooLargeError: The token would be too long for an address.
             FlowStateCorruptionError: The flow lacks a step of the state.
         """
-        state = await self._states.require_flow_state(user_id, flow_id, caller=caller)
+        state = await self._states.require(user_id, flow_id, caller)
         definition = await self._definitions.version(state.flow, state.version, caller)
         return StateToken(encode_token(definition.flow, state), state)
 
@@ -71,7 +71,7 @@ class StateTokens:
             PayloadTooLargeError: The token of the state would be too long for an address.
         """
         content = read_token(token)
-        state = await self._states.get_flow_state(user_id, content.flow, caller=caller)
+        state = await self._states.get(user_id, content.flow, caller)
         if state is None:
             definition = await self._definitions.current(content.flow, caller)
             return TokenComparison(state_from_token(definition.flow, content), None, definition.version, [])
