@@ -43,7 +43,7 @@ class FlowService:
         self.personal_data = components.personal_data
         self.history = components.history
         self.updates = components.updates
-        self.audience = components.audience
+        self.subscribers = components.subscribers
         self.presence = components.presence
         self.background = components.background
 

@@ -108,9 +108,9 @@ class Components:
             ChangeLimit(limits.user_changes_per_minute),
         )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
-        self.audience = LocalSubscribers(bus, states, self.catch_up)
-        self.presence = Presence(bus, self.audience.listens)
-        self.audience.on_left(self.presence.forget_topic)
+        self.subscribers = LocalSubscribers(bus, states, self.catch_up)
+        self.presence = Presence(bus, self.subscribers.has_subscribers)
+        self.subscribers.on_left(self.presence.forget_topic)
         self.history = HistoryReader(states, history, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
@@ -139,7 +139,7 @@ class Components:
             IntegrityCheck(states, recovery, relay, ports.reports, clock),
             LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
             [
-                Job("subscribers", every=None, leased=False, work=self.audience.run),
+                Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
             ],
         )

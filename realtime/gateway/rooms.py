@@ -46,7 +46,7 @@ class Rooms:
 
     def __init__(self, server: BoundedServer, service: FlowService) -> None:
         self._server = server
-        self._subscribers = service.audience
+        self._subscribers = service.subscribers
         self._state_events = service.updates
         self._presence = service.presence
         self._sessions_by_topic: Counter[Topic] = Counter()

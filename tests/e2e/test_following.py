@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from app.services.live.catch_up import MOST_EVENTS
+from app.services.live.catch_up import MAX_EVENTS
 from config.settings import Settings
 from realtime.gateway.limits import MAX_EVENT_BURST, MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from tests.support.serving import Follower, Serving, close_all, external
@@ -111,12 +111,12 @@ async def test_continuity_that_cannot_be_proven_is_not_claimed(serving: Serving,
 async def test_more_events_than_an_answer_takes(serving: Serving, user: str) -> None:
     state = await walk(serving, user, "start")
     client = await connected(serving, user, "flow:service")  # which may send more at once
-    for _ in range(-(-MOST_EVENTS // 2)):
+    for _ in range(-(-MAX_EVENTS // 2)):
         for step in ("preferences", "profile-setup"):
             await client.client.emit("flow-reset", {"flowId": FLOW, "step": step})
     now = (await client.call("flow-state", {"flowId": FLOW}))["state"]
     at = {"flowId": FLOW, "epoch": state["epoch"]}
-    held = now["revision"] - MOST_EVENTS
+    held = now["revision"] - MAX_EVENTS
     assert held >= 1
     most = await client.call("flow-subscribe", {**at, "since": held})
     assert [e["revision"] for e in most["events"]] == list(range(held + 1, now["revision"] + 1))

@@ -163,7 +163,7 @@ async def test_after_a_gap_everybody_knows_again(make: Make) -> None:
 async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.live.presence.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.live.presence.MAX_ANSWER_SECONDS", 0.05)
     one, silent = make("one", user_topic("ada")), make("silent", user_topic("ada"))
     silent.task.cancel()
     one.presence.enter("f", client("a"))
@@ -185,7 +185,7 @@ async def test_what_others_say_twice_is_no_change(make: Make) -> None:
 async def test_more_clients_than_are_named_take_nobody_away(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.live.presence.MOST_CLIENTS", 2)
+    monkeypatch.setattr("app.services.live.presence.MAX_CLIENTS", 2)
     one = make("one", user_topic("u3"), flow_topic("f"))
     many = make("many", *(user_topic(f"u{n}") for n in range(4)))
     for n in range(4):

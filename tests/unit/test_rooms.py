@@ -168,7 +168,7 @@ async def test_a_topic_that_could_not_be_joined_is_tried_again(
     assert gateway.is_empty()
     monkeypatch.setattr(gateway.rig.bus, "follow", follow)
     await gateway.connect("c", "ada")
-    assert gateway.rig.service.audience.listens(user_topic("ada"))
+    assert gateway.rig.service.subscribers.has_subscribers(user_topic("ada"))
 
 
 @pytest.mark.parametrize("user", ["svc", "ada"])
@@ -178,14 +178,14 @@ async def test_a_subscription_that_is_refused_leaves_nothing(gateway: Gateway, u
     with pytest.raises(FlowNotFoundError):
         await gateway.sockets._subscribe(session, user, SubscribeMessage(flow_id="nowhere", user_id=user))
     assert (session.followed, list(session.rooms)) == (set(), ["user:svc"])
-    assert not gateway.rig.service.audience.listens(user_topic("ada"))
+    assert not gateway.rig.service.subscribers.has_subscribers(user_topic("ada"))
 
 
 async def test_two_clients_of_a_user_need_its_topic_until_both_disconnect(gateway: Gateway) -> None:
     await asyncio.gather(gateway.connect("a", "ada"), gateway.connect("b", "ada"))
-    assert gateway.rig.service.audience.count(user_topic("ada")) == 1
+    assert gateway.rig.service.subscribers.count(user_topic("ada")) == 1
     await gateway.sockets._disconnect("a")
-    assert gateway.rig.service.audience.listens(user_topic("ada"))
+    assert gateway.rig.service.subscribers.has_subscribers(user_topic("ada"))
     await gateway.sockets._disconnect("b")
     assert gateway.is_empty()
 

@@ -26,7 +26,7 @@ async def test_a_reader_that_is_too_slow_is_reported_so() -> None:
     assert last.event == "flow-error"
     assert json.loads(str(last.data))["code"] == "SLOW_CLIENT"
     stream.close()
-    assert not r.service.audience.listens(user_topic("ada"))
+    assert not r.service.subscribers.has_subscribers(user_topic("ada"))
 
 
 async def test_an_epoch_that_begins_unseen_is_reported_from_its_first_revision() -> None:

@@ -88,7 +88,7 @@ class FlowStream:
 
     async def open(self, held: HeldPosition) -> None:
         """Listen first, read second: nothing is between them. Raises FlowError."""
-        self._membership = await self._service.audience.follow_user(self._user_id, self._tell)
+        self._membership = await self._service.subscribers.follow_user(self._user_id, self._tell)
         self._held = held
         try:
             self._first = await self._read()
@@ -203,7 +203,7 @@ async def _stream(call: Call) -> Answer:
                 [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
             )
         held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
-    if call.service.audience.count(user_topic(call.user_id)) >= STREAMS_OF_A_USER:
+    if call.service.subscribers.count(user_topic(call.user_id)) >= STREAMS_OF_A_USER:
         raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
     stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
     await stream.open(held)

@@ -1,4 +1,4 @@
-"""Catching up: what was committed to a state after a position, or proof that it cannot be told."""
+"""Catching up: the changes of a state after a position, if they can be proven to be complete."""
 
 from msgspec import UNSET, structs
 
@@ -20,18 +20,20 @@ from app.services.delivery.payloads import Payloads
 from app.services.delivery.state_events import StateEvents
 from app.services.states.changes import StateChanges
 
-MOST_EVENTS = 300
-MOST_BYTES = MAX_PAGE_BYTES
-"""Of one answer, its events as JSON: as of a page."""
+MAX_EVENTS = 300
+MAX_REPLAY_BYTES = MAX_PAGE_BYTES
+"""Bytes of the events of one answer, as JSON."""
 BEFORE_THE_FIRST = -1
-"""The revision of a follower that holds nothing of an epoch."""
-STEP = 32
-"""Records that are read at a time."""
+"""The revision of a subscriber that has no change of an epoch."""
+RECORDS_PER_READ = 32
 
 
 class CatchUp:
-    """Continuity is proven by the revisions themselves: each one after the position is there, in the outbox
-    of the state or in its history, up to that of the state."""
+    """Reads the changes after a position.
+
+    Completeness is proven by the revisions: each one after the position, up to that of the state, is in the
+    outbox of the state or in its history.
+    """
 
     def __init__(
         self,
@@ -82,31 +84,34 @@ class CatchUp:
         present = None
         if not state.is_gone_at(self._clock.now()):
             present = await self._access.with_transitions(state, caller)
-        elif state.status not in ENDED:  # past its time, which no record says yet
+        elif state.status not in ENDED:  # it has expired, but no record of it is committed yet
             return CaughtUp(None)
         if held.from_start and present is not None and held.epoch != state.epoch:
             held = HeldPosition(state.epoch, BEFORE_THE_FIRST)
-        if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MOST_EVENTS:
+        if held.epoch != state.epoch or not 0 <= state.revision - held.revision <= MAX_EVENTS:
             return CaughtUp(present)
         budget = GuardBudget.of_many()
         events = await self._events(stored, held.revision, budget)
         if events is None:
             return CaughtUp(present)
-        told = [await self._updates.for_caller(event, caller, budget) for event in events]
-        return CaughtUp(present, tuple(event for event in told if event is not None), complete=True)
+        shown = [await self._updates.for_caller(event, caller, budget) for event in events]
+        return CaughtUp(present, tuple(event for event in shown if event is not None), complete=True)
 
     async def _events(
         self, stored: StoredState, revision: int, budget: GuardBudget
     ) -> tuple[StateChanged, ...] | None:
-        """The events of all commits after ``revision``; None when one is missing, or they are too many
-        bytes. Read in steps: what is too much is not read to its end."""
+        """Return the events of all commits after ``revision``; None if one is missing, or they are too large.
+
+        Records are read in parts, so that reading ends once they are too large.
+        """
         state = stored.state
         # The outbox was read first: a record leaves it only after it is in the history.
         waiting = {record.id: record for record in stored.pending}
         events: list[StateChanged] = []
         size = 0
-        for first in range(revision + 1, state.revision + 1, STEP):
-            wanted = [commit_id(state, n) for n in range(first, min(first + STEP, state.revision + 1))]
+        for first in range(revision + 1, state.revision + 1, RECORDS_PER_READ):
+            after_last = min(first + RECORDS_PER_READ, state.revision + 1)
+            wanted = [commit_id(state, n) for n in range(first, after_last)]
             found = {record_id: waiting[record_id] for record_id in wanted if record_id in waiting}
             missing = [record_id for record_id in wanted if record_id not in waiting]
             if missing:
@@ -118,11 +123,11 @@ class CatchUp:
                 return None
             events += [await self._updates.from_record(record, budget) for record in whole]
             size += sum(len(bytes(event.body)) for event in events[-len(wanted) :])
-            if size > MOST_BYTES:
+            if size > MAX_REPLAY_BYTES:
                 return None
         return tuple(events)
 
 
 def commit_id(state: FlowState, revision: int) -> str:
-    """The id of the record of an earlier commit in the same life of a state."""
+    """Return the id of the record of an earlier commit in the same epoch of a state."""
     return commit_record_id(structs.replace(state, revision=revision))

@@ -24,7 +24,7 @@ from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
 from app.contracts.state import FlowState
-from app.services.live.catch_up import MOST_EVENTS, STEP
+from app.services.live.catch_up import MAX_EVENTS, RECORDS_PER_READ
 from app.services.live.subscribers import LiveEvent, LocalSubscribers
 from tests.support.fakes import FakeBus
 from tests.support.rig import Rig, rig
@@ -76,7 +76,7 @@ def deaf(r: Rig) -> Callable[[], None]:
 async def test_doubles_and_older_changes_are_no_news() -> None:
     r = await rig()
     follower = Follower()
-    await r.service.audience.follow_user("ada", follower)
+    await r.service.subscribers.follow_user("ada", follower)
     events: list[Event] = [
         changed(0),
         changed(1),
@@ -103,8 +103,8 @@ async def test_doubles_and_older_changes_are_no_news() -> None:
 async def test_who_leaves_is_reported_no_more() -> None:
     r = await rig()
     one, two = Follower(), Follower()
-    first = await r.service.audience.follow_user("ada", one)
-    second = await r.service.audience.follow_user("ada", two)
+    first = await r.service.subscribers.follow_user("ada", one)
+    second = await r.service.subscribers.follow_user("ada", two)
     await r.bus.publish([changed(0)])
     first.leave()
     first.leave()
@@ -113,7 +113,7 @@ async def test_who_leaves_is_reported_no_more() -> None:
     assert r.bus.followed[user_topic("ada")] == 1
     second.leave()
     assert r.bus.followed[user_topic("ada")] == 0
-    assert r.service.audience.count(user_topic("ada")) == 0
+    assert r.service.subscribers.count(user_topic("ada")) == 0
 
 
 async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +127,9 @@ async def test_who_cannot_join_leaves_nothing_behind(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(r.bus, "follow", cancelled)
     with pytest.raises(asyncio.CancelledError):
-        await r.service.audience.follow_user("ada", Follower())
+        await r.service.subscribers.follow_user("ada", Follower())
     assert r.bus.followed[user_topic("ada")] == 0
-    assert not r.service.audience.listens(user_topic("ada"))
+    assert not r.service.subscribers.has_subscribers(user_topic("ada"))
 
 
 async def test_what_was_missed_is_reported_in_order_after_what_was_reported() -> None:
@@ -137,8 +137,8 @@ async def test_what_was_missed_is_reported_in_order_after_what_was_reported() ->
     follower, stranger = Follower(), Follower()
     async with r.service as service:
         flows = service.as_trusted()
-        await service.audience.follow_user("ada", follower)
-        await service.audience.follow_user("bob", stranger)
+        await service.subscribers.follow_user("ada", follower)
+        await service.subscribers.follow_user("bob", stranger)
         await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
         hear = deaf(r)
@@ -168,7 +168,7 @@ async def test_of_a_state_that_was_not_reported_before_the_newest_change_is_enou
         await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         follower = Follower()
-        await service.audience.follow_user("ada", follower)
+        await service.subscribers.follow_user("ada", follower)
         hear = deaf(r)
         for _ in range(3):
             await flows.execute_transition("ada", "loop", "again")
@@ -182,7 +182,7 @@ async def test_an_end_and_another_life_are_made_up_for() -> None:
     follower = Follower()
     async with r.service as service:
         flows = service.as_trusted()
-        await service.audience.follow_user("ada", follower)
+        await service.subscribers.follow_user("ada", follower)
         first, _ = await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
         hear = deaf(r)
@@ -206,7 +206,7 @@ async def test_a_later_epoch_is_made_up_for_from_its_first_revision() -> None:
     follower = Follower()
     async with r.service as service:
         flows = service.as_trusted()
-        await service.audience.follow_user("ada", follower)
+        await service.subscribers.follow_user("ada", follower)
         await flows.start_flow("ada", "loop")
         await flows.clear_flow_state("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 2)
@@ -224,15 +224,15 @@ async def test_more_than_can_be_reported_is_the_newest_change() -> None:
     follower = Follower()
     async with r.service as service:
         flows = service.as_trusted()
-        await service.audience.follow_user("ada", follower)
+        await service.subscribers.follow_user("ada", follower)
         await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
         hear = deaf(r)
-        for _ in range(MOST_EVENTS + 1):
+        for _ in range(MAX_EVENTS + 1):
             await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         hear()
-        await follower.until(lambda f: f.positions[1:] == [("loop", MOST_EVENTS + 1)])
+        await follower.until(lambda f: f.positions[1:] == [("loop", MAX_EVENTS + 1)])
 
 
 async def test_a_gap_of_others_concerns_nobody_here() -> None:
@@ -240,8 +240,8 @@ async def test_a_gap_of_others_concerns_nobody_here() -> None:
     ada, bob = Follower(), Follower()
     async with r.service as service:
         flows = service.as_trusted()
-        await service.audience.follow_user("ada", ada)
-        await service.audience.follow_user("bob", bob)
+        await service.subscribers.follow_user("ada", ada)
+        await service.subscribers.follow_user("bob", bob)
         hear = deaf(r)
         for user in ("ada", "bob"):
             await flows.start_flow(user, "loop")
@@ -271,7 +271,7 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(r.states, "changed_since", failing)
     async with r.service as service:
         flows = service.as_trusted()
-        await service.audience.follow_user("ada", follower)
+        await service.subscribers.follow_user("ada", follower)
         hear = deaf(r)
         await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
@@ -285,9 +285,9 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
     [
         pytest.param(
             FlowStateCorruptionError("ada", "loop", "odd"),
-            marks=pytest.mark.expected_logs("state not read again"),
+            marks=pytest.mark.expected_logs("missed changes of a state not read"),
         ),
-        pytest.param(RuntimeError("a bug"), marks=pytest.mark.expected_logs("gap not made up for")),
+        pytest.param(RuntimeError("a bug"), marks=pytest.mark.expected_logs("gap repair failed")),
     ],
 )
 async def test_who_cannot_be_reported_what_it_missed_is_reported_so(failure: Exception) -> None:
@@ -298,15 +298,15 @@ async def test_who_cannot_be_reported_what_it_missed_is_reported_so(failure: Exc
         async def since(self, *_: object) -> CaughtUp:
             raise failure
 
-    audience = LocalSubscribers(FakeBus(), r.states, Failing())  # type: ignore[arg-type]
-    await audience.follow_user("ada", follower)
-    await audience.watch_flow("loop", watcher)
+    subscribers = LocalSubscribers(FakeBus(), r.states, Failing())  # type: ignore[arg-type]
+    await subscribers.follow_user("ada", follower)
+    await subscribers.watch_flow("loop", watcher)
     await r.flows.start_flow("ada", "loop")
-    run = asyncio.create_task(audience.run())
-    audience._gaps.put_nowait(Gap(r.clock.now()))
+    run = asyncio.create_task(subscribers.run())
+    subscribers._gaps.put_nowait(Gap(r.clock.now()))
     await follower.until(lambda f: f.resyncs > 0)
     await watcher.until(lambda f: f.resyncs > 0)
-    audience._gaps.put_nowait(Gap(r.clock.now(), frozenset({flow_topic("loop")})))
+    subscribers._gaps.put_nowait(Gap(r.clock.now(), frozenset({flow_topic("loop")})))
     before = watcher.resyncs
     await watcher.until(lambda f: f.resyncs > before)
     assert not run.done(), "the next gap is made up for"
@@ -355,7 +355,7 @@ async def test_who_knew_of_no_state_gets_the_present_one_from_its_first_revision
         own = HeldPosition(second.epoch, 0, from_start=True)
         found = await flows.get_flow_events("ada", "loop", own)
         assert [e.revision for e in found.events] == [1], "what is held is not told again"
-        for _ in range(MOST_EVENTS):
+        for _ in range(MAX_EVENTS):
             await flows.execute_transition("ada", "loop", "again")
         assert not (await flows.get_flow_events("ada", "loop", nothing)).complete
 
@@ -375,7 +375,7 @@ async def test_a_state_past_its_time_is_no_continuation() -> None:
 
 async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
-    monkeypatch.setattr("app.services.live.catch_up.MOST_BYTES", 20_000)
+    monkeypatch.setattr("app.services.live.catch_up.MAX_REPLAY_BYTES", 20_000)
     asked: list[int] = []
     get_many = r.history.get_many
 
@@ -387,18 +387,18 @@ async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest
     async with r.service as service:
         flows = service.as_trusted()
         state, _ = await flows.start_flow("ada", "loop", StartCommand(payload={"a": "x" * 1000}))
-        for _ in range(MOST_EVENTS):
+        for _ in range(MAX_EVENTS):
             await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         found = await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 0))
     assert (found.complete, found.events) == (False, ())
-    assert asked == [STEP]
+    assert asked == [RECORDS_PER_READ]
 
 
 async def test_presence_of_a_user_is_forgotten_when_nobody_follows_it_here() -> None:
     r = await rig()
     presence = r.service.presence
-    membership = await r.service.audience.follow_user("ada", Follower())
+    membership = await r.service.subscribers.follow_user("ada", Follower())
     there = (PresentClient(client_id="c", user_id="ada", since="s"),)
     await r.bus.publish([PresenceReport("another worker", "loop", "ada", there)])
     assert presence.known_on("loop", "ada") == [*there]
