@@ -1,8 +1,8 @@
-"""Turns values into document shapes and back. Field names in MongoDB are camelCase.
+"""Converts values to documents and back. Field names in MongoDB are camelCase.
 
-A payload is kept as JSON text: BSON has a meaning of its own for some shapes of JSON (``$ref``), and
-none for others. A document that lost a field or changed a type raises FlowStateCorruptionError, not
-a KeyError.
+A payload is stored as JSON text, because some shapes of JSON have a special meaning in BSON (``$ref``), and
+others have none. A document that lost a field or has a field of another type raises FlowStateCorruptionError,
+not a KeyError.
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
     """
     state = _decode_struct(document, _STATE_FIELDS, FlowState, document)
     if document["_id"] != f"{state.flow}:{state.user_id}":
-        raise _unreadable(document, f"it says that it is {state.flow}:{state.user_id}")
+        raise _unreadable(document, f"its fields are of {state.flow}:{state.user_id}")
     if state.revision < 0:
         raise _unreadable(document, f"its revision is {state.revision}")
     if state.updated_at.year > MAX_YEAR:
@@ -128,13 +128,15 @@ def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
 
 
 def payload_place_to_document(place: PayloadPlace) -> Document:
-    """The fields of a state document that say which record has its payload."""
+    """Return the fields of a state document that name the record with its payload."""
     return {"payloadRevision": place.revision, "payloadSince": place.since}
 
 
 def payload_place_from_document(document: Mapping[str, Any]) -> PayloadPlace | None:
-    """Which record has the payload of a state. None if the document does not say it: the next record repeats
-    the payload."""
+    """Return the place of a state's payload.
+
+    None if the document does not name the record; the next record then repeats the payload.
+    """
     revision, since = document.get("payloadRevision"), document.get("payloadSince")
     if type(revision) is not int or not isinstance(since, datetime) or "payload" not in document:
         return None
@@ -142,7 +144,7 @@ def payload_place_from_document(document: Mapping[str, Any]) -> PayloadPlace | N
 
 
 def remembered_to_document(request: RememberedRequest) -> Document:
-    """A remembered request, in short names: every read of a state carries them."""
+    """Return a remembered request, with short names because every read of a state carries them."""
     return {
         "k": request.request,
         "d": request.digest,
@@ -153,8 +155,13 @@ def remembered_to_document(request: RememberedRequest) -> Document:
 
 
 def remembered_from_document(document: Mapping[str, Any]) -> RememberedRequest:
-    """A remembered request. Every read of a state reads these, so that only the type that is reckoned
-    with is checked."""
+    """Return a remembered request.
+
+    Every read of a state decodes these, so only the type that is calculated with is checked.
+
+    Raises:
+        FlowStateCorruptionError: A field is missing, or the time has another type.
+    """
     try:
         found = RememberedRequest(document["k"], document["d"], document["e"], document["r"], document["t"])
     except KeyError as refusal:
@@ -165,7 +172,7 @@ def remembered_from_document(document: Mapping[str, Any]) -> RememberedRequest:
 
 
 def members_of(document: Mapping[str, Any], name: str) -> list[Document]:
-    """The documents in a list of a document; none when it has no such list."""
+    """Return the documents in a list of a document; none if there is no such list."""
     listed = document.get(name, [])
     if not isinstance(listed, list) or not all(isinstance(member, dict) for member in listed):
         raise _unreadable(document, f"its {name} is no list of documents")
@@ -173,7 +180,7 @@ def members_of(document: Mapping[str, Any], name: str) -> list[Document]:
 
 
 def text_of(document: Mapping[str, Any], name: str) -> str:
-    """A text of a document, "" when it has none."""
+    """Return a text of a document; "" if there is none."""
     value = document.get(name, "")
     if not isinstance(value, str):
         raise _unreadable(document, f"its {name} is no text")

@@ -1,4 +1,4 @@
-"""States found not to agree with their history, in MongoDB, for every worker's statistics."""
+"""Reports of inconsistent states in MongoDB, for every worker's statistics."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +15,7 @@ class MongoCorruptionReports:
         self._reports: Collection = database.collection("flow_corruptions")
 
     async def report(self, key: str, reason: str, now: datetime) -> bool:
+        """Store a finding. Returns False if the state is reported already."""
         async with store_errors():
             try:
                 await self._reports.insert_one({"_id": key, "reason": reason, "foundAt": now})
@@ -23,11 +24,13 @@ class MongoCorruptionReports:
         return True
 
     async def withdraw(self, keys: Sequence[str]) -> None:
+        """Remove the findings of consistent states."""
         if keys:
             async with store_errors():
                 await self._reports.delete_many({"_id": {"$in": list(keys)}})
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
+        """Return the reported states with the reasons, oldest first."""
         async with store_errors():
             found = await self._reports.find({}).sort("foundAt", 1).limit(limit).to_list(limit)
         return {document["_id"]: str(document.get("reason", "")) for document in found}

@@ -20,7 +20,7 @@ from models.database import Collection, Database, store_errors
 
 BATCH_DOCUMENTS = 1000
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far the clocks of the workers and of this process may differ."""
+"""Maximum difference between the clocks of the workers and of this process."""
 
 _RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
 
@@ -30,11 +30,11 @@ _Position = tuple[str, int]
 async def export_data(
     database: Database, out: DataFileWriter, progress: Progress, batch_documents: int = BATCH_DOCUMENTS
 ) -> TransferReport:
-    """Write all data of a database. Memory: a few hundred bytes a state, whatever the history.
+    """Write all data of a database. Memory use: a few hundred bytes per state, independent of the history.
 
     Raises:
         DataTransferError: A user was erased meanwhile (the export can be repeated), or a read failed.
-        StoreUnavailableError: The database went away.
+        StoreUnavailableError: The database does not answer.
     """
     try:
         await _Export(database, out, progress, batch_documents).run()
@@ -86,7 +86,7 @@ class _Export:
                 self._note_erasure(key, record)
 
     async def _belongs(self, record: RawBSONDocument) -> bool:
-        """True if a record belongs to its state as it was read."""
+        """Return whether a record belongs to its state as it was read."""
         key = record.get("stateId")
         if not isinstance(key, str):
             return True  # damaged
@@ -101,7 +101,7 @@ class _Export:
         return True
 
     async def _started_since(self, key: Any, timestamp: Any) -> bool:
-        """True if a state that was not there when the states were read is there now."""
+        """Return whether a state exists now that did not exist when the states were read."""
         if isinstance(timestamp, datetime) and timestamp < self._began:
             return False
         async with store_errors():

@@ -62,7 +62,7 @@ class DataFileWriter:
         self._write(bson.encode({"section": collection}))
 
     def add(self, document: bytes) -> int:
-        """Add a document of the collection. Returns how many of it there are now."""
+        """Add a document of the collection. Returns the number of its documents so far."""
         self._write(document)
         self._documents[self._section] += 1
         return self._documents[self._section]
@@ -83,10 +83,10 @@ class DataFileWriter:
 
 @contextmanager
 def created_file(path: Path, *, replace: bool) -> Iterator[IO[bytes]]:
-    """Create a file that has its name only once it is complete and on the disk, readable by its owner alone.
+    """Create a file that only its owner can read, and that appears once it is complete and on the disk.
 
     Args:
-        path: Its name. The draft beside it is removed on failure.
+        path: Its name. On failure, the draft in the same folder is removed.
         replace: Whether an existing file may be replaced.
 
     Raises:
@@ -115,14 +115,18 @@ def read_file(path: Path) -> Iterator[tuple[str, bytes]]:
     """Read the documents of a file, each with its collection.
 
     Raises:
-        DataTransferError: The file cannot be read, has another format or is damaged. What was yielded
-            before may be wrong then; ``verify_file`` reads a file without using it.
+        DataTransferError: The file cannot be read, has another format or is damaged. Documents yielded
+            before may be wrong; ``verify_file`` reads a file without using it.
     """
     yield from _Reader(path).documents()
 
 
 def verify_file(path: Path) -> TransferReport:
-    """Read a whole file, and check its counts and its checksum. Raises DataTransferError."""
+    """Read a whole file, and check its counts and its checksum.
+
+    Raises:
+        DataTransferError: The file cannot be read, has another format or is damaged.
+    """
     reader = _Reader(path)
     for _ in reader.documents():
         pass
@@ -220,7 +224,7 @@ class _Reader:
 
 
 def _has_id(document: bytes) -> bool:
-    """True if the first field is ``_id``, as in every document that comes from a database."""
+    """Return whether the first field is ``_id``, as in every document from a database."""
     return document[5:9] == b"_id\0"
 
 

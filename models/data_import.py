@@ -1,8 +1,8 @@
 """Writes the data of a file into an empty database; can be repeated until it is complete.
 
 The whole file is checked before anything is written. The history and the definitions come before the
-states, so that no state is ever there without them. A mark in ``flow_leases`` keeps services from starting
-on a database whose import has not finished.
+states, so no state ever exists without them. A mark in ``flow_leases`` prevents services from starting on a
+database whose import has not finished.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from models.database import IMPORT_LEASE, Database, is_outage, store_errors
 BATCH_DOCUMENTS = 500
 BATCH_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 10
-READ_TOGETHER = 32
+READ_CONCURRENCY = 32
 RETRY_SECONDS = 1.0
-"""A server under the load of an import may not answer for longer than the driver waits."""
+"""Under the load of an import a server may not answer within the driver's timeout."""
 STATES = "flow_states"
 
 _DUPLICATE_KEY = 11000
@@ -47,15 +47,15 @@ async def import_data(
     """Import a file.
 
     Args:
-        database: Without states and history, or with those of an import of the same file that was cut off.
+        database: Without states and history, or with those of an interrupted import of the same file.
         path: A file of ``data export``.
         replace_definitions: Whether definitions that are there already may be removed.
-        progress: Called now and then.
+        progress: Called from time to time.
         verified: The result of ``verify_file``, if the caller has read the file already.
 
     Raises:
         DataTransferError: The file cannot be used, or the database is in use or cannot store the documents.
-        StoreUnavailableError: The database went away; the import can be repeated.
+        StoreUnavailableError: The database does not answer; the import can be repeated.
     """
     found = verified or verify_file(path)
     await database.prepare(importing=True)
@@ -77,7 +77,11 @@ class _Import:
         self.already_there = 0
 
     async def is_resumed(self, checksum: str) -> bool:
-        """True if an import of the same file was cut off. Raises DataTransferError if one of another was."""
+        """Return whether an import of the same file was interrupted.
+
+        Raises:
+            DataTransferError: An import of another file was interrupted.
+        """
         async with store_errors():
             mark = await self._leases.find_one({"_id": IMPORT_LEASE})
         if mark is not None and mark.get("holder") != checksum:
@@ -88,7 +92,11 @@ class _Import:
         return mark is not None
 
     async def require_unused(self, *, replace_definitions: bool) -> None:
-        """Raise DataTransferError if the database has data, or a service runs on it."""
+        """Require a database without data that no service uses.
+
+        Raises:
+            DataTransferError: It has data, or a service runs on it.
+        """
         async with store_errors():
             async for lease in self._leases.find({}):
                 until = lease.get("until")
@@ -131,7 +139,7 @@ class _Import:
             return await self._database.collection(collection).find_one({}, {"_id": 1}) is not None
 
     async def _insert(self, name: str, documents: Batch) -> None:
-        """Insert documents, again if the server does not answer: those that are there count as inserted."""
+        """Insert documents; repeat it if the server does not answer. Existing documents count as inserted."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 await self._insert_once(name, documents)
@@ -164,8 +172,8 @@ class _Import:
                         "check its disk, and repeat the import"
                     ) from None
                 twice = [documents[fault["index"]] for fault in faults]
-                for first in range(0, len(twice), READ_TOGETHER):
-                    await _require_same(collection, twice[first : first + READ_TOGETHER])
+                for first in range(0, len(twice), READ_CONCURRENCY):
+                    await _require_same(collection, twice[first : first + READ_CONCURRENCY])
                 self.already_there += len(twice)
 
 

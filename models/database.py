@@ -1,4 +1,4 @@
-"""The connection to MongoDB: the one module that makes a client."""
+"""The connection to MongoDB. Only this module makes a client."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,7 +35,7 @@ SOCKET_TIMEOUT_MS = 10_000
 CLOSE_SECONDS = 0.5
 PROBE_BYTES = 4096
 ANSWER_SECONDS = 2.5
-"""How long a request waits for a point read or a commit: a hanging server must not hang callers."""
+"""Timeout of a point read or a commit, so that a hanging server does not hang callers."""
 
 _ANY_DATE = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
 USABLE = (
@@ -47,31 +47,39 @@ IMPORT_LEASE = "import"
 """The lease of an unfinished import; its holder is the checksum of the file."""
 
 _GOING_AWAY = {89, 91, 189, 262, 11600, 11602, 13435, 13436, 10107, 64}
-"""Codes of a server that shuts down, steps down or cannot confirm a write in time."""
+"""Error codes of a server that shuts down, steps down or cannot confirm a write in time."""
 
 
 _USER_EXISTS = 51003
 _COLLECTION_EXISTS = 48
 _NOT_ALLOWED = {13, 18, 8000}
-"""No right to do it, a wrong user or password; of some hosted servers both."""
+"""Error codes for missing rights, for a wrong user or password, and for both (some hosted servers)."""
 
 
 def connect(url: str, name: str, listeners: Sequence[Any] = ()) -> "Database":
-    """A database by its URL; nothing is sent yet. ``listeners`` are PyMongo's, told of every command.
-    Raises DatabaseRefusedError for a wrong URL."""
+    """Make the client of a database; nothing is sent yet.
+
+    Args:
+        url: The URL of the servers.
+        name: The name of the database.
+        listeners: Listeners of PyMongo, called for every command.
+
+    Raises:
+        DatabaseRefusedError: The URL is wrong.
+    """
     try:
         client: Client = AsyncIOMotorClient(
             url,
             tz_aware=True,
-            datetime_conversion="DATETIME_AUTO",  # one odd date must not spoil the read of others
+            datetime_conversion="DATETIME_AUTO",  # an invalid date must not fail the read of other documents
             serverSelectionTimeoutMS=SERVER_SELECTION_MS,
             connectTimeoutMS=SERVER_SELECTION_MS,
             socketTimeoutMS=SOCKET_TIMEOUT_MS,
             appname="server-flow",
             event_listeners=list(listeners),
         )
-    except (InvalidURI, ConfigurationError, ValueError):  # whose messages may quote a part of the password
-        raise DatabaseRefusedError(f"The URL of MongoDB is not usable; it is like {USABLE}") from None
+    except (InvalidURI, ConfigurationError, ValueError):  # their messages may contain the password
+        raise DatabaseRefusedError(f"The URL of MongoDB is not valid; it must look like {USABLE}") from None
     return Database(client, name)
 
 
@@ -87,11 +95,15 @@ class Database:
         )
 
     def collection(self, name: str) -> Collection:
-        """A collection by its name."""
+        """Return a collection."""
         return self._database[name]
 
     async def ping(self) -> None:
-        """Raise StoreUnavailableError unless the server answers, and writes again if it could not before."""
+        """Check that the server answers and, after a failed write, that it writes again.
+
+        Raises:
+            StoreUnavailableError: It does not.
+        """
         async with store_errors():
             await self._client.admin.command("ping")
             if LAST_FAILURE.reason is not None:
@@ -101,22 +113,26 @@ class Database:
                 LAST_FAILURE.reason = None
 
     async def server_time(self) -> datetime:
-        """UTC by the server's clock. Raises StoreUnavailableError."""
+        """Return the time of the server's clock, in UTC.
+
+        Raises:
+            StoreUnavailableError: The server does not answer.
+        """
         async with store_errors():
             answer = await self._client.admin.command("hello")
         found: datetime = answer["localTime"]
         return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
     async def prepare(self, *, retention: bool = False, importing: bool = False) -> None:
-        """Make sure that every declared index exists.
+        """Create the declared indexes that do not exist.
 
         Args:
-            retention: Records of the history are deleted at their end.
+            retention: Records of the history are deleted at the end of their retention.
             importing: Prepare also a database whose import has not finished.
 
         Raises:
             DatabaseRefusedError: The server refuses, or an import into the database has not finished.
-            StoreUnavailableError: The server is away.
+            StoreUnavailableError: The server does not answer.
         """
         try:
             async with store_errors():
@@ -154,7 +170,7 @@ class Database:
             await history.drop_index(name)
 
     async def _prepare_embedded(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make what the embedded server needs beyond the declarations (docs/decisions/0020).
+        """Create the collections and indexes that the embedded server also needs (docs/decisions/0020).
 
         The Rust server fails when documents are deleted by ``_id`` from a collection that does not exist.
         """
@@ -162,18 +178,18 @@ class Database:
             try:
                 await self._database.create_collection(name, check_exists=False)
             except OperationFailure as refusal:
-                if refusal.code != _COLLECTION_EXISTS:  # another worker was first
+                if refusal.code != _COLLECTION_EXISTS:  # another worker created it first
                     raise
         for name, declared in EMBEDDED_INDEXES.items():
             if not has_indexes(found[name], declared):
                 await self.collection(name).create_indexes(list(declared))
 
     async def drop(self) -> None:
-        """Remove the database with all that is in it (tests)."""
+        """Remove the database with all its data (for tests)."""
         await self._client.drop_database(self._database.name)
 
     async def close(self) -> None:
-        """Close all connections, without waiting for a server that is away."""
+        """Close all connections, without waiting for a server that does not answer."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -182,7 +198,7 @@ class Database:
 
 
 def is_outage(error: PyMongoError) -> bool:
-    """True if an error means that the server is away, not that the command was wrong."""
+    """Return whether an error means that the server is unavailable, not that the command was wrong."""
     if isinstance(error, ConnectionFailure) or _storage_failure(error) is not None:
         return True
     if isinstance(error, BulkWriteError):
@@ -195,7 +211,7 @@ def is_outage(error: PyMongoError) -> bool:
 
 
 def _storage_failure(error: PyMongoError) -> str | None:
-    """Why the database could not write, if that is the error; remembered for this process's readiness."""
+    """Return why the database could not write, if that is the error, and store it for the readiness check."""
     if not isinstance(error, OperationFailure):
         return None
     reason = next(iter(failures_in(error.details)), None) or storage_failure(error.code, str(error))
@@ -206,8 +222,15 @@ def _storage_failure(error: PyMongoError) -> str | None:
 
 @asynccontextmanager
 async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
-    """Translates the driver's word for an outage into the interface's; also that the server has not
-    answered within ``seconds``, or does not let the user in."""
+    """Raise errors of the driver as errors of the interface.
+
+    Args:
+        seconds: The timeout of the block; None for none.
+
+    Raises:
+        StoreUnavailableError: The server does not answer, not in time, or cannot write.
+        DatabaseRefusedError: The server refuses the user, the password or the operation.
+    """
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -216,10 +239,10 @@ async def store_errors(seconds: float | None = None) -> AsyncIterator[None]:
             raise StoreUnavailableError(reason) from None
         if is_outage(error):
             raise StoreUnavailableError from None
-        if isinstance(error, ConfigurationError):  # the driver asks DNS as late as this
+        if isinstance(error, ConfigurationError):  # the driver queries DNS only now
             raise StoreUnavailableError("DNS does not know the servers of MongoDB's URL") from None
         if isinstance(error, OperationFailure) and error.code in _NOT_ALLOWED:
-            log.error("MongoDB refuses", code=error.code)
+            log.error("MongoDB refused access", code=error.code)
             raise _refused(error) from None
         raise
     except TimeoutError:
@@ -237,7 +260,11 @@ def _refused(error: OperationFailure) -> DatabaseRefusedError:
 
 
 def create_first_user(url: str, user: str, password: str) -> None:
-    """Make ``user`` with all rights; nothing happens when it exists. Raises StoreUnavailableError."""
+    """Create ``user`` with all rights, unless it exists.
+
+    Raises:
+        StoreUnavailableError: The server does not answer or refuses.
+    """
     client: MongoClient[dict[str, Any]] = MongoClient(url, serverSelectionTimeoutMS=10_000)
     try:
         client.admin.command("createUser", user, pwd=password, roles=["root"])

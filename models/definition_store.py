@@ -1,4 +1,4 @@
-"""Definitions in MongoDB, their shape held by Beanie's document: read seldom, as they are cached."""
+"""Definitions in MongoDB, in the shape of Beanie's document. They are cached, so reads are rare."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,16 +27,19 @@ class MongoDefinitionStore:
         self._definitions: Collection = database.collection("flow_definitions")
 
     async def latest(self, flow_id: str) -> FlowDefinition | None:
+        """Return the newest version, also a retired one."""
         newest = await self._find({"flowId": flow_id}, 1)
         return newest[0] if newest else None
 
     async def get(self, flow_id: str, version: int) -> FlowDefinition | None:
+        """Return one version."""
         found = await self._find({"_id": _key(flow_id, version)}, 1)
         return found[0] if found else None
 
     async def versions(
         self, flow_id: str, before: int | None = None, limit: int | None = None
     ) -> list[VersionInfo]:
+        """Return the versions before ``before``, newest first, including unreadable ones."""
         query: dict[str, Any] = {"flowId": flow_id}
         if before is not None:
             query["version"] = {"$lt": min(before, MAX_INTEGER)}
@@ -46,10 +49,12 @@ class MongoDefinitionStore:
         return [_info(document) for document in found]
 
     async def list_flow_ids(self) -> list[str]:
+        """Return the slugs of all flows that were ever published."""
         async with store_errors():
             return sorted(await self._definitions.distinct("flowId"))
 
     async def list_latest(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
+        """Return the newest version of every flow that is not retired, by slug, after ``after_flow``."""
         pipeline: list[dict[str, Any]] = [
             {"$sort": {"flowId": 1, "version": -1}},
             {"$group": {"_id": "$flowId", "newest": {"$first": "$$ROOT"}}},
@@ -67,11 +72,12 @@ class MongoDefinitionStore:
         for document in page.documents:
             try:
                 readable.append(_definition(document))
-            except DefinitionCorruptionError as error:  # one must not hide the others
+            except DefinitionCorruptionError as error:  # one unreadable definition must not hide the others
                 log.error("unreadable definition", reason=error.details["reason"], flow=document["_id"])
         return Page(readable, page.documents[-1]["flowId"] if page.full else None)
 
     async def publish(self, definition: FlowDefinition) -> bool:
+        """Store a new version. Returns False if that version exists already."""
         flow = definition.flow
         document = StoredDefinition(
             id=_key(flow.flow, definition.version),
@@ -131,7 +137,7 @@ def _read(stored: dict[str, Any]) -> Iterator[None]:
     """Raise DefinitionCorruptionError for what cannot be read."""
     try:
         yield
-    except ValueError as refusal:  # both libraries' validation errors are one
+    except ValueError as refusal:  # the base of the validation errors of both libraries
         raise DefinitionCorruptionError(
             str(stored.get("flowId")), stored.get("version"), type(refusal).__name__
         ) from None

@@ -43,6 +43,7 @@ class MongoHistoryStore:
         self._retention = retention
 
     async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
+        """Store records. Returns the ids of those whose place another commit has."""
         if not records:
             return set()
         documents = await self._codec.encode_many(self._document, records)
@@ -54,7 +55,7 @@ class MongoHistoryStore:
                 faults = details.get("writeErrors", ())
                 if any(f.get("code") != _DUPLICATE_KEY for f in faults) or details.get("writeConcernErrors"):
                     raise
-                # Delivered before, by this worker or another: the record is the same, or should be.
+                # Delivered before by this worker or another: compare the commits.
                 known = {records[f["index"]].id: records[f["index"]].commit_id for f in faults}
                 found = self._history.find({"_id": {"$in": list(known)}}, {"commitId": 1})
                 return {d["_id"] async for d in found if d.get("commitId") != known[d["_id"]]}
@@ -74,6 +75,7 @@ class MongoHistoryStore:
         limit: int,
         only: HistoryFilter = EVERYTHING,
     ) -> Page[HistoryRecord]:
+        """Return records of one state over all its epochs, oldest first, after the position ``after``."""
         rest = _query(only)
         if after is not None:
             rest["$or"] = _beyond(after, "$gt")
@@ -89,11 +91,13 @@ class MongoHistoryStore:
         *,
         backwards: bool = False,
     ) -> Page[HistoryRecord | UnreadableRecord]:
+        """Return records from ``start`` on in either direction, with unreadable ones in their places."""
         rest = {} if start is None else {"$or": _beyond(start, "$lt" if backwards else "$gt")}
         page = await self._of_state(flow_id, user_id, rest, -1 if backwards else 1, limit)
         return Page(await self._codec.decode_many(_record_or_unreadable, page.documents), _next(page))
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
+        """Return the record of the last commit of a state, over all its epochs."""
         page = await self._of_state(flow_id, user_id, {"success": True}, -1, 1)
         records = await self._codec.decode_many(_record_or_unreadable, page.documents)
         return records[0] if records else None
@@ -101,7 +105,7 @@ class MongoHistoryStore:
     async def _of_state(
         self, flow_id: str, user_id: str, rest: Document, direction: int, limit: int
     ) -> DocumentPage:
-        """Records of one state that meet ``rest``, by position; ``direction`` is 1 or -1."""
+        """Return records of one state that meet ``rest``, by position; ``direction`` is 1 or -1."""
         order = [(field, direction) for field in ("epoch", "revision", "_id")]
         stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, sort=order, limit=limit)
         page = DocumentPage(limit)
@@ -110,6 +114,7 @@ class MongoHistoryStore:
         return page
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
+        """Erase the data that users entered before ``until``. Returns the number of records."""
         # "Not after" instead of "before", so that a record whose position is damaged is erased too.
         rest = {"_id": {"$ne": until.id}, "$nor": _beyond(until, "$gt")}
         stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, project={"_id": 1, "kind": 1})
@@ -120,14 +125,15 @@ class MongoHistoryStore:
                 part = found[first : first + MAX_ERASED_IN_COMMAND]
                 refused = [document["_id"] for document in part if document.get("kind") == "refused"]
                 others = [document["_id"] for document in part if document.get("kind") != "refused"]
-                gone = await self._history.delete_many({"_id": {"$in": refused}})
+                deleted = await self._history.delete_many({"_id": {"$in": refused}})
                 answer = await self._history.update_many(
                     {"_id": {"$in": others}}, {"$unset": dict.fromkeys(ERASED_FIELDS, "")}
                 )
-                count += gone.deleted_count + answer.matched_count
+                count += deleted.deleted_count + answer.matched_count
         return count
 
     async def get(self, record_id: str) -> HistoryRecord | None:
+        """Return one record."""
         async with store_errors():
             document = await self._history.find_one({"_id": record_id})
         if document is None:
@@ -136,6 +142,7 @@ class MongoHistoryStore:
         return record
 
     async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
+        """Return the records with these ids that exist and can be read, in any order."""
         async with store_errors(ANSWER_SECONDS):
             documents = await self._history.find({"_id": {"$in": list(record_ids)}}).to_list(None)
         found = await self._codec.decode_many(_record_or_unreadable, documents)
@@ -144,6 +151,7 @@ class MongoHistoryStore:
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
+        """Return the record of the change that a request made after ``since``."""
         served = {"stateId": state_key(flow_id, user_id), "requestId": request_id}
         rest = {"actor": actor, "success": True, "timestamp": {"$gt": since}}
         async with store_errors():

@@ -30,11 +30,11 @@ def pipeline(
     limit: int | None = None,
     project: Document | None = None,
 ) -> list[Document]:
-    """The stages of an aggregation that finds documents.
+    """Return the stages of an aggregation that finds documents.
 
     Args:
         served: Conditions that one index serves exactly.
-        rest: Further conditions on what those find.
+        rest: Further conditions on the documents found.
         sort: Fields and directions.
         limit: The largest number of documents.
         project: Fields to leave out or to return, as in ``find``.
@@ -52,24 +52,24 @@ def pipeline(
 
 
 def key_range(after: str, end: str | None, *, inclusive: bool = False) -> Document:
-    """A condition for keys behind ``after`` and before ``end`` (None: no end)."""
+    """Return a condition for keys after ``after`` and before ``end`` (None: no end)."""
     return {"$gte" if inclusive else "$gt": after, **({} if end is None else {"$lt": end})}
 
 
 def not_expired(now: datetime) -> Document:
-    """A condition that no expired state meets. As in FlowState.absent_at, a paused one does not expire."""
+    """Return a condition without expired states. As in FlowState.is_gone_at, paused states do not expire."""
     return {"$or": [{"expiresAt": {"$exists": False}}, {"expiresAt": {"$gt": now}}, {"status": "paused"}]}
 
 
 class _Hint(Struct, frozen=True):
-    """Learned from the last page: the length of the common prefix of its keys, and the first key of all."""
+    """From the last page: the length of the common prefix of its keys, and the first key of all."""
 
     prefix_length: int
     first_key: str
 
 
 class KeyRanges:
-    """Reads pages in the order of ``_id``, each from as few and as narrow ranges of keys as it takes.
+    """Reads pages in the order of ``_id``, each from as few and as narrow ranges of keys as possible.
 
     A range is all keys with a common prefix, as long as that of the last page; for the first page of all as
     long as the key that it begins at, or shorter if that gives too few.
@@ -87,13 +87,13 @@ class KeyRanges:
         *,
         max_bytes: float = MAX_PAGE_BYTES,
     ) -> DocumentPage:
-        """The first documents with keys behind ``after`` and before ``end``.
+        """Return the first documents with keys after ``after`` and before ``end``.
 
         Args:
-            after: A key, or the prefix of all keys in question.
-            end: The first key that is not in question; None if all behind ``after`` are.
+            after: A key, or the common prefix of the keys.
+            end: The first key beyond the page; None if there is no end.
             limit: The size of the page, at least 1.
-            find: Given a condition on ``_id`` and a limit, a cursor over the first documents, in order.
+            find: Returns a cursor over the first documents, in order, for a condition on ``_id`` and a limit.
             max_bytes: The size of the page in bytes.
         """
         page = DocumentPage(limit, max_bytes)
@@ -118,7 +118,7 @@ class KeyRanges:
             start, inclusive = bound, True
 
     def _remember(self, after: str, end: str | None, page: Sequence[Document]) -> None:
-        # Of the halves, one at most spans a change of a leading character, which says nothing of the density.
+        # At most one half spans a change of a leading character, which says nothing about the density.
         middle = page[len(page) // 2]["_id"]
         length = max(_common_prefix(page[0]["_id"], middle), _common_prefix(middle, page[-1]["_id"]))
         known = self._hints.get(end or "")
@@ -129,7 +129,7 @@ class KeyRanges:
 
 
 def behind_prefix(prefix: str) -> str | None:
-    """The smallest text that is greater than all that begin with ``prefix``; None if there is none."""
+    """Return the smallest text that is greater than all that begin with ``prefix``; None if there is none."""
     for n in reversed(range(len(prefix))):
         point = ord(prefix[n]) + 1
         if point in _SURROGATES:
@@ -140,7 +140,7 @@ def behind_prefix(prefix: str) -> str | None:
 
 
 def _common_prefix(first: str, last: str) -> int:
-    """The length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     for n, (a, b) in enumerate(zip(first, last, strict=False)):
         if a != b:
             return n

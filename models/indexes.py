@@ -1,6 +1,6 @@
 """The indexes and TTLs of the collections. The documents declare them to Beanie, which creates them.
 
-Apart from the documents, so that a start on a database that has them all need not load Beanie.
+They are separate from the documents, so that a start on a database that has all indexes need not load Beanie.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 Indexes = Mapping[str, Sequence[IndexModel]]
 
 EXPIRY_GRACE_SECONDS = 3600
-"""Expired states are ended by the service, with a record; MongoDB's own TTL is the backstop."""
+"""The service ends expired states, with a record; MongoDB's own TTL is the backstop."""
 
-DAMAGED_KEPT_SECONDS = 30 * 24 * 3600
+DAMAGED_RETENTION_SECONDS = 30 * 24 * 3600
 RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
 """Indexes of older versions, by collection; they are dropped at the start."""
 
@@ -47,7 +47,7 @@ INDEXES: Indexes = {
     ),
     "flow_states_damaged": (
         IndexModel([("state", ASCENDING)], name="state"),
-        IndexModel([("foundAt", ASCENDING)], name="age", expireAfterSeconds=DAMAGED_KEPT_SECONDS),
+        IndexModel([("foundAt", ASCENDING)], name="age", expireAfterSeconds=DAMAGED_RETENTION_SECONDS),
     ),
     "flow_corruptions": (),
     "flow_leases": (),

@@ -1,4 +1,4 @@
-"""Leases in MongoDB: taken by compare-and-set of one document."""
+"""Leases in MongoDB, acquired by compare-and-set of one document."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,8 @@ class MongoLeaseStore:
     def __init__(self, database: Database) -> None:
         self._leases: Collection = database.collection("flow_leases")
 
-    async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+    async def acquire(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+        """Acquire or extend a lease for ``seconds``. Returns None while another holder has it."""
         until = now + timedelta(seconds=seconds)
         async with store_errors():
             held = await self._leases.find_one({"_id": name})
@@ -28,7 +29,7 @@ class MongoLeaseStore:
                     return None
                 return Lease(name, holder, 1, until)
             until_then, last = held.get("until"), held.get("fence")
-            # A lease that ends later than any can was taken by a clock that is ahead: it counts for nothing.
+            # A lease that ends too late was acquired by a worker whose clock is ahead; ignore it.
             is_held = isinstance(until_then, datetime) and now < until_then <= now + timedelta(
                 seconds=2 * seconds
             )
@@ -37,17 +38,19 @@ class MongoLeaseStore:
             fence = last if isinstance(last, int) else 0
             fence += held.get("holder") != holder
             as_read = {key: held.get(key) for key in ("_id", "holder", "fence", "until")}
-            taken = {"$set": {"holder": holder, "fence": fence, "until": until}}
-            answer = await self._leases.update_one(as_read, taken)
+            update = {"$set": {"holder": holder, "fence": fence, "until": until}}
+            answer = await self._leases.update_one(as_read, update)
         return Lease(name, holder, fence, until) if answer.matched_count else None
 
     async def renew(self, lease: Lease, now: datetime, seconds: float) -> Lease | None:
+        """Extend a held lease to ``seconds`` from ``now``. Returns None if another holder has it."""
         until = now + timedelta(seconds=seconds)
         async with store_errors():
             answer = await self._leases.update_one(_held_by(lease), {"$set": {"until": until}})
         return Lease(lease.name, lease.holder, lease.fence, until) if answer.matched_count else None
 
-    async def give_up(self, lease: Lease) -> None:
+    async def release(self, lease: Lease) -> None:
+        """Release a lease, so that another holder can acquire it at once."""
         async with store_errors():
             await self._leases.update_one(_held_by(lease), {"$set": {"until": _LONG_AGO}})
 

@@ -1,4 +1,4 @@
-"""Reads pages of documents, of which no more is held in memory than a page and a batch."""
+"""Reads pages of documents, with at most a page and a batch in memory."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from app.contracts.pages import MAX_PAGE_BYTES
 from models.codec import Document
 
 BATCH_DOCUMENTS = 32
-"""Documents that the server sends at a time; the first batch is that of ``$limit`` if that is smaller."""
+"""Documents that the server sends at a time, unless ``$limit`` is smaller."""
 
 
 class DocumentPage(Struct):
-    """Documents of one cursor or several, until there are ``limit`` of them, or ``left_bytes`` are used up.
+    """Documents of one or several cursors, up to ``limit`` of them and up to ``left_bytes``.
 
-    ``full``: there may be more documents than these.
+    ``full``: there may be further documents.
     """
 
     limit: int

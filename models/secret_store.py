@@ -16,6 +16,7 @@ class MongoSecretStore:
         self._secrets: Collection = database.collection("flow_secrets")
 
     async def secret(self, name: str) -> bytes:
+        """Return a secret of 32 bytes, created at the first request."""
         fresh = {"value": b64encode(token_bytes(SECRET_BYTES)).decode(), "createdAt": datetime.now(UTC)}
         async with store_errors():
             await self._secrets.update_one({"_id": name}, {"$setOnInsert": fresh}, upsert=True)

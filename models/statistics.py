@@ -1,4 +1,4 @@
-"""Figures over states and history, by aggregation in MongoDB."""
+"""Statistics over states and history, by aggregation in MongoDB."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,7 +8,7 @@ from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCou
 from models.database import Collection, Database, store_errors
 from models.indexed import not_expired, pipeline
 
-POPULAR_STEPS = 20
+MAX_POPULAR_STEPS = 20
 RECENT = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 
@@ -22,6 +22,7 @@ class MongoStatistics:
         self._corruptions: Collection = database.collection("flow_corruptions")
 
     async def statistics(self, now: datetime) -> FlowStatistics:
+        """Return the statistics at ``now``."""
         async with store_errors():
             states = await self._of_states(now)
             attempts = await self._of_attempts()
@@ -44,7 +45,7 @@ class MongoStatistics:
 
     async def _of_states(self, now: datetime) -> dict[str, Any]:
         completed = {"$eq": ["$status", "completed"]}
-        # Of all servers, not all subtract dates.
+        # Not all servers can subtract dates.
         duration = {"$subtract": [{"$toLong": "$updatedAt"}, {"$toLong": "$createdAt"}]}
         found = await self._states.aggregate(
             [
@@ -74,7 +75,7 @@ class MongoStatistics:
         return {**whole, "duration": whole["duration"] / (whole["completed"] or 1)}
 
     async def _of_attempts(self) -> dict[str, Any]:
-        """Commands of callers: what the service ends by itself is no attempt."""
+        """Count the commands of callers; expirations, which the service makes itself, are no attempts."""
         found = await self._history.aggregate(
             [
                 {"$match": {"kind": {"$ne": "expired"}}},
@@ -96,9 +97,9 @@ class MongoStatistics:
                 {"$match": entered},
                 {"$group": {"_id": {"flow": "$flowId", "step": "$toStep"}, "count": {"$sum": 1}}},
                 {"$sort": {"count": -1, "_id.flow": 1, "_id.step": 1}},
-                {"$limit": POPULAR_STEPS},
+                {"$limit": MAX_POPULAR_STEPS},
             ]
-        ).to_list(POPULAR_STEPS)
+        ).to_list(MAX_POPULAR_STEPS)
         return [
             StepCount(flow=row["_id"]["flow"], step=row["_id"]["step"], count=row["count"]) for row in found
         ]

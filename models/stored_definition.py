@@ -14,8 +14,10 @@ class CamelModel(BaseModel):
 
 
 class StoredDefinition(CamelModel):
-    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. Never changed. Apart
-    from its document: only a process that has prepared the database may make one, and it needs Beanie."""
+    """One published version of a flow, as JSON text; ``_id`` is ``<flow>:<version>``. It never changes.
+
+    It is separate from its document, which needs Beanie and a process that has prepared the database.
+    """
 
     id: str = Field(alias="_id")
     flow_id: str

@@ -1,4 +1,4 @@
-"""Failures of the database to write, as on a full disk, while it goes on answering reads or pings."""
+"""Write failures of a database that still answers reads or pings, such as a full disk."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ _OUT_OF_DISK_SPACE = 14031
 _INTERNAL_ERRORS = {1, 8}
 _SIGNS_OF_FULL_DISK = ("no space left", "disk quota exceeded", "file too large", "os error 28")
 _SIGNS_OF_STORAGE = ("wiredtiger", "wt_panic", "wterror", "internal server error", *_SIGNS_OF_FULL_DISK)
-"""In messages of an embedded server whose disk is full or broken; of the Python one the last but the signs of
-a full disk, whatever its storage met."""
+"""Parts of the messages of an embedded server whose disk is full or broken. The Python server reports every
+failure of its storage as ``internal server error``."""
 
 
 def storage_failure(code: object, message: object) -> str | None:
-    """Why the database cannot write, if a code and a message of it say that."""
+    """Return why the database cannot write, if an error code and message mean that."""
     text = message.lower() if isinstance(message, str) else ""
     if code == _OUT_OF_DISK_SPACE or any(sign in text for sign in _SIGNS_OF_FULL_DISK):
         return DISK_FULL
@@ -28,7 +28,7 @@ def storage_failure(code: object, message: object) -> str | None:
 
 
 def failures_in(details: Mapping[str, Any] | None) -> list[str]:
-    """The storage failures in the answer to a command, also to one with many writes."""
+    """Return the storage failures in the answer to a command, also to one with many writes."""
     if details is None:
         return []
     concern = details.get("writeConcernError")
@@ -39,7 +39,7 @@ def failures_in(details: Mapping[str, Any] | None) -> list[str]:
 
 
 class LastFailure:
-    """The last failed write of this process that no later one has disproved."""
+    """The last failed write of this process, until a later write succeeds."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -63,7 +63,7 @@ class WriteProbe:
         self._writes = 0
 
     def failure(self) -> str | None:
-        """Write once; why that failed."""
+        """Write once. Returns the reason if that fails."""
         self._writes += 1
         try:
             self._client["server_flow_probe"]["writes"].update_one(
@@ -76,5 +76,5 @@ class WriteProbe:
         return None
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._client.close()

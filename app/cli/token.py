@@ -10,7 +10,7 @@ from app.auth.claims import ClaimNames
 from app.auth.policy import SCOPES
 from app.auth.tokens import issue_token
 from app.cli.command import main, say
-from app.contracts.identifiers import RULE, is_id
+from app.contracts.identifiers import ID_RULE, is_id
 from app.flow.lint.spelling import is_role, nearest
 from app.kit.durations import MAX_DURATION, parse_duration
 from app.process.data_directory import read_jwt_secret
@@ -38,7 +38,7 @@ def token(
     """Print a signed token for the configured secret."""
     valid_for = _read_ttl(ttl)
     if not is_id(user):
-        raise click.BadParameter(RULE, param_hint="--user")
+        raise click.BadParameter(ID_RULE, param_hint="--user")
     _check_words(roles, scopes)
     settings = load_settings(data_dir=data_dir)
     say(signed_token(settings, user, valid_for, roles, scopes))

@@ -9,9 +9,9 @@ from msgspec import Struct
 from app.contracts.flow import Flow
 
 ExpectedVersion = int | Collection[int] | None
-"""The version, or the versions, that must be the newest for a change to be made; None: any, or none."""
+"""The newest version, or versions, that a change requires. ``None`` requires nothing."""
 ANY_VERSION = range(1, 2**53)
-"""Expected of a flow that must exist."""
+"""Expected by changes that only require the flow to exist."""
 
 
 def is_expected(version: int, expected: ExpectedVersion) -> bool:
@@ -20,9 +20,11 @@ def is_expected(version: int, expected: ExpectedVersion) -> bool:
 
 
 class FlowDefinition(Struct, frozen=True, gc=False):
-    """``version`` counts from 1 within the flow. ``source`` says where the version came from:
-    ``api``, ``python`` or ``file:<name>``. A ``retired`` version marks the end of a flow:
-    nothing starts on it."""
+    """A published version of a flow.
+
+    ``version`` counts from 1 within the flow. ``source`` is the origin of the version: ``api``, ``python`` or
+    ``file:<name>``. A ``retired`` version marks the end of a flow: no state starts on it.
+    """
 
     flow: Flow
     version: int
@@ -44,8 +46,11 @@ class VersionInfo(Struct, frozen=True):
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
-    """One fault of a definition. ``pointer`` is a JSON pointer (RFC 6901) into it, ``advice`` what to do
-    about it. A definition with an ``error`` is not published."""
+    """A problem of a definition.
+
+    ``pointer`` is a JSON pointer (RFC 6901) into the definition, ``advice`` says how to resolve the problem.
+    A definition with an ``error`` is not published.
+    """
 
     pointer: str
     message: str

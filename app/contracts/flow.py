@@ -7,18 +7,23 @@ from msgspec import Struct
 
 
 class Written(Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
-    """Values that authors write. What comes from JSON has no cycles: Python's collector need not look at each
-    part of thousands of flows, a quarter of a second each time."""
+    """Base of the values that authors write.
+
+    ``gc=False`` because values from JSON have no cycles, and scanning thousands of flows costs Python's
+    garbage collector a quarter of a second each time.
+    """
 
 
 class FlowTransition(Written, frozen=True):
-    """A way out of a step. ``explicit``: only a person may choose it, ``next`` skips it.
-    ``reversible``: the state remembers the step it left as ``previous``; whoever may run it may undo it.
+    """A transition out of a step.
+
+    ``explicit``: only a person may choose it; ``next`` skips it. ``reversible``: the state stores the step
+    that it left as ``previous``, and callers who may run the transition may undo it.
 
     ``guard`` is a condition in CEL (the Common Expression Language) over ``state``, ``payload``, ``user``
-    and ``now`` (app.flow.conditions.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload
-    that comes with the transition. ``roles``: a caller needs one of them; none listed: only a timeout may
-    run it.
+    and ``now`` (app.flow.conditions.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload of
+    the transition. ``roles``: a caller needs one of them; if the list is empty, only a timeout may run the
+    transition.
     """
 
     transition: str
@@ -34,10 +39,13 @@ class FlowTransition(Written, frozen=True):
 
 
 class FlowTimeout(Written, frozen=True):
-    """The timeout of a step. For a state that stays in it: ``after`` this time (ISO 8601, such as ``PT15M``)
-    the ``transition`` of the step runs by itself, by the actor ``timer``. ``resume`` says what a pause does
-    to it: the moment stays (``absolute``, at the latest when the state is resumed), the time that was
-    left is waited then (``remaining``), or the whole time again (``restart``)."""
+    """The timeout of a step.
+
+    If a state stays in the step for ``after`` (ISO 8601, such as ``PT15M``), the ``transition`` of the step
+    runs automatically, with the actor ``timer``. ``resume`` defines the effect of a pause: the time of the
+    timeout does not change, and it runs at the latest when the state is resumed (``absolute``); after the
+    resumption the remaining time must pass (``remaining``), or the whole time again (``restart``).
+    """
 
     after: timedelta
     transition: str
@@ -45,13 +53,13 @@ class FlowTimeout(Written, frozen=True):
 
 
 class FlowStep(Written, frozen=True):
-    """One place in a flow.
+    """A step of a flow.
 
     ``index`` identifies the step in state tokens: unique in the flow and never renumbered.
-    ``service``, ``module`` and ``path`` may be ``$name``, looked up in the flow's config; the service
-    ``-`` stands for whatever service the state targets.
-    ``payload_map`` gives the position in a token of each payload key that survives there.
-    ``transitions`` keeps its order; a step without any ends the flow.
+    ``service``, ``module`` and ``path`` may be ``$name``, a reference into the flow's config; the service
+    ``-`` stands for the service that the state targets.
+    ``payload_map`` maps the payload keys that tokens carry to their positions in a token.
+    The order of ``transitions`` matters; a step without transitions ends the flow.
     """
 
     index: int
@@ -69,7 +77,7 @@ class FlowStep(Written, frozen=True):
 
 
 class FlowConfig(Written, frozen=True):
-    """The values of ``$name`` references of the steps, and names for clients."""
+    """Values of the ``$name`` references of steps, and names for clients."""
 
     query_param: str | None = None
     services: dict[str, str] | None = None
@@ -79,11 +87,14 @@ class FlowConfig(Written, frozen=True):
 
 
 class Flow(Written, frozen=True):
-    """A flow definition. ``flow`` is its slug; ``steps`` are keyed by their names. ``ttl`` is how long
-    a state lives after its last change (ISO 8601, such as ``P30D``), not counting the time it is paused.
-    ``roles``: who has none of them does not see the flow. ``resettable`` and ``clearable``: who may reset and
-    clear a state. True or absent: whoever may act on it; False: administrators only; a list: those who have
-    one of the roles. ``title``, ``description`` and ``meta``, here and inside, are for people and clients."""
+    """A flow definition.
+
+    ``flow`` is its slug; ``steps`` are keyed by their names. ``ttl`` is the lifetime of a state after its
+    last change (ISO 8601, such as ``P30D``), not counting the time it is paused. ``roles``: the flow is
+    hidden from callers without one of them. ``resettable`` and ``clearable`` define who may reset and clear a
+    state. True or absent: callers who may act on it; False: administrators only; a list: callers with one of
+    the roles. ``title``, ``description`` and ``meta``, here and in the parts, are for people and clients.
+    """
 
     flow: str
     initial_step: str
@@ -100,7 +111,7 @@ class Flow(Written, frozen=True):
 
 
 class FlowPatch(Written, frozen=True):
-    """The top-level members of a flow that an update replaces; absent ones stay as they are."""
+    """Top-level members of a flow that an update replaces; absent ones do not change."""
 
     initial_step: str | None = None
     steps: dict[str, FlowStep] | None = None

@@ -1,4 +1,4 @@
-"""Two versions of a flow: how they differ, and the move of running states from one to the other."""
+"""Differences between two versions of a flow, and the migration of running states."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,18 +8,19 @@ from app.contracts.commands import Name
 from app.contracts.wire.errors import ErrorView
 
 Effect = Literal["safe", "compatible", "breaking"]
-"""On running states: they notice nothing; each has a step to go on at, but what it may do there changes;
-some stand at a step that is gone, and need a mapping."""
+"""The effect of a difference on running states. ``safe``: none. ``compatible``: every state has a step in the
+later version, but its options there change. ``breaking``: some states are at a removed step and need a
+mapping."""
 
-SHOWN = 10
-"""How many users are named of those who stand alike."""
-SHOWN_FAILURES = 100
-MOVED_AT_MOST = 10_000
+SAMPLE_SIZE = 10
+"""Users that are named for each group of states."""
+MAX_LISTED_FAILURES = 100
+MAX_MOVED_STATES = 10_000
 """States that one call moves."""
 
 
 class MemberChange(Struct, frozen=True, omit_defaults=True):
-    """A member that differs, with what it was and is; absent: it had or has none."""
+    """A member that differs, with its values; an absent value means that the version has no such member."""
 
     member: str
     before: Any | UnsetType = UNSET
@@ -27,15 +28,17 @@ class MemberChange(Struct, frozen=True, omit_defaults=True):
 
 
 class StepChange(Struct, frozen=True):
-    """A step that both versions have, with what differs in itself. ``transitions`` among the members is the
-    order of those that both have."""
+    """A step of both versions that differs.
+
+    ``transitions`` among the members is the order of the transitions that both versions have.
+    """
 
     step: str
     members: list[MemberChange]
 
 
 class StepsDiff(Struct, frozen=True):
-    """Steps, by their names."""
+    """Differences between the steps, by their names."""
 
     added: list[str]
     removed: list[str]
@@ -51,7 +54,7 @@ class TransitionPlace(Struct, frozen=True):
 
 
 class TransitionChange(Struct, frozen=True):
-    """A transition that both versions have, with what differs."""
+    """A transition of both versions that differs."""
 
     step: str
     transition: str
@@ -59,7 +62,7 @@ class TransitionChange(Struct, frozen=True):
 
 
 class TransitionsDiff(Struct, frozen=True):
-    """Transitions of the steps that both versions have; those of other steps come and go with them."""
+    """Differences between the transitions of steps that both versions have."""
 
     added: list[TransitionPlace]
     removed: list[TransitionPlace]
@@ -67,8 +70,10 @@ class TransitionsDiff(Struct, frozen=True):
 
 
 class Reason(Struct, frozen=True):
-    """The effect of one difference on running states. ``pointer`` is a JSON pointer into the later
-    version, for what is gone into the earlier one."""
+    """The effect of one difference on running states.
+
+    ``pointer`` is a JSON pointer into the later version, or into the earlier one for removed members.
+    """
 
     pointer: str
     effect: Effect
@@ -76,8 +81,11 @@ class Reason(Struct, frozen=True):
 
 
 class FlowDiff(Struct, frozen=True, rename="camel"):
-    """How the version ``to`` differs from ``from``. ``verdict`` is the worst effect of the ``reasons``, of
-    which there is one for each difference, the worst first. ``members`` are those of the flow itself."""
+    """Differences of the version ``to`` from the version ``from``.
+
+    ``reasons`` has one entry for each difference, the worst effect first; ``verdict`` is the worst effect.
+    ``members`` are those of the flow itself.
+    """
 
     flow: str
     from_version: int = field(name="from")
@@ -93,21 +101,26 @@ Version = Annotated[int, Meta(ge=1, lt=2**31)]
 
 
 class MigrateCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Move running states (active and paused ones) of a flow from one version to another. ``mapping`` says
-    which step of the old version goes on at which of the new, null: its states stay where they are; a step
-    that it does not name goes on at the one of the same name. ``dryRun``: only say what would become of
-    them. ``limit``: move at most so many; the same request again goes on with the others."""
+    """Move running states (active and paused ones) of a flow from one version to another.
+
+    ``mapping`` maps steps of the old version to steps of the new one; null leaves the states of a step where
+    they are; steps without an entry continue at the step of the same name. ``dryRun``: report the result
+    without moving anything. ``limit``: the largest number of states to move; the same request again continues
+    with the others.
+    """
 
     from_version: Version = field(name="from")
     to_version: Version = field(name="to")
     mapping: Annotated[dict[Name, Name | None], Meta(max_length=1000)] = {}
     dry_run: bool = False
-    limit: Annotated[int, Meta(ge=1, le=MOVED_AT_MOST)] = MOVED_AT_MOST
+    limit: Annotated[int, Meta(ge=1, le=MAX_MOVED_STATES)] = MAX_MOVED_STATES
 
 
 class Proposal(Struct, frozen=True):
-    """A step of the new version that a step which is gone may go on at, and what speaks for it.
-    ``confidence`` is between 0 and 1."""
+    """A proposed step of the new version for the states of a removed step, with the reason.
+
+    ``confidence`` is between 0 and 1.
+    """
 
     step: str
     to: str
@@ -116,17 +129,19 @@ class Proposal(Struct, frozen=True):
 
 
 class Sample(Struct, frozen=True, rename="camel"):
-    """How many states, and the users of the first ``SHOWN`` of them."""
+    """The number of states, and the users of the first ``SAMPLE_SIZE`` of them."""
 
     count: int = 0
     user_ids: list[str] = []
 
 
 class StepMigration(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The running states at one step of the old version as they were found. They go on at ``to`` (absent:
-    nowhere): ``fit``. Without it they ``needMapping`` when a step of the new version is proposed, else they
-    are ``stuck``, as are those that do not fit their own version. ``left``: the mapping says to leave them.
-    ``advice`` says what to know or do."""
+    """Running states at one step of the old version, as found before the migration.
+
+    ``fit``: they continue at ``to`` (absent: nowhere). Without it they ``needMapping`` if a step of the new
+    version is proposed, and are ``stuck`` otherwise, like states that do not fit their own version. ``left``:
+    the mapping leaves them where they are. ``advice`` says what to know or do.
+    """
 
     step: str
     fit: Sample
@@ -138,17 +153,20 @@ class StepMigration(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class MigrationFailure(Struct, frozen=True, rename="camel"):
-    """A state that could not be moved, and why."""
+    """A state that could not be moved, and the reason."""
 
     user_id: str
     error: ErrorView
 
 
 class MigrationReport(Struct, frozen=True, rename="camel"):
-    """The outcome of a migration, or of its rehearsal (``dryRun``). ``steps`` are the running states of the
-    old version as they were found before. ``remaining`` are those on it afterwards that are not to be left
-    there. ``failures`` are the first ``SHOWN_FAILURES`` of ``failed``. ``proposals`` are for steps that are
-    gone and have no mapping; nothing is moved by them until they are one."""
+    """The result of a migration, or of its rehearsal (``dryRun``).
+
+    ``steps`` are the running states of the old version as found before. ``remaining`` counts the states on it
+    afterwards, without those that the mapping leaves there. ``failures`` lists the first
+    ``MAX_LISTED_FAILURES`` of ``failed``. ``proposals`` are for removed steps without a mapping; they move
+    nothing until they are in the mapping.
+    """
 
     flow: str
     from_version: int = field(name="from")

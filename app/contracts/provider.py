@@ -6,8 +6,10 @@ from msgspec import Meta, Struct
 
 
 class ProviderAuthentication(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """``credentials`` are a token (``bearer``), ``USER:PASSWORD`` (``basic``) or ``HEADER:VALUE``
-    (``apikey``)."""
+    """Authentication at a remote source.
+
+    ``credentials`` are a token (``bearer``), ``USER:PASSWORD`` (``basic``) or ``HEADER:VALUE`` (``apikey``).
+    """
 
     type: Literal["bearer", "basic", "apikey"]
     credentials: str
@@ -17,12 +19,13 @@ class ProviderAuthentication(Struct, frozen=True, forbid_unknown_fields=True, re
 
 
 class FlowProviderConfig(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Where definitions come from.
+    """The source of definitions.
 
     ``connection_string`` is the URL of a MongoDB, with its database (``server_flow`` when it names none);
     ``file_path`` a file or a folder; ``remote_url`` another server, with ``authentication``. Each goes with
-    the ``source`` of its name, and ``hybrid`` takes any of them: the database comes first, then files, then
-    the remote. ``cache_timeout``: how long, in milliseconds, what was read is taken as it was; 0: not at all.
+    the ``source`` of its name, and ``hybrid`` accepts any of them: the database takes precedence, then files,
+    then the remote server. ``cache_timeout`` is the lifetime of cached definitions in milliseconds; 0: no
+    cache.
     """
 
     source: Literal["database", "file", "remote", "hybrid"]

@@ -1,6 +1,6 @@
-"""A record: what is kept for ever of one committed change, or of one refused attempt.
+"""A record: the permanent entry of one committed change, or of one refused attempt.
 
-The same shape waits in the outbox of the state document and then lies in the history.
+The same shape waits in the outbox of the state document and is then stored in the history.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,17 +30,20 @@ Kind = Literal[
 
 
 class HistoryRecord(Struct, frozen=True):
-    """``transition`` is the transition's name, or the kind for any other change; ``from_step`` is
-    empty when there was no state before. ``commit_id`` tells two commits apart that competed for
-    one revision. ``payload`` is what came with this change, ``after`` the
-    whole state it led to (absent for a refused attempt, whose ``to_step`` is its ``from_step``).
-    ``payload_revision`` is there when the change left the payload of the state as it was: the record of that
-    revision, in the same epoch, has it, and ``after`` is stored without it.
-    ``digest`` stands for what a request with an id asked for, so that the same id with another
-    request is noticed. ``duration_ms`` is how long the service took to decide and commit. ``hash`` is over
-    ``previous_hash`` and the record, with a ``commitment`` in place of what can be erased, salted with
-    ``salt``, in the form ``hash_version`` (absent in the first form; see app.flow.history_chain). Records
-    older than the chain have none of these."""
+    """A record of a state's history.
+
+    ``transition`` is the transition's name, or the kind for any other change; ``from_step`` is empty if there
+    was no state before. ``commit_id`` distinguishes two commits that competed for one revision. ``payload``
+    is the payload of the request, ``after`` the whole state after the change (absent for a refused attempt,
+    whose ``to_step`` is its ``from_step``). ``payload_revision`` is present if the change left the payload of
+    the state unchanged: the record of that revision, in the same epoch, has it, and ``after`` is stored
+    without it. ``digest`` is the fingerprint of a request with an id, so that a different request with the
+    same id is detected. ``duration_ms`` is the time to decide and commit.
+
+    ``hash`` covers ``previous_hash`` and the record, with a ``commitment`` in place of the erasable members,
+    salted with ``salt``, in the form ``hash_version`` (absent in the first form; see
+    app.flow.history_chain). Records older than the chain have none of these.
+    """
 
     id: str
     commit_id: str
@@ -74,26 +77,30 @@ class HistoryRecord(Struct, frozen=True):
 
 ERASABLE = ("payload", "request_id", "digest")
 ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
-"""Entered data: members of a record, and of the state that it led to. An erasure removes them and the
+"""Data that users entered: members of a record, and of the state after it. An erasure removes them and the
 record's salt."""
 
 
 def state_after(record: HistoryRecord) -> FlowState:
-    """The state that the record of a commit led to."""
+    """Return the state after the record of a commit.
+
+    Raises:
+        TypeError: The record is of a refused attempt.
+    """
     if record.after is UNSET:
         raise TypeError(f"{record.kind} record {record.id} commits nothing")
     return record.after
 
 
 def as_stored(record: HistoryRecord) -> HistoryRecord:
-    """The record without a payload that another one has."""
+    """Return the record without a payload that another record has."""
     if record.payload_revision is UNSET or record.after is UNSET:
         return record
     return structs.replace(record, after=structs.replace(record.after, payload=UNSET))
 
 
 def named_payload(record: HistoryRecord) -> str | None:
-    """The id of the record that has the payload of ``record.after``; None if it is there, or was erased."""
+    """Return the id of the record with the payload of ``record.after``; None if it is present or erased."""
     if record.payload_revision is UNSET or record.after is UNSET or record.after.payload is not UNSET:
         return None
     if record.hash is not UNSET and record.salt is UNSET:
@@ -102,12 +109,12 @@ def named_payload(record: HistoryRecord) -> str | None:
 
 
 def payload_record_id(state: FlowState, revision: int) -> str:
-    """The id of the record of a commit in the same epoch of a state."""
+    """Return the id of the record of a commit in the same epoch of a state."""
     return commit_record_id(structs.replace(state, revision=revision))
 
 
 def own_payloads(records: Iterable[HistoryRecord]) -> dict[str, Payload]:
-    """The payloads of states that records have themselves, by the ids of the records."""
+    """Return the state payloads that records contain themselves, by the ids of the records."""
     return {
         record.id: record.after.payload
         for record in records
@@ -118,34 +125,34 @@ def own_payloads(records: Iterable[HistoryRecord]) -> dict[str, Payload]:
 
 
 def with_payloads(records: Iterable[HistoryRecord], payloads: Mapping[str, Payload]) -> list[HistoryRecord]:
-    """The records with the payloads that they name, as far as they are among ``payloads``."""
-    found = []
+    """Return the records with the payloads that they name, as far as they are among ``payloads``."""
+    completed = []
     for record in records:
         payload = payloads.get(named_payload(record) or "")
         if payload is None:
-            found.append(record)
+            completed.append(record)
         else:
             after = structs.replace(state_after(record), payload=payload)
-            found.append(structs.replace(record, after=after))
-    return found
+            completed.append(structs.replace(record, after=after))
+    return completed
 
 
 class PayloadPlace(Struct, frozen=True):
-    """The record that has the payload of a state: its ``revision``, and its time."""
+    """The record with the payload of a state: its ``revision`` and its time."""
 
     revision: int
     since: datetime
 
 
 def payload_place(record: HistoryRecord, before: PayloadPlace | None) -> PayloadPlace | None:
-    """Where the payload of the state that ``record`` led to is; ``before``: that of the state before it."""
+    """Return the place of the payload of ``record.after``; ``before`` is the place before the change."""
     if record.after is UNSET or record.after.payload is UNSET:
         return None
     return before if record.payload_revision is not UNSET else PayloadPlace(record.revision, record.timestamp)
 
 
 class UnreadableRecord(Struct, frozen=True):
-    """A record in the history that cannot be read any more, at the place that its id says."""
+    """An unreadable record in the history, at the position in its id."""
 
     id: str
     reason: str
@@ -154,8 +161,10 @@ class UnreadableRecord(Struct, frozen=True):
 
 
 class RememberedRequest(Struct, frozen=True):
-    """A request that changed a state, kept in the state's document: a repeat is answered by the
-    record of ``epoch`` and ``revision`` and changes nothing."""
+    """A request that changed a state, stored in the state's document.
+
+    A repeated request is answered with the record of ``epoch`` and ``revision`` and changes nothing.
+    """
 
     request: str
     digest: str
@@ -165,12 +174,12 @@ class RememberedRequest(Struct, frozen=True):
 
 
 def request_key(actor: str, request_id: str) -> str:
-    """A request's identity within a state: ids of different callers do not meet."""
+    """Return the key of a request within a state; ids of different callers do not collide."""
     return blake2b(f"{actor}\0{request_id}".encode(), digest_size=12).hexdigest()
 
 
 def remembered_request(record: HistoryRecord) -> RememberedRequest | None:
-    """The part of the request that a state's document stores, of ``record``; None when it has no id."""
+    """Return the request of ``record`` for the state's document; None if it has no id."""
     if record.request_id is UNSET or record.digest is UNSET:
         return None
     key = request_key(record.actor, record.request_id)
@@ -178,12 +187,12 @@ def remembered_request(record: HistoryRecord) -> RememberedRequest | None:
 
 
 def commit_record_id(state: FlowState) -> str:
-    """The id of the one record of the commit that made ``state``; writing it twice is harmless."""
+    """Return the id of the record of the commit that made ``state``; writing it twice is harmless."""
     return f"{state.key}:{state.epoch}:{state.revision}"
 
 
 class HistoryPosition(Struct, frozen=True, order=True):
-    """Where a record stands among those of its state: by epoch, revision, id."""
+    """The position of a record among those of its state, ordered by epoch, revision, id."""
 
     epoch: str
     revision: int
@@ -191,12 +200,12 @@ class HistoryPosition(Struct, frozen=True, order=True):
 
 
 def position_of(record: HistoryRecord | UnreadableRecord) -> HistoryPosition:
-    """A record's place in the history of its state."""
+    """Return the position of a record in the history of its state."""
     return HistoryPosition(record.epoch, record.revision, record.id)
 
 
 def position_from_id(key: str, record_id: str) -> HistoryPosition | None:
-    """The place that a record's id says, None when it is no record's of the state ``key``."""
+    """Return the position in a record's id; None if it is not an id of a record of the state ``key``."""
     rest = record_id.removeprefix(f"{key}:")
     epoch, _, numbers = rest.partition(":")
     revision = numbers.partition(":")[0]
@@ -206,8 +215,10 @@ def position_from_id(key: str, record_id: str) -> HistoryPosition | None:
 
 
 class HistoryFilter(Struct, frozen=True):
-    """Which records are wanted; None: any. ``since`` is the first moment, ``until`` the first one
-    that is too late."""
+    """A filter of records; None matches any value.
+
+    ``since`` is inclusive, ``until`` exclusive.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
@@ -215,8 +226,8 @@ class HistoryFilter(Struct, frozen=True):
     actor: str | None = None
     success: bool | None = None
 
-    def takes(self, record: HistoryRecord) -> bool:
-        """True if a record passes the filter."""
+    def matches(self, record: HistoryRecord) -> bool:
+        """Return whether a record passes the filter."""
         return (
             (self.since is None or record.timestamp >= self.since)
             and (self.until is None or record.timestamp < self.until)

@@ -27,9 +27,12 @@ class Published(NamedTuple):
 
 
 class Recovered(Struct, frozen=True):
-    """The result of a recovery. ``kept``: the state is sound and was left as it is; ``rebuilt``: from the
-    record with the id ``record``; ``restarted``: at the initial step, as the history has no valid
-    record. ``reason`` is what was wrong. ``state`` is None for one that had ended."""
+    """The result of a recovery.
+
+    ``kept``: the state is sound and was not changed; ``rebuilt``: from the record with the id ``record``;
+    ``restarted``: at the initial step, because the history has no valid record. ``reason`` describes the
+    damage. ``state`` is None for a state that had ended.
+    """
 
     action: Literal["kept", "rebuilt", "restarted"]
     state: FlowState | None
@@ -38,9 +41,12 @@ class Recovered(Struct, frozen=True):
 
 
 class CaughtUp(Struct, frozen=True):
-    """An answer to catching up. ``complete``: ``events`` are all changes after its position, oldest
-    first, up to the present. Otherwise that could not be proven, and ``state`` (None: there is none) is
-    where it starts anew."""
+    """The result of catching up.
+
+    ``complete``: ``events`` are all changes after the subscriber's position, oldest first, up to the present.
+    Otherwise completeness could not be proven, and the subscriber starts again with ``state`` (None: there is
+    no state).
+    """
 
     state: FlowState | None
     events: tuple[StateChanged, ...] = ()
@@ -48,17 +54,19 @@ class CaughtUp(Struct, frozen=True):
 
 
 class BrokenLink(Struct, frozen=True, rename="camel"):
-    """The first record of a chain that does not fit. ``reason`` says how."""
+    """The first invalid record of a chain, with the reason."""
 
     id: str
     reason: str
 
 
 class Verification(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The result of verifying a state's records; ``broken`` is the first link that is not. Of the
-    ``records``, ``unsealed`` are older than the chain, and ``erased`` lost their payload to an erasure.
-    ``head`` is the hash of the last one: who keeps it elsewhere can tell later that nothing before it
-    was changed."""
+    """The result of verifying a state's records; ``broken`` is the first invalid link.
+
+    Of the ``records``, ``unsealed`` are older than the chain, and ``erased`` lost their payload by erasure.
+    ``head`` is the hash of the last record: stored elsewhere, it proves later that no record before it was
+    changed.
+    """
 
     whole: bool
     records: int
@@ -69,8 +77,10 @@ class Verification(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class BatchOutcome(Struct, frozen=True):
-    """The result of one operation: the state (None: there is none any more), or an error. With
-    ``payload_omitted`` the state has a payload that did not fit the answer."""
+    """The result of one operation: the state (None: it has ended), or an error.
+
+    With ``payload_omitted`` the state has a payload that did not fit into the answer.
+    """
 
     user_id: str
     flow_id: str
@@ -80,14 +90,14 @@ class BatchOutcome(Struct, frozen=True):
 
 
 class BatchPage(NamedTuple):
-    """The outcomes of an operation on found states, and the key to go on after (None: all are done)."""
+    """The outcomes of an operation on found states, and the key to continue after (None: all are done)."""
 
     outcomes: list[BatchOutcome]
     next: str | None
 
 
 class PersonalData(Struct, frozen=True):
-    """Everything kept of a user: states that are there now, and the records of all there ever were."""
+    """All stored data of a user: the present states, and the records of all states, also ended ones."""
 
     user_id: str
     exported_at: datetime
@@ -96,8 +106,11 @@ class PersonalData(Struct, frozen=True):
 
 
 class Erasure(Struct, frozen=True):
-    """The receipt of an erasure: the record that stands for it in each chain, and how many records
-    lost their payload."""
+    """The receipt of an erasure.
+
+    ``receipts`` are the records of the erasure, one in each chain; ``erased`` counts the records that lost
+    their payload.
+    """
 
     user_id: str
     receipts: list[HistoryRecord]
@@ -105,8 +118,11 @@ class Erasure(Struct, frozen=True):
 
 
 class Retired(Struct, frozen=True, rename="camel"):
-    """States of a flow after its forced retirement: how many it ended, how many it could not (the
-    log says which), and whether there are more: then it is to be asked for again."""
+    """The result of ending the states of a retired flow.
+
+    ``ended`` counts the states that it ended, ``failed`` those that it could not end (they are logged).
+    ``more``: there are further states, and the request must be repeated.
+    """
 
     ended: int = 0
     failed: int = 0

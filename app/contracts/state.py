@@ -10,14 +10,20 @@ from app.contracts.errors import FlowNotFoundError
 Payload = dict[str, Any]
 
 Status = Literal["active", "paused", "completed", "cleared", "expired"]
-"""``cleared`` and ``expired`` are seen in the last event of a state only: readers find no state."""
+"""``cleared`` and ``expired`` appear only in the last event of a state: readers find no state."""
 
 ENDED: frozenset[Status] = frozenset({"cleared", "expired"})
 
 
 def state_key(flow_id: str, user_id: str) -> str:
-    """The identity of a state. A flow's slug has no colon, so that the first one separates; what
-    has a colon is no flow (and must never read as another user's state): FlowNotFoundError."""
+    """Return the identity of a state, ``<flow>:<user>``.
+
+    A slug has no colon, so the first colon separates. A flow id with a colon could read as another user's
+    state.
+
+    Raises:
+        FlowNotFoundError: ``flow_id`` has a colon.
+    """
     if ":" in flow_id:
         raise FlowNotFoundError(flow_id)
     return f"{flow_id}:{user_id}"
@@ -33,8 +39,10 @@ class AvailableTransition(Struct, frozen=True):
 
 
 class StatePosition(Struct, frozen=True):
-    """The place of a stored state: ``key`` is ``<flow>:<user>``. A damaged document has an epoch and
-    a revision of any type."""
+    """The position of a stored state; ``key`` is ``<flow>:<user>``.
+
+    A damaged document has an epoch and a revision of any type.
+    """
 
     key: str
     epoch: Any
@@ -45,15 +53,15 @@ class FlowState(Struct, frozen=True):
     """A state as committed.
 
     ``previous`` is set only after a reversible transition; to undo it, a caller needs one of ``undo_roles``
-    (absent: no role; empty: only an administrator may). ``service`` is where the user is to end
-    up, not the service of the step. ``entity_id``: absent and ``None`` differ. ``version`` pins the
-    definition. ``epoch`` names one life of the state, ``revision`` counts its committed changes
-    since it started (0 when fresh). Times are UTC with milliseconds. ``transitions`` are those that
+    (absent: no role; empty: only administrators may). ``service`` is the service that the user is heading
+    for, not the service of the step. ``entity_id``: absent and ``None`` differ. ``version`` pins the
+    definition. ``epoch`` identifies the state from a start to its end, ``revision`` counts the committed
+    changes since the start (0 at first). Times are UTC with milliseconds. ``transitions`` are those that
     the caller may run now (none while paused, for ``pause_reason``); they follow from the definition
-    and are not stored. ``timeout_at`` is when the step's timeout is due; while paused it is absent, or
-    stays with an ``absolute`` one, and ``timeout_left_ms`` is what is to be waited from the resumption.
-    ``expires_at`` is when the state ends if nothing changes it; while paused it is absent, and
-    ``expiry_left_ms`` is how long the state lives from the resumption.
+    and are not stored. ``timeout_at`` is the time of the step's timeout; while paused it is absent, unless
+    the timeout is ``absolute``, and ``timeout_left_ms`` is the time left after the resumption.
+    ``expires_at`` is the end of the state if nothing changes it; while paused it is absent, and
+    ``expiry_left_ms`` is the lifetime left after the resumption.
     """
 
     flow: str
@@ -81,7 +89,7 @@ class FlowState(Struct, frozen=True):
 
     @property
     def next_transition(self) -> AvailableTransition | None:
-        """The transition that goes on without a choice: the first that is not ``explicit``."""
+        """The transition that ``next`` runs: the first that is not ``explicit``."""
         return next((t for t in self.transitions if not t.explicit), None)
 
     @property
@@ -91,13 +99,14 @@ class FlowState(Struct, frozen=True):
 
     @property
     def position(self) -> "StatePosition":
-        """Where it stands: what a change of it is conditional on."""
+        """The position that a change of the state is conditional on."""
         return StatePosition(self.key, self.epoch, self.revision)
 
     def is_gone_at(self, now: datetime) -> bool:
-        """True if readers at ``now`` find no state here: it was cleared, or it has expired.
+        """Return whether readers at ``now`` find no state here, because it was cleared or has expired.
 
-        A paused state does not expire, not even one that a version before 0.5 paused, with its clock running.
+        A paused state does not expire, not even one that a version before 0.5 paused without stopping its
+        clock.
         """
         if self.status == "paused":
             return False

@@ -1,10 +1,10 @@
-"""Figures about flows, as the reference names them."""
+"""Statistics about flows, with the names of the reference."""
 
 from msgspec import Struct
 
 
 class StepCount(Struct, frozen=True, rename="camel"):
-    """How often a step was entered, over all flows and users."""
+    """The number of times a step was entered, by all users."""
 
     flow: str
     step: str
@@ -12,8 +12,10 @@ class StepCount(Struct, frozen=True, rename="camel"):
 
 
 class PerformanceMetrics(Struct, frozen=True, rename="camel"):
-    """Times in milliseconds, over the recorded changes and refusals of the last hour;
-    ``throughput_per_second`` over the last minute."""
+    """Response times in milliseconds, over the recorded changes and refusals of the last hour.
+
+    ``throughput_per_second`` is over the last minute.
+    """
 
     average_response_time: float
     p95_response_time: float
@@ -21,11 +23,14 @@ class PerformanceMetrics(Struct, frozen=True, rename="camel"):
 
 
 class FlowStatistics(Struct, frozen=True, rename="camel"):
-    """``total_flows`` counts the states of all users, ``active_users`` the users with one that is
-    not completed, ``completion_rate`` is the share of completed states in percent (0 to 100),
-    ``average_flow_duration`` the milliseconds from start to completion, ``error_rate`` the share
-    of refused attempts among all (0 to 1). ``corrupted_states`` counts the states that the background
-    check found not to agree with their history or definition, until they are recovered."""
+    """Statistics over all flows.
+
+    ``total_flows`` counts the states of all users, ``active_users`` the users with a state that is not
+    completed. ``completion_rate`` is the percentage of completed states (0 to 100), ``average_flow_duration``
+    the milliseconds from start to completion, ``error_rate`` the fraction of refused attempts (0 to 1).
+    ``corrupted_states`` counts the states that the background check found inconsistent with their history or
+    definition, until they are recovered.
+    """
 
     total_flows: int
     active_users: int

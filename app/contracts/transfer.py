@@ -9,11 +9,11 @@ from app.contracts.errors import DataTransferError
 __all__ = ["DataTransferError", "Progress", "TransferReport"]
 
 Progress = Callable[[str, int], None]
-"""Called now and then with a collection and the number of its documents so far."""
+"""Callback with a collection and the number of its documents so far, called from time to time."""
 
 
 class TransferReport(Struct, frozen=True):
-    """The content of a file.
+    """The content of an export file.
 
     Args:
         documents: Their number by collection.

@@ -9,11 +9,13 @@ from models.stored_definition import CamelModel
 
 
 class CorruptionDocument(Document, CamelModel):
-    """A state that does not agree with its history or its definition; ``_id`` is ``<flow>:<user>``."""
+    """A state that is inconsistent with its history or its definition; ``_id`` is ``<flow>:<user>``."""
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
     reason: str
     found_at: datetime
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_corruptions"

@@ -19,5 +19,7 @@ class DamagedStateDocument(Document, CamelModel):
     document: dict[str, Any]
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_states_damaged"
         indexes: ClassVar = [*INDEXES["flow_states_damaged"]]

@@ -12,7 +12,7 @@ from models.stored_definition import CamelModel
 
 
 def stored_model(name: str, shape: type[Struct]) -> type[CamelModel]:
-    """Make a model with a field for each stored member of a struct, in the type that MongoDB has of it.
+    """Make a model with a field for each stored member of a struct, with its type in MongoDB.
 
     Args:
         name: The name of the model.

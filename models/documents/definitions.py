@@ -15,5 +15,7 @@ class FlowDefinitionDocument(Document, StoredDefinition):
     id: str = Field(alias="_id")  # type: ignore[assignment]
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_definitions"
         indexes: ClassVar = [*INDEXES["flow_definitions"]]

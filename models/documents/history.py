@@ -25,5 +25,7 @@ class FlowHistoryDocument(Document, _StoredRecord):  # type: ignore[misc, valid-
     expires_at: datetime | None = None
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_history"
         indexes: ClassVar = [*INDEXES["flow_history"]]

@@ -20,4 +20,6 @@ class LeaseDocument(Document, CamelModel):
     until: datetime
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_leases"

@@ -19,4 +19,6 @@ class SecretDocument(Document, CamelModel):
     created_at: datetime
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_secrets"

@@ -17,7 +17,7 @@ class FlowStateDocument(Document, _StoredState):  # type: ignore[misc, valid-typ
     """One user's state in one flow, with the stored members of FlowState; ``_id`` is ``<flow>:<user>``.
 
     The commit point: its fields and the record in its ``outbox`` change together or not at all. ``head`` is
-    the hash of the last record; ``payload_revision`` and ``payload_since`` say which record has the payload;
+    the hash of the last record; ``payload_revision`` and ``payload_since`` name the record with the payload;
     ``recent`` has the last requests.
 
     A state that ended stays, absent for readers, because its history continues from there. It is removed
@@ -32,5 +32,7 @@ class FlowStateDocument(Document, _StoredState):  # type: ignore[misc, valid-typ
     recent: list[dict[str, Any]] = Field(default_factory=list)
 
     class Settings:
+        """The collection and its indexes."""
+
         name = "flow_states"
         indexes: ClassVar = [*INDEXES["flow_states"]]

@@ -1,4 +1,4 @@
-"""Commits: conditional updates of one document each, those of requests in flight in one command."""
+"""Commits: conditional updates of one document each; concurrent ones share a command."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +27,7 @@ from models.database import ANSWER_SECONDS, Collection, is_outage
 
 MAX_COMMIT_ATTEMPTS = 3
 MAX_WRITES_IN_COMMAND = 100
-"""So few that a lone request behind a full command does not wait long."""
+"""Small enough that a single request behind a full command does not wait long."""
 MAX_COMMANDS_IN_FLIGHT = 2
 OPTIONAL_FIELDS = (*OPTIONAL_STATE_FIELDS, *PAYLOAD_PLACE_FIELDS)
 _DUPLICATE_KEY = 11000
@@ -53,19 +53,19 @@ class ConditionalWrite(Struct, frozen=True):
 
 
 class CommitBatcher:
-    """Makes commits, and takes their delivered records out of the outboxes."""
+    """Writes commits, and removes their delivered records from the outboxes."""
 
     def __init__(self, states: Collection, history: Collection) -> None:
         self._states = states
         self._history = history
-        # Apart, as an update takes a server many times as long as an insert.
+        # Separate, because an update takes a server many times as long as an insert.
         self._update_size = AdaptiveBatchSize(MAX_WRITES_IN_COMMAND, ANSWER_SECONDS)
         self._starts = self._make_batcher(AdaptiveBatchSize(MAX_WRITES_IN_COMMAND, ANSWER_SECONDS))
         self._moves = self._make_batcher(self._update_size)
 
     @property
     def busy(self) -> bool:
-        """True while commits are waiting or under way."""
+        """True while commits are waiting or in flight."""
         return self._starts.busy or self._moves.busy
 
     async def submit(self, commit: ConditionalWrite) -> bool:
@@ -73,25 +73,25 @@ class CommitBatcher:
         return await (self._starts if commit.before is None else self._moves).submit(commit)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
-        """Take records out of the outboxes."""
+        """Remove delivered records from the outboxes."""
         delivered: dict[str, list[str]] = {}
         for record in records:
             delivered.setdefault(state_after(record).key, []).append(record.id)
         keys = list(delivered)
         while keys:  # not all at once: commits wait behind them
-            together, keys = keys[: self._update_size.size], keys[self._update_size.size :]
-            ids = [record_id for key in together for record_id in delivered[key]]
+            batch, keys = keys[: self._update_size.size], keys[self._update_size.size :]
+            ids = [record_id for key in batch for record_id in delivered[key]]
             sent_at = monotonic()
             try:
-                # One update of many documents, as it costs a fraction of as many updates: ids are unique, so
-                # that a document loses its own records alone.
+                # One update of many documents costs a fraction of as many updates. Ids are unique, so every
+                # document loses only its own records.
                 await self._states.update_many(
-                    {"_id": {"$in": together}}, {"$pull": {"outbox": {"_id": {"$in": ids}}}}
+                    {"_id": {"$in": batch}}, {"$pull": {"outbox": {"_id": {"$in": ids}}}}
                 )
             except PyMongoError:
                 self._update_size.record_failure()
                 raise
-            self._update_size.record(len(together), monotonic() - sent_at)
+            self._update_size.record(len(batch), monotonic() - sent_at)
 
     def _make_batcher(self, batch_size: AdaptiveBatchSize) -> Batcher[ConditionalWrite, bool]:
         return Batcher(
@@ -106,25 +106,26 @@ class CommitBatcher:
         left = dict(enumerate(commits))
         sent_before = False
 
-        def take(found: Sequence[bool | Exception | None]) -> None:
-            nonlocal left
-            outcomes.update({n: out for n, out in zip(left, found, strict=True) if out is not None})
-            left = {n: commit for n, commit in left.items() if n not in outcomes}
+        def record_outcomes(found: Sequence[bool | Exception | None]) -> None:
+            for n, outcome in zip([*left], found, strict=True):
+                if outcome is not None:
+                    outcomes[n] = outcome
+                    del left[n]
 
         for _ in range(MAX_COMMIT_ATTEMPTS):
             try:
-                take(await self._write(list(left.values()), sent_before=sent_before))
+                record_outcomes(await self._write(list(left.values()), sent_before=sent_before))
                 if left:
-                    take(await self._were_made(list(left.values())))
+                    record_outcomes(await self._were_made(list(left.values())))
             except PyMongoError as error:
                 if not is_outage(error):
-                    take([error] * len(left))
+                    record_outcomes([error] * len(left))
                 sent_before = True
-                # The connection broke, so that the write may have been made, or may be made still. Look
-                # for it. Where a state is as before, the same conditional write can be sent again: of
-                # the two, only one can match. When the second does not, the first may have come late.
+                # The connection broke, so the write may have been made or may still be made. Look it up.
+                # If a state has not changed, the same conditional write can be sent again, because only
+                # one of the two can match. If the second does not match, the first may have been late.
                 with suppress(PyMongoError):
-                    take(await self._were_made(list(left.values())))
+                    record_outcomes(await self._were_made(list(left.values())))
             if not left:
                 break
         return [outcomes.get(n, StoreUnavailableError()) for n in range(len(commits))]
@@ -132,7 +133,7 @@ class CommitBatcher:
     async def _write(
         self, commits: Sequence[ConditionalWrite], *, sent_before: bool
     ) -> list[bool | Exception | None]:
-        """The outcome of each commit, None when it is not certain."""
+        """Return the outcome of each commit; None if it is not certain."""
         updates = sum(commit.before is not None for commit in commits)
         faults: dict[int, dict[str, Any]] = {}
         try:
@@ -159,8 +160,10 @@ class CommitBatcher:
         return outcomes
 
     async def _were_made(self, commits: Sequence[ConditionalWrite]) -> list[bool | None]:
-        """True or False where the outcome of a commit is certain, None where it can be tried again.
-        States are read before the history: a record leaves the outbox only when it is there."""
+        """Look up the outcomes of commits; None for a commit that can be sent again.
+
+        States are read before the history, because a record leaves the outbox only when the history has it.
+        """
         keys = list({commit.after.key for commit in commits})
         shown = {"epoch": 1, "revision": 1, "outbox._id": 1, "outbox.commitId": 1}
         states = await self._states.find({"_id": {"$in": keys}}, shown).to_list(len(keys))

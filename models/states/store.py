@@ -1,4 +1,4 @@
-"""States in MongoDB: point reads and conditional updates by ``_id``, nothing else on the hot path."""
+"""States in MongoDB. The hot path consists of point reads and conditional updates by ``_id``."""
 
 import math
 from collections.abc import AsyncIterator, Sequence
@@ -25,7 +25,7 @@ from models.states.state_document import document_of, present, readable, stored_
 MAX_LOADS_IN_COMMAND = 250
 MAX_COMMANDS_IN_FLIGHT = 2
 MAX_KEY_LENGTH = 322
-"""More characters than any key has: a flow of 64, a colon and a user of 256."""
+"""Longer than every key: a flow of 64 characters, a colon and a user of 256."""
 _PRESENT = {"$nin": sorted(ENDED)}
 _BY_KEY = (("_id", 1),)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,9 +56,11 @@ class MongoStateStore:
 
     @property
     def busy(self) -> bool:
+        """True while callers wait for commits."""
         return self._commits.busy
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+        """Return the stored state, also a cleared or expired one; None if there is none."""
         key = state_key(flow_id, user_id)
         async with store_errors():
             document = await self._loads.submit(key)
@@ -76,12 +78,14 @@ class MongoStateStore:
         return [by_key.get(key) for key in keys]
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
+        """Make ``record.after`` the state if it still stands at ``before``. Returns False otherwise."""
         (document,) = await self._codec.encode_many(document_of, (record,))
         operation = operation_of(before, record, document)
         async with store_errors():
             return await self._commits.submit(ConditionalWrite(before, record, operation))
 
     async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+        """Return the stored state, or the readable parts of a damaged one; None if there is none."""
         async with store_errors(ANSWER_SECONDS):
             document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
         if document is None:
@@ -90,6 +94,7 @@ class MongoStateStore:
         return found
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
+        """Replace a damaged state, and set its document aside. Returns False if it has changed."""
         as_read = {
             "_id": damaged.position.key,
             "epoch": {"$eq": damaged.position.epoch},
@@ -107,10 +112,12 @@ class MongoStateStore:
         return True
 
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
+        """Remove the damaged documents of a state that were set aside."""
         async with store_errors():
             await self._damaged.delete_many({"state": state_key(flow_id, user_id)})
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
+        """Return the states that exist at ``now``, by key, after the key ``after``."""
         rest: Document = {"status": only.status or _PRESENT, **not_expired(now)}
         if only.step is not None:
             rest["step"] = only.step
@@ -133,7 +140,7 @@ class MongoStateStore:
                 pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project=_WITHOUT_LISTS)
             )
 
-        # No key is longer, so that as many keys are behind the rest as behind the whole.
+        # No key is longer, so the shortened key has the same keys behind it.
         return await self._key_ranges.page(max((after or "")[:MAX_KEY_LENGTH], first), end, limit, find)
 
     async def _find_of_user(
@@ -154,6 +161,7 @@ class MongoStateStore:
     async def count_running_by_step(
         self, flow_id: str, version: int, shown: int, now: datetime
     ) -> list[RunningStates]:
+        """Count the active and paused states on a version of a flow at ``now``, by their positions."""
         alike = {"step": "$step", "status": "$status", "previous": "$previous"}
         first = {"$firstN": {"input": "$_id", "n": shown}}
         stages = [
@@ -177,6 +185,7 @@ class MongoStateStore:
     async def list_running_users(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[str]:
+        """Return the users of the states that ``count_running_by_step`` counts, by key."""
         rest = _running(version, now)
         if without:
             rest["step"] = {"$nin": list(without)}
@@ -189,15 +198,17 @@ class MongoStateStore:
         return [_user_of(document["_id"]) for document in page.documents]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
+        """Return the expired states that were not ended yet, oldest first."""
         async for state in self._due("expiresAt", now, {"status": _PRESENT}):
             yield state
 
     async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
+        """Return the active states whose step's timeout is due, oldest first."""
         async for state in self._due("timeoutAt", now, {"status": "active"}):
             yield state
 
     async def _due(self, field: str, now: datetime, rest: Document) -> AsyncIterator[FlowState]:
-        """The states whose time in ``field`` has come, oldest first."""
+        """Return the states whose time in ``field`` has come, oldest first."""
         stages = pipeline({field: _up_to(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
         async with store_errors():
             async for document in self._states.aggregate(stages):
@@ -206,6 +217,7 @@ class MongoStateStore:
                     yield state
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
+        """Return the states of users that changed at ``since`` or later, without payloads."""
         stages = pipeline(
             {"userId": {"$in": list(user_ids)}}, {"updatedAt": {"$gte": since}}, project=_WITHOUT_PAYLOAD
         )
@@ -216,6 +228,7 @@ class MongoStateStore:
     async def list_undelivered(
         self, before: datetime, limit: int, without: Sequence[str] = ()
     ) -> list[StoredState]:
+        """Return the states with records older than ``before`` in the outbox, oldest first."""
         query: Document = {"outbox.timestamp": {"$lt": before}}
         if without:
             query["_id"] = {"$nin": list(without)}
@@ -225,6 +238,7 @@ class MongoStateStore:
         return present(await self._codec.decode_many(readable(stored_state), documents))
 
     async def random_key(self) -> str | None:
+        """Return the key of a random stored state; None if there is none."""
         async with store_errors():
             found = await self._states.aggregate(
                 [{"$sample": {"size": 1}}, {"$project": {"_id": 1}}]
@@ -232,6 +246,8 @@ class MongoStateStore:
         return next((document["_id"] for document in found), None)
 
     async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
+        """Return stored states after the key ``after``, by key; fewer than ``limit`` at the end."""
+
         def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
             return self._cursor(pipeline({"_id": keys}, sort=_BY_KEY, limit=up_to))
 
@@ -240,18 +256,19 @@ class MongoStateStore:
         return await self._codec.decode_many(stored_or_damaged, page.documents)
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
+        """Remove delivered records from the outboxes."""
         if records:
             async with store_errors():
                 await self._commits.release(records)
 
 
 def _up_to(now: datetime) -> Document:
-    """With a lower bound, as the embedded server reads what has no such field otherwise."""
+    """Return a condition with a lower bound, because the embedded server otherwise reads missing fields."""
     return {"$gt": _LONG_AGO, "$lte": now}
 
 
 def _keys_of(flow_id: str) -> tuple[str, str]:
-    """Bounds of the keys of a flow's states; ";" comes after ":"."""
+    """Return the bounds of the keys of a flow's states; ";" comes after ":"."""
     return f"{flow_id}:", f"{flow_id};"
 
 

@@ -275,7 +275,7 @@ async def test_data_that_is_there_is_not_touched(
     assert await stored(only_definitions, "flow_definitions") == await stored(target, "flow_definitions")
 
 
-async def test_an_import_that_was_cut_off_keeps_services_out_until_it_is_repeated(
+async def test_an_interrupted_import_blocks_services_until_it_is_repeated(
     exported: Path, new_database: MakeDatabase, tmp_path: Path
 ) -> None:
     complete = await new_database()

@@ -117,7 +117,7 @@ def test_files_in_one_event_loop_after_another(tmp_path: Path) -> None:
     assert [asyncio.run(at_once()) for _ in range(3)] == [{"loop"}] * 3
 
 
-@pytest.mark.expected_logs("MongoDB refuses")
+@pytest.mark.expected_logs("MongoDB refused access")
 async def test_a_database_that_is_away(
     parts: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,7 +174,7 @@ async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Backend
     assert lost
 
 
-async def test_a_rivals_commit_is_not_taken_for_the_own(parts: Backend) -> None:
+async def test_a_rivals_commit_is_not_mistaken_for_the_own(parts: Backend) -> None:
     state = fresh()
     rival_store = MongoStateStore(parts.database)
     await rival_store.commit(None, record(state))
@@ -216,7 +216,7 @@ async def test_what_is_known_of_a_batch_is_reported_though_a_look_fails(parts: B
     assert list(made) == [True, False, True]
 
 
-async def test_a_store_that_stays_away_is_said_so(parts: Backend) -> None:
+async def test_an_unavailable_store_is_reported(parts: Backend) -> None:
     with pytest.raises(StoreUnavailableError):
         await breaking(parts, ["before"] * 9).commit(None, record(fresh()))
 
@@ -355,7 +355,7 @@ async def test_a_name_that_dns_does_not_know_is_an_outage() -> None:
     await database.close()
 
 
-@pytest.mark.expected_logs("MongoDB refuses")
+@pytest.mark.expected_logs("MongoDB refused access")
 async def test_who_waits_for_a_database_does_not_wait_for_one_that_refuses(settings: Settings) -> None:
     assert settings.mongo_url is not None
     wrong = settings.mongo_url.get_secret_value().replace("://flow:", "://flow:x", 1)
@@ -365,7 +365,7 @@ async def test_who_waits_for_a_database_does_not_wait_for_one_that_refuses(setti
             pytest.fail("it is let in")
 
 
-async def test_indexes_of_older_versions_are_taken_away(settings: Settings) -> None:
+async def test_indexes_of_older_versions_are_removed(settings: Settings) -> None:
     assert settings.mongo_url is not None
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)
     states = database.collection("flow_states")

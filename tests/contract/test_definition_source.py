@@ -19,7 +19,7 @@ PORTS = (DefinitionSource,)
 
 
 class Place:
-    """A source, and how what is there is exchanged: None takes the whole place away."""
+    """A source, and a function that replaces its definitions; None removes the whole place."""
 
     def __init__(self, source: DefinitionSource, put: Callable[[list[Any] | None], None]) -> None:
         self.source = source

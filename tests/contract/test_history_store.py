@@ -27,7 +27,7 @@ def store(database: Database | None) -> HistoryStore:
     return FakeHistoryStore() if database is None else MongoHistoryStore(database)
 
 
-async def test_what_is_appended_is_read_exactly(store: HistoryStore) -> None:
+async def test_appended_records_are_read_exactly(store: HistoryStore) -> None:
     full = structs.replace(record(fresh(entity_id=None, payload={"a": 1})), duration_ms=1.25, client="http")
     bare = structs.replace(
         record(moved(fresh())), payload=UNSET, after=UNSET, request_id=UNSET, success=False, error="X"
@@ -36,7 +36,7 @@ async def test_what_is_appended_is_read_exactly(store: HistoryStore) -> None:
     assert (await store.read("loop", "ada", None, 10)).items == [full, bare]
 
 
-async def test_appending_twice_keeps_the_first(store: HistoryStore) -> None:
+async def test_appending_twice_does_not_change_the_first(store: HistoryStore) -> None:
     first = record(fresh(), commit="first")
     assert await store.append([first]) == set()
     displaced = await store.append([record(fresh(), commit="second"), record(moved(fresh()))])
@@ -85,7 +85,7 @@ async def test_the_record_of_a_request(store: HistoryStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "takes"),
+    ("only", "matching"),
     [
         (HistoryFilter(), [0, 1, 2, 3]),
         (HistoryFilter(since=T0 + timedelta(seconds=1)), [1, 2, 3]),
@@ -98,15 +98,15 @@ async def test_the_record_of_a_request(store: HistoryStore) -> None:
         (HistoryFilter(transition="nothing"), []),
     ],
 )
-async def test_filters(store: HistoryStore, only: HistoryFilter, takes: list[int]) -> None:
+async def test_filters(store: HistoryStore, only: HistoryFilter, matching: list[int]) -> None:
     whole, state = [], fresh()
     for n in range(4):
         whole.append(structs.replace(record(state), actor=("ada", "eve")[n % 2]))
         state = moved(state)
     whole[2] = structs.replace(whole[2], success=False, transition="fly", after=UNSET)
     await store.append(whole)
-    assert (await store.read("loop", "ada", None, 10, only)).items == [whole[n] for n in takes]
-    assert [r for r in whole if only.takes(r)] == [whole[n] for n in takes]
+    assert (await store.read("loop", "ada", None, 10, only)).items == [whole[n] for n in matching]
+    assert [r for r in whole if only.matches(r)] == [whole[n] for n in matching]
 
 
 async def lives(store: HistoryStore) -> list[HistoryRecord]:
@@ -129,7 +129,7 @@ async def test_a_scan_goes_both_ways(store: HistoryStore) -> None:
     assert (await store.scan("loop", "ada", position_of(whole[4]), 3, backwards=True)).items == whole[3:0:-1]
 
 
-async def test_erasing_takes_what_was_entered_and_leaves_what_happened(store: HistoryStore) -> None:
+async def test_erasing_removes_entered_data_and_leaves_the_changes(store: HistoryStore) -> None:
     whole = await lives(store)
     refusals = [r for r in whole if r.kind == "refused"]
     assert await store.erase("loop", "ada", position_of(whole[5])) == 5
@@ -139,8 +139,8 @@ async def test_erasing_takes_what_was_entered_and_leaves_what_happened(store: Hi
     assert found[-1] == whole[-1], "the last one is the receipt"
     for before, after in zip(whole[:-1], found[:-1], strict=True):
         assert before.after is not UNSET
-        gone = dict.fromkeys(("payload", "message", "entity_id", "pause_reason"), UNSET)
-        bare = structs.replace(before.after, **gone)
+        absent = dict.fromkeys(("payload", "message", "entity_id", "pause_reason"), UNSET)
+        bare = structs.replace(before.after, **absent)
         members = dict.fromkeys(("payload", "request_id", "digest", "salt"), UNSET)
         assert after == structs.replace(before, after=bare, **members)
     assert (await store.read("loop", "bob", None, 10)).items[0].payload is not UNSET

@@ -36,7 +36,7 @@ def place(state: FlowState) -> PayloadPlace | None:
     return payload_place(record(state), None)
 
 
-async def test_what_is_committed_is_loaded_exactly(store: StateStore) -> None:
+async def test_a_committed_state_is_loaded_exactly(store: StateStore) -> None:
     payload = {"n": 1, "f": 1.5, "t": "żółć", "none": None, "list": [True, {"$x": 1, "a.b": {}}], "": 2}
     state = fresh(payload=payload, entity_id=None, service="shop")
     made = record(state, kind="started")
@@ -62,7 +62,7 @@ async def test_the_last_requests_are_remembered(store: StateStore) -> None:
     assert again == StoredState(state, (), stored.recent, payload_at=stored.payload_at)
 
 
-async def test_absent_fields_stay_absent_and_gone_fields_go(store: StateStore) -> None:
+async def test_absent_fields_stay_absent_and_removed_fields_are_removed(store: StateStore) -> None:
     first = structs.replace(
         fresh(payload={"a": 1}, entity_id="org"), message="hi", previous="b", expires_at=T0
     )
@@ -131,7 +131,7 @@ async def test_an_ended_state_stays_for_its_requests(store: StateStore) -> None:
     assert await store.find(StateFilter(user_id="ada"), None, 10, T0) == StatePage([], None)
 
 
-async def test_a_new_life_begins_on_an_ended_state_and_keeps_what_waits(store: StateStore) -> None:
+async def test_a_new_epoch_begins_on_an_ended_state_and_retains_its_outbox(store: StateStore) -> None:
     state = fresh(epoch="e1")
     ended = moved(state, status="cleared")
     again = fresh(epoch="e2")
@@ -146,8 +146,8 @@ async def test_states_of_a_user_by_flow(store: StateStore) -> None:
     for slug in ("b", "a", "c", "d"):
         await store.commit(None, record(fresh(slug=slug)))
     await store.commit(None, record(fresh(user="bob", slug="a")))
-    gone = structs.replace(fresh(slug="e"), expires_at=T0)
-    await store.commit(None, record(gone))
+    expired = structs.replace(fresh(slug="e"), expires_at=T0)
+    await store.commit(None, record(expired))
     ended = fresh(slug="f")
     await store.commit(None, record(ended))
     await store.commit(ended.position, record(moved(ended, status="cleared")))
@@ -278,10 +278,10 @@ async def test_running_states_of_a_version_are_surveyed_by_where_they_stand(stor
         await store.commit(None, record(state))
     back = structs.replace(fresh(user="with:colon"), step="b", previous="a")
     other = structs.replace(fresh(user="x"), version=2)
-    gone = structs.replace(fresh(user="y"), expires_at=T0)
+    expired = structs.replace(fresh(user="y"), expires_at=T0)
     ended = structs.replace(fresh(user="z"), status="cleared")
     stranger = fresh(user="u9", slug="loop2")
-    for state in (back, other, gone, ended, stranger):
+    for state in (back, other, expired, ended, stranger):
         await store.commit(None, record(state))
 
     found = await store.count_running_by_step("loop", 1, 1, T0)
@@ -316,7 +316,7 @@ async def test_a_walk_visits_every_state_once_by_key(store: StateStore) -> None:
         after = ""
         while page := await store.walk(after, size):
             assert len(page) <= size
-            found = [kept.state for kept in page if isinstance(kept, StoredState)]
+            found = [stored.state for stored in page if isinstance(stored, StoredState)]
             visited += [state.user_id for state in found]
             after = found[-1].key
         assert visited == users

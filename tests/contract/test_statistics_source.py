@@ -57,7 +57,7 @@ async def test_nothing_stored(stores: Stores) -> None:
     assert figures.performance_metrics == PerformanceMetrics(0, 0, 0)
 
 
-async def keep(stores: Stores, *states: FlowState) -> None:
+async def store(stores: Stores, *states: FlowState) -> None:
     for state in states:
         assert await stores.states.commit(None, record(state))
 
@@ -67,7 +67,7 @@ async def test_states_that_are_present_count(stores: Stores) -> None:
         state = fresh(user, slug=slug)
         return structs.replace(state, status="completed", updated_at=state.created_at + seconds * SECOND)
 
-    await keep(
+    await store(
         stores,
         lasted("ada", 2),
         lasted("bob", 4),

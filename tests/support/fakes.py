@@ -27,6 +27,8 @@ from app.contracts.ports.states import (
     StoredState,
 )
 from app.contracts.record import (
+    ERASABLE,
+    ERASABLE_AFTER,
     EVERYTHING,
     HistoryFilter,
     HistoryPosition,
@@ -44,7 +46,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 class FakeClock:
-    """Time that goes on when told."""
+    """A clock that only ``advance`` moves."""
 
     def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self.time = now
@@ -208,7 +210,7 @@ class FakeHistoryStore:
         only: HistoryFilter = EVERYTHING,
     ) -> Page[HistoryRecord]:
         here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
-        mine = [r for r in here if only.takes(r)]
+        mine = [r for r in here if only.matches(r)]
         rest = [r for r in mine if after is None or position_of(r) > after]
         return self._page(sorted(rest, key=position_of), limit)
 
@@ -241,14 +243,13 @@ class FakeHistoryStore:
             if (r.flow_id, r.user_id) == (flow_id, user_id) and position_of(r) < until
         ]
         for r in old:
-            bare = dict.fromkeys(("payload", "message", "entity_id", "pause_reason"), UNSET)
-            after = r.after if r.after is UNSET else structs.replace(r.after, **bare)
+            absent_after = dict.fromkeys(ERASABLE_AFTER, UNSET)
+            after = r.after if r.after is UNSET else structs.replace(r.after, **absent_after)
             if r.kind == "refused":
                 del self.kept[r.id]
                 continue
-            self.kept[r.id] = structs.replace(
-                r, payload=UNSET, request_id=UNSET, digest=UNSET, salt=UNSET, after=after
-            )
+            absent = dict.fromkeys((*ERASABLE, "salt"), UNSET)
+            self.kept[r.id] = structs.replace(r, **absent, after=after)
         return len(old)
 
     async def get(self, record_id: str) -> HistoryRecord | None:
@@ -316,7 +317,7 @@ class FakeLeaseStore:
     def __init__(self) -> None:
         self.held: dict[str, Lease] = {}
 
-    async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+    async def acquire(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
         held = self.held.get(name)
         fence = 1 if held is None else held.fence
         if held is not None and held.holder != holder:
@@ -329,7 +330,7 @@ class FakeLeaseStore:
     async def renew(self, lease: Lease, now: datetime, seconds: float) -> Lease | None:
         return self._set_end(lease, now + timedelta(seconds=seconds))
 
-    async def give_up(self, lease: Lease) -> None:
+    async def release(self, lease: Lease) -> None:
         self._set_end(lease, datetime(1970, 1, 1, tzinfo=UTC))
 
     def _set_end(self, lease: Lease, until: datetime) -> Lease | None:

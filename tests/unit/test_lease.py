@@ -40,15 +40,15 @@ async def test_it_goes_on_asking_whatever_happens(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lease, "RENEW_EVERY_SECONDS", 0.0)
     store, clock = FakeLeaseStore(), FakeClock()
     holder = LeaseHolder(store, clock, "sweep")
-    take, failed = store.take, asyncio.Event()
+    acquire, failed = store.acquire, asyncio.Event()
 
     async def fail_once(*asked: object) -> object:
         if not failed.is_set():
             failed.set()
             raise fault
-        return await take(*asked)  # type: ignore[arg-type]
+        return await acquire(*asked)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "take", fail_once)
+    monkeypatch.setattr(store, "acquire", fail_once)
     task = asyncio.create_task(holder.run())
     async with asyncio.timeout(5):
         while not holder.held:

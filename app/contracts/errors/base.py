@@ -1,4 +1,4 @@
-"""The root of the errors, and faults of an input by JSON pointer."""
+"""The root of the errors for clients, and faults of an input by JSON pointer."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ from msgspec.structs import force_setattr
 MAX_FAULTS = 100
 
 MAX_FAULTS_CHARACTERS = 30_000
-"""Of all faults of an answer together, so that a small request gets no large one."""
+"""Limit of all faults of an answer together, so that a small request gets no large answer."""
 
 MAX_POINTER = 1000
 
@@ -17,17 +17,19 @@ MAX_NAME = 256
 MAX_MESSAGE = 500
 
 MAX_DETAIL = 1000
-"""In characters, as the two before."""
+"""Limits of texts in errors, in characters."""
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, without its end where it is longer than ``limit`` characters."""
+    """Return the text, shortened to ``limit`` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class Fault(Struct, frozen=True):
-    """One thing wrong with a request. ``pointer`` is a JSON pointer (RFC 6901) into it; it and the message
-    are cut where they are long."""
+    """A problem of a request.
+
+    ``pointer`` is a JSON pointer (RFC 6901) into the request. Long pointers and messages are shortened.
+    """
 
     pointer: str
     message: str
@@ -38,10 +40,10 @@ class Fault(Struct, frozen=True):
 
 
 class FlowError(Exception):
-    """The root of every error that a caller can meet.
+    """The root of every error that a caller can receive.
 
-    ``code`` is stable, ``status`` is HTTP's, ``retryable`` says whether the same request may
-    succeed later, ``details`` is JSON, ``retry_after`` is in seconds.
+    ``code`` is stable, ``status`` is that of HTTP, ``retryable`` means that the same request may succeed
+    later, ``details`` is JSON, ``retry_after`` is in seconds.
     """
 
     code: ClassVar[str] = "INTERNAL_ERROR"

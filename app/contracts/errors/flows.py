@@ -7,14 +7,14 @@ from app.contracts.errors.base import MAX_NAME, FlowError, cut
 
 
 class FlowNotFoundError(FlowError):
-    """No such definition."""
+    """The definition does not exist."""
 
     code = "FLOW_NOT_FOUND"
     status = 404
     title = "Flow not found"
 
     def __init__(self, flow_id: str, version: int | None = None) -> None:
-        flow_id = cut(flow_id, MAX_NAME)  # of an address it may be anything
+        flow_id = cut(flow_id, MAX_NAME)  # from a URL it may be any text
         if version is None:
             super().__init__(f"Flow {flow_id} not found", flowId=flow_id)
         else:
@@ -29,17 +29,22 @@ class FlowNotStartedError(FlowError):
     title = "Flow not started"
 
     def __init__(self, flow_id: str, ended: Mapping[str, str] | None = None) -> None:
-        """``ended``: when the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``."""
+        """Describe the missing state.
+
+        Args:
+            flow_id: Its flow.
+            ended: The end of the last state, by ``expiredAt``, ``clearedAt`` or ``erasedAt``.
+        """
         message = f"Flow {flow_id} is not started; start it first"
-        for how, moment in (ended or {}).items():
-            verb = "" if how == "expiredAt" else "was "
-            how_it_ended = f"{verb}{how.removesuffix('At')} at {moment}"
-            message = f"Flow {flow_id} is not started: its state {how_it_ended}; start it again"
+        for member, moment in (ended or {}).items():
+            verb = "" if member == "expiredAt" else "was "
+            ending = f"{verb}{member.removesuffix('At')} at {moment}"
+            message = f"Flow {flow_id} is not started: its state {ending}; start it again"
         super().__init__(message, flowId=flow_id, **(ended or {}))
 
 
 class InvalidTransitionError(FlowError):
-    """The transition is none of the current step's."""
+    """The current step does not have the transition."""
 
     code = "INVALID_TRANSITION"
     status = 409
@@ -64,9 +69,15 @@ class GuardRefusedError(FlowError):
     def __init__(
         self, transition: str, guard: str, values: dict[str, Any], reason: str | None = None
     ) -> None:
-        """``values`` are those that the ``guard`` read, by their names in it; ``reason`` says why it has no
-        result."""
-        why = "does not hold" if reason is None else f"cannot be told: {reason}"
+        """Describe the refusal.
+
+        Args:
+            transition: The refused transition.
+            guard: Its condition.
+            values: The values that the condition read, by their names in it.
+            reason: The reason why the condition has no result; None if it is false.
+        """
+        why = "does not hold" if reason is None else f"cannot be evaluated: {reason}"
         super().__init__(
             f"The condition of transition {transition} {why}: {guard}",
             transition=transition,
@@ -77,7 +88,7 @@ class GuardRefusedError(FlowError):
 
 
 class StatePausedError(FlowError):
-    """An administrator holds the state."""
+    """An administrator paused the state."""
 
     code = "STATE_PAUSED"
     status = 409
@@ -86,12 +97,12 @@ class StatePausedError(FlowError):
 
     def __init__(self, flow_id: str, reason: str) -> None:
         super().__init__(
-            f"Flow {flow_id} is held: {reason}; try again when it is resumed", flowId=flow_id, reason=reason
+            f"Flow {flow_id} is paused: {reason}; try again when it is resumed", flowId=flow_id, reason=reason
         )
 
 
 class RevisionConflictError(FlowError):
-    """The state is not at the revision that the caller expected."""
+    """The state is not at the revision that the caller expects."""
 
     code = "REVISION_CONFLICT"
     status = 412
@@ -99,13 +110,13 @@ class RevisionConflictError(FlowError):
     retryable = True
 
     def __init__(self, message: str, state: Any) -> None:
-        """``state`` is the present FlowState, None when there is none."""
+        """Describe the conflict; ``state`` is the present FlowState, None if there is none."""
         super().__init__(message, state=None)
         self.state = state
 
 
 class StateBusyError(FlowError):
-    """Others changed the state all the time, so that this change could not be decided on it."""
+    """Other requests changed the state during every attempt of this change."""
 
     code = "STATE_BUSY"
     status = 503
@@ -115,14 +126,14 @@ class StateBusyError(FlowError):
 
     def __init__(self, flow_id: str) -> None:
         super().__init__(
-            "Others change this state all the time; nothing was changed. Try again later, and change one "
+            "Too many other requests change this state; nothing was changed. Try again later, and change one "
             "state from fewer places at once",
             flowId=flow_id,
         )
 
 
 class NotOutrankedError(FlowError):
-    """A flow cannot be handed back to a source."""
+    """A flow cannot be returned to a source."""
 
     code = "FLOW_NOT_OUTRANKED"
     status = 409
@@ -131,7 +142,7 @@ class NotOutrankedError(FlowError):
     def __init__(self, flow_id: str, source: str) -> None:
         super().__init__(
             f"Flow {flow_id} cannot be handed back: its newest version is of {source}. A caller must have "
-            "published it, and a source in FLOW_DEFINITIONS have the flow: check that setting, and the "
+            "published it, and a source in FLOW_DEFINITIONS must have the flow: check that setting, and the "
             "folder of a relative path",
             flowId=flow_id,
             source=source,
@@ -154,7 +165,7 @@ class FlowExistsError(FlowError):
 
 
 class VersionConflictError(FlowError):
-    """Somebody else published meanwhile."""
+    """Another version was published in the meantime."""
 
     code = "VERSION_CONFLICT"
     status = 409
@@ -170,7 +181,7 @@ class VersionConflictError(FlowError):
 
 
 class FlowStateCorruptionError(FlowError):
-    """The stored state does not fit its definition, or is damaged."""
+    """The stored state is inconsistent with its definition, or damaged."""
 
     code = "FLOW_STATE_CORRUPTION"
     status = 500
@@ -179,12 +190,19 @@ class FlowStateCorruptionError(FlowError):
     def __init__(
         self, user_id: str, flow_id: str, reason: str, recover: dict[str, Any] | None = None
     ) -> None:
-        """``recover`` is what a recovery would do: its ``action``, and the ``record`` and ``step`` that
-        it goes back to."""
+        """Describe the damage.
+
+        Args:
+            user_id: The user of the state.
+            flow_id: The flow of the state.
+            reason: The damage.
+            recover: The result of a recovery: its ``action``, and the ``record`` and ``step`` of the state
+                after it.
+        """
         way = "an administrator can recover it"
         if recover is not None:
             to = f"at step {recover['step']}" if "step" in recover else "at the initial step"
-            way = f"recover would begin it again {to}"
+            way = f"recover would restart it {to}"
             if recover["action"] == "rebuilt":
                 way = f"recover would rebuild it from its history {to}"
         super().__init__(

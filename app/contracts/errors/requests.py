@@ -1,4 +1,4 @@
-"""Errors of a request, whatever it is about: its form, its size, its caller, its rate."""
+"""Errors of requests of any kind: of their form, size, caller or rate."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from app.contracts.errors.base import MAX_FAULTS, MAX_FAULTS_CHARACTERS, Fault, 
 
 
 class NotFoundError(FlowError):
-    """No such route."""
+    """The route does not exist."""
 
     code = "NOT_FOUND"
     status = 404
@@ -30,7 +30,7 @@ class WebBuildMissingError(FlowError):
 
 
 class MethodNotAllowedError(FlowError):
-    """The route exists, its method does not."""
+    """The route does not support the method."""
 
     code = "METHOD_NOT_ALLOWED"
     status = 405
@@ -38,7 +38,7 @@ class MethodNotAllowedError(FlowError):
 
 
 class AuthenticationRequiredError(FlowError):
-    """No valid token."""
+    """The request has no valid token."""
 
     code = "AUTHENTICATION_REQUIRED"
     status = 401
@@ -46,7 +46,7 @@ class AuthenticationRequiredError(FlowError):
 
 
 class KeysUnavailableError(FlowError):
-    """The address of the keys that check tokens (FLOW_JWKS_URL) does not answer."""
+    """The keys for checking tokens cannot be read, because FLOW_JWKS_URL does not answer."""
 
     code = "KEYS_UNAVAILABLE"
     status = 503
@@ -59,7 +59,7 @@ class KeysUnavailableError(FlowError):
 
 
 class InsufficientPermissionsError(FlowError):
-    """A valid token that does not allow this."""
+    """The token does not allow the request."""
 
     code = "INSUFFICIENT_PERMISSIONS"
     status = 403
@@ -67,7 +67,10 @@ class InsufficientPermissionsError(FlowError):
 
 
 class FaultyInputError(FlowError):
-    """Input with faults; every one is in ``details.errors``, up to ``MAX_FAULTS``, and fewer long ones."""
+    """Input with faults.
+
+    ``details.errors`` lists them, up to ``MAX_FAULTS``, and fewer if they are long.
+    """
 
     status = 422
 
@@ -83,21 +86,21 @@ class FaultyInputError(FlowError):
 
 
 def _listed(faults: Sequence[Fault]) -> list[Fault]:
-    """As many faults as an answer has room for; the first is always among them."""
+    """Return as many faults as fit into an answer, at least the first."""
     totals = accumulate(len(fault.pointer) + len(fault.message) for fault in faults[:MAX_FAULTS])
     room = sum(1 for total in totals if total <= MAX_FAULTS_CHARACTERS)
     return list(faults[: max(1, room)])
 
 
 class InvalidRequestError(FaultyInputError):
-    """A body, parameter or header that is not what the route takes."""
+    """A body, parameter or header is not valid for the route."""
 
     code = "INVALID_REQUEST"
     title = "Invalid request"
 
 
 class InvalidPayloadError(FaultyInputError):
-    """A payload that cannot be kept."""
+    """A payload that cannot be stored."""
 
     code = "INVALID_PAYLOAD"
     title = "Invalid payload"
@@ -122,7 +125,7 @@ class PayloadTooLargeError(FlowError):
 
 
 class MalformedRequestError(FlowError):
-    """Bytes that are no HTTP request, or no packets of Engine.IO."""
+    """Bytes that are not a valid HTTP request or not valid packets of Engine.IO."""
 
     code = "MALFORMED_REQUEST"
     status = 400
@@ -130,12 +133,13 @@ class MalformedRequestError(FlowError):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(
-            message or "This is no request of HTTP/1.1; check what the client or the proxy before it sends"
+            message
+            or "The request is not valid HTTP/1.1; check the client, and the proxy in front of the service"
         )
 
 
 class AddressTooLongError(FlowError):
-    """A path and query of more bytes than allowed."""
+    """The path and query have more bytes than allowed."""
 
     code = "ADDRESS_TOO_LONG"
     status = 414
@@ -148,7 +152,7 @@ class AddressTooLongError(FlowError):
 
 
 class HeadersTooLargeError(FlowError):
-    """Headers of more bytes, or more headers, than allowed."""
+    """The headers have more bytes, or are more, than allowed."""
 
     code = "HEADERS_TOO_LARGE"
     status = 431
@@ -164,7 +168,7 @@ class HeadersTooLargeError(FlowError):
 
 
 class RequestTimeoutError(FlowError):
-    """A request that did not arrive completely in time."""
+    """The request did not arrive completely in time."""
 
     code = "REQUEST_TIMEOUT"
     status = 408
@@ -176,7 +180,7 @@ class RequestTimeoutError(FlowError):
 
 
 class TooManyConnectionsError(FlowError):
-    """More connections than this process accepts."""
+    """There are more connections than this process accepts."""
 
     code = "TOO_MANY_CONNECTIONS"
     status = 503
@@ -185,11 +189,11 @@ class TooManyConnectionsError(FlowError):
     retry_after = 5
 
     def __init__(self) -> None:
-        super().__init__("This server has as many connections as it accepts; try again later")
+        super().__init__("This server has reached its limit of connections; try again later")
 
 
 class RateLimitedError(FlowError):
-    """More requests than a client may make. ``details.retryAfterMs`` says when the next one is taken."""
+    """A client exceeds its rate limit; ``details.retryAfterMs`` is the time to the next request."""
 
     code = "RATE_LIMITED"
     status = 429
@@ -203,7 +207,7 @@ class RateLimitedError(FlowError):
 
 
 class CheckTimeoutError(FlowError):
-    """The check of a definition takes longer than it may."""
+    """The check of a definition exceeded its time limit."""
 
     code = "CHECK_TIMEOUT"
     status = 503
@@ -219,7 +223,7 @@ class CheckTimeoutError(FlowError):
 
 
 class SlowClientError(FlowError):
-    """A connection that is ended as its client does not read what it is told."""
+    """A connection is closed because its client does not read the events that are sent to it."""
 
     code = "SLOW_CLIENT"
     status = 503
@@ -227,4 +231,4 @@ class SlowClientError(FlowError):
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("This client reads slower than it is told; connect again and catch up")
+        super().__init__("This client reads events slower than they are sent; connect again and catch up")

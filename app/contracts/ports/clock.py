@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time."""
+    """The source of the present time."""
 
     def now(self) -> datetime:
-        """UTC, in whole milliseconds."""
+        """Return the present time: UTC, in whole milliseconds."""

@@ -15,11 +15,14 @@ from app.contracts.record import (
 
 
 class HistoryStore(Protocol):
-    """Records of changes and refusals, kept for ever."""
+    """Records of changes and refusals, stored permanently."""
 
     async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
-        """Keep the records, without the payloads that they name; those that are there already are left as
-        they are. The ids of those in whose place there is another commit's."""
+        """Store records, without the payloads that they name; records that exist already are not changed.
+
+        Returns:
+            The ids of the records whose place another commit has.
+        """
 
     async def read(
         self,
@@ -29,8 +32,10 @@ class HistoryStore(Protocol):
         limit: int,
         only: HistoryFilter = EVERYTHING,
     ) -> Page[HistoryRecord]:
-        """Records of one state over all its lives, oldest first, those after ``after``. ``next`` is the id
-        of the last one."""
+        """Return records of one state over all its epochs, oldest first, after the position ``after``.
+
+        ``next`` of the page is the id of the last record.
+        """
 
     async def scan(
         self,
@@ -41,23 +46,31 @@ class HistoryStore(Protocol):
         *,
         backwards: bool = False,
     ) -> Page[HistoryRecord | UnreadableRecord]:
-        """As ``read`` without a filter, with what cannot be read in its place; ``backwards``: newest first,
-        those before ``start``."""
+        """Return records as ``read`` does without a filter, with unreadable ones in their places.
+
+        ``backwards``: newest first, before the position ``start``.
+        """
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
-        """The last commit of a state, over all its lives."""
+        """Return the record of the last commit of a state, over all its epochs."""
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
-        """Remove what can be erased (app.flow.history_chain) of a state's commits before the one at
-        ``until``, and its refusals, on which nothing hangs; how many."""
+        """Erase the data that users entered for a state before the record at ``until``.
+
+        Removes the erasable members (app.contracts.record) of commits, and refusals as a whole, as no other
+        record refers to them.
+
+        Returns:
+            The number of records.
+        """
 
     async def get(self, record_id: str) -> HistoryRecord | None:
-        """One record."""
+        """Return one record."""
 
     async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
-        """The records with these ids that exist and can be read, in any order."""
+        """Return the records with these ids that exist and can be read, in any order."""
 
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
-        """The record of the change that a request made after ``since``."""
+        """Return the record of the change that a request made after ``since``."""

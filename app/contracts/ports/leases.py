@@ -16,13 +16,13 @@ class Lease(Struct, frozen=True):
 
 
 class LeaseStore(Protocol):
-    """Leases: of all who ask, one does the work, until it does not ask any more."""
+    """Leases: of all workers, one holds a lease and does its work, until it stops renewing it."""
 
-    async def take(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
-        """The lease, taken or held on to for ``seconds``; None while somebody else has it."""
+    async def acquire(self, name: str, holder: str, now: datetime, seconds: float) -> Lease | None:
+        """Acquire or extend a lease for ``seconds``. Returns None while another holder has it."""
 
     async def renew(self, lease: Lease, now: datetime, seconds: float) -> Lease | None:
-        """The held lease, prolonged to ``seconds`` from now; None if somebody else took it meanwhile."""
+        """Extend a held lease to ``seconds`` from ``now``. Returns None if another holder has it."""
 
-    async def give_up(self, lease: Lease) -> None:
-        """Let somebody else have it at once."""
+    async def release(self, lease: Lease) -> None:
+        """Release a lease, so that another holder can acquire it at once."""

@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class CorruptionReports(Protocol):
-    """States that were found not to agree with their history or their definition."""
+    """Reports of states that are inconsistent with their history or their definition."""
 
     async def report(self, key: str, reason: str, now: datetime) -> bool:
-        """Keep a finding; False when it is known."""
+        """Store a finding. Returns False if the state is reported already."""
 
     async def withdraw(self, keys: Sequence[str]) -> None:
-        """Forget findings of states that are sound."""
+        """Remove the findings of consistent states."""
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
-        """The states found, oldest finding first, with what was found."""
+        """Return the reported states with the reasons, oldest first."""

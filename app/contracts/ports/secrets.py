@@ -7,4 +7,4 @@ class SecretStore(Protocol):
     """Secrets that all workers share."""
 
     async def secret(self, name: str) -> bytes:
-        """32 bytes, made when they are asked for first."""
+        """Return a secret of 32 bytes, created at the first request."""

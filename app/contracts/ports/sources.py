@@ -11,9 +11,12 @@ __all__ = ["DefinitionSource", "DefinitionSourceError", "FoundDefinition"]
 
 
 class FoundDefinition(Struct, frozen=True):
-    """A definition as a source has it. ``place`` says where, for a person; ``source`` is what the version
-    made of it names. ``raw`` has values of JSON; it is None when they cannot be read, for the reason
-    ``fault``, which begins with the place. What has the same ``digest`` is the same."""
+    """A definition in a source.
+
+    ``place`` is its location for people; ``source`` is the origin in the version made of it. ``raw`` has
+    values of JSON; it is None if they cannot be read, for the reason ``fault``, which begins with the place.
+    Definitions with the same ``digest`` are the same.
+    """
 
     place: str
     source: str
@@ -23,26 +26,29 @@ class FoundDefinition(Struct, frozen=True):
 
 
 class DefinitionSource(Protocol):
-    """A place other than the store where definitions come from.
+    """A source of definitions other than the store.
 
-    ``local``: it is of this machine. A fault in it stops the start, and another machine may have other
-    definitions at the same place. What is not local looks the same from everywhere, and may be away.
+    A fault in a local source (files of this machine) stops the start, and another machine may have other
+    definitions at the same place. A remote source is the same for all machines, and may be unavailable.
     """
 
     @property
     def name(self) -> str:
-        """As in ``FLOW_DEFINITIONS``, without what may be secret."""
+        """The name, as in ``FLOW_DEFINITIONS`` without secrets."""
 
     @property
     def local(self) -> bool:
-        """See above."""
+        """True for sources on this machine (files)."""
 
     async def load(self) -> list[FoundDefinition]:
-        """Every definition there, in its order. Raises DefinitionSourceError when nothing can be said of
-        what is there: it is away, or not there at all."""
+        """Return every definition of the source, in its order.
+
+        Raises:
+            DefinitionSourceError: The source is unavailable or does not exist.
+        """
 
     def changes(self) -> AsyncGenerator[None, None]:
-        """Goes on each time that there may be something new."""
+        """Yield each time that definitions may have changed."""
 
     def produced(self, source: str) -> bool:
-        """True if a version that names ``source`` may have come from here."""
+        """Return whether a version with the origin ``source`` may be from here."""

@@ -18,10 +18,13 @@ from app.contracts.state import FlowState, StatePosition
 
 
 class StoredState(Struct, frozen=True):
-    """A state as read: with the records of its changes that still wait for delivery, oldest first, the
-    last requests that changed it, oldest first, the hash of its last record ("": older than the
-    chain), and the place of its payload (None: there is none, or an older version of the service wrote the
-    state)."""
+    """A stored state.
+
+    ``pending`` are the records of its changes that wait for delivery, oldest first; ``recent`` the last
+    requests that changed it, oldest first; ``head`` is the hash of its last record ("": older than the
+    chain); ``payload_at`` the place of its payload (None: there is none, or an older version of the service
+    wrote the state).
+    """
 
     state: FlowState
     pending: tuple[HistoryRecord, ...] = ()
@@ -30,8 +33,10 @@ class StoredState(Struct, frozen=True):
     payload_at: PayloadPlace | None = None
 
     def complete(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
-        """Records of this state with the payloads that they name, as far as it, or what waits in it, has
-        them."""
+        """Return records of this state with the payloads that they name.
+
+        Payloads that neither the state nor its pending records have remain absent.
+        """
         payloads = own_payloads(self.pending)
         if self.payload_at is not None and self.state.payload is not UNSET:
             payloads[payload_record_id(self.state, self.payload_at.revision)] = self.state.payload
@@ -44,8 +49,10 @@ class StoredState(Struct, frozen=True):
 
 
 class DamagedState(Struct, frozen=True):
-    """The readable parts of a damaged stored state, and why it cannot be read. ``state`` is there when
-    only what is around it is damaged."""
+    """The readable parts of a damaged stored state, and the reason why it cannot be read.
+
+    ``state`` is present if only other parts of the document are damaged.
+    """
 
     position: StatePosition
     reason: str
@@ -56,16 +63,18 @@ class DamagedState(Struct, frozen=True):
 
 
 class StatePage(Struct, frozen=True):
-    """Some of the states that were asked for; ``next`` is the key to go on after, None on the last page.
-    It may have fewer than asked for, as what cannot be read is left out, and as it ends at a number of
-    bytes too."""
+    """A page of states; ``next`` is the key after which the next page begins, None on the last page.
+
+    It may have fewer states than requested, because unreadable states are left out and its size in bytes is
+    limited.
+    """
 
     states: list[FlowState]
     next: str | None
 
 
 class StateFilter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Which states are wanted; None: any."""
+    """A filter of states; None matches any value."""
 
     flow_id: str | None = None
     step: str | None = None
@@ -74,7 +83,7 @@ class StateFilter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
 
 
 class RunningStates(Struct, frozen=True):
-    """Running states that stand alike: how many, and the users of the first of them, by key."""
+    """Running states at the same step: their number, and the users of the first ones, by key."""
 
     step: str
     status: Literal["active", "paused"]
@@ -84,17 +93,17 @@ class RunningStates(Struct, frozen=True):
 
 
 REMEMBERED_REQUESTS = 16
-"""How many requests a state's document remembers; older ones are found in the history."""
+"""Requests that a state's document stores; older ones are found in the history."""
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
-"""For how long a repeated request is recognised."""
+"""Period in which a repeated request is recognised."""
 
 
 class StateStore(Protocol):
     """States, each committed by one conditional update of one document.
 
     Every method raises StoreUnavailableError when the store does not answer, and
-    FlowStateCorruptionError for a document that cannot be read. What is listed leaves such out.
+    FlowStateCorruptionError for a document that cannot be read. Lists leave out such documents.
     """
 
     @property
@@ -102,61 +111,76 @@ class StateStore(Protocol):
         """True while callers wait for commits."""
 
     async def load(self, flow_id: str, user_id: str) -> StoredState | None:
-        """The stored state, also one that is cleared or past its time; None when there is none."""
+        """Return the stored state, also a cleared or expired one; None if there is none."""
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
-        """Make ``record.after`` the state if it still stands at ``before`` (None: if there is none),
-        with the record in its outbox and its request among the last ``REMEMBERED_REQUESTS`` ones. A payload
-        that the record names is not in the outbox again. False when somebody else was first. An outcome that
-        was lost on the way is looked up, never guessed. The record of an erasure makes the state forget its
-        requests."""
+        """Make ``record.after`` the state if it still stands at ``before``.
+
+        The record enters the outbox, without a payload that it names, and its request the last
+        ``REMEMBERED_REQUESTS`` ones. The record of an erasure removes the stored requests. If the connection
+        breaks, the outcome is looked up, never guessed.
+
+        Args:
+            before: The position of the state; None if there must be none.
+            record: The record of the change.
+
+        Returns:
+            False if another commit was first.
+        """
 
     async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
-        """The stored state, or what can be read of it when it cannot be loaded; None when there is none."""
+        """Return the stored state, or the readable parts of a damaged one; None if there is none."""
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
-        """Make ``record.after`` the state in the place of a damaged one, if that is as it was read. The
-        damaged one is kept aside. Records that waited in it must be delivered before."""
+        """Replace a damaged state by ``record.after``, if it has not changed since it was read.
+
+        The damaged document is set aside. Its pending records must be delivered before.
+        """
 
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
-        """Remove what was kept aside of a state."""
+        """Remove the damaged documents of a state that were set aside."""
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
-        """States that are present at ``now``, by key, after the key ``after``."""
+        """Return the states that exist at ``now``, by key, after the key ``after``."""
 
     async def count_running_by_step(
         self, flow_id: str, version: int, shown: int, now: datetime
     ) -> list[RunningStates]:
-        """The active and paused states that are on a version of a flow at ``now``, by where they stand, with
-        ``shown`` users each. What cannot be read but says where it stands is among them."""
+        """Count the active and paused states on a version of a flow at ``now``, by their positions.
+
+        Each group lists its first ``shown`` users. Unreadable states with a readable step are included.
+        """
 
     async def list_running_users(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[str]:
-        """The users of states as in ``count_running_by_step``, by key, those not at one of the steps
-        ``without``."""
+        """Return the users of the states that ``count_running_by_step`` counts, by key.
+
+        ``without``: steps whose states are left out.
+        """
 
     def expired(self, now: datetime) -> AsyncIterator[FlowState]:
-        """States past their time that were not ended yet, oldest first."""
+        """Return the expired states that were not ended yet, oldest first."""
 
     def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
-        """Active states whose step's timeout is due, oldest first."""
+        """Return the active states whose step's timeout is due, oldest first."""
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
-        """States of these users, without their payloads, that changed at ``since`` or later, also those that
-        ended."""
+        """Return the states of users that changed at ``since`` or later, ended ones too, without payloads."""
 
     async def list_undelivered(
         self, before: datetime, limit: int, without: Sequence[str] = ()
     ) -> list[StoredState]:
-        """States with records older than ``before`` in the outbox, oldest first. ``without``: keys of states
-        that are left out."""
+        """Return the states with records older than ``before`` in the outbox, oldest first.
+
+        ``without``: keys of states that are left out.
+        """
 
     async def random_key(self) -> str | None:
-        """The key of a stored state, chosen at random; None when there is none. May read all states."""
+        """Return the key of a random stored state; None if there is none. May read all states."""
 
     async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
-        """The stored states behind the key ``after`` ("": all), by key; fewer than ``limit`` at the end."""
+        """Return stored states after the key ``after`` ("": all), by key; fewer than ``limit`` at the end."""
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
-        """Take delivered records out of the outboxes."""
+        """Remove delivered records from the outboxes."""

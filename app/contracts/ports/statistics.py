@@ -7,7 +7,7 @@ from app.contracts.statistics import FlowStatistics
 
 
 class StatisticsSource(Protocol):
-    """Figures over states and history."""
+    """Statistics over states and history."""
 
     async def statistics(self, now: datetime) -> FlowStatistics:
-        """The figures at ``now``."""
+        """Return the statistics at ``now``."""

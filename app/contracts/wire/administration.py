@@ -19,8 +19,10 @@ class RecoveryView(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class BatchResult(Struct, frozen=True, rename="camel"):
-    """The result of one operation of a batch: the state (null when there is none any more), or an
-    error. ``payload_omitted``, if true: the state has a payload, which did not fit the answer."""
+    """The result of one operation of a batch: the state (null if it has ended), or an error.
+
+    ``payload_omitted``, if true: the state has a payload that did not fit into the answer.
+    """
 
     user_id: str
     flow_id: str
@@ -31,7 +33,7 @@ class BatchResult(Struct, frozen=True, rename="camel"):
 
 
 class PersonalDataView(Struct, frozen=True, rename="camel"):
-    """Everything kept of a user."""
+    """All stored data of a user."""
 
     user_id: str
     exported_at: Time
@@ -40,8 +42,11 @@ class PersonalDataView(Struct, frozen=True, rename="camel"):
 
 
 class ErasureView(Struct, frozen=True, rename="camel"):
-    """The receipt of an erasure: the records that stand for it, one in the history of each flow, and
-    how many records lost their payload."""
+    """The receipt of an erasure.
+
+    ``receipts`` are the records of the erasure, one in the history of each flow; ``records_erased`` counts
+    the records that lost their payload.
+    """
 
     user_id: str
     records_erased: int
@@ -49,13 +54,13 @@ class ErasureView(Struct, frozen=True, rename="camel"):
 
 
 def recovery_view(done: Recovered) -> RecoveryView:
-    """Encode the result of a recovery."""
+    """Return the view of a recovery."""
     state = None if done.state is None else state_view(done.state)
     return RecoveryView(done.action, state, done.reason, done.record)
 
 
 def batch_result(outcome: BatchOutcome) -> BatchResult:
-    """Encode the result of one operation."""
+    """Return the view of the result of one operation."""
     if outcome.error is not None:
         view = error_view(outcome.error)
         return BatchResult(outcome.user_id, outcome.flow_id, ok=False, error=view)
@@ -65,12 +70,12 @@ def batch_result(outcome: BatchOutcome) -> BatchResult:
 
 
 def personal_data_view(found: PersonalData) -> PersonalDataView:
-    """Everything kept of a user, as it is answered."""
+    """Return the view of a user's stored data."""
     states = [state_view(state) for state in found.states]
     history = [exported_record_view(record) for record in found.history]
     return PersonalDataView(found.user_id, iso(found.exported_at), states, history)
 
 
 def erasure_view(done: Erasure) -> ErasureView:
-    """The receipt of an erasure, as it is answered."""
+    """Return the view of an erasure."""
     return ErasureView(done.user_id, done.erased, [record_view(record) for record in done.receipts])

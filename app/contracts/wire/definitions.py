@@ -18,7 +18,7 @@ class DefinitionSummary(Struct, frozen=True, rename="camel"):
 
 
 def definition_summary(version: VersionInfo) -> DefinitionSummary:
-    """A definition without its steps."""
+    """Return the summary of a version."""
     return DefinitionSummary(
         flow=version.flow_id,
         version=version.version,

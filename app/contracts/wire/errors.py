@@ -17,12 +17,12 @@ class ErrorView(Struct, frozen=True):
 
 
 def error_view(error: FlowError) -> ErrorView:
-    """An error as a Socket.IO client or the caller of a batch gets it."""
+    """Return the view of an error for Socket.IO clients and for the results of a batch."""
     return ErrorView(error.code, error.message, error.retryable, error.details)
 
 
 def problem_view(error: FlowError, instance: str) -> dict[str, Any]:
-    """Return an error as a problem of RFC 9457. ``instance`` is the path of the request."""
+    """Return the problem (RFC 9457) of an error; ``instance`` is the path of the request."""
     return {
         "type": f"urn:server-flow:error:{error.code}",
         "title": error.title,

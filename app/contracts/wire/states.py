@@ -14,9 +14,11 @@ from app.contracts.wire.times import Time, iso
 
 
 class StateView(Struct, frozen=True, rename="camel"):
-    """A state in an answer. ``transitions`` are those that the caller may run now. Who has one of
-    ``undo_roles`` may go back to ``previous``; absent: everybody who may act on the state, empty:
-    administrators only."""
+    """A state in an answer.
+
+    ``transitions`` are those that the caller may run now. Callers with one of ``undo_roles`` may go back to
+    ``previous``; absent: all callers who may act on the state, empty: administrators only.
+    """
 
     flow: str
     step: str
@@ -41,7 +43,7 @@ class StateView(Struct, frozen=True, rename="camel"):
 
 
 class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
-    """The body of ``flow-state-updated``: the state and what led to it."""
+    """The body of ``flow-state-updated``: the state and the change that led to it."""
 
     kind: str
     transition: str
@@ -51,7 +53,7 @@ class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
 
 
 class FlowUpdatedEvent(Struct, frozen=True, rename="camel", kw_only=True):
-    """The body of ``flow-updated``: a user's state in a watched flow, and what led to it."""
+    """The body of ``flow-updated``: a user's state in a watched flow, and the change that led to it."""
 
     user_id: str
     flow_id: str
@@ -64,8 +66,11 @@ class FlowUpdatedEvent(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class CaughtUpView(Struct, frozen=True, rename="camel"):
-    """An answer to catching up. ``complete``: ``events`` (bodies of ``flow-state-updated``) are all
-    changes after its position, oldest first; otherwise it starts anew with ``state``."""
+    """The answer to a request to catch up.
+
+    ``complete``: ``events`` (bodies of ``flow-state-updated``) are all changes after the client's position,
+    oldest first. Otherwise the client starts again with ``state``.
+    """
 
     state: StateView | None
     events: tuple[StateUpdatedEvent, ...]
@@ -99,7 +104,7 @@ def state_view(state: FlowState) -> StateView:
 
 
 def state_of_view(view: StateView) -> FlowState:
-    """The state that a view shows. How long a paused one still waits is not in it."""
+    """Return the state in a view, which lacks the remaining times of a paused state."""
     members = {name: getattr(view, name, UNSET) for name in FlowState.__struct_fields__}
     return convert({name: value for name, value in members.items() if value is not UNSET}, FlowState)
 
@@ -117,12 +122,12 @@ def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdated
 
 
 def state_of_event(update: StateUpdatedEvent) -> StateView:
-    """The state of an event, without what led to it."""
+    """Return the state of an event, without the change that led to it."""
     return StateView(**{name: getattr(update, name) for name in StateView.__struct_fields__})
 
 
 def flow_updated_event(body: Raw) -> FlowUpdatedEvent:
-    """The same for those who watch the flow; ``body`` is that of ``flow-state-updated``."""
+    """Return the event for watchers of the flow, from the body of ``flow-state-updated``."""
     update = json.decode(body, type=StateUpdatedEvent)
     return FlowUpdatedEvent(
         user_id=update.user_id,
@@ -137,7 +142,7 @@ def flow_updated_event(body: Raw) -> FlowUpdatedEvent:
 
 
 def caught_up_view(found: CaughtUp) -> dict[str, Any]:
-    """As CaughtUpView, with the events as they were encoded."""
+    """Return a CaughtUpView whose events are encoded already."""
     return {
         "state": None if found.state is None else state_view(found.state),
         "events": [event.body for event in found.events],

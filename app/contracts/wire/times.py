@@ -9,5 +9,5 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 def iso(moment: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds and ``Z``."""
+    """Return a time as ISO 8601 in UTC with milliseconds and ``Z``."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from app.contracts.errors import Fault
-from app.contracts.migration import SHOWN, Proposal, Sample, StepMigration
+from app.contracts.migration import SAMPLE_SIZE, Proposal, Sample, StepMigration
 from app.contracts.ports.states import RunningStates
 from app.contracts.state import FlowState
 from app.flow.position import definition_mismatch
@@ -110,4 +110,4 @@ def _one_of(mapping: StepMapping, group: RunningStates) -> FlowState:
 
 def _with(sample: Sample, group: RunningStates) -> Sample:
     users = sorted([*sample.user_ids, *group.user_ids])
-    return Sample(sample.count + group.count, users[:SHOWN])
+    return Sample(sample.count + group.count, users[:SAMPLE_SIZE])

@@ -16,7 +16,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     StateBusyError,
 )
-from app.contracts.identifiers import RULE, is_id
+from app.contracts.identifiers import ID_RULE, is_id
 from app.contracts.ports.states import StateFilter
 from app.contracts.statistics import FlowStatistics
 from app.contracts.wire.administration import (
@@ -128,7 +128,7 @@ def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
         faults.append(Fault("", "takes either operations, or a filter and an operation"))
     for n, operation in enumerate(command.operations):
         if not is_id(operation.user_id):
-            faults.append(Fault(f"/operations/{n}/userId", RULE))
+            faults.append(Fault(f"/operations/{n}/userId", ID_RULE))
     return faults
 
 

@@ -18,8 +18,8 @@ from app.contracts.errors import (
     StoreUnavailableError,
 )
 from app.contracts.migration import (
-    SHOWN,
-    SHOWN_FAILURES,
+    MAX_LISTED_FAILURES,
+    SAMPLE_SIZE,
     FlowDiff,
     MigrateCommand,
     MigrationFailure,
@@ -107,7 +107,9 @@ class Migration:
 
     async def _rehearse(self, mapping: StepMapping) -> Rehearsal:
         old = mapping.old
-        found = await self._states.count_running_by_step(old.flow.flow, old.version, SHOWN, self._clock.now())
+        found = await self._states.count_running_by_step(
+            old.flow.flow, old.version, SAMPLE_SIZE, self._clock.now()
+        )
         return await asyncio.to_thread(rehearse, mapping, found)
 
     async def _move(self, run: "_Run", limit: int) -> None:
@@ -157,7 +159,7 @@ class Migration:
             proposals=found.proposals,
             failures=[
                 MigrationFailure(user, error_view(error))
-                for user, error in sorted(failures.items())[:SHOWN_FAILURES]
+                for user, error in sorted(failures.items())[:MAX_LISTED_FAILURES]
             ],
         )
         if run is not None:

@@ -71,7 +71,7 @@ class LeaseHolder:
         if self._lease is not None:
             lease = await self._store.renew(self._lease, self._clock.now(), LEASE_SECONDS)
         if lease is None:
-            lease = await self._store.take(self._name, self._holder, self._clock.now(), LEASE_SECONDS)
+            lease = await self._store.acquire(self._name, self._holder, self._clock.now(), LEASE_SECONDS)
         if lease is not None and (self._lease is None or lease.fence != self._lease.fence):
             log.debug("lease acquired", work=lease.name, fence=lease.fence)
         self._lease = lease
@@ -82,6 +82,6 @@ class LeaseHolder:
         lease, self._lease = self._lease, None
         if lease is not None:
             try:
-                await self._store.give_up(lease)
+                await self._store.release(lease)
             except FlowError:
                 log.warning("lease release failed, it expires by itself")

@@ -77,7 +77,7 @@ class HistoryReader:
         waiting = [
             r
             for r in pending
-            if _is_after(r, since) and (until is None or not _is_after(r, until)) and only.takes(r)
+            if _is_after(r, since) and (until is None or not _is_after(r, until)) and only.matches(r)
         ]
         if not waiting:
             return kept
