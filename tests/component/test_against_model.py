@@ -478,10 +478,14 @@ async def _awaited(future: Awaitable[Any]) -> Any:
 
 @pytest.fixture
 def rig(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    """In a loop of its own, as the machine is synchronous. Documents remember few requests, so that the
-    history is asked too."""
-    for place in ("models.states.commits", "app.services.states.idempotency"):
-        monkeypatch.setattr(f"{place}.REMEMBERED_REQUESTS", 3)
+    """Run in an event loop of its own, because the machine is synchronous.
+
+    Documents remember few requests, so that the history is queried too.
+    """
+    for module in (
+        "models.states.commits", "models.states.state_document", "app.services.states.idempotency"
+    ):  # fmt: skip
+        monkeypatch.setattr(f"{module}.REMEMBERED_REQUESTS", 3)
     assert servers.mongo_url is not None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rig = Rig(servers.mongo_url.get_secret_value(), runner.run)

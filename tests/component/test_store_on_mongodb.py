@@ -343,7 +343,7 @@ async def test_a_transition_is_one_read_and_one_update(
 
 def test_a_wrong_url_is_refused_without_a_word_of_its_password() -> None:
     for url in ("mongodb://ada:pa/ss:word@host", "mongodb://ada:pass%word@host", "redis://ada:password@host"):
-        with pytest.raises(DatabaseRefusedError, match="it is like mongodb://") as refused:
+        with pytest.raises(DatabaseRefusedError, match="it must look like mongodb://") as refused:
             connect(url, "flow")
         assert not {"pa", "ss", "word", "ada"} & set(re.findall(r"[a-z]+", str(refused.value)))
 
