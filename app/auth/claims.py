@@ -10,7 +10,7 @@ from app.contracts.identifiers import is_id
 
 
 class ClaimNames(Struct, frozen=True):
-    """Where the claims are. A name such as ``realm_access.roles`` is a claim of that name, or a path."""
+    """The names of the claims; ``realm_access.roles`` is a claim of that name, or a path."""
 
     user: str = "sub"
     roles: str = "roles"
@@ -19,10 +19,11 @@ class ClaimNames(Struct, frozen=True):
     def caller(self, claims: dict[str, Any], expires_at: float) -> Caller:
         """Read the caller from verified claims.
 
-        A text is one role; a scope is a text of words, or a list of them.
+        Roles are a text, which is one role, or a list of texts; scopes are a text of words, or a list of
+        them.
 
         Raises:
-            AuthenticationRequiredError: A claim is missing or has another shape.
+            AuthenticationRequiredError: A claim is missing or malformed.
         """
         user = find_claim(claims, self.user)
         if user is None:
@@ -39,9 +40,9 @@ class ClaimNames(Struct, frozen=True):
 
 
 def find_claim(claims: Any, name: str) -> Any:
-    """Return the claim with this name or at this path, None if there is none.
+    """Return the claim with this name or at this path; None if there is none.
 
-    The parts of a path may have dots themselves, as ``my.app`` does in ``resource_access.my.app.roles``.
+    The parts of a path may contain dots themselves, as ``my.app`` does in ``resource_access.my.app.roles``.
     """
     if not isinstance(claims, dict):
         return None
@@ -56,7 +57,7 @@ def find_claim(claims: Any, name: str) -> Any:
 
 
 def put_claim(claims: dict[str, Any], name: str, value: Any) -> None:
-    """Add a claim at its path, where ``find_claim`` finds it."""
+    """Add a claim at its path, where ``find_claim`` reads it."""
     *around, last = name.split(".")
     for part in around:
         claims = claims.setdefault(part, {})

@@ -7,7 +7,7 @@ from app.contracts.identifiers import require_ids
 __all__ = ["ADMIN", "SCOPES", "SERVICE", "acting_for", "require_scope"]
 
 SCOPES = (ADMIN, SERVICE)
-"""The scopes that mean something here."""
+"""The scopes that this service knows."""
 
 
 def require_scope(caller: Caller, scope: str) -> None:
@@ -17,8 +17,12 @@ def require_scope(caller: Caller, scope: str) -> None:
 
 
 def acting_for(caller: Caller, user_id: str | None) -> str:
-    """The user whose state a command is about: the caller, or the user that a service or an
-    administrator names."""
+    """Return the user whose state a command is about.
+
+    Raises:
+        InsufficientPermissionsError: It is another user than the caller, which is neither a service nor an
+            administrator.
+    """
     if user_id is None or user_id == caller.user_id:
         return caller.user_id
     require_ids({"userId": user_id})

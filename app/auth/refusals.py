@@ -1,4 +1,4 @@
-"""Why a token is refused: for the operator's log, and as far as it is safe for the caller."""
+"""Refusals of tokens: the reason for the operator's log, and as far as it is safe for the caller."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ import jwt
 from app.contracts.errors import AuthenticationRequiredError
 
 _SECONDS_BETWEEN_LOGS = 1.0
-_MAX_SHOWN = 200
+_MAX_SHOWN_CHARACTERS = 200
 _REASONS = {
     "InvalidSignatureError": ("signature", "The token's signature does not match the key of this service"),
     "InvalidAlgorithmError": ("algorithm", "The token is signed with an algorithm that is not accepted here"),
@@ -21,14 +21,14 @@ _REASONS = {
     "InvalidKeyError": ("key", "The token cannot be checked with the key of this service"),
     "DecodeError": ("format", "The token is not a JSON Web Token"),
 }
-"""By the name of the library's error, so that the library is not loaded for it."""
+"""Reasons by the names of the library's errors, so that the library is not loaded for it."""
 _CLAIMS = {"audience": "aud", "issuer": "iss"}
 
 
 class TokenRefusals:
     """Makes the errors for refused tokens, and logs at most one a second for each reason.
 
-    Audience and issuer are compared once the signature is known to be right: naming them tells nothing to
+    Audience and issuer are compared after the signature is verified, so that naming them discloses nothing to
     somebody who cannot sign.
     """
 
@@ -38,7 +38,7 @@ class TokenRefusals:
         self._unlogged: dict[str, int] = {}
 
     def refuse(self, error: Exception, token: str) -> AuthenticationRequiredError:
-        """Log why the library refused a token; the error for its caller."""
+        """Log why the library refused a token, and return the error for its caller."""
         names = (kind.__name__ for kind in type(error).__mro__)
         reason, message = next(
             (_REASONS[name] for name in names if name in _REASONS), ("other", "The token is not valid here")
@@ -47,7 +47,7 @@ class TokenRefusals:
         return AuthenticationRequiredError(message, reason=reason)
 
     def refuse_claim(self, error: AuthenticationRequiredError) -> AuthenticationRequiredError:
-        """Log that a claim of a verified token is missing or has another shape; the same error."""
+        """Log that a claim of a verified token is missing or malformed, and return the same error."""
         self._log("claim", error, "")
         return error
 
@@ -63,9 +63,9 @@ class TokenRefusals:
             fields["expected"] = self._expected[reason]
         if reason in _CLAIMS:
             claims = jwt.decode(token, options={"verify_signature": False})
-            fields["given"] = str(claims.get(_CLAIMS[reason]))[:_MAX_SHOWN]
+            fields["given"] = str(claims.get(_CLAIMS[reason]))[:_MAX_SHOWN_CHARACTERS]
         elif reason == "algorithm":
-            fields["given"] = str(jwt.get_unverified_header(token).get("alg"))[:_MAX_SHOWN]
-        import structlog  # noqa: PLC0415 - the command that issues tokens does without
+            fields["given"] = str(jwt.get_unverified_header(token).get("alg"))[:_MAX_SHOWN_CHARACTERS]
+        import structlog  # noqa: PLC0415 - the command that issues tokens does not need it
 
         structlog.get_logger("auth").info("token refused", **fields, unlogged=self._unlogged.pop(reason, 0))

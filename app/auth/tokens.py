@@ -1,4 +1,4 @@
-"""Signed tokens (JWT): issued for development and services, verified at both doors."""
+"""Signed tokens (JWT): issued for development and services, verified by HTTP and Socket.IO."""
 
 import time
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 DEFAULT_CLAIMS = ClaimNames()
 _LEEWAY_SECONDS = 5
 _CACHE_SIZE = 4096
-_LATEST = 2**53
-"""Later moments, in seconds, are as good as never."""
+_MAX_EXPIRY = 2**53
+"""Seconds since 1970; a token that expires later counts as one that expires then."""
 
 
 class TokenVerifier:
-    """Verifies bearer tokens with one of: a shared secret, a public key, a JWKS address.
+    """Verifies bearer tokens with a shared secret, a public key, or the keys of a JWKS address.
 
-    A verified token is remembered until it expires, so that its signature is checked once.
+    A verified token is cached until it expires, so that its signature is checked once.
     """
 
     def __init__(
@@ -42,7 +42,9 @@ class TokenVerifier:
         self._key = key
         self._jwks: SigningKeys | None = None
         if jwks_url:
-            keys = import_module("app.auth.keys")  # it logs: the command line makes tokens without it
+            keys = import_module(
+                "app.auth.keys"
+            )  # it loads the log, which the command line does not need for tokens
             client = jwt.PyJWKClient(jwks_url, cache_jwk_set=False, timeout=keys.FETCH_SECONDS)
             self._jwks = keys.SigningKeys(client.get_signing_keys)
         self._algorithms = list(algorithms)
@@ -54,17 +56,21 @@ class TokenVerifier:
 
     @property
     def names_user_by_subject(self) -> bool:
-        """True if clients can read from their tokens who they are."""
+        """True if the user is in the standard claim, where clients can read it."""
         return self._claims.user == DEFAULT_CLAIMS.user
 
     @staticmethod
     def warm_up() -> None:
-        """Load the library, so that the first token does not wait for it. For a thread."""
+        """Load the library in a thread, so that the first token does not wait for it."""
         _ = jwt.decode
 
     async def verify(self, token: str | None) -> Caller:
-        """The caller that a token names. Raises AuthenticationRequiredError, which says why but
-        never repeats the token, and KeysUnavailableError."""
+        """Return the caller that a token names.
+
+        Raises:
+            AuthenticationRequiredError: The token is refused; the message has the reason and never the token.
+            KeysUnavailableError: The signing keys cannot be read.
+        """
         if not token:
             raise AuthenticationRequiredError("A bearer token is required")
         caller = self._known.get(token)
@@ -106,7 +112,7 @@ class TokenVerifier:
         return claims
 
     def _caller_of(self, claims: dict[str, Any]) -> Caller:
-        last = float(min(int(claims["exp"]), _LATEST))  # PyJWT has checked that it is a number
+        last = float(min(int(claims["exp"]), _MAX_EXPIRY))  # PyJWT has checked that it is a number
         try:
             return self._claims.caller(claims, last + _LEEWAY_SECONDS)
         except AuthenticationRequiredError as refusal:
@@ -124,7 +130,7 @@ def issue_token(
     issuer: str | None = None,
     names: ClaimNames = DEFAULT_CLAIMS,
 ) -> str:
-    """A token for ``user_id`` signed with the shared secret (HS256)."""
+    """Return a token for ``user_id``, signed with the shared secret (HS256)."""
     now = int(time.time())
     claims: dict[str, Any] = {"iat": now, "exp": now + int(ttl.total_seconds())}
     put_claim(claims, names.user, user_id)

@@ -4,7 +4,7 @@
 SHA-256 of the salt and the deterministic JSON of the erasable members. A record whose payload was erased
 therefore still links its neighbours. Absent members are left out of the JSON.
 
-The tag names the form of the hash, and ``hash_version`` says which form a record has. Form 1 is the one of
+The tag names the form of the hash, and ``hash_version`` is the form of a record. Form 1 is the one of
 versions 0.2 to 0.4; form 2 also covers ``digest``, and the flow and the user of the state. A record that
 names the payload of another one (``payload_revision``) covers the number instead of the payload, which the
 other one covers. A record that claims another form than its own does not match its hash, as the tags differ.
@@ -70,13 +70,13 @@ SEALED_AFTER = (
     "expiry_left_ms",
 )
 LINK = ("previous_hash", "commitment", "hash_version", "hash")
-"""The members of a record that make the chain. ``hash_version`` is covered by the tag."""
+"""Members of a record that make the chain. The tag covers ``hash_version``."""
 NOT_SEALED = ("duration_ms",)
 """Members of a record outside the hash: the duration is known only after the commit."""
 
 
 class _Form(Struct, frozen=True):
-    """The members that the hash of a record covers, and their tags."""
+    """The members that the hash of a record covers, and the tag of the form."""
 
     tag: str
     sealed_after: tuple[str, ...]
@@ -95,7 +95,7 @@ _FORMS = {
 
 
 def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
-    """Return the record as the next link after ``previous_hash`` ("" for the first)."""
+    """Return the record as the next link after ``previous_hash``, which is "" for the first record."""
     form = _FORMS[CURRENT_FORM]
     commitment = _commitment(record, form, salt)
     return structs.replace(
@@ -109,7 +109,7 @@ def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
 
 
 def is_intact(record: HistoryRecord) -> bool:
-    """True if a record is as it was sealed, as far as it was not erased. Older ones have no seal."""
+    """True if a record was not changed since it was sealed, erasure apart; a record without a hash counts."""
     if record.hash is UNSET:
         return True
     return _fault(record) is None
@@ -126,9 +126,10 @@ def is_erased(record: HistoryRecord) -> bool:
 
 
 class Chain:
-    """Checks a state's records one by one, in their order; ``broken`` is the first that does not fit.
+    """Checks the records of a state one by one, in their order; ``broken`` is the first that does not fit.
 
-    ``pruned``: old records may be missing at the beginning, as history is kept for a time only.
+    Args:
+        pruned: True if old records may be missing, as the history is retained for a limited time.
     """
 
     def __init__(self, *, pruned: bool = False) -> None:
@@ -143,7 +144,7 @@ class Chain:
 
     @property
     def head(self) -> str:
-        """The hash of the last commit: "" when there is none, or it is older than the chain."""
+        """The hash of the last commit; "" if there is none, or if it is older than the chain."""
         return "" if self._last is None or self._last.hash is UNSET else self._last.hash
 
     def add(self, record: HistoryRecord | UnreadableRecord) -> None:
@@ -163,19 +164,24 @@ class Chain:
             self._last = record
 
     def close(self) -> None:
-        """Check what only the end shows."""
+        """Check what only the end of the history shows: that every erasure has a receipt."""
         if self._unreceipted is not None:
             self._break(self._unreceipted.id, "its payload is gone without a receipt of an erasure")
 
     def compare(self, state: FlowState | None, head: str, now: datetime) -> None:
-        """Check that the chain leads to the ``state`` and its ``head``; None: to one that may be gone by
-        ``now``."""
+        """Check that the chain leads to the stored state.
+
+        Args:
+            state: The stored state; None if there is none, which is right if it may have been removed by now.
+            head: The hash in the state's document.
+            now: The present time.
+        """
         last = self._last
         if last is None or last.after is UNSET:
             if state is not None and not self._pruned:
                 self._break("", "the state is there, and no record of it")
         elif state is None:
-            if last.after.status not in ENDED and not _is_past_its_time(last.after, now):
+            if last.after.status not in ENDED and not _has_expired(last.after, now):
                 self._break(last.id, "the state that it led to is gone")
         elif last.id != commit_record_id(state):
             self._break(
@@ -199,8 +205,10 @@ class Chain:
             )
 
     def _with_its_payload(self, last: HistoryRecord, state: FlowState) -> FlowState | UnsetType:
-        """The state that the last record led to; where the record of its payload was pruned, with that of
-        the present state."""
+        """Return the state that the last record led to, with its payload.
+
+        If the record of the payload was pruned, the payload is that of the present state.
+        """
         if named_payload(last) is None or last.after is UNSET:
             return last.after
         source = self._with_payload
@@ -220,7 +228,7 @@ class Chain:
         if last is None:
             if record.previous_hash != "" and not self._pruned:
                 self._break(record.id, "the records before it are missing")
-        elif record.previous_hash != self.head and not _lost_to_time(last, record):
+        elif record.previous_hash != self.head and not _follows_expired_state(last, record):
             self._break(record.id, "it does not follow the record before it")
         elif last.hash is not UNSET and _version(record) < _version(last):
             self._break(record.id, "its hash has an older form than the one before it")
@@ -229,22 +237,23 @@ class Chain:
         self.broken = self.broken or BrokenLink(record_id, reason)
 
 
-def _lost_to_time(last: HistoryRecord, record: HistoryRecord) -> bool:
-    """True if a state begins without a link because MongoDB removed the one before, as it was past its
-    time and no worker ran to end it."""
+def _follows_expired_state(last: HistoryRecord, record: HistoryRecord) -> bool:
+    """True if the chain restarts because MongoDB removed an expired state before a worker ended it."""
     if record.previous_hash != "" or record.epoch == last.epoch or last.after is UNSET:
         return False
-    return _is_past_its_time(last.after, record.timestamp)
+    return _has_expired(last.after, record.timestamp)
 
 
-def _is_past_its_time(state: FlowState, now: datetime) -> bool:
-    """True if MongoDB may have removed a state by ``now``: it goes by ``expires_at`` alone, also for a state
-    that a version before 0.5 paused."""
+def _has_expired(state: FlowState, now: datetime) -> bool:
+    """True if MongoDB may have removed a state by ``now``.
+
+    Its TTL index uses ``expires_at`` alone, also for a state that a version before 0.5 paused.
+    """
     return state.expires_at is not UNSET and state.expires_at <= now
 
 
 def _version(record: HistoryRecord) -> int:
-    """The form of a record's hash; the first one had no number."""
+    """Return the form of a record's hash; records of the first form have no number."""
     return 1 if record.hash_version is UNSET else record.hash_version
 
 
@@ -287,8 +296,9 @@ def _erasable(record: HistoryRecord, form: _Form) -> dict[str, Any]:
 
 
 def _members(of: HistoryRecord | FlowState, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: _plain(value) for name in names if (value := getattr(of, name)) is not UNSET}
-
-
-def _plain(value: Any) -> Any:
-    return iso(value) if isinstance(value, datetime) else value
+    members: dict[str, Any] = {}
+    for name in names:
+        value = getattr(of, name)
+        if value is not UNSET:
+            members[name] = iso(value) if isinstance(value, datetime) else value
+    return members

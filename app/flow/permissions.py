@@ -1,4 +1,4 @@
-"""Checks who may see a flow, and who may run a transition with its payload."""
+"""Permissions: to see a flow, to start, reset and clear its states, and to run and undo transitions."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ from app.flow.values.payload import require_storable
 
 
 def require_visible(flow: Flow, caller: Caller) -> None:
-    """Raise InsufficientPermissionsError unless the caller may see the flow and what becomes of it."""
+    """Raise InsufficientPermissionsError unless the caller may see the flow and its states."""
     if not caller.has_a_role(flow.roles):
         raise InsufficientPermissionsError(
             f"Flow {flow.flow} needs one of the roles {_listed(flow.roles)}",
@@ -34,8 +34,13 @@ def require_visible(flow: Flow, caller: Caller) -> None:
 def require_runnable(
     transition: FlowTransition, state: FlowState, payload: Payload, caller: Caller, now: datetime
 ) -> None:
-    """Raise unless the caller may run the transition of the state's step with this payload:
-    InsufficientPermissionsError, InvalidPayloadError with every fault, GuardRefusedError."""
+    """Raise unless the caller may run a transition of the state's step with this payload.
+
+    Raises:
+        InsufficientPermissionsError: The caller has none of the roles.
+        InvalidPayloadError: The payload cannot be stored or does not fit the schema; it lists every fault.
+        GuardRefusedError: The guard does not pass.
+    """
     if not caller.has_a_role(transition.roles):
         needed = f"one of the roles {_listed(transition.roles)}" if transition.roles else "the timer"
         raise InsufficientPermissionsError(
@@ -54,12 +59,15 @@ def require_runnable(
 
 
 def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
-    """Raise InsufficientPermissionsError when the caller may not begin at the named step. Where transitions
-    ask for anything, only an administrator begins beyond the ``initial`` steps: behind what is asked."""
+    """Raise InsufficientPermissionsError if the caller may not start at the named step.
+
+    If any transition has a role, a guard or a schema, only an administrator may start at a step that is not
+    ``initial``: others would start past a check.
+    """
     step = None if name is None else flow.steps.get(name)
     if step is None or step.initial or name == flow.initial_step or ADMIN in caller.scopes:
         return
-    if asks_anything(flow):
+    if has_requirements(flow):
         entrances = [
             step.step for step in flow.steps.values() if step.initial or step.step == flow.initial_step
         ]
@@ -71,7 +79,7 @@ def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
         )
 
 
-def asks_anything(flow: Flow) -> bool:
+def has_requirements(flow: Flow) -> bool:
     """True if any transition has a role, a guard or a schema."""
     return any(
         transition.roles is not None or transition.guard is not None or transition.payload_schema is not None
@@ -101,13 +109,12 @@ def _require_permission(flow: Flow, what: str, given: bool | list[str] | None, c
 
 
 def restricts_roles(flow: Flow) -> bool:
-    """True if any transition requires a role of those who run it. One for the timer alone does not."""
+    """True if any transition requires a role; a transition for the timer alone does not."""
     return any(transition.roles for step in flow.steps.values() for transition in step.transitions.values())
 
 
 def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
-    """Raise InsufficientPermissionsError unless the caller has one of the roles that may undo the last
-    transition of a state."""
+    """Raise InsufficientPermissionsError unless the caller has one of ``roles`` (``undo_roles``)."""
     if roles is UNSET or caller.has_a_role(roles):
         return
     raise InsufficientPermissionsError(
@@ -116,14 +123,20 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
 
 
 def require_undo_guards(
-    ways: Sequence[FlowTransition], state: FlowState, caller: Caller, now: datetime
+    candidates: Sequence[FlowTransition], state: FlowState, caller: Caller, now: datetime
 ) -> None:
-    """Raise GuardRefusedError when each of the transitions that may have led to the state has a guard on
-    ``user``, and none holds for the caller. Other guards say when a transition may run, not who may.
+    """Raise GuardRefusedError if every candidate has a guard on ``user`` and none passes for the caller.
 
-    The payload of the transition is part of that of the state, which stands for both.
+    Other guards restrict the time of a transition, not its callers. The payload of the state is used in
+    place of that of the transition, which was merged into it.
+
+    Args:
+        candidates: The transitions that may have led to the state.
+        state: The state to undo.
+        caller: The caller.
+        now: The time that guards see.
     """
-    guards = [(way.guard or "", way.transition) for way in ways]
+    guards = [(each.guard or "", each.transition) for each in candidates]
     if not guards or ADMIN in caller.scopes or any(not g or not compiled(g).reads_user for g, _ in guards):
         return
     before = structs.replace(state, step=state.previous or "", previous=UNSET)
@@ -145,8 +158,10 @@ def runnable(
     now: datetime,
     budget: GuardBudget,
 ) -> Iterator[FlowTransition]:
-    """The transitions of a step that the caller may run now, given a payload that fits. One whose guard
-    is not evaluated within the budget is not among them."""
+    """Yield the transitions of a step that the caller may run now, given a payload that fits.
+
+    A transition whose guard exceeds the budget is left out.
+    """
     inputs = None
     for transition in transitions:
         if not caller.has_a_role(transition.roles):
@@ -162,7 +177,7 @@ def runnable(
 
 
 def depends_on_caller(step: FlowStep) -> bool:
-    """True if not everybody may run the same transitions at this step."""
+    """True if the transitions that may run at a step differ between callers."""
     return any(
         transition.roles is not None
         or (transition.guard is not None and compiled(transition.guard).reads_user)

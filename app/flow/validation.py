@@ -1,4 +1,4 @@
-"""Checks a definition whole, before it is stored: every finding at once."""
+"""Validation of a definition before it is stored, with every finding at once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,31 +10,35 @@ from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.flow.lint.common import as_object, objects
 from app.flow.lint.findings import arranged, error
-from app.flow.lint.flow import whole_findings
+from app.flow.lint.flow import flow_findings
 from app.flow.lint.permissions import permission_findings
-from app.flow.lint.reachability import way_findings
-from app.flow.lint.schema import shape_findings
+from app.flow.lint.reachability import reachability_findings
+from app.flow.lint.schema import schema_findings
 from app.flow.lint.steps import step_findings
-from app.flow.lint.timeouts import round_findings
+from app.flow.lint.timeouts import timeout_cycle_findings
 from app.flow.values.canonical import canonical, with_free_doubles
 from app.flow.values.storable_json import storage_errors
 from app.kit.integers import convert_json
 
 MAX_BYTES = 1_048_576
-"""Of a definition as compact JSON."""
+"""Size of a definition as compact JSON."""
 MAX_GUARDS = 300
-"""Of different ones in a definition: each is compiled."""
+"""Different guards in a definition: each is compiled."""
 MAX_REFERENCES = 500
 MAX_PATTERNS = 200
 MAX_SCHEMA_BYTES = 262_144
-"""Of all schemas of a definition: each ``$ref`` is followed, each pattern compiled."""
-_KEEPABLE = (
+"""Limits of all schemas of a definition together: each ``$ref`` is followed, each pattern compiled."""
+_STORABLE_ADVICE = (
     "keep to JSON as everybody reads it: integers of 64 bits or doubles, finite numbers, Unicode, 32 levels"
 )
 
 
 def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
-    """The flow and its warnings. Raises InvalidDefinitionError with every error in it."""
+    """Return the flow and its findings, which are warnings.
+
+    Raises:
+        InvalidDefinitionError: The definition has errors; it lists all of them.
+    """
     findings = check_flow(raw)
     errors = [Fault(f.pointer, f"{f.message}; {f.advice}") for f in findings if f.severity == "error"]
     if errors:
@@ -43,20 +47,22 @@ def parse_flow(raw: object) -> tuple[Flow, list[Finding]]:
 
 
 def check_flow(raw: object) -> list[Finding]:
-    """Everything wrong with a definition as decoded from JSON, in the order of the document; at most
-    100 findings, errors before warnings where there are more."""
+    """Return the findings about a definition as decoded from JSON, in the order of the document.
+
+    There are at most 100; if there are more, errors are listed before warnings.
+    """
     raw = with_free_doubles(raw)
-    found = [error(fault.pointer, fault.message, _KEEPABLE) for fault in storage_errors(raw, "")]
-    found = found or list(_excess(raw))
+    found = [error(fault.pointer, fault.message, _STORABLE_ADVICE) for fault in storage_errors(raw, "")]
+    found = found or list(_excess_findings(raw))
     if not found:
-        found = list(_semantic(raw)) if isinstance(raw, dict) else []
+        found = list(_semantic_findings(raw)) if isinstance(raw, dict) else []
         errors = [finding for finding in found if finding.severity == "error"]
-        found = [*shape_findings(canonical(raw), errors), *found]
+        found = [*schema_findings(canonical(raw), errors), *found]
     return arranged(raw, found)
 
 
-def _excess(raw: object) -> Iterator[Finding]:
-    """Find what makes a definition too large to be checked."""
+def _excess_findings(raw: object) -> Iterator[Finding]:
+    """Yield the limits of size that a definition exceeds, with which it is not checked further."""
     if len(msgspec.json.encode(raw)) > MAX_BYTES:
         yield error("", f"is larger than {MAX_BYTES} bytes as JSON", "split it into several flows")
     transitions = [
@@ -81,13 +87,13 @@ def _excess(raw: object) -> Iterator[Finding]:
         )
 
 
-def _semantic(raw: dict[str, Any]) -> Iterator[Finding]:
-    """Find contradictions of members that have the right type."""
-    yield from whole_findings(raw)
+def _semantic_findings(raw: dict[str, Any]) -> Iterator[Finding]:
+    """Yield findings about members that have the right type."""
+    yield from flow_findings(raw)
     steps = raw.get("steps")
     if not isinstance(steps, dict):
         return
     yield from step_findings(raw, steps)
-    yield from round_findings(steps)
-    yield from way_findings(raw, steps)
+    yield from timeout_cycle_findings(steps)
+    yield from reachability_findings(raw, steps)
     yield from permission_findings(raw, steps)

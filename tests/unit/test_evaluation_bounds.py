@@ -17,7 +17,7 @@ from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.cel_tree import Tree
 from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardInputs
 from app.flow.conditions.guard_reads import reads_of
-from app.flow.conditions.guards import FIELDS, check_guard, compiled, fault_of_guard, is_constant
+from app.flow.conditions.guards import FIELDS, check_guard, compiled, constant_value, fault_of_guard
 from app.flow.conditions.pattern_cost import pattern_size
 from app.flow.conditions.payload_schemas import faults_of_schema, payload_faults
 from tests.support.processor_time import bounded
@@ -107,8 +107,8 @@ def test_a_guard_that_takes_long_whatever_it_reads_is_refused_when_it_is_publish
 
 
 def test_a_constant_is_evaluated_as_before() -> None:
-    assert is_constant("[1, 2].all(x, x > 0)") is True
-    assert is_constant("'a'.matches('b')") is False
+    assert constant_value("[1, 2].all(x, x > 0)") is True
+    assert constant_value("'a'.matches('b')") is False
 
 
 def flow_with(guards: dict[str, str], **payload: Any) -> tuple[FlowDefinition, Any]:

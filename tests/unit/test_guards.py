@@ -10,7 +10,7 @@ from msgspec import structs
 from app.contracts.callers import Caller
 from app.contracts.errors import GuardRefusedError
 from app.flow.conditions import guard_inputs, guard_report, guards
-from app.flow.conditions.guards import FIELDS, check_guard, fault_of_guard, is_constant, may_hold
+from app.flow.conditions.guards import FIELDS, check_guard, constant_value, fault_of_guard, may_hold
 from app.kit.numbers import with_doubles
 from tests.support.samples import T0, fresh
 
@@ -184,10 +184,10 @@ def test_every_field_can_be_read() -> None:
 
 
 def test_constants() -> None:
-    assert is_constant("1 == 1") is True
-    assert is_constant("!true") is False
-    assert is_constant("state.ok || true") is None
-    assert is_constant("nonsense") is None
+    assert constant_value("1 == 1") is True
+    assert constant_value("!true") is False
+    assert constant_value("state.ok || true") is None
+    assert constant_value("nonsense") is None
 
 
 def test_a_transition_may_run_unless_its_guard_fails_whatever_comes_with_it() -> None:

@@ -17,8 +17,8 @@ from app.contracts.flow import Flow
 from app.contracts.state import FlowState
 from app.flow import rules
 from app.flow.lint.findings import MAX_FINDINGS, MAX_POINTER
-from app.flow.lint.graph import components, reached, turned
-from app.flow.lint.pointers import way_to
+from app.flow.lint.graph import components, reached, reversed_edges
+from app.flow.lint.pointers import path_to
 from app.flow.position import definition_mismatch
 from app.flow.validation import MAX_BYTES, MAX_GUARDS, check_flow, parse_flow
 from tests.support.corpus import BROKEN, SOUND, read
@@ -93,7 +93,7 @@ def assert_well_told(raw: Any) -> None:
         assert finding.advice
         assert finding.pointer == "" or finding.pointer.startswith("/")
         assert len(finding.pointer) <= MAX_POINTER
-        assert sum(1 for _ in way_to(raw, finding.pointer)) == finding.pointer.count("/")
+        assert sum(1 for _ in path_to(raw, finding.pointer)) == finding.pointer.count("/")
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
         with pytest.raises(InvalidDefinitionError):
@@ -299,7 +299,7 @@ def test_a_pointer_leads_somewhere_though_a_name_is_empty() -> None:
     raw = large(2, 1)
     raw["steps"][""] = {"index": "9", "step": "", "service": "s", "transitions": {}}
     for finding in check_flow(raw):
-        assert sum(1 for _ in way_to(raw, finding.pointer)) == finding.pointer.count("/")
+        assert sum(1 for _ in path_to(raw, finding.pointer)) == finding.pointer.count("/")
 
 
 edges = st.integers(1, 12).flatmap(
@@ -318,4 +318,4 @@ def test_components_are_what_can_be_reached_from_each_other(graph: dict[str, lis
         for other in graph:
             mutual = other in reached(graph, [one]) and one in reached(graph, [other])
             assert mutual == (of[one] == of[other])
-            assert (other in reached(graph, [one])) == (one in reached(turned(graph), [other]))
+            assert (other in reached(graph, [one])) == (one in reached(reversed_edges(graph), [other]))

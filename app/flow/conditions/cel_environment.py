@@ -1,7 +1,7 @@
-"""CEL as guards use it: the standard functions, and numbers that mix as those of JSON do.
+"""The CEL environment of guards: the standard functions, and numbers that mix as those of JSON do.
 
-JSON has one kind of number, and ``50`` and ``50.0`` are the same to whoever writes it; CEL has integers and
-doubles and mixes them nowhere. Here an integer that meets a double counts as a double, in arithmetic and in
+JSON has one kind of number, in which ``50`` and ``50.0`` are the same; CEL has integers and doubles and never
+mixes them. Here an integer that meets a double counts as a double, in arithmetic and in
 comparisons. Two integers stay integers: ``7 / 2`` is 3, as CEL has it.
 """
 
@@ -55,11 +55,15 @@ class CelEnvironment:
 
     @cached_property
     def _comparing_types(self) -> cel.Env:
-        """No overload can be declared for types: ``type(x) == int`` needs the equality of the library."""
+        """The environment for ``type(x) == int``: no overload can be declared for types."""
         return _environment(self._variables, _ORDER)
 
     def compile(self, expression: str) -> cel.Expression:
-        """Compile and check the types. Raises RuntimeError."""
+        """Compile an expression and check its types.
+
+        Raises:
+            RuntimeError: It does not compile.
+        """
         try:
             return self._mixing.compile(expression)
         except RuntimeError as refusal:
@@ -69,16 +73,24 @@ class CelEnvironment:
                 raise refusal from None
 
     def activation(self, values: Mapping[str, Any]) -> cel.Activation:
-        """Values that several expressions are evaluated over: each is brought into CEL once."""
+        """Convert values to CEL once, for several expressions that are evaluated over them."""
         return self._mixing.Activation(data=values)
 
     def parse(self, expression: str) -> bytes:
-        """Return the syntax tree of an expression, serialized. Raises RuntimeError."""
+        """Return the syntax tree of an expression, serialized.
+
+        Raises:
+            RuntimeError: It has a syntax error.
+        """
         tree: bytes = self._mixing.compile(expression, disable_check=True).serialize()
         return tree
 
     def evaluate(self, tree: bytes) -> cel.Value:
-        """Evaluate a serialized syntax tree that reads nothing. Raises RuntimeError."""
+        """Evaluate a serialized syntax tree that reads nothing.
+
+        Raises:
+            RuntimeError: It cannot be evaluated.
+        """
         return self._mixing.deserialize(tree).eval(data={})
 
 
@@ -88,7 +100,7 @@ def _environment(variables: Mapping[str, cel.Type], comparisons: Mapping[str, Ov
         *(_declared(name, overloads, None) for name, overloads in comparisons.items()),
     ]
     names = "".join(f"    - name: '{name}'\n" for name in (*_ARITHMETIC, *comparisons))
-    # The library has no way to add an overload to a function of its own: the function is declared anew.
+    # The library cannot add an overload to a standard function, so the function is declared anew.
     config = cel.NewEnvConfigFromYaml(f"stdlib:\n  exclude_functions:\n{names}")
     return cel.NewEnv(config=config, variables=variables, functions=functions)
 

@@ -18,11 +18,12 @@ log = structlog.get_logger("evaluation")
 T = TypeVar("T")
 
 TOLERANCE = 4
-"""How many times its bound an evaluation may take, by the clock and in processor time of its thread."""
+"""Factor of its bound that an evaluation may take, by the clock and in processor time of its thread."""
 OPEN_SECONDS = 300.0
 MAX_OPEN = 1000
 SIZE_FACTOR = 0.5
-"""From this fraction of the size that took long, payloads are refused: not one a byte smaller each time."""
+"""Payloads from this fraction of the slow size are refused, so that a byte less does not evade the
+breaker."""
 
 
 class Place(Struct, frozen=True):
@@ -34,8 +35,15 @@ class Place(Struct, frozen=True):
 
 
 class Subject(Struct, frozen=True):
-    """The subject of an evaluation: ``key`` identifies the guard or the schema, ``size`` grows with the
-    values, and ``bound_seconds`` is what the estimate promises."""
+    """The subject of an evaluation.
+
+    Args:
+        kind: A guard or a payload schema.
+        key: Identifies the guard or the schema.
+        size: A measure that grows with the values.
+        bound_seconds: The upper bound that was estimated.
+        place: The transition, for the log.
+    """
 
     kind: Literal["guard", "payloadSchema"]
     key: str
@@ -50,7 +58,7 @@ class _Opened(Struct):
 
 
 class _CollectorClock:
-    """The processor time of Python's garbage collector: not the fault of what it interrupts."""
+    """Measures the processor time of Python's garbage collector, which is not part of an evaluation."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -68,18 +76,18 @@ _collector = _CollectorClock()
 
 
 def own_thread_time() -> float:
-    """The processor time of this thread in seconds, without the garbage collector."""
+    """Return the processor time of this thread in seconds, without the garbage collector."""
     return time.thread_time() - _collector.seconds
 
 
 class EvaluationBreaker:
-    """Evaluates, and refuses what took too long before.
+    """Evaluates guards and schemas, and refuses those that took too long before.
 
     Args:
-        tolerance: How many times its bound an evaluation may take.
+        tolerance: Factor of its bound that an evaluation may take.
         clock: A monotonic clock, in seconds.
-        thread_clock: The processor time of the thread, in seconds: on a busy machine, or one that was
-            suspended, the clock alone would accuse anything.
+        thread_clock: The processor time of the thread, in seconds. The clock alone would open the breaker
+            on a busy machine, or on one that was suspended.
     """
 
     def __init__(
@@ -94,8 +102,10 @@ class EvaluationBreaker:
         self._opened: dict[tuple[str, str], _Opened] = {}
 
     def evaluate(self, subject: Subject, evaluate: Callable[[], T]) -> T | None:
-        """Evaluate, or return ``None``: it took too long a while ago. After that while it is evaluated once
-        more, which closes the breaker or opens it again."""
+        """Evaluate, or return None while the subject is refused.
+
+        After ``OPEN_SECONDS`` it is evaluated once more, which closes the breaker or opens it again.
+        """
         if self._opened and self.is_open(subject):
             return None
         began, thread_began = self._clock(), self._thread_clock()
@@ -110,7 +120,7 @@ class EvaluationBreaker:
                 self._close(subject)
 
     def is_open(self, subject: Subject) -> bool:
-        """True if this is refused now."""
+        """True if the subject is refused now."""
         opened = self._opened.get((subject.kind, subject.key))
         return opened is not None and subject.size >= opened.size and self._clock() < opened.until
 
@@ -135,7 +145,7 @@ class EvaluationBreaker:
         )
 
     def _close(self, subject: Subject) -> None:
-        """Forget what took long, if it has been evaluated again with as much and in time."""
+        """Close the breaker if the subject was evaluated in time with a payload of the slow size."""
         opened = self._opened.get((subject.kind, subject.key))
         if opened is not None and subject.size >= opened.size:
             del self._opened[subject.kind, subject.key]

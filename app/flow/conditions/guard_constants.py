@@ -1,4 +1,4 @@
-"""Parts of a guard that can never be evaluated, whatever the guard reads."""
+"""Constant parts of a guard that can never be evaluated, whatever the guard reads."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -8,23 +8,24 @@ from cel_expr_python import cel
 
 from app.flow.conditions.cel_environment import CelEnvironment
 from app.flow.conditions.cel_tree import Node, Tree
+from app.flow.conditions.guard_report import strip_status
 
 _DIVISIONS = ("_/_", "_%_")
-_OF_A_ZONE = frozenset(
+_ZONED_METHODS = frozenset(
     {
         *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
         *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
     }
 )
 _PROBES = {
-    **{name: f"timestamp('2000-01-01T00:00:00Z').{name}(given) >= 0" for name in _OF_A_ZONE},
+    **{name: f"timestamp('2000-01-01T00:00:00Z').{name}(given) >= 0" for name in _ZONED_METHODS},
     "matches": "[''.matches(given)].size() == 1",
 }
-"""Checks of the texts that a method takes, whatever it is called on."""
+"""Expressions that check an argument of a method, whatever the method is called on."""
 
 
 def constant_fault(tree: Tree, expression: str) -> str | None:
-    """The first part of a guard that compiles and can never be evaluated; None if there is none.
+    """Return the fault of the first constant part that can never be evaluated; None if there is none.
 
     Such parts are ``x / 0``, ``int('abc')``, ``x.getHours('Europe/Pariss')``, ``x.matches('(')``, ``[1][2]``
     and ``x[-1]``, also where they are not always reached.
@@ -33,7 +34,7 @@ def constant_fault(tree: Tree, expression: str) -> str | None:
 
 
 def _nodes(root: Node) -> Iterator[Node]:
-    """All parts in their order, from the outside in; of constant parts the outermost alone."""
+    """Yield the nodes in their order, from the outside in; of constant nodes only the outermost."""
     waiting = [root]
     while waiting:
         node = waiting.pop()
@@ -53,7 +54,7 @@ def _faults(tree: Tree, node: Node, expression: str) -> Iterator[str]:
         return
     value, reason = tree.value(last)
     if reason is not None:
-        return  # it is a fault of its own
+        return  # reported as a fault of its own
     if node.function in _DIVISIONS and isinstance(value, int) and value == 0:
         yield f"divides by zero ({_place(node, expression)})"
     elif node.function == "_[_]" and _is_no_index(value):
@@ -61,11 +62,11 @@ def _faults(tree: Tree, node: Node, expression: str) -> Iterator[str]:
     elif node.function in _PROBES and isinstance(value, str):
         reason = _refusal(node.function, value)
         if reason is not None:
-            yield f"{value!r} is not what {node.function} takes: {_plain(reason)}"
+            yield f"{value!r} is not what {node.function} takes: {strip_status(reason)}"
 
 
 def _innermost_failing(tree: Tree, node: Node) -> tuple[Node, str] | None:
-    """A constant part without a value all of whose parts have one, and why it has none."""
+    """Return a constant node without a value all of whose parts have one, and the reason."""
     found = None
     waiting = [node]
     while waiting:
@@ -81,8 +82,8 @@ def _message(tree: Tree, node: Node, reason: str, expression: str) -> str:
     texts = [tree.value(part)[0] for part in node.parts]
     given = texts[-1] if texts else None
     if node.function.isidentifier() and isinstance(given, str):
-        return f"{given!r} is not what {node.function} takes: {_plain(reason)}"
-    return f"can never be evaluated: {_plain(reason)} ({_place(node, expression)})"
+        return f"{given!r} is not what {node.function} takes: {strip_status(reason)}"
+    return f"can never be evaluated: {strip_status(reason)} ({_place(node, expression)})"
 
 
 def _is_no_index(value: Any) -> bool:
@@ -92,7 +93,7 @@ def _is_no_index(value: Any) -> bool:
 
 
 def _refusal(function: str, given: str) -> str | None:
-    """Why a method does not take a text."""
+    """Return the reason why a method refuses a text; None if it accepts it."""
     probe = _probes().compile(_PROBES[function])
     try:
         found = probe.eval(data={"given": given})
@@ -105,12 +106,6 @@ def _place(node: Node, expression: str) -> str:
     before = expression[: node.position]
     line, column = before.count("\n") + 1, node.position - before.rfind("\n")
     return f"column {column}" if line == 1 else f"line {line}, column {column}"
-
-
-def _plain(message: str) -> str:
-    """A message of the library without its status."""
-    status, colon, text = message.partition("\n")[0].partition(": ")
-    return text if colon and status.isupper() else message.partition("\n")[0]
 
 
 @cache

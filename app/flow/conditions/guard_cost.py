@@ -1,4 +1,4 @@
-"""An upper bound of the cost of evaluating a guard, from its syntax tree and the sizes of the actual values.
+"""An upper bound of the cost of a guard, from its syntax tree and the sizes of the values.
 
 The unit is a nanosecond of the machine on which the library was measured; every factor is above what was
 measured.

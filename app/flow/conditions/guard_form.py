@@ -26,8 +26,12 @@ _COUNTS = re.compile(r"\{[\d,\s]*\}")
 
 
 class GuardForm(Struct, frozen=True):
-    """The parts of a guard that may take long: for each loop and each call of ``matches``, in how many other
-    loops it is evaluated."""
+    """The parts of a guard that may take long.
+
+    Args:
+        loops: For each loop, in how many other loops it is.
+        matches: Each call of ``matches``, with the number of loops that it is in.
+    """
 
     loops: list[int]
     matches: list[tuple[int, Node]]
@@ -80,7 +84,7 @@ def _with_depths(root: Node) -> Iterator[tuple[Node, int]]:
 def _pattern_fault(call: Node, expression: str) -> str | None:
     """Check the pattern of ``text.matches('pattern')``.
 
-    The tree says what the pattern is. That it is one literal in the brackets of a method bounds how it can be
+    The tree has the pattern itself. That it is one literal in the brackets of a method bounds how it can be
     written: its position in the tree is that of the opening bracket.
     """
     pattern = call.parts[-1].text if call.is_method and len(call.parts) == 2 else None

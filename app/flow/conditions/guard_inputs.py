@@ -1,4 +1,4 @@
-"""The values that the guards of one read see, and the budget that they share."""
+"""Inputs of the guards of one read, and the budget that they share."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,23 +18,30 @@ from app.flow.values.storable_json import count_nodes
 
 LOOPED_BYTES = 16_384
 LOOPED_MEMBERS = 500
-"""Of both payloads as JSON, and of all lists and objects in them together, where a guard loops or matches:
-lists are copied at each step, and a pattern takes its time for each character."""
+"""Limits of both payloads together for a guard that loops or matches: their size as JSON, and the members of
+all lists and objects in them. Lists are copied at each step, and a pattern visits each character."""
 MAX_GUARD_COST = 25_000_000
 MAX_READ_COST = 50_000_000
-"""Of one guard, and of all guards of one read together, in the nanoseconds of ``guard_cost``."""
+"""The largest cost of one guard, and of all guards of one read together, in nanoseconds (``guard_cost``)."""
 MAX_READ_SECONDS = 0.25
-"""Of all guards of one read together, by the clock: after it none is begun."""
-MANY = 4
-"""How many times as much the guards of many states may cost in one read."""
+"""Time of all guards of one read together: after it no further guard is evaluated."""
+MANY_STATES_FACTOR = 4
+"""Factor of the budget of a read of many states."""
 
 Reads = Mapping[str, set[str] | None]
 """The variables that a guard reads, with the members of them that it names (None: any)."""
 
 
 class GuardBudget:
-    """The budget left to the guards that share it. ``skipped`` counts those that were not evaluated, as they
-    cost too much; ``seconds`` is how long it took to count the cost of all and to evaluate the others."""
+    """The budget of the guards that share it.
+
+    ``skipped`` counts the guards that were not evaluated because they cost too much. ``seconds`` is the time
+    spent on counting the cost of all guards and on evaluating the others.
+
+    Args:
+        limit: Cost of all guards together, in nanoseconds.
+        max_seconds: Time after which no further guard is evaluated.
+    """
 
     def __init__(self, limit: float = MAX_READ_COST, max_seconds: float = MAX_READ_SECONDS) -> None:
         self._left = limit
@@ -44,14 +51,20 @@ class GuardBudget:
 
     @classmethod
     def of_many(cls) -> "GuardBudget":
-        """The budget of a read of many states."""
-        return cls(MANY * MAX_READ_COST, MANY * MAX_READ_SECONDS)
+        """Return the budget of a read of many states."""
+        return cls(MANY_STATES_FACTOR * MAX_READ_COST, MANY_STATES_FACTOR * MAX_READ_SECONDS)
 
     def evaluate(
         self, cost: Callable[[], float], evaluate: Callable[[], cel.Value | None]
     ) -> cel.Value | None:
-        """Count what a guard may cost, and evaluate it; None when that is more than one may, or than is left,
-        or when ``evaluate`` refuses. The clock also runs while the cost is counted."""
+        """Count the cost of a guard, and evaluate it if the budget allows.
+
+        The clock also runs while the cost is counted.
+
+        Returns:
+            The value; None if the guard costs more than one guard may or than is left, or if ``evaluate``
+            returned None.
+        """
         if self.seconds >= self._max_seconds:
             self.skipped += 1
             return None
@@ -69,7 +82,14 @@ class GuardBudget:
 
 
 class GuardInputs:
-    """The values that the guards of one read see."""
+    """The values that the guards of one read can use.
+
+    Args:
+        state: The state before the transition; None for a guard that reads nothing.
+        payload: The payload of the transition.
+        caller: The caller that runs it.
+        now: The time that guards see.
+    """
 
     def __init__(
         self, state: FlowState | None, payload: Payload, caller: Caller | None, now: datetime | None
@@ -84,19 +104,24 @@ class GuardInputs:
         self._too_much: str | None = None
 
     def place(self, transition: str) -> Place:
-        """The transition of the state's step, for the log."""
+        """Return the place of a transition of the state's step, for the log."""
         return Place(self.values.get("state.flow", ""), self.values.get("state.step", ""), transition)
 
     def arguments(self, key: str, reads: Reads, environment: CelEnvironment) -> dict[str, Any]:
-        """The values read, as the library's ``eval`` takes it. ``key``: what is read, as a text.
+        """Return the values that a guard reads, as arguments of the library's ``eval``.
 
-        An activation brings values into CEL once, but costs as much as a small guard by itself: it is made
-        for the second guard that reads the same.
+        An activation converts values to CEL once, but costs as much as a small guard by itself: it is made
+        for the second guard that reads the same values.
+
+        Args:
+            key: A text that identifies ``reads``.
+            reads: The variables and members that the guard reads.
+            environment: The environment in which the guard was compiled.
         """
         activation = self._activations.get(key)
         if activation is not None:
             return {"activation": activation}
-        sent = {name: self._sent(name, members) for name, members in reads.items()}
+        sent = {name: self._read_value(name, members) for name, members in reads.items()}
         if key not in self._seen:
             self._seen.add(key)
             return {"data": sent}
@@ -104,11 +129,11 @@ class GuardInputs:
         return {"activation": activation}
 
     def knows(self, key: str) -> bool:
-        """True if what is read was brought into CEL already."""
+        """True if the values of a key are converted to CEL already."""
         return key in self._activations
 
     def work(self, reads: Reads) -> float:
-        """The cost of converting the values to CEL."""
+        """Return the cost of converting the values to CEL, in nanoseconds."""
         total = 0.0
         for name, members in reads.items():
             value = self.values.get(name)
@@ -129,23 +154,23 @@ class GuardInputs:
         return found
 
     def sizes(self, reads: Reads) -> dict[str, Size]:
-        """The sizes of the variables that are read."""
+        """Return the sizes of the variables that are read."""
         return {name: self._size_of_variable(name, members) for name, members in reads.items()}
 
     def _size_of_variable(self, name: str, members: set[str] | None) -> Size:
-        value = self._sent(name, members)
+        value = self._read_value(name, members)
         if members is None or not isinstance(value, dict):
             return self._size_of(name, None, value)
         return SizeOfObject({member: self._size_of(name, member, value[member]) for member in value})
 
     def too_much(self) -> str | None:
-        """Why a guard that loops or matches cannot be evaluated over the payloads; None: it can."""
+        """Return the reason why a guard that loops or matches cannot be evaluated; None if it can."""
         if self._too_much is None:
             self._too_much = _too_much(self.values["payload"], self.values["state.payload"])
         return self._too_much or None
 
-    def _sent(self, name: str, members: set[str] | None) -> Any:
-        """The value of a variable. Every member costs its way into CEL: only those that can be read."""
+    def _read_value(self, name: str, members: set[str] | None) -> Any:
+        """Return the value of a variable with the members that can be read, as converting each has a cost."""
         value = self.values.get(name)
         if members is None or not isinstance(value, dict):
             return value

@@ -1,4 +1,4 @@
-"""Reports about guards: the values that a refused one read, and messages of the library in plain words."""
+"""Reports about guards: the values that a refused one read, and messages of the library."""
 
 import re
 from collections.abc import Iterator, Mapping

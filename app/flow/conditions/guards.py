@@ -1,11 +1,16 @@
 """Guards: conditions of transitions in CEL, the Common Expression Language.
 
-An expression sees ``payload`` (what comes with the transition), ``state`` (as it is before it), ``user``
-(who asks: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled once. What it may cost is
-bounded: its length and depth, 10,000 steps of its loops (by the library), what may be looped over
-(``LOOPED_BYTES``, ``LOOPED_MEMBERS``), and what its parts cost with the values that it reads, counted before
-it is evaluated (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of one read). One that takes much longer
-nevertheless is not evaluated again for a while (``evaluation_breaker``).
+An expression reads ``payload`` (the payload of the transition), ``state`` (the state before it), ``user``
+(the
+caller: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled once. Its cost is bounded by:
+
+* its length, and its depth (by the library);
+* the form of its loops and patterns (``guard_form``), and 10,000 steps of its loops (by the library);
+* the size of the payloads that it may loop over (``LOOPED_BYTES``, ``LOOPED_MEMBERS``);
+* its estimated cost with the values that it reads (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of
+  one read).
+
+A guard that takes much longer than its estimate is not evaluated again for a while (``evaluation_breaker``).
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,9 +39,10 @@ from app.flow.conditions.value_sizes import NOTHING, Size, size_of_unknown
 from app.kit.deadline import require_time
 
 MAX_LENGTH = 1000
-CHEAP = 1_000_000
-WORKS = (1_000, 10_000, 100_000)
-"""Up to these sizes of what a guard reads, its cost is counted once; unless that is more than ``CHEAP``."""
+CHEAP_COST = 1_000_000
+PRECOUNTED_WORKS = (1_000, 10_000, 100_000)
+"""Up to these costs of converting what a guard reads, its cost is counted once, when it is compiled; this
+estimate is used unless it is more than ``CHEAP_COST``."""
 
 _TEXT, _MAP = cel.Type.STRING, cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 _PAYLOAD = {"payload": _MAP}
@@ -59,12 +65,18 @@ _REST = {
     "now": cel.Type.TIMESTAMP,
 }
 FIELDS = (*_PAYLOAD, *_USER, *_REST)
-"""Everything that a guard can read. Texts that a state has not are empty."""
+"""The variables of a guard. Texts that a state does not have are empty."""
 
 
 class Guard:
-    """A compiled condition. ``reads_payload``: what comes with the transition matters; ``reads_user``: so
-    does who asks."""
+    """A compiled condition.
+
+    ``reads_payload`` and ``reads_user`` are true if its result depends on the payload of the transition and
+    on the caller.
+
+    Raises:
+        RuntimeError: The expression does not compile.
+    """
 
     def __init__(self, expression: str) -> None:
         self.expression = expression
@@ -78,14 +90,20 @@ class Guard:
         self.reads_user = any(name in self._reads for name in _USER)
         self._key = repr(sorted((name, members and sorted(members)) for name, members in self._reads.items()))
         self._costs = [
-            (work, _cost_of(self._root, dict.fromkeys(self._reads, size_of_unknown(work)))) for work in WORKS
+            (work, _cost_of(self._root, dict.fromkeys(self._reads, size_of_unknown(work))))
+            for work in PRECOUNTED_WORKS
         ]
 
     def refusal(
         self, inputs: GuardInputs, budget: GuardBudget | None = None, transition: str = ""
     ) -> str | None:
-        """None when the condition holds; otherwise why it cannot be told, "" when it is plainly false.
-        ``transition``: the one with this guard, for the log."""
+        """Return None if the guard passes, "" if it is false, otherwise the reason why it has no result.
+
+        Args:
+            inputs: The values that it reads.
+            budget: The budget that it shares with other guards; a new one by default.
+            transition: The name of its transition, for the log.
+        """
         if self.is_expensive and (too_much := inputs.too_much()):
             return too_much
         environment = _environment()
@@ -101,7 +119,7 @@ class Guard:
 
         try:
             found = (budget or GuardBudget()).evaluate(lambda: self.cost(inputs), evaluate_unless_slow)
-        except Exception as refusal:  # noqa: BLE001 - whatever it is: the condition is not known to hold
+        except Exception as refusal:  # noqa: BLE001 - whatever it is, the guard did not pass
             return strip_status(str(refusal)) if isinstance(refusal, RuntimeError) else "it has no result"
         if found is None:
             return "it may take too long with values of this size; send less, or simplify the condition"
@@ -116,19 +134,19 @@ class Guard:
         return seen_values(self._root, inputs.values)
 
     def cost(self, inputs: GuardInputs) -> float:
-        """At most what an evaluation takes, in nanoseconds (app.flow.conditions.guard_cost)."""
+        """Return an upper bound of the cost of an evaluation, in nanoseconds (``guard_cost``)."""
         work = inputs.work(self._reads)
-        brought = 0.0 if inputs.knows(self._key) else work
+        conversion = 0.0 if inputs.knows(self._key) else work
         for limit, cost in self._costs:
-            if work <= limit and cost <= CHEAP:
-                return cost + brought
-        return _cost_of(self._root, inputs.sizes(self._reads)) + brought
+            if work <= limit and cost <= CHEAP_COST:
+                return cost + conversion
+        return _cost_of(self._root, inputs.sizes(self._reads)) + conversion
 
 
 def check_guard(
     expression: str, transition: str, state: FlowState, payload: Payload, caller: Caller, now: datetime
 ) -> None:
-    """Raise GuardRefusedError, with what the guard read, unless the condition holds for certain."""
+    """Raise GuardRefusedError, with the values that the guard read, unless the guard passes."""
     inputs = GuardInputs(state, payload, caller, now)
     guard = compiled(expression)
     reason = guard.refusal(inputs, transition=transition)
@@ -151,7 +169,7 @@ def may_hold(
     inputs: GuardInputs | None = None,
     budget: GuardBudget | None = None,
 ) -> bool:
-    """True if a transition with this guard may run now; one that depends on what comes with it may.
+    """True if a transition with this guard may run now; a guard on the payload of the transition may pass.
 
     Guards of one read share their ``inputs`` and their ``budget``.
     """
@@ -162,8 +180,10 @@ def may_hold(
 
 
 def fault_of_guard(expression: str) -> str | None:
-    """The fault of a guard as it is written; None: it compiles, reads what there is, and is true or
-    false."""
+    """Return the fault of a guard as it is written; None if it is sound.
+
+    A sound guard compiles, reads only ``FIELDS``, is true or false, and is within the bounds.
+    """
     require_time()
     if len(expression) > MAX_LENGTH:
         return f"is longer than {MAX_LENGTH} characters"
@@ -188,8 +208,8 @@ def _fault_of(expression: str) -> str | None:
     return constant_fault(tree, expression)
 
 
-def is_constant(expression: str) -> bool | None:
-    """The value of a guard that reads nothing; None: it reads something."""
+def constant_value(expression: str) -> bool | None:
+    """Return the value of a sound guard that reads nothing; None for any other."""
     if fault_of_guard(expression) is not None or compiled(expression).reads_anything:
         return None
     return compiled(expression).refusal(GuardInputs(None, {}, None, None)) is None
@@ -197,12 +217,16 @@ def is_constant(expression: str) -> bool | None:
 
 @lru_cache(maxsize=4096)
 def compiled(expression: str) -> Guard:
-    """The guard, compiled once. Raises RuntimeError for one that fault_of_guard refuses."""
+    """Return the guard, compiled once.
+
+    Raises:
+        RuntimeError: The expression does not compile.
+    """
     return Guard(expression)
 
 
 def compile_all(expressions: Iterable[str]) -> None:
-    """Compile guards before they are needed; one that cannot be compiled is left to whoever needs it."""
+    """Compile guards before they are needed; errors are left to the first evaluation."""
     for expression in expressions:
         with suppress(RuntimeError):
             compiled(expression)

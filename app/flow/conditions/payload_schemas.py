@@ -1,7 +1,7 @@
-"""JSON Schemas (2020-12) of the payloads that come with transitions.
+"""JSON Schemas (2020-12) of the payloads of transitions.
 
-A schema speaks for itself alone: nothing is fetched, whatever its ``$ref`` names. ``format`` is checked.
-Patterns take time in proportion to the text (no look-around, no back-references).
+A schema is self-contained: no ``$ref`` is fetched. ``format`` is checked. Patterns take time in proportion to
+the text (no look-around, no back-references).
 """
 
 import hashlib
@@ -26,17 +26,27 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES = 16_384
 MAX_STEPS = 2_000_000
 STEP_SECONDS = 25e-9
-MAX_TOLD_STEPS = 50_000
+MAX_ALL_FAULTS_STEPS = 50_000
+"""Steps of a validation up to which all faults are reported, not only the first."""
 MAX_REPORT_STEPS = 4_000_000
-"""Of the errors for all faults: the library makes all of them, and those of each way of ``anyOf`` too."""
-MAX_SHOWN = 200
-PATTERN_BYTES = 1_048_576
-"""Of a pattern, compiled."""
+"""Steps to make the errors of all faults: the library makes all, and those of each branch of ``anyOf``."""
+MAX_SHOWN_BYTES = 200
+MAX_PATTERN_BYTES = 1_048_576
+"""Of a compiled pattern."""
 
 
 def payload_faults(schema: dict[str, Any], payload: Payload, place: Place | None = None) -> list[Fault]:
-    """Everything in which a payload does not fit, by JSON pointers into it; at most ``MAX_FAULTS``, and the
-    first alone where schema and payload are large. ``place``: the transition, for the log."""
+    """Return the faults of a payload against a schema.
+
+    Args:
+        schema: A schema without faults (``faults_of_schema``).
+        payload: The payload of the transition.
+        place: The transition, for the log.
+
+    Returns:
+        At most ``MAX_FAULTS`` faults, by JSON pointers into the payload; only the first where schema and
+        payload are large.
+    """
     validator, weight, fingerprint = _validator(_Schema(schema))
     if weight.steps(payload, MAX_STEPS) > MAX_STEPS:
         return [Fault("", "is larger than can be compared with its schema: bring less, or ask for less")]
@@ -55,9 +65,9 @@ def payload_faults(schema: dict[str, Any], payload: Payload, place: Place | None
 def _faults(
     schema: dict[str, Any], payload: Payload, validator: jsonschema_rs.Draft202012Validator, weight: Weight
 ) -> list[Fault]:
-    # To find all faults takes many times as long as the first.
-    steps = weight.steps(payload, MAX_TOLD_STEPS)
-    if weight.report_steps(payload) > MAX_REPORT_STEPS or steps > MAX_TOLD_STEPS:
+    # Finding all faults takes many times as long as finding the first.
+    steps = weight.steps(payload, MAX_ALL_FAULTS_STEPS)
+    if weight.report_steps(payload) > MAX_REPORT_STEPS or steps > MAX_ALL_FAULTS_STEPS:
         return [_first_fault(schema, payload)]
     faults = []
     for error in errors_of(validator, payload, steps):
@@ -68,7 +78,7 @@ def _faults(
 
 
 def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
-    """Everything wrong with a schema as it is written, by JSON pointers into it."""
+    """Return the faults of a schema as it is written, by JSON pointers into it."""
     require_time()
     if len(msgspec.json.encode(schema)) > MAX_BYTES:
         return [Fault("", f"is larger than {MAX_BYTES} bytes")]
@@ -78,13 +88,13 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     misplaced = list(islice(_misplaced(schema), MAX_FAULTS + 1))
     if len(misplaced) > MAX_FAULTS:  # the library makes errors of all of them, at every level
         return misplaced[:MAX_FAULTS]
-    told = (Fault(_pointer(error.instance_path), error.message) for error in errors_of(_meta(), schema))
-    faults = list(dict.fromkeys(islice(told, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
+    errors = (Fault(_pointer(error.instance_path), error.message) for error in errors_of(_meta(), schema))
+    faults = list(dict.fromkeys(islice(errors, MAX_FAULTS))) or cost_faults(schema) or _compile_fault(schema)
     return faults[:MAX_FAULTS]
 
 
 def _misplaced(schema: dict[str, Any]) -> Iterator[Fault]:
-    """Find values in the places of schemas that are none."""
+    """Find values that are not schemas, in the places of schemas."""
     waiting: list[tuple[str, dict[str, Any]]] = [("", schema)]
     while waiting:
         at, part = waiting.pop()
@@ -116,8 +126,10 @@ def _compile_fault(schema: dict[str, Any]) -> list[Fault]:
 
 
 class _Schema:
-    """A schema by its identity: those of published definitions never change. It is kept alive with what is
-    compiled of it, so that no other one can take its place."""
+    """A schema by its identity, as those of published definitions never change.
+
+    The cache holds a reference to it, so that no other schema can have the same identity.
+    """
 
     __slots__ = ("schema",)
 
@@ -138,7 +150,7 @@ def _validator(of: _Schema) -> tuple[jsonschema_rs.Draft202012Validator, Weight,
 
 
 def _first_fault(schema: dict[str, Any], payload: Payload) -> Fault:
-    """The first fault of a payload that does not fit, found without errors of each way of ``anyOf``."""
+    """Return the first fault of a payload, found without the errors of each branch of ``anyOf``."""
     locator = _locator(_Schema(schema))
     if locator is None:
         return Fault("", "does not fit its schema, and is too large to find out where: send less to be told")
@@ -147,7 +159,7 @@ def _first_fault(schema: dict[str, Any], payload: Payload) -> Fault:
     except jsonschema_rs.ValidationError as first:
         message = first.message
         if list(getattr(first.kind, "schema", ())) == ["not"]:
-            shown = msgspec.json.encode(first.instance)[:MAX_SHOWN].decode(errors="ignore")
+            shown = msgspec.json.encode(first.instance)[:MAX_SHOWN_BYTES].decode(errors="ignore")
             message = f"{shown} is not valid under any of the ways of 'anyOf', or under several of 'oneOf'"
         return Fault(_pointer(first.instance_path), message)
     return Fault("", "does not fit its schema")
@@ -155,35 +167,37 @@ def _first_fault(schema: dict[str, Any], payload: Payload) -> Fault:
 
 @lru_cache(maxsize=256)
 def _locator(of: _Schema) -> jsonschema_rs.Draft202012Validator | None:
-    """A validator that refuses what the schema refuses, and says of ``anyOf`` and ``oneOf`` only that none
-    fits; None: the schema cannot be written so."""
+    """Return a validator that makes one error of each ``anyOf`` and ``oneOf``.
+
+    It refuses the same payloads as the schema. None if the schema cannot be rewritten.
+    """
     try:
-        return _compile(_without_ways(of.schema))
+        return _compile(_without_branches(of.schema))
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
-        return None  # a $ref leads into a way
+        return None  # a $ref leads into a branch
 
 
-def _without_ways(part: Any) -> Any:
-    """The schema with each ``anyOf`` and ``oneOf`` in a double negation, which makes one error of them."""
+def _without_branches(part: Any) -> Any:
+    """Put each ``anyOf`` and ``oneOf`` of a schema in a double negation, which makes one error of them."""
     if not isinstance(part, dict):
         return part
     if "unevaluatedProperties" in part or "unevaluatedItems" in part:
         raise ValueError("a double negation hides what is evaluated")
     changed: dict[str, Any] = {}
-    ways: list[dict[str, Any]] = []
+    branches: list[dict[str, Any]] = []
     for name, member in part.items():
         if name in ("anyOf", "oneOf"):
-            ways.append({"not": {"not": {name: member}}})
+            branches.append({"not": {"not": {name: member}}})
         elif name in DATA:
             changed[name] = member
         elif name in MAPS_OF_SCHEMAS:
-            changed[name] = {key: _without_ways(inner) for key, inner in member.items()}
+            changed[name] = {key: _without_branches(inner) for key, inner in member.items()}
         elif isinstance(member, list):
-            changed[name] = [_without_ways(inner) for inner in member]
+            changed[name] = [_without_branches(inner) for inner in member]
         else:
-            changed[name] = _without_ways(member)
-    if ways:
-        changed["allOf"] = [*changed.get("allOf", ()), *ways]
+            changed[name] = _without_branches(member)
+    if branches:
+        changed["allOf"] = [*changed.get("allOf", ()), *branches]
     return changed
 
 
@@ -197,7 +211,7 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
         schema,
         validate_formats=True,
         retriever=_refuse,
-        pattern_options=jsonschema_rs.RegexOptions(size_limit=PATTERN_BYTES),
+        pattern_options=jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES),
     )
 
 

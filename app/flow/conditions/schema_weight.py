@@ -1,8 +1,8 @@
-"""How many steps it takes to compare a payload with a schema, counted before it is done.
+"""The number of steps that validating a payload takes, estimated before it is validated.
 
-A step is about what one keyword takes for one value: 25 ns. The library compares numbers that are no integers
-by exact fractions, which take much more, the more the further they are from one. A schema that several
-``$ref`` name counts at each place as often as it is named there.
+A step is the time of one keyword for one value, about 25 ns. The library compares numbers that are not
+integers as exact fractions, which take much longer, the more the further they are from 1. A schema that
+several ``$ref`` name counts at each place as often as it is named there.
 """
 
 import re
@@ -18,17 +18,17 @@ from app.flow.conditions.pattern_cost import WIDE, pattern_size
 from app.flow.conditions.schema_cost import at_same_value, parts_of, targets_of, unevaluated_depth
 from app.flow.values.storable_json import count_nodes
 
-UNEVALUATED = 4
-"""How often the library goes through a schema in another one that has unevaluatedProperties."""
+UNEVALUATED_FACTOR = 4
+"""Number of times that the library visits a schema inside one with unevaluatedProperties."""
 LARGEST, SMALLEST = 1e30, 1e-30
-"""Numbers beyond them, other than zero, are extreme: their fractions are long."""
-MAX_LOOKED = 20_000
-"""Schemas at all places of a payload that are told apart; beyond, each may be at any place."""
+"""Numbers outside this range, other than zero, are extreme: their fractions are long."""
+MAX_PLACED_SCHEMAS = 20_000
+"""Schemas whose places in a payload are distinguished; beyond, each may be at any place."""
 FORMATS = {"idn-hostname": 20, "regex": 8}
 ANY_FORMAT = 2
-"""Of each byte of a text that a format is checked for, in the unit of patterns (3 ns)."""
+"""Cost of a format for each byte of a text, in the unit of patterns (3 ns)."""
 REPORT, COPIED_VALUE, COPIED_BYTE = 700, 10, 0.4
-"""Steps for an error, and for each value and each byte of what it is about."""
+"""Steps to make an error, and for each value and each byte of the value that it repeats."""
 
 _COUNTS = re.compile(r"\{[\d,]*\}")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -37,7 +37,7 @@ _OF_ITEMS = ("items", "contains", "unevaluatedItems")
 
 
 class Arithmetic(Struct, frozen=True):
-    """Steps for a number with an integer of the schema, with another number, and with an extreme one."""
+    """Steps to compare a number with an integer of the schema, a fraction, and an extreme number."""
 
     integer: int
     fraction: int
@@ -48,9 +48,17 @@ BOUND, LISTED, DIVISOR = Arithmetic(2, 40, 150), Arithmetic(12, 100, 1500), Arit
 
 
 class Weight(Struct, frozen=True):
-    """Parts of a schema that are multiplied: ``members`` by values of a payload, ``patterns`` and ``formats``
-    by its bytes, ``numbers`` by its numbers and ``extremes`` by those that are extreme. ``reports``: the
-    faults that one value may have; ``names``: those of each name in it, which are about the whole object."""
+    """Factors of the steps that a schema takes.
+
+    Args:
+        members: Factor of the values of a payload.
+        patterns: Factor of its bytes, for patterns.
+        formats: Factor of its bytes, for formats.
+        numbers: Factor of its numbers.
+        extremes: Factor of its extreme numbers.
+        reports: Faults that one value may have.
+        names: Faults that each name of an object may have; each error repeats the whole object.
+    """
 
     members: int
     patterns: int
@@ -61,10 +69,12 @@ class Weight(Struct, frozen=True):
     names: int = 0
 
     def steps(self, payload: Any, limit: int) -> int:
-        """About how many steps a payload takes at most. Values are counted only where that tells whether
-        it is more than ``limit``."""
+        """Return an upper bound of the steps that a payload takes.
+
+        Values are counted only where an estimate by the size alone is more than ``limit``.
+        """
         size = len(json.encode(payload))
-        values = size // 2  # a value and what parts it from the next
+        values = size // 2  # a value and its separator
         steps = self._steps(size, values, values)
         if steps > limit:
             values = count_nodes(payload)
@@ -76,21 +86,25 @@ class Weight(Struct, frozen=True):
         return (1 + values) * self.members + texts + values * self.numbers + extremes * self.extremes
 
     def report_steps(self, payload: Any) -> float:
-        """About how many steps it takes at most to make an error of each fault that a payload may have, each
-        with a copy of the value that it is about."""
+        """Return an upper bound of the steps to make an error of each fault that a payload may have.
+
+        Each error has a copy of its value.
+        """
         values = 1 + count_nodes(payload)
         copied = COPIED_BYTE * len(json.encode(payload)) + COPIED_VALUE * values
         about_names = self.names * values * (REPORT + copied)
         return about_names + self.reports * (values * REPORT + _depth_of(payload) * copied)
 
     def joined(self, other: "Weight", join: Callable[[int, int], int]) -> "Weight":
-        """The weight of two, part by part."""
+        """Combine two weights, factor by factor."""
         return Weight(*map(join, astuple(self), astuple(other)))
 
 
 def weight_of(schema: dict[str, Any]) -> Weight:
-    """The weight of a schema: what it asks of one value, at the place where most is asked; of members and
-    patterns no less than all of them."""
+    """Return the weight of a schema: that of the place of a payload with the largest weight.
+
+    The weights of members and patterns are no less than those of the whole schema.
+    """
     placed = list(parts_of(schema, ""))
     parts = [part for _, part in placed]
     references = [part["$ref"] for part in parts if isinstance(part.get("$ref"), str)]
@@ -99,20 +113,20 @@ def weight_of(schema: dict[str, Any]) -> Weight:
     most = _at_one_place(schema, own, targets)
     members = len(parts) + sum(map(_count_listed, parts))
     everything = Weight(members, sum(one.patterns for one in own.values()))
-    repeated = UNEVALUATED ** max(0, unevaluated_depth(schema, targets) - 1)
+    repeated = UNEVALUATED_FACTOR ** max(0, unevaluated_depth(schema, targets) - 1)
     return Weight(*(number * repeated for number in astuple(most.joined(everything, max))))
 
 
 def _own_weight(part: dict[str, Any]) -> Weight:
-    """The weight of a schema without those in it."""
+    """Return the weight of a schema without its subschemas."""
     patterns = [part["pattern"]] if isinstance(part.get("pattern"), str) else []
     patterns += part.get("patternProperties", ())
-    asked = part.get("format")
+    named_format = part.get("format")
     numbers, extremes = _arithmetic_of(part)
     return Weight(
         members=1 + _count_listed(part) + _count_named(part),
         patterns=sum(map(_weight_of_pattern, patterns)),
-        formats=FORMATS.get(asked, ANY_FORMAT) if isinstance(asked, str) else 0,
+        formats=FORMATS.get(named_format, ANY_FORMAT) if isinstance(named_format, str) else 0,
         numbers=numbers,
         extremes=extremes,
         reports=len(part) + _count_named(part) + len(part.get("required", ())),
@@ -125,8 +139,7 @@ def _count_listed(part: dict[str, Any]) -> int:
 
 
 def _count_named(part: dict[str, Any]) -> int:
-    """The cost of a schema at each value without a schema in it: names on which others depend, and true and
-    false where a schema may stand."""
+    """Count what a schema checks at each value without a subschema: dependent names, and boolean schemas."""
     inner = [member for name in ("allOf", "anyOf", "oneOf") for member in part.get(name, ())]
     inner += part.get("dependentSchemas", {}).values()
     return sum(isinstance(member, bool) for member in inner) + count_nodes(part.get("dependentRequired"))
@@ -138,9 +151,9 @@ def _weight_of_pattern(pattern: str) -> int:
 
 
 def _at_one_place(schema: dict[str, Any], own: Mapping[int, Weight], targets: Mapping[str, Any]) -> Weight:
-    """The most that is asked of a value at any one place of a payload."""
+    """Return the largest weight of all places of a payload."""
     most = Weight(0, 0)
-    looked = 0
+    placed = 0
     known: set[frozenset[int]] = set()
     waiting = [[schema]]
     while waiting:
@@ -149,10 +162,10 @@ def _at_one_place(schema: dict[str, Any], own: Mapping[int, Weight], targets: Ma
         if key in known:
             continue
         known.add(key)
-        looked += len(place)
+        placed += len(place)
         weights = [own[id(part)] for part in place if id(part) in own]
         most = most.joined(_sum(weights), max)
-        if looked > MAX_LOOKED:
+        if placed > MAX_PLACED_SCHEMAS:
             return most.joined(_sum(own.values()), max)
         waiting += _members_of(place)
     return most
@@ -163,10 +176,10 @@ def _sum(weights: Iterable[Weight]) -> Weight:
 
 
 def _all_at_same_value(parts: list[dict[str, Any]], targets: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Schemas that look at one value, with those in them that do: those that are there twice twice."""
+    """Return the schemas that apply to one value, with their subschemas that do, as often as they apply."""
     found: list[dict[str, Any]] = []
     waiting: list[Any] = list(parts)
-    while waiting and len(found) <= MAX_LOOKED:
+    while waiting and len(found) <= MAX_PLACED_SCHEMAS:
         part = waiting.pop()
         if isinstance(part, dict):
             found.append(part)
@@ -175,7 +188,7 @@ def _all_at_same_value(parts: list[dict[str, Any]], targets: Mapping[str, Any]) 
 
 
 def _members_of(place: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """For each member or item that a value may have, the schemas that look at it."""
+    """Yield the schemas that apply to each member or item that a value may have."""
     rest: list[Any] = [part[name] for part in place for name in _OF_MEMBERS[1:] if name in part]
     rest += [other for part in place for other in part.get("patternProperties", {}).values()]
     items: list[Any] = [part[name] for part in place for name in _OF_ITEMS if name in part]
@@ -200,7 +213,7 @@ def _members_of(place: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _arithmetic_of(part: dict[str, Any]) -> tuple[int, int]:
-    """The steps that the numbers of a schema take for a number, and those beyond for an extreme one."""
+    """Return the steps that the numbers of a schema take for a number, and those for an extreme number."""
     found = [(BOUND, part[name]) for name in _BOUNDS if name in part]
     found += [(DIVISOR, part["multipleOf"])] if "multipleOf" in part else []
     found += [

@@ -119,9 +119,11 @@ class SizeOfObject(Size):
 
     @property
     def item(self) -> Size:
+        """The size of the loop variable: a name."""
         return self._insides()[1]
 
     def at(self, name: str) -> Size:
+        """Return the size of a member; a missing one has none."""
         return self._named.get(name, NOTHING)
 
 

@@ -1,5 +1,5 @@
-"""The checks of a definition as its author wrote it.
+"""Checks of a definition as its author wrote it.
 
-Each takes decoded JSON of any shape, looks at what has the right type, and gives findings; what has not
-is for ``shape`` to tell.
+Each check gets decoded JSON of any shape, and yields findings about the members that have the right type;
+``schema`` reports those that have not.
 """

@@ -1,4 +1,4 @@
-"""Members that several parts of a definition have: durations, roles, texts for people."""
+"""Checks of members that several parts of a definition have: durations, roles, texts for people."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -15,30 +15,30 @@ from app.kit.durations import MAX_DURATION, parse_duration
 MIN_TTL = timedelta(milliseconds=1)
 MAX_ROLES = 100
 TEXTS = {"title": 200, "description": 4000, "service": 1000, "module": 1000, "path": 1000}
-"""The members that are texts, and how many characters they may have."""
+"""The members that are texts, with their largest number of characters."""
 MAX_META_BYTES = 16_384
 """As compact JSON."""
 
 
 def objects(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The members of an object that are objects themselves."""
+    """Yield the members of an object that are objects themselves."""
     for name, member in as_object(value).items():
         if isinstance(member, dict):
             yield name, member
 
 
 def as_object(value: object) -> dict[str, Any]:
-    """The value, or an empty object in the place of what is none."""
+    """Return the value if it is an object, otherwise an empty object."""
     return value if isinstance(value, dict) else {}
 
 
-def is_whole(value: object) -> TypeGuard[int]:
+def is_integer(value: object) -> TypeGuard[int]:
     """True for an integer of JSON, which ``true`` is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def duration(value: object, least: timedelta = MIN_TTL) -> timedelta | None:
-    """A usable duration: in whole milliseconds, from ``least`` to ``MAX_DURATION``."""
+    """Parse a duration in whole milliseconds, from ``least`` to ``MAX_DURATION``; None if it is invalid."""
     if not isinstance(value, str):
         return None
     try:
@@ -49,7 +49,7 @@ def duration(value: object, least: timedelta = MIN_TTL) -> timedelta | None:
 
 
 def check_key(at: str, key: str, part: object, member: str) -> Iterator[Finding]:
-    """Findings of the name of a step or transition: its key, which its ``member`` repeats."""
+    """Yield findings about the key of a step or transition, which its ``member`` repeats."""
     if not NAME.match(key):
         yield error(
             at,
@@ -66,7 +66,7 @@ def check_key(at: str, key: str, part: object, member: str) -> Iterator[Finding]
 
 
 def check_duration(at: str, value: object, least: timedelta = MIN_TTL) -> Iterator[Finding]:
-    """Findings of a member that takes a duration."""
+    """Yield findings about a duration."""
     if isinstance(value, str) and duration(value, least) is None:
         bounds = f"of {least / timedelta(seconds=1):g} s to 100 years"
         yield error(
@@ -78,7 +78,7 @@ def check_duration(at: str, value: object, least: timedelta = MIN_TTL) -> Iterat
 
 
 def check_roles(at: str, value: object) -> Iterator[Finding]:
-    """Findings of a list of roles; an empty one is for its place to judge."""
+    """Yield findings about a list of roles; the caller checks an empty one."""
     if not isinstance(value, list):
         return
     if len(value) > MAX_ROLES:
@@ -102,7 +102,7 @@ def check_roles(at: str, value: object) -> Iterator[Finding]:
 
 
 def check_texts(at: str, part: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of what the flow, a step or a transition has for people and clients."""
+    """Yield findings about the texts and ``meta`` of the flow, a step or a transition."""
     for name, limit in TEXTS.items():
         text = part.get(name)
         if not isinstance(text, str):

@@ -1,28 +1,30 @@
-"""Findings: made, brought into the order of the document, and bounded."""
+"""Findings: their construction, order and bounds."""
 
 from collections.abc import Iterable
 
 from app.contracts.definition import Finding
-from app.flow.lint.pointers import way_to
+from app.flow.lint.pointers import path_to
 
 MAX_FINDINGS = 100
 MAX_POINTER = 1000
-"""In characters. Names in a pointer are its author's: a longer one is cut, and leads to what is around."""
+"""Characters of a pointer, which has names of the author: a longer one is cut to that of an outer value."""
 
 
 def error(at: str, message: str, advice: str) -> Finding:
-    """A finding that keeps a definition from being published."""
+    """Return a finding that prevents a definition from being published."""
     return Finding(_short(at), message, "error", advice)
 
 
 def warning(at: str, message: str, advice: str) -> Finding:
-    """A finding about what its author may have meant."""
+    """Return a finding about a probable mistake."""
     return Finding(_short(at), message, "warning", advice)
 
 
 def arranged(raw: object, findings: Iterable[Finding]) -> list[Finding]:
-    """The findings in the order of the document, none twice, at most ``MAX_FINDINGS``: where there are
-    more, errors come before warnings, and the last one says so."""
+    """Return the findings in the order of the document, without duplicates, at most ``MAX_FINDINGS``.
+
+    If there are more, errors are listed before warnings, and the last finding counts the others.
+    """
     order = _Order(raw)
     cut = (Finding(_leading(raw, f.pointer), f.message, f.severity, f.advice) for f in findings)
     unique = {(finding.pointer, finding.message): finding for finding in cut}
@@ -31,11 +33,11 @@ def arranged(raw: object, findings: Iterable[Finding]) -> list[Finding]:
         return ordered
     errors = [finding for finding in ordered if finding.severity == "error"]
     warnings = [finding for finding in ordered if finding.severity == "warning"]
-    kept = (errors + warnings)[: MAX_FINDINGS - 1]
-    more = f"there are {len(ordered) - len(kept)} findings more"
-    make = error if len(errors) > len(kept) else warning
+    listed = (errors + warnings)[: MAX_FINDINGS - 1]
+    more = f"there are {len(ordered) - len(listed)} findings more"
+    make = error if len(errors) > len(listed) else warning
     return [
-        *sorted(kept, key=lambda finding: order.place(finding.pointer)),
+        *sorted(listed, key=lambda finding: order.place(finding.pointer)),
         make("", more, "mend these first, then check again"),
     ]
 
@@ -48,10 +50,10 @@ class _Order:
         self._members: dict[int, dict[str, int]] = {}
 
     def place(self, pointer: str) -> tuple[int, ...]:
-        """The positions of the members on the way to a value: what is around comes before what is inside."""
+        """Return the positions of the members on the path to a value: outer values come first."""
         return tuple(
             name if isinstance(around, list) else self._positions(around)[name]
-            for around, name in way_to(self._raw, pointer)
+            for around, name in path_to(self._raw, pointer)
         )
 
     def _positions(self, value: dict[str, object]) -> dict[str, int]:
@@ -62,11 +64,11 @@ class _Order:
 
 
 def _short(pointer: str) -> str:
-    """As much of a pointer as is short enough: thousands of findings may be below one long name."""
+    """Cut a pointer to ``MAX_POINTER``: thousands of findings may be below one long name."""
     return pointer if len(pointer) <= MAX_POINTER else pointer[: pointer.rindex("/", 0, MAX_POINTER + 1)]
 
 
 def _leading(raw: object, pointer: str) -> str:
-    """As much of a pointer as leads somewhere: jsonschema-rs leaves empty names out."""
-    found = sum(1 for _ in way_to(raw, pointer))
+    """Return the part of a pointer that exists in the document: jsonschema-rs leaves empty names out."""
+    found = sum(1 for _ in path_to(raw, pointer))
     return "/".join(pointer.split("/")[: found + 1])

@@ -1,4 +1,4 @@
-"""The members of a flow beside its steps."""
+"""Checks of the members of a flow other than its steps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +10,8 @@ from app.flow.lint.spelling import SLUG, SLUG_RULE, instead, quoted
 from app.flow.values.struct_errors import escape
 
 
-def whole_findings(raw: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of what a flow says of itself."""
+def flow_findings(raw: dict[str, Any]) -> Iterator[Finding]:
+    """Yield findings about the members of a flow other than its steps."""
     yield from _check_slug(raw.get("flow"))
     yield from check_duration("/ttl", raw.get("ttl"))
     yield from check_texts("", raw)
@@ -53,8 +53,7 @@ def _check_initial(initial: object, steps: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _check_prefabs(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
-    """Prefabs are tokens of fresh states by the initial steps; the server makes them itself, whatever
-    the author wrote (app.flow.tokens.prefabs)."""
+    """Yield findings about prefabs, which the server makes itself (``tokens.prefabs``)."""
     for name in as_object(raw.get("prefabs")):
         at = f"/prefabs/{escape(name)}"
         if name not in steps:

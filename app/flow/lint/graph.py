@@ -1,4 +1,4 @@
-"""Which steps lead to which."""
+"""Graph algorithms over the steps of a flow."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -7,7 +7,7 @@ Edges = Mapping[str, Collection[str]]
 
 
 def reached(edges: Edges, starts: Iterable[str]) -> set[str]:
-    """The ``starts`` and all that can be reached from them."""
+    """Return the ``starts`` and all steps that can be reached from them."""
     found = set(starts)
     frontier = list(found)
     while frontier:
@@ -18,8 +18,8 @@ def reached(edges: Edges, starts: Iterable[str]) -> set[str]:
     return found
 
 
-def turned(edges: Edges) -> dict[str, list[str]]:
-    """The same with every edge the other way round."""
+def reversed_edges(edges: Edges) -> dict[str, list[str]]:
+    """Return the sources of each step."""
     sources: dict[str, list[str]] = {step: [] for step in edges}
     for step, targets in edges.items():
         for target in targets:
@@ -28,27 +28,27 @@ def turned(edges: Edges) -> dict[str, list[str]]:
 
 
 def components(edges: Edges) -> list[set[str]]:
-    """The largest sets of steps that can all be reached from each other (Kosaraju's algorithm)."""
-    sources = turned(edges)
-    taken: set[str] = set()
+    """Return the strongly connected components (Kosaraju's algorithm)."""
+    sources = reversed_edges(edges)
+    assigned: set[str] = set()
     found = []
-    for step in reversed(_finished(edges)):
-        if step in taken:
+    for step in reversed(_postorder(edges)):
+        if step in assigned:
             continue
         component = {step}
         frontier = [step]
         while frontier:
             for source in sources[frontier.pop()]:
-                if source not in taken and source not in component:
+                if source not in assigned and source not in component:
                     component.add(source)
                     frontier.append(source)
-        taken |= component
+        assigned |= component
         found.append(component)
     return found
 
 
-def _finished(edges: Edges) -> list[str]:
-    """The steps in the order in which a search in depth is done with them."""
+def _postorder(edges: Edges) -> list[str]:
+    """Return the steps in the order in which a depth-first search leaves them."""
     order: list[str] = []
     seen: set[str] = set()
     for root in edges:

@@ -1,4 +1,4 @@
-"""The keywords and formats of payload schemas: those that JSON Schema does not know have no effect."""
+"""Checks of keywords and formats of payload schemas: unknown ones have no effect."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +12,7 @@ from app.flow.lint.spelling import nearest, plain_spelling, quoted
 from app.flow.values.struct_errors import escape
 
 MAX_UNKNOWN = 20
-"""Of the unknown keywords of one schema, so many are reported."""
+"""Unknown keywords that are reported for one schema."""
 _SCHEMAS = {
     *("not", "if", "then", "else", "items", "contains", "additionalProperties", "propertyNames"),
     *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
@@ -37,7 +37,7 @@ FORMATS = (
     *("relative-json-pointer", "regex"),
 )
 """The formats that payloads are checked against."""
-_INSTEAD = {
+_SUGGESTIONS = {
     "divisibleby": "multipleOf",
     "step": "multipleOf",
     "multiple": "multipleOf",
@@ -84,8 +84,8 @@ _INSTEAD = {
     "contenttype": "contentMediaType",
     "encoding": "contentEncoding",
 }
-"""The meaning of keywords of earlier dialects, of OpenAPI and of other languages for schemas."""
-_FORMAT_INSTEAD = {
+"""Keywords for those of earlier dialects, of OpenAPI and of other schema languages."""
+_FORMAT_SUGGESTIONS = {
     "url": "uri",
     "link": "uri",
     "guid": "uuid",
@@ -106,9 +106,9 @@ _NEEDS = {"then": "if", "else": "if", "minContains": "contains", "maxContains": 
 
 
 def keyword_findings(at: str, schema: object) -> Iterator[Finding]:
-    """Findings of what has no effect in a schema, at any level.
+    """Yield findings about members without effect in a schema, at any level.
 
-    Data, such as ``default``, and extensions, whose names begin with ``x-``, are not read.
+    Data, such as ``default``, and extensions, whose names begin with ``x-``, are not checked.
     """
     if not isinstance(schema, dict):
         return
@@ -130,7 +130,7 @@ def keyword_findings(at: str, schema: object) -> Iterator[Finding]:
 
 
 def _advice_about_keyword(name: str) -> str:
-    alike = nearest(name, KEYWORDS) or _INSTEAD.get(plain_spelling(nearest(name, _INSTEAD) or ""))
+    alike = nearest(name, KEYWORDS) or _SUGGESTIONS.get(plain_spelling(nearest(name, _SUGGESTIONS) or ""))
     if alike is not None:
         return f"did you mean {alike!r}?"
     if name == "nullable":
@@ -141,8 +141,8 @@ def _advice_about_keyword(name: str) -> str:
 def _format_findings(at: str, given: object) -> Iterator[Finding]:
     if not isinstance(given, str) or given in FORMATS:
         return
-    alike = nearest(given, FORMATS) or _FORMAT_INSTEAD.get(
-        plain_spelling(nearest(given, _FORMAT_INSTEAD) or "")
+    alike = nearest(given, FORMATS) or _FORMAT_SUGGESTIONS.get(
+        plain_spelling(nearest(given, _FORMAT_SUGGESTIONS) or "")
     )
     yield warning(
         at,

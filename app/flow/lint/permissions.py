@@ -1,4 +1,4 @@
-"""Permissions in a flow that its author may not have meant to give."""
+"""Checks for permissions that the author of a flow may not have intended."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +11,14 @@ from app.flow.lint.spelling import quoted
 from app.flow.values.struct_errors import escape
 
 _OF_STATES = {"resettable": "reset", "clearable": "clear"}
-"""The members of a flow that say who may do what with its states."""
+"""Members of a flow with the permissions to reset and clear its states."""
 
 Place = tuple[str, dict[str, Any]]
 """A transition and the pointer to it."""
 
 
 def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of what users may do with their states."""
+    """Yield findings about what users may do with their states."""
     for member in _OF_STATES:
         yield from _check_member(member, raw.get(member))
     if not any(_restricts(transition) for _, transition in _transitions(steps)):
@@ -31,7 +31,7 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
                 f'add "{member}": false for administrators only, a list of roles, or true to leave it so',
             )
     for at, transition in _transitions(steps):
-        if transition.get("roles") is None and not _asks_who(transition.get("guard")):
+        if transition.get("roles") is None and not _reads_caller(transition.get("guard")):
             yield warning(
                 at,
                 "mixed roles: others require a role, but the user whose state it is may run this transition",
@@ -41,12 +41,12 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
 
 
 def _restricts(transition: dict[str, Any]) -> bool:
-    """Return whether it requires a role of a user: one for the timer alone does not."""
+    """True if a transition requires a role of a user; a transition for the timer alone does not."""
     return isinstance(transition.get("roles"), list) and transition["roles"] != []
 
 
-def _asks_who(guard: object) -> bool:
-    """True if a sound guard depends on who asks: then its author has said who may."""
+def _reads_caller(guard: object) -> bool:
+    """True if a sound guard depends on the caller, by which its author has restricted the transition."""
     return isinstance(guard, str) and fault_of_guard(guard) is None and compiled(guard).reads_user
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def way_to(document: object, pointer: str) -> Iterator[tuple[Any, Any]]:
-    """Each object or list on the way to a value, with the name or position that is taken in it; ends
-    where the document does."""
+def path_to(document: object, pointer: str) -> Iterator[tuple[Any, Any]]:
+    """Yield each object or list on the path to a value, with the name or position in it.
+
+    It ends where the document has no such member.
+    """
     value: Any = document
     for segment in pointer.split("/")[1:]:
         name: str | int = segment.replace("~1", "/").replace("~0", "~")
@@ -19,8 +21,8 @@ def way_to(document: object, pointer: str) -> Iterator[tuple[Any, Any]]:
 
 
 def value_at(document: object, pointer: str) -> Any:
-    """The value that a pointer leads to."""
+    """Return the value at a pointer."""
     value: Any = document
-    for around, name in way_to(document, pointer):
+    for around, name in path_to(document, pointer):
         value = around[name]
     return value

@@ -1,4 +1,4 @@
-"""The ways through a flow: steps that nothing leads to, and steps that lead nowhere."""
+"""Reachability: steps that no transition leads to, and steps from which no end can be reached."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,31 +6,31 @@ from typing import Any
 from app.contracts.definition import Finding
 from app.flow.lint.common import as_object
 from app.flow.lint.findings import warning
-from app.flow.lint.graph import Edges, components, reached, turned
+from app.flow.lint.graph import Edges, components, reached, reversed_edges
 from app.flow.lint.spelling import quoted
 from app.flow.lint.transitions import never_runs
 from app.flow.values.struct_errors import escape
 
-_NAMED = 10
+_MAX_NAMED = 10
 
 
-def way_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of how the steps hang together; none while a step or transition is not whole."""
-    if not _is_whole(raw, steps):
+def reachability_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
+    """Yield findings about the connections of steps; none while a step or transition is malformed."""
+    if not _is_well_formed(raw, steps):
         return
     edges = {
-        name: list(dict.fromkeys(way["step"] for way in step["transitions"].values()))
+        name: list(dict.fromkeys(each["step"] for each in step["transitions"].values()))
         for name, step in steps.items()
     }
     entries = [
         name for name, step in steps.items() if name == raw["initialStep"] or step.get("initial") is True
     ]
-    lived = reached(edges, entries)
-    yield from _unreached(edges, lived)
-    yield from _traps(steps, lived)
+    entered = reached(edges, entries)
+    yield from _unreached(edges, entered)
+    yield from _traps(steps, entered)
 
 
-def _is_whole(raw: dict[str, Any], steps: dict[str, Any]) -> bool:
+def _is_well_formed(raw: dict[str, Any], steps: dict[str, Any]) -> bool:
     initial = raw.get("initialStep")
     if not isinstance(initial, str) or initial not in steps:
         return False
@@ -44,10 +44,10 @@ def _is_whole(raw: dict[str, Any], steps: dict[str, Any]) -> bool:
     return True
 
 
-def _unreached(edges: Edges, lived: set[str]) -> Iterator[Finding]:
-    sources = turned(edges)
+def _unreached(edges: Edges, entered: set[str]) -> Iterator[Finding]:
+    sources = reversed_edges(edges)
     for name in edges:
-        if name in lived:
+        if name in entered:
             continue
         others = [source for source in sources[name] if source != name]
         message = "no transition leads here and no flow begins here"
@@ -57,12 +57,12 @@ def _unreached(edges: Edges, lived: set[str]) -> Iterator[Finding]:
         yield warning(f"/steps/{escape(name)}", message, advice)
 
 
-def _traps(steps: dict[str, Any], lived: set[str]) -> Iterator[Finding]:
-    """Steps from which a state that gets there never comes to an end."""
+def _traps(steps: dict[str, Any], entered: set[str]) -> Iterator[Finding]:
+    """Yield findings about steps from which a state never reaches an end."""
     edges = {name: _runnable(step) for name, step in steps.items()}
     stuck = [name for name, step in steps.items() if step["transitions"] and not edges[name]]
     for name in stuck:
-        if name in lived:
+        if name in entered:
             yield warning(
                 f"/steps/{escape(name)}",
                 "nothing leads out of here: no user can run any of its transitions",
@@ -76,12 +76,12 @@ def _traps(steps: dict[str, Any], lived: set[str]) -> Iterator[Finding]:
             "add a step without transitions, unless the flow is to go on for ever",
         )
         return
-    finite = reached(turned(edges), [*ends, *stuck])
-    endless = {name: targets for name, targets in edges.items() if name in lived and name not in finite}
+    finite = reached(reversed_edges(edges), [*ends, *stuck])
+    endless = {name: targets for name, targets in edges.items() if name in entered and name not in finite}
     place = {name: at for at, name in enumerate(steps)}
     for component in components(endless):
         if any(target not in component for name in component for target in endless[name]):
-            continue  # it leads on, into a trap that is told itself
+            continue  # it leads on, into a trap that is reported itself
         names = sorted(component, key=place.__getitem__)
         only = "leads only to itself" if len(names) == 1 else "lead only to each other"
         yield warning(
@@ -95,13 +95,13 @@ def _runnable(step: dict[str, Any]) -> list[str]:
     timed = as_object(step.get("timeout")).get("transition")
     return list(
         dict.fromkeys(
-            way["step"]
-            for name, way in step["transitions"].items()
-            if not never_runs(way, is_timed=name == timed)
+            transition["step"]
+            for name, transition in step["transitions"].items()
+            if not never_runs(transition, is_timed=name == timed)
         )
     )
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(quoted(name) for name in names[:_NAMED]) + more
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(quoted(name) for name in names[:_MAX_NAMED]) + more

@@ -1,4 +1,4 @@
-"""The shape of a definition: what members it has and of which types, against the contract's types."""
+"""Checks of the members and types of a definition, against the types of the contract."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ _PLACES: list[tuple[re.Pattern[str], type[Struct]]] = [
     (re.compile(r"/steps/[^/]*/timeout\Z"), FlowTimeout),
     (re.compile(r"/steps/[^/]*/transitions/[^/]*\Z"), FlowTransition),
 ]
-_LOOKED_AT = 20
-_TEXT, _SWITCH, _WHOLE = "a text in quotes", "true or false", "a whole number from 0"
+_MAX_COMPARED = 20
+_TEXT, _SWITCH, _INTEGER = "a text in quotes", "true or false", "a whole number from 0"
 _ROLES = 'a list of roles such as ["approver"]'
-_WHO = f"true, false, or {_ROLES}"
-_TAKES: dict[type[Struct], dict[str, str]] = {
+_ROLES_OR_SWITCH = f"true, false, or {_ROLES}"
+_EXPECTED: dict[type[Struct], dict[str, str]] = {
     Flow: {
         "flow": "the slug of the flow",
         "initialStep": "the name of the step that it begins with",
@@ -34,8 +34,8 @@ _TAKES: dict[type[Struct], dict[str, str]] = {
         "config": "an object with queryParam, services, modules, pathes, defaultFlow",
         "prefabs": "an object of tokens by the names of steps",
         "ttl": 'an ISO 8601 duration such as "P30D"',
-        "resettable": _WHO,
-        "clearable": _WHO,
+        "resettable": _ROLES_OR_SWITCH,
+        "clearable": _ROLES_OR_SWITCH,
     },
     FlowConfig: {
         "queryParam": "the name of a URL parameter",
@@ -45,7 +45,7 @@ _TAKES: dict[type[Struct], dict[str, str]] = {
         "defaultFlow": "the slug of a flow",
     },
     FlowStep: {
-        "index": f"{_WHOLE} that no other step has",
+        "index": f"{_INTEGER} that no other step has",
         "step": "the name of the step, the same as its key",
         "service": "the name of the service that hosts the step",
         "transitions": "an object of transitions by their names, {} for a step that ends the flow",
@@ -67,40 +67,40 @@ _TAKES: dict[type[Struct], dict[str, str]] = {
         "payloadSchema": "a JSON Schema, as an object",
     },
 }
-_TAKES_ANYWHERE = {"meta": "an object", "roles": _ROLES}
-_TAKES_WITHIN = {
+_EXPECTED_ANYWHERE = {"meta": "an object", "roles": _ROLES}
+_EXPECTED_WITHIN = {
     "steps": "an object with index, step, service and transitions",
     "transitions": "an object with transition and step",
-    "payloadMap": _WHOLE,
+    "payloadMap": _INTEGER,
 }
-"""The types of the members of an object whose names are the author's."""
+"""The types of members whose names are chosen by the author."""
 _MISSING = re.compile(r'"(\w+)" is a required property\Z')
 _UNKNOWN = "Additional properties are not allowed"
 
 
-def shape_findings(raw: object, others: Sequence[Finding]) -> Iterator[Finding]:
-    """Every fault of the shape that is not told by ``others``, the errors that are known already."""
+def schema_findings(raw: object, others: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield the faults of members and types, except those at the place of ``others``, the known errors."""
     faults = faults_of(raw, Flow)
-    told = {finding.pointer for finding in others}
+    reported = {finding.pointer for finding in others}
     for fault in faults:
         missing = _MISSING.match(fault.message)
         if missing:
             if missing[1] not in _misspelt(raw, fault.pointer).values():
-                takes = _takes(f"{fault.pointer}/{missing[1]}")
-                yield error(fault.pointer, fault.message, f"add {missing[1]!r}: {takes}")
+                expected = _expected(f"{fault.pointer}/{missing[1]}")
+                yield error(fault.pointer, fault.message, f"add {missing[1]!r}: {expected}")
         elif fault.message.startswith(_UNKNOWN):
             yield error(fault.pointer, fault.message, _advice_about_unknown(raw, fault.pointer))
-        elif fault.pointer not in told and not (told and _is_placeless(raw, fault)):
+        elif fault.pointer not in reported and not (reported and _is_placeless(raw, fault)):
             yield error(fault.pointer, fault.message, _advice_about_type(fault))
 
 
 def _is_placeless(raw: object, fault: Fault) -> bool:
-    """True for a fault of a member whose place could not be determined."""
+    """True for a fault whose place could not be determined."""
     return fault.pointer == "" and isinstance(raw, dict)
 
 
 def _advice_about_type(fault: Fault) -> str:
-    give = f"give {_takes(fault.pointer)}"
+    give = f"give {_expected(fault.pointer)}"
     parent, _, member = fault.pointer.rpartition("/")
     is_optional = any(field.encode_name == member and not field.required for field in _fields(parent))
     return f"leave it out, or {give}" if is_optional else give
@@ -116,22 +116,22 @@ def _advice_about_unknown(raw: object, pointer: str) -> str:
 
 
 def _misspelt(raw: object, pointer: str) -> dict[str, str]:
-    """The unknown members of the object at a pointer that are much like a known one that is missing."""
+    """Return the unknown members of the object at a pointer that resemble a missing one."""
     given, known = value_at(raw, pointer), _members(pointer)
     missing = [name for name in known if name not in given]
     unknown = (name for name in given if name not in known)
-    found = {name: nearest(name, missing) for name in islice(unknown, _LOOKED_AT)}
+    found = {name: nearest(name, missing) for name in islice(unknown, _MAX_COMPARED)}
     return {name: known for name, known in found.items() if known is not None}
 
 
-def _takes(pointer: str) -> str:
+def _expected(pointer: str) -> str:
     parent, _, member = pointer.rpartition("/")
     shape = _shape_at(parent)
     if pointer == "":
         return "a flow: an object with flow, initialStep and steps"
     if shape is not None:
-        return _TAKES[shape].get(member) or _TAKES_ANYWHERE.get(member, _TEXT)
-    return _TAKES_WITHIN.get(parent.rpartition("/")[2], _TEXT)
+        return _EXPECTED[shape].get(member) or _EXPECTED_ANYWHERE.get(member, _TEXT)
+    return _EXPECTED_WITHIN.get(parent.rpartition("/")[2], _TEXT)
 
 
 def _shape_at(pointer: str) -> type[Struct] | None:

@@ -1,11 +1,11 @@
-"""The steps of a flow, each for itself and beside the others."""
+"""Checks of the steps of a flow, each by itself and beside the others."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from app.contracts.definition import Finding
 from app.flow.conditions.guards import is_expensive
-from app.flow.lint.common import as_object, check_key, check_texts, is_whole, objects
+from app.flow.lint.common import as_object, check_key, check_texts, is_integer, objects
 from app.flow.lint.findings import error, warning
 from app.flow.lint.spelling import instead, quoted
 from app.flow.lint.timeouts import timeout_findings
@@ -15,9 +15,9 @@ from app.kit.deadline import require_time
 
 MAX_STEPS = 500
 MAX_TRANSITIONS = 100
-"""Of one step: every answer with a state lists those that may run."""
+"""Transitions of one step: every response with a state lists those that may run."""
 MAX_EXPENSIVE_GUARDS = 5
-"""Of the guards at one step that loop or match: every answer with a state asks them."""
+"""Guards at one step that loop or match: every response with a state evaluates them."""
 MAX_INDEX = 2**53 - 1
 """The largest integer that a client in JavaScript reads exactly."""
 MAX_POSITION = 255
@@ -26,7 +26,7 @@ _TABLES = (("service", "services"), ("module", "modules"), ("path", "pathes"))
 
 
 def step_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of all steps and of what is in them."""
+    """Yield findings about all steps and their members."""
     if not steps:
         yield error("/steps", "a flow needs at least one step", "add the step that it begins with")
     if len(steps) > MAX_STEPS:
@@ -48,7 +48,7 @@ def step_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Findin
 def _check_index(at: str, name: str, index: object, owners: dict[int, str]) -> Iterator[Finding]:
     if isinstance(index, float) and index.is_integer():
         yield error(at, f"is {index}, and an index has no fraction", f"write {int(index)}")
-    if not is_whole(index):
+    if not is_integer(index):
         return
     if not 0 <= index <= MAX_INDEX:
         yield error(
@@ -64,23 +64,27 @@ def _check_index(at: str, name: str, index: object, owners: dict[int, str]) -> I
 
 
 def _check_positions(at: str, payload_map: dict[str, Any]) -> Iterator[Finding]:
-    """Sparse and repeated positions make tokens that read back wrong; the base system's own flows
-    have a repeated one, so that it is no error."""
+    """Yield findings about sparse and repeated positions, which make tokens that are read back wrong.
+
+    They are warnings, as the base system's own flows have a repeated position.
+    """
     faults = [fault for key, p in payload_map.items() for fault in _check_position(f"{at}/{escape(key)}", p)]
     yield from faults
     owners: dict[int, str] = {}
     shared: dict[int, list[str]] = {}
     for key, position in payload_map.items():
-        if is_whole(position) and owners.setdefault(position, key) != key:
+        if is_integer(position) and owners.setdefault(position, key) != key:
             shared.setdefault(position, [owners[position]]).append(key)
     if shared:
-        told = "; ".join(f"{', '.join(map(quoted, keys[:5]))} at {p}" for p, keys in list(shared.items())[:5])
+        listed = "; ".join(
+            f"{', '.join(map(quoted, keys[:5]))} at {p}" for p, keys in list(shared.items())[:5]
+        )
         yield warning(
             at,
-            f"two payload keys share a position in tokens: {told}",
+            f"two payload keys share a position in tokens: {listed}",
             "give each its own; of those that share one only the last is in the token",
         )
-    elif not faults and all(map(is_whole, payload_map.values())) and max(owners, default=-1) >= len(owners):
+    elif not faults and all(map(is_integer, payload_map.values())) and max(owners, default=-1) >= len(owners):
         yield warning(
             at,
             f"positions in tokens are not 0, 1, 2 and so on, but {', '.join(map(str, sorted(owners)[:20]))}",
@@ -91,7 +95,7 @@ def _check_positions(at: str, payload_map: dict[str, Any]) -> Iterator[Finding]:
 def _check_position(at: str, position: object) -> Iterator[Finding]:
     if isinstance(position, float) and position.is_integer():
         yield error(at, f"is {position}, and a position has no fraction", f"write {int(position)}")
-    elif is_whole(position) and not 0 <= position <= MAX_POSITION:
+    elif is_integer(position) and not 0 <= position <= MAX_POSITION:
         yield error(
             at, f"a position is 0 or more, and at most {MAX_POSITION}", "number them 0, 1, 2 and so on"
         )

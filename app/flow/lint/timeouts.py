@@ -11,12 +11,12 @@ from app.flow.lint.spelling import instead, quoted
 from app.flow.values.struct_errors import escape
 
 MIN_TIMEOUT = timedelta(seconds=1)
-MIN_ROUND = timedelta(minutes=1)
-"""Timeouts that lead round in less than this change a state all the time that it lives."""
+MIN_CYCLE = timedelta(minutes=1)
+"""A cycle of timeouts that is shorter changes a state all the time."""
 
 
 def timeout_findings(at: str, step: dict[str, Any], ttl: object) -> Iterator[Finding]:
-    """Findings of the timeout of a step in a flow with this ``ttl``."""
+    """Yield findings about the timeout of a step in a flow with this ``ttl``."""
     timeout = as_object(step.get("timeout"))
     yield from check_duration(f"{at}/timeout/after", timeout.get("after"), MIN_TIMEOUT)
     named, transitions = timeout.get("transition"), step.get("transitions")
@@ -44,25 +44,25 @@ def _advice_about_transition(named: str, transitions: dict[str, Any]) -> str:
     return instead(named, transitions, "name a transition of the same step")
 
 
-def round_findings(steps: dict[str, Any]) -> Iterator[Finding]:
-    """Steps that timeouts alone lead through in a round, in no time."""
-    ways = dict(_timed_ways(steps))
-    place = {name: at for at, name in enumerate(ways)}
+def timeout_cycle_findings(steps: dict[str, Any]) -> Iterator[Finding]:
+    """Yield findings about short cycles of steps that timeouts alone lead through."""
+    timed = dict(_timed_transitions(steps))
+    place = {name: at for at, name in enumerate(timed)}
     seen: set[str] = set()
-    for start in ways:
+    for start in timed:
         path: list[str] = []
         step = start
-        while step in ways and step not in seen:
+        while step in timed and step not in seen:
             seen.add(step)
             path.append(step)
-            step = ways[step][0]
+            step = timed[step][0]
         if step not in path:
             continue
-        circle = path[path.index(step) :]
-        period = sum((ways[each][1] for each in circle), timedelta(0))
-        if period < MIN_ROUND:
-            first = min(circle, key=place.__getitem__)
-            listed = ", ".join(map(quoted, circle[:5]))
+        cycle = path[path.index(step) :]
+        period = sum((timed[each][1] for each in cycle), timedelta(0))
+        if period < MIN_CYCLE:
+            first = min(cycle, key=place.__getitem__)
+            listed = ", ".join(map(quoted, cycle[:5]))
             yield warning(
                 f"/steps/{escape(first)}/timeout/after",
                 f"timeouts alone lead round through {listed} every {period / timedelta(seconds=1):g} s",
@@ -70,7 +70,8 @@ def round_findings(steps: dict[str, Any]) -> Iterator[Finding]:
             )
 
 
-def _timed_ways(steps: dict[str, Any]) -> Iterator[tuple[str, tuple[str, timedelta]]]:
+def _timed_transitions(steps: dict[str, Any]) -> Iterator[tuple[str, tuple[str, timedelta]]]:
+    """Yield the steps with a timeout, each with its target and duration."""
     for name, step in objects(steps):
         timeout = as_object(step.get("timeout"))
         named, after = timeout.get("transition"), duration(timeout.get("after"), MIN_TIMEOUT)

@@ -1,4 +1,4 @@
-"""The transitions of a step."""
+"""Checks of the transitions of a step."""
 
 import re
 from collections.abc import Iterator
@@ -8,15 +8,16 @@ import msgspec
 from jsonschema_rs import Draft202012Validator, RegexOptions
 
 from app.contracts.definition import Finding
-from app.flow.conditions.guards import FIELDS, fault_of_guard, is_constant
+from app.flow.conditions.guards import FIELDS, constant_value, fault_of_guard
 from app.flow.conditions.payload_schemas import DIALECT, faults_of_schema
 from app.flow.lint.common import check_key, check_roles, check_texts
 from app.flow.lint.findings import error, warning
 from app.flow.lint.keywords import keyword_findings
 from app.flow.lint.spelling import instead, nearest, quoted
 
-MAX_ASKED_REFERENCES = 24
-_ABOUT_GUARDS = {
+MAX_EVALUATED_REFERENCES = 24
+"""References of a schema up to which it is evaluated for an empty payload."""
+_GUARD_ADVICE = {
     "Syntax error": "write a condition in CEL: && is and, || is or, ! is not, == is equals",
     "not true or false": "compare it with something: a guard is a condition",
     "no matching overload": "compare values of one type",
@@ -30,7 +31,7 @@ _ABOUT_GUARDS = {
     "is not what": "write a text that it can read",
 }
 _SIMPLER = "make it simpler, or let the program that runs the transition decide"
-_ABOUT_KEYWORDS = {
+_KEYWORD_ADVICE = {
     "type": "take array, boolean, integer, null, number, object or string, or a list of them",
     "pattern": "write a regular expression without look-around and back-references",
     "$ref": "refer to a place in this schema that there is, such as #/$defs/name",
@@ -42,8 +43,15 @@ _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 def transition_findings(
     at: str, name: str, transition: object, steps: dict[str, Any], *, is_timed: bool
 ) -> Iterator[Finding]:
-    """Findings of one transition. ``is_timed``: the timeout of its step runs it, by itself, without a
-    caller and without payload."""
+    """Yield findings about one transition.
+
+    Args:
+        at: The pointer to it.
+        name: Its key.
+        transition: The transition as it is written.
+        steps: The steps of the flow.
+        is_timed: True if the timeout of its step runs it, without a caller and without a payload.
+    """
     yield from check_key(at, name, transition, "transition")
     if not isinstance(transition, dict):
         return
@@ -64,7 +72,7 @@ def transition_findings(
 
 
 def never_runs(transition: dict[str, Any], *, is_timed: bool) -> bool:
-    """True if nobody can run it, whatever happens."""
+    """True if nobody can ever run a transition."""
     return not is_timed and (transition.get("roles") == [] or _is_false(transition.get("guard")))
 
 
@@ -93,14 +101,14 @@ def _check_schema(at: str, schema: object, *, is_timed: bool) -> Iterator[Findin
     for fault in faults:
         *around, keyword = fault.pointer.split("/")
         is_name = around[-1:] in (["properties"], ["$defs"], ["patternProperties"], ["dependentSchemas"])
-        advice = None if is_name else _ABOUT_KEYWORDS.get(keyword)
+        advice = None if is_name else _KEYWORD_ADVICE.get(keyword)
         yield error(
             f"{at}{fault.pointer}",
             fault.message,
             advice or "write a JSON Schema as the dialect 2020-12 has it",
         )
     yield from keyword_findings(at, schema)
-    refusal = _refusal_of_nothing(schema) if is_timed and not faults else None
+    refusal = _empty_payload_fault(schema) if is_timed and not faults else None
     if refusal is not None:
         yield error(
             at,
@@ -109,10 +117,12 @@ def _check_schema(at: str, schema: object, *, is_timed: bool) -> Iterator[Findin
         )
 
 
-def _refusal_of_nothing(schema: dict[str, Any]) -> str | None:
-    """Why a sound schema does not take an empty payload. It is not asked when it refers to itself so
-    often that an answer could take for ever."""
-    if msgspec.json.encode(schema).count(b'"$ref"') > MAX_ASKED_REFERENCES:
+def _empty_payload_fault(schema: dict[str, Any]) -> str | None:
+    """Return the reason why a sound schema refuses an empty payload; None if it accepts one.
+
+    A schema with so many references that the validation might not end is not evaluated.
+    """
+    if msgspec.json.encode(schema).count(b'"$ref"') > MAX_EVALUATED_REFERENCES:
         return None
     validator = Draft202012Validator(schema, pattern_options=RegexOptions())
     first = next(iter(validator.iter_errors({})), None)
@@ -122,10 +132,10 @@ def _refusal_of_nothing(schema: dict[str, Any]) -> str | None:
 def _advice_about_guard(fault: str) -> str:
     undeclared = _UNDECLARED.search(fault)
     if undeclared is None:
-        return next((advice for part, advice in _ABOUT_GUARDS.items() if part in fault), _SIMPLER)
+        return next((advice for part, advice in _GUARD_ADVICE.items() if part in fault), _SIMPLER)
     alike = nearest(undeclared[1], FIELDS)
     return f"did you mean {alike!r}?" if alike else f"a guard reads {', '.join(FIELDS)}"
 
 
 def _is_false(guard: object) -> bool:
-    return isinstance(guard, str) and is_constant(guard) is False
+    return isinstance(guard, str) and constant_value(guard) is False

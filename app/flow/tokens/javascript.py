@@ -1,4 +1,4 @@
-"""Values as JavaScript writes and reads them, which state tokens are made with."""
+"""Conversions of JavaScript, which state tokens are made with."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 ARRAY_LIMIT = 2**32 - 1
-"""The first whole number that is no index of an array."""
+"""The first integer that is not an index of an array."""
 _INDEX = re.compile(r"(?:0|[1-9][0-9]{0,9})\Z")
 _BLANKS = "\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _INTEGER = re.compile(rf"[{_BLANKS}]*([+-]?)(?:(0[xX])([0-9a-fA-F]*)|([0-9]+))")
@@ -17,9 +17,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_of(value: Any) -> str:
-    """The result of ``toString`` for a value of JSON. All numbers are doubles, so that integers beyond
-    2**53 lose what a JavaScript client would lose; null is empty, as in an array; the members of an array
-    are joined by commas, those of an object are not told."""
+    """Return the result of ``toString`` for a JSON value.
+
+    All numbers are doubles, so that integers beyond 2**53 lose the precision that they lose in JavaScript;
+    null is empty, as in an array; the members of an array are joined by commas, those of an object are not
+    listed.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -51,8 +54,10 @@ def _number(value: float) -> str:
 
 
 def parse_int(text: str) -> float | None:
-    """The whole number that a text begins with, as ``parseInt`` without a radix reads it: blanks, a sign,
-    then digits, or ``0x`` and hexadecimal ones; whatever follows is left. None: there is none (NaN)."""
+    """Return the integer at the beginning of a text, as ``parseInt`` without a radix; None for NaN.
+
+    Blanks and a sign may precede the digits, which may be hexadecimal after ``0x``; the rest is ignored.
+    """
     match = _INTEGER.match(text)
     if match is None:
         return None
@@ -67,8 +72,10 @@ def parse_int(text: str) -> float | None:
 
 
 def members_of(value: Mapping[str, T]) -> list[tuple[str, T]]:
-    """The members of an object in the order of ``Object.entries``: names that are indexes of an array by
-    number, then the others as they were written."""
+    """Return the members of an object in the order of ``Object.entries``.
+
+    Names that are indexes of an array come first, by number, then the others as they were written.
+    """
     indexes = sorted((name for name in value if _is_index(name)), key=int)
     return [*((name, value[name]) for name in indexes), *(m for m in value.items() if not _is_index(m[0]))]
 
@@ -78,13 +85,16 @@ def _is_index(name: str) -> bool:
 
 
 def json_of(value: object) -> bytes:
-    """The result of ``JSON.stringify``, in UTF-8: nothing escaped that need not be, lone surrogates as
-    ``\\udxxx``. Takes text, whole numbers, and what is made of them."""
+    r"""Return the result of ``JSON.stringify`` in UTF-8, with lone surrogates as ``\udxxx``.
+
+    Args:
+        value: Text and integers, and lists and objects of them.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return paired.encode("utf-8", "backslashreplace")
 
 
 def well_formed(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, as ``toWellFormed`` gives it."""
+    """Replace each lone surrogate by U+FFFD, as ``toWellFormed`` does."""
     return _SURROGATE.sub("\ufffd", text)

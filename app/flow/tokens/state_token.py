@@ -1,14 +1,14 @@
-"""State tokens: a state's position in a text for addresses (``?flow=<token>``), byte for byte as the base
-system writes and reads them.
+"""State tokens: the position of a state as a text for URLs (``?flow=<token>``).
 
-A token is the base64url, without padding, of the compact JSON ``{"f", "s", "o", "e"?, "m"?, "p"?}``. It
-names steps by their indexes, and has of the payload what the step's ``payload_map`` takes, as text without
-escaping. Nobody signs it: it is a hint, and authorises nothing.
+They are byte for byte those of the base system. A token is the base64url, without padding, of the compact
+JSON ``{"f", "s", "o", "e"?, "m"?, "p"?}``. It names steps by their indexes, and has the members of the
+payload that are in the step's ``payload_map``, as text without escaping. It is not signed: it is a hint,
+and authorises nothing.
 
-Where this differs from the base system: a ``s``, ``e``, ``m`` or ``p`` that is no text is refused, while it
-goes on with most; so is JSON nested some hundreds deep. A lone surrogate is read as U+FFFD, as answers are
-Unicode. A payload key such as ``constructor`` that the payload has not is missing, while JavaScript finds
-it in every object.
+Differences from the base system: a ``s``, ``e``, ``m`` or ``p`` that is not a text is refused, while the base
+system accepts most; so is JSON nested some hundreds of levels deep. A lone surrogate is read as U+FFFD, as
+answers are Unicode. A payload key such as ``constructor`` that is not in the payload is missing, while
+JavaScript finds it in every object.
 """
 
 import json
@@ -30,16 +30,19 @@ from app.contracts.state import FlowState, Payload
 from app.flow.tokens.javascript import ARRAY_LIMIT, json_of, members_of, parse_int, text_of, well_formed
 
 MAX_TOKEN = 60_000
-"""Characters of a token, written or read: an address with one stays below 64 KiB, beyond which some clients
-and servers refuse it."""
+"""Characters of a token: a URL with one stays below 64 KiB, beyond which some clients and servers refuse
+it."""
 _MAX_SLUG = 64
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*\Z")
 _ADVICE = "; a flow that is named by its slug is asked for at /api/flow/{flowId}/state"
 
 
 class TokenContent(Struct, frozen=True):
-    """The content of a token, before its flow is looked up. ``index`` and ``previous`` are as written,
-    ``values`` are the payload's, joined by commas; ``entity_id`` is empty for null."""
+    """The content of a token, before its flow is looked up.
+
+    ``index`` and ``previous`` are as written, ``values`` are those of the payload, joined by commas;
+    ``entity_id`` is empty for null.
+    """
 
     flow: str
     index: str
@@ -52,8 +55,10 @@ class TokenContent(Struct, frozen=True):
 
 
 class StateHint(Struct, frozen=True, rename="camel"):
-    """A state as a token tells it, which anybody could have written. All values of ``payload`` are text;
-    null: the token has no place for the key."""
+    """A state as a token describes it, which anybody could have written.
+
+    All values of ``payload`` are text, or null if the token has no place for the key.
+    """
 
     flow: str
     step: str
@@ -66,8 +71,12 @@ class StateHint(Struct, frozen=True, rename="camel"):
 
 
 def encode_token(flow: Flow, state: FlowState) -> str:
-    """The token of a state on the version of the flow that it is pinned to. Raises PayloadTooLargeError
-    above ``MAX_TOKEN``, FlowStateCorruptionError when the flow has not its steps."""
+    """Return the token of a state on the version of the flow that it is pinned to.
+
+    Raises:
+        PayloadTooLargeError: The token is longer than ``MAX_TOKEN``.
+        FlowStateCorruptionError: The flow does not have the steps of the state.
+    """
     step = _step(flow, state, state.step)
     content = TokenContent(
         flow=state.flow,
@@ -86,13 +95,17 @@ def encode_token(flow: Flow, state: FlowState) -> str:
 
 
 def fresh_token(flow: Flow, step: FlowStep) -> str:
-    """The token of a state that has just been started at a step, for no service or entity."""
+    """Return the token of a new state at a step, without service and entity."""
     return _write(TokenContent(flow=flow.flow, index=text_of(step.index), ok=True, service=""))
 
 
 def read_token(text: str) -> TokenContent:
-    """The content of a token. Raises InvalidRequestError with what is wrong, FlowNotFoundError for a slug
-    that no flow can have."""
+    """Return the content of a token.
+
+    Raises:
+        InvalidRequestError: It is not a state token.
+        FlowNotFoundError: No flow can have its slug.
+    """
     members = _members(text)
     given = {name: well_formed(value) if isinstance(value, str) else value for name, value in members.items()}
     if not isinstance(given.get("f"), str):
@@ -120,8 +133,13 @@ def read_token(text: str) -> TokenContent:
 
 
 def state_from_token(flow: Flow, content: TokenContent) -> StateHint:
-    """The state that a token tells of, by a version of its flow. A previous step that the flow has not is
-    dropped. Raises InvalidRequestError when it has not the step."""
+    """Return the state that a token describes, by a version of its flow.
+
+    A previous step that the flow does not have is dropped.
+
+    Raises:
+        InvalidRequestError: The flow does not have the step.
+    """
     step = _by_index(flow, content.index)
     if step is None:
         raise _refusal(f"stands at a step with the index {content.index[:32]!r}, which {flow.flow} has not")
@@ -139,8 +157,11 @@ def state_from_token(flow: Flow, content: TokenContent) -> StateHint:
 
 
 def differences(flow: Flow, hint: StateHint, state: FlowState) -> list[str]:
-    """The members of a hint, by their names in JSON, that are not those of a state; none for a token of
-    that state. Payloads are compared as text, where the map of the hint's step has them."""
+    """Return the members of a hint, by their names in JSON, that differ from a state.
+
+    There are none for a token of that state. Payloads are compared as text, and only the members in the
+    ``payload_map`` of the hint's step.
+    """
     step = flow.steps[hint.step]
     seen = StateHint(
         flow=state.flow,
@@ -153,7 +174,7 @@ def differences(flow: Flow, hint: StateHint, state: FlowState) -> list[str]:
         message=state.message,
     )
     names = zip(StateHint.__struct_fields__, StateHint.__struct_encode_fields__, strict=True)
-    return [said for name, said in names if getattr(hint, name) != getattr(seen, name)]
+    return [written for name, written in names if getattr(hint, name) != getattr(seen, name)]
 
 
 def _step(flow: Flow, state: FlowState, name: str) -> FlowStep:
@@ -169,7 +190,7 @@ def _by_index(flow: Flow, written: str) -> FlowStep | None:
 
 
 def _entity(given: str | UnsetType | None) -> str | UnsetType | None:
-    """A token has one text for null and for empty."""
+    """Return None for an empty entity: a token has the same text for null and for empty."""
     return None if given == "" else given
 
 
@@ -188,16 +209,19 @@ def _write(content: TokenContent) -> str:
 
 
 def _written(step: FlowStep, payload: Payload | UnsetType) -> str | UnsetType:
-    """A list with a place for each key of the map, longer where a position is beyond; of keys that share
-    one the last counts. A position that no array has is none."""
+    """Return the values of the payload by their positions in the map, joined by commas.
+
+    There is a place for each key of the map, and up to the largest position; of keys that share a position
+    the last counts. A position that is not an index of an array is ignored.
+    """
     if payload is UNSET or step.payload_map is None:
         return UNSET
-    taken = [m for m in members_of(step.payload_map) if 0 <= m[1] < ARRAY_LIMIT]
-    length = max(len(step.payload_map), 1 + max((position for _, position in taken), default=-1))
+    placed = [m for m in members_of(step.payload_map) if 0 <= m[1] < ARRAY_LIMIT]
+    length = max(len(step.payload_map), 1 + max((position for _, position in placed), default=-1))
     if length > MAX_TOKEN:
         raise PayloadTooLargeError("token of the state", MAX_TOKEN)
     places = [""] * length
-    for key, position in taken:
+    for key, position in placed:
         places[position] = text_of(payload.get(key))
     return ",".join(places)
 
@@ -234,5 +258,5 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _refusal(*complaints: str) -> InvalidRequestError:
-    return InvalidRequestError([Fault("/token", complaint) for complaint in complaints])
+def _refusal(*messages: str) -> InvalidRequestError:
+    return InvalidRequestError([Fault("/token", message) for message in messages])

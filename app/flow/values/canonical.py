@@ -1,4 +1,4 @@
-"""A definition as its author wrote it, brought into the one form that is checked and stored."""
+"""The canonical form of a definition, in which it is checked and stored."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from app.kit.durations import parse_duration
 from app.kit.numbers import with_doubles
 
 _FREE = ("meta", "payloadSchema")
-"""Members with JSON of the author's own."""
+"""Members with arbitrary JSON of the author."""
 
 
 def with_free_doubles(raw: Any) -> Any:
@@ -42,9 +42,9 @@ def _with_doubles(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def canonical(raw: Any) -> Any:
-    """Write each duration in the form that is stored, such as P7D for P1W; nothing is changed in place.
+    """Return a definition with each duration in its stored form, such as P7D for P1W.
 
-    What is wrong stays as it is, for the checks to name.
+    Invalid members stay as they are, for the checks to report. The given definition is not changed.
     """
     if not isinstance(raw, dict):
         return raw

@@ -1,4 +1,4 @@
-"""Resolves the ``$name`` references of a flow's steps by its config."""
+"""References (``$name``) of the steps of a flow to its config."""
 
 from msgspec import structs
 
@@ -6,8 +6,10 @@ from app.contracts.flow import Flow
 
 
 def resolve_references(flow: Flow) -> Flow:
-    """The flow with every ``$name`` in a step's service, module and path replaced by what the
-    config says; a name that the config does not have stays as it is (as in the base system)."""
+    """Replace each ``$name`` in the service, module and path of a step by its value in the config.
+
+    A name that the config does not have stays as it is, as in the base system.
+    """
 
     def look_up(value: str | None, table: dict[str, str] | None) -> str | None:
         if value is None or not value.startswith("$"):

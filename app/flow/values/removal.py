@@ -1,4 +1,4 @@
-"""Takes members out of a payload, by JSON pointers (RFC 6901)."""
+"""Removal of members of a payload, by JSON pointers (RFC 6901)."""
 
 import re
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from app.contracts.state import Payload
 
 _LONE_TILDE = re.compile(r"~(?![01])")
 _REMOVED: dict[str, Any] = {}
-"""Marks, by its identity, the end of a pointer."""
+"""Marks, by its identity, the end of a pointer in the tree of removals."""
 
 
 def pointer_faults(pointers: Sequence[str], at: str = "/remove") -> list[Fault]:
-    """Everything wrong with pointers to members of a payload; ``at`` is where they were given."""
+    """Return the faults of pointers to members of a payload; ``at`` is the pointer to their list."""
     if isinstance(pointers, str):  # it would be read as a list of its characters
         return [Fault(at, "is one text: list the JSON pointers, as in ['/address/street']")]
     faults = []
@@ -25,17 +25,17 @@ def pointer_faults(pointers: Sequence[str], at: str = "/remove") -> list[Fault]:
 
 
 def require_pointers(pointers: Sequence[str]) -> None:
-    """Raise InvalidRequestError, with every fault, unless all ``pointers`` can lead to a member."""
+    """Raise InvalidRequestError, with every fault, unless all ``pointers`` can point to a member."""
     faults = pointer_faults(pointers)
     if faults:
         raise InvalidRequestError(faults)
 
 
 def without(payload: Payload, pointers: Sequence[str]) -> Payload:
-    """The payload without what ``pointers`` lead to.
+    """Return a payload without the values at ``pointers``.
 
-    All of them lead into ``payload`` as it is, whatever their order: two elements of a list are named by
-    their present positions. One that leads nowhere removes nothing. The given payload is not changed.
+    All of them point into ``payload`` as it is, whatever their order: two elements of a list are named by
+    their present positions. A pointer to nothing removes nothing. The given payload is not changed.
     """
     removals: dict[str, Any] = {}
     for pointer in pointers:

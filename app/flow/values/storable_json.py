@@ -1,4 +1,4 @@
-"""Checks that JSON can be kept and read back exactly, by every part that it goes through."""
+"""Checks that every part of the system can store JSON and read it back exactly."""
 
 import math
 from collections.abc import Iterable
@@ -13,17 +13,20 @@ NUMBER_RULE = "an integer must fit 64 bits, or be exact as a double (IEEE 754); 
 
 
 def storage_errors(value: object, at: str) -> list[Fault]:
-    """Every place in ``value`` that cannot be kept, by its JSON pointer below ``at``: integers beyond
-    64 bits, numbers that are not finite, names with NUL, lone surrogates, more than 32 levels."""
-    if _is_keepable(value, 1):  # without a pointer for every place, which costs the most
+    """Return every place in ``value`` that cannot be stored, by its JSON pointer below ``at``.
+
+    These are integers beyond 64 bits, numbers that are not finite, names with NUL, lone surrogates, and more
+    than 32 levels.
+    """
+    if _is_storable(value, 1):  # without a pointer for every place, which costs the most
         return []
     faults: list[Fault] = []
-    _walk(value, at, 1, faults)
+    _collect_faults(value, at, 1, faults)
     return faults
 
 
-def _is_keepable(value: Any, depth: int) -> bool:
-    kind = type(value)  # by identity, the most frequent first: every value of every payload comes this way
+def _is_storable(value: Any, depth: int) -> bool:
+    kind = type(value)  # by identity, the most frequent first: this runs for every value of every payload
     if kind is str:
         return _is_unicode(value)
     if kind is int:
@@ -35,27 +38,27 @@ def _is_keepable(value: Any, depth: int) -> bool:
         for key, member in value.items():
             if type(key) is not str or "\0" in key or not _is_unicode(key):
                 return False
-            if not _is_keepable(member, depth + 1):
+            if not _is_storable(member, depth + 1):
                 return False
         return True
     if kind is list:
         if depth > MAX_DEPTH:
             return False
         for member in value:  # noqa: SIM110 - a generator costs as much again
-            if not _is_keepable(member, depth + 1):
+            if not _is_storable(member, depth + 1):
                 return False
         return True
-    return _scalar_complaint(value) is None
+    return _scalar_fault(value) is None
 
 
 def count_nodes(value: object) -> int:
-    """How many members all lists and objects in a value have together."""
+    """Count the members of all lists and objects in a value."""
     if isinstance(value, dict):
         return len(value) + sum(count_nodes(member) for member in value.values())
     return len(value) + sum(count_nodes(member) for member in value) if isinstance(value, list) else 0
 
 
-def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
+def _collect_faults(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
     members: Iterable[tuple[object, Any]]
     if isinstance(value, dict):
         members = value.items()
@@ -65,18 +68,18 @@ def _walk(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
     elif isinstance(value, list):
         members = enumerate(value)
     else:
-        complaint = _scalar_complaint(value)
-        if complaint:
-            faults.append(Fault(at, complaint))
+        fault = _scalar_fault(value)
+        if fault:
+            faults.append(Fault(at, fault))
         return
     if depth > MAX_DEPTH:
         faults.append(Fault(at, f"is nested deeper than {MAX_DEPTH} levels"))
         return
     for key, member in members:
-        _walk(member, f"{at}/{escape(key)}", depth + 1, faults)
+        _collect_faults(member, f"{at}/{escape(key)}", depth + 1, faults)
 
 
-def _scalar_complaint(value: object) -> str | None:
+def _scalar_fault(value: object) -> str | None:
     if isinstance(value, str):
         return None if _is_unicode(value) else "text must be Unicode without lone surrogates"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Finds every fault of a decoded value against a msgspec type, each with its JSON pointer."""
+"""Faults of a decoded value against a msgspec type, each with its JSON pointer."""
 
 import json
 import re
@@ -12,21 +12,21 @@ import msgspec
 from app.contracts.errors import MAX_FAULTS, Fault
 from app.kit.integers import convert_json
 
-MAX_SHOWN = 80
+MAX_SHOWN_CHARACTERS = 80
 ERROR_BYTES = 2500
-"""Of an error in the library, beside what it repeats."""
+"""Memory of an error of the library, without the parts of the value that it repeats."""
 MAX_ERRORS_BYTES = 33_554_432
-"""Of all errors of a value together."""
+"""Memory of all errors of a value together."""
 HALF_PAIR = "is no Unicode text: it has half of a surrogate pair, such as \\ud83d; send whole characters"
 
 
 def escape(segment: object) -> str:
-    """A segment of a JSON pointer (RFC 6901)."""
+    """Return a segment of a JSON pointer (RFC 6901) for a name or a position."""
     return str(segment).replace("~", "~0").replace("/", "~1")
 
 
 def faults_of(value: object, shape: type) -> list[Fault]:
-    """Every fault, at most ``MAX_FAULTS``, of a large value the first alone; none if it fits ``shape``.
+    """Return the faults of a value, at most ``MAX_FAULTS``; only the first of a large value.
 
     msgspec stops at the first fault; the JSON Schema that it derives from the same type does not.
     """
@@ -37,7 +37,7 @@ def faults_of(value: object, shape: type) -> list[Fault]:
             faults.append(Fault(pointer, _message(error)))
             if len(faults) == MAX_FAULTS:
                 return faults
-    except ValueError:  # no JSON value, or too deep for it: msgspec says what it can
+    except ValueError:  # not JSON, or nested too deep for the library: msgspec reports what it can
         faults.clear()
     if not faults:
         try:
@@ -54,14 +54,14 @@ def faults_of(value: object, shape: type) -> list[Fault]:
 def errors_of(
     validator: Any, value: object, visits: int | None = None
 ) -> Iterator[jsonschema_rs.ValidationError]:
-    """All errors of a value, or the first alone where all might take too much memory.
+    """Yield all errors of a value, or only the first where all might take too much memory.
 
-    The library collects all of them first, and each repeats its way to a part of the value, and the part.
+    The library collects all errors first, and each repeats the path to a part of the value, and the part.
 
     Args:
-        validator: One of jsonschema-rs.
-        value: What is validated.
-        visits: How often a schema looks at a part of it, all in all; once at each by default.
+        validator: A validator of jsonschema-rs.
+        value: The value to validate.
+        visits: The number of visits of schemas to parts of the value; one for each part by default.
     """
     if _errors_bytes(value, visits) <= MAX_ERRORS_BYTES:
         yield from validator.iter_errors(value)
@@ -73,51 +73,55 @@ def errors_of(
 
 
 def _errors_bytes(value: object, visits: int | None) -> float:
-    """The memory of all errors if there is one at each part of a value, with what each visit repeats."""
+    """Estimate the memory of all errors: one at each part of a value, and what each visit repeats."""
     repeated = count = 0
     pending = [(value, 0, 1)]
     while pending:
-        part, way, depth = pending.pop()
+        part, path_length, depth = pending.pop()
         count += 1
-        repeated += way
+        repeated += path_length
         if isinstance(part, str):
             repeated += len(part) * depth  # each value around it repeats it
         elif isinstance(part, dict):
             repeated += sum(map(len, part)) * depth
-            pending += [(member, way + len(name), depth + 1) for name, member in part.items()]
+            pending += [(member, path_length + len(name), depth + 1) for name, member in part.items()]
         elif isinstance(part, list):
-            pending += [(member, way, depth + 1) for member in part]
+            pending += [(member, path_length, depth + 1) for member in part]
     return count * ERROR_BYTES + repeated * (1 if visits is None else visits / count)
 
 
 def _message(error: jsonschema_rs.ValidationError) -> str:
-    if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Enum):  # its own names two of them only
+    if isinstance(
+        error.kind, jsonschema_rs.ValidationErrorKind.Enum
+    ):  # the message of the library names only two of them
         choices = ", ".join(json.dumps(option, ensure_ascii=False) for option in error.kind.options)
-        return f"{json.dumps(error.instance, ensure_ascii=False)[:MAX_SHOWN]} is not one of {choices}"
+        return (
+            f"{json.dumps(error.instance, ensure_ascii=False)[:MAX_SHOWN_CHARACTERS]} is not one of {choices}"
+        )
     return error.message
 
 
 def _fault_of(refusal: msgspec.ValidationError) -> Fault:
-    """A fault that only msgspec sees. Its message ends in `` - at `$.a.b` ``."""
+    """Convert an error of msgspec, whose message ends in `` - at `$.a.b` ``."""
     message, _, path = str(refusal).partition(" - at `$")
     plain = re.sub(r"\[(\d+)\]", r".\1", path.rstrip("`"))
-    # For a member of a map it says [...] instead of which.
+    # For a member of a map the message has [...] instead of its name.
     return Fault("" if "[" in plain else plain.replace(".", "/"), message)
 
 
 @cache
 def _validator(shape: type) -> Any:
     (schema,), definitions = msgspec.json.schema_components([shape], ref_template="#/$defs/{name}")
-    return jsonschema_rs.Draft202012Validator(_pointed({**schema, "$defs": definitions}))
+    return jsonschema_rs.Draft202012Validator(_with_own_pointers({**schema, "$defs": definitions}))
 
 
-def _pointed(schema: Any) -> Any:
-    """The schema with "null or X" said so that a fault in X is told at its place, not as none of both."""
+def _with_own_pointers(schema: Any) -> Any:
+    """Rewrite ``anyOf: [null, X]`` as if/else, so that errors in X have their own pointer."""
     if isinstance(schema, list):
-        return [_pointed(member) for member in schema]
+        return [_with_own_pointers(member) for member in schema]
     if not isinstance(schema, dict):
         return schema
-    schema = {name: _pointed(member) for name, member in schema.items()}
+    schema = {name: _with_own_pointers(member) for name, member in schema.items()}
     others = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
     if len(others) != 1 or len(schema["anyOf"]) != 2:
         return schema
@@ -126,7 +130,7 @@ def _pointed(schema: Any) -> Any:
 
 
 def surrogate_faults(raw: bytes) -> list[Fault]:
-    """Return the faults of JSON that has halves of surrogate pairs, which the decoder does not name."""
+    """Return the faults of JSON with halves of surrogate pairs, which the decoder does not locate."""
     if rb"\ud" not in raw.lower():
         return []
     try:

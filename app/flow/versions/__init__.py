@@ -1,1 +1,1 @@
-"""Differences between versions of a definition, and how states move from one to another."""
+"""Versions of a definition: their differences, and the migration of states between them."""

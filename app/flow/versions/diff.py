@@ -1,4 +1,4 @@
-"""The difference of two versions of a flow, and what it means for states that run on the earlier one."""
+"""The difference of two versions of a flow, and its effect on states that run on the earlier one."""
 
 from typing import Any
 
@@ -23,27 +23,27 @@ from app.flow.values.struct_errors import escape
 _WORST_FIRST: tuple[Effect, ...] = ("breaking", "compatible", "safe")
 _TEXTS = {"title": "is for people", "description": "is for people", "meta": "is for clients"}
 _STARTS = "concerns states that start"
-_SAFE_OF_FLOW = {**_TEXTS, "initialStep": f"{_STARTS} or are reset", "prefabs": _STARTS}
-_SAFE_OF_STEP = {**_TEXTS, "initial": _STARTS}
-_OTHERS_OF_FLOW = {
+_SAFE_FLOW_MEMBERS = {**_TEXTS, "initialStep": f"{_STARTS} or are reset", "prefabs": _STARTS}
+_SAFE_STEP_MEMBERS = {**_TEXTS, "initial": _STARTS}
+_COMPATIBLE_FLOW_MEMBERS = {
     "ttl": "counts from a state's next change",
     "roles": "others see the flow",
     "resettable": "others may reset states",
     "clearable": "others may clear states",
 }
-_OF_TRANSITION = {
+_TRANSITION_MEMBERS = {
     "explicit": "`next` takes the first transition that is not explicit",
     "reversible": "says whether it can be undone",
     "guard": "it runs under another condition",
     "payloadSchema": "it takes another payload",
     "roles": "others may run it",
 }
-_PLACES = ("service", "module", "path")
+_REFERENCES = ("service", "module", "path")
 """Members of a step that may refer to the config."""
 
 
 def diff(earlier: FlowDefinition, later: FlowDefinition) -> FlowDiff:
-    """How ``later`` differs from ``earlier``. The order of steps means nothing and is not compared."""
+    """Compare two versions. The order of steps has no meaning and is not compared."""
     found = _Differences(earlier.flow, later.flow)
     found.compare()
     reasons = sorted(found.reasons, key=lambda reason: _WORST_FIRST.index(reason.effect))
@@ -60,7 +60,7 @@ def diff(earlier: FlowDefinition, later: FlowDefinition) -> FlowDiff:
 
 
 class _Differences:
-    """Collects what differs, with a reason for each."""
+    """Collects the differences, with a reason for each."""
 
     def __init__(self, old: Flow, new: Flow) -> None:
         self._old = old
@@ -72,23 +72,24 @@ class _Differences:
         self.transitions = TransitionsDiff([], [], [])
 
     def compare(self) -> None:
+        """Compare the flows, their steps and transitions."""
         old, new = self._old, self._new
         self._compare_flows()
         self.steps.added.extend(name for name in new.steps if name not in old.steps)
         for name in self.steps.added:
-            self._say(f"/steps/{escape(name)}", "safe", "is new: no running state is there")
+            self._add_reason(f"/steps/{escape(name)}", "safe", "is new: no running state is there")
         meant_before, meant_now = resolve_references(old).steps, resolve_references(new).steps
         for name, step in old.steps.items():
             if name not in new.steps:
-                self._remove(step)
+                self._add_removed_step(step)
                 continue
             changed = self._compare_steps(step, new.steps[name])
-            changed += self._compare_places(step, new.steps[name], meant_before[name], meant_now[name])
+            changed += self._compare_references(step, new.steps[name], meant_before[name], meant_now[name])
             if changed:
                 self.steps.changed.append(StepChange(name, changed))
             self._compare_transitions(step, new.steps[name])
 
-    def _say(self, pointer: str, effect: Effect, message: str) -> None:
+    def _add_reason(self, pointer: str, effect: Effect, message: str) -> None:
         self.reasons.append(Reason(pointer, effect, message))
 
     def _compare_flows(self) -> None:
@@ -97,66 +98,72 @@ class _Differences:
             member = change.member
             if member == "config":
                 self._compare_configs(self._old.config, self._new.config)
-            elif member in _SAFE_OF_FLOW:
-                self._say(f"/{member}", "safe", _SAFE_OF_FLOW[member])
+            elif member in _SAFE_FLOW_MEMBERS:
+                self._add_reason(f"/{member}", "safe", _SAFE_FLOW_MEMBERS[member])
             else:
-                self._say(f"/{member}", "compatible", _OTHERS_OF_FLOW.get(member, "is another"))
+                self._add_reason(
+                    f"/{member}", "compatible", _COMPATIBLE_FLOW_MEMBERS.get(member, "is another")
+                )
 
     def _compare_configs(self, old: FlowConfig, new: FlowConfig) -> None:
         if old.query_param != new.query_param:
             message = "links that are outstanding carry their token in another parameter"
-            self._say("/config/queryParam", "compatible", message)
+            self._add_reason("/config/queryParam", "compatible", message)
         else:
-            self._say("/config", "safe", "concerns the steps that refer to it, which are named themselves")
+            self._add_reason(
+                "/config", "safe", "concerns the steps that refer to it, which are named themselves"
+            )
 
-    def _remove(self, step: FlowStep) -> None:
+    def _add_removed_step(self, step: FlowStep) -> None:
         self.steps.removed.append(step.step)
         who = "running states" if step.transitions else "no running state but a paused one"
         message = f"is gone: {who} can stand there, and need a mapping to another step"
         if step.index in self._names:
             message += f"; its index {step.index} is that of {self._names[step.index]!r} now"
-        self._say(f"/steps/{escape(step.step)}", "breaking", message)
+        self._add_reason(f"/steps/{escape(step.step)}", "breaking", message)
 
     def _compare_steps(self, old: FlowStep, new: FlowStep) -> list[MemberChange]:
-        found = _members_that_differ(old, new, without=("transitions", *_PLACES))
+        found = _members_that_differ(old, new, without=("transitions", *_REFERENCES))
         for change in found:
             at = f"/steps/{escape(new.step)}/{change.member}"
-            if change.member in _SAFE_OF_STEP:
-                self._say(at, "safe", _SAFE_OF_STEP[change.member])
+            if change.member in _SAFE_STEP_MEMBERS:
+                self._add_reason(at, "safe", _SAFE_STEP_MEMBERS[change.member])
             elif change.member == "index":
-                self._say(at, "compatible", self._of_index(old, new))
+                self._add_reason(at, "compatible", self._index_message(old, new))
             elif change.member == "timeout":
-                self._say(at, "compatible", _of_timeout(old.timeout, new.timeout))
+                self._add_reason(at, "compatible", _timeout_message(old.timeout, new.timeout))
             else:
-                self._say(at, "compatible", "tokens that are outstanding are read differently")
+                self._add_reason(at, "compatible", "tokens that are outstanding are read differently")
         before = [name for name in old.transitions if name in new.transitions]
         after = [name for name in new.transitions if name in old.transitions]
         if before != after:
             at = f"/steps/{escape(new.step)}/transitions"
-            self._say(at, "compatible", "their order is another; `next` takes the first not explicit one")
+            self._add_reason(
+                at, "compatible", "their order is another; `next` takes the first not explicit one"
+            )
             found.append(MemberChange("transitions", before, after))
         return found
 
-    def _of_index(self, old: FlowStep, new: FlowStep) -> str:
+    def _index_message(self, old: FlowStep, new: FlowStep) -> str:
         means = f"{self._names[old.index]!r}" if old.index in self._names else "no step"
         return (
             f"is {new.index} and was {old.index}: a token that is outstanding and says {old.index} means "
             f"{means} now; never renumber a step while tokens are outstanding"
         )
 
-    def _compare_places(
+    def _compare_references(
         self, old: FlowStep, new: FlowStep, before: FlowStep, now: FlowStep
     ) -> list[MemberChange]:
-        """``before`` and ``now`` are the steps with their references to the config resolved."""
+        """Compare service, module and path; ``before`` and ``now`` have their references resolved."""
         found = []
-        for member in _PLACES:
+        for member in _REFERENCES:
             written = getattr(old, member), getattr(new, member)
             meant = getattr(before, member), getattr(now, member)
             at = f"/steps/{escape(new.step)}/{member}"
             if meant[0] != meant[1]:
-                self._say(at, "compatible", "clients lead people elsewhere")
+                self._add_reason(at, "compatible", "clients lead people elsewhere")
             elif written[0] != written[1]:
-                self._say(at, "safe", "stands for the same as before")
+                self._add_reason(at, "safe", "stands for the same as before")
             else:
                 continue
             shown = meant if written[0] == written[1] else written
@@ -169,18 +176,22 @@ class _Differences:
             message = "it is an end now: running states there are completed when they are moved"
             if new.transitions:
                 message = "it is no end any more: states that are completed there stay so, on their version"
-            self._say(at, "compatible", message)
+            self._add_reason(at, "compatible", message)
         for name, transition in new.transitions.items():
             here = f"{at}/{escape(name)}"
             if name in old.transitions:
                 self._compare_transition(here, old.step, old.transitions[name], transition)
             else:
                 self.transitions.added.append(TransitionPlace(new.step, name, transition.step))
-                self._say(here, "compatible", f"is new: states there may go to {transition.step!r} by it")
+                self._add_reason(
+                    here, "compatible", f"is new: states there may go to {transition.step!r} by it"
+                )
         for name, transition in old.transitions.items():
             if name not in new.transitions:
                 self.transitions.removed.append(TransitionPlace(old.step, name, transition.step))
-                self._say(f"{at}/{escape(name)}", "compatible", "is gone: states there lose this way out")
+                self._add_reason(
+                    f"{at}/{escape(name)}", "compatible", "is gone: states there lose this way out"
+                )
 
     def _compare_transition(self, at: str, step: str, old: FlowTransition, new: FlowTransition) -> None:
         found = _members_that_differ(old, new)
@@ -189,14 +200,14 @@ class _Differences:
         for change in found:
             here = f"{at}/{change.member}"
             if change.member in _TEXTS:
-                self._say(here, "safe", _TEXTS[change.member])
+                self._add_reason(here, "safe", _TEXTS[change.member])
             elif change.member == "step":
-                self._say(here, "compatible", f"leads to {new.step!r} and led to {old.step!r}")
+                self._add_reason(here, "compatible", f"leads to {new.step!r} and led to {old.step!r}")
             else:
-                self._say(here, "compatible", _OF_TRANSITION.get(change.member, "is another"))
+                self._add_reason(here, "compatible", _TRANSITION_MEMBERS.get(change.member, "is another"))
 
 
-def _of_timeout(old: FlowTimeout | None, new: FlowTimeout | None) -> str:
+def _timeout_message(old: FlowTimeout | None, new: FlowTimeout | None) -> str:
     if new is None:
         return "is gone: states there do not move on by themselves any more"
     if old is None or (old.after, old.resume) != (new.after, new.resume):
@@ -205,20 +216,20 @@ def _of_timeout(old: FlowTimeout | None, new: FlowTimeout | None) -> str:
 
 
 def _members_that_differ(old: Struct, new: Struct, without: tuple[str, ...] = ()) -> list[MemberChange]:
-    """By their names in JSON. The order of lists counts, that of members does not."""
-    before, after = (_bare(each, without) for each in (old, new))
+    """Compare two structs by their JSON. The order of lists counts, that of members does not."""
+    before, after = (_members_of(each, without) for each in (old, new))
     names = [*after, *(name for name in before if name not in after)]
     return [
         MemberChange(name, before.get(name, UNSET), after.get(name, UNSET))
         for name in names
-        if _text(before.get(name)) != _text(after.get(name))
+        if _comparable_json(before.get(name)) != _comparable_json(after.get(name))
     ]
 
 
-def _text(value: object) -> bytes:
+def _comparable_json(value: object) -> bytes:
     return json.encode(value, order="deterministic")
 
 
-def _bare(value: Struct, without: tuple[str, ...]) -> dict[str, Any]:
+def _members_of(value: Struct, without: tuple[str, ...]) -> dict[str, Any]:
     plain: dict[str, Any] = to_builtins(value)
     return {name: member for name, member in plain.items() if name not in without}

@@ -1,4 +1,4 @@
-"""Which step of an old version goes on at which of a new one, and what becomes of a state that is moved."""
+"""The mapping of steps from one version to another, and the migration of a state by it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,12 +16,18 @@ from app.flow.undo import undo_roles
 from app.flow.values.struct_errors import escape
 
 RUNNING = ("active", "paused")
-"""States that are moved. What is completed or has ended stays as it is."""
+"""Statuses of states that are moved. Completed and ended states stay as they are."""
 
 
 class StepMapping:
-    """The mapping from the steps of one version to those of another: ``given`` (null: leave the states of
-    that step where they are), and for all others the step of the same name."""
+    """The mapping from the steps of one version to those of another.
+
+    Args:
+        old: The version that the states run on.
+        new: The version that they move to.
+        given: Target steps by their old names; None leaves the states of a step on the old version. Any other
+            step maps to the step of the same name.
+    """
 
     def __init__(
         self, old: FlowDefinition, new: FlowDefinition, given: Mapping[str, str | None] | None = None
@@ -31,7 +37,7 @@ class StepMapping:
         self.given = dict(given or {})
 
     def faults(self) -> list[Fault]:
-        """Everything wrong with what was given; pointers into it."""
+        """Return the faults of the given mapping, by JSON pointers into it."""
         found = []
         for step, to in self.given.items():
             at = f"/{escape(step)}"
@@ -42,24 +48,30 @@ class StepMapping:
         return found
 
     def target(self, step: str) -> str | None:
-        """Where states of a step go on; None: nowhere."""
+        """Return the step at which states of a step continue; None if there is none."""
         to = self.given.get(step, step)
         return to if to in self.new.flow.steps else None
 
     def leaves(self, step: str) -> bool:
-        """True if states of a step are to stay on the old version."""
+        """True if states of a step stay on the old version."""
         return step in self.given and self.given[step] is None
 
     def moves(self, state: FlowState) -> bool:
-        """True for a state that the mapping is for: it runs on the old version, and is not left."""
+        """True if the mapping moves a state: it runs on the old version, and its step is not left."""
         runs = state.status in RUNNING and state.version == self.old.version
         return runs and not self.leaves(state.step)
 
     def move(self, state: FlowState, now: datetime) -> FlowState:
-        """The state on the new version. Payload, message, service and a hold stay; ``previous`` is mapped as
-        well, and dropped when it goes nowhere. The timeout of the same step goes on if it is the same; any
-        other counts from now. Raises FlowStateCorruptionError when the state does not fit its own version,
-        InvalidRequestError when it has nowhere to go on."""
+        """Return the state on the new version.
+
+        Payload, message and service stay, and a paused state stays paused. ``previous`` is mapped as well,
+        and dropped if it has no target. The timeout of the same step continues if it is the same; any other
+        starts now.
+
+        Raises:
+            FlowStateCorruptionError: The state does not fit its own version.
+            InvalidRequestError: Its step has no target.
+        """
         source = current_step(self.old, state)
         to = self.target(state.step)
         if to is None:
@@ -67,7 +79,7 @@ class StepMapping:
             raise InvalidRequestError([Fault(f"/mapping/{escape(state.step)}", message)])
         target = self.new.flow.steps[to]
         entered = timers.placement_changes(target, state, now)
-        if self._goes_on(source, target):
+        if self._continues_timeout(source, target):
             entered |= {"timeout_at": state.timeout_at, "timeout_left_ms": state.timeout_left_ms}
         return structs.replace(
             state,
@@ -79,14 +91,14 @@ class StepMapping:
         )
 
     def _previous(self, state: FlowState) -> dict[str, Any]:
-        """The previous step, and the roles that may go back to it: they stay."""
+        """Return the changes of the previous step, and of the roles that may undo to it, which stay."""
         to = None if state.previous is UNSET else self.target(state.previous)
         if to is None:
             return {"previous": UNSET, "undo_roles": UNSET}
         return {"previous": to, "undo_roles": undo_roles(self.old, state)}
 
-    def _goes_on(self, source: FlowStep, target: FlowStep) -> bool:
-        """True if a state stays in its step, maybe by another name, and waits as long there."""
+    def _continues_timeout(self, source: FlowStep, target: FlowStep) -> bool:
+        """True if a state stays in its step, possibly renamed, with the same timeout."""
         if target.step != source.step and target.step in self.old.flow.steps:
             return False
         old, new = source.timeout, target.timeout

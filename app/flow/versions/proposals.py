@@ -1,5 +1,4 @@
-"""Proposes where the states of steps that are gone may go on, by what such a step has in common with those of
-the new version."""
+"""Proposals for the mapping of removed steps, by their similarity to the steps of the new version."""
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -7,40 +6,46 @@ from difflib import SequenceMatcher
 from app.contracts.flow import Flow, FlowStep
 from app.contracts.migration import Proposal
 
-MOST_PAIRS = 10_000
-"""Of steps that are gone and steps of the new version: for more, a person has to know."""
-LEAST = 0.45
-"""Less in common is no proposal."""
-INDEX, PLACE, WAYS_OUT, WAYS_IN, NAME = 0.35, 0.1, 0.2, 0.2, 0.15
-"""How much it counts that the index, which identifies a step in tokens, is the same; the service, module and
-path; the transitions that lead out and in; the name."""
-LED_ELSEWHERE = 0.5
-ALIKE = 0.6
-"""Parts that are less alike than this are not named as a reason."""
+MAX_PAIRS = 10_000
+"""Pairs of removed steps and steps of the new version up to which proposals are computed."""
+MIN_CONFIDENCE = 0.45
+"""Confidence from which a step is proposed."""
+INDEX, REFERENCES, TRANSITIONS_OUT, TRANSITIONS_IN, NAME = 0.35, 0.1, 0.2, 0.2, 0.15
+"""Weights of the similarity: the index, which identifies a step in tokens; service, module and path; the
+transitions that lead out and in; the name."""
+REDIRECTED_CONFIDENCE = 0.5
+"""Confidence of a step to which all transitions lead that led to the removed one."""
+MIN_NAMED_LIKENESS = 0.6
+"""Likeness from which a part is named as a reason."""
 _ITSELF = "\0itself"
-_GONE = "\0gone"
+_MISSING = "\0missing"
 
 
-def propose(old: Flow, new: Flow, known: Mapping[str, str], gone: Collection[str]) -> list[Proposal]:
-    """For each of the steps of ``old`` that are ``gone`` the likeliest one of ``new``, if there is one.
-    ``known`` says where the others go on. Two that are equally likely are none: a person has to say which."""
-    if len(gone) * len(new.steps) > MOST_PAIRS:
+def propose(old: Flow, new: Flow, known: Mapping[str, str], removed: Collection[str]) -> list[Proposal]:
+    """Propose for each removed step the most similar step of the new version, if there is one.
+
+    Args:
+        old: The old version of the flow.
+        new: The new version.
+        known: The steps of the old version that have a target, with their targets.
+        removed: The steps of the old version that have none.
+
+    Returns:
+        At most one proposal for each removed step; none if two candidates are equally likely.
+    """
+    if len(removed) * len(new.steps) > MAX_PAIRS:
         return []
     into = _Into(old), _Into(new)
-    alike = {
-        name: [
-            p
-            for step in new.steps.values()
-            if (p := _alike(old, new, old.steps[name], step, into)) is not None
-        ]
-        for name in gone
-    }
-    renamed = {name: best.to for name, found in alike.items() if (best := _likeliest(found)) is not None}
-    names = {**known, **renamed}
+    candidates = {name: _similar_steps(old, new, old.steps[name], into) for name in removed}
+    names = dict(known)
+    for name, similar in candidates.items():
+        best = _likeliest(similar)
+        if best is not None:
+            names[name] = best.to
     proposals = []
-    for name, found in alike.items():
-        elsewhere = _led_elsewhere(old, new, into[0].leading_to(name), name, names)
-        best = _likeliest([*found, elsewhere] if elsewhere else found)
+    for name, similar in candidates.items():
+        redirected = _redirected(old, new, into[0].leading_to(name), name, names)
+        best = _likeliest([*similar, redirected] if redirected else similar)
         if best is not None:
             proposals.append(best)
     return proposals
@@ -59,78 +64,99 @@ class _Into:
         self._by_target: dict[str, list[tuple[str, str]]] = {}
         for source in flow.steps.values():
             for transition in source.transitions.values():
-                way = source.step, transition.transition
-                self._by_target.setdefault(transition.step, []).append(way)
+                leading = source.step, transition.transition
+                self._by_target.setdefault(transition.step, []).append(leading)
 
     def leading_to(self, target: str) -> list[tuple[str, str]]:
-        """The transitions that lead to one step."""
+        """Return the transitions that lead to a step, by their sources and names."""
         return self._by_target.get(target, [])
 
 
-def _alike(
-    old: Flow, new: Flow, gone: FlowStep, step: FlowStep, into: tuple[_Into, _Into]
+def _similar_steps(old: Flow, new: Flow, removed: FlowStep, into: tuple[_Into, _Into]) -> list[Proposal]:
+    found = []
+    for step in new.steps.values():
+        proposal = _similar(old, new, removed, step, into)
+        if proposal is not None:
+            found.append(proposal)
+    return found
+
+
+def _similar(
+    old: Flow, new: Flow, removed: FlowStep, step: FlowStep, into: tuple[_Into, _Into]
 ) -> Proposal | None:
-    """A step that is new, if it looks like the one that is gone."""
+    """Propose a new step if it is similar to the removed one."""
     if step.step in old.steps:
         return None
     parts = (
-        ("the same index", INDEX, float(gone.index == step.index)),
-        ("the same service, module and path", PLACE, float(_place(gone) == _place(step))),
-        ("the transitions out", WAYS_OUT, _likeness(_ways_out(gone, new), _ways_out(step, old))),
+        ("the same index", INDEX, float(removed.index == step.index)),
+        (
+            "the same service, module and path",
+            REFERENCES,
+            float(_references(removed) == _references(step)),
+        ),
+        (
+            "the transitions out",
+            TRANSITIONS_OUT,
+            _likeness(_transitions_out(removed, new), _transitions_out(step, old)),
+        ),
         (
             "the transitions in",
-            WAYS_IN,
-            _likeness(_ways_in(into[0], gone, new), _ways_in(into[1], step, old)),
+            TRANSITIONS_IN,
+            _likeness(_transitions_in(into[0], removed, new), _transitions_in(into[1], step, old)),
         ),
-        ("the name", NAME, SequenceMatcher(None, _plain(gone.step), _plain(step.step)).ratio()),
+        ("the name", NAME, SequenceMatcher(None, _spelling(removed.step), _spelling(step.step)).ratio()),
     )
     confidence = round(sum(weight * likeness for _, weight, likeness in parts), 2)
-    if confidence < LEAST:
+    if confidence < MIN_CONFIDENCE:
         return None
-    reasons = [what for what, _, likeness in parts if likeness >= ALIKE]
-    return Proposal(gone.step, step.step, confidence, "alike: " + ", ".join(reasons))
+    reasons = [what for what, _, likeness in parts if likeness >= MIN_NAMED_LIKENESS]
+    return Proposal(removed.step, step.step, confidence, "alike: " + ", ".join(reasons))
 
 
-def _led_elsewhere(
-    old: Flow, new: Flow, ways: Sequence[tuple[str, str]], gone: str, names: Mapping[str, str]
+def _redirected(
+    old: Flow, new: Flow, leading: Sequence[tuple[str, str]], removed: str, names: Mapping[str, str]
 ) -> Proposal | None:
-    """The step to which all that led to the one that is gone leads now. ``names`` says what steps of the old
-    version are in the new one."""
-    ways_in = [(names.get(source), name) for source, name in ways]
+    """Propose the step to which all transitions lead now that led to the removed one.
+
+    ``names`` are the steps of the new version by those of the old one.
+    """
+    transitions_in = [(names.get(source), name) for source, name in leading]
     targets = {
         new.steps[source].transitions[name].step
-        for source, name in ways_in
+        for source, name in transitions_in
         if source is not None and name in new.steps[source].transitions
     }
     target = targets.pop() if len(targets) == 1 else None
     if target is None or target not in old.steps:
         return None
-    return Proposal(gone, target, LED_ELSEWHERE, "what led there leads here now")
+    return Proposal(removed, target, REDIRECTED_CONFIDENCE, "what led there leads here now")
 
 
-def _place(step: FlowStep) -> tuple[str, str | None, str | None]:
+def _references(step: FlowStep) -> tuple[str, str | None, str | None]:
     return step.service, step.module, step.path
 
 
-def _ways_out(step: FlowStep, other: Flow) -> set[tuple[str, str]]:
-    """The transitions of a step, with where they lead. Steps that only one version has count as one, as they
-    may be the same by another name."""
+def _transitions_out(step: FlowStep, other: Flow) -> set[tuple[str, str]]:
+    """Return the transitions of a step with their targets.
+
+    Steps that only one version has count as the same step, as they may be renamed.
+    """
     return {(name, _known(transition.step, step, other)) for name, transition in step.transitions.items()}
 
 
-def _ways_in(into: _Into, step: FlowStep, other: Flow) -> set[tuple[str, str]]:
+def _transitions_in(into: _Into, step: FlowStep, other: Flow) -> set[tuple[str, str]]:
     return {(name, _known(source, step, other)) for source, name in into.leading_to(step.step)}
 
 
 def _known(name: str, step: FlowStep, other: Flow) -> str:
     if name == step.step:
         return _ITSELF
-    return name if name in other.steps else _GONE
+    return name if name in other.steps else _MISSING
 
 
 def _likeness(one: set[tuple[str, str]], other: set[tuple[str, str]]) -> float:
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def _plain(name: str) -> str:
+def _spelling(name: str) -> str:
     return name.casefold().replace("-", "").replace("_", "")

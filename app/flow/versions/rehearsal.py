@@ -1,4 +1,4 @@
-"""Predicts the outcome of a migration for running states from their steps."""
+"""Rehearsal of a migration: its outcome for running states, from their steps."""
 
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
@@ -15,12 +15,17 @@ from app.flow.values.struct_errors import escape
 from app.flow.versions.mapping import StepMapping
 from app.flow.versions.proposals import propose
 
-Fate = Literal["fit", "needMapping", "stuck", "left"]
+Outcome = Literal["fit", "needMapping", "stuck", "left"]
 
 
 class Rehearsal(Struct, frozen=True):
-    """``steps`` are those of the old version, in its order, then what states stand at that it does not
-    have. ``unmapped`` are faults of the mapping: steps where states run that have nowhere to go on."""
+    """The predicted outcome of a migration.
+
+    Args:
+        steps: The outcome by step: those of the old version in its order, then unknown steps of states.
+        proposals: Proposals for steps without a target.
+        unmapped: Faults of the mapping: steps without a target at which states run.
+    """
 
     steps: list[StepMigration]
     proposals: list[Proposal]
@@ -28,24 +33,32 @@ class Rehearsal(Struct, frozen=True):
 
 
 def rehearse(mapping: StepMapping, found: Sequence[RunningStates]) -> Rehearsal:
-    """The outcome for the running states of the old version. Whether a state can be moved follows from where
-    it stands alone, so that what is told of ``found`` is what would be done."""
+    """Predict the outcome of a migration for the running states of the old version.
+
+    The outcome for a state depends on its position alone, so that the prediction for ``found`` is exact.
+    """
     old, new = mapping.old.flow, mapping.new.flow
-    known = {step: to for step in old.steps if (to := mapping.target(step)) is not None}
-    gone = [step for step in old.steps if step not in known and not mapping.leaves(step)]
-    proposed = {proposal.step: proposal for proposal in propose(old, new, known, gone)}
+    known: dict[str, str] = {}
+    removed: list[str] = []
+    for step in old.steps:
+        to = mapping.target(step)
+        if to is not None:
+            known[step] = to
+        elif not mapping.leaves(step):
+            removed.append(step)
+    proposed = {proposal.step: proposal for proposal in propose(old, new, known, removed)}
     places = dict.fromkeys([*old.steps, *(group.step for group in found)])
     advice = {step: _advice(mapping, step, proposed.get(step)) for step in places}
     damages: dict[str, str] = {}
-    counted: dict[tuple[str, Fate], Sample] = {}
+    counted: dict[tuple[str, Outcome], Sample] = {}
     unmapped: dict[str, Fault] = {}
     for group in found:
         step = group.step
-        fate, damage = _fate(mapping, group, proposed)
-        counted[step, fate] = _with(counted.get((step, fate), Sample()), group)
+        outcome, damage = _outcome(mapping, group, proposed)
+        counted[step, outcome] = _extended(counted.get((step, outcome), Sample()), group)
         if damage is not None:
             damages[step] = f"{damage}: recover such states first"
-        elif fate in ("needMapping", "stuck"):
+        elif outcome in ("needMapping", "stuck"):
             unmapped[step] = Fault(f"/mapping/{escape(step)}", f"states run there, and it {advice[step]}")
     steps = [
         StepMigration(
@@ -62,11 +75,13 @@ def rehearse(mapping: StepMapping, found: Sequence[RunningStates]) -> Rehearsal:
     return Rehearsal(steps, list(proposed.values()), list(unmapped.values()))
 
 
-def _fate(mapping: StepMapping, group: RunningStates, proposed: Container[str]) -> tuple[Fate, str | None]:
-    """The outcome for states in the same position, and what is wrong with them."""
+def _outcome(
+    mapping: StepMapping, group: RunningStates, proposed: Container[str]
+) -> tuple[Outcome, str | None]:
+    """Return the outcome for states in the same position, and the fault of such states."""
     if mapping.leaves(group.step):
         return "left", None
-    damage = definition_mismatch(mapping.old, _one_of(mapping, group))
+    damage = definition_mismatch(mapping.old, _example_of(mapping, group))
     if damage is not None:
         return "stuck", damage
     if mapping.target(group.step) is not None:
@@ -89,8 +104,8 @@ def _advice(mapping: StepMapping, step: str, proposal: Proposal | None) -> str:
     )
 
 
-def _one_of(mapping: StepMapping, group: RunningStates) -> FlowState:
-    """A state that stands where those of the group do."""
+def _example_of(mapping: StepMapping, group: RunningStates) -> FlowState:
+    """Return a state in the position of those of a group."""
     never = datetime(1970, 1, 1, tzinfo=UTC)
     return FlowState(
         flow=mapping.old.flow.flow,
@@ -108,6 +123,6 @@ def _one_of(mapping: StepMapping, group: RunningStates) -> FlowState:
     )
 
 
-def _with(sample: Sample, group: RunningStates) -> Sample:
+def _extended(sample: Sample, group: RunningStates) -> Sample:
     users = sorted([*sample.user_ids, *group.user_ids])
     return Sample(sample.count + group.count, users[:SAMPLE_SIZE])
