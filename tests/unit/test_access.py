@@ -1,4 +1,4 @@
-"""Who may see a flow and run a transition, with what."""
+"""Visibility of flows, and permission to run their transitions."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_roles_of_a_transition() -> None:
         run(at("review"), "approve", EMPLOYEE)
     assert refused.value.details == {"transition": "approve", "roles": ["approver"]}
     assert run(at("review"), "approve", APPROVER).step == "approved"
-    assert run(at("review"), "approve", ADMINISTRATOR).step == "approved", "of administrators none is asked"
+    assert run(at("review"), "approve", ADMINISTRATOR).step == "approved", "administrators need no role"
     with pytest.raises(InsufficientPermissionsError):
         run(at("review"), "approve", BACK_END)
 
@@ -77,7 +77,7 @@ def test_a_transition_that_there_is_not_names_those_that_the_caller_may_run() ->
     assert names(state, EMPLOYEE) != names(state, APPROVER)
 
 
-def test_a_guard_sees_who_asks_and_whose_state_it_is() -> None:
+def test_a_guard_reads_the_caller_and_the_user_of_the_state() -> None:
     own = at("review", user="ada")
     with pytest.raises(GuardRefusedError) as refused:
         run(own, "approve", APPROVER)
@@ -97,7 +97,7 @@ def test_a_payload_schema_names_every_fault() -> None:
     assert run(at("draft"), "submit", EMPLOYEE, {"amount": 1, "reason": "lunch"}).step == "review"
 
 
-def test_the_role_is_asked_before_the_payload_and_the_payload_before_the_guard() -> None:
+def test_the_role_is_checked_before_the_payload_and_the_payload_before_the_guard() -> None:
     with pytest.raises(InsufficientPermissionsError):
         run(at("review"), "reject", EMPLOYEE, {"why": 1})
     with pytest.raises(InvalidPayloadError):
@@ -140,7 +140,7 @@ async def test_a_flow_with_roles_is_seen_by_those_who_have_one() -> None:
     await r.service.create_flow(expense_flow(roles=["employee"]))
     stranger, eve = Caller("eve"), Origin(EMPLOYEE)
     await r.service.start_flow("eve", "expense", origin=eve)
-    asked = [
+    calls = [
         r.service.get_flow_state("eve", "expense", caller=stranger),
         r.service.get_flow_events("eve", "expense", caller=stranger),
         r.service.get_flow_history("eve", "expense", caller=stranger),
@@ -154,7 +154,7 @@ async def test_a_flow_with_roles_is_seen_by_those_who_have_one() -> None:
         r.service.undo_transition("eve", "expense", origin=Origin(stranger)),
         r.service.clear_flow_state("eve", "expense", origin=Origin(stranger)),
     ]
-    for call in asked:
+    for call in calls:
         with pytest.raises(InsufficientPermissionsError) as refused:
             await call
         assert refused.value.details == {"flowId": "expense", "roles": ["employee"]}
@@ -166,7 +166,7 @@ async def test_a_flow_with_roles_is_seen_by_those_who_have_one() -> None:
     assert found.states == []
 
 
-async def test_the_newest_version_says_who_may_see_the_flow() -> None:
+async def test_the_newest_version_decides_who_may_see_the_flow() -> None:
     r = Rig()
     await r.service.create_flow(expense_flow())
     await r.service.start_flow("eve", "expense", origin=Origin(Caller("eve")))
@@ -180,7 +180,7 @@ async def test_the_newest_version_says_who_may_see_the_flow() -> None:
 
 
 @pytest.mark.parametrize("caller", [EMPLOYEE, APPROVER, BACK_END])
-async def test_nobody_begins_behind_what_is_asked(caller: Caller) -> None:
+async def test_users_cannot_start_past_a_check(caller: Caller) -> None:
     r = Rig()
     await r.service.create_flow(expense_flow())
     by = Origin(caller)
@@ -198,7 +198,7 @@ async def test_nobody_begins_behind_what_is_asked(caller: Caller) -> None:
     assert (await r.service.reset_flow("eve", "expense", "approved", origin=root)).step == "approved"
 
 
-async def test_other_entrances_are_those_that_the_author_says_and_of_a_plain_flow_all() -> None:
+async def test_other_entrances_are_the_initial_steps_or_all_steps_of_a_flow_without_checks() -> None:
     r = Rig()
     flow = expense_flow()
     flow["steps"]["review"]["initial"] = True
@@ -296,7 +296,7 @@ async def test_who_may_reset_and_clear_a_state(member: str, given: Any, may: lis
     r = Rig()
     await r.service.create_flow(flow_dict(**({} if given is None else {member: given})))
 
-    async def ask(caller: Caller, member: str) -> object:
+    async def request(caller: Caller, member: str) -> object:
         origin = Origin(caller)
         if member == "resettable":
             return await r.service.reset_flow("eve", "loop", origin=origin)
@@ -308,21 +308,21 @@ async def test_who_may_reset_and_clear_a_state(member: str, given: Any, may: lis
         for caller in (EMPLOYEE, APPROVER, BACK_END, ADMINISTRATOR):
             await flows.start_flow("eve", "loop")
             if caller in may:
-                assert await ask(caller, member)
+                assert await request(caller, member)
             else:
                 with pytest.raises(InsufficientPermissionsError) as refused:
-                    await ask(caller, member)
+                    await request(caller, member)
                 roles = given if given else []
                 assert refused.value.details == {"flowId": "loop", "roles": roles}
                 assert (", ".join(roles) or ADMIN) in refused.value.message
-            assert await ask(caller, other), "the other one is as ever"
+            assert await request(caller, other), "the other one is as ever"
         await service.background.relay.drain(5)
         refusals = [h for h in await flows.get_flow_history("eve", "loop") if not h.success]
     assert len(refusals) == 4 - len(may)
     assert {h.error for h in refusals} <= {"INSUFFICIENT_PERMISSIONS"}
 
 
-async def test_the_newest_version_says_who_may_reset_and_clear() -> None:
+async def test_the_newest_version_decides_who_may_reset_and_clear() -> None:
     r = Rig()
     await r.service.create_flow(flow_dict())
     await r.flows.start_flow("eve", "loop")
@@ -350,10 +350,10 @@ async def test_a_reset_that_starts_and_a_clear_of_nothing_are_for_everybody() ->
     assert (await r.service.reset_flow("eve", "loop", origin=mine)).revision == 0
 
 
-async def test_an_administrator_clears_a_state_whose_definition_is_gone() -> None:
+async def test_an_administrator_clears_a_state_whose_definition_is_missing() -> None:
     r = Rig()
     await r.service.create_flow(flow_dict(clearable=False))
     await r.flows.start_flow("eve", "loop")
-    kept = r.states.kept["loop:eve"]
-    r.states.kept["loop:eve"] = structs.replace(kept, state=structs.replace(kept.state, version=99))
+    stored = r.states.kept["loop:eve"]
+    r.states.kept["loop:eve"] = structs.replace(stored, state=structs.replace(stored.state, version=99))
     assert await r.service.clear_flow_state("eve", "loop", origin=Origin(ADMINISTRATOR))

@@ -63,7 +63,7 @@ def check(records: list[Any], whole: Records | None = None, **options: Any) -> C
     return chain
 
 
-def test_an_untouched_life_is_whole() -> None:
+def test_an_unchanged_chain_is_intact() -> None:
     records = life()
     chain = check(records, records)
     assert (chain.broken, chain.records, chain.unsealed, chain.erased) == (None, 4, 0, 0)
@@ -75,22 +75,22 @@ CHANGES: dict[str, Callable[[HistoryRecord], HistoryRecord]] = {
     "to step": lambda r: structs.replace(r, to_step="c"),
     "time": lambda r: structs.replace(r, timestamp=r.timestamp + timedelta(milliseconds=1)),
     "payload": lambda r: structs.replace(r, payload={"given": 2}),
-    "payload gone": lambda r: structs.replace(r, payload=UNSET),
+    "payload missing": lambda r: structs.replace(r, payload=UNSET),
     "state after": lambda r: structs.replace(r, after=structs.replace(state_after(r), ok=False)),
     "payload after": lambda r: structs.replace(
         r, after=structs.replace(state_after(r), payload={"iban": "DE99"})
     ),
     "request": lambda r: structs.replace(r, request_id="other"),
     "digest": lambda r: structs.replace(r, digest="other"),
-    "digest gone": lambda r: structs.replace(r, digest=UNSET),
+    "digest missing": lambda r: structs.replace(r, digest=UNSET),
     "form": lambda r: structs.replace(r, hash_version=UNSET),
     "unknown form": lambda r: structs.replace(r, hash_version=3),
     "form and digest": lambda r: structs.replace(r, hash_version=UNSET, digest="other"),
     "salt": lambda r: structs.replace(r, salt="pepper"),
-    "salt gone": lambda r: structs.replace(r, salt=UNSET),
+    "salt missing": lambda r: structs.replace(r, salt=UNSET),
     "commitment": lambda r: structs.replace(r, commitment="0" * 64),
     "hash": lambda r: structs.replace(r, hash="0" * 64),
-    "hash gone": lambda r: structs.replace(r, hash=UNSET),
+    "hash missing": lambda r: structs.replace(r, hash=UNSET),
     "unlinked": lambda r: seal(r, "", "salt"),
     "unreadable": lambda r: UnreadableRecord(r.id, "torn", r.epoch, r.revision),  # type: ignore[dict-item,return-value]
 }
@@ -115,20 +115,20 @@ def test_who_changes_a_record_and_seals_it_anew_breaks_the_next() -> None:
     assert broken.id == records[2].id
 
 
-@pytest.mark.parametrize(("gone", "found_at"), [(0, 1), (1, 2), (2, 3)])
-def test_a_record_that_is_gone_is_missed_by_the_next(gone: int, found_at: int) -> None:
+@pytest.mark.parametrize(("missing", "found_at"), [(0, 1), (1, 2), (2, 3)])
+def test_the_next_record_reveals_a_missing_one(missing: int, found_at: int) -> None:
     records = life()
-    broken = check([r for n, r in enumerate(records) if n != gone], records).broken
+    broken = check([r for n, r in enumerate(records) if n != missing], records).broken
     assert broken is not None
     assert broken.id == records[found_at].id
 
 
-def test_the_last_one_that_is_gone_is_missed_by_the_state() -> None:
+def test_the_state_reveals_that_the_last_record_is_missing() -> None:
     records = life()
     broken = check(records[:-1], records).broken
     assert broken is not None
     assert broken.id == records[-2].id
-    assert check(records[:-1]).broken is None, "without a state nobody can tell"
+    assert check(records[:-1]).broken is None, "without a state nothing reveals it"
 
 
 def test_records_of_before_the_chain_may_come_first() -> None:
@@ -147,7 +147,7 @@ def test_a_refusal_hangs_on_the_commit_before_it() -> None:
     )
     refusal = seal(bare, str(records[0].hash), "salt")
     assert check([records[0], refusal, records[1]], records).broken is None
-    assert check(records, records).broken is None, "that one is gone cannot be seen"
+    assert check(records, records).broken is None, "nothing reveals the missing record"
     broken = check([records[0], structs.replace(refusal, error="Y"), records[1]]).broken
     assert broken is not None
     assert broken.id == refusal.id
@@ -181,7 +181,7 @@ def test_an_erased_record_gets_no_payload_again(forged: dict[str, Any]) -> None:
     assert broken.id == records[1].id
 
 
-def test_what_only_says_that_it_is_a_receipt_is_none() -> None:
+def test_a_record_that_only_claims_to_be_a_receipt_is_none() -> None:
     records = life()
     false = record(moved(moved(moved(moved(fresh())))), kind="erased")
     for one in (false, structs.replace(false, success=False, after=UNSET)):
@@ -209,7 +209,7 @@ def test_the_chain_leads_to_the_state() -> None:
         assert chain.broken.id == records[-1].id
 
 
-def test_a_state_may_be_gone_when_it_had_ended_or_its_time_was_over() -> None:
+def test_a_state_may_be_missing_if_it_has_ended_or_expired() -> None:
     for state in (fresh(), structs.replace(fresh(), expires_at=T0)):
         for after in (state, moved(state, status="cleared")):
             chain = Chain()
@@ -228,7 +228,7 @@ def test_lives_are_linked() -> None:
     assert broken.id == unlinked[0].id
 
 
-def test_a_state_that_was_past_its_time_may_be_gone_without_an_end() -> None:
+def test_an_expired_state_may_be_missing_without_an_end() -> None:
     mortal = structs.replace(fresh(), expires_at=T0 + timedelta(hours=1))
     first = [seal(record(mortal), "", "salt")]
     late = structs.replace(fresh(epoch="e2"), updated_at=T0 + timedelta(hours=2))
@@ -237,7 +237,7 @@ def test_a_state_that_was_past_its_time_may_be_gone_without_an_end() -> None:
     assert check([*first, seal(record(early), "", "salt")]).broken is not None
 
 
-def test_a_paused_state_may_be_gone_only_if_mongodb_could_remove_it() -> None:
+def test_a_paused_state_may_be_missing_only_if_mongodb_could_remove_it() -> None:
     for expires_at, whole in (
         (T0, True),
         (UNSET, False),
@@ -264,7 +264,7 @@ def test_an_intact_record_is_reported_from_a_changed_one() -> None:
 
 
 def test_the_same_values_in_another_order_are_the_same() -> None:
-    """As JSON text does not promise to keep an order, a hash must not depend on it."""
+    """The hash must not depend on the order of members, which JSON does not define."""
     one = seal(record(fresh(payload={"a": 1, "b": 2})), "", "salt")
     assert one.after is not UNSET
     turned = structs.replace(one, after=structs.replace(one.after, payload={"b": 2, "a": 1}))
@@ -314,7 +314,7 @@ def test_the_second_form_is_fixed() -> None:
     assert sealed.hash == "a5f00f41ef16f028b23fa6731cd4c8006150fc34dd2c0995e9f8a6b27a394126"
 
 
-def test_a_chain_of_both_forms_is_whole() -> None:
+def test_a_chain_of_both_forms_is_intact() -> None:
     for old in range(5):
         records = mixed_life(old, 4 - old)
         assert check(records, records).broken is None
@@ -324,7 +324,7 @@ def test_a_chain_of_both_forms_is_whole() -> None:
     assert (chain.broken, chain.erased) == (None, 4)
 
 
-def test_the_first_form_covers_no_digest_and_says_so() -> None:
+def test_the_first_form_covers_no_digest_and_has_its_own_tag() -> None:
     """Known limit of records of versions 0.2 to 0.4 (decision 8)."""
     records = mixed_life()
     assert check([structs.replace(records[0], digest="other"), *records[1:]], records).broken is None
@@ -392,7 +392,7 @@ def test_a_payload_that_is_named_may_be_pruned_before_what_names_it() -> None:
     assert check([as_stored(r) for r in records[2:]], records).broken is not None
 
 
-def test_an_erased_record_that_named_a_payload_is_whole() -> None:
+def test_an_erased_record_that_named_a_payload_is_intact() -> None:
     records = [*map(erased, map(as_stored, sharing_life()))]
     end = moved(state_after(sharing_life()[-1]), status="cleared", payload=UNSET, entity_id=UNSET)
     ending = seal(record(end, kind="erased"), str(records[-1].hash), "salt")
@@ -410,8 +410,8 @@ def other(value: Any) -> Any:
     return {"other": value} if isinstance(value, dict) else f"{value}x"
 
 
-def test_each_group_is_what_it_says() -> None:
-    """What is sealed or erasable cannot change, or vanish, unnoticed; what is listed as not sealed can."""
+def test_each_group_of_members_is_covered_as_declared() -> None:
+    """Sealed and erasable members cannot change, or vanish, unnoticed; members listed as not sealed can."""
     whole = full_record()
     assert is_intact(whole)
     naming = seal(structs.replace(whole, payload_revision=0), "before", "salt")

@@ -23,7 +23,7 @@ from tests.support.samples import flow_dict
 
 @contextmanager
 def slow_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Let checks of callers who only ask wait for an event."""
+    """Let checks that are only requested wait for an event."""
     go_on = threading.Event()
 
     def check(raw: object) -> list[Finding]:
@@ -40,29 +40,31 @@ def slow_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 async def test_who_publishes_does_not_wait_for_those_who_only_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
     with slow_checks(monkeypatch) as go_on:
-        asked = [
+        requested = [
             asyncio.ensure_future(r.service.definitions.check(flow_dict(), Caller(f"user-{n}")))
             for n in range(MAX_CHECKS)
         ]
         await asyncio.sleep(0)
         async with asyncio.timeout(30):
             assert await r.service.create_flow(flow_dict("other")) == "other"
-        assert not any(each.done() for each in asked)
+        assert not any(each.done() for each in requested)
         go_on.set()
-        assert await asyncio.gather(*asked) == [[]] * MAX_CHECKS
+        assert await asyncio.gather(*requested) == [[]] * MAX_CHECKS
 
 
 async def test_one_user_does_not_take_the_places_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = DefinitionChecks()
     with slow_checks(monkeypatch) as go_on:
-        asked = [asyncio.ensure_future(checks.check(flow_dict(), Caller("eve"))) for _ in range(8)]
+        requested = [asyncio.ensure_future(checks.check(flow_dict(), Caller("eve"))) for _ in range(8)]
         await asyncio.sleep(0)
-        refused = [each for each in asked if each.done() and isinstance(each.exception(), RateLimitedError)]
+        refused = [
+            each for each in requested if each.done() and isinstance(each.exception(), RateLimitedError)
+        ]
         assert len(refused) == 8 - MAX_CHECKS_OF_USER
         other = asyncio.ensure_future(checks.check(flow_dict(), Caller("ada")))
         await asyncio.sleep(0)
         assert not other.done()
-        for each in asked:  # a caller that goes away keeps its place until its check has ended
+        for each in requested:  # a caller that disconnects occupies its place until its check has ended
             each.cancel()
         await asyncio.sleep(0)
         with pytest.raises(RateLimitedError):
@@ -101,7 +103,7 @@ async def test_a_user_whose_checks_take_long_has_to_wait(monkeypatch: pytest.Mon
         lambda: faults_of_schema({"type": "object"}),
     ],
 )
-def test_every_part_that_takes_time_asks_for_it(part: Any) -> None:
+def test_every_slow_part_requires_time(part: Any) -> None:
     with pytest.raises(DeadlineExceededError), deadline(-1.0):
         part()
     with deadline(60.0):

@@ -1,4 +1,4 @@
-"""What two versions differ in, and what that means for running states."""
+"""Differences of two versions, and their effect on running states."""
 
 import copy
 import random
@@ -29,7 +29,7 @@ def earlier_members(flow: dict[str, Any]) -> dict[str, Any]:
     return {name: member for name, member in flow.items() if name != "flow"}
 
 
-def told(found: FlowDiff) -> dict[str, str]:
+def effects(found: FlowDiff) -> dict[str, str]:
     return {reason.pointer: reason.effect for reason in found.reasons}
 
 
@@ -50,12 +50,12 @@ def test_a_step_more_is_safe_as_long_as_nothing_leads_there() -> None:
     later = copy.deepcopy(OLD)
     later["steps"]["d"] = {"index": 3, "step": "d", "service": "svc", "transitions": {}}
     found = between(later)
-    assert (found.verdict, found.steps.added, told(found)) == ("safe", ["d"], {"/steps/d": "safe"})
+    assert (found.verdict, found.steps.added, effects(found)) == ("safe", ["d"], {"/steps/d": "safe"})
     later["steps"]["b"]["transitions"]["on"] = {"transition": "on", "step": "d"}
     found = between(later)
     assert found.verdict == "compatible"
     assert found.transitions.added == [TransitionPlace("b", "on", "d")]
-    assert told(found) == {"/steps/b/transitions/on": "compatible", "/steps/d": "safe"}
+    assert effects(found) == {"/steps/b/transitions/on": "compatible", "/steps/d": "safe"}
 
 
 TIMEOUT = {"after": "PT1H", "transition": "go"}
@@ -98,12 +98,12 @@ TIMEOUT = {"after": "PT1H", "transition": "go"}
 )
 def test_what_each_difference_means(later: dict[str, Any], pointer: str, effect: str) -> None:
     found = between(later)
-    assert told(found)[pointer] == effect
+    assert effects(found)[pointer] == effect
     assert found.verdict == effect
     assert found.reasons[0].effect == effect, "the worst first"
 
 
-def test_members_say_what_they_were_and_are() -> None:
+def test_members_have_their_values_before_and_after() -> None:
     found = between(edited(OLD, title="Loop", a__index=7, a__timeout=TIMEOUT, a__go__step="c"))
     assert found.members == [MemberChange("title", after="Loop")]
     timeout = MemberChange("timeout", after={"after": "PT3600S", "transition": "go"})
@@ -114,36 +114,36 @@ def test_members_say_what_they_were_and_are() -> None:
     assert msgspec.json.encode(back.members) == b'[{"member":"title","before":"Loop"}]'
 
 
-def test_an_index_that_changes_says_what_outstanding_tokens_mean_now() -> None:
-    def said(later: dict[str, Any]) -> str:
+def test_a_changed_index_reports_the_meaning_of_outstanding_tokens() -> None:
+    def message(later: dict[str, Any]) -> str:
         reasons = between(later).reasons
         return next(reason.message for reason in reasons if reason.pointer == "/steps/a/index")
 
-    assert "says 0 means no step now; never renumber" in said(edited(OLD, a__index=7))
-    assert "says 0 means 'b' now" in said(edited(OLD, a__index=1, b__index=0))
+    assert "says 0 means no step now; never renumber" in message(edited(OLD, a__index=7))
+    assert "says 0 means 'b' now" in message(edited(OLD, a__index=1, b__index=0))
 
 
-def test_a_removed_step_says_who_has_its_index_now() -> None:
+def test_a_removed_step_reports_the_step_with_its_index() -> None:
     renaming = between(renamed(OLD, "b", "b2")).reasons[0]
     assert "its index 1 is that of 'b2' now" in renaming.message
     assert "index" not in between(without(OLD, "b", "c")).reasons[0].message
 
 
-def test_a_way_out_that_is_gone_is_noticed() -> None:
+def test_a_removed_transition_is_reported() -> None:
     later = copy.deepcopy(OLD)
     del later["steps"]["a"]["transitions"]["jump"]
     found = between(later)
-    assert (found.verdict, told(found)) == ("compatible", {"/steps/a/transitions/jump": "compatible"})
+    assert (found.verdict, effects(found)) == ("compatible", {"/steps/a/transitions/jump": "compatible"})
     assert found.transitions.removed == [TransitionPlace("a", "jump", "c")]
 
 
 def test_a_reference_is_what_it_stands_for() -> None:
     earlier = edited(OLD, config={"services": {"s": "svc"}}, a__service="$s")
     assert between(earlier).verdict == "safe", "written otherwise, it stands for the same"
-    assert told(between(earlier))["/steps/a/service"] == "safe"
+    assert effects(between(earlier))["/steps/a/service"] == "safe"
     later = edited(earlier, config={"services": {"s": "other"}})
     found = between(later, earlier)
-    assert told(found) == {"/steps/a/service": "compatible", "/config": "safe"}
+    assert effects(found) == {"/steps/a/service": "compatible", "/config": "safe"}
     assert found.steps.changed == [StepChange("a", [MemberChange("service", "svc", "other")])]
 
 
@@ -161,18 +161,18 @@ def test_the_order_of_transitions_counts() -> None:
     later = copy.deepcopy(OLD)
     later["steps"]["a"]["transitions"] = dict(reversed(later["steps"]["a"]["transitions"].items()))
     found = between(later)
-    assert told(found) == {"/steps/a/transitions": "compatible"}
+    assert effects(found) == {"/steps/a/transitions": "compatible"}
     order = MemberChange("transitions", ["jump", "again", "go"], ["go", "again", "jump"])
     assert found.steps.changed == [StepChange("a", [order])]
 
 
 def test_a_timeout_that_only_runs_another_transition_goes_on() -> None:
-    def said(old: Any, new: Any) -> str:
+    def message(old: Any, new: Any) -> str:
         return between(edited(OLD, a__timeout=new), edited(OLD, a__timeout=old)).reasons[0].message
 
-    assert "the time that a state has waited counts" in said(TIMEOUT, {**TIMEOUT, "transition": "again"})
-    assert "the whole time" in said(TIMEOUT, {**TIMEOUT, "after": "PT2H"})
-    assert "the whole time" in said(TIMEOUT, {**TIMEOUT, "resume": "restart"})
+    assert "the time that a state has waited counts" in message(TIMEOUT, {**TIMEOUT, "transition": "again"})
+    assert "the whole time" in message(TIMEOUT, {**TIMEOUT, "after": "PT2H"})
+    assert "the whole time" in message(TIMEOUT, {**TIMEOUT, "resume": "restart"})
 
 
 def test_as_json_it_is_camel_case() -> None:

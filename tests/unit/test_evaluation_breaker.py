@@ -36,7 +36,7 @@ class Machine:
         self.breaker = EvaluationBreaker(4, lambda: self.clock, lambda: self.thread)
 
     def evaluate(self, subject: Subject = SUBJECT, seconds: float = 0.0, thread: float | None = None) -> bool:
-        """Evaluate something that takes so long. Returns whether it was evaluated."""
+        """Evaluate something slow; True if it was evaluated."""
 
         def work() -> str:
             self.evaluations += 1
@@ -129,16 +129,16 @@ def test_the_garbage_collector_does_not_count(monkeypatch: pytest.MonkeyPatch) -
     assert own_thread_time() - before < -6
 
 
-def flow_with(**asked: Any) -> dict[str, Any]:
+def flow_with(**requirements: Any) -> dict[str, Any]:
     raw = flow_dict()
-    raw["steps"]["a"]["transitions"]["go"] |= asked
+    raw["steps"]["a"]["transitions"]["go"] |= requirements
     raw["steps"]["a"]["initial"] = True
     return raw
 
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For this worker every evaluation takes too long."""
+    """A worker for which every evaluation is too slow."""
     monkeypatch.setattr(evaluation_breaker, "breaker", EvaluationBreaker(tolerance=0.0))
 
 

@@ -1,4 +1,4 @@
-"""Guards: what they see, when they hold, what they cost, and what is told of one that is refused."""
+"""Guards: their inputs, results and costs, and the report about a refused one."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_what_holds(guard: str) -> None:
         ("payload.s.matches('(')", {"s": "a"}, "regular expression"),
     ],
 )
-def test_what_cannot_be_reported_is_refused_and_says_why(
+def test_a_guard_without_a_result_is_refused_with_the_reason(
     guard: str, payload: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(GuardRefusedError) as refused:
@@ -97,7 +97,9 @@ def test_what_cannot_be_reported_is_refused_and_says_why(
         ("false", {}),
     ],
 )
-def test_a_refusal_tells_the_expression_and_what_it_saw(guard: str, seen: dict[str, Any]) -> None:
+def test_a_refusal_reports_the_expression_and_the_values_that_it_read(
+    guard: str, seen: dict[str, Any]
+) -> None:
     payload = {"age": 3, "items": [{"payload": {"x": 2}}]}
     with pytest.raises(GuardRefusedError) as refused:
         check_guard(guard, "go", STATE, payload, BOB, T0)

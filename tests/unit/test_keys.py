@@ -27,12 +27,12 @@ class Address:
     def __init__(self, *key_ids: str) -> None:
         self.keys = [Key(key_id) for key_id in key_ids]
         self.failure: Exception | None = None
-        self.asked = 0
+        self.requests = 0
         self.now = 1000.0
         self.signing = SigningKeys(self.read, lambda: self.now)
 
     def read(self) -> list[Key]:
-        self.asked += 1
+        self.requests += 1
         if self.failure is not None:
             raise self.failure
         return self.keys
@@ -53,10 +53,10 @@ async def test_a_key_is_found_with_one_question() -> None:
     address = Address("a", "b")
     assert (await address.find("a")).key_id == "a"
     assert (await address.find("b")).key_id == "b"
-    assert address.asked == 1
+    assert address.requests == 1
 
 
-async def test_an_unknown_key_asks_at_most_once_a_minute() -> None:
+async def test_an_unknown_key_is_requested_at_most_once_a_minute() -> None:
     address = Address("a")
     await address.find("a")
     for _ in range(2):
@@ -68,7 +68,7 @@ async def test_an_unknown_key_asks_at_most_once_a_minute() -> None:
         with pytest.raises(AuthenticationRequiredError):
             await address.find("unknown")
         address.now += 1
-    assert address.asked == 3
+    assert address.requests == 3
 
 
 async def test_the_first_question_counts_when_the_key_is_not_there() -> None:
@@ -76,7 +76,7 @@ async def test_the_first_question_counts_when_the_key_is_not_there() -> None:
     for _ in range(5):
         with pytest.raises(AuthenticationRequiredError):
             await address.find("unknown")
-    assert address.asked == 1
+    assert address.requests == 1
 
 
 async def test_a_new_key_is_found_at_once() -> None:
@@ -96,7 +96,7 @@ async def test_a_withdrawn_key_ends_with_the_age_of_the_keys() -> None:
     address.now += 1
     with pytest.raises(AuthenticationRequiredError):
         await address.find("a")
-    assert address.asked == 2
+    assert address.requests == 2
 
 
 @pytest.mark.expected_logs("signing keys unavailable")
@@ -110,7 +110,7 @@ async def test_known_keys_stay_in_use_while_the_address_is_away(log_events: LogE
             assert (await address.find("a")).key_id == "a"
             with pytest.raises(KeysUnavailableError):
                 await address.find("unknown")
-    assert address.asked == 1 + 3 * 2, "for its age, and for the unknown one"
+    assert address.requests == 1 + 3 * 2, "for its age, and for the unknown one"
     assert len(log_events.named("signing keys unavailable")) == 1
     address.failure = None
     address.now += RETRY_SECONDS
@@ -140,7 +140,7 @@ async def test_without_any_key_the_refusal_is_for_now(
         with pytest.raises(KeysUnavailableError) as refused:
             await address.find("a")
         assert (refused.value.status, refused.value.retryable) == (503, True)
-    assert address.asked == 1
+    assert address.requests == 1
     (entry,) = log_events.named("signing keys unavailable")
     assert reason in entry["reason"]
     assert "secret" not in str(entry)
@@ -149,7 +149,7 @@ async def test_without_any_key_the_refusal_is_for_now(
     assert (await address.find("a")).key_id == "a"
     with pytest.raises(AuthenticationRequiredError):
         await address.find("unknown")
-    assert address.asked == 3, "what was asked in the outage does not count"
+    assert address.requests == 3, "requests during the outage do not count"
 
 
 async def test_what_names_no_key_is_refused_without_a_question() -> None:
@@ -158,7 +158,7 @@ async def test_what_names_no_key_is_refused_without_a_question() -> None:
         await address.signing.find(token(None))
     with pytest.raises(jwt.InvalidTokenError):
         await address.signing.find("nonsense")
-    assert address.asked == 0
+    assert address.requests == 0
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def gate() -> Iterator[threading.Event]:
     opened.set()
 
 
-async def test_many_requests_ask_once(gate: threading.Event) -> None:
+async def test_many_requests_share_one_request_for_keys(gate: threading.Event) -> None:
     address = Address("a")
 
     def read() -> list[Key]:
@@ -176,12 +176,12 @@ async def test_many_requests_ask_once(gate: threading.Event) -> None:
         return address.read()
 
     address.signing = SigningKeys(read)
-    asked = [asyncio.create_task(address.find("a")) for _ in range(20)]
+    searches = [asyncio.create_task(address.find("a")) for _ in range(20)]
     await asyncio.sleep(0)
-    asked.pop().cancel()
+    searches.pop().cancel()
     gate.set()
-    assert {key.key_id for key in await asyncio.gather(*asked)} == {"a"}
-    assert address.asked == 1
+    assert {key.key_id for key in await asyncio.gather(*searches)} == {"a"}
+    assert address.requests == 1
 
 
 @pytest.mark.expected_logs("signing keys unavailable")

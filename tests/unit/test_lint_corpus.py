@@ -40,8 +40,8 @@ def test_a_definition_is_refused_for_its_errors_alone(file: Path) -> None:
         return
     with pytest.raises(InvalidDefinitionError) as refusal:
         parse_flow(raw)
-    told = [(fault.pointer, fault.message) for fault in refusal.value.faults]
-    assert told == [(error.pointer, f"{error.message}; {error.advice}") for error in errors]
+    reported = [(fault.pointer, fault.message) for fault in refusal.value.faults]
+    assert reported == [(error.pointer, f"{error.message}; {error.advice}") for error in errors]
 
 
 @pytest.mark.parametrize("file", SOUND, ids=lambda file: file.stem)

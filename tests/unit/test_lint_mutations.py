@@ -321,15 +321,15 @@ def test_a_warning_is_given_in_every_place(mutate: Callable[[Raw], Mutants]) -> 
                 continue
             found = check_flow(mutant)
             assert {finding.severity for finding in found} == {"warning"}, (file.name, found)
-            told = [finding.pointer for finding in found if not follows(finding, pointer)]
-            assert told == [pointer], (file.name, pointer, found)
+            pointers = [finding.pointer for finding in found if not follows(finding, pointer)]
+            assert pointers == [pointer], (file.name, pointer, found)
     assert tried >= max(5, CHECKED_EVERY)
 
 
 def follows(finding: Finding, pointer: str) -> bool:
-    """Whether it tells what comes of a way that is closed elsewhere, or of roles that are given there."""
-    told = ("no end can be reached", "nothing leads out", "transitions require roles", "mixed roles")
-    return finding.pointer != pointer and any(part in finding.message for part in told)
+    """True for a consequence of a transition that is closed elsewhere, or of roles that are given there."""
+    expected = ("no end can be reached", "nothing leads out", "transitions require roles", "mixed roles")
+    return finding.pointer != pointer and any(part in finding.message for part in expected)
 
 
 def test_what_ends_a_flow_is_missed_once() -> None:

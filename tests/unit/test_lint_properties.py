@@ -1,4 +1,4 @@
-"""What holds of the check of a definition whatever it is given."""
+"""Properties of the check of definitions, for any input."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -61,7 +61,7 @@ def inside(value: Any, path: tuple[Any, ...]) -> Any:
 
 @st.composite
 def spoilt(draw: st.DrawFn, of: list[Any], most: int = 6) -> Any:
-    """A definition with some values replaced, taken out, or put in the place of others."""
+    """A definition with some values replaced, removed, or put in the place of others."""
     raw = deepcopy(draw(st.sampled_from(of)))
     for _ in range(draw(st.integers(1, most))):
         ways = paths(raw)
@@ -83,8 +83,8 @@ def spoilt(draw: st.DrawFn, of: list[Any], most: int = 6) -> Any:
     return raw
 
 
-def assert_well_told(raw: Any) -> None:
-    """That a check gives what its readers rely on, and that publishing goes by it."""
+def assert_well_reported(raw: Any) -> None:
+    """Check the guarantees of findings, and that publishing depends on them."""
     found = check_flow(raw)
     assert len(found) <= MAX_FINDINGS
     assert len({(finding.pointer, finding.message) for finding in found}) == len(found)
@@ -104,7 +104,7 @@ def assert_well_told(raw: Any) -> None:
 
 @given(json_values)
 def test_any_json_can_be_checked(raw: Any) -> None:
-    assert_well_told(raw)
+    assert_well_reported(raw)
 
 
 named_values = st.dictionaries(st.text(max_size=3), json_values)
@@ -117,13 +117,13 @@ optional = dict.fromkeys(("config", "prefabs", "title", "meta", "ttl", "roles"),
     )
 )
 def test_what_has_the_members_of_a_flow_can_be_checked(raw: Any) -> None:
-    assert_well_told(raw)
+    assert_well_reported(raw)
 
 
 @examples(400)
 @given(spoilt(DEFINITIONS))
 def test_a_spoilt_definition_can_be_checked(raw: Any) -> None:
-    assert_well_told(raw)
+    assert_well_reported(raw)
 
 
 @examples(400)
@@ -261,7 +261,7 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
     ids=range(9),
 )
 def test_a_large_definition_is_checked_in_a_moment(raw: Any) -> None:
-    """Each takes 0.04 to 0.3 seconds on a machine with nothing else to do."""
+    """Each runs for 0.04 to 0.3 seconds on a machine with nothing else to do."""
     with bounded():
         found = check_flow(raw)
     assert (

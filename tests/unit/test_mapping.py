@@ -1,4 +1,4 @@
-"""Which step goes on at which, what becomes of a state that is moved, and what is proposed and rehearsed."""
+"""Mapping of steps, migration of states, proposals and rehearsals."""
 
 import copy
 import random
@@ -47,13 +47,13 @@ def at(flow: dict[str, Any], step: str, **members: Any) -> FlowState:
     return structs.replace(state, **members)
 
 
-def test_by_the_same_name_unless_it_is_said_otherwise() -> None:
+def test_steps_map_by_name_unless_the_mapping_names_another() -> None:
     by_name = mapping(renamed(OLD, "b", "b2"))
     assert [by_name.target(step) for step in OLD["steps"]] == ["a", None, "c"]
-    said = mapping(renamed(OLD, "b", "b2"), {"b": "b2", "a": "c", "c": None})
-    assert [said.target(step) for step in OLD["steps"]] == ["c", "b2", None]
-    assert [said.leaves(step) for step in OLD["steps"]] == [False, False, True]
-    assert said.faults() == []
+    steps = mapping(renamed(OLD, "b", "b2"), {"b": "b2", "a": "c", "c": None})
+    assert [steps.target(step) for step in OLD["steps"]] == ["c", "b2", None]
+    assert [steps.leaves(step) for step in OLD["steps"]] == [False, False, True]
+    assert steps.faults() == []
 
 
 def test_every_fault_of_a_mapping_is_named() -> None:
@@ -140,8 +140,8 @@ def test_what_a_held_state_waits_goes_on_as_it_was_held(resume: str) -> None:
 
 def proposed(later: dict[str, Any], earlier: dict[str, Any] = OLD) -> list[Proposal]:
     known = {step: step for step in earlier["steps"] if step in later["steps"]}
-    gone = [step for step in earlier["steps"] if step not in known]
-    return propose(version(earlier).flow, version(later).flow, known, gone)
+    removed = [step for step in earlier["steps"] if step not in known]
+    return propose(version(earlier).flow, version(later).flow, known, removed)
 
 
 def test_a_renamed_step_is_recognised() -> None:
@@ -221,21 +221,21 @@ def group(step: str, count: int, status: Any = "active", previous: Any = UNSET) 
     return RunningStates(step, status, previous, count, tuple(f"{step}{n}" for n in range(min(count, 10))))
 
 
-def test_a_rehearsal_says_for_every_step_what_becomes_of_its_states() -> None:
+def test_a_rehearsal_reports_the_outcome_for_every_step() -> None:
     earlier = copy.deepcopy(OLD)
-    for index, name in ((3, "lost"), (4, "kept"), (5, "empty")):
+    for index, name in ((3, "lost"), (4, "left"), (5, "empty")):
         go = {"transition": "go", "step": "a"}
         step = {"index": index, "step": name, "service": "far", "transitions": {"go": go}}
         earlier["steps"][name] = step
     later = renamed(OLD, "b", "b2")
     found = rehearse(
-        mapping(later, {"kept": None}, earlier),
+        mapping(later, {"left": None}, earlier),
         [
             group("a", 3),
             group("a", 2, "paused", "b"),
             group("b", 12),
             group("lost", 1),
-            group("kept", 4),
+            group("left", 4),
             group("odd", 1),
             group("a", 1, previous="odd"),
         ],
@@ -246,7 +246,7 @@ def test_a_rehearsal_says_for_every_step_what_becomes_of_its_states() -> None:
         "b": (0, 12, 0, 0),
         "c": (0, 0, 0, 0),
         "lost": (0, 0, 1, 0),
-        "kept": (0, 0, 0, 4),
+        "left": (0, 0, 0, 4),
         "empty": (0, 0, 0, 0),
         "odd": (0, 0, 1, 0),
     }
@@ -294,7 +294,7 @@ def test_a_rehearsal_warns_of_states_that_will_be_completed() -> None:
 @examples(150)
 @given(st.integers(0, 2**32))
 def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
-    """Any walk, holds included, then any version and mapping: the state fits, as the rehearsal said."""
+    """Any walk, holds included, then any version and mapping: the state fits, as the rehearsal steps."""
     chance = random.Random(seed)
     old = version(TIMED)
     state = rules.reset(old, fresh(), ResetCommand(), T0)
@@ -316,10 +316,10 @@ def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
         return
     assert state.status in ("active", "paused")
     running = RunningStates(state.step, state.status, state.previous, 1, ("ada",))
-    (told,) = [s for s in rehearse(steps, [running]).steps if s.step == state.step]
+    (reported,) = [s for s in rehearse(steps, [running]).steps if s.step == state.step]
     to = steps.target(state.step)
-    assert bool(told.fit.count) == (to is not None) == (told.to is not None)
-    assert bool(told.left.count) == steps.leaves(state.step) == (not steps.moves(state))
+    assert bool(reported.fit.count) == (to is not None) == (reported.to is not None)
+    assert bool(reported.left.count) == steps.leaves(state.step) == (not steps.moves(state))
     if to is None:
         with pytest.raises(InvalidRequestError):
             steps.move(state, LATER)
@@ -330,4 +330,4 @@ def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
     assert (after.payload, after.revision, after.version) == (state.payload, state.revision + 1, 2)
     timeout = steps.new.flow.steps[to].timeout
     waits = after.timeout_at is not UNSET or after.timeout_left_ms is not UNSET
-    assert waits == (timeout is not None), "as its step says"
+    assert waits == (timeout is not None), "as its step declares"

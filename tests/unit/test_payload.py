@@ -1,4 +1,4 @@
-"""What may be kept as payload."""
+"""Bounds of the payload that a state can store."""
 
 from enum import IntEnum
 from typing import Any

@@ -1,4 +1,4 @@
-"""Members of a payload are taken away by JSON pointers."""
+"""Removal of members of a payload by JSON pointers."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ PAYLOAD: dict[str, Any] = {
         (["/a", "/a"], {"a": UNSET}),
     ],
 )
-def test_what_pointers_lead_to_is_gone(pointers: list[str], changed: dict[str, Any]) -> None:
+def test_values_at_pointers_are_removed(pointers: list[str], changed: dict[str, Any]) -> None:
     before = json.encode(PAYLOAD)
     left = without(PAYLOAD, pointers)
     assert left == {name: value for name, value in {**PAYLOAD, **changed}.items() if value is not UNSET}
@@ -197,6 +197,6 @@ async def test_a_schema_holds_whatever_is_removed() -> None:
     assert state.payload == given
 
 
-def test_the_socket_takes_it() -> None:
+def test_the_socket_accepts_pointers() -> None:
     message = convert({"flowId": "f", "transition": "t", "remove": ["/a"]}, TransitionMessage)
     assert message.command().remove == ("/a",)

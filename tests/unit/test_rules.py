@@ -1,4 +1,4 @@
-"""The base system's semantics."""
+"""The semantics of the base system."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -38,7 +38,7 @@ def test_a_fresh_state() -> None:
     assert fresh().service == ""
 
 
-def test_start_takes_any_step_that_exists_without_asking_for_initial() -> None:
+def test_a_state_may_start_at_any_step_that_exists() -> None:
     assert fresh(step="b").step == "b"
     assert fresh(step="c").status == "completed"
     with pytest.raises(InvalidRequestError) as refusal:
@@ -67,10 +67,10 @@ def test_service_and_entity_are_the_targets_and_stay() -> None:
 
 
 def test_message_is_cleared_when_absent_and_ok_is_the_callers() -> None:
-    said = go(fresh(), "again", message="no", ok=False)
-    assert (said.message, said.ok) == ("no", False)
-    assert go(said, "again").message is UNSET
-    assert go(said, "again").ok is True
+    after = go(fresh(), "again", message="no", ok=False)
+    assert (after.message, after.ok) == ("no", False)
+    assert go(after, "again").message is UNSET
+    assert go(after, "again").ok is True
 
 
 def test_explicit_transitions_run_like_others_but_next_skips_them() -> None:
@@ -106,7 +106,7 @@ def test_every_change_counts_and_is_timed() -> None:
     assert (state.revision, state.updated_at, state.created_at) == (1, LATER, T0)
 
 
-def test_reset_drops_progress_and_keeps_what_it_is_for() -> None:
+def test_reset_drops_progress_and_retains_service_and_entity() -> None:
     state = go(fresh(service="web", entity_id="org", payload={"x": 1}), "jump", message="m", ok=False)
     reset = rules.reset(definition(version=3), state, ResetCommand(), LATER)
     assert (reset.step, reset.status, reset.version) == ("a", "active", 3)
@@ -118,7 +118,7 @@ def test_reset_drops_progress_and_keeps_what_it_is_for() -> None:
         rules.reset(FLOW, state, ResetCommand(step="nowhere"), LATER)
 
 
-def test_replace_takes_the_references_minimum_and_drops_the_rest() -> None:
+def test_replace_accepts_the_minimum_of_the_reference_and_drops_the_rest() -> None:
     state = go(fresh(service="web", payload={"x": 1}), "jump", message="m")
     command = msgspec.convert({"flow": "loop", "step": "b", "service": "default", "ok": True}, SetCommand)
     replaced = rules.replace(FLOW, state, command, LATER)
@@ -158,7 +158,7 @@ def test_start_command_defaults() -> None:
     assert msgspec.json.decode(b"{}", type=StartCommand) == StartCommand()
 
 
-def test_back_goes_to_previous_and_keeps_the_payload() -> None:
+def test_back_goes_to_previous_and_retains_the_payload() -> None:
     there = go(fresh(payload={"x": 1}), "jump", payload={"y": 2}, message="m", ok=False)
     undone = rules.back(FLOW, there, LATER, trusted_caller("ada"))
     assert (undone.step, undone.status, undone.revision) == ("a", "active", 2)

@@ -91,9 +91,9 @@ def test_a_far_position_is_refused_before_a_list_is_made_for_it() -> None:
     assert encode_token(flow, state_of(flow, "a"))
 
 
-@pytest.mark.parametrize("members", [{"step": "gone"}, {"step": "first", "previous": "gone"}])
+@pytest.mark.parametrize("members", [{"step": "missing"}, {"step": "first", "previous": "missing"}])
 def test_a_state_that_does_not_fit_its_flow(members: Json) -> None:
-    with pytest.raises(FlowStateCorruptionError, match="step gone is not in the flow"):
+    with pytest.raises(FlowStateCorruptionError, match="step missing is not in the flow"):
         encode_token(T, structs.replace(state_of(T, "first"), **members))
 
 

@@ -1,4 +1,4 @@
-"""Half an emoji in JSON: refused at its place, wherever a text or a name is taken."""
+"""Half an emoji in JSON: refused at its place, wherever a text or a name is accepted."""
 
 import json
 from contextlib import nullcontext

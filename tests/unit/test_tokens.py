@@ -1,4 +1,4 @@
-"""Tokens are verified, and who may act for whom."""
+"""Verification of tokens, and permission to act for others."""
 
 import itertools
 import time
@@ -268,7 +268,7 @@ async def test_a_missing_user_claim_is_named(claims: dict[str, Any]) -> None:
         ({"iat": "never"}, {}, "time", "'iat'", {}),
     ],
 )
-async def test_a_refusal_says_what_does_not_match(
+async def test_a_refusal_names_the_mismatch(
     log_events: LogEvents,
     made: dict[str, Any],
     changes: dict[str, Any],
@@ -306,5 +306,5 @@ async def test_the_log_of_refusals_is_bounded(log_events: LogEvents, monkeypatch
     moment += 1
     with pytest.raises(AuthenticationRequiredError):
         await checks.verify(token(key="o" * 64))
-    told = [(entry["reason"], entry["unlogged"]) for entry in log_events.named("token refused")]
-    assert told == [("format", 0), ("signature", 0), ("signature", 9)]
+    reported = [(entry["reason"], entry["unlogged"]) for entry in log_events.named("token refused")]
+    assert reported == [("format", 0), ("signature", 0), ("signature", 9)]

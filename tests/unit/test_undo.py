@@ -29,7 +29,7 @@ ADMINISTRATOR = Caller("root", scopes=frozenset({ADMIN}))
 
 
 def request_flow(**changes: Any) -> dict[str, Any]:
-    """From 'asked' to the end 'approved': by approvers, by anybody, by the timer."""
+    """From 'requested' to the end 'approved': by approvers, by anybody, by the timer."""
 
     def way(name: str, **more: Any) -> dict[str, Any]:
         return {name: {"transition": name, "step": "approved", "reversible": True, **more}}
@@ -42,11 +42,11 @@ def request_flow(**changes: Any) -> dict[str, Any]:
     }
     return {
         "flow": "loop",
-        "initialStep": "asked",
+        "initialStep": "requested",
         "steps": {
-            "asked": {
+            "requested": {
                 "index": 0,
-                "step": "asked",
+                "step": "requested",
                 "service": "s",
                 "timeout": {"after": "PT1H", "transition": "lapse"},
                 "transitions": transitions,
@@ -63,11 +63,11 @@ def published(version: int = 1, **changes: Any) -> FlowDefinition:
 
 
 FLOW = published()
-ASKED = structs.replace(fresh(), step="asked")
+REQUESTED = structs.replace(fresh(), step="requested")
 
 
 def after(name: str, caller: Caller | None) -> FlowState:
-    return rules.transition(FLOW, ASKED, name, TransitionCommand(), T0, caller)
+    return rules.transition(FLOW, REQUESTED, name, TransitionCommand(), T0, caller)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_undo_requires_what_the_transition_required(state: FlowState, roles: Any
         assert rules.with_transitions(FLOW, state, caller, T0).undo_roles == roles
         if caller in may:
             undone = rules.back(FLOW, state, T0, caller)
-            assert (undone.step, undone.previous, undone.undo_roles) == ("asked", UNSET, UNSET)
+            assert (undone.step, undone.previous, undone.undo_roles) == ("requested", UNSET, UNSET)
             continue
         with pytest.raises(InsufficientPermissionsError) as refusal:
             rules.back(FLOW, state, T0, caller)
@@ -95,13 +95,13 @@ def test_undo_requires_what_the_transition_required(state: FlowState, roles: Any
 
 
 def guarded_flow(*guards: str | None, **more: Any) -> FlowDefinition:
-    """Ways from 'asked' to the end 'approved' with these guards."""
+    """Ways from 'requested' to the end 'approved' with these guards."""
     steps = request_flow()["steps"]
-    steps["asked"]["transitions"] = {
+    steps["requested"]["transitions"] = {
         f"way-{n}": {"transition": f"way-{n}", "step": "approved", "reversible": True, "guard": guard, **more}
         for n, guard in enumerate(guards)
     }
-    del steps["asked"]["timeout"]
+    del steps["requested"]["timeout"]
     return published(steps=steps)
 
 
@@ -110,7 +110,7 @@ def guarded_flow(*guards: str | None, **more: Any) -> FlowDefinition:
     [
         (["'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
         (["user.id != state.userId"], [APPROVER, BACK_END, ADMINISTRATOR]),
-        (["state.step == 'asked' && 'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
+        (["state.step == 'requested' && 'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
         (["payload.paid && 'approver' in user.roles"], [APPROVER, ADMINISTRATOR]),
         (["'approver' in user.roles", "user.id == 'shop'"], [APPROVER, BACK_END, ADMINISTRATOR]),
         (["'approver' in user.roles", None], [REQUESTER, APPROVER, BACK_END, ADMINISTRATOR]),
@@ -120,10 +120,10 @@ def guarded_flow(*guards: str | None, **more: Any) -> FlowDefinition:
 def test_undo_requires_the_guards_on_the_user_too(guards: list[str | None], may: list[Caller]) -> None:
     flow = guarded_flow(*guards)
     command = TransitionCommand(payload={"paid": True})
-    state = rules.transition(flow, ASKED, "way-0", command, T0, APPROVER)
+    state = rules.transition(flow, REQUESTED, "way-0", command, T0, APPROVER)
     for caller in (REQUESTER, APPROVER, BACK_END, ADMINISTRATOR):
         if caller in may:
-            assert rules.back(flow, state, T0, caller).step == "asked"
+            assert rules.back(flow, state, T0, caller).step == "requested"
             continue
         with pytest.raises(GuardRefusedError):
             rules.back(flow, state, T0, caller)
@@ -131,43 +131,43 @@ def test_undo_requires_the_guards_on_the_user_too(guards: list[str | None], may:
 
 def test_a_guard_on_the_user_holds_beside_the_roles() -> None:
     flow = guarded_flow("user.id != state.userId", roles=["approver"])
-    state = rules.transition(flow, ASKED, "way-0", TransitionCommand(), T0, APPROVER)
+    state = rules.transition(flow, REQUESTED, "way-0", TransitionCommand(), T0, APPROVER)
     with pytest.raises(GuardRefusedError):
         rules.back(flow, state, T0, Caller("ada", frozenset({"approver"})))
-    assert rules.back(flow, state, T0, APPROVER).step == "asked"
+    assert rules.back(flow, state, T0, APPROVER).step == "requested"
 
 
 def without_roles(state: FlowState) -> FlowState:
-    """As versions before 0.5 stored it."""
+    """A state as versions before 0.5 stored it."""
     return structs.replace(state, undo_roles=UNSET)
 
 
-def test_the_definition_says_who_may_undo_what_an_older_version_ran() -> None:
+def test_the_definition_decides_who_may_undo_what_an_older_version_ran() -> None:
     state = without_roles(after("approve", APPROVER))
     assert undo_roles(FLOW, state) is UNSET, "anybody may have run 'accept'"
-    transitions = FLOW.flow.steps["asked"].transitions
+    transitions = FLOW.flow.steps["requested"].transitions
     step = structs.replace(
-        FLOW.flow.steps["asked"],
+        FLOW.flow.steps["requested"],
         transitions={
             "approve": transitions["approve"],
             "sign": structs.replace(transitions["approve"], transition="sign", roles=["boss"]),
         },
     )
-    steps = {**FLOW.flow.steps, "asked": step}
+    steps = {**FLOW.flow.steps, "requested": step}
     strict = structs.replace(FLOW, flow=structs.replace(FLOW.flow, steps=steps))
     assert undo_roles(strict, state) == ("approver", "boss")
     with pytest.raises(InsufficientPermissionsError):
         rules.back(strict, state, T0, REQUESTER)
-    assert rules.back(strict, state, T0, APPROVER).step == "asked"
+    assert rules.back(strict, state, T0, APPROVER).step == "requested"
 
 
 def test_where_no_transition_leads_from_the_step_before_an_administrator_may_undo() -> None:
     steps = request_flow()["steps"]
     steps["other"] = {"index": 2, "step": "other", "service": "s", "transitions": {}, "initial": True}
     restricted = published(steps=steps)
-    state = rules.replace(restricted, ASKED, SetCommand(step="asked", previous="other"), T0)
+    state = rules.replace(restricted, REQUESTED, SetCommand(step="requested", previous="other"), T0)
     assert undo_roles(restricted, state) == ()
-    for transition in steps["asked"]["transitions"].values():
+    for transition in steps["requested"]["transitions"].values():
         transition.pop("roles", None)
     assert undo_roles(published(steps=steps), state) is UNSET, "the flow restricts nothing"
 
@@ -178,22 +178,22 @@ def test_the_roles_stay_while_the_state_is_paused_migrated_and_stored(timed: boo
     assert state_from_document({"_id": state.key, **state_to_document(state)}) == state
     assert state_of_view(state_view(state)) == state
     other = request_flow()["steps"]
-    other["asked"]["transitions"] = {
+    other["requested"]["transitions"] = {
         "accept": {"transition": "accept", "step": "approved", "reversible": True},
         "lapse": {"transition": "lapse", "step": "approved"},
     }
-    running = structs.replace(state, status="active", step="asked", previous="asked")
+    running = structs.replace(state, status="active", step="requested", previous="requested")
     moved = StepMapping(FLOW, published(2, steps=other)).move(running, T0)
-    assert (moved.previous, moved.undo_roles) == ("asked", state.undo_roles)
+    assert (moved.previous, moved.undo_roles) == ("requested", state.undo_roles)
 
 
 def test_what_drops_the_step_before_drops_its_roles() -> None:
     state = after("approve", APPROVER)
-    again = structs.replace(state, step="asked", status="active")
+    again = structs.replace(state, step="requested", status="active")
     for dropped in (
         rules.replace(FLOW, state, SetCommand(step="approved"), T0),
         rules.end(state, "cleared", T0),
-        StepMapping(FLOW, published(2), {}).move(ASKED, T0),
+        StepMapping(FLOW, published(2), {}).move(REQUESTED, T0),
         rules.transition(FLOW, again, "accept", TransitionCommand(), T0, REQUESTER),
     ):
         assert dropped.undo_roles is UNSET
@@ -228,14 +228,16 @@ async def test_what_the_timer_did_is_undone_by_an_administrator_alone() -> None:
     with pytest.raises(InsufficientPermissionsError, match="flow:admin"):
         await r.service.undo_transition("ada", "loop", origin=Origin(REQUESTER))
     undone = await r.service.undo_transition("ada", "loop", origin=Origin(trusted_caller("root")))
-    assert undone.step == "asked"
+    assert undone.step == "requested"
 
 
 def test_a_reversible_transition_into_an_end_is_warned_about_where_roles_are_required() -> None:
     found = [f for f in check_flow(request_flow()) if "opens a completed state again" in f.message]
-    ways = [f"/steps/asked/transitions/{name}/reversible" for name in ("approve", "accept", "close", "lapse")]
+    ways = [
+        f"/steps/requested/transitions/{name}/reversible" for name in ("approve", "accept", "close", "lapse")
+    ]
     assert [(f.pointer, f.severity) for f in found] == [(way, "warning") for way in ways]
     open_to_all = request_flow()
-    for transition in open_to_all["steps"]["asked"]["transitions"].values():
+    for transition in open_to_all["steps"]["requested"]["transitions"].values():
         transition.pop("roles", None)
     assert not [f for f in check_flow(open_to_all) if "opens a completed state again" in f.message]

@@ -28,7 +28,7 @@ def _set(path: str, value: Any) -> Spoil:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "pointer", "says"),
+    ("spoil", "pointer", "part"),
     [
         (_set("flow", "a:b"), "/flow", "colon"),
         (_set("flow", "a b"), "/flow", "slug"),
@@ -62,17 +62,17 @@ def _set(path: str, value: Any) -> Spoil:
          "/steps/c/transitions/x y", "name of a transition"),
     ],
 )  # fmt: skip
-def test_an_error_is_found_with_its_pointer(spoil: Spoil, pointer: str, says: str) -> None:
+def test_an_error_is_found_with_its_pointer(spoil: Spoil, pointer: str, part: str) -> None:
     raw = flow_dict()
     spoil(raw)
     found = [f for f in check_flow(raw) if f.severity == "error"]
-    assert any(f.pointer == pointer and says in f.message for f in found), found
+    assert any(f.pointer == pointer and part in f.message for f in found), found
     with pytest.raises(InvalidDefinitionError):
         parse_flow(raw)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "pointer", "says"),
+    ("spoil", "pointer", "part"),
     [
         (_set("steps/a/transitions", {"go": {"transition": "go", "step": "b"}}), None, ""),
         (_set("steps/b/transitions", {}), None, ""),
@@ -83,7 +83,7 @@ def test_an_error_is_found_with_its_pointer(spoil: Spoil, pointer: str, says: st
         (_set("steps/a/module", "$none"), "/steps/a/module", "not in config.modules"),
     ],
 )  # fmt: skip
-def test_a_warning_does_not_refuse(spoil: Spoil, pointer: str | None, says: str) -> None:
+def test_a_warning_does_not_refuse(spoil: Spoil, pointer: str | None, part: str) -> None:
     raw = flow_dict()
     spoil(raw)
     _, warnings = parse_flow(raw)
@@ -91,7 +91,7 @@ def test_a_warning_does_not_refuse(spoil: Spoil, pointer: str | None, says: str)
         assert warnings == []
     else:
         assert [(w.pointer, w.severity) for w in warnings] == [(pointer, "warning")]
-        assert says in warnings[0].message
+        assert part in warnings[0].message
 
 
 def test_an_initial_step_is_reached_by_entering() -> None:
@@ -138,7 +138,7 @@ def test_all_findings_come_at_once() -> None:
          "take the timeout out"),
     ],
 )  # fmt: skip
-def test_a_finding_says_what_to_do(spoil: Spoil, pointer: str, advice: str) -> None:
+def test_a_finding_has_advice(spoil: Spoil, pointer: str, advice: str) -> None:
     raw = flow_dict(config={"modules": {"nomen": "x"}})
     spoil(raw)
     (finding,) = check_flow(raw)
@@ -146,14 +146,14 @@ def test_a_finding_says_what_to_do(spoil: Spoil, pointer: str, advice: str) -> N
     assert finding.advice.startswith(advice) or advice in finding.advice
 
 
-def test_a_refusal_says_what_to_do() -> None:
+def test_a_refusal_has_advice() -> None:
     with pytest.raises(InvalidDefinitionError) as refusal:
         parse_flow(flow_dict(initialStep="A"))
     assert refusal.value.message == "/initialStep: there is no step 'A'; did you mean 'a'?"
 
 
-def test_a_schema_that_could_be_asked_for_ever_is_not_asked() -> None:
-    """Each level refers twice to the next: an answer takes two steps to the power of the levels, here some
+def test_a_schema_that_might_never_end_is_not_evaluated() -> None:
+    """Each level refers twice to the next: a validation has two steps to the power of the levels, here some
     seconds."""
     levels: dict[str, Any] = {
         f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(28)
@@ -195,7 +195,7 @@ def with_transitions(**members: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("members", "pointer", "says"),
+    ("members", "pointer", "part"),
     [
         ({"guard": "payload.l.all(x, x > %d)"}, "/steps/a/transitions", "guards that loop or match"),
         ({"guard": "payload.t.matches('a%d')"}, "/steps/a/transitions", "guards that loop or match"),
@@ -214,11 +214,11 @@ def with_transitions(**members: Any) -> dict[str, Any]:
     ],
 )
 def test_what_may_take_long_is_bounded_over_the_whole(
-    members: dict[str, Any], pointer: str, says: str
+    members: dict[str, Any], pointer: str, part: str
 ) -> None:
     (found,) = [f for f in check_flow(with_transitions(**members)) if f.severity == "error"]
     assert (found.pointer, found.severity) == (pointer, "error")
-    assert says in found.message
+    assert part in found.message
     few = with_transitions(**members)
     few["steps"]["a"]["transitions"] = dict(list(few["steps"]["a"]["transitions"].items())[:5])
     assert [f for f in check_flow(few) if f.severity == "error"] == []
