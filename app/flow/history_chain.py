@@ -166,7 +166,7 @@ class Chain:
     def close(self) -> None:
         """Check what only the end of the history shows: that every erasure has a receipt."""
         if self._unreceipted is not None:
-            self._break(self._unreceipted.id, "its payload is gone without a receipt of an erasure")
+            self._break(self._unreceipted.id, "its payload is missing without a receipt of an erasure")
 
     def compare(self, state: FlowState | None, head: str, now: datetime) -> None:
         """Check that the chain leads to the stored state.
@@ -179,18 +179,18 @@ class Chain:
         last = self._last
         if last is None or last.after is UNSET:
             if state is not None and not self._pruned:
-                self._break("", "the state is there, and no record of it")
+                self._break("", "the state has no record")
         elif state is None:
             if last.after.status not in ENDED and not _has_expired(last.after, now):
-                self._break(last.id, "the state that it led to is gone")
+                self._break(last.id, "the state that it led to is missing")
         elif last.id != commit_record_id(state):
             self._break(
-                last.id, f"the state is at {state.epoch}.{state.revision}, of which there is no record"
+                last.id, f"the state is at {state.epoch}.{state.revision}, for which there is no record"
             )
         elif head != self.head:
-            self._break(last.id, "the state's document does not end with its hash")
+            self._break(last.id, "the hash in the state's document is another one")
         elif self._with_its_payload(last, state) != state:
-            self._break(last.id, "the state is not as it left it")
+            self._break(last.id, "the state differs from the one that it led to")
 
     def _follow_payload(self, record: HistoryRecord) -> None:
         """Check that a record which names a payload names the last one before it."""

@@ -25,7 +25,7 @@ def require_visible(flow: Flow, caller: Caller) -> None:
     """Raise InsufficientPermissionsError unless the caller may see the flow and its states."""
     if not caller.has_a_role(flow.roles):
         raise InsufficientPermissionsError(
-            f"Flow {flow.flow} needs one of the roles {_listed(flow.roles)}",
+            f"Flow {flow.flow} requires one of the roles {_listed(flow.roles)}",
             flowId=flow.flow,
             roles=flow.roles or [],
         )
@@ -44,7 +44,7 @@ def require_runnable(
     if not caller.has_a_role(transition.roles):
         needed = f"one of the roles {_listed(transition.roles)}" if transition.roles else "the timer"
         raise InsufficientPermissionsError(
-            f"Transition {transition.transition} needs {needed}",
+            f"Transition {transition.transition} requires {needed}",
             transition=transition.transition,
             roles=transition.roles or [],
         )
@@ -72,7 +72,7 @@ def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
             step.step for step in flow.steps.values() if step.initial or step.step == flow.initial_step
         ]
         raise InsufficientPermissionsError(
-            f"Flow {flow.flow} does not begin at {name}, but at {', '.join(entrances)}",
+            f"A state of flow {flow.flow} cannot start at {name}, only at {', '.join(entrances)}",
             flowId=flow.flow,
             step=name,
             steps=entrances,
@@ -102,7 +102,7 @@ def _require_permission(flow: Flow, what: str, given: bool | list[str] | None, c
     roles = given if isinstance(given, list) else [] if given is False else None
     if not caller.has_a_role(roles):
         raise InsufficientPermissionsError(
-            f"{what} a state of flow {flow.flow} needs {_needed(roles or [])}",
+            f"{what} a state of flow {flow.flow} requires {_needed(roles or [])}",
             flowId=flow.flow,
             roles=roles or [],
         )
@@ -118,7 +118,7 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
     if roles is UNSET or caller.has_a_role(roles):
         return
     raise InsufficientPermissionsError(
-        f"Undoing the last transition needs {_needed(roles)}", transition="back", roles=list(roles)
+        f"Undoing the last transition requires {_needed(roles)}", transition="back", roles=list(roles)
     )
 
 

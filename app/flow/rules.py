@@ -318,5 +318,5 @@ def _named_step(flow: Flow, name: str | None, pointer: str = "/step") -> FlowSte
     step = flow.steps.get(flow.initial_step if name is None else name)
     if step is None:
         listed = ", ".join(flow.steps)
-        raise InvalidRequestError([Fault(pointer, f"the flow has no step {name!r}; it has {listed}")])
+        raise InvalidRequestError([Fault(pointer, f"The flow has no step {name!r}; it has {listed}")])
     return step

@@ -29,7 +29,8 @@ MAX_PATTERNS = 200
 MAX_SCHEMA_BYTES = 262_144
 """Limits of all schemas of a definition together: each ``$ref`` is followed, each pattern compiled."""
 _STORABLE_ADVICE = (
-    "keep to JSON as everybody reads it: integers of 64 bits or doubles, finite numbers, Unicode, 32 levels"
+    "write JSON that every program reads alike: integers of 64 bits or doubles, finite numbers, Unicode, "
+    "at most 32 levels"
 )
 
 
@@ -64,7 +65,9 @@ def check_flow(raw: object) -> list[Finding]:
 def _excess_findings(raw: object) -> Iterator[Finding]:
     """Yield the limits of size that a definition exceeds, with which it is not checked further."""
     if len(msgspec.json.encode(raw)) > MAX_BYTES:
-        yield error("", f"is larger than {MAX_BYTES} bytes as JSON", "split it into several flows")
+        yield error(
+            "", f"The definition is larger than {MAX_BYTES} bytes as JSON", "split it into several flows"
+        )
     transitions = [
         transition
         for _, step in objects(as_object(raw).get("steps"))
@@ -75,15 +78,21 @@ def _excess_findings(raw: object) -> Iterator[Finding]:
     if text.count(b'"$ref"') > MAX_REFERENCES or text.count(b'"pattern') > MAX_PATTERNS:
         yield error(
             "/steps",
-            f"has more than {MAX_REFERENCES} $ref or {MAX_PATTERNS} patterns in its schemas",
-            "write out what is short, or ask for less",
+            f"The definition has more than {MAX_REFERENCES} $ref or {MAX_PATTERNS} patterns in its schemas",
+            "replace short references by their schemas, or simplify the schemas",
         )
     if len(text) > MAX_SCHEMA_BYTES:
-        yield error("/steps", f"has more than {MAX_SCHEMA_BYTES} bytes of schemas", "ask for less")
+        yield error(
+            "/steps",
+            f"The definition has more than {MAX_SCHEMA_BYTES} bytes of schemas",
+            "simplify the schemas",
+        )
     guards = {guard for each in transitions if isinstance(guard := each.get("guard"), str)}
     if len(guards) > MAX_GUARDS:
         yield error(
-            "/steps", f"has more than {MAX_GUARDS} different guards", "let transitions share conditions"
+            "/steps",
+            f"The definition has more than {MAX_GUARDS} different guards",
+            "let transitions share conditions",
         )
 
 

@@ -63,7 +63,7 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Back
     )
     told = next(step for step in stuck.steps if step.step == "b")
     assert (told.stuck.count, told.stuck.user_ids) == (1, ["ada"])
-    assert "recover such states first" in told.advice
+    assert "recover them first" in told.advice
     failed = await service.migration.migrate("loop", MigrateCommand(2, 1), origin=ROOT)
     assert (failed.moved, failed.failed) == (0, 1)
     assert failed.failures[0].error.code == "FLOW_STATE_CORRUPTION"

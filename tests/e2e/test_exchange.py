@@ -94,7 +94,7 @@ async def test_a_definition_is_published_when_it_differs(serving: Serving, user:
         assert (first.status_code, first.headers["location"]) == (201, f"/api/flows/{slug}")
         findings = first.json()["findings"]
         assert [found["severity"] for found in findings] == ["warning"] * 4
-        assert "mixed roles" in findings[2]["message"]
+        assert "Mixed roles" in findings[2]["message"]
         done = {"flow": slug, "version": 1, "published": True, "notCarried": [], "findings": findings}
         assert first.json() == done
         again = await http.post("/api/flows/import?format=json", json=expense_flow(flow=slug))
@@ -170,7 +170,7 @@ def test_the_command_line_imports_machines(shell: Shell) -> None:
     )
     assert "order v1 is the same already" in shell("flows", "import", "order.json", "--format", "xstate")
     (shell.cwd / "expense.json").write_text(json.dumps(expense_flow()))
-    warned = "expense.json: steps.draft.transitions.submit: warning: mixed roles: "
+    warned = "expense.json: steps.draft.transitions.submit: warning: Mixed roles: "
     assert warned in shell("flows", "import", "expense.json")
     assert warned in shell("flows", "import", "expense.json", "--dry-run")
     (shell.cwd / "order.yaml").write_text(shell("flows", "export", "order", "--format", "yaml"))

@@ -205,7 +205,7 @@ async def test_a_token_is_read_by_the_version_of_the_state(serving: Serving, use
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "is no state token"),
+        ("", "is not a state token"),
         (FLOW, "/api/flow/{flowId}/state"),
         ("user-onboarding", "/api/flow/{flowId}/state"),
         (token_of({"f": f"{FLOW}:0"}) + "=", "without padding"),

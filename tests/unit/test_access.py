@@ -60,7 +60,7 @@ def test_roles_of_a_transition() -> None:
 
 
 def test_a_transition_of_no_role_is_for_the_timer_alone() -> None:
-    with pytest.raises(InsufficientPermissionsError, match="needs the timer"):
+    with pytest.raises(InsufficientPermissionsError, match="requires the timer"):
         run(at("review"), "remind", APPROVER)
     assert run(at("review"), "remind", None).step == "review"
 

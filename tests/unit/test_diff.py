@@ -119,13 +119,13 @@ def test_a_changed_index_reports_the_meaning_of_outstanding_tokens() -> None:
         reasons = between(later).reasons
         return next(reason.message for reason in reasons if reason.pointer == "/steps/a/index")
 
-    assert "says 0 means no step now; never renumber" in message(edited(OLD, a__index=7))
-    assert "says 0 means 'b' now" in message(edited(OLD, a__index=1, b__index=0))
+    assert "with 0 now means no step; never renumber" in message(edited(OLD, a__index=7))
+    assert "with 0 now means 'b'" in message(edited(OLD, a__index=1, b__index=0))
 
 
 def test_a_removed_step_reports_the_step_with_its_index() -> None:
     renaming = between(renamed(OLD, "b", "b2")).reasons[0]
-    assert "its index 1 is that of 'b2' now" in renaming.message
+    assert "its index 1 now belongs to 'b2'" in renaming.message
     assert "index" not in between(without(OLD, "b", "c")).reasons[0].message
 
 
@@ -154,7 +154,7 @@ def test_becoming_an_end_and_stopping_to_be_one() -> None:
     assert found.verdict == "compatible"
     assert [place.transition for place in found.transitions.removed] == ["back", "done"]
     assert any("are completed when they are moved" in reason.message for reason in found.reasons)
-    assert any("is no end any more" in reason.message for reason in between(OLD, ended).reasons)
+    assert any("no longer ends the flow" in reason.message for reason in between(OLD, ended).reasons)
 
 
 def test_the_order_of_transitions_counts() -> None:

@@ -103,7 +103,7 @@ def test_an_ordinary_guard_over_much_is_evaluated(guard: str, payload: dict[str,
 
 def test_a_guard_that_is_slow_whatever_it_reads_is_refused_when_it_is_published() -> None:
     for guard in ("payload.s.matches(r'\\pL{1,50}a')", "payload.s.matches(r'(\\pL\\pL){1,20}')"):
-        assert "takes too long, whatever it reads" in (fault_of_guard(guard) or "")
+        assert "too expensive, whatever it reads" in (fault_of_guard(guard) or "")
 
 
 def test_a_constant_is_evaluated_as_before() -> None:
@@ -236,7 +236,7 @@ def test_a_payload_with_too_many_steps_of_arithmetic_is_refused(schema: dict[str
     assert faults_of_schema(whole) == []
     with bounded():
         (fault,) = payload_faults(whole, payload)
-    assert "larger than can be compared" in fault.message
+    assert "too large to be validated" in fault.message
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_unevaluated_members_in_each_other_are_refused_or_counted(keyword: str) 
     assert "unevaluatedProperties" in fault.message
     stored = nested(keyword, 14)  # by a version that took it
     (fault,) = payload_faults(stored, {f"a{n}": 1 for n in range(50)})
-    assert "larger than can be compared" in fault.message
+    assert "too large to be validated" in fault.message
     assert faults_of_schema(nested(keyword, 3)) == []
     assert payload_faults(nested(keyword, 3), {"a1": 1}) == []
 

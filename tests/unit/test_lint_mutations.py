@@ -328,7 +328,12 @@ def test_a_warning_is_given_in_every_place(mutate: Callable[[Raw], Mutants]) -> 
 
 def follows(finding: Finding, pointer: str) -> bool:
     """True for a consequence of a transition that is closed elsewhere, or of roles that are given there."""
-    expected = ("no end can be reached", "nothing leads out", "transitions require roles", "mixed roles")
+    expected = (
+        "No end can be reached",
+        "No transition leads out",
+        "Transitions require roles",
+        "Mixed roles",
+    )
     return finding.pointer != pointer and any(part in finding.message for part in expected)
 
 

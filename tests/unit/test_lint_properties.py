@@ -239,10 +239,10 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
         "/steps/s58/transitions/t3/step"
     ]
     assert found[-1].severity == "warning"
-    assert found[-1].message == "there are 138 findings more"
+    assert found[-1].message == "There are 138 more findings"
     errors = check_flow(large(60, 4, step=lambda number, at: "nowhere"))
     assert errors[-1].severity == "error"
-    assert errors[-1].message == "there are 137 findings more"
+    assert errors[-1].message == "There are 137 more findings"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_what_is_too_large_is_not_looked_at() -> None:
     many = large(200, 6, guard=lambda number, at: f"payload.a == {number * 6 + at}")
     (finding,) = check_flow(many)
     assert f"more than {MAX_GUARDS} different guards" in finding.message
-    assert check_flow(large(501, 1))[0].message == "a flow has at most 500 steps"
+    assert check_flow(large(501, 1))[0].message == "A flow can have at most 500 steps"
 
 
 def test_a_pointer_is_cut_to_what_is_around() -> None:

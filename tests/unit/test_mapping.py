@@ -59,9 +59,9 @@ def test_steps_map_by_name_unless_the_mapping_names_another() -> None:
 def test_every_fault_of_a_mapping_is_named() -> None:
     faults = mapping(renamed(OLD, "b", "b2"), {"x/y": "z", "b": "b", "a": "a"}).faults()
     assert [(fault.pointer, fault.message) for fault in faults] == [
-        ("/x~1y", "version 1 has no step 'x/y'; it has a, b, c"),
-        ("/x~1y", "version 2 has no step 'z'; it has a, b2, c"),
-        ("/b", "version 2 has no step 'b'; it has a, b2, c"),
+        ("/x~1y", "Version 1 has no step 'x/y'; it has a, b, c"),
+        ("/x~1y", "Version 2 has no step 'z'; it has a, b2, c"),
+        ("/b", "Version 2 has no step 'b'; it has a, b2, c"),
     ]
 
 
@@ -286,9 +286,9 @@ def test_a_rehearsal_warns_of_states_that_will_be_completed() -> None:
     ended = copy.deepcopy(OLD)
     ended["steps"]["b"]["transitions"] = {}
     advice = {step.step: step.advice for step in rehearse(mapping(ended), []).steps}
-    assert advice == {"a": "", "b": "states there are completed, as 'b' is an end", "c": ""}
+    assert advice == {"a": "", "b": "States there are completed, as 'b' ends the flow", "c": ""}
     mapped = {step.step: step.advice for step in rehearse(mapping(OLD, {"a": "c"}), []).steps}
-    assert mapped["a"] == "states there are completed, as 'c' is an end"
+    assert mapped["a"] == "States there are completed, as 'c' ends the flow"
 
 
 @examples(150)

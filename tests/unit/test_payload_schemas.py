@@ -141,7 +141,7 @@ def test_a_payload_with_too_many_steps_is_refused(schema: dict[str, Any], payloa
     whole = {"properties": {"l": schema}}
     assert faults_of_schema(whole) == []
     (fault,) = payload_faults(whole, payload)
-    assert "larger than can be compared" in fault.message
+    assert "too large to be validated" in fault.message
     small = {"l": payload["l"][:3]}
     assert all("larger" not in fault.message for fault in payload_faults(whole, small))
 

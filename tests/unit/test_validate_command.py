@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     lines = done.output.splitlines()
     places = [str(tmp_path / name) for name in ("a.json", "b.json", "c.json", "none.json")]
     assert [line.partition(":")[0] for line in lines] == places
-    assert "initialStep: there is no step 'x'" in lines[1]
+    assert "initialStep: There is no step 'x'" in lines[1]
 
 
 def test_what_is_printed_cannot_drive_the_terminal(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_what_is_printed_cannot_drive_the_terminal(tmp_path: Path) -> None:
     done = validate(written(tmp_path, raw))
     assert "\x1b" not in done.output
     assert len(done.output.splitlines()) == len(check_flow(raw))
-    assert "steps.�[2J�.step: is 'é'" in done.output
+    assert "steps.�[2J�.step: The name is 'é'" in done.output
 
 
 def test_it_answers_without_loading_what_it_does_not_need() -> None:

@@ -77,7 +77,7 @@ def test_an_error_is_found_with_its_pointer(spoil: Spoil, pointer: str, part: st
         (_set("steps/a/transitions", {"go": {"transition": "go", "step": "b"}}), None, ""),
         (_set("steps/b/transitions", {}), None, ""),
         (lambda f: f["steps"].update(z={"index": 9, "step": "z", "service": "s", "transitions": {}}),
-         "/steps/z", "no transition leads here"),
+         "/steps/z", "No transition leads here"),
         (_set("steps/a/payloadMap", {"x": 0, "y": 0}), "/steps/a/payloadMap", "share"),
         (_set("steps/a/payloadMap", {"x": 0, "y": 3}), "/steps/a/payloadMap", "not 0, 1, 2"),
         (_set("steps/a/module", "$none"), "/steps/a/module", "not in config.modules"),
@@ -114,7 +114,11 @@ def test_all_findings_come_at_once() -> None:
     ("spoil", "pointer", "advice"),
     [
         (_set("initialStep", "A"), "/initialStep", "did you mean 'a'?"),
-        (_set("initialStep", "zzzz"), "/initialStep", "name the step that it begins with: 'a', 'b', 'c'"),
+        (
+            _set("initialStep", "zzzz"),
+            "/initialStep",
+            "name the step at which the flow starts: 'a', 'b', 'c'",
+        ),
         (_set("flow", "a:b:c"), "/flow", "write 'a-b-c'; a colon"),
         (_set("payload_map", {}), "", "leave it out; there is flow, initialStep,"),
         (_set("steps/a/payload-map", {}), "/steps/a", "write 'payloadMap' for 'payload-map'"),
@@ -129,13 +133,13 @@ def test_all_findings_come_at_once() -> None:
          "a guard reads payload, "),
         (_set("steps/a/transitions/go/guard", "a and b"), "/steps/a/transitions/go/guard", "&& is and"),
         (_set("steps/a/transitions/go/payloadSchema", {"type": "text"}),
-         "/steps/a/transitions/go/payloadSchema/type", "take array, boolean"),
+         "/steps/a/transitions/go/payloadSchema/type", "write array, boolean"),
         (_set("steps/a/transitions/go/payloadSchema", {"properties": {"type": 5}}),
          "/steps/a/transitions/go/payloadSchema/properties/type", "write a JSON Schema"),
         (_set("steps/a/timeout", {"after": "P1D", "transition": "b"}), "/steps/a/timeout/transition",
          "name the transition that leads to this step: 'go'"),
         (_set("steps/c/timeout", {"after": "P1D", "transition": "b"}), "/steps/c/timeout/transition",
-         "take the timeout out"),
+         "remove the timeout"),
     ],
 )  # fmt: skip
 def test_a_finding_has_advice(spoil: Spoil, pointer: str, advice: str) -> None:
@@ -149,7 +153,7 @@ def test_a_finding_has_advice(spoil: Spoil, pointer: str, advice: str) -> None:
 def test_a_refusal_has_advice() -> None:
     with pytest.raises(InvalidDefinitionError) as refusal:
         parse_flow(flow_dict(initialStep="A"))
-    assert refusal.value.message == "/initialStep: there is no step 'A'; did you mean 'a'?"
+    assert refusal.value.message == "/initialStep: There is no step 'A'; did you mean 'a'?"
 
 
 def test_a_schema_that_might_never_end_is_not_evaluated() -> None:

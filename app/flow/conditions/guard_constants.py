@@ -56,13 +56,13 @@ def _faults(tree: Tree, node: Node, expression: str) -> Iterator[str]:
     if reason is not None:
         return  # reported as a fault of its own
     if node.function in _DIVISIONS and isinstance(value, int) and value == 0:
-        yield f"divides by zero ({_place(node, expression)})"
+        yield f"The guard divides by zero ({_place(node, expression)})"
     elif node.function == "_[_]" and _is_no_index(value):
-        yield f"reads a member at {value}, which no list has ({_place(node, expression)})"
+        yield f"The guard reads a member at {value}, which no list has ({_place(node, expression)})"
     elif node.function in _PROBES and isinstance(value, str):
         reason = _refusal(node.function, value)
         if reason is not None:
-            yield f"{value!r} is not what {node.function} takes: {strip_status(reason)}"
+            yield _argument_fault(node.function, value, reason)
 
 
 def _innermost_failing(tree: Tree, node: Node) -> tuple[Node, str] | None:
@@ -82,8 +82,12 @@ def _message(tree: Tree, node: Node, reason: str, expression: str) -> str:
     texts = [tree.value(part)[0] for part in node.parts]
     given = texts[-1] if texts else None
     if node.function.isidentifier() and isinstance(given, str):
-        return f"{given!r} is not what {node.function} takes: {strip_status(reason)}"
-    return f"can never be evaluated: {strip_status(reason)} ({_place(node, expression)})"
+        return _argument_fault(node.function, given, reason)
+    return f"Part of the guard can never be evaluated: {strip_status(reason)} ({_place(node, expression)})"
+
+
+def _argument_fault(function: str, argument: str, reason: str) -> str:
+    return f"{argument!r} is not a valid argument of {function}: {strip_status(reason)}"
 
 
 def _is_no_index(value: Any) -> bool:

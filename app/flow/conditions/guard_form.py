@@ -56,14 +56,14 @@ def form_of(root: Node) -> GuardForm:
 def form_fault(form: GuardForm, expression: str) -> str | None:
     """Return the first bound that a guard exceeds; None if it is within all of them."""
     if any(form.loops):
-        return "has a loop inside a loop"
+        return "The guard has a loop inside a loop"
     if len(form.loops) > MAX_LOOPS:
-        return f"has more than {MAX_LOOPS} loops"
+        return f"The guard has more than {MAX_LOOPS} loops"
     if len(form.matches) > MAX_MATCHES:
-        return f"has more than {MAX_MATCHES} times matches"
+        return f"The guard calls matches more than {MAX_MATCHES} times"
     for depth, call in form.matches:
         if depth:
-            return "has matches in a loop"
+            return "The guard calls matches in a loop"
         fault = _pattern_fault(call, expression)
         if fault is not None:
             return fault
@@ -90,10 +90,15 @@ def _pattern_fault(call: Node, expression: str) -> str | None:
     pattern = call.parts[-1].text if call.is_method and len(call.parts) == 2 else None
     written = _ARGUMENT.match(expression, call.position)
     if not isinstance(pattern, str) or written is None:
-        return "has matches with what is no text of its own: write the pattern into the guard"
+        return (
+            "The guard calls matches with something else than one literal: write the pattern into the guard, "
+            "as in text.matches('[a-z]+')"
+        )
     # Blanks and comments around the literal count as one character.
     length = len(written["literal"]) + 1 + bool(written["before"]) + bool(written["after"])
     counts = [int(number[:9]) for number in re.findall(r"\d+", " ".join(_COUNTS.findall(pattern)))]
-    if length > MAX_PATTERN or any(count > MAX_COUNT for count in counts):
-        return f"has a pattern of more than {MAX_PATTERN} characters, or that counts beyond {MAX_COUNT}"
+    if length > MAX_PATTERN:
+        return f"The guard has a pattern of more than {MAX_PATTERN} characters"
+    if any(count > MAX_COUNT for count in counts):
+        return f"The guard has a pattern with more than {MAX_COUNT} repetitions"
     return None

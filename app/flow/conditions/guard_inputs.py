@@ -185,9 +185,9 @@ class GuardInputs:
 
 def _too_much(*payloads: Payload) -> str:
     if sum(count_nodes(payload) for payload in payloads) > LOOPED_MEMBERS:
-        return f"it loops or matches, and the payload has more than {LOOPED_MEMBERS} members"
+        return f"it loops or matches, and the payloads have more than {LOOPED_MEMBERS} members"
     if sum(len(msgspec.json.encode(payload)) for payload in payloads) > LOOPED_BYTES:
-        return f"it loops or matches, and the payload has more than {LOOPED_BYTES} bytes"
+        return f"it loops or matches, and the payloads have more than {LOOPED_BYTES} bytes"
     return ""
 
 

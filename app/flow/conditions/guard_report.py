@@ -39,13 +39,13 @@ def compile_fault(refusal: str) -> str:
     """Return the message of the compiler in plain words, with columns."""
     found = _PLACED.findall(refusal)
     if not found:
-        return f"does not compile: {strip_status(refusal)}"
+        return f"The guard does not compile: {strip_status(refusal)}"
     faults = []
     for line, column, message in found[:_SHOWN_FAULTS]:
         plain = message.replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
         place = f"column {column}" if line == "1" else f"line {line}, column {column}"
         faults.append(f"{plain.partition(' expecting {')[0]} ({place})")
-    return f"does not compile: {'; '.join(faults)}"
+    return f"The guard does not compile: {'; '.join(faults)}"
 
 
 def strip_status(message: str) -> str:

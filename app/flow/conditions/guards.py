@@ -126,7 +126,7 @@ class Guard:
         if found.type() == cel.Type.ERROR:
             return strip_status(str(found.value()))
         if found.type() != cel.Type.BOOL:
-            return f"it gives {found.type().name().lower()}, not true or false"
+            return f"its result is of type {found.type().name().lower()}, not true or false"
         return None if found.value() else ""
 
     def seen(self, inputs: GuardInputs) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def fault_of_guard(expression: str) -> str | None:
     """
     require_time()
     if len(expression) > MAX_LENGTH:
-        return f"is longer than {MAX_LENGTH} characters"
+        return f"The guard is longer than {MAX_LENGTH} characters"
     return _fault_of(expression)
 
 
@@ -202,9 +202,9 @@ def _fault_of(expression: str) -> str | None:
     if fault is not None:
         return fault
     if result not in ("BOOL", "DYN"):
-        return f"is {result.lower()}, not true or false"
+        return f"The guard is of type {result.lower()}, not true or false"
     if _cost_of(tree.root, dict.fromkeys(FIELDS, NOTHING)) > MAX_GUARD_COST:
-        return "takes too long, whatever it reads"
+        return "The guard is too expensive, whatever it reads"
     return constant_fault(tree, expression)
 
 

@@ -35,6 +35,9 @@ MAX_PATTERN_BYTES = 1_048_576
 """Of a compiled pattern."""
 
 
+_SIMPLER = "send a smaller payload, or simplify the schema"
+
+
 def payload_faults(schema: dict[str, Any], payload: Payload, place: Place | None = None) -> list[Fault]:
     """Return the faults of a payload against a schema.
 
@@ -49,7 +52,7 @@ def payload_faults(schema: dict[str, Any], payload: Payload, place: Place | None
     """
     validator, weight, fingerprint = _validator(_Schema(schema))
     if weight.steps(payload, MAX_STEPS) > MAX_STEPS:
-        return [Fault("", "is larger than can be compared with its schema: bring less, or ask for less")]
+        return [Fault("", f"The payload is too large to be validated: {_SIMPLER}")]
     size = len(msgspec.json.encode(payload))
     subject = Subject("payloadSchema", fingerprint, size, MAX_STEPS * STEP_SECONDS, place)
 
@@ -58,7 +61,7 @@ def payload_faults(schema: dict[str, Any], payload: Payload, place: Place | None
 
     faults = evaluation_breaker.breaker.evaluate(subject, compare)
     if faults is None:
-        return [Fault("", "may take too long to be compared with its schema: send less, or simplify it")]
+        return [Fault("", f"The validation of the payload may take too long: {_SIMPLER}")]
     return faults
 
 
@@ -81,10 +84,10 @@ def faults_of_schema(schema: dict[str, Any]) -> list[Fault]:
     """Return the faults of a schema as it is written, by JSON pointers into it."""
     require_time()
     if len(msgspec.json.encode(schema)) > MAX_BYTES:
-        return [Fault("", f"is larger than {MAX_BYTES} bytes")]
+        return [Fault("", f"The schema is larger than {MAX_BYTES} bytes")]
     named = schema.get("$schema", DIALECT)
     if not isinstance(named, str) or named.rstrip("#") != DIALECT:
-        return [Fault("/$schema", f"is not {DIALECT}")]
+        return [Fault("/$schema", f"The dialect must be {DIALECT}")]
     misplaced = list(islice(_misplaced(schema), MAX_FAULTS + 1))
     if len(misplaced) > MAX_FAULTS:  # the library makes errors of all of them, at every level
         return misplaced[:MAX_FAULTS]
@@ -118,9 +121,7 @@ def _compile_fault(schema: dict[str, Any]) -> list[Fault]:
         message = str(getattr(refusal, "message", refusal)).partition("\n")[0]
         at = _pointer(getattr(refusal, "instance_path", ()))
         if at.endswith("/pattern") or "/patternProperties" in at:
-            message += (
-                " that is taken here: it is none at all, has look-around or a back-reference, or is too large"
-            )
+            message += ": it is malformed, has look-around or a back-reference, or is too large"
         return [Fault(at, message)]
     return []
 
@@ -153,16 +154,22 @@ def _first_fault(schema: dict[str, Any], payload: Payload) -> Fault:
     """Return the first fault of a payload, found without the errors of each branch of ``anyOf``."""
     locator = _locator(_Schema(schema))
     if locator is None:
-        return Fault("", "does not fit its schema, and is too large to find out where: send less to be told")
+        message = (
+            "The payload does not match its schema, and is too large to locate the fault: "
+            "send a smaller one to see it"
+        )
+        return Fault("", message)
     try:
         locator.validate(payload)
     except jsonschema_rs.ValidationError as first:
         message = first.message
         if list(getattr(first.kind, "schema", ())) == ["not"]:
             shown = msgspec.json.encode(first.instance)[:MAX_SHOWN_BYTES].decode(errors="ignore")
-            message = f"{shown} is not valid under any of the ways of 'anyOf', or under several of 'oneOf'"
+            message = (
+                f"{shown} is not valid under any branch of 'anyOf', or under several branches of 'oneOf'"
+            )
         return Fault(_pointer(first.instance_path), message)
-    return Fault("", "does not fit its schema")
+    return Fault("", "The payload does not match its schema")
 
 
 @lru_cache(maxsize=256)
@@ -216,7 +223,7 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
 
 
 def _refuse(uri: str) -> Any:
-    raise ValueError("a $ref leads to a place in the same schema, such as #/$defs/name")
+    raise ValueError("a $ref must lead to a place in the same schema, such as #/$defs/name")
 
 
 def _pointer(path: Any) -> str:

@@ -38,7 +38,9 @@ def cost_faults(schema: dict[str, Any]) -> list[Fault]:
     references = [part["$ref"] for _, part in parts if isinstance(part.get("$ref"), str)]
     targets = targets_of(schema, parts, references)
     faults = [
-        Fault(f"{at}/{name}", "is not taken here: name the place with a $ref such as #/$defs/name")
+        Fault(
+            f"{at}/{name}", "This keyword is not supported: name the place with a $ref such as #/$defs/name"
+        )
         for at, part in parts
         for name in (*_UNSUPPORTED, *(("$id",) if at else ()))
         if name in part
@@ -50,17 +52,17 @@ def cost_faults(schema: dict[str, Any]) -> list[Fault]:
     ]
     patterns = sum(("pattern" in part) + len(part.get("patternProperties", ())) for _, part in parts)
     if patterns > MAX_PATTERNS:
-        faults.append(Fault("", f"has {patterns} patterns, more than {MAX_PATTERNS}"))
+        faults.append(Fault("", f"The schema has {patterns} patterns, more than {MAX_PATTERNS}"))
     if len(parts) > MAX_SCHEMAS:
-        faults.append(Fault("", f"has {len(parts)} schemas in it, more than {MAX_SCHEMAS}"))
+        faults.append(Fault("", f"The schema has {len(parts)} schemas in it, more than {MAX_SCHEMAS}"))
     if len(references) > MAX_REFERENCES:
-        faults.append(Fault("", f"has {len(references)} $ref in it, more than {MAX_REFERENCES}"))
+        faults.append(Fault("", f"The schema has {len(references)} $ref in it, more than {MAX_REFERENCES}"))
     if faults:
         return faults
     if references and (faults := _VisitCounter(schema, targets).faults()):
         return faults  # a schema without references makes as many visits as it has members
     if unevaluated_depth(schema, targets) > MAX_UNEVALUATED:
-        message = f"has more than {MAX_UNEVALUATED} unevaluatedProperties or unevaluatedItems in each other"
+        message = f"The schema nests more than {MAX_UNEVALUATED} unevaluatedProperties or unevaluatedItems"
         return [Fault("", message)]
     return []
 
@@ -81,11 +83,11 @@ class _VisitCounter:
                 self._count(self._root, depth)
             visits = self._count(self._root, MAX_DEPTH)
         except _EndlessError:
-            return [Fault("", "has a $ref that leads to itself at the same value")]
+            return [Fault("", "The schema has a $ref that leads to itself at the same value")]
         except RecursionError:
-            return [Fault("", "leads from $ref to $ref through too many places")]
+            return [Fault("", "The schema has a chain of too many $ref")]
         if visits > MAX_VISITS:
-            message = f"may look at one value more than {MAX_VISITS} times: name each place by fewer ways"
+            message = f"The schema may visit one value more than {MAX_VISITS} times: use fewer references"
             return [Fault("", message)]
         return []
 
@@ -166,8 +168,8 @@ def parts_of(schema: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lost(reference: str) -> str:
     if reference.startswith("#"):
-        return f"leads to {reference}, which is not in this schema"
-    return "leads out of this schema: a $ref is a place in it, such as #/$defs/name"
+        return f"The $ref leads to {reference}, which is not in this schema"
+    return "The $ref leads out of this schema: it must name a place in it, such as #/$defs/name"
 
 
 def targets_of(

@@ -53,15 +53,15 @@ def check_key(at: str, key: str, part: object, member: str) -> Iterator[Finding]
     if not NAME.match(key):
         yield error(
             at,
-            f"the name of a {member} is 1 to 64 letters, digits, '_' or '-', no '-' first",
-            "rename it; what people read goes into `title`",
+            f"The name of a {member} must be 1 to 64 letters, digits, '_' or '-', without '-' at the start",
+            "rename it, and put the text for people into `title`",
         )
     repeated = as_object(part).get(member)
     if isinstance(repeated, str) and repeated != key:
         yield error(
             f"{at}/{member}",
-            f"is {quoted(repeated)}, but its key is {quoted(key)}",
-            "give both the same name, the one that others refer to",
+            f"The name is {quoted(repeated)}, but its key is {quoted(key)}",
+            "give both the name that others refer to",
         )
 
 
@@ -83,7 +83,7 @@ def check_roles(at: str, value: object) -> Iterator[Finding]:
         return
     if len(value) > MAX_ROLES:
         yield error(
-            at, f"lists more than {MAX_ROLES} roles", "give those users one role that stands for them"
+            at, f"The list has more than {MAX_ROLES} roles", "give those users one role that stands for them"
         )
     seen = set()
     for position, role in enumerate(value[:MAX_ROLES]):
@@ -92,12 +92,12 @@ def check_roles(at: str, value: object) -> Iterator[Finding]:
         if not is_role(role):
             yield error(
                 f"{at}/{position}",
-                f"{quoted(role)} is no role: one has 1 to {MAX_ROLE} printable characters, "
-                "no space at its ends",
-                "write the role as tokens have it in their claim `roles`",
+                f"{quoted(role)} is not a role: a role has 1 to {MAX_ROLE} printable characters, "
+                "without spaces at its ends",
+                "write the role as in the claim `roles` of tokens",
             )
         elif role in seen:
-            yield warning(f"{at}/{position}", f"the role {quoted(role)} is listed twice", "list it once")
+            yield warning(f"{at}/{position}", f"The role {quoted(role)} is listed twice", "list it once")
         seen.add(role)
 
 
@@ -108,17 +108,17 @@ def check_texts(at: str, part: dict[str, Any]) -> Iterator[Finding]:
         if not isinstance(text, str):
             continue
         if len(text) > limit:
-            yield error(f"{at}/{name}", f"is longer than {limit} characters", "shorten it")
+            yield error(f"{at}/{name}", f"The text is longer than {limit} characters", "shorten it")
         elif name == "title" and any(unicodedata.category(character) == "Cc" for character in text):
             yield warning(
                 f"{at}/title",
-                "has line ends or other control characters; it is shown in one line",
+                "The title has line ends or other control characters, but is shown in one line",
                 "write one line here, and the rest in `description`",
             )
     meta = part.get("meta")
     if isinstance(meta, dict) and len(msgspec.json.encode(meta)) > MAX_META_BYTES:
         yield error(
             f"{at}/meta",
-            f"is larger than {MAX_META_BYTES} bytes as JSON",
-            "keep large data where clients can load it, and its address here",
+            f"The data is larger than {MAX_META_BYTES} bytes as JSON",
+            "store large data where clients can load it, and its address here",
         )

@@ -34,11 +34,11 @@ def arranged(raw: object, findings: Iterable[Finding]) -> list[Finding]:
     errors = [finding for finding in ordered if finding.severity == "error"]
     warnings = [finding for finding in ordered if finding.severity == "warning"]
     listed = (errors + warnings)[: MAX_FINDINGS - 1]
-    more = f"there are {len(ordered) - len(listed)} findings more"
+    more = f"There are {len(ordered) - len(listed)} more findings"
     make = error if len(errors) > len(listed) else warning
     return [
         *sorted(listed, key=lambda finding: order.place(finding.pointer)),
-        make("", more, "mend these first, then check again"),
+        make("", more, "correct these first, then check again"),
     ]
 
 

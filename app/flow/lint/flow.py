@@ -18,7 +18,9 @@ def flow_findings(raw: dict[str, Any]) -> Iterator[Finding]:
     yield from check_roles("/roles", raw.get("roles"))
     if raw.get("roles") == []:
         yield error(
-            "/roles", "nobody may see this flow", "list the roles that may, or leave it out for everybody"
+            "/roles",
+            "Nobody may see this flow",
+            "list the roles that may see it, or leave `roles` out for everybody",
         )
     steps = raw.get("steps")
     if isinstance(steps, dict):
@@ -28,8 +30,8 @@ def flow_findings(raw: dict[str, Any]) -> Iterator[Finding]:
     if isinstance(default, str) and not SLUG.match(default):
         yield warning(
             "/config/defaultFlow",
-            f"no flow can be called {quoted(default)}: {SLUG_RULE}",
-            "write the slug of the flow that clients begin with when none is named",
+            f"No flow can be called {quoted(default)}: {SLUG_RULE}",
+            "write the slug of the flow with which clients start by default",
         )
 
 
@@ -38,17 +40,21 @@ def _check_slug(slug: object) -> Iterator[Finding]:
         return
     if ":" in slug:
         advice = f"write {slug.replace(':', '-')[:64]!r}; a colon separates the parts of ids and tokens"
-        yield error("/flow", "a flow's slug must not have a colon", advice)
+        yield error("/flow", "The slug of a flow must not have a colon", advice)
     else:
-        yield error("/flow", SLUG_RULE, "shorten it, or replace the other characters by '-'")
+        yield error(
+            "/flow",
+            f"The slug is not valid: {SLUG_RULE}",
+            "shorten it, or replace the other characters by '-'",
+        )
 
 
 def _check_initial(initial: object, steps: dict[str, Any]) -> Iterator[Finding]:
     if isinstance(initial, str) and steps and initial not in steps:
         yield error(
             "/initialStep",
-            f"there is no step {quoted(initial)}",
-            instead(initial, steps, "name the step that it begins with"),
+            f"There is no step {quoted(initial)}",
+            instead(initial, steps, "name the step at which the flow starts"),
         )
 
 
@@ -58,10 +64,10 @@ def _check_prefabs(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Findi
         at = f"/prefabs/{escape(name)}"
         if name not in steps:
             advice = instead(name, steps, "leave it out, or name a step")
-            yield warning(at, f"is left out: there is no step {quoted(name)}", advice)
+            yield warning(at, f"The prefab is left out: there is no step {quoted(name)}", advice)
         elif as_object(steps[name]).get("initial") is not True:
             yield warning(
                 at,
-                f"is left out: the step {quoted(name)} is not initial",
+                f"The prefab is left out: the step {quoted(name)} is not initial",
                 'leave it out, or give the step "initial": true',
             )

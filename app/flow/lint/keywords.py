@@ -116,13 +116,15 @@ def keyword_findings(at: str, schema: object) -> Iterator[Finding]:
     for name in islice(unknown, MAX_UNKNOWN):
         yield warning(
             f"{at}/{escape(name)}",
-            f"{quoted(name)} is not a keyword of JSON Schema 2020-12: it has no effect",
+            f"{quoted(name)} is not a keyword of JSON Schema 2020-12, and has no effect",
             _advice_about_keyword(name),
         )
     for name, other in _NEEDS.items():
         if name in schema and other not in schema:
             yield warning(
-                f"{at}/{name}", f"has no effect without {other!r}", f"add {other!r}, or leave it out"
+                f"{at}/{name}",
+                f"The keyword has no effect without {other!r}",
+                f"add {other!r}, or leave it out",
             )
     yield from _format_findings(f"{at}/format", schema.get("format"))
     for place, inner in _schemas_in(at, schema):
@@ -146,7 +148,7 @@ def _format_findings(at: str, given: object) -> Iterator[Finding]:
     )
     yield warning(
         at,
-        f"{quoted(given)} is a format that is not checked",
+        f"The format {quoted(given)} is unknown, and is not checked",
         f"did you mean {alike!r}?"
         if alike
         else f"describe it with 'pattern', 'minimum' or 'maximum'; the formats are {', '.join(FORMATS)}",

@@ -27,14 +27,14 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
         if raw.get(member) is None:
             yield warning(
                 "",
-                f"transitions require roles, but whoever may act on a state may {does} it",
+                f"Transitions require roles, but everybody who may act on a state may {does} it",
                 f'add "{member}": false for administrators only, a list of roles, or true to leave it so',
             )
     for at, transition in _transitions(steps):
         if transition.get("roles") is None and not _reads_caller(transition.get("guard")):
             yield warning(
                 at,
-                "mixed roles: others require a role, but the user whose state it is may run this transition",
+                "Mixed roles: other transitions require a role, but the user of the state may run this one",
                 "list the roles that may run it, or write a guard on user, such as user.id == state.userId",
             )
         yield from _check_undo(at, transition, steps)
@@ -55,7 +55,7 @@ def _check_member(member: str, value: object) -> Iterator[Finding]:
     if value == []:
         yield warning(
             f"/{member}",
-            f"no role may {_OF_STATES[member]} a state, only administrators may",
+            f"No role may {_OF_STATES[member]} a state, only administrators may",
             "write false, or list the roles that may",
         )
 
@@ -73,6 +73,6 @@ def _check_undo(at: str, transition: dict[str, Any], steps: dict[str, Any]) -> I
     if as_object(steps.get(target)).get("transitions") == {}:
         yield warning(
             f"{at}/reversible",
-            f"the flow ends at {quoted(target)}, and undoing this transition opens a completed state again",
-            "leave `reversible` out, unless whoever may run the transition may also take back the end",
+            f"The flow ends at {quoted(target)}, and undoing this transition opens a completed state again",
+            "leave `reversible` out, unless those who may run the transition may also undo the end",
         )

@@ -50,10 +50,10 @@ def _unreached(edges: Edges, entered: set[str]) -> Iterator[Finding]:
         if name in entered:
             continue
         others = [source for source in sources[name] if source != name]
-        message = "no transition leads here and no flow begins here"
+        message = "No transition leads here and no state starts here"
         if others:
-            message = f"no transition leads here but from {_listed(others)}, where no way leads either"
-        advice = 'lead a transition here, give it "initial": true when flows begin here, or take it out'
+            message = f"No transition leads here but from {_listed(others)}, which cannot be reached either"
+        advice = 'lead a transition here, give the step "initial": true if states start here, or remove it'
         yield warning(f"/steps/{escape(name)}", message, advice)
 
 
@@ -65,15 +65,15 @@ def _traps(steps: dict[str, Any], entered: set[str]) -> Iterator[Finding]:
         if name in entered:
             yield warning(
                 f"/steps/{escape(name)}",
-                "nothing leads out of here: no user can run any of its transitions",
-                "say who may run one of them and when, or take them all away to end the flow here",
+                "No transition leads out of this step: no user can run any of them",
+                "allow users to run one of them, or remove all of them to end the flow here",
             )
     ends = [name for name, step in steps.items() if not step["transitions"]]
     if not ends:
         yield warning(
             "/steps",
-            "the flow has no end: every step has transitions",
-            "add a step without transitions, unless the flow is to go on for ever",
+            "The flow has no end: every step has transitions",
+            "add a step without transitions, unless the flow should never end",
         )
         return
     finite = reached(reversed_edges(edges), [*ends, *stuck])
@@ -86,8 +86,8 @@ def _traps(steps: dict[str, Any], entered: set[str]) -> Iterator[Finding]:
         only = "leads only to itself" if len(names) == 1 else "lead only to each other"
         yield warning(
             f"/steps/{escape(names[0])}",
-            f"no end can be reached from here: {_listed(names)} {only}",
-            "lead a transition out to a step that ends the flow, unless it is to go on for ever",
+            f"No end can be reached from here: {_listed(names)} {only}",
+            "lead a transition to a step that ends the flow, unless it should never end",
         )
 
 

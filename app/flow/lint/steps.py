@@ -28,9 +28,9 @@ _TABLES = (("service", "services"), ("module", "modules"), ("path", "pathes"))
 def step_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
     """Yield findings about all steps and their members."""
     if not steps:
-        yield error("/steps", "a flow needs at least one step", "add the step that it begins with")
+        yield error("/steps", "A flow must have at least one step", "add the step at which it starts")
     if len(steps) > MAX_STEPS:
-        yield error("/steps", f"a flow has at most {MAX_STEPS} steps", "split it into several flows")
+        yield error("/steps", f"A flow can have at most {MAX_STEPS} steps", "split it into several flows")
     owners: dict[int, str] = {}
     for name, step in steps.items():
         require_time()
@@ -47,18 +47,18 @@ def step_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Findin
 
 def _check_index(at: str, name: str, index: object, owners: dict[int, str]) -> Iterator[Finding]:
     if isinstance(index, float) and index.is_integer():
-        yield error(at, f"is {index}, and an index has no fraction", f"write {int(index)}")
+        yield error(at, f"The index is {index}, but must have no fraction", f"write {int(index)}")
     if not is_integer(index):
         return
     if not 0 <= index <= MAX_INDEX:
         yield error(
-            at, "an index is 0 or more, and at most 2^53-1", "give a small number that no other step has"
+            at, "An index must be 0 or more, and at most 2^53-1", "give a small number that no other step has"
         )
     elif index in owners:
         yield error(
             at,
-            f"index {index} is that of step {quoted(owners[index])} too",
-            "give a number that no other step has; never one of a step that was removed",
+            f"Index {index} belongs to step {quoted(owners[index])} too",
+            "give a number that no other step has, nor a removed step had",
         )
     owners.setdefault(index, name)
 
@@ -81,23 +81,23 @@ def _check_positions(at: str, payload_map: dict[str, Any]) -> Iterator[Finding]:
         )
         yield warning(
             at,
-            f"two payload keys share a position in tokens: {listed}",
-            "give each its own; of those that share one only the last is in the token",
+            f"Two payload keys share a position in tokens: {listed}",
+            "give each its own position; only the last of those with the same one is in the token",
         )
     elif not faults and all(map(is_integer, payload_map.values())) and max(owners, default=-1) >= len(owners):
         yield warning(
             at,
-            f"positions in tokens are not 0, 1, 2 and so on, but {', '.join(map(str, sorted(owners)[:20]))}",
+            f"Positions in tokens are not 0, 1, 2 and so on, but {', '.join(map(str, sorted(owners)[:20]))}",
             "number them from 0 without gaps; those left out are empty places in every token",
         )
 
 
 def _check_position(at: str, position: object) -> Iterator[Finding]:
     if isinstance(position, float) and position.is_integer():
-        yield error(at, f"is {position}, and a position has no fraction", f"write {int(position)}")
+        yield error(at, f"The position is {position}, but must have no fraction", f"write {int(position)}")
     elif is_integer(position) and not 0 <= position <= MAX_POSITION:
         yield error(
-            at, f"a position is 0 or more, and at most {MAX_POSITION}", "number them 0, 1, 2 and so on"
+            at, f"A position must be 0 or more, and at most {MAX_POSITION}", "number them 0, 1, 2 and so on"
         )
 
 
@@ -118,14 +118,14 @@ def _check_transitions(at: str, step: dict[str, Any], steps: dict[str, Any]) -> 
     if len(transitions) > MAX_TRANSITIONS:
         yield error(
             f"{at}/transitions",
-            f"a step has at most {MAX_TRANSITIONS} transitions",
-            "let one transition take the choice in its payload, and decide by guards of the next step",
+            f"A step can have at most {MAX_TRANSITIONS} transitions",
+            "put the choice into the payload of one transition, and decide by guards of the next step",
         )
     guards = {guard for _, each in objects(transitions) if isinstance(guard := each.get("guard"), str)}
     if sum(is_expensive(guard) for guard in guards) > MAX_EXPENSIVE_GUARDS:
         yield error(
             f"{at}/transitions",
-            f"has more than {MAX_EXPENSIVE_GUARDS} guards that loop or match",
+            f"The step has more than {MAX_EXPENSIVE_GUARDS} guards that loop or match",
             "decide by what an earlier transition put into the payload, or in the program that runs this one",
         )
     timed = as_object(step.get("timeout")).get("transition")

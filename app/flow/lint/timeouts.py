@@ -23,21 +23,21 @@ def timeout_findings(at: str, step: dict[str, Any], ttl: object) -> Iterator[Fin
     if isinstance(named, str) and isinstance(transitions, dict) and named not in transitions:
         yield error(
             f"{at}/timeout/transition",
-            f"the step has no transition {quoted(named)}",
+            f"The step has no transition {quoted(named)}",
             _advice_about_transition(named, transitions),
         )
     after, life = duration(timeout.get("after"), MIN_TIMEOUT), duration(ttl)
     if after is not None and life is not None and after >= life:
         yield warning(
             f"{at}/timeout/after",
-            f"the state expires before this: the ttl of the flow is {ttl}",
+            f"The state expires before this timeout: the ttl of the flow is {ttl}",
             "make it shorter than the ttl, or the ttl longer",
         )
 
 
 def _advice_about_transition(named: str, transitions: dict[str, Any]) -> str:
     if not transitions:
-        return "take the timeout out: a step without transitions ends the flow"
+        return "remove the timeout: a step without transitions ends the flow"
     leading = [name for name, transition in objects(transitions) if transition.get("step") == named]
     if leading:
         return f"name the transition that leads to this step: {quoted(leading[0])}"
@@ -65,8 +65,8 @@ def timeout_cycle_findings(steps: dict[str, Any]) -> Iterator[Finding]:
             listed = ", ".join(map(quoted, cycle[:5]))
             yield warning(
                 f"/steps/{escape(first)}/timeout/after",
-                f"timeouts alone lead round through {listed} every {period / timedelta(seconds=1):g} s",
-                "wait longer: each round is recorded; or lead to a step without a timeout",
+                f"Timeouts alone lead in a cycle through {listed} every {period / timedelta(seconds=1):g} s",
+                "wait longer, as each cycle is recorded, or lead to a step without a timeout",
             )
 
 

@@ -24,17 +24,17 @@ _GUARD_ADVICE = {
     "can never be evaluated": "correct this part: it has no value, whatever the guard reads",
     "divides by zero": "divide by another number, and check first what may be zero: x != 0 && …",
     "which no list has": "count from 0; the last member of a list x is x[size(x) - 1]",
-    "what matches takes": "write a regular expression as RE2 has them",
-    "what timestamp takes": "write it like '2026-12-31T23:59:59Z'",
-    "what duration takes": "write it like '90s' or '1h30m'",
-    "what get": "name a time zone, such as 'Europe/Paris' or '+02:00'",
-    "is not what": "write a text that it can read",
+    "argument of matches": "write a regular expression of RE2",
+    "argument of timestamp": "write it like '2026-12-31T23:59:59Z'",
+    "argument of duration": "write it like '90s' or '1h30m'",
+    "argument of get": "name a time zone, such as 'Europe/Paris' or '+02:00'",
+    "is not a valid argument": "write a valid argument",
 }
 _SIMPLER = "make it simpler, or let the program that runs the transition decide"
 _KEYWORD_ADVICE = {
-    "type": "take array, boolean, integer, null, number, object or string, or a list of them",
+    "type": "write array, boolean, integer, null, number, object or string, or a list of them",
     "pattern": "write a regular expression without look-around and back-references",
-    "$ref": "refer to a place in this schema that there is, such as #/$defs/name",
+    "$ref": "refer to an existing place in this schema, such as #/$defs/name",
     "$schema": f"leave it out, or write {DIALECT}",
 }
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
@@ -57,8 +57,8 @@ def transition_findings(
         return
     target = transition.get("step")
     if isinstance(target, str) and target not in steps:
-        advice = instead(target, steps, "add that step, or lead to one that there is")
-        yield error(f"{at}/step", f"there is no step {quoted(target)}", advice)
+        advice = instead(target, steps, "add that step, or lead to an existing one")
+        yield error(f"{at}/step", f"There is no step {quoted(target)}", advice)
     yield from check_texts(at, transition)
     yield from _check_guard(f"{at}/guard", transition.get("guard"), is_timed=is_timed)
     yield from _check_schema(f"{at}/payloadSchema", transition.get("payloadSchema"), is_timed=is_timed)
@@ -66,8 +66,8 @@ def transition_findings(
     if transition.get("roles") == [] and not is_timed:
         yield warning(
             f"{at}/roles",
-            "no role may run this transition, and no timeout does",
-            "list the roles that may, leave them out for everybody, or let the timeout of the step run it",
+            "No role may run this transition, and no timeout does",
+            "list the roles that may, leave `roles` out for everybody, or let the timeout of the step run it",
         )
 
 
@@ -85,12 +85,14 @@ def _check_guard(at: str, guard: object, *, is_timed: bool) -> Iterator[Finding]
     elif is_timed:
         yield error(
             at,
-            "the timeout of the step runs this transition, whether its guard holds or not",
-            "give the timeout a transition of its own, and put the condition on what follows it",
+            "The timeout of the step runs this transition, whether its guard holds or not",
+            "give the timeout a transition of its own, and put the guard on the transitions that follow it",
         )
     elif _is_false(guard):
         yield warning(
-            at, "never holds: no user can run this transition", "say in CEL when it may run, or take it out"
+            at,
+            "The guard never holds: no user can run this transition",
+            "write a condition that can hold, or remove the transition",
         )
 
 
@@ -105,15 +107,15 @@ def _check_schema(at: str, schema: object, *, is_timed: bool) -> Iterator[Findin
         yield error(
             f"{at}{fault.pointer}",
             fault.message,
-            advice or "write a JSON Schema as the dialect 2020-12 has it",
+            advice or "write a JSON Schema of the dialect 2020-12",
         )
     yield from keyword_findings(at, schema)
     refusal = _empty_payload_fault(schema) if is_timed and not faults else None
     if refusal is not None:
         yield error(
             at,
-            f"the timeout of the step runs this transition without payload: {refusal}",
-            "ask for nothing here, or give the timeout a transition of its own",
+            f"The timeout of the step runs this transition without payload: {refusal}",
+            "remove the schema, or give the timeout a transition of its own",
         )
 
 

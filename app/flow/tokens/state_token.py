@@ -34,7 +34,7 @@ MAX_TOKEN = 60_000
 it."""
 _MAX_SLUG = 64
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*\Z")
-_ADVICE = "; a flow that is named by its slug is asked for at /api/flow/{flowId}/state"
+_ADVICE = "; a state can be requested without a token at /api/flow/{flowId}/state"
 
 
 class TokenContent(Struct, frozen=True):
@@ -109,16 +109,16 @@ def read_token(text: str) -> TokenContent:
     members = _members(text)
     given = {name: well_formed(value) if isinstance(value, str) else value for name, value in members.items()}
     if not isinstance(given.get("f"), str):
-        raise _refusal("is no state token: it has no text f, which says flow and step" + _ADVICE)
+        raise _refusal("This is not a state token: it has no text f with flow and step" + _ADVICE)
     slug, *indexes = given["f"].split(":")[:3]
     if len(slug) > _MAX_SLUG:
         raise FlowNotFoundError(f"{slug[:_MAX_SLUG]}…")
     if not indexes:
-        raise _refusal("names a flow but no step: its f is to be <flow>:<index of the step>")
+        raise _refusal("The token names a flow but no step: its f must be <flow>:<index of the step>")
     texts = {name: UNSET if given.get(name) is None else given[name] for name in "semp"}
     faulty = [name for name, value in texts.items() if not isinstance(value, str | UnsetType)]
     if faulty:
-        raise _refusal(*(f"holds a member {name} that is no text" for name in faulty))
+        raise _refusal(*(f"The token has a member {name} that is not a text" for name in faulty))
     outcome = given.get("o")
     return TokenContent(
         flow=slug,
@@ -142,7 +142,9 @@ def state_from_token(flow: Flow, content: TokenContent) -> StateHint:
     """
     step = _by_index(flow, content.index)
     if step is None:
-        raise _refusal(f"stands at a step with the index {content.index[:32]!r}, which {flow.flow} has not")
+        raise _refusal(
+            f"The token is at the step with the index {content.index[:32]!r}, which {flow.flow} does not have"
+        )
     previous = None if content.previous is UNSET else _by_index(flow, content.previous)
     return StateHint(
         flow=flow.flow,
@@ -238,19 +240,21 @@ def _read(step: FlowStep, values: str | UnsetType) -> dict[str, str | None] | Un
 
 def _members(text: str) -> dict[str, Any]:
     if len(text) > MAX_TOKEN:
-        raise _refusal(f"is longer than the {MAX_TOKEN} characters of a token")
+        raise _refusal(f"The token is longer than {MAX_TOKEN} characters")
     if not _ALPHABET.match(text):
-        raise _refusal("takes letters, digits, '-' and '_' only: base64url without padding" + _ADVICE)
+        raise _refusal(
+            "A token has only letters, digits, '-' and '_': it is base64url without padding" + _ADVICE
+        )
     try:
         raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         if urlsafe_b64encode(raw).rstrip(b"=") != text.encode():
-            raise _refusal("is no state token: its last character does not fit" + _ADVICE)
+            raise _refusal("This is not a state token: its last character is not valid" + _ADVICE)
         # JSON has no NaN; every number is a double, however long it is
         value = json.loads(raw.decode(), parse_int=float, parse_constant=_no_constant)
     except (ValueError, RecursionError):  # also what base64 and UTF-8 refuse
-        raise _refusal("is no state token: it does not encode JSON" + _ADVICE) from None
+        raise _refusal("This is not a state token: it does not encode JSON" + _ADVICE) from None
     if not isinstance(value, dict):
-        raise _refusal("is no state token: it encodes no JSON object" + _ADVICE)
+        raise _refusal("This is not a state token: it does not encode a JSON object" + _ADVICE)
     return value
 
 

@@ -15,7 +15,7 @@ _REMOVED: dict[str, Any] = {}
 def pointer_faults(pointers: Sequence[str], at: str = "/remove") -> list[Fault]:
     """Return the faults of pointers to members of a payload; ``at`` is the pointer to their list."""
     if isinstance(pointers, str):  # it would be read as a list of its characters
-        return [Fault(at, "is one text: list the JSON pointers, as in ['/address/street']")]
+        return [Fault(at, "The pointers must be a list, not one text, as in ['/address/street']")]
     faults = []
     for n, pointer in enumerate(pointers):
         fault = _fault(pointer)
@@ -63,13 +63,13 @@ def _without(value: Any, removals: dict[str, Any]) -> Any:
 
 def _fault(pointer: str) -> str | None:
     if not pointer:
-        return "leads to the whole payload; name its members one by one"
+        return "The pointer leads to the whole payload; name its members one by one"
     if not pointer.startswith("/"):
-        return "is no JSON pointer (RFC 6901): it must start with '/', as in '/address/street'"
+        return "This is not a JSON pointer (RFC 6901): it must start with '/', as in '/address/street'"
     if _LONE_TILDE.search(pointer):
-        return "is no JSON pointer (RFC 6901): '~' is written '~0', and '/' in a name '~1'"
+        return "This is not a JSON pointer (RFC 6901): '~' is written '~0', and '/' in a name '~1'"
     try:
         pointer.encode()
     except UnicodeEncodeError:
-        return "is no Unicode text: it has half of a surrogate pair"
+        return "The pointer is not Unicode text: it has half of a surrogate pair"
     return None

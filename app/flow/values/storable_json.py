@@ -73,7 +73,7 @@ def _collect_faults(value: Any, at: str, depth: int, faults: list[Fault]) -> Non
             faults.append(Fault(at, fault))
         return
     if depth > MAX_DEPTH:
-        faults.append(Fault(at, f"is nested deeper than {MAX_DEPTH} levels"))
+        faults.append(Fault(at, f"The value is nested deeper than {MAX_DEPTH} levels"))
         return
     for key, member in members:
         _collect_faults(member, f"{at}/{escape(key)}", depth + 1, faults)

@@ -17,7 +17,7 @@ ERROR_BYTES = 2500
 """Memory of an error of the library, without the parts of the value that it repeats."""
 MAX_ERRORS_BYTES = 33_554_432
 """Memory of all errors of a value together."""
-HALF_PAIR = "is no Unicode text: it has half of a surrogate pair, such as \\ud83d; send whole characters"
+HALF_PAIR = "is not Unicode: it has half of a surrogate pair, such as \\ud83d; send whole characters"
 
 
 def escape(segment: object) -> str:
@@ -45,9 +45,9 @@ def faults_of(value: object, shape: type) -> list[Fault]:
         except msgspec.ValidationError as refusal:
             faults.append(_fault_of(refusal))
         except UnicodeEncodeError:
-            faults.append(Fault("", "has text with lone surrogates"))
+            faults.append(Fault("", "The value has text with lone surrogates"))
         except RecursionError:
-            faults.append(Fault("", "is nested too deep"))
+            faults.append(Fault("", "The value is nested too deep"))
     return faults
 
 
@@ -143,14 +143,14 @@ def surrogate_faults(raw: bytes) -> list[Fault]:
         at, part = pending.pop()
         members: list[tuple[str, Any]] = []
         if isinstance(part, str) and not _is_unicode(part):
-            faults.append(Fault(at, HALF_PAIR))
+            faults.append(Fault(at, f"The text {HALF_PAIR}"))
         elif isinstance(part, list):
             members = [(f"{at}/{index}", member) for index, member in enumerate(part)]
         elif isinstance(part, dict):
             for name, member in part.items():
                 place = f"{at}/{escape(name).encode('utf-8', 'backslashreplace').decode()}"
                 if not _is_unicode(name):
-                    faults.append(Fault(place, f"the name {HALF_PAIR}"))
+                    faults.append(Fault(place, f"The name {HALF_PAIR}"))
                 members.append((place, member))
         pending += reversed(members)
     return faults[:MAX_FAULTS]

@@ -21,22 +21,30 @@ from app.flow.values.references import resolve_references
 from app.flow.values.struct_errors import escape
 
 _WORST_FIRST: tuple[Effect, ...] = ("breaking", "compatible", "safe")
-_TEXTS = {"title": "is for people", "description": "is for people", "meta": "is for clients"}
-_STARTS = "concerns states that start"
-_SAFE_FLOW_MEMBERS = {**_TEXTS, "initialStep": f"{_STARTS} or are reset", "prefabs": _STARTS}
+_TEXTS = {
+    "title": "The text is for people only",
+    "description": "The text is for people only",
+    "meta": "The data is for clients only",
+}
+_STARTS = "Only states that start are affected"
+_SAFE_FLOW_MEMBERS = {
+    **_TEXTS,
+    "initialStep": "Only states that start or are reset are affected",
+    "prefabs": _STARTS,
+}
 _SAFE_STEP_MEMBERS = {**_TEXTS, "initial": _STARTS}
 _COMPATIBLE_FLOW_MEMBERS = {
-    "ttl": "counts from a state's next change",
-    "roles": "others see the flow",
-    "resettable": "others may reset states",
-    "clearable": "others may clear states",
+    "ttl": "The new time counts from the next change of a state",
+    "roles": "Other users see the flow",
+    "resettable": "Other users may reset states",
+    "clearable": "Other users may clear states",
 }
 _TRANSITION_MEMBERS = {
-    "explicit": "`next` takes the first transition that is not explicit",
-    "reversible": "says whether it can be undone",
-    "guard": "it runs under another condition",
-    "payloadSchema": "it takes another payload",
-    "roles": "others may run it",
+    "explicit": "`next` runs the first transition that is not explicit",
+    "reversible": "It decides whether the transition can be undone",
+    "guard": "The transition runs under another condition",
+    "payloadSchema": "The transition accepts another payload",
+    "roles": "Other users may run the transition",
 }
 _REFERENCES = ("service", "module", "path")
 """Members of a step that may refer to the config."""
@@ -77,7 +85,7 @@ class _Differences:
         self._compare_flows()
         self.steps.added.extend(name for name in new.steps if name not in old.steps)
         for name in self.steps.added:
-            self._add_reason(f"/steps/{escape(name)}", "safe", "is new: no running state is there")
+            self._add_reason(f"/steps/{escape(name)}", "safe", "The step is new: no running state is there")
         meant_before, meant_now = resolve_references(old).steps, resolve_references(new).steps
         for name, step in old.steps.items():
             if name not in new.steps:
@@ -102,24 +110,24 @@ class _Differences:
                 self._add_reason(f"/{member}", "safe", _SAFE_FLOW_MEMBERS[member])
             else:
                 self._add_reason(
-                    f"/{member}", "compatible", _COMPATIBLE_FLOW_MEMBERS.get(member, "is another")
+                    f"/{member}", "compatible", _COMPATIBLE_FLOW_MEMBERS.get(member, "The value changed")
                 )
 
     def _compare_configs(self, old: FlowConfig, new: FlowConfig) -> None:
         if old.query_param != new.query_param:
-            message = "links that are outstanding carry their token in another parameter"
+            message = "Outstanding links have their token in another parameter"
             self._add_reason("/config/queryParam", "compatible", message)
         else:
             self._add_reason(
-                "/config", "safe", "concerns the steps that refer to it, which are named themselves"
+                "/config", "safe", "Only the steps that refer to it are affected; they are listed themselves"
             )
 
     def _add_removed_step(self, step: FlowStep) -> None:
         self.steps.removed.append(step.step)
-        who = "running states" if step.transitions else "no running state but a paused one"
-        message = f"is gone: {who} can stand there, and need a mapping to another step"
+        who = "running states" if step.transitions else "paused states"
+        message = f"The step was removed: {who} can be there, and need a mapping to another step"
         if step.index in self._names:
-            message += f"; its index {step.index} is that of {self._names[step.index]!r} now"
+            message += f"; its index {step.index} now belongs to {self._names[step.index]!r}"
         self._add_reason(f"/steps/{escape(step.step)}", "breaking", message)
 
     def _compare_steps(self, old: FlowStep, new: FlowStep) -> list[MemberChange]:
@@ -133,13 +141,13 @@ class _Differences:
             elif change.member == "timeout":
                 self._add_reason(at, "compatible", _timeout_message(old.timeout, new.timeout))
             else:
-                self._add_reason(at, "compatible", "tokens that are outstanding are read differently")
+                self._add_reason(at, "compatible", "Outstanding tokens are read differently")
         before = [name for name in old.transitions if name in new.transitions]
         after = [name for name in new.transitions if name in old.transitions]
         if before != after:
             at = f"/steps/{escape(new.step)}/transitions"
             self._add_reason(
-                at, "compatible", "their order is another; `next` takes the first not explicit one"
+                at, "compatible", "The order changed: `next` runs the first transition that is not explicit"
             )
             found.append(MemberChange("transitions", before, after))
         return found
@@ -147,8 +155,8 @@ class _Differences:
     def _index_message(self, old: FlowStep, new: FlowStep) -> str:
         means = f"{self._names[old.index]!r}" if old.index in self._names else "no step"
         return (
-            f"is {new.index} and was {old.index}: a token that is outstanding and says {old.index} means "
-            f"{means} now; never renumber a step while tokens are outstanding"
+            f"The index is {new.index} and was {old.index}: an outstanding token with {old.index} now means "
+            f"{means}; never renumber a step while tokens are outstanding"
         )
 
     def _compare_references(
@@ -161,9 +169,9 @@ class _Differences:
             meant = getattr(before, member), getattr(now, member)
             at = f"/steps/{escape(new.step)}/{member}"
             if meant[0] != meant[1]:
-                self._add_reason(at, "compatible", "clients lead people elsewhere")
+                self._add_reason(at, "compatible", "Clients lead users to another place")
             elif written[0] != written[1]:
-                self._add_reason(at, "safe", "stands for the same as before")
+                self._add_reason(at, "safe", "The reference means the same value as before")
             else:
                 continue
             shown = meant if written[0] == written[1] else written
@@ -173,9 +181,9 @@ class _Differences:
     def _compare_transitions(self, old: FlowStep, new: FlowStep) -> None:
         at = f"/steps/{escape(new.step)}/transitions"
         if bool(old.transitions) != bool(new.transitions):
-            message = "it is an end now: running states there are completed when they are moved"
+            message = "The step now ends the flow: running states there are completed when they are moved"
             if new.transitions:
-                message = "it is no end any more: states that are completed there stay so, on their version"
+                message = "The step no longer ends the flow: completed states there stay on their version"
             self._add_reason(at, "compatible", message)
         for name, transition in new.transitions.items():
             here = f"{at}/{escape(name)}"
@@ -184,13 +192,15 @@ class _Differences:
             else:
                 self.transitions.added.append(TransitionPlace(new.step, name, transition.step))
                 self._add_reason(
-                    here, "compatible", f"is new: states there may go to {transition.step!r} by it"
+                    here, "compatible", f"The transition is new: it leads states there to {transition.step!r}"
                 )
         for name, transition in old.transitions.items():
             if name not in new.transitions:
                 self.transitions.removed.append(TransitionPlace(old.step, name, transition.step))
                 self._add_reason(
-                    f"{at}/{escape(name)}", "compatible", "is gone: states there lose this way out"
+                    f"{at}/{escape(name)}",
+                    "compatible",
+                    "The transition was removed: states there can no longer run it",
                 )
 
     def _compare_transition(self, at: str, step: str, old: FlowTransition, new: FlowTransition) -> None:
@@ -202,17 +212,21 @@ class _Differences:
             if change.member in _TEXTS:
                 self._add_reason(here, "safe", _TEXTS[change.member])
             elif change.member == "step":
-                self._add_reason(here, "compatible", f"leads to {new.step!r} and led to {old.step!r}")
+                self._add_reason(
+                    here, "compatible", f"The transition leads to {new.step!r} and led to {old.step!r}"
+                )
             else:
-                self._add_reason(here, "compatible", _TRANSITION_MEMBERS.get(change.member, "is another"))
+                self._add_reason(
+                    here, "compatible", _TRANSITION_MEMBERS.get(change.member, "The value changed")
+                )
 
 
 def _timeout_message(old: FlowTimeout | None, new: FlowTimeout | None) -> str:
     if new is None:
-        return "is gone: states there do not move on by themselves any more"
+        return "The timeout was removed: states there no longer move on by themselves"
     if old is None or (old.after, old.resume) != (new.after, new.resume):
-        return "a state that is moved waits the whole time from then on"
-    return "runs another transition; the time that a state has waited counts"
+        return "A state that is moved waits the whole time from then on"
+    return "The timeout runs another transition; the time that a state has waited counts"
 
 
 def _members_that_differ(old: Struct, new: Struct, without: tuple[str, ...] = ()) -> list[MemberChange]:

@@ -75,7 +75,7 @@ class StepMapping:
         source = current_step(self.old, state)
         to = self.target(state.step)
         if to is None:
-            message = f"is not in version {self.new.version}: map it to a step of that version"
+            message = f"The step is not in version {self.new.version}: map it to a step of that version"
             raise InvalidRequestError([Fault(f"/mapping/{escape(state.step)}", message)])
         target = self.new.flow.steps[to]
         entered = timers.placement_changes(target, state, now)
@@ -107,4 +107,4 @@ class StepMapping:
 
 def _unknown(step: str, definition: FlowDefinition) -> str:
     listed = ", ".join(definition.flow.steps)
-    return f"version {definition.version} has no step {step!r}; it has {listed}"
+    return f"Version {definition.version} has no step {step!r}; it has {listed}"

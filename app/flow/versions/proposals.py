@@ -129,7 +129,7 @@ def _redirected(
     target = targets.pop() if len(targets) == 1 else None
     if target is None or target not in old.steps:
         return None
-    return Proposal(removed, target, REDIRECTED_CONFIDENCE, "what led there leads here now")
+    return Proposal(removed, target, REDIRECTED_CONFIDENCE, "the transitions that led there lead here now")
 
 
 def _references(step: FlowStep) -> tuple[str, str | None, str | None]:

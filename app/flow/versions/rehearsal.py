@@ -57,9 +57,9 @@ def rehearse(mapping: StepMapping, found: Sequence[RunningStates]) -> Rehearsal:
         outcome, damage = _outcome(mapping, group, proposed)
         counted[step, outcome] = _extended(counted.get((step, outcome), Sample()), group)
         if damage is not None:
-            damages[step] = f"{damage}: recover such states first"
+            damages[step] = f"States there are damaged ({damage}): recover them first"
         elif outcome in ("needMapping", "stuck"):
-            unmapped[step] = Fault(f"/mapping/{escape(step)}", f"states run there, and it {advice[step]}")
+            unmapped[step] = Fault(f"/mapping/{escape(step)}", f"States run there. {advice[step]}")
     steps = [
         StepMigration(
             step=step,
@@ -96,11 +96,11 @@ def _advice(mapping: StepMapping, step: str, proposal: Proposal | None) -> str:
         return ""
     if to is not None:
         ends = old[step].transitions and not new[to].transitions
-        return f"states there are completed, as {to!r} is an end" if ends else ""
+        return f"States there are completed, as {to!r} ends the flow" if ends else ""
     maybe = "" if proposal is None else f" (maybe {proposal.to!r}: {proposal.reason})"
     return (
-        f"is not in version {mapping.new.version}: map it to a step of that version{maybe}, or to null to "
-        "leave its states where they are"
+        f"The step is not in version {mapping.new.version}: map it to a step of that version{maybe}, "
+        "or to null to leave its states where they are"
     )
 
 
