@@ -1,4 +1,4 @@
-"""Flow providers: definitions by their slugs, for Python programs that need nothing else of the service."""
+"""Flow providers: definitions by slug, for Python programs that need nothing else of the service."""
 
 import asyncio
 import re
@@ -32,47 +32,58 @@ from models.database import Database, connect
 from models.definition_store import MongoDefinitionStore
 
 DEFAULT_DATABASE = "server_flow"
-CACHE_LIMIT = 10_000
-AGAIN_AFTER_SECONDS = 1.0
-"""How long a source that could not be read is left alone."""
+MAX_CACHED = 10_000
+RETRY_AFTER_SECONDS = 1.0
+"""Pause after a source could not be read."""
 _MONGO_URL = re.compile(r"mongodb(?:\+srv)?://[^/?]+(?:/(?P<database>[A-Za-z0-9_-]{0,38})(?:\?.*)?)?\Z")
 _CREDENTIALS = {
     "bearer": "a token, in characters that a header may have",
     "basic": "USER:PASSWORD",
-    "apikey": "HEADER:VALUE, of no header that is HTTP's own, in characters that a header may have",
+    "apikey": "HEADER:VALUE, with no standard header of HTTP, in characters that a header may have",
 }
-_CHOICES = {
-    "/source": "takes database, file, remote or hybrid",
-    "/authentication/type": "takes bearer, basic or apikey",
+_ALLOWED_VALUES = {
+    "/source": "must be database, file, remote or hybrid",
+    "/authentication/type": "must be bearer, basic or apikey",
 }
-_QUOTES_NO_VALUE = re.compile(
+_SAFE_MESSAGE = re.compile(
     r'"\w{1,20}" is a required property\Z|Additional properties are not allowed|'
     r"-?[\d.e+]{1,30} is (?:less|greater)"
 )
 _MEMBERS = {"database": "connectionString", "file": "filePath", "remote": "remoteUrl"}
 
 
-class Lookup(Protocol):
-    """One place where a provider looks."""
+class DefinitionLookup(Protocol):
+    """A place where a provider finds definitions."""
 
     async def find(self, flow_id: str) -> Flow | None:
-        """The flow, None when there is none. Raises FlowNotFoundError when it was retired: no other place is
-        looked at. Raises StoreUnavailableError or DefinitionSourceError when nothing is known of it."""
+        """Return the flow; None if there is none.
+
+        Raises:
+            FlowNotFoundError: The flow was retired, so other places must not be searched.
+            StoreUnavailableError, DefinitionSourceError: The place is unavailable, and the flow not cached.
+        """
 
     async def aclose(self) -> None:
         """Close connections."""
 
 
 class FlowProvider:
-    """``await provider(slug)`` is the flow. An async context manager; outside of one, ``aclose`` it. It may
-    be used in one event loop after another, not in two at a time."""
+    """Returns flows: ``await provider(slug)``.
 
-    def __init__(self, lookups: Sequence[Lookup]) -> None:
+    An async context manager; without one, call ``aclose``. It can be used in one event loop after another,
+    but not in two at a time.
+    """
+
+    def __init__(self, lookups: Sequence[DefinitionLookup]) -> None:
         self._lookups = lookups
 
     async def __call__(self, flow_id: str) -> Flow:
-        """The flow of the first place that has it. Raises FlowNotFoundError; StoreUnavailableError or
-        DefinitionSourceError when a place is away of which nothing is known."""
+        """Return the flow of the first place that has it.
+
+        Raises:
+            FlowNotFoundError: No place has the flow, or it was retired.
+            StoreUnavailableError, DefinitionSourceError: A place is unavailable, and the flow not cached.
+        """
         for lookup in self._lookups:
             flow = await lookup.find(flow_id)
             if flow is not None:
@@ -92,11 +103,14 @@ class FlowProvider:
 
 
 def make_flow_provider(config: FlowProviderConfig | Mapping[str, Any]) -> FlowProvider:
-    """A provider by its configuration, also as JSON has it. Nothing is read yet. Raises InvalidRequestError
-    with every fault."""
+    """Create a provider from its configuration, a value or a mapping of JSON. Nothing is read yet.
+
+    Raises:
+        InvalidRequestError: The configuration is invalid; with every fault.
+    """
     checked = check_provider_config(config)
     max_age = checked.cache_timeout / 1000
-    lookups: list[Lookup] = []
+    lookups: list[DefinitionLookup] = []
     if checked.connection_string is not None:
         lookups.append(_DatabaseLookup(partial(_connect, checked.connection_string), max_age))
     if checked.file_path is not None:
@@ -110,25 +124,25 @@ def make_flow_provider(config: FlowProviderConfig | Mapping[str, Any]) -> FlowPr
 
 
 def check_provider_config(config: FlowProviderConfig | Mapping[str, Any]) -> FlowProviderConfig:
-    """The configuration as a value. Raises InvalidRequestError with every fault."""
+    """Return the configuration as a value. Raises InvalidRequestError with every fault."""
     raw: object = config
     if isinstance(config, FlowProviderConfig):
         try:
             raw = to_builtins(config)
-        except TypeError:  # a member is of a type that JSON has not
-            raise InvalidRequestError([Fault("", "takes text, numbers and what JSON has")]) from None
+        except TypeError:  # the type of a member does not exist in JSON
+            raise InvalidRequestError([Fault("", "must contain only values of JSON")]) from None
     elif isinstance(config, Mapping):
         raw = dict(config)
     faults = [_without_secrets(fault) for fault in faults_of(raw, FlowProviderConfig)]
     if not faults:
         checked = convert_json(raw, FlowProviderConfig)
-        faults = list(_faults(checked))
+        faults = list(_config_faults(checked))
     if faults:
         raise InvalidRequestError(faults)
     return checked
 
 
-def _faults(config: FlowProviderConfig) -> Iterator[Fault]:
+def _config_faults(config: FlowProviderConfig) -> Iterator[Fault]:
     given = {
         name: value
         for name, value in (
@@ -140,17 +154,19 @@ def _faults(config: FlowProviderConfig) -> Iterator[Fault]:
     }
     if config.source == "hybrid":
         if not given:
-            yield Fault("", f"hybrid needs at least one of {', '.join(_MEMBERS.values())}")
+            yield Fault("", f"hybrid requires at least one of {', '.join(_MEMBERS.values())}")
     else:
         needed = _MEMBERS[config.source]
         if needed not in given:
-            yield Fault(f"/{needed}", f"the source {config.source!r} needs it")
+            yield Fault(f"/{needed}", f"is required for the source {config.source!r}")
         for name in given.keys() - {needed}:
-            yield Fault(f"/{name}", f"is not for the source {config.source!r}; hybrid takes several")
+            yield Fault(
+                f"/{name}", f"is not allowed for the source {config.source!r}; hybrid accepts several"
+            )
     if config.connection_string is not None and not _MONGO_URL.match(config.connection_string):
-        yield Fault("/connectionString", "takes mongodb://HOST/DATABASE")
+        yield Fault("/connectionString", "must be mongodb://HOST/DATABASE")
     if config.file_path == "":
-        yield Fault("/filePath", "takes a file or a folder")
+        yield Fault("/filePath", "must be a file or a folder")
     yield from _remote_faults(config)
 
 
@@ -168,9 +184,9 @@ def _remote_faults(config: FlowProviderConfig) -> Iterator[Fault]:
         auth_header(auth)
     except ValueError:
         form = _CREDENTIALS[config.authentication.type] if config.authentication else ""
-        yield Fault("/authentication/credentials", f"takes {form}")
+        yield Fault("/authentication/credentials", f"must be {form}")
     if config.remote_url is None:
-        yield Fault("/authentication", "is for a remoteUrl")
+        yield Fault("/authentication", "requires a remoteUrl")
     elif url is not None:
         try:
             check_auth_use([url])
@@ -179,10 +195,10 @@ def _remote_faults(config: FlowProviderConfig) -> Iterator[Fault]:
 
 
 def _without_secrets(fault: Fault) -> Fault:
-    """JSON Schema quotes what is wrong, which may be a password."""
-    if _QUOTES_NO_VALUE.match(fault.message):
+    """Replace a message that may quote a value, which may be a password."""
+    if _SAFE_MESSAGE.match(fault.message):
         return fault
-    return Fault(fault.pointer, _CHOICES.get(fault.pointer, "is not of the right type"))
+    return Fault(fault.pointer, _ALLOWED_VALUES.get(fault.pointer, "has the wrong type"))
 
 
 def _auth(config: FlowProviderConfig) -> str | None:
@@ -196,18 +212,18 @@ def _connect(url: str) -> Database:
     try:
         return connect(url, name)
     except DatabaseRefusedError:
-        raise InvalidRequestError([Fault("/connectionString", "is no URL of a MongoDB")]) from None
+        raise InvalidRequestError([Fault("/connectionString", "is not a URL of MongoDB")]) from None
 
 
 class _DatabaseLookup:
-    """The newest versions of flows in a database."""
+    """Finds the newest versions of flows in a database."""
 
     def __init__(self, connect: Callable[[], Database], max_age: float) -> None:
         self._connect = connect
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open()
         self._max_age = max_age
-        self._kept: dict[str, tuple[FlowDefinition, float]] = {}
+        self._cache: dict[str, tuple[FlowDefinition, float]] = {}
         self._reading: dict[str, asyncio.Task[tuple[FlowDefinition, float] | None]] = {}
 
     def _open(self) -> None:
@@ -215,50 +231,50 @@ class _DatabaseLookup:
         self._store = MongoDefinitionStore(self._database)
 
     async def find(self, flow_id: str) -> Flow | None:
-        await self._begin()
+        await self._reconnect_in_new_loop()
         now = asyncio.get_running_loop().time()
-        kept = self._kept.get(flow_id)
-        if kept is None or now >= kept[1]:
+        cached = self._cache.get(flow_id)
+        if cached is None or now >= cached[1]:
             reading = self._reading.get(flow_id)
-            if reading is None:  # who misses at the same time waits for the same
+            if reading is None:  # concurrent misses share one read
                 under_way = self._reading
-                reading = under_way[flow_id] = asyncio.ensure_future(self._read(flow_id, now, kept))
+                reading = under_way[flow_id] = asyncio.ensure_future(self._read(flow_id, now, cached))
                 reading.add_done_callback(lambda _: under_way.pop(flow_id, None))
-            kept = await asyncio.shield(reading)
-        if kept is None:
+            cached = await asyncio.shield(reading)
+        if cached is None:
             return None
-        if kept[0].retired:
+        if cached[0].retired:
             raise FlowNotFoundError(flow_id)
-        return kept[0].flow
+        return cached[0].flow
 
-    async def _begin(self) -> None:
-        """Connections are of one event loop: a program may run another after it."""
+    async def _reconnect_in_new_loop(self) -> None:
+        """Replace connections that belong to an earlier event loop of the program."""
         loop, before = asyncio.get_running_loop(), self._loop
         if before in (None, loop):
             self._loop = loop
             return
-        of_before = self._database
+        earlier = self._database
         self._open()
         self._loop, self._reading = loop, {}
-        await of_before.close()
+        await earlier.close()
 
     async def _read(
-        self, flow_id: str, now: float, kept: tuple[FlowDefinition, float] | None
+        self, flow_id: str, now: float, cached: tuple[FlowDefinition, float] | None
     ) -> tuple[FlowDefinition, float] | None:
         try:
             newest = await self._store.latest(flow_id)
         except StoreUnavailableError as failure:
-            if kept is not None:
-                return kept
+            if cached is not None:
+                return cached
             if isinstance(failure, DatabaseRefusedError):
                 raise DefinitionSourceError(f"connectionString: {failure.advice}") from None
             raise
-        self._kept.pop(flow_id, None)
+        self._cache.pop(flow_id, None)
         if newest is None:
             return None
-        if len(self._kept) >= CACHE_LIMIT:
-            del self._kept[next(iter(self._kept))]
-        fresh = self._kept[flow_id] = (newest, now + self._max_age)
+        if len(self._cache) >= MAX_CACHED:
+            del self._cache[next(iter(self._cache))]
+        fresh = self._cache[flow_id] = (newest, now + self._max_age)
         return fresh
 
     async def aclose(self) -> None:
@@ -266,7 +282,7 @@ class _DatabaseLookup:
 
 
 class _SourceLookup:
-    """The flows of files or of another server."""
+    """Finds the flows of files or of another server."""
 
     def __init__(self, copy: SourceMirror, max_age: float) -> None:
         self._copy = copy
@@ -282,7 +298,7 @@ class _SourceLookup:
             if now >= self._until:
                 await self._copy.refresh()
                 pause = (
-                    min(AGAIN_AFTER_SECONDS, self._max_age)
+                    min(RETRY_AFTER_SECONDS, self._max_age)
                     if self._copy.unavailable_reason
                     else self._max_age
                 )
@@ -293,4 +309,4 @@ class _SourceLookup:
         return None if found is None else found.flow
 
     async def aclose(self) -> None:
-        """There is nothing to close: connections are of one reading."""
+        """Do nothing: connections are closed after each read."""

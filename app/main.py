@@ -22,7 +22,7 @@ from app.services.wiring import Limits, Ports
 from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
-from config.sources import is_readable_on_the_way, shown_url
+from config.sources import is_interceptable, shown_url
 from models.corruption_store import MongoCorruptionReports
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
@@ -209,7 +209,7 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
     for setting in settings.definition_sources():
         source: DefinitionSource = FileSource(setting.path)
         if setting.kind == "remote":
-            if is_readable_on_the_way(setting.where):
+            if is_interceptable(setting.where):
                 log.warning(
                     "plain http: who is on the way can change definitions", url=shown_url(setting.where)
                 )

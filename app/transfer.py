@@ -1,4 +1,4 @@
-"""``data export`` and ``data import``: a database to a file, and a file to a database."""
+"""``data export`` and ``data import``."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,19 +28,20 @@ async def export_directory(
 ) -> TransferReport:
     """Write all data of a data directory to a file.
 
-    Starts the embedded servers over the directory, or joins those that run there.
+    Starts the embedded servers over the directory, or uses those that run there.
 
     Args:
-        settings: They name the database.
-        data_dir: Its servers are started with the installed database server, which must have written it.
-        file: Created, readable by its owner alone.
+        settings: The name of the database.
+        data_dir: Written by the installed database server, which is started over it.
+        file: Created, readable only by its owner.
         replace: Whether an existing file may be replaced.
-        progress: Called now and then.
+        progress: Called repeatedly.
+        say: Called with progress messages.
 
     Raises:
         DataTransferError: There is no data, or the file cannot be written.
         EmbeddedError: The servers cannot start.
-        StoreUnavailableError: The database went away.
+        StoreUnavailableError: The database became unavailable.
     """
     if not (data_dir / "mongodb").is_dir():
         raise DataTransferError(f"There is no data directory of embedded servers at {data_dir}")
@@ -62,19 +63,19 @@ async def import_file(
     """Load a file into the database of the settings, or into embedded servers over its data directory.
 
     Args:
-        settings: They name the database or the data directory.
+        settings: The database, or the data directory.
         file: Written by ``export_directory``.
-        replace_definitions: Whether definitions that are there may be removed.
-        create: Whether a data directory may be made.
-        progress: Called now and then.
-        say: Called with a line for the person who waits.
+        replace_definitions: Whether existing definitions may be removed.
+        create: Whether a data directory may be created.
+        progress: Called repeatedly.
+        say: Called with progress messages.
 
     Raises:
         DataTransferError: The file or the database cannot be used.
         EmbeddedError: The servers cannot start, or another process runs them.
-        StoreUnavailableError: The database is away.
+        StoreUnavailableError: The database is unavailable.
     """
-    verified = verify_file(file)  # before servers are started, and a data directory is made
+    verified = verify_file(file)  # before servers are started and a data directory is created
     servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
     async with _opened(settings, servers, create=create) as database:
         return await import_data(
@@ -92,7 +93,7 @@ async def _opened(
 ) -> AsyncIterator[Database]:
     """Connect to the database of the settings, or to that of ``servers``, which run until the end.
 
-    ``join``: for reading; servers that run already are used. ``create``: a database is made if there is none.
+    ``join``: for reading; running servers are used. ``create``: a database is created if there is none.
     """
     try:
         named = settings if servers is None else servers.start(settings, join=join, create=create)
@@ -109,4 +110,4 @@ async def _opened(
             await database.close()
     finally:
         if servers is not None:
-            servers.stop(write_out=not join)
+            servers.stop(flush=not join)

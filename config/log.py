@@ -1,4 +1,4 @@
-"""Structured logs: one line an event on standard error, never a stack trace or a driver's message."""
+"""Structured logs: one line an event on standard error, without stack traces and messages of the driver."""
 
 import logging
 import os
@@ -12,21 +12,21 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 QUIET = ("uvicorn", "uvicorn.error", "pymongo", "asyncio", "watchfiles")
-RUDE_CLIENTS = ("engineio", "socketio")
-"""They warn of every client that sends what it should not; what matters of it ``realtime`` logs."""
+NOISY_LOGGERS = ("engineio", "socketio")
+"""They warn about every malformed client; ``realtime`` logs what matters."""
 
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls (C0, DEL, C1), separators of lines, changes of the writing direction, halves of characters."""
+"""Controls (C0, DEL, C1), line separators, changes of the writing direction, surrogates."""
 
 
-_NAMES_OF_STATES = ("state", "record", "first", "document", "place")
-_STATE = re.compile(r"([^:]+):(.+?)((?::[0-9a-f]{8}-[0-9a-f-]{27}:\d+.*)?)", re.DOTALL)
-"""The flow, the user, and of a record the rest of its id."""
+_STATE_FIELDS = ("state", "record", "first", "document", "place")
+_STATE_KEY = re.compile(r"([^:]+):(.+?)((?::[0-9a-f]{8}-[0-9a-f-]{27}:\d+.*)?)", re.DOTALL)
+"""The flow, the user, and the rest of a record's id."""
 
 
 class LogIdentity:
-    """The identity in the lines of this process, and how they name users."""
+    """The identity of this process in log lines, and the names of users in them."""
 
     def __init__(self) -> None:
         self.worker: str | None = None
@@ -34,11 +34,11 @@ class LogIdentity:
         self._key = os.urandom(32)
 
     def set_key(self, secret: bytes) -> None:
-        """Have all workers that know a secret write the same name for a user."""
+        """Derive the key of hashed names from a shared secret, so that all workers write the same names."""
         self._key = blake2b(secret, digest_size=32, person=b"users in logs").digest()
 
     def name(self, user_id: str) -> str:
-        """Return what the log has in the place of a user's id."""
+        """Return the name of a user in the log."""
         if self.plain_users:
             return user_id
         return (
@@ -47,17 +47,19 @@ class LogIdentity:
 
 
 IDENTITY = LogIdentity()
-"""That of this process."""
+"""The identity of this process."""
 
 
-def escape_controls(text: str, keep: str = "") -> str:
-    """Escape what a terminal would take for a command or a line of its own, as JSON does; ``keep`` stays."""
-    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+def escape_controls(text: str, allowed: str = "") -> str:
+    """Escape characters that a terminal interprets, as JSON does, except those in ``allowed``."""
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in allowed else f"\\u{ord(found[0]):04x}", text)
 
 
 def configure_own_logs(level: str, style: str) -> None:
-    """Send the logs of this service to standard error, as ``console`` text or ``json``; those of other
-    libraries stay where the program sends them."""
+    """Send the logs of this service to standard error, as ``console`` text or ``json``.
+
+    The logs of other libraries are not changed.
+    """
     structlog.configure(
         processors=[*_shared(), *_rendering(style)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -67,7 +69,7 @@ def configure_own_logs(level: str, style: str) -> None:
 
 
 def configure_logging(level: str, style: str) -> None:
-    """As ``configure_own_logs``, and the logs of the libraries too."""
+    """Send the logs of this service and of its libraries to standard error."""
     configure_own_logs(level, style)
     number = logging.getLevelName(level.upper())
     handler = logging.StreamHandler(sys.stderr)
@@ -82,13 +84,15 @@ def configure_logging(level: str, style: str) -> None:
     root.setLevel(max(number, logging.INFO))
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in RUDE_CLIENTS:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """An unexpected error in two words: its type, and where in the code it arose. Its message may
-    quote data or secrets, so that it stays out."""
+    """Return the type of an unexpected error, and the places in the code where it was raised and passed.
+
+    Its message is left out, because it can quote data or secrets.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     at = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
     own = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
@@ -101,50 +105,50 @@ def _shared() -> list[Processor]:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _where_instead_of_trace,
-        _with_names_of_users,
-        _without_controls,
+        _replace_stack_trace,
+        _hash_users,
+        _escape_event,
     ]
 
 
-def _with_process(_: Any, __: str, event: EventDict) -> EventDict:
+def _add_process(_: Any, __: str, event: EventDict) -> EventDict:
     event.setdefault("pid", os.getpid())  # unless it is about another process
     if IDENTITY.worker is not None:
         event.setdefault("worker", IDENTITY.worker)
     return event
 
 
-def _with_names_of_users(_: Any, __: str, event: EventDict) -> EventDict:
+def _hash_users(_: Any, __: str, event: EventDict) -> EventDict:
     if isinstance(event.get("user"), str):
         event["user"] = IDENTITY.name(event["user"])
-    for name in _NAMES_OF_STATES:
+    for name in _STATE_FIELDS:
         value = event.get(name)
-        if isinstance(value, str) and (found := _STATE.fullmatch(value)):
+        if isinstance(value, str) and (found := _STATE_KEY.fullmatch(value)):
             event[name] = f"{found[1]}:{IDENTITY.name(found[2])}{found[3]}"
     return event
 
 
-def _without_controls(_: Any, __: str, event: EventDict) -> EventDict:
-    return {escape_controls(name): _escaped(value) for name, value in event.items()}
+def _escape_event(_: Any, __: str, event: EventDict) -> EventDict:
+    return {escape_controls(name): _escape_value(value) for name, value in event.items()}
 
 
-def _escaped(value: Any) -> Any:
+def _escape_value(value: Any) -> Any:
     if isinstance(value, str):
         return escape_controls(value)
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_escaped(member) for member in value]
+        return [_escape_value(member) for member in value]
     if isinstance(value, dict):
-        return {_escaped(name): _escaped(member) for name, member in value.items()}
+        return {_escape_value(name): _escape_value(member) for name, member in value.items()}
     return value
 
 
 def _rendering(style: str) -> list[Processor]:
     if style == "json":
-        return [_with_process, structlog.processors.JSONRenderer()]
+        return [_add_process, structlog.processors.JSONRenderer()]
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
 
 
-def _where_instead_of_trace(_: Any, __: str, event: EventDict) -> EventDict:
+def _replace_stack_trace(_: Any, __: str, event: EventDict) -> EventDict:
     info = event.pop("exc_info", None)
     event.pop("stack_info", None)
     record = event.get("_record")

@@ -1,4 +1,4 @@
-"""The settings: read from ``FLOW_*`` and ``.env`` in one place, checked before anything starts."""
+"""The settings: read from ``FLOW_*`` and ``.env``, and checked before anything starts."""
 
 import difflib
 import os
@@ -13,34 +13,35 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
-from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote, shown_url
+from config.masking import mask_source, mask_url
+from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote
 
 PREFIX = "FLOW_"
 SHIPPED_FLOWS = Path(__file__).parent / "flows"
 _EXAMPLES = "file:config/flows"
-"""A folder below the working directory, or else the flows that ship with the package."""
+"""A folder below the working directory; if there is none, the flows that ship with the package."""
 MIN_SECRET_BYTES = 32
 _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
-"""Read by the build backend and by the embedded servers."""
+"""Variables of the build backend and of the embedded servers."""
 _LATER = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; the message has a line for each fault."""
+    """Invalid settings; the message has one line for each fault."""
 
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
 
 def _default_definitions(known: dict[str, Any]) -> list[str]:
-    """Examples are for the embedded servers: they have no place in a database of production."""
+    """Return the default sources. Example flows are not for a production database."""
     return ["database", _EXAMPLES] if known.get("mongo_url") is None else ["database"]
 
 
 class Settings(BaseSettings):
-    """Every setting, by its name without the prefix."""
+    """All settings, by name without the prefix."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
@@ -92,13 +93,13 @@ class Settings(BaseSettings):
             return parse_duration(value.strip())
         if value is None or isinstance(value, timedelta):
             return value
-        raise ValueError(f"{value!r} is not a text: {DURATION_RULE}")
+        raise ValueError(f"{value!r} is not text: {DURATION_RULE}")
 
     @field_validator("state_ttl", "history_retention")
     @classmethod
     def _bounded(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta(0):
-            raise ValueError("must be longer than nothing")
+            raise ValueError("must be longer than zero")
         if value is not None and value > MAX_DURATION:
             raise ValueError(f"must be at most {iso_duration(MAX_DURATION)}, 100 years")
         return value
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_transports(cls, value: list[str]) -> list[str]:
         if not value or set(value) - {"websocket", "polling"}:
-            raise ValueError("takes websocket and polling")
+            raise ValueError("must be websocket, polling, or both")
         return value
 
     @field_validator("cors_origins")
@@ -123,9 +124,9 @@ class Settings(BaseSettings):
                 check_remote(source)
             elif source != "database" and (not source.startswith("file:") or source == "file:"):
                 given = "one with '@' or '://'" if "@" in source or "://" in source else repr(source)
-                raise ValueError(f"takes database, file:PATH and https://HOST/PATH, not {given}")
+                raise ValueError(f"must be database, file:PATH or https://HOST/PATH, not {given}")
         if len(set(value)) < len(value):
-            raise ValueError("has a source twice")
+            raise ValueError("contains a source twice")
         if info.data.get("mongo_url") is None and not Path(_EXAMPLES.removeprefix("file:")).exists():
             return [f"file:{SHIPPED_FLOWS}" if source == _EXAMPLES else source for source in value]
         return value
@@ -154,26 +155,26 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _one_way_to_check_tokens(self) -> Self:
-        ways = [self.jwt_secret, self.jwt_public_key, self.jwks_url]
-        if sum(way is not None for way in ways) > 1:
-            raise ValueError("set one of FLOW_JWT_SECRET, FLOW_JWT_PUBLIC_KEY and FLOW_JWKS_URL, not more")
+    def _single_token_key(self) -> Self:
+        keys = [self.jwt_secret, self.jwt_public_key, self.jwks_url]
+        if sum(key is not None for key in keys) > 1:
+            raise ValueError("set only one of FLOW_JWT_SECRET, FLOW_JWT_PUBLIC_KEY and FLOW_JWKS_URL")
         shared = {name for name in self.jwt_algorithms if name.startswith("HS")}
         if "none" in (name.lower() for name in self.jwt_algorithms):
             raise ValueError("FLOW_JWT_ALGORITHMS: 'none' is not allowed")
         if shared and (self.jwt_public_key or self.jwks_url):
-            raise ValueError("FLOW_JWT_ALGORITHMS: HS* goes with FLOW_JWT_SECRET only")
+            raise ValueError("FLOW_JWT_ALGORITHMS: HS* requires FLOW_JWT_SECRET")
         return self
 
     @model_validator(mode="after")
-    def _claims_apart(self) -> Self:
+    def _distinct_claims(self) -> Self:
         claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim]
         for claim in claims:
             for other in claims:
                 if claims.count(claim) > 1 or other.startswith(f"{claim}."):
                     raise ValueError(
-                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM and FLOW_JWT_SCOPE_CLAIM must name claims "
-                        f"of their own, none inside another: {', '.join(claims)}"
+                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM and FLOW_JWT_SCOPE_CLAIM must name "
+                        f"different claims, none inside another: {', '.join(claims)}"
                     )
         return self
 
@@ -185,7 +186,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _credentials_for_those_they_are_meant_for(self) -> Self:
+    def _credentials_only_for_one_host(self) -> Self:
         if self.definitions_auth is not None:
             try:
                 check_auth_use([source for source in self.definitions if is_remote(source)])
@@ -195,31 +196,31 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """True if this process is to start its own servers."""
+        """True if this process starts its own servers."""
         return self.mongo_url is None
 
     @property
     def max_message_bytes(self) -> int:
-        """The limit of a Socket.IO message: enough to answer a payload that is too large with its error."""
+        """Limit of a Socket.IO message, high enough to receive a payload above its limit and refuse it."""
         return max(1_048_576, 2 * self.max_payload_bytes)
 
     @property
     def algorithms(self) -> list[str]:
-        """The signature algorithms that tokens may have."""
+        """The accepted signature algorithms of tokens."""
         if self.jwt_algorithms:
             return self.jwt_algorithms
         return ["HS256"] if self.jwt_secret else _ASYMMETRIC
 
     def require_token_check(self) -> None:
-        """Raise SettingsError unless tokens can be checked: there is no built-in secret."""
+        """Raise SettingsError unless tokens can be verified: there is no built-in secret."""
         if not (self.jwt_secret or self.jwt_public_key or self.jwks_url):
             raise SettingsError(
-                "FLOW_JWT_SECRET: is missing (or FLOW_JWT_PUBLIC_KEY, or FLOW_JWKS_URL); make one with: "
+                "FLOW_JWT_SECRET: is missing (or FLOW_JWT_PUBLIC_KEY, or FLOW_JWKS_URL); create one with: "
                 "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
 
     def definition_sources(self) -> list[SourceSetting]:
-        """The sources beside the database, the first that counts first."""
+        """Return the sources beside the database, in order of precedence."""
         found = []
         overrides = True
         for source in self.definitions:
@@ -233,7 +234,7 @@ class Settings(BaseSettings):
         return found
 
     def masked(self) -> dict[str, str]:
-        """The effective settings by their full names, secrets hidden, for showing to a person."""
+        """Return the effective settings by their full names, with secrets masked."""
         shown = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -242,7 +243,7 @@ class Settings(BaseSettings):
             elif isinstance(value, timedelta):
                 value = iso_duration(value)
             elif isinstance(value, list):
-                value = ",".join(_shown(part) for part in value)
+                value = ",".join(mask_source(part) for part in value)
             elif isinstance(value, str) and "://" in value:
                 value = mask_url(value)
             shown[f"{PREFIX}{name.upper()}"] = "" if value is None else str(value)
@@ -250,7 +251,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings of the environment and ``.env``. Raises SettingsError with every fault."""
+    """Read the settings from the environment and ``.env``. Raises SettingsError with every fault."""
     faults = _unknown_names()
     try:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
@@ -261,92 +262,6 @@ def load_settings(**overrides: Any) -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
-
-
-_HARMLESS_OPTIONS = frozenset(
-    [
-        "appname",
-        "authsource",
-        "authmechanism",
-        "connecttimeoutms",
-        "directconnection",
-        "heartbeatfrequencyms",
-        "journal",
-        "loadbalanced",
-        "maxidletimems",
-        "maxpoolsize",
-        "maxstalenessseconds",
-        "minpoolsize",
-        "readconcernlevel",
-        "readpreference",
-        "replicaset",
-        "retryreads",
-        "retrywrites",
-        "serverselectiontimeoutms",
-        "sockettimeoutms",
-        "ssl",
-        "srvmaxhosts",
-        "tls",
-        "tlsallowinvalidcertificates",
-        "tlscafile",
-        "tlscertificatekeyfile",
-        "w",
-        "wtimeoutms",
-        "zlibcompressionlevel",
-        "compressors",
-        "db",
-        "health_check_interval",
-        "max_connections",
-        "protocol",
-        "socket_connect_timeout",
-        "socket_timeout",
-        "socket_keepalive",
-        "ssl_ca_certs",
-        "ssl_cert_reqs",
-        "ssl_certfile",
-        "ssl_check_hostname",
-        "ssl_keyfile",
-    ]
-)
-"""Options of MongoDB's and Redis's URLs whose values are shown. Others may be secret, or become so."""
-
-
-_HOSTS = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]{0,5})?(?:,|$))+")
-"""Names or addresses with their ports, separated by commas."""
-
-
-def mask_url(url: str) -> str:
-    """A URL with everything masked that is not known to be harmless: the password, and also the user of a web
-    address or where there is no password, values of options, and the fragment."""
-    scheme, separator, rest = url.partition("://")
-    credentials, at, place = rest.rpartition("@")  # the last one: an unescaped password may have more
-    if not separator or "?" in credentials:  # a "?" or an "@" is not escaped: who knows in what
-        return f"{scheme}{separator}***" if separator else "***"
-    place, fragment, _ = place.partition("#")
-    place, question, query = place.partition("?")
-    hosts, slash, path = place.partition("/")
-    if not _HOSTS.fullmatch(hosts):  # what stands in the place of a port may be a password
-        place = f"***{slash}{path}"
-    shown = place
-    if at:
-        user, colon, _ = credentials.partition(":")
-        named = colon and not scheme.startswith("http")
-        shown = f"{user}:***@{place}" if named else f"***@{place}"
-    if question:
-        shown += "?" + "&".join(_shown_option(option) for option in query.split("&"))
-    return f"{scheme}{separator}{shown}{'#***' if fragment else ''}"
-
-
-def _shown_option(option: str) -> str:
-    name, equals, _ = option.partition("=")
-    if equals and name.lower() in _HARMLESS_OPTIONS:
-        return option
-    return f"{name}=***" if equals else "***"
-
-
-def _shown(part: str) -> str:
-    """One of several values, without the query of a URL, which may have a key in it."""
-    return f"{shown_url(part)}?***" if is_remote(part) and "?" in part else part
 
 
 def _unknown_names() -> list[str]:

@@ -23,7 +23,7 @@ def say(text: str, *, err: bool = False) -> None:
     """Print a text that may repeat what users wrote, which a terminal must not take for its commands."""
     from config.log import escape_controls  # noqa: PLC0415 - --help does without it
 
-    click.echo(escape_controls(text, keep="\n\t"), err=err)
+    click.echo(escape_controls(text, allowed="\n\t"), err=err)
 
 
 class CommandModules(NamedTuple):

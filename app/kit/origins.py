@@ -17,7 +17,7 @@ def normalize_origin(text: str) -> str:
         ValueError: The text is no origin; the message repeats it unless it may contain a password.
     """
     given = "one with '@'" if "@" in text else repr(text)  # it may have a password
-    example = f"takes origins such as https://app.example.org, not {given}"
+    example = f"must be origins such as https://app.example.org, not {given}"
     if "*" in text:
         raise ValueError(f"{example}: a pattern matches no origin; list each origin, or * alone for all")
     try:

@@ -1,4 +1,4 @@
-"""The data directory of the embedded servers: who holds it, its secrets, and where its servers listen."""
+"""The data directory of the embedded servers: its lock, its secrets, and the addresses of its servers."""
 
 import contextlib
 import fcntl
@@ -14,13 +14,13 @@ import msgspec
 from app.process.database_server import DatabaseServer, EmbeddedError, WrittenBy, has_database, unmarked
 
 RELEASE_SECONDS = 15.0
-"""How long the servers of a parent that was killed may take to end."""
+"""Time for the servers of a killed parent to end."""
 
-OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+ACCESS_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OWN_FILES = frozenset({"secrets.json", "database.json", "mongodb", "lock"})
 """A directory with one of these is a data directory, and its mode may be changed."""
 
-MIN_JWT = 32
+MIN_JWT_CHARACTERS = 32
 LOST_SECRETS = (
     "It has the passwords that the database was made with, and the secret that signs tokens; without it the "
     "data cannot be opened. Restore the file from a copy of the directory, or import a backup into a new "
@@ -31,7 +31,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Secrets(msgspec.Struct):
-    """Passwords of the servers and the secret of tokens. ``provisioned``: the database has its user."""
+    """Passwords of the servers, and the secret of tokens. ``provisioned``: the database user exists."""
 
     jwt: str
     mongo: str
@@ -40,14 +40,14 @@ class Secrets(msgspec.Struct):
 
 
 class Running(msgspec.Struct):
-    """Where the servers are while they run, for other commands on the same directory."""
+    """Addresses of running servers, for other commands on the same directory."""
 
     mongo_url: str
     redis_url: str
 
 
 class DataDirectory:
-    """A folder that at most one process holds at a time."""
+    """A folder that is locked by at most one process at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -57,15 +57,15 @@ class DataDirectory:
 
     @property
     def inherited_locks(self) -> list[int]:
-        """File descriptors that the servers inherit, so that the directory is held until they end."""
+        """File descriptors that the servers inherit, so that the directory is locked until they end."""
         return [self._servers_lock.fileno()] if self._servers_lock is not None else []
 
     def acquire(self) -> bool:
-        """Hold the directory, made if necessary. False if another process holds it.
+        """Create the directory if necessary and lock it. Returns False if another process has locked it.
 
         Raises:
-            EmbeddedError: It cannot be written, servers of a parent that was killed still run, or other users
-                may read it and it holds other files.
+            EmbeddedError: The directory cannot be written, servers of a killed parent still run, or other
+                users can read it and it contains other files.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,9 +93,9 @@ class DataDirectory:
         return True
 
     def _require_private(self) -> None:
-        """Keep other users out: the files of the database have everybody's payloads."""
+        """Remove the access of other users, because the database contains the payloads of all users."""
         mode = stat.S_IMODE(self.path.stat().st_mode)
-        if not mode & OF_OTHERS:
+        if not mode & ACCESS_BY_OTHERS:
             return
         names = {file.name for file in self.path.iterdir()}
         if names and names.isdisjoint(OWN_FILES):
@@ -104,20 +104,20 @@ class DataDirectory:
                 f"it (mode {mode:04o}): choose an empty directory with --data-dir, or run "
                 f"chmod 700 {self.path}"
             )
-        self.path.chmod(mode & ~OF_OTHERS)
+        self.path.chmod(mode & ~ACCESS_BY_OTHERS)
 
     def release(self) -> None:
-        """Stop holding the directory."""
+        """Unlock the directory."""
         for lock in (self._servers_lock, self._lock):
             if lock is not None:
                 lock.close()
         self._servers_lock = self._lock = None
 
     def secrets(self) -> Secrets | None:
-        """The secrets; None in a new directory.
+        """Return the secrets; None in a new directory.
 
         Raises:
-            EmbeddedError: They are lost, damaged or empty.
+            EmbeddedError: The secrets are missing, damaged or empty.
         """
         found = self._read("secrets.json", Secrets)
         if found is None and has_database(self.database):
@@ -126,7 +126,7 @@ class DataDirectory:
             )
         if found is None:
             return None
-        if min(map(len, (found.mongo, found.redis))) == 0 or len(found.jwt) < MIN_JWT:
+        if min(map(len, (found.mongo, found.redis))) == 0 or len(found.jwt) < MIN_JWT_CHARACTERS:
             raise EmbeddedError(f"{self._file('secrets.json')} has an empty or short secret. {LOST_SECRETS}")
         if not all(map(str.isprintable, (found.mongo, found.redis, found.jwt))):
             raise EmbeddedError(
@@ -135,23 +135,23 @@ class DataDirectory:
         return found
 
     def create_secrets(self) -> Secrets:
-        """Make and store new secrets."""
-        made = Secrets(secrets.token_urlsafe(48), secrets.token_urlsafe(48), secrets.token_urlsafe(48))
-        self.store_secrets(made)
-        return made
+        """Create and store new secrets."""
+        created = Secrets(secrets.token_urlsafe(48), secrets.token_urlsafe(48), secrets.token_urlsafe(48))
+        self.store_secrets(created)
+        return created
 
     def store_secrets(self, changed: Secrets) -> None:
         """Replace the secrets."""
         self._write("secrets.json", changed)
 
     def running(self) -> Running | None:
-        """Where the servers of the process that holds the directory listen."""
+        """Return the addresses of the servers of the process that has locked the directory."""
         return self._read("running.json", Running)
 
     def store_running(self, running: Running | None) -> None:
-        """Publish where the servers listen; None when they end."""
+        """Publish the addresses of the servers; None when they end."""
         if running is None:
-            with contextlib.suppress(OSError):  # the next start says what is wrong with it
+            with contextlib.suppress(OSError):  # the next start reports the reason
                 self._file("running.json").unlink(missing_ok=True)
         else:
             self._write("running.json", running)
@@ -179,7 +179,7 @@ class DataDirectory:
             ) from None
 
     def _write(self, name: str, stored: msgspec.Struct) -> None:
-        """Replace a file durably: whatever dies, the old or the new content is there."""
+        """Replace a file atomically and durably."""
         file = self._file(name)
         draft = file.with_suffix(".new")
         try:
@@ -194,7 +194,7 @@ class DataDirectory:
 
 
 def read_jwt_secret(data_dir: Path) -> str:
-    """The secret that tokens of an embedded server are signed with. Raises EmbeddedError."""
+    """Return the secret that signs the tokens of an embedded server. Raises EmbeddedError."""
     found = DataDirectory(data_dir).secrets()
     if found is None:
         raise EmbeddedError(

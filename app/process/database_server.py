@@ -1,4 +1,4 @@
-"""The embedded database server: which one is installed, how it is started, and whose data it may open."""
+"""The embedded database server: its command, its settings, and the data that it can open."""
 
 import os
 import shutil
@@ -28,16 +28,18 @@ _WIREDTIGER_CONFIG = (
     "eviction_dirty_target=60,eviction_dirty_trigger=80,"
     "eviction_updates_target=40,eviction_updates_trigger=60\n"
 )
-"""The Rust server makes no checkpoint while it runs, so that its log grows, and a start after ``kill -9``
-replays all of it. WiredTiger reads this from a file in its folder: every minute, or 64 MB of log. Between
-checkpoints it keeps changed pages, up to these percentages of its cache: by default it writes them from 5 %
-on, and the same pages again and again."""
+"""Settings that WiredTiger reads from a file in its folder: a checkpoint every minute, or after 64 MB of log.
+
+The Rust server makes no checkpoint while it runs, so that its log grows, and a start after ``kill -9``
+replays all of it. Between checkpoints WiredTiger caches changed pages up to these percentages of its cache;
+by default it writes them from 5 % on, the same pages again and again.
+"""
 
 _COMMANDS = ("secantusd-mdb", "secantusd-rs", "secantusd-py")
 """In order of preference: the successor of the Rust server, the Rust server, the Python server."""
 
 _UNMARKED = ("secantusd-py", "0.7.0b3")
-"""Server-flow 0.4 and older ran this server, and did not write down that it did."""
+"""The server of server-flow 0.4 and older, which left no mark in the directory."""
 
 
 class EmbeddedError(StartError):
@@ -61,7 +63,7 @@ class WrittenBy(Struct, frozen=True):
 
 
 class DatabaseServer(Struct, frozen=True):
-    """An installed server. ``chosen``: named by ``FLOW_EMBEDDED_DATABASE``."""
+    """An installed server. ``chosen``: by ``FLOW_EMBEDDED_DATABASE``."""
 
     path: Path
     version: str
@@ -73,7 +75,7 @@ class DatabaseServer(Struct, frozen=True):
         return self.path.name
 
     def command(self, port: int, storage: Path, *, auth: bool) -> list[str]:
-        """The command line that serves ``storage`` on a port of the loopback interface.
+        """Return the command line that serves ``storage`` on a port of the loopback interface.
 
         ``--sync-on-commit`` is required: without it, ``kill -9`` loses acknowledged writes.
         """
@@ -97,14 +99,14 @@ class DatabaseServer(Struct, frozen=True):
             raise EmbeddedError(f"{storage} cannot be written: {refusal.strerror}") from None
 
     def claim(self, written_by: WrittenBy | None, data_dir: Path) -> WrittenBy:
-        """Check that this server may open a directory. Returns the mark to keep there.
+        """Check that this server may open a directory, and return the mark to store there.
 
         Args:
             written_by: The server that wrote the directory; None if it holds no database yet.
-            data_dir: For the message.
+            data_dir: The directory, for the message.
 
         Raises:
-            EmbeddedError: Another server wrote it; the message names the commands that carry it over.
+            EmbeddedError: Another server wrote it; the message names the commands that move the data.
         """
         if written_by is None:
             return WrittenBy(self.name, self.version)
@@ -113,7 +115,7 @@ class DatabaseServer(Struct, frozen=True):
             return written_by
         raise EmbeddedError(
             f"The data directory {data_dir} was written by {written_by}, and {self.name} of {PACKAGE} "
-            f"{self.version} must not open it. Carry the data over: python3 -m venv old && "
+            f"{self.version} must not open it. Move the data: python3 -m venv old && "
             f"old/bin/pip install '{PACKAGE}=={written_by.version}' && "
             f"{SERVER_VARIABLE}=old/bin/{written_by.server} server-flow data export {data_dir} backup.flow, "
             "then server-flow data import backup.flow --data-dir NEW"
@@ -121,7 +123,7 @@ class DatabaseServer(Struct, frozen=True):
 
 
 def find_server() -> DatabaseServer:
-    """The server of ``FLOW_EMBEDDED_DATABASE``, or the fastest one installed. Raises EmbeddedError."""
+    """Return the server of ``FLOW_EMBEDDED_DATABASE``, or the fastest one installed. Raises EmbeddedError."""
     chosen = os.environ.get(SERVER_VARIABLE)
     if chosen:
         path = Path(chosen).absolute()
@@ -138,12 +140,12 @@ def find_server() -> DatabaseServer:
 
 
 def unmarked(storage: Path) -> WrittenBy | None:
-    """The server that wrote a database directory without a mark; None if there is no database."""
+    """Return the server that wrote a directory without a mark; None if there is no database."""
     return WrittenBy(*_UNMARKED) if has_database(storage) else None
 
 
 def has_database(storage: Path) -> bool:
-    """Return whether a folder holds files of a database."""
+    """Return whether a folder contains files of a database."""
     return any(storage.glob("*.wt"))
 
 

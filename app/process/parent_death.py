@@ -1,4 +1,4 @@
-"""Ties a process to its parent's life, so that nothing is left behind when that is killed."""
+"""Ends a process when its parent ends, so that no process remains when the parent is killed."""
 
 import atexit
 import ctypes
@@ -12,20 +12,23 @@ import time
 
 GRACE_SECONDS = 3.0
 TIMER_SLACK_SECONDS = 0.02
-"""How much later than asked for the kernel may wake an embedded server that sleeps. The database looks for
-new connections 200 times a second, and pauses in between: it wakes for 40 of them so, which saves a third of
-what it uses while nothing happens. What it waits for without a time (requests, disks) comes as before."""
+"""Delay that the kernel may add to timers of an embedded server. The database polls for new connections 200
+times a second; with this delay it wakes 40 times, which saves a third of its CPU time while idle. Events that
+are no timers (requests, disks) are not delayed."""
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 
 
 def end_with_parent() -> None:
-    """In a worker started by multiprocessing: end when the parent says so, and soon after it does, however
-    it ends; at once when the process that workers are forked from is killed. A Ctrl-C, which the terminal
-    sends to every process, is for the parent alone."""
+    """End this worker when its parent ends, for workers started by multiprocessing.
+
+    The worker ends when the parent says so, soon after the parent ended for any reason, and at once if the
+    process that workers are forked from is killed. Ctrl-C, which the terminal sends to every process, is
+    ignored: the parent handles it.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    _end_with_process_above()
+    _end_with_forking_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # uvicorn has set it back by then
 
@@ -35,19 +38,19 @@ def end_with_parent() -> None:
         time.sleep(GRACE_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    threading.Thread(target=watch, name="parent death", daemon=True).start()
 
 
-def run_tied(command: list[str], parent_pid: int) -> None:
-    """Become ``command``, and have it ended when the parent ends. Does not return.
+def exec_tied_to_parent(command: list[str], parent_pid: int) -> None:
+    """Replace this process by ``command``, which is killed when the parent ends. Does not return.
 
-    Linux does it itself (PR_SET_PDEATHSIG survives exec); elsewhere this process stays and watches.
-    It is SIGKILL: the parent was killed too, what it acknowledged is on disk already, and a server
-    that is asked to end may not.
+    On Linux the kernel does it (PR_SET_PDEATHSIG survives exec); elsewhere this process remains and polls.
+    The signal is SIGKILL: the parent was killed too, acknowledged writes are on disk already, and a server
+    may ignore SIGTERM.
     """
-    if _end_with_process_above():
+    if _end_with_forking_process():
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(int(TIMER_SLACK_SECONDS * 1e9)))
-        if os.getppid() != parent_pid:  # the parent was gone before the tie was made
+        if os.getppid() != parent_pid:  # the parent had ended before
             sys.exit(1)
         os.execv(command[0], command)  # noqa: S606
     child = os.spawnv(os.P_NOWAIT, command[0], command)  # noqa: S606
@@ -59,8 +62,8 @@ def run_tied(command: list[str], parent_pid: int) -> None:
     sys.exit(0)
 
 
-def _end_with_process_above() -> bool:
-    """Have the kernel end this process with the one that forked it; False where no kernel does."""
+def _end_with_forking_process() -> bool:
+    """Make the kernel end this process with the one that forked it. Returns False where it cannot."""
     if platform.system() != "Linux":
         return False
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -68,4 +71,4 @@ def _end_with_process_above() -> bool:
 
 
 if __name__ == "__main__":
-    run_tied(sys.argv[2:], int(sys.argv[1]))
+    exec_tied_to_parent(sys.argv[2:], int(sys.argv[1]))

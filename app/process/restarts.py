@@ -1,17 +1,17 @@
-"""When a process that ended by itself is started again."""
+"""Back-off between restarts of a process that ended by itself."""
 
 from collections.abc import Sequence
 
 STABLE_SECONDS = 10.0
-"""A process that lived for so long counts as sound: its next death is the first of a row."""
+"""After this lifetime a process counts as healthy: its next death is the first in a row."""
 
 MAX_DEATHS = 5
 DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Before each start again, by the number of deaths in a row; the last one is repeated."""
+"""Delay before a restart, by the number of deaths in a row; the last one is repeated."""
 
 
 class Deaths:
-    """The deaths of one process in a row."""
+    """Counts the deaths of one process in a row."""
 
     def __init__(self, limit: int = MAX_DEATHS, delays: Sequence[float] = DELAYS_SECONDS) -> None:
         self._limit = limit
@@ -24,10 +24,10 @@ class Deaths:
 
     @property
     def too_many(self) -> bool:
-        """True if starting the process again does not help."""
+        """True if another restart would not help."""
         return self.in_a_row >= self._limit
 
     @property
     def delay_seconds(self) -> float:
-        """How long to wait before the process is started again."""
+        """Delay before the next restart."""
         return self._delays[min(max(self.in_a_row, 1), len(self._delays)) - 1]

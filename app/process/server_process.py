@@ -1,4 +1,4 @@
-"""One embedded server: a child process that listens on a port of its own."""
+"""One embedded server: a child process with its own port."""
 
 import contextlib
 import errno
@@ -17,30 +17,30 @@ from app.process.database_server import EmbeddedError, has_database
 
 START_SECONDS = 30.0
 RECOVERY_SECONDS = 1800.0
-"""How long the database server may take to start: it replays its log if it was killed, 4 minutes for 3 GB."""
+"""Time for the database server to start: if it was killed, it replays its log, 4 minutes for 3 GB."""
 RECOVERY_NOTICE_SECONDS = 5.0
 STOP_SECONDS = 15.0
 MIN_FREE_BYTES = 1_048_576
-"""A disk with less is full: the log of the database itself could not grow."""
+"""A disk with less free space counts as full: the log of the database could not grow."""
 PROBE_BYTES = 65_536
 
-TIED = [sys.executable, "-P", "-m", "app.process.parent_death"]
-"""Runs a command that ends with its parent; ``-P``: nothing of the working directory is imported."""
+TIED_TO_PARENT = [sys.executable, "-P", "-m", "app.process.parent_death"]
+"""Prefix of a command that ends with its parent. ``-P``: nothing is imported from the working directory."""
 
 PANIC = "wt_panic"
-"""In the log of a database that cannot write any more: it goes on running, and refuses every command."""
+"""Text in the log of a database that cannot write any more; it runs on and refuses every command."""
 
 _MAX_LOG_BYTES = 65_536
-"""As much of a log is searched for the reason of a failure, from its beginning: the cause comes first."""
+"""Part of a log that is searched for the reason of a failure, from its beginning: the cause comes first."""
 
-_MAX_QUOTED = 200
-"""Characters of a last line of a log. Lines with ``>>>`` may have a password: valkey quotes its settings."""
+_MAX_QUOTED_CHARACTERS = 200
+"""Limit for a quoted log line. Lines with ``>>>`` may have a password: valkey quotes its settings."""
 
 _DISK_FULL = ("no space left", "disk quota exceeded", "file too large")
 
 
 class ServerProcess:
-    """A server over a data directory. Started again, it listens on the same port.
+    """A server over a data directory. After a restart it listens on the same port.
 
     The thread that starts it must live as long as the server: Linux ends a tied process with that thread.
     """
@@ -52,7 +52,7 @@ class ServerProcess:
         command: Callable[[int], list[str]],
         say: Callable[[str], None],
     ) -> None:
-        """``command`` makes the command line for a port; ``say`` is called with a line for who waits."""
+        """Prepare to start; ``command`` makes the command line for a port, ``say`` gets progress messages."""
         self.name = name
         self.log = directory.path / f"{name}.log"
         self.port = 0
@@ -66,7 +66,7 @@ class ServerProcess:
         self._stopping = threading.Event()
 
     def start(self) -> int:
-        """Start the server; its port, once it accepts connections. Raises EmbeddedError."""
+        """Start the server, and return its port once it accepts connections. Raises EmbeddedError."""
         self.port = self.port or free_port()
         began = time.monotonic()
         child = self._spawn()
@@ -81,7 +81,7 @@ class ServerProcess:
             if self.name == "mongodb" and not notified and waited > RECOVERY_NOTICE_SECONDS:
                 notified = True
                 self._say(
-                    "The embedded database server recovers from an unclean end; this may take minutes …"
+                    "The embedded database server recovers from an unclean shutdown; this may take minutes …"
                 )
             time.sleep(0.02)
         raise EmbeddedError(f"The embedded {self.name} server does not answer; see {self.log}")
@@ -92,16 +92,16 @@ class ServerProcess:
                 raise EmbeddedError(f"The embedded {self.name} server is stopped")
             self._killed_as, self.serving_since = "", None
             try:
-                if self._child is not None:  # the log of the one that ended stays for the operator
+                if self._child is not None:  # the log of the previous process stays for the operator
                     self.log.replace(self.log.with_name(f"{self.log.name}.1"))
                 with self.log.open("wb") as log:
                     self._child = subprocess.Popen(  # noqa: S603
-                        [*TIED, str(os.getpid()), *self._command(self.port)],
+                        [*TIED_TO_PARENT, str(os.getpid()), *self._command(self.port)],
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         pass_fds=self._directory.inherited_locks,
-                        # Ctrl-C at the terminal is for the parent, which ends them last.
+                        # The parent handles Ctrl-C at the terminal, and ends the servers last.
                         start_new_session=True,
                     )
             except OSError as refusal:
@@ -118,13 +118,13 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id of the server, once it was started."""
+        """The process id of the server."""
         if self._child is None:
             raise ValueError("the server was not started")
         return self._child.pid
 
     def is_stopping(self) -> bool:
-        """Return whether the server is to end."""
+        """Return whether the server is stopping for good."""
         return self._stopping.is_set()
 
     def wait(self) -> None:
@@ -133,25 +133,25 @@ class ServerProcess:
             self._child.wait()
 
     def pause(self, seconds: float) -> bool:
-        """Wait for ``seconds``; True at once when the server is to end."""
+        """Wait for ``seconds``; returns True at once when the server is stopping."""
         return self._stopping.wait(seconds)
 
     def kill(self, why: str = "") -> None:
-        """End the server as it is, which its watch sees as a death; ``why`` is then its reason."""
+        """Kill the server, which its watch treats as a death with the reason ``why``."""
         with self._lock:
             if self._child is not None and self._child.poll() is None:
                 self._killed_as = why
                 self._child.kill()
 
     def terminate(self) -> None:
-        """Ask the server to end, for good."""
+        """Request the server to stop for good."""
         with self._lock:
             self._stopping.set()
             if self._child is not None and self._child.poll() is None:
                 self._child.terminate()
 
     def join(self, seconds: float) -> None:
-        """Wait until the server has ended, and kill it after ``seconds``."""
+        """Wait until the server has ended; kill it after ``seconds``."""
         if self._child is None:
             return
         try:
@@ -161,7 +161,7 @@ class ServerProcess:
             self._child.wait()
 
     def reason(self) -> str:
-        """Why the server ended or fails, as the end of a sentence."""
+        """Return why the server ended or fails, as the end of a sentence."""
         written = self.read_log()
         if self.is_disk_full():
             return f": the disk of {self._directory.path} is full; make room"
@@ -178,19 +178,19 @@ class ServerProcess:
                 "into a new directory if so (server-flow data import)"
             )
         last = [line.strip() for line in written.splitlines() if line.strip() and ">>>" not in line][-1:]
-        said = f": {last[0][:_MAX_QUOTED]}" if last else ""
-        return f"{said}; see {self.log}"
+        quoted = f": {last[0][:_MAX_QUOTED_CHARACTERS]}" if last else ""
+        return f"{quoted}; see {self.log}"
 
     def is_disk_full(self) -> bool:
         """Return whether the server needs the disk, and it is full."""
         return any(sign in self.read_log() for sign in _DISK_FULL) or not self.has_space()
 
     def has_space(self) -> bool:
-        """Return whether the server can write as little as it needs, if it needs the disk at all."""
+        """Return whether the disk has the minimum of free space, if the server needs the disk."""
         return self.name != "mongodb" or has_space(self._directory.path)
 
     def read_log(self) -> str:
-        """The log of the server, in lower case; "" if it cannot be read."""
+        """Return the log of the server in lower case; "" if it cannot be read."""
         try:
             with self.log.open("rb") as log:
                 return log.read(_MAX_LOG_BYTES).decode(errors="replace").lower()
@@ -199,7 +199,7 @@ class ServerProcess:
 
 
 def has_space(folder: Path) -> bool:
-    """Return whether a folder takes a small file; True also when it fails for another reason than space."""
+    """Return whether a small file can be written; True also if it fails for a reason other than space."""
     probe = folder / "space.probe"
     try:
         free = os.statvfs(folder)
@@ -218,7 +218,7 @@ def has_space(folder: Path) -> bool:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Watches an embedded server, and starts it again when it ended by itself or does not write."""
+"""Watches an embedded server, and restarts it if it ended by itself or does not write."""
 
 import threading
 import time
@@ -17,15 +17,15 @@ CHECK_SECONDS = 1.0
 WRITE_EVERY_CHECKS = 2
 WRITE_TIMEOUT_MS = 5000
 FULL_ANSWER = "the disk of the database is full"
-"""The probe's message for a database that refuses to write, and is otherwise sound."""
+"""The probe's message for a database that only refuses to write."""
 MAX_FAILED_WRITES = 3
-"""As many in a row, and the database is started again."""
+"""Number of failed writes in a row after which the database is restarted."""
 
 
 class ServerWatch:
-    """Starts one server again, with back-off, until it dies again and again.
+    """Restarts one server, with back-off, until it dies repeatedly.
 
-    A full disk never ends it: the server is started again when there is space.
+    On a full disk it is not given up: the server is restarted when there is space.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class ServerWatch:
         write_to: str | None = None,
         delays: Sequence[float] = DELAYS_SECONDS,
     ) -> None:
-        """Watch from ``start`` on.
+        """Prepare to watch.
 
         Args:
-            server: It runs already.
-            on_failure: Called with a line about a server that was given up.
-            write_to: The URL of a database, which must answer writes.
-            delays: Seconds before each start again; the last one is repeated.
+            server: A running server.
+            on_failure: Called with the reason when the server is given up.
+            write_to: The URL of a database to which probes are written.
+            delays: Seconds before each restart; the last one is repeated.
         """
         self._server = server
         self._on_failure = on_failure
@@ -51,7 +51,7 @@ class ServerWatch:
         self._logged = ""
 
     def start(self) -> None:
-        """Watch from now on, in threads of its own."""
+        """Start watching, in separate threads."""
         threading.Thread(target=self._run, name=f"{self._server.name} watch", daemon=True).start()
         if self._write_to is not None:
             check = threading.Thread(
@@ -71,7 +71,7 @@ class ServerWatch:
                 return
 
     def _restart(self, why: str, lived_seconds: float) -> bool:
-        """Start the server again, as often as it takes; False when it is given up or is to end."""
+        """Restart the server until it runs; returns False when it is given up or stopping."""
         while True:
             full = self._server.is_disk_full()
             self._show(FULL if full else RESTARTING)
@@ -96,7 +96,7 @@ class ServerWatch:
                 return True
 
     def _report(self, why: str, deaths: Deaths) -> None:
-        if why == self._logged:  # the same again: the disk is still full
+        if why == self._logged:  # logged before: the disk is still full
             return
         self._logged = why
         log.error(
@@ -108,7 +108,7 @@ class ServerWatch:
         )
 
     def _has_space_after(self, seconds: float) -> bool:
-        """Wait for ``seconds``, then until there is space; False when the server is to end."""
+        """Wait for ``seconds``, then until there is space; returns False when the server is stopping."""
         while not self._server.pause(seconds):
             if self._server.has_space():
                 return True
@@ -133,20 +133,20 @@ class ServerWatch:
                 self._server.kill()
             elif checks % WRITE_EVERY_CHECKS == 0:
                 failure = probe.failure()
-                if since == self._server.serving_since and self._server.running:  # it is still the same one
+                if since == self._server.serving_since and self._server.running:  # still the same process
                     failed = failed + 1 if failure is not None else 0
                     self._judge(failure, failed)
         probe.close()
 
     def _judge(self, failure: str | None, failed: int) -> None:
-        """Act on a write, of which ``failed`` failed in a row. On a full disk a server may go on reading."""
+        """React to a write, after ``failed`` failures in a row. On a full disk a server may go on reading."""
         if failure is None:
             self._show(None)
             return
         full = not self._server.has_space()
         if failed == 1:
             why = self._server.reason() if full else f": {failure}"
-            log.error("embedded database does not write", reason=f"The embedded database fails{why}")
+            log.error("embedded database cannot write", reason=f"The embedded database fails{why}")
         self._show(FULL if full else NOT_WRITING)
         if failed >= MAX_FAILED_WRITES and not (full and failure == FULL_ANSWER):
             self._server.kill(f"it was killed by its watch: {failure}")

@@ -1,6 +1,6 @@
-"""Watches the workers: replaces those that died or hang, says why, and gives up when that does not help.
+"""Watches the workers: replaces those that died or hang, logs why, and gives up when that does not help.
 
-Structured logs are imported late: workers load this module too, before they prepare their imports.
+Structured logs are imported late, because workers load this module before they prepare their imports.
 """
 
 import multiprocessing
@@ -27,19 +27,19 @@ CONTEXT = (
     if sys.platform == "linux"
     else multiprocessing.get_context("spawn")  # libraries of other systems do not survive a fork
 )
-"""How workers are started: forked from a process that has imported the application."""
+"""Workers are forked from a process that has imported the application."""
 CHECK_SECONDS = 0.5
-"""The supervisor of uvicorn looks at its workers so often."""
+"""Interval at which uvicorn's supervisor checks its workers."""
 ANSWER_SECONDS = 5.0
-"""A worker that has not answered for so long hangs if it used no CPU meanwhile; otherwise it is busy."""
+"""A worker that has not answered for this time hangs if it used no CPU meanwhile; otherwise it is busy."""
 BUSY_SECONDS = 60.0
 """A worker that is busy for longer is replaced too."""
 MAX_DEATHS = 8
-"""As many in a row of every worker end the service."""
+"""Deaths in a row, of every worker, after which the service ends."""
 
 
 class Condition(Enum):
-    """The finding of a check of a worker."""
+    """The result of a check of a worker."""
 
     ANSWERS = "answers"
     SILENT = "silent"
@@ -49,8 +49,10 @@ class Condition(Enum):
 
 
 class Worker(multiprocess.Process):
-    """A worker process as its supervisor sees it. Time counts in checks, so that a supervisor that was
-    stopped or slept itself accuses nobody."""
+    """A worker process, as its supervisor sees it.
+
+    Time is counted in checks, so that a supervisor that was suspended itself does not blame its workers.
+    """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
@@ -59,25 +61,25 @@ class Worker(multiprocess.Process):
         self.began = time.monotonic()
         self.restart_at: float | None = None
         self.served = False
-        self._asked = False
+        self._pinged = False
         self._silent_checks = 0
         self._idle_checks = 0
         self._cpu_time: str | None = None
 
     @property
     def silent_seconds(self) -> float:
-        """For how long it has not answered."""
+        """Time since its last answer."""
         return self._silent_checks * CHECK_SECONDS
 
     def pong(self) -> None:
-        """In the worker: take what the supervisor knows of the embedded database, and answer."""
+        """Receive the status of the embedded database from the supervisor, and answer. Runs in the worker."""
         received = self.child_conn.recv()
         if not isinstance(received, bytes):  # a ping of the base class
             STATUS.problem = received
         self.child_conn.send(self.server.started)
 
     def check(self, answer_seconds: float, busy_seconds: float) -> Condition:
-        """Find out how the worker is, without waiting for it."""
+        """Determine the condition of the worker, without waiting for it."""
         if not self.process.is_alive():
             return Condition.DEAD
         if self._has_answered():
@@ -92,31 +94,31 @@ class Worker(multiprocess.Process):
 
     def _has_answered(self) -> bool:
         try:
-            if not self._asked:
+            if not self._pinged:
                 self.parent_conn.send(STATUS.problem)
-                self._asked = True
+                self._pinged = True
             if not self.parent_conn.poll(0):
                 return False
             self.served |= bool(self.parent_conn.recv())
         except (OSError, EOFError, pickle.UnpicklingError):
             return False
-        self._asked = False
+        self._pinged = False
         return True
 
     def reason(self) -> str:
-        """Why the process ended."""
+        """Return why the process ended."""
         code = self.exitcode
         if code == -signal.SIGKILL:
             return "killed by SIGKILL (by hand, or as the machine ran out of memory)"
         if code is not None and code < 0:
             return f"ended by {signal.Signals(-code).name}"
         if code == STARTUP_FAILURE:
-            return "it could not start; its own log lines say why"
+            return "it could not start; see its own log lines"
         return f"ended with exit code {code}"
 
 
 class Supervisor(multiprocess.Multiprocess):
-    """Runs the workers of a configuration until a signal comes, or until they die again and again."""
+    """Runs the workers of a configuration until a signal arrives, or until they die repeatedly."""
 
     processes: list[Worker]  # type: ignore[assignment]
 
@@ -137,25 +139,25 @@ class Supervisor(multiprocess.Multiprocess):
         self._max_deaths = max_deaths
 
     def init_processes(self) -> None:
-        """Start as many workers as the configuration says."""
+        """Start the configured number of workers."""
         self.processes = [self._start(Deaths(self._max_deaths)) for _ in range(self.processes_num)]
 
     def keep_subprocess_alive(self) -> None:
-        """Look at every worker once, and replace those that are dead or hang."""
+        """Check every worker once, and replace those that are dead or hang."""
         for place, worker in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
             if worker.restart_at is None:
-                self._look_at(worker)
+                self._check_worker(worker)
             if worker.restart_at is not None and time.monotonic() >= worker.restart_at:
                 self.processes[place] = self._start(worker.deaths)
                 self._log.info("worker started", pid=self.processes[place].pid, replaces=worker.pid)
 
-    def _look_at(self, worker: Worker) -> None:
+    def _check_worker(self, worker: Worker) -> None:
         was_silent = worker.silent_seconds
         condition = worker.check(self._answer_seconds, self._busy_seconds)
         if condition is Condition.ANSWERS and was_silent >= self._answer_seconds:
-            self._log.warning("worker answers again", pid=worker.pid, silent_seconds=was_silent)
+            self._log.warning("worker responsive again", pid=worker.pid, silent_seconds=was_silent)
         elif condition is Condition.BUSY and was_silent < self._answer_seconds:
             self._log.warning("worker busy", pid=worker.pid, silent_seconds=worker.silent_seconds)
         elif condition is Condition.HUNG:
@@ -193,7 +195,7 @@ class Supervisor(multiprocess.Multiprocess):
 
 
 def cpu_time(pid: int) -> str | None:
-    """The CPU time that a process has used, to compare with an earlier one; None if it cannot be read."""
+    """Return the CPU time of a process, for comparison with an earlier one; None if it cannot be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         return " ".join(stat.rpartition(")")[2].split()[11:13])
@@ -212,4 +214,4 @@ def cpu_time(pid: int) -> str | None:
     return shown.stdout.strip() or None
 
 
-multiprocess.Process = Worker  # type: ignore[misc]  # also where the base class starts some itself
+multiprocess.Process = Worker  # type: ignore[misc]  # the base class starts some itself

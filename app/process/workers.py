@@ -22,19 +22,19 @@ from app.process.parent_death import end_with_parent
 from app.process.supervisor import CONTEXT, Supervisor
 
 APPLICATION = "app.asgi"
-"""Its module; loaded in the workers, not in a process that only watches them."""
+"""The module of the application; loaded in the workers, not in a process that only watches them."""
 CONNECTIONS = "app.http.connections:BoundedConnection"
-"""The class of a worker's HTTP connections; loaded in the workers, too."""
+"""The class of a worker's HTTP connections; loaded in the workers too."""
 PROTOCOLS = ("uvloop", "uvicorn.lifespan.on", "uvicorn.protocols.websockets.websockets_sansio_impl")
 WORKER_IMPORTS = "app.process.worker_imports"
 """The module that the process which workers are forked from imports."""
 BACKLOG = 2048
 GRACEFUL_SECONDS = 10
 UNREAD_SECONDS = 30
-"""A client that takes nothing of what was sent to it for so long is gone, and its memory with it."""
+"""A client that acknowledges no data for this time is disconnected, which frees its memory."""
 MIN_CONNECTIONS = 16
 MIN_RESERVED_DESCRIPTORS, MAX_RESERVED_DESCRIPTORS = 56, 256
-"""For files and the connections to MongoDB and Redis; a quarter of what the process may have, in between."""
+"""Reserved for files and connections to MongoDB and Redis: a quarter of the limit, within these bounds."""
 
 
 class PortError(StartError):
@@ -44,7 +44,7 @@ class PortError(StartError):
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A socket bound to the port, before anything else starts. Raises PortError."""
+    """Return a socket bound to the port, before anything else starts. Raises PortError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,7 +61,7 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 def connection_limit(most: int) -> int:
-    """Return how many connections a worker accepts: ``most``, or fewer if it may have fewer descriptors."""
+    """Return how many connections a worker accepts: ``most``, or fewer if file descriptors are limited."""
     descriptors = descriptor_limit()
     reserved = min(MAX_RESERVED_DESCRIPTORS, max(MIN_RESERVED_DESCRIPTORS, descriptors // 4))
     return max(MIN_CONNECTIONS, min(most, descriptors - reserved))
@@ -75,7 +75,7 @@ def run_workers(
     max_connections: int,
     on_ready: Callable[[], None],
 ) -> bool:
-    """Serve until a signal ends it, with ``count`` processes. False when they cannot start or stay alive."""
+    """Serve with ``count`` processes until a signal. Returns False if they cannot start or stay alive."""
     raise_descriptor_limit()
     config = uvicorn.Config(
         create_app,
@@ -92,7 +92,7 @@ def run_workers(
         ws="websockets-sansio",
         ws_max_size=message_limit,
         ws_per_message_deflate=False,
-        ws_ping_interval=None,  # engine.io has its own, and a pong may stand behind many events
+        ws_ping_interval=None,  # engine.io has its own, and a pong may queue behind many events
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         lifespan="on",
     )
@@ -101,7 +101,7 @@ def run_workers(
         server = _Server(config)
         server.run(sockets=[bound])
         return server.started
-    gc.enable()  # the workers do it for themselves
+    gc.enable()  # the workers do it themselves
     CONTEXT.set_forkserver_preload([WORKER_IMPORTS])
     supervisor = Supervisor(config, [bound])
     supervisor.run()
@@ -124,7 +124,7 @@ def load_application() -> None:
 def import_lean() -> None:
     """Make the imports of a starting process cost less CPU.
 
-    The garbage collector is off until the application runs: it would look at all modules several times while
+    The garbage collector is off until the application runs: it would visit all modules several times while
     they are loaded, a tenth of the CPU of a start.
     """
     gc.disable()
@@ -132,13 +132,13 @@ def import_lean() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Ends once: another Ctrl-C does not cut off the end, which takes seconds at most."""
+    """A server that another Ctrl-C does not interrupt while it ends, which takes seconds at most."""
 
     handled: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals until it has ended, and ignore them from then on: the process ends anyway."""
+        """Handle signals until the server has ended, then ignore them: the process ends anyway."""
         for number in self.handled:
             signal.signal(number, self.handle_exit)
         try:
@@ -153,13 +153,15 @@ class _Server(uvicorn.Server):
 
 
 class _WorkerServer(_Server):
-    """The server of one of several workers. It ignores Ctrl-C, which a terminal sends to every process: its
-    parent ends it."""
+    """The server of one of several workers.
+
+    It ignores Ctrl-C, which a terminal sends to every process; its parent ends it.
+    """
 
     handled = (signal.SIGTERM,)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve, in the process that does; called before its event loop exists."""
+        """Serve. Called in the worker, before its event loop exists."""
         end_with_parent()
         super().run(sockets)
 

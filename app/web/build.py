@@ -1,4 +1,4 @@
-"""Building the bundle with npm and Vite."""
+"""Builds the bundle with npm and Vite."""
 
 import os
 import re
@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from app.web.bundle import ENTRY, MARK, NOTICES, Bundle
-from app.web.node import NODE_REQUIREMENT, Node, NodeMissingError, find_node, has_wheel
+from app.web.node import NODE_REQUIREMENT, NodeMissingError, NodeRuntime, find_node, has_wheel
 
 SKIP = "FLOW_SKIP_WEB_BUILD"
-"""Set to 1, nothing is built during installations."""
+"""Environment variable; 1: installations build nothing."""
 _NPM_SECONDS = 300
 _VITE_SECONDS = 180
 _NPM_CI = (
@@ -31,7 +31,7 @@ _REASONS = (
     re.compile(r"^\s*(\[[A-Z_]+\] .*|\w*Error: .*)$", re.MULTILINE),  # Vite and its plugins
     re.compile(r"^npm (?:error|ERR!) (?!code |errno |syscall |A complete log)(\S.*)$", re.MULTILINE),
 )
-"""Lines that name a reason, the most telling first."""
+"""Lines that name a reason, the most specific first."""
 MAX_REASON_CHARACTERS = 200
 
 
@@ -49,26 +49,26 @@ class WebBuildError(Exception):
 
 
 def is_skipped() -> bool:
-    """Return whether the environment asks for installations without a build."""
+    """Return whether the environment disables the build during installations."""
     return os.environ.get(SKIP, "") not in ("", "0")
 
 
 def build_requirements(bundle: Bundle) -> list[str]:
-    """List what the build of this bundle must have installed: nothing if the bundle is current."""
+    """Return the packages that the build of this bundle requires: none if the bundle is current."""
     if is_skipped() or not bundle.has_sources or bundle.is_current or not has_wheel():
         return []
     return [NODE_REQUIREMENT]
 
 
 def build(bundle: Bundle, *, download: bool = False) -> None:
-    """Build the bundle in a temporary folder, and replace the present one when that succeeded.
+    """Build the bundle in a temporary folder, and replace the existing one if that succeeded.
 
     Args:
         bundle: The bundle to build.
-        download: Let pip download Node if there is none.
+        download: Let pip download Node if it is missing.
 
     Raises:
-        WebBuildError: The present bundle, if there is one, stays as it is.
+        WebBuildError: The build failed; an existing bundle is unchanged.
     """
     digest = bundle.digest_sources()
     try:
@@ -98,7 +98,7 @@ def _copy_sources(bundle: Bundle, to: Bundle) -> None:
         shutil.copyfile(source, copy)
 
 
-def _run(command: list[str], name: str, node: Node, folder: Path, seconds: float) -> None:
+def _run(command: list[str], name: str, node: NodeRuntime, folder: Path, seconds: float) -> None:
     try:
         done = subprocess.run(  # noqa: S603
             command,
@@ -120,7 +120,7 @@ def _run(command: list[str], name: str, node: Node, folder: Path, seconds: float
 
 
 def _reason(output: str) -> str:
-    """Pick the line of a command's output that says most."""
+    """Return the most specific line of a command's output."""
     for pattern in _REASONS:
         found = pattern.search(output)
         if found is not None:
@@ -130,7 +130,7 @@ def _reason(output: str) -> str:
 
 
 def _replace(present: Path, new: Path) -> None:
-    """Put a folder in the place of another, which is missing for a moment at the most."""
+    """Replace a folder by another; it is missing for a moment at most."""
     with tempfile.TemporaryDirectory(prefix=".built-", dir=present.parent) as beside:
         shutil.copytree(new, Path(beside) / "new")
         if present.exists():

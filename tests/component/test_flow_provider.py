@@ -45,18 +45,18 @@ async def test_of_a_database_the_newest_version(parts: Backend, settings: Settin
     service = parts.service
     flows = service.as_trusted()
     config = {"source": "database", "connectionString": database_url(settings)}
-    kept = make_flow_provider(config)
+    cached = make_flow_provider(config)
     async with make_flow_provider({**config, "cacheTimeout": 0}) as provider:
         with pytest.raises(FlowNotFoundError):
             await provider("loop")
         await service.create_flow(flow_dict(title="one"))
-        assert (await title(provider), await title(kept)) == ("one", "one")
+        assert (await title(provider), await title(cached)) == ("one", "one")
         await service.update_flow("loop", {"title": "two"})
-        assert (await title(provider), await title(kept)) == ("two", "one")
+        assert (await title(provider), await title(cached)) == ("two", "one")
         await flows.delete_flow("loop")
         with pytest.raises(FlowNotFoundError):
             await provider("loop")
-    await kept.aclose()
+    await cached.aclose()
 
 
 async def test_a_hundred_that_miss_at_once_make_one_load(parts: Backend, settings: Settings) -> None:
@@ -151,16 +151,16 @@ async def test_of_files(tmp_path: Path) -> None:
     write(tmp_path / "loop.json", flow_dict(title="one"))
     write(tmp_path / "bad.yaml", b"a: [")
     config = {"source": "file", "filePath": str(tmp_path)}
-    kept = make_flow_provider(config)
+    cached = make_flow_provider(config)
     async with make_flow_provider({**config, "cacheTimeout": 0}) as provider:
-        assert (await title(provider), await title(kept)) == ("one", "one")
+        assert (await title(provider), await title(cached)) == ("one", "one")
         with pytest.raises(DefinitionSourceError, match=r"bad\.yaml: line 1"):
             await provider("other")
         (tmp_path / "bad.yaml").unlink()
         with pytest.raises(FlowNotFoundError):
             await provider("other")
         write(tmp_path / "loop.json", flow_dict(title="two"))
-        assert (await title(provider), await title(kept)) == ("two", "one")
+        assert (await title(provider), await title(cached)) == ("two", "one")
         write(tmp_path / "loop.json", b"{")
         assert await title(provider) == "two"
         write(tmp_path / "loop.json", flow_dict(title="three"))

@@ -332,7 +332,7 @@ async def test_the_pause_grows_with_failures_and_not_beyond_its_bound(server: Re
     ],
 )
 def test_a_wrong_configuration_is_refused_at_once(url: str, auth: str | None) -> None:
-    with pytest.raises(ValueError, match=r"takes|is sent over https only"):
+    with pytest.raises(ValueError, match=r"must be|is sent over https only"):
         RemoteSource(url, auth)
 
 

@@ -83,7 +83,7 @@ def processes() -> Iterator[list[Process]]:
 
 
 def _gone(family: list[psutil.Process], seconds: float) -> list[str]:
-    """Those that still run after ``seconds``, by their command."""
+    """Return the commands of the processes that still run after ``seconds``."""
     _, alive = psutil.wait_procs(family, timeout=seconds)
     return [" ".join(p.cmdline()) for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 

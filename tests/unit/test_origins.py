@@ -57,7 +57,7 @@ def test_an_origin_is_written_as_browsers_send_it(
 )
 def test_an_origin_that_cannot_match_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("FLOW_CORS_ORIGINS", given)
-    with pytest.raises(SettingsError, match="FLOW_CORS_ORIGINS: takes origins such as"):
+    with pytest.raises(SettingsError, match="FLOW_CORS_ORIGINS: must be origins such as"):
         load_settings()
 
 

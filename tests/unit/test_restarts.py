@@ -1,4 +1,4 @@
-"""When a process that died is started again."""
+"""Back-off between restarts of a process that died."""
 
 from app.process.restarts import DELAYS_SECONDS, MAX_DEATHS, STABLE_SECONDS, Deaths
 

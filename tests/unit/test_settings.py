@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from config.settings import SHIPPED_FLOWS, SettingsError, load_settings, mask_url
-from config.sources import AUTH_FORMS, SourceSetting, auth_header, is_readable_on_the_way
+from config.masking import mask_url
+from config.settings import SHIPPED_FLOWS, SettingsError, load_settings
+from config.sources import AUTH_FORMS, SourceSetting, auth_header, is_interceptable
 
 REMOTE = {"FLOW_DEFINITIONS": "database,https://h/x"}
 SERVERS = {"FLOW_MONGO_URL": "mongodb://u:hidden@h", "FLOW_REDIS_URL": "redis://:hidden@h"}
@@ -63,7 +64,7 @@ def test_with_own_servers_a_missing_folder_is_not_replaced_by_the_examples(
     assert source.path == Path("config/flows")
 
 
-def test_settings_with_the_servers_of_the_embedded_default_keep_the_examples() -> None:
+def test_settings_with_the_servers_of_the_embedded_default_have_the_examples() -> None:
     servers = {"mongo_url": SecretStr("mongodb://h"), "redis_url": SecretStr("redis://h")}
     started = load_settings().model_copy(update=servers)
     assert started.definition_sources() == [SourceSetting("file", str(SHIPPED_FLOWS), overrides=False)]
@@ -89,38 +90,38 @@ def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch,
     ("env", "says"),
     [
         ({"FLOW_JWT_SECRET": "x" * 31}, "32 bytes"),
-        ({"FLOW_JWT_SECRET": "x" * 32, "FLOW_JWKS_URL": "https://k"}, "not more"),
+        ({"FLOW_JWT_SECRET": "x" * 32, "FLOW_JWKS_URL": "https://k"}, "set only one"),
         ({"FLOW_JWT_PUBLIC_KEY": "k", "FLOW_JWT_ALGORITHMS": "RS256,HS256"}, "HS*"),
         ({"FLOW_JWT_ALGORITHMS": "None"}, "not allowed"),
         ({"FLOW_MONGO_URL": "mongodb://h"}, "FLOW_REDIS_URL is missing"),
-        ({"FLOW_SOCKET_TRANSPORTS": "pigeon"}, "websocket and polling"),
-        ({"FLOW_STATE_TTL": "PT0S"}, "longer than nothing"),
+        ({"FLOW_SOCKET_TRANSPORTS": "pigeon"}, "websocket, polling, or both"),
+        ({"FLOW_STATE_TTL": "PT0S"}, "longer than zero"),
         ({"FLOW_JWT_ROLES_CLAIM": ""}, "FLOW_JWT_ROLES_CLAIM: '' is not the name of a claim"),
         ({"FLOW_JWT_ROLES_CLAIM": ".roles"}, "is not the name of a claim"),
         ({"FLOW_JWT_SCOPE_CLAIM": "a."}, "is not the name of a claim"),
         ({"FLOW_JWT_USER_CLAIM": "a b"}, "is not the name of a claim"),
-        ({"FLOW_JWT_USER_CLAIM": "roles"}, "claims of their own"),
+        ({"FLOW_JWT_USER_CLAIM": "roles"}, "different claims"),
         ({"FLOW_JWT_SCOPE_CLAIM": "roles.scope"}, "none inside another"),
         ({"FLOW_JWT_ROLE_CLAIM": "roles"}, "did you mean FLOW_JWT_ROLES_CLAIM"),
         ({"FLOW_MONGO_DATABASE": "a.b"}, "FLOW_MONGO_DATABASE"),
-        ({"FLOW_DEFINITIONS": "database,ftp://h"}, "FLOW_DEFINITIONS: takes database, file:PATH and https"),
-        ({"FLOW_DEFINITIONS": "file:"}, "takes database, file:PATH"),
-        ({"FLOW_DEFINITIONS": "file:a,database,file:a"}, "has a source twice"),
-        ({"FLOW_DEFINITIONS": "https://"}, "takes URLs such as"),
-        ({"FLOW_DEFINITIONS": "https://h:port/x"}, "cannot be read"),
-        ({"FLOW_DEFINITIONS": "https://h/#part"}, "without what follows '#'"),
+        ({"FLOW_DEFINITIONS": "database,ftp://h"}, "FLOW_DEFINITIONS: must be database, file:PATH or https"),
+        ({"FLOW_DEFINITIONS": "file:"}, "must be database, file:PATH"),
+        ({"FLOW_DEFINITIONS": "file:a,database,file:a"}, "contains a source twice"),
+        ({"FLOW_DEFINITIONS": "https://"}, "must be a URL such as"),
+        ({"FLOW_DEFINITIONS": "https://h:port/x"}, "contains an invalid URL"),
+        ({"FLOW_DEFINITIONS": "https://h/#part"}, "without the part after '#'"),
         ({"FLOW_DEFINITIONS": "https://h/a b"}, "without spaces"),
-        ({"FLOW_DEFINITIONS_AUTH": "bearer:t"}, "FLOW_DEFINITIONS_AUTH: there is no https:// source"),
+        ({"FLOW_DEFINITIONS_AUTH": "bearer:t"}, "FLOW_DEFINITIONS_AUTH: requires an https:// source"),
         ({"FLOW_DEFINITIONS_PRIVATE_REDIRECTS": "perhaps"}, "FLOW_DEFINITIONS_PRIVATE_REDIRECTS"),
-        ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "bearer:"}, "FLOW_DEFINITIONS_AUTH: takes bearer:TOKEN"),
-        ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "apikey:Host:x"}, "is HTTP's own"),
+        ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "bearer:"}, "FLOW_DEFINITIONS_AUTH: must be bearer:TOKEN"),
+        ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "apikey:Host:x"}, "is a standard header of HTTP"),
         (
             {"FLOW_DEFINITIONS": "http://h/x", "FLOW_DEFINITIONS_AUTH": "bearer:t"},
             "sent over https only (or to this machine), not to http://h/x",
         ),
         (
             {"FLOW_DEFINITIONS": "https://h,https://h:444", "FLOW_DEFINITIONS_AUTH": "bearer:t"},
-            "must be of one host",
+            "must have the same host",
         ),
     ],
 )
@@ -193,7 +194,7 @@ def test_every_url_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     "origin", ["localhost:3000", "http://localhost:3000/", "https://a.example/x", "http://"]
 )
 def test_origins_are_such_as_a_browser_sends(origin: str) -> None:
-    with pytest.raises(SettingsError, match="takes origins"):
+    with pytest.raises(SettingsError, match="must be origins"):
         load_settings(cors_origins=f"https://app.example.org, {origin}")
 
 
@@ -227,7 +228,7 @@ def test_sources_in_their_order_and_those_before_the_database_override_it() -> N
 def test_credentials_of_a_wrong_form_are_refused_and_not_repeated(auth: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         load_settings(definitions="https://h/x", definitions_auth=auth)
-    assert str(refusal.value) == f"FLOW_DEFINITIONS_AUTH: takes {AUTH_FORMS}"
+    assert str(refusal.value) == f"FLOW_DEFINITIONS_AUTH: must be {AUTH_FORMS}"
 
 
 @pytest.mark.parametrize(
@@ -275,4 +276,4 @@ def test_credentials_are_masked_and_become_a_header() -> None:
     ],
 )
 def test_what_can_be_read_on_the_way(url: str, readable: bool) -> None:
-    assert is_readable_on_the_way(url) is readable
+    assert is_interceptable(url) is readable

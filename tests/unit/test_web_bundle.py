@@ -10,7 +10,7 @@ import pytest
 
 from app.web.build import build_requirements
 from app.web.bundle import ENTRY, WEB, Bundle
-from app.web.node import NODE_REQUIREMENT, Node
+from app.web.node import NODE_REQUIREMENT, NodeRuntime
 from tests.support.bundles import copy_sources
 
 ROOT = Path(__file__).parents[2]
@@ -105,11 +105,11 @@ def test_node_comes_first_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("PIP_CERT", str(authorities))
     for name in ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    env = Node(tmp_path / "node", ("npm",)).environment()
+    env = NodeRuntime(tmp_path / "node", ("npm",)).environment()
     assert env["PATH"].startswith(f"{tmp_path}")
     assert env["NODE_EXTRA_CA_CERTS"] == str(authorities)
     monkeypatch.setenv("NODE_EXTRA_CA_CERTS", "own.pem")
-    assert Node(tmp_path / "node", ("npm",)).environment()["NODE_EXTRA_CA_CERTS"] == "own.pem"
+    assert NodeRuntime(tmp_path / "node", ("npm",)).environment()["NODE_EXTRA_CA_CERTS"] == "own.pem"
 
 
 def test_node_is_pinned_once() -> None:
