@@ -47,7 +47,7 @@ async def export_directory(
         raise DataTransferError(f"There is no data directory of embedded servers at {data_dir}")
     header = Header(FORMAT, FORMAT_VERSION, version("server-flow"), iso(datetime.now(UTC)))
     with created_file(file, replace=replace) as out:  # first, as the servers take seconds to start
-        async with _opened(settings, EmbeddedServers(data_dir, say), join=True) as database:
+        async with _open_database(settings, EmbeddedServers(data_dir, say), join=True) as database:
             return await export_data(database, DataFileWriter(out, header), progress)
 
 
@@ -77,7 +77,7 @@ async def import_file(
     """
     verified = verify_file(file)  # before servers are started and a data directory is created
     servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
-    async with _opened(settings, servers, create=create) as database:
+    async with _open_database(settings, servers, create=create) as database:
         return await import_data(
             database,
             file,
@@ -88,7 +88,7 @@ async def import_file(
 
 
 @asynccontextmanager
-async def _opened(
+async def _open_database(
     settings: Settings, servers: EmbeddedServers | None, *, join: bool = False, create: bool = False
 ) -> AsyncIterator[Database]:
     """Connect to the database of the settings, or to that of ``servers``, which run until the end.

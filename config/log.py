@@ -1,4 +1,4 @@
-"""Structured logs: one line an event on standard error, without stack traces and messages of the driver."""
+"""Structured logs on standard error, without stack traces and messages of the driver."""
 
 import logging
 import os

@@ -25,7 +25,7 @@ _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
 """Variables of the build backend and of the embedded servers."""
-_LATER = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
+_UNSUPPORTED = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
 class SettingsError(Exception):
@@ -76,14 +76,14 @@ class Settings(BaseSettings):
 
     @field_validator("definitions", "jwt_algorithms", "socket_transports", "cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _lower(cls, value: Any) -> Any:
+    def _lower_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
     @field_validator("state_ttl", "history_retention", mode="before")
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
 
     @field_validator("state_ttl", "history_retention")
     @classmethod
-    def _bounded(cls, value: timedelta | None) -> timedelta | None:
+    def _bounded_duration(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta(0):
             raise ValueError("must be longer than zero")
         if value is not None and value > MAX_DURATION:
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins(cls, value: list[str]) -> list[str]:
+    def _normalized_origins(cls, value: list[str]) -> list[str]:
         return ["*" if origin == "*" else normalize_origin(origin) for origin in value]
 
     @field_validator("definitions")
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+    def _long_enough_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
             raise ValueError(f"must have {MIN_SECRET_BYTES} bytes or more")
         return value
@@ -270,8 +270,8 @@ def _unknown_names() -> list[str]:
     for name in sorted({*os.environ, *dotenv_values(".env")}):
         if not name.startswith(PREFIX) or name in known | _OTHER_VARIABLES or name.startswith("FLOW_TEST_"):
             continue
-        if name in _LATER:
-            faults.append(f"{name}: {_LATER[name]} is not in this version; unset it")
+        if name in _UNSUPPORTED:
+            faults.append(f"{name}: {_UNSUPPORTED[name]} is not in this version; unset it")
             continue
         close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,1 +1,1 @@
-"""Definitions as others write them: YAML, and state machines of XState. What they cannot say is listed."""
+"""Definitions in other formats: YAML, and state machines of XState."""

@@ -96,10 +96,10 @@ class _Reading:
         node = StateNode(
             pointer=at,
             path=path,
-            id=self._text(raw, "id", at) or ".".join([machine_id, *path]),
+            id=self._optional_text(raw, "id", at) or ".".join([machine_id, *path]),
             final=kind == "final",
             parent=parent,
-            description=self._text(raw, "description", at),
+            description=self._optional_text(raw, "description", at),
             meta=meta,
             own_meta=own_meta,
             initial=self._initial(raw, at) if states else None,
@@ -177,7 +177,7 @@ class _Reading:
         for number, given in enumerate(invoked if many else [] if invoked is None else [invoked]):
             here = f"{at}/{number}" if many else at
             actor = {"src": given} if isinstance(given, str) else self._object(given, here)
-            name = self._text(actor, "id", here) or f"{number}.{node.id}"
+            name = self._optional_text(actor, "id", here) or f"{number}.{node.id}"
             runs = actor.get("src")
             runs = runs.get("type") if isinstance(runs, dict) else runs
             node.actors[name] = runs if isinstance(runs, str) and runs else name
@@ -232,7 +232,7 @@ class _Reading:
             guard=guard,
             reenter=value.get("reenter") is True,
             wild=wild,
-            description=self._text(value, "description", at),
+            description=self._optional_text(value, "description", at),
             meta=meta,
             own_meta=own_meta,
         )
@@ -319,7 +319,7 @@ class _Reading:
         self._fault(at, "is an object, {} if it is empty" if at else "a machine is an object")
         return {}
 
-    def _text(self, raw: Raw, member: str, at: str) -> str | None:
+    def _optional_text(self, raw: Raw, member: str, at: str) -> str | None:
         value = raw.get(member)
         if value is None or isinstance(value, str):
             return value

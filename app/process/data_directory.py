@@ -119,7 +119,7 @@ class DataDirectory:
         Raises:
             EmbeddedError: The secrets are missing, damaged or empty.
         """
-        found = self._read("secrets.json", Secrets)
+        found = self._read_struct("secrets.json", Secrets)
         if found is None and has_database(self.database):
             raise EmbeddedError(
                 f"{self.path} holds a database, but its secrets.json is missing. {LOST_SECRETS}"
@@ -142,11 +142,11 @@ class DataDirectory:
 
     def store_secrets(self, changed: Secrets) -> None:
         """Replace the secrets."""
-        self._write("secrets.json", changed)
+        self._write_struct("secrets.json", changed)
 
     def running(self) -> Running | None:
         """Return the addresses of the servers of the process that has locked the directory."""
-        return self._read("running.json", Running)
+        return self._read_struct("running.json", Running)
 
     def store_running(self, running: Running | None) -> None:
         """Publish the addresses of the servers; None when they end."""
@@ -154,19 +154,19 @@ class DataDirectory:
             with contextlib.suppress(OSError):  # the next start reports the reason
                 self._file("running.json").unlink(missing_ok=True)
         else:
-            self._write("running.json", running)
+            self._write_struct("running.json", running)
 
     def claim(self, server: DatabaseServer) -> None:
         """Mark the directory as written by ``server``. Raises EmbeddedError if another server wrote it."""
-        before = self._read("database.json", WrittenBy)
+        before = self._read_struct("database.json", WrittenBy)
         mark = server.claim(before or unmarked(self.database), self.path)
         if mark != before:
-            self._write("database.json", mark)
+            self._write_struct("database.json", mark)
 
     def _file(self, name: str) -> Path:
         return self.path / name
 
-    def _read(self, name: str, shape: type[T]) -> T | None:
+    def _read_struct(self, name: str, shape: type[T]) -> T | None:
         file = self._file(name)
         try:
             return msgspec.json.decode(file.read_bytes(), type=shape)
@@ -178,7 +178,7 @@ class DataDirectory:
                 "backup into a new directory (server-flow data import)"
             ) from None
 
-    def _write(self, name: str, stored: msgspec.Struct) -> None:
+    def _write_struct(self, name: str, stored: msgspec.Struct) -> None:
         """Replace a file atomically and durably."""
         file = self._file(name)
         draft = file.with_suffix(".new")

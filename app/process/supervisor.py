@@ -1,4 +1,4 @@
-"""Watches the workers: replaces those that died or hang, logs why, and gives up when that does not help.
+"""Watches the workers: replaces those that died or hang, and gives up after repeated deaths.
 
 Structured logs are imported late, because workers load this module before they prepare their imports.
 """

@@ -45,7 +45,7 @@ class FileSource:
     def find(self) -> list[FoundDefinition]:
         """Do what ``load`` does, for programs without an event loop."""
         self._fingerprint = self._take_fingerprint()  # first: files that change meanwhile are read again
-        read = (_read(file, self._read_before.get(str(file))) for file in self._files())
+        read = (_read_file(file, self._read_before.get(str(file))) for file in self._files())
         found = [definition for definition in read if definition is not None]
         self._read_before = {definition.place: definition for definition in found}
         return found
@@ -137,7 +137,7 @@ def _is_definition(file: Path) -> bool:
     return file.is_file() or not file.exists()  # a dangling link is a fault
 
 
-def _read(file: Path, before: FoundDefinition | None) -> FoundDefinition | None:
+def _read_file(file: Path, before: FoundDefinition | None) -> FoundDefinition | None:
     """Read a file; ``before`` if its bytes are the same, None if it was removed meanwhile."""
     place, label = str(file), _label(file)
     try:

@@ -1,5 +1,6 @@
 """The README and the docs are true: their commands and snippets run, and their lists are complete."""
 
+import ast
 import asyncio
 import json
 import os
@@ -205,15 +206,15 @@ def test_every_module_is_in_the_architecture_and_every_one_listed_exists() -> No
         r"^### `([\w/]+)`\n(.*?)(?=^### |\Z)", page("docs/architecture.md"), re.M | re.S
     ):
         listed += [f"{room}/{module}" for module in re.findall(r"^\| `([\w/]+\.py)` \|", table, re.M)]
-    modules = [
-        path.relative_to(ROOT).as_posix()
+    modules = {
+        path.relative_to(ROOT).as_posix(): ast.get_docstring(ast.parse(path.read_text())) or ""
         for room in ("app", "models", "realtime", "config")
         for path in sorted((ROOT / room).rglob("*.py"))
         if path.name != "__init__.py"
-    ]
+    }
     assert len(modules) > 100
-    missing = [f"add: {module}" for module in modules if module not in listed]
-    extra = [f"remove: {module}" for module in listed if module not in modules]
+    missing = [f"add: {name} | {modules[name].splitlines()[0]} |" for name in modules if name not in listed]
+    extra = [f"remove: {name}" for name in listed if name not in modules]
     assert not missing + extra, "\n".join(["", *missing, *extra])
     assert len(listed) == len(set(listed))
 

@@ -1,4 +1,4 @@
-"""Rules that the test suite itself keeps."""
+"""Rules that the test suite itself follows."""
 
 import ast
 import importlib
@@ -38,7 +38,7 @@ def imported_modules(source: str) -> list[str]:
 
 
 def is_test_module(name: str) -> bool:
-    """Tell whether a dotted name is in a test module or a conftest."""
+    """Return whether a dotted name is in a test module or a conftest."""
     parts = name.split(".")
     return parts[0] == "tests" and any(part == "conftest" or part.startswith("test_") for part in parts[1:])
 
@@ -134,7 +134,7 @@ def named_by(argument: ast.expr) -> list[ast.expr]:
 
 
 def is_private(node: ast.AST) -> bool:
-    """Tell whether an expression is a private attribute of something that is not ``self`` or ``cls``."""
+    """Return whether an expression is a private attribute of anything but ``self`` and ``cls``."""
     if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
         return False
     return not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
