@@ -133,7 +133,7 @@ def test_a_database_server_that_recovers_is_waited_for_with_a_line(tmp_path: Pat
     slow.write_text(f'#!/bin/sh\nsleep 7\nexec {server} "$@"\n')
     slow.chmod(0o700)
     said = run(tmp_path, "data", "export", "data", "backup.flow", env={SERVER_VARIABLE: str(slow)})
-    assert "The embedded database server recovers from an unclean end" in said
+    assert "The embedded database server recovers from an unclean shutdown" in said
     assert "exported to backup.flow" in said
 
 
