@@ -196,7 +196,7 @@ async def test_a_race_that_never_ends_is_reported_as_such(monkeypatch: pytest.Mo
     service = r.make()
     flows = service.as_trusted()
     await flows.start_flow("ada", "loop")
-    monkeypatch.setattr("app.services.states.executor.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.states.executor.TIMEOUT_SECONDS", 0.05)
     with pytest.raises(StateBusyError) as refusal:
         await flows.execute_transition("ada", "loop", "go")
     assert (refusal.value.status, refusal.value.retryable, refusal.value.retry_after) == (503, True, 1)
@@ -243,7 +243,7 @@ async def test_a_command_that_fails_gives_up_its_turn(monkeypatch: pytest.Monkey
     flows = service.as_trusted()
     await flows.start_flow("ada", "loop")
     await flows.start_flow("bob", "loop")
-    monkeypatch.setattr("app.services.states.executor.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("app.services.states.executor.TIMEOUT_SECONDS", 0.05)
     states.hangs = True
     first = asyncio.create_task(flows.execute_transition("ada", "loop", "again"))
     await asyncio.sleep(0)

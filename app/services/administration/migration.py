@@ -34,8 +34,7 @@ from app.flow.versions.mapping import StepMapping
 from app.flow.versions.rehearsal import Rehearsal, rehearse
 from app.services.definitions.publisher import Definitions
 from app.services.states.changes import StateChanges
-from app.services.states.committer import ProposedChange
-from app.services.states.executor import StateCommand
+from app.services.states.state_command import ProposedChange, StateCommand
 from config.log import describe
 
 log = structlog.get_logger("migration")

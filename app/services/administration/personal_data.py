@@ -22,9 +22,10 @@ from app.flow import rules
 from app.flow.history_chain import is_receipt
 from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
-from app.services.states.committer import CommandContext, Committer, ProposedChange
+from app.services.states.committer import CommandContext, Committer
 from app.services.states.history import HistoryReader
 from app.services.states.recovery import Recovery
+from app.services.states.state_command import ProposedChange
 
 log = structlog.get_logger("personal-data")
 

@@ -23,8 +23,7 @@ from app.contracts.state import FlowState
 from app.flow import rules
 from app.services.definitions.publisher import Definitions
 from app.services.states.changes import StateChanges
-from app.services.states.committer import ProposedChange
-from app.services.states.executor import StateCommand
+from app.services.states.state_command import ProposedChange, StateCommand
 
 log = structlog.get_logger("retirement")
 

@@ -17,9 +17,9 @@ from app.flow import rules
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
-from app.services.states.changes import StateChanges, changed, request
-from app.services.states.committer import ProposedChange
+from app.services.states.changes import StateChanges
 from app.services.states.recovery import Recovery
+from app.services.states.state_command import ProposedChange, StateCommand
 
 log = structlog.get_logger("administration")
 
@@ -103,9 +103,13 @@ class Administration:
             if present.status == "paused":
                 return None
             definition = await self._catalog.pinned(present)
-            return changed("paused", definition, rules.pause(definition, present, command, now))
+            return ProposedChange.of_kind(
+                "paused", definition, rules.pause(definition, present, command, now)
+            )
 
-        after, _ = await self._changes.change(request(user_id, flow_id, "paused", command, origin), decide)
+        after, _ = await self._changes.change(
+            StateCommand.of_caller(user_id, flow_id, "paused", command, origin), decide
+        )
         return after
 
     async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> FlowState:
@@ -116,7 +120,9 @@ class Administration:
             if present.status != "paused":
                 return None
             definition = await self._catalog.pinned(present)
-            return changed("resumed", definition, rules.resume(definition, present, now))
+            return ProposedChange.of_kind("resumed", definition, rules.resume(definition, present, now))
 
-        after, _ = await self._changes.change(request(user_id, flow_id, "resumed", None, origin), decide)
+        after, _ = await self._changes.change(
+            StateCommand.of_caller(user_id, flow_id, "resumed", None, origin), decide
+        )
         return after

@@ -3,22 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from msgspec import UNSET, UnsetType
-
-from app.contracts.commands import Origin
-from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
-from app.contracts.identifiers import require_state
-from app.contracts.record import Kind
-from app.contracts.state import FlowState, Payload
+from app.contracts.state import FlowState
 from app.contracts.wire.states import state_view
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.states.change_limit import ChangeLimit
-from app.services.states.committer import ProposedChange
 from app.services.states.endings import Endings
-from app.services.states.executor import Decide, Executor, StateCommand
+from app.services.states.executor import Decide, Executor
 from app.services.states.recovery import Recovery
+from app.services.states.state_command import StateCommand
 
 
 class StateChanges:
@@ -40,32 +34,32 @@ class StateChanges:
         self._endings = endings
         self._limit = limit
 
-    async def change(self, asked: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
+    async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """The state afterwards with the caller's transitions, and whether this request changed it. Raises
         FlowNotStartedError when there is none."""
-        after, changed = await self.execute(asked, decide)
+        after, changed = await self.execute(command, decide)
         if after is None:
-            raise await self.not_started(asked.user_id, asked.flow_id)
-        return await self._access.with_transitions(after, asked.origin.caller), changed
+            raise await self.not_started(command.user_id, command.flow_id)
+        return await self._access.with_transitions(after, command.origin.caller), changed
 
-    async def execute(self, asked: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
+    async def execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
         """As Executor.execute; a conflict carries the present state as it is answered, corruption what
         a recovery would do, and the absence of a state how the last one ended. Raises
         InsufficientPermissionsError when the caller must not see the flow, RateLimitedError."""
-        await self._access.require_visible(asked.flow_id, asked.origin.caller)
-        if asked.limited and not asked.origin.dry_run:
-            self._limit.take(asked.origin)
+        await self._access.require_visible(command.flow_id, command.origin.caller)
+        if command.limited and not command.origin.dry_run:
+            self._limit.take(command.origin)
         try:
-            async with self.with_recovery_advice(asked.user_id, asked.flow_id):
-                return await self._executor.execute(asked, decide)
+            async with self.with_recovery_advice(command.user_id, command.flow_id):
+                return await self._executor.execute(command, decide)
         except FlowNotStartedError:
-            raise await self.not_started(asked.user_id, asked.flow_id) from None
+            raise await self.not_started(command.user_id, command.flow_id) from None
         except RevisionConflictError as conflict:
             if conflict.state is not None:
-                present = await self._access.with_transitions(conflict.state, asked.origin.caller)
+                present = await self._access.with_transitions(conflict.state, command.origin.caller)
                 conflict.details["state"] = state_view(present)
-            elif asked.origin.expected is not None:
-                conflict.details.update(await self._endings.of(asked.user_id, asked.flow_id))
+            elif command.origin.expected is not None:
+                conflict.details.update(await self._endings.of(command.user_id, command.flow_id))
             raise
 
     async def not_started(self, user_id: str, flow_id: str) -> FlowNotStartedError:
@@ -86,24 +80,3 @@ class StateChanges:
             await self._catalog.current(flow_id)
             raise FlowNotStartedError(flow_id)
         return state
-
-
-def changed(
-    kind: Kind, definition: FlowDefinition, after: FlowState, payload: Payload | UnsetType = UNSET
-) -> ProposedChange:
-    """A change that is recorded by its kind."""
-    return ProposedChange(kind, kind, after, payload, definition.flow.ttl)
-
-
-def request(
-    user_id: str,
-    flow_id: str,
-    name: str,
-    command: object,
-    origin: Origin,
-    *,
-    replaces: bool = False,
-) -> StateCommand:
-    """Build a command that counts against the limit of its caller's changes. Raises InvalidRequestError."""
-    require_state(user_id, flow_id)
-    return StateCommand(user_id, flow_id, name, command, origin, replaces, limited=True)

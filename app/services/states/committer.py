@@ -4,31 +4,21 @@ import time
 from datetime import datetime, timedelta
 from secrets import token_hex
 
-from msgspec import UNSET, Struct, UnsetType, json, structs
+from msgspec import UNSET, UnsetType, json, structs
 
 from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import FlowError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
-from app.contracts.record import HistoryRecord, Kind, PayloadPlace, commit_record_id
-from app.contracts.state import ENDED, FlowState, Payload
+from app.contracts.record import HistoryRecord, PayloadPlace, commit_record_id
+from app.contracts.state import ENDED, FlowState
 from app.flow import timers
 from app.flow.history_chain import seal
 from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
+from app.services.states.state_command import ProposedChange
 
 SYSTEM = trusted_origin("system", client="service")
 SALT_BYTES = 16
-
-
-class ProposedChange(Struct, frozen=True):
-    """The change that a command makes to a state. ``name`` is the transition's, or the kind; ``ttl`` how long
-    the state lives from now (None: as the settings say)."""
-
-    kind: Kind
-    name: str
-    after: FlowState
-    payload: Payload | UnsetType = UNSET
-    ttl: timedelta | None = None
 
 
 class CommandContext:

@@ -6,12 +6,14 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET
 
-from app.contracts.commands import Origin, trusted_origin
+from app.contracts.commands import trusted_origin
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.state import ENDED, FlowState
 from app.flow import rules
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.states.committer import SYSTEM, ProposedChange
+from app.services.states.attempt import DueChange
+from app.services.states.committer import SYSTEM
+from app.services.states.state_command import ProposedChange
 
 log = structlog.get_logger("deadlines")
 
@@ -37,7 +39,7 @@ class Deadlines:
         self._is_time_trusted = is_time_trusted
         self._told: set[str] = set()
 
-    async def due(self, state: FlowState, now: datetime) -> tuple[ProposedChange, Origin] | None:
+    async def due(self, state: FlowState, now: datetime) -> DueChange | None:
         """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
         read that a state is absent must not see it come back. Raises TimeNotTrustedError."""
         if state.status in ENDED:
@@ -46,7 +48,7 @@ class Deadlines:
             return self._due_while_paused(state, now)
         if state.is_gone_at(now):
             self._require_trusted_time()
-            return ProposedChange("expired", "expired", rules.end(state, "expired", now)), SYSTEM
+            return DueChange(ProposedChange("expired", "expired", rules.end(state, "expired", now)), SYSTEM)
         if state.timeout_at is UNSET or state.timeout_at > now or state.status != "active":
             return None
         self._require_trusted_time()
@@ -63,14 +65,15 @@ class Deadlines:
         if found is None:
             return None
         transition, after = found
-        return ProposedChange("transitioned", transition, after, ttl=definition.flow.ttl), TIMER
+        change = ProposedChange("transitioned", transition, after, ttl=definition.flow.ttl)
+        return DueChange(change, TIMER)
 
-    def _due_while_paused(self, state: FlowState, now: datetime) -> tuple[ProposedChange, Origin] | None:
+    def _due_while_paused(self, state: FlowState, now: datetime) -> DueChange | None:
         """Stop the clock of a state that a version before 0.5 paused, as MongoDB would remove it soon."""
         if state.expires_at is UNSET or state.expires_at > now:
             return None
         self._require_trusted_time()
-        return ProposedChange("paused", "paused", rules.stop_expiry(state, now)), SYSTEM
+        return DueChange(ProposedChange("paused", "paused", rules.stop_expiry(state, now)), SYSTEM)
 
     def _require_trusted_time(self) -> None:
         if not self._is_time_trusted():

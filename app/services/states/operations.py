@@ -24,10 +24,9 @@ from app.kit.ids import new_id
 from app.kit.numbers import with_doubles
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
-from app.services.states.changes import StateChanges, changed, request
-from app.services.states.committer import ProposedChange
-from app.services.states.executor import StateCommand
+from app.services.states.changes import StateChanges
 from app.services.states.history import HistoryReader
+from app.services.states.state_command import ProposedChange, StateCommand
 
 
 class StateOperations:
@@ -82,14 +81,14 @@ class StateOperations:
     async def start(self, user_id: str, flow_id: str, command: StartCommand, origin: Origin) -> Started:
         """Start a flow, or return the state that is running already."""
         command = structs.replace(command, payload=with_doubles(command.payload))
-        request_ = request(user_id, flow_id, "started", command, origin)
+        state_command = StateCommand.of_caller(user_id, flow_id, "started", command, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is not None:
                 return None
-            return await self._first_state(request_, command, now)
+            return await self._first_state(state_command, command, now)
 
-        return Started(*await self._changes.change(request_, decide))
+        return Started(*await self._changes.change(state_command, decide))
 
     async def transition(
         self,
@@ -109,7 +108,7 @@ class StateOperations:
             require_pointers(remove)
         removed = remove if remove is UNSET else tuple(remove)
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
-        request_ = request(user_id, flow_id, transition, command, origin)
+        state_command = StateCommand.of_caller(user_id, flow_id, transition, command, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, flow_id)
@@ -119,34 +118,36 @@ class StateOperations:
                 self._check_size(after)
             return ProposedChange("transitioned", transition, after, payload, definition.flow.ttl)
 
-        after, _ = await self._changes.change(request_, decide)
+        after, _ = await self._changes.change(state_command, decide)
         return after
 
     async def reset(self, user_id: str, flow_id: str, command: ResetCommand, origin: Origin) -> FlowState:
         """Begin the state again on the newest version, or start it if none is running."""
-        request_ = request(user_id, flow_id, "reset", command, origin, replaces=True)
+        state_command = StateCommand.of_caller(user_id, flow_id, "reset", command, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             if state is None:
-                return await self._first_state(request_, StartCommand(step=command.step), now)
+                return await self._first_state(state_command, StartCommand(step=command.step), now)
             definition = await self._catalog.current_or_pinned(state)
             require_resettable(definition.flow, origin.caller)
             require_entrance(definition.flow, command.step, origin.caller)
-            return changed("reset", definition, rules.reset(definition, state, command, now))
+            return ProposedChange.of_kind("reset", definition, rules.reset(definition, state, command, now))
 
-        after, _ = await self._changes.change(request_, decide)
+        after, _ = await self._changes.change(state_command, decide)
         return after
 
     async def undo(self, user_id: str, flow_id: str, origin: Origin) -> FlowState:
         """Go back to the previous step, if the last transition was reversible. The payload stays."""
-        request_ = request(user_id, flow_id, "undone", None, origin)
+        state_command = StateCommand.of_caller(user_id, flow_id, "undone", None, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, flow_id)
             definition = await self._catalog.pinned(present)
-            return changed("undone", definition, rules.back(definition, present, now, origin.caller))
+            return ProposedChange.of_kind(
+                "undone", definition, rules.back(definition, present, now, origin.caller)
+            )
 
-        after, _ = await self._changes.change(request_, decide)
+        after, _ = await self._changes.change(state_command, decide)
         return after
 
     async def set(self, user_id: str, command: SetCommand, origin: Origin) -> FlowState:
@@ -167,16 +168,16 @@ class StateOperations:
                 definition = await self._catalog.current_or_pinned(present)
             after = rules.replace(definition, present, command, now)
             self._check_payload(command.payload, after)
-            return changed("set", definition, after, command.payload)
+            return ProposedChange.of_kind("set", definition, after, command.payload)
 
         after, _ = await self._changes.change(
-            request(user_id, flow_id, "set", command, origin, replaces=True), decide
+            StateCommand.of_caller(user_id, flow_id, "set", command, origin, replaces=True), decide
         )
         return after
 
     async def clear(self, user_id: str, flow_id: str, origin: Origin) -> bool:
         """Remove a state; its history stays. Return False if none was running."""
-        request_ = request(user_id, flow_id, "cleared", None, origin, replaces=True)
+        state_command = StateCommand.of_caller(user_id, flow_id, "cleared", None, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is None:
@@ -185,7 +186,7 @@ class StateOperations:
             require_active(state)
             return ProposedChange("cleared", "cleared", rules.end(state, "cleared", now))
 
-        _, cleared = await self._changes.execute(request_, decide)
+        _, cleared = await self._changes.execute(state_command, decide)
         if not cleared:
             await self._catalog.current(flow_id)
         return cleared
@@ -252,13 +253,13 @@ class StateOperations:
         return page
 
     async def _first_state(
-        self, request_: StateCommand, command: StartCommand, now: datetime
+        self, state_command: StateCommand, command: StartCommand, now: datetime
     ) -> ProposedChange:
-        definition = await self._catalog.current(request_.flow_id)
-        require_entrance(definition.flow, command.step, request_.origin.caller)
-        after = rules.start(definition, request_.user_id, new_id(), command, now)
+        definition = await self._catalog.current(state_command.flow_id)
+        require_entrance(definition.flow, command.step, state_command.origin.caller)
+        after = rules.start(definition, state_command.user_id, new_id(), command, now)
         self._check_payload(command.payload, after)
-        return changed("started", definition, after, command.payload)
+        return ProposedChange.of_kind("started", definition, after, command.payload)
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET:

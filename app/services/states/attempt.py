@@ -1,0 +1,126 @@
+"""One attempt to execute a command: a pure function from what was loaded to an outcome."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from app.contracts.commands import Origin
+from app.contracts.errors import FlowError, RevisionConflictError
+from app.contracts.ports.states import StoredState
+from app.contracts.positions import ExpectedPosition
+from app.contracts.state import ENDED, FlowState
+from app.services.states.state_command import ProposedChange, StateCommand
+
+
+class DueChange(NamedTuple):
+    """A change that time alone makes, and the origin by which it is recorded."""
+
+    change: ProposedChange
+    origin: Origin
+
+
+class Answer(Struct, frozen=True):
+    """Answer with the state (None: there is none); nothing is to be committed.
+
+    ``changed``: this request made the state what it is: now, as a dry run, or when it came first.
+    """
+
+    state: FlowState | None
+    changed: bool
+
+
+class CommitDue(Struct, frozen=True):
+    """Commit what is due by time, then attempt the command again."""
+
+    due: DueChange
+
+
+class Commit(Struct, frozen=True):
+    """Commit the change of the command; if another worker was first, attempt the command again."""
+
+    change: ProposedChange
+
+
+class Refuse(Struct, frozen=True):
+    """Raise the error. ``recorded``: write a record of the refusal too."""
+
+    error: FlowError
+    recorded: bool
+
+
+Outcome = Answer | CommitDue | Commit | Refuse
+
+
+class Attempt(Struct, frozen=True):
+    """One attempt to execute a command.
+
+    Attributes:
+        command: The command.
+        stored: The state as it was loaded, None if there is none.
+        now: The time of the attempt, never before the last change of the state.
+        replayed: The state to which the same request led when it came first, None if it is new.
+        due: The change that is due by time, None if none is.
+    """
+
+    command: StateCommand
+    stored: StoredState | None
+    now: datetime
+    replayed: FlowState | None = None
+    due: DueChange | None = None
+
+    @property
+    def present(self) -> FlowState | None:
+        """The state that the command meets, None if there is none, or it has ended."""
+        state = None if self.stored is None else self.stored.state
+        if self.due is not None:  # in a dry run; otherwise the command is decided after its commit
+            state = self.due.change.after
+        return None if state is None or state.status in ENDED else state
+
+    def outcome_before_decision(self) -> Outcome | None:
+        """Return the outcome that needs no decision, None if the command is to be decided."""
+        if self.replayed is not None:
+            return Answer(self.replayed, changed=True)
+        if self.due is not None and not self.command.origin.dry_run:
+            return CommitDue(self.due)
+        conflict = position_conflict(self.present, self.command.origin.expected)
+        return None if conflict is None else self._refusal(conflict)
+
+    def outcome_of(self, decision: ProposedChange | FlowError | None) -> Outcome:
+        """Return the outcome of the decision: a change, an error, or None for no change."""
+        if isinstance(decision, FlowError):
+            return self._refusal(decision)
+        if decision is None:
+            return Answer(self.present, changed=False)
+        if self.command.origin.dry_run:
+            return Answer(decision.after, changed=True)
+        return Commit(decision)
+
+    def _refusal(self, error: FlowError) -> Refuse:
+        """Errors of the service itself are not recorded, nor commands for a state that is not there."""
+        is_of_client = error.status < 500
+        dry_run = self.command.origin.dry_run
+        return Refuse(error, recorded=self.present is not None and is_of_client and not dry_run)
+
+
+def position_conflict(
+    state: FlowState | None, expected: ExpectedPosition | tuple[ExpectedPosition, ...] | None
+) -> RevisionConflictError | None:
+    """Return the error for a state that is at none of the expected positions, None if it is."""
+    if expected is None:
+        return None
+    if isinstance(expected, ExpectedPosition):
+        expected = (expected,)
+    if state is None:
+        return RevisionConflictError("There is no state to be at the expected revision", None)
+    if any(one.is_of(state.position) for one in expected):
+        return None
+    return RevisionConflictError(f"{_actual_position(state, expected)}; read it and decide again", state)
+
+
+def _actual_position(state: FlowState, expected: tuple[ExpectedPosition, ...]) -> str:
+    if any(one.revision == state.revision for one in expected):
+        return f"The state was started anew: it is at revision {state.revision} of epoch {state.epoch}"
+    at = f"The state is at revision {state.revision}"
+    revisions = [str(one.revision) for one in expected if one.revision is not None]
+    return f"{at}, not {' or '.join(revisions)}" if revisions else at

@@ -1,0 +1,79 @@
+"""Commands on their way to a state, and the changes that they propose."""
+
+from datetime import timedelta
+
+from msgspec import UNSET, Struct, UnsetType
+
+from app.contracts.commands import Origin
+from app.contracts.definition import FlowDefinition
+from app.contracts.identifiers import require_state
+from app.contracts.record import Kind
+from app.contracts.state import FlowState, Payload
+
+
+class StateCommand(Struct, frozen=True):
+    """A command for one state.
+
+    Attributes:
+        user_id: The owner of the state.
+        flow_id: The flow.
+        name: The name by which a refusal is recorded.
+        command: The arguments, of which the fingerprint of the request is made.
+        origin: The source of the command.
+        replaces: The command replaces the state, so that a damaged document does not stop it.
+        limited: The command counts among the changes that its caller may request in a minute. Parts of a
+            larger operation, which counts once, do not.
+    """
+
+    user_id: str
+    flow_id: str
+    name: str
+    command: object
+    origin: Origin
+    replaces: bool = False
+    limited: bool = False
+
+    @classmethod
+    def of_caller(
+        cls,
+        user_id: str,
+        flow_id: str,
+        name: str,
+        command: object,
+        origin: Origin,
+        *,
+        replaces: bool = False,
+    ) -> "StateCommand":
+        """Create a command that counts against the limit of its caller.
+
+        Raises:
+            InvalidRequestError: The user cannot be named so.
+            FlowNotFoundError: No flow can be named so.
+        """
+        require_state(user_id, flow_id)
+        return cls(user_id, flow_id, name, command, origin, replaces, limited=True)
+
+
+class ProposedChange(Struct, frozen=True):
+    """The change that a command makes to a state.
+
+    Attributes:
+        kind: The kind of the record.
+        name: The name of the transition, or the kind.
+        after: The state afterwards.
+        payload: The payload that came with the command.
+        ttl: How long the state lives from now; None: as the settings say.
+    """
+
+    kind: Kind
+    name: str
+    after: FlowState
+    payload: Payload | UnsetType = UNSET
+    ttl: timedelta | None = None
+
+    @classmethod
+    def of_kind(
+        cls, kind: Kind, definition: FlowDefinition, after: FlowState, payload: Payload | UnsetType = UNSET
+    ) -> "ProposedChange":
+        """Create a change that is recorded by its kind, and renews the state's time as its flow says."""
+        return cls(kind, kind, after, payload, definition.flow.ttl)
