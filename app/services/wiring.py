@@ -17,7 +17,7 @@ from app.contracts.statistics import FlowStatistics
 from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
-from app.services.administration.personal_data import PersonalDataKeeper
+from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
@@ -123,7 +123,7 @@ class Components:
         )
         self.administration = Administration(states, self.changes, self.catalog, self.access, recovery, clock)
         self.bulk = Bulk(self.operations, self.administration)
-        self.personal_data = PersonalDataKeeper(
+        self.personal_data = PersonalDataRequests(
             states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
         )
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)

@@ -153,7 +153,7 @@ async def test_many_share_commands(
     """(Fewer at a time on a machine that is busy: so long is not waited for one answer.)"""
     for module in (commit, state_store):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
-    monkeypatch.setattr("app.services.administration.migration.SECONDS", 60)
+    monkeypatch.setattr("app.services.administration.migration.MAX_SECONDS", 60)
     service = parts.service
     flows = service.as_trusted()
     await service.create_flow(flow_dict())

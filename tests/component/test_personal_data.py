@@ -102,7 +102,7 @@ async def test_a_life_after_an_erasure_is_erased_though_its_end_is_not_retained_
     await service.personal_data.erase("ada", ROOT)
     await service.background.relay.drain(5)
     await service.background.stop()  # what follows waits in the outbox
-    monkeypatch.setattr(personal_data, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(personal_data, "MAX_DRAIN_SECONDS", 0.05)
     await flows.start_flow("ada", FLOW, StartCommand(payload={"iban": "DE0212"}))
     await flows.clear_flow_state("ada", FLOW)
     done = await service.personal_data.erase("ada", ROOT)
@@ -152,7 +152,7 @@ async def test_a_worker_that_delivers_late_brings_nothing_back(
 ) -> None:
     service = parts.service
     await service.background.stop()
-    monkeypatch.setattr(personal_data, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(personal_data, "MAX_DRAIN_SECONDS", 0.05)
     await lived(service)
     stored = await MongoStateStore(parts.database).load(FLOW, "ada")
     assert stored is not None

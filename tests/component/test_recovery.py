@@ -231,7 +231,7 @@ async def test_a_hold_is_recovered_too(parts: Backend) -> None:
     assert (done.state.status, done.state.pause_reason) == ("paused", "fraud")
 
 
-@pytest.mark.expected_logs("state recovered", "unsound state")
+@pytest.mark.expected_logs("state recovered", "inconsistent state")
 async def test_the_check_finds_what_does_not_agree(parts: Backend) -> None:
     service = parts.service
     flows = service.as_trusted()

@@ -387,8 +387,8 @@ async def test_one_call_ends_after_some_seconds(monkeypatch: pytest.MonkeyPatch)
     r = await rig(RENAMED)
     for n in range(8):
         await put(r, f"u{n}", "b")
-    monkeypatch.setattr(migration, "TOGETHER", 2)
-    monkeypatch.setattr(migration, "SECONDS", 0.1)
+    monkeypatch.setattr(migration, "CONCURRENCY", 2)
+    monkeypatch.setattr(migration, "MAX_SECONDS", 0.1)
     commit = r.states.commit
 
     async def slowly(before: StatePosition | None, record: HistoryRecord) -> bool:
@@ -403,7 +403,7 @@ async def test_one_call_ends_after_some_seconds(monkeypatch: pytest.MonkeyPatch)
 async def test_when_the_store_goes_away_the_run_says_so_and_can_be_run_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(migration, "REST_SECONDS", 0)
+    monkeypatch.setattr(migration, "PAUSE_SECONDS", 0)
     r = await rig(RENAMED)
     for n in range(400):
         await put(r, f"u{n:03}", "b")
@@ -427,7 +427,7 @@ async def test_when_the_store_goes_away_the_run_says_so_and_can_be_run_again(
 
 
 async def test_a_store_that_answers_again_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migration, "REST_SECONDS", 0)
+    monkeypatch.setattr(migration, "PAUSE_SECONDS", 0)
     r = await rig(RENAMED)
     for n in range(200):
         await put(r, f"u{n:03}", "b")
@@ -447,7 +447,7 @@ async def test_a_store_that_answers_again_does_not_end_the_run(monkeypatch: pyte
     assert asked > 200
 
 
-@pytest.mark.expected_logs("state cannot be moved")
+@pytest.mark.expected_logs("state not migrated")
 async def test_an_unexpected_failure_is_reported_without_its_message() -> None:
     r = await rig(RENAMED)
     await put(r, "ada", "b")

@@ -67,8 +67,8 @@ async def test_it_can_be_repeated_and_then_ends_what_is_left() -> None:
 
 
 async def test_more_states_than_one_call_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retirement, "TOGETHER", 2)
-    monkeypatch.setattr(retirement, "MOST", 4)
+    monkeypatch.setattr(retirement, "CONCURRENCY", 2)
+    monkeypatch.setattr(retirement, "MAX_STATES", 4)
     r = await rig()
     await running(r, 7)
     first = await r.flows.delete_flow("loop", force=True)

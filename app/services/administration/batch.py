@@ -1,5 +1,4 @@
-"""Many states in one request: each operation as it would be alone, their loads and commits sharing
-commands."""
+"""Batches: many operations in one request, whose loads and commits share database commands."""
 
 import asyncio
 from collections import Counter
@@ -31,10 +30,10 @@ from config.log import describe
 
 log = structlog.get_logger("bulk")
 
-TOGETHER = 250
-"""How many operations are under way at a time."""
+CONCURRENCY = 250
+"""Operations that run at a time."""
 MAX_ANSWER_BYTES = 8_388_608
-"""Of the payloads in the answer of one batch, as in its request; those beyond are left out."""
+"""Bytes of the payloads in the answer of one batch, as in its request; further payloads are left out."""
 _COMMANDS: dict[str, type[Struct]] = {
     "set": SetCommand,
     "transition": TransitionCommand,
@@ -51,8 +50,11 @@ class Bulk:
         self._administration = administration
 
     async def run(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
-        """The outcome of each operation, in their order. Those on one state are made one after another.
-        Raises InvalidRequestError with every fault of any operation, before anything is changed."""
+        """Run operations and return their outcomes, in the same order. Those on one state run in sequence.
+
+        Raises:
+            InvalidRequestError: An operation has faults. All of them are listed, and nothing was changed.
+        """
         faults = [
             Fault(f"/operations/{n}{fault.pointer}", fault.message)
             for n, operation in enumerate(operations)
@@ -61,7 +63,7 @@ class Bulk:
         if origin.dry_run:
             keys = Counter((operation.flow_id, operation.user_id) for operation in operations)
             faults += [
-                Fault(f"/operations/{n}", "a dry run takes one operation for each state")
+                Fault(f"/operations/{n}", "a dry run must have at most one operation for each state")
                 for n, operation in enumerate(operations)
                 if keys[operation.flow_id, operation.user_id] > 1
             ]
@@ -73,25 +75,32 @@ class Bulk:
             by_state.setdefault((operation.flow_id, operation.user_id), []).append(n)
 
         groups = iter(by_state.values())
-        left = MAX_ANSWER_BYTES
+        bytes_left = MAX_ANSWER_BYTES
 
         async def work() -> None:
-            nonlocal left
-            for numbers in groups:  # those of one state, one after another
+            nonlocal bytes_left
+            for numbers in groups:  # the operations of one state run in sequence
                 for n in numbers:
                     outcome = await self._outcome(operations[n], origin)
-                    left -= _payload_bytes(outcome)
-                    outcomes[n] = outcome if left >= 0 else _without_payload(outcome)
+                    bytes_left -= _payload_bytes(outcome)
+                    outcomes[n] = outcome if bytes_left >= 0 else _without_payload(outcome)
 
-        await asyncio.gather(*(work() for _ in range(min(TOGETHER, len(by_state)))))
+        await asyncio.gather(*(work() for _ in range(min(CONCURRENCY, len(by_state)))))
         return [outcomes[n] for n in range(len(operations))]
 
     async def run_on_found(
         self, only: StateFilter, action: BatchAction, origin: Origin, *, after: str | None, limit: int
     ) -> BatchPage:
-        """Run the same operation on every state that ``only`` takes, by key, after the key ``after``.
+        """Run the same operation on every state that a filter matches, ordered by key.
 
         A state that changes meanwhile is left as it is, with REVISION_CONFLICT.
+
+        Args:
+            only: The filter.
+            action: The operation.
+            origin: The source of the request.
+            after: Only states with keys after this one.
+            limit: The largest number of states.
         """
         faults = [Fault(f"/operation{f.pointer}", f.message) for f in faults_of_action(action)]
         if faults:
@@ -103,14 +112,14 @@ class Bulk:
         except InvalidRequestError as refusal:
             faults = [Fault(f"/filter{f.pointer}", f.message) for f in refusal.faults]
             raise InvalidRequestError(faults) from None
-        given = structs.asdict(action)
+        members = structs.asdict(action)
         operations = [
             BatchOperation(
                 user_id=state.user_id,
                 flow_id=state.flow,
                 expected_epoch=state.epoch,
                 expected_revision=state.revision,
-                **given,
+                **members,
             )
             for state in page.states
         ]
@@ -126,7 +135,7 @@ class Bulk:
             return BatchOutcome(user_id, flow_id, await self._run(operation, own))
         except FlowError as error:
             return BatchOutcome(user_id, flow_id, error=error)
-        except Exception as error:  # noqa: BLE001 - the others have their own answers
+        except Exception as error:  # noqa: BLE001 - the other operations have their own outcomes
             log.error("batch operation failed", op=operation.op, **describe(error))
             return BatchOutcome(user_id, flow_id, error=InternalError())
 
@@ -139,11 +148,11 @@ class Bulk:
         if operation.op == "resume":
             return await administration.resume_flow(user_id, flow_id, origin=origin)
         if operation.op == "pause":
-            held = convert_json(operation.body, PauseCommand)
-            return await administration.pause_flow(user_id, flow_id, held, origin=origin)
+            pause = convert_json(operation.body, PauseCommand)
+            return await administration.pause_flow(user_id, flow_id, pause, origin=origin)
         if operation.op == "reset":
-            begun = convert_json(operation.body, ResetCommand)
-            return await operations.reset(user_id, flow_id, begun, origin)
+            reset = convert_json(operation.body, ResetCommand)
+            return await operations.reset(user_id, flow_id, reset, origin)
         if operation.op == "set":
             wanted = structs.replace(convert_json(operation.body, SetCommand), flow=flow_id)
             return await operations.set(user_id, wanted, origin)
@@ -174,26 +183,26 @@ def _without_payload(outcome: BatchOutcome) -> BatchOutcome:
 
 
 def faults_of_operation(operation: BatchOperation) -> list[Fault]:
-    """Everything wrong with an operation on one state."""
+    """Return everything wrong with an operation on one state."""
     faults = faults_of_action(operation)
     if operation.expected_epoch is not None and operation.expected_revision is None:
-        faults.append(Fault("/expectedEpoch", "goes with an expectedRevision"))
+        faults.append(Fault("/expectedEpoch", "requires an expectedRevision"))
     if operation.op == "set" and operation.body.get("flow", operation.flow_id) != operation.flow_id:
-        faults.append(Fault("/body/flow", f"is not {operation.flow_id!r}"))
+        faults.append(Fault("/body/flow", f"must be {operation.flow_id!r}, the flow of the operation"))
     return faults
 
 
 def faults_of_action(action: BatchAction) -> list[Fault]:
-    """Everything wrong with an operation, its body included."""
+    """Return everything wrong with an operation, including its body."""
     faults = []
     if action.op == "transition" and not action.transition:
-        faults.append(Fault("/transition", "which transition?"))
+        faults.append(Fault("/transition", "is required: name the transition to run"))
     if action.op != "transition" and action.transition is not None:
-        faults.append(Fault("/transition", f"{action.op} takes no transition"))
+        faults.append(Fault("/transition", f"must be left out: {action.op} runs no transition"))
     shape = _COMMANDS.get(action.op)
     if shape is None:
         if action.body:
-            faults.append(Fault("/body", f"{action.op} takes no body"))
+            faults.append(Fault("/body", f"must be left out: {action.op} has no body"))
         return faults
     try:
         command = convert_json(action.body, shape)

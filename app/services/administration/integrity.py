@@ -1,5 +1,4 @@
-"""The soundness check: compares states with their history and definitions, before a user meets the
-damage."""
+"""The integrity check: compares states with their history and definitions, before users meet damage."""
 
 import structlog
 
@@ -10,16 +9,17 @@ from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.services.delivery.relay import Relay
 from app.services.states.recovery import Recovery
 
-log = structlog.get_logger("soundness")
+log = structlog.get_logger("integrity")
 
 STATES_PER_RUN = 100
-REPORTED = 100
+MAX_RECHECKED = 100
+"""Reported states that are checked again in each run."""
 
 
 class IntegrityCheck:
-    """Walks through all states, some in each run, and looks again at those that were reported.
+    """Checks all states, some in each run, and the reported ones again.
 
-    It begins at a random one, so that restarts do not leave some unchecked for ever.
+    It starts at a random state, so that frequent restarts do not leave any state unchecked.
     """
 
     def __init__(
@@ -38,66 +38,70 @@ class IntegrityCheck:
         self._checked_up_to: str | None = None
 
     async def run(self) -> None:
-        """Report what is not sound, in the log and for the statistics; withdraw what is by now."""
-        reported = await self._reports.list_reasons(REPORTED)
-        sound = []
+        """Check some states: report inconsistent ones, in the log too, and withdraw outdated reports."""
+        reported = await self._reports.list_reasons(MAX_RECHECKED)
+        consistent = []
         for found in await self._next_states():
-            if not await self.is_sound(found):
+            if not await self.check(found):
                 continue
-            if isinstance(found, StoredState) and not _waits(found, reported.get(found.state.key, "")):
-                sound.append(found.state.key)
-        others = {key: reason for key, reason in reported.items() if key not in sound}
-        healed = [key for key, reason in others.items() if await self._is_sound_now(key, reason)]
-        await self._reports.withdraw([*healed, *(key for key in sound if key in reported)])
+            if isinstance(found, StoredState) and not _is_undelivered(
+                found, reported.get(found.state.key, "")
+            ):
+                consistent.append(found.state.key)
+        others = {key: reason for key, reason in reported.items() if key not in consistent}
+        repaired = [key for key, reason in others.items() if await self._is_consistent_now(key, reason)]
+        await self._reports.withdraw([*repaired, *(key for key in consistent if key in reported)])
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
-        """The reported states by key, oldest report first, with what was found."""
+        """Return the reported states by key, the oldest report first, with their reasons."""
         return await self._reports.list_reasons(limit)
 
     async def _next_states(self) -> list[StoredState | DamagedState]:
-        """The states of this run; after the last state, those at the beginning."""
+        """Return the states of this run; after the last state, the first ones follow."""
         if self._checked_up_to is None:
             self._checked_up_to = await self._states.random_key() or ""
         found = await self._states.walk(self._checked_up_to, STATES_PER_RUN)
         missing = STATES_PER_RUN - len(found)
         if missing:
-            begun_at, found_keys = self._checked_up_to, {_key_of(state) for state in found}
+            started_at, found_keys = self._checked_up_to, {_key_of(state) for state in found}
             first = await self._states.walk("", missing)
             found += [
-                state for state in first if _key_of(state) <= begun_at and _key_of(state) not in found_keys
+                state for state in first if _key_of(state) <= started_at and _key_of(state) not in found_keys
             ]
         self._checked_up_to = _key_of(found[-1]) if found else ""
         return found
 
-    async def is_sound(self, found: StoredState | DamagedState) -> bool:
-        """Check a state, and report it unless it is sound."""
+    async def check(self, found: StoredState | DamagedState) -> bool:
+        """Check a state; report it and return false if it is inconsistent."""
         reason = await self._reason_of(found)
         if reason is None:
             return True
         key = _key_of(found)
         if await self._reports.report(key, reason, self._clock.now()):
-            log.error("unsound state", code=FlowStateCorruptionError.code, state=key, reason=reason)
+            log.error("inconsistent state", code=FlowStateCorruptionError.code, state=key, reason=reason)
         return False
 
     async def _reason_of(self, found: StoredState | DamagedState) -> str | None:
-        """Why a state is not sound, or why a record in its outbox is not delivered."""
-        unsound = await self._recovery.find_inconsistency(found)
-        if unsound is not None:
-            return unsound.reason
+        """Return the reason why a state is inconsistent, or why a record in its outbox is not delivered."""
+        inconsistency = await self._recovery.find_inconsistency(found)
+        if inconsistency is not None:
+            return inconsistency.reason
         return self._relay.set_aside_reason(found) if isinstance(found, StoredState) else None
 
-    async def _is_sound_now(self, key: str, reason: str) -> bool:
+    async def _is_consistent_now(self, key: str, reason: str) -> bool:
         flow_id, _, user_id = key.partition(":")
         found = await self._states.load_or_salvage(flow_id, user_id)
         if found is None:
             return True
-        waits = isinstance(found, StoredState) and _waits(found, reason)
-        return not waits and await self._reason_of(found) is None
+        undelivered = isinstance(found, StoredState) and _is_undelivered(found, reason)
+        return not undelivered and await self._reason_of(found) is None
 
 
-def _waits(found: StoredState, reason: str) -> bool:
-    """True if a record that a report names is still in the outbox. The worker that set it aside may be
-    another one, or have ended."""
+def _is_undelivered(found: StoredState, reason: str) -> bool:
+    """Return true if a record that a report names is still in the outbox.
+
+    The worker that set it aside may be another one, or have ended.
+    """
     return any(record.id in reason for record in found.pending)
 
 

@@ -1,4 +1,4 @@
-"""Migration: the difference of two versions, and the move of running states from one to the other."""
+"""Migration: the differences of two versions, and the move of running states between them."""
 
 import asyncio
 from collections import deque
@@ -39,21 +39,24 @@ from config.log import describe
 
 log = structlog.get_logger("migration")
 
-TOGETHER = 50
-"""States that are moved at a time: their loads and commits share commands, behind which others wait."""
-PASSES = 10
-REST_SECONDS = 1.0
-"""For a database that stopped to answer while states were moved."""
-SECONDS = 20.0
-"""How long one call moves states; whoever waits for the answer must not give up."""
+CONCURRENCY = 50
+"""States that are moved at a time: their loads and commits share commands, which delay other requests."""
+MAX_PASSES = 10
+PAUSE_SECONDS = 1.0
+"""The pause after the database stopped answering."""
+MAX_SECONDS = 20.0
+"""How long one call moves states: its caller must not run into a timeout."""
 
 Progress = Callable[[int], None]
-"""Told how many states were moved so far."""
+"""Called with the number of states moved so far."""
 
 
 class Migration:
-    """Compares versions and moves states. A move is a change like any other: conditional on the position of
-    the state, and decided again when that has changed; so transitions may go on meanwhile."""
+    """Compares versions and moves states.
+
+    A move is conditional on the position of the state, as any change, and decided again if that has changed.
+    So transitions may continue meanwhile.
+    """
 
     def __init__(
         self, states: StateStore, changes: StateChanges, definitions: Definitions, clock: Clock
@@ -64,8 +67,12 @@ class Migration:
         self._clock = clock
 
     async def diff(self, flow_id: str, earlier: int, later: int, caller: Caller) -> FlowDiff:
-        """How version ``later`` differs from ``earlier``, and what that means for running states. Raises
-        FlowNotFoundError, InsufficientPermissionsError."""
+        """Compare version ``later`` with ``earlier``, with the effect on running states.
+
+        Raises:
+            FlowNotFoundError: There is no such flow or version.
+            InsufficientPermissionsError: The caller must not see the flow.
+        """
         old = await self._definitions.version(flow_id, earlier, caller)
         return diff(old, await self._definitions.version(flow_id, later, caller))
 
@@ -77,10 +84,16 @@ class Migration:
         origin: Origin,
         progress: Progress = lambda _: None,
     ) -> MigrationReport:
-        """Move running states, or say what would become of them. Ends after ``command.limit`` states or some
-        seconds; while states are ``remaining`` and were ``moved``, the same call again goes on. Raises
-        FlowNotFoundError, and InvalidRequestError with every fault of the mapping, also for steps at which
-        states run and which it leads nowhere."""
+        """Move running states, or rehearse the move.
+
+        A call ends after ``command.limit`` states or some seconds. As long as it moved states and some are
+        remaining, the same call again continues.
+
+        Raises:
+            FlowNotFoundError: There is no such flow or version.
+            InvalidRequestError: The mapping has faults, or running states are at steps that it does not map.
+                All faults are listed.
+        """
         mapping = await self._mapping(flow_id, command, origin.caller)
         rehearsal = await self._rehearse(mapping)
         if command.dry_run:
@@ -97,9 +110,14 @@ class Migration:
         mapping = StepMapping(old, new, command.mapping)
         faults = [Fault(f"/mapping{fault.pointer}", fault.message) for fault in mapping.faults()]
         if new.version == old.version:
-            faults.append(Fault("/to", "is the version that the states are on"))
+            faults.append(Fault("/to", "must be another version than the one that the states run on"))
         if new.retired:
-            faults.append(Fault("/to", f"version {new.version} is the end of the flow: nothing runs on it"))
+            faults.append(
+                Fault(
+                    "/to",
+                    f"must be a version that states can run on; version {new.version} is the end of the flow",
+                )
+            )
         if faults:
             raise InvalidRequestError(faults)
         return mapping
@@ -112,13 +130,17 @@ class Migration:
         return await asyncio.to_thread(rehearse, mapping, found)
 
     async def _move(self, run: "_Run", limit: int) -> None:
-        """Pass by pass, until one finds no more: a worker that did not know of the new version may have
-        started states on the old one behind the first. Raises StoreUnavailableError when a pass moves none
-        as the database does not answer."""
+        """Move states in passes, until one finds no more.
+
+        Meanwhile a worker that does not know the new version yet may start states on the old one.
+
+        Raises:
+            StoreUnavailableError: The database did not answer, and a pass moved no state.
+        """
         mapping = run.mapping
         left = [step for step in mapping.given if mapping.leaves(step)]
-        until = asyncio.get_running_loop().time() + SECONDS
-        for _ in range(PASSES):
+        deadline = asyncio.get_running_loop().time() + MAX_SECONDS
+        for _ in range(MAX_PASSES):
             wanted = limit - run.moved
             if not wanted:
                 return
@@ -134,12 +156,12 @@ class Migration:
                 return
             before = run.moved
             try:
-                await run.move_all(users, until)
+                await run.move_all(users, deadline)
             except StoreUnavailableError:
                 if run.moved == before:
                     raise
-                await asyncio.sleep(REST_SECONDS)
-            if asyncio.get_running_loop().time() >= until:
+                await asyncio.sleep(PAUSE_SECONDS)
+            if asyncio.get_running_loop().time() >= deadline:
                 return
 
     async def _report(self, mapping: StepMapping, found: Rehearsal, run: "_Run | None") -> MigrationReport:
@@ -169,13 +191,19 @@ class Migration:
 
 
 class _Run:
-    """One call's moves. ``failures`` are those that could not be moved, by user, and why."""
+    """The moves of one call.
+
+    Attributes:
+        mapping: The steps of both versions.
+        moved: The number of states moved so far.
+        failures: The errors of states that could not be moved, by user.
+    """
 
     def __init__(
         self, changes: StateChanges, mapping: StepMapping, origin: Origin, progress: Progress
     ) -> None:
         self._changes = changes
-        # What the whole run is conditional on or repeated by says nothing of one state.
+        # The conditions and the request id of the whole run do not apply to a single state.
         self._origin = structs.replace(origin, request_id=UNSET, expected=None, dry_run=False)
         self._progress = progress
         self._outage: StoreUnavailableError | None = None
@@ -184,21 +212,25 @@ class _Run:
         self.failures: dict[str, FlowError] = {}
 
     def may_try(self, user_id: str) -> bool:
-        """True if it makes sense to move the state, as far as is known."""
+        """Return true unless moving the state failed with an error that a retry cannot mend."""
         return user_id not in self.failures or self.failures[user_id].retryable
 
-    async def move_all(self, user_ids: list[str], until: float) -> None:
-        """Move the states of these users, those under way together; none begins after ``until``, a time of
-        the event loop. Raises StoreUnavailableError."""
+    async def move_all(self, user_ids: list[str], deadline: float) -> None:
+        """Move the states of users, some at a time. Raises StoreUnavailableError.
+
+        Args:
+            user_ids: The users.
+            deadline: The time of the event loop after which no move starts.
+        """
         waiting = deque(user_ids)
         self._outage = None
         loop = asyncio.get_running_loop()
 
         async def work() -> None:
-            while waiting and self._outage is None and loop.time() < until:
+            while waiting and self._outage is None and loop.time() < deadline:
                 await self._try(waiting.popleft())
 
-        await asyncio.gather(*(work() for _ in range(min(TOGETHER, len(user_ids)))))
+        await asyncio.gather(*(work() for _ in range(min(CONCURRENCY, len(user_ids)))))
         if self._outage is not None:
             raise self._outage
 
@@ -211,8 +243,8 @@ class _Run:
         except FlowError as error:
             self.failures[user_id] = error
             return
-        except Exception as error:  # noqa: BLE001 - the others go on
-            log.error("state cannot be moved", user=user_id, **describe(error))
+        except Exception as error:  # noqa: BLE001 - the other states are moved
+            log.error("state not migrated", user=user_id, **describe(error))
             self.failures[user_id] = InternalError()
             return
         self.failures.pop(user_id, None)
@@ -223,7 +255,7 @@ class _Run:
     async def _move(self, user_id: str) -> bool:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is None or not self.mapping.moves(state):
-                return None  # it went on, was left, or somebody else moved it
+                return None  # it has changed its step, or another call moved it
             return self._decide(state, now)
 
         flow_id = self.mapping.old.flow.flow
@@ -234,10 +266,10 @@ class _Run:
 
     def _decide(self, state: FlowState, now: datetime) -> ProposedChange:
         after = self.mapping.move(state, now)
-        told = {
+        payload = {
             "fromVersion": state.version,
             "toVersion": after.version,
             "fromStep": state.step,
             "toStep": after.step,
         }
-        return ProposedChange("migrated", "migrated", after, told, self.mapping.new.flow.ttl)
+        return ProposedChange("migrated", "migrated", after, payload, self.mapping.new.flow.ttl)

@@ -1,4 +1,4 @@
-"""The stored data of one user: given out, and erased."""
+"""Export and erasure of the stored data of one user."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -29,12 +29,12 @@ from app.services.states.state_command import ProposedChange
 
 log = structlog.get_logger("personal-data")
 
-ROUNDS = 50
-DRAIN_SECONDS = 5.0
+MAX_ATTEMPTS = 50
+MAX_DRAIN_SECONDS = 5.0
 
 
-class PersonalDataKeeper:
-    """Exports and erases."""
+class PersonalDataRequests:
+    """Serves requests for the export and the erasure of personal data."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class PersonalDataKeeper:
         self._clock = clock
 
     async def export(self, user_id: str) -> PersonalData:
-        """Everything kept of a user, by flow, records oldest first. Raises InvalidRequestError."""
+        """Return everything stored of a user, by flow, oldest records first. Raises InvalidRequestError."""
         found = await self.export_states(user_id)
         return structs.replace(found, history=[record async for record in self.export_history(user_id)])
 
     async def export_states(self, user_id: str) -> PersonalData:
-        """The states alone of what is kept of a user. Raises InvalidRequestError."""
+        """Return what is stored of a user without the history. Raises InvalidRequestError."""
         require_text(user_id)
         now = self._clock.now()
         states = []
@@ -75,7 +75,7 @@ class PersonalDataKeeper:
         return PersonalData(user_id, now, states, [])
 
     async def export_history(self, user_id: str) -> AsyncIterator[HistoryRecord]:
-        """The records of a user, by flow, oldest first, read page by page."""
+        """Iterate over the records of a user, by flow, the oldest first, reading page by page."""
         for flow_id in await self._definitions.list_flow_ids():
             found = await self._states.load_or_salvage(flow_id, user_id)
             waiting = deque(() if found is None else sorted(found.pending, key=position_of))
@@ -86,25 +86,31 @@ class PersonalDataKeeper:
                     waiting.popleft()
                 if isinstance(record, HistoryRecord):
                     yield record
-            for late in waiting:
-                yield late
+            for undelivered in waiting:
+                yield undelivered
 
     async def erase(self, user_id: str, origin: Origin) -> Erasure:
-        """End all states of a user, and remove payloads and whatever else was entered from all records;
-        what happened when, and the chain over it, stay. A record of the kind ``erased`` in each chain
-        is the receipt. Can be repeated, as after a failure. Raises InvalidRequestError."""
+        """End all states of a user, and remove payloads and other input from all records.
+
+        The transitions, their times, and the hash chain over them stay. A record of the kind ``erased`` in
+        each chain is the receipt. Idempotent: it can be repeated after a failure.
+
+        Raises:
+            InvalidRequestError: The user id is invalid.
+            StateBusyError: A state changed too often meanwhile.
+        """
         require_text(user_id)
-        await self._relay.drain(DRAIN_SECONDS)  # refusals wait there alone
+        await self._relay.drain(MAX_DRAIN_SECONDS)  # records of refused requests are nowhere else
         receipts, erased = [], 0
         for flow_id in await self._definitions.list_flow_ids():
             receipt = await self._end(user_id, flow_id, origin)
             if receipt is not None:
                 # Every commit before the receipt is in the history before any is erased: a worker that
-                # delivers one of them late finds it there, and leaves it as it is.
+                # delivers one of them late finds it there and does not insert it again.
                 found = await self._states.load_or_salvage(flow_id, user_id)
                 if found is not None:
                     waiting = found.deliverable if isinstance(found, StoredState) else found.pending
-                    # What cannot be kept without its data must not be kept with it.
+                    # A record that cannot be delivered must not stay in the outbox with its data.
                     failed = await self._relay.deliver(waiting)
                     await self._states.release([record for record in failed if record.id != receipt.id])
                 erased += await self._history.erase(flow_id, user_id, position_of(receipt))
@@ -115,8 +121,8 @@ class PersonalDataKeeper:
         return Erasure(user_id, receipts, erased)
 
     async def _end(self, user_id: str, flow_id: str, origin: Origin) -> HistoryRecord | None:
-        """The receipt in the chain of a state; None when nothing of it was ever kept."""
-        for _ in range(ROUNDS):
+        """End a state and return the receipt in its chain; None if nothing of it was ever stored."""
+        for _ in range(MAX_ATTEMPTS):
             found = await self._states.load_or_salvage(flow_id, user_id)
             attempt = CommandContext(origin)
             if isinstance(found, DamagedState):
@@ -124,9 +130,9 @@ class PersonalDataKeeper:
                 continue
             newest = await self._history.newest(flow_id, user_id)
             if found is not None:
-                made_by_it = newest is not None and newest.id == commit_record_id(found.state)
-                if made_by_it and isinstance(newest, HistoryRecord) and is_receipt(newest):
-                    return newest  # and nothing was entered since
+                is_of_state = newest is not None and newest.id == commit_record_id(found.state)
+                if is_of_state and isinstance(newest, HistoryRecord) and is_receipt(newest):
+                    return newest  # nothing was entered since the last erasure
                 change, now = self._ending(found.state)
                 receipt = await self._commits.make(found, change, attempt, now)
             elif newest is None:
@@ -134,7 +140,7 @@ class PersonalDataKeeper:
             elif isinstance(newest, HistoryRecord):
                 change, now = self._ending(state_after(newest), epoch=later_id(newest.epoch, new_id()))
                 receipt = await self._commits.replace(None, newest.hash or "", change, attempt, now)
-            else:  # nothing that can be read says what there was
+            else:  # no readable record says what the state was
                 await self._recovery.recover(user_id, flow_id, origin)
                 continue
             if receipt is not None:
@@ -142,7 +148,7 @@ class PersonalDataKeeper:
         raise StateBusyError(flow_id)
 
     def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[ProposedChange, datetime]:
-        """The change that ends what ``last`` was; in a life of its own when there is no document."""
+        """Return the change that ends ``last``; in an epoch of its own if there is no document."""
         now = max(self._clock.now(), last.updated_at)
         ended = rules.end(last, "cleared", now)
         if epoch is not None:

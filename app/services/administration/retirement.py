@@ -1,4 +1,4 @@
-"""Retirement: the end of a flow, and by force of the states that run in it."""
+"""Retirement: the end of a flow and, by force, of its running states."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,15 +27,15 @@ from app.services.states.state_command import ProposedChange, StateCommand
 
 log = structlog.get_logger("retirement")
 
-TOGETHER = 100
-"""How many states are ended at a time, so that their changes share commands."""
-PASSES = 10
-MOST = 10_000
-"""How many states one call ends."""
+CONCURRENCY = 100
+"""States that are ended at a time, so that their changes share commands."""
+MAX_PASSES = 10
+MAX_STATES = 10_000
+"""States that one call ends."""
 
 
 class Retirement:
-    """Retires flows. Ending their states is repeatable: what ended already is not there any more."""
+    """Retires flows. Idempotent: states that have already ended are skipped."""
 
     def __init__(
         self,
@@ -60,9 +60,20 @@ class Retirement:
         force: bool = False,
         expected_version: ExpectedVersion = None,
     ) -> Retired:
-        """Publish the last version of a flow, on which nothing starts. ``force``: also clear its states that
-        are not completed, the paused ones too, at most ``MOST`` of them; then a flow that is retired already
-        is taken as well. Raises FlowNotFoundError, VersionConflictError."""
+        """Publish the last version of a flow, on which nothing starts.
+
+        Args:
+            flow_id: The flow.
+            origin: The source of the request.
+            source: The source that the version names.
+            force: Also clear its active and paused states, at most ``MAX_STATES`` of them. The flow may be
+                retired already.
+            expected_version: The newest version must be this one, or one of these.
+
+        Raises:
+            FlowNotFoundError: There is no such flow, or it is retired already.
+            VersionConflictError: The newest version is not an expected one.
+        """
         require_flow(flow_id)
         newest = await self._store.latest(flow_id)
         if force and newest is not None and newest.retired:
@@ -75,35 +86,35 @@ class Retirement:
         return await self._end_states(flow_id, origin) if force else Retired()
 
     async def _end_states(self, flow_id: str, origin: Origin) -> Retired:
-        """Pass by pass, until one finds none: a worker that did not know yet may start more."""
-        # A request's id is for one change of one state.
+        """End states in passes, until one finds none: a worker that does not know yet may start more."""
+        # A request id stands for one change of one state.
         origin = Origin(origin.caller, client=origin.client)
         ended = 0
         failed: set[str] = set()
-        for _ in range(PASSES):
+        for _ in range(MAX_PASSES):
             before = ended
             async for states in self._running(flow_id):
                 outcomes = await asyncio.gather(*(self._end(state, origin) for state in states))
                 ended += outcomes.count(True)
                 failed |= {s.key for s, done in zip(states, outcomes, strict=True) if done is False}
-                if ended + len(failed) >= MOST:
+                if ended + len(failed) >= MAX_STATES:
                     return Retired(ended, len(failed), more=True)
             if ended == before:
                 return Retired(ended, len(failed))
         return Retired(ended, len(failed), more=True)
 
     async def _running(self, flow_id: str) -> AsyncIterator[list[FlowState]]:
-        """Active and paused states in one way through, as one may become the other meanwhile."""
+        """Iterate over active and paused states in one pass, as a state may change from one to the other."""
         only, after = StateFilter(flow_id=flow_id), None
         while True:
-            page = await self._states.find(only, after, TOGETHER, self._clock.now())
+            page = await self._states.find(only, after, CONCURRENCY, self._clock.now())
             yield [state for state in page.states if state.status != "completed"]
             if page.next is None:
                 return
             after = page.next
 
     async def _end(self, state: FlowState, origin: Origin) -> bool | None:
-        """True if a state was ended; None if it had ended, or completed."""
+        """End a state. Return false if that failed, None if it had ended or completed."""
 
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange | None:
             if present is None or present.status == "completed":
@@ -117,6 +128,6 @@ class Retirement:
         except (StoreUnavailableError, FlowNotFoundError):
             raise
         except FlowError as error:
-            log.error("state not ended", state=state.key, code=error.code)
+            log.error("state not cleared", state=state.key, code=error.code)
             return False
         return ended or None

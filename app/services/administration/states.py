@@ -1,4 +1,4 @@
-"""Operations of administrators on one state, and the search for states."""
+"""Administration of states: pause, resume, recover and find."""
 
 from datetime import datetime
 
@@ -25,7 +25,7 @@ log = structlog.get_logger("administration")
 
 
 class Administration:
-    """Hold, release, repair and find states."""
+    """Pauses, resumes, recovers and finds states."""
 
     def __init__(
         self,
@@ -51,8 +51,17 @@ class Administration:
         after: str | None = None,
         limit: int = 1000,
     ) -> StatePage:
-        """States that ``only`` takes and the caller may see, by key (``<flow>:<user>``), those after the key
-        ``after``. Raises InvalidRequestError."""
+        """Find the states that match a filter and that the caller may see, by key (``<flow>:<user>``).
+
+        Args:
+            only: The filter.
+            caller: The reader.
+            after: Only states with keys after this one.
+            limit: The largest number of states.
+
+        Raises:
+            InvalidRequestError: The filter has faults.
+        """
         wanted = {"flowId": only.flow_id, "step": only.step, "status": only.status, "userId": only.user_id}
         require_ids({name: value for name, value in wanted.items() if value is not None})
         found = []
@@ -63,7 +72,9 @@ class Administration:
                 continue
             try:
                 found.append(await self._access.with_transitions(state, caller, budget))
-            except FlowStateCorruptionError as damage:  # must not hide the others; alone it is told
+            except (
+                FlowStateCorruptionError
+            ) as damage:  # one must not hide the others; reading it alone raises
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
                 found.append(state)
         return StatePage(found, page.next)
@@ -80,9 +91,13 @@ class Administration:
         return found
 
     async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> Recovered:
-        """Rebuild a state that is damaged, or does not agree with its history, from its last valid record;
-        without one, begin it again at the initial step. A sound state is kept as it is. Raises
-        FlowNotStartedError when there is nothing to recover."""
+        """Rebuild a damaged state, or one that contradicts its history, from its last valid record.
+
+        Without such a record the state restarts at the initial step. A valid state is left as it is.
+
+        Raises:
+            FlowNotStartedError: There is nothing to recover.
+        """
         require_state(user_id, flow_id)
         try:
             done = await self._recovery.recover(user_id, flow_id, origin)
@@ -95,8 +110,10 @@ class Administration:
     async def pause_flow(
         self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin
     ) -> FlowState:
-        """Hold a state: until it is resumed, what would move it raises StatePausedError. Pausing a
-        paused state changes nothing."""
+        """Pause a state: until it is resumed, changes of its step raise StatePausedError.
+
+        Pausing a paused state changes nothing.
+        """
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, flow_id)
@@ -113,7 +130,7 @@ class Administration:
         return after
 
     async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> FlowState:
-        """Release a paused state. Resuming one that is not paused changes nothing."""
+        """Resume a paused state. Resuming one that is not paused changes nothing."""
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, flow_id)
