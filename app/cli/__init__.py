@@ -1,4 +1,4 @@
-"""The command line: ``server-flow``. Each module adds its commands to the group when one of them runs."""
+"""The command line ``server-flow``. A module adds its commands to the group when one of them runs."""
 
 from app.cli.command import main
 

@@ -1,7 +1,7 @@
-"""The group of commands, and how each fails: one clear line, a non-zero exit.
+"""The group of commands. A command that fails prints one line and exits with a non-zero code.
 
-The modules of the commands are imported when one of their commands runs, so that a command loads what it
-needs and no more: the drivers, pydantic and the rules take most of a second of CPU.
+The modules of a command are imported when it runs, so that it loads only what it needs: the drivers, pydantic
+and the rules need most of a second of CPU.
 """
 
 import sys
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print a text that may repeat what users wrote, which a terminal must not take for its commands."""
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text that may repeat user input, without control characters that a terminal would obey."""
     from config.log import escape_controls  # noqa: PLC0415 - --help does without it
 
     click.echo(escape_controls(text, allowed="\n\t"), err=err)
 
 
 class CommandModules(NamedTuple):
-    """Where a command is defined: the first line of its help, and the modules that add it to the group."""
+    """A command: the first line of its help, and the modules that add it to the group."""
 
     short_help: str
     modules: tuple[str, ...]
@@ -35,29 +35,29 @@ class CommandModules(NamedTuple):
 
 COMMANDS = {
     "check-config": CommandModules(
-        "Print the effective settings, secrets masked, and ping both servers.", ("app.cli.maintenance",)
+        "Print the effective settings with masked secrets, and ping both servers.", ("app.cli.maintenance",)
     ),
     "data": CommandModules(
-        "All data, to a file and back: backup, and change of the server.", ("app.cli.data",)
+        "Export all data to a file and import it: backup, and change of the server.", ("app.cli.data",)
     ),
     "flows": CommandModules(
         "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagrams", "app.cli.migration")
     ),
-    "purge": CommandModules("End all states that are past their time.", ("app.cli.maintenance",)),
+    "purge": CommandModules("End all expired states.", ("app.cli.maintenance",)),
     "serve": CommandModules("Serve the API and Socket.IO.", ("app.cli.serve",)),
     "state": CommandModules("One user's state in one flow.", ("app.cli.state",)),
-    "stats": CommandModules("Show figures over all states and their history.", ("app.cli.maintenance",)),
+    "stats": CommandModules("Show statistics over all states and their history.", ("app.cli.maintenance",)),
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
     "user": CommandModules("Stored data of one user.", ("app.cli.user",)),
     "web": CommandModules("Browser files: flow-client and the pages.", ("app.cli.web",)),
     "worker": CommandModules(
-        "Run the background jobs alone: delivery for workers that died, expiry.", ("app.cli.serve",)
+        "Run only the background jobs: delivery for dead workers, expiry.", ("app.cli.serve",)
     ),
 }
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is used; the list of commands imports none."""
+    """A group that imports a command when it is used; the list of commands imports none."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an expected error becomes one line and an exit code."""
@@ -66,12 +66,12 @@ class LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            found = _explained(error)
+            found = _expected_failure(error)
             if found is None:
                 raise
             message, code = found
             for line in message.splitlines():
-                say(f"server-flow: {line}", err=True)
+                echo(f"server-flow: {line}", err=True)
             sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -91,8 +91,8 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, each.short_help) for name, each in sorted(COMMANDS.items())])
 
 
-def _explained(error: Exception) -> tuple[str, int] | None:
-    """The message and the exit code for an error that a person at the terminal can mend; None for others."""
+def _expected_failure(error: Exception) -> tuple[str, int] | None:
+    """Return the message and the exit code for an error that a user can mend; None for others."""
     from app.contracts.errors import FlowError, StoreUnavailableError  # noqa: PLC0415 - only when one fails
     from app.contracts.ports.bus import BusUnavailableError  # noqa: PLC0415
     from app.contracts.ports.sources import DefinitionSourceError  # noqa: PLC0415
@@ -104,16 +104,16 @@ def _explained(error: Exception) -> tuple[str, int] | None:
         case SettingsError():
             return str(error), 2
         case StoreUnavailableError():
-            return f"{error.advice} ({_named_by('FLOW_MONGO_URL', 'mongodb')})", 1
+            return f"{error.advice} ({_server_hint('FLOW_MONGO_URL', 'mongodb')})", 1
         case StartError() | DataTransferError() | DefinitionSourceError() | FlowError():
             return str(error), 1
         case BusUnavailableError():
-            return f"{error} ({_named_by('FLOW_REDIS_URL', 'redis')})", 1
+            return f"{error} ({_server_hint('FLOW_REDIS_URL', 'redis')})", 1
     return None
 
 
-def _named_by(setting: str, server: str) -> str:
-    """Return what says where a server is: the setting, or else the log of the embedded one."""
+def _server_hint(setting: str, server: str) -> str:
+    """Return the setting that names a server, or the log of the embedded one."""
     from config.settings import load_settings  # noqa: PLC0415 - only when one fails
 
     settings = load_settings()
@@ -123,61 +123,61 @@ def _named_by(setting: str, server: str) -> str:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="server-flow")
 def main() -> None:
-    """Keeps people's progress through multi-step flows."""
+    """Store people's progress through multi-step flows."""
 
 
 def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which store a command uses; ``with_service`` reads them."""
+    """Add the options that choose the store of a command; ``with_service`` reads them."""
     command = click.option(
         "--create",
         is_flag=True,
         expose_value=False,
-        callback=_remember,
-        help="Make a database of embedded servers if there is none.",
+        callback=_store_option,
+        help="Create a database of embedded servers if there is none.",
     )(command)
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
         expose_value=False,
-        callback=_remember,
-        help="Data of the embedded servers.",
+        callback=_store_option,
+        help="Data directory of the embedded servers.",
     )(command)
 
 
-def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+def _store_option(ctx: click.Context, option: click.Parameter, value: Any) -> None:
     ctx.meta[f"{__name__}.{option.name}"] = value
 
 
 def chosen_settings(data_dir: Path | None) -> "Settings":
-    """Read the settings, with the data directory that a command was given.
+    """Read the settings, with the data directory of a command.
 
     Raises:
-        SettingsError: The settings name other servers than the embedded ones of that directory, too.
+        SettingsError: The settings name other servers, too.
     """
     from config.settings import SettingsError, load_settings  # noqa: PLC0415 - only commands that need them
 
     settings = load_settings(data_dir=data_dir)
     if data_dir is not None and not settings.embedded:
         raise SettingsError(
-            "--data-dir is for the embedded servers, and FLOW_MONGO_URL and FLOW_REDIS_URL name others: "
+            "--data-dir is for the embedded servers, but FLOW_MONGO_URL and FLOW_REDIS_URL name others: "
             "leave it out, or unset both"
         )
     return settings
 
 
-def say_store(settings: "Settings") -> None:
-    """Say on stderr which store a command works on; servers that the settings name, to a terminal only."""
+def print_store(settings: "Settings") -> None:
+    """Print the store of a command on stderr; servers that the settings name, only to a terminal."""
     if settings.embedded:
-        say(f"Store: {settings.data_dir.absolute()} (embedded servers)", err=True)
+        echo(f"Store: {settings.data_dir.absolute()} (embedded servers)", err=True)
     elif sys.stderr.isatty():
         shown = settings.masked()
-        say(f"Store: {shown['FLOW_MONGO_DATABASE']} at {shown['FLOW_MONGO_URL']}", err=True)
+        echo(f"Store: {shown['FLOW_MONGO_DATABASE']} at {shown['FLOW_MONGO_URL']}", err=True)
 
 
 def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     """Run ``use`` with a service by the settings and the options of ``on_store``.
 
-    Logs below warnings are not shown. The example flows are for ``serve`` to publish: the service of this
+    Logs below warnings are not shown. Only ``serve`` publishes the example flows: the service of this
     database may have other definitions.
     """
     import asyncio  # noqa: PLC0415 - as all of these, for commands that need a service
@@ -195,7 +195,7 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     async def run() -> T:
         creates = chosen[f"{__name__}.create"]
         async with open_service(settings, create=creates, examples=creates) as service:
-            say_store(settings)
+            print_store(settings)
             return await use(service)
 
     return asyncio.run(run())

@@ -1,4 +1,4 @@
-"""``data``: all data of an embedded database to a file, and back."""
+"""``data``: export of a whole embedded database to a file, and its import."""
 
 import asyncio
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.command import chosen_settings, main, say, say_store
+from app.cli.command import chosen_settings, echo, main, print_store
 from app.contracts.transfer import TransferReport
 from app.transfer import export_directory, import_file
 from config.log import configure_logging
@@ -19,7 +19,7 @@ PROGRESS_SECONDS = 2.0
 
 @main.group()
 def data() -> None:
-    """All data, to a file and back: backup, and change of the server."""
+    """Export all data to a file and import it: backup, and change of the server."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and drafts are cleaned up
 
 
@@ -30,7 +30,7 @@ def data() -> None:
 def export_command(data_dir: Path, file: Path, force: bool) -> None:
     """Write the definitions, states and history of the embedded servers in DIR to FILE.
 
-    A running service may go on meanwhile. FILE contains personal data; only its owner can read it.
+    A running service may continue meanwhile. FILE contains personal data; only its owner can read it.
     """
     settings = load_settings()
     configure_logging("warning", settings.log_format)
@@ -42,22 +42,22 @@ def export_command(data_dir: Path, file: Path, force: bool) -> None:
             file,
             replace=force,
             progress=_Progress("written"),
-            say=lambda line: say(line, err=True),
+            say=lambda line: echo(line, err=True),
         )
     )
-    _print(report, f"exported to {file}", time.monotonic() - began)
+    _print_report(report, f"exported to {file}", time.monotonic() - began)
 
 
 @data.command("import")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
-@click.option("--create", is_flag=True, help="Make the directory of FLOW_DATA_DIR if there is none.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the embedded servers.")
+@click.option("--create", is_flag=True, help="Create the directory of FLOW_DATA_DIR if there is none.")
 @click.option("--replace-definitions", is_flag=True, help="Remove definitions that no state uses.")
 def import_command(file: Path, data_dir: Path | None, create: bool, replace_definitions: bool) -> None:
     """Load FILE into the configured database, or into embedded servers.
 
-    The database must have no states and no history, and no service may run on it. An import that was cut
-    off is completed by the same command. The directory of --data-dir is made if it does not exist.
+    The database must have no states and no history, and no service may run on it. An interrupted import is
+    completed by the same command. The directory of --data-dir is created if it does not exist.
     """
     settings = chosen_settings(data_dir)
     configure_logging("warning", settings.log_format)
@@ -69,17 +69,17 @@ def import_command(file: Path, data_dir: Path | None, create: bool, replace_defi
             replace_definitions=replace_definitions,
             create=create or data_dir is not None,
             progress=_Progress("loaded"),
-            say=lambda line: say(line, err=True),
+            say=lambda line: echo(line, err=True),
         )
     )
-    say_store(settings)
-    _print(report, f"imported from {file}", time.monotonic() - began)
+    print_store(settings)
+    _print_report(report, f"imported from {file}", time.monotonic() - began)
     if report.already_there:
-        say(f"{report.already_there} of the documents were there already, as in the file")
+        echo(f"{report.already_there} of the documents existed already, as in the file")
 
 
 class _Progress:
-    """Prints the number of documents now and then."""
+    """Prints the number of documents at intervals."""
 
     def __init__(self, done: str) -> None:
         self._done = done
@@ -88,10 +88,10 @@ class _Progress:
     def __call__(self, collection: str, documents: int) -> None:
         if time.monotonic() - self._printed_at >= PROGRESS_SECONDS:
             self._printed_at = time.monotonic()
-            say(f"{collection}: {documents} documents {self._done}", err=True)
+            echo(f"{collection}: {documents} documents {self._done}", err=True)
 
 
-def _print(report: TransferReport, done: str, seconds: float) -> None:
+def _print_report(report: TransferReport, done: str, seconds: float) -> None:
     for collection, documents in report.documents.items():
-        say(f"{documents:>10} {collection}")
-    say(f"{done}: {report.bytes / 1e6:.1f} MB in {seconds:.1f} s; sha256 {report.sha256}")
+        echo(f"{documents:>10} {collection}")
+    echo(f"{done}: {report.bytes / 1e6:.1f} MB in {seconds:.1f} s; sha256 {report.sha256}")

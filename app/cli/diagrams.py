@@ -1,4 +1,4 @@
-"""``flows diagram``: a flow to look at."""
+"""``flows diagram``: a flow as a diagram."""
 
 from pathlib import Path
 from typing import cast, get_args
@@ -21,19 +21,21 @@ from app.sources.files import FileSource
 @click.option(
     "--user", "user_id", help="Highlight the current step of this user, on the version of the state."
 )
-@click.option("--version", type=click.IntRange(1, 999_999_999), help="This version, not the newest.")
+@click.option(
+    "--version", type=click.IntRange(1, 999_999_999), help="Draw this version instead of the newest."
+)
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Draw the definition in a file, in the place of a flow; needs no server.",
+    help="Draw the definition in a file instead of a flow; needs no server.",
 )
 @on_store
 def draw(flow_id: str | None, form: str, user_id: str | None, version: int | None, file: Path | None) -> None:
     """Print a diagram of a flow: Mermaid, DOT or SVG."""
     if (flow_id is None) == (file is None):
-        raise click.UsageError("say which flow by its ID, or which definition with --file")
+        raise click.UsageError("name a flow by its ID, or a definition with --file")
     if file is not None and (user_id is not None or version is not None):
-        raise click.UsageError("--user and --version are for a flow, not for a --file")
+        raise click.UsageError("--user and --version apply to a flow, not to a --file")
     if file is None:
         text = _draw_published(cast("str", flow_id), cast("Format", form), user_id, version)
     else:

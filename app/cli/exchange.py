@@ -1,4 +1,4 @@
-"""``flows export`` and ``flows import``: definitions out and in, in our formats and as machines of XState."""
+"""``flows export`` and ``flows import``: definitions as JSON, YAML and machines of XState."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import cast, get_args
 import click
 import msgspec
 
-from app.cli.command import on_store, say, with_service
+from app.cli.command import echo, on_store, with_service
 from app.cli.flows import finding_line, flows
 from app.cli.origin import CLI_CALLER
 from app.contracts.definition import Finding
@@ -32,10 +32,10 @@ from app.sources.files import FileSource
     show_default=True,
     help="xstate: a machine for createMachine of XState v5.",
 )
-@click.option("--version", type=click.IntRange(min=1), help="This version, not the newest.")
+@click.option("--version", type=click.IntRange(min=1), help="Export this version instead of the newest.")
 @on_store
 def export(flow_id: str, form: str, version: int | None) -> None:
-    """Print a flow. What XState does not do is listed on stderr."""
+    """Print a flow. The parts that XState does not support are listed on stderr."""
 
     async def run(service: FlowService) -> ExportedFlow:
         return await service.exchange.export(
@@ -46,7 +46,7 @@ def export(flow_id: str, form: str, version: int | None) -> None:
     if isinstance(exported.content, str):
         click.echo(exported.content, nl=False)
     else:
-        say(_json(exported.content))
+        echo(_indented_json(exported.content))
     _print_unconverted(flow_id, exported.unconverted)
 
 
@@ -58,13 +58,15 @@ def export(flow_id: str, form: str, version: int | None) -> None:
     type=click.Choice(["auto", "xstate"]),
     default="auto",
     show_default=True,
-    help="auto: definitions, as the ends of the names say. xstate: machines of XState v5.",
+    help="auto: definitions, by the extensions of the files. xstate: machines of XState v5.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the definitions, publish nothing; needs no server.")
+@click.option("--dry-run", is_flag=True, help="Print the definitions and publish nothing; needs no server.")
 @on_store
 def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
-    """Publish definitions: a new flow, or the next version of one that differs. Listed on stderr: warnings of
-    the check, and what of a machine a flow cannot say."""
+    """Publish definitions: a new flow, or the next version of one that differs.
+
+    Warnings of the check, and the parts of a machine that a flow cannot express, are listed on stderr.
+    """
 
     async def run(service: FlowService) -> None:
         for place, raw in _definitions(files, form):
@@ -72,7 +74,7 @@ def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
                 imported = await service.exchange.import_flow(raw, "json", caller=CLI_CALLER)
             _print_warnings(place, imported.findings)
             done = "published" if imported.published else "is the same already"
-            say(f"{place}: {imported.flow.flow} v{imported.definition.version} {done}")
+            echo(f"{place}: {imported.flow.flow} v{imported.definition.version} {done}")
 
     if not dry_run:
         with_service(run)
@@ -81,12 +83,12 @@ def import_flows(files: tuple[Path, ...], form: str, *, dry_run: bool) -> None:
         with _exit_on_faults(place):
             flow, warnings = parse_flow(raw)
         _print_warnings(place, warnings)
-        say(_json(flow))
+        echo(_indented_json(flow))
 
 
 def _print_warnings(place: str, warnings: Sequence[Finding]) -> None:
     for finding in warnings:
-        say(f"{place}: {finding_line(finding)}", err=True)
+        echo(f"{place}: {finding_line(finding)}", err=True)
 
 
 def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, object]]:
@@ -99,34 +101,34 @@ def _definitions(files: tuple[Path, ...], form: str) -> Iterator[tuple[str, obje
                 yield place, imported.flow
                 continue
             if isinstance(raw, dict) and "states" in raw and "steps" not in raw:
-                raise click.UsageError(f"{place}: has states, not steps; say --format xstate for a machine")
+                raise click.UsageError(f"{place}: has states, not steps; use --format xstate for a machine")
             yield place, raw
 
 
 def _print_unconverted(place: str, not_carried: Sequence[Unconverted]) -> None:
-    """``place: path.inside: converted: why``: it is there as data or under another name; or ``dropped``."""
+    """Print a line for each part: ``place: path.inside: converted: reason``, or ``dropped``."""
     for each in not_carried:
         kind = "converted" if each.converted else "dropped"
-        say(_line(place, each.pointer, f"{kind}: {each.reason}"), err=True)
+        echo(_format_line(place, each.pointer, f"{kind}: {each.reason}"), err=True)
 
 
 @contextmanager
 def _exit_on_faults(place: str) -> Iterator[None]:
-    """Print the faults of a definition, and end."""
+    """Print the faults of a definition and exit with 1."""
     try:
         yield
     except InvalidDefinitionError as refusal:
         for fault in refusal.faults:
-            say(_line(place, fault.pointer, fault.message), err=True)
+            echo(_format_line(place, fault.pointer, fault.message), err=True)
         sys.exit(1)
 
 
-def _line(place: str, pointer: str, message: str) -> str:
+def _format_line(place: str, pointer: str, message: str) -> str:
     segments = pointer.split("/")[1:]
     inside = ".".join(segment.replace("~1", "/").replace("~0", "~") for segment in segments) or "(whole)"
     line = f"{place}: {inside}: {message}"
     return "".join(character if character.isprintable() else "�" for character in line)
 
 
-def _json(value: object) -> str:
+def _indented_json(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value).decode(), indent=2)

@@ -1,11 +1,11 @@
-"""``flows``: definitions."""
+"""``flows``: definitions of flows."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from app.cli.command import main, on_store, say, with_service
+from app.cli.command import echo, main, on_store, with_service
 from app.cli.origin import CLI_CALLER
 from app.contracts.definition import Finding
 from app.contracts.ports.sources import DefinitionSourceError
@@ -22,7 +22,7 @@ def flows() -> None:
 @flows.command("list")
 @on_store
 def list_flows() -> None:
-    """List every flow: slug, version, steps, title, source; and the file that the version outranks."""
+    """List every flow: slug, version, steps, title, source; and a file that the version outranks."""
 
     async def run(service: FlowService) -> None:
         async for definition in service.definitions.all(caller=CLI_CALLER):
@@ -38,7 +38,7 @@ def list_flows() -> None:
                 flow.title or "",
                 source,
             )
-            say("\t".join(columns))
+            echo("\t".join(columns))
 
     with_service(run)
 
@@ -52,13 +52,13 @@ def show(flow_id: str) -> None:
     async def run(service: FlowService) -> None:
         definition = await service.definitions.current(flow_id, CLI_CALLER)
         flow = definition.flow
-        say(f"{flow.flow} v{definition.version} ({definition.source}) {flow.title or ''}".rstrip())
+        echo(f"{flow.flow} v{definition.version} ({definition.source}) {flow.title or ''}".rstrip())
         for step in flow.steps.values():
             mark = "*" if step.step == flow.initial_step else " "
-            say(f" {mark}{step.index}: {step.step}")
+            echo(f" {mark}{step.index}: {step.step}")
             for transition in step.transitions.values():
                 marks = [m for m in ("explicit", "reversible") if getattr(transition, m)]
-                say(f"      {transition.transition} -> {transition.step} {' '.join(marks)}".rstrip())
+                echo(f"      {transition.transition} -> {transition.step} {' '.join(marks)}".rstrip())
 
     with_service(run)
 
@@ -67,11 +67,11 @@ def show(flow_id: str) -> None:
 @click.argument("flow_id", metavar="ID")
 @on_store
 def hand_back(flow_id: str) -> None:
-    """Publish what a file has over the version of a caller, so that its changes count again."""
+    """Publish the flow of a file over a caller's version, so that changes of the file apply again."""
 
     async def run(service: FlowService) -> None:
         definition = await service.definitions.hand_back(flow_id)
-        say(f"{flow_id} v{definition.version} published, from {definition.source}")
+        echo(f"{flow_id} v{definition.version} published, from {definition.source}")
 
     with_service(run)
 
@@ -79,31 +79,33 @@ def hand_back(flow_id: str) -> None:
 @flows.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(files: tuple[Path, ...]) -> None:
-    """Check definitions; needs no server. Prints every finding with advice, exits with 1 when one is an
-    error."""
+    """Check definitions; needs no server.
+
+    Prints every finding with advice, and exits with 1 if one is an error.
+    """
     failed = False
     checked = warned = 0
     for file in files:
         try:
             found = FileSource(file).find()
         except DefinitionSourceError as refusal:
-            say(str(refusal))
+            echo(str(refusal))
             failed = True
             continue
         for definition in found:
             checked += 1
             if definition.fault:
-                say(definition.fault)
+                echo(definition.fault)
                 failed = True
                 continue
             for finding in check_flow(definition.raw):
-                say(f"{definition.place}: {finding_line(finding)}")
+                echo(f"{definition.place}: {finding_line(finding)}")
                 failed |= finding.severity == "error"
                 warned += finding.severity == "warning"
     if failed:
         sys.exit(1)
-    warnings = f", {_counted(warned, 'warning')}" if warned else ""
-    say(f"{_counted(checked, 'definition')} checked, no errors{warnings}.")
+    warnings = f", {_plural(warned, 'warning')}" if warned else ""
+    echo(f"{_plural(checked, 'definition')} checked, no errors{warnings}.")
 
 
 def finding_line(finding: Finding) -> str:
@@ -115,5 +117,5 @@ def finding_line(finding: Finding) -> str:
     return "".join(character if character.isprintable() else "�" for character in line)
 
 
-def _counted(number: int, what: str) -> str:
+def _plural(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from app.cli.command import chosen_settings, main, on_store, say, with_service
+from app.cli.command import chosen_settings, echo, main, on_store, with_service
 from app.contracts.errors import FlowError, StoreUnavailableError
 from app.contracts.ports.bus import BusUnavailableError
 from app.contracts.statistics import FlowStatistics
@@ -15,62 +15,64 @@ from app.process.embedded import EmbeddedServers
 from app.services import FlowService
 from config.settings import Settings
 
-SHOWN_REPORTS = 20
-"""Of states that are corrupted, or whose records cannot be delivered."""
+MAX_SHOWN_REPORTS = 20
+"""States that are corrupted, or whose records cannot be delivered."""
 
 
 @main.command()
 @on_store
 def purge() -> None:
-    """End all states that are past their time."""
+    """End all expired states."""
 
     async def run(service: FlowService) -> int:
         return await service.purge_expired_flows()
 
-    say(f"{with_service(run)} expired states ended")
+    echo(f"{with_service(run)} expired states ended")
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_store
 def stats(as_json: bool) -> None:
-    """Show figures over all states and their history."""
+    """Show statistics over all states and their history."""
 
     async def run(service: FlowService) -> tuple[FlowStatistics, dict[str, str]]:
-        return await service.get_flow_statistics(), await service.background.check.list_reasons(SHOWN_REPORTS)
+        return await service.get_flow_statistics(), await service.background.check.list_reasons(
+            MAX_SHOWN_REPORTS
+        )
 
     figures, reports = with_service(run)
     if as_json:
-        say(msgspec.json.encode(figures).decode())
+        echo(msgspec.json.encode(figures).decode())
         return
     metrics = figures.performance_metrics
-    say(f"states               {figures.total_flows}")
-    say(f"active users         {figures.active_users}")
-    say(f"completion rate      {figures.completion_rate:.1f} %")
-    say(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
-    say(f"error rate           {100 * figures.error_rate:.2f} %")
-    say(f"corrupted states     {figures.corrupted_states}")
+    echo(f"states               {figures.total_flows}")
+    echo(f"active users         {figures.active_users}")
+    echo(f"completion rate      {figures.completion_rate:.1f} %")
+    echo(f"average duration     {figures.average_flow_duration / 1000:.1f} s")
+    echo(f"error rate           {100 * figures.error_rate:.2f} %")
+    echo(f"corrupted states     {figures.corrupted_states}")
     for key, reason in reports.items():
-        say(f"  {key}: {reason}")
-    say(
+        echo(f"  {key}: {reason}")
+    echo(
         f"response time        {metrics.average_response_time:.1f} ms, p95 {metrics.p95_response_time:.1f} ms"
     )
-    say(f"throughput           {metrics.throughput_per_second:.2f} /s in the last minute")
+    echo(f"throughput           {metrics.throughput_per_second:.2f} /s in the last minute")
     for step in figures.popular_steps:
-        say(f"  {step.count:>8} x {step.flow}: {step.step}")
+        echo(f"  {step.count:>8} x {step.flow}: {step.step}")
 
 
 @main.command("check-config")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the embedded servers.")
 def check_config(data_dir: Path | None) -> None:
-    """Print the effective settings, secrets masked, and ping both servers."""
+    """Print the effective settings with masked secrets, and ping both servers."""
     settings = chosen_settings(data_dir)
     for name, value in settings.masked().items():
-        say(f"{name}={value}")
+        echo(f"{name}={value}")
     if settings.embedded:
         running = EmbeddedServers(settings.data_dir).running(settings)
         if running is None:
-            say("No servers are named: 'serve' starts embedded ones.")
+            echo("The settings name no servers: 'serve' starts embedded ones.")
             return
         settings = running
     settings.require_token_check()
@@ -85,10 +87,10 @@ async def _ping(settings: Settings) -> int:
     for name, ping in (("MongoDB", parts.database.ping), ("Redis", parts.bus.ping)):
         try:
             await ping()
-            say(f"{name}: answers")
+            echo(f"{name}: answers")
         except (FlowError, BusUnavailableError) as refusal:
-            why = refusal.advice if isinstance(refusal, StoreUnavailableError) else refusal
-            say(f"{name}: {why}")
+            reason = refusal.advice if isinstance(refusal, StoreUnavailableError) else refusal
+            echo(f"{name}: {reason}")
             failed = 1
     await parts.bus.stop()
     await parts.database.close()

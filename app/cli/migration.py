@@ -1,4 +1,4 @@
-"""``flows diff`` and ``flows migrate``: from one version to another."""
+"""``flows diff`` and ``flows migrate``: differences of versions, and moves between them."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ import click
 import msgspec
 from msgspec import structs
 
-from app.cli.command import on_store, say, with_service
+from app.cli.command import echo, on_store, with_service
 from app.cli.flows import flows
 from app.cli.origin import CLI_CALLER, CLI_ORIGIN
 from app.contracts.errors import Fault, InvalidRequestError
@@ -23,7 +23,7 @@ from app.contracts.migration import (
 from app.services import FlowService
 
 PROGRESS_SECONDS = 2.0
-FAILURES_SHOWN = 20
+MAX_SHOWN_FAILURES = 20
 _SIGNS = (("+", "added"), ("-", "removed"))
 
 
@@ -31,23 +31,23 @@ _SIGNS = (("+", "added"), ("-", "removed"))
 @click.argument("flow_id", metavar="ID")
 @click.argument("earlier", metavar="A", type=click.IntRange(min=1))
 @click.argument("later", metavar="B", type=click.IntRange(min=1))
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_store
 def diff(flow_id: str, earlier: int, later: int, as_json: bool) -> None:
-    """Show how version B differs from A, and what that means for states that run on A."""
+    """Show how version B differs from A, with the effect on states that run on A."""
 
     async def run(service: FlowService) -> FlowDiff:
         return await service.migration.diff(flow_id, earlier, later, CLI_CALLER)
 
     found = with_service(run)
     if as_json:
-        say(msgspec.json.encode(found).decode())
+        echo(msgspec.json.encode(found).decode())
         return
-    say(f"{found.flow} v{found.from_version} -> v{found.to_version}: {found.verdict}")
+    echo(f"{found.flow} v{found.from_version} -> v{found.to_version}: {found.verdict}")
     for line in _differences(found):
-        say(f"  {line}")
+        echo(f"  {line}")
     for reason in found.reasons:
-        say(f"{reason.effect:<10}  {reason.pointer}: {reason.message}")
+        echo(f"{reason.effect:<10}  {reason.pointer}: {reason.message}")
 
 
 def _differences(found: FlowDiff) -> list[str]:
@@ -70,9 +70,13 @@ def _names(members: Sequence[MemberChange]) -> str:
 @click.argument("flow_id", metavar="ID")
 @click.option("--from", "from_version", required=True, type=click.IntRange(min=1), help="The old version.")
 @click.option("--to", "to_version", required=True, type=click.IntRange(min=1), help="The new version.")
-@click.option("--map", "pairs", multiple=True, metavar="OLD=NEW", help="Where states of a step go on.")
-@click.option("--leave", "left", multiple=True, metavar="STEP", help="A step whose states stay as they are.")
-@click.option("--dry-run", is_flag=True, help="Say what would become of the states, change nothing.")
+@click.option(
+    "--map", "pairs", multiple=True, metavar="OLD=NEW", help="The new step for states of an old one."
+)
+@click.option(
+    "--leave", "left", multiple=True, metavar="STEP", help="A step whose states stay on the old version."
+)
+@click.option("--dry-run", is_flag=True, help="Show the result for the states; change nothing.")
 @on_store
 def migrate(
     flow_id: str,
@@ -82,7 +86,7 @@ def migrate(
     left: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Move running states to another version. It can be run again; exits with 1 when states remain."""
+    """Move running states to another version. Can be repeated; exits with 1 if states remain."""
     command = MigrateCommand(from_version, to_version, _mapping(pairs, left), dry_run)
 
     async def run(service: FlowService) -> MigrationReport:
@@ -92,28 +96,28 @@ def migrate(
     if dry_run:
         _print_rehearsal(report)
         return
-    say(f"{report.moved} states moved, {report.failed} failed, {report.remaining} remain")
-    for failure in report.failures[:FAILURES_SHOWN]:
-        say(f"  {failure.user_id}: {failure.error.code}: {failure.error.message}", err=True)
+    echo(f"{report.moved} states moved, {report.failed} failed, {report.remaining} remain")
+    for failure in report.failures[:MAX_SHOWN_FAILURES]:
+        echo(f"  {failure.user_id}: {failure.error.code}: {failure.error.message}", err=True)
     if report.remaining:
         sys.exit(1)
 
 
 class _Progress:
-    """Says now and then how many were moved; ``before`` is how many earlier calls moved."""
+    """Prints the number of moved states at intervals; ``before`` is the number that earlier calls moved."""
 
     def __init__(self) -> None:
         self.before = 0
-        self._told = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __call__(self, moved: int) -> None:
-        if time.monotonic() - self._told >= PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            say(f"{self.before + moved} moved")
+        if time.monotonic() - self._printed_at >= PROGRESS_SECONDS:
+            self._printed_at = time.monotonic()
+            echo(f"{self.before + moved} moved")
 
 
 async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> MigrationReport:
-    """Ask until nothing more is moved; the last report, with all that was moved."""
+    """Repeat the call until nothing more is moved; return the last report with the total."""
     progress = _Progress()
     while True:
         try:
@@ -125,11 +129,11 @@ async def _run(service: FlowService, flow_id: str, command: MigrateCommand) -> M
         progress.before += report.moved
         if command.dry_run or not report.remaining or not report.moved:
             return structs.replace(report, moved=progress.before)
-        say(f"{progress.before} moved, {report.remaining} to go")
+        echo(f"{progress.before} moved, {report.remaining} to go")
 
 
 def _as_option(fault: Fault, mapping: Mapping[str, str | None]) -> Fault:
-    """Members of the request are options here."""
+    """Convert a fault of a member of the request to one of an option."""
     member, _, step = fault.pointer.strip("/").partition("/")
     step = step.replace("~1", "/").replace("~0", "~")
     if member != "mapping":
@@ -144,7 +148,7 @@ def _mapping(pairs: Sequence[str], left: Sequence[str]) -> dict[str, str | None]
     for pair in pairs:
         old, _, new = pair.partition("=")
         if not old or not new:
-            raise click.BadParameter(f"{pair!r} is not OLD=NEW", param_hint="--map")
+            raise click.BadParameter(f"{pair!r} must be OLD=NEW", param_hint="--map")
         if old in mapping:
             raise click.BadParameter(f"step {old!r} is mapped twice", param_hint="--map")
         mapping[old] = new
@@ -156,13 +160,13 @@ def _mapping(pairs: Sequence[str], left: Sequence[str]) -> dict[str, str | None]
 
 
 def _print_rehearsal(report: MigrationReport) -> None:
-    say(f"{report.flow} v{report.from_version} -> v{report.to_version}, nothing was changed:")
+    echo(f"{report.flow} v{report.from_version} -> v{report.to_version}, nothing was changed:")
     for step in report.steps:
-        say(f"  {step.step} -> {step.to or '-'}: {_counts(step)}")
+        echo(f"  {step.step} -> {step.to or '-'}: {_counts(step)}")
         if step.advice:
-            say(f"      {step.advice}")
+            echo(f"      {step.advice}")
     for proposal in report.proposals:
-        say(f"maybe --map {proposal.step}={proposal.to}  ({proposal.confidence:.0%}: {proposal.reason})")
+        echo(f"maybe --map {proposal.step}={proposal.to}  ({proposal.confidence:.0%}: {proposal.reason})")
 
 
 def _counts(step: StepMigration) -> str:
@@ -172,9 +176,9 @@ def _counts(step: StepMigration) -> str:
         ("stuck", step.stuck),
         ("left", step.left),
     )
-    return ", ".join(_counted(name, sample) for name, sample in counted if sample.count) or "none"
+    return ", ".join(_sample_text(name, sample) for name, sample in counted if sample.count) or "none"
 
 
-def _counted(name: str, sample: Sample) -> str:
+def _sample_text(name: str, sample: Sample) -> str:
     more = ", …" if sample.count > len(sample.user_ids) else ""
     return f"{sample.count} {name} ({', '.join(sample.user_ids)}{more})"

@@ -1,4 +1,4 @@
-"""``state``: one state."""
+"""``state``: one user's state in one flow."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from app.cli.command import main, on_store, say, with_service
+from app.cli.command import echo, main, on_store, with_service
 from app.cli.origin import CLI_CALLER, CLI_ORIGIN
 from app.contracts.commands import SetCommand
 from app.contracts.errors import InvalidRequestError
@@ -28,27 +28,27 @@ def state() -> None:
     """One user's state in one flow."""
 
 
-def _of_a_state(command: Callable[..., None]) -> Callable[..., None]:
+def _state_options(command: Callable[..., None]) -> Callable[..., None]:
     command = on_store(command)
     command = click.option("--flow", "flow_id", required=True, help="The flow.")(command)
     return click.option("--user", "user_id", required=True, help="The user.")(command)
 
 
 @state.command()
-@_of_a_state
+@_state_options
 def show(user_id: str, flow_id: str) -> None:
     """Print the state as JSON."""
 
     async def run(service: FlowService) -> Any:
         return state_view(await service.require_flow_state(user_id, flow_id, caller=CLI_CALLER))
 
-    _print(with_service(run))
+    _print_json(with_service(run))
 
 
 @state.command()
-@_of_a_state
+@_state_options
 def history(user_id: str, flow_id: str) -> None:
-    """Print the history, oldest first, a line each."""
+    """Print the history, the oldest record first, one line for each."""
 
     async def run(service: FlowService) -> None:
         after = None
@@ -58,7 +58,7 @@ def history(user_id: str, flow_id: str) -> None:
             )
             for r in page.items:
                 way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
-                say(f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}")
+                echo(f"{iso(r.timestamp)}\t{r.epoch[-6:]}.{r.revision}\t{r.transition}\t{way}\t{r.actor}")
             if page.next is None:
                 return
             after = page.next
@@ -67,10 +67,10 @@ def history(user_id: str, flow_id: str) -> None:
 
 
 @state.command("set")
-@_of_a_state
+@_state_options
 @click.argument("body", metavar="JSON")
 def set_state(user_id: str, flow_id: str, body: str) -> None:
-    """Replace the state wholesale (repair), for example with '{"step": "verification"}'."""
+    """Replace the whole state (repair), for example with '{"step": "verification"}'."""
     try:
         value = msgspec.json.decode(body)
     except msgspec.DecodeError as refusal:
@@ -87,24 +87,24 @@ def set_state(user_id: str, flow_id: str, body: str) -> None:
         wanted = msgspec.structs.replace(command, flow=flow_id)
         return state_view(await service.set_flow_state(user_id, wanted, origin=CLI_ORIGIN))
 
-    _print(with_service(run))
+    _print_json(with_service(run))
 
 
 @state.command()
-@_of_a_state
+@_state_options
 def clear(user_id: str, flow_id: str) -> None:
     """Remove the state; its history stays."""
 
     async def run(service: FlowService) -> bool:
         return await service.clear_flow_state(user_id, flow_id, origin=CLI_ORIGIN)
 
-    say("cleared" if with_service(run) else "there was no state")
+    echo("cleared" if with_service(run) else "there was no state")
 
 
 @state.command()
-@_of_a_state
+@_state_options
 def verify(user_id: str, flow_id: str) -> None:
-    """Check the chain of the history; exits with 1 and names the first broken link when it is not whole."""
+    """Verify the hash chain of the history; exits with 1 and prints the first broken link, if any."""
 
     async def run(service: FlowService) -> Verification:
         return await service.verify_flow_history(user_id, flow_id, caller=CLI_CALLER)
@@ -113,21 +113,21 @@ def verify(user_id: str, flow_id: str) -> None:
     notes = [f"{found.records} records"]
     notes += [f"{found.unsealed} older than the chain"] if found.unsealed else []
     notes += [f"{found.erased} erased"] if found.erased else []
-    say(f"{'whole' if found.whole else 'BROKEN'}: {', '.join(notes)}; head {found.head or '-'}")
+    echo(f"{'whole' if found.whole else 'BROKEN'}: {', '.join(notes)}; head {found.head or '-'}")
     if found.broken is not None:
-        say(f"first broken link: {found.broken.id}: {found.broken.reason}")
+        echo(f"first broken link: {found.broken.id}: {found.broken.reason}")
         sys.exit(1)
 
 
 @state.command()
-@_of_a_state
+@_state_options
 def token(user_id: str, flow_id: str) -> None:
     """Print the state as a token for addresses (?flow=); it authorises nothing."""
 
     async def run(service: FlowService) -> str:
         return (await service.tokens.encode(user_id, flow_id, caller=CLI_CALLER)).token
 
-    say(with_service(run))
+    echo(with_service(run))
 
 
 @state.command("compare-token")
@@ -141,26 +141,26 @@ def compare_token(user_id: str, token: str) -> None:
         return await service.tokens.compare(user_id, token, caller=CLI_CALLER)
 
     found = with_service(run)
-    say(f"{found.hint.flow} v{found.version}: {found.hint.step}")
+    echo(f"{found.hint.flow} v{found.version}: {found.hint.step}")
     if found.state is None:
-        say("there is no state")
+        echo("there is no state")
     for name in found.differences:
-        say(f"{name} differs")
+        echo(f"{name} differs")
     if not found.matches:
         sys.exit(1)
 
 
 @state.command()
-@_of_a_state
+@_state_options
 def recover(user_id: str, flow_id: str) -> None:
-    """Rebuild a damaged state from its history; a sound one is kept as it is."""
+    """Rebuild a damaged state from its history; a valid one stays as it is."""
 
     async def run(service: FlowService) -> Recovered:
         return await service.administration.recover_flow(user_id, flow_id, origin=CLI_ORIGIN)
 
     done = with_service(run)
-    _print(recovery_view(done))
+    _print_json(recovery_view(done))
 
 
-def _print(value: Any) -> None:
-    say(msgspec.json.format(msgspec.json.encode(value).decode(), indent=2))
+def _print_json(value: Any) -> None:
+    echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=2))

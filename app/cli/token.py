@@ -1,4 +1,4 @@
-"""``token``."""
+"""``token``: signed tokens for the configured secret."""
 
 import re
 from datetime import timedelta
@@ -9,7 +9,7 @@ import click
 from app.auth.claims import ClaimNames
 from app.auth.policy import SCOPES
 from app.auth.tokens import issue_token
-from app.cli.command import main, say
+from app.cli.command import echo, main
 from app.contracts.identifiers import ID_RULE, is_id
 from app.flow.lint.spelling import is_role, nearest
 from app.kit.durations import MAX_DURATION, parse_duration
@@ -23,15 +23,15 @@ _MIN_TTL = timedelta(seconds=1)
 
 @main.command()
 @click.option("--user", required=True, help="The user's id (the token's 'sub').")
-@click.option("--role", "roles", multiple=True, help="A role; may be repeated.")
-@click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; may be repeated.")
+@click.option("--role", "roles", multiple=True, help="A role; can be repeated.")
+@click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; can be repeated.")
 @click.option(
     "--ttl",
     default="PT1H",
     show_default=True,
-    help="How long it is valid: PT15M, PT1H, P7D, P2W; 15m, 1h and 7d for short.",
+    help="The time of validity: PT15M, PT1H, P7D, P2W; 15m, 1h and 7d for short.",
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data of the embedded servers.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the embedded servers.")
 def token(
     user: str, roles: tuple[str, ...], scopes: tuple[str, ...], ttl: str, data_dir: Path | None
 ) -> None:
@@ -41,7 +41,7 @@ def token(
         raise click.BadParameter(ID_RULE, param_hint="--user")
     _check_words(roles, scopes)
     settings = load_settings(data_dir=data_dir)
-    say(signed_token(settings, user, valid_for, roles, scopes))
+    echo(signed_token(settings, user, valid_for, roles, scopes))
 
 
 def _read_ttl(text: str) -> timedelta:
@@ -52,12 +52,12 @@ def _read_ttl(text: str) -> timedelta:
     except (ValueError, OverflowError) as refusal:
         raise click.BadParameter(f"{refusal}; or 15m, 1h, 7d", param_hint="--ttl") from None
     if not _MIN_TTL <= given <= MAX_DURATION:
-        raise click.BadParameter(f"{text!r} is not between a second and 100 years", param_hint="--ttl")
+        raise click.BadParameter(f"{text!r} must be between a second and 100 years", param_hint="--ttl")
     return given
 
 
 def _check_words(roles: tuple[str, ...], scopes: tuple[str, ...]) -> None:
-    """Refuse roles that no flow can name, and scopes that are much like one of ours but are none."""
+    """Refuse roles that no flow can name, and misspelled scopes."""
     for role in roles:
         if not is_role(role):
             raise click.BadParameter(f"{role!r} cannot name a role", param_hint="--role")
@@ -73,13 +73,13 @@ def _check_words(roles: tuple[str, ...], scopes: tuple[str, ...]) -> None:
 def signed_token(
     settings: Settings, user: str, ttl: timedelta, roles: tuple[str, ...] = (), scopes: tuple[str, ...] = ()
 ) -> str:
-    """A token that a server with these settings takes. Raises SettingsError, EmbeddedError."""
+    """Create a token that a server with these settings accepts. Raises SettingsError, EmbeddedError."""
     if settings.jwt_secret is not None:
         secret = settings.jwt_secret.get_secret_value()
     elif settings.embedded and not (settings.jwt_public_key or settings.jwks_url):
         secret = read_jwt_secret(settings.data_dir)
     else:
-        raise SettingsError("FLOW_JWT_SECRET: tokens can be made here only with the shared secret")
+        raise SettingsError("FLOW_JWT_SECRET: tokens can be created here only with the shared secret")
     return issue_token(
         secret,
         user,

@@ -1,11 +1,11 @@
-"""``user``: everything kept of one user."""
+"""``user``: stored data of one user."""
 
 from typing import Any
 
 import click
 import msgspec
 
-from app.cli.command import main, on_store, say, with_service
+from app.cli.command import echo, main, on_store, with_service
 from app.cli.origin import CLI_ORIGIN
 from app.contracts.wire.administration import erasure_view, personal_data_view
 from app.services import FlowService
@@ -26,29 +26,29 @@ def export(user_id: str) -> None:
     async def run(service: FlowService) -> Any:
         return personal_data_view(await service.personal_data.export(user_id))
 
-    say(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+    echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
 
 
 @user.command("log-name")
 @click.option("--user", "user_id", required=True, help="The user.")
 @on_store
 def log_name(user_id: str) -> None:
-    """Print the name that the logs have for the user."""
+    """Print the pseudonym of the user in the logs."""
 
     async def run(_: FlowService) -> str:
         return IDENTITY.name(user_id)
 
-    say(with_service(run))
+    echo(with_service(run))
 
 
 @user.command()
 @click.option("--user", "user_id", required=True, help="The user.")
 @on_store
-@click.confirmation_option(prompt="This ends all states of the user and cannot be undone. Go on?")
+@click.confirmation_option(prompt="This ends all states of the user and cannot be undone. Continue?")
 def erase(user_id: str) -> None:
-    """End all states, and erase what was entered from the history; prints the receipt."""
+    """End all states, erase the user's input from the history, and print the receipt."""
 
     async def run(service: FlowService) -> Any:
         return erasure_view(await service.personal_data.erase(user_id, CLI_ORIGIN))
 
-    say(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+    echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))

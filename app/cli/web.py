@@ -1,10 +1,10 @@
-"""``web``: the files that browsers get."""
+"""``web``: the files for browsers."""
 
 import sys
 
 import click
 
-from app.cli.command import main, say
+from app.cli.command import echo, main
 
 
 @main.group()
@@ -17,7 +17,7 @@ def web() -> None:
 def build(force: bool) -> None:
     """Build the browser files, as an installation does.
 
-    Needs a source checkout and access to an npm registry. Node is downloaded if there is none.
+    Needs a source checkout and access to an npm registry. Node is downloaded if it is not installed.
     """
     from app.web.build import WebBuildError  # noqa: PLC0415 - other commands do not need it
     from app.web.build import build as build_bundle  # noqa: PLC0415
@@ -26,22 +26,22 @@ def build(force: bool) -> None:
     bundle = Bundle()
     if not bundle.has_sources:
         if bundle.exists:
-            say(f"Nothing to do: this installation came with its browser files in {bundle.files}.")
+            echo(f"Nothing to do: this installation came with its browser files in {bundle.files}.")
             return
-        say(
+        echo(
             "server-flow: this wheel was built without browser files and has no sources to build them from; "
             "install a wheel that has them, or install from a source checkout",
             err=True,
         )
         sys.exit(1)
     if bundle.is_current and not force:
-        say(f"Nothing to do: {bundle.files} was built from the present sources.")
+        echo(f"Nothing to do: {bundle.files} was built from the present sources.")
         return
-    say("Building the browser files ...")
+    echo("Building the browser files ...")
     try:
         build_bundle(bundle, download=True)
     except WebBuildError as failure:
-        say(failure.output.rstrip("\n"), err=True)
-        say(f"server-flow: the browser files were not built: {failure}", err=True)
+        echo(failure.output.rstrip("\n"), err=True)
+        echo(f"server-flow: the browser files were not built: {failure}", err=True)
         sys.exit(1)
-    say(f"Built {bundle.files}.")
+    echo(f"Built {bundle.files}.")

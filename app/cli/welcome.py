@@ -33,9 +33,9 @@ def welcome_text(
         host: The interface that it listens on.
         settings: Including the servers in use.
         data_dir: Of the embedded servers, None if there are none.
-        first_flow: A flow to begin with, if everybody may see one.
+        first_flow: A flow for the example, if everybody may see one.
         bundle: The pages, if they are built.
-        is_terminal: The text goes to a person. Otherwise it may be kept in a log, and has no token.
+        is_terminal: The output is a terminal. Otherwise it may be stored in a log, and has no token.
     """
     shows_tokens = is_terminal and data_dir is not None and settings.jwt_secret is not None
     lines = [""]

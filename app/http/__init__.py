@@ -1,1 +1,1 @@
-"""The HTTP door: routes as a list, one way to decode, one way to answer, one way to refuse."""
+"""The HTTP interface: endpoints as values, one decoder of requests, one renderer of errors."""

@@ -1,4 +1,4 @@
-"""The Starlette application: the list of routes and what is around them."""
+"""The Starlette application: routes and middleware."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ from app.web.bundle import Bundle
 
 
 def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False) -> list[Endpoint]:
-    """Every endpoint of the service."""
+    """Return all endpoints of the service."""
     return [
         *STATE_ENDPOINTS,
         *HISTORY_ENDPOINTS,
@@ -63,16 +63,16 @@ def build_application(
     lifespan: StatelessLifespan[Starlette],
     strict_readiness: bool = False,
 ) -> Starlette:
-    """The HTTP side of the service."""
+    """Build the HTTP side of the service."""
     endpoints = all_endpoints(checks, strict_readiness=strict_readiness)
     bundle = Bundle()
 
     @cache
-    def running_version() -> str:  # reads the metadata of the installation, which a start need not wait for
+    def running_version() -> str:  # reads the metadata of the installation, which would delay the start
         return version("server-flow")
 
     @cache
-    def document() -> bytes:  # takes 0.1 s, too
+    def document() -> bytes:  # needs 0.1 s, which would delay the start
         return msgspec.json.encode(openapi(endpoints, running_version()))
 
     async def describe(_: Request) -> Response:

@@ -21,10 +21,10 @@ class LimitedConnection(Protocol):
 
     @property
     def has_unread_data(self) -> bool:
-        """True while the service, not the client, is what the connection waits for."""
+        """True while the service has not read all that the client sent."""
 
     def give_way(self) -> None:
-        """End, for another connection."""
+        """End the connection in favour of another one."""
 
 
 class ConnectionRegistry:

@@ -28,14 +28,14 @@ from app.kit.descriptors import descriptor_limit
 log = structlog.get_logger("http")
 
 MAX_ADDRESS_BYTES = 65_535
-"""Of a request's target; the parser takes no longer one apart."""
+"""Bytes of the target of a request; the parser does not split longer ones."""
 MAX_HEADERS_BYTES = 65_536
-"""Of all names and values of a request, its trailers among them."""
+"""Bytes of all names and values of a request, including its trailers."""
 MAX_HEADERS = 100
 MAX_HANDSHAKE_LINE_BYTES = 8_000
-"""Of one line of a WebSocket handshake; the library takes 8,192 with names and ends of lines."""
+"""Bytes of one line of a WebSocket handshake; the library accepts 8,192 with names and line ends."""
 MAX_DISCARDED_BYTES = 4_194_304
-"""Read after a refusal, so that a client that still sends gets the answer before the end."""
+"""Bytes that are read after a refusal, so that a client that still sends gets the answer before the end."""
 
 
 class _Phase(Enum):
@@ -45,27 +45,27 @@ class _Phase(Enum):
 
 
 class _RefusedError(Exception):
-    """Stops the parser; the connection knows why."""
+    """Stops the parser; the connection has the reason."""
 
 
 _registries: WeakKeyDictionary[ServerState, ConnectionRegistry] = WeakKeyDictionary()
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's connection with limits.
+    """A connection of uvicorn with limits.
 
-    ``limit_concurrency`` of uvicorn's configuration is the limit of connections. Beyond it, or when file
-    descriptors run out, the connection that has waited longest for its client ends; if all are at work, a few
+    ``limit_concurrency`` of uvicorn's configuration is the limit of connections. Beyond it, or if file
+    descriptors run out, the connection that has waited longest for its client ends. If all are at work, a few
     more are accepted for the probes of operators, and answered with 503 on other paths.
     """
 
     head_seconds = 15.0
     """From the start of the connection to the first byte, and from there to the end of the headers."""
     body_seconds = 30.0
-    """For a body; longer by a second for each ``min_body_rate`` bytes that came."""
+    """For a body; one more second for each ``min_body_rate`` bytes received."""
     min_body_rate = 4096.0
     linger_seconds = 5.0
-    """For what a client still sends after its answer."""
+    """For data that a client still sends after its answer."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -85,9 +85,9 @@ class BoundedConnection(HttpToolsProtocol):
         self._discarded_bytes: int | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Admit the connection, or take it as a spare one."""
+        """Admit the connection, as a spare one if there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._learn_limit()
+        self._adapt_limit()
         while len(self.connections) > self._registry.limit:
             if not self._registry.make_room():
                 self._is_spare = True
@@ -96,13 +96,13 @@ class BoundedConnection(HttpToolsProtocol):
         self._wait(self.head_seconds, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the registry."""
         self._stop_waiting()
         self._registry.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within the limits."""
+        """Parse received data within the limits."""
         if self._refusal is not None:
             self._discard(len(data))
             return
@@ -116,20 +116,20 @@ class BoundedConnection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._refusal or MalformedRequestError())
             return
-        # The parser keeps a header until it is complete, so that its bytes are counted as they come.
+        # The parser buffers a header until it is complete, so that its bytes are counted as they arrive.
         if self._unreported_bytes + self._header_bytes > MAX_HEADERS_BYTES + MAX_ADDRESS_BYTES:
             self._refuse(HeadersTooLargeError(MAX_HEADERS_BYTES, MAX_HEADERS))
             return
         self._settle()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection on."""
+        """Hand the connection over to the WebSocket protocol."""
         self._stop_waiting()
         self._registry.remove(self)
         super().handle_websocket_upgrade()
 
     def give_way(self) -> None:
-        """End, for another connection."""
+        """End the connection in favour of another one."""
         if self._phase is _Phase.IDLE or self._refusal is not None:
             self._close()
         else:
@@ -140,18 +140,20 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def has_unread_data(self) -> bool:
-        """True while the service takes its time to read what the client sent."""
+        """True while the service has not read all that the client sent."""
         return bool(self.flow.read_paused)
 
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
+        """Start counting the bytes of a request."""
         super().on_message_begin()
         self._phase = _Phase.HEAD
         self._messages += 1
         self._address_bytes = self._header_bytes = self._unreported_bytes = 0
 
     def on_url(self, url: bytes) -> None:
+        """Bound the target of a request."""
         self._unreported_bytes = 0
         self._address_bytes += len(url)
         if self._address_bytes > MAX_ADDRESS_BYTES:
@@ -159,6 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Bound the headers of a request."""
         self._unreported_bytes = 0
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADERS_BYTES or len(self.headers) >= MAX_HEADERS:
@@ -166,6 +169,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Check the headers of a request, and start it."""
         self._unreported_bytes = 0
         if self._is_spare and self.url.partition(b"?")[0].decode("latin-1") not in PROBES:
             self._stop_parser(TooManyConnectionsError())
@@ -178,17 +182,19 @@ class BoundedConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        """Count the bytes of a body."""
         self._unreported_bytes = 0
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """End the reading of a request."""
         self._unreported_bytes = 0
         super().on_message_complete()
         self._phase = _Phase.IDLE
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for one."""
+        """Continue with the next request, or wait for one."""
         is_last = not self.pipeline
         super().on_response_complete()
         self._unset_keepalive_if_required()
@@ -203,10 +209,10 @@ class BoundedConnection(HttpToolsProtocol):
 
     # Limits
 
-    def _learn_limit(self) -> None:
-        """Lower the limit for a while when few descriptors are left: without one nobody can be accepted.
+    def _adapt_limit(self) -> None:
+        """Lower the limit for a while if few descriptors are left: without one nobody can be accepted.
 
-        The kernel hands out the lowest number that is free, so that a high one says that all below are used.
+        The kernel assigns the lowest free number, so that a high one means that all below are in use.
         """
         bound = self.transport.get_extra_info("socket")
         excess = 0 if bound is None else bound.fileno() + 2 * MAX_SPARE_CONNECTIONS - descriptor_limit()
@@ -222,7 +228,7 @@ class BoundedConnection(HttpToolsProtocol):
     # Waiting for the client
 
     def _settle(self) -> None:
-        """Wait for what the client has to send next, if it is another part than before."""
+        """Wait for the next part of the client's data, if it is another part than before."""
         if self._awaited == (self._phase, self._messages):
             return
         self._awaited = (self._phase, self._messages)
@@ -269,7 +275,7 @@ class BoundedConnection(HttpToolsProtocol):
         raise _RefusedError
 
     def _refuse(self, refusal: FlowError) -> None:
-        """Answer with an error after the answers that are under way, and end. Nothing more is parsed."""
+        """Answer with an error after the pending answers, and end. Nothing more is parsed."""
         self._refusal = refusal
         self._stop_waiting()
         cycle = self.cycle
@@ -280,7 +286,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._phase is not _Phase.BODY:
             if cycle.response_complete:
                 self._answer_refusal()
-        elif cycle in queued:  # the request with the fault, behind others: they are answered first
+        elif cycle in queued:  # other requests come before the faulty one: they are answered first
             self.pipeline.popleft()
         elif cycle.response_started:
             self._close()

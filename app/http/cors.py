@@ -1,4 +1,4 @@
-"""Cross-origin requests of pages: allowed for the origins of the settings, logged for others."""
+"""Cross-origin requests of pages: allowed for the origins in the settings, logged for others."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ class CrossOrigin(CORSMiddleware):
         self._refused = RefusedOrigins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a preflight, or hand the request on."""
+        """Answer a preflight request, or pass the request on."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             origin = headers.get("origin")

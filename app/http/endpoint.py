@@ -1,4 +1,4 @@
-"""An endpoint: what a route takes and answers, declared once for serving and for OpenAPI."""
+"""Endpoints: the request and the answers of a route, declared once for serving and for OpenAPI."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,16 +24,16 @@ from app.contracts.errors import (
 from app.contracts.positions import ExpectedPosition
 from app.flow.values.storable_json import NUMBER_RULE
 from app.flow.values.struct_errors import faults_of, surrogate_faults
-from app.http.entity_tags import EntityTags, entity_tags, not_of_this_service
+from app.http.entity_tags import EntityTags, entity_tags, foreign_tag_error
 from app.http.problems import log_with_request
 from app.http.query import QueryDecoder
 from app.kit.integers import convert_json
 from app.services import FlowService
 
 BODY_ALLOWANCE_BYTES = 16_384
-"""Bytes that a body may have beside its payload."""
-DEFINITION_LIMIT_BYTES = 524_288
-BATCH_LIMIT_BYTES = 8_388_608
+"""Bytes of a body in addition to its payload."""
+MAX_DEFINITION_BYTES = 524_288
+MAX_BATCH_BYTES = 8_388_608
 _STATE_TAG = re.compile(r"(?:(?P<epoch>[0-9a-zA-Z-]{1,64})\.)?(?P<revision>[0-9]{1,15})\Z")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
@@ -43,7 +43,7 @@ CONDITIONAL: tuple[RequestHeader, ...] = ("If-Match", "Idempotency-Key")
 
 
 class NoQuery(Struct, frozen=True):
-    """A route without query parameters."""
+    """The query of a route without parameters."""
 
 
 class UserQuery(Struct, frozen=True, rename="camel"):
@@ -53,19 +53,19 @@ class UserQuery(Struct, frozen=True, rename="camel"):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """The declaration of what a route takes and answers.
+    """The declaration of a route: its request and its answers.
 
     Attributes:
         answers: Types by status, None for an empty answer, a tuple for one of several types. With 304 among
-            them an ``If-None-Match`` is used, and the ETag ends with a digest of the body.
-        body: The type of the body; None: no body is taken.
-        body_of: What faults of the body are called, and how large it may be.
-        described_body: The type of the body for the OpenAPI document, where ``body`` takes anything, so that
+            them ``If-None-Match`` is evaluated, and the ETag ends with a digest of the body.
+        body: The type of the body, None if the route has none.
+        body_of: The kind of the body, which bounds its size.
+        described_body: The type of the body for the OpenAPI document, if ``body`` accepts anything, so that
             all faults are found later.
         request_headers: The headers of a request that are used.
-        answer_headers: Headers of successful answers; ``Location`` has only what is made (201).
-        other_media_types: Types by the media types that an answer has when the query asks for them.
-        scope: What the token must have.
+        answer_headers: Headers of successful answers; ``Location`` only with 201.
+        other_media_types: Types by the media types of answers that the query can request.
+        scope: The scope that the token must have.
         public: No token is required.
     """
 
@@ -89,7 +89,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True):
-    """A status, a value to encode (UNSET: an empty body) and headers; or the whole response."""
+    """An answer: a status, a value to encode (UNSET: an empty body) and headers; or a whole response."""
 
     value: Any = UNSET
     status: int = 200
@@ -109,21 +109,21 @@ class Call:
 
     @property
     def user_id(self) -> str:
-        """The user that the request is about."""
+        """The user whose data the request is about."""
         return acting_for(self.caller, self.query.user_id)
 
     def header(self, name: str) -> str | None:
-        """A header of the request."""
+        """Return a header of the request."""
         return self._headers.get(name)
 
     @property
     def if_match(self) -> EntityTags | None:
-        """The header ``If-Match``."""
+        """The entity tags of ``If-Match``."""
         return entity_tags("If-Match", self._headers.getlist("if-match"))
 
     @property
     def expected(self) -> tuple[ExpectedPosition, ...] | None:
-        """The positions in ``If-Match``; none when there are only weak tags, which match nothing."""
+        """The positions in ``If-Match``; an empty tuple if there are only weak tags, which match nothing."""
         tags = self.if_match
         if tags is None:
             return None
@@ -131,17 +131,19 @@ class Call:
             return (ExpectedPosition(None),)
         found = [match for tag in tags.strong if (match := _STATE_TAG.match(tag))]
         if len(tags.strong) == 1 and not found and not tags.weak:
-            raise not_of_this_service("If-Match", '"<epoch>.<revision>"')
+            raise foreign_tag_error("If-Match", '"<epoch>.<revision>"')
         return tuple(ExpectedPosition(int(match["revision"]), match["epoch"]) for match in found)
 
     @property
     def origin(self) -> Origin:
-        """Where the request's command comes from."""
+        """The origin of the command."""
         request_id: str | UnsetType = UNSET
         given = self._headers.get("idempotency-key")
         if given is not None:
             if not _REQUEST_ID.match(given):
-                raise InvalidRequestError([Fault("/Idempotency-Key", "takes 1 to 128 visible characters")])
+                raise InvalidRequestError(
+                    [Fault("/Idempotency-Key", "must be 1 to 128 visible ASCII characters")]
+                )
             request_id = given
         return Origin(
             self.caller,
@@ -152,7 +154,7 @@ class Call:
 
 
 class Handler:
-    """An endpoint as Starlette calls it."""
+    """An endpoint as a handler of Starlette."""
 
     def __init__(
         self, endpoint: Endpoint, service: FlowService, verifier: TokenVerifier, max_payload_bytes: int
@@ -160,12 +162,13 @@ class Handler:
         self._endpoint = endpoint
         self._service = service
         self._verifier = verifier
-        limits = {"definition": DEFINITION_LIMIT_BYTES, "batch": BATCH_LIMIT_BYTES}
+        limits = {"definition": MAX_DEFINITION_BYTES, "batch": MAX_BATCH_BYTES}
         self._limit = limits.get(endpoint.body_of, max_payload_bytes + BODY_ALLOWANCE_BYTES)
         self._query = QueryDecoder(endpoint.query)
         self._decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
 
     async def __call__(self, request: Request) -> Response:
+        """Authenticate, decode, handle and encode a request."""
         endpoint = self._endpoint
         caller = Caller(user_id="")
         if not endpoint.public:
@@ -180,7 +183,7 @@ class Handler:
         if faults:
             raise InvalidRequestError(faults)
         if request.method == "HEAD" and endpoint.media_type == "text/event-stream":
-            return Response(media_type=endpoint.media_type)  # what a stream would say, it would say for ever
+            return Response(media_type=endpoint.media_type)  # HEAD must not open an endless stream
         answer = await endpoint.handle(Call(request, self._service, caller, query, body))
         if isinstance(answer.value, Response):
             return answer.value
@@ -198,7 +201,7 @@ class Handler:
     def _decode_body(self, raw: bytes, faults: list[Fault]) -> Any:
         if self._decoder is None:
             if raw.strip():
-                faults.append(Fault("", "this route takes no body"))
+                faults.append(Fault("", "must be empty: this route has no body"))
             return None
         try:
             return self._decoder.decode(raw.strip() or b"{}")
@@ -209,7 +212,7 @@ class Handler:
 
 
 def is_known_etag(etag: str, listed: str) -> bool:
-    """Return whether an ``If-None-Match`` lists the ETag, by the weak comparison of RFC 9110."""
+    """Return true if an ``If-None-Match`` lists the ETag, by the weak comparison of RFC 9110."""
     tags = {tag.strip().removeprefix("W/") for tag in listed.split(",")}
     return etag in tags or "*" in tags
 
@@ -229,20 +232,20 @@ async def _read(request: Request, limit: int) -> bytes:
             raw += chunk
             if len(raw) > limit:
                 raise PayloadTooLargeError("body", limit)
-    except ClientDisconnect:  # it went away, or its connection ended as it was late
+    except ClientDisconnect:  # it disconnected, or its connection ended because it was late
         raise RequestTimeoutError from None
     return bytes(raw)
 
 
 def _decode_again(raw: bytes, shape: Any) -> tuple[Any, list[Fault]]:
-    """The body where only numbers such as 1.0 were in the way of its integers; otherwise its faults."""
+    """Decode a body with integers such as 1.0, or return its faults."""
     try:
         value = msgspec.json.decode(raw.strip() or b"{}")
     except UnicodeDecodeError:
-        return None, [Fault("", "the body is not UTF-8")]
+        return None, [Fault("", "the body is not UTF-8; encode it as UTF-8")]
     except RecursionError:
-        return None, [Fault("", "the body is nested too deep")]
-    except msgspec.ValidationError:  # an integer of so many digits that it is no double either
+        return None, [Fault("", "the body is nested too deeply")]
+    except msgspec.ValidationError:  # an integer with too many digits for a double
         return None, [Fault("", f"a number is too large: {NUMBER_RULE}")]
     except msgspec.DecodeError as refusal:
         return None, surrogate_faults(raw) or [Fault("", f"the body is not JSON: {refusal}")]

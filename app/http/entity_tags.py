@@ -8,11 +8,11 @@ from msgspec import Struct
 from app.contracts.errors import Fault, InvalidRequestError
 
 _MEMBER = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(?:,|\Z)')
-"""A member of the list; lists may have empty ones."""
+"""A member of the list, which may be empty."""
 
 
 class EntityTags(Struct, frozen=True):
-    """The tags that a header lists, without their quotes, or ``*`` (``any``)."""
+    """The tags of a header, without their quotes, or ``*`` (``any``)."""
 
     any: bool = False
     strong: tuple[str, ...] = ()
@@ -20,7 +20,7 @@ class EntityTags(Struct, frozen=True):
 
 
 def entity_tags(name: str, lines: Sequence[str]) -> EntityTags | None:
-    """Read a header of the request, which may have several lines; None without the header.
+    """Parse a header of the request, which may have several lines; None without the header.
 
     Raises:
         InvalidRequestError: It is not a list of entity tags.
@@ -41,14 +41,20 @@ def entity_tags(name: str, lines: Sequence[str]) -> EntityTags | None:
             found.append((member["weak"] is not None, member["tag"]))
         position = member.end()
     if not found:
-        raise InvalidRequestError([Fault(f"/{name}", 'takes "*" or ETags as answered, in their quotes')])
+        raise InvalidRequestError(
+            [Fault(f"/{name}", 'must be "*" or a list of ETags as answered, in their quotes')]
+        )
     strong = tuple(tag for weak, tag in found if not weak)
     return EntityTags(strong=strong, weak=tuple(tag for weak, tag in found if weak))
 
 
-def not_of_this_service(name: str, form: str) -> InvalidRequestError:
-    """The error for a header whose only tag is none of this service's, which have the ``form``: a mistake.
+def foreign_tag_error(name: str, form: str) -> InvalidRequestError:
+    """Return the error for a header whose only tag is not a tag of this service.
 
-    In a list such tags match nothing.
+    In a list such tags match nothing. A single one is a mistake.
+
+    Args:
+        name: The header.
+        form: The form of the tags of this service.
     """
-    return InvalidRequestError([Fault(f"/{name}", f"takes an ETag as answered: {form}")])
+    return InvalidRequestError([Fault(f"/{name}", f"must be an ETag as answered: {form}")])

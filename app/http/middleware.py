@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: a request id, one log line a request, no answer without a shape."""
+"""ASGI middleware: a request id, one log line for each request, and an answer to unexpected errors."""
 
 import re
 import time
@@ -22,12 +22,13 @@ SAFETY_HEADERS = [
 
 
 class RequestLog:
-    """Outermost around the routes."""
+    """The outermost middleware around the routes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request: set its id, log it, and answer unexpected errors."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,7 +52,7 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
             try:
                 await self._app(scope, receive, send_with_id)
-            except Exception as error:  # noqa: BLE001 - every answer has its shape
+            except Exception as error:  # noqa: BLE001 - every request is answered
                 answer = unexpected(scope["path"], error)
                 found["code"] = InternalError.code
                 if not status:

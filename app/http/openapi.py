@@ -40,14 +40,14 @@ _DESCRIPTION = (
     "Server-Sent Events (`streamFlowState`) or by Socket.IO, which this document does not describe."
 )
 _TAGS = {
-    "States": "Where a user stands in a flow, what may happen next, and what happened.",
+    "States": "The position of a user in a flow, the transitions from there, and the history.",
     "Definitions": "Flows and their versions.",
     "Administration": "States of all users.",
     "Health": "For load balancers and tools.",
 }
 _VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {"version": _VERSION, "earlier": _VERSION, "later": _VERSION}
-"""Schemas of those that are not any text."""
+"""Schemas of the path parameters that are not free text."""
 
 
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 
 
 def _permission(endpoint: Endpoint) -> str:
-    """Say whose token an operation takes."""
+    """Describe the token that an operation requires."""
     if endpoint.public:
         return "Needs no token."
     if endpoint.scope:
@@ -170,7 +170,7 @@ def _is_struct(body: Any) -> bool:
 
 
 def _answer(endpoint: Endpoint, status: int, shape: Any, schemas: Schemas) -> dict[str, Any]:
-    unchanged = "It is still what the If-None-Match names"
+    unchanged = "Unchanged since the version that If-None-Match names"
     names = [
         *(["ETag"] if 304 in endpoint.answers and "ETag" not in endpoint.answer_headers else []),
         *(name for name in endpoint.answer_headers if name != "Location" or status == 201),

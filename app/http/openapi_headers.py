@@ -1,4 +1,4 @@
-"""Headers in the OpenAPI document: those that requests may have, and those that answers have."""
+"""Headers of requests and of answers in the OpenAPI document."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,8 +26,8 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,128}$"},
     },
     "Last-Event-ID": {
-        "description": "The id of the last event that was received, `<epoch>.<revision>`: the stream goes "
-        "on after it.",
+        "description": "The id of the last event that was received, `<epoch>.<revision>`: the stream "
+        "continues after it.",
         "schema": {"type": "string"},
     },
 }
@@ -46,11 +46,11 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "Location": {
-        "description": "The address of what was made, without scheme and host.",
+        "description": "The address of the created resource, without scheme and host.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Retry-After": {
-        "description": "In so many seconds the same request may succeed.",
+        "description": "The number of seconds after which the same request may succeed.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {

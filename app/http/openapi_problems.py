@@ -1,4 +1,4 @@
-"""Errors in the OpenAPI document: one schema for each (RFC 9457), told apart by ``code``.
+"""Errors in the OpenAPI document: one schema for each (RFC 9457), distinguished by ``code``.
 
 Each schema has all members itself: generators do not agree on what ``allOf`` with a common part means.
 """
@@ -52,7 +52,7 @@ _DETAILS: Mapping[type[FlowError], Mapping[str, Any]] = {
         "recover": dict[str, Any] | UnsetType,
     },
 }
-"""The members of ``details`` by error; later versions may add some. Of other errors none is promised."""
+"""The members of ``details`` by error; later versions may add some. Other errors promise none."""
 
 
 @cache

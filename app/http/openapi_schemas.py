@@ -18,8 +18,8 @@ class Schemas:
     """The schemas of types, and of the structs that they consist of.
 
     msgspec describes what may be decoded. What is encoded always has the members with a default, unless the
-    struct omits them; and a ``default`` makes generators of clients take a member of a request for required.
-    So that defaults are in the descriptions, and ``required`` is by direction.
+    struct omits them; and a ``default`` makes generators of clients treat a member of a request as
+    required. So defaults are in the descriptions, and ``required`` is by direction.
 
     Args:
         requested: Types of bodies.
@@ -88,7 +88,7 @@ def _structs_of(types: Iterable[Any]) -> dict[str, type[Struct]]:
 
 
 def _describe_encoded(schema: dict[str, Any], struct: type[Struct]) -> None:
-    """Make the schema of a struct that is only answered say what is always there, and never null."""
+    """Mark the members of a struct that answers always have, and those that are never null."""
     properties, required = schema["properties"], []
     omits = struct.__struct_config__.omit_defaults
     for field in msgspec.structs.fields(struct):
@@ -122,7 +122,7 @@ def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_objects(node: Any) -> None:
-    """Say of objects without known members that they may have any: generators take them for empty."""
+    """Allow any members in objects without known ones: generators treat them as empty otherwise."""
     if isinstance(node, dict):
         if node.get("type") == "object" and "properties" not in node:
             node.setdefault("additionalProperties", True)

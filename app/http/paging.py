@@ -1,4 +1,4 @@
-"""Answers that are one page of a list."""
+"""Pages of lists, as answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
@@ -16,13 +16,13 @@ Limit = Annotated[int, Meta(ge=1, le=1000, description="At most this many items.
 def page_answer(
     found: Sequence[T], view: Callable[[T], Any], key: Callable[[T], str], more: str | None
 ) -> Answer:
-    """Answer with items as far as they fit a page.
+    """Answer with as many items as fit a page.
 
     Args:
         found: Items, in the order of the list.
-        view: An item as it is answered.
-        key: The ``after`` that goes on behind an item.
-        more: The ``after`` that goes on behind all of ``found``; None if they are the last ones.
+        view: Converts an item to its view.
+        key: Returns the ``after`` that continues behind an item.
+        more: The ``after`` that continues behind all of ``found``; None if they are the last ones.
     """
     encoded = (json.encode(view(item)) for item in found)
     shown, _ = take_page(encoded, max(len(found), 1), len)

@@ -21,20 +21,20 @@ log = structlog.get_logger("http")
 
 
 INSTANCE_CHARACTERS = 1000
-"""Of a path in an answer and in a line of the log; an address may have 64 KiB."""
+"""Characters of a path in an answer and in a log line; a target may have 64 KiB."""
 SHOWN_CHARACTERS = 200
-"""Of a path in a message."""
+"""Characters of a path in a message."""
 LOGGED = "flow.logged"
-"""In the scope of a request: what the line about it in the log has beside the path and the status."""
+"""The key, in the scope of a request, of additional fields of its log line."""
 
 
 def log_with_request(request: Request, **fields: str) -> None:
-    """Add to the line about a request in the log."""
+    """Add fields to the log line of a request."""
     request.scope.get(LOGGED, {}).update(fields)
 
 
 def problem(error: FlowError, instance: str) -> Response:
-    """An error as an answer. ``instance`` is the path of the request."""
+    """Render an error as an answer. ``instance`` is the path of the request."""
     headers = {}
     if isinstance(error, AuthenticationRequiredError):
         headers["WWW-Authenticate"] = 'Bearer realm="server-flow"'
@@ -49,19 +49,21 @@ def problem(error: FlowError, instance: str) -> Response:
 
 
 async def flow_error(request: Request, error: Exception) -> Response:
-    """A FlowError that a route raised."""
+    """Answer a FlowError that a route raised."""
     refusal = error if isinstance(error, FlowError) else InternalError()
     log_with_request(request, code=refusal.code)
     return problem(refusal, request.url.path)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Refusals of Starlette itself: an unknown route or method."""
+    """Answer an error of Starlette itself: an unknown route or method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     refusal: FlowError
     path = cut(request.url.path, SHOWN_CHARACTERS)
     if status == 405:
-        refusal = MethodNotAllowedError(f"{request.method} is not a method of {path}")
+        refusal = MethodNotAllowedError(
+            f"{path} does not support {request.method}; /openapi.json lists the methods of each route"
+        )
     elif status == 404:
         refusal = NotFoundError(f"There is no route {path}; /openapi.json lists them")
     else:
@@ -73,6 +75,6 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 
 def unexpected(path: str, error: BaseException) -> Response:
-    """A fault of the service: logged without its message, answered without any."""
+    """Answer an unexpected error, which is logged without its message."""
     log.error("request failed", path=cut(path, INSTANCE_CHARACTERS), **describe(error))
     return problem(InternalError(), path)

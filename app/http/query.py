@@ -24,7 +24,7 @@ class QueryDecoder:
         self._shape = shape
         self._parameters = {field.encode_name: field for field in msgspec.structs.fields(shape)}
         self._required = [name for name, field in self._parameters.items() if field.required]
-        self._known = f"; there is {', '.join(self._parameters)}" if self._parameters else ""
+        self._known = f"; the parameters are {', '.join(self._parameters)}" if self._parameters else ""
 
     def decode(self, request: Request, faults: list[Fault]) -> Struct | None:
         """Decode the query of a request; add its faults and return None if there are any."""
@@ -37,15 +37,15 @@ class QueryDecoder:
                 break
             field = self._parameters.get(name)
             if field is None:
-                faults.append(Fault(f"/{name}", f"no such query parameter{self._known}"))
+                faults.append(Fault(f"/{name}", f"unknown query parameter{self._known}"))
                 continue
             try:
                 values[field.name] = _convert(value, field.type)
             except OverflowError:
-                faults.append(Fault(f"/{name}", "takes a moment of the years 1 to 9999, in UTC"))
+                faults.append(Fault(f"/{name}", "must be a time of the years 1 to 9999, in UTC"))
             except msgspec.ValidationError as refusal:
                 choices = _choices(field.type)
-                faults.append(Fault(f"/{name}", f"takes one of {choices}" if choices else str(refusal)))
+                faults.append(Fault(f"/{name}", f"must be one of {choices}" if choices else str(refusal)))
         if self._required:
             named = {name for name, _ in given}
             faults += [Fault(f"/{name}", "is required") for name in self._required if name not in named]

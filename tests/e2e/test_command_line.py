@@ -179,7 +179,7 @@ def test_token_wants_sound_words(shell: Shell) -> None:
 
 def test_worker_runs_until_it_is_reported(shell: Shell) -> None:
     worker = Process("worker", env=shell.env, cwd=shell.cwd)
-    worker.wait_for("background jobs run")
+    worker.wait_for("background jobs are running")
     assert worker.end() == 0
     shell.env = {}
     assert "FLOW_MONGO_URL" in shell("worker", code=2)

@@ -181,7 +181,7 @@ def test_an_import_makes_a_data_directory_only_if_it_is_reported_to(
     assert said.startswith(f"server-flow: There is no database in {tmp_path / '.flow-data'}, ")
     assert [file.name for file in tmp_path.iterdir()] == ["empty.flow"]
     said = run(tmp_path, "data", "import", "empty.flow", "--data-dir", "x", env=external(settings), code=2)
-    assert "--data-dir is for the embedded servers, and FLOW_MONGO_URL" in said
+    assert "--data-dir is for the embedded servers, but FLOW_MONGO_URL" in said
     said = run(tmp_path, "data", "import", "empty.flow", "--create")
     assert f"Store: {tmp_path / '.flow-data'} (embedded servers)" in said
 
@@ -219,7 +219,7 @@ def test_an_import_that_was_killed_is_completed_by_the_same_command(
         assert "An import into this database has not finished: repeat 'server-flow data import'" in said
         printed = shell("data", "import", "large.flow")
         assert "30000 flow_history" in printed
-        assert "of the documents were there already, as in the file" in printed
+        assert "of the documents existed already, as in the file" in printed
         assert database.flow_history.count_documents({}) == 30_000
         assert "sign-in" in shell("flows", "list")
 

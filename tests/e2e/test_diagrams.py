@@ -136,7 +136,7 @@ async def test_bad_parameters_are_all_named(serving: Serving, user: str) -> None
         assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
         faults = {fault["pointer"]: fault["message"] for fault in answer.json()["details"]["errors"]}
         assert set(faults) == {"/format", "/version", "/size"}
-        assert faults["/format"] == "takes one of dot, mermaid, svg"
+        assert faults["/format"] == "must be one of dot, mermaid, svg"
         for version in ("x", "-1", "1.5", "9" * 30):
             answer = await http.get(SIGN_IN, params={"version": version})
             assert answer.json()["details"]["errors"][0]["pointer"] == "/version"

@@ -191,6 +191,6 @@ def test_a_dry_import_needs_no_server_and_prints_the_definition(shell: Shell) ->
     (shell.cwd / "order.json").write_text(json.dumps(machine))
     refused = shell("flows", "import", "order.json", "--format", "xstate", "--dry-run", code=1)
     assert refused.startswith("order.json: states.cart.type: a flow is at one step at a time")
-    assert "say --format xstate" in shell("flows", "import", "order.json", "--dry-run", code=2)
+    assert "use --format xstate" in shell("flows", "import", "order.json", "--dry-run", code=2)
     (shell.cwd / "order.json").write_text("{}")
     assert "order.json: (whole): " in shell("flows", "import", "order.json", "--dry-run", code=1)

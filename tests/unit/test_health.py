@@ -10,7 +10,7 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports.bus import BusUnavailableError
 from app.http.application import build_application
-from app.http.routes.health import OPTIONAL_SECONDS, Check
+from app.http.routes.health import OPTIONAL_TIMEOUT_SECONDS, Check
 from tests.support.rig import Rig
 
 
@@ -66,4 +66,4 @@ async def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
         answer = await ready({"mongodb": failing(None), "redis": hang})
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     assert answer.json()["checks"] == {"mongodb": "ok", "redis": "BUS_UNAVAILABLE"}
-    assert answer.json()["reasons"] == {"redis": f"no answer in {OPTIONAL_SECONDS} s"}
+    assert answer.json()["reasons"] == {"redis": f"no answer in {OPTIONAL_TIMEOUT_SECONDS} s"}

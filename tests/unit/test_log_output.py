@@ -10,7 +10,7 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from app.cli.command import say
+from app.cli.command import echo
 from config.log import IDENTITY, LogIdentity, configure_logging, configure_own_logs, escape_controls
 from tests.support.log_events import LogEvents
 
@@ -58,8 +58,8 @@ def test_no_line_of_a_library_has_controls(
 def test_what_commands_print_has_no_controls() -> None:
     @click.command()
     def command() -> None:
-        say(f"title\t{HARMFUL}")
-        say(HARMFUL, err=True)
+        echo(f"title\t{HARMFUL}")
+        echo(HARMFUL, err=True)
 
     ended = CliRunner().invoke(command)
     assert ended.stdout == "title\t" + ESCAPED.replace(r"\u000a", "\n") + "\n"

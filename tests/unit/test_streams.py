@@ -8,7 +8,7 @@ from msgspec import Raw
 from app.contracts.callers import Caller
 from app.contracts.events import StateChanged, user_topic
 from app.contracts.positions import NOTHING_HELD, HeldPosition
-from app.http.routes.streams import WAITING_EVENTS, FlowStream
+from app.http.routes.streams import MAX_BACKLOG, FlowStream
 from tests.support.rig import rig
 
 
@@ -19,7 +19,7 @@ async def test_a_reader_that_is_too_slow_is_reported_so() -> None:
     state, _ = await r.flows.start_flow("ada", "loop")
     events = stream.events()
     assert (await anext(events)).event == "flow-state"
-    for revision in range(WAITING_EVENTS + 500):
+    for revision in range(MAX_BACKLOG + 500):
         change = StateChanged("ada", "loop", state.epoch, revision, 0, Raw(b"{}"))
         await r.bus.publish([change])
     last = [event async for event in events][-1]

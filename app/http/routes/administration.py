@@ -1,4 +1,4 @@
-"""The routes of those who operate the service."""
+"""The routes of administrators."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
@@ -34,9 +34,9 @@ from app.http.endpoint import Answer, Call, Endpoint
 from app.http.paging import Limit, page_answer
 from app.http.routes.states import StatesPage
 
-BATCH_LIMIT = 1000
+MAX_OPERATIONS = 1000
 EXPORT_PART_BYTES = 262_144
-"""A part of an export is sent when it has so many bytes."""
+"""Bytes of a part of an export, which is sent at once."""
 
 
 class PurgeReport(Struct, frozen=True, rename="camel"):
@@ -46,7 +46,7 @@ class PurgeReport(Struct, frozen=True, rename="camel"):
 
 
 class FoundStatesQuery(Struct, frozen=True, rename="camel"):
-    """``after`` is ``next`` of the page before."""
+    """``after`` is the ``next`` of the previous page."""
 
     flow_id: str | None = None
     step: str | None = None
@@ -57,20 +57,25 @@ class FoundStatesQuery(Struct, frozen=True, rename="camel"):
 
 
 class BatchCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Either ``operations``, or a ``filter`` and the ``operation`` for every state that it takes: at most
-    ``limit``, those after the key ``after``. ``dryRun``: say what would become of each, change nothing."""
+    """Either ``operations``, or a ``filter`` and the ``operation`` for every state that matches it.
 
-    operations: Annotated[list[BatchOperation], Meta(max_length=BATCH_LIMIT)] | UnsetType = UNSET
+    At most ``limit`` states with keys after ``after`` are changed. ``dryRun``: report the results without
+    changing anything.
+    """
+
+    operations: Annotated[list[BatchOperation], Meta(max_length=MAX_OPERATIONS)] | UnsetType = UNSET
     filter: StateFilter | UnsetType = UNSET
     operation: BatchAction | UnsetType = UNSET
     after: str | None = None
-    limit: Limit = BATCH_LIMIT
+    limit: Limit = MAX_OPERATIONS
     dry_run: bool = False
 
 
 class BatchAnswer(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A result for each operation, in their order, or for each state that the filter took; ``next`` is the
-    ``after`` that goes on, absent when there is no more."""
+    """A result for each operation, in their order, or for each state that matched the filter.
+
+    ``next`` is the ``after`` of the next batch, absent after the last one.
+    """
 
     results: list[BatchResult]
     succeeded: int
@@ -79,7 +84,7 @@ class BatchAnswer(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class PersonalDataQuery(Struct, frozen=True, rename="camel"):
-    """Whose."""
+    """The user whose data is exported or erased."""
 
     user_id: Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -113,19 +118,22 @@ async def _batch(call: Call) -> Answer:
 
 def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
     faults = [
-        Fault(f"/{name}", "is not for a whole batch: name requestId and expectedRevision in each operation")
+        Fault(
+            f"/{name}",
+            "must not be sent with a batch; set requestId and expectedRevision of each operation instead",
+        )
         for name in ("Idempotency-Key", "If-Match")
         if call.header(name) is not None
     ]
     named = [command.filter is not UNSET, command.operation is not UNSET]
     if command.operations is UNSET:
         if not all(named):
-            faults.append(Fault("", "takes either operations, or a filter and an operation"))
+            faults.append(Fault("", "must have either operations, or a filter and an operation"))
         elif command.filter == StateFilter():
-            faults.append(Fault("/filter", "names at least one of flowId, step, status, userId"))
+            faults.append(Fault("/filter", "must have at least one of flowId, step, status, userId"))
         return faults
     if any(named) or command.after is not None:
-        faults.append(Fault("", "takes either operations, or a filter and an operation"))
+        faults.append(Fault("", "must have either operations, or a filter and an operation"))
     for n, operation in enumerate(command.operations):
         if not is_id(operation.user_id):
             faults.append(Fault(f"/operations/{n}/userId", ID_RULE))
@@ -133,16 +141,16 @@ def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
 
 
 async def _export(call: Call) -> Answer:
-    """A document that is sent while it is read: a history may be larger than a worker's memory."""
+    """Send the document while it is read: a history may be larger than the memory of a worker."""
     user_id = call.query.user_id
-    keeper = call.service.personal_data
-    whole = encode(personal_data_view(await keeper.export_states(user_id)))
+    requests = call.service.personal_data
+    whole = encode(personal_data_view(await requests.export_states(user_id)))
     head = whole.removesuffix(b"]}")  # the list of records is the last member, and empty
 
     async def parts() -> AsyncIterator[bytes]:
         buffer = bytearray(head)
         separator = b""
-        async for record in keeper.export_history(user_id):
+        async for record in requests.export_history(user_id):
             buffer += separator + encode(exported_record_view(record))
             separator = b","
             if len(buffer) >= EXPORT_PART_BYTES:
@@ -170,7 +178,7 @@ ADMINISTRATION_ENDPOINTS = [
         method="GET",
         path="/api/admin/states",
         name="findFlowStates",
-        summary="States of all users, by flow, step, status or user",
+        summary="Find states of all users by flow, step, status or user",
         handle=_find,
         query=FoundStatesQuery,
         answers={200: StatesPage},
@@ -181,7 +189,7 @@ ADMINISTRATION_ENDPOINTS = [
         method="POST",
         path="/api/admin/states/batch",
         name="changeFlowStates",
-        summary="Up to 1,000 operations on states, or one operation on the states that a filter takes",
+        summary="Run up to 1,000 operations on states, or one operation on the states that match a filter",
         handle=_batch,
         body=BatchCommand,
         body_of="batch",
@@ -193,7 +201,7 @@ ADMINISTRATION_ENDPOINTS = [
         method="GET",
         path="/api/admin/personal-data",
         name="exportPersonalData",
-        summary="All states and history of one user",
+        summary="Export all states and the history of one user",
         handle=_export,
         query=PersonalDataQuery,
         answers={200: PersonalDataView},
@@ -204,7 +212,7 @@ ADMINISTRATION_ENDPOINTS = [
         method="DELETE",
         path="/api/admin/personal-data",
         name="erasePersonalData",
-        summary="End all states of one user and erase what was entered; the chain of history stays",
+        summary="End all states of one user and erase their input; the hash chain of the history stays",
         handle=_erase,
         query=PersonalDataQuery,
         answers={200: ErasureView},
@@ -219,7 +227,7 @@ ADMINISTRATION_ENDPOINTS = [
         method="POST",
         path="/api/admin/purge",
         name="purgeExpiredFlows",
-        summary="End all states that are past their time now",
+        summary="End all expired states now",
         handle=_purge,
         answers={200: PurgeReport},
         errors=(InsufficientPermissionsError,),
@@ -229,7 +237,7 @@ ADMINISTRATION_ENDPOINTS = [
         method="GET",
         path="/api/admin/statistics",
         name="getFlowStatistics",
-        summary="Figures over all states and their history",
+        summary="Statistics over all states and their history",
         handle=_statistics,
         answers={200: FlowStatistics},
         errors=(InsufficientPermissionsError,),

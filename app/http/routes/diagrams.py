@@ -15,8 +15,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 class DiagramQuery(UserQuery, frozen=True, rename="camel"):
-    """``user_id``: highlight the current step of this user's state, on the version that the state runs on.
-    ``version``: not that version, nor the newest, but this."""
+    """``user_id``: highlight the current step of this user's state, on the version that it runs on.
+
+    ``version``: draw this version, instead of the state's or the newest one.
+    """
 
     format: Format = "mermaid"
     version: Annotated[int, Meta(ge=1, le=999_999_999)] | None = None
@@ -44,7 +46,7 @@ DIAGRAM_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/diagram",
         name="drawFlow",
-        summary="A flow as a diagram in Mermaid, DOT or SVG; with userId, where that user's state is",
+        summary="Draw a flow in Mermaid, DOT or SVG; with userId, highlight the step of that state",
         handle=_diagram,
         query=DiagramQuery,
         answers={200: str},

@@ -1,4 +1,4 @@
-"""The routes that give definitions out in other formats and take them in."""
+"""The routes for the export and the import of definitions."""
 
 from typing import Annotated, Any
 
@@ -23,32 +23,39 @@ from app.services.definitions.exchange import CheckedFlow, ExportFormat, ImportF
 
 
 class ExportQuery(Struct, frozen=True, rename="camel"):
-    """``format``: the definition as JSON or YAML, or as a machine of XState v5. ``version``: not the newest
-    one, but this."""
+    """``format``: the definition as JSON or YAML, or as a machine of XState v5.
+
+    ``version``: export this version, instead of the newest one.
+    """
 
     format: ExportFormat = "json"
     version: Annotated[int, Meta(ge=1, le=999_999_999)] | None = None
 
 
 class ImportQuery(Struct, frozen=True, rename="camel"):
-    """``format``: what the body is, a definition or a machine of XState v5. ``dryRun``: nothing is stored;
-    the answer has the definition."""
+    """``format``: the format of the body, a definition or a machine of XState v5.
+
+    ``dryRun``: store nothing; the answer has the definition.
+    """
 
     format: ImportFormat = "json"
     dry_run: bool = False
 
 
 class MachineView(Struct, frozen=True, rename="camel"):
-    """A machine as ``createMachine`` of XState takes it, and what of the flow XState does not do."""
+    """A machine for ``createMachine`` of XState, and the parts of the flow that XState does not support."""
 
     machine: dict[str, Any]
     not_carried: list[Unconverted]
 
 
 class ImportView(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The outcome of an import. ``published`` false: the newest version is the same already, or it was a dry
-    run; ``definition`` is what that would have published. ``findings`` are what its check advises; absent
-    when that is nothing."""
+    """The outcome of an import.
+
+    ``published`` is false if the newest version is the same already, and after a dry run, whose
+    ``definition`` is what would be published. ``findings`` are the warnings of the check, absent if there
+    are none.
+    """
 
     flow: str
     published: bool
@@ -102,7 +109,7 @@ EXCHANGE_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/export",
         name="exportFlow",
-        summary="A flow as JSON, as YAML, or as a machine of XState v5 with what XState does not do",
+        summary="Export a flow as JSON, YAML, or a machine of XState v5 with the parts that XState lacks",
         handle=_export,
         query=ExportQuery,
         answers={200: (Flow, MachineView)},

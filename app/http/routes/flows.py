@@ -28,56 +28,57 @@ from app.contracts.wire.definitions import DefinitionSummary, definition_summary
 from app.flow.tokens.prefabs import with_prefabs
 from app.flow.values.references import resolve_references
 from app.http.endpoint import Answer, Call, Endpoint, NoQuery
-from app.http.entity_tags import not_of_this_service
+from app.http.entity_tags import foreign_tag_error
 from app.http.paging import Limit, page_answer
 
 _VERSION_TAG = re.compile(r"([0-9]{1,9})(?:\.[0-9a-f]{1,64})?\Z")
 
 
 class FlowsQuery(Struct, frozen=True, rename="camel"):
-    """``after`` is the slug of the last flow of the page before."""
+    """``after`` is the slug of the last flow of the previous page."""
 
     after: str | None = None
     limit: Limit = 100
 
 
 class FlowQuery(Struct, frozen=True, rename="camel"):
-    """``resolve``: with the ``$name`` references of steps replaced by what the config says."""
+    """``resolve``: replace the ``$name`` references of steps by the values of the config."""
 
     resolve: bool = False
 
 
 class RetireQuery(Struct, frozen=True, rename="camel"):
-    """``force``: also end the states that run. What became of them is answered; when there is ``more``, ask
-    again."""
+    """``force``: also end the running states; repeat the request if there are ``more``."""
 
     force: bool = False
 
 
 class FlowsPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Flows by slug; ``next`` is the ``after`` of the next page, absent on the last. A page ends at 1 MB, so
-    that it may have fewer flows than ``limit``."""
+    """Flows by slug. ``next`` is the ``after`` of the next page, absent on the last one.
+
+    A page ends at 1 MB, so that it may have fewer flows than ``limit``.
+    """
 
     items: list[Flow]
     next: str | None = None
 
 
 class VersionsQuery(Struct, frozen=True, rename="camel"):
-    """``after`` is the number of the last version of the page before."""
+    """``after`` is the number of the last version of the previous page."""
 
     after: Annotated[int, Meta(ge=1)] | None = None
     limit: Limit = 1000
 
 
 class VersionsPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Versions of a flow, newest first; ``next`` is the ``after`` of the next page, absent on the last."""
+    """Versions of a flow, newest first. ``next`` is the ``after`` of the next page, absent on the last."""
 
     items: list[DefinitionSummary]
     next: str | None = None
 
 
 class FindingView(Struct, frozen=True, rename="camel"):
-    """One finding of the check of a definition; ``advice`` says what to do about it."""
+    """One finding of the check of a definition, with advice how to mend it."""
 
     pointer: str
     message: str
@@ -86,13 +87,15 @@ class FindingView(Struct, frozen=True, rename="camel"):
 
 
 class CheckReport(Struct, frozen=True, rename="camel"):
-    """``valid``: there is no error among the findings. They are in the order of the document."""
+    """The result of a check. ``valid``: no finding is an error. Findings are in the order of the document."""
 
     valid: bool
     findings: list[FindingView]
 
 
-CheckedDefinition = Annotated[Any, Meta(description="What may be a flow definition; see the schema Flow.")]
+CheckedDefinition = Annotated[
+    Any, Meta(description="A flow definition, which may be invalid; see the schema Flow.")
+]
 DEFINITION_HEADERS = ("ETag", "Flow-Version")
 
 
@@ -167,7 +170,7 @@ async def _versions(call: Call) -> Answer:
 async def _version(call: Call) -> Answer:
     number = call.path["version"]
     if not re.fullmatch(r"[0-9]{1,9}", number):
-        raise InvalidRequestError([Fault("/version", "is a whole number from 1")])
+        raise InvalidRequestError([Fault("/version", "must be a whole number from 1")])
     definition = await call.service.definitions.version(call.path["flow_id"], int(number), call.caller)
     return _answer(definition, resolve=call.query.resolve)
 
@@ -189,7 +192,7 @@ def _expected_version(call: Call) -> Collection[int] | None:
         return ANY_VERSION
     found = [match for tag in tags.strong if (match := _VERSION_TAG.match(tag))]
     if len(tags.strong) == 1 and not found and not tags.weak:
-        raise not_of_this_service("If-Match", '"<version>"')
+        raise foreign_tag_error("If-Match", '"<version>"')
     return [int(match[1]) for match in found]
 
 
@@ -206,7 +209,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows",
         name="listFlows",
-        summary="The newest version of every flow",
+        summary="List the newest version of every flow",
         handle=_list,
         query=FlowsQuery,
         answers={200: FlowsPage, 304: None},
@@ -231,7 +234,7 @@ FLOW_ENDPOINTS = [
         method="POST",
         path="/api/flows/validate",
         name="validateFlow",
-        summary="Everything wrong with a definition; nothing is stored",
+        summary="Check a definition and list everything wrong with it; nothing is stored",
         handle=_validate,
         body=CheckedDefinition,
         body_of="definition",
@@ -242,7 +245,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}",
         name="getFlow",
-        summary="The newest version of a flow",
+        summary="Get the newest version of a flow",
         handle=_get,
         query=FlowQuery,
         answers={200: Flow, 304: None},
@@ -268,7 +271,7 @@ FLOW_ENDPOINTS = [
         method="DELETE",
         path="/api/flows/{flow_id}",
         name="deleteFlow",
-        summary="Retire a flow: nothing starts on it any more, running states go on; force: they end too",
+        summary="Retire a flow: nothing starts on it, running states continue; force: they end too",
         handle=_delete,
         query=RetireQuery,
         answers={204: None, 200: Retired},
@@ -280,7 +283,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/versions",
         name="listFlowVersions",
-        summary="All versions of a flow, newest first",
+        summary="List all versions of a flow, the newest first",
         handle=_versions,
         query=VersionsQuery,
         answers={200: VersionsPage},
@@ -290,7 +293,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/versions/{version}",
         name="getFlowVersion",
-        summary="One version of a flow",
+        summary="Get one version of a flow",
         handle=_version,
         query=FlowQuery,
         answers={200: Flow, 304: None},

@@ -1,4 +1,4 @@
-"""The routes that load balancers and tools ask."""
+"""The health routes for load balancers and tools."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,20 +13,22 @@ Check = Callable[[], Awaitable[None]]
 
 
 OPTIONAL_PARTS = {"redis"}
-"""Without them HTTP works: only live updates between workers stop."""
-OPTIONAL_SECONDS = 0.7
-"""How long readiness waits for them where they need not be there: many balancers wait 1 s."""
+"""Parts without which HTTP works; only live updates between workers stop."""
+OPTIONAL_TIMEOUT_SECONDS = 0.7
+"""How long readiness waits for optional parts if they are not required: many load balancers wait 1 s."""
 
 
 class ReadyQuery(Struct, frozen=True):
-    """True: a part without which HTTP works must be there, too; the setting's value by default."""
+    """``strict``: optional parts must be ready, too; by default the setting decides."""
 
     strict: bool | None = None
 
 
 class Health(Struct, frozen=True, rename="camel"):
-    """``ok``, ``degraded`` (HTTP works, live updates are late) or ``unavailable``; ``checks`` by part, and
-    ``reasons`` of those that are not ready."""
+    """The health of the service: ``ok``, ``degraded`` (HTTP works, live updates are late) or ``unavailable``.
+
+    ``checks`` has the result for each part, ``reasons`` the errors of those that are not ready.
+    """
 
     status: str
     checks: dict[str, str] = {}
@@ -34,28 +36,28 @@ class Health(Struct, frozen=True, rename="camel"):
 
 
 def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) -> Sequence[Endpoint]:
-    """Liveness, and readiness by ``checks`` (each raises when its part is not ready).
+    """Build the endpoints of liveness and readiness.
 
     Args:
-        checks: By the names of the parts.
-        strict: Answer 503 also when only an optional part is not ready.
+        checks: A check for each part, which raises if the part is not ready.
+        strict: Answer 503 even if only an optional part is not ready.
     """
 
     async def live(_: Call) -> Answer:
         return Answer(Health("ok"))
 
     async def ready(call: Call) -> Answer:
-        must_be_there = strict if call.query.strict is None else call.query.strict
+        is_strict = strict if call.query.strict is None else call.query.strict
 
         async def reason_of(part: str, check: Check) -> tuple[str, str]:
-            patience = None if must_be_there or part not in OPTIONAL_PARTS else OPTIONAL_SECONDS
+            timeout = None if is_strict or part not in OPTIONAL_PARTS else OPTIONAL_TIMEOUT_SECONDS
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(timeout):
                     await check()
             except FlowError as error:
                 return error.code, str(error)
             except TimeoutError:
-                return "BUS_UNAVAILABLE", f"no answer in {patience} s"
+                return "BUS_UNAVAILABLE", f"no answer in {timeout} s"
             except BusUnavailableError as error:
                 return "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
             return "ok", ""
@@ -66,7 +68,7 @@ def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) ->
         if not reasons:
             return Answer(Health("ok", found))
         if reasons.keys() <= OPTIONAL_PARTS:
-            return Answer(Health("degraded", found, reasons), 503 if must_be_there else 200)
+            return Answer(Health("degraded", found, reasons), 503 if is_strict else 200)
         return Answer(Health("unavailable", found, reasons), 503)
 
     return [
@@ -74,7 +76,7 @@ def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) ->
             method="GET",
             path="/livez",
             name="livez",
-            summary="The process serves",
+            summary="Liveness: the process serves",
             handle=live,
             answers={200: Health},
             public=True,
@@ -83,7 +85,7 @@ def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) ->
             method="GET",
             path="/readyz",
             name="readyz",
-            summary="MongoDB answers; degraded while Redis is away or this worker does not hear the others",
+            summary="Readiness: MongoDB answers; degraded while Redis or other workers cannot be reached",
             query=ReadyQuery,
             handle=ready,
             answers={200: Health, 503: Health},

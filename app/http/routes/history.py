@@ -16,8 +16,10 @@ Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class HistoryQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the id of the last record of the page before; ``since`` (first moment) and
-    ``until`` (first moment too late) are ISO 8601 with a zone."""
+    """``after`` is the id of the last record of the previous page.
+
+    ``since`` (inclusive) and ``until`` (exclusive) are ISO 8601 times with a zone.
+    """
 
     after: str | None = None
     limit: Limit = 100
@@ -29,8 +31,10 @@ class HistoryQuery(UserQuery, frozen=True, rename="camel"):
 
 
 class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Records, oldest first; ``next`` is the ``after`` of the next page, absent on the last. A page ends at
-    1 MB, so that it may have fewer records than ``limit``."""
+    """Records, the oldest first. ``next`` is the ``after`` of the next page, absent on the last one.
+
+    A page ends at 1 MB, so that it may have fewer records than ``limit``.
+    """
 
     items: list[RecordView]
     next: str | None = None
@@ -60,7 +64,7 @@ HISTORY_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/history",
         name="getFlowHistory",
-        summary="The history of the state over all its lives, oldest first",
+        summary="Read the history of the state over all its epochs, the oldest record first",
         handle=_history,
         query=HistoryQuery,
         answers={200: HistoryPage},
@@ -70,7 +74,7 @@ HISTORY_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/history/verify",
         name="verifyFlowHistory",
-        summary="Is the chain of history records whole; if not, which is the first broken link",
+        summary="Verify the hash chain of the history; the answer names the first broken link, if any",
         handle=_verify,
         query=UserQuery,
         answers={200: Verification},

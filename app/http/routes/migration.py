@@ -1,4 +1,4 @@
-"""The routes of versions that follow each other: how they differ, and the move of states between them."""
+"""The routes for the differences of versions, and for moving states between them."""
 
 import re
 
@@ -17,7 +17,7 @@ from app.http.endpoint import Answer, Call, Endpoint
 
 async def _diff(call: Call) -> Answer:
     faults = [
-        Fault(f"/{name}", "is a whole number from 1")
+        Fault(f"/{name}", "must be a whole number from 1")
         for name in ("earlier", "later")
         if not re.fullmatch(r"[0-9]{1,9}", call.path[name])
     ]
@@ -29,7 +29,10 @@ async def _diff(call: Call) -> Answer:
 
 async def _migrate(call: Call) -> Answer:
     faults = [
-        Fault(f"/{name}", "is not for a migration: it can be repeated as it is, and moves no state twice")
+        Fault(
+            f"/{name}",
+            "must not be sent with a migration, which can be repeated as it is: no state is moved twice",
+        )
         for name in ("Idempotency-Key", "If-Match")
         if call.header(name) is not None
     ]
@@ -43,7 +46,7 @@ MIGRATION_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/versions/{earlier}/diff/{later}",
         name="diffFlowVersions",
-        summary="How a version differs from an earlier one, and what that means for running states",
+        summary="Compare a version with an earlier one, with the effect on running states",
         handle=_diff,
         answers={200: FlowDiff},
         errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
@@ -52,7 +55,7 @@ MIGRATION_ENDPOINTS = [
         method="POST",
         path="/api/flows/{flow_id}/migrate",
         name="migrateFlowStates",
-        summary="Move running states to another version, or rehearse it; ask again while some remain",
+        summary="Move running states to another version, or rehearse it; repeat while some remain",
         handle=_migrate,
         body=MigrateCommand,
         body_of="batch",

@@ -1,4 +1,4 @@
-"""The pages: ``/``, ``/demo`` and ``/docs``, static text that asks the API for everything else."""
+"""The pages ``/``, ``/demo`` and ``/docs``: static text that gets everything else from the API."""
 
 import asyncio
 from collections.abc import Callable

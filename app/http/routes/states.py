@@ -29,19 +29,21 @@ from app.http.paging import Limit, page_answer
 
 
 class StatesQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is ``next`` of the page before."""
+    """``after`` is the ``next`` of the previous page."""
 
     after: str | None = None
     limit: Limit = 100
 
 
 class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """A command that takes nothing: no body, or an empty object."""
+    """A command without members: no body, or an empty object."""
 
 
 class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """States by flow; ``next`` is the ``after`` of the next page, absent on the last. A page ends at 1 MB, so
-    that it may have fewer states than ``limit``."""
+    """States by flow. ``next`` is the ``after`` of the next page, absent on the last one.
+
+    A page ends at 1 MB, so that it may have fewer states than ``limit``.
+    """
 
     items: list[StateView]
     next: str | None = None
@@ -107,7 +109,9 @@ async def _set(call: Call) -> Answer:
     command: SetCommand = call.body
     flow_id = call.path["flow_id"]
     if command.flow and command.flow != flow_id:
-        raise InvalidRequestError([Fault("/flow", f"is {command.flow!r}, but the route says {flow_id!r}")])
+        raise InvalidRequestError(
+            [Fault("/flow", f"must be {flow_id!r}, the flow in the path, or be left out")]
+        )
     state = await call.service.set_flow_state(
         call.user_id, structs.replace(command, flow=flow_id), origin=call.origin
     )
@@ -143,7 +147,7 @@ STATE_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/state",
         name="getFlowState",
-        summary="The state, or null when none was started",
+        summary="Get the state, or null if none was started",
         handle=_get,
         query=UserQuery,
         answers={200: StateView | None},
@@ -154,7 +158,7 @@ STATE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/start",
         name="startFlow",
-        summary="Start the flow; 200 with the running state when it was started before",
+        summary="Start the flow; 200 with the running state if it was started before",
         handle=_start,
         query=UserQuery,
         body=StartCommand,
@@ -186,7 +190,7 @@ STATE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/back",
         name="undoTransition",
-        summary="Undo a reversible transition: back to the step before it, payload as it is",
+        summary="Undo a reversible transition: back to the step before it; the payload stays",
         handle=_back,
         query=UserQuery,
         body=NoBody,
@@ -205,7 +209,7 @@ STATE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/pause",
         name="pauseFlow",
-        summary="Hold the state: transitions are refused until it is resumed",
+        summary="Pause the state: transitions are refused until it is resumed",
         handle=_pause,
         query=UserQuery,
         body=PauseCommand,
@@ -219,7 +223,7 @@ STATE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/resume",
         name="resumeFlow",
-        summary="Release a held state",
+        summary="Resume a paused state",
         handle=_resume,
         query=UserQuery,
         body=NoBody,
@@ -233,7 +237,7 @@ STATE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/recover",
         name="recoverFlow",
-        summary="Rebuild a damaged state from its history; a sound one is kept as it is",
+        summary="Rebuild a damaged state from its history; a valid one stays as it is",
         handle=_recover,
         query=UserQuery,
         body=NoBody,
@@ -250,7 +254,7 @@ STATE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/reset",
         name="resetFlow",
-        summary="Begin again at the initial or the named step; starts the flow when there is no state",
+        summary="Restart at the initial or the named step; starts the flow if there is no state",
         handle=_reset,
         query=UserQuery,
         body=ResetCommand,
@@ -263,7 +267,7 @@ STATE_ENDPOINTS = [
         method="PUT",
         path="/api/flow/{flow_id}/state",
         name="setFlowState",
-        summary="Replace the state wholesale, or make one (repair)",
+        summary="Replace the whole state, or create one (repair)",
         handle=_set,
         query=UserQuery,
         body=SetCommand,
@@ -288,7 +292,7 @@ STATE_ENDPOINTS = [
         method="GET",
         path="/api/states",
         name="getUserFlows",
-        summary="The states of the user in all flows",
+        summary="List the states of the user in all flows",
         handle=_list,
         query=StatesQuery,
         answers={200: StatesPage},

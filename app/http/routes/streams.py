@@ -44,19 +44,21 @@ from app.services.live.subscribers import LiveEvent, TopicSubscription
 
 log = structlog.get_logger("http")
 
-WAITING_EVENTS = 1000
-"""The most events that wait for a reader of a stream that is slower than its state."""
-SEND_SECONDS = 30.0
+MAX_BACKLOG = 1000
+"""Events that wait for a reader that is slower than its state."""
+SEND_TIMEOUT_SECONDS = 30.0
 PING_SECONDS = 15
-STREAMS_OF_A_USER = 50
-"""On one worker."""
+MAX_SUBSCRIBERS_PER_USER = 50
+"""Subscribers of one user on one worker."""
 RETRY_MS = 1000
 _POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z")
 
 
 class PositionQuery(UserQuery, frozen=True, rename="camel"):
-    """``epoch`` and ``since`` (a revision) say what the caller holds; they go together. With ``fromStart`` a
-    caller that knows of no state gets the present one from its first revision."""
+    """``epoch`` and ``since`` (a revision) are the position of the caller; both or none are given.
+
+    With ``fromStart`` a caller that has no state gets the present one from its first revision.
+    """
 
     epoch: Annotated[str, Meta(max_length=64)] | None = None
     since: Annotated[int, Meta(ge=0)] | None = None
@@ -64,7 +66,7 @@ class PositionQuery(UserQuery, frozen=True, rename="camel"):
 
     @property
     def held(self) -> HeldPosition:
-        """The position. Raises InvalidRequestError."""
+        """The position of the caller. Raises InvalidRequestError."""
         return held_position(self.epoch, self.since, self.from_start)
 
 
@@ -73,22 +75,22 @@ class _Status(Struct):
 
 
 class FlowStream:
-    """One reader of one state: a position, and what is to be told from there on."""
+    """One reader of one state: its position, and the events after it."""
 
     def __init__(self, service: FlowService, caller: Caller, user_id: str, flow_id: str) -> None:
         self._service = service
         self._caller = caller
         self._user_id = user_id
         self._flow_id = flow_id
-        self._waiting: asyncio.Queue[LiveEvent] = asyncio.Queue()
+        self._backlog: asyncio.Queue[LiveEvent] = asyncio.Queue()
         self._overflowed = False
-        self._membership: TopicSubscription | None = None
+        self._subscription: TopicSubscription | None = None
         self._held = NOTHING_HELD
         self._first = CaughtUp(None)
 
     async def open(self, held: HeldPosition) -> None:
-        """Listen first, read second: nothing is between them. Raises FlowError."""
-        self._membership = await self._service.subscribers.follow_user(self._user_id, self._tell)
+        """Subscribe, then read the state, so that no change is lost between. Raises FlowError."""
+        self._subscription = await self._service.subscribers.follow_user(self._user_id, self._receive)
         self._held = held
         try:
             self._first = await self._read()
@@ -97,15 +99,18 @@ class FlowStream:
             raise
 
     def close(self) -> None:
-        """Listen no more."""
-        if self._membership is not None:
-            self._membership.leave()
+        """End the subscription."""
+        if self._subscription is not None:
+            self._subscription.leave()
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """The events of the reader: ``flow-state`` where it starts anew, ``flow-state-updated`` for each
-        change after its position, ``flow-error`` at an end that it should know of."""
+        """Generate the events of the reader.
+
+        ``flow-state`` is a whole state, ``flow-state-updated`` a change after the position, and
+        ``flow-error`` the reason why the stream ends.
+        """
         try:
-            for event in self._level(self._first):
+            for event in self._replay(self._first):
                 yield event
             while True:
                 for event in await self._next():
@@ -116,27 +121,28 @@ class FlowStream:
     async def _next(self) -> list[ServerSentEvent]:
         try:
             async with asyncio.timeout(self._caller.expires_at - time.time()):
-                told = await self._waiting.get()
+                event = await self._backlog.get()
         except TimeoutError:
             raise AuthenticationRequiredError("The token has expired; connect with a new one") from None
         if self._overflowed:
             raise SlowClientError
-        if isinstance(told, StateChanged) and told.epoch == self._held.epoch:
-            if told.revision <= self._held.revision:
+        if isinstance(event, StateChanged) and event.epoch == self._held.epoch:
+            if event.revision <= self._held.revision:
                 return []
-            if told.revision == self._held.revision + 1:
-                own = await self._service.updates.for_caller(told, self._caller)
+            if event.revision == self._held.revision + 1:
+                own = await self._service.updates.for_caller(event, self._caller)
                 if own is not None:
                     return [self._update(own)]
-        elif isinstance(told, StateChanged) and told.epoch < (self._held.epoch or ""):
+        elif isinstance(event, StateChanged) and event.epoch < (self._held.epoch or ""):
             return []
-        return self._level(await self._read())
+        return self._replay(await self._read())
 
-    def _tell(self, told: LiveEvent) -> None:
-        about_this = isinstance(told, Resync) or told.flow_id == self._flow_id
-        if about_this and self._waiting.qsize() < WAITING_EVENTS:
-            self._waiting.put_nowait(told)
-        elif about_this:
+    def _receive(self, event: LiveEvent) -> None:
+        if not isinstance(event, Resync) and event.flow_id != self._flow_id:
+            return
+        if self._backlog.qsize() < MAX_BACKLOG:
+            self._backlog.put_nowait(event)
+        else:
             self._overflowed = True
 
     async def _read(self) -> CaughtUp:
@@ -144,11 +150,11 @@ class FlowStream:
             self._user_id, self._flow_id, self._held, caller=self._caller
         )
 
-    def _level(self, found: CaughtUp) -> list[ServerSentEvent]:
+    def _replay(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:
-            told = [self._update(event) for event in found.events]
+            updates = [self._update(event) for event in found.events]
             self._held = structs.replace(self._held, from_start=found.state is None)
-            return told
+            return updates
         if found.state is None:
             self._held = HeldPosition(from_start=True)
             return [ServerSentEvent(event="flow-state", data="null", retry=RETRY_MS)]
@@ -172,17 +178,18 @@ class FlowStream:
 
 
 class StreamResponse(EventSourceResponse):
-    """A stream as Starlette sends it, closed however it ends."""
+    """The response of a stream, which is closed however it ends."""
 
     def __init__(self, stream: FlowStream) -> None:
-        super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_SECONDS)
+        super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS)
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream until it or the client ends."""
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
-            log.info("reader of a stream is too slow", path=scope["path"])
+            log.info("slow stream reader disconnected", path=scope["path"])
         finally:
             self._stream.close()
 
@@ -200,11 +207,13 @@ async def _stream(call: Call) -> Answer:
         match = _POSITION.match(last)
         if match is None:
             raise InvalidRequestError(
-                [Fault("/Last-Event-ID", "takes the id of an event: <epoch>.<revision>")]
+                [Fault("/Last-Event-ID", "must be the id of an event: <epoch>.<revision>")]
             )
         held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
-    if call.service.subscribers.count(user_topic(call.user_id)) >= STREAMS_OF_A_USER:
-        raise RateLimitedError(f"{STREAMS_OF_A_USER} clients follow this user here, the most", 5)
+    if call.service.subscribers.count(user_topic(call.user_id)) >= MAX_SUBSCRIBERS_PER_USER:
+        raise RateLimitedError(
+            f"This user has {MAX_SUBSCRIBERS_PER_USER} subscribers on this worker, the maximum; close some", 5
+        )
     stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
     await stream.open(held)
     return Answer(StreamResponse(stream))
@@ -217,7 +226,7 @@ STREAM_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/events",
         name="getFlowEvents",
-        summary="What was committed after a position; the whole state where that cannot be proven",
+        summary="Get the changes after a position; the whole state if they cannot be proven to be complete",
         handle=_events,
         query=PositionQuery,
         answers={200: CaughtUpView},
@@ -227,7 +236,7 @@ STREAM_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/stream",
         name="streamFlowState",
-        summary="Follow the state by Server-Sent Events; Last-Event-ID goes on without a gap",
+        summary="Follow the state by Server-Sent Events; Last-Event-ID continues without a gap",
         handle=_stream,
         query=PositionQuery,
         request_headers=("Last-Event-ID",),

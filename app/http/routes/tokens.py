@@ -1,4 +1,4 @@
-"""The routes of state tokens, in which clients of the base system carry a position from page to page."""
+"""The routes of state tokens, with which clients of the base system pass a position from page to page."""
 
 from typing import Annotated
 
@@ -18,13 +18,13 @@ from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 
 
 class TokenQuery(UserQuery, frozen=True, rename="camel", kw_only=True):
-    """A token as a client got it in an address; not a slug."""
+    """``token``: a state token as a client found it in an address, not a slug."""
 
     token: Annotated[str, Meta(max_length=MAX_TOKEN, description="A state token.")]
 
 
 class TokenView(Struct, frozen=True, rename="camel"):
-    """The token of a state, and where the state stood."""
+    """The token of a state, and the position of the state."""
 
     token: str
     flow: str
@@ -35,9 +35,12 @@ class TokenView(Struct, frozen=True, rename="camel"):
 
 
 class ComparisonView(Struct, frozen=True, rename="camel"):
-    """A token, read by the ``version`` of the flow that the stored state runs on, or by the newest when
-    there is none; and which members of the hint are not the state's. A token has one text for an
-    ``entityId`` of null and an empty one. ``matches``: there is a state, and nothing differs."""
+    """A token beside the stored state.
+
+    The token is read by the ``version`` that the state runs on, or by the newest if there is no state.
+    ``differences`` are the members of the hint that differ from the state; a token does not distinguish an
+    ``entityId`` of null from an empty one. ``matches``: there is a state, and nothing differs.
+    """
 
     hint: StateHint
     state: StateView | None
@@ -71,7 +74,7 @@ TOKEN_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/token",
         name="getStateToken",
-        summary="The state as a token for addresses (?flow=); it authorises nothing",
+        summary="Get the state as a token for addresses (?flow=); it authorises nothing",
         handle=_token,
         query=UserQuery,
         answer_headers=("ETag",),
@@ -82,7 +85,7 @@ TOKEN_ENDPOINTS = [
         method="GET",
         path="/api/flow/state",
         name="compareStateToken",
-        summary="What a token says, as a hint, beside the stored state; changes nothing",
+        summary="Compare a token, which is a hint, with the stored state; changes nothing",
         handle=_compare,
         query=TokenQuery,
         answer_headers=("ETag",),
