@@ -68,7 +68,7 @@ async def serving() -> AsyncIterator[Polling]:
     async with serving_asgi(socketio.ASGIApp(sockets), http=BoundedConnection) as (port, _):
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT, verify=False) as http:
             started = Polling(port, http)
-            sockets.on("say", lambda _, said: started.received.append(said))
+            sockets.on("say", lambda _, message: started.received.append(message))
             sockets.on("disconnect", lambda _, reason: started.left.append(reason))
             yield started
         await sockets.shutdown()
