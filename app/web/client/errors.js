@@ -31,6 +31,16 @@ export function tokenUnavailable(error) {
   return new FlowError('TOKEN_UNAVAILABLE', message, { retryable: true, cause: error });
 }
 
+/** An error that the service sent. */
+export function errorOf(message, { code, retryable, details }) {
+  return new FlowError(code, message, { retryable, details });
+}
+
+/** The error of a request without an answer. */
+export function unanswered(cause) {
+  return new FlowError('TIMEOUT', 'No answer in time', { retryable: true, cause });
+}
+
 /** The innermost cause of an error: engine.io-client, ws and Node wrap the system's error. */
 function innermost(error) {
   let found = String(error?.message ?? error);
