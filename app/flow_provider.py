@@ -13,13 +13,13 @@ from msgspec import to_builtins
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     DatabaseRefusedError,
+    DefinitionSourceError,
     Fault,
     FlowNotFoundError,
     InvalidRequestError,
     StoreUnavailableError,
 )
 from app.contracts.flow import Flow
-from app.contracts.ports.sources import DefinitionSourceError
 from app.contracts.provider import FlowProviderConfig
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json

@@ -7,10 +7,14 @@ from datetime import timedelta
 
 import structlog
 
-from app.contracts.errors import DatabaseRefusedError, StoreUnavailableError
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import (
+    BusUnavailableError,
+    DatabaseRefusedError,
+    DefinitionSourceError,
+    StoreUnavailableError,
+)
 from app.contracts.ports.clock import Clock
-from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSource
 from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
 from app.process.embedded import EmbeddedServers

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from app.contracts.errors import StoreUnavailableError
-from app.contracts.transfer import DataTransferError, Progress, TransferReport
+from app.contracts.errors import DataTransferError, StoreUnavailableError
+from app.contracts.transfer import Progress, TransferReport
 from app.contracts.wire.times import iso
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings

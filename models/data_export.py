@@ -14,7 +14,8 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from app.contracts.transfer import DataTransferError, Progress, TransferReport
+from app.contracts.errors import DataTransferError
+from app.contracts.transfer import Progress, TransferReport
 from models.data_file import COLLECTIONS, DataFileWriter
 from models.database import Collection, Database, store_errors
 

@@ -19,7 +19,8 @@ import bson
 import msgspec
 from bson.errors import BSONError
 
-from app.contracts.transfer import DataTransferError, TransferReport
+from app.contracts.errors import DataTransferError
+from app.contracts.transfer import TransferReport
 
 FORMAT = "server-flow-data"
 FORMAT_VERSION = 1

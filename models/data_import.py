@@ -16,8 +16,8 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from app.contracts.errors import DatabaseRefusedError, StoreUnavailableError
-from app.contracts.transfer import DataTransferError, Progress, TransferReport
+from app.contracts.errors import DatabaseRefusedError, DataTransferError, StoreUnavailableError
+from app.contracts.transfer import Progress, TransferReport
 from models.data_file import read_file, verify_file
 from models.database import IMPORT_LEASE, Database, is_outage, store_errors
 

@@ -93,10 +93,13 @@ class LazyGroup(click.Group):
 
 def _expected_failure(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code for an error that a user can mend; None for others."""
-    from app.contracts.errors import FlowError, StoreUnavailableError  # noqa: PLC0415 - only when one fails
-    from app.contracts.ports.bus import BusUnavailableError  # noqa: PLC0415
-    from app.contracts.ports.sources import DefinitionSourceError  # noqa: PLC0415
-    from app.contracts.transfer import DataTransferError  # noqa: PLC0415
+    from app.contracts.errors import (  # noqa: PLC0415 - only when one fails
+        BusUnavailableError,
+        DataTransferError,
+        DefinitionSourceError,
+        FlowError,
+        StoreUnavailableError,
+    )
     from app.process import StartError  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415
 

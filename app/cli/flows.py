@@ -8,7 +8,7 @@ import click
 from app.cli.command import echo, main, on_store, with_service
 from app.cli.origin import CLI_CALLER
 from app.contracts.definition import Finding
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 from app.flow.validation import check_flow
 from app.services import FlowService
 from app.sources.files import FileSource

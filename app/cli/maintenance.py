@@ -8,8 +8,7 @@ import click
 import msgspec
 
 from app.cli.command import chosen_settings, echo, main, on_store, with_service
-from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError, FlowError, StoreUnavailableError
 from app.contracts.statistics import FlowStatistics
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService

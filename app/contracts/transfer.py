@@ -4,10 +4,6 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from app.contracts.errors import DataTransferError
-
-__all__ = ["DataTransferError", "Progress", "TransferReport"]
-
 Progress = Callable[[str, int], None]
 """Callback with a collection and the number of its documents so far, called from time to time."""
 

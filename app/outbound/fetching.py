@@ -10,7 +10,7 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 from app.outbound.addresses import is_public
 from config.sources import shown_url
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from watchfiles import awatch
 
-from app.contracts.ports.sources import DefinitionSourceError, FoundDefinition
+from app.contracts.errors import DefinitionSourceError
+from app.contracts.ports.sources import FoundDefinition
 from app.sources.formats import DECODERS, MAX_BYTES, decode
 
 LABEL = "file:"

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 
 MAX_BYTES = 1_048_576
 """Limit for a file with one definition."""

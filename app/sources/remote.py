@@ -10,7 +10,8 @@ from typing import Any
 from msgspec import Struct, structs
 from yarl import URL
 
-from app.contracts.ports.sources import DefinitionSourceError, FoundDefinition
+from app.contracts.errors import DefinitionSourceError
+from app.contracts.ports.sources import FoundDefinition
 from app.outbound.fetching import Fetcher, RemoteEndpoint
 from app.sources.formats import decode_json
 from config.sources import auth_header, check_auth_use, check_remote, shown_url, source_label

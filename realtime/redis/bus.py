@@ -18,8 +18,8 @@ from zlib import crc32
 import structlog
 from uuid_utils import uuid7
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.events import EVERYONE, Event, Gap, PresenceQuery, Topic
-from app.contracts.ports.bus import BusUnavailableError
 from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
 from config.log import describe
 from realtime.redis.envelope import EnvelopeReader, EnvelopeWriter

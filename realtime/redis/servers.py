@@ -13,7 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError
 
 TIMEOUT_SECONDS = 2.0
 OUTAGE = (RedisError, RedisClusterException, OSError, asyncio.TimeoutError)

@@ -14,6 +14,7 @@ from msgspec import Raw
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.events import (
     EVERYONE,
     Event,
@@ -24,7 +25,6 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
-from app.contracts.ports.bus import BusUnavailableError
 from app.kit import tasks as tasks_module
 from app.kit.tasks import end_tasks
 from config.settings import Settings

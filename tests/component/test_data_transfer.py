@@ -18,8 +18,8 @@ from bson.raw_bson import RawBSONDocument
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, trusted_origin
-from app.contracts.errors import DatabaseRefusedError
-from app.contracts.transfer import DataTransferError, TransferReport
+from app.contracts.errors import DatabaseRefusedError, DataTransferError
+from app.contracts.transfer import TransferReport
 from app.main import Backend, take_up_definitions
 from config.settings import Settings
 from models.data_export import export_data

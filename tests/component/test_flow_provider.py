@@ -11,8 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pytest
 
 from app import flow_provider
-from app.contracts.errors import FlowNotFoundError, StoreUnavailableError
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError, FlowNotFoundError, StoreUnavailableError
 from app.flow_provider import FlowProvider, make_flow_provider
 from app.main import Backend
 from config.settings import Settings

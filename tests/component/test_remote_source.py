@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 from app.sources import remote
 from app.sources.remote import RemoteSource
 from tests.support.remotes import RemoteServer, giving, paging, redirecting
@@ -365,7 +365,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 LOAD = """
 import asyncio, sys
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 from app.sources.remote import RemoteSource
 try:
     print([found.raw["flow"] for found in asyncio.run(RemoteSource(sys.argv[1]).load())])

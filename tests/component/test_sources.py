@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.errors import FlowNotFoundError, NotOutrankedError
+from app.contracts.errors import DefinitionSourceError, FlowNotFoundError, NotOutrankedError
 from app.contracts.events import DefinitionChanged, Event, Topic
-from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSource
 from app.main import Backend, definition_sources, following, open_service
 from app.services.definitions.source_mirror import SourceMirror
 from app.services.definitions.source_sync import Sources

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
+from app.contracts.ports.sources import DefinitionSource
 from app.sources.files import FileSource
 from app.sources.remote import RemoteSource
 from tests.support.remotes import RemoteServer

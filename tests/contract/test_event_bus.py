@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from msgspec import Raw
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.events import (
     EVERYONE,
     DefinitionChanged,
@@ -20,7 +21,7 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
-from app.contracts.ports.bus import BusUnavailableError, EventBus
+from app.contracts.ports.bus import EventBus
 from config.settings import Settings
 from realtime.redis.bus import RedisBus
 from tests.support.fakes import FakeBus

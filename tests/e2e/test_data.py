@@ -16,7 +16,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from app.contracts.transfer import DataTransferError
+from app.contracts.errors import DataTransferError
 from app.main import Backend
 from app.process.data_directory import read_jwt_secret
 from app.process.database_server import SERVER_VARIABLE

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 from app.services.definitions.source_mirror import SourceMirror
 from app.sources.remote import RemoteSource
 from tests.support.serving import Serving

@@ -12,10 +12,9 @@ from typing import Any
 from msgspec import UNSET, json, structs
 
 from app.contracts.definition import FlowDefinition, VersionInfo
-from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.errors import BusUnavailableError, FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
-from app.contracts.ports.bus import BusUnavailableError
 from app.contracts.ports.ciphers import PayloadText
 from app.contracts.ports.leases import Lease
 from app.contracts.ports.states import (

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError
 from app.outbound.addresses import is_public
 from app.sources.formats import MAX_BYTES, FormatError, decode, decode_json
 from app.sources.yaml_format import MAX_MARKS, count_marks, read_yaml

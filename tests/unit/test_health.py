@@ -7,8 +7,7 @@ import httpx
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError, StoreUnavailableError
 from app.http.application import build_application
 from app.http.routes.health import OPTIONAL_TIMEOUT_SECONDS, Check
 from tests.support.rig import Rig

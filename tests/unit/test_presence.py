@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.events import EVERYONE, Event, Gap, PresentClient, Topic, flow_topic, user_topic
-from app.contracts.ports.bus import BusUnavailableError
 from app.services.live.presence import Presence
 
 

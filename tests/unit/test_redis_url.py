@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError
 from realtime.redis.servers import redis_servers
 
 

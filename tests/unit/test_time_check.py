@@ -4,8 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.contracts.errors import StoreUnavailableError
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError, StoreUnavailableError
 from app.services.jobs.lease import LeaseHolder
 from app.services.jobs.time_check import CheckedClock, ServerTime, TimeCheck
 from tests.support.fakes import FakeClock, FakeLeaseStore

@@ -3,10 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from app.contracts.errors import BusUnavailableError
 from app.contracts.events import Event, Gap, Topic
-
-__all__ = ["BusUnavailableError", "EventBus"]
 
 
 class EventBus(Protocol):

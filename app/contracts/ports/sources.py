@@ -5,10 +5,6 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from app.contracts.errors import DefinitionSourceError
-
-__all__ = ["DefinitionSource", "DefinitionSourceError", "FoundDefinition"]
-
 
 class FoundDefinition(Struct, frozen=True):
     """A definition in a source.

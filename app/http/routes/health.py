@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import UNSET, Struct, UnsetType
 
-from app.contracts.errors import FlowError
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError, FlowError
 from app.http.endpoint import Answer, Call, Endpoint
 
 Check = Callable[[], Awaitable[None]]

@@ -15,6 +15,7 @@ from app.contracts.definition import (
     is_expected,
 )
 from app.contracts.errors import (
+    BusUnavailableError,
     FlowExistsError,
     FlowNotFoundError,
     InvalidDefinitionError,
@@ -25,7 +26,7 @@ from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.identifiers import require_flow
 from app.contracts.pages import Page
-from app.contracts.ports.bus import BusUnavailableError, EventBus
+from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.results import Published

@@ -7,9 +7,9 @@ import structlog
 from msgspec import Struct
 
 from app.contracts.definition import Finding
-from app.contracts.errors import Fault, InvalidDefinitionError
+from app.contracts.errors import DefinitionSourceError, Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.contracts.ports.sources import DefinitionSource, DefinitionSourceError, FoundDefinition
+from app.contracts.ports.sources import DefinitionSource, FoundDefinition
 from app.flow.validation import parse_flow
 from app.services.definitions.sourced_flow import SourcedFlow
 

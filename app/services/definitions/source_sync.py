@@ -7,8 +7,7 @@ from functools import partial
 
 import structlog
 
-from app.contracts.errors import FlowError, FlowStateCorruptionError
-from app.contracts.ports.sources import DefinitionSourceError
+from app.contracts.errors import DefinitionSourceError, FlowError, FlowStateCorruptionError
 from app.services.definitions.publisher import Definitions
 from app.services.definitions.source_mirror import SourceMirror
 from app.services.definitions.sourced_flow import SourcedFlow, SyncResult

@@ -6,9 +6,9 @@ from typing import Protocol
 import structlog
 from msgspec import UNSET
 
-from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.errors import BusUnavailableError, FlowStateCorruptionError
 from app.contracts.events import StateChanged
-from app.contracts.ports.bus import BusUnavailableError, EventBus
+from app.contracts.ports.bus import EventBus
 from app.contracts.ports.history import HistoryStore
 from app.contracts.record import HistoryRecord, named_payload
 from app.contracts.state import state_key

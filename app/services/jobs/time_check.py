@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from app.contracts.errors import FlowError
-from app.contracts.ports.bus import BusUnavailableError
+from app.contracts.errors import BusUnavailableError, FlowError
 from app.contracts.ports.clock import Clock
 from config.log import describe
 

@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.events import (
     Event,
     Gap,
@@ -20,7 +21,7 @@ from app.contracts.events import (
     flow_topic,
     user_topic,
 )
-from app.contracts.ports.bus import BusUnavailableError, EventBus
+from app.contracts.ports.bus import EventBus
 from app.kit.ids import new_id
 from config.log import describe
 
