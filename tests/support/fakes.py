@@ -63,7 +63,7 @@ class FakeStateStore:
     busy = False
 
     def __init__(self) -> None:
-        self.kept: dict[str, StoredState] = {}
+        self.stored: dict[str, StoredState] = {}
         self.damaged: dict[str, DamagedState] = {}
         self.aside: list[DamagedState] = []
 
@@ -71,36 +71,41 @@ class FakeStateStore:
         key = state_key(flow_id, user_id)
         if key in self.damaged:
             raise FlowStateCorruptionError(user_id, flow_id, self.damaged[key].reason)
-        return self.kept.get(key)
+        return self.stored.get(key)
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         after = record.after
         assert isinstance(after, FlowState)
-        kept = self.kept.get(after.key)
+        present = self.stored.get(after.key)
         if before is None:
-            if kept is not None:
+            if present is not None:
                 return False
-        elif kept is None or (kept.state.epoch, kept.state.revision) != (before.epoch, before.revision):
+        elif present is None or (present.state.epoch, present.state.revision) != (
+            before.epoch,
+            before.revision,
+        ):
             return False
-        pending = (*(kept.pending if kept else ()), as_stored(record))
+        pending = (*(present.pending if present else ()), as_stored(record))
         request = remembered_request(record)
-        recent = (*(kept.recent if kept else ()), *([request] if request else []))[-REMEMBERED_REQUESTS:]
+        recent = (*(present.recent if present else ()), *([request] if request else []))[
+            -REMEMBERED_REQUESTS:
+        ]
         recent = () if record.kind == "erased" else recent
         head = "" if record.hash is UNSET else record.hash
-        place = payload_place(record, kept.payload_at if kept else None)
-        self.kept[after.key] = StoredState(after, pending, recent, head, place)
+        place = payload_place(record, present.payload_at if present else None)
+        self.stored[after.key] = StoredState(after, pending, recent, head, place)
         return True
 
     async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
         key = state_key(flow_id, user_id)
-        return self.damaged.get(key) or self.kept.get(key)
+        return self.damaged.get(key) or self.stored.get(key)
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
         after = record.after
         assert isinstance(after, FlowState)
         if self.damaged.get(after.key) == damaged:
             self.aside.append(self.damaged.pop(after.key))
-        elif after.key in self.kept and self.kept[after.key].state.position == damaged.position:
+        elif after.key in self.stored and self.stored[after.key].state.position == damaged.position:
             self.aside.append(damaged)
         else:
             return False
@@ -108,7 +113,7 @@ class FakeStateStore:
         request = remembered_request(record)
         recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED_REQUESTS:]
         place = payload_place(record, None)
-        self.kept[after.key] = StoredState(after, (record,), recent, head, place)
+        self.stored[after.key] = StoredState(after, (record,), recent, head, place)
         return True
 
     async def drop_damaged(self, flow_id: str, user_id: str) -> None:
@@ -117,7 +122,7 @@ class FakeStateStore:
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         wanted = [
             k.state
-            for key, k in self.kept.items()
+            for key, k in self.stored.items()
             if key > (after or "")
             and not k.state.is_gone_at(now)
             and only.flow_id in (None, k.state.flow)
@@ -147,58 +152,60 @@ class FakeStateStore:
         return [state.user_id for state in found if state.step not in without][:limit]
 
     def _running(self, flow_id: str, version: int, now: datetime) -> list[FlowState]:
-        states = [self.kept[key].state for key in sorted(self.kept)]
+        states = [self.stored[key].state for key in sorted(self.stored)]
         here = [s for s in states if (s.flow, s.version) == (flow_id, version)]
         return [s for s in here if s.status in ("active", "paused") and not s.is_gone_at(now)]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
-        states = [k.state for k in self.kept.values() if k.state.status not in ENDED]
+        states = [k.state for k in self.stored.values() if k.state.status not in ENDED]
         late = [(s.expires_at, s) for s in states if s.expires_at is not UNSET and s.expires_at <= now]
         for _, state in sorted(late, key=itemgetter(0)):
             yield state
 
     async def timed_out(self, now: datetime) -> AsyncIterator[FlowState]:
-        active = [k.state for k in self.kept.values() if k.state.status == "active"]
+        active = [k.state for k in self.stored.values() if k.state.status == "active"]
         late = [(s.timeout_at, s) for s in active if s.timeout_at is not UNSET and s.timeout_at <= now]
         for _, state in sorted(late, key=itemgetter(0)):
             yield state
 
     async def changed_since(self, user_ids: Sequence[str], since: datetime) -> list[FlowState]:
-        states = [k.state for k in self.kept.values()]
+        states = [k.state for k in self.stored.values()]
         found = [s for s in states if s.user_id in user_ids and s.updated_at >= since]
         return [structs.replace(state, payload=UNSET) for state in found]
 
     async def random_key(self) -> str | None:
-        return random.choice([*self.kept, *self.damaged]) if self.kept or self.damaged else None
+        return random.choice([*self.stored, *self.damaged]) if self.stored or self.damaged else None
 
     async def walk(self, after: str, limit: int) -> list[StoredState | DamagedState]:
-        stored: dict[str, StoredState | DamagedState] = {**self.kept, **self.damaged}
+        stored: dict[str, StoredState | DamagedState] = {**self.stored, **self.damaged}
         return [stored[key] for key in sorted(stored) if key > after][:limit]
 
     async def list_undelivered(
         self, before: datetime, limit: int, without: Sequence[str] = ()
     ) -> list[StoredState]:
-        found = (kept for key, kept in self.kept.items() if key not in without)
-        waiting = [k for k in found if any(p.timestamp < before for p in k.pending)]
-        return sorted(waiting, key=lambda kept: kept.pending[0].timestamp)[:limit]
+        candidates = (found for key, found in self.stored.items() if key not in without)
+        waiting = [k for k in candidates if any(p.timestamp < before for p in k.pending)]
+        return sorted(waiting, key=lambda found: found.pending[0].timestamp)[:limit]
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         for record in records:
             key = state_key(record.flow_id, record.user_id)
-            kept = self.kept.get(key)
-            if kept is None:
+            present = self.stored.get(key)
+            if present is None:
                 continue
-            left = tuple(p for p in kept.pending if p.epoch != record.epoch or p.revision > record.revision)
-            self.kept[key] = structs.replace(kept, pending=left)
+            left = tuple(
+                p for p in present.pending if p.epoch != record.epoch or p.revision > record.revision
+            )
+            self.stored[key] = structs.replace(present, pending=left)
 
 
 class FakeHistoryStore:
     def __init__(self) -> None:
-        self.kept: dict[str, HistoryRecord] = {}
+        self.records: dict[str, HistoryRecord] = {}
 
     async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
-        kept = {r.id: self.kept.setdefault(r.id, as_stored(r)) for r in records}
-        return {r.id for r in records if kept[r.id].commit_id != r.commit_id}
+        present = {r.id: self.records.setdefault(r.id, as_stored(r)) for r in records}
+        return {r.id for r in records if present[r.id].commit_id != r.commit_id}
 
     async def read(
         self,
@@ -208,7 +215,7 @@ class FakeHistoryStore:
         limit: int,
         only: HistoryFilter = EVERYTHING,
     ) -> Page[HistoryRecord]:
-        here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        here = [r for r in self.records.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
         mine = [r for r in here if only.matches(r)]
         rest = [r for r in mine if after is None or position_of(r) > after]
         return self._page(sorted(rest, key=position_of), limit)
@@ -226,42 +233,44 @@ class FakeHistoryStore:
         *,
         backwards: bool = False,
     ) -> Page[HistoryRecord | UnreadableRecord]:
-        here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        here = [r for r in self.records.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
         if start is not None:
             here = [r for r in here if (position_of(r) < start if backwards else position_of(r) > start)]
         return self._page(sorted(here, key=position_of, reverse=backwards), limit)
 
     async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
-        here = [r for r in self.kept.values() if (r.flow_id, r.user_id) == (flow_id, user_id) and r.success]
+        here = [
+            r for r in self.records.values() if (r.flow_id, r.user_id) == (flow_id, user_id) and r.success
+        ]
         return max(here, key=position_of, default=None)
 
     async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
         old = [
             r
-            for r in self.kept.values()
+            for r in self.records.values()
             if (r.flow_id, r.user_id) == (flow_id, user_id) and position_of(r) < until
         ]
         for r in old:
             absent_after = dict.fromkeys(ERASABLE_AFTER, UNSET)
             after = r.after if r.after is UNSET else structs.replace(r.after, **absent_after)
             if r.kind == "refused":
-                del self.kept[r.id]
+                del self.records[r.id]
                 continue
             absent = dict.fromkeys((*ERASABLE, "salt"), UNSET)
-            self.kept[r.id] = structs.replace(r, **absent, after=after)
+            self.records[r.id] = structs.replace(r, **absent, after=after)
         return len(old)
 
     async def get(self, record_id: str) -> HistoryRecord | None:
-        return self.kept.get(record_id)
+        return self.records.get(record_id)
 
     async def get_many(self, record_ids: Sequence[str]) -> list[HistoryRecord]:
-        return [self.kept[record_id] for record_id in record_ids if record_id in self.kept]
+        return [self.records[record_id] for record_id in record_ids if record_id in self.records]
 
     async def find_request(
         self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
         wanted = (flow_id, user_id, actor, request_id)
-        for r in self.kept.values():
+        for r in self.records.values():
             if (r.flow_id, r.user_id, r.actor, r.request_id) == wanted and r.success and r.timestamp > since:
                 return r
         return None
@@ -269,7 +278,7 @@ class FakeHistoryStore:
 
 class FakeDefinitionStore:
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, int], FlowDefinition] = {}
+        self.published: dict[tuple[str, int], FlowDefinition] = {}
         self.reads = 0
 
     async def latest(self, flow_id: str) -> FlowDefinition | None:
@@ -279,7 +288,7 @@ class FakeDefinitionStore:
 
     async def get(self, flow_id: str, version: int) -> FlowDefinition | None:
         self.reads += 1
-        return self.kept.get((flow_id, version))
+        return self.published.get((flow_id, version))
 
     async def versions(
         self, flow_id: str, before: int | None = None, limit: int | None = None
@@ -291,14 +300,14 @@ class FakeDefinitionStore:
         ][:limit]
 
     def _of(self, flow_id: str) -> list[FlowDefinition]:
-        mine = [d for (slug, _), d in self.kept.items() if slug == flow_id]
+        mine = [d for (slug, _), d in self.published.items() if slug == flow_id]
         return sorted(mine, key=lambda d: -d.version)
 
     async def list_flow_ids(self) -> list[str]:
-        return sorted({slug for slug, _ in self.kept})
+        return sorted({slug for slug, _ in self.published})
 
     async def list_latest(self, after_flow: str | None, limit: int) -> Page[FlowDefinition]:
-        slugs = sorted({slug for slug, _ in self.kept if slug > (after_flow or "")})
+        slugs = sorted({slug for slug, _ in self.published if slug > (after_flow or "")})
         newest = [self._of(slug)[0] for slug in slugs]
         present = [d for d in newest if not d.retired]
         shown, full = take_page(present, limit, lambda definition: len(json.encode(definition.flow)))
@@ -306,9 +315,9 @@ class FakeDefinitionStore:
 
     async def publish(self, definition: FlowDefinition) -> bool:
         key = (definition.flow.flow, definition.version)
-        if key in self.kept:
+        if key in self.published:
             return False
-        self.kept[key] = definition
+        self.published[key] = definition
         return True
 
 
@@ -342,21 +351,21 @@ class FakeLeaseStore:
 
 class FakeCorruptionReports:
     def __init__(self) -> None:
-        self.kept: dict[str, tuple[datetime, str]] = {}
+        self.findings: dict[str, tuple[datetime, str]] = {}
 
     async def report(self, key: str, reason: str, now: datetime) -> bool:
-        if key in self.kept:
+        if key in self.findings:
             return False
-        self.kept[key] = (now, reason)
+        self.findings[key] = (now, reason)
         return True
 
     async def withdraw(self, keys: Sequence[str]) -> None:
         for key in keys:
-            self.kept.pop(key, None)
+            self.findings.pop(key, None)
 
     async def list_reasons(self, limit: int) -> dict[str, str]:
-        keys = sorted(self.kept, key=lambda key: self.kept[key])[:limit]
-        return {key: self.kept[key][1] for key in keys}
+        keys = sorted(self.findings, key=lambda key: self.findings[key])[:limit]
+        return {key: self.findings[key][1] for key in keys}
 
 
 class FakeBus:
@@ -414,10 +423,10 @@ class FakeSecretStore:
     """Secrets made on first request."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
+        self.secrets: dict[str, bytes] = {}
 
     async def secret(self, name: str) -> bytes:
-        return self.kept.setdefault(name, token_bytes(32))
+        return self.secrets.setdefault(name, token_bytes(32))
 
 
 class FakeCipher:
@@ -455,11 +464,11 @@ class FakeStatistics:
         self._reports = reports
 
     async def statistics(self, now: datetime) -> FlowStatistics:
-        states = [stored.state for stored in self._states.kept.values()]
+        states = [stored.state for stored in self._states.stored.values()]
         states = [state for state in states if not state.is_gone_at(now)]
         completed = [state for state in states if state.status == "completed"]
         lasted = [(state.updated_at - state.created_at) / MILLISECOND for state in completed]
-        records = list(self._history.kept.values())
+        records = list(self._history.records.values())
         attempts = [record for record in records if record.kind != "expired"]
         failed = [record for record in attempts if not record.success]
         return FlowStatistics(
@@ -469,7 +478,7 @@ class FakeStatistics:
             average_flow_duration=sum(lasted) / len(lasted) if lasted else 0.0,
             popular_steps=_popular_steps(records),
             error_rate=len(failed) / len(attempts) if attempts else 0.0,
-            corrupted_states=len(self._reports.kept),
+            corrupted_states=len(self._reports.findings),
             performance_metrics=_performance(records, now),
         )
 

@@ -354,6 +354,6 @@ async def test_an_administrator_clears_a_state_whose_definition_is_missing() -> 
     r = Rig()
     await r.service.create_flow(flow_dict(clearable=False))
     await r.flows.start_flow("eve", "loop")
-    stored = r.states.kept["loop:eve"]
-    r.states.kept["loop:eve"] = structs.replace(stored, state=structs.replace(stored.state, version=99))
+    stored = r.states.stored["loop:eve"]
+    r.states.stored["loop:eve"] = structs.replace(stored, state=structs.replace(stored.state, version=99))
     assert await r.service.clear_flow_state("eve", "loop", origin=Origin(ADMINISTRATOR))

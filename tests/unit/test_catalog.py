@@ -105,8 +105,8 @@ async def test_a_version_stays_the_one_that_it_was_when_the_newest_is_read_again
     """What is compiled of it is known by its identity."""
     store, catalog = await made(max_age=timedelta(0))
     first = await catalog.current("loop")
-    store.kept["loop", 1] = definition()
-    assert store.kept["loop", 1] is not first
+    store.published["loop", 1] = definition()
+    assert store.published["loop", 1] is not first
     assert await catalog.current("loop") is first
 
 

@@ -98,7 +98,7 @@ async def test_a_state_expired_when_its_time_was_up_whoever_noticed_it_later(ask
     async with rig.service as service:
         flows = service.as_trusted()
         await flows.execute_transition("ada", "loop", "go")
-        expires = rig.states.kept["loop:ada"].state.expires_at
+        expires = rig.states.stored["loop:ada"].state.expires_at
         assert isinstance(expires, datetime)
         rig.clock.advance(hours=7)
         if ended_by == "the sweep":
@@ -116,7 +116,7 @@ async def test_without_the_record_before_the_end_it_is_reported_when_the_end_was
         rig.clock.advance(hours=7)
         await service.purge_expired_flows()
         await service.background.relay.drain(5)
-        rig.history.kept.clear()
+        rig.history.records.clear()
         assert (await told(rig, ASKS[0])).details == {"expiredAt": iso(rig.clock.now())}
 
 
@@ -132,9 +132,9 @@ async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_say
 async def test_an_end_that_cannot_be_read_is_not_reported() -> None:
     rig = await started()
     await rig.flows.clear_flow_state("ada", "loop")
-    kept = rig.states.kept["loop:ada"]
+    kept = rig.states.stored["loop:ada"]
     rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad")
     with pytest.raises(FlowStateCorruptionError):
         await rig.flows.execute_transition("ada", "loop", "go")
-    del rig.states.damaged["loop:ada"], rig.states.kept["loop:ada"]
+    del rig.states.damaged["loop:ada"], rig.states.stored["loop:ada"]
     assert (await told(rig, ASKS[0])).details == {}, "its history was kept for its time alone"

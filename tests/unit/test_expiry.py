@@ -31,7 +31,7 @@ async def held(after: timedelta = 10 * MINUTE, **limits: Any) -> Rig:
 
 
 def stored(rig: Rig) -> FlowState:
-    return rig.states.kept["loop:ada"].state
+    return rig.states.stored["loop:ada"].state
 
 
 def test_a_pause_stops_the_clock_and_a_resumption_starts_it() -> None:
@@ -116,8 +116,8 @@ async def test_what_changes_a_held_state_renews_the_time_that_is_left() -> None:
 async def test_a_held_state_is_recovered_as_held() -> None:
     rig = await held()
     rig.clock.advance(hours=30)
-    await rig.service.background.relay.deliver(rig.states.kept["loop:ada"].pending)
-    kept = rig.states.kept.pop("loop:ada")
+    await rig.service.background.relay.deliver(rig.states.stored["loop:ada"].pending)
+    kept = rig.states.stored.pop("loop:ada")
     rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad", None, kept.head, (), ())
     recovered = await rig.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
     assert recovered.state is not None
@@ -134,9 +134,9 @@ async def test_a_state_that_ends_keeps_no_stopped_clock() -> None:
 
 def as_paused_before(rig: Rig) -> None:
     """Let the stored state be as versions before 0.5 paused it: it expires an hour after the pause."""
-    kept = rig.states.kept["loop:ada"]
+    kept = rig.states.stored["loop:ada"]
     old = structs.replace(kept.state, expires_at=kept.state.updated_at + HOUR, expiry_left_ms=UNSET)
-    rig.states.kept["loop:ada"] = structs.replace(kept, state=old)
+    rig.states.stored["loop:ada"] = structs.replace(kept, state=old)
 
 
 async def test_the_clock_of_a_state_that_an_older_version_paused_is_stopped_in_time() -> None:

@@ -29,7 +29,7 @@ async def lived(changes: int, *, delivered: int) -> Rig:
     await r.flows.start_flow("ada", "loop", StartCommand(payload={"text": "a" * 100}))
     for n in range(changes - 1):
         await r.flows.execute_transition("ada", "loop", "again", {"n": n})
-    await r.service.background.relay.deliver(r.states.kept["loop:ada"].deliverable[:delivered])
+    await r.service.background.relay.deliver(r.states.stored["loop:ada"].deliverable[:delivered])
     return r
 
 

@@ -47,9 +47,9 @@ async def rig(*versions: dict[str, Any], **limits: Any) -> Rig:
 async def put(r: Rig, user: str, step: str, **changes: Any) -> FlowState:
     """A state at a step of version 1."""
     state, _ = await r.flows.start_flow(user, "loop", StartCommand(step="a"))
-    stored = r.states.kept[f"loop:{user}"]
+    stored = r.states.stored[f"loop:{user}"]
     old = structs.replace(state, version=1, step=step, transitions=(), **changes)
-    r.states.kept[f"loop:{user}"] = structs.replace(stored, state=old)
+    r.states.stored[f"loop:{user}"] = structs.replace(stored, state=old)
     return old
 
 
@@ -59,7 +59,7 @@ async def migrate(r: Rig, mapping: Any = None, origin: Origin = ROOT, **more: An
 
 
 def stands(r: Rig) -> dict[str, tuple[str, int]]:
-    return {key[5:]: (kept.state.step, kept.state.version) for key, kept in r.states.kept.items()}
+    return {key[5:]: (kept.state.step, kept.state.version) for key, kept in r.states.stored.items()}
 
 
 async def test_running_states_are_moved_and_others_are_left_alone() -> None:
@@ -71,7 +71,9 @@ async def test_running_states_are_moved_and_others_are_left_alone() -> None:
     await put(r, "gone", "b", status="cleared")
     await put(r, "past", "b", expires_at=r.clock.now())
     await r.flows.start_flow("new", "loop")
-    before = {key: kept for key, kept in r.states.kept.items() if key[5:] in ("done", "gone", "past", "new")}
+    before = {
+        key: kept for key, kept in r.states.stored.items() if key[5:] in ("done", "gone", "past", "new")
+    }
     report = await migrate(r, {"b": "b2"})
     assert (report.moved, report.failed, report.remaining, report.failures) == (3, 0, 0, [])
     assert {user: where for user, where in stands(r).items() if f"loop:{user}" not in before} == {
@@ -79,9 +81,9 @@ async def test_running_states_are_moved_and_others_are_left_alone() -> None:
         "at-b": ("b2", 2),
         "held": ("b2", 2),
     }
-    assert {key: r.states.kept[key] for key in before} == before
-    assert r.states.kept["loop:held"].state.pause_reason == "audit"
-    assert r.states.kept["loop:at-b"].state.previous == "a"
+    assert {key: r.states.stored[key] for key in before} == before
+    assert r.states.stored["loop:held"].state.pause_reason == "audit"
+    assert r.states.stored["loop:at-b"].state.previous == "a"
 
 
 async def test_the_change_is_recorded_reported_and_goes_on_in_the_chain() -> None:
@@ -113,10 +115,10 @@ async def test_run_again_it_finds_nothing_and_changes_nothing() -> None:
     for n in range(5):
         await put(r, f"u{n}", "b")
     assert (await migrate(r, {"b": "b2"})).moved == 5
-    before = dict(r.states.kept)
+    before = dict(r.states.stored)
     again = await migrate(r, {"b": "b2"})
     assert (again.moved, again.failed, again.remaining) == (0, 0, 0)
-    assert r.states.kept == before
+    assert r.states.stored == before
 
 
 async def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does() -> None:
@@ -124,7 +126,7 @@ async def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does() -> No
     for n in range(12):
         await put(r, f"u{n:02}", "ab"[n % 2])
     await put(r, "odd", "nowhere")
-    before = dict(r.states.kept)
+    before = dict(r.states.stored)
     bare = await migrate(r, dry_run=True)
     fates = {s.step: (s.fit.count, s.need_mapping.count, s.stuck.count) for s in bare.steps}
     assert fates == {"a": (6, 0, 0), "b": (0, 6, 0), "c": (0, 0, 0), "nowhere": (0, 0, 1)}
@@ -132,7 +134,7 @@ async def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does() -> No
     mapping = {proposal.step: proposal.to for proposal in bare.proposals}
     told = await migrate(r, mapping, dry_run=True)
     assert (told.dry_run, told.moved, told.failed, told.remaining) == (True, 0, 0, 13)
-    assert r.states.kept == before
+    assert r.states.stored == before
     assert r.heard == []
     done = await migrate(r, mapping)
     assert done.steps == told.steps
@@ -146,18 +148,18 @@ async def test_what_has_nowhere_to_go_stops_the_run_before_anything_is_changed()
     r = await rig(without(OLD, "b", "c"))
     await put(r, "u1", "a")
     await put(r, "u2", "b")
-    before = dict(r.states.kept)
+    before = dict(r.states.stored)
     with pytest.raises(InvalidRequestError) as refusal:
         await migrate(r)
     assert [fault.pointer for fault in refusal.value.faults] == ["/mapping/b"]
     assert "maybe 'c'" in refusal.value.message
-    assert r.states.kept == before
+    assert r.states.stored == before
     left = await migrate(r, {"b": None})
     assert (left.moved, left.remaining) == (1, 0), "those that are to be left do not remain"
     assert stands(r) == {"u1": ("a", 2), "u2": ("b", 1)}
     assert next(step.left.user_ids for step in left.steps if step.step == "b") == ["u2"]
     assert (await migrate(r, {"b": "c"})).moved == 1
-    assert r.states.kept["loop:u2"].state.status == "completed"
+    assert r.states.stored["loop:u2"].state.status == "completed"
 
 
 async def test_bad_requests_name_every_fault() -> None:
@@ -229,7 +231,7 @@ async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported(
 
     async def and_it_moves(*asked: Any) -> list[str]:
         found = await running(*asked)
-        if found and r.states.kept["loop:ada"].state.step == "a":
+        if found and r.states.stored["loop:ada"].state.step == "a":
             await r.flows.execute_transition("ada", "loop", "go")
         return found
 
@@ -308,7 +310,7 @@ async def test_also_what_failed_before_counts_for_the_limit_once_it_is_gone(
         nonlocal calls
         calls += 1
         if calls == 2:
-            del r.states.kept["loop:odd0"], r.states.kept["loop:odd1"]
+            del r.states.stored["loop:odd0"], r.states.stored["loop:odd1"]
         return await running(*asked)
 
     monkeypatch.setattr(r.states, "list_running_users", and_then_the_odd_are_gone)
@@ -352,14 +354,14 @@ async def test_what_is_none_to_be_moved_any_more_is_left_alone(
 
     async def and_it_went_on(*asked: Any) -> list[str]:
         found = await running(*asked)
-        stored = r.states.kept["loop:ada"]
-        r.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(old, **meanwhile))
+        stored = r.states.stored["loop:ada"]
+        r.states.stored["loop:ada"] = structs.replace(stored, state=structs.replace(old, **meanwhile))
         return found
 
     monkeypatch.setattr(r.states, "list_running_users", and_it_went_on)
     report = await migrate(r, left)
     assert (report.moved, report.failed, report.remaining) == (0, 0, 0)
-    assert r.states.kept["loop:ada"].state == structs.replace(old, **meanwhile)
+    assert r.states.stored["loop:ada"].state == structs.replace(old, **meanwhile)
 
 
 async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on(
@@ -488,7 +490,7 @@ async def test_a_timeout_that_is_due_runs_before_the_state_is_moved() -> None:
     assert (await migrate(r, {"b": "b2"})).moved == 2
     assert stands(r) == {"due": ("b2", 2), "waits": ("a", 2)}
     assert await r.kinds("due") == ["started", "transitioned", "migrated"]
-    assert r.states.kept["loop:waits"].state.timeout_at == began + timedelta(hours=1), "it goes on"
+    assert r.states.stored["loop:waits"].state.timeout_at == began + timedelta(hours=1), "it goes on"
     r.clock.advance(minutes=30)
     assert await r.service.background.due_changes.run_timeouts() == 1
     assert stands(r)["waits"] == ("b2", 2)
@@ -499,7 +501,7 @@ async def test_the_time_to_live_of_the_new_version_counts_from_the_move() -> Non
     await put(r, "ada", "a", expires_at=r.clock.now() + timedelta(minutes=30))
     r.clock.advance(minutes=10)
     await migrate(r)
-    assert r.states.kept["loop:ada"].state.expires_at == r.clock.now() + timedelta(hours=2)
+    assert r.states.stored["loop:ada"].state.expires_at == r.clock.now() + timedelta(hours=2)
 
 
 async def test_progress_is_reported_state_by_state() -> None:

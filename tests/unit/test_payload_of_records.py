@@ -95,9 +95,9 @@ async def test_a_damaged_state_is_rebuilt_with_it(delivered: int) -> None:
     before = await r.flows.get_flow_state("ada", "loop")
     assert before is not None
     for damage in ({"step": "nowhere"}, {"payload": {"other": 1}}):
-        stored = r.states.kept["loop:ada"]
+        stored = r.states.stored["loop:ada"]
         kept = structs.replace(stored.state, **damage)
-        r.states.kept["loop:ada"] = structs.replace(stored, state=kept)
+        r.states.stored["loop:ada"] = structs.replace(stored, state=kept)
         done = await r.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
         assert done.state is not None
         assert (done.action, done.state.payload, done.state.step) == ("rebuilt", WHOLE[5], before.step)
@@ -110,13 +110,13 @@ async def test_a_sound_state_is_retained_when_the_record_of_its_payload_was_chan
     state = await r.flows.get_flow_state("ada", "loop")
     assert state is not None
     source = f"loop:ada:{state.epoch}:4"
-    record = r.history.kept[source]
+    record = r.history.records[source]
     forged = structs.replace(state_after(record), payload={"forged": True})
     for changed in (structs.replace(record, after=forged), None):
         if changed is None:
-            del r.history.kept[source]
+            del r.history.records[source]
         else:
-            r.history.kept[source] = changed
+            r.history.records[source] = changed
         done = await r.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
         assert (done.action, done.state) == ("kept", state)
         assert not (await r.flows.verify_flow_history("ada", "loop")).whole
@@ -148,8 +148,8 @@ async def test_another_life_names_nothing_of_the_one_before() -> None:
 
 async def test_a_state_of_an_older_version_repeats_its_payload_once() -> None:
     r = await started()
-    stored = r.states.kept["loop:ada"]
-    r.states.kept["loop:ada"] = structs.replace(stored, payload_at=None)
+    stored = r.states.stored["loop:ada"]
+    r.states.stored["loop:ada"] = structs.replace(stored, payload_at=None)
     await r.flows.execute_transition("ada", "loop", "again")
     await r.flows.execute_transition("ada", "loop", "again")
     records = await r.flows.get_flow_history("ada", "loop")
@@ -165,7 +165,7 @@ async def test_where_history_is_pruned_a_payload_is_repeated_now_and_then() -> N
     records = await deliver(r)
     assert [record.payload_revision for record in records] == [UNSET, 0, 0, UNSET, 3, 3]
     for gone in records[:4]:
-        del r.history.kept[gone.id]
+        del r.history.records[gone.id]
     assert (await r.flows.verify_flow_history("ada", "loop")).whole
     state = await r.flows.get_flow_state("ada", "loop")
     assert isinstance(state, FlowState)
@@ -184,4 +184,4 @@ async def test_an_erasure_takes_what_was_named() -> None:
         await service.background.relay.drain(5)
         found = await flows.verify_flow_history("ada", "loop")
     assert (found.whole, found.erased) == (True, 6)
-    assert "xxx" not in repr(r.history.kept)
+    assert "xxx" not in repr(r.history.records)

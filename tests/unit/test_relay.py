@@ -45,11 +45,11 @@ async def test_a_record_that_fails_three_times_is_set_aside_and_reported() -> No
         await flows.start_flow("eve", "loop")
         await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
-        assert [record.user_id for record in r.history.kept.values()] == ["ada"], "it stops no other"
+        assert [record.user_id for record in r.history.records.values()] == ["ada"], "it stops no other"
         for _ in range(MAX_FAILURES - 1):
-            assert r.reports.kept == {}
+            assert r.reports.findings == {}
             await sweep(r)
-        ((key, (_, reason)),) = r.reports.kept.items()
+        ((key, (_, reason)),) = r.reports.findings.items()
         assert key == "loop:eve"
         assert "ValueError" in reason
         tried = len(batches)
@@ -85,7 +85,7 @@ async def test_records_set_aside_do_not_stand_before_all_others(monkeypatch: pyt
         assert sorted(service.background.relay.states_set_aside) == ["loop:eve", "loop:mallory"]
         await r.make().as_trusted().start_flow("ada", "loop")  # by a worker that delivers nothing
         await sweep(r)
-        assert [record.user_id for record in r.history.kept.values()] == ["ada"]
+        assert [record.user_id for record in r.history.records.values()] == ["ada"]
 
 
 @pytest.mark.expected_logs("delivery failed", "record set aside, delivery failed repeatedly")
@@ -118,7 +118,7 @@ async def test_an_erasure_is_not_stopped_by_a_record_that_cannot_be_retained() -
         flows = service.as_trusted()
         await flows.start_flow("eve", "loop", StartCommand(payload={"secret": 1}))
         await service.personal_data.erase("eve", OPERATOR)
-        assert all(record.payload is UNSET for record in r.states.kept["loop:eve"].pending)
+        assert all(record.payload is UNSET for record in r.states.stored["loop:eve"].pending)
 
 
 @pytest.mark.expected_logs("events not published")
@@ -138,7 +138,7 @@ async def test_an_event_that_cannot_be_published_stops_no_other() -> None:
             await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         assert [event.user_id for event in r.heard] == ["ada", "bob"]
-    assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
+    assert {record.user_id for record in r.history.records.values()} == {"ada", "eve", "bob"}
 
 
 @pytest.mark.expected_logs("events not published")
@@ -158,7 +158,7 @@ async def test_a_record_of_which_no_event_can_be_made_stops_no_other() -> None:
             await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         assert [event.user_id for event in r.heard] == ["ada", "bob"]
-    assert {record.user_id for record in r.history.kept.values()} == {"ada", "eve", "bob"}
+    assert {record.user_id for record in r.history.records.values()} == {"ada", "eve", "bob"}
 
 
 class Sink:
@@ -180,10 +180,10 @@ async def test_a_record_leaves_the_outbox_once_every_durable_sink_has_it() -> No
         await r.flows.start_flow(user, "loop")
     sinks = [Sink(True, {"ada", "bob"}), Sink(False, {"ada", "bob", "eve"}), Sink(True, {"ada", "eve"})]
     relay = Relay(r.states, sinks, UndeliverableRecords(r.reports, r.clock))
-    pending = [record for stored in r.states.kept.values() for record in stored.pending]
+    pending = [record for stored in r.states.stored.values() for record in stored.pending]
     assert await relay.deliver(pending) == []
     assert [sink.received for sink in sinks] == [["ada", "bob", "eve"]] * 3
-    assert [key for key, stored in r.states.kept.items() if stored.pending] == ["loop:bob", "loop:eve"]
+    assert [key for key, stored in r.states.stored.items() if stored.pending] == ["loop:bob", "loop:eve"]
 
 
 async def test_the_last_record_that_was_not_published_stays_in_the_outbox() -> None:
@@ -192,8 +192,8 @@ async def test_the_last_record_that_was_not_published_stays_in_the_outbox() -> N
     relay = Relay(r.states, [bus, history], UndeliverableRecords(r.reports, r.clock))
     await r.flows.start_flow("ada", "loop")
     await r.flows.execute_transition("ada", "loop", "again")
-    await relay.deliver(r.states.kept["loop:ada"].pending)
-    assert [record.revision for record in r.states.kept["loop:ada"].pending] == [1]
+    await relay.deliver(r.states.stored["loop:ada"].pending)
+    assert [record.revision for record in r.states.stored["loop:ada"].pending] == [1]
     bus.users = {"ada"}
-    await relay.deliver(r.states.kept["loop:ada"].pending)
-    assert r.states.kept["loop:ada"].pending == ()
+    await relay.deliver(r.states.stored["loop:ada"].pending)
+    assert r.states.stored["loop:ada"].pending == ()

@@ -63,7 +63,7 @@ async def test_another_request_with_the_same_id_is_refused_and_changes_nothing()
     ):
         with pytest.raises(InvalidRequestError):
             await wrong
-    assert r.states.kept["loop:ada"].state.revision == 1
+    assert r.states.stored["loop:ada"].state.revision == 1
 
 
 async def test_ids_of_different_callers_do_not_meet() -> None:
@@ -158,4 +158,4 @@ async def test_rivals_with_one_id_make_one_change() -> None:
     await flows.start_flow("ada", "loop")
     state = await service.execute_transition("ada", "loop", "again", origin=origin("k"))
     assert state.revision == 1
-    assert r.states.kept["loop:ada"].state.revision == 1
+    assert r.states.stored["loop:ada"].state.revision == 1

@@ -103,7 +103,7 @@ async def test_a_state_that_is_resumed_behind_its_page_ends_too(monkeypatch: pyt
 
     async def resumed_after_the_active_ones(*asked: Any) -> StatePage:
         page = await find(*asked)
-        if r.states.kept["loop:u0"].state.status == "paused":
+        if r.states.stored["loop:u0"].state.status == "paused":
             await r.service.administration.resume_flow("u0", "loop", origin=trusted_origin("u0"))
         return page
 

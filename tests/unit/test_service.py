@@ -84,7 +84,7 @@ async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
         assert await service.purge_expired_flows() == 2
         assert await service.purge_expired_flows() == 0
     assert await r.kinds() == ["started", "expired"]
-    kept = {s.state.user_id: s.state.status for s in r.states.kept.values()}
+    kept = {s.state.user_id: s.state.status for s in r.states.stored.values()}
     assert kept == {"ada": "expired", "bob": "expired", "eve": "active"}
     assert [e.revision for e in r.heard if e.user_id == "bob"] == [0, 1]
 
@@ -107,8 +107,8 @@ async def test_who_commits_on_top_of_waiting_records_delivers_those_first() -> N
         flows = service.as_trusted()
         await flows.execute_transition("ada", "loop", "go")
     assert [e.revision for e in r.heard] == [0, 1, 2]
-    assert [record.revision for record in r.history.kept.values()] == [0, 1, 2]
-    assert r.states.kept["loop:ada"].pending == ()
+    assert [record.revision for record in r.history.records.values()] == [0, 1, 2]
+    assert r.states.stored["loop:ada"].pending == ()
 
 
 async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
@@ -123,15 +123,15 @@ async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
         r.clock.advance(seconds=5)
         await service.background.sweep.run()
     assert [e.revision for e in r.heard] == [0, 1]
-    assert len(r.history.kept) == 2
-    assert r.states.kept["loop:ada"].pending == ()
+    assert len(r.history.records) == 2
+    assert r.states.stored["loop:ada"].pending == ()
 
 
 async def test_history_is_complete_while_records_wait() -> None:
     r = await rig()
     await r.flows.start_flow("ada", "loop")
     await r.flows.execute_transition("ada", "loop", "again")
-    assert r.history.kept == {}
+    assert r.history.records == {}
     assert await r.kinds() == ["started", "transitioned"]
     page = await r.flows.get_flow_history("ada", "loop", limit=1)
     rest = await r.flows.get_flow_history("ada", "loop", after=page[0].id)
@@ -145,7 +145,7 @@ async def test_a_broadcast_that_fails_holds_nothing_up() -> None:
     async with r.service as service:
         flows = service.as_trusted()
         await flows.start_flow("ada", "loop")
-    assert len(r.history.kept) == 1, "and it waits in the outbox until somebody can tell it"
+    assert len(r.history.records) == 1, "and it waits in the outbox until somebody can tell it"
 
 
 async def test_delivery_goes_on_after_an_outage_of_the_store() -> None:
@@ -164,8 +164,8 @@ async def test_delivery_goes_on_after_an_outage_of_the_store() -> None:
     flows = service.as_trusted()
     async with service:
         await flows.start_flow("ada", "loop")
-    assert len(r.history.kept) == 1
-    assert r.states.kept["loop:ada"].pending == ()
+    assert len(r.history.records) == 1
+    assert r.states.stored["loop:ada"].pending == ()
 
 
 async def test_a_lost_race_is_decided_again_on_the_new_state() -> None:
@@ -278,7 +278,7 @@ async def test_refusals_are_recorded_and_never_answered_late() -> None:
         await flows.start_flow("ada", "loop", StartCommand(service="web"))
         with pytest.raises(InvalidTransitionError):
             await service.execute_transition("ada", "loop", "fly", origin=trusted_origin("boss"))
-    refused = list(r.history.kept.values())[-1]
+    refused = list(r.history.records.values())[-1]
     assert (refused.kind, refused.success, refused.error) == ("refused", False, "INVALID_TRANSITION")
     assert (refused.from_step, refused.to_step, refused.transition) == ("a", "a", "fly")
     assert (refused.actor, refused.service, refused.revision) == ("boss", "web", 0)
@@ -380,9 +380,9 @@ async def test_a_delivery_that_fails_loses_nothing_and_holds_nothing_up() -> Non
         await flows.start_flow(user, "loop")
     async with service:
         await service.background.relay.drain(5)
-    assert {record.user_id for record in r.history.kept.values()} == {"ada", "bob"}
+    assert {record.user_id for record in r.history.records.values()} == {"ada", "bob"}
     assert {e.user_id for e in r.heard} >= {"ada", "bob"}
-    pending = {key: len(stored.pending) for key, stored in r.states.kept.items()}
+    pending = {key: len(stored.pending) for key, stored in r.states.stored.items()}
     assert pending == {"loop:ada": 0, "loop:poison": 1, "loop:bob": 0}
 
 
@@ -404,19 +404,19 @@ async def test_only_what_was_delivered_leaves_the_outbox() -> None:
     await flows.start_flow("ada", "loop")
     async with service:
         await service.background.relay.drain(5)
-        assert [record.revision for record in r.states.kept["loop:ada"].pending] == [0]
+        assert [record.revision for record in r.states.stored["loop:ada"].pending] == [0]
         await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-    assert [x.revision for x in r.history.kept.values()] == [0, 1]
-    assert r.states.kept["loop:ada"].pending == ()
+    assert [x.revision for x in r.history.records.values()] == [0, 1]
+    assert r.states.stored["loop:ada"].pending == ()
 
 
 async def test_epochs_grow_also_when_a_clock_is_behind() -> None:
     r = await rig()
     ahead = "ffffffff-ffff-7fff-bfff-ffffffffff00"
     first, _ = await r.flows.start_flow("ada", "loop")
-    stored = r.states.kept["loop:ada"]
-    r.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(stored.state, epoch=ahead))
+    stored = r.states.stored["loop:ada"]
+    r.states.stored["loop:ada"] = structs.replace(stored, state=structs.replace(stored.state, epoch=ahead))
     await r.flows.clear_flow_state("ada", "loop")
     second, _ = await r.flows.start_flow("ada", "loop")
     assert second.epoch > ahead > first.epoch
@@ -453,7 +453,7 @@ async def test_an_ended_state_stays_as_long_as_its_history() -> None:
         await rig.service.create_flow(flow_dict())
         await rig.flows.start_flow("ada", "loop")
         await rig.flows.clear_flow_state("ada", "loop")
-        ended = rig.states.kept["loop:ada"].state
+        ended = rig.states.stored["loop:ada"].state
         assert ended.status == "cleared"
         assert ended.expires_at == (UNSET if retention is None else rig.clock.time + retention)
 
@@ -469,12 +469,12 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
         for _ in range(5):
             await flows.execute_transition("ada", "loop", "again")
             await service.background.relay.drain(5)
-        stored = r.states.kept["loop:ada"]
+        stored = r.states.stored["loop:ada"]
         assert [record.revision for record in stored.pending] == [5], "the last is enough"
-        assert len(r.history.kept) == 6, "all are kept"
+        assert len(r.history.records) == 6, "all are kept"
         assert [event.revision for event in r.heard] == [0]
         await service.background.sweep.run()
-        assert r.states.kept["loop:ada"].pending == stored.pending, "not old enough for the sweep"
+        assert r.states.stored["loop:ada"].pending == stored.pending, "not old enough for the sweep"
 
         r.bus.broken = False
         other = r.make()  # for which Redis is there
@@ -483,10 +483,10 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
             await other.background.sweep.run()
             await other.background.relay.drain(5)
         assert [event.revision for event in r.heard] == [0, 5]
-        assert r.states.kept["loop:ada"].pending == ()
+        assert r.states.stored["loop:ada"].pending == ()
         await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        assert r.states.kept["loop:ada"].pending == ()
+        assert r.states.stored["loop:ada"].pending == ()
         assert [event.revision for event in r.heard] == [0, 5, 6]
 
 
@@ -504,8 +504,8 @@ async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
         await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
     assert [event.revision for event in r.heard] == [0, 1, 2]
-    assert r.states.kept["loop:ada"].pending == ()
-    assert [record.revision for record in r.history.kept.values()] == [0, 1, 2]
+    assert r.states.stored["loop:ada"].pending == ()
+    assert [record.revision for record in r.history.records.values()] == [0, 1, 2]
 
 
 @pytest.mark.expected_logs("events not published, redis unavailable")
@@ -518,7 +518,7 @@ async def test_more_than_may_wait_is_left_to_the_bus(monkeypatch: pytest.MonkeyP
         for user in ("ada", "bob"):
             await flows.start_flow(user, "loop")
             await service.background.relay.drain(5)
-    waiting = {key: len(stored.pending) for key, stored in r.states.kept.items()}
+    waiting = {key: len(stored.pending) for key, stored in r.states.stored.items()}
     assert waiting == {"loop:ada": 1, "loop:bob": 0}
 
 

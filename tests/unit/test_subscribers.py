@@ -324,14 +324,14 @@ async def test_catching_up_claims_continuity_only_where_every_record_is_there() 
         at = HeldPosition(state.epoch, 1)
         whole = await flows.get_flow_events("ada", "loop", at)
         assert (whole.complete, [e.revision for e in whole.events]) == (True, [2, 3, 4])
-        lost = r.history.kept.pop(f"loop:ada:{state.epoch}:3")
+        lost = r.history.records.pop(f"loop:ada:{state.epoch}:3")
         broken = await flows.get_flow_events("ada", "loop", at)
         assert (broken.complete, broken.events) == (False, ())
         assert broken.state is not None
         assert broken.state.revision == 4
-        r.history.kept[lost.id] = structs.replace(lost, after=UNSET)
+        r.history.records[lost.id] = structs.replace(lost, after=UNSET)
         assert not (await flows.get_flow_events("ada", "loop", at)).complete, "it leads to no state"
-        r.history.kept[lost.id] = lost
+        r.history.records[lost.id] = lost
         level = await flows.get_flow_events("ada", "loop", HeldPosition(state.epoch, 4))
         assert (level.complete, level.events) == (True, ())
 

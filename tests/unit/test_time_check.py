@@ -129,11 +129,11 @@ async def test_nothing_is_decided_by_time_alone_on_a_clock_that_is_not_trusted()
     rig.clock.advance(minutes=30)
     assert (await rig.flows.reset_flow("ada", "loop")).revision == 1
     rig.clock.advance(hours=2)
-    before = rig.states.kept["loop:ada"]
+    before = rig.states.stored["loop:ada"]
     for refused in (rig.flows.reset_flow("ada", "loop"), rig.service.background.due_changes.purge_expired()):
         with pytest.raises(StoreUnavailableError, match="the clock of this worker is off"):
             await refused
-    assert rig.states.kept["loop:ada"] == before
+    assert rig.states.stored["loop:ada"] == before
     rig.time_trusted = True
     assert await rig.service.background.due_changes.purge_expired() == 1
 

@@ -188,8 +188,8 @@ async def test_an_expired_state_does_not_come_back_by_its_timeout() -> None:
 async def test_one_that_cannot_run_holds_up_no_other() -> None:
     rig = await started()
     await rig.flows.start_flow("bob", "loop")
-    stored = rig.states.kept["loop:ada"]
-    rig.states.kept["loop:ada"] = structs.replace(stored, state=structs.replace(stored.state, version=99))
+    stored = rig.states.stored["loop:ada"]
+    rig.states.stored["loop:ada"] = structs.replace(stored, state=structs.replace(stored.state, version=99))
     rig.clock.advance(hours=1)
     assert await rig.service.background.due_changes.run_timeouts() == 1
     assert await rig.kinds("bob") == ["started", "transitioned"]
