@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.contracts.state import ENDED
+from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
 from models.database import Collection, Database, store_errors
 from models.indexed import not_expired, pipeline
@@ -49,7 +49,7 @@ class MongoStatistics:
         duration = {"$subtract": [{"$toLong": "$updatedAt"}, {"$toLong": "$createdAt"}]}
         found = await self._states.aggregate(
             [
-                {"$match": {"status": {"$nin": sorted(ENDED)}, **not_expired(now)}},
+                {"$match": {"status": {"$nin": sorted(TERMINAL_STATUSES)}, **not_expired(now)}},
                 {
                     "$group": {
                         "_id": "$userId",

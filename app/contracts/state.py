@@ -12,7 +12,7 @@ Payload = dict[str, Any]
 Status = Literal["active", "paused", "completed", "cleared", "expired"]
 """``cleared`` and ``expired`` appear only in the last event of a state: readers find no state."""
 
-ENDED: frozenset[Status] = frozenset({"cleared", "expired"})
+TERMINAL_STATUSES: frozenset[Status] = frozenset({"cleared", "expired"})
 
 
 def state_key(flow_id: str, user_id: str) -> str:
@@ -110,7 +110,7 @@ class FlowState(Struct, frozen=True):
         """
         if self.status == "paused":
             return False
-        return self.status in ENDED or (self.expires_at is not UNSET and self.expires_at <= now)
+        return self.status in TERMINAL_STATUSES or (self.expires_at is not UNSET and self.expires_at <= now)
 
 
 NOT_STORED = ("transitions",)

@@ -27,7 +27,7 @@ from app.contracts.record import (
     named_payload,
 )
 from app.contracts.results import BrokenLink
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.contracts.wire.times import iso
 
 SEALED = (
@@ -181,7 +181,7 @@ class Chain:
             if state is not None and not self._pruned:
                 self._break("", "the state has no record")
         elif state is None:
-            if last.after.status not in ENDED and not _has_expired(last.after, now):
+            if last.after.status not in TERMINAL_STATUSES and not _has_expired(last.after, now):
                 self._break(last.id, "the state that it led to is missing")
         elif last.id != commit_record_id(state):
             self._break(

@@ -5,7 +5,7 @@ from msgspec import UNSET
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowStateCorruptionError, StatePausedError
 from app.contracts.flow import FlowStep
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow.timers import status_at
 
 
@@ -23,7 +23,7 @@ def current_step(definition: FlowDefinition, state: FlowState) -> FlowStep:
 
 def definition_mismatch(definition: FlowDefinition, state: FlowState) -> str | None:
     """Describe the first mismatch of a state and its definition; None if they fit."""
-    if state.status in ENDED:
+    if state.status in TERMINAL_STATUSES:
         return None
     step = definition.flow.steps.get(state.step)
     if step is None:

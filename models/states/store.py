@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from app.contracts.ports.states import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
-from app.contracts.state import ENDED, FlowState, StatePosition, state_key
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StatePosition, state_key
 from models.batching.adaptive_size import AdaptiveBatchSize
 from models.batching.batcher import Batcher
 from models.codec import Document, state_from_document
@@ -26,7 +26,7 @@ MAX_LOADS_IN_COMMAND = 250
 MAX_COMMANDS_IN_FLIGHT = 2
 MAX_KEY_LENGTH = 322
 """Longer than every key: a flow of 64 characters, a colon and a user of 256."""
-_PRESENT = {"$nin": sorted(ENDED)}
+_PRESENT = {"$nin": sorted(TERMINAL_STATUSES)}
 _BY_KEY = (("_id", 1),)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _WITHOUT_LISTS = {"outbox": 0, "recent": 0}

@@ -9,7 +9,7 @@ from enum import Enum
 
 from msgspec import Struct, field
 
-from app.contracts.state import ENDED
+from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.wire.states import StateView
 from app.contracts.wire.times import Time
 
@@ -121,7 +121,7 @@ class Following:
     @property
     def absent(self) -> bool:
         """True if it is known that there is no state. A sync then requests a later epoch from its start."""
-        return self.known and (self.state is None or self.state.status in ENDED)
+        return self.known and (self.state is None or self.state.status in TERMINAL_STATUSES)
 
     def want_sync(self, now: float) -> None:
         """Require a sync: after a reconnection or a resync event, events may have been missed."""

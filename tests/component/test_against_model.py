@@ -200,7 +200,9 @@ class FlowMachine(RuleBasedStateMachine):
         if then == "nothing" or state is None:
             due, done = 0, 0
         elif then == "purge":
-            due = state["status"] not in model.ENDED and state.get("expires_at", NEVER) <= self.now
+            due = (
+                state["status"] not in model.TERMINAL_STATUSES and state.get("expires_at", NEVER) <= self.now
+            )
             done = self.run(background.due_changes.purge_expired())
         else:
             due = state["status"] == "active" and state.get("timeout_at", NEVER) <= self.now

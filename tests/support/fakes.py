@@ -38,7 +38,7 @@ from app.contracts.record import (
     position_of,
     remembered_request,
 )
-from app.contracts.state import ENDED, FlowState, StatePosition, state_key
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StatePosition, state_key
 from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -157,7 +157,7 @@ class FakeStateStore:
         return [s for s in here if s.status in ("active", "paused") and not s.is_gone_at(now)]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
-        states = [k.state for k in self.stored.values() if k.state.status not in ENDED]
+        states = [k.state for k in self.stored.values() if k.state.status not in TERMINAL_STATUSES]
         late = [(s.expires_at, s) for s in states if s.expires_at is not UNSET and s.expires_at <= now]
         for _, state in sorted(late, key=itemgetter(0)):
             yield state

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 State = dict[str, Any]
 Answer = Any
-ENDED = ("cleared", "expired")
+TERMINAL_STATUSES = ("cleared", "expired")
 REPAIRS = ("reset", "set", "clear")
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
 MILLISECOND = timedelta(milliseconds=1)
@@ -98,7 +98,7 @@ class Model:
         return None if present is None else self._shown(present)
 
     def present(self, now: datetime) -> State | None:
-        absent = self.state is None or self.state["status"] in ENDED or _is_late(self.state, now)
+        absent = self.state is None or self.state["status"] in TERMINAL_STATUSES or _is_late(self.state, now)
         return None if absent else self.state
 
     def run(self, command: Command, origin: Origin, now: datetime) -> Answer:
@@ -136,7 +136,7 @@ class Model:
     def apply_due_change(self, now: datetime) -> bool:
         """Make the one change that is due; False when none is."""
         state = self.state
-        if self.damaged or state is None or state["status"] in ENDED:
+        if self.damaged or state is None or state["status"] in TERMINAL_STATUSES:
             return False
         if _is_late(state, now):
             self._commit(Change("expired", "expired", _end(state, "expired"), {}), Origin("system"), now)
@@ -160,12 +160,12 @@ class Model:
                 raise RefusedError("FLOW_NOT_STARTED")
             return "kept", self._shown(present)
         last = next(record["after"] for record in reversed(self.history) if "after" in record)
-        late = last["status"] not in ENDED and _is_late(last, now)
+        late = last["status"] not in TERMINAL_STATUSES and _is_late(last, now)
         reported = {"payload": {"action": "rebuilt", "step": last["step"]}}
         self.damaged, self.state = False, last
         after = _end(last, "expired") if late else last
         self._commit(Change("recovered", "recovered", after, reported), Origin(actor), now, begins=lost)
-        return "rebuilt", None if self.state["status"] in ENDED else self._shown(self.state)
+        return "rebuilt", None if self.state["status"] in TERMINAL_STATUSES else self._shown(self.state)
 
     # The decisions: what a command makes of the present state (None: there is none)
 
@@ -298,7 +298,7 @@ class Model:
         ttl = self.versions[after["version"] - 1].ttl
         if after["status"] == "paused" and change.kind != "paused":
             after["expiry_left_ms"] = ttl // MILLISECOND
-        elif after["status"] not in ENDED and change.kind not in ("paused", "resumed"):
+        elif after["status"] not in TERMINAL_STATUSES and change.kind not in ("paused", "resumed"):
             after["expires_at"] = now + ttl
         unlinked = begins or before is None or change.kind == "recovered"
         from_step = "" if unlinked or before is None else before["step"]

@@ -27,7 +27,7 @@ from app.contracts.errors import (
 from app.contracts.events import Resync, StateChanged, user_topic
 from app.contracts.positions import NOTHING_HELD, HeldPosition, held_position
 from app.contracts.results import CaughtUp
-from app.contracts.state import ENDED
+from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.wire.encoding import encode
 from app.contracts.wire.errors import error_view
 from app.contracts.wire.states import (
@@ -164,11 +164,11 @@ class FlowStream:
         if event.epoch != self._held.epoch:
             return self._start(state_of_event(json.decode(event.body, type=StateUpdatedEvent)))
         status = json.decode(event.body, type=_Status).status
-        self._held = HeldPosition(event.epoch, event.revision, from_start=status in ENDED)
+        self._held = HeldPosition(event.epoch, event.revision, from_start=status in TERMINAL_STATUSES)
         return ServerSentEvent(event="flow-state-updated", data=bytes(event.body).decode(), id=self._id)
 
     def _start(self, state: StateView) -> ServerSentEvent:
-        self._held = HeldPosition(state.epoch, state.revision, from_start=state.status in ENDED)
+        self._held = HeldPosition(state.epoch, state.revision, from_start=state.status in TERMINAL_STATUSES)
         data = encode(state).decode()
         return ServerSentEvent(event="flow-state", data=data, id=self._id, retry=RETRY_MS)
 

@@ -7,7 +7,7 @@ from app.contracts.callers import Caller, trusted_caller
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord, state_after
-from app.contracts.state import ENDED
+from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.wire.encoding import encode
 from app.contracts.wire.states import StateUpdatedEvent, state_of_view, state_updated_event
 from app.flow.conditions.guard_inputs import GuardBudget
@@ -33,7 +33,7 @@ class StateEvents:
         state = state_after(record)
         by_caller = True  # until it is known that all may see the same
         try:
-            if state.status in ENDED:
+            if state.status in TERMINAL_STATUSES:
                 by_caller = False
             else:
                 definition = await self._catalog.pinned(state)

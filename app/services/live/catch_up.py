@@ -12,7 +12,7 @@ from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.positions import HeldPosition
 from app.contracts.record import commit_record_id, named_payload
 from app.contracts.results import CaughtUp
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
@@ -84,7 +84,7 @@ class CatchUp:
         present = None
         if not state.is_gone_at(self._clock.now()):
             present = await self._access.with_transitions(state, caller)
-        elif state.status not in ENDED:  # it has expired, but no record of it is committed yet
+        elif state.status not in TERMINAL_STATUSES:  # it has expired, but no record of it is committed yet
             return CaughtUp(None)
         if held.from_start and present is not None and held.epoch != state.epoch:
             held = HeldPosition(state.epoch, BEFORE_THE_FIRST)

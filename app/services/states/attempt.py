@@ -9,7 +9,7 @@ from app.contracts.commands import Origin
 from app.contracts.errors import FlowError, RevisionConflictError
 from app.contracts.ports.states import StoredState
 from app.contracts.positions import ExpectedPosition
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.services.states.state_command import ProposedChange, StateCommand
 
 
@@ -75,7 +75,7 @@ class Attempt(Struct, frozen=True):
         state = None if self.stored is None else self.stored.state
         if self.due is not None:  # in a dry run; otherwise the command is decided after its commit
             state = self.due.change.after
-        return None if state is None or state.status in ENDED else state
+        return None if state is None or state.status in TERMINAL_STATUSES else state
 
     def outcome_before_decision(self) -> Outcome | None:
         """Return the outcome that needs no decision, None if the command is to be decided."""

@@ -10,7 +10,7 @@ from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import FlowError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, PayloadPlace, commit_record_id
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow import timers
 from app.flow.history_chain import seal
 from app.kit.ids import later_id, new_id
@@ -177,7 +177,7 @@ class Committer:
         after = change.after
         if change.kind in ("paused", "resumed"):
             return after
-        if after.status in ENDED:
+        if after.status in TERMINAL_STATUSES:
             ttl = None if self._retention is None else max(IDEMPOTENCY_WINDOW, self._retention)
         else:
             ttl = change.ttl or self._state_ttl

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from app.contracts.commands import trusted_origin
 from app.contracts.errors import FlowError, StoreUnavailableError
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow import rules
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.states.attempt import DueChange
@@ -42,7 +42,7 @@ class Deadlines:
     async def due(self, state: FlowState, now: datetime) -> DueChange | None:
         """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
         read that a state is absent must not see it come back. Raises TimeNotTrustedError."""
-        if state.status in ENDED:
+        if state.status in TERMINAL_STATUSES:
             return None
         if state.status == "paused":
             return self._due_while_paused(state, now)

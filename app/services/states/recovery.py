@@ -29,7 +29,7 @@ from app.contracts.record import (
     state_after,
 )
 from app.contracts.results import Recovered
-from app.contracts.state import ENDED, FlowState, state_key
+from app.contracts.state import TERMINAL_STATUSES, FlowState, state_key
 from app.flow.history_chain import is_intact
 from app.flow.position import definition_mismatch
 from app.services.definitions.catalog import DefinitionCatalog
@@ -94,7 +94,7 @@ class Recovery:
                 after = state_after(made)
                 await self._reports.withdraw([state_key(flow_id, user_id)])
                 log.warning("state recovered", state=after.key, action=plan.action, reason=reason)
-                state = None if after.status in ENDED else after
+                state = None if after.status in TERMINAL_STATUSES else after
                 return Recovered(plan.action, state, reason, None if plan.record is None else plan.record.id)
         raise StateBusyError(flow_id)
 
@@ -115,7 +115,7 @@ class Recovery:
         if isinstance(found, DamagedState):
             return Inconsistency(found.reason)
         state = found.state
-        mismatch = None if state.status in ENDED else await self._definition_mismatch(state)
+        mismatch = None if state.status in TERMINAL_STATUSES else await self._definition_mismatch(state)
         if mismatch is not None:
             return Inconsistency(mismatch)
         waiting = [record for record in found.pending if record.id == commit_record_id(state)]

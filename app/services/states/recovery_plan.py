@@ -10,7 +10,7 @@ from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotStartedError
 from app.contracts.ports.states import DamagedState, StoredState
 from app.contracts.record import HistoryRecord, UnreadableRecord
-from app.contracts.state import ENDED, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow import rules
 from app.flow.history_chain import is_erased
 from app.kit.ids import later_id, new_id
@@ -79,7 +79,7 @@ class RecoveryPlan(Struct, frozen=True):
             raise FlowNotStartedError(flow_id)
         now = max(now, last.updated_at)
         after = rules.recover(last, *self.position(found), now)
-        if last.status not in ENDED and (last.is_gone_at(now) or self.is_erased):
+        if last.status not in TERMINAL_STATUSES and (last.is_gone_at(now) or self.is_erased):
             ended = rules.end(after, "cleared" if self.is_erased else "expired", now)
             after = structs.replace(ended, revision=after.revision)
         return self._proposed(after, definition), now
