@@ -55,9 +55,12 @@ class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 
 class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The input of a transition. First the members that ``remove`` points to are taken out of the state's
-    payload, then ``payload`` is merged into it; ``message`` replaces the last one, or clears it when absent;
-    ``ok`` is the outcome as the caller sees it."""
+    """The input of a transition.
+
+    First the members that ``remove`` points to are removed from the state's payload, then ``payload`` is
+    merged into it. ``message`` replaces the last message, or clears it when absent. ``ok`` is the outcome as
+    the caller sees it.
+    """
 
     payload: Payload | UnsetType = UNSET
     ok: bool = True
@@ -72,15 +75,17 @@ class ResetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 
 class PauseCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Hold a state. ``reason`` is told to everybody whose transition is refused."""
+    """Pause a state. ``reason`` is in the answers to refused transitions."""
 
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class SetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Replace a state wholesale (repair). The reference's minimum is flow, step, service, ok. With ``remove``
-    the payload is not replaced: members are taken out of the present one, and ``payload`` is merged into
-    it."""
+    """Replace a whole state (for repairs).
+
+    The reference's minimum is flow, step, service, ok. With ``remove`` the payload is not replaced: members
+    are removed from the present one, and ``payload`` is merged into it.
+    """
 
     step: Name
     flow: Name | UnsetType = UNSET

@@ -32,6 +32,7 @@ from app.http.openapi_problems import (
     problem_schema,
 )
 from app.http.openapi_schemas import Schemas, query_parameters
+from app.kit.casing import camel_case
 
 _DESCRIPTION = (
     "Keeps people's progress through multi-step flows: definitions with versions, each user's state, "
@@ -149,7 +150,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [
         *(
             {
-                "name": _camel(name),
+                "name": camel_case(name),
                 "in": "path",
                 "required": True,
                 "schema": _PATH_PARAMETERS.get(name, {"type": "string"}),
@@ -225,10 +226,5 @@ def _refusals(endpoint: Endpoint) -> dict[int, list[type[FlowError]]]:
     return by_status
 
 
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
-
-
 def _camel_parameters(path: str) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: "{" + _camel(match[1]) + "}", path)
+    return re.sub(r"\{(\w+)\}", lambda match: "{" + camel_case(match[1]) + "}", path)

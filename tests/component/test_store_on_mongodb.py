@@ -1,4 +1,4 @@
-"""What only the real database can show."""
+"""Behaviour of the stores that only a real database shows."""
 
 import asyncio
 import re
