@@ -174,7 +174,7 @@ async def test_by_command(parts: Backend, settings: Settings, tmp_path: Path) ->
     lines = await run("flows", "diff", "loop", "1", "2")
     assert lines[0] == "loop v1 -> v2: breaking"
     assert lines[1:4] == ["  + step b2", "  - step b", "  ~ a: go: step"]
-    assert lines[4].startswith("breaking    /steps/b: is gone")
+    assert lines[4].startswith("breaking    /steps/b: The step was removed")
     rehearsed = await run(*migrate, "--dry-run")
     assert rehearsed[0] == "loop v1 -> v2, nothing was changed:"
     assert "  a -> a: 1 fit (ada)" in rehearsed

@@ -213,7 +213,7 @@ async def test_a_token_is_read_by_the_version_of_the_state(serving: Serving, use
         (token_of({"f": FLOW}), "no step"),
         (token_of({"f": f"{FLOW}:7"}), "index '7'"),
         (token_of({"f": f"{FLOW}:\ud800"}), "index '\ufffd'"),
-        (token_of({"f": f"{FLOW}:0", "m": {"deep": 1}}), "member m that is no text"),
+        (token_of({"f": f"{FLOW}:0", "m": {"deep": 1}}), "member m that is not a text"),
         ("A" * (MAX_TOKEN + 1), "length <= 60000"),
     ],
 )
