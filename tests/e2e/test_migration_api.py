@@ -181,7 +181,7 @@ async def test_by_command(parts: Backend, settings: Settings, tmp_path: Path) ->
     assert "  b -> -: 2 need a mapping (bob, eve)" in rehearsed
     assert rehearsed[-1].startswith("maybe --map b=b2  (")
     (refused,) = await run(*migrate, code=1)
-    assert refused.startswith("server-flow: --map b: states run there")
+    assert refused.startswith("server-flow: --map b: States run there")
     (refused,) = await run(*migrate, "--leave", "b", "--leave", "zz", code=1)
     assert refused.startswith("server-flow: --leave zz: ")
     assert await run(*migrate, "--leave", "b") == ["1 states moved, 0 failed, 0 remain"]
