@@ -7,7 +7,7 @@ import jwt
 
 from app.contracts.errors import AuthenticationRequiredError
 
-_SECONDS_BETWEEN_LOGS = 1.0
+_LOG_INTERVAL_SECONDS = 1.0
 _MAX_SHOWN_CHARACTERS = 200
 _REASONS = {
     "InvalidSignatureError": ("signature", "The token's signature does not match the key of this service"),
@@ -53,7 +53,7 @@ class TokenRefusals:
 
     def _log(self, reason: str, error: Exception, token: str) -> None:
         now = time.monotonic()
-        if now - self._logged_at.get(reason, -_SECONDS_BETWEEN_LOGS) < _SECONDS_BETWEEN_LOGS:
+        if now - self._logged_at.get(reason, -_LOG_INTERVAL_SECONDS) < _LOG_INTERVAL_SECONDS:
             self._unlogged[reason] = self._unlogged.get(reason, 0) + 1
             return
         self._logged_at[reason] = now

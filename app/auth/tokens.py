@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CLAIMS = ClaimNames()
 _LEEWAY_SECONDS = 5
-_CACHE_SIZE = 4096
+_MAX_CACHED_TOKENS = 4096
 _MAX_EXPIRY = 2**53
 """Seconds since 1970; a token that expires later counts as one that expires then."""
 
@@ -76,7 +76,7 @@ class TokenVerifier:
         caller = self._known.get(token)
         if caller is None:
             caller = self._caller_of(await self._claims_of(token))
-            if len(self._known) >= _CACHE_SIZE:
+            if len(self._known) >= _MAX_CACHED_TOKENS:
                 self._known.clear()
             self._known[token] = caller
         if caller.expires_at <= time.time():

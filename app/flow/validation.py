@@ -87,7 +87,7 @@ def _excess_findings(raw: object) -> Iterator[Finding]:
             f"The definition has more than {MAX_SCHEMA_BYTES} bytes of schemas",
             "simplify the schemas",
         )
-    guards = {guard for each in transitions if isinstance(guard := each.get("guard"), str)}
+    guards = {each["guard"] for each in transitions if isinstance(each.get("guard"), str)}
     if len(guards) > MAX_GUARDS:
         yield error(
             "/steps",

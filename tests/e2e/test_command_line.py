@@ -49,7 +49,9 @@ def test_validate_needs_no_server(shell: Shell) -> None:
     broken.write_text(json.dumps(flow_dict("a:b", initialStep="x")))
     (shell.cwd / "not.json").write_text("{")
     lines = shell("flows", "validate", "broken.json", "not.json", "missing.json", code=1).splitlines()
-    assert any(line.startswith("broken.json: flow: The slug of a flow must not have a colon; ") for line in lines)
+    assert any(
+        line.startswith("broken.json: flow: The slug of a flow must not have a colon; ") for line in lines
+    )
     assert any(line.startswith("broken.json: initialStep: There is no step 'x'; ") for line in lines)
     assert any(line.startswith("not.json: ") and "is not JSON" in line for line in lines)
     assert any(line.startswith("missing.json: no such file") for line in lines)

@@ -111,7 +111,7 @@ def test_a_refusal_reports_the_expression_and_the_values_that_it_read(
 def test_long_values_are_cut_in_what_is_reported() -> None:
     with pytest.raises(GuardRefusedError) as refused:
         check_guard("payload.note == ''", "go", STATE, {"note": "ż" * 10_000}, BOB, T0)
-    assert len(refused.value.details["values"]["payload.note"].encode()) <= guard_report.SHOWN_BYTES + 3
+    assert len(refused.value.details["values"]["payload.note"].encode()) <= guard_report.MAX_SHOWN_BYTES + 3
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_transition_may_run_unless_its_guard_fails_whatever_comes_with_it() ->
 
 @pytest.mark.parametrize(
     "payload",
-    [{"list": [1] * (guard_inputs.LOOPED_MEMBERS + 1)}, {"list": ["x" * 100] * 200}],
+    [{"list": [1] * (guard_inputs.MAX_LOOPED_MEMBERS + 1)}, {"list": ["x" * 100] * 200}],
     ids=["members", "bytes"],
 )
 def test_a_loop_over_much_is_refused(payload: dict[str, Any]) -> None:
@@ -225,9 +225,9 @@ def test_a_loop_over_much_is_refused(payload: dict[str, Any]) -> None:
     ],
 )
 def test_the_dearest_guards_come_to_an_end(guard: str) -> None:
-    half = guard_inputs.LOOPED_BYTES // 2
+    half = guard_inputs.MAX_LOOPED_BYTES // 2
     payload = {
-        "l": [1] * (guard_inputs.LOOPED_MEMBERS - 5),
+        "l": [1] * (guard_inputs.MAX_LOOPED_MEMBERS - 5),
         "s": "ab" * (half // 2),
         "p": "(a|b)*" * 20 + "c",
     }

@@ -16,8 +16,8 @@ from app.flow.conditions.evaluation_breaker import Place
 from app.flow.conditions.value_sizes import Size, SizeOfObject, size_of, work_of
 from app.flow.values.storable_json import count_nodes
 
-LOOPED_BYTES = 16_384
-LOOPED_MEMBERS = 500
+MAX_LOOPED_BYTES = 16_384
+MAX_LOOPED_MEMBERS = 500
 """Limits of both payloads together for a guard that loops or matches: their size as JSON, and the members of
 all lists and objects in them. Lists are copied at each step, and a pattern visits each character."""
 MAX_GUARD_COST = 25_000_000
@@ -184,10 +184,10 @@ class GuardInputs:
 
 
 def _too_much(*payloads: Payload) -> str:
-    if sum(count_nodes(payload) for payload in payloads) > LOOPED_MEMBERS:
-        return f"it loops or matches, and the payloads have more than {LOOPED_MEMBERS} members"
-    if sum(len(msgspec.json.encode(payload)) for payload in payloads) > LOOPED_BYTES:
-        return f"it loops or matches, and the payloads have more than {LOOPED_BYTES} bytes"
+    if sum(count_nodes(payload) for payload in payloads) > MAX_LOOPED_MEMBERS:
+        return f"it loops or matches, and the payloads have more than {MAX_LOOPED_MEMBERS} members"
+    if sum(len(msgspec.json.encode(payload)) for payload in payloads) > MAX_LOOPED_BYTES:
+        return f"it loops or matches, and the payloads have more than {MAX_LOOPED_BYTES} bytes"
     return ""
 
 

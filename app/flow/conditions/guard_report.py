@@ -9,9 +9,9 @@ import msgspec
 from app.flow.conditions.cel_tree import IDENT, Node
 from app.flow.conditions.guard_reads import named_member
 
-SHOWN_BYTES = 500
+MAX_SHOWN_BYTES = 500
 """Of a value in a report, as JSON: a longer one is cut."""
-_SHOWN_FAULTS = 3
+_MAX_SHOWN_FAULTS = 3
 _PLACED = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
 """A message of the compiler, with its line and column."""
 
@@ -41,7 +41,7 @@ def compile_fault(refusal: str) -> str:
     if not found:
         return f"The guard does not compile: {strip_status(refusal)}"
     faults = []
-    for line, column, message in found[:_SHOWN_FAULTS]:
+    for line, column, message in found[:_MAX_SHOWN_FAULTS]:
         plain = message.replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
         place = f"column {column}" if line == "1" else f"line {line}, column {column}"
         faults.append(f"{plain.partition(' expecting {')[0]} ({place})")
@@ -80,6 +80,6 @@ def _path_of(node: Node) -> list[str] | None:
 
 def _shortened(value: Any) -> Any:
     text = msgspec.json.encode(value)
-    if len(text) <= SHOWN_BYTES:
+    if len(text) <= MAX_SHOWN_BYTES:
         return msgspec.json.decode(text)
-    return text[:SHOWN_BYTES].decode(errors="ignore") + "…"
+    return text[:MAX_SHOWN_BYTES].decode(errors="ignore") + "…"

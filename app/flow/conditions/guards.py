@@ -6,7 +6,7 @@ caller: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled 
 
 * its length, and its depth (by the library);
 * the form of its loops and patterns (``guard_form``), and 10,000 steps of its loops (by the library);
-* the size of the payloads that it may loop over (``LOOPED_BYTES``, ``LOOPED_MEMBERS``);
+* the size of the payloads that it may loop over (``MAX_LOOPED_BYTES``, ``MAX_LOOPED_MEMBERS``);
 * its estimated cost with the values that it reads (``MAX_GUARD_COST``; ``MAX_READ_COST`` for all guards of
   one read).
 
@@ -39,10 +39,10 @@ from app.flow.conditions.value_sizes import NOTHING, Size, size_of_unknown
 from app.kit.deadline import require_time
 
 MAX_LENGTH = 1000
-CHEAP_COST = 1_000_000
+MAX_CHEAP_COST = 1_000_000
 PRECOUNTED_WORKS = (1_000, 10_000, 100_000)
 """Up to these costs of converting what a guard reads, its cost is counted once, when it is compiled; this
-estimate is used unless it is more than ``CHEAP_COST``."""
+estimate is used unless it is more than ``MAX_CHEAP_COST``."""
 
 _TEXT, _MAP = cel.Type.STRING, cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 _PAYLOAD = {"payload": _MAP}
@@ -104,7 +104,8 @@ class Guard:
             budget: The budget that it shares with other guards; a new one by default.
             transition: The name of its transition, for the log.
         """
-        if self.is_expensive and (too_much := inputs.too_much()):
+        too_much = inputs.too_much() if self.is_expensive else None
+        if too_much is not None:
             return too_much
         environment = _environment()
 
@@ -138,7 +139,7 @@ class Guard:
         work = inputs.work(self._reads)
         conversion = 0.0 if inputs.knows(self._key) else work
         for limit, cost in self._costs:
-            if work <= limit and cost <= CHEAP_COST:
+            if work <= limit and cost <= MAX_CHEAP_COST:
                 return cost + conversion
         return _cost_of(self._root, inputs.sizes(self._reads)) + conversion
 

@@ -59,8 +59,10 @@ def cost_faults(schema: dict[str, Any]) -> list[Fault]:
         faults.append(Fault("", f"The schema has {len(references)} $ref in it, more than {MAX_REFERENCES}"))
     if faults:
         return faults
-    if references and (faults := _VisitCounter(schema, targets).faults()):
-        return faults  # a schema without references makes as many visits as it has members
+    if references:  # without, a schema makes as many visits as it has members
+        faults = _VisitCounter(schema, targets).faults()
+    if faults:
+        return faults
     if unevaluated_depth(schema, targets) > MAX_UNEVALUATED:
         message = f"The schema nests more than {MAX_UNEVALUATED} unevaluatedProperties or unevaluatedItems"
         return [Fault("", message)]

@@ -20,7 +20,7 @@ from app.flow.values.storable_json import count_nodes
 
 UNEVALUATED_FACTOR = 4
 """Number of times that the library visits a schema inside one with unevaluatedProperties."""
-LARGEST, SMALLEST = 1e30, 1e-30
+MAX_ORDINARY, MIN_ORDINARY = 1e30, 1e-30
 """Numbers outside this range, other than zero, are extreme: their fractions are long."""
 MAX_PLACED_SCHEMAS = 20_000
 """Schemas whose places in a payload are distinguished; beyond, each may be at any place."""
@@ -260,4 +260,4 @@ def _count_extremes(value: Any) -> int:
 
 
 def _is_extreme(number: float) -> bool:
-    return number != 0 and not SMALLEST < abs(number) < LARGEST
+    return number != 0 and not MIN_ORDINARY < abs(number) < MAX_ORDINARY

@@ -121,8 +121,8 @@ def _check_transitions(at: str, step: dict[str, Any], steps: dict[str, Any]) -> 
             f"A step can have at most {MAX_TRANSITIONS} transitions",
             "put the choice into the payload of one transition, and decide by guards of the next step",
         )
-    guards = {guard for _, each in objects(transitions) if isinstance(guard := each.get("guard"), str)}
-    if sum(is_expensive(guard) for guard in guards) > MAX_EXPENSIVE_GUARDS:
+    guards = {each["guard"] for _, each in objects(transitions) if isinstance(each.get("guard"), str)}
+    if sum(map(is_expensive, guards)) > MAX_EXPENSIVE_GUARDS:
         yield error(
             f"{at}/transitions",
             f"The step has more than {MAX_EXPENSIVE_GUARDS} guards that loop or match",
