@@ -19,14 +19,14 @@ MAX_BENDS = 6000
 """Bends of long links around others. Within these bounds a layout takes about a second of one thread; nobody
 could follow the lines of a larger diagram."""
 CACHED_LAYOUTS = 16
-"""Size of the cache. A layout does not depend on the highlighted step."""
+"""Dimensions of the cache. A layout does not depend on the highlighted step."""
 _CAREFUL_LINKS = 60
 _CAREFUL_NODES = 1500
 """Up to these sizes the layout optimizes more, at a cost that grows faster than the graph."""
 _ABOVE, _BELOW = ({"offset": {"side": side, "t": 0.0}} for side in ("top", "bottom"))
 
 
-class Size(Struct, frozen=True):
+class Dimensions(Struct, frozen=True):
     """A width and a height in px."""
 
     width: float
@@ -41,7 +41,7 @@ class Link(Struct, frozen=True):
 
     source: int
     target: int
-    label: Size
+    label: Dimensions
     back: bool = False
 
 
@@ -78,7 +78,7 @@ class Placement(Struct, frozen=True):
 
 @lru_cache(CACHED_LAYOUTS)
 def layered_layout(
-    boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]
+    boxes: tuple[Dimensions, ...], dots: tuple[int, ...], links: tuple[Link, ...]
 ) -> Placement | None:
     """Lay a graph out in layers, from top to bottom.
 
@@ -112,17 +112,17 @@ def layered_layout(
 
 
 @lru_cache(CACHED_LAYOUTS)
-def tree_layout(boxes: tuple[Size, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement:
+def tree_layout(boxes: tuple[Dimensions, ...], dots: tuple[int, ...], links: tuple[Link, ...]) -> Placement:
     """Lay a graph out as trees, with any number of boxes; ``links`` must form trees."""
     options = {"direction": "topbottom", "sibling_gap": 28.0, "subtree_gap": 28.0, "row_gap": 30.0}
     found = graphlay.layout_tree(_graph(boxes, dots, links), options=options)
     return _placement(found, len(boxes), dots, len(links))
 
 
-def _graph(boxes: Sequence[Size], dots: Sequence[int], links: Sequence[Link]) -> graphlay.Graph:
+def _graph(boxes: Sequence[Dimensions], dots: Sequence[int], links: Sequence[Link]) -> graphlay.Graph:
     """Build the graph. Nodes: boxes, labels, dots; edges: two for each link, one for each dot."""
     graph = graphlay.Graph()
-    for size in (*boxes, *(link.label for link in links), *(Size(DOT, DOT) for _ in dots)):
+    for size in (*boxes, *(link.label for link in links), *(Dimensions(DOT, DOT) for _ in dots)):
         graph.node(width=size.width, height=size.height)
     for label, link in enumerate(links, len(boxes)):
         loop = link.source == link.target

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from app.contracts.flow import Flow
 from app.diagrams.drawing import disc, document, group, line_of, pointed_line, rectangle, text
-from app.diagrams.layout import Frame, Link, Placement, Route, Size, layered_layout, tree_layout
+from app.diagrams.layout import Dimensions, Frame, Link, Placement, Route, layered_layout, tree_layout
 from app.diagrams.model import Arrow, Box, Picture, picture_of
 from app.diagrams.text_metrics import LABEL, NAME, NOTE, TextLine, fit
 from app.diagrams.traversal import back_arrows, spanning_arrows
@@ -25,10 +25,10 @@ class _Content(Struct, frozen=True):
     lines: list[TextLine]
     full_text: str
 
-    def size(self, horizontal: float, vertical: float) -> Size:
+    def size(self, horizontal: float, vertical: float) -> Dimensions:
         """Return the size with horizontal and vertical padding (both sides together)."""
         width = max(line.width for line in self.lines)
-        return Size(width + horizontal, sum(line.style.height for line in self.lines) + vertical)
+        return Dimensions(width + horizontal, sum(line.style.height for line in self.lines) + vertical)
 
 
 def svg(flow: Flow, current: str | None = None) -> str:
@@ -90,7 +90,7 @@ def _contents(picture: Picture, drawn: Sequence[int]) -> list[_Content]:
     return contents
 
 
-def _sizes(contents: Sequence[_Content]) -> tuple[Size, ...]:
+def _sizes(contents: Sequence[_Content]) -> tuple[Dimensions, ...]:
     return tuple(content.size(28, 20) for content in contents)
 
 

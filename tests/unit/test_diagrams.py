@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from app.contracts.flow import Flow
 from app.diagrams.dot import dot
 from app.diagrams.formats import diagram
-from app.diagrams.layout import Frame, Link, Placement, Point, Size, layered_layout, tree_layout
+from app.diagrams.layout import Dimensions, Frame, Link, Placement, Point, layered_layout, tree_layout
 from app.diagrams.mermaid import mermaid
 from app.diagrams.model import cut, picture_of
 from app.diagrams.svg import MAX_LISTED, svg
@@ -327,7 +327,7 @@ def check_placement(found: Placement, links: Sequence[Link], dots: Sequence[int]
         assert on_the_rim(line[-1], found.boxes[box])
 
 
-sizes = st.builds(Size, st.floats(30, 250), st.floats(20, 60))
+sizes = st.builds(Dimensions, st.floats(30, 250), st.floats(20, 60))
 
 
 @OFTEN
@@ -361,7 +361,7 @@ def test_no_part_of_a_placement_lies_on_another(data: st.DataObject) -> None:
 
 
 def test_an_arrow_that_leads_back_goes_up_through_its_label() -> None:
-    box, label = Size(80, 40), Size(40, 16)
+    box, label = Dimensions(80, 40), Dimensions(40, 16)
     found = layered_layout((box, box), (0,), (Link(0, 1, label), Link(1, 0, label, back=True)))
     assert found is not None
     upper, lower = found.boxes
