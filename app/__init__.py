@@ -1,0 +1,1 @@
+"""server-flow: stores the progress of users through flows, and shows it live."""

@@ -67,7 +67,7 @@ def test_the_token_of_a_state(shell: Shell) -> None:
     shell("state", "set", *which, '{"step": "welcome"}')
     assert shell(*compare, "ada", token, code=1).endswith("step differs\n")
     assert shell(*compare, "bob", token, code=1).endswith("there is no state\n")
-    assert "is no state token" in shell(*compare, "ada", "abcd", code=1)
+    assert "is not a state token" in shell(*compare, "ada", "abcd", code=1)
 
 
 def test_state(shell: Shell) -> None:
