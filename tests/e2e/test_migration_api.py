@@ -216,7 +216,7 @@ async def test_a_command_that_leaves_some_behind_says_which_and_fails(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--map", "b"], "is not OLD=NEW"),
+        (["--map", "b"], "must be OLD=NEW"),
         (["--map", "b=a", "--map", "b=b2"], "is mapped twice"),
         (["--map", "b=a", "--leave", "b"], "is mapped, too"),
     ],

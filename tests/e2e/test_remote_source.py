@@ -24,7 +24,9 @@ async def refusal(source: RemoteSource) -> str:
     return message.removeprefix(f"{source.name}: ")
 
 
-@pytest.mark.expected_logs("definition has a warning", optional=True)  # about flows that other tests published
+@pytest.mark.expected_logs(
+    "definition has a warning", optional=True
+)  # about flows that other tests published
 async def test_another_server_flow_can_be_the_remote(serving: Serving) -> None:
     token = serving.token("reader")
     source = RemoteSource(f"{serving.url}/api/flows?limit=1", auth=f"bearer:{token}")
