@@ -21,6 +21,7 @@ from math import inf
 from typing import Any
 
 from cel_expr_python import cel
+from msgspec import Struct
 
 from app.contracts.callers import Caller
 from app.contracts.errors import GuardRefusedError
@@ -85,7 +86,6 @@ class Guard:
         self._root = Tree(expression, environment).root
         self.is_expensive = form_of(self._root).is_expensive
         self._reads = reads_of(self._root, FIELDS)
-        self.reads_anything = bool(self._reads)
         self.reads_payload = "payload" in self._reads
         self.reads_user = any(name in self._reads for name in _USER)
         self._key = repr(sorted((name, members and sorted(members)) for name, members in self._reads.items()))
@@ -144,6 +144,14 @@ class Guard:
         return _cost_of(self._root, inputs.sizes(self._reads)) + conversion
 
 
+class _Check(Struct, frozen=True):
+    """The result of checking a guard: its fault, or the properties of a sound one."""
+
+    fault: str | None
+    is_expensive: bool = False
+    reads_anything: bool = False
+
+
 def check_guard(
     expression: str, transition: str, state: FlowState, payload: Payload, caller: Caller, now: datetime
 ) -> None:
@@ -157,7 +165,7 @@ def check_guard(
 
 def is_expensive(expression: str) -> bool:
     """True if a sound guard loops or matches, which may take long."""
-    return fault_of_guard(expression) is None and compiled(expression).is_expensive
+    return fault_of_guard(expression) is None and _check(expression).is_expensive
 
 
 def may_hold(
@@ -188,20 +196,26 @@ def fault_of_guard(expression: str) -> str | None:
     require_time()
     if len(expression) > MAX_LENGTH:
         return f"The guard is longer than {MAX_LENGTH} characters"
-    return _fault_of(expression)
+    return _check(expression).fault
 
 
 @lru_cache(maxsize=4096)
-def _fault_of(expression: str) -> str | None:
+def _check(expression: str) -> _Check:
+    """Check a guard once, without what its evaluation needs."""
     try:
         result = _environment().compile(expression).return_type().name()
     except RuntimeError as refusal:
-        return compile_fault(str(refusal))
+        return _Check(compile_fault(str(refusal)))
     tree = Tree(expression, _environment())
-    # Before the cost is counted, which takes twice as long for each loop in another.
-    fault = form_fault(form_of(tree.root), expression)
+    form = form_of(tree.root)
+    # First the form, as counting the cost takes twice as long for each loop in another.
+    fault = form_fault(form, expression) or _fault_of(tree, expression, result)
     if fault is not None:
-        return fault
+        return _Check(fault)
+    return _Check(None, form.is_expensive, bool(reads_of(tree.root, FIELDS)))
+
+
+def _fault_of(tree: Tree, expression: str, result: str) -> str | None:
     if result not in ("BOOL", "DYN"):
         return f"The guard is of type {result.lower()}, not true or false"
     if _cost_of(tree.root, dict.fromkeys(FIELDS, NOTHING)) > MAX_GUARD_COST:
@@ -211,7 +225,7 @@ def _fault_of(expression: str) -> str | None:
 
 def constant_value(expression: str) -> bool | None:
     """Return the value of a sound guard that reads nothing; None for any other."""
-    if fault_of_guard(expression) is not None or compiled(expression).reads_anything:
+    if fault_of_guard(expression) is not None or _check(expression).reads_anything:
         return None
     return compiled(expression).refusal(GuardInputs(None, {}, None, None)) is None
 
