@@ -35,8 +35,8 @@ def propose(old: Flow, new: Flow, known: Mapping[str, str], removed: Collection[
     """
     if len(removed) * len(new.steps) > MAX_PAIRS:
         return []
-    into = _Into(old), _Into(new)
-    candidates = {name: _similar_steps(old, new, old.steps[name], into) for name in removed}
+    incoming = _IncomingTransitions(old), _IncomingTransitions(new)
+    candidates = {name: _similar_steps(old, new, old.steps[name], incoming) for name in removed}
     names = dict(known)
     for name, similar in candidates.items():
         best = _likeliest(similar)
@@ -44,7 +44,7 @@ def propose(old: Flow, new: Flow, known: Mapping[str, str], removed: Collection[
             names[name] = best.to
     proposals = []
     for name, similar in candidates.items():
-        redirected = _redirected(old, new, into[0].leading_to(name), name, names)
+        redirected = _redirected(old, new, incoming[0].leading_to(name), name, names)
         best = _likeliest([*similar, redirected] if redirected else similar)
         if best is not None:
             proposals.append(best)
@@ -57,7 +57,7 @@ def _likeliest(proposals: Sequence[Proposal]) -> Proposal | None:
     return ranked[0] if clear else None
 
 
-class _Into:
+class _IncomingTransitions:
     """The transitions that lead to each step of a flow, by their sources and names."""
 
     def __init__(self, flow: Flow) -> None:
@@ -72,17 +72,23 @@ class _Into:
         return self._by_target.get(target, [])
 
 
-def _similar_steps(old: Flow, new: Flow, removed: FlowStep, into: tuple[_Into, _Into]) -> list[Proposal]:
+def _similar_steps(
+    old: Flow, new: Flow, removed: FlowStep, incoming: tuple[_IncomingTransitions, _IncomingTransitions]
+) -> list[Proposal]:
     found = []
     for step in new.steps.values():
-        proposal = _similar(old, new, removed, step, into)
+        proposal = _similar(old, new, removed, step, incoming)
         if proposal is not None:
             found.append(proposal)
     return found
 
 
 def _similar(
-    old: Flow, new: Flow, removed: FlowStep, step: FlowStep, into: tuple[_Into, _Into]
+    old: Flow,
+    new: Flow,
+    removed: FlowStep,
+    step: FlowStep,
+    incoming: tuple[_IncomingTransitions, _IncomingTransitions],
 ) -> Proposal | None:
     """Propose a new step if it is similar to the removed one."""
     if step.step in old.steps:
@@ -102,7 +108,7 @@ def _similar(
         (
             "the transitions in",
             TRANSITIONS_IN,
-            _likeness(_transitions_in(into[0], removed, new), _transitions_in(into[1], step, old)),
+            _likeness(_transitions_in(incoming[0], removed, new), _transitions_in(incoming[1], step, old)),
         ),
         ("the name", NAME, SequenceMatcher(None, _spelling(removed.step), _spelling(step.step)).ratio()),
     )
@@ -144,8 +150,8 @@ def _transitions_out(step: FlowStep, other: Flow) -> set[tuple[str, str]]:
     return {(name, _known(transition.step, step, other)) for name, transition in step.transitions.items()}
 
 
-def _transitions_in(into: _Into, step: FlowStep, other: Flow) -> set[tuple[str, str]]:
-    return {(name, _known(source, step, other)) for source, name in into.leading_to(step.step)}
+def _transitions_in(incoming: _IncomingTransitions, step: FlowStep, other: Flow) -> set[tuple[str, str]]:
+    return {(name, _known(source, step, other)) for source, name in incoming.leading_to(step.step)}
 
 
 def _known(name: str, step: FlowStep, other: Flow) -> str:
