@@ -1,6 +1,26 @@
 """Precedence of definitions: whether the flow of a source is published over the newest stored version.
 
 The rule is that of decision 3 (``docs/decisions/0003-definitions-are-versions.md``).
+
+The first row that fits applies:
+
+================  =============================================  ============
+newest version    condition                                      decision
+================  =============================================  ============
+none              the source creates flows                       PUBLISH
+none              otherwise                                      NOT_CREATED
+of a caller       the database comes before the source           OUTRANKED
+of either         it has the same flow and is not retired        UP_TO_DATE
+of a caller       otherwise                                      PUBLISH
+of a source       the offer is not new                           UP_TO_DATE
+of a source       the offer is not the first one, and a version  UP_TO_DATE
+                  after the last one had the flow
+of a source       ``missing_above``                              HELD_BACK
+of a source       otherwise                                      PUBLISH
+================  =============================================  ============
+
+A version after the last offer that had the flow means that another worker published it already, and that
+the versions after it are newer.
 """
 
 from enum import Enum
@@ -50,25 +70,7 @@ def precedence(
     missing_above: bool,
     published_since: bool | None = None,
 ) -> Decision:
-    """Decide between the flow of a source and the newest stored version. The first row that fits applies.
-
-    ================  =============================================  ============
-    newest version    condition                                      decision
-    ================  =============================================  ============
-    none              the source creates flows                       PUBLISH
-    none              otherwise                                      NOT_CREATED
-    of a caller       the database comes before the source           OUTRANKED
-    of either         it has the same flow and is not retired        UP_TO_DATE
-    of a caller       otherwise                                      PUBLISH
-    of a source       the offer is not new                           UP_TO_DATE
-    of a source       the offer is not the first one, and a version  UP_TO_DATE
-                      after the last one had the flow
-    of a source       ``missing_above``                              HELD_BACK
-    of a source       otherwise                                      PUBLISH
-    ================  =============================================  ============
-
-    A version after the last offer that had the flow means that another worker published it already, and that
-    the versions after it are newer.
+    """Decide between the flow of a source and the newest stored version, by the table of this module.
 
     Args:
         offer: The flow of the source.
