@@ -1,4 +1,4 @@
-"""The ASGI application of a worker: the service, with its HTTP and Socket.IO doors."""
+"""The ASGI application of a worker: the service over HTTP and Socket.IO."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from app.auth.claims import ClaimNames
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
 from app.http.application import build_application
-from app.main import Backend, definition_sources, following
+from app.main import Backend, definition_sources, follow_sources
 from app.process.database_status import STATUS
 from app.process.parent_death import end_with_parent
 from config.log import IDENTITY, configure_logging
@@ -21,7 +21,7 @@ from realtime.gateway.handlers import FlowSockets
 
 
 def token_verifier(settings: Settings) -> TokenVerifier:
-    """Checks tokens as the settings say."""
+    """Create the verifier of tokens by the settings."""
     secret = settings.jwt_secret or settings.jwt_public_key
     return TokenVerifier(
         key=secret.get_secret_value() if secret else None,
@@ -69,7 +69,7 @@ def _create_app(*, prepared: bool) -> Any:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
             parts.running(patient=True, prepared=prepared) as service,
-            following(definition_sources(service, settings)),
+            follow_sources(definition_sources(service, settings)),
         ):
             sockets.start()
             gc.freeze()  # modules and classes stay: a full collection need not look at them, 0.1 s each time

@@ -1,4 +1,4 @@
-"""Puts the service together, on MongoDB and Redis."""
+"""The composition root: the service on MongoDB and Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -39,11 +39,11 @@ from realtime.redis.bus import RedisBus
 
 log = structlog.get_logger("main")
 
-WAIT_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 1.0
 
 
 class Backend:
-    """The real parts behind a service, made from settings that name both servers."""
+    """The service with its adapters, created from settings that name both servers."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Backend:
         clock: Clock | None = None,
         listeners: Sequence[object] = (),
     ) -> None:
-        """Make the parts; nothing is sent yet.
+        """Create the parts; nothing is sent yet.
 
         Args:
-            settings: They name both servers.
+            settings: Settings that name both servers.
             clock: The clock of this machine, by default the system's. It is compared with the servers'.
-            listeners: Those of the driver; they receive every command to the database.
+            listeners: Listeners of the driver, which receive every command to the database.
         """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
@@ -93,8 +93,8 @@ class Backend:
         """Run the service with its connections and background work until the end of the block.
 
         Args:
-            patient: Wait for servers that are away, as a worker does that replaces one that died.
-            prepared: The indexes exist already, as the process that started this one has made them.
+            patient: Wait for unavailable servers, as a worker does that replaces one that died.
+            prepared: The indexes exist already, as the process that started this one has created them.
         """
         try:
             key = await self._prepare(patient=patient, prepared=prepared)
@@ -107,7 +107,7 @@ class Backend:
             await self.database.close()
 
     async def _prepare(self, *, patient: bool, prepared: bool) -> bytes:
-        """Indexes and what all workers share; the key of the bus. Raises StoreUnavailableError."""
+        """Create indexes and shared secrets; return the key of the bus. Raises StoreUnavailableError."""
         while True:
             try:
                 if not prepared:
@@ -119,7 +119,7 @@ class Backend:
                 if not patient:
                     raise
                 log.warning("waiting for MongoDB")
-                await asyncio.sleep(WAIT_SECONDS)
+                await asyncio.sleep(RETRY_AFTER_SECONDS)
 
     @asynccontextmanager
     async def _checked_time(self) -> AsyncIterator[None]:
@@ -132,24 +132,32 @@ class Backend:
             await end_tasks([task])
 
     async def check_subscribed(self) -> None:
-        """Raise BusUnavailableError unless Redis answers and this worker hears the others."""
+        """Raise BusUnavailableError unless Redis answers and this worker receives the events of others."""
         await self.bus.ping()
         if not self.bus.subscribed:
-            raise BusUnavailableError("this worker does not hear the others")
+            raise BusUnavailableError("this worker does not receive the events of others")
 
 
 @asynccontextmanager
 async def open_service(
     settings: Settings | None = None, *, create: bool = True, examples: bool = True
 ) -> AsyncIterator[FlowService]:
-    """The service for a Python program, without HTTP, by the same settings as ``serve``: on the
-    servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in ``FLOW_DATA_DIR``:
-    those of a ``serve`` that runs there, or its own. Without ``create``, embedded servers must have a
-    database there already; without ``examples``, flows that ship are not published into a database that
-    lacks them, unless FLOW_DEFINITIONS names them.
+    """Open the service for a Python program, without HTTP, with the same settings as ``serve``.
 
-    Raises config.settings.SettingsError, app.process.embedded.EmbeddedError, StoreUnavailableError,
-    BusUnavailableError, DefinitionSourceError.
+    It runs on the servers of ``FLOW_MONGO_URL`` and ``FLOW_REDIS_URL``, or on embedded ones in
+    ``FLOW_DATA_DIR``: those of a ``serve`` that runs there, or its own.
+
+    Args:
+        settings: The settings, by default those of the environment.
+        create: Create the database of embedded servers. False: it must exist.
+        examples: Publish the flows that ship into a database that lacks them. False: only if
+            FLOW_DEFINITIONS names them.
+
+    Raises:
+        SettingsError: The settings are wrong.
+        EmbeddedError: The embedded servers cannot be started.
+        StoreUnavailableError, BusUnavailableError: MongoDB or Redis cannot be reached.
+        DefinitionSourceError: A file of definitions has faults.
     """
     settings = settings or load_settings()
     if not structlog.is_configured():
@@ -163,7 +171,7 @@ async def open_service(
         async with Backend(settings).running() as service:
             sources = definition_sources(service, settings, examples=examples)
             await sources.publish_all()
-            async with following(sources):
+            async with follow_sources(sources):
                 opened = True
                 yield service
     except StoreUnavailableError as error:
@@ -176,8 +184,11 @@ async def open_service(
 
 
 def read_definitions(settings: Settings) -> None:
-    """Check the definitions in files of ``FLOW_DEFINITIONS``, before anything is started. Raises
-    DefinitionSourceError naming every fault with file and place."""
+    """Check the definitions in files of ``FLOW_DEFINITIONS``, before anything is started.
+
+    Raises:
+        DefinitionSourceError: Names every fault with its file and place.
+    """
     sources = [
         FileSource(setting.path) for setting in settings.definition_sources() if setting.kind == "file"
     ]
@@ -189,15 +200,20 @@ def read_definitions(settings: Settings) -> None:
         raise DefinitionSourceError("; ".join(fault for fault in faults if fault))
 
 
-async def take_up_definitions(service: FlowService, settings: Settings) -> list[str]:
-    """Publish what the sources of ``FLOW_DEFINITIONS`` have and the database has not; which flows. Raises
-    DefinitionSourceError for faults in files; a remote source that is away is logged."""
+async def publish_definitions(service: FlowService, settings: Settings) -> list[str]:
+    """Publish the flows of the sources of ``FLOW_DEFINITIONS`` that the database lacks, and return them.
+
+    An unavailable remote source is logged.
+
+    Raises:
+        DefinitionSourceError: A file has faults.
+    """
     return await definition_sources(service, settings).publish_all()
 
 
 @asynccontextmanager
-async def following(sources: Sources) -> AsyncIterator[None]:
-    """Take up what changes in sources of definitions, until the end of the block."""
+async def follow_sources(sources: Sources) -> AsyncIterator[None]:
+    """Publish changes in sources of definitions until the end of the block."""
     task = asyncio.create_task(sources.follow())
     try:
         yield
@@ -206,17 +222,15 @@ async def following(sources: Sources) -> AsyncIterator[None]:
 
 
 def definition_sources(service: FlowService, settings: Settings, *, examples: bool = True) -> Sources:
-    """The sources of ``FLOW_DEFINITIONS`` beside the database."""
+    """Create the sources of ``FLOW_DEFINITIONS`` beside the database."""
     creates = examples or "definitions" in settings.model_fields_set
     auth = settings.definitions_auth.get_secret_value() if settings.definitions_auth else None
-    copies = []
+    mirrors = []
     for setting in settings.definition_sources():
         source: DefinitionSource = FileSource(setting.path)
         if setting.kind == "remote":
             if is_interceptable(setting.where):
-                log.warning(
-                    "plain http: who is on the way can change definitions", url=shown_url(setting.where)
-                )
+                log.warning("definitions read over plain http", url=shown_url(setting.where))
             from app.sources.remote import RemoteSource  # noqa: PLC0415 - aiohttp, where there is one
 
             source = RemoteSource(
@@ -226,5 +240,5 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
                 private_redirects=settings.definitions_private_redirects,
             )
         is_example = setting.where == str(SHIPPED_FLOWS)
-        copies.append(SourceMirror(source, overrides=setting.overrides, creates=creates or not is_example))
-    return Sources(service.definitions, copies)
+        mirrors.append(SourceMirror(source, overrides=setting.overrides, creates=creates or not is_example))
+    return Sources(service.definitions, mirrors)

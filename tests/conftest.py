@@ -69,11 +69,11 @@ async def settings(servers: Settings) -> AsyncIterator[Settings]:
 @pytest.fixture
 async def parts(settings: Settings) -> AsyncIterator[Backend]:
     """A running service on the real servers, with the shipped flows."""
-    from app.main import take_up_definitions
+    from app.main import publish_definitions
 
     parts = Backend(settings)
     async with parts.running() as service:
-        await take_up_definitions(service, settings)
+        await publish_definitions(service, settings)
         yield parts
 
 

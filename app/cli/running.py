@@ -15,9 +15,9 @@ from app.contracts.errors import StoreUnavailableError
 from app.main import (
     Backend,
     definition_sources,
-    following,
+    follow_sources,
+    publish_definitions,
     read_definitions,
-    take_up_definitions,
 )
 from app.process.embedded import EmbeddedServers
 from app.process.workers import open_port, run_workers
@@ -96,7 +96,7 @@ def _prepare(settings: Settings, servers: EmbeddedServers | None) -> str | None:
 
 async def _publish_definitions(settings: Settings) -> str | None:
     async with Backend(settings).running() as service:
-        published = await take_up_definitions(service, settings)
+        published = await publish_definitions(service, settings)
         page = await service.definitions.page(None, 100, caller=Caller(user_id=""))
     if published:
         log.info("definitions published", flows=published)
@@ -110,7 +110,7 @@ async def _work(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with (
         Backend(settings).running() as service,
-        following(definition_sources(service, settings)),
+        follow_sources(definition_sources(service, settings)),
     ):
         echo("The background jobs are running; Ctrl-C stops them.")
         await ended.wait()

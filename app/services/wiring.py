@@ -1,4 +1,4 @@
-"""The parts behind a service, put together over the ports."""
+"""The components of a service, connected over the ports."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -51,7 +51,7 @@ from app.services.states.recovery import Recovery
 
 
 def always() -> bool:
-    """Trust a clock that nobody checks."""
+    """Trust a clock that is not checked."""
     return True
 
 
@@ -71,8 +71,11 @@ class Ports(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True):
-    """Bounds and times of a service. ``state_ttl`` None: states do not expire; ``history_retention`` None:
-    history is kept for ever. ``user_changes_per_minute``: of one user, through this worker."""
+    """Bounds and times of a service.
+
+    ``state_ttl`` None: states do not expire; ``history_retention`` None: history is retained for ever.
+    ``user_changes_per_minute`` counts the changes that one user requests through this worker.
+    """
 
     definition_max_age: timedelta = timedelta(minutes=5)
     state_ttl: timedelta | None = None
@@ -82,7 +85,7 @@ class Limits(Struct, frozen=True):
 
 
 class Components:
-    """Each part is given the few that it needs."""
+    """The components; each receives the few others that it needs."""
 
     def __init__(self, ports: Ports, limits: Limits) -> None:
         self._statistics, self._clock = ports.statistics, ports.clock

@@ -10,7 +10,7 @@ from config.settings import Settings
 from tests.support.samples import flow_dict
 
 FLOW = "short"
-OFF = "clock off, no timers and no expiry by this worker"
+OFF = "clock offset too large, timers and expiry suspended"
 
 
 class Shifted:

@@ -20,7 +20,7 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import DatabaseRefusedError, DataTransferError
 from app.contracts.transfer import TransferReport
-from app.main import Backend, take_up_definitions
+from app.main import Backend, publish_definitions
 from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import (
@@ -214,7 +214,7 @@ async def exported(settings: Settings, tmp_path: Path) -> Path:
     parts = Backend(settings)
     async with parts.running() as service:
         flows = service.as_trusted()
-        await take_up_definitions(service, settings)
+        await publish_definitions(service, settings)
         await flows.start_flow("ada", "user-onboarding")
         await service.background.relay.drain(5)
         await export(parts.database, tmp_path / "good.flow")

@@ -12,7 +12,7 @@ from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports.states import StateFilter
 from app.flow.history_chain import seal
 from app.kit.clock import SystemClock
-from app.main import Backend, take_up_definitions
+from app.main import Backend, publish_definitions
 from app.services import FlowService
 from config.settings import Settings
 from models.codec import record_from_document, record_to_document
@@ -388,7 +388,7 @@ async def test_pruned_history_is_no_damage(settings: Settings) -> None:
     parts = Backend(settings.model_copy(update={"history_retention": timedelta(days=1)}))
     async with parts.running() as service:
         flows = service.as_trusted()
-        await take_up_definitions(service, settings)
+        await publish_definitions(service, settings)
         await walked(service)
         await service.background.relay.drain(5)
         history = parts.database.collection("flow_history")

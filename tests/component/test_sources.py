@@ -12,7 +12,7 @@ import pytest
 from app.contracts.errors import DefinitionSourceError, FlowNotFoundError, NotOutrankedError
 from app.contracts.events import DefinitionChanged, Event, Topic
 from app.contracts.ports.sources import DefinitionSource
-from app.main import Backend, definition_sources, following, open_service
+from app.main import Backend, definition_sources, follow_sources, open_service
 from app.services.definitions.source_mirror import SourceMirror
 from app.services.definitions.source_sync import Sources
 from app.sources.files import FileSource
@@ -108,7 +108,7 @@ async def followed(parts: Backend, *copies: SourceMirror, prepared: bool = False
     sources = Sources(parts.service.definitions, copies)
     if not prepared:
         await sources.publish_all()
-    async with following(sources):
+    async with follow_sources(sources):
         yield sources
 
 
@@ -635,7 +635,7 @@ async def test_a_process_with_other_settings_is_not_needed_to_end_in_time(
     write(folder / "loop.json", flow_dict())
     own = parts_settings(folder)
     began = asyncio.get_running_loop().time()
-    async with following(definition_sources(parts.service, own)):
+    async with follow_sources(definition_sources(parts.service, own)):
         await asyncio.sleep(0)
     assert asyncio.get_running_loop().time() - began < 5
 

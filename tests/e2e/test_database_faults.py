@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin
-from app.main import Backend, take_up_definitions
+from app.main import Backend, publish_definitions
 from config.settings import Settings
 from tests.support.faults import BreakingProxy, MongoServer
 from tests.support.serving import Follower, Serving, external
@@ -90,7 +90,7 @@ async def through_proxy(own: Settings, mongo: MongoServer) -> AsyncIterator[tupl
     url = f"mongodb://127.0.0.1:{proxy.port}/?retryWrites=false&directConnection=true&retryReads=false"
     parts = Backend(own.model_copy(update={"mongo_url": SecretStr(url)}))
     async with parts.running() as service:
-        await take_up_definitions(service, own)
+        await publish_definitions(service, own)
         yield parts, proxy
     await proxy.stop()
 

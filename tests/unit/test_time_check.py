@@ -13,7 +13,7 @@ from tests.support.rig import Rig
 from tests.support.samples import flow_dict
 
 TRUE_TIME = datetime(2026, 11, 27, 12, tzinfo=UTC)
-OFF = "clock off, no timers and no expiry by this worker"
+OFF = "clock offset too large, timers and expiry suspended"
 
 
 class Clocks:
@@ -82,7 +82,7 @@ async def test_a_clock_far_off_is_not_trusted(
     assert off["seconds_ahead_of_redis"] == (None if redis_ahead is None else ahead)
 
 
-@pytest.mark.expected_logs(OFF, "clocks of MongoDB and Redis differ")
+@pytest.mark.expected_logs(OFF, "mongodb and redis clocks differ")
 async def test_two_clocks_outvote_that_of_the_database() -> None:
     """Nothing is ended by it, and the time of two is kept."""
     clocks = Clocks(0.0, mongodb_ahead=7200.0)
@@ -90,13 +90,13 @@ async def test_two_clocks_outvote_that_of_the_database() -> None:
     assert (clocks.clock.now(), clocks.clock.is_trusted()) == (TRUE_TIME, False)
 
 
-@pytest.mark.expected_logs("clocks of MongoDB and Redis differ")
+@pytest.mark.expected_logs("mongodb and redis clocks differ")
 async def test_redis_alone_is_outvoted(log_events: LogEvents) -> None:
     clocks = Clocks(0.0, redis_ahead=-7200.0)
     await clocks.check.check()
     await clocks.check.check()
     assert (clocks.clock.now(), clocks.clock.is_trusted()) == (TRUE_TIME, True)
-    assert len(log_events.named("clocks of MongoDB and Redis differ")) == 1
+    assert len(log_events.named("mongodb and redis clocks differ")) == 1
 
 
 async def test_a_clock_that_is_set_between_checks_changes_nothing() -> None:
@@ -118,7 +118,7 @@ async def test_one_that_is_set_right_is_trusted_again(log_events: LogEvents) -> 
     clocks.away = False
     await clocks.check.check()
     assert clocks.clock.is_trusted()
-    assert len(log_events.named("clock right again")) == 1
+    assert len(log_events.named("clock offset acceptable again")) == 1
 
 
 async def test_nothing_is_decided_by_time_alone_on_a_clock_that_is_not_trusted() -> None:
@@ -131,7 +131,7 @@ async def test_nothing_is_decided_by_time_alone_on_a_clock_that_is_not_trusted()
     rig.clock.advance(hours=2)
     before = rig.states.stored["loop:ada"]
     for refused in (rig.flows.reset_flow("ada", "loop"), rig.service.background.due_changes.purge_expired()):
-        with pytest.raises(StoreUnavailableError, match="the clock of this worker is off"):
+        with pytest.raises(StoreUnavailableError, match="the clock of this worker is wrong"):
             await refused
     assert rig.states.stored["loop:ada"] == before
     rig.time_trusted = True

@@ -184,7 +184,7 @@ async def test_an_expired_state_does_not_come_back_by_its_timeout() -> None:
     assert await rig.kinds() == ["started", "expired"]
 
 
-@pytest.mark.expected_logs("timeout cannot run")
+@pytest.mark.expected_logs("timeout failed")
 async def test_one_that_cannot_run_holds_up_no_other() -> None:
     rig = await started()
     await rig.flows.start_flow("bob", "loop")

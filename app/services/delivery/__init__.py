@@ -1,1 +1,1 @@
-"""Delivery of committed records: the relay, its sinks, and the events that clients get."""
+"""Delivery of committed records: the relay, its sinks, and the events for clients."""

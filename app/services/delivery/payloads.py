@@ -1,4 +1,4 @@
-"""Finds the payloads that records name instead of repeating them."""
+"""Payloads that records name instead of repeating them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,15 +16,15 @@ class Payloads:
     async def complete(
         self, records: Sequence[HistoryRecord], among: Iterable[HistoryRecord] = ()
     ) -> list[HistoryRecord]:
-        """The records with the payloads that they name.
+        """Complete records with the payloads that they name.
 
         Args:
-            records: Of one state or several.
-            among: Further records that may have the payloads, as those that are not in the history yet.
+            records: Records of one state or several.
+            among: Further records that may have the payloads, such as those that are not in the history yet.
 
         Returns:
-            The records in their order. One whose payload is gone, or is in a record that was changed, is
-            as it was (``named_payload`` tells).
+            The records in their order. A record whose payload is missing, or is in a record that was changed,
+            is returned as it was; ``named_payload`` finds those.
         """
         named = {record_id for record in records if (record_id := named_payload(record)) is not None}
         if not named:

@@ -1,4 +1,4 @@
-"""Events for the followers of a state."""
+"""Change events for the subscribers of a state."""
 
 import structlog
 from msgspec import Raw, json, structs
@@ -21,17 +21,20 @@ log = structlog.get_logger("updates")
 
 
 class StateEvents:
-    """Makes events of the records of commits."""
+    """Creates events from the records of commits."""
 
     def __init__(self, catalog: DefinitionCatalog, access: Visibility) -> None:
         self._catalog = catalog
         self._access = access
 
     async def from_record(self, record: HistoryRecord, budget: GuardBudget | None = None) -> StateChanged:
-        """The state that a commit led to, with what may run next of which no role is asked or by an
-        administrator, and what led to it. ``budget``: of the guards of all events of one read."""
+        """Create the change event for a commit record.
+
+        Its transitions are those that an administrator may run. ``budget`` bounds the guards of all events of
+        one read.
+        """
         state = state_after(record)
-        by_caller = True  # until it is known that all may see the same
+        by_caller = True  # unless all may see the same
         try:
             if state.status in TERMINAL_STATUSES:
                 by_caller = False
@@ -40,8 +43,8 @@ class StateEvents:
                 step = current_step(definition, state)
                 state = await self._access.with_transitions(state, trusted_caller(state.user_id), budget)
                 by_caller = depends_on_caller(step)
-        except Exception as error:  # noqa: BLE001 - the change itself must be told
-            log.error("state told without transitions", state=state.key, **describe(error))
+        except Exception as error:  # noqa: BLE001 - the change itself must be published
+            log.error("event published without transitions", state=state.key, **describe(error))
         return StateChanged(
             user_id=state.user_id,
             flow_id=state.flow,
@@ -53,13 +56,13 @@ class StateEvents:
         )
 
     async def is_same_for_everyone(self, event: StateChanged) -> bool:
-        """True if every follower may get the event as it is."""
+        """Return true if every subscriber may receive the event as it is."""
         return not event.depends_on_caller and await self._access.is_same_for_everyone(event.flow_id)
 
     async def for_caller(
         self, event: StateChanged, caller: Caller, budget: GuardBudget | None = None
     ) -> StateChanged | None:
-        """The event as the caller may see it; None: not at all."""
+        """Return the event as the caller may see it, None if the caller may not see the flow."""
         if not await self._access.is_visible(event.flow_id, caller):
             return None
         if not event.depends_on_caller:
@@ -68,7 +71,7 @@ class StateEvents:
         try:
             shown = await self._access.with_transitions(state_of_view(update), caller, budget)
             transitions = shown.transitions
-        except FlowError:  # the change itself must be told
+        except FlowError:  # the change itself must be delivered
             transitions = ()
         own = structs.replace(update, transitions=transitions)
         return structs.replace(event, body=Raw(encode(own)))

@@ -1,4 +1,4 @@
-"""Compares this machine's clock with those of the database and of Redis, which all workers share."""
+"""Comparison of this machine's clock with those of MongoDB and Redis, which all workers share."""
 
 import asyncio
 import time
@@ -17,26 +17,26 @@ ServerTime = Callable[[], Awaitable[datetime]]
 """UTC by the clock of a server. Raises StoreUnavailableError or BusUnavailableError."""
 
 CHECK_EVERY_SECONDS = 60.0
-MAX_OFF = timedelta(seconds=5)
-"""A clock that is further off is not trusted with what only time decides."""
+MAX_OFFSET = timedelta(seconds=5)
+"""A clock with a larger offset is not trusted with decisions by time alone."""
 MIN_CORRECTION = timedelta(milliseconds=100)
-"""Less, beside half of the time that the answer took, is not told from an exact clock."""
+"""A smaller offset, plus half of the time of the answer, cannot be distinguished from an exact clock."""
 MAX_ANSWER_SECONDS = 2.0
-"""An answer that took longer says too little."""
+"""A slower answer is too inexact."""
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Nobody sets it; on Linux it goes on while the machine sleeps."""
+"""A clock that is never set; on Linux it continues while the machine sleeps."""
 
 
 def steady_seconds() -> float:
-    """Seconds by a clock that nobody sets."""
+    """Return seconds by a clock that is never set."""
     return time.clock_gettime(_STEADY)
 
 
 class CheckedClock:
-    """The Clock port: this machine's clock, corrected by what the last check found.
+    """The Clock port: this machine's clock, corrected by the last check.
 
-    Between two checks time goes on steadily, also when somebody sets the clock of the machine.
+    Between two checks time advances steadily, also when the clock of the machine is set.
     """
 
     def __init__(self, machine: Clock, steady: Callable[[], float] = steady_seconds) -> None:
@@ -46,20 +46,20 @@ class CheckedClock:
         self._base: tuple[datetime, float] | None = None
 
     def now(self) -> datetime:
-        """UTC, in whole milliseconds."""
+        """Return UTC in whole milliseconds."""
         if self._base is None:
             return self.machine.now()
         at, since = self._base
         return at + timedelta(milliseconds=int((self.steady() - since) * 1000))
 
     def correct(self, correction: timedelta, *, trusted: bool) -> None:
-        """Go on from the machine's clock plus ``correction``."""
+        """Continue from the machine's clock plus ``correction``."""
         whole = timedelta(milliseconds=round(correction / timedelta(milliseconds=1)))
         self._base = self.machine.now() + whole, self.steady()
         self.trusted = trusted
 
     def is_trusted(self) -> bool:
-        """Return whether timers and expiry may be decided by this clock."""
+        """Return true if timers and expiry may be decided by this clock."""
         return self.trusted
 
 
@@ -73,7 +73,7 @@ class TimeCheck:
         self._redis_differs = False
 
     async def run(self) -> None:
-        """Check again and again, until cancelled."""
+        """Check periodically until cancelled."""
         while True:
             await asyncio.sleep(CHECK_EVERY_SECONDS)
             await self.check()
@@ -90,38 +90,38 @@ class TimeCheck:
         if database is None:
             return
         middle = database if redis is None else sorted((timedelta(), database, redis))[1]
-        trusted = abs(database) <= MAX_OFF
+        trusted = abs(database) <= MAX_OFFSET
         before = self._clock.trusted
         self._clock.correct(middle, trusted=trusted)
         if not trusted:
             log.error(
-                "clock off, no timers and no expiry by this worker",
+                "clock offset too large, timers and expiry suspended",
                 seconds_ahead_of_mongodb=round(-database.total_seconds(), 1),
                 seconds_ahead_of_redis=None if redis is None else round(-redis.total_seconds(), 1),
             )
         elif not before:
-            log.info("clock right again")
+            log.info("clock offset acceptable again")
         self._report_redis(database, redis)
 
     def _report_redis(self, database: timedelta, redis: timedelta | None) -> None:
-        differs = redis is not None and abs(redis - database) > MAX_OFF
+        differs = redis is not None and abs(redis - database) > MAX_OFFSET
         if differs and not self._redis_differs and redis is not None:
             log.warning(
-                "clocks of MongoDB and Redis differ", seconds=round((redis - database).total_seconds(), 1)
+                "mongodb and redis clocks differ", seconds=round((redis - database).total_seconds(), 1)
             )
         self._redis_differs = differs
 
     async def _offset_of(self, server: str, server_time: ServerTime) -> timedelta | None:
-        """By how much a server is ahead of this machine, 0 if that is not clear; None without an answer."""
-        asked, began = self._clock.machine.now(), self._clock.steady()
+        """Return the lead of a server's clock, 0 if it is too small to be certain, None without an answer."""
+        requested_at, began = self._clock.machine.now(), self._clock.steady()
         try:
             async with asyncio.timeout(MAX_ANSWER_SECONDS):
                 answered = await server_time()
         except (FlowError, BusUnavailableError, TimeoutError):
             return None
-        except Exception as error:  # noqa: BLE001 - a server that cannot say must not stop the check
-            log.warning("clock not compared", server=server, **describe(error))
+        except Exception as error:  # noqa: BLE001 - a server without an answer must not stop the check
+            log.warning("clock comparison failed", server=server, **describe(error))
             return None
         half = timedelta(seconds=(self._clock.steady() - began) / 2)
-        offset = answered - (asked + half)
+        offset = answered - (requested_at + half)
         return offset if abs(offset) > MIN_CORRECTION + half else timedelta()

@@ -1,1 +1,1 @@
-"""Operations on one state: decided, committed, recorded, recovered."""
+"""Operations on one state: decisions, commits, history, recovery."""

@@ -9,13 +9,13 @@ from app.contracts.errors import RateLimitedError
 from app.kit.token_bucket import TokenBucket
 
 SERVICE_FACTOR = 20
-"""A service or an administrator may request so many times as much, as it acts for many users."""
+"""Services and administrators may request so many times as much, as they act for many users."""
 MAX_IDLE_BUCKETS = 10_000
-"""Buckets that are full tell nothing: beyond so many they are dropped."""
+"""Beyond so many buckets the full ones are dropped: they carry no information."""
 
 
 class ChangeLimit:
-    """Counts requests to change a state by who requests them, also refused ones, which leave a record too.
+    """Counts requests to change a state by caller, also refused ones, which leave a record too.
 
     Trusted callers in this process are not limited.
     """
@@ -27,11 +27,15 @@ class ChangeLimit:
         self._drop_at = MAX_IDLE_BUCKETS
 
     def __len__(self) -> int:
-        """How many users are counted."""
+        """Return the number of users that are counted."""
         return len(self._buckets)
 
     def take(self, origin: Origin) -> None:
-        """Count a request. Raises RateLimitedError if it is one too many; it changes nothing then."""
+        """Count a request.
+
+        Raises:
+            RateLimitedError: It is one too many, and is not counted.
+        """
         caller = origin.caller
         if caller.trusted:
             return
@@ -44,7 +48,7 @@ class ChangeLimit:
             bucket = self._buckets[key] = TokenBucket(burst / 60, burst, self._clock)
         seconds = bucket.take()
         if seconds:
-            raise RateLimitedError("This user changes states more often than it may", seconds)
+            raise RateLimitedError("This user requests changes too often; wait and try again", seconds)
 
     def _drop_idle(self) -> None:
         if len(self._buckets) < self._drop_at:

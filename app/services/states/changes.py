@@ -1,4 +1,4 @@
-"""Changes of states as the use cases make them: executed, and answered with what may run next."""
+"""Changes of states by commands, answered with the transitions that may run next."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from app.services.states.state_command import StateCommand
 
 
 class StateChanges:
-    """The executor, with the definitions beside it."""
+    """Executes commands for callers: visibility, rate limit, and answers with transitions."""
 
     def __init__(
         self,
@@ -35,17 +35,29 @@ class StateChanges:
         self._limit = limit
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
-        """The state afterwards with the caller's transitions, and whether this request changed it. Raises
-        FlowNotStartedError when there is none."""
+        """Execute a command that leaves a state.
+
+        Returns:
+            The state afterwards with the caller's transitions, and true if this request changed it.
+
+        Raises:
+            FlowNotStartedError: There is no state afterwards.
+        """
         after, changed = await self.execute(command, decide)
         if after is None:
             raise await self.not_started(command.user_id, command.flow_id)
         return await self._access.with_transitions(after, command.origin.caller), changed
 
     async def execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
-        """As Executor.execute; a conflict carries the present state as it is answered, corruption what
-        a recovery would do, and the absence of a state how the last one ended. Raises
-        InsufficientPermissionsError when the caller must not see the flow, RateLimitedError."""
+        """Execute a command like ``Executor.execute``, with details in its errors.
+
+        A conflict carries the present state as the caller may see it, a damaged state the advice of the
+        recovery, and a missing one how the last one ended.
+
+        Raises:
+            InsufficientPermissionsError: The caller may not see the flow.
+            RateLimitedError: The caller requested too many changes.
+        """
         await self._access.require_visible(command.flow_id, command.origin.caller)
         if command.limited and not command.origin.dry_run:
             self._limit.take(command.origin)
@@ -63,19 +75,19 @@ class StateChanges:
             raise
 
     async def not_started(self, user_id: str, flow_id: str) -> FlowNotStartedError:
-        """The error for a state that is not there, with how the last one ended."""
+        """Create the error for a missing state, with how the last one ended."""
         return FlowNotStartedError(flow_id, await self._endings.of(user_id, flow_id))
 
     @asynccontextmanager
     async def with_recovery_advice(self, user_id: str, flow_id: str) -> AsyncIterator[None]:
-        """Corruption that is met inside is told with what a recovery would do."""
+        """Add the advice of the recovery to a corruption that is raised inside the block."""
         try:
             yield
         except FlowStateCorruptionError as damage:
             raise await self._recovery.with_advice(user_id, flow_id, damage) from None
 
     async def started(self, state: FlowState | None, flow_id: str) -> FlowState:
-        """The state. Raises FlowNotStartedError, or FlowNotFoundError when there is no such flow."""
+        """Return the state, or raise FlowNotStartedError, FlowNotFoundError if there is no such flow."""
         if state is None:
             await self._catalog.current(flow_id)
             raise FlowNotStartedError(flow_id)

@@ -1,4 +1,4 @@
-"""Writes commits: the record of a change, linked to the one before it, committed and on its way."""
+"""Commits changes: builds the record, links it to the one before it, commits it, and has it delivered."""
 
 import time
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ SALT_BYTES = 16
 
 
 class CommandContext:
-    """The part of a record beside the change: who, and how long it took."""
+    """The parts of a record that do not come from the change: its origin and its duration."""
 
     def __init__(self, origin: Origin, digest: str | UnsetType = UNSET) -> None:
         self.origin = origin
@@ -31,13 +31,16 @@ class CommandContext:
 
     @property
     def milliseconds(self) -> float:
-        """Since it began."""
+        """The milliseconds since the execution began."""
         return round((time.perf_counter() - self._began) * 1000, 3)
 
 
 class Committer:
-    """Makes changes durable. ``state_ttl`` is how long states live whose flow does not say it; an ended
-    state stays as the anchor of its history for as long as that is kept (``retention``)."""
+    """Makes changes durable.
+
+    ``state_ttl`` is how long states live whose flow does not say it. An ended state stays as the anchor of
+    its history for as long as that is retained (``retention``).
+    """
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Committer:
     async def make(
         self, stored: StoredState | None, change: ProposedChange, attempt: CommandContext, now: datetime
     ) -> HistoryRecord | None:
-        """The record of the commit, None when somebody else was first."""
+        """Commit a change and return its record, None if another commit was first."""
         before = None if stored is None else stored.state
         head = "" if stored is None else stored.head
         payload_at = None if stored is None else stored.payload_at
@@ -76,8 +79,18 @@ class Committer:
         attempt: CommandContext,
         now: datetime,
     ) -> HistoryRecord | None:
-        """The record of the commit in the place of a damaged state, or of one that is lost; None when
-        it is there again. ``head`` is the hash of the last record in the history."""
+        """Commit a change in the place of a damaged state, or of one whose document is lost.
+
+        Args:
+            damaged: The damaged state, None if its document is lost.
+            head: The hash of the last record in the history.
+            change: The change.
+            attempt: The origin and the start of the command.
+            now: The time of the change.
+
+        Returns:
+            The record, None if the state has changed meanwhile.
+        """
         record = self._record(None, head, change, attempt, now)
         if damaged is None:
             made = await self._states.commit(None, record)
@@ -158,10 +171,10 @@ class Committer:
     def _payload_revision(
         self, before: FlowState | None, after: FlowState, payload_at: PayloadPlace | None, now: datetime
     ) -> int | UnsetType:
-        """The revision whose record has the payload already; UNSET if this one must have it.
+        """Return the revision whose record has the payload already, UNSET if this one must have it.
 
-        Where history is pruned, the payload is repeated now and then: else it would go before the records
-        that name it.
+        Where history is pruned, the payload is repeated from time to time, so that it is not removed before
+        the records that name it.
         """
         if before is None or payload_at is None or before.epoch != after.epoch or after.payload is UNSET:
             return UNSET
@@ -172,8 +185,10 @@ class Committer:
         return UNSET
 
     def _with_expiry(self, change: ProposedChange, now: datetime) -> FlowState:
-        """The state with the time at which it expires, counted from this change. A pause and a resumption do
-        not renew it: they stop and start its clock (app.flow.timers)."""
+        """Return the state with its expiry counted from this change.
+
+        A pause and a resumption do not renew it: they stop and start its clock (app.flow.timers).
+        """
         after = change.after
         if change.kind in ("paused", "resumed"):
             return after
@@ -189,6 +204,8 @@ class Committer:
 
 
 def repeat_payload_after(retention: timedelta) -> timedelta:
-    """How long records may name a payload instead of repeating it, where history is kept for ``retention``:
-    so long before its end may a record be without its payload."""
+    """Return how long records may name a payload instead of repeating it, given the retention of history.
+
+    For so long before the end of its retention a record may be without its payload.
+    """
     return min(retention / 10, timedelta(days=1))

@@ -17,31 +17,38 @@ from app.services.states.state_command import ProposedChange
 
 log = structlog.get_logger("deadlines")
 
-TOLD_LIMIT = 10_000
+MAX_REPORTED = 10_000
+"""States whose failed timeout was logged, so that it is logged once."""
 TIMER = trusted_origin("timer", client="service")
 
 
 class TimeNotTrustedError(StoreUnavailableError):
-    """Only time decides what comes next for a state, and this worker's clock is off."""
+    """Raised when only time decides about a state, and this worker's clock is not trusted."""
 
     def __init__(self) -> None:
-        super().__init__("the clock of this worker is off")
+        super().__init__("the clock of this worker is wrong")
         self.message = (
-            "This worker cannot tell whether the state's time is up; nothing has changed. Try again"
+            "This worker's clock is wrong, so it cannot decide whether the state has expired or timed out. "
+            "Nothing has changed; try again"
         )
 
 
 class Deadlines:
-    """Decides what is due, and refuses to while the clock of this worker is not trusted."""
+    """Decides which change is due, unless the clock of this worker is not trusted."""
 
     def __init__(self, catalog: DefinitionCatalog, is_time_trusted: Callable[[], bool]) -> None:
         self._catalog = catalog
         self._is_time_trusted = is_time_trusted
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def due(self, state: FlowState, now: datetime) -> DueChange | None:
-        """The change that is due at ``now``, and whose it is; None when none is. Expiry comes first: who
-        read that a state is absent must not see it come back. Raises TimeNotTrustedError."""
+        """Return the change that is due at ``now``, None if none is.
+
+        Expiry comes first: a client that read that a state is gone must not see it return.
+
+        Raises:
+            TimeNotTrustedError: The clock of this worker is not trusted.
+        """
         if state.status in TERMINAL_STATUSES:
             return None
         if state.status == "paused":
@@ -55,12 +62,12 @@ class Deadlines:
         try:
             definition = await self._catalog.pinned(state)
             found = rules.timeout(definition, state, now)
-        except FlowError as error:  # nothing that a caller asks for must wait for it
-            if state.key not in self._told:
-                if len(self._told) >= TOLD_LIMIT:
-                    self._told.clear()
-                self._told.add(state.key)
-                log.error("timeout cannot run", state=state.key, code=error.code, reason=error.message)
+        except FlowError as error:  # it must not stop the commands of callers
+            if state.key not in self._reported:
+                if len(self._reported) >= MAX_REPORTED:
+                    self._reported.clear()
+                self._reported.add(state.key)
+                log.error("timeout failed", state=state.key, code=error.code, reason=error.message)
             return None
         if found is None:
             return None

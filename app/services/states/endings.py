@@ -13,7 +13,7 @@ from app.flow.history_chain import is_receipt
 
 
 class Endings:
-    """Reads tombstones. A tombstone stays for as long as the history is kept."""
+    """Reads tombstones, which stay for as long as the history is retained."""
 
     def __init__(self, states: StateStore, history: HistoryStore, clock: Clock) -> None:
         self._states = states
@@ -21,10 +21,10 @@ class Endings:
         self._clock = clock
 
     async def of(self, user_id: str, flow_id: str) -> dict[str, str]:
-        """When the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``.
+        """Return when the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``.
 
         Returns:
-            Nothing if there is a state, if there never was one, and if its end is no longer known.
+            An empty dict if there is a state, if there never was one, or if its end is no longer known.
         """
         try:
             stored = await self._states.load(flow_id, user_id)
@@ -46,12 +46,12 @@ class Endings:
         return {"expiredAt": iso(before.after.expires_at)}
 
     async def _was_erased(self, stored: StoredState) -> bool:
-        """True if the last record is the receipt of an erasure: the tombstone itself looks as if cleared."""
+        """Return true if the last record is the receipt of an erasure; the tombstone itself says cleared."""
         last = await self._record(stored, stored.state)
         return last is not None and is_receipt(last)
 
     async def _record(self, stored: StoredState, at: FlowState) -> HistoryRecord | None:
-        """The record of the commit that led to ``at``, from the outbox or the history."""
+        """Return the record of the commit that led to ``at``, from the outbox or the history."""
         wanted = commit_record_id(at)
         waiting = [record for record in stored.pending if record.id == wanted]
         found = waiting or await self._history.get_many([wanted])

@@ -1,4 +1,4 @@
-"""Reads the history of a state, including what is still on its way there, and checks its chain."""
+"""Reads the history of a state, including records still in the outbox, and verifies its chain."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -23,12 +23,13 @@ from app.contracts.state import StatePosition, state_key
 from app.flow.history_chain import Chain
 from app.services.delivery.payloads import Payloads
 
-PAGE = 500
-VERIFY_ROUNDS = 5
+PAGE_SIZE = 500
+MAX_VERIFICATIONS = 5
+"""Attempts to verify a chain while commits are made."""
 
 
 class HistoryReader:
-    """Joins the outbox of a state with its history. ``pruned``: old records may be gone."""
+    """Joins the outbox of a state with its history. ``pruned``: old records may have been removed."""
 
     def __init__(self, states: StateStore, history: HistoryStore, clock: Clock, *, pruned: bool) -> None:
         self._states = states
@@ -47,52 +48,56 @@ class HistoryReader:
         *,
         with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
-        """A page of at most ``limit`` records, oldest first, those after the record ``after``.
-        ``with_payloads``: the states have the payloads that their records name. Raises InvalidRequestError
-        when ``after`` is no record of this state."""
+        """Read a page of at most ``limit`` records after the record ``after``, oldest first.
+
+        ``with_payloads``: the states have the payloads that their records name.
+
+        Raises:
+            InvalidRequestError: ``after`` is not the id of a record of this state.
+        """
         since = None
         if after is not None:
             since = position_from_id(state_key(flow_id, user_id), after)
             if since is None:
-                raise InvalidRequestError([Fault("/after", "is not the id of a record of this state")])
+                raise InvalidRequestError([Fault("/after", "must be the id of a record of this state")])
         # The outbox first: a record leaves it only after it is in the history.
         stored = await self._states.load_or_salvage(flow_id, user_id)
-        kept = await self._history.read(flow_id, user_id, since, limit, only)
+        stored_page = await self._history.read(flow_id, user_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
-        page = self._joined(kept, pending, since, limit, only)
+        page = self._joined(stored_page, pending, since, limit, only)
         if not with_payloads:
             return page
         return Page(await self._payloads.complete(page.items, pending), page.next)
 
     def _joined(
         self,
-        kept: Page[HistoryRecord],
+        stored_page: Page[HistoryRecord],
         pending: Sequence[HistoryRecord],
         since: HistoryPosition | None,
         limit: int,
         only: HistoryFilter,
     ) -> Page[HistoryRecord]:
-        """The page with what still waits in the outbox."""
-        until = None if kept.next is None else position_of(kept.items[-1])
+        """Join a page of the history with the records in the outbox."""
+        until = None if stored_page.next is None else position_of(stored_page.items[-1])
         waiting = [
             r
             for r in pending
             if _is_after(r, since) and (until is None or not _is_after(r, until)) and only.matches(r)
         ]
         if not waiting:
-            return kept
-        joined = {record.id: record for record in (*waiting, *kept.items)}
+            return stored_page
+        joined = {record.id: record for record in (*waiting, *stored_page.items)}
         shown, full = take_page(sorted(joined.values(), key=position_of), limit, _size)
-        return Page(shown, shown[-1].id if full or kept.next is not None else None)
+        return Page(shown, shown[-1].id if full or stored_page.next is not None else None)
 
     async def verify(self, flow_id: str, user_id: str) -> Verification:
-        """Check every record of a state against the one before it, and the last one against the state."""
+        """Verify every record of a state against the one before it, and the last one against the state."""
         stored = await self._states.load_or_salvage(flow_id, user_id)
-        for _ in range(VERIFY_ROUNDS):
+        for _ in range(MAX_VERIFICATIONS):
             chain = await self._check(flow_id, user_id, stored)
             before, stored = stored, await self._states.load_or_salvage(flow_id, user_id)
             if chain.broken is None or _position(stored) == _position(before):
-                break  # nothing was committed meanwhile that could be taken for a break
+                break  # no commit was made meanwhile that could look like a broken link
         return Verification(
             whole=chain.broken is None,
             records=chain.records,
@@ -121,10 +126,10 @@ class HistoryReader:
         return chain
 
     async def scan(self, flow_id: str, user_id: str) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
-        """Every record in the history of a state, oldest first, also what cannot be read."""
+        """Yield every record in the history of a state, oldest first, also unreadable ones."""
         start: HistoryPosition | None = None
         while True:
-            page = await self._history.scan(flow_id, user_id, start, PAGE)
+            page = await self._history.scan(flow_id, user_id, start, PAGE_SIZE)
             for record in page.items:
                 yield record
             if page.next is None:
@@ -135,7 +140,7 @@ class HistoryReader:
 
 
 def _size(record: HistoryRecord) -> int:
-    """The bytes of a record."""
+    """Return the size of a record in bytes."""
     return len(json.encode(record))
 
 

@@ -1,7 +1,7 @@
 """Recognises repeated requests: the same id by the same caller gives the first answer again.
 
-The document of a state remembers its last requests, so that the check costs no read. Only when it
-may have forgotten some of the last day is the history asked too.
+The document of a state remembers its last requests, so that the check costs no read. Only if it may have
+forgotten some of the last day, the history is searched too.
 """
 
 from datetime import datetime
@@ -19,18 +19,18 @@ from app.services.delivery.payloads import Payloads
 
 
 def request_fingerprint(name: str, command: object, origin: Origin) -> str | UnsetType:
-    """A digest of what a request asks for; UNSET if it has no id."""
+    """Return a digest of the content of a request, UNSET if it has no id."""
     if origin.request_id is UNSET:
         return UNSET
     try:
-        asked = json.encode([name, command], order="deterministic")
-    except (UnicodeEncodeError, TypeError):  # no JSON: it is refused where it is decided
+        content = json.encode([name, command], order="deterministic")
+    except (UnicodeEncodeError, TypeError):  # not JSON: the decision refuses it
         return UNSET
-    return blake2b(asked, digest_size=12).hexdigest()
+    return blake2b(content, digest_size=12).hexdigest()
 
 
 class Idempotency:
-    """Finds what a request led to when it came first."""
+    """Finds the state to which a request led when it came first."""
 
     def __init__(self, history: HistoryStore) -> None:
         self._history = history
@@ -39,8 +39,11 @@ class Idempotency:
     async def answer(
         self, stored: StoredState, origin: Origin, digest: str, now: datetime
     ) -> FlowState | None:
-        """The state that the same request led to; None when it is new. Raises InvalidRequestError
-        when its id came with another request."""
+        """Return the state to which the same request led, None if it is new.
+
+        Raises:
+            InvalidRequestError: The id came with another request before.
+        """
         known = self._remembered(stored, origin, now)
         if known is not None:
             _require_same(known.digest, digest)
@@ -70,7 +73,7 @@ class Idempotency:
         return state if record is None else await self._state_of(record, stored)
 
     async def _state_of(self, record: HistoryRecord, stored: StoredState) -> FlowState:
-        """The state that a record led to; the present one if that is not known any more."""
+        """Return the state to which a record led, the present one if that is no longer known."""
         (whole,) = await self._payloads.complete([record], stored.pending)
         return stored.state if whole.after is UNSET or named_payload(whole) is not None else whole.after
 
@@ -85,12 +88,12 @@ class Idempotency:
 
 
 def _remembers_all(stored: StoredState, now: datetime) -> bool:
-    """True if the document has every request of the time in which repeats are recognised."""
+    """Return true if the document has every request of the idempotency window."""
     return len(stored.recent) < REMEMBERED_REQUESTS or stored.recent[0].at <= now - IDEMPOTENCY_WINDOW
 
 
 def _require_same(before: str | UnsetType, digest: str) -> None:
     if before != digest:
         raise InvalidRequestError(
-            [Fault("/Idempotency-Key", "was used for another request; take a new one for this")]
+            [Fault("/Idempotency-Key", "was used for another request; use a new key for this one")]
         )

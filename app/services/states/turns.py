@@ -1,4 +1,4 @@
-"""The order in which commands of one state run in this process."""
+"""The queue of the commands of one state in this process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,19 +6,22 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """One command at a time for each state, first come, first served: of many at once none loses a race
-    against another one of this process."""
+    """Runs one command at a time for each state, first come, first served.
+
+    So no command loses a race against another one in this process.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
 
     @asynccontextmanager
     async def take(self, key: str, seconds: float) -> AsyncIterator[None]:
-        """Wait for the turn at the state ``key``, and have it until the end of the block. A task that has it
-        need not wait for itself.
+        """Wait for the turn at the state ``key``, and hold it until the end of the block.
+
+        A task that holds it does not wait for itself.
 
         Raises:
-            TimeoutError: It did not come within ``seconds``.
+            TimeoutError: The turn did not come within ``seconds``.
         """
         queue = self._queues.setdefault(key, _Queue())
         task = asyncio.current_task()
