@@ -135,7 +135,11 @@ class Components:
         self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
-        self.background = Background(
+        self.background = self._background(ports, executor, relay, recovery)
+
+    def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
+        states, clock = ports.states, ports.clock
+        return Background(
             relay,
             OutboxSweep(states, relay, clock),
             DueChanges(states, executor, clock),

@@ -131,7 +131,7 @@ class Rig:
         self.run = run
         self.clock, self.bus = FakeClock(T0), FakeBus(all_users=True)
         self.steps = self.flows = 0
-        self.heard: list[StateChanged] = []
+        self.published: list[StateChanged] = []
         self.bus.subscribe(self._hear)
         self.database = connect(url, f"test_{uuid.uuid4().hex[:12]}")
         self.states = self.database.collection("flow_states")
@@ -139,7 +139,7 @@ class Rig:
 
     def _hear(self, _: Topic, event: Event) -> None:
         if isinstance(event, StateChanged):
-            self.heard.append(event)
+            self.published.append(event)
 
     def _worker(self) -> FlowService:
         return service_on(self.database, bus=self.bus, clock=self.clock, limits=LIMITS)
@@ -152,7 +152,7 @@ class FlowMachine(RuleBasedStateMachine):
         super().__init__()
         rig.flows += 1
         rig.clock.time = T0
-        rig.heard.clear()
+        rig.published.clear()
         self.rig, self.run, self.flow = rig, rig.run, f"flow-{rig.flows}"
         self.key = {"_id": f"{self.flow}:ada"}
         self.lives: dict[str, int] = {}
@@ -447,7 +447,7 @@ class FlowMachine(RuleBasedStateMachine):
                 assert source.payload_revision is UNSET
             assert named == wanted
         assert self.run(flows.verify_flow_history("ada", self.flow)).broken is None
-        told = [(self.lives[event.epoch], event.revision) for event in self.rig.heard]
+        told = [(self.lives[event.epoch], event.revision) for event in self.rig.published]
         made = [(r["epoch"], r["revision"]) for r in self.model.history if r["success"]]
         assert list(dict.fromkeys(told)) == made, "every change is told, in order"
 

@@ -31,8 +31,8 @@ class Rig:
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
         self.time_trusted = True
-        self.heard: list[StateChanged] = []
-        self.bus.subscribe(lambda _, e: self.heard.append(e) if isinstance(e, StateChanged) else None)
+        self.published: list[StateChanged] = []
+        self.bus.subscribe(lambda _, e: self.published.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
 
     @property

@@ -233,12 +233,12 @@ async def test_events_of_a_flow_that_was_restricted_meanwhile_are_for_those_who_
         await flows.execute_transition("eve", "loop", "again")
         await flows.clear_flow_state("eve", "loop")
         await service.background.relay.drain(5)
-        changed, ended = r.heard[1:]
+        changed, ended = r.published[1:]
         for event in (changed, ended):
             assert not await service.updates.is_same_for_everyone(event)
             assert await service.updates.for_caller(event, Caller("eve")) is None
             assert await service.updates.for_caller(event, Caller("eve", frozenset({"staff"}))) is not None
-        plain = r.heard[0]
+        plain = r.published[0]
         await service.update_flow("loop", {"roles": None})
         assert await service.updates.is_same_for_everyone(plain)
 

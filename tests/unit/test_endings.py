@@ -41,7 +41,7 @@ async def started() -> Rig:
     return rig
 
 
-async def told(rig: Rig, ask: Ask) -> FlowNotStartedError:
+async def refusal_of(rig: Rig, ask: Ask) -> FlowNotStartedError:
     with pytest.raises(FlowNotStartedError) as refusal:
         await ask(rig.service)
     assert refusal.value.details.pop("flowId") == "loop"
@@ -52,17 +52,17 @@ async def told(rig: Rig, ask: Ask) -> FlowNotStartedError:
 async def test_an_expired_state_is_reported_from_one_that_never_was(ask: Ask) -> None:
     rig = Rig()
     await rig.service.create_flow(flow_dict(ttl="PT1H"))
-    never = await told(rig, ask)
+    never = await refusal_of(rig, ask)
     assert (never.details, never.message) == ({}, "Flow loop is not started; start it first")
     await rig.flows.start_flow("ada", "loop")
     rig.clock.advance(hours=1)
     expired = iso(rig.clock.now())
-    error = await told(rig, ask)
+    error = await refusal_of(rig, ask)
     assert error.details == {"expiredAt": expired}
     assert error.message == f"Flow loop is not started: its state expired at {expired}; start it again"
     await rig.service.purge_expired_flows()
     rig.clock.advance(hours=5)
-    assert (await told(rig, ask)).details == {"expiredAt": expired}
+    assert (await refusal_of(rig, ask)).details == {"expiredAt": expired}
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=OF_ASKS)
@@ -74,7 +74,7 @@ async def test_a_cleared_state_is_reported_from_an_erased_one(ask: Ask, delivere
         if delivered:
             await rig.service.background.relay.drain(5)
         rig.clock.advance(minutes=5)
-        error = await told(rig, ask)
+        error = await refusal_of(rig, ask)
         assert error.details == {f"{how}At": iso(at)}
         assert f"its state was {how} at {iso(at)}" in error.message
 
@@ -104,10 +104,10 @@ async def test_a_state_expired_when_its_time_was_up_whoever_noticed_it_later(ask
         if ended_by == "the sweep":
             await service.purge_expired_flows()
         elif ended_by == "a caller":
-            await told(rig, ASKS[0])
-        assert (await told(rig, ask)).details == {"expiredAt": iso(expires)}
+            await refusal_of(rig, ASKS[0])
+        assert (await refusal_of(rig, ask)).details == {"expiredAt": iso(expires)}
         await service.background.relay.drain(5)
-        assert (await told(rig, ask)).details == {"expiredAt": iso(expires)}
+        assert (await refusal_of(rig, ask)).details == {"expiredAt": iso(expires)}
 
 
 async def test_without_the_record_before_the_end_it_is_reported_when_the_end_was_noticed() -> None:
@@ -117,7 +117,7 @@ async def test_without_the_record_before_the_end_it_is_reported_when_the_end_was
         await service.purge_expired_flows()
         await service.background.relay.drain(5)
         rig.history.records.clear()
-        assert (await told(rig, ASKS[0])).details == {"expiredAt": iso(rig.clock.now())}
+        assert (await refusal_of(rig, ASKS[0])).details == {"expiredAt": iso(rig.clock.now())}
 
 
 async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_says_so() -> None:
@@ -132,9 +132,9 @@ async def test_an_expected_position_of_a_state_that_ended_is_a_conflict_that_say
 async def test_an_end_that_cannot_be_read_is_not_reported() -> None:
     rig = await started()
     await rig.flows.clear_flow_state("ada", "loop")
-    kept = rig.states.stored["loop:ada"]
-    rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad")
+    found = rig.states.stored["loop:ada"]
+    rig.states.damaged["loop:ada"] = DamagedState(found.state.position, "gone bad")
     with pytest.raises(FlowStateCorruptionError):
         await rig.flows.execute_transition("ada", "loop", "go")
     del rig.states.damaged["loop:ada"], rig.states.stored["loop:ada"]
-    assert (await told(rig, ASKS[0])).details == {}, "its history was kept for its time alone"
+    assert (await refusal_of(rig, ASKS[0])).details == {}, "its history was kept for its time alone"

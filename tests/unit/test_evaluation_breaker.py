@@ -161,7 +161,7 @@ async def test_a_guard_that_took_too_long_is_left_out_and_refused(log_events: Lo
         again = await flows.execute_transition("ada", "loop", "again", {})
         assert again.revision == 1, "transitions without it run"
     assert not any(stored.pending for stored in r.states.stored.values()), "all records are delivered"
-    assert [event.revision for event in r.heard] == [0, 1]
+    assert [event.revision for event in r.published] == [0, 1]
     assert len(log_events.named(TOO_LONG)) == 1
 
 

@@ -117,8 +117,8 @@ async def test_a_held_state_is_recovered_as_held() -> None:
     rig = await held()
     rig.clock.advance(hours=30)
     await rig.service.background.relay.deliver(rig.states.stored["loop:ada"].pending)
-    kept = rig.states.stored.pop("loop:ada")
-    rig.states.damaged["loop:ada"] = DamagedState(kept.state.position, "gone bad", None, kept.head, (), ())
+    found = rig.states.stored.pop("loop:ada")
+    rig.states.damaged["loop:ada"] = DamagedState(found.state.position, "gone bad", None, found.head, (), ())
     recovered = await rig.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
     assert recovered.state is not None
     assert (recovered.state.status, recovered.state.expires_at) == ("paused", UNSET)
@@ -126,7 +126,7 @@ async def test_a_held_state_is_recovered_as_held() -> None:
     assert (await rig.flows.verify_flow_history("ada", "loop")).whole
 
 
-async def test_a_state_that_ends_keeps_no_stopped_clock() -> None:
+async def test_a_state_that_ends_has_no_stopped_clock() -> None:
     rig = await held()
     await rig.flows.delete_flow("loop", force=True)
     assert (stored(rig).status, stored(rig).expiry_left_ms) == ("cleared", UNSET)
@@ -134,9 +134,9 @@ async def test_a_state_that_ends_keeps_no_stopped_clock() -> None:
 
 def as_paused_before(rig: Rig) -> None:
     """Let the stored state be as versions before 0.5 paused it: it expires an hour after the pause."""
-    kept = rig.states.stored["loop:ada"]
-    old = structs.replace(kept.state, expires_at=kept.state.updated_at + HOUR, expiry_left_ms=UNSET)
-    rig.states.stored["loop:ada"] = structs.replace(kept, state=old)
+    found = rig.states.stored["loop:ada"]
+    old = structs.replace(found.state, expires_at=found.state.updated_at + HOUR, expiry_left_ms=UNSET)
+    rig.states.stored["loop:ada"] = structs.replace(found, state=old)
 
 
 async def test_the_clock_of_a_state_that_an_older_version_paused_is_stopped_in_time() -> None:

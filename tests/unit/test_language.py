@@ -19,10 +19,16 @@ ROOMS = (
     "app/exchange",
     "app/flow_provider.py",
     "app/kit",
+    "app/main.py",
     "app/outbound",
     "app/process",
     "app/services/definitions",
     "app/services/jobs",
+    "app/services/delivery",
+    "app/services/service.py",
+    "app/services/states",
+    "app/services/trusted.py",
+    "app/services/wiring.py",
     "app/sources",
     "app/transfer.py",
     "app/web",
@@ -32,6 +38,7 @@ ROOMS = (
 )
 """Folders and modules of the service whose language is checked."""
 TEST_ROOMS = (
+    "bench",
     "tests/component/test_data_transfer.py",
     "tests/component/test_flow_provider.py",
     "tests/component/test_remote_source.py",
@@ -93,6 +100,21 @@ TEST_ROOMS = (
     "tests/unit/test_suite_structure.py",
     "tests/unit/test_tasks.py",
     "tests/unit/test_web_bundle.py",
+    "tests/unit/test_large_answers.py",
+    "tests/unit/test_payload_of_records.py",
+    "tests/unit/test_undo.py",
+    "tests/unit/test_timeouts.py",
+    "tests/unit/test_service.py",
+    "tests/unit/test_repeats.py",
+    "tests/unit/test_expiry.py",
+    "tests/unit/test_endings.py",
+    "tests/unit/test_change_limit.py",
+    "tests/unit/test_time_check.py",
+    "tests/unit/test_lease.py",
+    "tests/unit/test_scheduler.py",
+    "tests/unit/test_relay.py",
+    "tests/unit/test_recovery_plan.py",
+    "tests/unit/test_attempt.py",
 )
 """Folders and modules of tests and benchmarks whose words are checked too."""
 

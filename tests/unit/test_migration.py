@@ -105,7 +105,7 @@ async def test_the_change_is_recorded_reported_and_goes_on_in_the_chain() -> Non
     assert (made.actor, made.client, made.request_id, made.revision) == ("root", "http", UNSET, 2)
     assert made.after is not UNSET
     assert made.after.payload == {"x": 1}
-    told = json.decode(next(e.body for e in r.heard if e.revision == 2))
+    told = json.decode(next(e.body for e in r.published if e.revision == 2))
     assert (told["kind"], told["step"], told["version"], told["fromStep"]) == ("migrated", "b2", 2, "b")
     assert [t["transition"] for t in told["transitions"]] == ["back", "done"]
 
@@ -135,7 +135,7 @@ async def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does() -> No
     told = await migrate(r, mapping, dry_run=True)
     assert (told.dry_run, told.moved, told.failed, told.remaining) == (True, 0, 0, 13)
     assert r.states.stored == before
-    assert r.heard == []
+    assert r.published == []
     done = await migrate(r, mapping)
     assert done.steps == told.steps
     assert done.moved == sum(step.fit.count for step in told.steps) == 12

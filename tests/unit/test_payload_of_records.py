@@ -82,7 +82,7 @@ async def test_everybody_finds_it(delivered: int) -> None:
         r.clock.advance(minutes=1)
         await service.background.sweep.run()
         await service.background.relay.drain(5)
-    late = [json.decode(event.body)["payload"] for event in r.heard][-(6 - delivered) or 6 :]
+    late = [json.decode(event.body)["payload"] for event in r.published][-(6 - delivered) or 6 :]
     assert late == WHOLE[delivered:]
 
 
@@ -96,8 +96,8 @@ async def test_a_damaged_state_is_rebuilt_with_it(delivered: int) -> None:
     assert before is not None
     for damage in ({"step": "nowhere"}, {"payload": {"other": 1}}):
         stored = r.states.stored["loop:ada"]
-        kept = structs.replace(stored.state, **damage)
-        r.states.stored["loop:ada"] = structs.replace(stored, state=kept)
+        damaged = structs.replace(stored.state, **damage)
+        r.states.stored["loop:ada"] = structs.replace(stored, state=damaged)
         done = await r.service.administration.recover_flow("ada", "loop", origin=trusted_origin("ada"))
         assert done.state is not None
         assert (done.action, done.state.payload, done.state.step) == ("rebuilt", WHOLE[5], before.step)

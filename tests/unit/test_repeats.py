@@ -36,7 +36,7 @@ async def test_every_command_repeated_gives_its_first_answer() -> None:
         r.clock.advance(hours=1)
         for command, answer in zip(commands, answers, strict=True):
             assert await command() == answer, "also when the state has moved on"
-    assert [e.revision for e in r.heard] == [0, 1, 2, 3, 4]
+    assert [e.revision for e in r.published] == [0, 1, 2, 3, 4]
     assert await r.kinds() == ["started", "transitioned", "transitioned", "reset", "set"]
 
 
@@ -82,7 +82,7 @@ async def test_a_repeat_is_known_before_its_expected_revision_is_asked() -> None
     assert await r.service.execute_transition("ada", "loop", "again", origin=asked) == first
 
 
-async def test_a_refusal_is_not_an_answer_to_keep() -> None:
+async def test_a_refusal_is_not_remembered_as_an_answer() -> None:
     r = await rig()
     await r.flows.start_flow("ada", "loop")
     with pytest.raises(InvalidTransitionError):

@@ -84,9 +84,9 @@ async def test_purge_ends_expired_states_with_a_record_and_an_event() -> None:
         assert await service.purge_expired_flows() == 2
         assert await service.purge_expired_flows() == 0
     assert await r.kinds() == ["started", "expired"]
-    kept = {s.state.user_id: s.state.status for s in r.states.stored.values()}
-    assert kept == {"ada": "expired", "bob": "expired", "eve": "active"}
-    assert [e.revision for e in r.heard if e.user_id == "bob"] == [0, 1]
+    statuses = {s.state.user_id: s.state.status for s in r.states.stored.values()}
+    assert statuses == {"ada": "expired", "bob": "expired", "eve": "active"}
+    assert [e.revision for e in r.published if e.user_id == "bob"] == [0, 1]
 
 
 async def test_time_does_not_go_back_within_a_state() -> None:
@@ -106,7 +106,7 @@ async def test_who_commits_on_top_of_waiting_records_delivers_those_first() -> N
     async with r.service as service:
         flows = service.as_trusted()
         await flows.execute_transition("ada", "loop", "go")
-    assert [e.revision for e in r.heard] == [0, 1, 2]
+    assert [e.revision for e in r.published] == [0, 1, 2]
     assert [record.revision for record in r.history.records.values()] == [0, 1, 2]
     assert r.states.stored["loop:ada"].pending == ()
 
@@ -119,10 +119,10 @@ async def test_the_sweep_delivers_for_a_worker_that_died() -> None:
     await dead_flows.execute_transition("ada", "loop", "again")
     async with r.service as service:
         await service.background.sweep.run()
-        assert r.heard == [], "a living worker may still be at it"
+        assert r.published == [], "a living worker may still be at it"
         r.clock.advance(seconds=5)
         await service.background.sweep.run()
-    assert [e.revision for e in r.heard] == [0, 1]
+    assert [e.revision for e in r.published] == [0, 1]
     assert len(r.history.records) == 2
     assert r.states.stored["loop:ada"].pending == ()
 
@@ -318,8 +318,8 @@ async def test_a_definition_is_read_once_and_again_after_a_change_elsewhere() ->
     before = r.definitions.reads
     await asyncio.gather(*(r.flows.start_flow(f"u{n}", "loop") for n in range(50)))
     assert r.definitions.reads == before
-    heard: list[Event] = [DefinitionChanged(flow_id="loop")]
-    await r.bus.publish(heard)
+    events: list[Event] = [DefinitionChanged(flow_id="loop")]
+    await r.bus.publish(events)
     await asyncio.gather(*(r.flows.start_flow(f"v{n}", "loop") for n in range(50)))
     assert r.definitions.reads == before + 1, "many that miss share one read"
 
@@ -335,7 +335,7 @@ async def test_clear_is_reported_and_recorded_and_the_next_life_has_another_epoc
         second, _ = await flows.start_flow("ada", "loop")
     assert second.epoch != first.epoch
     assert await r.kinds() == ["started", "cleared", "started"]
-    assert [(e.epoch, e.revision) for e in r.heard] == [
+    assert [(e.epoch, e.revision) for e in r.published] == [
         (first.epoch, 0),
         (first.epoch, 1),
         (second.epoch, 0),
@@ -364,12 +364,12 @@ async def test_a_waiting_record_is_filtered_like_a_retained_one() -> None:
 
 @pytest.mark.expected_logs("delivery failed")
 async def test_a_delivery_that_fails_loses_nothing_and_holds_nothing_up() -> None:
-    """One record that cannot be kept: the others are; it waits in its outbox."""
+    """One record that cannot be stored: the others are; it waits in its outbox."""
 
     class Picky(FakeHistoryStore):
         async def append(self, records: Sequence[HistoryRecord]) -> set[str]:
             if any(r.user_id == "poison" for r in records):
-                raise RuntimeError("cannot keep this")
+                raise RuntimeError("cannot store this")
             return await super().append(records)
 
     r = await rig()
@@ -381,7 +381,7 @@ async def test_a_delivery_that_fails_loses_nothing_and_holds_nothing_up() -> Non
     async with service:
         await service.background.relay.drain(5)
     assert {record.user_id for record in r.history.records.values()} == {"ada", "bob"}
-    assert {e.user_id for e in r.heard} >= {"ada", "bob"}
+    assert {e.user_id for e in r.published} >= {"ada", "bob"}
     pending = {key: len(stored.pending) for key, stored in r.states.stored.items()}
     assert pending == {"loop:ada": 0, "loop:poison": 1, "loop:bob": 0}
 
@@ -472,7 +472,7 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
         stored = r.states.stored["loop:ada"]
         assert [record.revision for record in stored.pending] == [5], "the last is enough"
         assert len(r.history.records) == 6, "all are kept"
-        assert [event.revision for event in r.heard] == [0]
+        assert [event.revision for event in r.published] == [0]
         await service.background.sweep.run()
         assert r.states.stored["loop:ada"].pending == stored.pending, "not old enough for the sweep"
 
@@ -482,16 +482,16 @@ async def test_what_could_not_be_reported_waits_for_a_sweep_and_the_outbox_stays
         async with other:
             await other.background.sweep.run()
             await other.background.relay.drain(5)
-        assert [event.revision for event in r.heard] == [0, 5]
+        assert [event.revision for event in r.published] == [0, 5]
         assert r.states.stored["loop:ada"].pending == ()
         await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         assert r.states.stored["loop:ada"].pending == ()
-        assert [event.revision for event in r.heard] == [0, 5, 6]
+        assert [event.revision for event in r.published] == [0, 5, 6]
 
 
 @pytest.mark.expected_logs("events not published, redis unavailable")
-async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
+async def test_a_commit_on_top_of_an_unpublished_one_publishes_it() -> None:
     r = await rig()
     async with r.service as service:
         flows = service.as_trusted()
@@ -503,7 +503,7 @@ async def test_who_commits_on_top_of_what_was_not_reported_tells_it() -> None:
         r.bus.broken = False
         await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-    assert [event.revision for event in r.heard] == [0, 1, 2]
+    assert [event.revision for event in r.published] == [0, 1, 2]
     assert r.states.stored["loop:ada"].pending == ()
     assert [record.revision for record in r.history.records.values()] == [0, 1, 2]
 

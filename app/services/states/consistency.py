@@ -12,7 +12,7 @@ MAX_CREDIBLE_LEAD = 1000
 
 
 class Inconsistency(Struct, frozen=True):
-    """What is wrong with a state. ``of_history``: its record is damaged, and the state itself is sound."""
+    """The fault of a state. ``of_history``: its record is damaged, and the state itself is sound."""
 
     reason: str
     of_history: bool = False

@@ -22,7 +22,7 @@ Found = StoredState | DamagedState
 
 
 class RecoveryPlan(Struct, frozen=True):
-    """What a recovery does.
+    """The steps of a recovery.
 
     Attributes:
         action: ``rebuilt`` from ``last``, or ``restarted`` at the initial step.
