@@ -124,12 +124,12 @@ class Answer:
         assert self.headers["content-type"] == "application/problem+json"
         assert self.headers["connection"] == "close"
         assert self.headers["x-request-id"]
-        told: dict[str, Any] = json.loads(self.body)
-        assert set(told) == {
+        body: dict[str, Any] = json.loads(self.body)
+        assert set(body) == {
             *("type", "title", "status", "detail", "instance", "code", "retryable", "details"),
         }
-        assert told["status"] == self.status
-        return self.status, told["code"]
+        assert body["status"] == self.status
+        return self.status, body["code"]
 
 
 class Client:

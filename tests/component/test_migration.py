@@ -61,9 +61,9 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Back
     stuck = await service.migration.migrate(
         "loop", MigrateCommand(2, 1, dry_run=True), origin=trusted_origin("python", "python")
     )
-    told = next(step for step in stuck.steps if step.step == "b")
-    assert (told.stuck.count, told.stuck.user_ids) == (1, ["ada"])
-    assert "recover them first" in told.advice
+    step_report = next(step for step in stuck.steps if step.step == "b")
+    assert (step_report.stuck.count, step_report.stuck.user_ids) == (1, ["ada"])
+    assert "recover them first" in step_report.advice
     failed = await service.migration.migrate("loop", MigrateCommand(2, 1), origin=ROOT)
     assert (failed.moved, failed.failed) == (0, 1)
     assert failed.failures[0].error.code == "FLOW_STATE_CORRUPTION"

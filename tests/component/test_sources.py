@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Copy(SourceMirror):
-    """A copy that tells of each time that it was looked at."""
+    """A copy that counts its refreshes."""
 
     def __init__(self, source: DefinitionSource, *, overrides: bool = False) -> None:
         super().__init__(source, overrides=overrides)
@@ -63,23 +63,23 @@ class Copy(SourceMirror):
 
 
 class Published:
-    """What is published, as every worker hears it."""
+    """Publications, as every worker receives them."""
 
     def __init__(self, parts: Backend) -> None:
         self._definitions = parts.service.definitions
-        self._heard = asyncio.Event()
-        parts.bus.subscribe(self._hear)
+        self._published = asyncio.Event()
+        parts.bus.subscribe(self._on_event)
 
-    def _hear(self, _: Topic, event: Event) -> None:
+    def _on_event(self, _: Topic, event: Event) -> None:
         if isinstance(event, DefinitionChanged):
-            self._heard.set()
+            self._published.set()
 
     async def until(self, done: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
         async with asyncio.timeout(seconds):
             while not await done():
-                self._heard.clear()
+                self._published.clear()
                 if not await done():
-                    await self._heard.wait()
+                    await self._published.wait()
 
     async def until_title(self, title: str | None, slug: str = "loop") -> None:
         async def has_it() -> bool:
@@ -150,7 +150,7 @@ async def test_every_broken_file_is_named(folder: Path) -> None:
     assert "its name ends in .ini, not in .json, .yaml, .yml, .toml" in found.fault
 
 
-async def test_a_file_that_changes_is_taken_up(parts: Backend, published: Published, folder: Path) -> None:
+async def test_a_file_that_changes_is_published(parts: Backend, published: Published, folder: Path) -> None:
     write(folder / "loop.json", flow_dict(title="one"))
     async with followed(parts, SourceMirror(FileSource(folder))):
         assert await titles(parts) == ["one"]
@@ -231,10 +231,10 @@ async def test_a_broken_file_is_reported_once_and_the_last_good_one_stays(
         write(folder / "loop.json", flow_dict(title="two"))
         await published.until_title("two")
         assert copy.faults == []
-    told = [entry["fault"] for entry in log_events.entries if "last valid one stays" in entry["event"]]
-    assert len(told) == 2
-    assert told[0] == f"{folder}/loop.json: line 2, column 12: is not JSON: Expecting value"
-    assert told[1].startswith(f"{folder}/loop.json: initialStep: ")
+    logged = [entry["fault"] for entry in log_events.entries if "last valid one stays" in entry["event"]]
+    assert len(logged) == 2
+    assert logged[0] == f"{folder}/loop.json: line 2, column 12: is not JSON: Expecting value"
+    assert logged[1].startswith(f"{folder}/loop.json: initialStep: ")
     assert sum(entry["event"] == "definition valid again" for entry in log_events.entries) == 1
     assert await titles(parts) == ["one", "two"]
 
@@ -279,12 +279,12 @@ async def test_two_definitions_of_one_flow_are_reported_and_the_first_counts(
         assert await titles(parts) == ["a"]
         write(folder / "c.json", flow_dict("other"))
         await copy.until(lambda: "other" in copy.flows)
-    told = [
+    logged = [
         (entry["used"], entry["ignored"])
         for entry in log_events.entries
         if "duplicate definition" in entry["event"]
     ]
-    assert told == [(f"{folder}/a.json", f"{folder}/b.json")]
+    assert logged == [(f"{folder}/a.json", f"{folder}/b.json")]
 
 
 # The order of sources
@@ -367,8 +367,8 @@ async def test_behind_the_database_a_source_leaves_alone_what_callers_published(
         await published.until_title("third", "third")
     assert await titles(parts) == ["file 1", "caller"]
     assert await titles(parts, "other") == ["file 1", "file 1"]
-    told = [(e["flow"], e["place"], e["version"], e["retired"]) for e in log_events.named(OUTRANKED)]
-    assert told == [
+    logged = [(e["flow"], e["place"], e["version"], e["retired"]) for e in log_events.named(OUTRANKED)]
+    assert logged == [
         ("loop", str(folder / "loop.json"), 2, False),
         ("other", str(folder / "other.json"), 2, True),
     ]
@@ -386,9 +386,9 @@ async def test_what_a_caller_outranks_is_reported_at_each_start_and_can_be_hande
     for _ in range(2):
         log_events.entries.clear()
         async with followed(parts, SourceMirror(FileSource(folder))):
-            (told,) = log_events.named(OUTRANKED)
-    assert (told["flow"], told["source"], told["by"]) == ("loop", "import", "ops")
-    assert told["hand_back"] == "server-flow flows hand-back loop"
+            (logged,) = log_events.named(OUTRANKED)
+    assert (logged["flow"], logged["source"], logged["by"]) == ("loop", "import", "ops")
+    assert logged["hand_back"] == "server-flow flows hand-back loop"
     log_events.entries.clear()
     async with followed(parts, SourceMirror(FileSource(folder))):
         write(folder / "loop.json", flow_dict(title="file 2"))
@@ -511,7 +511,7 @@ async def test_many_workers_publish_a_change_once(parts: Backend, published: Pub
 
 
 @pytest.mark.expected_logs("definition source unavailable, last valid definitions stay in use")
-async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_later(
+async def test_an_unavailable_remote_does_not_stop_the_start_and_is_published_later(
     parts: Backend, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives(b"", status=500)
@@ -529,7 +529,7 @@ async def test_a_remote_that_is_away_does_not_stop_the_start_and_is_taken_up_lat
     "invalid definition, last valid one stays in use",
     "invalid definition, no valid one yet",
 )
-async def test_good_definitions_are_taken_up_beside_faulty_ones(
+async def test_valid_definitions_are_published_beside_faulty_ones(
     parts: Backend, published: Published, server: RemoteServer, log_events: LogEvents
 ) -> None:
     server.gives([flow_dict("bad", initialStep="nowhere"), flow_dict(title="good"), 7])
@@ -541,8 +541,8 @@ async def test_good_definitions_are_taken_up_beside_faulty_ones(
         assert await titles(parts) == ["good"]
         looks = copy.looks
         await copy.until(lambda: copy.looks > looks + 1)
-    told = [entry["fault"] for entry in log_events.entries if "invalid definition" in entry["event"]]
-    assert [fault.split(": ")[0] for fault in told] == [
+    logged = [entry["fault"] for entry in log_events.entries if "invalid definition" in entry["event"]]
+    assert [fault.split(": ")[0] for fault in logged] == [
         f"{server.url()}#{name}" for name in ("bad", "2", "loop")
     ]
 
@@ -570,7 +570,7 @@ async def test_failures_of_one_kind_are_reported_once(
 # Settings
 
 
-async def test_the_settings_say_which_sources_a_service_follows(
+async def test_the_settings_name_the_sources_of_a_service(
     settings: Settings, folder: Path, server: RemoteServer
 ) -> None:
     write(folder / "file.json", flow_dict("file"))

@@ -99,12 +99,12 @@ async def test_nothing_else_is_served(http: httpx.AsyncClient, path: str) -> Non
 async def test_a_missing_bundle_is_a_problem_that_says_what_to_do(
     http: httpx.AsyncClient, bundle: Bundle
 ) -> None:
-    kept = bundle.files.rename(bundle.files.with_name("kept"))
+    moved = bundle.files.rename(bundle.files.with_name("moved"))
     answer = await http.get("/static/flow-client.js")
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json()["code"] == "WEB_BUILD_MISSING"
     assert "server-flow web build" in answer.json()["detail"]
-    shutil.move(kept, bundle.files)
+    shutil.move(moved, bundle.files)
     assert (await http.get("/static/flow-client.js")).status_code == 200, "without a new start"

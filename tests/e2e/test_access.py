@@ -1,4 +1,4 @@
-"""Roles, guards and payload schemas at the doors: refusals, and what each client is told."""
+"""Roles, guards and payload schemas at the doors: refusals, and what each client receives."""
 
 import asyncio
 import json

@@ -58,7 +58,7 @@ async def test_mermaid_unless_another_format_is_asked_for(serving: Serving, user
 
 
 @pytest.mark.parametrize("form", CONTENT_TYPES)
-async def test_head_says_what_get_would(serving: Serving, user: str, form: str) -> None:
+async def test_head_answers_the_headers_of_get(serving: Serving, user: str, form: str) -> None:
     async with serving.http(user) as http:
         answer = await http.head(SIGN_IN, params={"format": form})
         assert (answer.status_code, answer.text) == (200, "")

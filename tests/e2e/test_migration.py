@@ -1,5 +1,5 @@
 """A new version renames one step and removes another; a thousand running states are moved to it while
-transitions go on from two workers. Each ends at its right step, and its history tells all of it."""
+transitions go on from two workers. Each ends at its right step, and its history has all of it."""
 
 import asyncio
 import itertools
@@ -202,7 +202,7 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
 
 @pytest.mark.timeout(600)
 async def test_a_worker_that_dies_in_the_middle(two_hosts: Hosts, settings: Settings) -> None:
-    """What it moved is moved and told by another; run again, the rest follows."""
+    """What it moved is moved and published by another; run again, the rest follows."""
     victim, other = two_hosts
     async with victim.http("root", "flow:admin") as http:
         await published(http, FEWER)

@@ -193,7 +193,7 @@ async def test_by_command(parts: Backend, settings: Settings, tmp_path: Path) ->
     assert (last.kind, last.actor, last.client) == ("migrated", "command-line", "command-line")
 
 
-async def test_a_command_that_leaves_some_behind_says_which_and_fails(
+async def test_a_command_that_leaves_states_behind_lists_them_and_fails(
     parts: Backend, settings: Settings, tmp_path: Path
 ) -> None:
     service = parts.service

@@ -84,7 +84,7 @@ async def test_last_event_id_goes_on_without_a_gap(serving: Serving, user: str) 
             assert (await events.next())[1] == f"{epoch}.3"
         async with stream(http, epoch=epoch, since=3) as events:
             await http.post(f"{ROUTE}/transition/complete")
-            assert (await events.next())[1] == f"{epoch}.4", "nothing was missed: nothing is told"
+            assert (await events.next())[1] == f"{epoch}.4", "nothing was missed: nothing is sent"
         async with stream(http, last="another-life.7") as events:
             assert (await events.next())[:2] == ("flow-state", f"{epoch}.4")
         await http.delete(f"{ROUTE}/state")
@@ -175,7 +175,7 @@ async def _opens(http: httpx.AsyncClient) -> bool:
         return response.status_code == 200
 
 
-async def test_head_says_what_it_would_be_and_ends(serving: Serving, user: str) -> None:
+async def test_head_answers_the_headers_of_get_and_ends(serving: Serving, user: str) -> None:
     async with serving.http(user) as http:
         answer = await http.head(f"{ROUTE}/stream")
     assert (answer.status_code, answer.content) == (200, b"")

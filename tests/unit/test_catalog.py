@@ -57,7 +57,7 @@ async def test_a_hundred_that_miss_at_once_make_one_load() -> None:
         assert store.reads == 1
 
 
-async def test_a_version_is_never_asked_for_twice_also_when_nothing_else_is_cached() -> None:
+async def test_a_version_is_never_read_twice_also_when_nothing_else_is_cached() -> None:
     store, catalog = await made(max_age=timedelta(0))
     for _ in range(10):
         await catalog.version("loop", 1)
@@ -65,7 +65,7 @@ async def test_a_version_is_never_asked_for_twice_also_when_nothing_else_is_cach
     assert store.reads == 11, "the newest each time, the version once"
 
 
-async def test_the_newest_is_asked_for_again_after_the_cache_time_or_a_change() -> None:
+async def test_the_newest_is_read_again_after_the_cache_time_or_a_change() -> None:
     store, catalog = await made(max_age=timedelta(milliseconds=20))
     await catalog.current("loop")
     await catalog.current("loop")

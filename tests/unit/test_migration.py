@@ -59,7 +59,7 @@ async def migrate(r: Rig, mapping: Any = None, origin: Origin = ROOT, **more: An
 
 
 def stands(r: Rig) -> dict[str, tuple[str, int]]:
-    return {key[5:]: (kept.state.step, kept.state.version) for key, kept in r.states.stored.items()}
+    return {key[5:]: (found.state.step, found.state.version) for key, found in r.states.stored.items()}
 
 
 async def test_running_states_are_moved_and_others_are_left_alone() -> None:
@@ -72,7 +72,7 @@ async def test_running_states_are_moved_and_others_are_left_alone() -> None:
     await put(r, "past", "b", expires_at=r.clock.now())
     await r.flows.start_flow("new", "loop")
     before = {
-        key: kept for key, kept in r.states.stored.items() if key[5:] in ("done", "gone", "past", "new")
+        key: found for key, found in r.states.stored.items() if key[5:] in ("done", "gone", "past", "new")
     }
     report = await migrate(r, {"b": "b2"})
     assert (report.moved, report.failed, report.remaining, report.failures) == (3, 0, 0, [])
@@ -121,7 +121,7 @@ async def test_run_again_it_finds_nothing_and_changes_nothing() -> None:
     assert r.states.stored == before
 
 
-async def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does() -> None:
+async def test_a_dry_run_changes_nothing_and_predicts_the_run() -> None:
     r = await rig(RENAMED)
     for n in range(12):
         await put(r, f"u{n:02}", "ab"[n % 2])
@@ -132,14 +132,14 @@ async def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does() -> No
     assert fates == {"a": (6, 0, 0), "b": (0, 6, 0), "c": (0, 0, 0), "nowhere": (0, 0, 1)}
     assert [(p.step, p.to) for p in bare.proposals] == [("b", "b2")]
     mapping = {proposal.step: proposal.to for proposal in bare.proposals}
-    told = await migrate(r, mapping, dry_run=True)
-    assert (told.dry_run, told.moved, told.failed, told.remaining) == (True, 0, 0, 13)
+    rehearsed = await migrate(r, mapping, dry_run=True)
+    assert (rehearsed.dry_run, rehearsed.moved, rehearsed.failed, rehearsed.remaining) == (True, 0, 0, 13)
     assert r.states.stored == before
     assert r.published == []
     done = await migrate(r, mapping)
-    assert done.steps == told.steps
-    assert done.moved == sum(step.fit.count for step in told.steps) == 12
-    assert done.failed == sum(step.stuck.count for step in told.steps) == 1
+    assert done.steps == rehearsed.steps
+    assert done.moved == sum(step.fit.count for step in rehearsed.steps) == 12
+    assert done.failed == sum(step.stuck.count for step in rehearsed.steps) == 1
     assert done.remaining == 1
     assert done.failures[0].error.code == "FLOW_STATE_CORRUPTION"
 
@@ -263,7 +263,7 @@ async def test_states_that_start_on_the_old_version_meanwhile_are_found_by_anoth
 
 
 @pytest.mark.expected_logs("state recovered")
-async def test_a_damaged_state_fails_alone_and_says_what_to_do() -> None:
+async def test_a_damaged_state_fails_alone_with_advice() -> None:
     r = await rig(RENAMED)
     for n in range(3):
         await put(r, f"u{n}", "a")
@@ -279,7 +279,7 @@ async def test_a_damaged_state_fails_alone_and_says_what_to_do() -> None:
     assert (await r.flows.get_flow_state("odd", "loop")) is not None
 
 
-async def test_what_cannot_be_moved_does_not_keep_the_others_from_their_turn() -> None:
+async def test_states_that_cannot_be_moved_do_not_block_the_others() -> None:
     r = await rig(RENAMED)
     for n in range(3):
         await put(r, f"a-odd{n}", "nowhere")
@@ -297,7 +297,7 @@ async def test_those_that_are_left_do_not_count_for_the_limit() -> None:
     assert stands(r) == {"first": ("b", 1), "second": ("a", 2)}
 
 
-async def test_also_what_failed_before_counts_for_the_limit_once_it_is_gone(
+async def test_failed_states_count_for_the_limit_once_they_are_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     r = await rig(RENAMED)
@@ -402,7 +402,7 @@ async def test_one_call_ends_after_some_seconds(monkeypatch: pytest.MonkeyPatch)
     assert (report.moved, report.remaining) == (4, 4), "those under way are finished"
 
 
-async def test_when_the_store_goes_away_the_run_says_so_and_can_be_run_again(
+async def test_a_run_without_the_store_fails_and_can_be_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(migration, "PAUSE_SECONDS", 0)
@@ -508,11 +508,11 @@ async def test_progress_is_reported_state_by_state() -> None:
     r = await rig(RENAMED)
     for n in range(5):
         await put(r, f"u{n}", "a")
-    told: list[int] = []
+    progress: list[int] = []
     await r.service.migration.migrate(
-        "loop", MigrateCommand(1, 2), progress=told.append, origin=trusted_origin("python", "python")
+        "loop", MigrateCommand(1, 2), progress=progress.append, origin=trusted_origin("python", "python")
     )
-    assert told == [1, 2, 3, 4, 5]
+    assert progress == [1, 2, 3, 4, 5]
 
 
 async def test_the_difference_of_versions_is_for_who_may_see_the_flow() -> None:

@@ -54,7 +54,7 @@ def header_parameters(name: str) -> set[str]:
     return {one["name"] for one in OPERATIONS[name]["parameters"] if one["in"] == "header"}
 
 
-def test_it_says_where_it_is_served_and_under_which_licence() -> None:
+def test_it_has_the_address_and_the_licence() -> None:
     assert DOCUMENT["info"]["version"] == "1.2.3"
     assert DOCUMENT["info"]["license"] == {"name": "MIT", "identifier": "MIT"}
     assert [server["url"] for server in DOCUMENT["servers"]] == ["/"]
@@ -77,7 +77,7 @@ def test_every_reference_leads_somewhere() -> None:
         assert unused == []
 
 
-def test_objects_that_may_have_any_member_say_so() -> None:
+def test_objects_with_any_members_allow_additional_ones() -> None:
     found = [
         place
         for place, node in nodes(DOCUMENT)
@@ -210,13 +210,13 @@ def test_headers_of_answers_are_declared(endpoint: Endpoint) -> None:
         )
 
 
-def test_what_is_made_says_where_it_is() -> None:
+def test_created_resources_have_a_location() -> None:
     for name in ("createFlow", "importFlow"):
         answers = OPERATIONS[name]["responses"]
         assert ["Location" in answers[status]["headers"] for status in ("200", "201")] == [False, True]
 
 
-def test_operations_say_whose_token_they_need() -> None:
+def test_operations_describe_the_token_that_they_need() -> None:
     assert OPERATIONS["livez"]["security"] == []
     for name, scope in (
         ("getFlowState", "`flow:service`"),

@@ -37,10 +37,10 @@ class Bus:
         counts = []
         for event in events:
             for topic in event.topics:
-                hearing = [b for b in self.network.buses if b.connected and topic in b.topics]
+                receivers = [b for b in self.network.buses if b.connected and topic in b.topics]
                 if topic == event.topics[0]:
-                    counts.append(len(hearing))
-                for bus in hearing:
+                    counts.append(len(receivers))
+                for bus in receivers:
                     for handler in bus.handlers:
                         handler(topic, event)
         return min(counts, default=0)
@@ -132,7 +132,7 @@ async def test_watchers_are_reported_of_all_users(make: Make) -> None:
     assert watcher.presence.known_on("f", None) == []
 
 
-async def test_a_worker_that_is_gone_takes_its_clients_with_it(make: Make) -> None:
+async def test_the_clients_of_a_lost_worker_are_dropped(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     one.presence.enter("f", client("a"))
     two.presence.enter("f", client("b"))
@@ -172,11 +172,11 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
     assert await one.names() == ["a"]
 
 
-async def test_what_others_say_twice_is_no_change(make: Make) -> None:
+async def test_a_repeated_report_is_no_change(make: Make) -> None:
     one, two = make("one", user_topic("ada"), flow_topic("f")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))
     await one.until("b")
-    assert one.changes.empty(), "heard by the user and by the flow, it changed once"
+    assert one.changes.empty(), "received by the topics of user and flow, it changed once"
     assert await one.names() == ["b"]
     assert await one.names(None) == ["b"]
     assert one.changes.empty()
@@ -195,8 +195,8 @@ async def test_more_clients_than_are_named_take_nobody_away(
     assert [c.client_id for c in one.presence.known_on("f", "u3")] == ["c3"]
 
 
-async def test_an_answer_tells_what_is_so_when_it_is_reported(make: Make) -> None:
-    """A question, and then the client leaves, before anything is told."""
+async def test_a_report_has_the_clients_at_the_time_it_is_sent(make: Make) -> None:
+    """A query, and then the client leaves, before the report is sent."""
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))
     asking = asyncio.create_task(one.names())
@@ -206,15 +206,15 @@ async def test_an_answer_tells_what_is_so_when_it_is_reported(make: Make) -> Non
     assert one.presence.known_on("f", "ada") == []
 
 
-async def test_who_does_not_hear_the_question_has_no_clients(make: Make) -> None:
+async def test_a_worker_that_does_not_receive_the_query_has_no_clients(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
     two.presence.enter("f", client("b"))
     await one.until("b")
-    two.bus.topics.discard(user_topic("ada"))  # its client is gone, which nobody heard
+    two.bus.topics.discard(user_topic("ada"))  # its client left, and no report of that arrived
     assert await one.names() == []
 
 
-async def test_what_is_said_of_one_user_is_said_of_no_other(make: Make) -> None:
+async def test_a_report_of_one_user_changes_no_other(make: Make) -> None:
     one = make("one", user_topic("ada"), user_topic("bob"))
     two = make("two", user_topic("ada"), user_topic("bob"))
     two.presence.enter("f", client("a"))

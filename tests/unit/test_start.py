@@ -70,7 +70,7 @@ def test_a_process_that_only_watches_workers_does_not_load_the_application(tmp_p
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_of_commands_says_what_the_commands_say(name: str) -> None:
+def test_the_table_of_commands_has_the_help_of_the_commands(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.get_short_help_str(limit=200) == COMMANDS[name].short_help

@@ -41,15 +41,15 @@ async def test_an_epoch_that_begins_unseen_is_reported_from_its_first_revision()
             state, _ = await r.flows.start_flow("ada", "loop")
             await r.flows.execute_transition("ada", "loop", "again")
             await r.service.background.relay.drain(5)
-            told = [await anext(events) for _ in range(2)]
+            sent = [await anext(events) for _ in range(2)]
             await r.flows.clear_flow_state("ada", "loop")
-            told.append(await anext(events))
-            assert [(event.event, event.id) for event in told] == [
+            sent.append(await anext(events))
+            assert [(event.event, event.id) for event in sent] == [
                 ("flow-state", f"{state.epoch}.0"),
                 ("flow-state-updated", f"{state.epoch}.1"),
                 ("flow-state-updated", f"{state.epoch}.2"),
             ]
-            assert "kind" not in json.loads(str(told[0].data)), "a state, as when it is read"
+            assert "kind" not in json.loads(str(sent[0].data)), "a state, as when it is read"
         stream.close()
 
 
@@ -61,8 +61,8 @@ async def test_a_reader_that_knew_of_no_state_missed_none() -> None:
         stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), "ada", "loop")
         await stream.open(HeldPosition(from_start=True))
         events = stream.events()
-        told = [await anext(events) for _ in range(2)]
-        assert [(event.event, event.id) for event in told] == [
+        sent = [await anext(events) for _ in range(2)]
+        assert [(event.event, event.id) for event in sent] == [
             ("flow-state", f"{state.epoch}.0"),
             ("flow-state-updated", f"{state.epoch}.1"),
         ]

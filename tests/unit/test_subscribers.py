@@ -1,4 +1,4 @@
-"""Who follows is told of every change once and in order, and of what was missed."""
+"""Subscribers receive every change once and in order, and missed changes later."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -31,23 +31,23 @@ from tests.support.rig import Rig, rig
 
 
 class Follower:
-    """Keeps what it is told."""
+    """Records the events that it receives."""
 
     def __init__(self) -> None:
-        self.told: list[LiveEvent] = []
+        self.received: list[LiveEvent] = []
         self._grown = asyncio.Event()
 
-    def __call__(self, told: LiveEvent) -> None:
-        self.told.append(told)
+    def __call__(self, event: LiveEvent) -> None:
+        self.received.append(event)
         self._grown.set()
 
     @property
     def positions(self) -> list[tuple[str, int]]:
-        return [(told.flow_id, told.revision) for told in self.told if isinstance(told, StateChanged)]
+        return [(event.flow_id, event.revision) for event in self.received if isinstance(event, StateChanged)]
 
     @property
     def resyncs(self) -> int:
-        return sum(isinstance(told, Resync) for told in self.told)
+        return sum(isinstance(event, Resync) for event in self.received)
 
     async def until(self, holds: Callable[["Follower"], bool]) -> None:
         async with asyncio.timeout(5):
@@ -60,17 +60,17 @@ def changed(revision: int, epoch: str = "e1", user: str = "ada", flow: str = "lo
     return StateChanged(user_id=user, flow_id=flow, epoch=epoch, revision=revision, at=0, body=Raw(b"{}"))
 
 
-def deaf(r: Rig) -> Callable[[], None]:
-    """The worker hears nothing; calling the answer lets it hear again, and tells it of the gap."""
+def disconnect(r: Rig) -> Callable[[], None]:
+    """Disconnect the worker; the returned function reconnects it and reports the gap."""
     handlers, r.bus.handlers = r.bus.handlers, []
     since = r.clock.now()
 
-    def hear() -> None:
+    def reconnect() -> None:
         r.bus.handlers = handlers
         for missed in r.bus.gap_handlers:
             missed(Gap(since))
 
-    return hear
+    return reconnect
 
 
 async def test_doubles_and_older_changes_are_no_news() -> None:
@@ -141,22 +141,22 @@ async def test_what_was_missed_is_reported_in_order_after_what_was_reported() ->
         await service.subscribers.follow_user("bob", stranger)
         await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         for _ in range(5):
             await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
         assert len(follower.positions) == 1
-        hear()
+        reconnect()
         await follower.until(lambda f: len(f.positions) == 6)
         assert follower.positions == [("loop", n) for n in range(6)]
-        last = follower.told[-1]
+        last = follower.received[-1]
         assert isinstance(last, StateChanged)
         body = json.decode(last.body)
         assert (body["transition"], body["fromStep"], body["revision"]) == ("again", "a", 5)
-        assert [t["transition"] for t in body["transitions"]], "as it is told live"
+        assert [t["transition"] for t in body["transitions"]], "as in the live event"
         await flows.execute_transition("ada", "loop", "again")
         await follower.until(lambda f: len(f.positions) == 7)
-        assert stranger.told == []
+        assert stranger.received == []
         assert follower.resyncs == 0
 
 
@@ -169,11 +169,11 @@ async def test_of_a_state_that_was_not_reported_before_the_newest_change_is_enou
         await service.background.relay.drain(5)
         follower = Follower()
         await service.subscribers.follow_user("ada", follower)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         for _ in range(3):
             await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        hear()
+        reconnect()
         await follower.until(lambda f: f.positions == [("loop", 4)])
 
 
@@ -185,18 +185,18 @@ async def test_an_end_and_another_life_are_made_up_for() -> None:
         await service.subscribers.follow_user("ada", follower)
         first, _ = await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         await flows.clear_flow_state("ada", "loop")
         await service.background.relay.drain(5)
-        hear()
+        reconnect()
         await follower.until(lambda f: f.positions[1:] == [("loop", 1)])
-        assert json.decode(follower.told[-1].body)["status"] == "cleared"  # type: ignore[union-attr]
-        hear = deaf(r)
+        assert json.decode(follower.received[-1].body)["status"] == "cleared"  # type: ignore[union-attr]
+        reconnect = disconnect(r)
         second, _ = await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
-        hear()
+        reconnect()
         await follower.until(lambda f: f.positions[2:] == [("loop", 0)])
-        last = follower.told[-1]
+        last = follower.received[-1]
         assert isinstance(last, StateChanged)
         assert (last.epoch, first.epoch < second.epoch) == (second.epoch, True)
 
@@ -210,12 +210,12 @@ async def test_a_later_epoch_is_made_up_for_from_its_first_revision() -> None:
         await flows.start_flow("ada", "loop")
         await flows.clear_flow_state("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 2)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         await flows.start_flow("ada", "loop")
         for _ in range(3):
             await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        hear()
+        reconnect()
         await follower.until(lambda f: f.positions[2:] == [("loop", n) for n in range(4)])
 
 
@@ -227,11 +227,11 @@ async def test_more_than_can_be_reported_is_the_newest_change() -> None:
         await service.subscribers.follow_user("ada", follower)
         await flows.start_flow("ada", "loop")
         await follower.until(lambda f: len(f.positions) == 1)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         for _ in range(MAX_EVENTS + 1):
             await flows.execute_transition("ada", "loop", "again")
         await service.background.relay.drain(5)
-        hear()
+        reconnect()
         await follower.until(lambda f: f.positions[1:] == [("loop", MAX_EVENTS + 1)])
 
 
@@ -242,16 +242,16 @@ async def test_a_gap_of_others_concerns_nobody_here() -> None:
         flows = service.as_trusted()
         await service.subscribers.follow_user("ada", ada)
         await service.subscribers.follow_user("bob", bob)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         for user in ("ada", "bob"):
             await flows.start_flow(user, "loop")
         await service.background.relay.drain(5)
         r.bus.gap_handlers, handlers = [], r.bus.gap_handlers
-        hear()
+        reconnect()
         for missed in handlers:
             missed(Gap(r.clock.now(), frozenset({user_topic("bob")})))
         await bob.until(lambda f: f.positions == [("loop", 0)])
-        assert ada.told == []
+        assert ada.received == []
         for missed in handlers:
             missed(Gap(r.clock.now(), frozenset({user_topic("ada")})))
         await ada.until(lambda f: f.positions == [("loop", 0)])
@@ -272,10 +272,10 @@ async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPat
     async with r.service as service:
         flows = service.as_trusted()
         await service.subscribers.follow_user("ada", follower)
-        hear = deaf(r)
+        reconnect = disconnect(r)
         await flows.start_flow("ada", "loop")
         await service.background.relay.drain(5)
-        hear()
+        reconnect()
         await follower.until(lambda f: f.positions == [("loop", 0)])
         assert follower.resyncs == 0
 
@@ -354,7 +354,7 @@ async def test_who_knew_of_no_state_gets_the_present_one_from_its_first_revision
         assert not (await flows.get_flow_events("ada", "loop", HeldPosition(first.epoch, 1))).complete
         own = HeldPosition(second.epoch, 0, from_start=True)
         found = await flows.get_flow_events("ada", "loop", own)
-        assert [e.revision for e in found.events] == [1], "what is held is not told again"
+        assert [e.revision for e in found.events] == [1], "changes before the position are not sent again"
         for _ in range(MAX_EVENTS):
             await flows.execute_transition("ada", "loop", "again")
         assert not (await flows.get_flow_events("ada", "loop", nothing)).complete
@@ -373,7 +373,7 @@ async def test_a_state_past_its_time_is_no_continuation() -> None:
         assert (ended.state, ended.complete, [e.revision for e in ended.events]) == (None, True, [1])
 
 
-async def test_catching_up_reads_no_further_than_it_may_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_catching_up_reads_no_further_than_it_may_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     r = await rig()
     monkeypatch.setattr("app.services.live.catch_up.MAX_REPLAY_BYTES", 20_000)
     asked: list[int] = []
