@@ -53,13 +53,7 @@ def welcome_text(
     if data_dir is not None:
         lines.append(f"Data: {data_dir}   (embedded servers, for one machine)")
     if shows_tokens and first_flow is not None:
-        first = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,))
-        route = f"{address}/api/flow/{first_flow}"
-        lines += [
-            "",
-            f"Start the flow {first_flow} for the user 'ada' (again: the state that it has by then):",
-            f"  curl -X POST {route}/start -H 'Authorization: Bearer {first}'",
-        ]
+        lines += _example(address, settings, first_flow)
     where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir is not None else ""
     lines += [
         "",
@@ -68,6 +62,15 @@ def welcome_text(
         "",
     ]
     return "\n".join(lines)
+
+
+def _example(address: str, settings: Settings, flow_id: str) -> list[str]:
+    token = signed_token(settings, "ada", FIRST_TOKEN_TTL, scopes=(ADMIN,))
+    return [
+        "",
+        f"Start the flow {flow_id} for the user 'ada' (again: the state that it has by then):",
+        f"  curl -X POST {address}/api/flow/{flow_id}/start -H 'Authorization: Bearer {token}'",
+    ]
 
 
 def _is_loopback(host: str) -> bool:

@@ -83,7 +83,7 @@ async def test_a_state_that_was_forced_to_a_version_without_its_step(parts: Back
 
 @pytest.mark.expected_logs("state recovered")
 async def test_a_step_that_was_taken_out_of_a_published_version(parts: Backend, settings: Settings) -> None:
-    """What cannot be: a version never changes. Forced by hand, its states go back to where they fit."""
+    """States of a version that was changed by hand, which never happens, go back to where they fit."""
     await walked(parts.service)
     broken = without(flow_dict(), "b", "c")
     await parts.database.collection("flow_definitions").update_one(

@@ -202,7 +202,7 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
 
 @pytest.mark.timeout(600)
 async def test_a_worker_that_dies_in_the_middle(two_hosts: Hosts, settings: Settings) -> None:
-    """What it moved is moved and published by another; run again, the rest follows."""
+    """Another worker publishes the moves of the killed one; the next run moves the rest."""
     victim, other = two_hosts
     async with victim.http("root", "flow:admin") as http:
         await published(http, FEWER)

@@ -102,7 +102,7 @@ async def test_what_was_published_while_it_was_read_is_not_missed() -> None:
 
 
 async def test_a_version_stays_the_one_that_it_was_when_the_newest_is_read_again() -> None:
-    """What is compiled of it is known by its identity."""
+    """Compiled guards and schemas are found by the identity of the definition."""
     store, catalog = await made(max_age=timedelta(0))
     first = await catalog.current("loop")
     store.published["loop", 1] = definition()

@@ -274,7 +274,7 @@ def problems(
     path: str = "/livez",
     **more: Any,
 ) -> list[str]:
-    """What the comparison of answers with the document finds in one."""
+    """Return the findings of the comparison of an answer with the document."""
     sent = more.pop("sent", None)
     headers = {"X-Request-Id": "1", "Content-Type": f"{media}; charset=utf-8", **more}
     request = httpx.Request(method, f"http://here{path}", json=sent)

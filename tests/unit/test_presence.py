@@ -1,4 +1,4 @@
-"""Who is on a state, over several workers that talk over one bus."""
+"""Presence on states, over several workers on one bus."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

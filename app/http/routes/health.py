@@ -34,6 +34,20 @@ class Health(Struct, frozen=True, rename="camel"):
     reasons: dict[str, str] | UnsetType = UNSET
 
 
+async def _run_check(check: Check, timeout: float | None) -> tuple[str, str]:
+    """Return "ok", or the code of the error and its message."""
+    try:
+        async with asyncio.timeout(timeout):
+            await check()
+    except FlowError as error:
+        return error.code, str(error)
+    except TimeoutError:
+        return "BUS_UNAVAILABLE", f"no answer in {timeout} s"
+    except BusUnavailableError as error:
+        return "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
+    return "ok", ""
+
+
 def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) -> Sequence[Endpoint]:
     """Build the endpoints of liveness and readiness.
 
@@ -48,20 +62,13 @@ def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) ->
     async def ready(call: Call) -> Answer:
         is_strict = strict if call.query.strict is None else call.query.strict
 
-        async def reason_of(part: str, check: Check) -> tuple[str, str]:
-            timeout = None if is_strict or part not in OPTIONAL_PARTS else OPTIONAL_TIMEOUT_SECONDS
-            try:
-                async with asyncio.timeout(timeout):
-                    await check()
-            except FlowError as error:
-                return error.code, str(error)
-            except TimeoutError:
-                return "BUS_UNAVAILABLE", f"no answer in {timeout} s"
-            except BusUnavailableError as error:
-                return "BUS_UNAVAILABLE", str(error) or "Redis does not answer"
-            return "ok", ""
-
-        answers = await asyncio.gather(*(reason_of(part, check) for part, check in checks.items()))
+        bounded = set() if is_strict else OPTIONAL_PARTS
+        answers = await asyncio.gather(
+            *(
+                _run_check(check, OPTIONAL_TIMEOUT_SECONDS if part in bounded else None)
+                for part, check in checks.items()
+            )
+        )
         found = {part: code for part, (code, _) in zip(checks, answers, strict=True)}
         reasons = {part: why for part, (code, why) in zip(checks, answers, strict=True) if code != "ok"}
         if not reasons:

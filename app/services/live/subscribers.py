@@ -183,22 +183,28 @@ class LocalSubscribers:
         if epoch:
             starts.add(revision if epoch == state.epoch else BEFORE_THE_FIRST)
         async with self._repairs:
-            try:
-                for start in sorted(starts):
-                    found = await self._catch_up.since(
-                        state.user_id,
-                        state.flow,
-                        HeldPosition(state.epoch, start),
-                        trusted_caller(state.user_id),
-                    )
-                    if found is not None and found.complete:
-                        for event in found.events:
-                            self.repaired += 1
-                            subscribers.deliver(event)
-                        return
-            except FlowError as error:
-                log.warning("missed changes of a state not read", state=state.key, code=error.code)
-        self._resync([topic])
+            missed = await self._missed_changes(state, sorted(starts))
+        if missed is None:
+            self._resync([topic])
+            return
+        for event in missed:
+            self.repaired += 1
+            subscribers.deliver(event)
+
+    async def _missed_changes(
+        self, state: FlowState, starts: Iterable[int]
+    ) -> tuple[StateChanged, ...] | None:
+        """Return the changes after the first revision of ``starts`` from which they are complete, if any."""
+        caller = trusted_caller(state.user_id)
+        try:
+            for start in starts:
+                held = HeldPosition(state.epoch, start)
+                found = await self._catch_up.since(state.user_id, state.flow, held, caller)
+                if found is not None and found.complete:
+                    return found.events
+        except FlowError as error:
+            log.warning("missed changes of a state not read", state=state.key, code=error.code)
+        return None
 
     def _resync(self, topics: Iterable[Topic]) -> None:
         for topic in list(topics):
