@@ -12,6 +12,7 @@ import pytest
 from tests.support.documentation import ROOT, page
 
 ROOMS = (
+    "app/__init__.py",
     "app/asgi.py",
     "app/auth",
     "app/contracts",
