@@ -89,7 +89,7 @@ WORKERS = st.integers(0, 1)
 
 
 class How(NamedTuple):
-    """Who sends a command through which worker, how often at once, and on what it is conditional."""
+    """The sender of a command, its worker, how often it is sent at once, and its conditions."""
 
     worker: int
     actor: str
@@ -132,12 +132,12 @@ class Rig:
         self.clock, self.bus = FakeClock(T0), FakeBus(all_users=True)
         self.steps = self.flows = 0
         self.published: list[StateChanged] = []
-        self.bus.subscribe(self._hear)
+        self.bus.subscribe(self._record_event)
         self.database = connect(url, f"test_{uuid.uuid4().hex[:12]}")
         self.states = self.database.collection("flow_states")
         self.workers = [self._worker() for _ in range(2)]
 
-    def _hear(self, _: Topic, event: Event) -> None:
+    def _record_event(self, _: Topic, event: Event) -> None:
         if isinstance(event, StateChanged):
             self.published.append(event)
 
@@ -278,7 +278,7 @@ class FlowMachine(RuleBasedStateMachine):
 
     @property
     def is_intact(self) -> bool:
-        """Whether to damage it: seldom, as most commands are to be on sound states, and while no timeout
+        """True if it is to be damaged: seldom, as most commands are to be on sound states, and while no timeout
         is due."""
         state = self.model.state
         if (
@@ -447,9 +447,9 @@ class FlowMachine(RuleBasedStateMachine):
                 assert source.payload_revision is UNSET
             assert named == wanted
         assert self.run(flows.verify_flow_history("ada", self.flow)).broken is None
-        told = [(self.lives[event.epoch], event.revision) for event in self.rig.published]
+        published = [(self.lives[event.epoch], event.revision) for event in self.rig.published]
         made = [(r["epoch"], r["revision"]) for r in self.model.history if r["success"]]
-        assert list(dict.fromkeys(told)) == made, "every change is told, in order"
+        assert list(dict.fromkeys(published)) == made, "every change is published, in order"
 
 
 def _definition(slug: str, steps: dict[str, Step]) -> dict[str, Any]:

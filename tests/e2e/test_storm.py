@@ -61,7 +61,7 @@ class Swarm:
         return swarm
 
     async def report(self) -> list[dict[str, Any]]:
-        """What became of each client so far."""
+        """The report of each client so far."""
         await self._say("report")
         clients: list[dict[str, Any]] = (await self._answer(20))["clients"]
         return clients

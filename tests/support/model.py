@@ -1,4 +1,4 @@
-"""What the service makes of one user's state in one flow: a pure model, written from the documents.
+"""A pure model of one user's state in one flow, written from the documents.
 
 States and records are plain dicts; what is absent has no key. Epochs are the numbers of the lives.
 """
@@ -58,7 +58,7 @@ class Origin(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a command makes of a state, without what every commit sets."""
+    """The change that a command makes, without the members that every commit sets."""
 
     kind: str
     transition: str

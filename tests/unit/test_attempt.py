@@ -8,7 +8,7 @@ from app.contracts.commands import Origin
 from app.contracts.errors import FlowError, InternalError, InvalidTransitionError, RevisionConflictError
 from app.contracts.ports.states import StoredState
 from app.contracts.positions import ExpectedPosition
-from app.services.states.attempt import Answer, Attempt, Commit, CommitDue, DueChange, Refuse
+from app.services.states.attempt import Attempt, Commit, CommitDue, DueChange, Refuse, Reply
 from app.services.states.committer import SYSTEM
 from app.services.states.state_command import ProposedChange, StateCommand
 from tests.support.samples import T0, fresh
@@ -33,7 +33,7 @@ def command(*revisions: int, dry_run: bool = False) -> StateCommand:
         (Attempt(command(), StoredState(STATE), T0), None),
         (Attempt(command(3), StoredState(STATE), T0), None),
         (Attempt(command(2, 3), StoredState(STATE), T0), None),
-        (Attempt(command(9), StoredState(STATE), T0, replayed=STATE), Answer(STATE, changed=True)),
+        (Attempt(command(9), StoredState(STATE), T0, replayed=STATE), Reply(STATE, changed=True)),
         (Attempt(command(9), StoredState(STATE), T0, due=DUE), CommitDue(DUE)),
         (Attempt(command(dry_run=True), StoredState(STATE), T0, due=DUE), None),
     ],
@@ -64,10 +64,10 @@ def test_another_position_than_the_expected_one_is_refused(attempt: Attempt, rec
     [
         (Attempt(command(), StoredState(STATE), T0), CHANGE, Commit(CHANGE)),
         (Attempt(command(), None, T0), CHANGE, Commit(CHANGE)),
-        (Attempt(command(dry_run=True), StoredState(STATE), T0), CHANGE, Answer(CHANGE.after, changed=True)),
-        (Attempt(command(), StoredState(STATE), T0), None, Answer(STATE, changed=False)),
-        (Attempt(command(), StoredState(ENDED), T0), None, Answer(None, changed=False)),
-        (Attempt(command(dry_run=True), StoredState(STATE), T0, due=DUE), None, Answer(None, changed=False)),
+        (Attempt(command(dry_run=True), StoredState(STATE), T0), CHANGE, Reply(CHANGE.after, changed=True)),
+        (Attempt(command(), StoredState(STATE), T0), None, Reply(STATE, changed=False)),
+        (Attempt(command(), StoredState(ENDED), T0), None, Reply(None, changed=False)),
+        (Attempt(command(dry_run=True), StoredState(STATE), T0, due=DUE), None, Reply(None, changed=False)),
         (Attempt(command(), StoredState(STATE), T0), REFUSAL, Refuse(REFUSAL, recorded=True)),
         (Attempt(command(dry_run=True), StoredState(STATE), T0), REFUSAL, Refuse(REFUSAL, recorded=False)),
         (Attempt(command(), StoredState(ENDED), T0), REFUSAL, Refuse(REFUSAL, recorded=False)),

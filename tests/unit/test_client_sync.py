@@ -314,7 +314,7 @@ def test_counters_add_up() -> None:
 
 
 class Server:
-    """What is true: states of several epochs, of which the first ``count`` are committed."""
+    """The truth: states of several epochs, of which the first ``count`` are committed."""
 
     def __init__(self, lives: list[int]) -> None:
         self.truth = [
@@ -346,7 +346,7 @@ class Server:
 
 
 def synced(following: Following, server: Server) -> list[StateUpdate | None]:
-    """What is shown until it is level; nothing happens meanwhile, so that one sync has to do."""
+    """The updates that are shown until it is level; nothing happens meanwhile, so that one sync has to do."""
     shown: list[StateUpdate | None] = []
     if following.needs_sync:
         sync = following.begin()

@@ -1,4 +1,4 @@
-"""What a Python program gives for a user or a flow may be anything; what names neither changes nothing, and
+"""Ids that Python programs give may be anything; one that names nothing changes nothing, and
 is no question to the database."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,7 +61,7 @@ async def pointers(asked: Awaitable[object]) -> list[str]:
 
 @pytest.mark.parametrize("name", OF_A_STATE)
 async def test_of_a_state(rig: Rig, name: str) -> None:
-    kept = dict(rig.states.stored)
+    before = dict(rig.states.stored)
     ask = OF_A_STATE[name]
     for wrong in (*NO_TEXTS, *NO_NAMES):
         assert await pointers(ask(rig.service, wrong, "loop")) == ["/userId"]
@@ -72,12 +72,12 @@ async def test_of_a_state(rig: Rig, name: str) -> None:
         with pytest.raises(FlowNotFoundError) as refused:
             await ask(rig.service, "ada", wrong)
         msgspec.json.encode(refused.value.details)
-    assert rig.states.stored == kept
+    assert rig.states.stored == before
 
 
 @pytest.mark.parametrize("name", OF_A_USER)
 async def test_of_a_user(rig: Rig, name: str) -> None:
-    kept = dict(rig.states.stored)
+    before = dict(rig.states.stored)
     for wrong in (*NO_TEXTS, *NO_NAMES):
         if name == "find" and wrong is None:
             continue  # which is any
@@ -85,7 +85,7 @@ async def test_of_a_user(rig: Rig, name: str) -> None:
             await OF_A_USER[name](rig.service, wrong)  # what there is from before there was a rule
             continue
         assert await pointers(OF_A_USER[name](rig.service, wrong)) == ["/userId"]
-    assert rig.states.stored == kept
+    assert rig.states.stored == before
 
 
 OF_A_FLOW: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
@@ -105,13 +105,13 @@ OF_A_FLOW: dict[str, Callable[[FlowService, Any], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("name", OF_A_FLOW)
 async def test_of_a_flow(rig: Rig, name: str) -> None:
-    kept = dict(rig.definitions.published)
+    before = dict(rig.definitions.published)
     for wrong in NO_TEXTS:
         assert await pointers(OF_A_FLOW[name](rig.service, wrong)) == ["/flowId"]
     for wrong in NO_NAMES:
         with pytest.raises(FlowNotFoundError):
             await OF_A_FLOW[name](rig.service, wrong)
-    assert rig.definitions.published == kept
+    assert rig.definitions.published == before
 
 
 async def test_every_member_of_a_filter_is_named(rig: Rig) -> None:

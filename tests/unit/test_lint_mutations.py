@@ -17,7 +17,7 @@ Raw = dict[str, Any]
 Part = tuple[str, Raw]
 """A part of a definition and the pointer to it."""
 Mutants = Iterator[tuple[Raw, str]]
-"""What has one fault, and where."""
+"""Definitions with one fault each, and its place."""
 
 REQUIRED = {
     "flow": ("flow", "initialStep", "steps"),

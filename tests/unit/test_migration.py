@@ -105,9 +105,9 @@ async def test_the_change_is_recorded_reported_and_goes_on_in_the_chain() -> Non
     assert (made.actor, made.client, made.request_id, made.revision) == ("root", "http", UNSET, 2)
     assert made.after is not UNSET
     assert made.after.payload == {"x": 1}
-    told = json.decode(next(e.body for e in r.published if e.revision == 2))
-    assert (told["kind"], told["step"], told["version"], told["fromStep"]) == ("migrated", "b2", 2, "b")
-    assert [t["transition"] for t in told["transitions"]] == ["back", "done"]
+    event = json.decode(next(e.body for e in r.published if e.revision == 2))
+    assert (event["kind"], event["step"], event["version"], event["fromStep"]) == ("migrated", "b2", 2, "b")
+    assert [t["transition"] for t in event["transitions"]] == ["back", "done"]
 
 
 async def test_run_again_it_finds_nothing_and_changes_nothing() -> None:

@@ -111,8 +111,8 @@ def _advice_about_unknown(raw: object, pointer: str) -> str:
     if renamed:
         return ", ".join(renamed)
     known = _members(pointer)
-    keep = "; data of your own goes into 'meta'" if "meta" in known else ""
-    return f"leave it out; there is {', '.join(known)}{keep}"
+    meta_hint = "; data of your own goes into 'meta'" if "meta" in known else ""
+    return f"leave it out; there is {', '.join(known)}{meta_hint}"
 
 
 def _misspelt(raw: object, pointer: str) -> dict[str, str]:

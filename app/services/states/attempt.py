@@ -20,7 +20,7 @@ class DueChange(NamedTuple):
     origin: Origin
 
 
-class Answer(Struct, frozen=True):
+class Reply(Struct, frozen=True):
     """Answer with the state (None: there is none); nothing is to be committed.
 
     ``changed``: this request made the state what it is: now, as a dry run, or when it came first.
@@ -49,7 +49,7 @@ class Refuse(Struct, frozen=True):
     recorded: bool
 
 
-Outcome = Answer | CommitDue | Commit | Refuse
+Outcome = Reply | CommitDue | Commit | Refuse
 
 
 class Attempt(Struct, frozen=True):
@@ -80,7 +80,7 @@ class Attempt(Struct, frozen=True):
     def outcome_before_decision(self) -> Outcome | None:
         """Return the outcome that needs no decision, None if the command is to be decided."""
         if self.replayed is not None:
-            return Answer(self.replayed, changed=True)
+            return Reply(self.replayed, changed=True)
         if self.due is not None and not self.command.origin.dry_run:
             return CommitDue(self.due)
         conflict = position_conflict(self.present, self.command.origin.expected)
@@ -91,9 +91,9 @@ class Attempt(Struct, frozen=True):
         if isinstance(decision, FlowError):
             return self._refusal(decision)
         if decision is None:
-            return Answer(self.present, changed=False)
+            return Reply(self.present, changed=False)
         if self.command.origin.dry_run:
-            return Answer(decision.after, changed=True)
+            return Reply(decision.after, changed=True)
         return Commit(decision)
 
     def _refusal(self, error: FlowError) -> Refuse:

@@ -20,7 +20,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.record import state_after
 from app.contracts.state import FlowState, state_key
-from app.services.states.attempt import Answer, Attempt, CommitDue, Refuse
+from app.services.states.attempt import Attempt, CommitDue, Refuse, Reply
 from app.services.states.committer import CommandContext, Committer
 from app.services.states.deadlines import Deadlines
 from app.services.states.idempotency import Idempotency, request_fingerprint
@@ -93,7 +93,7 @@ class Executor:
             outcome = attempt.outcome_before_decision()
             if outcome is None:
                 outcome = attempt.outcome_of(await _decision(decide, attempt))
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, Reply):
                 return outcome.state, outcome.changed
             if isinstance(outcome, Refuse):
                 if outcome.recorded and attempt.stored is not None:
