@@ -65,7 +65,7 @@ def flow(slug: str, steps: int = 10, **transition: Any) -> dict[str, Any]:
 
 
 def defined(**transition: Any) -> FlowDefinition:
-    """A published flow whose ``again`` is as asked."""
+    """Return a published flow whose transition ``again`` has the given members."""
     converted = msgspec.convert(flow("checks", **transition), Flow)
     return FlowDefinition(converted, 1, NOW, "bench", "python")
 
@@ -211,15 +211,15 @@ async def _transitions(settings: Settings, many: int, number: int) -> tuple[floa
     return cpu, statistics.median(times)
 
 
-async def _in_flight(users: list[str], ask: Callable[[str], Awaitable[object]]) -> list[float]:
-    """Ask for each user, some at a time; how long each took, in milliseconds."""
+async def _in_flight(users: list[str], send: Callable[[str], Awaitable[object]]) -> list[float]:
+    """Send a request for each user, some at a time, and return their durations in milliseconds."""
     times: list[float] = []
     queue = iter(users)
 
     async def sender() -> None:
         for user in queue:
             began = time.perf_counter()
-            await ask(user)
+            await send(user)
             times.append((time.perf_counter() - began) * 1000)
 
     await asyncio.gather(*(sender() for _ in range(IN_FLIGHT)))

@@ -132,7 +132,7 @@ class _Growth:
 
     async def _show_idle(self) -> None:
         by_name = {subject.name: psutil.Process(subject.process.pid) for subject in self._both}
-        by_name["floor"].suspend()  # its driver asks the database too whether it lives
+        by_name["floor"].suspend()  # its driver checks the database periodically too
         processes = {"worker": by_name["service"], **self._servers}
         await asyncio.sleep(SETTLE_SECONDS)
         before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}

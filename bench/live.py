@@ -1,5 +1,8 @@
-"""Live updates: what an event costs workers that have no client for it, how late clients are told, and how
-long they are behind after Redis was away; beside python-socketio's own Redis manager."""
+"""Live updates: the cost of events for workers without a client, the delay of clients, and recovery.
+
+Recovery is how long clients are behind after an outage of Redis. All of it is compared with python-socketio's
+own Redis manager.
+"""
 
 import asyncio
 import os
@@ -33,7 +36,7 @@ ROUTE = "/api/flow/counter/transition/again"
 
 
 class Client:
-    """A Socket.IO client, by hand so that it costs little: when it was told of which revision."""
+    """A minimal Socket.IO client, with the time at which it received each revision."""
 
     def __init__(self, user: str, token: str) -> None:
         self.user = user
@@ -63,11 +66,13 @@ class Client:
                 self._grown.set()
 
     async def until(self, revision: int) -> None:
+        """Wait until the client has received a revision."""
         while self.revision < revision:
             self._grown.clear()
             await self._grown.wait()
 
     async def close(self) -> None:
+        """Disconnect."""
         if self._task is not None:
             self._task.cancel()
             await self._socket.close()
@@ -203,8 +208,12 @@ async def run(rounds: int) -> None:
 async def _rates(
     subject: Subject, http: aiohttp.ClientSession, rounds: int
 ) -> dict[int, list[tuple[float, list[float]]]]:
-    """By rate, for each round: CPU of the three idle workers in milliseconds a second, and how late
-    clients were told, in milliseconds after the request was sent."""
+    """Measure each rate.
+
+    Returns:
+        By rate, for each round: the CPU of the three idle workers in milliseconds a second, and when clients
+        received each event, in milliseconds after the request was sent.
+    """
     found: dict[int, list[tuple[float, list[float]]]] = {rate: [] for rate in RATES}
     n = 0
     for _ in range(rounds):
@@ -254,13 +263,13 @@ async def _outage(
     whole = sum(all(10_000 + n in c.received_at for n in range(1, MISSED + 1)) for c in subject.clients)
     print(
         f"\nRedis away, {behind} clients {MISSED} changes behind: level again after "
-        f"{statistics.median(times):.2f} s (median), {max(times):.2f} s (last); {whole} told every change"
+        f"{statistics.median(times):.2f} s (median), {max(times):.2f} s (last); {whole} received every change"
     )
 
 
 def _show(figures: dict[str, dict[int, list[tuple[float, list[float]]]]], rounds: int) -> None:
     print(f"\n{CLIENTS} clients on one of {WORKERS} workers, medians of {rounds} rounds of {SECONDS:.0f} s")
-    print(f"{'':>10}{'events/s':>10}{'idle workers, CPU ms/s':>24}{'told after ms: p50':>20}{'p99':>8}")
+    print(f"{'':>10}{'events/s':>10}{'idle workers, CPU ms/s':>24}{'received, ms: p50':>20}{'p99':>8}")
     for name, by_rate in figures.items():
         for rate, found in by_rate.items():
             cpu = statistics.median(used for used, _ in found)

@@ -278,7 +278,7 @@ class FlowMachine(RuleBasedStateMachine):
 
     @property
     def is_intact(self) -> bool:
-        """True if it may be damaged: seldom, as most commands need sound states, and when no timeout is due."""
+        """True if the state may be damaged now: rarely, and while no timeout is due."""
         state = self.model.state
         if (
             state is None

@@ -148,7 +148,7 @@ class Executor:
             return await self._states.load(command.flow_id, command.user_id)
 
     def _now(self, stored: StoredState | None) -> datetime:
-        """Time never goes back within a state, whatever the clocks of the workers say."""
+        """Return the time, which never goes back within a state, whatever the clocks of the workers are."""
         now = self._clock.now()
         return now if stored is None else max(now, stored.state.updated_at)
 
