@@ -82,12 +82,12 @@ class Executor:
             raise StateBusyError(command.flow_id) from None
 
     async def _execute(
-        self, command: StateCommand, decide: Decide, patience: float
+        self, command: StateCommand, decide: Decide, timeout: float
     ) -> tuple[FlowState | None, bool]:
         origin = command.origin
         context = CommandContext(origin, request_fingerprint(command.name, command.command, origin))
         loop = asyncio.get_running_loop()
-        until = loop.time() + patience
+        until = loop.time() + timeout
         for lost_races in itertools.count():
             attempt = await self._load_attempt(command, context)
             outcome = attempt.outcome_before_decision()
@@ -98,7 +98,10 @@ class Executor:
             if isinstance(outcome, Refuse):
                 if outcome.recorded and attempt.stored is not None:
                     self._commits.refuse(attempt.stored, command.name, outcome.error, context, attempt.now)
-                raise outcome.error
+                try:
+                    raise outcome.error
+                finally:
+                    del outcome  # the traceback refers to this frame: a cycle would wait for the collector
             if isinstance(outcome, CommitDue):
                 change, by = outcome.due
                 await self._commits.make(attempt.stored, change, CommandContext(by), attempt.now)
