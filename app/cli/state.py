@@ -8,7 +8,8 @@ import click
 import msgspec
 
 from app.cli.command import echo, main, on_store, with_service
-from app.cli.origin import CLI_CALLER, CLI_ORIGIN
+from app.cli.origin import CLI_ORIGIN
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import SetCommand
 from app.contracts.errors import InvalidRequestError
 from app.contracts.results import Recovered, Verification
@@ -40,7 +41,7 @@ def show(user_id: str, flow_id: str) -> None:
     """Print the state as JSON."""
 
     async def run(service: FlowService) -> Any:
-        return state_view(await service.require_flow_state(user_id, flow_id, caller=CLI_CALLER))
+        return state_view(await service.require_flow_state(user_id, flow_id, caller=trusted_caller(user_id)))
 
     _print_json(with_service(run))
 
@@ -54,7 +55,7 @@ def history(user_id: str, flow_id: str) -> None:
         after = None
         while True:
             page = await service.page_flow_history(
-                user_id, flow_id, after=after, limit=PAGE_SIZE, caller=CLI_CALLER
+                user_id, flow_id, after=after, limit=PAGE_SIZE, caller=trusted_caller(user_id)
             )
             for r in page.items:
                 way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
@@ -107,7 +108,7 @@ def verify(user_id: str, flow_id: str) -> None:
     """Verify the hash chain of the history; exits with 1 and prints the first broken link, if any."""
 
     async def run(service: FlowService) -> Verification:
-        return await service.verify_flow_history(user_id, flow_id, caller=CLI_CALLER)
+        return await service.verify_flow_history(user_id, flow_id, caller=trusted_caller(user_id))
 
     found = with_service(run)
     notes = [f"{found.records} records"]
@@ -125,7 +126,7 @@ def token(user_id: str, flow_id: str) -> None:
     """Print the state as a token for addresses (?flow=); it authorises nothing."""
 
     async def run(service: FlowService) -> str:
-        return (await service.tokens.encode(user_id, flow_id, caller=CLI_CALLER)).token
+        return (await service.tokens.encode(user_id, flow_id, caller=trusted_caller(user_id))).token
 
     echo(with_service(run))
 
@@ -138,7 +139,7 @@ def compare_token(user_id: str, token: str) -> None:
     """Compare a token with the stored state of its flow; exits with 1 when they differ."""
 
     async def run(service: FlowService) -> TokenComparison:
-        return await service.tokens.compare(user_id, token, caller=CLI_CALLER)
+        return await service.tokens.compare(user_id, token, caller=trusted_caller(user_id))
 
     found = with_service(run)
     echo(f"{found.hint.flow} v{found.version}: {found.hint.step}")

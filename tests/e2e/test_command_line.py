@@ -1,6 +1,7 @@
 """The commands, as a person runs them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
@@ -82,6 +83,26 @@ def test_state(shell: Shell) -> None:
     assert shell("state", "clear", *which) == "there was no state\n"
     lines = shell("state", "history", *which).splitlines()
     assert [line.split("\t")[2] for line in lines] == ["set", "cleared"]
+
+
+def test_a_shown_state_has_the_transitions_of_its_user(shell: Shell, tmp_path: Path) -> None:
+    steps = {
+        "a": {
+            "index": 0,
+            "step": "a",
+            "service": "s",
+            "transitions": {"go": {"transition": "go", "step": "b", "guard": "user.id == 'ada'"}},
+        },
+        "b": {"index": 1, "step": "b", "service": "s", "transitions": {}},
+    }
+    flow = {"flow": "own", "initialStep": "a", "steps": steps}
+    (tmp_path / "own.json").write_text(json.dumps(flow))
+    shell("flows", "import", str(tmp_path / "own.json"))
+    for user, shown in (("ada", ["go"]), ("bob", [])):
+        which = ("--user", user, "--flow", "own")
+        shell("state", "set", *which, '{"step": "a"}')
+        state = json.loads(shell("state", "show", *which))
+        assert [each["transition"] for each in state["transitions"]] == shown
 
 
 def test_verify_and_recover(shell: Shell) -> None:
