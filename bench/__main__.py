@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+from pathlib import Path
 
 from bench import batch, definitions, evaluations, growth, live, start, transition
+from bench.common import Report
 
 
 def main() -> None:
@@ -15,22 +17,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--states", type=int, nargs="+", default=growth.STATES, help="of growth")
     parser.add_argument("--records", type=int, default=growth.RECORDS, help="of growth; 0: no more")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     given = parser.parse_args()
+    report = Report(given.what)
     match given.what:
         case "transition":
-            asyncio.run(transition.run(given.requests, given.rounds))
+            asyncio.run(transition.run(report, given.requests, given.rounds))
         case "growth":
-            asyncio.run(growth.run(given.requests, given.rounds, given.states, given.records))
+            asyncio.run(growth.run(report, given.requests, given.rounds, given.states, given.records))
         case "batch":
-            asyncio.run(batch.run(given.rounds))
+            asyncio.run(batch.run(report, given.rounds))
         case "live":
-            asyncio.run(live.run(given.rounds))
+            asyncio.run(live.run(report, given.rounds))
         case "definitions":
-            asyncio.run(definitions.run(given.rounds))
+            asyncio.run(definitions.run(report, given.rounds))
         case "evaluations":
-            evaluations.run(given.requests)
+            evaluations.run(report, given.requests)
         case "start":
-            start.run(given.rounds)
+            start.run(report, given.rounds)
+    if given.json:
+        report.write(given.json)
 
 
 main()

@@ -1,14 +1,11 @@
 """Cost of definitions: reading a cached one, guards and schemas, and 10,000 of them in memory."""
 
-import asyncio
 import gc
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +17,7 @@ from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.flow import rules
 from app.main import Backend
-from app.process.embedded import EmbeddedServers
+from bench.common import Report, embedded, in_flight
 from config.settings import Settings
 from tests.support.samples import PROGRAM
 
@@ -70,23 +67,19 @@ def defined(**transition: Any) -> FlowDefinition:
     return FlowDefinition(converted, 1, NOW, "bench", "python")
 
 
-async def run(rounds: int) -> None:
+async def run(report: Report, rounds: int) -> None:
     """Print tables."""
-    _checks(rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        servers = EmbeddedServers(Path(folder) / "data")
-        settings = servers.start(Settings(_env_file=None)).model_copy(update={"mongo_database": "bench"})
-        try:
-            print(f"\nPublishing {MANY} definitions …", flush=True)
-            async with Backend(settings).running():  # which makes the indexes
-                _publish(settings)
-            await _cached(settings, rounds)
-            await _with_many(settings, rounds)
-        finally:
-            servers.stop()
+    _checks(report, rounds)
+    with embedded() as (_, found, _):
+        settings = found.model_copy(update={"mongo_database": "bench"})
+        print(f"\nPublishing {MANY} definitions …", flush=True)
+        async with Backend(settings).running():  # which makes the indexes
+            _publish(settings)
+        await _cached(report, settings, rounds)
+        await _with_many(report, settings, rounds)
 
 
-def _checks(rounds: int) -> None:
+def _checks(report: Report, rounds: int) -> None:
     print("A decision of the rules, in process, microseconds of CPU (medians of rounds in turn)")
     subjects = {
         "bare": defined(),
@@ -108,6 +101,7 @@ def _checks(rounds: int) -> None:
         medians = {name: statistics.median(times) for name, times in found.items()}
         row = "".join(f"{value:10.1f}" for value in medians.values())
         print(f"{size:>10}{row}{medians['both'] - medians['bare']:12.1f}")
+        report.add(f"decision, payload of {size}, CPU us", **medians)
 
 
 def _decide(definition: FlowDefinition, payload: dict[str, Any], times: int = 3000) -> float:
@@ -149,7 +143,7 @@ async def _timed(read: Callable[[str], Awaitable[object]], slugs: list[str]) -> 
     return (time.process_time() - began) / len(slugs) * 1e6
 
 
-async def _cached(settings: Settings, rounds: int) -> None:
+async def _cached(report: Report, settings: Settings, rounds: int) -> None:
     print(
         "\nReading a definition that is in memory, microseconds of CPU; the floor is a dict behind an await"
     )
@@ -178,9 +172,10 @@ async def _cached(settings: Settings, rounds: int) -> None:
                 found[name].append(await _timed(read, slugs))
     for name, times in found.items():
         print(f"{name:>10}{statistics.median(times):10.2f}")
+        report.add(f"read in memory, {name}", cpuUs=statistics.median(times))
 
 
-async def _with_many(settings: Settings, rounds: int) -> None:
+async def _with_many(report: Report, settings: Settings, rounds: int) -> None:
     print(
         f"\nA transition of a service with 1 and with {MANY} definitions in memory, medians of rounds in turn"
     )
@@ -193,6 +188,7 @@ async def _with_many(settings: Settings, rounds: int) -> None:
     for many, results in found.items():
         cpu, p50 = (statistics.median(column) for column in zip(*results, strict=True))
         print(f"{many:>12}{cpu:10.1f}{p50:10.2f}")
+        report.add(f"transition with {many} definitions in memory", cpuUs=cpu, p50Ms=p50)
 
 
 async def _transitions(settings: Settings, many: int, number: int) -> tuple[float, float]:
@@ -202,25 +198,12 @@ async def _transitions(settings: Settings, many: int, number: int) -> tuple[floa
         for n in range(many):
             await service.definitions.current(f"flow-{n}", PROGRAM)
         users = [f"u{number}-{many}-{n}" for n in range(USERS)]
-        await _in_flight(users, lambda user: flows.start_flow(user, "flow-0"))
+        await in_flight(users, IN_FLIGHT, lambda user: flows.start_flow(user, "flow-0"))
         await service.background.relay.drain(10)
         began = time.process_time()
-        times = await _in_flight(users * 8, lambda user: flows.execute_transition(user, "flow-0", "next"))
+        times = await in_flight(
+            users * 8, IN_FLIGHT, lambda user: flows.execute_transition(user, "flow-0", "next")
+        )
         await service.background.relay.drain(10)
         cpu = (time.process_time() - began) / len(times) * 1e6
     return cpu, statistics.median(times)
-
-
-async def _in_flight(users: list[str], send: Callable[[str], Awaitable[object]]) -> list[float]:
-    """Send a request for each user, some at a time, and return their durations in milliseconds."""
-    times: list[float] = []
-    queue = iter(users)
-
-    async def sender() -> None:
-        for user in queue:
-            began = time.perf_counter()
-            await send(user)
-            times.append((time.perf_counter() - began) * 1000)
-
-    await asyncio.gather(*(sender() for _ in range(IN_FLIGHT)))
-    return times

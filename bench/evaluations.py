@@ -14,6 +14,7 @@ from app.flow.conditions.evaluation_breaker import TOLERANCE
 from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardInputs
 from app.flow.conditions.guards import Guard, fault_of_guard
 from app.flow.conditions.payload_schemas import MAX_STEPS, STEP_SECONDS, faults_of_schema, payload_faults
+from bench.common import Report
 from tests.support.random_evaluations import Expressions, Schemas
 from tests.support.samples import fresh
 
@@ -24,10 +25,12 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REPEATS = 3
 
 
-def run(subjects: int) -> None:
+def run(report: Report, subjects: int) -> None:
     """Print how many of ``subjects`` guards and schemas were evaluated, and those with the worst ratios."""
-    _print("guards, time : estimate", [each for seed in range(subjects) for each in _guard(seed)])
-    _print("schemas, time : bound", [each for seed in range(subjects // 10) for each in _schema(seed)])
+    _print(report, "guards, time : estimate", [each for seed in range(subjects) for each in _guard(seed)])
+    _print(
+        report, "schemas, time : bound", [each for seed in range(subjects // 10) for each in _schema(seed)]
+    )
 
 
 def _guard(seed: int) -> list[tuple[float, float, str]]:
@@ -60,9 +63,10 @@ def _fastest(work: Callable[[], Any]) -> float:
     return min(found)
 
 
-def _print(title: str, rows: list[tuple[float, float, str]]) -> None:
+def _print(report: Report, title: str, rows: list[tuple[float, float, str]]) -> None:
     rows.sort(reverse=True)
     beyond = sum(ratio > TOLERANCE for ratio, _, _ in rows)
     print(f"{title}: {len(rows)} evaluated, {beyond} above {TOLERANCE}; the worst:")
     for ratio, seconds, subject in rows[:SHOWN]:
         print(f"{ratio:8.2f}  {seconds * 1000:8.1f} ms  {subject}")
+        report.add(title, ratio=ratio, ms=seconds * 1000, subject=subject)

@@ -6,12 +6,9 @@ theirs are copies of one record, of users without a state.
 
 import asyncio
 import os
-import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,7 +18,17 @@ import pymongo
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService
-from bench.transition import Meter, Result, Subject, measure, ready, subjects
+from bench.common import (
+    Meter,
+    Report,
+    Result,
+    Subject,
+    database_url,
+    embedded,
+    measure,
+    print_comparison,
+    subjects,
+)
 from config.settings import Settings
 
 STATES = (1_000, 10_000, 100_000)
@@ -38,28 +45,24 @@ IDLE_SECONDS = 60.0
 """As long as the longest interval of the background jobs."""
 
 
-async def run(requests: int, rounds: int, states: Sequence[int] = STATES, records: int = RECORDS) -> None:
+async def run(report: Report, requests: int, rounds: int, states: Sequence[int], records: int) -> None:
     """Print a table for each number of states, and one for the last with ``records`` in the history."""
-    with tempfile.TemporaryDirectory() as folder:
-        servers = EmbeddedServers(Path(folder) / "data")
-        settings = servers.start(Settings(_env_file=None))
-        try:
-            with subjects(servers, settings, folder, users=max(states)) as both:
-                growth = _Growth(servers, settings, both)
-                async with aiohttp.ClientSession() as http:
-                    for subject in both:
-                        await ready(http, subject)
-                await growth.run(requests, rounds, states, records)
-        finally:
-            servers.stop()
+    with embedded() as (servers, settings, folder), subjects(settings, folder, max(states)) as both:
+        growth = _Growth(report, servers, settings, both)
+        async with aiohttp.ClientSession() as http:
+            for subject in both:
+                await subject.ready(http)
+        await growth.run(requests, rounds, states, records)
 
 
 class _Growth:
     """Fills the databases of both subjects step by step, and measures at each step."""
 
-    def __init__(self, servers: EmbeddedServers, settings: Settings, both: list[Subject]) -> None:
-        assert settings.mongo_url is not None
-        url = settings.mongo_url.get_secret_value()
+    def __init__(
+        self, report: Report, servers: EmbeddedServers, settings: Settings, both: list[Subject]
+    ) -> None:
+        self._report = report
+        url = database_url(settings)
         self._settings = settings.model_copy(update={"mongo_database": "bench_service"})
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(url)
         self._both = both
@@ -120,17 +123,16 @@ class _Growth:
 
     async def _measure(self, what: str, requests: int, rounds: int) -> None:
         await asyncio.sleep(SETTLE_SECONDS)
-        print(f"\n{what}")
-        print(f"{'':>20}{'floor':>12}{'service':>12}{'ratio':>8}")
         for n in IN_FLIGHT:
+            print(f"\n{what}, {n} in flight")
             found: dict[str, list[Result]] = {subject.name: [] for subject in self._both}
             for seed in range(rounds):
                 for subject in self._both:
                     found[subject.name].append(await measure(subject, self._meter, n, requests, seed))
-            _show(n, found)
-        await self._show_idle()
+            print_comparison(self._report, f"{what}, {n} in flight", found["floor"], found["service"])
+        await self._show_idle(what)
 
-    async def _show_idle(self) -> None:
+    async def _show_idle(self, what: str) -> None:
         by_name = {subject.name: psutil.Process(subject.process.pid) for subject in self._both}
         by_name["floor"].suspend()  # its driver checks the database periodically too
         processes = {"worker": by_name["service"], **self._servers}
@@ -144,22 +146,10 @@ class _Growth:
         by_name["floor"].resume()
         parts = ", ".join(f"{name} {share:.2%}" for name, share in used.items())
         print(f"{'idle, of a core':>20}{'':>12}{sum(used.values()):12.2%}   {parts}", flush=True)
+        self._report.add(f"{what}, idle", shareOfACore=sum(used.values()), **used)
 
 
 async def _start(service: FlowService, users: Iterator[str]) -> None:
     flows = service.as_trusted()
     for user in users:
         await flows.start_flow(user, "counter")
-
-
-def _show(n: int, found: dict[str, list[Result]]) -> None:
-    rows: dict[str, list[float]] = {}
-    for results in (found["floor"], found["service"]):
-        rows.setdefault(f"{n}: transitions/s", []).append(statistics.median(r.rate for r in results))
-        rows.setdefault(f"{n}: p50 ms", []).append(statistics.median(r.p50 for r in results))
-        for process in results[0].cpu:
-            rows.setdefault(f"{n}: {process} us", []).append(
-                statistics.median(r.cpu[process] for r in results)
-            )
-    for name, (floor, service) in rows.items():
-        print(f"{name:>20}{floor:12.1f}{service:12.1f}{service / floor:8.2f}", flush=True)

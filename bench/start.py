@@ -8,7 +8,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from app.process.embedded import EmbeddedServers
 from app.process.server_process import free_port
+from bench.common import Report, embedded
 from config.settings import SHIPPED_FLOWS, Settings
 
 POLL_SECONDS = 0.01
@@ -38,18 +37,13 @@ class Started(msgspec.Struct):
     seconds_readyz: float
 
 
-def run(rounds: int) -> None:
+def run(report: Report, rounds: int) -> None:
     """Print a table: medians of ``rounds`` starts of each, in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        servers = EmbeddedServers(Path(folder) / "data")
-        try:
-            env = _environment(servers.start(Settings(_env_file=None)))
-            _compare(env, folder, rounds)
-        finally:
-            servers.stop()
+    with embedded() as (_, settings, folder):
+        _compare(report, _environment(settings), folder, rounds)
 
 
-def _compare(env: dict[str, str], folder: str, rounds: int) -> None:
+def _compare(report: Report, env: dict[str, str], folder: str, rounds: int) -> None:
     quiet = ["--log-level", "warning", "--no-access-log", "--loop", "uvloop"]
     floor = [sys.executable, "-m", "uvicorn", "bench.start_floor:app", *quiet]
     subjects: dict[str, Callable[[], Started]] = {
@@ -75,8 +69,10 @@ def _compare(env: dict[str, str], folder: str, rounds: int) -> None:
     for name, rows in found.items():
         row = [statistics.median(getattr(each, f) for each in rows) for f in Started.__struct_fields__]
         print(f"{name:>24}{row[0]:15.2f}{row[1]:12.2f}{row[2]:16.2f}{row[3]:9.2f}{row[4]:9.2f}")
+        report.add(name, **dict(zip(Started.__struct_fields__, row, strict=True)))
     for name, times in cpu.items():
         print(f"{name:>24}{statistics.median(times):15.2f}")
+        report.add(name, cpuSeconds=statistics.median(times))
 
 
 def _environment(settings: Settings) -> dict[str, str]:
