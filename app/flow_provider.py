@@ -238,7 +238,9 @@ class _DatabaseLookup:
             reading = self._reading.get(flow_id)
             if reading is None:  # concurrent misses share one read
                 under_way = self._reading
-                reading = under_way[flow_id] = asyncio.ensure_future(self._read(flow_id, now, cached))
+                reading = under_way[flow_id] = asyncio.ensure_future(
+                    self._read_definition(flow_id, now, cached)
+                )
                 reading.add_done_callback(lambda _: under_way.pop(flow_id, None))
             cached = await asyncio.shield(reading)
         if cached is None:
@@ -258,7 +260,7 @@ class _DatabaseLookup:
         self._loop, self._reading = loop, {}
         await earlier.close()
 
-    async def _read(
+    async def _read_definition(
         self, flow_id: str, now: float, cached: tuple[FlowDefinition, float] | None
     ) -> tuple[FlowDefinition, float] | None:
         try:

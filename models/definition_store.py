@@ -107,7 +107,7 @@ def _key(flow_id: str, version: int) -> str:
 
 
 def _definition(stored: dict[str, Any]) -> FlowDefinition:
-    with _read(stored):
+    with _reading(stored):
         document = StoredDefinition.model_validate(stored)
         return FlowDefinition(
             flow=json.decode(document.definition, type=Flow),
@@ -120,7 +120,7 @@ def _definition(stored: dict[str, Any]) -> FlowDefinition:
 
 
 def _info(stored: dict[str, Any]) -> VersionInfo:
-    with _read(stored):
+    with _reading(stored):
         document = StoredDefinition.model_validate({**stored, "definition": ""})
         return VersionInfo(
             flow_id=document.flow_id,
@@ -133,7 +133,7 @@ def _info(stored: dict[str, Any]) -> VersionInfo:
 
 
 @contextmanager
-def _read(stored: dict[str, Any]) -> Iterator[None]:
+def _reading(stored: dict[str, Any]) -> Iterator[None]:
     """Raise DefinitionCorruptionError for what cannot be read."""
     try:
         yield

@@ -16,7 +16,7 @@ def dot(flow: Flow, current: str | None = None) -> str:
     """
     picture = picture_of(flow, current)
     lines = [
-        f"digraph {_quoted(picture.title)} {{",
+        f"digraph {_quote_lines(picture.title)} {{",
         f'    node [shape=box, style="rounded,filled", fillcolor="#f4f6f8", {_INK}];',
         f"    edge [fontsize=11, {_INK}];",
     ]
@@ -27,7 +27,7 @@ def dot(flow: Flow, current: str | None = None) -> str:
 
 
 def _node_lines(position: int, box: Box) -> list[str]:
-    attributes = [f"label={_quoted(cut(box.label, LABEL_LENGTH))}"]
+    attributes = [f"label={_quote_lines(cut(box.label, LABEL_LENGTH))}"]
     attributes += ["peripheries=2"] if box.end else []
     attributes += ['fillcolor="#fde68a"', 'color="#b45309"', "penwidth=3"] if box.current else []
     lines = [f"    s{position} [{', '.join(attributes)}];"]
@@ -38,12 +38,12 @@ def _node_lines(position: int, box: Box) -> list[str]:
 
 
 def _edge(arrow: Arrow) -> str:
-    label = _quoted(cut(arrow.label, LABEL_LENGTH), *(cut(note, NOTE_LENGTH) for note in arrow.notes))
+    label = _quote_lines(cut(arrow.label, LABEL_LENGTH), *(cut(note, NOTE_LENGTH) for note in arrow.notes))
     dashed = ", style=dashed" if arrow.explicit else ""
     return f"    s{arrow.source} -> s{arrow.target} [label={label}{dashed}];"
 
 
-def _quoted(*lines: str) -> str:
+def _quote_lines(*lines: str) -> str:
     """Quote a string; Graphviz interprets escapes, and character references as in HTML."""
     return '"' + "\\n".join(_escaped(line) for line in lines) + '"'
 

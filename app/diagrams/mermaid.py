@@ -32,7 +32,7 @@ def mermaid(flow: Flow, current: str | None = None) -> str:
 
 
 def _node_lines(position: int, box: Box) -> list[str]:
-    label = _quoted(cut(box.label, LABEL_LENGTH))
+    label = _quote_lines(cut(box.label, LABEL_LENGTH))
     shape = f"([{label}])" if box.end else f"[{label}]"
     lines = [f"    s{position}{shape}{':::current' if box.current else ''}"]
     if box.entry is not None:
@@ -41,11 +41,11 @@ def _node_lines(position: int, box: Box) -> list[str]:
 
 
 def _edge(arrow: Arrow) -> str:
-    label = _quoted(cut(arrow.label, LABEL_LENGTH), *(cut(note, NOTE_LENGTH) for note in arrow.notes))
+    label = _quote_lines(cut(arrow.label, LABEL_LENGTH), *(cut(note, NOTE_LENGTH) for note in arrow.notes))
     return f"    s{arrow.source} {'-.->' if arrow.explicit else '-->'}|{label}| s{arrow.target}"
 
 
-def _quoted(*lines: str) -> str:
+def _quote_lines(*lines: str) -> str:
     return '"' + "<br/>".join(_escaped(line) for line in lines) + '"'
 
 

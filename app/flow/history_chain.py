@@ -273,9 +273,9 @@ def _fault(record: HistoryRecord) -> str | None:
 
 
 def _hash(record: HistoryRecord, form: _Form, previous_hash: str, commitment: str) -> str:
-    facts = _members(record, SEALED)
+    facts = _values_of(record, SEALED)
     if record.after is not UNSET:
-        facts["after"] = _members(record.after, form.sealed_after)
+        facts["after"] = _values_of(record.after, form.sealed_after)
     whole = json.encode([form.tag, previous_hash, commitment, facts], order="deterministic")
     return sha256(whole).hexdigest()
 
@@ -288,14 +288,14 @@ def _commitment(record: HistoryRecord, form: _Form, salt: str) -> str:
 
 
 def _erasable(record: HistoryRecord, form: _Form) -> dict[str, Any]:
-    erasable = _members(record, form.erasable)
-    after = {} if record.after is UNSET else _members(record.after, ERASABLE_AFTER)
+    erasable = _values_of(record, form.erasable)
+    after = {} if record.after is UNSET else _values_of(record.after, ERASABLE_AFTER)
     if record.payload_revision is not UNSET:
         after.pop("payload", None)
     return {**erasable, "after": after} if after else erasable
 
 
-def _members(of: HistoryRecord | FlowState, names: tuple[str, ...]) -> dict[str, Any]:
+def _values_of(of: HistoryRecord | FlowState, names: tuple[str, ...]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name in names:
         value = getattr(of, name)

@@ -176,7 +176,7 @@ class Handler:
             log_with_request(request, user=caller.user_id)
             if endpoint.scope is not None:
                 require_scope(caller, endpoint.scope)
-        raw = await _read(request, self._limit)
+        raw = await _read_body(request, self._limit)
         faults: list[Fault] = []
         query = self._query.decode(request, faults)
         body = self._decode_body(raw, faults)
@@ -222,7 +222,7 @@ def _bearer(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read_body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise PayloadTooLargeError("body", limit)

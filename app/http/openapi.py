@@ -126,7 +126,7 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
             "content": {"application/json": {"schema": schemas.of(body)}},
         }
     answers = {
-        status: _answer(endpoint, status, shape, schemas) for status, shape in endpoint.answers.items()
+        status: _response(endpoint, status, shape, schemas) for status, shape in endpoint.answers.items()
     }
     refusals = {status: _refusal(errors) for status, errors in _refusals(endpoint).items()}
     responses = {**refusals, **answers}
@@ -170,7 +170,7 @@ def _is_struct(body: Any) -> bool:
     return isinstance(body, type) and issubclass(body, Struct)
 
 
-def _answer(endpoint: Endpoint, status: int, shape: Any, schemas: Schemas) -> dict[str, Any]:
+def _response(endpoint: Endpoint, status: int, shape: Any, schemas: Schemas) -> dict[str, Any]:
     unchanged = "Unchanged since the version that If-None-Match names"
     names = [
         *(["ETag"] if 304 in endpoint.answers and "ETag" not in endpoint.answer_headers else []),

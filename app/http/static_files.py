@@ -85,13 +85,13 @@ class BundleFiles:
             modified_ns = path.stat().st_mtime_ns
             known = self._files.get(name)
             if known is None or known.modified_ns != modified_ns:
-                known = self._files[name] = await asyncio.to_thread(_read, path, modified_ns)
+                known = self._files[name] = await asyncio.to_thread(_read_file, path, modified_ns)
         except OSError:
             return None
         return known
 
 
-def _read(path: Path, modified_ns: int) -> _File:
+def _read_file(path: Path, modified_ns: int) -> _File:
     plain = path.read_bytes()
     compressed = gzip.compress(plain, compresslevel=6, mtime=0)
     return _File(modified_ns, plain, compressed, blake2b(plain, digest_size=12).hexdigest())

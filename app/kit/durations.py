@@ -29,14 +29,14 @@ def parse_duration(text: str) -> timedelta:
     found = _ISO.fullmatch(text)
     given = [] if found is None else [pair for pair in zip(found.groups(), _SECONDS, strict=True) if pair[0]]
     if not given or not all(number.isdecimal() for number, _ in given[:-1]):
-        raise ValueError(f"{_quoted(text)} is not a duration: {DURATION_RULE}")
+        raise ValueError(f"{_shorten(text)} is not a duration: {DURATION_RULE}")
     milliseconds = sum(Fraction(number.replace(",", ".")) * seconds for number, seconds in given) * 1_000
     try:
         span = timedelta(milliseconds=int(milliseconds))
     except OverflowError:
-        raise ValueError(f"{_quoted(text)} is too long") from None
+        raise ValueError(f"{_shorten(text)} is too long") from None
     if milliseconds.denominator != 1:
-        raise ValueError(f"{_quoted(text)} is finer than a millisecond")
+        raise ValueError(f"{_shorten(text)} is finer than a millisecond")
     return span
 
 
@@ -52,5 +52,5 @@ def iso_duration(span: timedelta) -> str:
     return f"P{days}T{time}" if time else f"P{days or '0D'}"
 
 
-def _quoted(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…")

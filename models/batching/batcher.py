@@ -83,7 +83,7 @@ class Batcher(Generic[T, R]):
                 if not answer.done():  # drop requests whose caller timed out
                     batch.append((item, answer))
             if batch:
-                task = asyncio.ensure_future(self._answer(batch))
+                task = asyncio.ensure_future(self._resolve_batch(batch))
                 self._in_flight.add(task)
                 task.add_done_callback(self._on_batch_done)
 
@@ -91,7 +91,7 @@ class Batcher(Generic[T, R]):
         self._in_flight.discard(task)
         self._send()
 
-    async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _resolve_batch(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         answers: Sequence[R | Exception]
         sent_at = monotonic()
         try:

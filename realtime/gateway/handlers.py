@@ -205,13 +205,15 @@ class FlowSockets:
             return await self._refuse(sid, event, error)
 
     async def _state(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
-        return _answer(await self._service.get_flow_state(user_id, message.flow_id, caller=session.caller))
+        return _state_body(
+            await self._service.get_flow_state(user_id, message.flow_id, caller=session.caller)
+        )
 
     async def _start(self, session: Session, user_id: str, message: StartMessage) -> Answer:
         state, started = await self._service.start_flow(
             user_id, message.flow_id, message.command(), origin=_origin(session, message)
         )
-        return {**_answer(state), "started": started}
+        return {**_state_body(state), "started": started}
 
     async def _transition(self, session: Session, user_id: str, message: TransitionMessage) -> Answer:
         state = await self._service.execute_transition(
@@ -224,13 +226,13 @@ class FlowSockets:
             remove=message.remove,
             origin=_origin(session, message),
         )
-        return _answer(state)
+        return _state_body(state)
 
     async def _reset(self, session: Session, user_id: str, message: ResetMessage) -> Answer:
         state = await self._service.reset_flow(
             user_id, message.flow_id, message.step, origin=_origin(session, message)
         )
-        return _answer(state)
+        return _state_body(state)
 
     # Subscriptions
 
@@ -320,5 +322,5 @@ def _origin(session: Session, message: Any) -> Origin:
     )
 
 
-def _answer(state: FlowState | None) -> Answer:
+def _state_body(state: FlowState | None) -> Answer:
     return {"state": None if state is None else state_view(state)}

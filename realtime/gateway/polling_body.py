@@ -29,7 +29,7 @@ async def read_packets(environ: dict[str, Any], max_bytes: int) -> list[Any]:
         RequestTimeoutError: The client disconnected, or its request timed out.
         MalformedRequestError: The body is not a payload of packets that a client may send.
     """
-    return _decode(await _read(environ, max_bytes))
+    return _decode(await _read_bounded(environ, max_bytes))
 
 
 async def postpone_body() -> Message:
@@ -46,7 +46,7 @@ def problem_response(error: FlowError, path: str) -> dict[str, Any]:
     }
 
 
-async def _read(environ: dict[str, Any], max_bytes: int) -> bytes:
+async def _read_bounded(environ: dict[str, Any], max_bytes: int) -> bytes:
     if int(environ.get("CONTENT_LENGTH", "0")) > max_bytes:
         raise PayloadTooLargeError("body", max_bytes)
     body = bytearray()

@@ -74,7 +74,7 @@ class ChannelSubscription:
             for at in range(0, len(new), size):
                 await subscribe(*new[at : at + size])
                 if self._reader is None:
-                    self._reader = asyncio.create_task(self._read())
+                    self._reader = asyncio.create_task(self._read_messages())
             await _wait_for_all(confirmations)
 
     async def add(self, channel: str) -> None:
@@ -142,7 +142,7 @@ class ChannelSubscription:
             confirmation.set_result(None)
         return confirmation
 
-    async def _read(self) -> None:
+    async def _read_messages(self) -> None:
         try:
             while True:
                 message = await self._pubsub.get_message(timeout=POLL_SECONDS)

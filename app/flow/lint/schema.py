@@ -15,7 +15,7 @@ from app.flow.lint.pointers import value_at
 from app.flow.lint.spelling import nearest
 from app.flow.values.struct_errors import faults_of
 
-_PLACES: list[tuple[re.Pattern[str], type[Struct]]] = [
+_SHAPES_BY_POINTER: list[tuple[re.Pattern[str], type[Struct]]] = [
     (re.compile(r"\Z"), Flow),
     (re.compile(r"/config\Z"), FlowConfig),
     (re.compile(r"/steps/[^/]*\Z"), FlowStep),
@@ -110,14 +110,14 @@ def _advice_about_unknown(raw: object, pointer: str) -> str:
     renamed = [f"write {known!r} for {given!r}" for given, known in _misspelt(raw, pointer).items()]
     if renamed:
         return ", ".join(renamed)
-    known = _members(pointer)
+    known = _known_members(pointer)
     meta_hint = "; data of your own goes into 'meta'" if "meta" in known else ""
     return f"leave it out; there is {', '.join(known)}{meta_hint}"
 
 
 def _misspelt(raw: object, pointer: str) -> dict[str, str]:
     """Return the unknown members of the object at a pointer that resemble a missing one."""
-    given, known = value_at(raw, pointer), _members(pointer)
+    given, known = value_at(raw, pointer), _known_members(pointer)
     missing = [name for name in known if name not in given]
     unknown = (name for name in given if name not in known)
     found = {name: nearest(name, missing) for name in islice(unknown, _MAX_COMPARED)}
@@ -135,7 +135,7 @@ def _expected(pointer: str) -> str:
 
 
 def _shape_at(pointer: str) -> type[Struct] | None:
-    return next((shape for place, shape in _PLACES if place.match(pointer)), None)
+    return next((shape for place, shape in _SHAPES_BY_POINTER if place.match(pointer)), None)
 
 
 def _fields(pointer: str) -> tuple[msgspec.structs.FieldInfo, ...]:
@@ -143,5 +143,5 @@ def _fields(pointer: str) -> tuple[msgspec.structs.FieldInfo, ...]:
     return () if shape is None else msgspec.structs.fields(shape)
 
 
-def _members(pointer: str) -> list[str]:
+def _known_members(pointer: str) -> list[str]:
     return [field.encode_name for field in _fields(pointer)]

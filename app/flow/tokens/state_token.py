@@ -106,7 +106,7 @@ def read_token(text: str) -> TokenContent:
         InvalidRequestError: It is not a state token.
         FlowNotFoundError: No flow can have its slug.
     """
-    members = _members(text)
+    members = _decode_members(text)
     given = {name: well_formed(value) if isinstance(value, str) else value for name, value in members.items()}
     if not isinstance(given.get("f"), str):
         raise _refusal("This is not a state token: it has no text f with flow and step" + _ADVICE)
@@ -153,7 +153,7 @@ def state_from_token(flow: Flow, content: TokenContent) -> StateHint:
         service=content.service,
         previous=UNSET if previous is None else previous.step,
         entity_id=_entity(content.entity_id),
-        payload=_read(step, content.values),
+        payload=_named_values(step, content.values),
         message=content.message,
     )
 
@@ -172,7 +172,7 @@ def differences(flow: Flow, hint: StateHint, state: FlowState) -> list[str]:
         service=state.service,
         previous=state.previous,
         entity_id=_entity(state.entity_id),
-        payload=_read(step, _written(step, state.payload)),
+        payload=_named_values(step, _written(step, state.payload)),
         message=state.message,
     )
     names = zip(StateHint.__struct_fields__, StateHint.__struct_encode_fields__, strict=True)
@@ -228,7 +228,7 @@ def _written(step: FlowStep, payload: Payload | UnsetType) -> str | UnsetType:
     return ",".join(places)
 
 
-def _read(step: FlowStep, values: str | UnsetType) -> dict[str, str | None] | UnsetType:
+def _named_values(step: FlowStep, values: str | UnsetType) -> dict[str, str | None] | UnsetType:
     if values is UNSET or step.payload_map is None:
         return UNSET
     places = values.split(",")
@@ -238,7 +238,7 @@ def _read(step: FlowStep, values: str | UnsetType) -> dict[str, str | None] | Un
     }
 
 
-def _members(text: str) -> dict[str, Any]:
+def _decode_members(text: str) -> dict[str, Any]:
     if len(text) > MAX_TOKEN:
         raise _refusal(f"The token is longer than {MAX_TOKEN} characters")
     if not _ALPHABET.match(text):

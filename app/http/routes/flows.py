@@ -104,7 +104,7 @@ def finding_view(finding: Finding) -> FindingView:
     return FindingView(finding.pointer, finding.message, finding.severity, finding.advice)
 
 
-def _answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = False) -> Answer:
+def _definition_answer(definition: FlowDefinition, status: int = 200, *, resolve: bool = False) -> Answer:
     flow = with_prefabs(resolve_references(definition.flow) if resolve else definition.flow)
     headers = {"ETag": f'"{definition.version}"', "Flow-Version": str(definition.version)}
     if status == 201:
@@ -123,16 +123,16 @@ async def _create(call: Call) -> Answer:
     actor, expected = call.caller.user_id, _expected_version(call)
     if expected is None:
         created = await call.service.definitions.create(call.body, actor=actor, source="api")
-        return _answer(created, 201)
+        return _definition_answer(created, 201)
     next_one, _ = await call.service.definitions.put(
         call.body, actor=actor, source="api", expected_version=expected
     )
-    return _answer(next_one)
+    return _definition_answer(next_one)
 
 
 async def _get(call: Call) -> Answer:
     definition = await call.service.definitions.current(call.path["flow_id"], call.caller)
-    return _answer(definition, resolve=call.query.resolve)
+    return _definition_answer(definition, resolve=call.query.resolve)
 
 
 async def _update(call: Call) -> Answer:
@@ -143,7 +143,7 @@ async def _update(call: Call) -> Answer:
         source="api",
         expected_version=_expected_version(call),
     )
-    return _answer(updated)
+    return _definition_answer(updated)
 
 
 async def _delete(call: Call) -> Answer:
@@ -172,7 +172,7 @@ async def _version(call: Call) -> Answer:
     if not re.fullmatch(r"[0-9]{1,9}", number):
         raise InvalidRequestError([Fault("/version", "must be a whole number from 1")])
     definition = await call.service.definitions.version(call.path["flow_id"], int(number), call.caller)
-    return _answer(definition, resolve=call.query.resolve)
+    return _definition_answer(definition, resolve=call.query.resolve)
 
 
 async def _validate(call: Call) -> Answer:

@@ -49,20 +49,20 @@ class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
     next: str | None = None
 
 
-def _answer(state: FlowState, status: int = 200) -> Answer:
+def _state_answer(state: FlowState, status: int = 200) -> Answer:
     return Answer(state_view(state), status, {"ETag": f'"{state.epoch}.{state.revision}"'})
 
 
 async def _get(call: Call) -> Answer:
     state = await call.service.get_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
-    return Answer(None) if state is None else _answer(state)
+    return Answer(None) if state is None else _state_answer(state)
 
 
 async def _start(call: Call) -> Answer:
     state, started = await call.service.start_flow(
         call.user_id, call.path["flow_id"], call.body, origin=call.origin
     )
-    return _answer(state, 201 if started else 200)
+    return _state_answer(state, 201 if started else 200)
 
 
 async def _transition(call: Call) -> Answer:
@@ -77,22 +77,24 @@ async def _transition(call: Call) -> Answer:
         remove=command.remove,
         origin=call.origin,
     )
-    return _answer(state)
+    return _state_answer(state)
 
 
 async def _reset(call: Call) -> Answer:
     state = await call.service.reset_flow(
         call.user_id, call.path["flow_id"], call.body.step, origin=call.origin
     )
-    return _answer(state)
+    return _state_answer(state)
 
 
 async def _back(call: Call) -> Answer:
-    return _answer(await call.service.undo_transition(call.user_id, call.path["flow_id"], origin=call.origin))
+    return _state_answer(
+        await call.service.undo_transition(call.user_id, call.path["flow_id"], origin=call.origin)
+    )
 
 
 async def _pause(call: Call) -> Answer:
-    return _answer(
+    return _state_answer(
         await call.service.administration.pause_flow(
             call.user_id, call.path["flow_id"], call.body, origin=call.origin
         )
@@ -100,7 +102,7 @@ async def _pause(call: Call) -> Answer:
 
 
 async def _resume(call: Call) -> Answer:
-    return _answer(
+    return _state_answer(
         await call.service.administration.resume_flow(call.user_id, call.path["flow_id"], origin=call.origin)
     )
 
@@ -115,7 +117,7 @@ async def _set(call: Call) -> Answer:
     state = await call.service.set_flow_state(
         call.user_id, structs.replace(command, flow=flow_id), origin=call.origin
     )
-    return _answer(state)
+    return _state_answer(state)
 
 
 async def _clear(call: Call) -> Answer:

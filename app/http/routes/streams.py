@@ -93,7 +93,7 @@ class FlowStream:
         self._subscription = await self._service.subscribers.follow_user(self._user_id, self._receive)
         self._held = held
         try:
-            self._first = await self._read()
+            self._first = await self._catch_up()
         except BaseException:
             self.close()
             raise
@@ -135,7 +135,7 @@ class FlowStream:
                     return [self._update(own)]
         elif isinstance(event, StateChanged) and event.epoch < (self._held.epoch or ""):
             return []
-        return self._replay(await self._read())
+        return self._replay(await self._catch_up())
 
     def _receive(self, event: LiveEvent) -> None:
         if not isinstance(event, Resync) and event.flow_id != self._flow_id:
@@ -145,7 +145,7 @@ class FlowStream:
         else:
             self._overflowed = True
 
-    async def _read(self) -> CaughtUp:
+    async def _catch_up(self) -> CaughtUp:
         return await self._service.get_flow_events(
             self._user_id, self._flow_id, self._held, caller=self._caller
         )

@@ -34,15 +34,15 @@ class StateEvents:
         one read.
         """
         state = state_after(record)
-        by_caller = True  # unless all may see the same
+        depends = True  # unless all may see the same
         try:
             if state.status in TERMINAL_STATUSES:
-                by_caller = False
+                depends = False
             else:
                 definition = await self._catalog.pinned(state)
                 step = current_step(definition, state)
                 state = await self._access.with_transitions(state, trusted_caller(state.user_id), budget)
-                by_caller = depends_on_caller(step)
+                depends = depends_on_caller(step)
         except Exception as error:  # noqa: BLE001 - the change itself must be published
             log.error("event published without transitions", state=state.key, **describe(error))
         return StateChanged(
@@ -51,7 +51,7 @@ class StateEvents:
             epoch=state.epoch,
             revision=state.revision,
             at=int(record.timestamp.timestamp() * 1000),
-            depends_on_caller=by_caller,
+            depends_on_caller=depends,
             body=Raw(encode(state_updated_event(state, record))),
         )
 
