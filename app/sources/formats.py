@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from app.contracts.errors import DefinitionSourceError
+from app.sources.format_faults import FormatError, refuse_time
 
 MAX_BYTES = 1_048_576
 """Limit for a file with one definition."""
@@ -42,10 +43,6 @@ def decode_json(raw: bytes, place: str) -> Any:
         raise DefinitionSourceError(f"{place}: is nested too deep") from None
     except FormatError as refusal:
         raise DefinitionSourceError(f"{place}: {refusal}") from None
-
-
-class FormatError(Exception):
-    """A document cannot be decoded; the message says where and why."""
 
 
 def _decode_utf8(raw: bytes) -> str:
@@ -128,11 +125,6 @@ def _decode_yaml(text: str) -> Any:
     from app.sources.yaml_format import read_yaml  # noqa: PLC0415 - the library, where there is YAML
 
     return read_yaml(text)
-
-
-def refuse_time(written: str) -> str:
-    """Return the message for a date or time, which JSON does not have."""
-    return f"{written} is a date or time, which JSON does not have; put it in quotes"
 
 
 DECODERS: dict[str, Callable[[str], Any]] = {

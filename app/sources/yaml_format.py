@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import yaml
 from yaml.error import MarkedYAMLError, YAMLError
 
-from app.sources.formats import FormatError, refuse_time
+from app.sources.format_faults import FormatError, refuse_time
 from app.sources.yaml_faults import at, explain, quote_marks, shown
 
 MAX_VALUES = 100_000

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from app.contracts.errors import DefinitionSourceError
 from app.outbound.addresses import is_public
-from app.sources.formats import MAX_BYTES, FormatError, decode, decode_json
+from app.sources.format_faults import FormatError
+from app.sources.formats import MAX_BYTES, decode, decode_json
 from app.sources.yaml_format import MAX_MARKS, count_marks, read_yaml
 from tests.support.long_form import examples
 from tests.support.processor_time import bounded
