@@ -186,10 +186,12 @@ async def test_a_record_leaves_the_outbox_once_every_durable_sink_has_it() -> No
     assert [key for key, stored in r.states.stored.items() if stored.pending] == ["loop:bob", "loop:eve"]
 
 
-async def test_the_last_record_that_was_not_published_stays_in_the_outbox() -> None:
+@pytest.mark.parametrize("place", [0, 1])
+async def test_the_last_record_that_was_not_published_stays_in_the_outbox(place: int) -> None:
     r = await rig()
-    bus, history = Sink(False, set()), Sink(True, {"ada"})
-    relay = Relay(r.states, [bus, history], UndeliverableRecords(r.reports, r.clock))
+    bus, other, history = Sink(False, set()), Sink(False, {"ada"}), Sink(True, {"ada"})
+    immediate = [other, bus] if place else [bus, other]
+    relay = Relay(r.states, [*immediate, history], UndeliverableRecords(r.reports, r.clock))
     await r.flows.start_flow("ada", "loop")
     await r.flows.execute_transition("ada", "loop", "again")
     await relay.deliver(r.states.stored["loop:ada"].pending)

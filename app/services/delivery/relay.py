@@ -126,12 +126,13 @@ class Relay:
                 self._unpublished.task_done()
 
     async def _publish(self, batch: Sequence[HistoryRecord]) -> None:
+        delivered = {record.id for record in batch}
         for sink in self._immediate:
-            delivered = await sink.deliver(batch)
-            missed = [record for record in batch if record.id not in delivered]
-            self._outboxes.mark_unpublished(missed)
-            if not missed and any(record.after is not UNSET for record in batch):
-                self._outboxes.mark_published(batch)
+            delivered &= await sink.deliver(batch)
+        missed = [record for record in batch if record.id not in delivered]
+        self._outboxes.mark_unpublished(missed)
+        if not missed and any(record.after is not UNSET for record in batch):
+            self._outboxes.mark_published(batch)
 
     async def _store_queued(self) -> None:
         while True:
