@@ -94,7 +94,7 @@ class ServerProcess:
             try:
                 if self._child is not None:  # the log of the previous process stays for the operator
                     self.log.replace(self.log.with_name(f"{self.log.name}.1"))
-                with self.log.open("wb") as log:
+                with open(self.log, "wb", opener=_open_without_waiting) as log:
                     self._child = subprocess.Popen(  # noqa: S603
                         [*TIED_TO_PARENT, str(os.getpid()), *self._command(self.port)],
                         stdin=subprocess.DEVNULL,
@@ -222,3 +222,8 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe that nobody reads raises OSError, where ``open`` would wait for a reader."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)

@@ -76,6 +76,12 @@ def test_it_is_started_again_on_its_port_until_it_cannot_start(server: ServerPro
     assert "secret" not in line
 
 
+def test_a_named_pipe_as_its_log_is_an_error(server: ServerProcess) -> None:
+    os.mkfifo(server.log)
+    with pytest.raises(EmbeddedError, match=r"cannot start: .*redis\.log: No such device"):
+        server.start()
+
+
 @pytest.mark.expected_logs("embedded server died", optional=True)
 def test_one_that_is_stopped_stays_so(server: ServerProcess) -> None:
     server.start()

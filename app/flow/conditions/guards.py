@@ -1,7 +1,8 @@
 """Guards: conditions of transitions in CEL, the Common Expression Language.
 
 An expression reads ``payload`` (the payload of the transition), ``state`` (the state before it), ``user``
-(the caller: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled once. Its cost is bounded by:
+(the caller: ``user.id`` and ``user.roles``) and ``now``. It is checked and compiled once. Its cost is bounded
+by:
 
 * its length, and its depth (by the library);
 * the form of its loops and patterns (``guard_form``), and 10,000 steps of its loops (by the library);
