@@ -127,7 +127,7 @@ class RedisBus:
         with suppress(*OUTAGE):
             if tasks:
                 # Without the announcement the others detect the loss, and read states again.
-                await self._sender.send({channel: [] for channel in self._sender.unreported_losses})
+                await self._sender.report_losses()
                 await self._sender.send({self._channel(EVERYONE): []}, leaving=True)
         with suppress(*OUTAGE):
             await self._servers.close()
@@ -298,8 +298,7 @@ class RedisBus:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 own = (subscription.heartbeat_channel for subscription in self._subscriptions.values())
-                channels = [*{self._channel(EVERYONE), *own}, *self._sender.unreported_losses]
-                await self._sender.send({channel: [] for channel in channels})
+                await self._sender.report_losses({self._channel(EVERYONE), *own})
                 if self._subscribed.is_set():
                     self._detect_lost_workers()
                     await self._drop_idle_channels()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from app.contracts.events import Event, StateChanged
@@ -27,6 +27,15 @@ class Sender:
         """Channels with lost messages that no later message has reported yet."""
         return self._writer.unreported_losses
 
+    async def report_losses(self, channels: Iterable[str] = ()) -> None:
+        """Send a message without events on ``channels``, and on every channel with unreported losses.
+
+        Raises:
+            RedisError, OSError: One of ``OUTAGE``.
+        """
+        async with self._lock:  # a message that is being sent may become a loss
+            await self._send({channel: [] for channel in (*channels, *self._writer.unreported_losses)})
+
     async def send(self, groups: Groups, *, leaving: bool = False) -> list[int]:
         """Send each group of events on its channel.
 
@@ -36,18 +45,21 @@ class Sender:
         Raises:
             RedisError, OSError: One of ``OUTAGE``. The events are recorded as lost.
         """
+        async with self._lock:
+            return await self._send(groups, leaving=leaving)
+
+    async def _send(self, groups: Groups, *, leaving: bool = False) -> list[int]:
         if not groups:
             return []
-        async with self._lock:
-            with self.recording_losses(groups):
-                messages = [
-                    (channel, self._writer.write(channel, group, leaving=leaving))
-                    for channel, group in groups.items()
-                ]
-                counts = await self._servers.publish(messages)
-            for channel in groups:
-                self._writer.record_sent(channel)
-            return counts
+        with self.recording_losses(groups):
+            messages = [
+                (channel, self._writer.write(channel, group, leaving=leaving))
+                for channel, group in groups.items()
+            ]
+            counts = await self._servers.publish(messages)
+        for channel in groups:
+            self._writer.record_sent(channel)
+        return counts
 
     @contextmanager
     def recording_losses(self, groups: Groups) -> Iterator[None]:
