@@ -150,9 +150,10 @@ async def test_two_runs_at_a_time_move_each_state_once(parts: Backend) -> None:
 async def test_many_share_commands(
     parts: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """(Fewer at a time on a machine that is busy: so long is not waited for one answer.)"""
     for module in (commit, state_store):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
+    # On a busy machine batches would be smaller: their size follows from the durations of commands.
+    monkeypatch.setattr("models.batching.batcher.monotonic", lambda: 0.0)
     monkeypatch.setattr("app.services.administration.migration.MAX_SECONDS", 60)
     service = parts.service
     flows = service.as_trusted()
@@ -166,7 +167,8 @@ async def test_many_share_commands(
     try:
         report = await service_on(counted).migration.migrate("loop", MigrateCommand(1, 2), origin=ROOT)
         assert (report.moved, report.remaining) == (300, 0)
-        assert len(sent.names) <= 300 // 5, "of 600 that they would be one by one"
+        for command in ("find", "update"):
+            assert sent.names.count(command) <= 300 // 5, "of 300 that they would be one by one"
         store = MongoStateStore(parts.database)
         assert await store.list_running_users("loop", 1, (), 10, SystemClock().now()) == []
     finally:
