@@ -27,7 +27,7 @@ function reached(machine) {
 function timed(machine, path) {
   const clock = new SimulatedClock();
   const actor = createActor(machine, { clock });
-  actor.subscribe({ error() {} }); // told below
+  actor.subscribe({ error() {} }); // reported below
   actor.start();
   for (const type of path) actor.send({ type });
   const before = named(actor.getSnapshot().value);
@@ -44,7 +44,7 @@ function timed(machine, path) {
 // XState cannot write a machine with an event that is called as a member of all objects is.
 const written = (machine) => (machine.events.some((type) => type in {}) ? null : JSON.parse(JSON.stringify(machine)));
 
-function told(config) {
+function described(config) {
   const machine = createMachine({ ...config, options: { maxIterations: 100 } }).provide({ guards });
   const states = {};
   const all = reached(machine);
@@ -60,7 +60,7 @@ function told(config) {
 
 const answers = JSON.parse(readFileSync(process.argv[2], 'utf8')).map((config) => {
   try {
-    return told(config);
+    return described(config);
   } catch (refusal) {
     return { refusal: String(refusal.message) };
   }
