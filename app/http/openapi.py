@@ -35,7 +35,7 @@ from app.http.openapi_schemas import Schemas, query_parameters
 from app.kit.casing import camel_case
 
 _DESCRIPTION = (
-    "Keeps people's progress through multi-step flows: definitions with versions, each user's state, "
+    "Stores people's progress through multi-step flows: definitions with versions, each user's state, "
     "transitions that are validated and committed exactly once, and a history of every change.\n\n"
     "Every refusal is `application/problem+json` with a stable `code`. A state is followed live by "
     "Server-Sent Events (`streamFlowState`) or by Socket.IO, which this document does not describe."
