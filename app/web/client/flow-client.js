@@ -7,29 +7,17 @@
  *
  * It needs socket.io-client 4: in Node pass its `io`. The module that the service serves to browsers has it built in.
  */
+import { Connection } from './connection.js';
 import { CallbackConsumer, Callbacks, Follow, Mailbox } from './consumers.js';
-import { FlowError, errorOf, tokenUnavailable, unanswered, unreachable } from './errors.js';
+import { FlowError } from './errors.js';
 import { Following, addStats, noStats } from './following.js';
-import { DEFAULT_MESSAGE_BYTES, MAX_MESSAGE_BYTES, checkSize, checked } from './outgoing.js';
-import { MAX_DELAY_MS, TOKEN_REJECTED, backoff, isRepeatable, pauseAfter } from './retries.js';
+import { backoff } from './retries.js';
 
 export { FlowError, Following };
 
-const MAX_REFUSALS = 3; // final refusals in a row, each of a newly requested token
-
-/** One connection to server-flow, made on first use and again whenever it is lost. */
+/** Follows states and sends requests over one connection to server-flow. */
 export class FlowClient {
-  #url;
-  #token;
-  #device;
-  #io;
-  #transports;
-  #timeout;
-  #deadline;
-  #running = false;
-  #failure = undefined; // the error with which every call fails from now on
-  #socket = undefined;
-  #lastError = undefined; // why there is no connection now
+  #connection;
   #lastWarning = undefined; // it is not repeated
   #userId = undefined;
   #subject = undefined;
@@ -37,8 +25,6 @@ export class FlowClient {
   #watchers = new Callbacks();
   #presenceListeners = new Callbacks();
   #listeners = new Callbacks();
-  #sleepers = new Set();
-  #waiters = new Set();
   #endedStats = noStats(); // of subscriptions that have ended
 
   /**
@@ -54,13 +40,20 @@ export class FlowClient {
    */
   constructor(url, { token, device, io, transports = ['websocket'], timeout = 10_000, deadline = 60_000 }) {
     if (typeof io !== 'function') throw new TypeError("pass the option io: `import { io } from 'socket.io-client'`");
-    this.#url = new URL(url, globalThis.location?.href);
-    this.#token = token;
-    this.#device = device;
-    this.#io = io;
-    this.#transports = transports;
-    this.#timeout = timeout;
-    this.#deadline = deadline;
+    const options = { url: new URL(url, globalThis.location?.href), token, device, io, transports, timeout, deadline };
+    this.#connection = new Connection(options, {
+      events: {
+        'flow-state-updated': (event) => this.#eventReceived(event),
+        'flow-resync': () => this.#syncAll(),
+        'flow-updated': (event) => this.#watchers.call(event.flowId, event),
+        'flow-presence': (event) => this.#presenceListeners.call(event.flowId, event),
+      },
+      authenticating: (subject) => this.#setSubject(subject),
+      connected: () => this.#connected(),
+      disconnected: (reason) => this.#listeners.call('disconnect', reason),
+      failed: (error) => this.#report(error),
+      ended: (error) => this.#forgetAll(error),
+    });
   }
 
   /** The sums over all subscriptions; of `longestRepair` the maximum. */
@@ -82,7 +75,7 @@ export class FlowClient {
    */
   follow(flowId, options = {}, callback = undefined) {
     if (typeof options === 'function') return this.follow(flowId, {}, options);
-    this.#start();
+    this.#connection.start();
     const key = keyOf(flowId, options.userId);
     let subscription = this.#subscriptions.get(key);
     const isNew = !subscription;
@@ -95,7 +88,7 @@ export class FlowClient {
     consumers.add(consumer);
     if (isNew) this.#sync(subscription);
     else if (following.state !== undefined) consumer.push(following.state);
-    const isLevel = () => consumers.has(consumer) && Boolean(this.#socket?.connected) && !following.syncing;
+    const isLevel = () => consumers.has(consumer) && Boolean(this.#connection.socket?.connected) && !following.syncing;
     return new Follow(following, consumer, isLevel, () => {
       consumer.end();
       if (consumers.delete(consumer) && consumers.size === 0) this.#unfollow(subscription);
@@ -104,7 +97,7 @@ export class FlowClient {
 
   /** The state, null if there is none. */
   async state(flowId, options) {
-    return (await this.#call('flow-state', { flowId }, options)).state;
+    return (await this.#connection.call('flow-state', { flowId }, options)).state;
   }
 
   /** Start the flow. Returns the new state, or the running one if there is one. */
@@ -124,12 +117,12 @@ export class FlowClient {
 
   /** The clients that follow that state now. */
   async presence(flowId, options) {
-    return (await this.#call('flow-presence', { flowId }, options)).clients;
+    return (await this.#connection.call('flow-presence', { flowId }, options)).clients;
   }
 
   /** Call back with every user's changes in a flow (administrators only). Returns a function that ends it. */
   watch(flowId, callback) {
-    this.#start();
+    this.#connection.start();
     const isFirst = !this.#watchers.has(flowId);
     const off = this.#watchers.add(flowId, callback);
     if (isFirst) this.#watch(flowId);
@@ -145,7 +138,7 @@ export class FlowClient {
    * Returns a function that ends it.
    */
   onPresence(flowId, callback) {
-    this.#start();
+    this.#connection.start();
     const off = this.#presenceListeners.add(flowId, callback);
     for (const subscription of this.#subscriptions.values()) {
       if (subscription.flowId !== flowId || subscription.following.syncing) continue;
@@ -166,95 +159,10 @@ export class FlowClient {
 
   /** End the connection. Loops end, and pending calls fail with `CLOSED`. */
   close() {
-    this.#end(new FlowError('CLOSED', 'The client is closed'));
+    this.#connection.end(new FlowError('CLOSED', 'The client is closed'));
   }
 
   // The connection
-
-  #start() {
-    if (this.#failure) throw this.#failure;
-    if (!this.#running) this.#run();
-    this.#running = true;
-  }
-
-  async #run() {
-    let refusals = 0;
-    for (let attempt = 0; !this.#failure; attempt += 1) {
-      try {
-        const { lost } = await this.#connect();
-        refusals = 0;
-        const connectedAt = performance.now();
-        this.#listeners.call('disconnect', await lost);
-        if (performance.now() - connectedAt > MAX_DELAY_MS) attempt = 0;
-      } catch (error) {
-        if (this.#failure) return;
-        this.#lastError = error;
-        this.#report(error);
-        if (error instanceof FlowError && !error.retryable) refusals += 1;
-        if (refusals === MAX_REFUSALS) this.#end(error);
-      }
-      await this.#pause(backoff(attempt));
-    }
-  }
-
-  async #connect() {
-    const token = await this.#requestToken();
-    if (this.#failure) throw this.#failure;
-    const subject = subjectOf(token);
-    if (subject !== this.#subject) this.#userId = this.#subject = subject;
-    const socket = this.#io(this.#url.origin, {
-      path: `${this.#url.pathname.replace(/\/$/, '')}/socket.io`,
-      auth: { token, device: this.#device },
-      transports: this.#transports,
-      // A connection that ended is replaced: its socket would buffer requests, reuse its token, and not
-      // reconnect after "io server disconnect".
-      reconnection: false,
-      forceNew: true,
-    });
-    this.#socket = socket;
-    socket.on('flow-state-updated', (event) => this.#eventReceived(event));
-    socket.on('flow-resync', () => this.#syncAll());
-    socket.on('flow-updated', (event) => this.#watchers.call(event.flowId, event));
-    socket.on('flow-presence', (event) => this.#presenceListeners.call(event.flowId, event));
-    socket.on('flow-error', ({ error, ...more }) => {
-      this.#report(errorOf(error, more));
-      if (more.code === TOKEN_REJECTED) socket.disconnect(); // the next connection gets a new token
-    });
-    const lost = new Promise((resolve) => socket.on('disconnect', resolve));
-    try {
-      await new Promise((resolve, reject) => {
-        socket.on('connect', () => {
-          this.#connected();
-          resolve();
-        });
-        socket.on('connect_error', (error) => reject(this.#refusalOf(error)));
-        lost.then((reason) => reject(this.#refusalOf(new Error(reason))));
-        const late = new Error(`no answer in ${this.#timeout} ms`);
-        this.#pause(this.#timeout).then(() => reject(this.#refusalOf(late)));
-      });
-    } catch (error) {
-      socket.disconnect();
-      throw error;
-    }
-    return { lost };
-  }
-
-  async #requestToken() {
-    if (typeof this.#token !== 'function') return this.#token;
-    try {
-      const token = await this.#token();
-      if (typeof token === 'string') return token;
-      throw new TypeError(`a token must be a string, not ${token === null ? null : typeof token}`);
-    } catch (error) {
-      throw tokenUnavailable(error);
-    }
-  }
-
-  /** The error of a refusal, which has it as its data, or of a connection that failed. */
-  #refusalOf(error) {
-    if (error.data?.code) return errorOf(error.data.message, error.data);
-    return unreachable(`${this.#url.origin}${this.#url.pathname}`, error);
-  }
 
   /** Pass an error to the listeners; without any, write it to the console once. */
   #report(error) {
@@ -266,22 +174,20 @@ export class FlowClient {
   }
 
   #connected() {
-    this.#lastError = undefined;
     this.#lastWarning = undefined;
     this.#listeners.call('connect');
     this.#syncAll();
     for (const flowId of this.#watchers.names()) this.#watch(flowId);
-    for (const wake of this.#waiters) wake();
   }
 
-  #end(error) {
-    if (this.#failure) return;
-    this.#failure = error;
-    this.#socket?.disconnect();
+  #setSubject(subject) {
+    if (subject !== this.#subject) this.#userId = this.#subject = subject;
+  }
+
+  #forgetAll(error) {
     for (const subscription of this.#subscriptions.values()) {
       this.#forget(subscription, error.code === 'CLOSED' ? undefined : error);
     }
-    for (const wake of [...this.#sleepers, ...this.#waiters]) wake();
   }
 
   // Subscriptions
@@ -318,7 +224,7 @@ export class FlowClient {
   /** Sync until nothing is missing. Without a connection this does nothing: the next connection syncs all. */
   async #sync(subscription) {
     const { key, flowId, userId, following } = subscription;
-    const socket = this.#socket;
+    const { socket } = this.#connection;
     let number;
     const isWanted = () => following.isLatest(number) && this.#subscriptions.get(key) === subscription;
     for (let round = 0; socket?.connected && (round === 0 || isWanted()); round += 1) {
@@ -327,7 +233,7 @@ export class FlowClient {
       const body = { flowId, userId, epoch: sync.epoch, since: sync.since };
       if (following.absent) body.fromStart = true;
       try {
-        const answer = await this.#requestWhileConnected(socket, 'flow-subscribe', body, isWanted);
+        const answer = await this.#connection.requestWhileConnected(socket, 'flow-subscribe', body, isWanted);
         if (!answer || !isWanted()) return;
         deliver(subscription, following.answer(number, answer));
         if (userId === undefined) this.#setUser(answer.userId);
@@ -337,7 +243,7 @@ export class FlowClient {
         return this.#report(error);
       }
       if (!following.syncing) return this.#subscribePresence(subscription);
-      if (round > 0) await this.#pause(backoff(round)); // a second sync is usual; further ones are delayed
+      if (round > 0) await this.#connection.pause(backoff(round)); // a second sync is usual; further ones are delayed
     }
   }
 
@@ -364,8 +270,8 @@ export class FlowClient {
   /** Presence is sent to clients that requested it, on this connection. */
   async #subscribePresence(subscription) {
     const { flowId, userId, presentOn } = subscription;
-    if (presentOn === this.#socket || !this.#presenceListeners.has(flowId)) return;
-    subscription.presentOn = this.#socket;
+    if (presentOn === this.#connection.socket || !this.#presenceListeners.has(flowId)) return;
+    subscription.presentOn = this.#connection.socket;
     await this.#requestPresence(flowId, userId, userId ?? this.#userId);
   }
 
@@ -377,92 +283,17 @@ export class FlowClient {
   /** Send a request and only report its failure; a reconnection repeats what is still wanted. */
   async #notify(event, body, isWanted) {
     try {
-      return await this.#requestWhileConnected(this.#socket, event, body, isWanted);
+      return await this.#connection.requestWhileConnected(this.#connection.socket, event, body, isWanted);
     } catch (error) {
       return this.#report(error);
     }
   }
 
-  /** Repeat a request until it is answered; undefined if the connection is lost, or it is no longer wanted. */
-  async #requestWhileConnected(socket, event, given, isWanted) {
-    const body = checked(given);
-    for (let attempt = 0; socket?.connected && isWanted(); attempt += 1) {
-      try {
-        return await this.#request(socket, event, body, this.#timeout);
-      } catch (error) {
-        if (!isRepeatable(error)) throw error;
-        await this.#pause(pauseAfter(error, attempt));
-      }
-    }
-    return undefined;
-  }
-
   #change(event, body, options = {}) {
     // One id for all repetitions: the service executes it once, whichever of them arrives.
-    return this.#call(event, { ...body, requestId: requestId() }, options);
+    return this.#connection.call(event, { ...body, requestId: requestId() }, options);
   }
 
-  /** Repeat a request until it is answered, through lost connections, until the deadline. */
-  async #call(event, named, { timeout = this.#timeout, deadline = this.#deadline, ...more } = {}) {
-    this.#start();
-    const body = checked({ ...named, ...more });
-    checkSize(event, body, MAX_MESSAGE_BYTES);
-    const until = performance.now() + deadline;
-    let last;
-    for (let attempt = 0; ; attempt += 1) {
-      try {
-        const socket = await this.#whenConnected(until);
-        return await this.#request(socket, event, body, Math.max(1, Math.min(timeout, until - performance.now())));
-      } catch (error) {
-        if (error === this.#failure || !isRepeatable(error)) throw error;
-        if (!last || error.code !== 'TIMEOUT') last = error; // the service's own error explains more
-        const pause = pauseAfter(error, attempt);
-        if (performance.now() + pause >= until) throw last;
-        await this.#pause(pause);
-      }
-    }
-  }
-
-  async #whenConnected(until) {
-    while (!this.#socket?.connected) {
-      if (this.#failure) throw this.#failure;
-      const left = until - performance.now();
-      if (left <= 0) throw this.#lastError ?? unanswered();
-      await this.#pause(left, this.#waiters);
-    }
-    return this.#socket;
-  }
-
-  #request(socket, event, body, timeout) {
-    return new Promise((resolve, reject) => {
-      checkSize(event, body, announcedLimit(socket));
-      // socket.io does not call back for requests that are sent as the connection ends.
-      const onLost = () => reject(unanswered());
-      socket.once('disconnect', onLost);
-      socket.timeout(timeout).emit(event, body, (late, answer) => {
-        socket.off('disconnect', onLost);
-        if (late) return reject(unanswered(late));
-        if (answer.ok) return resolve(answer);
-        const error = errorOf(answer.error.message, answer.error);
-        reject(error);
-        if (error.code === TOKEN_REJECTED) socket.disconnect();
-      });
-    });
-  }
-
-  /** Wait, but not beyond the end of the client; of the waiters only until there is a connection. */
-  #pause(milliseconds, sleepers = this.#sleepers) {
-    if (this.#failure) return Promise.resolve();
-    return new Promise((resolve) => {
-      const wake = () => {
-        clearTimeout(timer);
-        sleepers.delete(wake);
-        resolve();
-      };
-      const timer = setTimeout(wake, milliseconds);
-      sleepers.add(wake);
-    });
-  }
 }
 
 function deliver({ consumers }, states) {
@@ -471,24 +302,6 @@ function deliver({ consumers }, states) {
 
 function keyOf(flowId, userId = '') {
   return `${flowId}\n${userId}`; // neither has a line break
-}
-
-/** The largest message in bytes that the service accepts. */
-function announcedLimit(socket) {
-  const engine = socket.io?.engine;
-  const limit = engine?.maxPayload ?? engine?._maxPayload; // by the version of engine.io-client
-  return limit > 0 ? limit : DEFAULT_MESSAGE_BYTES;
-}
-
-/** The `sub` of a token, by which own events are recognized. The server corrects it. */
-function subjectOf(token) {
-  try {
-    const claims = atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'));
-    const bytes = Uint8Array.from(claims, (character) => character.charCodeAt(0));
-    return JSON.parse(new TextDecoder().decode(bytes)).sub;
-  } catch {
-    return undefined; // the server will refuse it
-  }
 }
 
 function requestId() {
