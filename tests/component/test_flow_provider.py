@@ -70,7 +70,7 @@ async def test_a_hundred_that_miss_at_once_make_one_load(parts: Backend, setting
 
 
 async def test_in_a_program_of_its_own(parts: Backend, settings: Settings) -> None:
-    """That has nothing else of the service: nobody has prepared the database there."""
+    """Such a program has nothing else of the service: nobody has prepared the database there."""
     await parts.service.create_flow(flow_dict(title="one"))
     program = (
         "import asyncio, sys; from app.flow_provider import make_flow_provider\n"

@@ -188,7 +188,7 @@ def test_an_import_makes_a_data_directory_only_if_it_is_reported_to(
 
 @pytest.fixture
 def importing() -> Iterator[list[Process]]:
-    """Whatever is put in is ended."""
+    """Processes that are ended after the test."""
     started: list[Process] = []
     yield started
     for process in started:

@@ -75,7 +75,7 @@ def test_a_dead_embedded_server_is_started_again_and_only_repeated_death_ends_al
 
 @pytest.fixture
 def processes() -> Iterator[list[Process]]:
-    """Whatever is put in is ended."""
+    """Processes that are ended after the test."""
     started: list[Process] = []
     yield started
     for process in started:

@@ -63,7 +63,7 @@ def flow_json(flow: Flow) -> Json:
 
 
 def token_of(content: object) -> str:
-    """Whatever content, as a token."""
+    """Return any content as a token."""
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
