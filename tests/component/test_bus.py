@@ -206,7 +206,7 @@ async def test_a_disconnected_worker_does_not_wait_for_redis(start: Start) -> No
     for revision in range(100):
         with pytest.raises(BusUnavailableError):
             await worker.bus.publish([changed("ada", revision)])
-    assert time.monotonic() - began < 20, "not 2 seconds each"
+    assert time.monotonic() - began < 1, "not 2 seconds each"
     assert worker.revisions == list(range(100)), "its own clients receive them"
     assert worker.bus._channel(user_topic("ada")) in worker.bus._sender.unreported_losses
     server.signal(signal.SIGCONT)

@@ -74,7 +74,7 @@ async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis
         restored_after = time.monotonic() - began
         await follower.until(lambda f: _revisions(f) == [0, 1, 2])
         print(f"restored after {restored_after:.2f} s, delivered after {time.monotonic() - began:.2f} s")
-        assert restored_after < 10
+        assert restored_after < 3
         async with asyncio.timeout(10):  # until the other worker reads the catalog again
             while (await http.get(f"/api/flows/{FLOW}")).headers["flow-version"] != "2":
                 pass
@@ -127,7 +127,7 @@ async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServe
         redis.signal(signal.SIGCONT)
         began = time.monotonic()
         await _ready(second, 200)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 3
         await follower.until(lambda f: _revisions(f) == [0, 1])
         await http.post(f"/api/flow/{FLOW}/transition/continue")
         await follower.until(lambda f: _revisions(f) == [0, 1, 2])

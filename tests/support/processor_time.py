@@ -12,9 +12,9 @@ SECONDS = 20.0
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
-    """Fail if the block takes more than ``SECONDS`` of this thread's processor time."""
+def bounded(seconds: float = SECONDS) -> Iterator[None]:
+    """Fail if the block takes more than so many seconds of this thread's processor time."""
     began = time.thread_time()
     yield
     took = time.thread_time() - began
-    assert took < SECONDS, f"took {took:.1f} seconds of processor time"
+    assert took < seconds, f"took {took:.1f} seconds of processor time"

@@ -466,7 +466,7 @@ def test_a_step_with_a_hundred_transitions_names_a_few() -> None:
     ids=["neighbourly", "tangled", "as tangled as can be drawn", "fifty thousand transitions"],
 )  # fmt: skip
 def test_large_flows_are_drawn_in_seconds(flow: Flow) -> None:
-    with bounded():
+    with bounded(8):
         parse(svg(flow))
         mermaid(flow)
         dot(flow)

@@ -70,7 +70,7 @@ def repeated(condition: str, times: int) -> str:
 def test_a_guard_that_may_take_long_is_refused_before_it_is_evaluated(
     guard: str, payload: dict[str, Any]
 ) -> None:
-    with bounded(), pytest.raises(GuardRefusedError) as refused:
+    with bounded(2), pytest.raises(GuardRefusedError) as refused:
         check_guard(guard, "go", fresh(), payload, ADA, T0)
     assert "may take too long" in refused.value.details["reason"]
 
@@ -135,7 +135,7 @@ def test_all_guards_of_a_read_have_a_bound_together(condition: str, payload: dic
         compiled(guard)
     definition, state = flow_with({**guards, "last": "state.flow == 'loop'"}, **payload)
     budget = GuardBudget()
-    with bounded():
+    with bounded(2):
         shown = rules.with_transitions(definition, state, trusted_caller("ada"), T0, budget)
     assert {"again", "go"} <= {each.transition for each in shown.transitions}, "those without a guard"
 
@@ -183,7 +183,7 @@ async def test_an_event_is_published_without_guards_that_may_take_long() -> None
     async with r.service as service:
         flows = service.as_trusted()
         await service.update_flow("loop", {"steps": raw["steps"]})
-        with bounded():
+        with bounded(2):
             await flows.start_flow("ada", "loop", StartCommand(payload={"l": NUMBERS}))
             state = await flows.get_flow_state("ada", "loop")
             assert state is not None
@@ -234,7 +234,7 @@ BIG = {"l": [1.7e308] * 7000}
 def test_a_payload_with_too_many_steps_of_arithmetic_is_refused(schema: dict[str, Any], payload: Any) -> None:
     whole = {"properties": {"l": schema}}
     assert faults_of_schema(whole) == []
-    with bounded():
+    with bounded(2):
         (fault,) = payload_faults(whole, payload)
     assert "too large to be validated" in fault.message
 

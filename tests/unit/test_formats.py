@@ -262,7 +262,7 @@ def test_an_anchor_may_be_given_anew() -> None:
 @pytest.mark.timeout(60)
 def test_the_largest_document_within_the_bound_is_read_soon(part: str) -> None:
     text = part * (MAX_MARKS // count_marks(part))
-    with bounded():
+    with bounded(4):
         assert isinstance(read(text, ".yaml"), list)
 
 
@@ -305,7 +305,7 @@ def test_a_document_that_would_take_long_to_read_is_refused_first(part: str, beg
     if begin.endswith("["):
         part = f"{part.strip()},"
     text = begin + part * (800_000 // len(part)) + end
-    with bounded():
+    with bounded(2):
         assert refusal(text, ".yaml").endswith("(100000); write it as JSON")
 
 

@@ -262,7 +262,7 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
 )
 def test_a_large_definition_is_checked_in_a_moment(raw: Any) -> None:
     """Each runs for 0.04 to 0.3 seconds on a machine with nothing else to do."""
-    with bounded():
+    with bounded(2):
         found = check_flow(raw)
     assert (
         sum(len(finding.pointer) + len(finding.message) + len(finding.advice) for finding in found) < 100_000
