@@ -14,7 +14,8 @@ SERVICE = "flow:service"
 class Caller(Struct, frozen=True):
     """An authenticated party.
 
-    ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
+    ``groups`` are those of its token. ``participates``: it acts on another user's state, by the roles that it
+    has on that state alone (app.flow.people). ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
     this process alone (``trusted_caller``); no token sets it.
     """
 
@@ -23,13 +24,18 @@ class Caller(Struct, frozen=True):
     scopes: frozenset[str] = frozenset()
     expires_at: float = 0.0
     trusted: bool = False
+    groups: frozenset[str] = frozenset()
+    participates: bool = False
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
         """Return true if the caller has one of the ``wanted`` roles.
 
-        ``None`` means that no role is required. Administrators pass every check of roles.
+        ``None`` means that no role is required of those who may act on a state of their own or for its owner.
+        Administrators pass every check of roles.
         """
-        return wanted is None or ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
+        if wanted is None:
+            return not self.participates
+        return ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
 
 
 def trusted_caller(user_id: str) -> Caller:

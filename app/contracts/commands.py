@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.contracts.callers import Caller, trusted_caller
+from app.contracts.people import Participant
 from app.contracts.positions import ExpectedPosition
 from app.contracts.state import Payload
 
@@ -19,6 +20,13 @@ Pointers = Annotated[tuple[Annotated[str, Meta(max_length=1000)], ...], Meta(max
 
 RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
 """1 to 128 visible ASCII characters."""
+
+
+EntityId = Annotated[str, Meta(min_length=1, max_length=256)]
+
+Role = Annotated[str, Meta(min_length=1, max_length=128)]
+
+Participants = Annotated[tuple[Participant, ...], Meta(max_length=100)]
 
 
 class Origin(Struct, frozen=True):
@@ -46,12 +54,17 @@ def trusted_origin(user_id: str, client: str | UnsetType = UNSET) -> Origin:
 
 
 class StartCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Begin a flow, at its initial step or the named one."""
+    """Begin a flow, at its initial step or the named one.
+
+    ``entity_id``: in a flow with many instances the entity of the state, a new one if absent; in others a
+    label. ``participants`` are people with roles on the state.
+    """
 
     step: Name | None = None
     service: Label = ""
     entity_id: Label | UnsetType | None = UNSET
     payload: Payload | UnsetType = UNSET
+    participants: Participants | UnsetType = UNSET
 
 
 class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -66,6 +79,21 @@ class TransitionCommand(Struct, frozen=True, forbid_unknown_fields=True, rename=
     ok: bool = True
     message: Text | UnsetType = UNSET
     remove: Pointers | UnsetType = UNSET
+
+
+class ParticipantsCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Replace the people with roles on a state."""
+
+    participants: Participants
+
+
+class ClaimCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Claim the tasks of a role, or release a claim.
+
+    Without ``role``: the only role of the caller on the state that can be claimed.
+    """
+
+    role: Role | None = None
 
 
 class ResetCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -111,6 +139,7 @@ class BatchOperation(BatchAction, frozen=True, forbid_unknown_fields=True, renam
 
     user_id: Annotated[str, Meta(min_length=1, max_length=256)]
     flow_id: Name
+    entity_id: EntityId | None = None
     request_id: RequestId | UnsetType = UNSET
     expected_revision: int | None = None
     expected_epoch: str | None = None

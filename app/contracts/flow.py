@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 
@@ -12,6 +13,42 @@ class Written(Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_de
     ``gc=False`` because values from JSON have no cycles, and scanning thousands of flows costs Python's
     garbage collector a quarter of a second each time.
     """
+
+
+class FlowAssignment(Written, frozen=True):
+    """Assigns a ``role`` when a transition runs.
+
+    ``source`` (in JSON ``from``) is ``payload.<member>``: the member of the state's payload, after the
+    transition, with the id of a user or a list of ids. They replace the users who have the role.
+    """
+
+    role: str
+    source: str = msgspec.field(name="from")
+
+
+class FlowApprovals(Written, frozen=True):
+    """A transition that needs the votes of ``count`` different people with the role ``of``."""
+
+    of: str
+    count: int
+
+
+class FlowParticipant(Written, frozen=True):
+    """A role that people have on a single state.
+
+    ``group``: every user whose token lists this group has the role. ``assignable`` defines who may name the
+    people at the start and later. Absent or False: services and administrators; True: callers who may act on
+    the state; a list: callers with one of the roles. ``claim`` is how long a claim lasts (ISO 8601, such as
+    ``PT15M``); absent: the tasks of the role cannot be claimed. ``take_over``: callers with one of these roles
+    may claim what another person has claimed, before that claim ends.
+    """
+
+    group: str | None = None
+    assignable: bool | list[str] | None = None
+    claim: timedelta | None = None
+    take_over: list[str] | None = None
+    title: str | None = None
+    description: str | None = None
 
 
 class FlowTransition(Written, frozen=True):
@@ -24,6 +61,10 @@ class FlowTransition(Written, frozen=True):
     and ``now`` (app.flow.conditions.guards). ``payload_schema`` is a JSON Schema (2020-12) for the payload of
     the transition. ``roles``: a caller needs one of them; if the list is empty, only a timeout may run the
     transition.
+
+    ``assign`` gives people roles on the state. ``not_by`` names transitions: whoever ran one of them since the
+    start or the last reset may not run this one. With ``approvals`` each run is a vote, and the last one that
+    is needed moves the state.
     """
 
     transition: str
@@ -33,6 +74,9 @@ class FlowTransition(Written, frozen=True):
     guard: str | None = None
     payload_schema: dict[str, Any] | None = None
     roles: list[str] | None = None
+    assign: list[FlowAssignment] | None = None
+    not_by: list[str] | None = None
+    approvals: FlowApprovals | None = None
     title: str | None = None
     description: str | None = None
     meta: dict[str, Any] | None = None
@@ -93,7 +137,8 @@ class Flow(Written, frozen=True):
     last change (ISO 8601, such as ``P30D``), not counting the time it is paused. ``roles``: the flow is
     hidden from callers without one of them. ``resettable`` and ``clearable`` define who may reset and clear a
     state. True or absent: callers who may act on it; False: administrators only; a list: callers with one of
-    the roles. ``title``, ``description`` and ``meta``, here and in the parts, are for people and clients.
+    the roles. ``instances``: a user has one state in the flow, or many, each for an entity. ``participants``
+    are the roles that people have on a single state, by name. ``title``, ``description`` and ``meta``, here and in the parts, are for people and clients.
     """
 
     flow: str
@@ -108,6 +153,8 @@ class Flow(Written, frozen=True):
     roles: list[str] | None = None
     resettable: bool | list[str] | None = None
     clearable: bool | list[str] | None = None
+    instances: Literal["one", "many"] = "one"
+    participants: dict[str, FlowParticipant] | None = None
 
 
 class FlowPatch(Written, frozen=True):
@@ -124,3 +171,5 @@ class FlowPatch(Written, frozen=True):
     roles: list[str] | None = None
     resettable: bool | list[str] | None = None
     clearable: bool | list[str] | None = None
+    instances: Literal["one", "many"] | None = None
+    participants: dict[str, FlowParticipant] | None = None

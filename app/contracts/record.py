@@ -25,6 +25,11 @@ Kind = Literal[
     "recovered",
     "migrated",
     "erased",
+    "assigned",
+    "claimed",
+    "released",
+    "voted",
+    "withdrawn",
     "refused",
 ]
 
@@ -42,7 +47,8 @@ class HistoryRecord(Struct, frozen=True):
 
     ``hash`` covers ``previous_hash`` and the record, with a ``commitment`` in place of the erasable members,
     salted with ``salt``, in the form ``hash_version`` (absent in the first form; see
-    app.flow.history_chain). Records older than the chain have none of these.
+    app.flow.history_chain). Records older than the chain have none of these. ``actor_salt`` is present if the
+    actor is a participant: the hash then covers a commitment to the id.
     """
 
     id: str
@@ -73,6 +79,7 @@ class HistoryRecord(Struct, frozen=True):
     salt: str | UnsetType = UNSET
     hash_version: int | UnsetType = UNSET
     hash: str | UnsetType = UNSET
+    actor_salt: str | UnsetType = UNSET
 
 
 ERASABLE = ("payload", "request_id", "digest")

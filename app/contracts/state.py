@@ -6,6 +6,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.errors import FlowNotFoundError
+from app.contracts.people import Claim, Participant, PersonSalt, TransitionBy
 
 Payload = dict[str, Any]
 
@@ -15,18 +16,48 @@ Status = Literal["active", "paused", "completed", "cleared", "expired"]
 TERMINAL_STATUSES: frozenset[Status] = frozenset({"cleared", "expired"})
 
 
-def state_key(flow_id: str, user_id: str) -> str:
-    """Return the identity of a state, ``<flow>:<user>``.
+class StateId(Struct, frozen=True, order=True):
+    """The identity of a state.
 
-    A slug has no colon, so the first colon separates. A flow id with a colon could read as another user's
-    state.
+    ``instance_id`` is the entity of a state whose flow has many for each user, None for the only one.
 
     Raises:
-        FlowNotFoundError: ``flow_id`` has a colon.
+        FlowNotFoundError: ``flow_id`` has a colon or a semicolon, which separate the parts of a key.
     """
-    if ":" in flow_id:
-        raise FlowNotFoundError(flow_id)
-    return f"{flow_id}:{user_id}"
+
+    flow_id: str
+    user_id: str
+    instance_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if ":" in self.flow_id or ";" in self.flow_id:
+            raise FlowNotFoundError(self.flow_id)
+
+    @property
+    def key(self) -> str:
+        """The identity as one text: ``<flow>:<user>``, or ``<flow>;<user>;<entity>`` for one of many.
+
+        No two states have the same key. A slug has neither separator, so the first one separates. In the
+        second form the user's ``%`` and ``;`` are written ``%25`` and ``%3B``.
+        """
+        if self.instance_id is None:
+            return f"{self.flow_id}:{self.user_id}"
+        return f"{self.flow_id};{escape_user(self.user_id)};{self.instance_id}"
+
+
+def escape_user(user_id: str) -> str:
+    """Return a user id without ``;``, as keys with an entity have it."""
+    return user_id.replace("%", "%25").replace(";", "%3B")
+
+
+def id_from_key(key: str) -> StateId:
+    """Return the identity in a key."""
+    at = next((n for n, character in enumerate(key) if character in ":;"), len(key))
+    flow_id, rest = key[:at], key[at + 1 :]
+    if key[at : at + 1] != ";":
+        return StateId(flow_id, rest)
+    user, _, instance_id = rest.partition(";")
+    return StateId(flow_id, user.replace("%3B", ";").replace("%25", "%"), instance_id)
 
 
 class AvailableTransition(Struct, frozen=True):
@@ -39,7 +70,7 @@ class AvailableTransition(Struct, frozen=True):
 
 
 class StatePosition(Struct, frozen=True):
-    """The position of a stored state; ``key`` is ``<flow>:<user>``.
+    """The position of a stored state; ``key`` is that of its StateId.
 
     A damaged document has an epoch and a revision of any type.
     """
@@ -54,7 +85,8 @@ class FlowState(Struct, frozen=True):
 
     ``previous`` is set only after a reversible transition; to undo it, a caller needs one of ``undo_roles``
     (absent: no role; empty: only administrators may). ``service`` is the service that the user is heading
-    for, not the service of the step. ``entity_id``: absent and ``None`` differ. ``version`` pins the
+    for, not the service of the step. ``entity_id`` is a label: absent and ``None`` differ; a state whose
+    flow has many for each user has ``instance_id`` instead, a part of its identity. ``version`` pins the
     definition. ``epoch`` identifies the state from a start to its end, ``revision`` counts the committed
     changes since the start (0 at first). Times are UTC with milliseconds. ``transitions`` are those that
     the caller may run now (none while paused, for ``pause_reason``); they follow from the definition
@@ -62,6 +94,11 @@ class FlowState(Struct, frozen=True):
     the timeout is ``absolute``, and ``timeout_left_ms`` is the time left after the resumption.
     ``expires_at`` is the end of the state if nothing changes it; while paused it is absent, and
     ``expiry_left_ms`` is the lifetime left after the resumption.
+
+    ``participants`` have roles on this state, ``awaits`` are those of their roles that may run a transition
+    of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` tells who ran the transitions
+    that a rule of the flow refers to. ``people`` has a salt for each person but the owner whom any record of
+    the state names (app.flow.history_chain).
     """
 
     flow: str
@@ -85,6 +122,13 @@ class FlowState(Struct, frozen=True):
     timeout_at: datetime | UnsetType = UNSET
     timeout_left_ms: int | UnsetType = UNSET
     expiry_left_ms: int | UnsetType = UNSET
+    instance_id: str | UnsetType = UNSET
+    participants: tuple[Participant, ...] | UnsetType = UNSET
+    awaits: tuple[str, ...] | UnsetType = UNSET
+    claims: tuple[Claim, ...] | UnsetType = UNSET
+    votes: tuple[TransitionBy, ...] | UnsetType = UNSET
+    runs: tuple[TransitionBy, ...] | UnsetType = UNSET
+    people: tuple[PersonSalt, ...] | UnsetType = UNSET
     transitions: tuple[AvailableTransition, ...] = ()
 
     @property
@@ -93,9 +137,26 @@ class FlowState(Struct, frozen=True):
         return next((t for t in self.transitions if not t.explicit), None)
 
     @property
+    def id(self) -> StateId:
+        """The state's identity."""
+        return StateId(self.flow, self.user_id, None if self.instance_id is UNSET else self.instance_id)
+
+    @property
     def key(self) -> str:
-        """The state's identity, ``<flow>:<user>``."""
-        return state_key(self.flow, self.user_id)
+        """The state's identity as one text."""
+        if self.instance_id is UNSET:
+            return f"{self.flow}:{self.user_id}"
+        return self.id.key
+
+    @property
+    def instances(self) -> Literal["many"] | UnsetType:
+        """``many`` if the entity is a part of the identity."""
+        return UNSET if self.instance_id is UNSET else "many"
+
+    @property
+    def entity(self) -> str | UnsetType | None:
+        """The entity that the flow runs for: a part of the identity, or a label."""
+        return self.entity_id if self.instance_id is UNSET else self.instance_id
 
     @property
     def position(self) -> "StatePosition":

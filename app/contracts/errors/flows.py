@@ -43,6 +43,63 @@ class FlowNotStartedError(FlowError):
         super().__init__(message, flowId=flow_id, **(ended or {}))
 
 
+class EntityRequiredError(FlowError):
+    """The user has several states in the flow, and the request does not say which."""
+
+    code = "ENTITY_REQUIRED"
+    status = 409
+    title = "Entity required"
+
+    def __init__(self, flow_id: str, entities: Sequence[str], *, more: bool) -> None:
+        """Describe the choice.
+
+        Args:
+            flow_id: The flow.
+            entities: Entities of some of the states, the newest first.
+            more: There are further ones.
+        """
+        listed = f"{', '.join(entities)}{', …' if more else ''}"
+        super().__init__(
+            f"Flow {flow_id} has several states of this user; name one by entityId: {listed}",
+            flowId=flow_id,
+            entityIds=list(entities),
+            more=more,
+        )
+
+
+class SeparationOfDutiesError(FlowError):
+    """The caller ran a transition after which another person must run this one."""
+
+    code = "SEPARATION_OF_DUTIES"
+    status = 403
+    title = "Separation of duties"
+
+    def __init__(self, transition: str, ran: str) -> None:
+        super().__init__(
+            f"Transition {transition} must be run by another person than {ran}, which you ran",
+            transition=transition,
+            ran=ran,
+        )
+
+
+class ClaimedError(FlowError):
+    """Another person has claimed the tasks of the role."""
+
+    code = "CLAIMED"
+    status = 409
+    title = "Claimed by another person"
+    retryable = True
+
+    def __init__(self, role: str, user_id: str, until: str) -> None:
+        """Describe the claim; ``until`` is its end (ISO 8601)."""
+        super().__init__(
+            f"The tasks of {role} are claimed by {user_id} until {until}; try again then, or ask for a release",
+            role=role,
+            userId=user_id,
+            until=until,
+        )
+
+
 class InvalidTransitionError(FlowError):
     """The current step does not have the transition."""
 

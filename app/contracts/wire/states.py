@@ -3,21 +3,33 @@
 from collections.abc import Callable
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import UNSET, Raw, Struct, UnsetType, convert, json, structs
 
+from app.contracts.people import Participant, TransitionBy
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
 from app.contracts.state import AvailableTransition, FlowState, Payload, Status
 from app.contracts.wire.times import Time, iso
 
 
+class ClaimView(Struct, frozen=True, rename="camel"):
+    """A claim in an answer: ``user_id`` alone of those with ``role`` may act, until ``until``."""
+
+    role: str
+    user_id: str
+    until: Time
+
+
 class StateView(Struct, frozen=True, rename="camel"):
     """A state in an answer.
 
     ``transitions`` are those that the caller may run now. Callers with one of ``undo_roles`` may go back to
-    ``previous``; absent: all callers who may act on the state, empty: administrators only.
+    ``previous``; absent: all callers who may act on the state, empty: administrators only. With
+    ``instances``, ``many``, ``entity_id`` is a part of the state's identity, otherwise a label.
+    ``participants``, ``claims`` and ``votes`` are those of people; ``votes`` are cast at this step, ``runs`` tell
+    who ran the transitions that a rule of the flow refers to.
     """
 
     flow: str
@@ -40,6 +52,11 @@ class StateView(Struct, frozen=True, rename="camel"):
     expires_at: Time | UnsetType = UNSET
     pause_reason: str | UnsetType = UNSET
     timeout_at: Time | UnsetType = UNSET
+    instances: Literal["many"] | UnsetType = UNSET
+    participants: tuple[Participant, ...] | UnsetType = UNSET
+    claims: tuple[ClaimView, ...] | UnsetType = UNSET
+    votes: tuple[TransitionBy, ...] | UnsetType = UNSET
+    runs: tuple[TransitionBy, ...] | UnsetType = UNSET
 
 
 class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
@@ -53,10 +70,14 @@ class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
 
 
 class FlowUpdatedEvent(Struct, frozen=True, rename="camel", kw_only=True):
-    """The body of ``flow-updated``: a user's state in a watched flow, and the change that led to it."""
+    """The body of ``flow-updated``: a user's state in a watched flow, and the change that led to it.
+
+    ``entity_id`` is present if the user has many states in the flow.
+    """
 
     user_id: str
     flow_id: str
+    entity_id: str | UnsetType = UNSET
     state: StateView
     kind: str
     transition: str
@@ -77,16 +98,21 @@ class CaughtUpView(Struct, frozen=True, rename="camel"):
     complete: bool
 
 
-NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms")
+NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms", "awaits", "people")
 """Members of a state that no view has; every other one is a member of StateView."""
 
+_SOURCES = {"entity_id": "entity", "instances": "instances"}
+"""Members of StateView that are not those of a state with the same name."""
 _TYPES = {field.name: field.type for field in structs.fields(FlowState)}
 _TIMES = tuple(
     index
     for index, name in enumerate(StateView.__struct_fields__)
-    if datetime in (_TYPES[name], *get_args(_TYPES[name]))
+    if name not in _SOURCES and datetime in (_TYPES[name], *get_args(_TYPES[name]))
 )
-_read_members: Callable[[FlowState], tuple[Any, ...]] = attrgetter(*StateView.__struct_fields__)
+_CLAIMS = StateView.__struct_fields__.index("claims")
+_read_members: Callable[[FlowState], tuple[Any, ...]] = attrgetter(
+    *(_SOURCES.get(name, name) for name in StateView.__struct_fields__)
+)
 
 
 def _state_members(state: FlowState) -> list[Any]:
@@ -95,6 +121,8 @@ def _state_members(state: FlowState) -> list[Any]:
     for index in _TIMES:
         if members[index] is not UNSET:
             members[index] = iso(members[index])
+    if state.claims is not UNSET:
+        members[_CLAIMS] = tuple(ClaimView(each.role, each.user_id, iso(each.until)) for each in state.claims)
     return members
 
 
@@ -104,9 +132,12 @@ def state_view(state: FlowState) -> StateView:
 
 
 def state_of_view(view: StateView) -> FlowState:
-    """Return the state in a view, which lacks the remaining times of a paused state."""
+    """Return the state in a view, which lacks the members of ``NOT_SHOWN``."""
     members = {name: getattr(view, name, UNSET) for name in FlowState.__struct_fields__}
-    return convert({name: value for name, value in members.items() if value is not UNSET}, FlowState)
+    if view.instances is not UNSET:
+        members |= {"instance_id": view.entity_id, "entity_id": UNSET}
+    given = {name: value for name, value in members.items() if value is not UNSET}
+    return convert(given, FlowState, from_attributes=True)
 
 
 def state_updated_event(state: FlowState, record: HistoryRecord) -> StateUpdatedEvent:
@@ -132,6 +163,7 @@ def flow_updated_event(body: Raw) -> FlowUpdatedEvent:
     return FlowUpdatedEvent(
         user_id=update.user_id,
         flow_id=update.flow,
+        entity_id=UNSET if update.instances is UNSET else update.entity_id or UNSET,
         state=state_of_event(update),
         kind=update.kind,
         transition=update.transition,
