@@ -87,7 +87,7 @@ class GuardInputs:
     Args:
         state: The state before the transition; None for a guard that reads nothing.
         payload: The payload of the transition.
-        caller: The caller that runs it.
+        caller: The effective caller that runs it.
         now: The time that guards see.
     """
 
@@ -201,7 +201,7 @@ def _values(state: FlowState, payload: Payload, caller: Caller, now: datetime | 
         "state.step": state.step,
         "state.previous": state.previous or "",
         "state.service": state.service,
-        "state.entityId": state.entity_id or "",
+        "state.entityId": state.entity or "",
         "state.message": state.message or "",
         "state.status": state.status,
         "state.ok": state.ok,
