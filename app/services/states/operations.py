@@ -14,7 +14,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.results import Started, Verification
-from app.contracts.state import FlowState, Payload
+from app.contracts.state import FlowState, Payload, StateId
 from app.flow import rules
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
@@ -162,7 +162,9 @@ class StateOperations:
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
             if present is None:
                 definition = await self._catalog.current(flow_id)
-                fresh = rules.start(definition, user_id, new_id(), StartCommand(step=command.step), now)
+                fresh = rules.start(
+                    definition, StateId(flow_id, user_id), new_id(), StartCommand(step=command.step), now
+                )
                 present = structs.replace(fresh, revision=-1)  # the replacement is its first
             else:
                 definition = await self._catalog.current_or_pinned(present)
@@ -257,7 +259,9 @@ class StateOperations:
     ) -> ProposedChange:
         definition = await self._catalog.current(state_command.flow_id)
         require_entrance(definition.flow, command.step, state_command.origin.caller)
-        after = rules.start(definition, state_command.user_id, new_id(), command, now)
+        after = rules.start(
+            definition, StateId(state_command.flow_id, state_command.user_id), new_id(), command, now
+        )
         self._check_payload(command.payload, after)
         return ProposedChange.of_kind("started", definition, after, command.payload)
 

@@ -10,7 +10,7 @@ from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowNotStartedError
 from app.contracts.ports.states import DamagedState, StoredState
 from app.contracts.record import HistoryRecord, UnreadableRecord
-from app.contracts.state import TERMINAL_STATUSES, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId
 from app.flow import rules
 from app.flow.history_chain import is_erased
 from app.kit.ids import later_id, new_id
@@ -72,7 +72,7 @@ class RecoveryPlan(Struct, frozen=True):
         """
         if self.last is None:
             epoch = new_id() if self.newest is None else later_id(self.newest.epoch, new_id())
-            after = rules.start(definition, user_id, epoch, StartCommand(), now)
+            after = rules.start(definition, StateId(flow_id, user_id), epoch, StartCommand(), now)
             return self._proposed(after, definition), now
         last = self.last
         if found is None and last.is_gone_at(now):
