@@ -116,7 +116,7 @@ def run(
 
 
 def in_review(**roles: str) -> FlowState:
-    return run(begun(**(roles or {"approver": "bob carol dan"})), "quick", OWNER)
+    return run(begun(PURCHASE, "e-1", **(roles or {"approver": "bob carol dan"})), "quick", OWNER)
 
 
 def in_payment(**roles: str) -> FlowState:
