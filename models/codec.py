@@ -80,8 +80,8 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
         FlowStateCorruptionError: A field is missing or has another type, or the document contradicts itself.
     """
     state = _decode_struct(document, _STATE_FIELDS, FlowState, document)
-    if document["_id"] != f"{state.flow}:{state.user_id}":
-        raise _unreadable(document, f"its fields are of {state.flow}:{state.user_id}")
+    if document["_id"] != state.key:
+        raise _unreadable(document, f"its fields are of {state.key}")
     if state.revision < 0:
         raise _unreadable(document, f"its revision is {state.revision}")
     if state.updated_at.year > MAX_YEAR:
@@ -92,7 +92,7 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
 def record_to_document(record: HistoryRecord) -> Document:
     """Return a history document; absent fields are left out, and so is a payload that another record has."""
     record = as_stored(record)
-    values = (f"{record.flow_id}:{record.user_id}", *_record_members(record))
+    values = (record.state_key, *_record_members(record))
     pairs = zip(_RECORD_NAMES, values)  # noqa: B905 - as long, and strict costs time
     document = {name: value for name, value in pairs if value is not UNSET}
     if record.after is not UNSET:
