@@ -15,7 +15,9 @@ class Caller(Struct, frozen=True):
     """An authenticated party.
 
     ``groups`` are those of its token. ``participates``: it acts on another user's state, by the roles that it
-    has on that state alone (app.flow.people). ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
+    has on that state alone (app.flow.people).
+
+    ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
     this process alone (``trusted_caller``); no token sets it.
     """
 

@@ -104,8 +104,8 @@ class FlowState(Struct, frozen=True):
     ``expiry_left_ms`` is the lifetime left after the resumption.
 
     ``participants`` have roles on this state, ``awaits`` are those of their roles that may run a transition
-    of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` tells who ran the transitions
-    that a rule of the flow refers to. ``people`` has a salt for each person but the owner whom any record of
+    of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` those of transitions to
+    which a rule of the flow refers. ``people`` has a salt for each person but the owner whom any record of
     the state names (app.flow.history_chain).
     """
 

@@ -40,6 +40,7 @@ class FlowService:
         self.tokens = components.tokens
         self.migration = components.migration
         self.administration = components.administration
+        self.people = components.people
         self.bulk = components.bulk
         self.personal_data = components.personal_data
         self.history = components.history

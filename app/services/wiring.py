@@ -49,6 +49,7 @@ from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
 from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
+from app.services.states.people import PeopleOperations
 from app.services.states.recovery import Recovery
 
 
@@ -132,6 +133,7 @@ class Components:
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, clock
         )
+        self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = PersonalDataRequests(
             states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock

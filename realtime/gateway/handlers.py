@@ -11,7 +11,6 @@ from starlette.types import ASGIApp
 
 from app.auth.policy import ADMIN, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.commands import Origin
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
@@ -21,25 +20,29 @@ from app.contracts.errors import (
     RateLimitedError,
 )
 from app.contracts.events import flow_topic, user_topic
-from app.contracts.positions import ExpectedPosition, held_position
-from app.contracts.state import FlowState, StateId
+from app.contracts.positions import held_position
+from app.contracts.state import StateId
 from app.contracts.wire.errors import error_view
-from app.contracts.wire.states import caught_up_view, state_view
+from app.contracts.wire.states import caught_up_view
 from app.kit.tasks import end_tasks
 from app.services import FlowService
 from config.log import describe
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
 from realtime.gateway.limits import MAX_CONNECTIONS_PER_USER, MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from realtime.gateway.messages import (
+    ChangeMessage,
+    ClaimMessage,
     FlowMessage,
     ListMessage,
     M,
+    ParticipantsMessage,
     ResetMessage,
     StartMessage,
     SubscribeMessage,
     TransitionMessage,
     decode_message,
 )
+from realtime.gateway.requests import StateRequests
 from realtime.gateway.rooms import Rooms, flow_room, presence_room, state_room, user_room
 from realtime.gateway.session import Session, device_of, token_of
 from realtime.gateway.socketio_library import socketio
@@ -84,11 +87,16 @@ class FlowSockets:
         self._rooms = Rooms(self.server, service)
         self.server.on("connect", self._connect)
         self.server.on("disconnect", self._disconnect)
-        self._on("flow-state", FlowMessage, self._state)
-        self._on("flow-start", StartMessage, self._start)
-        self._on("flow-transition", TransitionMessage, self._transition)
-        self._on("flow-reset", ResetMessage, self._reset)
-        self._on("flow-list", ListMessage, self._list)
+        requests = StateRequests(service)
+        self._on("flow-state", FlowMessage, requests.state)
+        self._on("flow-start", StartMessage, requests.start)
+        self._on("flow-transition", TransitionMessage, requests.transition)
+        self._on("flow-reset", ResetMessage, requests.reset)
+        self._on("flow-participants", ParticipantsMessage, requests.assign)
+        self._on("flow-claim", ClaimMessage, requests.claim)
+        self._on("flow-release", ClaimMessage, requests.release)
+        self._on("flow-withdraw", ChangeMessage, requests.withdraw)
+        self._on("flow-list", ListMessage, requests.list)
         self._on("flow-subscribe", SubscribeMessage, self._subscribe)
         self._on("flow-unsubscribe", FlowMessage, self._unsubscribe)
         self._on("flow-watch", FlowMessage, self._watch)
@@ -206,58 +214,6 @@ class FlowSockets:
         except FlowError as error:
             return await self._refuse(sid, event, error)
 
-    async def _state(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
-        return _state_body(
-            await self._service.get_flow_state(
-                user_id, message.flow_id, entity_id=message.entity_id, caller=session.caller
-            )
-        )
-
-    async def _start(self, session: Session, user_id: str, message: StartMessage) -> Answer:
-        state, started = await self._service.start_flow(
-            user_id, message.flow_id, message.command(), origin=_origin(session, message)
-        )
-        return {**_state_body(state), "started": started}
-
-    async def _transition(self, session: Session, user_id: str, message: TransitionMessage) -> Answer:
-        state = await self._service.execute_transition(
-            user_id,
-            message.flow_id,
-            message.transition,
-            message.payload,
-            ok=message.ok,
-            message=message.message,
-            remove=message.remove,
-            entity_id=message.entity_id,
-            origin=_origin(session, message),
-        )
-        return _state_body(state)
-
-    async def _reset(self, session: Session, user_id: str, message: ResetMessage) -> Answer:
-        state = await self._service.reset_flow(
-            user_id,
-            message.flow_id,
-            message.step,
-            entity_id=message.entity_id,
-            origin=_origin(session, message),
-        )
-        return _state_body(state)
-
-    async def _list(self, session: Session, user_id: str, message: ListMessage) -> Answer:
-        after, limit, caller = message.after, message.limit, session.caller
-        if message.role is not None:
-            found = await self._service.administration.list_awaiting(
-                message.role, caller, after=after, limit=limit
-            )
-        elif message.flow_id is not None:
-            found = await self._service.list_flow_states(
-                user_id, message.flow_id, status=message.status, after=after, limit=limit, caller=caller
-            )
-        else:
-            raise InvalidRequestError([Fault("/flowId", "is required, unless `as` names a role")])
-        answer: Answer = {"items": [state_view(state) for state in found.states]}
-        return answer if found.next is None else {**answer, "next": found.next}
-
     # Subscriptions
 
     async def _subscribe(self, session: Session, user_id: str, message: SubscribeMessage) -> Answer:
@@ -339,17 +295,3 @@ def _require_capacity(session: Session) -> None:
     if len(session.followed) + len(session.watched) >= MAX_SUBSCRIPTIONS:
         fault = f"this client has {MAX_SUBSCRIPTIONS} subscriptions, the maximum; unsubscribe from one first"
         raise InvalidRequestError([Fault("/flowId", fault)])
-
-
-def _origin(session: Session, message: Any) -> Origin:
-    expected = message.expected_revision
-    return Origin(
-        session.caller,
-        request_id=message.request_id,
-        client="socket",
-        expected=None if expected is None else ExpectedPosition(expected),
-    )
-
-
-def _state_body(state: FlowState | None) -> Answer:
-    return {"state": None if state is None else state_view(state)}

@@ -5,9 +5,11 @@ from typing import Annotated, Any, TypeVar
 from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, field
 
 from app.contracts.commands import (
+    ClaimCommand,
     Label,
     Name,
     Participants,
+    ParticipantsCommand,
     Pointers,
     RequestId,
     ResetCommand,
@@ -103,6 +105,26 @@ class TransitionMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"
     def command(self) -> TransitionCommand:
         """Return the command of this message."""
         return TransitionCommand(payload=self.payload, ok=self.ok, message=self.message, remove=self.remove)
+
+
+class ClaimMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
+    """The body of ``flow-claim`` and ``flow-release``."""
+
+    role: Role | None = None
+
+    def command(self) -> ClaimCommand:
+        """Return the command of this message."""
+        return ClaimCommand(role=self.role)
+
+
+class ParticipantsMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):
+    """The body of ``flow-participants``."""
+
+    participants: Participants
+
+    def command(self) -> ParticipantsCommand:
+        """Return the command of this message."""
+        return ParticipantsCommand(participants=self.participants)
 
 
 class ResetMessage(ChangeMessage, frozen=True, kw_only=True, rename="camel"):

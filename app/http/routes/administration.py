@@ -32,7 +32,7 @@ from app.contracts.wire.records import exported_record_view
 from app.contracts.wire.states import state_view
 from app.http.endpoint import Answer, Call, Endpoint
 from app.http.paging import Limit, page_answer
-from app.http.routes.states import StatesPage
+from app.http.routes.state_lists import StatesPage
 
 MAX_OPERATIONS = 1000
 EXPORT_PART_BYTES = 262_144

@@ -1,12 +1,11 @@
 """The routes of states."""
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, structs
 
 from app.auth.policy import ADMIN
 from app.contracts.commands import (
     PauseCommand,
     ResetCommand,
-    Role,
     SetCommand,
     StartCommand,
     TransitionCommand,
@@ -28,32 +27,10 @@ from app.contracts.errors import (
     StateBusyError,
     StatePausedError,
 )
-from app.contracts.ports.states import ListedStatus, StateFilter
 from app.contracts.state import FlowState
 from app.contracts.wire.administration import RecoveryView, recovery_view
 from app.contracts.wire.states import StateView, state_view
 from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, StateQuery, UserQuery
-from app.http.paging import Limit, page_answer
-
-
-class StatesQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the ``next`` of the previous page.
-
-    ``as`` is a role: the states of any owner in which a transition of the present step waits for the caller,
-    who is a participant with that role.
-    """
-
-    after: str | None = None
-    limit: Limit = 100
-    role: Role | None = field(name="as", default=None)
-
-
-class InstancesQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the ``next`` of the previous page."""
-
-    status: ListedStatus | None = None
-    after: str | None = None
-    limit: Limit = 100
 
 
 class StartQuery(UserQuery, frozen=True, rename="camel"):
@@ -64,17 +41,8 @@ class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
     """A command without members: no body, or an empty object."""
 
 
-class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """States by flow. ``next`` is the ``after`` of the next page, absent on the last one.
-
-    A page ends at 1 MB, so that it may have fewer states than ``limit``.
-    """
-
-    items: list[StateView]
-    next: str | None = None
-
-
-def _state_answer(state: FlowState, status: int = 200) -> Answer:
+def state_answer(state: FlowState, status: int = 200) -> Answer:
+    """Return the answer with a state and its ETag."""
     return Answer(state_view(state), status, {"ETag": f'"{state.epoch}.{state.revision}"'})
 
 
@@ -82,14 +50,14 @@ async def _get(call: Call) -> Answer:
     state = await call.service.get_flow_state(
         call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, caller=call.caller
     )
-    return Answer(None) if state is None else _state_answer(state)
+    return Answer(None) if state is None else state_answer(state)
 
 
 async def _start(call: Call) -> Answer:
     state, started = await call.service.start_flow(
         call.owner_id, call.path["flow_id"], call.body, origin=call.origin
     )
-    return _state_answer(state, 201 if started else 200)
+    return state_answer(state, 201 if started else 200)
 
 
 async def _transition(call: Call) -> Answer:
@@ -105,7 +73,7 @@ async def _transition(call: Call) -> Answer:
         entity_id=call.query.entity_id,
         origin=call.origin,
     )
-    return _state_answer(state)
+    return state_answer(state)
 
 
 async def _reset(call: Call) -> Answer:
@@ -116,11 +84,11 @@ async def _reset(call: Call) -> Answer:
         entity_id=call.query.entity_id,
         origin=call.origin,
     )
-    return _state_answer(state)
+    return state_answer(state)
 
 
 async def _back(call: Call) -> Answer:
-    return _state_answer(
+    return state_answer(
         await call.service.undo_transition(
             call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
         )
@@ -128,7 +96,7 @@ async def _back(call: Call) -> Answer:
 
 
 async def _pause(call: Call) -> Answer:
-    return _state_answer(
+    return state_answer(
         await call.service.administration.pause_flow(
             call.owner_id, call.path["flow_id"], call.body, entity_id=call.query.entity_id, origin=call.origin
         )
@@ -136,7 +104,7 @@ async def _pause(call: Call) -> Answer:
 
 
 async def _resume(call: Call) -> Answer:
-    return _state_answer(
+    return state_answer(
         await call.service.administration.resume_flow(
             call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
         )
@@ -156,7 +124,7 @@ async def _set(call: Call) -> Answer:
         entity_id=call.query.entity_id,
         origin=call.origin,
     )
-    return _state_answer(state)
+    return state_answer(state)
 
 
 async def _clear(call: Call) -> Answer:
@@ -171,32 +139,6 @@ async def _recover(call: Call) -> Answer:
         call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
     )
     return Answer(recovery_view(done))
-
-
-async def _list(call: Call) -> Answer:
-    query: StatesQuery = call.query
-    if query.role is not None:
-        page = await call.service.administration.list_awaiting(
-            query.role, call.caller, after=query.after, limit=query.limit
-        )
-        return page_answer(page.states, state_view, lambda state: state.key, page.next)
-    page = await call.service.administration.find_states(
-        StateFilter(user_id=call.user_id), after=query.after, limit=query.limit, caller=call.caller
-    )
-    return page_answer(page.states, state_view, lambda state: state.key, page.next)
-
-
-async def _list_of_flow(call: Call) -> Answer:
-    query: InstancesQuery = call.query
-    page = await call.service.list_flow_states(
-        call.user_id,
-        call.path["flow_id"],
-        status=query.status,
-        after=query.after,
-        limit=query.limit,
-        caller=call.caller,
-    )
-    return page_answer(page.states, state_view, lambda state: state.place_in_list, page.next)
 
 
 _READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError, EntityRequiredError)
@@ -349,25 +291,5 @@ STATE_ENDPOINTS = [
         answers={204: None},
         request_headers=CONDITIONAL,
         errors=(*_CHANGING, StatePausedError),
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/flow/{flow_id}/states",
-        name="listFlowStates",
-        summary="List the states of the user in a flow with many for each user, the newest first",
-        handle=_list_of_flow,
-        query=InstancesQuery,
-        answers={200: StatesPage},
-        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/states",
-        name="getUserFlows",
-        summary="List the states of the user in all flows; as: those that wait for the caller in a role",
-        handle=_list,
-        query=StatesQuery,
-        answers={200: StatesPage},
-        errors=_READING,
     ),
 ]

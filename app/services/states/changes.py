@@ -55,10 +55,10 @@ class StateChanges:
         recovery, and a missing one how the last one ended.
 
         Raises:
-            InsufficientPermissionsError: The caller may not see the flow.
+            InsufficientPermissionsError: The caller may not see the flow, or this state.
             RateLimitedError: The caller requested too many changes.
         """
-        await self._access.require_visible(command.state_id.flow_id, command.origin.caller)
+        await self._access.require_access(command.state_id, command.origin.caller)
         if command.limited and not command.origin.dry_run:
             self._limit.take(command.origin)
         try:

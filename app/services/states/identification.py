@@ -35,7 +35,7 @@ class Identification:
             user_id: The owner.
             flow_id: The flow.
             entity_id: The entity. None: the state without one, or else the only state of the user.
-            caller: Who requests it. Only the owner and those who act for users learn which entities there are.
+            caller: Who requests it. Only those who may act for the owner learn which entities there are.
 
         Raises:
             InvalidRequestError: An id is malformed.
