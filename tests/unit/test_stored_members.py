@@ -12,9 +12,9 @@ from app.contracts.state import NOT_STORED, FlowState
 from app.contracts.wire import records as record_views
 from app.contracts.wire import states as state_views
 from app.contracts.wire.records import ExportedRecordView, RecordMetadata, exported_record_view
-from app.contracts.wire.states import StateView, state_view
+from app.contracts.wire.states import ClaimView, StateView, state_view
 from app.contracts.wire.times import iso
-from app.flow.history_chain import LINK, NOT_SEALED, SEALED, SEALED_AFTER
+from app.flow.history_forms import LINK, NOT_SEALED, NOT_SEALED_AFTER, SEALED, SEALED_AFTER
 from models.codec import (
     document_fields,
     record_from_document,
@@ -40,7 +40,7 @@ def full_state() -> FlowState:
 def test_every_member_of_a_record_is_sealed_erasable_or_listed_as_not_sealed() -> None:
     groups = [*SEALED, "after", *LINK, *ERASABLE, "salt", *NOT_SEALED]
     assert sorted(groups) == members(HistoryRecord)
-    assert sorted([*SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == members(FlowState)
+    assert sorted([*SEALED_AFTER, *NOT_SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == members(FlowState)
 
 
 def test_every_stored_member_of_a_state_passes_the_codec() -> None:
@@ -72,9 +72,15 @@ def test_every_stored_member_is_declared_in_its_document() -> None:
             assert declared[alias].is_required() == (name not in optional), name
 
 
+SHOWN_AS = {"instances": "instance_id"}
+"""Members of StateView by which another member of the state shows; that of many has no label."""
+
+
 def test_every_member_is_in_a_view_or_listed_as_not_shown() -> None:
-    assert sorted([*members(StateView), *state_views.NOT_SHOWN]) == members(FlowState)
+    of_state = [SHOWN_AS.get(name, name) for name in members(StateView) if name != "entity_id"]
+    assert sorted([*of_state, "entity_id", *state_views.NOT_SHOWN]) == members(FlowState)
     shown = [name for name in members(ExportedRecordView) if name != "metadata"]
+    shown = ["instance_id" if name == "entity_id" else name for name in shown]
     listed = [*shown, *members(RecordMetadata), *record_views.NOT_SHOWN]
     assert sorted(listed) == members(HistoryRecord)
 
@@ -83,13 +89,18 @@ def test_a_view_has_the_values_of_its_members() -> None:
     state = full_state()
     view = state_view(state)
     for name in members(StateView):
-        shown, value = getattr(view, name), getattr(state, name)
+        shown, value = getattr(view, name), getattr(state, "entity" if name == "entity_id" else name)
+        if name == "claims":
+            value = tuple(ClaimView(each.role, each.user_id, iso(each.until)) for each in value)
         assert shown == (iso(value) if isinstance(value, datetime) else value), name
+    assert (view.instances, view.entity_id) == ("many", state.instance_id)
+    assert state_view(structs.replace(state, instance_id=UNSET)).entity_id == state.entity_id
     record = full_record()
     exported = exported_record_view(record)
     assert exported.after == view
     for name in (*members(RecordMetadata), *members(ExportedRecordView)):
-        if name not in ("metadata", "timestamp", "after"):
+        if name not in ("metadata", "timestamp", "after", "entity_id"):
             shown = getattr(exported if hasattr(exported, name) else exported.metadata, name)
             assert shown == getattr(record, name), name
     assert exported.timestamp == iso(record.timestamp)
+    assert exported.entity_id == record.instance_id
