@@ -73,10 +73,9 @@ def state_to_document(state: FlowState) -> Document:
     document = {name: value for name, value in pairs if value is not UNSET}
     if state.payload is not UNSET:
         document["payload"] = _payload_text(state.payload)
-    if state.people is not UNSET or state.participants is not UNSET or state.runs is not UNSET:
-        for name in _NESTED:
-            if name in document:
-                document[name] = to_builtins(list(document[name]), builtin_types=(datetime,))
+    for name in _NESTED:
+        if name in document:
+            document[name] = to_builtins(list(document[name]), builtin_types=(datetime,))
     return document
 
 

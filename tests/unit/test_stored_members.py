@@ -3,10 +3,13 @@
 A new member that is in none of them, or in two places of one, fails here.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 from msgspec import UNSET, Struct, structs
 
+from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord
 from app.contracts.state import NOT_STORED, FlowState
 from app.contracts.wire import records as record_views
@@ -24,7 +27,7 @@ from models.codec import (
 )
 from models.documents.history import FlowHistoryDocument
 from models.documents.states import FlowStateDocument
-from tests.support.samples import full_record
+from tests.support.samples import T0, full_record
 
 
 def members(shape: type[Struct]) -> list[str]:
@@ -52,6 +55,66 @@ def test_every_stored_member_of_a_state_passes_the_codec() -> None:
     document = state_to_document(state)
     assert sorted(document) == sorted(fields.values())
     assert state_from_document({"_id": state.key, **document}) == state
+
+
+BOB = {"role": "approver", "userId": "bob"}
+WRONG: list[tuple[str, Any]] = [
+    ("participants", {"bob": "approver"}),
+    ("participants", "bob"),
+    ("participants", ["bob"]),
+    ("participants", [None]),
+    ("participants", [{"role": "approver"}]),
+    ("participants", [{"userId": "bob"}]),
+    ("participants", [{**BOB, "group": "finance"}]),
+    ("participants", [{**BOB, "since": 1}]),
+    ("participants", [{**BOB, "userId": 7}]),
+    ("participants", [{**BOB, "userId": None}]),
+    ("awaits", "approver"),
+    ("awaits", [1]),
+    ("claims", [BOB]),
+    ("claims", [{**BOB, "until": 7}]),
+    ("claims", [{**BOB, "until": "soon"}]),
+    ("claims", [{**BOB, "until": datetime(9998, 1, 1, tzinfo=UTC)}]),
+    ("votes", [{"transition": "go"}]),
+    ("runs", [{"transition": "go", "userId": ["bob"]}]),
+    ("runs", 1),
+    ("people", [{"userId": "bob"}]),
+    ("people", [{"userId": "bob", "salt": 1}]),
+    ("instanceId", 7),
+    ("instanceId", None),
+    ("instanceId", "E-2"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_member_of_another_shape_is_damage(name: str, value: Any) -> None:
+    state, record = full_state(), full_record()
+    document, stored = state_to_document(state), record_to_document(record)
+    with pytest.raises(FlowStateCorruptionError):
+        state_from_document({"_id": state.key, **document, name: value})
+    with pytest.raises(FlowStateCorruptionError):
+        record_from_document({**stored, "after": {**stored["after"], name: value}})
+
+
+def test_a_record_and_its_state_have_the_same_entity() -> None:
+    stored = record_to_document(full_record())
+    assert stored["stateId"] == full_state().key == "loop;ada;E-1"
+    for changed in (
+        {**stored, "instanceId": "E-2"},
+        {name: value for name, value in stored.items() if name != "instanceId"},
+        {**stored, "actorSalt": 7},
+    ):
+        with pytest.raises(FlowStateCorruptionError):
+            record_from_document(changed)
+
+
+def test_people_are_lists_of_documents_and_times_are_dates() -> None:
+    document = state_to_document(full_state())
+    assert document["claims"] == [{**BOB, "until": T0 + timedelta(minutes=15)}]
+    assert document["participants"][0] == BOB
+    assert document["participants"][-1] == {"role": "clerk", "group": "finance"}
+    assert document["people"][0] == {"userId": "bob", "salt": "salt-of-bob"}
+    assert record_to_document(full_record())["named"] == ["bob", "cleo"]
 
 
 def test_every_member_of_a_record_passes_the_codec() -> None:
