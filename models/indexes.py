@@ -33,6 +33,7 @@ INDEXES: Indexes = {
             name="request",
             partialFilterExpression={"requestId": {"$exists": True}},
         ),
+        IndexModel([("named", ASCENDING)], name="named", sparse=True),
     ),
     # Sparse, as each entry costs every commit, also one of a field that is not there; not partial, as
     # the embedded server does not use partial ones for ranges.
@@ -44,6 +45,7 @@ INDEXES: Indexes = {
         ),
         IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
         IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
+        IndexModel([("people.userId", ASCENDING)], name="people", sparse=True),
     ),
     "flow_states_damaged": (
         IndexModel([("state", ASCENDING)], name="state"),

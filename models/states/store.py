@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from app.contracts.ports.states import DamagedState, RunningStates, StateFilter, StatePage, StoredState
 from app.contracts.record import HistoryRecord
-from app.contracts.state import TERMINAL_STATUSES, FlowState, StatePosition, state_key
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId, StatePosition, id_from_key, state_key
 from models.batching.adaptive_size import AdaptiveBatchSize
 from models.batching.batcher import Batcher
 from models.codec import Document, state_from_document
@@ -236,6 +236,13 @@ class MongoStateStore:
         async with store_errors():
             documents = await waiting.sort("outbox.timestamp", 1).limit(limit).to_list(limit)
         return present(await self._codec.decode_many(readable(stored_state), documents))
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the stored states that name a person beside their owner, ended ones too, by key."""
+        stages = pipeline({"people.userId": user_id}, project={"_id": 1})
+        async with store_errors():
+            found = await self._states.aggregate(stages).to_list(None)
+        return [id_from_key(key) for key in sorted(str(document["_id"]) for document in found)]
 
     async def random_key(self) -> str | None:
         """Return the key of a random stored state; None if there is none."""
