@@ -160,14 +160,14 @@ def _pseudonyms_of(state: RawBSONDocument) -> set[str]:
     }
 
 
-def _ids_in(record: RawBSONDocument) -> Iterator[Any]:
-    """Return the ids of people in a record."""
-    yield record.get("actor")
+def _ids_in(record: RawBSONDocument) -> Iterator[str]:
+    """Return the ids of people in a record, as texts also where they are damaged."""
+    yield str(record.get("actor"))
     after = record.get("after")
     if isinstance(after, RawBSONDocument):
         for member in NAMING:
             for entry in _documents_in(after, member):
-                yield entry.get("userId")
+                yield str(entry.get("userId"))
 
 
 def _documents_in(document: RawBSONDocument, name: str) -> list[RawBSONDocument]:

@@ -27,6 +27,10 @@ class Caller(Struct, frozen=True):
     groups: frozenset[str] = frozenset()
     participates: bool = False
 
+    def acts_for(self, user_id: str) -> bool:
+        """Return true if the caller may act for a user: as that user, a service or an administrator."""
+        return self.user_id == user_id or self.trusted or bool(self.scopes & {ADMIN, SERVICE})
+
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
         """Return true if the caller has one of the ``wanted`` roles.
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
@@ -84,6 +84,7 @@ class BatchOutcome(Struct, frozen=True):
 
     user_id: str
     flow_id: str
+    entity_id: str | UnsetType = UNSET
     state: FlowState | None = None
     error: FlowError | None = None
     payload_omitted: bool = False

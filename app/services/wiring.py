@@ -8,6 +8,7 @@ from msgspec import Struct
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.reports import CorruptionReports
@@ -47,6 +48,7 @@ from app.services.states.endings import Endings
 from app.services.states.executor import Executor
 from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
+from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
 from app.services.states.recovery import Recovery
 
@@ -60,6 +62,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     """The adapters that a service needs."""
 
     states: StateStore
+    entities: EntityReservations
     history: HistoryStore
     definitions: DefinitionStore
     statistics: StatisticsSource
@@ -95,7 +98,8 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
-        self.access = Visibility(self.catalog, clock)
+        self.access = Visibility(self.catalog, states, clock)
+        self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
         relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
@@ -122,10 +126,13 @@ class Components:
             self.catalog,
             self.access,
             self.history,
+            self.identification,
             clock,
             max_payload_bytes=limits.max_payload_bytes,
         )
-        self.administration = Administration(states, self.changes, self.catalog, self.access, recovery, clock)
+        self.administration = Administration(
+            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+        )
         self.bulk = Bulk(self.operations, self.administration)
         others = Pseudonymisation(states, history, commits, recovery, relay, clock)
         self.personal_data = PersonalDataRequests(

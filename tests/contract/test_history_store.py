@@ -38,7 +38,7 @@ async def test_appended_records_are_read_exactly(store: HistoryStore) -> None:
         record(moved(fresh())), payload=UNSET, after=UNSET, request_id=UNSET, success=False, error="X"
     )
     await store.append([full, bare])
-    assert (await store.read("loop", "ada", None, 10)).items == [full, bare]
+    assert (await store.read(StateId("loop", "ada"), None, 10)).items == [full, bare]
 
 
 async def test_appending_twice_does_not_change_the_first(store: HistoryStore) -> None:
@@ -47,12 +47,12 @@ async def test_appending_twice_does_not_change_the_first(store: HistoryStore) ->
     displaced = await store.append([record(fresh(), commit="second"), record(moved(fresh()))])
     assert displaced == {first.id}
     assert await store.append([first]) == set()
-    assert (await store.read("loop", "ada", None, 10)).items == [first, record(moved(fresh()))]
+    assert (await store.read(StateId("loop", "ada"), None, 10)).items == [first, record(moved(fresh()))]
 
 
 async def test_nothing_to_append(store: HistoryStore) -> None:
     await store.append([])
-    assert (await store.read("loop", "ada", None, 10)).items == []
+    assert (await store.read(StateId("loop", "ada"), None, 10)).items == []
 
 
 async def test_order_is_epoch_revision_id_and_pages_join(store: HistoryStore) -> None:
@@ -66,9 +66,9 @@ async def test_order_is_epoch_revision_id_and_pages_join(store: HistoryStore) ->
             state = moved(state)
     await store.append(list(reversed(whole)))
     await store.append([record(fresh(user="bob"))])
-    assert (await store.read("loop", "ada", None, 100)).items == whole
+    assert (await store.read(StateId("loop", "ada"), None, 100)).items == whole
     pages, after = [], None
-    while page := (await store.read("loop", "ada", after, 5)).items:
+    while page := (await store.read(StateId("loop", "ada"), after, 5)).items:
         pages += page
         after = position_of(page[-1])
     assert pages == whole
@@ -82,11 +82,11 @@ async def test_the_record_of_a_request(store: HistoryStore) -> None:
     before = made.timestamp - timedelta(seconds=1)
     assert await store.get(made.id) == made
     assert await store.get("nowhere") is None
-    assert await store.find_request("loop", "ada", "ada", "r-9", before) == made
-    assert await store.find_request("loop", "ada", "bob", "r-9", before) == other
-    assert await store.find_request("loop", "ada", "ada", "r-9", made.timestamp) is None
-    assert await store.find_request("loop", "ada", "ada", "r-8", before) is None
-    assert await store.find_request("loop", "bob", "ada", "r-9", before) is None
+    assert await store.find_request(StateId("loop", "ada"), "ada", "r-9", before) == made
+    assert await store.find_request(StateId("loop", "ada"), "bob", "r-9", before) == other
+    assert await store.find_request(StateId("loop", "ada"), "ada", "r-9", made.timestamp) is None
+    assert await store.find_request(StateId("loop", "ada"), "ada", "r-8", before) is None
+    assert await store.find_request(StateId("loop", "bob"), "ada", "r-9", before) is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_filters(store: HistoryStore, only: HistoryFilter, matching: list[
         state = moved(state)
     whole[2] = structs.replace(whole[2], success=False, transition="fly", after=UNSET)
     await store.append(whole)
-    assert (await store.read("loop", "ada", None, 10, only)).items == [whole[n] for n in matching]
+    assert (await store.read(StateId("loop", "ada"), None, 10, only)).items == [whole[n] for n in matching]
     assert [r for r in whole if only.matches(r)] == [whole[n] for n in matching]
 
 
@@ -128,18 +128,20 @@ async def lives(store: HistoryStore) -> list[HistoryRecord]:
 
 async def test_a_scan_goes_both_ways(store: HistoryStore) -> None:
     whole = await lives(store)
-    assert (await store.scan("loop", "ada", None, 10)).items == whole
-    assert (await store.scan("loop", "ada", None, 10, backwards=True)).items == whole[::-1]
-    assert (await store.scan("loop", "ada", position_of(whole[1]), 2)).items == whole[2:4]
-    assert (await store.scan("loop", "ada", position_of(whole[4]), 3, backwards=True)).items == whole[3:0:-1]
+    assert (await store.scan(StateId("loop", "ada"), None, 10)).items == whole
+    assert (await store.scan(StateId("loop", "ada"), None, 10, backwards=True)).items == whole[::-1]
+    assert (await store.scan(StateId("loop", "ada"), position_of(whole[1]), 2)).items == whole[2:4]
+    assert (
+        await store.scan(StateId("loop", "ada"), position_of(whole[4]), 3, backwards=True)
+    ).items == whole[3:0:-1]
 
 
 async def test_erasing_removes_entered_data_and_leaves_the_changes(store: HistoryStore) -> None:
     whole = await lives(store)
     refusals = [r for r in whole if r.kind == "refused"]
-    assert await store.erase("loop", "ada", position_of(whole[5])) == 5
-    assert await store.erase("loop", "nobody", position_of(whole[5])) == 0
-    found = (await store.read("loop", "ada", None, 10)).items
+    assert await store.erase(StateId("loop", "ada"), position_of(whole[5])) == 5
+    assert await store.erase(StateId("loop", "nobody"), position_of(whole[5])) == 0
+    found = (await store.read(StateId("loop", "ada"), None, 10)).items
     whole = [r for r in whole if r not in refusals]
     assert found[-1] == whole[-1], "the last one is the receipt"
     for before, after in zip(whole[:-1], found[:-1], strict=True):
@@ -148,15 +150,15 @@ async def test_erasing_removes_entered_data_and_leaves_the_changes(store: Histor
         bare = structs.replace(before.after, **absent)
         members = dict.fromkeys(("payload", "request_id", "digest", "salt"), UNSET)
         assert after == structs.replace(before, after=bare, **members)
-    assert (await store.read("loop", "bob", None, 10)).items[0].payload is not UNSET
+    assert (await store.read(StateId("loop", "bob"), None, 10)).items[0].payload is not UNSET
 
 
 async def test_the_newest_commit(store: HistoryStore) -> None:
-    assert await store.newest("loop", "ada") is None
+    assert await store.newest(StateId("loop", "ada")) is None
     whole = await lives(store)
     refused = structs.replace(whole[4], epoch="e3", id="loop:ada:e3:0:x")
     await store.append([refused])
-    assert await store.newest("loop", "ada") == whole[5]
+    assert await store.newest(StateId("loop", "ada")) == whole[5]
 
 
 async def test_many_records_are_read_at_once_and_missing_ones_left_out(store: HistoryStore) -> None:
@@ -179,11 +181,11 @@ async def test_pages_end_at_a_number_of_bytes_too(store: HistoryStore, backwards
     start = None
     while True:
         if backwards:
-            page = await store.scan("loop", "ada", start, 100, backwards=True)
+            page = await store.scan(StateId("loop", "ada"), start, 100, backwards=True)
             found += page.items
         else:
-            read = await store.read("loop", "ada", start, 100)
-            assert (await store.scan("loop", "ada", start, 100)).items == read.items
+            read = await store.read(StateId("loop", "ada"), start, 100)
+            assert (await store.scan(StateId("loop", "ada"), start, 100)).items == read.items
             page = Page([*read.items], read.next)
             found += page.items
         assert page.items
@@ -199,7 +201,7 @@ async def test_a_payload_that_a_record_names_is_stored_once(store: HistoryStore)
     first = fresh(payload={"a": 1})
     named = structs.replace(record(moved(first)), payload_revision=0)
     await store.append([record(first), named])
-    assert (await store.read("loop", "ada", None, 10)).items == [record(first), as_stored(named)]
+    assert (await store.read(StateId("loop", "ada"), None, 10)).items == [record(first), as_stored(named)]
     assert await store.get(named.id) == as_stored(named)
 
 

@@ -12,7 +12,7 @@ from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.contracts.people import Claim, Participant, PersonSalt, TransitionBy
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.history_chain import seal
 
@@ -117,7 +117,7 @@ def definition(slug: str = "loop", version: int = 1, **changes: Any) -> FlowDefi
 
 def fresh(user: str = "ada", epoch: str = "e1", slug: str = "loop", **command: Any) -> FlowState:
     """A state just started."""
-    return rules.start(definition(slug), user, epoch, StartCommand(**command), T0)
+    return rules.start(definition(slug), StateId(slug, user), epoch, StartCommand(**command), T0)
 
 
 def moved(state: FlowState, **changes: Any) -> FlowState:

@@ -1,6 +1,6 @@
 """The JSON shapes of batches, recoveries, exports and erasures."""
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.results import BatchOutcome, Erasure, PersonalData, Recovered
 from app.contracts.wire.errors import ErrorView, error_view
@@ -27,6 +27,7 @@ class BatchResult(Struct, frozen=True, rename="camel"):
     user_id: str
     flow_id: str
     ok: bool
+    entity_id: str | UnsetType = UNSET
     state: StateView | UnsetType | None = UNSET
     error: ErrorView | UnsetType = UNSET
     payload_omitted: bool | UnsetType = UNSET
@@ -64,12 +65,14 @@ def recovery_view(done: Recovered) -> RecoveryView:
 
 def batch_result(outcome: BatchOutcome) -> BatchResult:
     """Return the view of the result of one operation."""
+    named = BatchResult(
+        outcome.user_id, outcome.flow_id, ok=outcome.error is None, entity_id=outcome.entity_id
+    )
     if outcome.error is not None:
-        view = error_view(outcome.error)
-        return BatchResult(outcome.user_id, outcome.flow_id, ok=False, error=view)
+        return structs.replace(named, error=error_view(outcome.error))
     state = None if outcome.state is None else state_view(outcome.state)
     omitted = outcome.payload_omitted or UNSET
-    return BatchResult(outcome.user_id, outcome.flow_id, ok=True, state=state, payload_omitted=omitted)
+    return structs.replace(named, state=state, payload_omitted=omitted)
 
 
 def personal_data_view(found: PersonalData) -> PersonalDataView:

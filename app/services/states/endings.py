@@ -7,7 +7,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.record import HistoryRecord, commit_record_id
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.contracts.wire.times import iso
 from app.flow.history_chain import is_receipt
 
@@ -20,14 +20,14 @@ class Endings:
         self._history = history
         self._clock = clock
 
-    async def of(self, user_id: str, flow_id: str) -> dict[str, str]:
+    async def of(self, state_id: StateId) -> dict[str, str]:
         """Return when the last state ended, as ``expiredAt``, ``clearedAt`` or ``erasedAt``.
 
         Returns:
             An empty dict if there is a state, if there never was one, or if its end is no longer known.
         """
         try:
-            stored = await self._states.load(flow_id, user_id)
+            stored = await self._states.load(state_id)
             if stored is None or not stored.state.is_gone_at(self._clock.now()):
                 return {}
             return await self._of_tombstone(stored)
