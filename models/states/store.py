@@ -225,11 +225,9 @@ class MongoStateStore:
         return await self._ids_with({"people.userId": user_id})
 
     async def _ids_with(self, served: Document) -> list[StateId]:
+        stages = pipeline(served, sort=_BY_KEY, project={"_id": 1})
         async with store_errors():
-            documents = await self._states.aggregate(
-                pipeline(served, sort=_BY_KEY, project={"_id": 1})
-            ).to_list(None)
-        return [id_from_key(document["_id"]) for document in documents]
+            return [id_from_key(document["_id"]) async for document in self._states.aggregate(stages)]
 
     def _cursor(self, stages: list[Document]) -> AgnosticBaseCursor[Any]:
         return self._states.aggregate(stages, batchSize=BATCH_DOCUMENTS)
