@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from app.contracts.errors import FlowStateCorruptionError
@@ -20,10 +21,13 @@ from models.codec import ERASED_FIELDS, Document, record_from_document, record_t
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.document_codec import DocumentCodec
 from models.indexed import behind_prefix, key_range, pipeline
+from models.named_people import person_update
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 
 MAX_ERASED_IN_COMMAND = 1000
+MAX_RENAMED_IN_COMMAND = 200
 _DUPLICATE_KEY = 11000
+_WITHOUT_PAYLOADS = {"payload": 0, "after.payload": 0}
 
 
 class MongoHistoryStore:
@@ -142,6 +146,31 @@ class MongoHistoryStore:
                 )
                 count += deleted.deleted_count + answer.matched_count
         return count
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the states with records that name a person beside the owner, by key."""
+        stages: list[Document] = [{"$match": {"named": user_id}}, {"$group": {"_id": "$stateId"}}]
+        async with store_errors():
+            found = await self._history.aggregate(stages).to_list(None)
+        return [id_from_key(key) for key in sorted(str(document["_id"]) for document in found)]
+
+    async def replace_person(self, state_id: StateId, user_id: str, until: HistoryPosition) -> int:
+        """Put the pseudonym of a person in the place of the id. Returns the number of records."""
+        rest = {"named": user_id, "_id": {"$ne": until.id}, "$nor": _beyond(until, "$gt")}
+        stages = pipeline({"stateId": state_id.key}, rest, project={"_id": 1})
+        async with store_errors():
+            found = await self._history.aggregate(stages).to_list(None)
+            for first in range(0, len(found), MAX_RENAMED_IN_COMMAND):
+                ids = [document["_id"] for document in found[first : first + MAX_RENAMED_IN_COMMAND]]
+                documents = await self._history.find({"_id": {"$in": ids}}, _WITHOUT_PAYLOADS).to_list(None)
+                # Only the fields about people: an erasure of the owner's data may remove others meanwhile.
+                updates = [
+                    UpdateOne({"_id": document["_id"]}, person_update(document, user_id))
+                    for document in documents
+                ]
+                if updates:
+                    await self._history.bulk_write(updates, ordered=False)
+        return len(found)
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         """Return one record."""

@@ -35,6 +35,7 @@ INDEXES: Indexes = {
             name="request",
             partialFilterExpression={"requestId": {"$exists": True}},
         ),
+        IndexModel([("named", ASCENDING)], name="named", sparse=True),
     ),
     # Sparse, as each entry costs every commit, also one of a field that is not there; not partial, as
     # the embedded server does not use partial ones for ranges.
@@ -46,6 +47,7 @@ INDEXES: Indexes = {
         ),
         IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
         IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
+        IndexModel([("people.userId", ASCENDING)], name="people", sparse=True),
         IndexModel([("listed", ASCENDING)], name="listed", sparse=True),
         IndexModel([("waitsFor", ASCENDING)], name="waits", sparse=True),
     ),

@@ -19,6 +19,7 @@ from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
+from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
@@ -135,8 +136,18 @@ class Components:
         )
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
+        others = Pseudonymisation(states, history, commits, recovery, relay, clock)
         self.personal_data = PersonalDataRequests(
-            states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
+            states,
+            history,
+            ports.definitions,
+            self.history,
+            commits,
+            recovery,
+            relay,
+            ports.reports,
+            others,
+            clock,
         )
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
         self.exchange = DefinitionExchange(self.definitions)

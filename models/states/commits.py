@@ -221,7 +221,7 @@ def operation_of(
         return InsertOne(document)
     update: Document = {"$set": document, "$push": {"outbox": document.pop("outbox")[0]}}
     recent = document.pop("recent")
-    if record.kind == "erased":
+    if record.kind in ("erased", "pseudonymised"):  # they have a fingerprint of who sent them
         document["recent"] = []
     elif recent:
         update["$push"]["recent"] = {"$each": recent, "$slice": -REMEMBERED_REQUESTS}

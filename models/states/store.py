@@ -218,10 +218,16 @@ class MongoStateStore:
 
     async def ids_of_user(self, user_id: str) -> list[StateId]:
         """Return the stored states of a user, ended ones too, by key."""
-        stages = pipeline({"userId": user_id}, sort=_BY_KEY, project={"_id": 1})
+        return await self._ids_with({"userId": user_id})
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the stored states that name a person beside their owner, ended ones too, by key."""
+        return await self._ids_with({"people.userId": user_id})
+
+    async def _ids_with(self, served: Document) -> list[StateId]:
+        stages = pipeline(served, sort=_BY_KEY, project={"_id": 1})
         async with store_errors():
-            documents = await self._states.aggregate(stages).to_list(None)
-        return [id_from_key(document["_id"]) for document in documents]
+            return [id_from_key(document["_id"]) async for document in self._states.aggregate(stages)]
 
     def _cursor(self, stages: list[Document]) -> AgnosticBaseCursor[Any]:
         return self._states.aggregate(stages, batchSize=BATCH_DOCUMENTS)

@@ -7,18 +7,22 @@ from msgspec import UNSET, json, structs
 
 from app.contracts.pages import MAX_PAGE_BYTES, Page
 from app.contracts.ports.history import HistoryStore
+from app.contracts.pseudonyms import state_without_person, without_person
 from app.contracts.record import (
     HistoryFilter,
+    HistoryPosition,
     HistoryRecord,
     UnreadableRecord,
     as_stored,
     position_of,
+    state_after,
 )
 from app.contracts.state import StateId
+from app.flow.history_chain import is_intact, seal
 from models.database import Database
 from models.history_store import MongoHistoryStore
 from tests.support.fakes import FakeHistoryStore
-from tests.support.samples import T0, fresh, moved, record
+from tests.support.samples import T0, fresh, moved, peopled, record
 
 PORTS = (HistoryStore,)
 
@@ -199,3 +203,90 @@ async def test_a_payload_that_a_record_names_is_stored_once(store: HistoryStore)
     await store.append([record(first), named])
     assert (await store.read(StateId("loop", "ada"), None, 10)).items == [record(first), as_stored(named)]
     assert await store.get(named.id) == as_stored(named)
+
+
+def lives_of_people() -> list[HistoryRecord]:
+    """Two commits and a refusal that name bob, and a commit that does not."""
+    state = structs.replace(peopled(fresh(payload={"n": 1}), "bob", "cleo"), instance_id="E-1")
+    first = seal(record(state), "", "salt-1")
+    moved_on = structs.replace(
+        record(moved(state)), actor="bob", actor_salt="salt-of-bob", payload_revision=0
+    )
+    second = seal(moved_on, str(first.hash), "salt-2")
+    refused = structs.replace(
+        moved_on, id=f"{second.id}:x", kind="refused", success=False, after=UNSET, payload_revision=UNSET
+    )
+    refused = seal(refused, str(second.hash), "salt-3")
+    other = seal(record(moved(state_without_person(moved(state), "bob"))), str(second.hash), "salt-4")
+    return [first, second, refused, other]
+
+
+async def test_the_states_with_records_that_name_a_person(store: HistoryStore) -> None:
+    whole = lives_of_people()
+    state_id = state_after(whole[0]).id
+    plain = record(peopled(fresh("dan"), "cleo"))
+    refused = structs.replace(
+        record(fresh("eve")), kind="refused", success=False, after=UNSET, actor="bob", actor_salt="salt"
+    )
+    served = structs.replace(record(fresh("fay")), actor="bob")
+    await store.append([*whole, plain, refused, served, record(fresh("bob"))])
+    assert await store.ids_naming("bob") == [refused_id := StateId("loop", "eve"), state_id]
+    assert await store.ids_naming("cleo") == [StateId("loop", "dan"), state_id]
+    assert await store.ids_naming("ada") == []
+    assert await store.replace_person(refused_id, "bob", HistoryPosition("e2", 0, "")) == 1
+    assert await store.ids_naming("bob") == [state_id]
+
+
+async def test_a_person_is_replaced_in_the_records_before_a_position(store: HistoryStore) -> None:
+    whole = lives_of_people()
+    state_id = state_after(whole[0]).id
+    beyond = structs.replace(peopled(fresh(epoch="e2"), "bob"), instance_id="E-1")
+    elsewhere = record(peopled(fresh("dan"), "bob"))
+    later = record(beyond)
+    await store.append([*whole, later, elsewhere])
+    count = await store.replace_person(state_id, "bob", position_of(whole[3]))
+    assert count == 3
+    expected = [as_stored(without_person(one, "bob")) for one in whole]
+    found = await store.get_many([one.id for one in whole])
+    assert sorted(found, key=position_of) == sorted(expected, key=position_of)
+    assert all(is_intact(one) for one in found)
+    assert await store.get(later.id) == later
+    assert await store.get(elsewhere.id) == elsewhere
+    assert await store.replace_person(state_id, "bob", position_of(whole[3])) == 0
+    assert await store.replace_person(state_id, "eve", position_of(later)) == 0
+
+
+async def test_a_late_delivery_does_not_bring_a_person_back(store: HistoryStore) -> None:
+    whole = lives_of_people()
+    await store.append(whole)
+    await store.replace_person(state_after(whole[0]).id, "bob", position_of(whole[3]))
+    assert await store.append(whole) == set()
+    assert await store.ids_naming("bob") == []
+
+
+async def test_a_person_is_replaced_in_records_that_were_erased(store: HistoryStore) -> None:
+    whole = lives_of_people()
+    state_id = state_after(whole[0]).id
+    await store.append(whole)
+    await store.erase(state_id, position_of(whole[3]))
+    await store.replace_person(state_id, "bob", position_of(whole[3]))
+    first = await store.get(whole[0].id)
+    assert first is not None
+    assert (first.payload, first.salt, is_intact(first)) == (UNSET, UNSET, True)
+    assert await store.ids_naming("bob") == []
+
+
+async def test_an_unreadable_record_loses_its_people(database: Database | None) -> None:
+    if database is None:
+        pytest.skip("the fake has no documents")
+    store = MongoHistoryStore(database)
+    whole = lives_of_people()
+    await store.append(whole)
+    history = database.collection("flow_history")
+    await history.update_one({"_id": whole[0].id}, {"$set": {"revision": "x"}})
+    await history.update_one({"_id": whole[1].id}, {"$set": {"after.participants": "bob"}})
+    await store.replace_person(state_after(whole[0]).id, "bob", position_of(whole[3]))
+    assert await store.ids_naming("bob") == []
+    stored = await history.find({"_id": {"$in": [one.id for one in whole]}}).to_list(None)
+    assert len(stored) == len(whole)
+    assert "bob" not in str(stored)

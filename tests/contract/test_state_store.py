@@ -7,6 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
+from app.contracts.people import PersonSalt
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
     DamagedState,
@@ -16,12 +17,13 @@ from app.contracts.ports.states import (
     StateStore,
     StoredState,
 )
+from app.contracts.pseudonyms import state_without_person
 from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered_request
 from app.contracts.state import FlowState, StateId
 from models.database import Database
 from models.states.store import MongoStateStore
 from tests.support.fakes import FakeStateStore
-from tests.support.samples import T0, fresh, moved, record
+from tests.support.samples import T0, fresh, moved, peopled, record
 
 PORTS = (StateStore,)
 
@@ -251,6 +253,45 @@ async def test_an_erasure_makes_a_state_forget_its_requests(store: StateStore) -
     stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.recent == ()
+
+
+async def test_people_are_stored_exactly_and_removed(store: StateStore) -> None:
+    state = structs.replace(peopled(fresh(), "bob", "cleo"), instance_id="E-1")
+    made = structs.replace(record(state), actor="bob", actor_salt="salt-of-bob")
+    assert await store.commit(None, made)
+    found = (await store.walk("", 10))[0]
+    assert found == StoredState(state, (made,))
+    absent = dict.fromkeys(("participants", "awaits", "claims", "votes", "runs", "people"), UNSET)
+    after = moved(state, **absent)
+    assert await store.commit(state.position, record(after))
+    assert [each.state for each in await store.walk("", 10)] == [after]
+
+
+async def test_the_states_that_name_a_person(store: StateStore) -> None:
+    """Beside their owner; ended ones too."""
+    named = [
+        peopled(fresh("ada"), "bob", "cleo"),
+        structs.replace(peopled(fresh("dan"), "cleo"), instance_id="E-1"),
+        structs.replace(peopled(fresh("dan"), "bob", "cleo"), instance_id="E-2", status="cleared"),
+        structs.replace(fresh("eve"), people=(PersonSalt("bob", "salt"),)),
+    ]
+    for state in (*named, fresh("bob"), structs.replace(fresh("fay"), participants=named[0].participants)):
+        await store.commit(None, record(state))
+    assert await store.ids_naming("bob") == [named[0].id, named[3].id, named[2].id]
+    assert await store.ids_naming("cleo") == [named[0].id, named[1].id, named[2].id]
+    assert await store.ids_naming("ada") == []
+    changed = moved(state_without_person(named[0], "bob"))
+    await store.commit(named[0].position, structs.replace(record(changed, kind="pseudonymised")))
+    assert await store.ids_naming("bob") == [named[3].id, named[2].id]
+
+
+async def test_an_erasure_of_a_person_makes_a_state_forget_its_requests(store: StateStore) -> None:
+    state = peopled(fresh(), "bob")
+    await store.commit(None, structs.replace(record(state), digest="d"))
+    after = moved(state_without_person(state, "bob"))
+    assert (await store.walk("", 1))[0].recent
+    await store.commit(state.position, structs.replace(record(after, kind="pseudonymised"), digest="d"))
+    assert (await store.walk("", 1))[0].recent == ()
 
 
 async def test_states_are_found_by_what_they_are(store: StateStore) -> None:

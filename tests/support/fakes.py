@@ -27,6 +27,7 @@ from app.contracts.ports.states import (
     StatePage,
     StoredState,
 )
+from app.contracts.pseudonyms import named_people, pseudonyms_of, without_person
 from app.contracts.record import (
     ERASABLE,
     ERASABLE_AFTER,
@@ -92,7 +93,7 @@ class FakeStateStore:
         recent = (*(present.recent if present else ()), *([request] if request else []))[
             -REMEMBERED_REQUESTS:
         ]
-        recent = () if record.kind == "erased" else recent
+        recent = () if record.kind in ("erased", "pseudonymised") else recent
         head = "" if record.hash is UNSET else record.hash
         place = payload_place(record, present.payload_at if present else None)
         self.stored[after.key] = StoredState(after, pending, recent, head, place)
@@ -218,6 +219,14 @@ class FakeStateStore:
         found = [s for s in states if s.user_id in user_ids and s.updated_at >= since]
         return [structs.replace(state, payload=UNSET) for state in found]
 
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        naming = [
+            stored.state.id
+            for stored in self.stored.values()
+            if user_id in pseudonyms_of(stored.state.people)
+        ]
+        return sorted(naming, key=lambda state_id: state_id.key)
+
     async def random_key(self) -> str | None:
         return random.choice([*self.stored, *self.damaged]) if self.stored or self.damaged else None
 
@@ -308,6 +317,20 @@ class FakeHistoryStore:
                 continue
             absent = dict.fromkeys((*ERASABLE, "salt"), UNSET)
             self.records[r.id] = structs.replace(r, **absent, after=after)
+        return len(old)
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        keys = {r.state_key for r in self.records.values() if user_id in named_people(r)}
+        return [id_from_key(key) for key in sorted(keys)]
+
+    async def replace_person(self, state_id: StateId, user_id: str, until: HistoryPosition) -> int:
+        old = [
+            r
+            for r in self.records.values()
+            if r.state_key == state_id.key and position_of(r) < until and user_id in named_people(r)
+        ]
+        for r in old:
+            self.records[r.id] = without_person(r, user_id)
         return len(old)
 
     async def get(self, record_id: str) -> HistoryRecord | None:

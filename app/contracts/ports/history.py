@@ -66,6 +66,21 @@ class HistoryStore(Protocol):
             The number of records.
         """
 
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the states with records that name a person beside the owner, by key.
+
+        Those are records with a salt of the person (app.contracts.pseudonyms).
+        """
+
+    async def replace_person(self, state_id: StateId, user_id: str, until: HistoryPosition) -> int:
+        """Put the pseudonym of a person in the place of the id, in all records before the one at ``until``.
+
+        Unreadable records lose what they have about people.
+
+        Returns:
+            The number of records.
+        """
+
     async def get(self, record_id: str) -> HistoryRecord | None:
         """Return one record."""
 

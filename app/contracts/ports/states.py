@@ -125,7 +125,8 @@ class StateStore(Protocol):
         """Make ``record.after`` the state if it still stands at ``before``.
 
         The record enters the outbox, without a payload that it names, and its request the last
-        ``REMEMBERED_REQUESTS`` ones. The record of an erasure removes the stored requests. If the connection
+        ``REMEMBERED_REQUESTS`` ones. The record of an erasure, also of a person beside the owner, removes the
+        stored requests. If the connection
         breaks, the outcome is looked up, never guessed.
 
         Args:
@@ -214,6 +215,12 @@ class StateStore(Protocol):
         """Return the states with records older than ``before`` in the outbox, oldest first.
 
         ``without``: keys of states that are left out.
+        """
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the stored states that name a person beside their owner, ended ones too, by key.
+
+        Those are the states with a salt of the person (app.contracts.pseudonyms), also unreadable ones.
         """
 
     async def random_key(self) -> str | None:

@@ -46,12 +46,15 @@ class ErasureView(Struct, frozen=True, rename="camel"):
     """The receipt of an erasure.
 
     ``receipts`` are the records of the erasure, one in the history of each flow; ``records_erased`` counts
-    the records that lost their payload.
+    the records that lost their payload. ``states_pseudonymised`` and ``records_pseudonymised`` count those of
+    other users that named the user, and have a pseudonym instead.
     """
 
     user_id: str
     records_erased: int
     receipts: list[RecordView]
+    states_pseudonymised: int
+    records_pseudonymised: int
 
 
 def recovery_view(done: Recovered) -> RecoveryView:
@@ -81,4 +84,10 @@ def personal_data_view(found: PersonalData) -> PersonalDataView:
 
 def erasure_view(done: Erasure) -> ErasureView:
     """Return the view of an erasure."""
-    return ErasureView(done.user_id, done.erased, [record_view(record) for record in done.receipts])
+    return ErasureView(
+        done.user_id,
+        done.erased,
+        [record_view(record) for record in done.receipts],
+        done.pseudonymised_states,
+        done.pseudonymised_records,
+    )

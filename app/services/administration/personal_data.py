@@ -21,6 +21,7 @@ from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.history_chain import is_receipt
 from app.kit.ids import later_id, new_id
+from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.delivery.relay import Relay
 from app.services.states.committer import CommandContext, Committer
 from app.services.states.history import HistoryReader
@@ -46,6 +47,7 @@ class PersonalDataRequests:
         recovery: Recovery,
         relay: Relay,
         reports: CorruptionReports,
+        others: Pseudonymisation,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -56,10 +58,17 @@ class PersonalDataRequests:
         self._recovery = recovery
         self._relay = relay
         self._reports = reports
+        self._others = others
         self._clock = clock
 
     async def export(self, user_id: str) -> PersonalData:
-        """Return everything stored of a user, by flow, oldest records first. Raises InvalidRequestError."""
+        """Return everything stored of a user's own states, by flow, oldest records first.
+
+        States of others that name the user are data of their owners.
+
+        Raises:
+            InvalidRequestError: The user id is invalid.
+        """
         found = await self.export_states(user_id)
         return structs.replace(found, history=[record async for record in self.export_history(user_id)])
 
@@ -93,7 +102,8 @@ class PersonalDataRequests:
         """End all states of a user, and remove payloads and other input from all records.
 
         The transitions, their times, and the hash chain over them stay. A record of the kind ``erased`` in
-        each chain is the receipt. Idempotent: it can be repeated after a failure.
+        each chain is the receipt. In states of others and their records a pseudonym replaces the id.
+        Idempotent: it can be repeated after a failure.
 
         Raises:
             InvalidRequestError: The user id is invalid.
@@ -118,7 +128,8 @@ class PersonalDataRequests:
             await self._states.drop_damaged(state_id)
             await self._reports.withdraw([state_id.key])
         log.info("personal data erased", states=len(receipts), records=erased)
-        return Erasure(user_id, receipts, erased)
+        others = await self._others.erase(user_id, origin)
+        return Erasure(user_id, receipts, erased, others.states, others.records)
 
     async def _ids_of(self, user_id: str) -> list[StateId]:
         """Return the states of a user, by flow, also those of which only the history is there."""
