@@ -19,7 +19,7 @@ class FlowAssignment(Written, frozen=True):
     """Assigns a ``role`` when a transition runs.
 
     ``source`` (in JSON ``from``) is ``payload.<member>``: the member of the state's payload, after the
-    transition, with the id of a user or a list of ids. They replace the users who have the role.
+    transition, with the id of a user or a list of ids. They replace the users who have the role; groups stay.
     """
 
     role: str
@@ -27,7 +27,7 @@ class FlowAssignment(Written, frozen=True):
 
 
 class FlowApprovals(Written, frozen=True):
-    """A transition that needs the votes of ``count`` different people with the role ``of``."""
+    """The votes that a transition needs: of ``count`` different people with the role ``of``."""
 
     of: str
     count: int
@@ -40,7 +40,8 @@ class FlowParticipant(Written, frozen=True):
     people at the start and later. Absent or False: services and administrators; True: callers who may act on
     the state; a list: callers with one of the roles. ``claim`` is how long a claim lasts (ISO 8601, such as
     ``PT15M``); absent: the tasks of the role cannot be claimed. ``take_over``: callers with one of these roles
-    may claim what another person has claimed, before that claim ends.
+    on the state may claim what another person has claimed, before that claim ends. Roles of participants
+    count if a person has them on the state, all others if the caller's token lists them.
     """
 
     group: str | None = None
@@ -138,7 +139,8 @@ class Flow(Written, frozen=True):
     hidden from callers without one of them. ``resettable`` and ``clearable`` define who may reset and clear a
     state. True or absent: callers who may act on it; False: administrators only; a list: callers with one of
     the roles. ``instances``: a user has one state in the flow, or many, each for an entity. ``participants``
-    are the roles that people have on a single state, by name. ``title``, ``description`` and ``meta``, here and in the parts, are for people and clients.
+    are the roles that people have on a single state, by name. ``title``, ``description`` and ``meta``, here
+    and in the parts, are for people and clients.
     """
 
     flow: str
