@@ -39,9 +39,9 @@ class FlowParticipant(Written, frozen=True):
     ``group``: every user whose token lists this group has the role. ``assignable`` defines who may name the
     people at the start and later. Absent or False: services and administrators; True: callers who may act on
     the state; a list: callers with one of the roles. ``claim`` is how long a claim lasts (ISO 8601, such as
-    ``PT15M``); absent: the tasks of the role cannot be claimed. ``take_over``: callers with one of these roles
-    on the state may claim what another person has claimed, before that claim ends. Roles of participants
-    count if a person has them on the state, all others if the caller's token lists them.
+    ``PT15M``); absent: the tasks of the role cannot be claimed. ``take_over``: people with one of these roles
+    may claim what another person has claimed, before that claim ends. Such a role counts if a person has it
+    on the state, never by a token.
     """
 
     group: str | None = None
@@ -63,9 +63,9 @@ class FlowTransition(Written, frozen=True):
     the transition. ``roles``: a caller needs one of them; if the list is empty, only a timeout may run the
     transition.
 
-    ``assign`` gives people roles on the state. ``not_by`` names transitions: whoever ran one of them since the
-    start or the last reset may not run this one. With ``approvals`` each run is a vote, and the last one that
-    is needed moves the state.
+    ``assign`` gives people roles on the state. ``not_by`` names transitions: whoever ran one of them since
+    the start or the last reset may not run this one. With ``approvals`` each run is a vote, and the last one
+    that is needed moves the state.
     """
 
     transition: str
