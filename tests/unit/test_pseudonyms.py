@@ -240,6 +240,13 @@ def test_a_person_has_one_salt_along_a_chain() -> None:
     assert broken.id == records[-1].id
 
 
+def test_a_state_that_was_lost_may_have_new_salts() -> None:
+    records = life("bob")
+    state = structs.replace(peopled(fresh(epoch="e2"), "bob"), people=(PersonSalt("bob", "pepper"),))
+    records.append(seal(record(state), str(records[-1].hash), "salt"))
+    assert check(records).broken is None
+
+
 def test_an_id_that_looks_like_a_pseudonym_is_replaced_like_any_other() -> None:
     """One from before such ids were refused."""
     state = structs.replace(fresh(), runs=(TransitionBy("go", BOB),), people=(PersonSalt(BOB, "s"),))
