@@ -1,7 +1,7 @@
 // Uses of the client that its types must allow, and mistakes that they must find.
 import { io } from 'socket.io-client';
 import { FlowClient, FlowError, Following } from '../../app/web/client/flow-client.js';
-import type { Claim, FollowedState, Participant, Presence, State, StatePage, StateUpdated } from '../../app/web/client/flow-client.js';
+import type { Claim, FollowedState, Participant, Presence, State, StateListing, StateUpdated } from '../../app/web/client/flow-client.js';
 
 const client = new FlowClient('https://flows.example.org', {
   token: async () => 'a token',
@@ -51,8 +51,8 @@ export async function uses(): Promise<void> {
   await client.withdraw('many', { ...one, requestId: 'once' });
   const assigned: State = await client.assign('many', people, one);
   const names = assigned.participants?.map(({ role, userId, group }) => `${role}: ${userId ?? group.length}`);
-  const page: StatePage = await client.list('many', { status: 'active', limit: 20, deadline: 1000 });
-  const rest: StatePage = await client.tasks('approver', { flowId: 'many', after: page.next ?? undefined });
+  const page: StateListing = await client.list('many', { status: 'active', limit: 20, deadline: 1000 });
+  const rest: StateListing = await client.tasks('approver', { flowId: 'many', after: page.next ?? undefined });
   console.log(names, rest.items[0]?.instances === 'many', request.runs?.[0]?.transition);
   await client.transition('many', 'approve', { ...one, payload: { note: 1 } });
 

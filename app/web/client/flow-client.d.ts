@@ -229,7 +229,7 @@ export interface TaskOptions extends PageOptions {
 }
 
 /** Some of several states. */
-export interface StatePage {
+export interface StateListing {
   items: State[];
   /** The `after` of the next page; null if this is the last one. */
   next: string | null;
@@ -305,9 +305,9 @@ export class FlowClient {
   withdraw(flowId: string, options?: ChangeOptions): Promise<State>;
   assign(flowId: string, participants: Participant[], options?: ChangeOptions): Promise<State>;
   /** The states of a user in a flow, the newest first. */
-  list(flowId: string, options?: ListOptions): Promise<StatePage>;
+  list(flowId: string, options?: ListOptions): Promise<StateListing>;
   /** The states of all users that wait for the caller in a role. */
-  tasks(role: string, options?: TaskOptions): Promise<StatePage>;
+  tasks(role: string, options?: TaskOptions): Promise<StateListing>;
   presence(flowId: string, options?: CallOptions): Promise<Presence[]>;
   watch(flowId: string, callback: (change: FlowUpdated) => void): () => void;
   onPresence(flowId: string, callback: (change: PresenceChanged) => void): () => void;
