@@ -157,7 +157,7 @@ class FlowClient(ClientOperations):
     def _state_updated(self, body: dict[str, Any]) -> None:
         flow_id, user_id = str(body.get("flow")), str(body.get("userId"))
         users = [None, user_id] if user_id == self._connection.user else [user_id]
-        entities = [None, str(body.get("entityId"))] if body.get("instances") == "many" else [None]
+        entities = [None] if body.get("entityId") is None else [None, str(body["entityId"])]
         keys = [(flow_id, user, entity) for user in users for entity in entities]
         followed = [self._subscriptions[key] for key in keys if key in self._subscriptions]
         if not followed:

@@ -205,8 +205,6 @@ class Following:
         """Follow the state of this entity, without the position of the one before."""
         self.entity_id = entity_id
         self.epoch = self.revision = None
-        self._buffer.clear()
-        self._buffered_before_sync = 0
 
     def _catch_up(self, answer: SyncAnswer, now: float) -> list[StateUpdate | None]:
         buffered = {(update.epoch, update.revision) for update in self._buffer}

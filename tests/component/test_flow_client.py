@@ -254,6 +254,7 @@ async def test_the_only_one_of_many_is_found_and_remembered(scripted: Scripted) 
     caught_up = {**read_one("e-1", 1), "events": [one_of_many("e-1", 1)], "complete": True}
     scripted.answers["flow-subscribe"] = [read_one("e-1", 0), caught_up, read_one("e-1", 1)]
     scripted.answers["flow-unsubscribe"] = [{"ok": True}]
+    scripted.answers["flow-state"] = [{"ok": True, "state": None}]
     async with of_ada(scripted) as client:
         states = client.follow(FLOW)
         await states.ready()
@@ -268,6 +269,7 @@ async def test_the_only_one_of_many_is_found_and_remembered(scripted: Scripted) 
         await own.ready()
         await states.aclose()
         await own.aclose()
+        await client.state(FLOW)
         assert scripted.bodies("flow-unsubscribe") == [], "the server knows one subscription to that state"
         await named.aclose()
         await scripted.until("flow-unsubscribe", 1)
