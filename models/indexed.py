@@ -69,13 +69,14 @@ class _Hint(Struct, frozen=True):
 
 
 class KeyRanges:
-    """Reads pages in the order of ``_id``, each from as few and as narrow ranges of keys as possible.
+    """Reads pages in the order of a field with keys, each from as few and as narrow ranges of keys as possible.
 
     A range is all keys with a common prefix, as long as that of the last page; for the first page of all as
     long as the key that it begins at, or shorter if that gives too few.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, field: str = "_id") -> None:
+        self._field = field
         self._hints: dict[str, _Hint] = {}
 
     async def page(
@@ -93,7 +94,7 @@ class KeyRanges:
             after: A key, or the common prefix of the keys.
             end: The first key beyond the page; None if there is no end.
             limit: The size of the page, at least 1.
-            find: Returns a cursor over the first documents, in order, for a condition on ``_id`` and a limit.
+            find: Returns a cursor over the first documents, in order, for a condition on the field and a limit.
             max_bytes: The size of the page in bytes.
         """
         page = DocumentPage(limit, max_bytes)
@@ -119,10 +120,11 @@ class KeyRanges:
 
     def _remember(self, after: str, end: str | None, page: Sequence[Document]) -> None:
         # At most one half spans a change of a leading character, which says nothing about the density.
-        middle = page[len(page) // 2]["_id"]
-        length = max(_common_prefix(page[0]["_id"], middle), _common_prefix(middle, page[-1]["_id"]))
+        keys = [document[self._field] for document in page]
+        middle = keys[len(keys) // 2]
+        length = max(_common_prefix(keys[0], middle), _common_prefix(middle, keys[-1]))
         known = self._hints.get(end or "")
-        first = page[0]["_id"] if known is None or len(after) < length else known.first_key
+        first = keys[0] if known is None or len(after) < length else known.first_key
         if len(self._hints) >= MAX_HINTS:
             self._hints.clear()
         self._hints[end or ""] = _Hint(length, first)

@@ -14,7 +14,7 @@ from app.contracts.errors import (
     InvalidTransitionError,
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
-from app.contracts.state import AvailableTransition, FlowState, Payload, Status
+from app.contracts.state import AvailableTransition, FlowState, Payload, StateId, Status
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.permissions import require_runnable, require_undo, require_undo_guards, runnable
 from app.flow.position import current_step, require_active
@@ -32,7 +32,7 @@ from app.flow.values.removal import without
 
 
 def start(
-    definition: FlowDefinition, user_id: str, epoch: str, command: StartCommand, now: datetime
+    definition: FlowDefinition, state_id: StateId, epoch: str, command: StartCommand, now: datetime
 ) -> FlowState:
     """Return a new state at the initial step, or at the step that the command names.
 
@@ -44,7 +44,7 @@ def start(
     step = _named_step(definition.flow, command.step)
     return FlowState(
         flow=definition.flow.flow,
-        user_id=user_id,
+        user_id=state_id.user_id,
         version=definition.version,
         epoch=epoch,
         revision=0,
@@ -53,7 +53,8 @@ def start(
         ok=True,
         created_at=now,
         updated_at=now,
-        entity_id=command.entity_id,
+        entity_id=command.entity_id if state_id.instance_id is None else UNSET,
+        instance_id=UNSET if state_id.instance_id is None else state_id.instance_id,
         payload=command.payload,
     )
 
@@ -163,7 +164,7 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
         ok=command.ok,
         previous=command.previous,
         undo_roles=UNSET,
-        entity_id=command.entity_id,
+        entity_id=command.entity_id if state.instance_id is UNSET else UNSET,
         payload=command.payload if command.remove is UNSET else _edit_payload(state.payload, command),
         message=command.message,
         updated_at=now,

@@ -8,6 +8,7 @@ from msgspec import Struct
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.reports import CorruptionReports
@@ -18,6 +19,7 @@ from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
+from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
@@ -46,7 +48,9 @@ from app.services.states.endings import Endings
 from app.services.states.executor import Executor
 from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
+from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
+from app.services.states.people import PeopleOperations
 from app.services.states.recovery import Recovery
 
 
@@ -59,6 +63,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     """The adapters that a service needs."""
 
     states: StateStore
+    entities: EntityReservations
     history: HistoryStore
     definitions: DefinitionStore
     statistics: StatisticsSource
@@ -94,7 +99,8 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
-        self.access = Visibility(self.catalog, clock)
+        self.access = Visibility(self.catalog, states, clock)
+        self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
         relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
@@ -121,13 +127,27 @@ class Components:
             self.catalog,
             self.access,
             self.history,
+            self.identification,
             clock,
             max_payload_bytes=limits.max_payload_bytes,
         )
-        self.administration = Administration(states, self.changes, self.catalog, self.access, recovery, clock)
+        self.administration = Administration(
+            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+        )
+        self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
+        others = Pseudonymisation(states, history, commits, recovery, relay, clock)
         self.personal_data = PersonalDataRequests(
-            states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
+            states,
+            history,
+            ports.definitions,
+            self.history,
+            commits,
+            recovery,
+            relay,
+            ports.reports,
+            others,
+            clock,
         )
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
         self.exchange = DefinitionExchange(self.definitions)

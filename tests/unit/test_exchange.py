@@ -197,6 +197,43 @@ def test_what_xstate_does_not_do_is_listed_as_retained() -> None:
     assert "params.expression" in reasons["guard"]
 
 
+def test_rules_between_people_are_retained_and_listed() -> None:
+    raw = expense_flow(instances="many", participants={"approver": {"assignable": True, "claim": "PT900S"}})
+    submit = raw["steps"]["draft"]["transitions"]["submit"]
+    submit["assign"] = [{"role": "approver", "from": "payload.approver"}]
+    approve = raw["steps"]["review"]["transitions"]["approve"]
+    approve |= {"notBy": ["submit"], "approvals": {"of": "approver", "count": 2}}
+    flow = sound(raw)
+    exported = to_xstate(flow)
+    listed = {each.pointer for each in exported.not_carried}
+    assert listed >= {
+        "/instances",
+        "/participants",
+        "/steps/draft/transitions/submit/assign",
+        "/steps/review/transitions/approve/notBy",
+        "/steps/review/transitions/approve/approvals",
+    }
+    assert sound(from_xstate(exported.machine).flow) == flow
+    assert msgspec.to_builtins(flow)["participants"]["approver"] == {"assignable": True, "claim": "PT900S"}
+
+
+@pytest.mark.parametrize(
+    "member",
+    [{"assign": [{"role": "clerk", "from": "payload.x"}]}, {"approvals": {"of": "clerk", "count": 2}}],
+)
+def test_a_transition_that_needs_people_is_not_run_by_an_imported_timeout(member: dict[str, Any]) -> None:
+    """Another one is added, with the same target."""
+    machine = to_xstate(sound(expense_flow())).machine
+    review = machine["states"]["review"]
+    (delay,) = review["after"]
+    review["after"][delay]["meta"]["server-flow"] |= {"transition": "approve", **member}
+    review["on"]["approve"]["target"] = review["after"][delay]["target"]
+    del review["on"]["approve"]["guard"]
+    review["on"]["approve"]["meta"]["server-flow"] |= member
+    step = from_xstate(machine).flow["steps"]["review"]
+    assert step["timeout"]["transition"] != "approve"
+
+
 def test_a_timeout_that_xstate_would_not_wait_for_is_data_alone() -> None:
     raw = expense_flow()
     for after, native in (("PT2147483.647S", True), ("PT2147483.648S", False)):

@@ -14,6 +14,7 @@ from app.contracts.commands import PauseCommand, ResetCommand, StartCommand, Tra
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowStateCorruptionError, InvalidRequestError
 from app.contracts.migration import Proposal, Sample
+from app.contracts.people import Claim, Participant, TransitionBy
 from app.contracts.ports.states import RunningStates
 from app.contracts.state import FlowState
 from app.flow import rules
@@ -70,6 +71,44 @@ def test_what_was_entered_stays_and_the_position_goes_on() -> None:
     after = mapping(renamed(OLD, "b", "b2"), MAP).move(state, LATER)
     changed = {"step": "b2", "version": 2, "revision": 8, "updated_at": LATER}
     assert after == structs.replace(state, **changed)
+
+
+VOTE = {"of": "boss", "count": 2}
+PEOPLE = edited(
+    OLD,
+    participants={"boss": {"claim": "PT900S"}, "clerk": {}},
+    b__done__roles=["boss"],
+    b__done__approvals=VOTE,
+)
+AS_BOSS = Participant("boss", "bea")
+CLAIM = Claim("boss", "bea", T0 + HOUR)
+CAST = TransitionBy("done", "bea")
+
+
+@pytest.mark.parametrize(
+    ("later", "given", "claims", "votes"),
+    [
+        (PEOPLE, None, (CLAIM,), (CAST,)),
+        (renamed(PEOPLE, "b", "b2"), MAP, (CLAIM,), (CAST,)),
+        (PEOPLE, {"b": "a"}, UNSET, UNSET),
+        (edited(PEOPLE, b__done__approvals={**VOTE, "count": 3}), None, (CLAIM,), UNSET),
+        (edited(PEOPLE, participants={"boss": {}}), None, UNSET, (CAST,)),
+    ],
+)
+def test_claims_and_votes_stay_where_their_rules_do(
+    later: dict[str, Any], given: Any, claims: Any, votes: Any
+) -> None:
+    state = at(PEOPLE, "b", participants=(AS_BOSS,), claims=(CLAIM,), votes=(CAST,), runs=(CAST,))
+    after = mapping(later, given, PEOPLE).move(state, LATER)
+    assert (after.participants, after.claims, after.votes, after.runs) == ((AS_BOSS,), claims, votes, (CAST,))
+
+
+def test_people_whose_role_was_removed_leave_the_state() -> None:
+    group = Participant("clerk", group="finance")
+    state = at(PEOPLE, "b", participants=(AS_BOSS, group), claims=(CLAIM,))
+    for roles, staying in ((["boss", "clerk"], (AS_BOSS, group)), (["clerk"], (group,)), ([], UNSET)):
+        later = edited(PEOPLE, participants={role: {} for role in roles})
+        assert mapping(later, None, PEOPLE).move(state, LATER).participants == staying
 
 
 def test_previous_is_mapped_and_dropped_when_it_goes_nowhere() -> None:

@@ -227,7 +227,7 @@ async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported(
     r = await rig()
     await r.flows.start_flow("ada", "loop")
     await r.service.update_flow("loop", members(without(OLD, "b", "c")))
-    running = r.states.list_running_users
+    running = r.states.list_running
 
     async def and_it_moves(*asked: Any) -> list[str]:
         found = await running(*asked)
@@ -235,7 +235,7 @@ async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported(
             await r.flows.execute_transition("ada", "loop", "go")
         return found
 
-    monkeypatch.setattr(r.states, "list_running_users", and_it_moves)
+    monkeypatch.setattr(r.states, "list_running", and_it_moves)
     async with r.service:
         report = await migrate(r)
     assert (report.moved, report.failed, report.remaining) == (0, 1, 1)
@@ -303,7 +303,7 @@ async def test_failed_states_count_for_the_limit_once_they_are_removed(
     r = await rig(RENAMED)
     for user, step in (("odd0", "x"), ("odd1", "x"), ("u0", "a"), ("u1", "a"), ("u2", "a"), ("u3", "a")):
         await put(r, user, step)
-    running = r.states.list_running_users
+    running = r.states.list_running
     calls = 0
 
     async def and_then_the_odd_are_gone(*asked: Any) -> list[str]:
@@ -313,7 +313,7 @@ async def test_failed_states_count_for_the_limit_once_they_are_removed(
             del r.states.stored["loop:odd0"], r.states.stored["loop:odd1"]
         return await running(*asked)
 
-    monkeypatch.setattr(r.states, "list_running_users", and_then_the_odd_are_gone)
+    monkeypatch.setattr(r.states, "list_running", and_then_the_odd_are_gone)
     report = await migrate(r, limit=2)
     assert (report.moved, report.failed, report.remaining) == (2, 2, 2)
 
@@ -350,7 +350,7 @@ async def test_what_is_none_to_be_moved_any_more_is_left_alone(
     """Somebody else moved it, it came to its end, or to a step whose states are to be left."""
     r = await rig(RENAMED)
     old = await put(r, "ada", "a")
-    running = r.states.list_running_users
+    running = r.states.list_running
 
     async def and_it_went_on(*asked: Any) -> list[str]:
         found = await running(*asked)
@@ -358,7 +358,7 @@ async def test_what_is_none_to_be_moved_any_more_is_left_alone(
         r.states.stored["loop:ada"] = structs.replace(stored, state=structs.replace(old, **meanwhile))
         return found
 
-    monkeypatch.setattr(r.states, "list_running_users", and_it_went_on)
+    monkeypatch.setattr(r.states, "list_running", and_it_went_on)
     report = await migrate(r, left)
     assert (report.moved, report.failed, report.remaining) == (0, 0, 0)
     assert r.states.stored["loop:ada"].state == structs.replace(old, **meanwhile)
@@ -370,14 +370,14 @@ async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on(
     r = await rig(RENAMED)
     for n in range(25):
         await put(r, f"u{n:02}", "b")
-    running = r.states.list_running_users
+    running = r.states.list_running
     asked: list[int] = []
 
     async def noted(flow_id: str, version: int, without: Any, limit: int, now: Any) -> list[str]:
         asked.append(limit)
         return await running(flow_id, version, without, limit, now)
 
-    monkeypatch.setattr(r.states, "list_running_users", noted)
+    monkeypatch.setattr(r.states, "list_running", noted)
     calls = [await migrate(r, {"b": "b2"}, limit=10) for _ in range(4)]
     assert min(asked) > 0, "to MongoDB a limit of 0 is none"
     assert [(call.moved, call.remaining) for call in calls] == [(10, 15), (10, 5), (5, 0), (0, 0)]

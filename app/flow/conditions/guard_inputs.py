@@ -201,7 +201,7 @@ def _values(state: FlowState, payload: Payload, caller: Caller, now: datetime | 
         "state.step": state.step,
         "state.previous": state.previous or "",
         "state.service": state.service,
-        "state.entityId": state.entity_id or "",
+        "state.entityId": state.entity or "",
         "state.message": state.message or "",
         "state.status": state.status,
         "state.ok": state.ok,

@@ -66,7 +66,8 @@ class StepMapping:
 
         Payload, message and service stay, and a paused state stays paused. ``previous`` is mapped as well,
         and dropped if it has no target. The timeout of the same step continues if it is the same; any other
-        starts now.
+        starts now. People whose role is no longer declared leave the state; claims and votes stay at the same
+        step if the rules for them are the same.
 
         Raises:
             FlowStateCorruptionError: The state does not fit its own version.
@@ -87,6 +88,7 @@ class StepMapping:
             revision=state.revision + 1,
             **entered,
             **self._previous(state),
+            **self._people(state, source, target),
             updated_at=now,
         )
 
@@ -98,11 +100,35 @@ class StepMapping:
         return {"previous": to, "undo_roles": undo_roles(self.old, state)}
 
     def _continues_timeout(self, source: FlowStep, target: FlowStep) -> bool:
-        """True if a state stays in its step, possibly renamed, with the same timeout."""
-        if target.step != source.step and target.step in self.old.flow.steps:
+        """True if a state stays in its step with the same timeout."""
+        if not self._stays(source, target):
             return False
         old, new = source.timeout, target.timeout
         return old is not None and new is not None and (old.after, old.resume) == (new.after, new.resume)
+
+    def _stays(self, source: FlowStep, target: FlowStep) -> bool:
+        """True if a state stays in its step, possibly renamed."""
+        return target.step == source.step or target.step not in self.old.flow.steps
+
+    def _people(self, state: FlowState, source: FlowStep, target: FlowStep) -> dict[str, Any]:
+        """Return the changes of people: those with roles, their claims and votes."""
+        changes: dict[str, Any] = {}
+        roles = self.new.flow.participants or {}
+        if state.participants is not UNSET:
+            staying = tuple(each for each in state.participants if each.role in roles)
+            changes["participants"] = staying or UNSET
+        if state.claims is not UNSET:
+            stays = self._stays(source, target)
+            claimable = {role for role, declared in roles.items() if declared.claim is not None}
+            claims = tuple(each for each in state.claims if stays and each.role in claimable)
+            changes["claims"] = claims or UNSET
+        if state.votes is not UNSET:
+            old, new = source.transitions, target.transitions
+            stays = self._stays(source, target)
+            same = {name for name in old if name in new and old[name].approvals == new[name].approvals}
+            votes = tuple(each for each in state.votes if stays and each.transition in same)
+            changes["votes"] = votes or UNSET
+        return changes
 
 
 def _unknown(step: str, definition: FlowDefinition) -> str:

@@ -113,6 +113,7 @@ class Committer:
             commit_id=commit,
             flow_id=state.flow,
             user_id=state.user_id,
+            instance_id=state.instance_id,
             epoch=state.epoch,
             revision=state.revision,
             version=state.version,
@@ -148,6 +149,7 @@ class Committer:
             commit_id=new_id(),
             flow_id=after.flow,
             user_id=after.user_id,
+            instance_id=after.instance_id,
             epoch=after.epoch,
             revision=after.revision,
             version=after.version,
@@ -187,10 +189,11 @@ class Committer:
     def _with_expiry(self, change: ProposedChange, now: datetime) -> FlowState:
         """Return the state with its expiry counted from this change.
 
-        A pause and a resumption do not renew it: they stop and start its clock (app.flow.timers).
+        A pause and a resumption do not renew it: they stop and start its clock (app.flow.timers). Nor does
+        the erasure of a person, unless it makes the tombstone of a state that was removed.
         """
         after = change.after
-        if change.kind in ("paused", "resumed"):
+        if change.kind in ("paused", "resumed") or (change.kind == "pseudonymised" and after.revision > 0):
             return after
         if after.status in TERMINAL_STATUSES:
             ttl = None if self._retention is None else max(IDEMPOTENCY_WINDOW, self._retention)

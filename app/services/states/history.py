@@ -19,7 +19,7 @@ from app.contracts.record import (
     position_of,
 )
 from app.contracts.results import Verification
-from app.contracts.state import StatePosition, state_key
+from app.contracts.state import StateId, StatePosition
 from app.flow.history_chain import Chain
 from app.services.delivery.payloads import Payloads
 
@@ -40,8 +40,7 @@ class HistoryReader:
 
     async def read(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         after: str | None,
         limit: int,
         only: HistoryFilter,
@@ -57,12 +56,12 @@ class HistoryReader:
         """
         since = None
         if after is not None:
-            since = position_from_id(state_key(flow_id, user_id), after)
+            since = position_from_id(state_id.key, after)
             if since is None:
                 raise InvalidRequestError([Fault("/after", "must be the id of a record of this state")])
         # The outbox first: a record leaves it only after it is in the history.
-        stored = await self._states.load_or_salvage(flow_id, user_id)
-        stored_page = await self._history.read(flow_id, user_id, since, limit, only)
+        stored = await self._states.load_or_salvage(state_id)
+        stored_page = await self._history.read(state_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
         page = self._joined(stored_page, pending, since, limit, only)
         if not with_payloads:
@@ -90,12 +89,12 @@ class HistoryReader:
         shown, full = take_page(sorted(joined.values(), key=position_of), limit, _size)
         return Page(shown, shown[-1].id if full or stored_page.next is not None else None)
 
-    async def verify(self, flow_id: str, user_id: str) -> Verification:
+    async def verify(self, state_id: StateId) -> Verification:
         """Verify every record of a state against the one before it, and the last one against the state."""
-        stored = await self._states.load_or_salvage(flow_id, user_id)
+        stored = await self._states.load_or_salvage(state_id)
         for _ in range(MAX_VERIFICATIONS):
-            chain = await self._check(flow_id, user_id, stored)
-            before, stored = stored, await self._states.load_or_salvage(flow_id, user_id)
+            chain = await self._check(state_id, stored)
+            before, stored = stored, await self._states.load_or_salvage(state_id)
             if chain.broken is None or _position(stored) == _position(before):
                 break  # no commit was made meanwhile that could look like a broken link
         return Verification(
@@ -107,10 +106,10 @@ class HistoryReader:
             broken=chain.broken,
         )
 
-    async def _check(self, flow_id: str, user_id: str, stored: StoredState | DamagedState | None) -> Chain:
+    async def _check(self, state_id: StateId, stored: StoredState | DamagedState | None) -> Chain:
         chain = Chain(pruned=self._pruned)
         waiting = deque(() if stored is None else sorted(stored.pending, key=position_of))
-        async for record in self.scan(flow_id, user_id):
+        async for record in self.scan(state_id):
             while waiting and position_of(waiting[0]) < position_of(record):
                 chain.add(waiting.popleft())
             if waiting and waiting[0].id == record.id:
@@ -125,11 +124,11 @@ class HistoryReader:
             chain.compare(stored.state, stored.head, self._clock.now())
         return chain
 
-    async def scan(self, flow_id: str, user_id: str) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
+    async def scan(self, state_id: StateId) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
         """Yield every record in the history of a state, oldest first, also unreadable ones."""
         start: HistoryPosition | None = None
         while True:
-            page = await self._history.scan(flow_id, user_id, start, PAGE_SIZE)
+            page = await self._history.scan(state_id, start, PAGE_SIZE)
             for record in page.items:
                 yield record
             if page.next is None:
