@@ -10,10 +10,6 @@ from app.services.wiring import Limits
 from tests.support.documentation import ROOT, page
 
 
-OF_TRANSPORTS = {"identify", "catch_up"}
-"""Parts of operations, for the code that follows a state for a client."""
-
-
 def operations(of: type) -> set[str]:
     """Return the names of the public coroutines of a class."""
     methods = inspect.getmembers(of, inspect.iscoroutinefunction)
@@ -21,7 +17,7 @@ def operations(of: type) -> set[str]:
 
 
 def test_trusted_code_has_every_operation_of_the_service() -> None:
-    assert operations(TrustedFlows) == operations(FlowService) - OF_TRANSPORTS
+    assert operations(TrustedFlows) == operations(FlowService)
 
 
 def test_the_guide_lists_every_operation() -> None:
