@@ -257,7 +257,9 @@ def test_where_what_led_to_it_leads_to_two_none_is_proposed() -> None:
 
 
 def group(step: str, count: int, status: Any = "active", previous: Any = UNSET) -> RunningStates:
-    return RunningStates(step, status, previous, count, tuple(f"{step}{n}" for n in range(min(count, 10))))
+    return RunningStates(
+        step, status, previous, count, tuple(StateId("loop", f"{step}{n}") for n in range(min(count, 10)))
+    )
 
 
 def test_a_rehearsal_reports_the_outcome_for_every_step() -> None:
@@ -354,7 +356,7 @@ def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
         assert not steps.moves(state)
         return
     assert state.status in ("active", "paused")
-    running = RunningStates(state.step, state.status, state.previous, 1, ("ada",))
+    running = RunningStates(state.step, state.status, state.previous, 1, (state.id,))
     (reported,) = [s for s in rehearse(steps, [running]).steps if s.step == state.step]
     to = steps.target(state.step)
     assert bool(reported.fit.count) == (to is not None) == (reported.to is not None)
