@@ -12,11 +12,11 @@ from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.pseudonyms import state_without_person
 from app.contracts.record import HistoryPosition, HistoryRecord, position_of, state_after
-from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId, Status
 from app.flow import rules
 from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
-from app.services.states.committer import CommandContext, Committer
+from app.services.states.committer import SYSTEM, CommandContext, Committer
 from app.services.states.recovery import Recovery
 from app.services.states.state_command import ProposedChange
 
@@ -69,7 +69,8 @@ class Pseudonymisation:
         Raises:
             StateBusyError: A state changed too often meanwhile.
         """
-        # The states first: the history may be rewritten only up to a state's own commit without the person.
+        if origin.actor == user_id:  # otherwise the receipts would name the person again
+            origin = SYSTEM
         named = set(await self._states.ids_naming(user_id)) | set(await self._history.ids_naming(user_id))
         records = 0
         for state_id in sorted(named, key=lambda each: each.key):
@@ -129,7 +130,7 @@ class Pseudonymisation:
         """Commit the end of a state whose document was removed after it, in an epoch of its own."""
         last = state_without_person(state_after(newest), user_id)
         now = max(self._clock.now(), last.updated_at)
-        status = "cleared" if last.status == "cleared" else "expired"
+        status: Status = "cleared" if last.status == "cleared" else "expired"
         ended = structs.replace(
             rules.end(last, status, now), epoch=later_id(newest.epoch, new_id()), revision=0
         )
