@@ -66,8 +66,6 @@ class FlowService:
         """
         return TrustedFlows(self._components)
 
-    # Definitions
-
     async def create_flow(self, definition: Flow | dict[str, object], *, actor: str = "python") -> str:
         """Publish a flow as version 1 and return its slug.
 
@@ -129,8 +127,6 @@ class FlowService:
         """Return the newest version of every flow that the caller may see, ordered by slug."""
         return [with_prefabs(found.flow) async for found in self.definitions.all(caller=caller)]
 
-    # States
-
     async def get_flow_state(
         self, user_id: str, flow_id: str, *, entity_id: str | None = None, caller: Caller
     ) -> FlowState | None:
@@ -176,7 +172,7 @@ class FlowService:
         after: str | None = None,
         limit: int = 100,
     ) -> StatePage:
-        """Return a user's states with an entity in a flow, the newest first, after the page with this ``next``."""
+        """Return a user's states with an entity in a flow, the newest first. ``after``: the last ``next``."""
         return await self._operations.list_instances(
             user_id, flow_id, caller, status=status, after=after, limit=limit
         )
@@ -221,6 +217,7 @@ class FlowService:
             ok: The outcome as the caller sees it; stored with the state.
             message: Replaces the message of the state, or clears it when absent.
             remove: JSON pointers to members that are removed before ``payload`` is merged.
+            entity_id: The entity of the state.
 
         Raises:
             InvalidRequestError: A pointer is malformed.
@@ -295,8 +292,6 @@ class FlowService:
             StatePausedError: An administrator has paused the state.
         """
         return await self._operations.clear(user_id, flow_id, origin, entity_id=entity_id)
-
-    # History and statistics
 
     async def get_flow_history(
         self,

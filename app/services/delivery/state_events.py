@@ -43,7 +43,7 @@ class StateEvents:
                 definition = await self._catalog.pinned(state)
                 step = current_step(definition, state)
                 state = await self._access.with_transitions(state, trusted_caller(state.user_id), budget)
-                depends = depends_on_caller(step)
+                depends = depends_on_caller(definition.flow, step)
         except Exception as error:  # noqa: BLE001 - the change itself must be published
             log.error("event published without transitions", state=state.key, **describe(error))
         return StateChanged(
