@@ -14,7 +14,7 @@ from app.contracts.commands import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError, InvalidDefinitionError
 from app.contracts.flow import Flow
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.lint.findings import MAX_FINDINGS, MAX_POINTER
 from app.flow.lint.graph import components, reached, reversed_edges
@@ -152,7 +152,9 @@ REFUSALS = {"INVALID_TRANSITION", "GUARD_REFUSED", "INVALID_PAYLOAD", "INSUFFICI
 def run(flow: Flow, step: str, name: str, payload: dict[str, Any]) -> None:
     """Run a transition by all kinds of callers, and by the timer: refusals are the interface's."""
     definition = FlowDefinition(flow, version=1, published_at=T0, published_by="tests", source="python")
-    state = rules.start(definition, "ada", "e1", StartCommand(step=step, payload={"a": 1}), T0)
+    state = rules.start(
+        definition, StateId(definition.flow.flow, "ada"), "e1", StartCommand(step=step, payload={"a": 1}), T0
+    )
     command = TransitionCommand(payload=payload)
     for caller in CALLERS:
         offered = rules.with_transitions(definition, state, caller, T0)
