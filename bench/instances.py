@@ -22,10 +22,10 @@ STARTS_IN_FLIGHT = 64
 
 async def run(report: Report, requests: int, rounds: int) -> None:
     """Print the median times and the CPU of the database, with few and with many states."""
-    with embedded() as (servers, settings, _):
+    with embedded() as (servers, base, _):
         database = psutil.Process(servers.servers["mongodb"].pid)
         own = {"mongo_database": "bench_instances", "user_changes_per_minute": 1_000_000}
-        settings = settings.model_copy(update=own)
+        settings = base.model_copy(update=own)
         async with Backend(settings).running() as service:
             await _fill(service)
             print(f"medians of {rounds} rounds of {requests} requests, one at a time", flush=True)

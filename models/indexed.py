@@ -66,8 +66,8 @@ def not_expired(now: datetime) -> Document:
 class _Hint(Struct, frozen=True):
     """From the last page: the length of the common prefix of its keys, and the first key of all.
 
-    ``after`` is what the page came after, ``last_key`` its last key: the same page again ends there, unless it
-    has become another one.
+    ``after`` is what the page came after, ``last_key`` its last key: the same page again ends there, unless
+    it has become another one.
     """
 
     prefix_length: int
