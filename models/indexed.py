@@ -69,7 +69,7 @@ class _Hint(Struct, frozen=True):
 
 
 class KeyRanges:
-    """Reads pages in the order of a field with keys, each from as few and as narrow ranges of keys as possible.
+    """Reads pages in the order of a field with keys, each from as few and narrow ranges of keys as possible.
 
     A range is all keys with a common prefix, as long as that of the last page; for the first page of all as
     long as the key that it begins at, or shorter if that gives too few.
@@ -94,7 +94,7 @@ class KeyRanges:
             after: A key, or the common prefix of the keys.
             end: The first key beyond the page; None if there is no end.
             limit: The size of the page, at least 1.
-            find: Returns a cursor over the first documents, in order, for a condition on the field and a limit.
+            find: Returns a cursor over the first documents, in order, for a condition on the field, a limit.
             max_bytes: The size of the page in bytes.
         """
         page = DocumentPage(limit, max_bytes)

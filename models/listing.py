@@ -1,4 +1,4 @@
-"""The fields of a state document by which states of many are listed: by their owner, and by what they wait for.
+"""The fields of a state document by which states are listed: those of an owner, and those that wait.
 
 They follow from the state. Both are sparse in their indexes: a state that is not listed costs nothing.
 """

@@ -36,7 +36,8 @@ def named_people(record: HistoryRecord) -> list[str]:
 def state_without_person(state: FlowState, user_id: str) -> FlowState:
     """Return a state with the pseudonym of a person in the place of the id, and without the salt.
 
-    A state that does not have the person's salt is returned as it is.
+    A state that does not have the person's salt is returned as it is. ``people`` stays, though it may be
+    empty: a state that ever had people is stored with more care than others.
     """
     if state.people is UNSET:
         return state
@@ -44,7 +45,7 @@ def state_without_person(state: FlowState, user_id: str) -> FlowState:
     if not theirs:
         return state
     others = tuple(person for person in state.people if person.user_id != user_id)
-    changes: dict[str, Any] = {"people": others or UNSET}
+    changes: dict[str, Any] = {"people": others}
     names = pseudonyms_of(theirs)
     for member in NAMING:
         entries = getattr(state, member)

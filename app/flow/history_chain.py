@@ -66,6 +66,7 @@ class _PeopleOfChain:
         self._unexplained: set[str] = set()
         self._explained: set[str] = set()
         self._salts: dict[str, str] = {}
+        self._epoch = ""
 
     def fault_of(self, record: HistoryRecord) -> str | None:
         """Add a commit; return a contradiction to those before it."""
@@ -80,10 +81,9 @@ class _PeopleOfChain:
             self._unexplained |= found - self._explained
             self.unreceipted = self.unreceipted or record
         self._pruned = False
-        if record.after is UNSET or record.after.people is UNSET:
-            return None
-        before = self._salts
-        self._salts = {person.user_id: person.salt for person in record.after.people}
+        people = () if record.after is UNSET or record.after.people is UNSET else record.after.people
+        before = self._salts if record.epoch == self._epoch else {}  # a lost document loses the salts
+        self._salts, self._epoch = {person.user_id: person.salt for person in people}, record.epoch
         if any(before.get(user_id, salt) != salt for user_id, salt in self._salts.items()):
             return "its salt of a person is not the one of the record before it"
         return None

@@ -11,6 +11,7 @@ from app.contracts.errors import (
     GuardRefusedError,
     InsufficientPermissionsError,
     InvalidPayloadError,
+    SeparationOfDutiesError,
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
 from app.contracts.state import FlowState, Payload
@@ -18,6 +19,9 @@ from app.flow.conditions.evaluation_breaker import Place
 from app.flow.conditions.guard_inputs import GuardBudget, GuardInputs
 from app.flow.conditions.guards import check_guard, compiled, may_hold
 from app.flow.conditions.payload_schemas import payload_faults
+from app.flow.people.approvals import has_voted, required_roles
+from app.flow.people.claims import blocking_claim, claimed_error
+from app.flow.people.duties import excluding_run
 from app.flow.values.payload import require_storable
 
 
@@ -38,16 +42,27 @@ def require_runnable(
 
     Raises:
         InsufficientPermissionsError: The caller has none of the roles.
+        SeparationOfDutiesError: The caller ran a transition after which another person must run this one.
+        ClaimedError: Another person has claimed the tasks of the caller's roles.
         InvalidPayloadError: The payload cannot be stored or does not fit the schema; it lists every fault.
         GuardRefusedError: The guard does not pass.
     """
-    if not caller.has_a_role(transition.roles):
-        needed = f"one of the roles {_listed(transition.roles)}" if transition.roles else "the timer"
+    roles = _missing_roles(transition, caller)
+    if roles is not None:
+        needed = f"one of the roles {_listed(roles)}" if roles else "the timer"
+        if required_roles(transition) is None:
+            needed = "the owner of the state, or a service"
         raise InsufficientPermissionsError(
             f"Transition {transition.transition} requires {needed}",
             transition=transition.transition,
-            roles=transition.roles or [],
+            roles=roles,
         )
+    ran = excluding_run(transition, state, caller)
+    if ran is not None:
+        raise SeparationOfDutiesError(transition.transition, ran)
+    blocking = blocking_claim(transition, state, caller, now)
+    if blocking is not None:
+        raise claimed_error(blocking)
     require_storable(payload)
     if transition.payload_schema is not None:
         place = Place(state.flow, state.step, transition.transition)
@@ -58,11 +73,24 @@ def require_runnable(
         check_guard(transition.guard, transition.transition, state, payload, caller, now)
 
 
+def _missing_roles(transition: FlowTransition, caller: Caller) -> list[str] | None:
+    """Return the roles of which the caller would need one for a transition; None if none is missing.
+
+    A transition that needs votes requires the role of the voters too.
+    """
+    roles = required_roles(transition)
+    if not caller.has_a_role(roles):
+        return roles or []
+    if transition.approvals is not None and not caller.has_a_role([transition.approvals.of]):
+        return [transition.approvals.of]
+    return None
+
+
 def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
     """Raise InsufficientPermissionsError if the caller may not start at the named step.
 
-    If any transition has a role, a guard or a schema, only an administrator may start at a step that is not
-    ``initial``: others would start past a check.
+    If any transition has a role, a guard, a schema or a rule between people, only an administrator may start
+    at a step that is not ``initial``: others would start past a check.
     """
     step = None if name is None else flow.steps.get(name)
     if step is None or step.initial or name == flow.initial_step or ADMIN in caller.scopes:
@@ -80,9 +108,13 @@ def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
 
 
 def has_requirements(flow: Flow) -> bool:
-    """True if any transition has a role, a guard or a schema."""
+    """True if any transition has a role, a guard, a schema or a rule between people."""
     return any(
-        transition.roles is not None or transition.guard is not None or transition.payload_schema is not None
+        transition.roles is not None
+        or transition.guard is not None
+        or transition.payload_schema is not None
+        or transition.approvals is not None
+        or transition.not_by
         for step in flow.steps.values()
         for transition in step.transitions.values()
     )
@@ -110,15 +142,18 @@ def _require_permission(flow: Flow, what: str, given: bool | list[str] | None, c
 
 def restricts_roles(flow: Flow) -> bool:
     """True if any transition requires a role; a transition for the timer alone does not."""
-    return any(transition.roles for step in flow.steps.values() for transition in step.transitions.values())
+    return any(
+        required_roles(transition) for step in flow.steps.values() for transition in step.transitions.values()
+    )
 
 
 def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
     """Raise InsufficientPermissionsError unless the caller has one of ``roles`` (``undo_roles``)."""
-    if roles is UNSET or caller.has_a_role(roles):
+    if caller.has_a_role(None if roles is UNSET else roles):
         return
+    needed = "the owner of the state, or a service" if roles is UNSET else _needed(roles)
     raise InsufficientPermissionsError(
-        f"Undoing the last transition requires {_needed(roles)}", transition="back", roles=list(roles)
+        f"Undoing the last transition requires {needed}", transition="back", roles=list(roles or ())
     )
 
 
@@ -160,11 +195,14 @@ def runnable(
 ) -> Iterator[FlowTransition]:
     """Yield the transitions of a step that the caller may run now, given a payload that fits.
 
-    A transition whose guard exceeds the budget is left out.
+    A transition whose guard exceeds the budget is left out, and so is one for which the caller has voted.
     """
     inputs = None
+    people_act = state.claims is not UNSET or state.votes is not UNSET
     for transition in transitions:
-        if not caller.has_a_role(transition.roles):
+        if _missing_roles(transition, caller) is not None:
+            continue
+        if (people_act or transition.not_by) and _is_barred(transition, state, caller, now):
             continue
         if transition.guard is not None:
             inputs = inputs or GuardInputs(state, {}, caller, now)
@@ -176,10 +214,21 @@ def runnable(
         yield transition
 
 
-def depends_on_caller(step: FlowStep) -> bool:
+def _is_barred(transition: FlowTransition, state: FlowState, caller: Caller, now: datetime) -> bool:
+    """True if the people of a state leave nothing to run: by their runs, votes and claims."""
+    return (
+        excluding_run(transition, state, caller) is not None
+        or has_voted(transition, state, caller)
+        or blocking_claim(transition, state, caller, now) is not None
+    )
+
+
+def depends_on_caller(flow: Flow, step: FlowStep) -> bool:
     """True if the transitions that may run at a step differ between callers."""
-    return any(
+    return flow.participants is not None or any(
         transition.roles is not None
+        or transition.approvals is not None
+        or bool(transition.not_by)
         or (transition.guard is not None and compiled(transition.guard).reads_user)
         for transition in step.transitions.values()
     )

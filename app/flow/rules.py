@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal
 
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, structs
 
 from app.contracts.callers import Caller
 from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
@@ -14,8 +15,11 @@ from app.contracts.errors import (
     InvalidTransitionError,
 )
 from app.contracts.flow import Flow, FlowStep, FlowTransition
-from app.contracts.state import AvailableTransition, FlowState, Payload, StateId, Status
+from app.contracts.state import AvailableTransition, FlowState, StateId, Status
 from app.flow.conditions.guard_inputs import GuardBudget
+from app.flow.people import steps as people
+from app.flow.people.approvals import has_voted, is_decided, vote
+from app.flow.people.participants import awaited_roles, first_participants
 from app.flow.permissions import require_runnable, require_undo, require_undo_guards, runnable
 from app.flow.position import current_step, require_active
 from app.flow.timers import (
@@ -28,7 +32,7 @@ from app.flow.timers import (
     status_at,
 )
 from app.flow.undo import roles_to_undo, undo_roles, undone_candidates
-from app.flow.values.removal import without
+from app.flow.values.payload import edit_payload
 
 
 def start(
@@ -36,14 +40,18 @@ def start(
 ) -> FlowState:
     """Return a new state at the initial step, or at the step that the command names.
 
-    The named step need not have ``initial: true``, as the reference's own flows have no such step.
+    The named step need not have ``initial: true``, as the reference's own flows have no such step. A state
+    that is one of many has its entity by ``state_id``, any other one by the command. Permission to name
+    participants is not checked (``require_assignable``).
 
     Raises:
-        InvalidRequestError: The flow has no such step.
+        InvalidRequestError: The flow has no such step, or its roles do not allow the participants.
     """
-    step = _named_step(definition.flow, command.step)
+    flow, instance_id = definition.flow, state_id.instance_id
+    step = _named_step(flow, command.step)
+    participants = first_participants(flow, command)
     return FlowState(
-        flow=definition.flow.flow,
+        flow=flow.flow,
         user_id=state_id.user_id,
         version=definition.version,
         epoch=epoch,
@@ -53,9 +61,11 @@ def start(
         ok=True,
         created_at=now,
         updated_at=now,
-        entity_id=command.entity_id if state_id.instance_id is None else UNSET,
-        instance_id=UNSET if state_id.instance_id is None else state_id.instance_id,
+        entity_id=command.entity_id if instance_id is None else UNSET,
         payload=command.payload,
+        instance_id=UNSET if instance_id is None else instance_id,
+        participants=participants,
+        awaits=awaited_roles(flow, step, participants),
     )
 
 
@@ -70,7 +80,8 @@ def transition(
     """Return the state after a transition.
 
     The payload is edited and merged, ``previous`` is set only if the transition is reversible, the message is
-    replaced or cleared; service and entity stay.
+    replaced or cleared; service and entity stay. If the transition needs further votes, the state stays at
+    its step with the caller's vote; the same vote again returns ``state`` itself. See ``run_kind``.
 
     Args:
         definition: The version that the state is pinned to.
@@ -78,13 +89,15 @@ def transition(
         name: The name of the transition.
         command: The payload, message and outcome.
         now: The time of the change.
-        caller: The caller whose permissions are checked; None if a timeout runs the transition, which skips
-            roles, schema and guard.
+        caller: The effective caller, whose permissions are checked; None if a timeout runs the transition,
+            which skips roles, rules between people, schema and guard.
 
     Raises:
         InvalidTransitionError: The step has no such transition.
         StatePausedError: The state is paused.
-        InsufficientPermissionsError, InvalidPayloadError, GuardRefusedError: See ``require_runnable``.
+        InsufficientPermissionsError, SeparationOfDutiesError, ClaimedError, GuardRefusedError: See
+            ``require_runnable``.
+        InvalidPayloadError: See ``require_runnable``; or it names nobody for a role that is assigned.
     """
     require_active(state)
     source = current_step(definition, state)
@@ -92,13 +105,18 @@ def transition(
     if chosen is None:
         raise _invalid_transition(source, state, name, caller, now)
     if caller is not None:
+        if has_voted(chosen, state, caller):
+            return state
         require_runnable(chosen, state, command.payload or {}, caller, now)
     target = definition.flow.steps[chosen.step]
-    payload = _edit_payload(state.payload, command)
+    payload = edit_payload(state.payload, command)
+    if caller is not None and not is_decided(chosen, state, caller):
+        return vote(chosen, state, caller, payload, command.message, now)
     return structs.replace(
         state,
         revision=state.revision + 1,
         **entry_changes(target, now),
+        **people.after_run(definition.flow, state, chosen, payload, caller),
         previous=source.step if chosen.reversible else UNSET,
         undo_roles=roles_to_undo(chosen, caller) if chosen.reversible else UNSET,
         ok=command.ok,
@@ -108,21 +126,18 @@ def transition(
     )
 
 
-def _edit_payload(
-    present: Payload | UnsetType, command: TransitionCommand | SetCommand
-) -> Payload | UnsetType:
-    """Remove members from the payload, then merge the given one into it."""
-    if command.remove is not UNSET and present is not UNSET:
-        present = without(present, command.remove)
-    if command.payload is UNSET:
-        return present
-    return command.payload if present is UNSET else {**present, **command.payload}
+def run_kind(before: FlowState, after: FlowState) -> Literal["transitioned", "voted"] | None:
+    """Return what ``transition`` made of a state: it moved, or has another vote; None if nothing changed."""
+    if after is before:
+        return None
+    return "transitioned" if after.votes is UNSET else "voted"  # entering a step drops all votes
 
 
 def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, now: datetime) -> FlowState:
     """Return the state restarted on ``definition``.
 
-    Its progress is dropped (payload, message, previous); its subject stays (service, entity).
+    Its progress is dropped (payload, message, previous, claims, votes, runs); its subject stays (service,
+    entity), and so do users with roles on it.
 
     Raises:
         StatePausedError: The state is paused, which a reset would undo.
@@ -135,6 +150,7 @@ def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, n
         version=definition.version,
         revision=state.revision + 1,
         **entry_changes(step, now),
+        **people.after_reset(definition.flow, state, step),
         ok=True,
         previous=UNSET,
         undo_roles=UNSET,
@@ -147,7 +163,7 @@ def reset(definition: FlowDefinition, state: FlowState, command: ResetCommand, n
 def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, now: datetime) -> FlowState:
     """Return the state with every member of the command; absent members are removed.
 
-    The revision continues, and a paused state stays paused.
+    The revision continues, a paused state stays paused, and people with roles and their runs stay.
 
     Raises:
         InvalidRequestError: The flow has no such step.
@@ -160,12 +176,13 @@ def replace(definition: FlowDefinition, state: FlowState, command: SetCommand, n
         version=definition.version,
         revision=state.revision + 1,
         **placement_changes(step, state, now),
+        **people.after_set(definition.flow, state, step),
         service=command.service,
         ok=command.ok,
         previous=command.previous,
         undo_roles=UNSET,
         entity_id=command.entity_id if state.instance_id is UNSET else UNSET,
-        payload=command.payload if command.remove is UNSET else _edit_payload(state.payload, command),
+        payload=command.payload if command.remove is UNSET else edit_payload(state.payload, command),
         message=command.message,
         updated_at=now,
     )
@@ -187,6 +204,7 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
         timeout_at=UNSET,
         timeout_left_ms=UNSET,
         expiry_left_ms=UNSET,
+        **people.AT_THE_END,
     )
 
 
@@ -209,6 +227,7 @@ def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Ca
         state,
         revision=state.revision + 1,
         **entry_changes(target, now),
+        **people.after_undo(definition.flow, state, target),
         ok=True,
         previous=UNSET,
         undo_roles=UNSET,
@@ -218,7 +237,7 @@ def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Ca
 
 
 def pause(definition: FlowDefinition, state: FlowState, command: PauseCommand, now: datetime) -> FlowState:
-    """Return the paused state.
+    """Return the paused state, which waits for nobody.
 
     Raises:
         InvalidTransitionError: The state is completed.
@@ -230,6 +249,7 @@ def pause(definition: FlowDefinition, state: FlowState, command: PauseCommand, n
         revision=state.revision + 1,
         status="paused",
         pause_reason=command.reason,
+        awaits=UNSET,
         updated_at=now,
         **pause_timeout(current_step(definition, state), state.timeout_at, now),
         **pause_expiry(state, now),
@@ -238,10 +258,12 @@ def pause(definition: FlowDefinition, state: FlowState, command: PauseCommand, n
 
 def resume(definition: FlowDefinition, state: FlowState, now: datetime) -> FlowState:
     """Return the state after a pause."""
+    step = current_step(definition, state)
     return structs.replace(
         state,
         revision=state.revision + 1,
-        status=status_at(current_step(definition, state)),
+        status=status_at(step),
+        awaits=awaited_roles(definition.flow, step, state.participants),
         pause_reason=UNSET,
         updated_at=now,
         **resume_timeout(state, now),
@@ -288,7 +310,7 @@ def with_transitions(
     Args:
         definition: The version that the state is pinned to.
         state: A stored state.
-        caller: The caller whose permissions are checked.
+        caller: The effective caller, whose permissions are checked.
         now: The time that guards see.
         budget: The budget that the guards share with those of other states; a new one by default.
     """

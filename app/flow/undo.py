@@ -6,6 +6,7 @@ from app.contracts.callers import Caller
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import FlowTransition
 from app.contracts.state import FlowState
+from app.flow.people.approvals import required_roles
 from app.flow.permissions import restricts_roles
 
 
@@ -27,9 +28,10 @@ def undo_roles(definition: FlowDefinition, state: FlowState) -> tuple[str, ...] 
     )
     if not candidates:
         return () if restricts_roles(definition.flow) else UNSET
-    if any(transition.roles is None for transition in candidates):
+    needed = [required_roles(transition) for transition in candidates]
+    if any(roles is None for roles in needed):
         return UNSET
-    return tuple(sorted({role for transition in candidates for role in transition.roles or ()}))
+    return tuple(sorted({role for roles in needed for role in roles or ()}))
 
 
 def undone_candidates(definition: FlowDefinition, state: FlowState) -> list[FlowTransition]:
@@ -41,7 +43,7 @@ def undone_candidates(definition: FlowDefinition, state: FlowState) -> list[Flow
     return [
         transition
         for transition in left.transitions.values()
-        if transition.step == state.step and transition.reversible and transition.roles == roles
+        if transition.step == state.step and transition.reversible and required_roles(transition) == roles
     ]
 
 
@@ -52,4 +54,5 @@ def roles_to_undo(chosen: FlowTransition, caller: Caller | None) -> tuple[str, .
     """
     if caller is None:
         return ()
-    return UNSET if chosen.roles is None else tuple(chosen.roles)
+    roles = required_roles(chosen)
+    return UNSET if roles is None else tuple(roles)

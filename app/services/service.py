@@ -13,7 +13,7 @@ from app.contracts.ports.states import ListedStatus, StatePage
 from app.contracts.positions import NOTHING_HELD, HeldPosition
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.results import CaughtUp, Retired, Started, Verification
-from app.contracts.state import FlowState, Payload, StateId
+from app.contracts.state import FlowState, Payload
 from app.contracts.statistics import FlowStatistics
 from app.flow.tokens.prefabs import with_prefabs
 from app.services.trusted import TrustedFlows
@@ -25,8 +25,9 @@ class FlowService:
 
     Use it as an async context manager: its background jobs (delivery to the history and to clients, expiry)
     start on entry and end on exit. ``user_id`` names the owner of a state; ``caller``, or ``origin.caller``,
-    is who requests the operation, whose roles and scopes decide. ``as_trusted`` gives programs the same
-    operations without a caller.
+    is who requests the operation, whose roles and scopes decide. ``entity_id`` names one of many states of a
+    user in a flow; None is the one without an entity, or else the only one, and raises EntityRequiredError if
+    there are several. ``as_trusted`` gives programs the same operations without a caller.
 
     Every method raises StoreUnavailableError if MongoDB cannot be reached.
     """
@@ -41,6 +42,8 @@ class FlowService:
         self.migration = components.migration
         self.administration = components.administration
         self.people = components.people
+        self.identification = components.identification
+        self.catch_up = components.catch_up
         self.bulk = components.bulk
         self.personal_data = components.personal_data
         self.history = components.history
@@ -62,8 +65,6 @@ class FlowService:
         For code that decides itself who may do what.
         """
         return TrustedFlows(self._components)
-
-    # Definitions
 
     async def create_flow(self, definition: Flow | dict[str, object], *, actor: str = "python") -> str:
         """Publish a flow as version 1 and return its slug.
@@ -126,8 +127,6 @@ class FlowService:
         """Return the newest version of every flow that the caller may see, ordered by slug."""
         return [with_prefabs(found.flow) async for found in self.definitions.all(caller=caller)]
 
-    # States
-
     async def get_flow_state(
         self, user_id: str, flow_id: str, *, entity_id: str | None = None, caller: Caller
     ) -> FlowState | None:
@@ -160,23 +159,8 @@ class FlowService:
         caller: Caller,
     ) -> CaughtUp:
         """Return the commits after the position that a subscriber holds. Raises as ``get_flow_state``."""
-        state_id = await self.identify(user_id, flow_id, entity_id, caller=caller)
-        return await self.catch_up(state_id, held, caller=caller)
-
-    async def catch_up(self, state_id: StateId, held: HeldPosition, *, caller: Caller) -> CaughtUp:
-        """Return the commits of an identified state, as ``get_flow_events`` does."""
-        return await self._components.catch_up.for_subscriber(state_id, held, caller)
-
-    async def identify(
-        self, user_id: str, flow_id: str, entity_id: str | None = None, *, caller: Caller
-    ) -> StateId:
-        """Return the identity of the state that these ids name; it need not exist.
-
-        Raises:
-            EntityRequiredError: The user has several states in the flow, and ``entity_id`` is None.
-            InvalidRequestError: An id is malformed.
-        """
-        return await self._components.identification.of(user_id, flow_id, entity_id, caller)
+        state_id = await self.identification.of(user_id, flow_id, entity_id, caller)
+        return await self.catch_up.for_subscriber(state_id, held, caller)
 
     async def list_flow_states(
         self,
@@ -188,20 +172,7 @@ class FlowService:
         after: str | None = None,
         limit: int = 100,
     ) -> StatePage:
-        """Return a user's states in a flow with many for each user, the newest start first.
-
-        Args:
-            user_id: The owner.
-            flow_id: The flow.
-            caller: Who requests it.
-            status: Only states with this status.
-            after: The ``next`` of the page before.
-            limit: The largest number of states.
-
-        Raises:
-            FlowNotFoundError: There is no such flow.
-            InsufficientPermissionsError: The caller may not see the flow, or not act for the user.
-        """
+        """Return a user's states with an entity in a flow, the newest first. ``after``: the last ``next``."""
         return await self._operations.list_instances(
             user_id, flow_id, caller, status=status, after=after, limit=limit
         )
@@ -246,12 +217,11 @@ class FlowService:
             ok: The outcome as the caller sees it; stored with the state.
             message: Replaces the message of the state, or clears it when absent.
             remove: JSON pointers to members that are removed before ``payload`` is merged.
-            entity_id: The entity of the state, if a user has many states in the flow. None: the only one.
+            entity_id: The entity of the state.
 
         Raises:
             InvalidRequestError: A pointer is malformed.
             FlowNotFoundError, FlowNotStartedError: There is no such flow, no running state.
-            EntityRequiredError: There are several states, and ``entity_id`` is None.
             InvalidTransitionError: The current step has no such transition.
             InsufficientPermissionsError, GuardRefusedError: The caller may not run it, or not now.
             InvalidPayloadError, PayloadTooLargeError: With every fault of the payload.
@@ -323,8 +293,6 @@ class FlowService:
         """
         return await self._operations.clear(user_id, flow_id, origin, entity_id=entity_id)
 
-    # History and statistics
-
     async def get_flow_history(
         self,
         user_id: str,
@@ -338,17 +306,8 @@ class FlowService:
     ) -> list[HistoryRecord]:
         """Return the records of a state that ``only`` selects, oldest first.
 
-        Args:
-            user_id: The owner of the state.
-            flow_id: The flow.
-            caller: Who requests it.
-            after: The id of the record after which to begin.
-            limit: The largest number of records.
-            only: The filter.
-            entity_id: The entity of the state, if a user has many states in the flow. None: the only one.
-
-        Returns:
-            Also records that are not in the history yet, so that callers read their own writes.
+        They include those that are not in the history yet, so that callers read their own writes. ``after``
+        is the id of the record after which to begin.
         """
         return await self._operations.read_history(
             user_id, flow_id, caller, after=after, limit=limit, only=only, entity_id=entity_id

@@ -195,14 +195,15 @@ def _was_made(commit: ConditionalWrite, document: Document | None, delivered: di
 def _may_lose_people(record: HistoryRecord) -> bool:
     """Return true if the document may have fields about people, or of lists, that the state has no more.
 
-    Most states never have any, and each field that is unset costs the server time.
+    Most states never have any, and each field that is unset costs the server time. A start that is an update
+    is one in the place of a tombstone, which may have had people.
     """
     after = state_after(record)
     return (
         after.instance_id is not UNSET
         or after.participants is not UNSET
         or after.people is not UNSET
-        or record.kind not in ("started", "transitioned", "undone", "paused", "resumed", "voted")
+        or record.kind not in ("transitioned", "undone", "paused", "resumed", "voted")
     )
 
 

@@ -218,8 +218,8 @@ class FlowSockets:
 
     async def _subscribe(self, session: Session, user_id: str, message: SubscribeMessage) -> Answer:
         held = held_position(message.epoch, message.since, message.from_start)
-        state_id = await self._service.identify(
-            user_id, message.flow_id, message.entity_id, caller=session.caller
+        state_id = await self._service.identification.of(
+            user_id, message.flow_id, message.entity_id, session.caller
         )
         is_new = state_id not in session.followed
         if is_new:
@@ -229,7 +229,7 @@ class FlowSockets:
             if is_new and user_id != session.user_id:
                 await self._rooms.enter(session, state_room(state_id), user_topic(user_id))
             # The room first, the state second: changes committed after this read are delivered to the room.
-            found = await self._service.catch_up(state_id, held, caller=session.caller)
+            found = await self._service.catch_up.for_subscriber(state_id, held, session.caller)
         except BaseException:
             if is_new or state_id not in session.followed:
                 await self._leave_state(session, state_id)
@@ -282,8 +282,8 @@ class FlowSockets:
 
     async def _followed(self, session: Session, user_id: str, message: FlowMessage) -> StateId:
         """Return the state that a client names, which it must follow."""
-        state_id = await self._service.identify(
-            user_id, message.flow_id, message.entity_id, caller=session.caller
+        state_id = await self._service.identification.of(
+            user_id, message.flow_id, message.entity_id, session.caller
         )
         if state_id not in session.followed:
             advice = "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first"

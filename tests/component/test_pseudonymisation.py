@@ -122,6 +122,7 @@ async def test_a_person_is_replaced_and_the_chain_is_whole(parts: Backend) -> No
 async def test_an_erasure_is_repeatable_and_concerns_nobody_else(parts: Backend) -> None:
     await named(parts)
     await parts.service.personal_data.erase("bob", ROOT)
+    await parts.service.background.relay.drain(5)
     before = await everything(parts)
     done = await parts.service.personal_data.erase("bob", ROOT)
     assert (done.pseudonymised_states, done.pseudonymised_records) == (0, 0)

@@ -18,7 +18,7 @@ from app.contracts.ports.states import (
     StoredState,
 )
 from app.contracts.pseudonyms import state_without_person
-from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered_request
+from app.contracts.record import Kind, PayloadPlace, as_stored, payload_place, remembered_request
 from app.contracts.state import FlowState, StateId
 from models.database import Database
 from models.states.store import MongoStateStore
@@ -264,6 +264,16 @@ async def test_people_are_stored_exactly_and_removed(store: StateStore) -> None:
     absent = dict.fromkeys(("participants", "awaits", "claims", "votes", "runs", "people"), UNSET)
     after = moved(state, **absent)
     assert await store.commit(state.position, record(after))
+    assert [each.state for each in await store.walk("", 10)] == [after]
+
+
+@pytest.mark.parametrize("kind", ["started", "reset", "set", "assigned"])
+async def test_a_state_without_people_may_follow_one_with_people(store: StateStore, kind: Kind) -> None:
+    """A start follows a tombstone; people and their salts may have been erased from it before."""
+    ended = structs.replace(peopled(fresh(), "bob"), status="cleared", people=UNSET)
+    await store.commit(None, record(ended))
+    after = fresh(epoch="e2")
+    assert await store.commit(ended.position, record(after, kind=kind))
     assert [each.state for each in await store.walk("", 10)] == [after]
 
 

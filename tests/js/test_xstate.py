@@ -15,7 +15,7 @@ from app.contracts.commands import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import InvalidDefinitionError, InvalidTransitionError
 from app.contracts.flow import Flow, FlowStep
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.exchange.xstate_export import to_xstate
 from app.exchange.xstate_import import from_xstate
 from app.flow import rules
@@ -83,7 +83,9 @@ def timeout_of(flow: Flow, step: str) -> Json | None:
 
 def _at(flow: Flow, step: str) -> tuple[FlowDefinition, FlowState]:
     definition = FlowDefinition(flow=flow, version=1, published_at=T0, published_by="tests", source="python")
-    return definition, rules.start(definition, "ada", "e", StartCommand(step=step), T0)
+    return definition, rules.start(
+        definition, StateId(definition.flow.flow, "ada"), "e", StartCommand(step=step), T0
+    )
 
 
 def agree(flow: Flow, answer: Json) -> None:

@@ -18,7 +18,7 @@ from app.contracts.errors import (
 )
 from app.contracts.flow import Flow
 from app.contracts.ports.states import StateFilter
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.permissions import depends_on_caller
 from app.flow.validation import parse_flow
@@ -38,7 +38,9 @@ def definition(**changes: Any) -> FlowDefinition:
 
 
 def at(step: str, user: str = "eve") -> FlowState:
-    return rules.start(definition(), user, "e1", StartCommand(step=step, payload={"amount": 80}), T0)
+    return rules.start(
+        definition(), StateId("expense", user), "e1", StartCommand(step=step, payload={"amount": 80}), T0
+    )
 
 
 def run(state: FlowState, name: str, caller: Caller | None, payload: Any = UNSET) -> FlowState:
@@ -132,7 +134,7 @@ def test_what_is_listed_can_be_run_and_nothing_else(step: str, caller: Caller) -
 
 def test_where_all_see_the_same() -> None:
     flow = definition().flow
-    assert [name for name, step in flow.steps.items() if depends_on_caller(step)] == ["review"]
+    assert [name for name, step in flow.steps.items() if depends_on_caller(flow, step)] == ["review"]
 
 
 async def test_a_flow_with_roles_is_seen_by_those_who_have_one() -> None:

@@ -11,6 +11,7 @@ from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
+from app.contracts.state import StateId
 from app.flow import rules
 from app.flow.conditions import guards as guards_module
 from app.flow.conditions.cel_environment import CelEnvironment
@@ -116,7 +117,9 @@ def flow_with(guards: dict[str, str], **payload: Any) -> tuple[FlowDefinition, A
     for name, guard in guards.items():
         raw["steps"]["a"]["transitions"][name] = {"transition": name, "step": "b", "guard": guard}
     definition = FlowDefinition(convert(raw, Flow), 1, T0, "tests", "python")
-    return definition, rules.start(definition, "ada", "e", StartCommand(payload=payload), T0)
+    return definition, rules.start(
+        definition, StateId(definition.flow.flow, "ada"), "e", StartCommand(payload=payload), T0
+    )
 
 
 @pytest.mark.parametrize(

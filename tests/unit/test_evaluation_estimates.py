@@ -13,6 +13,7 @@ from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import GuardRefusedError
 from app.contracts.flow import Flow
+from app.contracts.state import StateId
 from app.flow import rules
 from app.flow.conditions.guard_inputs import GuardBudget, GuardInputs
 from app.flow.conditions.guards import Guard, check_guard, compiled, fault_of_guard
@@ -135,7 +136,9 @@ def test_counting_the_cost_of_the_guards_of_a_read_is_bounded_by_the_clock() -> 
         raw["steps"]["a"]["transitions"][f"t{n}"] = {"transition": f"t{n}", "step": "b", "guard": guard}
         compiled(guard)
     definition = FlowDefinition(convert(raw, Flow), 1, T0, "tests", "python")
-    state = rules.start(definition, "ada", "e", StartCommand(payload=OBJECTS), T0)
+    state = rules.start(
+        definition, StateId(definition.flow.flow, "ada"), "e", StartCommand(payload=OBJECTS), T0
+    )
     budget = GuardBudget(max_seconds=0.0)
     rules.with_transitions(definition, state, trusted_caller("ada"), T0, budget)
     assert budget.skipped == 30

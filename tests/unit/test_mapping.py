@@ -16,7 +16,7 @@ from app.contracts.errors import FlowStateCorruptionError, InvalidRequestError
 from app.contracts.migration import Proposal, Sample
 from app.contracts.people import Claim, Participant, TransitionBy
 from app.contracts.ports.states import RunningStates
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.position import definition_mismatch
 from app.flow.versions.mapping import StepMapping
@@ -44,7 +44,7 @@ def mapping(later: dict[str, Any], given: Any = None, earlier: dict[str, Any] = 
 
 def at(flow: dict[str, Any], step: str, **members: Any) -> FlowState:
     """A state that entered a step at T0."""
-    state = rules.start(version(flow), "ada", "e1", StartCommand(step=step), T0)
+    state = rules.start(version(flow), StateId("loop", "ada"), "e1", StartCommand(step=step), T0)
     return structs.replace(state, **members)
 
 

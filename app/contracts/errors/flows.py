@@ -107,9 +107,10 @@ class InvalidTransitionError(FlowError):
     status = 409
     title = "Invalid transition"
 
-    def __init__(self, from_step: str, transition: str, allowed: Sequence[str]) -> None:
+    def __init__(self, from_step: str, transition: str, allowed: Sequence[str], *, advice: str = "") -> None:
+        """Describe the refusal; ``advice`` follows it in the message."""
         super().__init__(
-            f"Invalid transition {transition} from step {from_step}",
+            f"Invalid transition {transition} from step {from_step}{advice and f': {advice}'}",
             fromStep=from_step,
             transition=transition,
             allowed=list(allowed),

@@ -87,7 +87,7 @@ class GuardInputs:
     Args:
         state: The state before the transition; None for a guard that reads nothing.
         payload: The payload of the transition.
-        caller: The caller that runs it.
+        caller: The effective caller that runs it.
         now: The time that guards see.
     """
 

@@ -44,11 +44,10 @@ class RolesOnStates(Struct, frozen=True):
             for _, each in assignments_of(transition):
                 role, source = each.get("role"), each.get("from")
                 if isinstance(role, str) and role in declared:
-                    is_text = isinstance(source, str)
-                    most = most_people(schema, member_of(source)) if is_text else MAX_PEOPLE
+                    most = most_people(schema, member_of(source)) if isinstance(source, str) else MAX_PEOPLE
                     assigned.setdefault(role, []).append(Assigned(transition, most))
-        most = {role: max(each.most for each in places) for role, places in assigned.items()}
-        return cls(declared, assigned, most)
+        at_once = {role: max(each.most for each in places) for role, places in assigned.items()}
+        return cls(declared, assigned, at_once)
 
     def is_open(self, role: str) -> bool:
         """True if people get the role by a group, or if callers may name them."""

@@ -97,7 +97,7 @@ def _check_take_over(at: str, member: dict[str, Any], declared: dict[str, Any]) 
     listed = member.get("takeOver")
     yield from check_roles(at, listed)
     for position, role in texts_in(listed):
-        if role not in declared:
+        if role not in declared and is_role(role):
             yield error(
                 f"{at}/{position}",
                 f"The flow declares no role {quoted(role)}",

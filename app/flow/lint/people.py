@@ -31,12 +31,15 @@ _DECLARED = "name a role of `participants`"
 _IDS = {"string", "array"}
 
 
-class _Flow(Struct, frozen=True):
-    """Names that transitions refer to. ``only_timed``: transitions that people can never run."""
+class _Names(Struct, frozen=True):
+    """Names of transitions, to which rules refer.
 
-    roles: RolesOnStates
+    ``only_timed``: those that people can never run. Not ``complete``: a malformed part may have others.
+    """
+
     transitions: Collection[str]
     only_timed: Collection[str]
+    complete: bool
 
 
 def people_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
@@ -44,11 +47,12 @@ def people_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Find
     governed = [
         (at, transition) for at, transition in transitions_of(steps) if any(m in transition for m in _MEMBERS)
     ]
-    if not governed and "participants" not in raw:
+    declared = raw.get("participants")
+    if not isinstance(declared, dict | None) or (declared is None and not governed):
         return
     roles = RolesOnStates.read(raw, steps)
     yield from role_findings(raw, steps, roles)
-    known = _Flow(roles, *_names_of_transitions(steps))
+    known = _names_of_transitions(steps)
     timed = _timed_transitions(steps)
     for at, transition in governed:
         is_timed = at in timed
@@ -58,8 +62,7 @@ def people_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Find
     yield from duty_findings(raw, steps, roles)
 
 
-def _names_of_transitions(steps: dict[str, Any]) -> tuple[dict[str, None], set[str]]:
-    """Return the names of all transitions, and of those that only timeouts run."""
+def _names_of_transitions(steps: dict[str, Any]) -> _Names:
     names: dict[str, None] = {}
     by_people: set[str] = set()
     for _, step in objects(steps):
@@ -67,7 +70,8 @@ def _names_of_transitions(steps: dict[str, Any]) -> tuple[dict[str, None], set[s
             names[name] = None
             if transition.get("roles") != []:
                 by_people.add(name)
-    return names, names.keys() - by_people
+    complete = all(isinstance(as_object(step).get("transitions"), dict) for step in steps.values())
+    return _Names(names, names.keys() - by_people, complete)
 
 
 def _timed_transitions(steps: dict[str, Any]) -> set[str]:
@@ -139,7 +143,7 @@ def _check_source(at: str, source: object, schema: object) -> Iterator[Finding]:
         )
 
 
-def _check_not_by(at: str, transition: dict[str, Any], known: _Flow, *, is_timed: bool) -> Iterator[Finding]:
+def _check_not_by(at: str, transition: dict[str, Any], known: _Names, *, is_timed: bool) -> Iterator[Finding]:
     listed = transition.get("notBy")
     if not isinstance(listed, list):
         return
@@ -156,8 +160,9 @@ def _check_not_by(at: str, transition: dict[str, Any], known: _Flow, *, is_timed
     for position, name in texts_in(listed):
         here = f"{at}/{position}"
         if name not in known.transitions:
-            advice = instead(name, known.transitions, "name a transition of the flow")
-            yield error(here, f"The flow has no transition {quoted(name)}", advice)
+            if known.complete:
+                advice = instead(name, known.transitions, "name a transition of the flow")
+                yield error(here, f"The flow has no transition {quoted(name)}", advice)
         elif name in seen:
             yield warning(here, f"The transition {quoted(name)} is listed twice", "list it once")
         elif name in known.only_timed:
@@ -191,7 +196,7 @@ def _check_approvals(
             f"{at}/of", f"The flow declares no role {quoted(role)}", instead(role, roles.declared, _DECLARED)
         )
     elif isinstance(role, str) and not _lists(transition.get("roles"), role):
-        yield error(
+        yield warning(
             f"{at}/of",
             f"People with the role {quoted(role)} may not vote: `roles` of the transition does not list it",
             f"add {quoted(role)} to `roles` of the transition",

@@ -148,7 +148,7 @@ class FlowStream:
             self._overflowed = True
 
     async def _catch_up(self) -> CaughtUp:
-        return await self._service.catch_up(self._state_id, self._held, caller=self._caller)
+        return await self._service.catch_up.for_subscriber(self._state_id, self._held, self._caller)
 
     def _replay(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:
@@ -212,8 +212,8 @@ async def _stream(call: Call) -> Answer:
                 [Fault("/Last-Event-ID", "must be the id of an event: <epoch>.<revision>")]
             )
         held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
-    state_id = await call.service.identify(
-        call.owner_id, call.path["flow_id"], call.query.entity_id, caller=call.caller
+    state_id = await call.service.identification.of(
+        call.owner_id, call.path["flow_id"], call.query.entity_id, call.caller
     )
     if call.service.subscribers.count(user_topic(state_id.user_id)) >= MAX_SUBSCRIBERS_PER_USER:
         raise RateLimitedError(

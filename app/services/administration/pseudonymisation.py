@@ -12,7 +12,7 @@ from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.pseudonyms import state_without_person
 from app.contracts.record import HistoryPosition, HistoryRecord, position_of, state_after
-from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId, Status
 from app.flow import rules
 from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
@@ -129,7 +129,7 @@ class Pseudonymisation:
         """Commit the end of a state whose document was removed after it, in an epoch of its own."""
         last = state_without_person(state_after(newest), user_id)
         now = max(self._clock.now(), last.updated_at)
-        status = "cleared" if last.status == "cleared" else "expired"
+        status: Status = "cleared" if last.status == "cleared" else "expired"
         ended = structs.replace(
             rules.end(last, status, now), epoch=later_id(newest.epoch, new_id()), revision=0
         )

@@ -15,7 +15,7 @@ from app.flow import permissions as access
 from app.flow import rules
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.conditions.guards import compile_all
-from app.flow.people import may_see
+from app.flow.people.callers import caller_on, may_see
 from app.services.definitions.catalog import DefinitionCatalog
 
 log = structlog.get_logger("access")
@@ -86,7 +86,7 @@ class Visibility:
         """Raise InsufficientPermissionsError if the caller must not clear a state."""
         if ADMIN not in caller.scopes:  # administrators may, even if the definition is damaged
             definition = await self._catalog.current_or_pinned(state)
-            access.require_clearable(definition.flow, caller)
+            access.require_clearable(definition.flow, caller_on(definition.flow, state, caller))
 
     async def with_transitions(
         self, state: FlowState, caller: Caller, budget: GuardBudget | None = None
@@ -103,6 +103,7 @@ class Visibility:
         await self._prepare(definition, state)
         budget = budget or GuardBudget()
         skipped, seconds = budget.skipped, budget.seconds
+        caller = caller_on(definition.flow, state, caller)
         state = rules.with_transitions(definition, state, caller, self._clock.now(), budget)
         if budget.skipped > skipped:
             self._report_skipped(state, budget.skipped - skipped)

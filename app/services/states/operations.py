@@ -16,6 +16,9 @@ from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.results import Started, Verification
 from app.contracts.state import FlowState, Payload, StateId
 from app.flow import rules
+from app.flow.people.assignment import require_assignable
+from app.flow.people.callers import caller_at_start, caller_on
+from app.flow.people.participants import group_participants
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
 from app.flow.values.payload import check_size, require_storable
@@ -98,11 +101,7 @@ class StateOperations:
         after: str | None,
         limit: int,
     ) -> StatePage:
-        """Return a user's states in a flow with many for each user, the newest first.
-
-        Raises:
-            FlowNotFoundError: There is no such flow.
-        """
+        """Return a user's states in a flow with many for each user, the newest first."""
         require_state(user_id, flow_id)
         self._access.require_acting_for(user_id, caller)
         await self._access.require_visible(flow_id, caller)
@@ -122,8 +121,7 @@ class StateOperations:
             state_command = StateCommand.of_caller(state_id, "started", command, origin)
             started = Started(*await self._changes.change(state_command, self._first(state_command, command)))
             if started.started or state_id.instance_id in (None, given):
-                return started
-            # Another start got the same new entity, which is as good as impossible.
+                return started  # otherwise another start got the same new entity
 
     def _first(self, state_command: StateCommand, command: StartCommand) -> Decide:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
@@ -155,13 +153,17 @@ class StateOperations:
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
         state_command = StateCommand.of_caller(state_id, transition, command, origin)
 
-        async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            after = rules.transition(definition, present, transition, command, now, origin.caller)
+            caller = caller_on(definition.flow, present, origin.caller)
+            after = rules.transition(definition, present, transition, command, now, caller)
+            kind = rules.run_kind(present, after)
+            if kind is None:
+                return None
             if payload is not UNSET:  # the rules have checked what it contains
                 self._check_size(after)
-            return ProposedChange("transitioned", transition, after, payload, definition.flow.ttl)
+            return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
         after, _ = await self._changes.change(state_command, decide)
         return after
@@ -183,8 +185,9 @@ class StateOperations:
             if state is None:
                 return await self._first_state(state_command, StartCommand(step=command.step), now)
             definition = await self._catalog.current_or_pinned(state)
-            require_resettable(definition.flow, origin.caller)
-            require_entrance(definition.flow, command.step, origin.caller)
+            caller = caller_on(definition.flow, state, origin.caller)
+            require_resettable(definition.flow, caller)
+            require_entrance(definition.flow, command.step, caller)
             return ProposedChange.of_kind("reset", definition, rules.reset(definition, state, command, now))
 
         after, _ = await self._changes.change(state_command, decide)
@@ -200,9 +203,8 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            return ProposedChange.of_kind(
-                "undone", definition, rules.back(definition, present, now, origin.caller)
-            )
+            caller = caller_on(definition.flow, present, origin.caller)
+            return ProposedChange.of_kind("undone", definition, rules.back(definition, present, now, caller))
 
         after, _ = await self._changes.change(state_command, decide)
         return after
@@ -326,8 +328,13 @@ class StateOperations:
         state_id = state_command.state_id
         definition = await self._catalog.current(state_id.flow_id)
         require_kind(definition.flow, state_id)
-        require_entrance(definition.flow, command.step, state_command.origin.caller)
+        caller = caller_at_start(definition.flow, state_id.user_id, state_command.origin.caller)
+        require_entrance(definition.flow, command.step, caller)
         after = rules.start(definition, state_id, new_id(), command, now)
+        if command.participants is not UNSET:
+            require_assignable(
+                definition.flow, group_participants(definition.flow), after.participants, caller
+            )
         self._check_payload(command.payload, after)
         return ProposedChange.of_kind("started", definition, after, command.payload)
 

@@ -8,7 +8,7 @@ from app.contracts.commands import ClaimCommand, Origin, ParticipantsCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.record import Kind
 from app.contracts.state import FlowState
-from app.flow.people import approvals, claims, participants
+from app.flow.people import approvals, assignment, claims
 from app.flow.people.callers import caller_on
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.states.changes import StateChanges
@@ -50,7 +50,7 @@ class PeopleOperations:
             "assigned",
             command,
             origin,
-            lambda definition, state, now, caller: participants.assign_participants(
+            lambda definition, state, now, caller: assignment.assign_participants(
                 definition, state, command, now, caller
             ),
         )
