@@ -29,7 +29,7 @@ def token_verifier(settings: Settings) -> TokenVerifier:
         algorithms=settings.algorithms,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
-        claims=ClaimNames(settings.jwt_user_claim, settings.jwt_roles_claim, settings.jwt_scope_claim),
+        claims=ClaimNames(*settings.jwt_claims),
     )
 
 

@@ -30,6 +30,7 @@ from config.sources import is_interceptable, shown_url
 from models.corruption_store import MongoCorruptionReports
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
+from models.entity_reservations import MongoEntityReservations
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
 from models.secret_store import MongoSecretStore
@@ -70,6 +71,7 @@ class Backend:
         self.service = FlowService(
             Ports(
                 states=MongoStateStore(self.database),
+                entities=MongoEntityReservations(self.database),
                 history=MongoHistoryStore(self.database, settings.history_retention),
                 definitions=MongoDefinitionStore(self.database),
                 statistics=MongoStatistics(self.database),

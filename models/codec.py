@@ -10,9 +10,10 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from msgspec import UNSET, DecodeError, Struct, convert, json, structs
+from msgspec import UNSET, DecodeError, Struct, convert, json, structs, to_builtins
 
 from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.pseudonyms import NAMING, named_people
 from app.contracts.record import (
     ERASABLE,
     ERASABLE_AFTER,
@@ -46,6 +47,8 @@ _STATE_FIELDS = document_fields(FlowState)
 _RECORD_FIELDS = document_fields(HistoryRecord)
 _STATE_NAMES = tuple(_STATE_FIELDS.values())
 _RECORD_NAMES = ("stateId", *_RECORD_FIELDS.values())
+_NESTED = (*NAMING, "people")
+"""Members of a state that are lists of structs; they have the same names in documents."""
 _state_members = attrgetter(*_STATE_FIELDS)
 _record_members = attrgetter(*_RECORD_FIELDS)
 
@@ -70,6 +73,9 @@ def state_to_document(state: FlowState) -> Document:
     document = {name: value for name, value in pairs if value is not UNSET}
     if state.payload is not UNSET:
         document["payload"] = _payload_text(state.payload)
+    for name in _NESTED:
+        if name in document:
+            document[name] = to_builtins(list(document[name]), builtin_types=(datetime,))
     return document
 
 
@@ -79,9 +85,9 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
     Raises:
         FlowStateCorruptionError: A field is missing or has another type, or the document contradicts itself.
     """
-    state = _decode_struct(document, _STATE_FIELDS, FlowState, document)
-    if document["_id"] != f"{state.flow}:{state.user_id}":
-        raise _unreadable(document, f"its fields are of {state.flow}:{state.user_id}")
+    state = _decode_state(document, document)
+    if document["_id"] != state.key:
+        raise _unreadable(document, f"its fields are of {state.key}")
     if state.revision < 0:
         raise _unreadable(document, f"its revision is {state.revision}")
     if state.updated_at.year > MAX_YEAR:
@@ -90,15 +96,21 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
 
 
 def record_to_document(record: HistoryRecord) -> Document:
-    """Return a history document; absent fields are left out, and so is a payload that another record has."""
+    """Return a history document; absent fields are left out, and so is a payload that another record has.
+
+    ``named`` has the ids that an erasure can replace (app.contracts.pseudonyms).
+    """
     record = as_stored(record)
-    values = (f"{record.flow_id}:{record.user_id}", *_record_members(record))
+    values = (record.state_key, *_record_members(record))
     pairs = zip(_RECORD_NAMES, values)  # noqa: B905 - as long, and strict costs time
     document = {name: value for name, value in pairs if value is not UNSET}
     if record.after is not UNSET:
         document["after"] = state_to_document(record.after)
     if record.payload is not UNSET:
         document["payload"] = _payload_text(record.payload)
+    named = named_people(record)
+    if named:
+        document["named"] = named
     return document
 
 
@@ -109,17 +121,17 @@ def record_from_document(document: Mapping[str, Any]) -> HistoryRecord:
         FlowStateCorruptionError: A field is missing or has another type, or the document contradicts itself.
     """
     if "after" in document:
-        after = _decode_struct(document["after"], _STATE_FIELDS, FlowState, document)
-        document = {**document, "after": after}
+        document = {**document, "after": _decode_state(document["after"], document)}
     record = _decode_struct(document, _RECORD_FIELDS, HistoryRecord, document)
     made = record.after
     if made is UNSET:
         return record
     if record.payload_revision is not UNSET and made.payload is not UNSET:
         raise _unreadable(document, "it names the payload of another record, and has one")
-    if (made.flow, made.user_id, made.epoch, made.revision) != (
+    if (made.flow, made.user_id, made.instance_id, made.epoch, made.revision) != (
         record.flow_id,
         record.user_id,
+        record.instance_id,
         record.epoch,
         record.revision,
     ):
@@ -199,6 +211,17 @@ def _decode_struct(source: Any, fields: Mapping[str, str], shape: type[T], owner
         return convert(present, shape)
     except (DecodeError, TypeError) as refusal:
         raise _unreadable(owner, str(refusal).split(" - at", maxsplit=1)[0]) from None
+
+
+def _decode_state(source: Any, owner: Mapping[str, Any]) -> FlowState:
+    state = _decode_struct(source, _STATE_FIELDS, FlowState, owner)
+    if state.participants is not UNSET:
+        for entry in state.participants:
+            if (entry.user_id is UNSET) == (entry.group is UNSET):
+                raise _unreadable(owner, f"a participant with the role {entry.role} is no user and no group")
+    if state.claims is not UNSET and any(claim.until.year > MAX_YEAR for claim in state.claims):
+        raise _unreadable(owner, f"a claim ends after the year {MAX_YEAR}")
+    return state
 
 
 def _unreadable(owner: Mapping[str, Any], why: str) -> FlowStateCorruptionError:

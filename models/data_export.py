@@ -6,7 +6,7 @@ read are left out. A definition is published before any state names it, and is n
 in the file is as it was at one moment, with all of its history up to then.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
 from app.contracts.errors import DataTransferError
+from app.contracts.people import pseudonym
+from app.contracts.pseudonyms import NAMING
 from app.contracts.transfer import Progress, TransferReport
 from models.data_file import COLLECTIONS, DataFileWriter
 from models.database import Collection, Database, store_errors
@@ -22,6 +24,7 @@ from models.database import Collection, Database, store_errors
 BATCH_DOCUMENTS = 1000
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """Maximum difference between the clocks of the workers and of this process."""
+USER_ERASED = "A user was erased while the export ran; run it again"
 
 _RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
 
@@ -57,6 +60,7 @@ class _Export:
         self._batch = batch_documents
         self._began = datetime.now(UTC) - CLOCK_TOLERANCE
         self._positions: dict[str, _Position | None] = {}
+        self._pseudonyms: dict[str, set[str]] = {}
         self._erased: dict[str, _Position] = {}
         self._receipts: dict[str, _Position] = {}
 
@@ -81,10 +85,11 @@ class _Export:
         if not isinstance(key, str):
             return  # damaged: no record can belong to it
         self._positions[key] = _position(document)
-        outbox = document.get("outbox")
-        for record in outbox if isinstance(outbox, list) else ():
-            if isinstance(record, RawBSONDocument):
-                self._note_erasure(key, record)
+        pseudonyms = _pseudonyms_of(document)
+        if pseudonyms:
+            self._pseudonyms[key] = pseudonyms
+        for record in _documents_in(document, "outbox"):
+            self._note_erasure(key, record)
 
     async def _belongs(self, record: RawBSONDocument) -> bool:
         """Return whether a record belongs to its state as it was read."""
@@ -98,6 +103,9 @@ class _Export:
                 return False
         elif await self._started_since(key, record.get("timestamp")):
             return False
+        theirs = self._pseudonyms.get(key)
+        if theirs is not None and not theirs.isdisjoint(_ids_in(record)):
+            raise DataTransferError(USER_ERASED)  # from the records, but not from the state as it was read
         self._note_erasure(key, record)
         return True
 
@@ -130,7 +138,7 @@ class _Export:
             async with store_errors():
                 now = await self._states.find_one({"_id": key}, {"epoch": 1, "revision": 1})
             if (None if now is None else _position(now)) != self._positions.get(key):
-                raise DataTransferError("A user was erased while the export ran; run it again")
+                raise DataTransferError(USER_ERASED)
 
 
 async def _documents(collection: Collection, batch_documents: int) -> AsyncIterator[RawBSONDocument]:
@@ -141,6 +149,31 @@ async def _documents(collection: Collection, batch_documents: int) -> AsyncItera
         while batch := await cursor.to_list(batch_documents):
             for document in batch:
                 yield document
+
+
+def _pseudonyms_of(state: RawBSONDocument) -> set[str]:
+    """Return what would replace the people of a state in its records if they were erased."""
+    return {
+        pseudonym(person["salt"], person["userId"])
+        for person in _documents_in(state, "people")
+        if isinstance(person.get("salt"), str) and isinstance(person.get("userId"), str)
+    }
+
+
+def _ids_in(record: RawBSONDocument) -> Iterator[str]:
+    """Return the ids of people in a record, as texts also where they are damaged."""
+    yield str(record.get("actor"))
+    after = record.get("after")
+    if isinstance(after, RawBSONDocument):
+        for member in NAMING:
+            for entry in _documents_in(after, member):
+                yield str(entry.get("userId"))
+
+
+def _documents_in(document: RawBSONDocument, name: str) -> list[RawBSONDocument]:
+    """Return the documents in a list of a document, which may be damaged."""
+    listed = document.get(name)
+    return [each for each in listed if isinstance(each, RawBSONDocument)] if isinstance(listed, list) else []
 
 
 def _position(document: Any) -> _Position | None:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
+from app.contracts.state import StateId
 from models.codec import Document
 
 T = TypeVar("T")
@@ -83,4 +84,7 @@ def _payload_places(document: Document) -> Iterator[_Place]:
 
 def _id_of(document: Document) -> Any:
     """Return the id; a state's document has none before it is written."""
-    return document.get("_id") or f"{document.get('flowId')}:{document.get('userId')}"
+    if "_id" in document:
+        return document["_id"]
+    flow, user, instance = (str(document.get(name)) for name in ("flowId", "userId", "instanceId"))
+    return StateId(flow, user, instance if "instanceId" in document else None).key

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from app.contracts.errors import FlowStateCorruptionError
@@ -15,15 +16,18 @@ from app.contracts.record import (
     UnreadableRecord,
     position_from_id,
 )
-from app.contracts.state import state_key
+from app.contracts.state import StateId, id_from_key, instances_prefix
 from models.codec import ERASED_FIELDS, Document, record_from_document, record_to_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.document_codec import DocumentCodec
-from models.indexed import pipeline
+from models.indexed import behind_prefix, key_range, pipeline
+from models.named_people import person_update
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 
 MAX_ERASED_IN_COMMAND = 1000
+MAX_RENAMED_IN_COMMAND = 200
 _DUPLICATE_KEY = 11000
+_WITHOUT_PAYLOADS = {"payload": 0, "after.payload": 0}
 
 
 class MongoHistoryStore:
@@ -69,8 +73,7 @@ class MongoHistoryStore:
 
     async def read(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         after: HistoryPosition | None,
         limit: int,
         only: HistoryFilter = EVERYTHING,
@@ -79,13 +82,12 @@ class MongoHistoryStore:
         rest = _query(only)
         if after is not None:
             rest["$or"] = _beyond(after, "$gt")
-        page = await self._of_state(flow_id, user_id, rest, 1, limit)
+        page = await self._of_state(state_id, rest, 1, limit)
         return Page(await self._codec.decode_many(record_from_document, page.documents), _next(page))
 
     async def scan(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         start: HistoryPosition | None,
         limit: int,
         *,
@@ -93,31 +95,44 @@ class MongoHistoryStore:
     ) -> Page[HistoryRecord | UnreadableRecord]:
         """Return records from ``start`` on in either direction, with unreadable ones in their places."""
         rest = {} if start is None else {"$or": _beyond(start, "$lt" if backwards else "$gt")}
-        page = await self._of_state(flow_id, user_id, rest, -1 if backwards else 1, limit)
+        page = await self._of_state(state_id, rest, -1 if backwards else 1, limit)
         return Page(await self._codec.decode_many(_record_or_unreadable, page.documents), _next(page))
 
-    async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
+    async def newest(self, state_id: StateId) -> HistoryRecord | UnreadableRecord | None:
         """Return the record of the last commit of a state, over all its epochs."""
-        page = await self._of_state(flow_id, user_id, {"success": True}, -1, 1)
+        page = await self._of_state(state_id, {"success": True}, -1, 1)
         records = await self._codec.decode_many(_record_or_unreadable, page.documents)
         return records[0] if records else None
 
-    async def _of_state(
-        self, flow_id: str, user_id: str, rest: Document, direction: int, limit: int
-    ) -> DocumentPage:
+    async def ids_of_user(self, flow_id: str, user_id: str) -> list[StateId]:
+        """Return the states of a user in a flow that have records, by key."""
+        only = StateId(flow_id, user_id)
+        first = instances_prefix(flow_id, user_id)
+        async with store_errors():
+            found = await self._history.aggregate(
+                [
+                    {"$match": {"stateId": key_range(first, behind_prefix(first))}},
+                    {"$group": {"_id": "$stateId"}},
+                ]
+            ).to_list(None)
+            has_one = await self._history.find_one({"stateId": only.key}, {"_id": 1}) is not None
+        keys = sorted(document["_id"] for document in found)
+        return [*([only] if has_one else []), *(id_from_key(key) for key in keys)]
+
+    async def _of_state(self, state_id: StateId, rest: Document, direction: int, limit: int) -> DocumentPage:
         """Return records of one state that meet ``rest``, by position; ``direction`` is 1 or -1."""
         order = [(field, direction) for field in ("epoch", "revision", "_id")]
-        stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, sort=order, limit=limit)
+        stages = pipeline({"stateId": state_id.key}, rest, sort=order, limit=limit)
         page = DocumentPage(limit)
         async with store_errors():
             await page.read(self._history.aggregate(stages, batchSize=BATCH_DOCUMENTS))
         return page
 
-    async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
+    async def erase(self, state_id: StateId, until: HistoryPosition) -> int:
         """Erase the data that users entered before ``until``. Returns the number of records."""
         # "Not after" instead of "before", so that a record whose position is damaged is erased too.
         rest = {"_id": {"$ne": until.id}, "$nor": _beyond(until, "$gt")}
-        stages = pipeline({"stateId": state_key(flow_id, user_id)}, rest, project={"_id": 1, "kind": 1})
+        stages = pipeline({"stateId": state_id.key}, rest, project={"_id": 1, "kind": 1})
         count = 0
         async with store_errors():
             found = await self._history.aggregate(stages).to_list(None)
@@ -131,6 +146,31 @@ class MongoHistoryStore:
                 )
                 count += deleted.deleted_count + answer.matched_count
         return count
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the states with records that name a person beside the owner, by key."""
+        stages: list[Document] = [{"$match": {"named": user_id}}, {"$group": {"_id": "$stateId"}}]
+        async with store_errors():
+            found = await self._history.aggregate(stages).to_list(None)
+        return [id_from_key(key) for key in sorted(str(document["_id"]) for document in found)]
+
+    async def replace_person(self, state_id: StateId, user_id: str, until: HistoryPosition) -> int:
+        """Put the pseudonym of a person in the place of the id. Returns the number of records."""
+        rest = {"named": user_id, "_id": {"$ne": until.id}, "$nor": _beyond(until, "$gt")}
+        stages = pipeline({"stateId": state_id.key}, rest, project={"_id": 1})
+        async with store_errors():
+            found = await self._history.aggregate(stages).to_list(None)
+            for first in range(0, len(found), MAX_RENAMED_IN_COMMAND):
+                ids = [document["_id"] for document in found[first : first + MAX_RENAMED_IN_COMMAND]]
+                documents = await self._history.find({"_id": {"$in": ids}}, _WITHOUT_PAYLOADS).to_list(None)
+                # Only the fields about people: an erasure of the owner's data may remove others meanwhile.
+                updates = [
+                    UpdateOne({"_id": document["_id"]}, person_update(document, user_id))
+                    for document in documents
+                ]
+                if updates:
+                    await self._history.bulk_write(updates, ordered=False)
+        return len(found)
 
     async def get(self, record_id: str) -> HistoryRecord | None:
         """Return one record."""
@@ -149,10 +189,10 @@ class MongoHistoryStore:
         return [record for record in found if isinstance(record, HistoryRecord)]
 
     async def find_request(
-        self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
+        self, state_id: StateId, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
         """Return the record of the change that a request made after ``since``."""
-        served = {"stateId": state_key(flow_id, user_id), "requestId": request_id}
+        served = {"stateId": state_id.key, "requestId": request_id}
         rest = {"actor": actor, "success": True, "timestamp": {"$gt": since}}
         async with store_errors():
             documents = await self._history.aggregate(pipeline(served, rest, limit=1)).to_list(1)

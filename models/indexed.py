@@ -17,7 +17,9 @@ from app.contracts.pages import MAX_PAGE_BYTES
 from models.codec import Document
 from models.paging import DocumentPage
 
-MAX_HINTS = 1000
+MAX_HINTS = 10_000
+_AFTER_A_KEY = "\x01"
+"""Makes a bound behind a key and before all other ones, as keys have no control characters."""
 _LAST_CODE_POINT = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -62,20 +64,27 @@ def not_expired(now: datetime) -> Document:
 
 
 class _Hint(Struct, frozen=True):
-    """From the last page: the length of the common prefix of its keys, and the first key of all."""
+    """From the last page: the length of the common prefix of its keys, and the first key of all.
+
+    ``after`` is what the page came after, ``last_key`` its last key: the same page again ends there, unless
+    it has become another one.
+    """
 
     prefix_length: int
     first_key: str
+    after: str
+    last_key: str
 
 
 class KeyRanges:
-    """Reads pages in the order of ``_id``, each from as few and as narrow ranges of keys as possible.
+    """Reads pages in the order of a field with keys, each from as few and narrow ranges of keys as possible.
 
     A range is all keys with a common prefix, as long as that of the last page; for the first page of all as
     long as the key that it begins at, or shorter if that gives too few.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, field: str = "_id") -> None:
+        self._field = field
         self._hints: dict[str, _Hint] = {}
 
     async def page(
@@ -93,7 +102,7 @@ class KeyRanges:
             after: A key, or the common prefix of the keys.
             end: The first key beyond the page; None if there is no end.
             limit: The size of the page, at least 1.
-            find: Returns a cursor over the first documents, in order, for a condition on ``_id`` and a limit.
+            find: Returns a cursor over the first documents, in order, for a condition on the field, a limit.
             max_bytes: The size of the page in bytes.
         """
         page = DocumentPage(limit, max_bytes)
@@ -102,7 +111,9 @@ class KeyRanges:
         start, inclusive = after, False
         while True:
             bound = end
-            if length:
+            if hint is not None and start == hint.after and hint.last_key > start:
+                bound = hint.last_key + _AFTER_A_KEY
+            elif length:
                 known = start if hint is None or len(start) >= length else hint.first_key
                 narrow = behind_prefix(known[:length])
                 if narrow is not None and narrow > start and (end is None or narrow < end):
@@ -119,13 +130,14 @@ class KeyRanges:
 
     def _remember(self, after: str, end: str | None, page: Sequence[Document]) -> None:
         # At most one half spans a change of a leading character, which says nothing about the density.
-        middle = page[len(page) // 2]["_id"]
-        length = max(_common_prefix(page[0]["_id"], middle), _common_prefix(middle, page[-1]["_id"]))
+        keys = [document[self._field] for document in page]
+        middle = keys[len(keys) // 2]
+        length = max(_common_prefix(keys[0], middle), _common_prefix(middle, keys[-1]))
         known = self._hints.get(end or "")
-        first = page[0]["_id"] if known is None or len(after) < length else known.first_key
+        first = keys[0] if known is None or len(after) < length else known.first_key
         if len(self._hints) >= MAX_HINTS:
             self._hints.clear()
-        self._hints[end or ""] = _Hint(length, first)
+        self._hints[end or ""] = _Hint(length, first, after, keys[-1])
 
 
 def behind_prefix(prefix: str) -> str | None:

@@ -13,6 +13,8 @@ Indexes = Mapping[str, Sequence[IndexModel]]
 EXPIRY_GRACE_SECONDS = 3600
 """The service ends expired states, with a record; MongoDB's own TTL is the backstop."""
 
+RESERVATION_SECONDS = 25 * 3600
+"""A little longer than repeated requests are recognised (IDEMPOTENCY_WINDOW)."""
 DAMAGED_RETENTION_SECONDS = 30 * 24 * 3600
 RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
 """Indexes of older versions, by collection; they are dropped at the start."""
@@ -33,6 +35,7 @@ INDEXES: Indexes = {
             name="request",
             partialFilterExpression={"requestId": {"$exists": True}},
         ),
+        IndexModel([("named", ASCENDING)], name="named", sparse=True),
     ),
     # Sparse, as each entry costs every commit, also one of a field that is not there; not partial, as
     # the embedded server does not use partial ones for ranges.
@@ -44,6 +47,9 @@ INDEXES: Indexes = {
         ),
         IndexModel([("outbox.timestamp", ASCENDING)], name="waiting", sparse=True),
         IndexModel([("timeoutAt", ASCENDING)], name="timeout", sparse=True),
+        IndexModel([("people.userId", ASCENDING)], name="people", sparse=True),
+        IndexModel([("listed", ASCENDING)], name="listed", sparse=True),
+        IndexModel([("waitsFor", ASCENDING)], name="waits", sparse=True),
     ),
     "flow_states_damaged": (
         IndexModel([("state", ASCENDING)], name="state"),
@@ -52,6 +58,9 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    "flow_reservations": (
+        IndexModel([("reservedAt", ASCENDING)], name="age", expireAfterSeconds=RESERVATION_SECONDS),
+    ),
 }
 
 RETENTION_INDEX = IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0)

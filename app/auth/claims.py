@@ -1,4 +1,4 @@
-"""The claims of a token that name the caller, its roles and its scopes."""
+"""The claims of a token that name the caller, its roles, its groups and its scopes."""
 
 from typing import Any
 
@@ -15,12 +15,14 @@ class ClaimNames(Struct, frozen=True):
     user: str = "sub"
     roles: str = "roles"
     scope: str = "scope"
+    groups: str = "groups"
 
     def caller(self, claims: dict[str, Any], expires_at: float) -> Caller:
         """Read the caller from verified claims.
 
-        Roles are a text, which is one role, or a list of texts; scopes are a text of words, or a list of
-        them.
+        Roles are a text, which is one role, or a list of texts, and so are groups; scopes are a text of
+        words, or a list of them. A claim of groups in another form names none: tokens of many providers have
+        one by this name that is not for this service.
 
         Raises:
             AuthenticationRequiredError: A claim is missing or malformed.
@@ -36,6 +38,7 @@ class ClaimNames(Struct, frozen=True):
             roles=frozenset(_texts(self.roles, find_claim(claims, self.roles))),
             scopes=frozenset(word for scope in scopes for word in scope.split()),
             expires_at=expires_at,
+            groups=frozenset(_texts_in(find_claim(claims, self.groups)) or ()),
         )
 
 
@@ -65,10 +68,17 @@ def put_claim(claims: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """Read a text or a list of texts; numbers count as their texts."""
-    members = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(member, str | int) and not isinstance(member, bool) for member in members):
+    found = _texts_in(value)
+    if found is None:
         raise AuthenticationRequiredError(
             f"The token's '{name}' claim must be a text or a list of texts", reason="claim"
         )
+    return found
+
+
+def _texts_in(value: Any) -> list[str] | None:
+    """Read a text or a list of texts; numbers count as their texts. None for any other value."""
+    members = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(member, str | int) and not isinstance(member, bool) for member in members):
+        return None
     return [str(member) for member in members if member != ""]

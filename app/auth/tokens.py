@@ -126,6 +126,7 @@ def issue_token(
     ttl: timedelta,
     roles: Sequence[str] = (),
     scopes: Sequence[str] = (),
+    groups: Sequence[str] = (),
     audience: str | None = None,
     issuer: str | None = None,
     names: ClaimNames = DEFAULT_CLAIMS,
@@ -136,6 +137,9 @@ def issue_token(
     put_claim(claims, names.user, user_id)
     if roles:
         put_claim(claims, names.roles, list(roles))
+    if groups:
+        shared = roles if names.groups == names.roles else ()
+        put_claim(claims, names.groups, list(dict.fromkeys([*shared, *groups])))
     if scopes:
         put_claim(claims, names.scope, " ".join(scopes))
     if audience:

@@ -21,6 +21,7 @@ from app.sources.files import FileSource
 @click.option(
     "--user", "user_id", help="Highlight the current step of this user, on the version of the state."
 )
+@click.option("--entity", "entity_id", help="The entity of the state, if a user has many in the flow.")
 @click.option(
     "--version", type=click.IntRange(1, 999_999_999), help="Draw this version instead of the newest."
 )
@@ -30,14 +31,23 @@ from app.sources.files import FileSource
     help="Draw the definition in a file instead of a flow; needs no server.",
 )
 @on_store
-def draw(flow_id: str | None, form: str, user_id: str | None, version: int | None, file: Path | None) -> None:
+def draw(
+    flow_id: str | None,
+    form: str,
+    user_id: str | None,
+    entity_id: str | None,
+    version: int | None,
+    file: Path | None,
+) -> None:
     """Print a diagram of a flow: Mermaid, DOT or SVG."""
     if (flow_id is None) == (file is None):
         raise click.UsageError("name a flow by its ID, or a definition with --file")
+    if entity_id is not None and user_id is None:
+        raise click.UsageError("--entity requires a --user")
     if file is not None and (user_id is not None or version is not None):
         raise click.UsageError("--user and --version apply to a flow, not to a --file")
     if file is None:
-        text = _draw_published(cast("str", flow_id), cast("Format", form), user_id, version)
+        text = _draw_published(cast("str", flow_id), cast("Format", form), user_id, entity_id, version)
     else:
         ((_, raw),) = FileSource(file).read().items()
         text = diagram(parse_flow(raw)[0], cast("Format", form))
@@ -45,9 +55,13 @@ def draw(flow_id: str | None, form: str, user_id: str | None, version: int | Non
     click.echo(text.encode(), nl=False)
 
 
-def _draw_published(flow_id: str, form: Format, user_id: str | None, version: int | None) -> str:
+def _draw_published(
+    flow_id: str, form: Format, user_id: str | None, entity_id: str | None, version: int | None
+) -> str:
     async def run(service: FlowService) -> DrawnFlow:
-        return await service.diagrams.draw(flow_id, form, caller=CLI_CALLER, user_id=user_id, version=version)
+        return await service.diagrams.draw(
+            flow_id, form, caller=CLI_CALLER, user_id=user_id, entity_id=entity_id, version=version
+        )
 
     drawn = with_service(run)
     if user_id is not None and drawn.step is None:

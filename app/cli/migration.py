@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 import msgspec
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from app.cli.command import echo, on_store, with_service
 from app.cli.flows import flows
@@ -98,7 +98,8 @@ def migrate(
         return
     echo(f"{report.moved} states moved, {report.failed} failed, {report.remaining} remain")
     for failure in report.failures[:MAX_SHOWN_FAILURES]:
-        echo(f"  {failure.user_id}: {failure.error.code}: {failure.error.message}", err=True)
+        name = failure.user_id if failure.entity_id is UNSET else f"{failure.user_id} {failure.entity_id}"
+        echo(f"  {name}: {failure.error.code}: {failure.error.message}", err=True)
     if report.remaining:
         sys.exit(1)
 
@@ -181,4 +182,6 @@ def _counts(step: StepMigration) -> str:
 
 def _sample_text(name: str, sample: Sample) -> str:
     more = ", …" if sample.count > len(sample.user_ids) else ""
-    return f"{sample.count} {name} ({', '.join(sample.user_ids)}{more})"
+    entities = [""] * len(sample.user_ids) if sample.entity_ids is UNSET else sample.entity_ids
+    listed = [f"{user} {entity}".rstrip() for user, entity in zip(sample.user_ids, entities, strict=True)]
+    return f"{sample.count} {name} ({', '.join(listed)}{more})"

@@ -1,8 +1,8 @@
-"""``state``: one user's state in one flow."""
+"""``state``: one user's states in one flow."""
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -12,6 +12,7 @@ from app.cli.origin import CLI_ORIGIN
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import SetCommand
 from app.contracts.errors import InvalidRequestError
+from app.contracts.ports.states import ListedStatus
 from app.contracts.results import Recovered, Verification
 from app.contracts.wire.administration import recovery_view
 from app.contracts.wire.states import state_view
@@ -31,31 +32,70 @@ def state() -> None:
 
 def _state_options(command: Callable[..., None]) -> Callable[..., None]:
     command = on_store(command)
+    command = click.option(
+        "--entity", "entity_id", help="The entity of the state, if a user has many states in the flow."
+    )(command)
     command = click.option("--flow", "flow_id", required=True, help="The flow.")(command)
     return click.option("--user", "user_id", required=True, help="The user.")(command)
 
 
 @state.command()
 @_state_options
-def show(user_id: str, flow_id: str) -> None:
+def show(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Print the state as JSON."""
 
     async def run(service: FlowService) -> Any:
-        return state_view(await service.require_flow_state(user_id, flow_id, caller=trusted_caller(user_id)))
+        found = await service.require_flow_state(
+            user_id, flow_id, entity_id=entity_id, caller=trusted_caller(user_id)
+        )
+        return state_view(found)
 
     _print_json(with_service(run))
 
 
+@state.command("list")
+@click.option("--user", "user_id", required=True, help="The user.")
+@click.option("--flow", "flow_id", required=True, help="A flow with many states for each user.")
+@click.option("--status", type=click.Choice(get_args(ListedStatus)), help="Only states with this status.")
+@on_store
+def list_states(user_id: str, flow_id: str, status: ListedStatus | None) -> None:
+    """Print the states of a user in a flow, the newest first, one line for each."""
+
+    async def run(service: FlowService) -> None:
+        after = None
+        while True:
+            page = await service.list_flow_states(
+                user_id,
+                flow_id,
+                status=status,
+                after=after,
+                limit=PAGE_SIZE,
+                caller=trusted_caller(user_id),
+            )
+            for found in page.states:
+                echo(f"{found.entity}\t{found.status}\t{found.step}\t{iso(found.updated_at)}")
+            if page.next is None:
+                return
+            after = page.next
+
+    with_service(run)
+
+
 @state.command()
 @_state_options
-def history(user_id: str, flow_id: str) -> None:
+def history(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Print the history, the oldest record first, one line for each."""
 
     async def run(service: FlowService) -> None:
         after = None
         while True:
             page = await service.page_flow_history(
-                user_id, flow_id, after=after, limit=PAGE_SIZE, caller=trusted_caller(user_id)
+                user_id,
+                flow_id,
+                after=after,
+                limit=PAGE_SIZE,
+                entity_id=entity_id,
+                caller=trusted_caller(user_id),
             )
             for r in page.items:
                 way = f"{r.from_step or '-'} -> {r.to_step}" if r.success else f"at {r.from_step}: {r.error}"
@@ -70,7 +110,7 @@ def history(user_id: str, flow_id: str) -> None:
 @state.command("set")
 @_state_options
 @click.argument("body", metavar="JSON")
-def set_state(user_id: str, flow_id: str, body: str) -> None:
+def set_state(user_id: str, flow_id: str, entity_id: str | None, body: str) -> None:
     """Replace the whole state (repair), for example with '{"step": "verification"}'."""
     try:
         value = msgspec.json.decode(body)
@@ -86,29 +126,33 @@ def set_state(user_id: str, flow_id: str, body: str) -> None:
 
     async def run(service: FlowService) -> Any:
         wanted = msgspec.structs.replace(command, flow=flow_id)
-        return state_view(await service.set_flow_state(user_id, wanted, origin=CLI_ORIGIN))
+        return state_view(
+            await service.set_flow_state(user_id, wanted, entity_id=entity_id, origin=CLI_ORIGIN)
+        )
 
     _print_json(with_service(run))
 
 
 @state.command()
 @_state_options
-def clear(user_id: str, flow_id: str) -> None:
+def clear(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Remove the state; its history stays."""
 
     async def run(service: FlowService) -> bool:
-        return await service.clear_flow_state(user_id, flow_id, origin=CLI_ORIGIN)
+        return await service.clear_flow_state(user_id, flow_id, entity_id=entity_id, origin=CLI_ORIGIN)
 
     echo("cleared" if with_service(run) else "there was no state")
 
 
 @state.command()
 @_state_options
-def verify(user_id: str, flow_id: str) -> None:
+def verify(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Verify the hash chain of the history; exits with 1 and prints the first broken link, if any."""
 
     async def run(service: FlowService) -> Verification:
-        return await service.verify_flow_history(user_id, flow_id, caller=trusted_caller(user_id))
+        return await service.verify_flow_history(
+            user_id, flow_id, entity_id=entity_id, caller=trusted_caller(user_id)
+        )
 
     found = with_service(run)
     notes = [f"{found.records} records"]
@@ -122,11 +166,14 @@ def verify(user_id: str, flow_id: str) -> None:
 
 @state.command()
 @_state_options
-def token(user_id: str, flow_id: str) -> None:
+def token(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Print the state as a token for addresses (?flow=); it authorises nothing."""
 
     async def run(service: FlowService) -> str:
-        return (await service.tokens.encode(user_id, flow_id, caller=trusted_caller(user_id))).token
+        made = await service.tokens.encode(
+            user_id, flow_id, entity_id=entity_id, caller=trusted_caller(user_id)
+        )
+        return made.token
 
     echo(with_service(run))
 
@@ -153,11 +200,13 @@ def compare_token(user_id: str, token: str) -> None:
 
 @state.command()
 @_state_options
-def recover(user_id: str, flow_id: str) -> None:
+def recover(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Rebuild a damaged state from its history; a valid one stays as it is."""
 
     async def run(service: FlowService) -> Recovered:
-        return await service.administration.recover_flow(user_id, flow_id, origin=CLI_ORIGIN)
+        return await service.administration.recover_flow(
+            user_id, flow_id, entity_id=entity_id, origin=CLI_ORIGIN
+        )
 
     done = with_service(run)
     _print_json(recovery_view(done))

@@ -24,6 +24,7 @@ _MIN_TTL = timedelta(seconds=1)
 @main.command()
 @click.option("--user", required=True, help="The user's id (the token's 'sub').")
 @click.option("--role", "roles", multiple=True, help="A role; can be repeated.")
+@click.option("--group", "groups", multiple=True, help="A group; can be repeated.")
 @click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; can be repeated.")
 @click.option(
     "--ttl",
@@ -33,15 +34,20 @@ _MIN_TTL = timedelta(seconds=1)
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the embedded servers.")
 def token(
-    user: str, roles: tuple[str, ...], scopes: tuple[str, ...], ttl: str, data_dir: Path | None
+    user: str,
+    roles: tuple[str, ...],
+    groups: tuple[str, ...],
+    scopes: tuple[str, ...],
+    ttl: str,
+    data_dir: Path | None,
 ) -> None:
     """Print a signed token for the configured secret."""
     valid_for = _read_ttl(ttl)
     if not is_id(user):
         raise click.BadParameter(ID_RULE, param_hint="--user")
-    _check_words(roles, scopes)
+    _check_words(roles, groups, scopes)
     settings = load_settings(data_dir=data_dir)
-    echo(signed_token(settings, user, valid_for, roles, scopes))
+    echo(signed_token(settings, user, valid_for, roles, scopes, groups))
 
 
 def _read_ttl(text: str) -> timedelta:
@@ -56,11 +62,14 @@ def _read_ttl(text: str) -> timedelta:
     return given
 
 
-def _check_words(roles: tuple[str, ...], scopes: tuple[str, ...]) -> None:
-    """Refuse roles that no flow can name, and misspelled scopes."""
+def _check_words(roles: tuple[str, ...], groups: tuple[str, ...], scopes: tuple[str, ...]) -> None:
+    """Refuse roles and groups that no flow can name, and misspelled scopes."""
     for role in roles:
         if not is_role(role):
             raise click.BadParameter(f"{role!r} cannot name a role", param_hint="--role")
+    for group in groups:
+        if not is_role(group):
+            raise click.BadParameter(f"{group!r} cannot name a group", param_hint="--group")
     for scope in (word for words in scopes for word in words.split()):
         meant = nearest(scope, SCOPES) or nearest(f"flow:{scope}", SCOPES)
         if scope not in SCOPES and (meant is not None or scope.casefold().startswith("flow:")):
@@ -71,7 +80,12 @@ def _check_words(roles: tuple[str, ...], scopes: tuple[str, ...]) -> None:
 
 
 def signed_token(
-    settings: Settings, user: str, ttl: timedelta, roles: tuple[str, ...] = (), scopes: tuple[str, ...] = ()
+    settings: Settings,
+    user: str,
+    ttl: timedelta,
+    roles: tuple[str, ...] = (),
+    scopes: tuple[str, ...] = (),
+    groups: tuple[str, ...] = (),
 ) -> str:
     """Create a token that a server with these settings accepts. Raises SettingsError, EmbeddedError."""
     if settings.jwt_secret is not None:
@@ -86,7 +100,8 @@ def signed_token(
         ttl=ttl,
         roles=roles,
         scopes=scopes,
+        groups=groups,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
-        names=ClaimNames(settings.jwt_user_claim, settings.jwt_roles_claim, settings.jwt_scope_claim),
+        names=ClaimNames(*settings.jwt_claims),
     )

@@ -15,7 +15,9 @@ class Caller(Struct, frozen=True):
     """An authenticated party.
 
     ``groups`` are those of its token. ``participates``: it acts on another user's state, by the roles that it
-    has on that state alone (app.flow.people). ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
+    has on that state alone (app.flow.people).
+
+    ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
     this process alone (``trusted_caller``); no token sets it.
     """
 
@@ -26,6 +28,10 @@ class Caller(Struct, frozen=True):
     trusted: bool = False
     groups: frozenset[str] = frozenset()
     participates: bool = False
+
+    def acts_for(self, user_id: str) -> bool:
+        """Return true if the caller may act for a user: as that user, a service or an administrator."""
+        return self.user_id == user_id or self.trusted or bool(self.scopes & {ADMIN, SERVICE})
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
         """Return true if the caller has one of the ``wanted`` roles.

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Raw, Struct, field
 
+from app.contracts.state import StateId
+
 
 class Topic(Struct, frozen=True):
     """A topic that a worker can subscribe to.
@@ -33,7 +35,7 @@ def flow_topic(flow_id: str) -> Topic:
     return Topic("flow", flow_id)
 
 
-class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
+class StateChanged(Struct, frozen=True, tag="state", rename="camel", omit_defaults=True):
     """A committed change of a state.
 
     Attributes:
@@ -43,7 +45,8 @@ class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
         revision: The revision of that position.
         at: The time of the commit in milliseconds since 1970.
         body: The encoded ``flow-state-updated`` event as an administrator sees it.
-        depends_on_caller: Other callers may run fewer transitions.
+        depends_on_caller: Other callers may see less, or run fewer transitions.
+        instance_id: The entity of a state whose flow has many for each user.
     """
 
     user_id: str
@@ -53,6 +56,12 @@ class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
     at: int
     body: Raw
     depends_on_caller: bool = field(default=False, name="byCaller")
+    instance_id: str | None = None
+
+    @property
+    def state_id(self) -> StateId:
+        """The identity of the state."""
+        return StateId(self.flow_id, self.user_id, self.instance_id)
 
     @property
     def topics(self) -> tuple[Topic, ...]:
@@ -72,19 +81,32 @@ class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
 
 
 class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A client that follows a state of its own user now.
+    """A client that follows a state now.
 
     Attributes:
         client_id: The id of the connection.
-        user_id: Its user.
+        user_id: Its user: the owner of the state, or a participant.
         since: The start of the connection (ISO 8601).
         device: The label that the client chose.
+        owner_id: The owner of the state; "" if that is its user.
+        entity_id: The entity of the state, "" if it has none.
     """
 
     client_id: str
     user_id: str
     since: str
     device: str = ""
+    owner_id: str = ""
+    entity_id: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The owner of the state."""
+        return self.owner_id or self.user_id
+
+    def of_state(self, flow_id: str) -> StateId:
+        """Return the state of a flow that it follows."""
+        return StateId(flow_id, self.owner, self.entity_id or None)
 
 
 class PresenceReport(Struct, frozen=True, tag="present", rename="camel", omit_defaults=True):
@@ -93,8 +115,8 @@ class PresenceReport(Struct, frozen=True, tag="present", rename="camel", omit_de
     Attributes:
         worker: The worker's id.
         flow_id: The flow.
-        user_id: The user whose states they follow; None for all users.
-        clients: The clients.
+        user_id: The owner of the states; None for all users.
+        clients: The clients, once for each state.
         query_id: The id of the query that it answers; "" if it reports a change.
         partial: There are more clients than ``clients`` has.
     """

@@ -19,7 +19,7 @@ class FlowAssignment(Written, frozen=True):
     """Assigns a ``role`` when a transition runs.
 
     ``source`` (in JSON ``from``) is ``payload.<member>``: the member of the state's payload, after the
-    transition, with the id of a user or a list of ids. They replace the users who have the role.
+    transition, with the id of a user or a list of ids. They replace the users who have the role; groups stay.
     """
 
     role: str
@@ -27,7 +27,7 @@ class FlowAssignment(Written, frozen=True):
 
 
 class FlowApprovals(Written, frozen=True):
-    """A transition that needs the votes of ``count`` different people with the role ``of``."""
+    """The votes that a transition needs: of ``count`` different people with the role ``of``."""
 
     of: str
     count: int
@@ -39,8 +39,9 @@ class FlowParticipant(Written, frozen=True):
     ``group``: every user whose token lists this group has the role. ``assignable`` defines who may name the
     people at the start and later. Absent or False: services and administrators; True: callers who may act on
     the state; a list: callers with one of the roles. ``claim`` is how long a claim lasts (ISO 8601, such as
-    ``PT15M``); absent: the tasks of the role cannot be claimed. ``take_over``: callers with one of these roles
-    may claim what another person has claimed, before that claim ends.
+    ``PT15M``); absent: the tasks of the role cannot be claimed. ``take_over``: people with one of these roles
+    may claim what another person has claimed, before that claim ends. Such a role counts if a person has it
+    on the state, never by a token.
     """
 
     group: str | None = None
@@ -62,9 +63,9 @@ class FlowTransition(Written, frozen=True):
     the transition. ``roles``: a caller needs one of them; if the list is empty, only a timeout may run the
     transition.
 
-    ``assign`` gives people roles on the state. ``not_by`` names transitions: whoever ran one of them since the
-    start or the last reset may not run this one. With ``approvals`` each run is a vote, and the last one that
-    is needed moves the state.
+    ``assign`` gives people roles on the state. ``not_by`` names transitions: whoever ran one of them since
+    the start or the last reset may not run this one. With ``approvals`` each run is a vote, and the last one
+    that is needed moves the state.
     """
 
     transition: str
@@ -138,7 +139,8 @@ class Flow(Written, frozen=True):
     hidden from callers without one of them. ``resettable`` and ``clearable`` define who may reset and clear a
     state. True or absent: callers who may act on it; False: administrators only; a list: callers with one of
     the roles. ``instances``: a user has one state in the flow, or many, each for an entity. ``participants``
-    are the roles that people have on a single state, by name. ``title``, ``description`` and ``meta``, here and in the parts, are for people and clients.
+    are the roles that people have on a single state, by name. ``title``, ``description`` and ``meta``, here
+    and in the parts, are for people and clients.
     """
 
     flow: str

@@ -5,13 +5,20 @@ from collections.abc import Mapping
 
 from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
 
-ID_RULE = "must be 1 to 256 characters without control characters"
+ID_RULE = (
+    "must be 1 to 256 characters without control characters, and no pseudonym of an erased person "
+    "(person: and 32 hexadecimal digits)"
+)
 _TEXT = re.compile(r"[^\ud800-\udfff]*\Z")
-_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}\Z")
+_ID = re.compile(r"(?!person:[0-9a-f]{32}\Z)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}\Z")
 
 
 def is_id(value: object) -> bool:
-    """Return whether ``value`` is an identifier: 1 to 256 characters without control characters."""
+    """Return whether ``value`` is an identifier: 1 to 256 characters without control characters.
+
+    The form of a pseudonym (app.contracts.people) is refused: a user of that id would have the roles of a
+    person who was erased, and act under that person's name.
+    """
     return isinstance(value, str) and _ID.match(value) is not None
 
 

@@ -129,10 +129,14 @@ class Proposal(Struct, frozen=True):
 
 
 class Sample(Struct, frozen=True, rename="camel"):
-    """The number of states, and the users of the first ``SAMPLE_SIZE`` of them."""
+    """The number of states, and the users of the first ``SAMPLE_SIZE`` of them.
+
+    ``entity_ids`` are the entities of the same states, if a user has many in the flow.
+    """
 
     count: int = 0
     user_ids: list[str] = []
+    entity_ids: list[str] | UnsetType = UNSET
 
 
 class StepMigration(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -157,6 +161,7 @@ class MigrationFailure(Struct, frozen=True, rename="camel"):
 
     user_id: str
     error: ErrorView
+    entity_id: str | UnsetType = UNSET
 
 
 class MigrationReport(Struct, frozen=True, rename="camel"):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from app.contracts.state import FlowState, Payload
+from app.contracts.state import FlowState, Payload, StateId
 
 Kind = Literal[
     "started",
@@ -25,6 +25,7 @@ Kind = Literal[
     "recovered",
     "migrated",
     "erased",
+    "pseudonymised",
     "assigned",
     "claimed",
     "released",
@@ -48,7 +49,8 @@ class HistoryRecord(Struct, frozen=True):
     ``hash`` covers ``previous_hash`` and the record, with a ``commitment`` in place of the erasable members,
     salted with ``salt``, in the form ``hash_version`` (absent in the first form; see
     app.flow.history_chain). Records older than the chain have none of these. ``actor_salt`` is present if the
-    actor is a participant: the hash then covers a commitment to the id.
+    actor is a person of the state beside its owner: the hash then covers a pseudonym instead of the id
+    (app.contracts.pseudonyms). ``instance_id`` is that of the state.
     """
 
     id: str
@@ -80,6 +82,14 @@ class HistoryRecord(Struct, frozen=True):
     hash_version: int | UnsetType = UNSET
     hash: str | UnsetType = UNSET
     actor_salt: str | UnsetType = UNSET
+    instance_id: str | UnsetType = UNSET
+
+    @property
+    def state_key(self) -> str:
+        """The key of the state (app.contracts.state.StateId)."""
+        if self.instance_id is UNSET:
+            return f"{self.flow_id}:{self.user_id}"
+        return StateId(self.flow_id, self.user_id, self.instance_id).key
 
 
 ERASABLE = ("payload", "request_id", "digest")

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import FlowError
@@ -84,6 +84,7 @@ class BatchOutcome(Struct, frozen=True):
 
     user_id: str
     flow_id: str
+    entity_id: str | UnsetType = UNSET
     state: FlowState | None = None
     error: FlowError | None = None
     payload_omitted: bool = False
@@ -109,12 +110,15 @@ class Erasure(Struct, frozen=True):
     """The receipt of an erasure.
 
     ``receipts`` are the records of the erasure, one in each chain; ``erased`` counts the records that lost
-    their payload.
+    their payload. ``pseudonymised_states`` and ``pseudonymised_records`` count those of other users that
+    named the person, and have a pseudonym instead.
     """
 
     user_id: str
     receipts: list[HistoryRecord]
     erased: int
+    pseudonymised_states: int = 0
+    pseudonymised_records: int = 0
 
 
 class Retired(Struct, frozen=True, rename="camel"):

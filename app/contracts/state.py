@@ -10,6 +10,9 @@ from app.contracts.people import Claim, Participant, PersonSalt, TransitionBy
 
 Payload = dict[str, Any]
 
+_LAST_MILLISECOND = 10**13 - 1
+"""In the year 2286."""
+
 Status = Literal["active", "paused", "completed", "cleared", "expired"]
 """``cleared`` and ``expired`` appear only in the last event of a state: readers find no state."""
 
@@ -48,6 +51,11 @@ class StateId(Struct, frozen=True, order=True):
 def escape_user(user_id: str) -> str:
     """Return a user id without ``;``, as keys with an entity have it."""
     return user_id.replace("%", "%25").replace(";", "%3B")
+
+
+def instances_prefix(flow_id: str, user_id: str) -> str:
+    """Return the common prefix of the keys of all states with an entity that a user has in a flow."""
+    return StateId(flow_id, user_id, "").key
 
 
 def id_from_key(key: str) -> StateId:
@@ -96,8 +104,8 @@ class FlowState(Struct, frozen=True):
     ``expiry_left_ms`` is the lifetime left after the resumption.
 
     ``participants`` have roles on this state, ``awaits`` are those of their roles that may run a transition
-    of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` tells who ran the transitions
-    that a rule of the flow refers to. ``people`` has a salt for each person but the owner whom any record of
+    of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` those of transitions to
+    which a rule of the flow refers. ``people`` has a salt for each person but the owner whom any record of
     the state names (app.flow.history_chain).
     """
 
@@ -162,6 +170,13 @@ class FlowState(Struct, frozen=True):
     def position(self) -> "StatePosition":
         """The position that a change of the state is conditional on."""
         return StatePosition(self.key, self.epoch, self.revision)
+
+    @property
+    def place_in_list(self) -> str:
+        """The place of a state of many in the list of its owner: a later start has a smaller place."""
+        started_ms = round(self.created_at.timestamp() * 1000)
+        prefix = instances_prefix(self.flow, self.user_id)
+        return f"{prefix}{_LAST_MILLISECOND - started_ms:013d};{self.id.instance_id or ''}"
 
     def is_gone_at(self, now: datetime) -> bool:
         """Return whether readers at ``now`` find no state here, because it was cleared or has expired.

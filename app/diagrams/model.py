@@ -99,6 +99,10 @@ def _notes(step: FlowStep, name: str, transition: FlowTransition) -> list[str]:
     if transition.roles is not None:
         roles = ", ".join(_printable(role) for role in transition.roles)
         notes.append(f"roles: {roles}" if roles else "only by timeout")
+    if transition.approvals is not None:
+        notes.append(f"votes: {transition.approvals.count} of {_printable(transition.approvals.of)}")
+    if transition.not_by:
+        notes.append(f"not by: {', '.join(_printable(name) for name in transition.not_by)}")
     return notes
 
 

@@ -24,6 +24,8 @@ _FLOW_MEMBERS = {
     "roles": "XState does not know its reader",
     "resettable": "XState does not know its caller",
     "clearable": "XState does not know its caller",
+    "instances": "XState has no identity of a machine that runs",
+    "participants": "XState does not know its callers",
 }
 _TRANSITION_MEMBERS = {
     "explicit": "XState has no next command that would skip it",
@@ -31,6 +33,9 @@ _TRANSITION_MEMBERS = {
     "guard": "XState calls the guard named cel with params.expression, which your program provides",
     "payloadSchema": "XState does not check the payload of an event",
     "roles": "XState does not know the sender of an event",
+    "assign": "XState does not know people",
+    "notBy": "XState does not remember the senders of events",
+    "approvals": "XState does not count the senders of an event",
 }
 _INITIAL = "XState starts at its only initial state"
 _RESUME = "XState has no pause"

@@ -38,6 +38,7 @@ ANY_SERVICE = "-"
 _MILLISECOND = timedelta(milliseconds=1)
 _TIMEOUTS = range(MIN_TIMEOUT // _MILLISECOND, MAX_DURATION // _MILLISECOND + 1)
 _TIMER = "timeout"
+_NEEDS_A_PERSON = frozenset(["guard", "approvals"])
 _SERVICE = f"XState names no service: the steps have {ANY_SERVICE!r}, the service that a state targets"
 _OUTER = "a step has no outer step; the members of the outer state are not carried"
 _OUTER_TIME = "its time goes on over several steps; a timeout is of one step"
@@ -295,8 +296,8 @@ class _Import:
 
 
 def _can_be_timeout_target(transition: Raw, step: str) -> bool:
-    """Return whether a timeout that leads to ``step`` can run a transition: it has no guard."""
-    return transition.get("step") == step and "guard" not in transition
+    """Return whether a timeout that leads to ``step`` can run a transition: nothing in it needs a person."""
+    return transition.get("step") == step and _NEEDS_A_PERSON.isdisjoint(transition)
 
 
 def _in_order(members: dict[str, Raw], order: object) -> dict[str, Raw]:

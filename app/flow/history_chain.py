@@ -1,110 +1,39 @@
 """The hash chain over a state's records: each record's hash covers itself and the hash before it.
 
-``hash`` = SHA-256 of the deterministic JSON of ``[tag, previous_hash, commitment, facts]``, ``commitment`` =
-SHA-256 of the salt and the deterministic JSON of the erasable members. A record whose payload was erased
-therefore still links its neighbours. Absent members are left out of the JSON.
+The hash covers a commitment to the payload and to other input instead of these (app.flow.history_forms), so
+that a record whose payload was erased still links its neighbours.
 
-The tag names the form of the hash, and ``hash_version`` is the form of a record. Form 1 is the one of
-versions 0.2 to 0.4; form 2 also covers ``digest``, and the flow and the user of the state. A record that
-names the payload of another one (``payload_revision``) covers the number instead of the payload, which the
-other one covers. A record that claims another form than its own does not match its hash, as the tags differ.
-No commit may have an older form than the commit before it. A refused attempt is linked to the commit before
-it, and nothing to it.
+A record that claims another form than its own does not match its hash, as the tags differ. No commit may
+have an older form than the commit before it. A refused attempt is linked to the commit before it, and
+nothing to it.
+
+An erasure leaves a receipt in the chain: a record of the kind ``erased`` for the data of the owner, one of
+the kind ``pseudonymised`` for the id of another person.
 """
 
 from datetime import datetime
-from hashlib import sha256
-from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType, json, structs
+from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.record import (
-    ERASABLE,
-    ERASABLE_AFTER,
-    HistoryRecord,
-    UnreadableRecord,
-    commit_record_id,
-    named_payload,
-)
+from app.contracts.people import is_pseudonym
+from app.contracts.pseudonyms import NAMING
+from app.contracts.record import HistoryRecord, UnreadableRecord, commit_record_id, named_payload
 from app.contracts.results import BrokenLink
 from app.contracts.state import TERMINAL_STATUSES, FlowState
-from app.contracts.wire.times import iso
-
-SEALED = (
-    "id",
-    "commit_id",
-    "flow_id",
-    "user_id",
-    "epoch",
-    "revision",
-    "version",
-    "kind",
-    "transition",
-    "from_step",
-    "to_step",
-    "timestamp",
-    "success",
-    "service",
-    "actor",
-    "error",
-    "client",
-    "payload_revision",
-)
-SEALED_AFTER = (
-    "flow",
-    "user_id",
-    "version",
-    "epoch",
-    "revision",
-    "status",
-    "step",
-    "service",
-    "ok",
-    "created_at",
-    "updated_at",
-    "expires_at",
-    "previous",
-    "undo_roles",
-    "timeout_at",
-    "timeout_left_ms",
-    "expiry_left_ms",
-)
-LINK = ("previous_hash", "commitment", "hash_version", "hash")
-"""Members of a record that make the chain. The tag covers ``hash_version``."""
-NOT_SEALED = ("duration_ms",)
-"""Members of a record outside the hash: the duration is known only after the commit."""
-
-
-class _Form(Struct, frozen=True):
-    """The members that the hash of a record covers, and the tag of the form."""
-
-    tag: str
-    sealed_after: tuple[str, ...]
-    erasable: tuple[str, ...]
-
-
-CURRENT_FORM = 2
-_FORMS = {
-    1: _Form(
-        "flow-record-1",
-        tuple(name for name in SEALED_AFTER if name not in ("flow", "user_id")),
-        tuple(name for name in ERASABLE if name != "digest"),
-    ),
-    CURRENT_FORM: _Form("flow-record-2", SEALED_AFTER, ERASABLE),
-}
+from app.flow.history_forms import CURRENT_FORM, FORMS, commitment_of, fault_of, hash_of, version_of
 
 
 def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
     """Return the record as the next link after ``previous_hash``, which is "" for the first record."""
-    form = _FORMS[CURRENT_FORM]
-    commitment = _commitment(record, form, salt)
+    form = FORMS[CURRENT_FORM]
+    commitment = commitment_of(record, form, salt)
     return structs.replace(
         record,
         previous_hash=previous_hash,
         commitment=commitment,
         salt=salt,
         hash_version=CURRENT_FORM,
-        hash=_hash(record, form, previous_hash, commitment),
+        hash=hash_of(record, form, previous_hash, commitment),
     )
 
 
@@ -112,7 +41,7 @@ def is_intact(record: HistoryRecord) -> bool:
     """True if a record was not changed since it was sealed, erasure apart; a record without a hash counts."""
     if record.hash is UNSET:
         return True
-    return _fault(record) is None
+    return fault_of(record) is None
 
 
 def is_receipt(record: HistoryRecord) -> bool:
@@ -123,6 +52,57 @@ def is_receipt(record: HistoryRecord) -> bool:
 def is_erased(record: HistoryRecord) -> bool:
     """True if the data entered with a record was erased."""
     return record.hash is not UNSET and record.salt is UNSET
+
+
+class _PeopleOfChain:
+    """Checks the salts and the pseudonyms of people along a chain.
+
+    ``unreceipted`` is the first commit with a pseudonym that no receipt before or after it explains.
+    """
+
+    def __init__(self, *, pruned: bool) -> None:
+        self.unreceipted: HistoryRecord | None = None
+        self._pruned = pruned
+        self._unexplained: set[str] = set()
+        self._explained: set[str] = set()
+        self._salts: dict[str, str] = {}
+        self._epoch = ""
+
+    def fault_of(self, record: HistoryRecord) -> str | None:
+        """Add a commit; return a contradiction to those before it."""
+        found = _pseudonyms_in(record)
+        if record.kind == "pseudonymised":
+            self._explained |= self._unexplained | found
+            self._unexplained.clear()
+            self.unreceipted = None
+        elif self._pruned:  # the receipt of what the oldest record has may have been removed
+            self._explained |= found
+        elif found - self._explained:
+            self._unexplained |= found - self._explained
+            self.unreceipted = self.unreceipted or record
+        self._pruned = False
+        people = () if record.after is UNSET or record.after.people is UNSET else record.after.people
+        before = self._salts if record.epoch == self._epoch else {}  # a lost document loses the salts
+        self._salts, self._epoch = {person.user_id: person.salt for person in people}, record.epoch
+        if any(before.get(user_id, salt) != salt for user_id, salt in self._salts.items()):
+            return "its salt of a person is not the one of the record before it"
+        return None
+
+
+def _pseudonyms_in(record: HistoryRecord) -> set[str]:
+    """Return the pseudonyms that a record has in the place of ids."""
+    found = set()
+    if record.actor_salt is UNSET and is_pseudonym(record.actor):
+        found.add(record.actor)
+    if record.after is UNSET:
+        return found
+    for member in NAMING:
+        entries = getattr(record.after, member)
+        if entries is not UNSET:
+            found.update(e.user_id for e in entries if e.user_id is not UNSET and is_pseudonym(e.user_id))
+    if found and record.after.people is not UNSET:  # an id with a salt is an id, however it looks
+        found.difference_update(person.user_id for person in record.after.people)
+    return found
 
 
 class Chain:
@@ -141,6 +121,7 @@ class Chain:
         self._last: HistoryRecord | None = None
         self._unreceipted: HistoryRecord | None = None
         self._with_payload: HistoryRecord | None = None
+        self._people = _PeopleOfChain(pruned=pruned)
 
     @property
     def head(self) -> str:
@@ -161,12 +142,20 @@ class Chain:
             self._add_sealed(record)
         if record.success:
             self._follow_payload(record)
+            fault = self._people.fault_of(record)
+            if fault is not None:
+                self._break(record.id, fault)
             self._last = record
 
     def close(self) -> None:
         """Check what only the end of the history shows: that every erasure has a receipt."""
         if self._unreceipted is not None:
             self._break(self._unreceipted.id, "its payload is missing without a receipt of an erasure")
+        if self._people.unreceipted is not None:
+            self._break(
+                self._people.unreceipted.id,
+                "it has the pseudonym of a person without a receipt of an erasure",
+            )
 
     def compare(self, state: FlowState | None, head: str, now: datetime) -> None:
         """Check that the chain leads to the stored state.
@@ -216,7 +205,7 @@ class Chain:
         return structs.replace(last.after, payload=(made or state).payload)
 
     def _add_sealed(self, record: HistoryRecord) -> None:
-        fault = _fault(record)
+        fault = fault_of(record)
         if fault is not None:
             self._break(record.id, fault)
         if record.salt is UNSET:
@@ -230,7 +219,7 @@ class Chain:
                 self._break(record.id, "the records before it are missing")
         elif record.previous_hash != self.head and not _follows_expired_state(last, record):
             self._break(record.id, "it does not follow the record before it")
-        elif last.hash is not UNSET and _version(record) < _version(last):
+        elif last.hash is not UNSET and version_of(record) < version_of(last):
             self._break(record.id, "its hash has an older form than the one before it")
 
     def _break(self, record_id: str, reason: str) -> None:
@@ -250,55 +239,3 @@ def _has_expired(state: FlowState, now: datetime) -> bool:
     Its TTL index uses ``expires_at`` alone, also for a state that a version before 0.5 paused.
     """
     return state.expires_at is not UNSET and state.expires_at <= now
-
-
-def _version(record: HistoryRecord) -> int:
-    """Return the form of a record's hash; records of the first form have no number."""
-    return 1 if record.hash_version is UNSET else record.hash_version
-
-
-def _fault(record: HistoryRecord) -> str | None:
-    form = _FORMS.get(_version(record))
-    if form is None:
-        return f"its hash has the form {_version(record)}, which this version does not know"
-    if record.previous_hash is UNSET or record.commitment is UNSET:
-        return "its link is incomplete"
-    if record.salt is not UNSET and _commitment(record, form, record.salt) != record.commitment:
-        return "its payload is not the one that was committed"
-    if record.salt is UNSET and (_erasable(record, form) or record.digest is not UNSET):
-        return "it was erased, and has a payload again"
-    if _hash(record, form, record.previous_hash, record.commitment) != record.hash:
-        return "it was changed"
-    return None
-
-
-def _hash(record: HistoryRecord, form: _Form, previous_hash: str, commitment: str) -> str:
-    facts = _values_of(record, SEALED)
-    if record.after is not UNSET:
-        facts["after"] = _values_of(record.after, form.sealed_after)
-    whole = json.encode([form.tag, previous_hash, commitment, facts], order="deterministic")
-    return sha256(whole).hexdigest()
-
-
-def _commitment(record: HistoryRecord, form: _Form, salt: str) -> str:
-    erasable = _erasable(record, form)
-    if record.after is not UNSET:
-        erasable.setdefault("after", {})
-    return sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
-
-
-def _erasable(record: HistoryRecord, form: _Form) -> dict[str, Any]:
-    erasable = _values_of(record, form.erasable)
-    after = {} if record.after is UNSET else _values_of(record.after, ERASABLE_AFTER)
-    if record.payload_revision is not UNSET:
-        after.pop("payload", None)
-    return {**erasable, "after": after} if after else erasable
-
-
-def _values_of(of: HistoryRecord | FlowState, names: tuple[str, ...]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for name in names:
-        value = getattr(of, name)
-        if value is not UNSET:
-            members[name] = iso(value) if isinstance(value, datetime) else value
-    return members

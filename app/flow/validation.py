@@ -11,6 +11,7 @@ from app.contracts.flow import Flow
 from app.flow.lint.common import as_object, objects
 from app.flow.lint.findings import arranged, error
 from app.flow.lint.flow import flow_findings
+from app.flow.lint.people import people_findings
 from app.flow.lint.permissions import permission_findings
 from app.flow.lint.reachability import reachability_findings
 from app.flow.lint.schema import schema_findings
@@ -106,3 +107,4 @@ def _semantic_findings(raw: dict[str, Any]) -> Iterator[Finding]:
     yield from timeout_cycle_findings(steps)
     yield from reachability_findings(raw, steps)
     yield from permission_findings(raw, steps)
+    yield from people_findings(raw, steps)

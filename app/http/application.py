@@ -29,6 +29,8 @@ from app.http.routes.health import Check, operation_endpoints
 from app.http.routes.history import HISTORY_ENDPOINTS
 from app.http.routes.migration import MIGRATION_ENDPOINTS
 from app.http.routes.pages import page_routes
+from app.http.routes.people import PEOPLE_ENDPOINTS
+from app.http.routes.state_lists import STATE_LIST_ENDPOINTS
 from app.http.routes.states import STATE_ENDPOINTS
 from app.http.routes.streams import STREAM_ENDPOINTS
 from app.http.routes.tokens import TOKEN_ENDPOINTS
@@ -41,6 +43,8 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
     """Return all endpoints of the service."""
     return [
         *STATE_ENDPOINTS,
+        *STATE_LIST_ENDPOINTS,
+        *PEOPLE_ENDPOINTS,
         *HISTORY_ENDPOINTS,
         *STREAM_ENDPOINTS,
         *TOKEN_ENDPOINTS,

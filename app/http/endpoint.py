@@ -3,10 +3,10 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -50,6 +50,16 @@ class UserQuery(Struct, frozen=True, rename="camel"):
     """The owner of the state: the caller's own, or for services and administrators another user's."""
 
     user_id: str | None = None
+
+
+class StateQuery(UserQuery, frozen=True, rename="camel"):
+    """The owner of the state, and its entity if a user has many states in the flow.
+
+    Participants name the owner with their own token. Without ``entityId``: the state without an entity, or
+    else the only one.
+    """
+
+    entity_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -111,6 +121,12 @@ class Call:
     def user_id(self) -> str:
         """The user whose data the request is about."""
         return acting_for(self.caller, self.query.user_id)
+
+    @property
+    def owner_id(self) -> str:
+        """The owner of the state that the request names; the service decides who may see it."""
+        named: str | None = self.query.user_id
+        return self.caller.user_id if named is None else named
 
     def header(self, name: str) -> str | None:
         """Return a header of the request."""

@@ -9,6 +9,7 @@ from app.contracts.commands import Origin, ResetCommand, SetCommand, StartComman
 from app.contracts.definition import ExpectedVersion
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.pages import Page
+from app.contracts.ports.states import ListedStatus, StatePage
 from app.contracts.positions import NOTHING_HELD, HeldPosition
 from app.contracts.record import EVERYTHING, HistoryFilter, HistoryRecord
 from app.contracts.results import CaughtUp, Retired, Started, Verification
@@ -24,8 +25,9 @@ class FlowService:
 
     Use it as an async context manager: its background jobs (delivery to the history and to clients, expiry)
     start on entry and end on exit. ``user_id`` names the owner of a state; ``caller``, or ``origin.caller``,
-    is who requests the operation, whose roles and scopes decide. ``as_trusted`` gives programs the same
-    operations without a caller.
+    is who requests the operation, whose roles and scopes decide. ``entity_id`` names one of many states of a
+    user in a flow; None is the one without an entity, or else the only one, and raises EntityRequiredError if
+    there are several. ``as_trusted`` gives programs the same operations without a caller.
 
     Every method raises StoreUnavailableError if MongoDB cannot be reached.
     """
@@ -39,6 +41,9 @@ class FlowService:
         self.tokens = components.tokens
         self.migration = components.migration
         self.administration = components.administration
+        self.people = components.people
+        self.identification = components.identification
+        self.catch_up = components.catch_up
         self.bulk = components.bulk
         self.personal_data = components.personal_data
         self.history = components.history
@@ -60,8 +65,6 @@ class FlowService:
         For code that decides itself who may do what.
         """
         return TrustedFlows(self._components)
-
-    # Definitions
 
     async def create_flow(self, definition: Flow | dict[str, object], *, actor: str = "python") -> str:
         """Publish a flow as version 1 and return its slug.
@@ -124,9 +127,9 @@ class FlowService:
         """Return the newest version of every flow that the caller may see, ordered by slug."""
         return [with_prefabs(found.flow) async for found in self.definitions.all(caller=caller)]
 
-    # States
-
-    async def get_flow_state(self, user_id: str, flow_id: str, *, caller: Caller) -> FlowState | None:
+    async def get_flow_state(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, caller: Caller
+    ) -> FlowState | None:
         """Return the state with the transitions that the caller may run, None if no state is running.
 
         Raises:
@@ -134,21 +137,45 @@ class FlowService:
             FlowNotFoundError: There is neither a state nor a flow with this name.
             FlowStateCorruptionError: The stored state is damaged; the details say what a recovery would do.
         """
-        return await self._operations.get(user_id, flow_id, caller)
+        return await self._operations.get(user_id, flow_id, caller, entity_id)
 
-    async def require_flow_state(self, user_id: str, flow_id: str, *, caller: Caller) -> FlowState:
+    async def require_flow_state(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, caller: Caller
+    ) -> FlowState:
         """Return the state like ``get_flow_state``.
 
         Raises:
             FlowNotStartedError: No state is running; the details say how the last one ended.
         """
-        return await self._operations.require(user_id, flow_id, caller)
+        return await self._operations.require(user_id, flow_id, caller, entity_id)
 
     async def get_flow_events(
-        self, user_id: str, flow_id: str, held: HeldPosition = NOTHING_HELD, *, caller: Caller
+        self,
+        user_id: str,
+        flow_id: str,
+        held: HeldPosition = NOTHING_HELD,
+        *,
+        entity_id: str | None = None,
+        caller: Caller,
     ) -> CaughtUp:
         """Return the commits after the position that a subscriber holds. Raises as ``get_flow_state``."""
-        return await self._components.catch_up.for_subscriber(user_id, flow_id, held, caller)
+        state_id = await self.identification.of(user_id, flow_id, entity_id, caller)
+        return await self.catch_up.for_subscriber(state_id, held, caller)
+
+    async def list_flow_states(
+        self,
+        user_id: str,
+        flow_id: str,
+        *,
+        caller: Caller,
+        status: ListedStatus | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> StatePage:
+        """Return a user's states with an entity in a flow, the newest first. ``after``: the last ``next``."""
+        return await self._operations.list_instances(
+            user_id, flow_id, caller, status=status, after=after, limit=limit
+        )
 
     async def get_user_flows(self, user_id: str, *, caller: Caller) -> list[FlowState]:
         """Return a user's states in all flows that the caller may see, ordered by flow."""
@@ -177,6 +204,7 @@ class FlowService:
         ok: bool = True,
         message: str | UnsetType = UNSET,
         remove: Sequence[str] | UnsetType = UNSET,
+        entity_id: str | None = None,
     ) -> FlowState:
         """Run a transition of the current step.
 
@@ -189,6 +217,7 @@ class FlowService:
             ok: The outcome as the caller sees it; stored with the state.
             message: Replaces the message of the state, or clears it when absent.
             remove: JSON pointers to members that are removed before ``payload`` is merged.
+            entity_id: The entity of the state.
 
         Raises:
             InvalidRequestError: A pointer is malformed.
@@ -201,11 +230,25 @@ class FlowService:
             FlowStateCorruptionError: The stored state is damaged.
         """
         return await self._operations.transition(
-            user_id, flow_id, transition, payload, origin, ok=ok, message=message, remove=remove
+            user_id,
+            flow_id,
+            transition,
+            payload,
+            origin,
+            ok=ok,
+            message=message,
+            remove=remove,
+            entity_id=entity_id,
         )
 
     async def reset_flow(
-        self, user_id: str, flow_id: str, step: str | None = None, *, origin: Origin
+        self,
+        user_id: str,
+        flow_id: str,
+        step: str | None = None,
+        *,
+        entity_id: str | None = None,
+        origin: Origin,
     ) -> FlowState:
         """Begin the state again on the newest version, at the initial or the named step.
 
@@ -215,34 +258,40 @@ class FlowService:
             InsufficientPermissionsError: The caller may not reset states of the flow.
             StatePausedError: An administrator has paused the state.
         """
-        return await self._operations.reset(user_id, flow_id, ResetCommand(step=step), origin)
+        return await self._operations.reset(
+            user_id, flow_id, ResetCommand(step=step), origin, entity_id=entity_id
+        )
 
-    async def undo_transition(self, user_id: str, flow_id: str, *, origin: Origin) -> FlowState:
+    async def undo_transition(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, origin: Origin
+    ) -> FlowState:
         """Return to ``previous``, if the last transition was reversible. The payload stays as it is.
 
         Raises:
             InvalidTransitionError: There is nothing to undo.
             StatePausedError: An administrator has paused the state.
         """
-        return await self._operations.undo(user_id, flow_id, origin)
+        return await self._operations.undo(user_id, flow_id, origin, entity_id=entity_id)
 
-    async def set_flow_state(self, user_id: str, state: SetCommand, *, origin: Origin) -> FlowState:
+    async def set_flow_state(
+        self, user_id: str, state: SetCommand, *, entity_id: str | None = None, origin: Origin
+    ) -> FlowState:
         """Replace the state in ``state.flow``, or create it at the given step: a repair.
 
         The result runs on the newest version.
         """
-        return await self._operations.set(user_id, state, origin)
+        return await self._operations.set(user_id, state, origin, entity_id=entity_id)
 
-    async def clear_flow_state(self, user_id: str, flow_id: str, *, origin: Origin) -> bool:
+    async def clear_flow_state(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, origin: Origin
+    ) -> bool:
         """Remove a state; its history stays. Return False if no state was running.
 
         Raises:
             InsufficientPermissionsError: The caller may not clear states of the flow.
             StatePausedError: An administrator has paused the state.
         """
-        return await self._operations.clear(user_id, flow_id, origin)
-
-    # History and statistics
+        return await self._operations.clear(user_id, flow_id, origin, entity_id=entity_id)
 
     async def get_flow_history(
         self,
@@ -253,22 +302,15 @@ class FlowService:
         after: str | None = None,
         limit: int = 1000,
         only: HistoryFilter = EVERYTHING,
+        entity_id: str | None = None,
     ) -> list[HistoryRecord]:
         """Return the records of a state that ``only`` selects, oldest first.
 
-        Args:
-            user_id: The owner of the state.
-            flow_id: The flow.
-            caller: Who requests it.
-            after: The id of the record after which to begin.
-            limit: The largest number of records.
-            only: The filter.
-
-        Returns:
-            Also records that are not in the history yet, so that callers read their own writes.
+        They include those that are not in the history yet, so that callers read their own writes. ``after``
+        is the id of the record after which to begin.
         """
         return await self._operations.read_history(
-            user_id, flow_id, caller, after=after, limit=limit, only=only
+            user_id, flow_id, caller, after=after, limit=limit, only=only, entity_id=entity_id
         )
 
     async def page_flow_history(
@@ -280,6 +322,7 @@ class FlowService:
         after: str | None = None,
         limit: int = 1000,
         only: HistoryFilter = EVERYTHING,
+        entity_id: str | None = None,
     ) -> Page[HistoryRecord]:
         """Return one page of what ``get_flow_history`` returns.
 
@@ -287,12 +330,14 @@ class FlowService:
         records only name (``payload_revision``) are left out.
         """
         return await self._operations.page_history(
-            user_id, flow_id, caller, after=after, limit=limit, only=only
+            user_id, flow_id, caller, after=after, limit=limit, only=only, entity_id=entity_id
         )
 
-    async def verify_flow_history(self, user_id: str, flow_id: str, *, caller: Caller) -> Verification:
+    async def verify_flow_history(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, caller: Caller
+    ) -> Verification:
         """Verify the chain of a state's records; if it is broken, return its first broken link."""
-        return await self._operations.verify_history(user_id, flow_id, caller)
+        return await self._operations.verify_history(user_id, flow_id, caller, entity_id)
 
     async def get_flow_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.reports import CorruptionReports
@@ -18,6 +19,7 @@ from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
+from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
@@ -46,7 +48,9 @@ from app.services.states.endings import Endings
 from app.services.states.executor import Executor
 from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
+from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
+from app.services.states.people import PeopleOperations
 from app.services.states.recovery import Recovery
 
 
@@ -59,6 +63,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     """The adapters that a service needs."""
 
     states: StateStore
+    entities: EntityReservations
     history: HistoryStore
     definitions: DefinitionStore
     statistics: StatisticsSource
@@ -94,7 +99,8 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
-        self.access = Visibility(self.catalog, clock)
+        self.access = Visibility(self.catalog, states, clock)
+        self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
         relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
@@ -102,33 +108,30 @@ class Components:
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
         executor = Executor(states, commits, Idempotency(history), deadlines, recovery, clock)
-        self.changes = StateChanges(
-            executor,
-            self.catalog,
-            self.access,
-            recovery,
-            Endings(states, history, clock),
-            ChangeLimit(limits.user_changes_per_minute),
-        )
+        limit = ChangeLimit(limits.user_changes_per_minute)
+        endings = Endings(states, history, clock)
+        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, clock, pruned=pruned)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
             self.catalog,
             self.access,
             self.history,
+            self.identification,
             clock,
             max_payload_bytes=limits.max_payload_bytes,
         )
-        self.administration = Administration(states, self.changes, self.catalog, self.access, recovery, clock)
-        self.bulk = Bulk(self.operations, self.administration)
-        self.personal_data = PersonalDataRequests(
-            states, history, ports.definitions, self.history, commits, recovery, relay, ports.reports, clock
+        self.administration = Administration(
+            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
         )
+        self.people = PeopleOperations(self.changes, self.catalog, self.identification)
+        self.bulk = Bulk(self.operations, self.administration)
+        self.personal_data = self._personal_data(ports, commits, recovery, relay)
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
@@ -136,6 +139,23 @@ class Components:
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
+
+    def _personal_data(
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+    ) -> PersonalDataRequests:
+        states, history, clock = ports.states, ports.history, ports.clock
+        return PersonalDataRequests(
+            states,
+            history,
+            ports.definitions,
+            self.history,
+            commits,
+            recovery,
+            relay,
+            ports.reports,
+            Pseudonymisation(states, history, commits, recovery, relay, clock),
+            clock,
+        )
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
         states, clock = ports.states, ports.clock

@@ -11,6 +11,7 @@ from models.documents.damaged_states import DamagedStateDocument
 from models.documents.definitions import FlowDefinitionDocument
 from models.documents.history import FlowHistoryDocument
 from models.documents.leases import LeaseDocument
+from models.documents.reservations import ReservationDocument
 from models.documents.secrets import SecretDocument
 from models.documents.states import FlowStateDocument
 
@@ -22,4 +23,5 @@ DOCUMENTS: list[type[Document]] = [
     CorruptionDocument,
     LeaseDocument,
     SecretDocument,
+    ReservationDocument,
 ]

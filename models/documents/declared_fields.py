@@ -32,7 +32,7 @@ def stored_model(name: str, shape: type[Struct]) -> type[CamelModel]:
 
 
 def _stored_type(annotation: Any) -> Any:
-    """Return the type that a member has in a document: payloads are text, states are documents."""
+    """Return the type that a member has in a document: payloads are text, structs are documents."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     choices = get_args(annotation) if is_union else (annotation,)
     (present,) = (choice for choice in choices if choice not in (UnsetType, types.NoneType))
@@ -40,7 +40,7 @@ def _stored_type(annotation: Any) -> Any:
     if origin is Literal or origin is dict:
         return str
     if origin is tuple:
-        return list[get_args(present)[0]]  # type: ignore[misc]
+        return list[_stored_type(get_args(present)[0])]  # type: ignore[misc]
     if present in (str, int, float, bool, datetime):
         return present
     if issubclass(present, Struct):

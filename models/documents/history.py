@@ -17,11 +17,13 @@ class FlowHistoryDocument(Document, _StoredRecord):  # type: ignore[misc, valid-
     """A record of one change or refusal, with the members of HistoryRecord.
 
     ``_id`` is ``<state>:<epoch>:<revision>``, for refusals with an id of their own behind it. The same shape
-    waits in a state's ``outbox``. ``expires_at`` is the end of its retention, if history has one.
+    waits in a state's ``outbox``. ``named`` has the ids of people but the owner in the record.
+    ``expires_at`` is the end of its retention, if history has one.
     """
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
     state_id: str
+    named: list[str] | None = None
     expires_at: datetime | None = None
 
     class Settings:

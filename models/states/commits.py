@@ -24,12 +24,15 @@ from models.codec import (
     Document,
 )
 from models.database import ANSWER_SECONDS, Collection, is_outage
+from models.listing import LISTING_FIELDS
 
 MAX_COMMIT_ATTEMPTS = 3
 MAX_WRITES_IN_COMMAND = 100
 """Small enough that a single request behind a full command does not wait long."""
 MAX_COMMANDS_IN_FLIGHT = 2
-OPTIONAL_FIELDS = (*OPTIONAL_STATE_FIELDS, *PAYLOAD_PLACE_FIELDS)
+PEOPLE_FIELDS = ("participants", "awaits", "claims", "votes", "runs", "people")
+_STATE_FIELDS = tuple(field for field in OPTIONAL_STATE_FIELDS if field not in (*PEOPLE_FIELDS, "instanceId"))
+"""A part of the identity never goes."""
 _DUPLICATE_KEY = 11000
 
 
@@ -189,6 +192,21 @@ def _was_made(commit: ConditionalWrite, document: Document | None, delivered: di
     return None if as_before else False
 
 
+def _may_lose_people(record: HistoryRecord) -> bool:
+    """Return true if the document may have fields about people, or of lists, that the state has no more.
+
+    Most states never have any, and each field that is unset costs the server time. A start that is an update
+    is one in the place of a tombstone, which may have had people.
+    """
+    after = state_after(record)
+    return (
+        after.instance_id is not UNSET
+        or after.participants is not UNSET
+        or after.people is not UNSET
+        or record.kind not in ("transitioned", "undone", "paused", "resumed", "voted")
+    )
+
+
 def operation_of(
     before: StatePosition | None, record: HistoryRecord, document: Document
 ) -> InsertOne[Document] | UpdateOne:
@@ -204,13 +222,15 @@ def operation_of(
         return InsertOne(document)
     update: Document = {"$set": document, "$push": {"outbox": document.pop("outbox")[0]}}
     recent = document.pop("recent")
-    if record.kind == "erased":
+    if record.kind in ("erased", "pseudonymised"):  # they have a fingerprint of who sent them
         document["recent"] = []
     elif recent:
         update["$push"]["recent"] = {"$each": recent, "$slice": -REMEMBERED_REQUESTS}
-    optional = OPTIONAL_STATE_FIELDS
-    if record.payload_revision is UNSET:
-        optional = OPTIONAL_FIELDS
+    optional = (
+        _STATE_FIELDS if record.payload_revision is not UNSET else (*_STATE_FIELDS, *PAYLOAD_PLACE_FIELDS)
+    )
+    if _may_lose_people(record):
+        optional = (*optional, *PEOPLE_FIELDS, *LISTING_FIELDS)
     absent = {field: "" for field in optional if field not in document}
     if record.payload_revision is not UNSET:
         document.pop("payload", None)  # it is there, as the update is of this revision alone

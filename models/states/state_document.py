@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import structlog
+from msgspec import UNSET
 
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports.states import REMEMBERED_REQUESTS, DamagedState, StoredState
@@ -28,6 +29,7 @@ from models.codec import (
     state_to_document,
     text_of,
 )
+from models.listing import listing_of
 
 log = structlog.get_logger("store")
 
@@ -41,7 +43,10 @@ def document_of(record: HistoryRecord, recent: Sequence[RememberedRequest] = ())
         record: The record of a commit.
         recent: The requests that the document remembered before.
     """
-    document = state_to_document(state_after(record))
+    state = state_after(record)
+    document = state_to_document(state)
+    if state.instance_id is not UNSET or state.participants is not UNSET:
+        document |= listing_of(state)
     place = payload_place(record, None)
     if place is not None:
         document |= payload_place_to_document(place)

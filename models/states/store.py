@@ -9,23 +9,39 @@ from typing import Any
 from motor.core import AgnosticBaseCursor
 from msgspec import UNSET
 
-from app.contracts.ports.states import DamagedState, RunningStates, StateFilter, StatePage, StoredState
+from app.contracts.people import Participant
+from app.contracts.ports.states import (
+    DamagedState,
+    ListedStatus,
+    RunningStates,
+    StateFilter,
+    StatePage,
+    StoredState,
+)
 from app.contracts.record import HistoryRecord
-from app.contracts.state import TERMINAL_STATUSES, FlowState, StatePosition, state_key
+from app.contracts.state import (
+    TERMINAL_STATUSES,
+    FlowState,
+    StateId,
+    StatePosition,
+    id_from_key,
+    instances_prefix,
+)
 from models.batching.adaptive_size import AdaptiveBatchSize
 from models.batching.batcher import Batcher
 from models.codec import Document, state_from_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.document_codec import DocumentCodec
-from models.indexed import KeyRanges, key_range, not_expired, pipeline
+from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline
+from models.listing import waiting_place
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 from models.states.commits import CommitBatcher, ConditionalWrite, operation_of
 from models.states.state_document import document_of, present, readable, stored_or_damaged, stored_state
 
 MAX_LOADS_IN_COMMAND = 250
 MAX_COMMANDS_IN_FLIGHT = 2
-MAX_KEY_LENGTH = 322
-"""Longer than every key: a flow of 64 characters, a colon and a user of 256."""
+MAX_KEY_LENGTH = 1090
+"""Longer than every key: a flow of 64 characters, a user of 256, each escaped as 3, and an entity of 256."""
 _PRESENT = {"$nin": sorted(TERMINAL_STATUSES)}
 _BY_KEY = (("_id", 1),)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,15 +69,16 @@ class MongoStateStore:
         )
         self._commits = CommitBatcher(self._states, database.collection("flow_history"))
         self._key_ranges = KeyRanges()
+        self._instance_ranges = KeyRanges("listed")
 
     @property
     def busy(self) -> bool:
         """True while callers wait for commits."""
         return self._commits.busy
 
-    async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+    async def load(self, state_id: StateId) -> StoredState | None:
         """Return the stored state, also a cleared or expired one; None if there is none."""
-        key = state_key(flow_id, user_id)
+        key = state_id.key
         async with store_errors():
             document = await self._loads.submit(key)
         if document is None:
@@ -84,10 +101,10 @@ class MongoStateStore:
         async with store_errors():
             return await self._commits.submit(ConditionalWrite(before, record, operation))
 
-    async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+    async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
         """Return the stored state, or the readable parts of a damaged one; None if there is none."""
         async with store_errors(ANSWER_SECONDS):
-            document = await self._states.find_one({"_id": state_key(flow_id, user_id)})
+            document = await self._states.find_one({"_id": state_id.key})
         if document is None:
             return None
         (found,) = await self._codec.decode_many(stored_or_damaged, (document,))
@@ -111,16 +128,18 @@ class MongoStateStore:
             await self._damaged.insert_one(aside)
         return True
 
-    async def drop_damaged(self, flow_id: str, user_id: str) -> None:
+    async def drop_damaged(self, state_id: StateId) -> None:
         """Remove the damaged documents of a state that were set aside."""
         async with store_errors():
-            await self._damaged.delete_many({"state": state_key(flow_id, user_id)})
+            await self._damaged.delete_many({"state": state_id.key})
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         """Return the states that exist at ``now``, by key, after the key ``after``."""
         rest: Document = {"status": only.status or _PRESENT, **not_expired(now)}
         if only.step is not None:
             rest["step"] = only.step
+        if only.entity_id is not None:
+            rest["instanceId"] = only.entity_id
         async with store_errors():
             if only.user_id is None:
                 page = await self._find_by_key(only.flow_id, after, rest, limit)
@@ -155,6 +174,61 @@ class MongoStateStore:
         )
         return page
 
+    async def list_instances(
+        self,
+        flow_id: str,
+        user_id: str,
+        *,
+        status: ListedStatus | None,
+        after: str | None,
+        limit: int,
+        now: datetime,
+    ) -> StatePage:
+        """Return the states with an entity that a user has in a flow at ``now``, the newest start first."""
+        first = instances_prefix(flow_id, user_id)
+        end = behind_prefix(first)
+        rest: Document = {"status": status or _PRESENT, **not_expired(now)}
+        start = first if after is None else max(first, min(after, end or after))
+
+        def find(places: Document, up_to: int) -> AgnosticBaseCursor[Any]:
+            return self._cursor(
+                pipeline({"listed": places}, rest, sort=(("listed", 1),), limit=up_to, project=_WITHOUT_LISTS)
+            )
+
+        async with store_errors():
+            page = await self._instance_ranges.page(start, end, limit, find)
+        more = page.documents[-1]["listed"] if page.full else None
+        states = await self._codec.decode_many(readable(state_from_document), page.documents)
+        return StatePage(present(states), more)
+
+    async def list_awaiting(
+        self, roles: Sequence[Participant], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        """Return the active states that wait for one of ``roles``, by key, after the key ``after``."""
+        served = {"waitsFor": {"$in": [waiting_place(one) for one in roles]}}
+        rest: Document = {"status": "active", **not_expired(now), "_id": {"$gt": after or ""}}
+        page = DocumentPage(limit)
+        async with store_errors():
+            await page.read(
+                self._cursor(pipeline(served, rest, sort=_BY_KEY, limit=limit, project=_WITHOUT_LISTS))
+            )
+        more = page.documents[-1]["_id"] if page.full else None
+        states = await self._codec.decode_many(readable(state_from_document), page.documents)
+        return StatePage(present(states), more)
+
+    async def ids_of_user(self, user_id: str) -> list[StateId]:
+        """Return the stored states of a user, ended ones too, by key."""
+        return await self._ids_with({"userId": user_id})
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the stored states that name a person beside their owner, ended ones too, by key."""
+        return await self._ids_with({"people.userId": user_id})
+
+    async def _ids_with(self, served: Document) -> list[StateId]:
+        stages = pipeline(served, sort=_BY_KEY, project={"_id": 1})
+        async with store_errors():
+            return [id_from_key(document["_id"]) async for document in self._states.aggregate(stages)]
+
     def _cursor(self, stages: list[Document]) -> AgnosticBaseCursor[Any]:
         return self._states.aggregate(stages, batchSize=BATCH_DOCUMENTS)
 
@@ -176,16 +250,16 @@ class MongoStateStore:
                 status=place["status"],
                 previous=UNSET if place.get("previous") is None else str(place["previous"]),
                 count=group["count"],
-                user_ids=tuple(_user_of(key) for key in group["first"]),
+                state_ids=tuple(id_from_key(key) for key in group["first"]),
             )
             for group in found
             for place in [group["_id"]]
         ]
 
-    async def list_running_users(
+    async def list_running(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
-    ) -> list[str]:
-        """Return the users of the states that ``count_running_by_step`` counts, by key."""
+    ) -> list[StateId]:
+        """Return the states that ``count_running_by_step`` counts, by key."""
         rest = _running(version, now)
         if without:
             rest["step"] = {"$nin": list(without)}
@@ -195,7 +269,7 @@ class MongoStateStore:
 
         async with store_errors():
             page = await self._key_ranges.page(*_keys_of(flow_id), limit, find)
-        return [_user_of(document["_id"]) for document in page.documents]
+        return [id_from_key(document["_id"]) for document in page.documents]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
         """Return the expired states that were not ended yet, oldest first."""
@@ -268,12 +342,8 @@ def _up_to(now: datetime) -> Document:
 
 
 def _keys_of(flow_id: str) -> tuple[str, str]:
-    """Return the bounds of the keys of a flow's states; ";" comes after ":"."""
-    return f"{flow_id}:", f"{flow_id};"
-
-
-def _user_of(key: str) -> str:
-    return key.partition(":")[2]
+    """Return the bounds of the keys of a flow's states: ":" or ";" follows the flow, and "<" comes next."""
+    return f"{flow_id}:", f"{flow_id}<"
 
 
 def _running(version: int, now: datetime) -> Document:

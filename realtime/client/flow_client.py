@@ -1,32 +1,24 @@
 """The client: its operations, and its handling of received events."""
 
 import asyncio
-import uuid
-from collections.abc import Sequence
 from typing import Any, Self
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
 
-from app.contracts.events import PresentClient
 from app.contracts.wire.states import FlowUpdatedEvent
 from realtime.client.errors import FlowClientError
+from realtime.client.operations import ClientOperations, named
 from realtime.client.outgoing import checked
 from realtime.client.reconnecting import ReconnectingConnection, Token
-from realtime.client.requests import ACK_SECONDS, DEADLINE_SECONDS, Requests
+from realtime.client.requests import ACK_SECONDS, Requests
 from realtime.client.subscriptions import Reader, Source, States, Subscription, Watch, decoded
 from realtime.client.sync import StateUpdate, Stats
 
-
-class _StateAnswer(Struct, frozen=True):
-    state: StateUpdate | None
-
-
-class _PresenceAnswer(Struct, frozen=True):
-    clients: list[PresentClient]
+Key = tuple[str, str | None, str | None]
+"""A flow, a user (None: the client's own) and an entity (None: none, or the one that the server finds)."""
 
 
-class FlowClient:
+class FlowClient(ClientOperations):
     """One user's connection to the service, from ``async with`` (or ``open``) to ``close``.
 
     A request is repeated until it is answered or its ``deadline`` (in seconds) passes; a change is executed
@@ -44,11 +36,10 @@ class FlowClient:
         self, url: str, token: Token, *, device: str | None = None, ack_seconds: float = ACK_SECONDS
     ) -> None:
         self._connection = ReconnectingConnection(url, token, device, self)
-        self._requests = Requests(self._connection, ack_seconds)
-        self._subscriptions: dict[tuple[str, str | None], Subscription] = {}
+        super().__init__(Requests(self._connection, ack_seconds))
+        self._subscriptions: dict[Key, Subscription] = {}
         self._watches: dict[str, Watch] = {}
         self._ended_stats = Stats()
-        self._open = False
 
     async def __aenter__(self) -> Self:
         self.open()
@@ -80,124 +71,24 @@ class FlowClient:
             sums.add(subscription.following.stats)
         return sums
 
-    # Requests
-
-    async def start(
-        self,
-        flow_id: str,
-        *,
-        step: str | None = None,
-        service: str | None = None,
-        entity_id: str | UnsetType | None = UNSET,
-        payload: dict[str, Any] | None = None,
-        request_id: str | None = None,
-        expected_revision: int | None = None,
-        user_id: str | None = None,
-        deadline: float = DEADLINE_SECONDS,
-    ) -> StateUpdate:
-        """Start a flow. Returns the new state, or the running one if there is one."""
-        body = _body(flow_id, user_id, step=step, service=service, payload=payload)
-        if entity_id is not UNSET:
-            body["entityId"] = entity_id
-        return await self._change("flow-start", body, request_id, expected_revision, deadline)
-
-    async def transition(
-        self,
-        flow_id: str,
-        transition: str,
-        payload: dict[str, Any] | None = None,
-        *,
-        ok: bool | None = None,
-        message: str | None = None,
-        remove: Sequence[str] | None = None,
-        request_id: str | None = None,
-        expected_revision: int | None = None,
-        user_id: str | None = None,
-        deadline: float = DEADLINE_SECONDS,
-    ) -> StateUpdate:
-        """Run a transition of the present step. Returns the new state.
-
-        ``remove`` has JSON pointers to members of the state's payload that are removed before ``payload`` is
-        merged into it.
-        """
-        removed = (
-            remove if remove is None or isinstance(remove, str) else list(remove)
-        )  # the server refuses a str
-        body = _body(
-            flow_id,
-            user_id,
-            transition=transition,
-            payload=payload,
-            ok=ok,
-            message=message,
-            remove=removed,
-        )
-        return await self._change("flow-transition", body, request_id, expected_revision, deadline)
-
-    async def reset(
-        self,
-        flow_id: str,
-        step: str | None = None,
-        *,
-        request_id: str | None = None,
-        expected_revision: int | None = None,
-        user_id: str | None = None,
-        deadline: float = DEADLINE_SECONDS,
-    ) -> StateUpdate:
-        """Restart at the initial or the given step. Returns the new state."""
-        body = _body(flow_id, user_id, step=step)
-        return await self._change("flow-reset", body, request_id, expected_revision, deadline)
-
-    async def state(
-        self, flow_id: str, *, user_id: str | None = None, deadline: float = DEADLINE_SECONDS
-    ) -> StateUpdate | None:
-        """Return the present state, None if there is none."""
-        answer = await self._request("flow-state", _body(flow_id, user_id), deadline)
-        return decoded(answer, _StateAnswer).state
-
-    async def presence(
-        self, flow_id: str, user_id: str | None = None, *, deadline: float = DEADLINE_SECONDS
-    ) -> list[PresentClient]:
-        """Return the clients that follow a state now, on all workers.
-
-        The client must follow that state itself; to list the clients of all users it must watch the flow.
-        """
-        answer = await self._request("flow-presence", _body(flow_id, user_id), deadline)
-        return decoded(answer, _PresenceAnswer).clients
-
-    async def _change(
-        self,
-        event: str,
-        body: dict[str, Any],
-        request_id: str | None,
-        expected_revision: int | None,
-        deadline: float,
-    ) -> StateUpdate:
-        body["requestId"] = request_id or str(uuid.uuid4())
-        if expected_revision is not None:
-            body["expectedRevision"] = expected_revision
-        state = decoded(await self._request(event, body, deadline), _StateAnswer).state
-        if state is None:
-            raise FlowClientError("INVALID_ANSWER", f"The server answered {event} without a state")
-        return state
-
-    async def _request(self, event: str, body: dict[str, Any], deadline: float) -> dict[str, Any]:
-        self._check_open()
-        return await self._requests.send(event, body, deadline)
-
     # Subscriptions
 
-    def follow(self, flow_id: str, *, user_id: str | None = None) -> States:
+    def follow(self, flow_id: str, *, user_id: str | None = None, entity_id: str | None = None) -> States:
         """Iterate over all states from the present one on.
 
-        ``user_id`` names another user (services and administrators only).
+        ``user_id`` names another user, for participants of the state, services and administrators.
+        ``entity_id`` names one of many states; without it, it is the only one that there is, or the iteration
+        ends with ENTITY_REQUIRED.
         """
         self._check_open()
-        key = (flow_id, user_id)
+        key = (flow_id, user_id, entity_id)
         if key not in self._subscriptions:
-            body = checked(_body(flow_id, user_id))
             self._subscriptions[key] = Subscription(
-                self._connection, self._requests, body, lambda: self._on_unfollowed(key)
+                self._connection,
+                self._requests,
+                checked(named(flow_id, user_id, entity_id)),
+                lambda: self._on_unfollowed(key),
+                lambda: self._is_shared(key),
             )
         return States(self._subscriptions[key])
 
@@ -208,26 +99,32 @@ class FlowClient:
         """
         self._check_open()
         if flow_id not in self._watches:
-            body = checked(_body(flow_id, None))
+            body = checked(named(flow_id))
             self._watches[flow_id] = Watch(
                 self._connection, self._requests, body, lambda: self._on_unwatched(flow_id)
             )
         return Reader(self._watches[flow_id])
 
-    def _on_unfollowed(self, key: tuple[str, str | None]) -> None:
+    def _on_unfollowed(self, key: Key) -> None:
         ended = self._subscriptions.pop(key, None)
         if ended is not None:
             self._ended_stats.add(ended.following.stats)
+
+    def _is_shared(self, key: Key) -> bool:
+        """Return true if another subscription is to the same state."""
+        others = [other for other in self._subscriptions if other != key]
+        return self._state_at(key) in map(self._state_at, others)
+
+    def _state_at(self, key: Key) -> Key:
+        flow_id, user_id, _ = key
+        user_id = self._connection.user if user_id is None else user_id
+        return flow_id, user_id, self._subscriptions[key].following.entity_id
 
     def _on_unwatched(self, flow_id: str) -> None:
         self._watches.pop(flow_id, None)
 
     def _sources(self) -> list[Source[Any]]:
         return [*self._subscriptions.values(), *self._watches.values()]
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise FlowClientError("CLOSED", "The client is not open")
 
     # Listener of the connection
 
@@ -258,10 +155,11 @@ class FlowClient:
             self._connection.reconnect()  # the token expired: the next connection gets a new one
 
     def _state_updated(self, body: dict[str, Any]) -> None:
-        flow_id, user_id = body.get("flow"), body.get("userId")
-        own = self._subscriptions.get((str(flow_id), None)) if user_id == self._connection.user else None
-        named = self._subscriptions.get((str(flow_id), str(user_id)))
-        followed = [each for each in (own, named) if each is not None]
+        flow_id, user_id = str(body.get("flow")), str(body.get("userId"))
+        users = [None, user_id] if user_id == self._connection.user else [user_id]
+        entities = [None] if body.get("entityId") is None else [None, str(body["entityId"])]
+        keys = [(flow_id, user, entity) for user in users for entity in entities]
+        followed = [self._subscriptions[key] for key in keys if key in self._subscriptions]
         if not followed:
             return
         now = asyncio.get_running_loop().time()
@@ -282,11 +180,3 @@ class FlowClient:
             watch.event_received(decoded(body, FlowUpdatedEvent))
         except FlowClientError as error:
             watch.finish(error)
-
-
-def _body(flow_id: str, user_id: str | None, **members: Any) -> dict[str, Any]:
-    """Build a message without the members that are None."""
-    given = {name: value for name, value in members.items() if value is not None}
-    return (
-        {"flowId": flow_id, **given} if user_id is None else {"flowId": flow_id, "userId": user_id, **given}
-    )

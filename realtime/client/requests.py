@@ -11,7 +11,7 @@ from realtime.client.reconnecting import ReconnectingConnection
 ACK_SECONDS = 10.0
 DEADLINE_SECONDS = 60.0
 
-CALLER_DECIDES = frozenset({"STATE_PAUSED", "REVISION_CONFLICT"})
+CALLER_DECIDES = frozenset({"STATE_PAUSED", "REVISION_CONFLICT", "CLAIMED"})
 """Retryable codes for which only the caller knows whether to retry."""
 
 

@@ -146,7 +146,11 @@ class Source(ABC, Generic[T]):
 
 
 class Subscription(Source[StateUpdate | None]):
-    """The subscription to one state."""
+    """The subscription to one state.
+
+    ``is_shared`` returns true if another subscription is to the same state, by another of its names: the
+    server knows one.
+    """
 
     def __init__(
         self,
@@ -154,9 +158,17 @@ class Subscription(Source[StateUpdate | None]):
         requests: Requests,
         body: dict[str, Any],
         on_end: Callable[[], None],
+        is_shared: Callable[[], bool],
     ) -> None:
-        self.following = Following()
+        self.following = Following(body.get("entityId"))
+        self._is_shared = is_shared
         super().__init__(connection, requests, body, on_end)
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """The members by which requests name the state."""
+        entity_id = self.following.entity_id
+        return self._body if entity_id is None else {**self._body, "entityId": entity_id}
 
     def add_reader(self) -> Mailbox[StateUpdate | None]:
         """Return the mailbox of a new reader, which begins with the present state if that is known."""
@@ -171,7 +183,7 @@ class Subscription(Source[StateUpdate | None]):
         self._wake.set()
 
     def event_received(self, update: StateUpdate, now: float) -> None:
-        """Apply an event of this state."""
+        """Apply an event of the flow and the user."""
         self._deliver(self.following.event(update, now))
         if self.following.needs_sync:
             self._wake.set()
@@ -191,7 +203,7 @@ class Subscription(Source[StateUpdate | None]):
                 await self._connection.pause(backoff.next())
             await self._connection.ready()
             sync = self.following.begin()
-            body = self._body
+            body = self.address
             if sync.epoch is not None:
                 body = {**body, "epoch": sync.epoch, "since": sync.since}
             if self.following.absent:
@@ -207,7 +219,8 @@ class Subscription(Source[StateUpdate | None]):
             self.subscribed.set()
 
     def _unsubscribe(self) -> None:
-        self._connection.send("flow-unsubscribe", self._body)
+        if not self._is_shared():
+            self._connection.send("flow-unsubscribe", self.address)
 
 
 class Watch(Source[FlowUpdatedEvent]):

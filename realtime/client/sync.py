@@ -7,14 +7,19 @@ updates to deliver now.
 from collections import deque
 from enum import Enum
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
+from app.contracts.people import Participant
 from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.wire.states import StateView
 from app.contracts.wire.times import Time
 
 MAX_BUFFERED_EVENTS = 1000
 """Events buffered while a sync is running."""
+
+
+class RoleHolder(Participant, frozen=True, forbid_unknown_fields=False, rename="camel"):
+    """A role on a state, and who has it, as a newer server may send it."""
 
 
 class StateUpdate(StateView, frozen=True, rename="camel", kw_only=True):
@@ -28,6 +33,12 @@ class StateUpdate(StateView, frozen=True, rename="camel", kw_only=True):
     from_step: str | None = None
     actor: str | None = None
     at: Time | None = None
+    participants: tuple[RoleHolder, ...] | UnsetType = UNSET
+
+    @property
+    def identifying_entity(self) -> str | None:
+        """The entity if it is a part of the state's identity; elsewhere it is a label."""
+        return None if self.instances is UNSET else self.entity_id or None
 
 
 class SyncRequest(Struct, frozen=True):
@@ -92,15 +103,20 @@ class _Fit(Enum):
 class Following:
     """The position of one followed state.
 
+    Without an entity, the state is the user's only one in the flow, or the one of many that the server finds:
+    from then on it is that one, also when there are others.
+
     Methods that receive events or answers return the updates to deliver now, in order; None among them says
     that there is no state. The owner runs a sync (``begin``, then ``answer`` or ``failed``) whenever
     ``needs_sync``.
 
     Attributes:
+        entity_id: The entity of the state, if that is a part of the state's identity.
         known: Anything was delivered, even that there is no state.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, entity_id: str | None = None) -> None:
+        self.entity_id = entity_id
         self.epoch: str | None = None
         self.revision: int | None = None
         self.state: StateUpdate | None = None
@@ -112,6 +128,8 @@ class Following:
         self._gap_noticed_at: float | None = None
         self._buffer: deque[StateUpdate] = deque()
         self._buffered_before_sync = 0
+        self._one_of_many_changed = False
+        """During the sync, without knowing whether it is this state."""
 
     @property
     def syncing(self) -> bool:
@@ -134,6 +152,7 @@ class Following:
         self._sync_number += 1
         self._running, self.needs_sync = True, False
         self._buffered_before_sync = len(self._buffer)
+        self._one_of_many_changed = False
         self.stats.syncs += 1
         return SyncRequest(self._sync_number, self.epoch, self.revision)
 
@@ -143,17 +162,33 @@ class Following:
             self._running, self.needs_sync = False, True
 
     def event(self, update: StateUpdate, now: float) -> list[StateUpdate | None]:
-        """Apply an event of this state."""
+        """Apply an event of the flow and the user."""
+        if update.identifying_entity != self.entity_id:
+            self._consider(update, now)
+            return []
         if self.syncing:
             self._buffer_event(update)
             return []
         return self._apply(update, now)
+
+    def _consider(self, update: StateUpdate, now: float) -> None:
+        """Require a sync if the update may be of the only one of many: the server decides that."""
+        if self.entity_id is not None or update.status in TERMINAL_STATUSES:
+            return
+        if self.syncing:
+            self._one_of_many_changed = True
+        elif self.absent:
+            self.want_sync(now)
 
     def answer(self, number: int, answer: SyncAnswer, now: float) -> list[StateUpdate | None]:
         """Apply the answer to a sync."""
         if not self._running or number != self._sync_number:
             return []
         self._running = False
+        found = None if answer.state is None else answer.state.identifying_entity
+        is_found = self.entity_id is None and found is not None
+        if is_found:
+            self._become(found)
         delivered = self._catch_up(answer, now) if answer.complete else self._restart(answer.state)
         if not self.syncing:
             buffered, self._buffer = self._buffer, deque()
@@ -162,7 +197,14 @@ class Following:
         if not self.syncing and self._gap_noticed_at is not None:
             self.stats.longest_repair = max(self.stats.longest_repair, 1000 * (now - self._gap_noticed_at))
             self._gap_noticed_at = None
+        if self._one_of_many_changed and (is_found or answer.state is None):
+            self.want_sync(now)
         return delivered
+
+    def _become(self, entity_id: str | None) -> None:
+        """Follow the state of this entity, without the position of the one before."""
+        self.entity_id = entity_id
+        self.epoch = self.revision = None
 
     def _catch_up(self, answer: SyncAnswer, now: float) -> list[StateUpdate | None]:
         buffered = {(update.epoch, update.revision) for update in self._buffer}

@@ -9,9 +9,8 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp
 
-from app.auth.policy import ADMIN, acting_for, require_scope
+from app.auth.policy import ADMIN, require_scope
 from app.auth.tokens import TokenVerifier
-from app.contracts.commands import Origin
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
@@ -21,24 +20,29 @@ from app.contracts.errors import (
     RateLimitedError,
 )
 from app.contracts.events import flow_topic, user_topic
-from app.contracts.positions import ExpectedPosition, held_position
-from app.contracts.state import FlowState
+from app.contracts.positions import held_position
+from app.contracts.state import StateId
 from app.contracts.wire.errors import error_view
-from app.contracts.wire.states import caught_up_view, state_view
+from app.contracts.wire.states import caught_up_view
 from app.kit.tasks import end_tasks
 from app.services import FlowService
 from config.log import describe
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
 from realtime.gateway.limits import MAX_CONNECTIONS_PER_USER, MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from realtime.gateway.messages import (
+    ChangeMessage,
+    ClaimMessage,
     FlowMessage,
+    ListMessage,
     M,
+    ParticipantsMessage,
     ResetMessage,
     StartMessage,
     SubscribeMessage,
     TransitionMessage,
     decode_message,
 )
+from realtime.gateway.requests import StateRequests
 from realtime.gateway.rooms import Rooms, flow_room, presence_room, state_room, user_room
 from realtime.gateway.session import Session, device_of, token_of
 from realtime.gateway.socketio_library import socketio
@@ -83,10 +87,16 @@ class FlowSockets:
         self._rooms = Rooms(self.server, service)
         self.server.on("connect", self._connect)
         self.server.on("disconnect", self._disconnect)
-        self._on("flow-state", FlowMessage, self._state)
-        self._on("flow-start", StartMessage, self._start)
-        self._on("flow-transition", TransitionMessage, self._transition)
-        self._on("flow-reset", ResetMessage, self._reset)
+        requests = StateRequests(service)
+        self._on("flow-state", FlowMessage, requests.state)
+        self._on("flow-start", StartMessage, requests.start)
+        self._on("flow-transition", TransitionMessage, requests.transition)
+        self._on("flow-reset", ResetMessage, requests.reset)
+        self._on("flow-participants", ParticipantsMessage, requests.assign)
+        self._on("flow-claim", ClaimMessage, requests.claim)
+        self._on("flow-release", ClaimMessage, requests.release)
+        self._on("flow-withdraw", ChangeMessage, requests.withdraw)
+        self._on("flow-list", ListMessage, requests.list)
         self._on("flow-subscribe", SubscribeMessage, self._subscribe)
         self._on("flow-unsubscribe", FlowMessage, self._unsubscribe)
         self._on("flow-watch", FlowMessage, self._watch)
@@ -139,8 +149,8 @@ class FlowSockets:
         self._users[session.user_id] -= 1
         if not self._users[session.user_id]:
             del self._users[session.user_id]
-        for flow_id, user_id in list(session.followed):
-            await self._leave_state(session, flow_id, user_id)
+        for state_id in list(session.followed):
+            await self._rooms.leave_state(session, state_id)
         for room in list(session.rooms):
             await self._rooms.leave(session, room)
 
@@ -168,7 +178,7 @@ class FlowSockets:
             try:
                 session = self._admit(sid)
                 message = decode_message(bodies, shape)
-                answer = await handle(session, acting_for(session.caller, message.user_id), message)
+                answer = await handle(session, message.user_id or session.user_id, message)
             except FlowError as error:
                 return await self._refuse(sid, event, error)
             except Exception as error:  # noqa: BLE001 - no ack is left unanswered
@@ -204,70 +214,51 @@ class FlowSockets:
         except FlowError as error:
             return await self._refuse(sid, event, error)
 
-    async def _state(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
-        return _state_body(
-            await self._service.get_flow_state(user_id, message.flow_id, caller=session.caller)
-        )
-
-    async def _start(self, session: Session, user_id: str, message: StartMessage) -> Answer:
-        state, started = await self._service.start_flow(
-            user_id, message.flow_id, message.command(), origin=_origin(session, message)
-        )
-        return {**_state_body(state), "started": started}
-
-    async def _transition(self, session: Session, user_id: str, message: TransitionMessage) -> Answer:
-        state = await self._service.execute_transition(
-            user_id,
-            message.flow_id,
-            message.transition,
-            message.payload,
-            ok=message.ok,
-            message=message.message,
-            remove=message.remove,
-            origin=_origin(session, message),
-        )
-        return _state_body(state)
-
-    async def _reset(self, session: Session, user_id: str, message: ResetMessage) -> Answer:
-        state = await self._service.reset_flow(
-            user_id, message.flow_id, message.step, origin=_origin(session, message)
-        )
-        return _state_body(state)
-
     # Subscriptions
 
     async def _subscribe(self, session: Session, user_id: str, message: SubscribeMessage) -> Answer:
         held = held_position(message.epoch, message.since, message.from_start)
-        flow_id, state = message.flow_id, (message.flow_id, user_id)
-        is_new = state not in session.followed
+        state_id = await self._service.identification.of(
+            user_id, message.flow_id, message.entity_id, session.caller
+        )
+        is_new = state_id not in session.followed
         if is_new:
             _require_capacity(session)
-            session.followed.add(state)
+            session.followed.add(state_id)
         try:
             if is_new and user_id != session.user_id:
-                await self._rooms.enter(session, state_room(*state), user_topic(user_id))
+                await self._rooms.enter(session, state_room(state_id), user_topic(user_id))
             # The room first, the state second: changes committed after this read are delivered to the room.
-            found = await self._service.get_flow_events(user_id, flow_id, held, caller=session.caller)
+            found = await self._service.catch_up.for_subscriber(state_id, held, session.caller)
         except BaseException:
-            if is_new:
-                await self._leave_state(session, flow_id, user_id)
+            if is_new or state_id not in session.followed:
+                await self._rooms.leave_state(session, state_id)
             raise
-        if user_id == session.user_id and not session.disconnected:
-            self._service.presence.enter(flow_id, session.presence)
+        if not session.disconnected and (user_id == session.user_id or not session.caller.acts_for(user_id)):
+            self._service.presence.enter(state_id, session.presence)
+        if message.entity_id is None:
+            await self._remember(session, state_id)
         answer = caught_up_view(found)
+        if state_id.instance_id is not None:
+            answer["entityId"] = state_id.instance_id
         # Events name their user. Unless `sub` names it, a client does not know its own.
         return answer if self._names_user_by_subject else {**answer, "userId": user_id}
 
     async def _unsubscribe(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
-        await self._leave_state(session, message.flow_id, user_id)
+        state_id = StateId(message.flow_id, user_id, message.entity_id)
+        if message.entity_id is None:
+            state_id = session.found.get(state_id, state_id)
+        await self._rooms.leave_state(session, state_id)
         return {}
 
-    async def _leave_state(self, session: Session, flow_id: str, user_id: str) -> None:
-        session.followed.discard((flow_id, user_id))
-        if user_id == session.user_id:
-            self._service.presence.leave(flow_id, session.presence)
-        await self._rooms.leave(session, presence_room(flow_id, user_id))
-        await self._rooms.leave(session, state_room(flow_id, user_id))
+    async def _remember(self, session: Session, found: StateId) -> None:
+        """Record the state that a client follows without its entity, and leave the one before."""
+        unnamed = StateId(found.flow_id, found.user_id)
+        before = session.found.get(unnamed, unnamed)
+        if before != found:
+            await self._rooms.leave_state(session, before)
+        if found != unnamed:
+            session.found[unnamed] = found
 
     async def _watch(self, session: Session, _: str, message: FlowMessage) -> Answer:
         require_scope(session.caller, ADMIN)
@@ -281,46 +272,34 @@ class FlowSockets:
 
     async def _unwatch(self, session: Session, _: str, message: FlowMessage) -> Answer:
         session.watched.discard(message.flow_id)
-        await self._rooms.leave(session, presence_room(message.flow_id, None))
+        await self._rooms.leave(session, presence_room(message.flow_id))
         await self._rooms.leave(session, flow_room(message.flow_id))
         return {}
 
     async def _presence(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
         """Answer with the present clients, and emit every change from then on."""
         flow_id = message.flow_id
-        of_user = None if flow_id in session.watched and message.user_id is None else user_id
-        if of_user is not None and (flow_id, of_user) not in session.followed:
-            raise InvalidRequestError(
-                [
-                    Fault(
-                        "/flowId",
-                        "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first",
-                    )
-                ]
-            )
-        room = presence_room(flow_id, of_user)
+        where: StateId | str = flow_id
+        if flow_id not in session.watched or message.user_id is not None:
+            where = await self._followed(session, user_id, message)
+        room = presence_room(where)
         if room not in session.rooms:
-            await self._rooms.enter(
-                session, room, flow_topic(flow_id) if of_user is None else user_topic(of_user)
-            )
-        return {"clients": await self._service.presence.clients_on(flow_id, of_user)}
+            topic = flow_topic(flow_id) if isinstance(where, str) else user_topic(where.user_id)
+            await self._rooms.enter(session, room, topic)
+        return {"clients": await self._service.presence.clients_on(where)}
+
+    async def _followed(self, session: Session, user_id: str, message: FlowMessage) -> StateId:
+        """Return the state that a client names, which it must follow."""
+        state_id = await self._service.identification.of(
+            user_id, message.flow_id, message.entity_id, session.caller
+        )
+        if state_id not in session.followed:
+            advice = "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first"
+            raise InvalidRequestError([Fault("/flowId", advice)])
+        return state_id
 
 
 def _require_capacity(session: Session) -> None:
     if len(session.followed) + len(session.watched) >= MAX_SUBSCRIPTIONS:
         fault = f"this client has {MAX_SUBSCRIPTIONS} subscriptions, the maximum; unsubscribe from one first"
         raise InvalidRequestError([Fault("/flowId", fault)])
-
-
-def _origin(session: Session, message: Any) -> Origin:
-    expected = message.expected_revision
-    return Origin(
-        session.caller,
-        request_id=message.request_id,
-        client="socket",
-        expected=None if expected is None else ExpectedPosition(expected),
-    )
-
-
-def _state_body(state: FlowState | None) -> Answer:
-    return {"state": None if state is None else state_view(state)}

@@ -8,6 +8,7 @@ import structlog
 
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.events import Resync, StateChanged, Topic
+from app.contracts.state import StateId
 from app.contracts.wire.states import flow_updated_event
 from app.services import FlowService
 from app.services.live.subscribers import LiveEvent, TopicSubscription
@@ -26,9 +27,9 @@ def user_room(user_id: str) -> str:
     return f"user:{user_id}"
 
 
-def state_room(flow_id: str, user_id: str) -> str:
-    """Return the room of other users' clients that follow a user's state."""
-    return f"state:{flow_id}:{user_id}"
+def state_room(state_id: StateId) -> str:
+    """Return the room of other users' clients that follow a state."""
+    return f"state:{state_id.key}"
 
 
 def flow_room(flow_id: str) -> str:
@@ -36,9 +37,9 @@ def flow_room(flow_id: str) -> str:
     return f"flow:{flow_id}"
 
 
-def presence_room(flow_id: str, user_id: str | None) -> str:
-    """Return the room for presence on a state, or (``user_id`` None) on all states of a flow."""
-    return f"presence:{flow_id}" if user_id is None else f"presence:{flow_id}:{user_id}"
+def presence_room(where: StateId | str) -> str:
+    """Return the room for presence on a state, or on all states of a flow."""
+    return f"presence:{where if isinstance(where, str) else where.key}"
 
 
 class Rooms:
@@ -53,7 +54,7 @@ class Rooms:
         self._subscriptions: dict[Topic, asyncio.Future[TopicSubscription]] = {}
         self._rooms_by_topic: dict[Topic, dict[str, set[Session]]] = {}
         self._queue: asyncio.Queue[tuple[Topic, LiveEvent]] = asyncio.Queue()
-        self._changed_presence: dict[tuple[str, str], None] = {}
+        self._changed_presence: dict[StateId, None] = {}
         self._presence_changed = asyncio.Event()
         self._presence.on_change(self._on_presence_change)
 
@@ -88,6 +89,16 @@ class Rooms:
             del self._rooms_by_topic[topic]
         self._release(topic)
         await self._server.leave_room(session.sid, room)
+
+    async def leave_state(self, session: Session, state_id: StateId) -> None:
+        """Remove a client from the rooms of a state, and from those who are present on it."""
+        session.followed.discard(state_id)
+        unnamed = StateId(state_id.flow_id, state_id.user_id)
+        if session.found.get(unnamed) == state_id:
+            del session.found[unnamed]
+        self._presence.leave(state_id, session.presence)
+        await self.leave(session, presence_room(state_id))
+        await self.leave(session, state_room(state_id))
 
     def _subscription(self, topic: Topic) -> asyncio.Future[TopicSubscription]:
         if topic not in self._subscriptions:
@@ -135,27 +146,28 @@ class Rooms:
             await asyncio.sleep(PRESENCE_DELAY_SECONDS)
             self._presence_changed.clear()
             states, self._changed_presence = self._changed_presence, {}
-            for flow_id, user_id in states:
+            for state_id in states:
                 try:
-                    await self._emit_presence(flow_id, user_id)
+                    await self._emit_presence(state_id)
                 except Exception as error:  # noqa: BLE001 - later changes must be delivered
                     log.error("emit failed", **describe(error))
 
     def _enqueue(self, topic: Topic, event: LiveEvent) -> None:
         self._queue.put_nowait((topic, event))
 
-    def _on_presence_change(self, flow_id: str, user_id: str) -> None:
-        self._changed_presence[flow_id, user_id] = None
+    def _on_presence_change(self, state_id: StateId) -> None:
+        self._changed_presence[state_id] = None
         self._presence_changed.set()
 
     async def _deliver_change(self, topic: Topic, event: StateChanged) -> None:
         rooms = [flow_room(event.flow_id)]
         if topic.kind == "user":
-            rooms = [user_room(event.user_id), state_room(event.flow_id, event.user_id)]
+            rooms = [user_room(event.user_id), state_room(event.state_id)]
         members = self._rooms_by_topic.get(topic, {})
         sessions = [session for room in rooms for session in members.get(room, ())]
         try:
-            if await self._state_events.is_same_for_everyone(event):
+            is_for_all = all(session.caller.acts_for(event.user_id) for session in sessions)
+            if is_for_all and await self._state_events.is_same_for_everyone(event):
                 await self._emit_change(topic, event, rooms)
                 return
             own = [
@@ -169,6 +181,11 @@ class Rooms:
         for session, visible in own:
             if visible is not None:
                 await self._emit_change(topic, visible, session.sid)
+            elif not session.caller.acts_for(event.user_id):
+                # It is no participant any more. It syncs, and is refused, unless it is one again by then.
+                await self.leave_state(session, event.state_id)
+                body = {"reason": "a state may not be seen any more"}
+                await self._server.emit("flow-resync", body, room=session.sid)
 
     async def _emit_change(self, topic: Topic, event: StateChanged, to: str | list[str]) -> None:
         if topic.kind == "flow":
@@ -176,11 +193,13 @@ class Rooms:
         else:
             await self._server.emit("flow-state-updated", event.body, room=to)
 
-    async def _emit_presence(self, flow_id: str, user_id: str) -> None:
-        rooms = [presence_room(flow_id, user_id), presence_room(flow_id, None)]
+    async def _emit_presence(self, state_id: StateId) -> None:
+        rooms = [presence_room(state_id), presence_room(state_id.flow_id)]
         if any(self._server.has_members(room) for room in rooms):
-            clients = self._presence.known_on(flow_id, user_id)
-            body = {"flowId": flow_id, "userId": user_id, "clients": clients}
+            clients = self._presence.known_on(state_id)
+            body = {"flowId": state_id.flow_id, "userId": state_id.user_id, "clients": clients}
+            if state_id.instance_id is not None:
+                body["entityId"] = state_id.instance_id
             await self._server.emit("flow-presence", body, room=rooms)
 
 

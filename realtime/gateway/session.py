@@ -11,6 +11,7 @@ from app.auth.policy import ADMIN, SERVICE
 from app.contracts.callers import Caller
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient, Topic
+from app.contracts.state import StateId
 from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
 from realtime.gateway.limits import (
@@ -28,7 +29,8 @@ class Session:
 
     Attributes:
         rate_factor: Multiplies the client's limits.
-        followed: The states that it subscribed to, as flow and user.
+        followed: The states that it subscribed to.
+        found: Those of them that it named without their entity, by that name.
         watched: The flows that it watches.
         rooms: Its rooms, each with the topic that the room needs.
         disconnected: The client has disconnected; nothing may be added to the session any more.
@@ -43,7 +45,8 @@ class Session:
         self.bucket = TokenBucket(
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
-        self.followed: set[tuple[str, str]] = set()
+        self.followed: set[StateId] = set()
+        self.found: dict[StateId, StateId] = {}
         self.watched: set[str] = set()
         self.rooms: dict[str, Topic] = {}
         self.disconnected = False

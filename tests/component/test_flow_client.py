@@ -12,8 +12,9 @@ import jwt
 import pytest
 import socketio
 from aiohttp import web
+from msgspec import UNSET
 
-from realtime.client import FlowClient, FlowClientError
+from realtime.client import ClaimView, FlowClient, FlowClientError, Participant, TransitionBy
 from realtime.client import errors as failures
 from realtime.client.reconnecting import WARN_SECONDS, Outage
 from tests.support.following import at_revision, read, revisions
@@ -202,6 +203,173 @@ async def test_a_sync_waits_as_long_as_the_server_requires_and_ends_with_another
         assert client.stats.syncs == 4
 
 
+def one_of_many(entity_id: str, revision: int, **more: Any) -> dict[str, Any]:
+    return state_at(revision, instances="many", entityId=entity_id, **more)
+
+
+def read_one(entity_id: str, revision: int, **more: Any) -> dict[str, Any]:
+    return {**read_at(revision), "state": one_of_many(entity_id, revision, **more)}
+
+
+async def test_events_of_many_states_come_to_the_subscription_with_their_entity(scripted: Scripted) -> None:
+    scripted.answers["flow-subscribe"] = [
+        read_at(0),
+        read_one("e-1", 0),
+        read_one("e-2", 0),
+        read_one("e-1", 0, userId="bob"),
+    ]
+    async with of_ada(scripted) as client:
+        followed = []
+        for address in (
+            {},
+            {"entity_id": "e-1"},
+            {"entity_id": "e-2"},
+            {"user_id": "bob", "entity_id": "e-1"},
+        ):
+            followed.append(client.follow(FLOW, **address))
+            await followed[-1].ready()
+        plain, first, second, of_bob = followed
+        events = [
+            one_of_many("e-2", 1, userId="bob"),
+            one_of_many("e-1", 1, userId="bob", step="of bob"),
+            one_of_many("e-3", 1),
+            one_of_many("e-2", 1, step="second"),
+            one_of_many("e-1", 1, step="first"),
+            state_at(1, entityId="e-1", step="plain"),
+        ]
+        for event in events:
+            await scripted.server.emit("flow-state-updated", event)
+        for states, step in ((plain, "plain"), (first, "first"), (second, "second"), (of_bob, "of bob")):
+            assert [state.step for state in await read(states, at_revision(1))] == ["s0", step]
+        assert (client.stats.syncs, client.stats.gaps, client.stats.dropped) == (4, 0, 0)
+        assert scripted.bodies("flow-subscribe") == [
+            {"flowId": FLOW},
+            {"flowId": FLOW, "entityId": "e-1"},
+            {"flowId": FLOW, "entityId": "e-2"},
+            {"flowId": FLOW, "userId": "bob", "entityId": "e-1"},
+        ]
+
+
+async def test_the_only_one_of_many_is_found_and_remembered(scripted: Scripted) -> None:
+    caught_up = {**read_one("e-1", 1), "events": [one_of_many("e-1", 1)], "complete": True}
+    scripted.answers["flow-subscribe"] = [read_one("e-1", 0), caught_up, read_one("e-1", 1)]
+    scripted.answers["flow-unsubscribe"] = [{"ok": True}]
+    scripted.answers["flow-state"] = [{"ok": True, "state": None}]
+    async with of_ada(scripted) as client:
+        states = client.follow(FLOW)
+        await states.ready()
+        await scripted.server.emit("flow-state-updated", one_of_many("e-2", 1))
+        await scripted.server.emit("flow-resync", {"reason": "r"})
+        assert revisions(await read(states, at_revision(1))) == [0, 1]
+        assert scripted.bodies("flow-subscribe")[1:] == [
+            {"flowId": FLOW, "entityId": "e-1", "epoch": "e", "since": 0}
+        ]
+        named, own = client.follow(FLOW, entity_id="e-1"), client.follow(FLOW, user_id="ada", entity_id="e-1")
+        await named.ready()
+        await own.ready()
+        await states.aclose()
+        await own.aclose()
+        await client.state(FLOW)
+        assert scripted.bodies("flow-unsubscribe") == [], "the server knows one subscription to that state"
+        await named.aclose()
+        await scripted.until("flow-unsubscribe", 1)
+        assert scripted.bodies("flow-unsubscribe") == [{"flowId": FLOW, "entityId": "e-1"}]
+
+
+async def test_a_participant_who_is_removed_is_refused_and_others_of_its_subscriptions_go_on(
+    scripted: Scripted,
+) -> None:
+    scripted.answers["flow-subscribe"] = [
+        read_one("e-1", 0, userId="bob"),
+        read_one("e-2", 0, userId="bob"),
+        refusal("INSUFFICIENT_PERMISSIONS", retryable=False),
+        {**read_one("e-2", 0, userId="bob"), "complete": True},
+    ]
+    async with of_ada(scripted) as client:
+        removed = client.follow(FLOW, user_id="bob", entity_id="e-1")
+        await removed.ready()
+        other = client.follow(FLOW, user_id="bob", entity_id="e-2")
+        await other.ready()
+        await scripted.server.emit("flow-resync", {"reason": "participants"})
+        assert revisions([await anext(removed)]) == [0]
+        with pytest.raises(FlowClientError, match="INSUFFICIENT_PERMISSIONS"):
+            await anext(removed)
+        await scripted.until("flow-subscribe", 4)
+        await scripted.server.emit("flow-state-updated", one_of_many("e-2", 1, userId="bob"))
+        assert revisions(await read(other, at_revision(1))) == [0, 1]
+
+
+async def test_a_subscription_without_the_entity_that_it_needs_ends(scripted: Scripted) -> None:
+    details = {"flowId": FLOW, "entityIds": ["e-1", "e-2"], "more": False}
+    scripted.answers["flow-subscribe"] = [refusal("ENTITY_REQUIRED", retryable=False, **details)]
+    async with of_ada(scripted) as client:
+        with pytest.raises(FlowClientError, match="ENTITY_REQUIRED") as refused:
+            await anext(client.follow(FLOW))
+    assert refused.value.details == details
+
+
+async def test_people_of_a_state_are_read_also_as_a_later_server_sends_them(scripted: Scripted) -> None:
+    people = {
+        "participants": [{"role": "approver", "userId": "bob"}, {"role": "clerk", "group": "it", "since": 1}],
+        "claims": [{"role": "approver", "userId": "bob", "until": "2026-01-01T00:00:00.000Z", "note": ""}],
+        "votes": [{"transition": "approve", "userId": "bob", "at": 1}],
+        "runs": [{"transition": "submit", "userId": "ada"}],
+    }
+    scripted.answers["flow-state"] = [{"ok": True, "state": one_of_many("e-1", 1, **people)}]
+    async with of_ada(scripted) as client:
+        state = await client.state(FLOW)
+    assert state is not None
+    assert isinstance(state.participants, tuple)
+    assert [(each.role, each.user_id, each.group) for each in state.participants] == [
+        ("approver", "bob", UNSET),
+        ("clerk", UNSET, "it"),
+    ]
+    assert state.claims == (ClaimView("approver", "bob", "2026-01-01T00:00:00.000Z"),)
+    assert state.votes == (TransitionBy("approve", "bob"),)
+    assert state.runs == (TransitionBy("submit", "ada"),)
+
+
+async def test_requests_name_one_of_many_and_lists_have_pages(scripted: Scripted) -> None:
+    address: dict[str, Any] = {"user_id": "bob", "entity_id": "e-1"}
+    sent = {"flowId": FLOW, "userId": "bob", "entityId": "e-1"}
+    people = [Participant("approver", user_id="carol"), Participant("clerk", group="it")]
+    as_sent = [{"role": "approver", "userId": "carol"}, {"role": "clerk", "group": "it"}]
+    changes = ("start", "transition", "reset", "claim", "release", "withdraw", "participants")
+    for name in ("state", *changes):
+        scripted.answers[f"flow-{name}"] = [{"ok": True, "state": state_at(1)}]
+    scripted.answers["flow-presence"] = [{"ok": True, "clients": []}]
+    page = {"ok": True, "items": [one_of_many("e-1", 1)]}
+    scripted.answers["flow-list"] = [{**page, "next": "there"}, page]
+    async with of_ada(scripted) as client:
+        await client.state(FLOW, **address)
+        await client.start(FLOW, participants=people, **address)
+        await client.transition(FLOW, "go", **address)
+        await client.reset(FLOW, **address)
+        await client.claim(FLOW, "approver", **address)
+        await client.release(FLOW, **address)
+        await client.withdraw(FLOW, **address)
+        assert (await client.assign(FLOW, people, expected_revision=4, **address)).revision == 1
+        await client.presence(FLOW, "bob", entity_id="e-1")
+        listed = await client.list_states(FLOW, status="active", limit=1)
+        tasks = await client.tasks("approver", after="there")
+    assert (listed.next, listed.items[0].identifying_entity, tasks.next) == ("there", "e-1", None)
+    more: dict[str, Any] = {
+        "start": {"participants": as_sent},
+        "transition": {"transition": "go"},
+        "claim": {"role": "approver"},
+        "participants": {"participants": as_sent, "expectedRevision": 4},
+    }
+    for name in changes:
+        (body,) = scripted.bodies(f"flow-{name}")
+        assert body.pop("requestId"), name
+        assert body == {**sent, **more.get(name, {})}
+    assert scripted.bodies("flow-state") == scripted.bodies("flow-presence") == [sent]
+    assert scripted.bodies("flow-list") == [
+        {"flowId": FLOW, "status": "active", "limit": 1},
+        {"after": "there", "as": "approver"},
+    ]
+
+
 async def test_a_request_is_repeated_as_it_is(scripted: Scripted) -> None:
     done = {"ok": True, "state": state_at(1)}
     scripted.answers["flow-transition"] = [None, refusal("STORE_UNAVAILABLE", retryable=True), done]
@@ -223,7 +391,7 @@ async def test_a_request_is_repeated_as_it_is(scripted: Scripted) -> None:
         assert len({*ids}) == 3
 
 
-@pytest.mark.parametrize("code", ["STATE_PAUSED", "REVISION_CONFLICT"])
+@pytest.mark.parametrize("code", ["STATE_PAUSED", "REVISION_CONFLICT", "CLAIMED"])
 async def test_a_request_whose_repetition_the_caller_decides_is_not_repeated(
     scripted: Scripted, code: str
 ) -> None:

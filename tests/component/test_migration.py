@@ -170,6 +170,6 @@ async def test_many_share_commands(
         for command in ("find", "update"):
             assert sent.names.count(command) <= 300 // 5, "of 300 that they would be one by one"
         store = MongoStateStore(parts.database)
-        assert await store.list_running_users("loop", 1, (), 10, SystemClock().now()) == []
+        assert await store.list_running("loop", 1, (), 10, SystemClock().now()) == []
     finally:
         await counted.close()

@@ -7,6 +7,7 @@ from bson.json_util import dumps
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
+from app.contracts.state import StateId
 from app.main import Backend
 from app.services import FlowService
 from app.services.administration import personal_data
@@ -154,7 +155,7 @@ async def test_a_worker_that_delivers_late_brings_nothing_back(
     await service.background.stop()
     monkeypatch.setattr(personal_data, "MAX_DRAIN_SECONDS", 0.05)
     await lived(service)
-    stored = await MongoStateStore(parts.database).load(FLOW, "ada")
+    stored = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
     assert stored is not None
     assert stored.pending, "held by a worker that is slow"
     await service.personal_data.erase("ada", ROOT)

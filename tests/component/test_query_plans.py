@@ -7,6 +7,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from msgspec import structs
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
@@ -14,13 +15,15 @@ from app.contracts.migration import MigrateCommand
 from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryFilter
+from app.contracts.state import StateId
+from app.flow.history_chain import seal
 from app.kit.clock import SystemClock
 from app.main import Backend
 from app.services import FlowService
 from config.settings import Settings
 from models.states.store import MongoStateStore
 from tests.support.databases import SentCommands
-from tests.support.samples import PROGRAM, flow_dict
+from tests.support.samples import PROGRAM, flow_dict, moved, peopled, record
 from tests.support.versions import edited
 
 # Plans are read between the requests, in the loop of the service: its bus may miss a heartbeat.
@@ -40,9 +43,11 @@ EXPECTED = {
     "flow_states: outbox.timestamp",
     "flow_states: expiresAt",
     "flow_states: timeoutAt",
+    "flow_states: people.userId",
     "flow_history: _id",
     "flow_history: stateId",
     "flow_history: stateId, requestId",
+    "flow_history: named",
 }
 """The fields by which the use cases and sweeps are known to ask, so that none of them is left out below."""
 
@@ -129,6 +134,18 @@ async def sweep(service: FlowService, parts: Backend) -> None:
         await service.background.check.run()
 
 
+async def erase_others(parts: Backend) -> None:
+    """Erase one of the people who are named in states of others; the other one stays there."""
+    states = MongoStateStore(parts.database)
+    for n in range(0, BYSTANDERS, 10):
+        stored = await states.load(StateId("loop", f"user-{n}"))
+        assert stored is not None
+        after = moved(peopled(structs.replace(stored.state, transitions=()), "bob", "cleo"))
+        await states.commit(stored.state.position, seal(record(after, kind="assigned"), stored.head, "salt"))
+    done = await parts.service.personal_data.erase("bob", trusted_origin("root"))
+    assert done.pseudonymised_states == BYSTANDERS // 10
+
+
 def explain(settings: Settings, query: Query) -> dict[str, Any]:
     """The plan of a query, and how many documents it read."""
     assert settings.mongo_url is not None
@@ -146,6 +163,7 @@ async def test_no_query_scans(settings: Settings) -> None:
         await sweep(service, parts)
         await service.personal_data.export("ada")
         await service.personal_data.erase("ada", trusted_origin("root"))
+        await erase_others(parts)
         await service.background.relay.drain(10)
         asked = {shape(query): query for query in queries(list(sent.commands)) if query[0] not in SMALL}
         fields = {f"{collection}: {', '.join(condition)}" for collection, condition in asked.values()}

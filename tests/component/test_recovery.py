@@ -10,6 +10,7 @@ from msgspec import UNSET, structs
 from app.contracts.commands import PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
 from app.contracts.ports.states import StateFilter
+from app.contracts.state import StateId
 from app.flow.history_chain import seal
 from app.kit.clock import SystemClock
 from app.main import Backend, publish_definitions
@@ -373,12 +374,12 @@ async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts
     flows = service.as_trusted()
     await service.background.stop()
     await flows.start_flow("ada", FLOW)
-    stored = await MongoStateStore(parts.database).load(FLOW, "ada")
+    stored = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
     assert stored is not None
     rival = structs.replace(stored.pending[0], commit_id="rival")
     await MongoHistoryStore(parts.database).append([rival])
     await service.background.relay.deliver(stored.pending)
-    again = await MongoStateStore(parts.database).load(FLOW, "ada")
+    again = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
     assert again is not None
     assert again.pending == stored.pending, "it stays where it is"
 

@@ -12,6 +12,7 @@ from pymongo.errors import AutoReconnect
 
 from app.contracts.commands import StartCommand
 from app.contracts.errors import DatabaseRefusedError, FlowStateCorruptionError, StoreUnavailableError
+from app.contracts.state import StateId
 from app.main import Backend
 from config.settings import Settings
 from models.database import connect
@@ -123,7 +124,7 @@ async def test_an_outcome_that_was_lost_is_looked_up(parts: Backend, faults: lis
     second = moved(state)
     store = breaking(parts, [*faults])
     assert await store.commit(state.position, record(second, commit="mine-too"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
@@ -148,7 +149,7 @@ async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Backend) -> 
     state = fresh()
     assert await late(parts).commit(None, record(state, commit="mine"))
     assert await late(parts).commit(state.position, record(moved(state), commit="mine-too"))
-    stored = await MongoStateStore(parts.database).load("loop", "ada")
+    stored = await MongoStateStore(parts.database).load(StateId("loop", "ada"))
     assert stored is not None
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
@@ -188,7 +189,7 @@ async def test_a_rivals_commit_is_not_mistaken_for_the_own(parts: Backend) -> No
 
     store = store_through(parts, overtaken)
     assert not await store.commit(state.position, record(moved(state), commit="mine"))
-    stored = await rival_store.load("loop", "ada")
+    stored = await rival_store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.state.message == "rival"
 

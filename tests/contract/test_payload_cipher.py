@@ -10,6 +10,7 @@ from msgspec import UNSET, structs
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
 from app.contracts.record import payload_place, remembered_request
+from app.contracts.state import StateId
 from models.database import Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
@@ -83,9 +84,9 @@ async def test_states_are_stored_sealed_and_loaded_open(
     place = payload_place(started, None)
     request = remembered_request(started)
     stored = StoredState(state, (started,), () if request is None else (request,), "", place)
-    assert await states.load("loop", "ada") == stored
-    assert await asyncio.gather(*(states.load("loop", "ada") for _ in range(3))) == [stored] * 3
-    assert await states.load_or_salvage("loop", "ada") == stored
+    assert await states.load(StateId("loop", "ada")) == stored
+    assert await asyncio.gather(*(states.load(StateId("loop", "ada")) for _ in range(3))) == [stored] * 3
+    assert await states.load_or_salvage(StateId("loop", "ada")) == stored
     assert await states.walk("", 10) == [stored]
     later = T0 + timedelta(hours=1)
     assert await states.list_undelivered(later, 10) == [stored]
@@ -103,7 +104,7 @@ async def test_a_change_that_leaves_the_payload_leaves_it_sealed(
     assert await states.commit(state.position, structs.replace(record(after), payload_revision=0))
     (document,) = await documents(sealed_database, "flow_states")
     assert document["payload"] == before["payload"]
-    loaded = await states.load("loop", "ada")
+    loaded = await states.load(StateId("loop", "ada"))
     assert loaded is not None
     assert loaded.state == after
     assert [one.after for one in loaded.deliverable] == [state, after]
@@ -117,12 +118,12 @@ async def test_a_damaged_state_is_replaced_by_a_sealed_one(
     state = fresh(payload=SECRET)
     await states.commit(None, record(state))
     await sealed_database.collection("flow_states").update_one({"_id": state.key}, {"$unset": {"step": ""}})
-    damaged = await states.load_or_salvage("loop", "ada")
+    damaged = await states.load_or_salvage(StateId("loop", "ada"))
     assert isinstance(damaged, DamagedState)
     assert [one.after for one in damaged.pending] == [state]
     assert await states.replace(damaged, record(moved(state)))
     await documents(sealed_database, "flow_states")
-    loaded = await states.load("loop", "ada")
+    loaded = await states.load(StateId("loop", "ada"))
     assert loaded is not None
     assert loaded.state == moved(state)
 
@@ -136,17 +137,20 @@ async def test_records_are_stored_sealed_and_read_open(
     await history.append([first, second])
     assert cipher.calls == [4], "all payloads of a command are sealed together"
     await documents(sealed_database, "flow_history")
-    assert (await history.read("loop", "ada", None, 10)).items == [first, second]
+    assert (await history.read(StateId("loop", "ada"), None, 10)).items == [first, second]
     assert cipher.calls == [4, 4]
-    assert (await history.scan("loop", "ada", None, 10)).items == [first, second]
-    assert await history.newest("loop", "ada") == second
+    assert (await history.scan(StateId("loop", "ada"), None, 10)).items == [first, second]
+    assert await history.newest(StateId("loop", "ada")) == second
     assert await history.get(first.id) == first
     assert await history.get_many([second.id]) == [second]
-    assert await history.find_request("loop", "ada", "ada", "r-1", T0 - timedelta(1)) in (first, second)
+    assert await history.find_request(StateId("loop", "ada"), "ada", "r-1", T0 - timedelta(1)) in (
+        first,
+        second,
+    )
 
 
 @WITH_DOCUMENTS
 async def test_without_a_payload_nothing_is_sealed(states: MongoStateStore, cipher: FakeCipher) -> None:
     await states.commit(None, structs.replace(record(fresh()), payload=UNSET))
-    assert await states.load("loop", "ada") is not None
+    assert await states.load(StateId("loop", "ada")) is not None
     assert cipher.calls == []

@@ -7,6 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
+from app.contracts.people import PersonSalt
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
     DamagedState,
@@ -16,12 +17,13 @@ from app.contracts.ports.states import (
     StateStore,
     StoredState,
 )
-from app.contracts.record import PayloadPlace, as_stored, payload_place, remembered_request
-from app.contracts.state import FlowState
+from app.contracts.pseudonyms import state_without_person
+from app.contracts.record import Kind, PayloadPlace, as_stored, payload_place, remembered_request
+from app.contracts.state import FlowState, StateId
 from models.database import Database
 from models.states.store import MongoStateStore
 from tests.support.fakes import FakeStateStore
-from tests.support.samples import T0, fresh, moved, record
+from tests.support.samples import T0, fresh, moved, peopled, record
 
 PORTS = (StateStore,)
 
@@ -41,7 +43,7 @@ async def test_a_committed_state_is_loaded_exactly(store: StateStore) -> None:
     state = fresh(payload=payload, entity_id=None, service="shop")
     made = record(state, kind="started")
     assert await store.commit(None, made)
-    assert await store.load("loop", "ada") == StoredState(state, (made,), payload_at=place(state))
+    assert await store.load(StateId("loop", "ada")) == StoredState(state, (made,), payload_at=place(state))
 
 
 async def test_the_last_requests_are_remembered(store: StateStore) -> None:
@@ -53,12 +55,12 @@ async def test_the_last_requests_are_remembered(store: StateStore) -> None:
         plain = record(state)
         requests.append(structs.replace(plain, request_id=f"r-{n}", digest=f"d-{n}") if n % 5 else plain)
         await store.commit(before.position, requests[-1])
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     expected = [r for request in requests if (r := remembered_request(request)) is not None]
     assert stored.recent == tuple(expected[-REMEMBERED_REQUESTS:])
     await store.release(requests)
-    again = await store.load("loop", "ada")
+    again = await store.load(StateId("loop", "ada"))
     assert again == StoredState(state, (), stored.recent, payload_at=stored.payload_at)
 
 
@@ -69,19 +71,19 @@ async def test_absent_fields_stay_absent_and_removed_fields_are_removed(store: S
     await store.commit(None, record(first))
     second = moved(first, payload=UNSET, entity_id=UNSET, message=UNSET, previous=UNSET, expires_at=UNSET)
     assert await store.commit(first.position, record(second))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.state == second
 
 
 async def test_no_state_is_none(store: StateStore) -> None:
-    assert await store.load("loop", "nobody") is None
+    assert await store.load(StateId("loop", "nobody")) is None
 
 
 async def test_a_second_start_is_refused(store: StateStore) -> None:
     assert await store.commit(None, record(fresh(epoch="e1"), commit="1"))
     assert not await store.commit(None, record(fresh(epoch="e2"), commit="2"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.state.epoch == "e1"
 
@@ -92,7 +94,7 @@ async def test_a_commit_on_another_position_is_refused(store: StateStore, stale:
     await store.commit(None, record(state))
     wrong = structs.replace(state, **stale)
     assert not await store.commit(wrong.position, record(moved(wrong)))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.state == state
     assert len(stored.pending) == 1
@@ -104,7 +106,7 @@ async def test_of_rivals_one_wins(store: StateStore) -> None:
     rivals = [record(moved(state, message=str(n)), commit=str(n)) for n in range(10)]
     won = await asyncio.gather(*(store.commit(state.position, rival) for rival in rivals))
     assert sum(won) == 1
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.state.message == str(won.index(True))
     assert stored.pending[-1].commit_id == str(won.index(True))
@@ -117,7 +119,7 @@ async def test_records_wait_until_they_are_released(store: StateStore) -> None:
     await store.commit(first.position, record(second))
     await store.commit(second.position, record(third))
     await store.release([record(first), record(second)])
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored == StoredState(third, (record(third),), payload_at=place(third))
 
 
@@ -127,7 +129,7 @@ async def test_an_ended_state_stays_for_its_requests(store: StateStore) -> None:
     await store.commit(None, record(state))
     await store.commit(state.position, record(ended))
     await store.release([record(state), record(ended)])
-    assert await store.load("loop", "ada") == StoredState(state=ended)
+    assert await store.load(StateId("loop", "ada")) == StoredState(state=ended)
     assert await store.find(StateFilter(user_id="ada"), None, 10, T0) == StatePage([], None)
 
 
@@ -139,7 +141,9 @@ async def test_a_new_epoch_begins_on_an_ended_state_and_retains_its_outbox(store
     await store.commit(state.position, record(ended))
     assert await store.commit(ended.position, record(again))
     await store.release([record(state), record(ended)])
-    assert await store.load("loop", "ada") == StoredState(again, (record(again),), payload_at=place(again))
+    assert await store.load(StateId("loop", "ada")) == StoredState(
+        again, (record(again),), payload_at=place(again)
+    )
 
 
 async def test_states_of_a_user_by_flow(store: StateStore) -> None:
@@ -174,12 +178,15 @@ async def test_a_paused_state_is_present_whatever_its_time(store: StateStore) ->
         await store.commit(None, record(state))
     now = T0 + timedelta(seconds=10)
     assert (await store.find(StateFilter(), None, 10, now)).states == [before, stopped]
-    assert await store.list_running_users("loop", 1, [], 10, now) == ["before", "stopped"]
+    assert await store.list_running("loop", 1, [], 10, now) == [
+        StateId("loop", "before"),
+        StateId("loop", "stopped"),
+    ]
     assert sum(group.count for group in await store.count_running_by_step("loop", 1, 10, now)) == 2
     assert [state async for state in store.expired(now)] == [before]
     resumed = moved(stopped, status="active", expires_at=now, expiry_left_ms=UNSET)
     assert await store.commit(stopped.position, record(resumed))
-    found = await store.load("loop", "stopped")
+    found = await store.load(StateId("loop", "stopped"))
     assert found is not None
     assert found.state == resumed
 
@@ -198,31 +205,31 @@ async def test_undelivered_states(store: StateStore) -> None:
 async def test_a_colon_cannot_reach_another_users_state(store: StateStore) -> None:
     await store.commit(None, record(fresh(user="b:c", slug="a")))
     with pytest.raises(FlowNotFoundError):
-        await store.load("a:b", "c")
+        await store.load(StateId("a:b", "c"))
 
 
 async def test_the_head_is_the_hash_of_the_last_record(store: StateStore) -> None:
     state = fresh()
     await store.commit(None, structs.replace(record(state), hash="h-0"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.head == "h-0"
     await store.commit(state.position, structs.replace(record(moved(state)), hash="h-1"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.head == "h-1"
 
 
 async def test_many_at_once_have_their_own_outcomes(store: StateStore) -> None:
     """Commits in flight share commands: starts, changes, stale ones and rivals, each with its answer."""
-    list_running_users = [fresh(user=f"u-{n}") for n in range(20)]
-    await asyncio.gather(*(store.commit(None, record(state)) for state in list_running_users))
+    list_running = [fresh(user=f"u-{n}") for n in range(20)]
+    await asyncio.gather(*(store.commit(None, record(state)) for state in list_running))
     wanted = [
         *((None, record(fresh(user=f"v-{n}"))) for n in range(10)),
         *((None, record(fresh(user=f"u-{n}", epoch="e2"))) for n in range(5)),
-        *((state.position, record(moved(state), commit="first")) for state in list_running_users[:10]),
-        *((state.position, record(moved(state), commit="rival")) for state in list_running_users[5:10]),
-        *((moved(state).position, record(moved(moved(state)))) for state in list_running_users[15:]),
+        *((state.position, record(moved(state), commit="first")) for state in list_running[:10]),
+        *((state.position, record(moved(state), commit="rival")) for state in list_running[5:10]),
+        *((moved(state).position, record(moved(moved(state)))) for state in list_running[15:]),
     ]
     made = await asyncio.gather(*(store.commit(before, one) for before, one in wanted))
     assert made[:10] == [True] * 10
@@ -230,7 +237,9 @@ async def test_many_at_once_have_their_own_outcomes(store: StateStore) -> None:
     assert made[15:20] == [True] * 5
     assert [a + b for a, b in zip(made[20:25], made[25:30], strict=True)] == [1] * 5, "one of two rivals"
     assert made[30:] == [False] * 5
-    loaded = await asyncio.gather(*(store.load("loop", f"u-{n}") for n in range(20)), store.load("loop", "x"))
+    loaded = await asyncio.gather(
+        *(store.load(StateId("loop", f"u-{n}")) for n in range(20)), store.load(StateId("loop", "x"))
+    )
     assert [s and s.state.revision for s in loaded] == [*[1] * 10, *[0] * 10, None]
     for stored, rival in zip(loaded[5:10], made[25:30], strict=True):
         assert stored is not None
@@ -240,13 +249,62 @@ async def test_many_at_once_have_their_own_outcomes(store: StateStore) -> None:
 async def test_an_erasure_makes_a_state_forget_its_requests(store: StateStore) -> None:
     state = fresh()
     await store.commit(None, structs.replace(record(state), digest="d"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.recent
     await store.commit(state.position, structs.replace(record(moved(state), kind="erased"), digest="d"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.recent == ()
+
+
+async def test_people_are_stored_exactly_and_removed(store: StateStore) -> None:
+    state = structs.replace(peopled(fresh(), "bob", "cleo"), instance_id="E-1")
+    made = structs.replace(record(state), actor="bob", actor_salt="salt-of-bob")
+    assert await store.commit(None, made)
+    found = (await store.walk("", 10))[0]
+    assert found == StoredState(state, (made,))
+    absent = dict.fromkeys(("participants", "awaits", "claims", "votes", "runs", "people"), UNSET)
+    after = moved(state, **absent)
+    assert await store.commit(state.position, record(after))
+    assert [each.state for each in await store.walk("", 10)] == [after]
+
+
+@pytest.mark.parametrize("kind", ["started", "reset", "set", "assigned"])
+async def test_a_state_without_people_may_follow_one_with_people(store: StateStore, kind: Kind) -> None:
+    """A start follows a tombstone; people and their salts may have been erased from it before."""
+    ended = structs.replace(peopled(fresh(), "bob"), status="cleared", people=UNSET)
+    await store.commit(None, record(ended))
+    after = fresh(epoch="e2")
+    assert await store.commit(ended.position, record(after, kind=kind))
+    assert [each.state for each in await store.walk("", 10)] == [after]
+
+
+async def test_the_states_that_name_a_person(store: StateStore) -> None:
+    """Beside their owner; ended ones too."""
+    named = [
+        peopled(fresh("ada"), "bob", "cleo"),
+        structs.replace(peopled(fresh("dan"), "cleo"), instance_id="E-1"),
+        structs.replace(peopled(fresh("dan"), "bob", "cleo"), instance_id="E-2", status="cleared"),
+        structs.replace(fresh("eve"), people=(PersonSalt("bob", "salt"),)),
+    ]
+    for state in (*named, fresh("bob"), structs.replace(fresh("fay"), participants=named[0].participants)):
+        await store.commit(None, record(state))
+    assert await store.ids_naming("bob") == [named[0].id, named[3].id, named[2].id]
+    assert await store.ids_naming("cleo") == [named[0].id, named[1].id, named[2].id]
+    assert await store.ids_naming("ada") == []
+    changed = moved(state_without_person(named[0], "bob"))
+    await store.commit(named[0].position, structs.replace(record(changed, kind="pseudonymised")))
+    assert await store.ids_naming("bob") == [named[3].id, named[2].id]
+
+
+async def test_an_erasure_of_a_person_makes_a_state_forget_its_requests(store: StateStore) -> None:
+    state = peopled(fresh(), "bob")
+    await store.commit(None, structs.replace(record(state), digest="d"))
+    after = moved(state_without_person(state, "bob"))
+    assert (await store.walk("", 1))[0].recent
+    await store.commit(state.position, structs.replace(record(after, kind="pseudonymised"), digest="d"))
+    assert (await store.walk("", 1))[0].recent == ()
 
 
 async def test_states_are_found_by_what_they_are(store: StateStore) -> None:
@@ -286,16 +344,22 @@ async def test_running_states_of_a_version_are_surveyed_by_where_they_stand(stor
 
     found = await store.count_running_by_step("loop", 1, 1, T0)
     assert sorted(found, key=lambda f: (f.step, f.status, f.previous is UNSET)) == [
-        RunningStates("a", "active", UNSET, 1, ("u0",)),
-        RunningStates("b", "active", "a", 1, ("with:colon",)),
-        RunningStates("b", "active", UNSET, 2, ("u1",)),
-        RunningStates("b", "paused", UNSET, 1, ("u3",)),
+        RunningStates("a", "active", UNSET, 1, (StateId("loop", "u0"),)),
+        RunningStates("b", "active", "a", 1, (StateId("loop", "with:colon"),)),
+        RunningStates("b", "active", UNSET, 2, (StateId("loop", "u1"),)),
+        RunningStates("b", "paused", UNSET, 1, (StateId("loop", "u3"),)),
     ]
     assert await store.count_running_by_step("loop", 3, 1, T0) == []
-    assert await store.list_running_users("loop", 1, (), 10, T0) == ["u0", "u1", "u2", "u3", "with:colon"]
-    assert await store.list_running_users("loop", 1, ("b", "c"), 10, T0) == ["u0"]
-    assert await store.list_running_users("loop", 1, (), 2, T0) == ["u0", "u1"]
-    assert await store.list_running_users("loop", 2, (), 10, T0) == ["x"]
+    assert await store.list_running("loop", 1, (), 10, T0) == [
+        StateId("loop", "u0"),
+        StateId("loop", "u1"),
+        StateId("loop", "u2"),
+        StateId("loop", "u3"),
+        StateId("loop", "with:colon"),
+    ]
+    assert await store.list_running("loop", 1, ("b", "c"), 10, T0) == [StateId("loop", "u0")]
+    assert await store.list_running("loop", 1, (), 2, T0) == [StateId("loop", "u0"), StateId("loop", "u1")]
+    assert await store.list_running("loop", 2, (), 10, T0) == [StateId("loop", "x")]
 
 
 async def test_states_whose_timeout_is_due_oldest_first(store: StateStore) -> None:
@@ -331,10 +395,10 @@ async def test_a_random_key_is_of_a_state_that_is_there(store: StateStore) -> No
 
 async def test_a_sound_state_is_salvaged_as_it_is(store: StateStore) -> None:
     await store.commit(None, record(fresh()))
-    found = await store.load_or_salvage("loop", "ada")
+    found = await store.load_or_salvage(StateId("loop", "ada"))
     assert isinstance(found, StoredState)
-    assert found == await store.load("loop", "ada")
-    assert await store.load_or_salvage("loop", "nobody") is None
+    assert found == await store.load(StateId("loop", "ada"))
+    assert await store.load_or_salvage(StateId("loop", "nobody")) is None
 
 
 async def test_a_state_is_replaced_as_it_was_read_or_not_at_all(store: StateStore) -> None:
@@ -344,11 +408,11 @@ async def test_a_state_is_replaced_as_it_was_read_or_not_at_all(store: StateStor
     again = moved(state, message="repaired")
     assert not await store.replace(stale, record(again))
     assert await store.replace(DamagedState(state.position, "odd"), record(again, commit="new"))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.state == again
     assert [p.commit_id for p in stored.pending] == ["new"]
-    await store.drop_damaged("loop", "ada")
+    await store.drop_damaged(StateId("loop", "ada"))
 
 
 async def test_what_users_changed_since_a_moment(store: StateStore) -> None:
@@ -398,22 +462,22 @@ async def test_a_payload_that_a_record_names_is_stored_once(store: StateStore) -
     third = moved(second, payload={"a": 2})
     await store.commit(None, record(first))
     assert await store.commit(first.position, named)
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert (stored.state, stored.payload_at) == (second, place(first)), "the state has its payload"
     assert stored.pending == (record(first), as_stored(named))
     assert stored.deliverable == [record(first), named]
     await store.release([record(first)])
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.deliverable == [named], "the state has it"
     await store.commit(second.position, record(third))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.payload_at == place(third)
     assert stored.deliverable == [as_stored(named), record(third)], "the history has it"
     fourth = moved(third, payload=UNSET)
     await store.commit(third.position, record(fourth))
-    stored = await store.load("loop", "ada")
+    stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.payload_at is None

@@ -521,7 +521,7 @@ async def test_a_reader_that_is_far_behind_misses_the_oldest_updates(serving: Se
             await client.transition(FLOW, "fly")
         states = client.follow(FLOW)
         await states.ready()
-        (mailbox,) = client._subscriptions[FLOW, None]._mailboxes
+        (mailbox,) = client._subscriptions[FLOW, None, None]._mailboxes
         newest = await client.state(FLOW)
         for _ in range(1500):
             mailbox.put(newest)

@@ -184,6 +184,168 @@ test('followings of one state share a subscription, until the last one ends', as
   assert.deepEqual(bodies('flow-unsubscribe'), [{ flowId: FLOW }]);
 });
 
+/** A revision of one of many states of the user. */
+const one = (entityId, revision, more = {}) => at(revision, { instances: 'many', entityId, ...more });
+
+test('an event of one of many is that of the subscription with its entity; a label names nothing', async (t) => {
+  const subscribe = ({ entityId }) => ({ ...from(0), state: entityId ? one(entityId, 0) : at(0) });
+  const { client, server, bodies } = clientOf(t, { 'flow-subscribe': subscribe });
+  const [plain, first, second] = [undefined, 'e-1', 'e-2'].map((entityId) => client.follow(FLOW, { entityId }));
+  const foreign = client.follow(FLOW, { userId: 'u-2', entityId: 'e-1' });
+  for (const each of [plain, first, second, foreign]) await take(each, 1);
+  const events = [
+    at(1, { entityId: 'e-1' }),
+    one('e-1', 1, { step: 'first' }),
+    one('e-2', 1, { step: 'second' }),
+    one('e-3', 1),
+    one('e-1', 1, { userId: 'u-2' }),
+    one('e-2', 2, { userId: 'u-2' }),
+  ];
+  for (const event of events) server.sockets[0].fire('flow-state-updated', event);
+  await turn();
+  assert.deepEqual([plain, first, second, foreign].map(({ state }) => state), [events[0], events[1], events[2], events[4]]);
+  assert.deepEqual([client.stats.gaps, client.stats.syncs, client.stats.dropped], [0, 4, 0]);
+  assert.deepEqual(bodies('flow-subscribe'), [
+    { flowId: FLOW },
+    { flowId: FLOW, entityId: 'e-1' },
+    { flowId: FLOW, entityId: 'e-2' },
+    { flowId: FLOW, userId: 'u-2', entityId: 'e-1' },
+  ]);
+  first.close();
+  assert.deepEqual(bodies('flow-unsubscribe'), [{ flowId: FLOW, entityId: 'e-1' }]);
+});
+
+test('without an entity it is the one that the server finds, also when there are others later', async (t) => {
+  const found = { ...from(3), state: one('e-1', 3) };
+  const { client, server, bodies } = clientOf(t, { 'flow-subscribe': () => found });
+  const following = client.follow(FLOW);
+  assert.deepEqual(await take(following, 1), [found.state]);
+  server.sockets[0].fire('flow-state-updated', at(4));
+  server.sockets[0].fire('flow-state-updated', one('e-2', 4));
+  server.sockets[0].fire('flow-state-updated', one('e-1', 4));
+  assert.deepEqual(await take(following, 1), [one('e-1', 4)]);
+  assert.deepEqual([client.stats.gaps, client.stats.dropped], [0, 0]);
+  server['flow-subscribe'] = () => ({ state: one('e-1', 5), events: [one('e-1', 5)], complete: true });
+  server.sockets[0].fire('flow-resync', { reason: 'x' });
+  assert.deepEqual(await take(following, 1), [one('e-1', 5)]);
+  assert.deepEqual(bodies('flow-subscribe').slice(1), [{ flowId: FLOW, entityId: 'e-1', epoch: 'e1', since: 4 }]);
+
+  server.sockets[0].fire('flow-state-updated', one('e-1', 6, { status: 'cleared' }));
+  server.sockets[0].fire('flow-state-updated', one('e-2', 5));
+  assert.deepEqual([following.level, following.state.revision], [true, 6]);
+
+  const named = client.follow(FLOW, { entityId: 'e-1' });
+  following.close(); // the server knows only one subscription to that state
+  assert.deepEqual(bodies('flow-unsubscribe'), []);
+  named.close();
+  assert.deepEqual(bodies('flow-unsubscribe'), [{ flowId: FLOW, entityId: 'e-1' }]);
+});
+
+test('a first state of many is found, in whichever order its events and the answers come', async (t) => {
+  const events = [one('e-1', 0, { epoch: 'e2' }), one('e-1', 1, { epoch: 'e2' })];
+  const found = { state: events[0], events: [events[0]], complete: true };
+  const late = { state: events[1], events: [events[1]], complete: true };
+  for (const none of [NONE, { ...NONE, state: at(7, { status: 'cleared' }) }]) {
+    const { client, server, bodies } = clientOf(t, { 'flow-subscribe': () => none });
+    const following = client.follow(FLOW);
+    await take(following, 1);
+    const answers = [found, late];
+    server['flow-subscribe'] = (body, socket) => {
+      // It was read before this event, which arrives before it.
+      if (answers.length === 2) socket.fire('flow-state-updated', events[1]);
+      return answers.shift();
+    };
+    server.sockets[0].fire('flow-state-updated', one('e-0', 9, { status: 'cleared' })); // it is none
+    await turn();
+    assert.equal(bodies('flow-subscribe').length, 1);
+    server.sockets[0].fire('flow-state-updated', events[0]);
+    assert.deepEqual(await take(following, 2), events);
+    const [, first, second] = bodies('flow-subscribe');
+    assert.deepEqual([first.entityId, first.fromStart, second], [undefined, true, { flowId: FLOW, entityId: 'e-1', epoch: 'e2', since: 0 }]);
+    assert.equal(following.level, true);
+    assert.equal(client.stats.gaps, 0);
+  }
+});
+
+test('a state of many that starts while the answer that there is none is on its way is found', async (t) => {
+  const answers = [NONE, { state: one('e-1', 0), events: [one('e-1', 0)], complete: true }];
+  const subscribe = (body, socket) => {
+    if (answers.length === 2) socket.fire('flow-state-updated', one('e-1', 0));
+    return answers.shift();
+  };
+  const { client } = clientOf(t, { 'flow-subscribe': subscribe });
+  assert.deepEqual(await take(client.follow(FLOW), 2), [null, one('e-1', 0)]);
+});
+
+test('the one that is found has a position of its own, whatever the state before it had', async (t) => {
+  const { client, server } = clientOf(t);
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  const found = one('e-1', 2, { epoch: 'e0' }); // it began before the other one did
+  server['flow-subscribe'] = (body, socket) => {
+    socket.fire('flow-state-updated', at(1, { status: 'cleared' }));
+    return { state: found, events: [], complete: false };
+  };
+  server.sockets[0].fire('flow-resync', { reason: 'x' });
+  assert.deepEqual(await take(following, 1), [found]);
+  assert.equal(following.level, true);
+  assert.deepEqual([following.stats.dropped, following.stats.gaps], [0, 0]);
+});
+
+test('a subscription that needs an entity, or is not allowed any more, ends; others go on', async (t) => {
+  const { client, server } = clientOf(t, { 'flow-subscribe': ({ entityId }) => ({ ...from(0), state: one(entityId, 0) }) });
+  client.on('error', () => {});
+  const [removed, other] = ['e-1', 'e-2'].map((entityId) => client.follow(FLOW, { userId: 'u-2', entityId }));
+  for (const each of [removed, other]) await take(each, 1);
+  const required = refused('ENTITY_REQUIRED', { details: { entityIds: ['e-1', 'e-2'], more: false } });
+  server['flow-subscribe'] = ({ entityId }) => {
+    if (!entityId) return required;
+    if (entityId === 'e-1') return refused('INSUFFICIENT_PERMISSIONS');
+    return { state: one('e-2', 0, { userId: 'u-2' }), events: [], complete: true };
+  };
+  await assert.rejects(client.follow(FLOW).next(), { code: 'ENTITY_REQUIRED', details: required.error.details });
+  server.sockets[0].fire('flow-resync', { reason: 'participants' });
+  await assert.rejects(removed.next(), { code: 'INSUFFICIENT_PERMISSIONS' });
+  server.sockets[0].fire('flow-state-updated', one('e-2', 1, { userId: 'u-2' }));
+  assert.deepEqual(await take(other, 1), [one('e-2', 1, { userId: 'u-2' })]);
+});
+
+test('requests name one of many, and lists have pages', async (t) => {
+  const state = () => ({ state: at(1) });
+  const changes = ['start', 'transition', 'reset', 'claim', 'release', 'withdraw', 'participants'];
+  const answers = Object.fromEntries(['state', ...changes].map((name) => [`flow-${name}`, state]));
+  const { client, server, bodies } = clientOf(t, answers);
+  const address = { userId: 'u-2', entityId: 'e-1' };
+  const participants = [{ role: 'approver', userId: 'u-3' }];
+  await client.state(FLOW, address);
+  await client.start(FLOW, { ...address, participants });
+  await client.transition(FLOW, 'go', address);
+  await client.reset(FLOW, address);
+  await client.claim(FLOW, { ...address, role: 'approver' });
+  await client.release(FLOW, address);
+  await client.withdraw(FLOW, address);
+  assert.deepEqual(await client.assign(FLOW, participants, { ...address, expectedRevision: 4 }), at(1));
+  const more = {
+    start: { participants },
+    transition: { transition: 'go' },
+    claim: { role: 'approver' },
+    participants: { participants, expectedRevision: 4 },
+  };
+  assert.deepEqual(bodies('flow-state'), [{ flowId: FLOW, ...address }]);
+  for (const name of changes) {
+    const [{ requestId, ...body }] = bodies(`flow-${name}`);
+    assert.deepEqual(body, { flowId: FLOW, ...address, ...more[name] });
+    assert.match(requestId, /^[\x21-\x7e]{1,128}$/);
+  }
+  server['flow-list'] = ({ after }) => ({ items: [at(1)], next: after ? undefined : 'there' });
+  assert.deepEqual(await client.list(FLOW, { status: 'active', limit: 1 }), { items: [at(1)], next: 'there' });
+  assert.deepEqual(await client.tasks('approver', { after: 'there' }), { items: [at(1)], next: null });
+  assert.deepEqual(bodies('flow-list'), [
+    { flowId: FLOW, status: 'active', limit: 1 },
+    { as: 'approver', after: 'there' },
+  ]);
+});
+
 test('a gap, a resync and a new connection sync with the position held', async (t) => {
   const { client, server, bodies } = clientOf(t);
   const following = client.follow(FLOW);
@@ -332,7 +494,7 @@ test('each call has an id of its own, unless it is given one', async (t) => {
 });
 
 test('what only the caller can decide, and what is refused for good, is not repeated', async (t) => {
-  for (const [code, retryable] of [['STATE_PAUSED', true], ['REVISION_CONFLICT', true], ['INVALID_TRANSITION', false]]) {
+  for (const [code, retryable] of [['STATE_PAUSED', true], ['REVISION_CONFLICT', true], ['CLAIMED', true], ['INVALID_TRANSITION', false]]) {
     const answer = refused(code, { retryable, details: { a: 1 } });
     const { client, bodies } = clientOf(t, { 'flow-transition': () => answer });
     const expected = { code, retryable, details: { a: 1 }, message: 'no' };
@@ -648,6 +810,24 @@ test('presence is reported on each connection and after each change', async (t) 
   await turn();
   assert.deepEqual(changes, [['a'], ['a', 'b'], ['a']].map((each) => ({ flowId: FLOW, userId: USER, clients: each })));
   assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }, { flowId: FLOW }]);
+});
+
+test('presence on one of many states is that of its clients', async (t) => {
+  const { client, server, bodies } = clientOf(t, { 'flow-presence': () => ({ clients: ['a'] }), 'flow-subscribe': () => NONE });
+  const changes = [];
+  client.onPresence(FLOW, (change) => changes.push(change));
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  server['flow-subscribe'] = () => ({ ...NONE, state: one('e-1', 0) });
+  server.sockets[0].fire('flow-state-updated', one('e-1', 0));
+  await take(following, 1);
+  while (changes.length < 2) await turn();
+  assert.deepEqual(changes.shift(), { flowId: FLOW, userId: USER, clients: ['a'] });
+  server.sockets[0].fire('flow-presence', { flowId: FLOW, userId: USER, entityId: 'e-1', clients: ['a', 'b'] });
+  await turn();
+  const state = { flowId: FLOW, userId: USER, entityId: 'e-1' };
+  assert.deepEqual(changes, [{ ...state, clients: ['a'] }, { ...state, clients: ['a', 'b'] }]);
+  assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }, { flowId: FLOW, entityId: 'e-1' }]);
 });
 
 test('presence on a watched flow is that of all users', async (t) => {

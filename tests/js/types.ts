@@ -1,7 +1,7 @@
 // Uses of the client that its types must allow, and mistakes that they must find.
 import { io } from 'socket.io-client';
 import { FlowClient, FlowError, Following } from '../../app/web/client/flow-client.js';
-import type { FollowedState, Presence, State, StateUpdated } from '../../app/web/client/flow-client.js';
+import type { Claim, FollowedState, Participant, Presence, State, StateListing, StateUpdated } from '../../app/web/client/flow-client.js';
 
 const client = new FlowClient('https://flows.example.org', {
   token: async () => 'a token',
@@ -40,8 +40,24 @@ export async function uses(): Promise<void> {
   const present: Presence[] = await client.presence('a-flow');
   console.log(now?.epoch, present[0]?.device?.length);
 
-  const unwatch: () => void = client.watch('a-flow', ({ userId, state, fromStep }) => {
-    console.log(userId, state.step, fromStep);
+  const people: Participant[] = [{ role: 'approver', userId: 'u' }, { role: 'approver', group: 'finance' }];
+  const request: State = await client.start('many', { participants: people });
+  const one = { userId: request.userId, entityId: request.entityId! };
+  client.follow('many', one).close();
+  client.follow('many', { entityId: 'e' }, (state) => console.log(state?.kind === 'voted', state?.votes?.length));
+  const claimed: State = await client.claim('many', { ...one, role: 'approver', expectedRevision: 0 });
+  const claim: Claim | undefined = claimed.claims?.[0];
+  await client.release('many', { ...one, role: claim?.role });
+  await client.withdraw('many', { ...one, requestId: 'once' });
+  const assigned: State = await client.assign('many', people, one);
+  const names = assigned.participants?.map(({ role, userId, group }) => `${role}: ${userId ?? group.length}`);
+  const page: StateListing = await client.list('many', { status: 'active', limit: 20, deadline: 1000 });
+  const rest: StateListing = await client.tasks('approver', { flowId: 'many', after: page.next ?? undefined });
+  console.log(names, rest.items[0]?.instances === 'many', request.runs?.[0]?.transition);
+  await client.transition('many', 'approve', { ...one, payload: { note: 1 } });
+
+  const unwatch: () => void = client.watch('a-flow', ({ userId, entityId, state, fromStep }) => {
+    console.log(userId, entityId?.length, state.step, fromStep);
   });
   unwatch();
   client.onPresence('a-flow', ({ clients, userId }) => console.log(clients.length, userId?.length))();
@@ -72,6 +88,12 @@ export async function mistakes(): Promise<void> {
   await smallest.transition('a-flow', 'start', { expectedRevision: '3' });
   // @ts-expect-error: a transition is named
   await smallest.transition('a-flow');
+  // @ts-expect-error: a participant is a user or a group
+  await smallest.assign('a-flow', [{ role: 'approver' }]);
+  // @ts-expect-error: no such status
+  await smallest.list('a-flow', { status: 'running' });
+  // @ts-expect-error: an entity is named by a text
+  smallest.follow('a-flow', { entityId: null });
   // @ts-expect-error: no such event
   smallest.on('reconnect', () => {});
   // @ts-expect-error: counters are read

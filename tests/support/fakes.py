@@ -15,16 +15,19 @@ from app.contracts.definition import FlowDefinition, VersionInfo
 from app.contracts.errors import BusUnavailableError, FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
+from app.contracts.people import Participant
 from app.contracts.ports.ciphers import PayloadText
 from app.contracts.ports.leases import Lease
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
     DamagedState,
+    ListedStatus,
     RunningStates,
     StateFilter,
     StatePage,
     StoredState,
 )
+from app.contracts.pseudonyms import named_people, pseudonyms_of, without_person
 from app.contracts.record import (
     ERASABLE,
     ERASABLE_AFTER,
@@ -38,7 +41,7 @@ from app.contracts.record import (
     position_of,
     remembered_request,
 )
-from app.contracts.state import TERMINAL_STATUSES, FlowState, StatePosition, state_key
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId, StatePosition, id_from_key
 from app.contracts.statistics import FlowStatistics, PerformanceMetrics, StepCount
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -67,10 +70,10 @@ class FakeStateStore:
         self.damaged: dict[str, DamagedState] = {}
         self.aside: list[DamagedState] = []
 
-    async def load(self, flow_id: str, user_id: str) -> StoredState | None:
-        key = state_key(flow_id, user_id)
+    async def load(self, state_id: StateId) -> StoredState | None:
+        key = state_id.key
         if key in self.damaged:
-            raise FlowStateCorruptionError(user_id, flow_id, self.damaged[key].reason)
+            raise FlowStateCorruptionError(state_id.user_id, state_id.flow_id, self.damaged[key].reason)
         return self.stored.get(key)
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
@@ -90,14 +93,14 @@ class FakeStateStore:
         recent = (*(present.recent if present else ()), *([request] if request else []))[
             -REMEMBERED_REQUESTS:
         ]
-        recent = () if record.kind == "erased" else recent
+        recent = () if record.kind in ("erased", "pseudonymised") else recent
         head = "" if record.hash is UNSET else record.hash
         place = payload_place(record, present.payload_at if present else None)
         self.stored[after.key] = StoredState(after, pending, recent, head, place)
         return True
 
-    async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
-        key = state_key(flow_id, user_id)
+    async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
+        key = state_id.key
         return self.damaged.get(key) or self.stored.get(key)
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
@@ -116,8 +119,8 @@ class FakeStateStore:
         self.stored[after.key] = StoredState(after, (record,), recent, head, place)
         return True
 
-    async def drop_damaged(self, flow_id: str, user_id: str) -> None:
-        self.aside = [d for d in self.aside if d.position.key != state_key(flow_id, user_id)]
+    async def drop_damaged(self, state_id: StateId) -> None:
+        self.aside = [d for d in self.aside if d.position.key != state_id.key]
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         wanted = [
@@ -127,6 +130,7 @@ class FakeStateStore:
             and not k.state.is_gone_at(now)
             and only.flow_id in (None, k.state.flow)
             and only.user_id in (None, k.state.user_id)
+            and only.entity_id in (None, k.state.id.instance_id)
             and only.step in (None, k.state.step)
             and only.status in (None, k.state.status)
         ]
@@ -134,22 +138,64 @@ class FakeStateStore:
         page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
         return StatePage(page, page[-1].key if full else None)
 
+    async def list_instances(
+        self,
+        flow_id: str,
+        user_id: str,
+        *,
+        status: ListedStatus | None,
+        after: str | None,
+        limit: int,
+        now: datetime,
+    ) -> StatePage:
+        mine = [
+            k.state
+            for k in self.stored.values()
+            if (k.state.flow, k.state.user_id) == (flow_id, user_id)
+            and k.state.instance_id is not UNSET
+            and not k.state.is_gone_at(now)
+            and status in (None, k.state.status)
+            and k.state.place_in_list > (after or "")
+        ]
+        in_order = sorted(mine, key=lambda state: state.place_in_list)
+        page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
+        return StatePage(page, page[-1].place_in_list if full else None)
+
+    async def list_awaiting(
+        self, roles: Sequence[Participant], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        waiting = [
+            k.state
+            for k in self.stored.values()
+            if k.state.status == "active"
+            and not k.state.is_gone_at(now)
+            and k.state.key > (after or "")
+            and any(one in roles and one.role in (k.state.awaits or ()) for one in k.state.participants or ())
+        ]
+        in_order = sorted(waiting, key=lambda state: state.key)
+        page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
+        return StatePage(page, page[-1].key if full else None)
+
+    async def ids_of_user(self, user_id: str) -> list[StateId]:
+        keys = sorted({*self.stored, *self.damaged})
+        return [found for key in keys if (found := id_from_key(key)).user_id == user_id]
+
     async def count_running_by_step(
         self, flow_id: str, version: int, shown: int, now: datetime
     ) -> list[RunningStates]:
-        alike: dict[Any, list[str]] = {}
+        alike: dict[Any, list[StateId]] = {}
         for state in self._running(flow_id, version, now):
-            alike.setdefault((state.step, state.status, state.previous), []).append(state.user_id)
+            alike.setdefault((state.step, state.status, state.previous), []).append(state.id)
         return [
-            RunningStates(step, status, previous, len(users), tuple(users[:shown]))
-            for (step, status, previous), users in alike.items()
+            RunningStates(step, status, previous, len(found), tuple(found[:shown]))
+            for (step, status, previous), found in alike.items()
         ]
 
-    async def list_running_users(
+    async def list_running(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
-    ) -> list[str]:
+    ) -> list[StateId]:
         found = self._running(flow_id, version, now)
-        return [state.user_id for state in found if state.step not in without][:limit]
+        return [state.id for state in found if state.step not in without][:limit]
 
     def _running(self, flow_id: str, version: int, now: datetime) -> list[FlowState]:
         states = [self.stored[key].state for key in sorted(self.stored)]
@@ -173,6 +219,14 @@ class FakeStateStore:
         found = [s for s in states if s.user_id in user_ids and s.updated_at >= since]
         return [structs.replace(state, payload=UNSET) for state in found]
 
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        naming = [
+            stored.state.id
+            for stored in self.stored.values()
+            if user_id in pseudonyms_of(stored.state.people)
+        ]
+        return sorted(naming, key=lambda state_id: state_id.key)
+
     async def random_key(self) -> str | None:
         return random.choice([*self.stored, *self.damaged]) if self.stored or self.damaged else None
 
@@ -189,7 +243,7 @@ class FakeStateStore:
 
     async def release(self, records: Sequence[HistoryRecord]) -> None:
         for record in records:
-            key = state_key(record.flow_id, record.user_id)
+            key = record.state_key
             present = self.stored.get(key)
             if present is None:
                 continue
@@ -197,6 +251,14 @@ class FakeStateStore:
                 p for p in present.pending if p.epoch != record.epoch or p.revision > record.revision
             )
             self.stored[key] = structs.replace(present, pending=left)
+
+
+class FakeEntityReservations:
+    def __init__(self) -> None:
+        self.reserved: dict[str, str] = {}
+
+    async def reserve(self, request: str, entity_id: str, now: datetime) -> str:
+        return self.reserved.setdefault(request, entity_id)
 
 
 class FakeHistoryStore:
@@ -209,13 +271,12 @@ class FakeHistoryStore:
 
     async def read(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         after: HistoryPosition | None,
         limit: int,
         only: HistoryFilter = EVERYTHING,
     ) -> Page[HistoryRecord]:
-        here = [r for r in self.records.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        here = [r for r in self.records.values() if r.state_key == state_id.key]
         mine = [r for r in here if only.matches(r)]
         rest = [r for r in mine if after is None or position_of(r) > after]
         return self._page(sorted(rest, key=position_of), limit)
@@ -226,30 +287,28 @@ class FakeHistoryStore:
 
     async def scan(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         start: HistoryPosition | None,
         limit: int,
         *,
         backwards: bool = False,
     ) -> Page[HistoryRecord | UnreadableRecord]:
-        here = [r for r in self.records.values() if (r.flow_id, r.user_id) == (flow_id, user_id)]
+        here = [r for r in self.records.values() if r.state_key == state_id.key]
         if start is not None:
             here = [r for r in here if (position_of(r) < start if backwards else position_of(r) > start)]
         return self._page(sorted(here, key=position_of, reverse=backwards), limit)
 
-    async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
-        here = [
-            r for r in self.records.values() if (r.flow_id, r.user_id) == (flow_id, user_id) and r.success
-        ]
+    async def newest(self, state_id: StateId) -> HistoryRecord | UnreadableRecord | None:
+        here = [r for r in self.records.values() if r.state_key == state_id.key and r.success]
         return max(here, key=position_of, default=None)
 
-    async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
-        old = [
-            r
-            for r in self.records.values()
-            if (r.flow_id, r.user_id) == (flow_id, user_id) and position_of(r) < until
-        ]
+    async def ids_of_user(self, flow_id: str, user_id: str) -> list[StateId]:
+        found = {id_from_key(record.state_key) for record in self.records.values()}
+        mine = [one for one in found if (one.flow_id, one.user_id) == (flow_id, user_id)]
+        return sorted(mine, key=lambda one: one.key)
+
+    async def erase(self, state_id: StateId, until: HistoryPosition) -> int:
+        old = [r for r in self.records.values() if r.state_key == state_id.key and position_of(r) < until]
         for r in old:
             absent_after = dict.fromkeys(ERASABLE_AFTER, UNSET)
             after = r.after if r.after is UNSET else structs.replace(r.after, **absent_after)
@@ -260,6 +319,20 @@ class FakeHistoryStore:
             self.records[r.id] = structs.replace(r, **absent, after=after)
         return len(old)
 
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        keys = {r.state_key for r in self.records.values() if user_id in named_people(r)}
+        return [id_from_key(key) for key in sorted(keys)]
+
+    async def replace_person(self, state_id: StateId, user_id: str, until: HistoryPosition) -> int:
+        old = [
+            r
+            for r in self.records.values()
+            if r.state_key == state_id.key and position_of(r) < until and user_id in named_people(r)
+        ]
+        for r in old:
+            self.records[r.id] = without_person(r, user_id)
+        return len(old)
+
     async def get(self, record_id: str) -> HistoryRecord | None:
         return self.records.get(record_id)
 
@@ -267,11 +340,11 @@ class FakeHistoryStore:
         return [self.records[record_id] for record_id in record_ids if record_id in self.records]
 
     async def find_request(
-        self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
+        self, state_id: StateId, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
-        wanted = (flow_id, user_id, actor, request_id)
+        wanted = (state_id.key, actor, request_id)
         for r in self.records.values():
-            if (r.flow_id, r.user_id, r.actor, r.request_id) == wanted and r.success and r.timestamp > since:
+            if (r.state_key, r.actor, r.request_id) == wanted and r.success and r.timestamp > since:
                 return r
         return None
 

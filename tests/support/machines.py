@@ -82,8 +82,38 @@ def flows(draw: st.DrawFn, *, names: tuple[str, ...] = NAMES, metas: st.SearchSt
             )
         ),
     }
+    if draw(st.booleans()):
+        _add_people(draw, raw)
     flow, _ = parse_flow(msgspec.to_builtins(raw))
     return flow
+
+
+def _add_people(draw: st.DrawFn, raw: Json) -> None:
+    """Add roles of participants and rules between people."""
+    raw["instances"] = draw(st.sampled_from(["one", "many"]))
+    roles = draw(st.lists(st.sampled_from(["clerk", "chief", "a b"]), min_size=1, unique=True))
+    some_roles = st.lists(st.sampled_from(roles), max_size=2, unique=True)
+    participant = _optional(
+        group=st.just("finance"),
+        assignable=st.booleans() | some_roles,
+        claim=durations,
+        takeOver=some_roles,
+        title=texts,
+    )
+    raw["participants"] = {role: draw(participant) for role in roles}
+    names = sorted({name for step in raw["steps"].values() for name in step["transitions"]})
+    role = st.sampled_from(roles)
+    assignment = st.fixed_dictionaries({"role": role, "from": st.just("payload.who")})
+    votes = st.fixed_dictionaries({"of": role, "count": st.integers(1, 100)})
+    rules = _optional(assign=st.lists(assignment, max_size=2))
+    for step in raw["steps"].values():
+        timed = step.get("timeout", {}).get("transition")
+        for name, transition in step["transitions"].items():
+            if draw(st.booleans()):
+                transition["notBy"] = draw(st.lists(st.sampled_from(names), max_size=2))
+            transition.update(draw(rules))
+            if name != timed and draw(st.booleans()):
+                transition["approvals"] = draw(votes)
 
 
 @st.composite

@@ -11,6 +11,7 @@ from tests.support.fakes import (
     FakeClock,
     FakeCorruptionReports,
     FakeDefinitionStore,
+    FakeEntityReservations,
     FakeHistoryStore,
     FakeLeaseStore,
     FakeStateStore,
@@ -27,6 +28,7 @@ class Rig:
         self.history = FakeHistoryStore()
         self.definitions = FakeDefinitionStore()
         self.leases = FakeLeaseStore()
+        self.entities = FakeEntityReservations()
         self.reports = FakeCorruptionReports()
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
@@ -45,6 +47,7 @@ class Rig:
         return FlowService(
             Ports(
                 states=self.states,
+                entities=self.entities,
                 history=self.history,
                 definitions=self.definitions,
                 statistics=FakeStatistics(self.states, self.history, self.reports),

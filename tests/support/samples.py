@@ -10,6 +10,7 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
+from app.contracts.people import Claim, Participant, PersonSalt, TransitionBy
 from app.contracts.record import HistoryRecord, Kind, commit_record_id
 from app.contracts.state import FlowState, StateId
 from app.flow import rules
@@ -135,6 +136,7 @@ def record(
         commit_id=commit,
         flow_id=after.flow,
         user_id=after.user_id,
+        instance_id=after.instance_id,
         epoch=after.epoch,
         revision=after.revision,
         version=after.version,
@@ -153,12 +155,33 @@ def record(
     )
 
 
+def peopled(state: FlowState, *ids: str) -> FlowState:
+    """The state with people in every member that names them; the first one has claimed, voted and run.
+
+    A group is among the participants too.
+    """
+    first = ids[0]
+    users = tuple(Participant("approver", user_id=user_id) for user_id in ids)
+    return structs.replace(
+        state,
+        participants=(*users, Participant("clerk", group="finance")),
+        awaits=("approver", "clerk"),
+        claims=(Claim("approver", first, T0 + timedelta(minutes=15)),),
+        votes=(TransitionBy("go", first),),
+        runs=tuple(TransitionBy("again", user_id) for user_id in (state.user_id, *ids)),
+        people=tuple(PersonSalt(user_id, f"salt-of-{user_id}") for user_id in ids),
+    )
+
+
 def full_record() -> HistoryRecord:
     """A sealed record with every member but ``payload_revision``, of a state with every member."""
     state = structs.replace(
         fresh(payload={"iban": "DE02"}, entity_id="org"),
         previous="a", undo_roles=("staff",), message="note", pause_reason="checks",
-        expires_at=T0, expiry_left_ms=5, timeout_at=T0, timeout_left_ms=5,
+        expires_at=T0, expiry_left_ms=5, timeout_at=T0, timeout_left_ms=5, instance_id="E-1",
     )  # fmt: skip
-    given = structs.replace(record(state), error="X", digest="d", client="http", duration_ms=1.5)
+    given = structs.replace(
+        record(peopled(state, "bob", "cleo")), error="X", digest="d", client="http", duration_ms=1.5,
+        actor="bob", actor_salt="salt-of-bob",
+    )  # fmt: skip
     return seal(given, "before", "salt")

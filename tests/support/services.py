@@ -8,6 +8,7 @@ from app.services.wiring import Limits, Ports
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
+from models.entity_reservations import MongoEntityReservations
 from models.history_store import MongoHistoryStore
 from models.lease_store import MongoLeaseStore
 from models.states.store import MongoStateStore
@@ -25,6 +26,7 @@ def service_on(
     """Build the service on a database that is prepared."""
     ports = Ports(
         states=MongoStateStore(database),
+        entities=MongoEntityReservations(database),
         history=MongoHistoryStore(database),
         definitions=MongoDefinitionStore(database),
         statistics=MongoStatistics(database),

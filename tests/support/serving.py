@@ -101,12 +101,15 @@ class Serving(Process):
             self.end()
             raise
 
-    def token(self, user: str, *scopes: str, roles: Sequence[str] = ()) -> str:
-        return issue_token(self.secret, user, ttl=timedelta(hours=1), roles=roles, scopes=scopes)
+    def token(self, user: str, *scopes: str, roles: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+        ttl = timedelta(hours=1)
+        return issue_token(self.secret, user, ttl=ttl, roles=roles, scopes=scopes, groups=groups)
 
-    def http(self, user: str, *scopes: str, roles: Sequence[str] = ()) -> httpx.AsyncClient:
+    def http(
+        self, user: str, *scopes: str, roles: Sequence[str] = (), groups: Sequence[str] = ()
+    ) -> httpx.AsyncClient:
         """An HTTP client of a user."""
-        headers = {"Authorization": f"Bearer {self.token(user, *scopes, roles=roles)}"}
+        headers = {"Authorization": f"Bearer {self.token(user, *scopes, roles=roles, groups=groups)}"}
         return http_client(self.url, headers=headers)
 
     def workers(self) -> list[psutil.Process]:

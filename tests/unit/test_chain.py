@@ -4,6 +4,7 @@ anything was."""
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from hashlib import sha256
+from itertools import combinations_with_replacement
 from typing import Any
 
 import pytest
@@ -18,16 +19,8 @@ from app.contracts.record import (
     state_after,
 )
 from app.contracts.wire.times import iso
-from app.flow.history_chain import (
-    CURRENT_FORM,
-    LINK,
-    NOT_SEALED,
-    SEALED,
-    SEALED_AFTER,
-    Chain,
-    is_intact,
-    seal,
-)
+from app.flow.history_chain import Chain, is_intact, seal
+from app.flow.history_forms import CURRENT_FORM, LINK, NOT_SEALED, SEALED, SEALED_AFTER
 from tests.support.samples import T0, fresh, full_record, moved, record
 
 Records = list[HistoryRecord]
@@ -84,7 +77,7 @@ CHANGES: dict[str, Callable[[HistoryRecord], HistoryRecord]] = {
     "digest": lambda r: structs.replace(r, digest="other"),
     "digest missing": lambda r: structs.replace(r, digest=UNSET),
     "form": lambda r: structs.replace(r, hash_version=UNSET),
-    "unknown form": lambda r: structs.replace(r, hash_version=3),
+    "unknown form": lambda r: structs.replace(r, hash_version=4),
     "form and digest": lambda r: structs.replace(r, hash_version=UNSET, digest="other"),
     "salt": lambda r: structs.replace(r, salt="pepper"),
     "salt missing": lambda r: structs.replace(r, salt=UNSET),
@@ -271,31 +264,43 @@ def test_the_same_values_in_another_order_are_the_same() -> None:
     assert is_intact(turned)
 
 
-def first_form(one: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
-    """A record as versions 0.2 to 0.4 sealed it, by the rule of decision 8."""
+def older_form(one: HistoryRecord, previous_hash: str, salt: str, form: int) -> HistoryRecord:
+    """A record as versions 0.2 to 0.4 (form 1) and the first ones of 0.5 (form 2) sealed it (decision 8)."""
+    uncovered = {"flow", "user_id", "digest"} if form == 1 else set()
     facts = {n: plain(v) for n in SEALED if (v := getattr(one, n)) is not UNSET}
-    erasable = {n: v for n in ("payload", "request_id") if (v := getattr(one, n)) is not UNSET}
+    erasable = {
+        n: v
+        for n in ("payload", "request_id", "digest")
+        if n not in uncovered and (v := getattr(one, n)) is not UNSET
+    }
     if one.after is not UNSET:
-        covered = set(SEALED_AFTER) - {"flow", "user_id"}
+        covered = set(SEALED_AFTER) - uncovered
         facts["after"] = {n: plain(v) for n in covered if (v := getattr(one.after, n)) is not UNSET}
         erasable["after"] = {n: v for n in ERASABLE_AFTER if (v := getattr(one.after, n)) is not UNSET}
     commitment = sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
-    whole = ["flow-record-1", previous_hash, commitment, facts]
+    whole = [f"flow-record-{form}", previous_hash, commitment, facts]
     linked = sha256(json.encode(whole, order="deterministic")).hexdigest()
-    return structs.replace(one, previous_hash=previous_hash, commitment=commitment, salt=salt, hash=linked)
+    link = {"previous_hash": previous_hash, "commitment": commitment, "salt": salt, "hash": linked}
+    return structs.replace(one, hash_version=UNSET if form == 1 else form, **link)
+
+
+def first_form(one: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
+    return older_form(one, previous_hash, salt, 1)
 
 
 def plain(value: Any) -> Any:
     return iso(value) if isinstance(value, datetime) else value
 
 
-def mixed_life(old: int = 2, new: int = 2) -> Records:
-    """A state that began under version 0.4 and went on under this one."""
+def mixed_life(*forms: int) -> Records:
+    """A state that began under older versions and went on under this one: the forms of its records."""
     made: Records = []
-    for n, one in enumerate(life(old + new)):
+    for n, (form, one) in enumerate(zip(forms, life(len(forms)), strict=True)):
         bare = structs.replace(one, hash_version=UNSET, hash=UNSET, commitment=UNSET, salt=UNSET)
-        before = str(made[-1].hash) if made else ""
-        made.append((first_form if n < old else seal)(bare, before, f"salt-{n}"))
+        before, salt = str(made[-1].hash) if made else "", f"salt-{n}"
+        made.append(
+            seal(bare, before, salt) if form == CURRENT_FORM else older_form(bare, before, salt, form)
+        )
     return made
 
 
@@ -308,25 +313,56 @@ def test_the_first_form_is_fixed() -> None:
 
 
 def test_the_second_form_is_fixed() -> None:
-    sealed = seal(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt")
-    assert sealed.hash_version == CURRENT_FORM == 2
+    sealed = older_form(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt", 2)
     assert sealed.commitment == "04867875d6bb4fa4e0bd39346cf1a438d09bd6924f8fc5eb63d52455106082d9"
     assert sealed.hash == "a5f00f41ef16f028b23fa6731cd4c8006150fc34dd2c0995e9f8a6b27a394126"
+    assert is_intact(sealed)
 
 
-def test_a_chain_of_both_forms_is_intact() -> None:
-    for old in range(5):
-        records = mixed_life(old, 4 - old)
-        assert check(records, records).broken is None
+def test_the_third_form_is_fixed() -> None:
+    sealed = seal(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt")
+    assert sealed.hash_version == CURRENT_FORM == 3
+    assert sealed.commitment == "04867875d6bb4fa4e0bd39346cf1a438d09bd6924f8fc5eb63d52455106082d9"
+    assert sealed.hash == "44f8d3291171fce0e2b6c4c7835c59f539b9c249b4fc4cd3cac8a32b7ccc020a"
+    whole = full_record()
+    assert whole.commitment == "eef8d70b178440d55d8c46ba98221f0ac73697fc660077f319c5f8dc0d918a7c"
+    assert whole.hash == "faecbec91613dfc69963f367648b2c0bc40e52e2a6c2c071af472adb24eee3cb"
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_record_of_an_older_form_has_no_members_of_later_ones(form: int) -> None:
+    """Its hash does not cover them, so anybody could add them."""
+    bare = record(fresh(payload={"n": 1}))
+    sealed = older_form(bare, "", "salt", form)
+    assert is_intact(sealed)
+    state, whole = state_after(sealed), state_after(full_record())
+    for name in ("instance_id", "participants", "awaits", "claims", "votes", "runs", "people"):
+        added = structs.replace(state, **{name: getattr(whole, name)})
+        assert not is_intact(structs.replace(sealed, after=added)), name
+    assert not is_intact(structs.replace(sealed, actor_salt="salt"))
+    assert not is_intact(structs.replace(sealed, instance_id="E-1"))
+
+
+def test_a_chain_of_all_forms_is_intact() -> None:
+    for forms in combinations_with_replacement((1, 2, 3), 4):
+        records = mixed_life(*forms)
+        assert check(records, records).broken is None, forms
+    for forms in ((1, 2, 1, 2), (1, 2, 3, 2), (3, 1, 1, 1)):
+        records = mixed_life(*forms)
+        broken = check(records, records).broken
+        older = next(n for n in range(1, 4) if forms[n] < forms[n - 1])
+        assert broken is not None
+        assert broken.id == records[older].id, forms
     ending = record(moved(moved(moved(moved(fresh()))), status="cleared"), kind="erased")
-    whole = [*map(erased, mixed_life()), seal(ending, str(mixed_life()[-1].hash), "salt")]
+    older = mixed_life(1, 1, 2, 3)
+    whole = [*map(erased, older), seal(ending, str(older[-1].hash), "salt")]
     chain = check(whole, whole)
     assert (chain.broken, chain.erased) == (None, 4)
 
 
 def test_the_first_form_covers_no_digest_and_has_its_own_tag() -> None:
     """Known limit of records of versions 0.2 to 0.4 (decision 8)."""
-    records = mixed_life()
+    records = mixed_life(1, 1, 3, 3)
     assert check([structs.replace(records[0], digest="other"), *records[1:]], records).broken is None
     broken = check([*records[:2], structs.replace(records[2], digest="other"), records[3]], records).broken
     assert broken is not None
@@ -407,27 +443,31 @@ def other(value: Any) -> Any:
         return value + 1
     if isinstance(value, datetime):
         return value + timedelta(milliseconds=1)
+    if isinstance(value, tuple):
+        return value[:-1]
     return {"other": value} if isinstance(value, dict) else f"{value}x"
 
 
 def test_each_group_of_members_is_covered_as_declared() -> None:
-    """Sealed and erasable members cannot change, or vanish, unnoticed; members listed as not sealed can."""
+    """Sealed and erasable members cannot change, or vanish, unnoticed; members listed as not sealed can,
+    salts apart."""
     whole = full_record()
     assert is_intact(whole)
     naming = seal(structs.replace(whole, payload_revision=0), "before", "salt")
     for revision in (1, UNSET):
         assert not is_intact(structs.replace(naming, payload_revision=revision))
     assert not is_intact(structs.replace(whole, payload_revision=0))
+    unsealed = [name for name in NOT_SEALED if name != "actor_salt"]
     groups = (*SEALED, *LINK, *ERASABLE, "salt", *NOT_SEALED)
     for name in (name for name in groups if name != "payload_revision"):
         value = getattr(whole, name)
         assert value is not UNSET, name
-        assert is_intact(structs.replace(whole, **{name: other(value)})) == (name in NOT_SEALED), name
+        assert is_intact(structs.replace(whole, **{name: other(value)})) == (name in unsealed), name
         if name != "hash":  # then it counts as older than the chain, and breaks the chain there
-            assert is_intact(structs.replace(whole, **{name: UNSET})) == (name in NOT_SEALED), name
+            assert is_intact(structs.replace(whole, **{name: UNSET})) == (name in unsealed), name
     after = whole.after
     assert after is not UNSET
-    for name in (*SEALED_AFTER, *ERASABLE_AFTER):
+    for name in (*SEALED_AFTER, *ERASABLE_AFTER, "people"):
         value = getattr(after, name)
         assert value is not UNSET, name
         for changed in (other(value), UNSET):

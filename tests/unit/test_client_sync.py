@@ -39,6 +39,10 @@ def update(revision: int, epoch: str = NOW, status: str = "active") -> StateUpda
     )
 
 
+def one_of_many(entity_id: str, revision: int, epoch: str = NOW, status: str = "active") -> StateUpdate:
+    return structs.replace(update(revision, epoch, status), instances="many", entity_id=entity_id)
+
+
 def level_at(revision: int, epoch: str = NOW) -> Following:
     """A following that has read this state and is level."""
     following = Following()
@@ -305,6 +309,84 @@ def test_a_resync_during_a_sync_means_another_one_and_the_buffer_stays() -> None
     shown = following.answer(sync.number, SyncAnswer(True, update(6), [update(6)]), 3.0)
     assert positions(shown) == [(NOW, 6), (NOW, 7)]
     assert following.stats.longest_repair == pytest.approx(2000), "from when it was first noticed"
+
+
+def test_an_event_is_that_of_the_entity_only_if_it_is_a_part_of_the_identity() -> None:
+    labelled = structs.replace(update(5), entity_id="e-1")
+    plain, named = level_at(4), Following("e-1")
+    named.answer(named.begin().number, SyncAnswer(False, one_of_many("e-1", 4)), 0)
+    events = [labelled, one_of_many("e-2", 5), one_of_many("e-1", 5)]
+    assert [each for event in events for each in plain.event(event, 0)] == [labelled]
+    assert [each for event in events for each in named.event(event, 0)] == [one_of_many("e-1", 5)]
+    assert plain.stats == named.stats == Stats(syncs=1)
+
+
+def test_without_an_entity_it_becomes_the_one_that_is_found_also_when_there_are_others() -> None:
+    following = Following()
+    found = one_of_many("e-1", 3)
+    assert following.answer(following.begin().number, SyncAnswer(False, found), 0) == [found]
+    assert following.entity_id == "e-1"
+    for event in (update(4), one_of_many("e-2", 4), one_of_many("e-2", 0, NEXT)):
+        assert following.event(event, 0) == []
+    last = one_of_many("e-1", 4, status="cleared")
+    assert following.event(last, 0) == [last]
+    assert following.event(one_of_many("e-2", 5), 0) == []
+    assert not following.syncing, "the others do not concern it"
+    assert following.stats == Stats(syncs=1)
+
+
+@pytest.mark.parametrize("ended", [None, update(4, status="cleared")])
+def test_where_there_is_no_state_one_of_many_needs_a_sync_that_finds_it(ended: StateUpdate | None) -> None:
+    following = Following() if ended is None else level_at(3)
+    if ended is None:
+        following.answer(following.begin().number, SyncAnswer(False, None), 0)
+    else:
+        following.event(ended, 0)
+    following.event(one_of_many("e-0", 9, status="cleared"), 0)
+    assert not needs_sync(following), "it has ended"
+    following.event(one_of_many("e-1", 0, NEXT), 0)
+    assert needs_sync(following)
+    sync = following.begin()
+    following.event(one_of_many("e-1", 1, NEXT), 0)  # after the answer was read, but before it arrives
+    first = one_of_many("e-1", 0, NEXT)
+    assert following.answer(sync.number, SyncAnswer(True, first, [first]), 0) == [first]
+    assert needs_sync(following), "what came before the entity was known may be missing"
+    sync = following.begin()
+    assert sync == SyncRequest(sync.number, NEXT, 0)
+    second = one_of_many("e-1", 1, NEXT)
+    assert following.answer(sync.number, SyncAnswer(True, second, [second]), 0) == [second]
+    assert not following.syncing
+    assert (following.stats.gaps, following.stats.resets, following.stats.dropped) == (0, 0, 0)
+
+
+def test_one_of_many_that_starts_before_the_answer_arrives_that_there_is_none_needs_a_sync() -> None:
+    following = Following()
+    sync = following.begin()
+    following.event(one_of_many("e-1", 0), 0)
+    assert following.answer(sync.number, SyncAnswer(False, None), 0) == [None]
+    assert needs_sync(following)
+    assert following.answer(following.begin().number, SyncAnswer(False, None), 0) == []
+    assert not needs_sync(following)
+
+
+def test_one_of_many_that_changes_beside_the_only_state_needs_no_sync() -> None:
+    following = Following()
+    sync = following.begin()
+    following.event(one_of_many("e-1", 0), 0)
+    assert following.answer(sync.number, SyncAnswer(False, update(4)), 0) == [update(4)]
+    following.event(one_of_many("e-1", 1), 0)
+    assert not following.syncing
+
+
+def test_the_one_that_is_found_has_a_position_of_its_own() -> None:
+    following = level_at(4)
+    following.want_sync(0)
+    sync = following.begin()
+    following.event(update(5, status="cleared"), 0)
+    found = one_of_many("e-1", 2, OLD)  # it began before the other one did
+    assert following.answer(sync.number, SyncAnswer(False, found), 0) == [found]
+    assert not following.syncing
+    assert (following.stats.dropped, following.stats.gaps) == (0, 0)
 
 
 def test_counters_add_up() -> None:

@@ -73,6 +73,9 @@ TIMEOUT = {"after": "PT1H", "transition": "go"}
         (edited(OLD, roles=["clerk"]), "/roles", "compatible"),
         (edited(OLD, resettable=False), "/resettable", "compatible"),
         (edited(OLD, clearable=["clerk"]), "/clearable", "compatible"),
+        (edited(OLD, instances="many"), "/instances", "compatible"),
+        (edited(OLD, participants={"approver": {}}), "/participants/approver", "compatible"),
+        (edited(OLD, participants={}), "/participants", "safe"),
         (edited(OLD, config={"defaultFlow": "x"}), "/config", "safe"),
         (edited(OLD, config={"queryParam": "x"}), "/config/queryParam", "compatible"),
         (edited(OLD, a__title="A"), "/steps/a/title", "safe"),
@@ -91,16 +94,84 @@ TIMEOUT = {"after": "PT1H", "transition": "go"}
         (edited(OLD, a__go__guard="true"), "/steps/a/transitions/go/guard", "compatible"),
         (edited(OLD, a__go__roles=["x"]), "/steps/a/transitions/go/roles", "compatible"),
         (edited(OLD, a__go__payloadSchema={}), "/steps/a/transitions/go/payloadSchema", "compatible"),
+        (edited(OLD, participants={"boss": {}}, a__go__assign=[{"role": "boss", "from": "payload.boss"}]),
+         "/steps/a/transitions/go/assign", "compatible"),
+        (edited(OLD, a__go__notBy=["done"]), "/steps/a/transitions/go/notBy", "compatible"),
+        (edited(OLD, participants={"boss": {}}, a__go__approvals={"of": "boss", "count": 2},
+                a__go__roles=["boss"]), "/steps/a/transitions/go/approvals", "compatible"),
         (without(OLD, "b", "c"), "/steps/b", "breaking"),
         (without(OLD, "c", "b"), "/steps/c", "breaking"),
         (renamed(OLD, "b", "b2"), "/steps/b", "breaking"),
     ],
-)
+)  # fmt: skip
 def test_what_each_difference_means(later: dict[str, Any], pointer: str, effect: str) -> None:
     found = between(later)
     assert effects(found)[pointer] == effect
     assert found.verdict == effect
     assert found.reasons[0].effect == effect, "the worst first"
+
+
+def test_many_instances_leave_the_present_states_where_they_are() -> None:
+    many = edited(OLD, instances="many")
+    assert "stays reachable without `entityId`" in between(many).reasons[0].message
+    assert between(many).members == [MemberChange("instances", after="many")]
+    assert "stay reachable with `entityId`" in between(OLD, many).reasons[0].message
+
+
+ROLES = edited(OLD, participants={"clerk": {"group": "finance", "claim": "PT15M"}, "boss": {"title": "Boss"}})
+
+
+@pytest.mark.parametrize(
+    ("participants", "expected"),
+    [
+        ({"clerk": {"group": "finance", "claim": "PT900S"}, "boss": {"title": "Chief"}},
+         {"/participants/boss/title": "safe"}),
+        ({"clerk": {"group": "it", "claim": "PT15M"}, "boss": {"title": "Boss"}},
+         {"/participants/clerk/group": "compatible"}),
+        ({"clerk": {"group": "finance", "claim": "PT1H", "takeOver": ["boss"]},
+          "boss": {"title": "Boss", "assignable": True}},
+         {"/participants/clerk/claim": "compatible", "/participants/clerk/takeOver": "compatible",
+          "/participants/boss/assignable": "compatible"}),
+        ({"clerk": {"group": "finance", "claim": "PT15M"}}, {"/participants/boss": "compatible"}),
+        (None, {"/participants/clerk": "compatible", "/participants/boss": "compatible"}),
+    ],
+)  # fmt: skip
+def test_each_role_has_its_effect(participants: dict[str, Any], expected: dict[str, str]) -> None:
+    found = between(edited(ROLES, participants=participants), ROLES)
+    assert effects(found) == expected
+    assert [change.member for change in found.members] == ["participants"]
+
+
+def test_a_removed_role_is_lost_by_those_who_have_it() -> None:
+    (reason,) = between(edited(ROLES, participants={"clerk": ROLES["participants"]["clerk"]}), ROLES).reasons
+    assert (reason.pointer, reason.effect) == ("/participants/boss", "compatible")
+    assert "can no longer see the state" in reason.message
+
+
+def test_who_ran_a_transition_before_is_known_if_a_rule_named_it() -> None:
+    def message(old: list[str] | None, new: list[str] | None) -> str:
+        earlier, later = edited(OLD, b__back__notBy=["jump"]), edited(OLD, b__back__notBy=["jump"])
+        if old is not None:
+            earlier = edited(earlier, b__done__notBy=old)
+        if new is not None:
+            later = edited(later, b__done__notBy=new)
+        (reason,) = between(later, earlier).reasons
+        assert (reason.pointer, reason.effect) == ("/steps/b/transitions/done/notBy", "compatible")
+        return reason.message
+
+    assert "but nobody for 'go' before a state is moved" in message(None, ["jump", "go"])
+    assert message(None, ["jump"]) == "Other people are excluded from the transition"
+    assert "but nobody for 'again'" in message(["go"], ["again"])
+    assert message(["go"], None) == "Nobody is excluded from the transition"
+
+
+def test_other_numbers_of_votes() -> None:
+    two = edited(ROLES, a__go__roles=["boss"], a__go__approvals={"of": "boss", "count": 2})
+    three = edited(two, a__go__approvals={"of": "boss", "count": 3})
+    none = edited(two, a__go__approvals=None)
+    assert "Votes of 2 different people with the role 'boss'" in between(two, none).reasons[0].message
+    assert "are dropped" in between(three, two).reasons[0].message
+    assert "votes of running states no longer count" in between(none, two).reasons[0].message
 
 
 def test_members_have_their_values_before_and_after() -> None:

@@ -197,6 +197,40 @@ def test_what_xstate_does_not_do_is_listed_as_retained() -> None:
     assert "params.expression" in reasons["guard"]
 
 
+def test_rules_between_people_are_retained_and_listed() -> None:
+    raw = expense_flow(instances="many", participants={"approver": {"assignable": True, "claim": "PT900S"}})
+    submit = raw["steps"]["draft"]["transitions"]["submit"]
+    submit["assign"] = [{"role": "approver", "from": "payload.approver"}]
+    approve = raw["steps"]["review"]["transitions"]["approve"]
+    approve |= {"notBy": ["submit"], "approvals": {"of": "approver", "count": 2}}
+    flow = sound(raw)
+    exported = to_xstate(flow)
+    listed = {each.pointer for each in exported.not_carried}
+    assert listed >= {
+        "/instances",
+        "/participants",
+        "/steps/draft/transitions/submit/assign",
+        "/steps/review/transitions/approve/notBy",
+        "/steps/review/transitions/approve/approvals",
+    }
+    assert sound(from_xstate(exported.machine).flow) == flow
+    assert msgspec.to_builtins(flow)["participants"]["approver"] == {"assignable": True, "claim": "PT900S"}
+
+
+def test_a_transition_that_needs_votes_is_not_run_by_an_imported_timeout() -> None:
+    """Another one is added, with the same target."""
+    for members, same in (({}, True), ({"approvals": {"of": "clerk", "count": 2}}, False)):
+        machine = to_xstate(sound(expense_flow())).machine
+        review = machine["states"]["review"]
+        (delayed,) = review["after"].values()
+        delayed["meta"]["server-flow"]["transition"] = "approve"
+        review["on"]["approve"]["target"] = delayed["target"]
+        del review["on"]["approve"]["guard"]
+        review["on"]["approve"]["meta"]["server-flow"] |= members
+        step = from_xstate(machine).flow["steps"]["review"]
+        assert (step["timeout"]["transition"] == "approve") is same
+
+
 def test_a_timeout_that_xstate_would_not_wait_for_is_data_alone() -> None:
     raw = expense_flow()
     for after, native in (("PT2147483.647S", True), ("PT2147483.648S", False)):

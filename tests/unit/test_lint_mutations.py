@@ -25,6 +25,9 @@ REQUIRED = {
     "transition": ("transition", "step"),
     "timeout": ("after", "transition"),
     "config": (),
+    "participant": (),
+    "approvals": ("of", "count"),
+    "assignment": ("role", "from"),
 }
 
 
@@ -39,9 +42,20 @@ def parts(raw: Raw, kind: str) -> list[Part]:
         return steps
     if kind == "timeout":
         return [(f"{at}/timeout", step["timeout"]) for at, step in steps if step.get("timeout")]
-    return [
+    if kind == "participant":
+        return [(f"/participants/{role}", each) for role, each in (raw.get("participants") or {}).items()]
+    ways = [
         (f"{at}/transitions/{name}", way) for at, step in steps for name, way in step["transitions"].items()
     ]
+    if kind == "approvals":
+        return [(f"{at}/approvals", way["approvals"]) for at, way in ways if way.get("approvals")]
+    if kind == "assignment":
+        return [
+            (f"{at}/assign/{number}", each)
+            for at, way in ways
+            for number, each in enumerate(way.get("assign") or ())
+        ]
+    return ways
 
 
 def spoilt(raw: Raw, kind: str, spoil: Callable[[Raw], str | None]) -> Mutants:
@@ -103,11 +117,14 @@ def wrongly_typed(raw: Raw) -> Mutants:
         "transition": ("transition", "step", "guard", "title", "description"),
         "timeout": ("after", "transition", "resume"),
         "config": ("queryParam", "defaultFlow"),
+        "participant": ("group", "claim", "title", "description"),
+        "approvals": ("of",),
+        "assignment": ("role", "from"),
     }
     objects = {
-        "flow": ("steps", "config", "prefabs", "meta"),
+        "flow": ("steps", "config", "prefabs", "meta", "participants"),
         "step": ("transitions", "timeout", "payloadMap", "meta"),
-        "transition": ("payloadSchema", "meta"),
+        "transition": ("payloadSchema", "meta", "approvals"),
         "config": ("services", "modules", "pathes"),
     }
     wrong: Any
@@ -124,6 +141,11 @@ def wrongly_typed(raw: Raw) -> Mutants:
     for kind in ("flow", "transition"):
         yield from spoilt(raw, kind, given("roles", "boss"))
         yield from spoilt(raw, kind, given("roles", ["boss", 5], "/roles/1"))
+    for wrong in ("2", 0.5, None, True, 2.0):
+        yield from spoilt(raw, "approvals", given("count", wrong))
+    for member in ("assign", "notBy"):
+        yield from spoilt(raw, "transition", given(member, "submit"))
+    yield from spoilt(raw, "flow", given("instances", "several"))
 
 
 def broken_names(raw: Raw) -> Mutants:
@@ -147,6 +169,12 @@ def broken_references(raw: Raw) -> Mutants:
     yield from spoilt(raw, "flow", given("initialStep", "nowhere"))
     yield from spoilt(raw, "transition", given("step", "nowhere"))
     yield from spoilt(raw, "timeout", given("transition", "nowhere"))
+    yield from spoilt(raw, "transition", given("notBy", ["nowhere"], "/notBy/0"))
+    yield from spoilt(raw, "participant", replaced("takeOver", ["nobody"], "/takeOver/0"))
+    yield from spoilt(raw, "approvals", given("of", "nobody"))
+    yield from spoilt(raw, "assignment", given("role", "nobody"))
+    for source in ("", "approver", "payload.", "payload.a.b", "payload.a b", "state.payload.a", "payload./a"):
+        yield from spoilt(raw, "assignment", given("from", source))
 
 
 def broken_indexes(raw: Raw) -> Mutants:
@@ -162,6 +190,7 @@ def broken_durations(raw: Raw) -> Mutants:
     for duration in ("", "1 day", "P", "P1M", "-P1D", "PT0S", "P36526D", "PT0.0001S"):
         yield from spoilt(raw, "flow", given("ttl", duration))
         yield from spoilt(raw, "timeout", given("after", duration))
+        yield from spoilt(raw, "participant", given("claim", duration))
     yield from spoilt(raw, "timeout", given("after", "PT0.999S"))
 
 
@@ -199,11 +228,34 @@ def broken_roles(raw: Raw) -> Mutants:
     for role in ("", " x", "x\ty", "x" * 129):
         for kind in ("flow", "transition"):
             yield from spoilt(raw, kind, given("roles", ["a", role], "/roles/1"))
+        for member in ("assignable", "takeOver"):
+            listed = [*list(raw.get("participants") or ())[:1], role]
+            yield from spoilt(raw, "participant", replaced(member, listed, f"/{member}/1"))
+        yield from spoilt(raw, "participant", given("group", role))
+
+
+def broken_votes(raw: Raw) -> Mutants:
+    for count in (0, -1, 101, 2**53):
+        yield from spoilt(raw, "approvals", given("count", count))
+
+
+def votes_of_timeouts(raw: Raw) -> Mutants:
+    for role in list(raw.get("participants") or ())[:1]:
+        for name, step in raw["steps"].items():
+            for way in step["transitions"]:
+                whole = without_timeouts(raw)
+                whole["steps"][name]["timeout"] = {"after": "P1D", "transition": way}
+                transition = whole["steps"][name]["transitions"][way]
+                for other in ("guard", "payloadSchema"):
+                    transition.pop(other, None)
+                transition["approvals"] = {"of": role, "count": 2}
+                yield whole, f"/steps/{name}/transitions/{way}/approvals"
 
 
 ERRORS = [
     required, unknown, wrongly_typed, broken_names, broken_references, broken_indexes, broken_durations,
-    broken_positions, broken_conditions, conditions_of_timeouts, broken_roles,
+    broken_positions, broken_conditions, conditions_of_timeouts, broken_roles, broken_votes,
+    votes_of_timeouts,
 ]  # fmt: skip
 
 
@@ -305,9 +357,16 @@ def traps(raw: Raw) -> Mutants:
         yield whole, "/steps/trap-1"
 
 
+def rules_without_effect(raw: Raw) -> Mutants:
+    yield from spoilt(raw, "transition", given("notBy", []))
+    yield from spoilt(raw, "transition", given("assign", []))
+    yield from spoilt(raw, "approvals", given("count", 1))
+    yield from spoilt(raw, "participant", given("assignable", []))
+
+
 WARNINGS = [
     repeated_roles, roles_of_nobody, guards_that_never_hold, positions_that_lose_values,
-    references_to_nothing, prefabs_of_nothing, short_lives, lonely_steps, traps,
+    references_to_nothing, prefabs_of_nothing, short_lives, lonely_steps, traps, rules_without_effect,
 ]  # fmt: skip
 
 
@@ -333,6 +392,12 @@ def follows(finding: Finding, pointer: str) -> bool:
         "No transition leads out",
         "Transitions require roles",
         "Mixed roles",
+        "may not vote",
+        "nothing to claim",
+        "no person runs it",
+        "always excludes",
+        "Nobody has the role",
+        "Nobody can get this role",
     )
     return finding.pointer != pointer and any(part in finding.message for part in expected)
 

@@ -4,6 +4,7 @@ import pytest
 from msgspec import json
 
 from app.contracts.pages import MAX_PAGE_BYTES, take_page
+from app.contracts.state import StateId
 from app.http.paging import page_answer
 from tests.support.rig import rig
 
@@ -46,7 +47,7 @@ async def test_history_in_the_outbox_and_in_the_store_is_paged_by_bytes() -> Non
     await r.flows.start_flow("ada", "loop")
     for n in range(8):
         await r.flows.execute_transition("ada", "loop", "again", {"text": "x" * 300_000, "n": n})
-    stored = await r.states.load("loop", "ada")
+    stored = await r.states.load(StateId("loop", "ada"))
     assert stored is not None
     records = [record.id for record in await r.flows.get_flow_history("ada", "loop")]
     assert len(records) == 9, "the list of a Python program is whole"

@@ -10,7 +10,7 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord, state_after
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.contracts.wire.administration import personal_data_view
 from tests.support.rig import Rig, rig
 
@@ -35,7 +35,7 @@ async def started(**limits: Any) -> Rig:
 
 async def deliver(r: Rig, count: int | None = None) -> list[HistoryRecord]:
     """Bring the first records that wait to the history, out of the outbox."""
-    stored = await r.states.load("loop", "ada")
+    stored = await r.states.load(StateId("loop", "ada"))
     assert stored is not None
     records = list(stored.pending[:count])
     await r.history.append(records)

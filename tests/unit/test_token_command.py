@@ -51,11 +51,12 @@ def test_other_scopes_are_those_of_other_services(scope: str) -> None:
     assert claims["scope"] == scope
 
 
-@pytest.mark.parametrize("role", ["", " approver", "a\nb", "x" * 129])
-def test_a_role_that_no_flow_can_name_is_refused(role: str) -> None:
-    refused = token("--role", role)
+@pytest.mark.parametrize("option", ["--role", "--group"])
+@pytest.mark.parametrize("name", ["", " approver", "a\nb", "x" * 129])
+def test_a_role_or_group_that_no_flow_can_name_is_refused(option: str, name: str) -> None:
+    refused = token(option, name)
     assert refused.exit_code == 2
-    assert "--role" in refused.output
+    assert option in refused.output
 
 
 async def test_a_server_with_the_same_settings_reads_its_claims(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,13 +64,17 @@ async def test_a_server_with_the_same_settings_reads_its_claims(monkeypatch: pyt
         "FLOW_JWT_USER_CLAIM": "email",
         "FLOW_JWT_ROLES_CLAIM": "realm_access.roles",
         "FLOW_JWT_SCOPE_CLAIM": "scp",
+        "FLOW_JWT_GROUPS_CLAIM": "realm_access.groups",
     }
-    made = token("--role", "clerk", "--scope", "flow:service", **env).output.strip()
+    made = token(
+        "--role", "clerk", "--group", "it", "--group", "hr", "--scope", "flow:service", **env
+    ).output.strip()
     claims = jwt.decode(made, options={"verify_signature": False})
-    assert (claims["email"], claims["realm_access"]) == ("ada", {"roles": ["clerk"]})
+    assert (claims["email"], claims["realm_access"]) == ("ada", {"roles": ["clerk"], "groups": ["it", "hr"]})
     for name, value in {**ENV, **env}.items():
         monkeypatch.setenv(name, value)
     caller = await token_verifier(load_settings()).verify(made)
     assert caller.user_id == "ada"
     assert caller.roles == {"clerk"}
+    assert caller.groups == {"it", "hr"}
     assert caller.scopes == {"flow:service"}

@@ -226,6 +226,36 @@ async def test_claims_have_the_names_that_identity_providers_give_them(
         assert structs.replace(await checks.verify(made), expires_at=0.0) == expected
 
 
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        ("finance", {"finance"}),
+        (["finance", "", 7], {"finance", "7"}),
+        (None, set()),
+        ([{"id": "finance"}], set()),
+        ({"names": ["finance"]}, set()),
+        (["finance", True], set()),
+    ],
+)
+async def test_groups_are_read_like_roles_but_refuse_no_token(claim: Any, expected: set[str]) -> None:
+    assert (await verifier().verify(token(groups=claim))).groups == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "roles", "groups"),
+    [
+        (ClaimNames(groups="realm_access.groups", roles="realm_access.roles"), {"clerk"}, {"finance", "it"}),
+        (ClaimNames(groups="roles"), {"clerk", "finance", "it"}, {"clerk", "finance", "it"}),
+    ],
+)
+async def test_an_issued_token_names_the_groups(names: ClaimNames, roles: set[str], groups: set[str]) -> None:
+    made = issue_token(
+        KEY, "ada", ttl=timedelta(hours=1), roles=["clerk"], groups=["finance", "it"], names=names
+    )
+    caller = await verifier(claims=names).verify(made)
+    assert (caller.roles, caller.groups) == (roles, groups)
+
+
 @pytest.mark.parametrize("claims", [{}, {"email": None}, {"profile": "x"}, {"profile": {"mail": "x"}}])
 async def test_a_missing_user_claim_is_named(claims: dict[str, Any]) -> None:
     with pytest.raises(AuthenticationRequiredError, match=r"no 'profile\.email' claim"):

@@ -93,7 +93,7 @@ class ClaimedError(FlowError):
     def __init__(self, role: str, user_id: str, until: str) -> None:
         """Describe the claim; ``until`` is its end (ISO 8601)."""
         super().__init__(
-            f"The tasks of {role} are claimed by {user_id} until {until}; try again then, or ask for a release",
+            f"The tasks of {role} are claimed by {user_id} until {until}; try again then",
             role=role,
             userId=user_id,
             until=until,

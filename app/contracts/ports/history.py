@@ -12,6 +12,7 @@ from app.contracts.record import (
     HistoryRecord,
     UnreadableRecord,
 )
+from app.contracts.state import StateId
 
 
 class HistoryStore(Protocol):
@@ -26,8 +27,7 @@ class HistoryStore(Protocol):
 
     async def read(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         after: HistoryPosition | None,
         limit: int,
         only: HistoryFilter = EVERYTHING,
@@ -39,8 +39,7 @@ class HistoryStore(Protocol):
 
     async def scan(
         self,
-        flow_id: str,
-        user_id: str,
+        state_id: StateId,
         start: HistoryPosition | None,
         limit: int,
         *,
@@ -51,14 +50,32 @@ class HistoryStore(Protocol):
         ``backwards``: newest first, before the position ``start``.
         """
 
-    async def newest(self, flow_id: str, user_id: str) -> HistoryRecord | UnreadableRecord | None:
+    async def newest(self, state_id: StateId) -> HistoryRecord | UnreadableRecord | None:
         """Return the record of the last commit of a state, over all its epochs."""
 
-    async def erase(self, flow_id: str, user_id: str, until: HistoryPosition) -> int:
+    async def ids_of_user(self, flow_id: str, user_id: str) -> list[StateId]:
+        """Return the states of a user in a flow that have records, by key."""
+
+    async def erase(self, state_id: StateId, until: HistoryPosition) -> int:
         """Erase the data that users entered for a state before the record at ``until``.
 
         Removes the erasable members (app.contracts.record) of commits, and refusals as a whole, as no other
         record refers to them.
+
+        Returns:
+            The number of records.
+        """
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the states with records that name a person beside the owner, by key.
+
+        Those are records with a salt of the person (app.contracts.pseudonyms).
+        """
+
+    async def replace_person(self, state_id: StateId, user_id: str, until: HistoryPosition) -> int:
+        """Put the pseudonym of a person in the place of the id, in all records before the one at ``until``.
+
+        Unreadable records lose what they have about people.
 
         Returns:
             The number of records.
@@ -71,6 +88,6 @@ class HistoryStore(Protocol):
         """Return the records with these ids that exist and can be read, in any order."""
 
     async def find_request(
-        self, flow_id: str, user_id: str, actor: str, request_id: str, since: datetime
+        self, state_id: StateId, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
         """Return the record of the change that a request made after ``since``."""

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
+from app.contracts.people import Participant
 from app.contracts.record import (
     HistoryRecord,
     PayloadPlace,
@@ -14,7 +15,7 @@ from app.contracts.record import (
     payload_record_id,
     with_payloads,
 )
-from app.contracts.state import FlowState, StatePosition
+from app.contracts.state import FlowState, StateId, StatePosition
 
 
 class StoredState(Struct, frozen=True):
@@ -73,23 +74,30 @@ class StatePage(Struct, frozen=True):
     next: str | None
 
 
+ListedStatus = Literal["active", "paused", "completed"]
+
+
 class StateFilter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A filter of states; None matches any value."""
+    """A filter of states; None matches any value.
+
+    ``entity_id`` is that of states whose flow has many for each user.
+    """
 
     flow_id: str | None = None
     step: str | None = None
-    status: Literal["active", "paused", "completed"] | None = None
+    status: ListedStatus | None = None
     user_id: str | None = None
+    entity_id: str | None = None
 
 
 class RunningStates(Struct, frozen=True):
-    """Running states at the same step: their number, and the users of the first ones, by key."""
+    """Running states at the same step: their number, and the first ones, by key."""
 
     step: str
     status: Literal["active", "paused"]
     previous: str | UnsetType
     count: int
-    user_ids: tuple[str, ...]
+    state_ids: tuple[StateId, ...]
 
 
 REMEMBERED_REQUESTS = 16
@@ -110,14 +118,15 @@ class StateStore(Protocol):
     def busy(self) -> bool:
         """True while callers wait for commits."""
 
-    async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+    async def load(self, state_id: StateId) -> StoredState | None:
         """Return the stored state, also a cleared or expired one; None if there is none."""
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it still stands at ``before``.
 
         The record enters the outbox, without a payload that it names, and its request the last
-        ``REMEMBERED_REQUESTS`` ones. The record of an erasure removes the stored requests. If the connection
+        ``REMEMBERED_REQUESTS`` ones. The record of an erasure, also of a person beside the owner, removes the
+        stored requests. If the connection
         breaks, the outcome is looked up, never guessed.
 
         Args:
@@ -128,7 +137,7 @@ class StateStore(Protocol):
             False if another commit was first.
         """
 
-    async def load_or_salvage(self, flow_id: str, user_id: str) -> StoredState | DamagedState | None:
+    async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
         """Return the stored state, or the readable parts of a damaged one; None if there is none."""
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
@@ -137,24 +146,56 @@ class StateStore(Protocol):
         The damaged document is set aside. Its pending records must be delivered before.
         """
 
-    async def drop_damaged(self, flow_id: str, user_id: str) -> None:
+    async def drop_damaged(self, state_id: StateId) -> None:
         """Remove the damaged documents of a state that were set aside."""
 
     async def find(self, only: StateFilter, after: str | None, limit: int, now: datetime) -> StatePage:
         """Return the states that exist at ``now``, by key, after the key ``after``."""
+
+    async def list_instances(
+        self,
+        flow_id: str,
+        user_id: str,
+        *,
+        status: ListedStatus | None,
+        after: str | None,
+        limit: int,
+        now: datetime,
+    ) -> StatePage:
+        """Return the states with an entity that a user has in a flow at ``now``, the newest start first.
+
+        Args:
+            flow_id: The flow.
+            user_id: The owner.
+            status: Only states with this status; None: all.
+            after: The ``next`` of the page before.
+            limit: The largest number of states.
+            now: The present time, at which the states have not expired.
+        """
+
+    async def list_awaiting(
+        self, roles: Sequence[Participant], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        """Return the active states that wait for one of ``roles``, by key, after the key ``after``.
+
+        A state waits for the participants with a role that may run a transition of its step.
+        """
+
+    async def ids_of_user(self, user_id: str) -> list[StateId]:
+        """Return the stored states of a user, ended ones too, by key."""
 
     async def count_running_by_step(
         self, flow_id: str, version: int, shown: int, now: datetime
     ) -> list[RunningStates]:
         """Count the active and paused states on a version of a flow at ``now``, by their positions.
 
-        Each group lists its first ``shown`` users. Unreadable states with a readable step are included.
+        Each group lists its first ``shown`` states. Unreadable states with a readable step are included.
         """
 
-    async def list_running_users(
+    async def list_running(
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
-    ) -> list[str]:
-        """Return the users of the states that ``count_running_by_step`` counts, by key.
+    ) -> list[StateId]:
+        """Return the states that ``count_running_by_step`` counts, by key.
 
         ``without``: steps whose states are left out.
         """
@@ -174,6 +215,12 @@ class StateStore(Protocol):
         """Return the states with records older than ``before`` in the outbox, oldest first.
 
         ``without``: keys of states that are left out.
+        """
+
+    async def ids_naming(self, user_id: str) -> list[StateId]:
+        """Return the stored states that name a person beside their owner, ended ones too, by key.
+
+        Those are the states with a salt of the person (app.contracts.pseudonyms), also unreadable ones.
         """
 
     async def random_key(self) -> str | None:

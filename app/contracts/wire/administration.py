@@ -1,6 +1,6 @@
 """The JSON shapes of batches, recoveries, exports and erasures."""
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.results import BatchOutcome, Erasure, PersonalData, Recovered
 from app.contracts.wire.errors import ErrorView, error_view
@@ -27,6 +27,7 @@ class BatchResult(Struct, frozen=True, rename="camel"):
     user_id: str
     flow_id: str
     ok: bool
+    entity_id: str | UnsetType = UNSET
     state: StateView | UnsetType | None = UNSET
     error: ErrorView | UnsetType = UNSET
     payload_omitted: bool | UnsetType = UNSET
@@ -45,12 +46,15 @@ class ErasureView(Struct, frozen=True, rename="camel"):
     """The receipt of an erasure.
 
     ``receipts`` are the records of the erasure, one in the history of each flow; ``records_erased`` counts
-    the records that lost their payload.
+    the records that lost their payload. ``states_pseudonymised`` and ``records_pseudonymised`` count those of
+    other users that named the user, and have a pseudonym instead.
     """
 
     user_id: str
     records_erased: int
     receipts: list[RecordView]
+    states_pseudonymised: int
+    records_pseudonymised: int
 
 
 def recovery_view(done: Recovered) -> RecoveryView:
@@ -61,12 +65,14 @@ def recovery_view(done: Recovered) -> RecoveryView:
 
 def batch_result(outcome: BatchOutcome) -> BatchResult:
     """Return the view of the result of one operation."""
+    named = BatchResult(
+        outcome.user_id, outcome.flow_id, ok=outcome.error is None, entity_id=outcome.entity_id
+    )
     if outcome.error is not None:
-        view = error_view(outcome.error)
-        return BatchResult(outcome.user_id, outcome.flow_id, ok=False, error=view)
+        return structs.replace(named, error=error_view(outcome.error))
     state = None if outcome.state is None else state_view(outcome.state)
     omitted = outcome.payload_omitted or UNSET
-    return BatchResult(outcome.user_id, outcome.flow_id, ok=True, state=state, payload_omitted=omitted)
+    return structs.replace(named, state=state, payload_omitted=omitted)
 
 
 def personal_data_view(found: PersonalData) -> PersonalDataView:
@@ -78,4 +84,10 @@ def personal_data_view(found: PersonalData) -> PersonalDataView:
 
 def erasure_view(done: Erasure) -> ErasureView:
     """Return the view of an erasure."""
-    return ErasureView(done.user_id, done.erased, [record_view(record) for record in done.receipts])
+    return ErasureView(
+        done.user_id,
+        done.erased,
+        [record_view(record) for record in done.receipts],
+        done.pseudonymised_states,
+        done.pseudonymised_records,
+    )

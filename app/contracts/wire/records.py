@@ -28,7 +28,10 @@ class RecordMetadata(Struct, frozen=True, rename="camel"):
 
 
 class RecordView(Struct, frozen=True, rename="camel"):
-    """A history record in an answer (the reference's FlowStateHistory)."""
+    """A history record in an answer (the reference's FlowStateHistory).
+
+    ``entity_id`` is present if the user has many states in the flow.
+    """
 
     id: str
     user_id: str
@@ -42,6 +45,7 @@ class RecordView(Struct, frozen=True, rename="camel"):
     payload: Payload | UnsetType = UNSET
     error: str | UnsetType = UNSET
     hash: str | UnsetType = UNSET
+    entity_id: str | UnsetType = UNSET
 
 
 class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
@@ -53,9 +57,9 @@ class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
     after: StateView | UnsetType = UNSET
 
 
-NOT_SHOWN = ("commit_id", "digest", "previous_hash", "commitment", "salt", "hash_version")
+NOT_SHOWN = ("commit_id", "digest", "previous_hash", "commitment", "salt", "hash_version", "actor_salt")
 """Members of a record that no view has; every other one is a member of RecordMetadata, RecordView or
-ExportedRecordView."""
+ExportedRecordView. ``instance_id`` is shown as ``entity_id``."""
 
 
 def record_view(record: HistoryRecord) -> RecordView:
@@ -72,6 +76,7 @@ def record_view(record: HistoryRecord) -> RecordView:
         payload=record.payload,
         error=record.error,
         hash=record.hash,
+        entity_id=record.instance_id,
         metadata=RecordMetadata(
             kind=record.kind,
             service=record.service,

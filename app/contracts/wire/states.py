@@ -28,8 +28,8 @@ class StateView(Struct, frozen=True, rename="camel"):
     ``transitions`` are those that the caller may run now. Callers with one of ``undo_roles`` may go back to
     ``previous``; absent: all callers who may act on the state, empty: administrators only. With
     ``instances``, ``many``, ``entity_id`` is a part of the state's identity, otherwise a label.
-    ``participants``, ``claims`` and ``votes`` are those of people; ``votes`` are cast at this step, ``runs`` tell
-    who ran the transitions that a rule of the flow refers to.
+    ``participants``, ``claims`` and ``votes`` are those of people; ``votes`` are cast at this step,
+    ``runs`` are those of transitions that a rule of the flow refers to.
     """
 
     flow: str

@@ -9,7 +9,7 @@ import msgspec
 
 from app.contracts.definition import Finding
 from app.flow.lint.findings import error, warning
-from app.flow.lint.spelling import MAX_ROLE, NAME, is_role, quoted
+from app.flow.lint.spelling import NAME, ROLE_RULE, is_role, quoted
 from app.kit.durations import MAX_DURATION, parse_duration
 
 MIN_TTL = timedelta(milliseconds=1)
@@ -92,8 +92,7 @@ def check_roles(at: str, value: object) -> Iterator[Finding]:
         if not is_role(role):
             yield error(
                 f"{at}/{position}",
-                f"{quoted(role)} is not a role: a role has 1 to {MAX_ROLE} printable characters, "
-                "without spaces at its ends",
+                f"{quoted(role)} is not a role: a role has {ROLE_RULE}",
                 "write the role as in the claim `roles` of tokens",
             )
         elif role in seen:

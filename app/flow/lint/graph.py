@@ -47,6 +47,20 @@ def components(edges: Edges) -> list[set[str]]:
     return found
 
 
+def descendants(edges: Edges) -> dict[str, int]:
+    """Return the steps that can be reached from each step, itself included, as bits by their positions."""
+    bits = {step: 1 << position for position, step in enumerate(edges)}
+    found: dict[str, int] = {}
+    for component in reversed(components(edges)):  # its targets are in it or come later
+        reachable = 0
+        for step in component:
+            reachable |= bits[step]
+            for target in edges[step]:
+                reachable |= found.get(target, bits[target])
+        found |= dict.fromkeys(component, reachable)
+    return found
+
+
 def _postorder(edges: Edges) -> list[str]:
     """Return the steps in the order in which a depth-first search leaves them."""
     order: list[str] = []

@@ -21,7 +21,9 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
     """Yield findings about what users may do with their states."""
     for member in _OF_STATES:
         yield from _check_member(member, raw.get(member))
-    if not any(_restricts(transition) for _, transition in _transitions(steps)):
+    on_states = as_object(raw.get("participants"))
+    given = [roles for _, transition in transitions_of(steps) if (roles := roles_of(transition))]
+    if not given:
         return
     for member, does in _OF_STATES.items():
         if raw.get(member) is None:
@@ -30,8 +32,10 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
                 f"Transitions require roles, but everybody who may act on a state may {does} it",
                 f'add "{member}": false for administrators only, a list of roles, or true to leave it so',
             )
-    for at, transition in _transitions(steps):
-        if transition.get("roles") is None and not _reads_caller(transition.get("guard")):
+    of_tokens = any(not isinstance(role, str) or role not in on_states for roles in given for role in roles)
+    for at, transition in transitions_of(steps):
+        is_open = transition.get("roles") is None and roles_of(transition) is None
+        if is_open and of_tokens and not reads_caller(transition.get("guard")):
             yield warning(
                 at,
                 "Mixed roles: other transitions require a role, but the user of the state may run this one",
@@ -40,12 +44,18 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
         yield from _check_undo(at, transition, steps)
 
 
-def _restricts(transition: dict[str, Any]) -> bool:
-    """True if a transition requires a role of a user; a transition for the timer alone does not."""
-    return isinstance(transition.get("roles"), list) and transition["roles"] != []
+def roles_of(transition: dict[str, Any]) -> list[Any] | None:
+    """Return the roles of which a transition requires one; None if it requires none.
+
+    A transition that needs votes requires the role of the voters if it lists no roles.
+    """
+    roles, voters = transition.get("roles"), as_object(transition.get("approvals")).get("of")
+    if roles is None and isinstance(voters, str):
+        return [voters]
+    return roles if isinstance(roles, list) else None
 
 
-def _reads_caller(guard: object) -> bool:
+def reads_caller(guard: object) -> bool:
     """True if a sound guard depends on the caller, by which its author has restricted the transition."""
     return isinstance(guard, str) and fault_of_guard(guard) is None and compiled(guard).reads_user
 
@@ -60,7 +70,8 @@ def _check_member(member: str, value: object) -> Iterator[Finding]:
         )
 
 
-def _transitions(steps: dict[str, Any]) -> Iterator[Place]:
+def transitions_of(steps: dict[str, Any]) -> Iterator[Place]:
+    """Yield the transitions of a flow with their pointers."""
     for step, each in objects(steps):
         for name, transition in objects(each.get("transitions")):
             yield f"/steps/{escape(step)}/transitions/{escape(name)}", transition

@@ -16,21 +16,29 @@ _MAX_NAMED = 10
 
 def reachability_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Finding]:
     """Yield findings about the connections of steps; none while a step or transition is malformed."""
-    if not _is_well_formed(raw, steps):
+    if not is_well_formed(raw, steps):
         return
-    edges = {
-        name: list(dict.fromkeys(each["step"] for each in step["transitions"].values()))
-        for name, step in steps.items()
-    }
-    entries = [
-        name for name, step in steps.items() if name == raw["initialStep"] or step.get("initial") is True
-    ]
-    entered = reached(edges, entries)
+    edges = targets_of(steps)
+    entered = reached(edges, entries_of(raw, steps))
     yield from _unreached(edges, entered)
     yield from _traps(steps, entered)
 
 
-def _is_well_formed(raw: dict[str, Any], steps: dict[str, Any]) -> bool:
+def targets_of(steps: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the steps that the transitions of each step lead to."""
+    return {
+        name: list(dict.fromkeys(each["step"] for each in step["transitions"].values()))
+        for name, step in steps.items()
+    }
+
+
+def entries_of(raw: dict[str, Any], steps: dict[str, Any]) -> list[str]:
+    """Return the steps at which users may start."""
+    return [name for name, step in steps.items() if name == raw["initialStep"] or step.get("initial") is True]
+
+
+def is_well_formed(raw: dict[str, Any], steps: dict[str, Any]) -> bool:
+    """True if the initial step exists, and each transition leads to an existing step."""
     initial = raw.get("initialStep")
     if not isinstance(initial, str) or initial not in steps:
         return False

@@ -9,7 +9,16 @@ from msgspec import Struct
 
 from app.contracts.definition import Finding
 from app.contracts.errors import Fault
-from app.contracts.flow import Flow, FlowConfig, FlowStep, FlowTimeout, FlowTransition
+from app.contracts.flow import (
+    Flow,
+    FlowApprovals,
+    FlowAssignment,
+    FlowConfig,
+    FlowParticipant,
+    FlowStep,
+    FlowTimeout,
+    FlowTransition,
+)
 from app.flow.lint.findings import error
 from app.flow.lint.pointers import value_at
 from app.flow.lint.spelling import nearest
@@ -21,6 +30,9 @@ _SHAPES_BY_POINTER: list[tuple[re.Pattern[str], type[Struct]]] = [
     (re.compile(r"/steps/[^/]*\Z"), FlowStep),
     (re.compile(r"/steps/[^/]*/timeout\Z"), FlowTimeout),
     (re.compile(r"/steps/[^/]*/transitions/[^/]*\Z"), FlowTransition),
+    (re.compile(r"/steps/[^/]*/transitions/[^/]*/approvals\Z"), FlowApprovals),
+    (re.compile(r"/steps/[^/]*/transitions/[^/]*/assign/[^/]*\Z"), FlowAssignment),
+    (re.compile(r"/participants/[^/]*\Z"), FlowParticipant),
 ]
 _MAX_COMPARED = 20
 _TEXT, _SWITCH, _INTEGER = "a text in quotes", "true or false", "a whole number from 0"
@@ -36,6 +48,14 @@ _EXPECTED: dict[type[Struct], dict[str, str]] = {
         "ttl": 'an ISO 8601 duration such as "P30D"',
         "resettable": _ROLES_OR_SWITCH,
         "clearable": _ROLES_OR_SWITCH,
+        "instances": '"one" or "many"',
+        "participants": "an object of the roles that people have on a state, by their names",
+    },
+    FlowParticipant: {
+        "group": "the name of a group of users, as tokens list it",
+        "assignable": _ROLES_OR_SWITCH,
+        "claim": 'an ISO 8601 duration such as "PT15M"',
+        "takeOver": _ROLES,
     },
     FlowConfig: {
         "queryParam": "the name of a URL parameter",
@@ -65,6 +85,17 @@ _EXPECTED: dict[type[Struct], dict[str, str]] = {
         "reversible": _SWITCH,
         "guard": "a condition in CEL, as a text in quotes",
         "payloadSchema": "a JSON Schema, as an object",
+        "assign": 'a list such as [{"role": "approver", "from": "payload.approver"}]',
+        "notBy": 'a list of names of transitions such as ["submit"]',
+        "approvals": 'an object such as {"of": "approver", "count": 2}',
+    },
+    FlowApprovals: {
+        "of": "the role of the people who vote, as in `participants`",
+        "count": "the number of votes that move the state, from 2",
+    },
+    FlowAssignment: {
+        "role": "the role that people get, as in `participants`",
+        "from": "the member of the payload that has their ids, such as payload.approver",
     },
 }
 _EXPECTED_ANYWHERE = {"meta": "an object", "roles": _ROLES}
@@ -72,6 +103,8 @@ _EXPECTED_WITHIN = {
     "steps": "an object with index, step, service and transitions",
     "transitions": "an object with transition and step",
     "payloadMap": _INTEGER,
+    "participants": 'an object such as {"assignable": true}',
+    "assign": "an object with role and from",
 }
 """The types of members whose names are chosen by the author."""
 _MISSING = re.compile(r'"(\w+)" is a required property\Z')

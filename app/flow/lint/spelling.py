@@ -9,6 +9,7 @@ SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,63}\Z")
 SLUG_RULE = "a slug is 1 to 64 letters, digits, '_', '-' or '.', no '-' or '.' first"
 MAX_ROLE = 128
+ROLE_RULE = f"1 to {MAX_ROLE} printable characters, without spaces at its ends"
 _MAX_SHOWN = 80
 _MAX_LISTED = 8
 _MAX_COMPARED = 500

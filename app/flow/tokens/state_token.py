@@ -84,7 +84,7 @@ def encode_token(flow: Flow, state: FlowState) -> str:
         ok=state.ok,
         service=state.service,
         previous=UNSET if state.previous is UNSET else text_of(_step(flow, state, state.previous).index),
-        entity_id="" if state.entity_id is None else state.entity_id,
+        entity_id="" if state.entity is None else state.entity,
         message=state.message,
         values=_written(step, state.payload),
     )
@@ -171,7 +171,7 @@ def differences(flow: Flow, hint: StateHint, state: FlowState) -> list[str]:
         ok=state.ok,
         service=state.service,
         previous=state.previous,
-        entity_id=_entity(state.entity_id),
+        entity_id=_entity(state.entity),
         payload=_named_values(step, _written(step, state.payload)),
         message=state.message,
     )

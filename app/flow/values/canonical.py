@@ -49,6 +49,13 @@ def canonical(raw: Any) -> Any:
     if not isinstance(raw, dict):
         return raw
     changed = _with_duration(raw, "ttl")
+    participants = raw.get("participants")
+    if isinstance(participants, dict):
+        claims = {
+            role: _with_duration(each, "claim") if isinstance(each, dict) else each
+            for role, each in participants.items()
+        }
+        changed = {**changed, "participants": claims}
     steps = raw.get("steps")
     if isinstance(steps, dict):
         changed = {**changed, "steps": {name: _canonical_step(step) for name, step in steps.items()}}

@@ -19,6 +19,12 @@ from app.contracts.migration import (
 )
 from app.flow.values.references import resolve_references
 from app.flow.values.struct_errors import escape
+from app.flow.versions.people import (
+    describe_approvals,
+    describe_instances,
+    describe_not_by,
+    participant_reasons,
+)
 
 _WORST_FIRST: tuple[Effect, ...] = ("breaking", "compatible", "safe")
 _TEXTS = {
@@ -45,6 +51,7 @@ _TRANSITION_MEMBERS = {
     "guard": "The transition runs under another condition",
     "payloadSchema": "The transition accepts another payload",
     "roles": "Other users may run the transition",
+    "assign": "The transition gives roles to other people; those that a state has stay until then",
 }
 _REFERENCES = ("service", "module", "path")
 """Members of a step that may refer to the config."""
@@ -108,6 +115,12 @@ class _Differences:
                 self._compare_configs(self._old.config, self._new.config)
             elif member in _SAFE_FLOW_MEMBERS:
                 self._add_reason(f"/{member}", "safe", _SAFE_FLOW_MEMBERS[member])
+            elif member == "instances":
+                self._add_reason("/instances", "compatible", describe_instances(self._new))
+            elif member == "participants":
+                self.reasons += participant_reasons(
+                    self._old.participants or {}, self._new.participants or {}
+                )
             else:
                 self._add_reason(
                     f"/{member}", "compatible", _COMPATIBLE_FLOW_MEMBERS.get(member, "The value changed")
@@ -215,6 +228,10 @@ class _Differences:
                 self._add_reason(
                     here, "compatible", f"The transition leads to {new.step!r} and led to {old.step!r}"
                 )
+            elif change.member == "notBy":
+                self._add_reason(here, "compatible", describe_not_by(self._old, old, new))
+            elif change.member == "approvals":
+                self._add_reason(here, "compatible", describe_approvals(old.approvals, new.approvals))
             else:
                 self._add_reason(
                     here, "compatible", _TRANSITION_MEMBERS.get(change.member, "The value changed")

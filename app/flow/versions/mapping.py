@@ -11,6 +11,8 @@ from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import FlowStep
 from app.contracts.state import FlowState
 from app.flow import timers
+from app.flow.people.duties import recorded_runs
+from app.flow.people.participants import awaited_roles, declared_participants
 from app.flow.position import current_step
 from app.flow.undo import undo_roles
 from app.flow.values.struct_errors import escape
@@ -66,7 +68,8 @@ class StepMapping:
 
         Payload, message and service stay, and a paused state stays paused. ``previous`` is mapped as well,
         and dropped if it has no target. The timeout of the same step continues if it is the same; any other
-        starts now.
+        starts now. People whose role is no longer declared leave the state; claims and votes stay at the same
+        step if the rules for them are the same.
 
         Raises:
             FlowStateCorruptionError: The state does not fit its own version.
@@ -87,6 +90,7 @@ class StepMapping:
             revision=state.revision + 1,
             **entered,
             **self._previous(state),
+            **self._people(state, source, target),
             updated_at=now,
         )
 
@@ -98,11 +102,38 @@ class StepMapping:
         return {"previous": to, "undo_roles": undo_roles(self.old, state)}
 
     def _continues_timeout(self, source: FlowStep, target: FlowStep) -> bool:
-        """True if a state stays in its step, possibly renamed, with the same timeout."""
-        if target.step != source.step and target.step in self.old.flow.steps:
+        """True if a state stays in its step with the same timeout."""
+        if not self._stays(source, target):
             return False
         old, new = source.timeout, target.timeout
         return old is not None and new is not None and (old.after, old.resume) == (new.after, new.resume)
+
+    def _stays(self, source: FlowStep, target: FlowStep) -> bool:
+        """True if a state stays in its step, possibly renamed."""
+        return target.step == source.step or target.step not in self.old.flow.steps
+
+    def _people(self, state: FlowState, source: FlowStep, target: FlowStep) -> dict[str, Any]:
+        """Return the changes of people: those with roles, their claims, votes and runs."""
+        changes: dict[str, Any] = {}
+        stays = self._stays(source, target)
+        if state.participants is not UNSET:
+            people = declared_participants(self.new.flow, state)
+            paused = state.status == "paused"
+            changes["participants"] = people
+            changes["awaits"] = UNSET if paused else awaited_roles(self.new.flow, target, people)
+        if state.claims is not UNSET:
+            roles = self.new.flow.participants or {}
+            claimable = {role for role, declared in roles.items() if declared.claim is not None}
+            claims = tuple(each for each in state.claims if stays and each.role in claimable)
+            changes["claims"] = claims or UNSET
+        if state.votes is not UNSET:
+            old, new = source.transitions, target.transitions
+            same = {name for name in old if name in new and old[name].approvals == new[name].approvals}
+            votes = tuple(each for each in state.votes if stays and each.transition in same)
+            changes["votes"] = votes or UNSET
+            if not stays:
+                changes["runs"] = recorded_runs(self.new.flow, state)
+        return changes
 
 
 def _unknown(step: str, definition: FlowDefinition) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from app.contracts.errors import Fault
 from app.contracts.migration import SAMPLE_SIZE, Proposal, Sample, StepMigration
@@ -124,5 +124,13 @@ def _example_of(mapping: StepMapping, group: RunningStates) -> FlowState:
 
 
 def _extended(sample: Sample, group: RunningStates) -> Sample:
-    users = sorted([*sample.user_ids, *group.user_ids])
-    return Sample(sample.count + group.count, users[:SAMPLE_SIZE])
+    entities = sample.entity_ids or [""] * len(sample.user_ids)
+    known = list(zip(sample.user_ids, entities, strict=True))
+    added = [(state_id.user_id, state_id.instance_id or "") for state_id in group.state_ids]
+    first = sorted([*known, *added])[:SAMPLE_SIZE]
+    has_many = any(entity for _, entity in first)
+    return Sample(
+        sample.count + group.count,
+        [user for user, _ in first],
+        [entity for _, entity in first] if has_many else UNSET,
+    )

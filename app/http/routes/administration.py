@@ -32,7 +32,7 @@ from app.contracts.wire.records import exported_record_view
 from app.contracts.wire.states import state_view
 from app.http.endpoint import Answer, Call, Endpoint
 from app.http.paging import Limit, page_answer
-from app.http.routes.states import StatesPage
+from app.http.routes.state_lists import StatesPage
 
 MAX_OPERATIONS = 1000
 EXPORT_PART_BYTES = 262_144
@@ -52,6 +52,7 @@ class FoundStatesQuery(Struct, frozen=True, rename="camel"):
     step: str | None = None
     status: Literal["active", "paused", "completed"] | None = None
     user_id: str | None = None
+    entity_id: str | None = None
     after: str | None = None
     limit: Limit = 100
 
@@ -91,7 +92,7 @@ class PersonalDataQuery(Struct, frozen=True, rename="camel"):
 
 async def _find(call: Call) -> Answer:
     query: FoundStatesQuery = call.query
-    only = StateFilter(query.flow_id, query.step, query.status, query.user_id)
+    only = StateFilter(query.flow_id, query.step, query.status, query.user_id, query.entity_id)
     page = await call.service.administration.find_states(
         only, after=query.after, limit=query.limit, caller=call.caller
     )

@@ -5,16 +5,21 @@ from typing import Annotated
 from msgspec import Meta
 from starlette.responses import Response
 
-from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
+from app.contracts.errors import (
+    EntityRequiredError,
+    FlowNotFoundError,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+)
 from app.diagrams.formats import Format
-from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.http.endpoint import Answer, Call, Endpoint, StateQuery
 
 MEDIA_TYPES: dict[Format, str] = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "svg": "image/svg+xml"}
 """``application/vnd.mermaid`` is registered too, but browsers save it instead of showing it."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-class DiagramQuery(UserQuery, frozen=True, rename="camel"):
+class DiagramQuery(StateQuery, frozen=True, rename="camel"):
     """``user_id``: highlight the current step of this user's state, on the version that it runs on.
 
     ``version``: draw this version, instead of the state's or the newest one.
@@ -30,7 +35,8 @@ async def _diagram(call: Call) -> Answer:
         call.path["flow_id"],
         query.format,
         caller=call.caller,
-        user_id=None if query.user_id is None else call.user_id,
+        user_id=query.user_id,
+        entity_id=query.entity_id,
         version=query.version,
     )
     headers = {
@@ -50,7 +56,12 @@ DIAGRAM_ENDPOINTS = [
         handle=_diagram,
         query=DiagramQuery,
         answers={200: str},
-        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
+        errors=(
+            EntityRequiredError,
+            InsufficientPermissionsError,
+            FlowNotFoundError,
+            FlowStateCorruptionError,
+        ),
         media_type=MEDIA_TYPES["mermaid"],
         other_media_types={MEDIA_TYPES["dot"]: str, MEDIA_TYPES["svg"]: str},
         answer_headers=("Flow-Version",),

@@ -5,17 +5,22 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
+from app.contracts.errors import (
+    EntityRequiredError,
+    FlowNotFoundError,
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+)
 from app.contracts.record import HistoryFilter
 from app.contracts.results import Verification
 from app.contracts.wire.records import RecordView, record_view
-from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.http.endpoint import Answer, Call, Endpoint, StateQuery
 from app.http.paging import Limit, page_answer
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
-class HistoryQuery(UserQuery, frozen=True, rename="camel"):
+class HistoryQuery(StateQuery, frozen=True, rename="camel"):
     """``after`` is the id of the last record of the previous page.
 
     ``since`` (inclusive) and ``until`` (exclusive) are ISO 8601 times with a zone.
@@ -43,8 +48,9 @@ class HistoryPage(Struct, frozen=True, rename="camel", omit_defaults=True):
 async def _history(call: Call) -> Answer:
     query: HistoryQuery = call.query
     page = await call.service.page_flow_history(
-        call.user_id,
+        call.owner_id,
         call.path["flow_id"],
+        entity_id=query.entity_id,
         after=query.after,
         limit=query.limit,
         only=HistoryFilter(query.since, query.until, query.transition, query.actor, query.success),
@@ -55,7 +61,9 @@ async def _history(call: Call) -> Answer:
 
 async def _verify(call: Call) -> Answer:
     return Answer(
-        await call.service.verify_flow_history(call.user_id, call.path["flow_id"], caller=call.caller)
+        await call.service.verify_flow_history(
+            call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, caller=call.caller
+        )
     )
 
 
@@ -68,7 +76,12 @@ HISTORY_ENDPOINTS = [
         handle=_history,
         query=HistoryQuery,
         answers={200: HistoryPage},
-        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
+        errors=(
+            EntityRequiredError,
+            InsufficientPermissionsError,
+            FlowNotFoundError,
+            FlowStateCorruptionError,
+        ),
     ),
     Endpoint(
         method="GET",
@@ -76,8 +89,8 @@ HISTORY_ENDPOINTS = [
         name="verifyFlowHistory",
         summary="Verify the hash chain of the history; the answer names the first broken link, if any",
         handle=_verify,
-        query=UserQuery,
+        query=StateQuery,
         answers={200: Verification},
-        errors=(InsufficientPermissionsError, FlowNotFoundError),
+        errors=(EntityRequiredError, InsufficientPermissionsError, FlowNotFoundError),
     ),
 ]

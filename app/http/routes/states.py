@@ -3,8 +3,15 @@
 from msgspec import Struct, structs
 
 from app.auth.policy import ADMIN
-from app.contracts.commands import PauseCommand, ResetCommand, SetCommand, StartCommand, TransitionCommand
+from app.contracts.commands import (
+    PauseCommand,
+    ResetCommand,
+    SetCommand,
+    StartCommand,
+    TransitionCommand,
+)
 from app.contracts.errors import (
+    EntityRequiredError,
     Fault,
     FlowNotFoundError,
     FlowNotStartedError,
@@ -20,90 +27,87 @@ from app.contracts.errors import (
     StateBusyError,
     StatePausedError,
 )
-from app.contracts.ports.states import StateFilter
 from app.contracts.state import FlowState
 from app.contracts.wire.administration import RecoveryView, recovery_view
 from app.contracts.wire.states import StateView, state_view
-from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, UserQuery
-from app.http.paging import Limit, page_answer
+from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, StateQuery, UserQuery
 
 
-class StatesQuery(UserQuery, frozen=True, rename="camel"):
-    """``after`` is the ``next`` of the previous page."""
-
-    after: str | None = None
-    limit: Limit = 100
+class StartQuery(UserQuery, frozen=True, rename="camel"):
+    """The owner of the state. The entity is in the body."""
 
 
 class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
     """A command without members: no body, or an empty object."""
 
 
-class StatesPage(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """States by flow. ``next`` is the ``after`` of the next page, absent on the last one.
-
-    A page ends at 1 MB, so that it may have fewer states than ``limit``.
-    """
-
-    items: list[StateView]
-    next: str | None = None
-
-
-def _state_answer(state: FlowState, status: int = 200) -> Answer:
+def state_answer(state: FlowState, status: int = 200) -> Answer:
+    """Return the answer with a state and its ETag."""
     return Answer(state_view(state), status, {"ETag": f'"{state.epoch}.{state.revision}"'})
 
 
 async def _get(call: Call) -> Answer:
-    state = await call.service.get_flow_state(call.user_id, call.path["flow_id"], caller=call.caller)
-    return Answer(None) if state is None else _state_answer(state)
+    state = await call.service.get_flow_state(
+        call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, caller=call.caller
+    )
+    return Answer(None) if state is None else state_answer(state)
 
 
 async def _start(call: Call) -> Answer:
     state, started = await call.service.start_flow(
-        call.user_id, call.path["flow_id"], call.body, origin=call.origin
+        call.owner_id, call.path["flow_id"], call.body, origin=call.origin
     )
-    return _state_answer(state, 201 if started else 200)
+    return state_answer(state, 201 if started else 200)
 
 
 async def _transition(call: Call) -> Answer:
     command: TransitionCommand = call.body
     state = await call.service.execute_transition(
-        call.user_id,
+        call.owner_id,
         call.path["flow_id"],
         call.path["transition"],
         command.payload,
         ok=command.ok,
         message=command.message,
         remove=command.remove,
+        entity_id=call.query.entity_id,
         origin=call.origin,
     )
-    return _state_answer(state)
+    return state_answer(state)
 
 
 async def _reset(call: Call) -> Answer:
     state = await call.service.reset_flow(
-        call.user_id, call.path["flow_id"], call.body.step, origin=call.origin
+        call.owner_id,
+        call.path["flow_id"],
+        call.body.step,
+        entity_id=call.query.entity_id,
+        origin=call.origin,
     )
-    return _state_answer(state)
+    return state_answer(state)
 
 
 async def _back(call: Call) -> Answer:
-    return _state_answer(
-        await call.service.undo_transition(call.user_id, call.path["flow_id"], origin=call.origin)
+    return state_answer(
+        await call.service.undo_transition(
+            call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
+        )
     )
 
 
 async def _pause(call: Call) -> Answer:
-    return _state_answer(
+    return state_answer(
         await call.service.administration.pause_flow(
-            call.user_id, call.path["flow_id"], call.body, origin=call.origin
+            call.owner_id, call.path["flow_id"], call.body, entity_id=call.query.entity_id, origin=call.origin
         )
     )
 
 
 async def _resume(call: Call) -> Answer:
-    return _state_answer(
-        await call.service.administration.resume_flow(call.user_id, call.path["flow_id"], origin=call.origin)
+    return state_answer(
+        await call.service.administration.resume_flow(
+            call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
+        )
     )
 
 
@@ -115,32 +119,29 @@ async def _set(call: Call) -> Answer:
             [Fault("/flow", f"must be {flow_id!r}, the flow in the path, or be left out")]
         )
     state = await call.service.set_flow_state(
-        call.user_id, structs.replace(command, flow=flow_id), origin=call.origin
+        call.owner_id,
+        structs.replace(command, flow=flow_id),
+        entity_id=call.query.entity_id,
+        origin=call.origin,
     )
-    return _state_answer(state)
+    return state_answer(state)
 
 
 async def _clear(call: Call) -> Answer:
-    await call.service.clear_flow_state(call.user_id, call.path["flow_id"], origin=call.origin)
+    await call.service.clear_flow_state(
+        call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
+    )
     return Answer(status=204)
 
 
 async def _recover(call: Call) -> Answer:
     done = await call.service.administration.recover_flow(
-        call.user_id, call.path["flow_id"], origin=call.origin
+        call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, origin=call.origin
     )
     return Answer(recovery_view(done))
 
 
-async def _list(call: Call) -> Answer:
-    query: StatesQuery = call.query
-    page = await call.service.administration.find_states(
-        StateFilter(user_id=call.user_id), after=query.after, limit=query.limit, caller=call.caller
-    )
-    return page_answer(page.states, state_view, lambda state: state.key, page.next)
-
-
-_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError, EntityRequiredError)
 _CHANGING = (*_READING, RateLimitedError, RevisionConflictError, StateBusyError)
 _WITH_PAYLOAD = (*_CHANGING, InvalidPayloadError, PayloadTooLargeError)
 
@@ -151,7 +152,7 @@ STATE_ENDPOINTS = [
         name="getFlowState",
         summary="Get the state, or null if none was started",
         handle=_get,
-        query=UserQuery,
+        query=StateQuery,
         answers={200: StateView | None},
         answer_headers=("ETag",),
         errors=_READING,
@@ -162,7 +163,7 @@ STATE_ENDPOINTS = [
         name="startFlow",
         summary="Start the flow; 200 with the running state if it was started before",
         handle=_start,
-        query=UserQuery,
+        query=StartQuery,
         body=StartCommand,
         answers={201: StateView, 200: StateView},
         request_headers=CONDITIONAL,
@@ -175,7 +176,7 @@ STATE_ENDPOINTS = [
         name="executeTransition",
         summary="Run a transition of the current step",
         handle=_transition,
-        query=UserQuery,
+        query=StateQuery,
         body=TransitionCommand,
         answers={200: StateView},
         request_headers=CONDITIONAL,
@@ -194,7 +195,7 @@ STATE_ENDPOINTS = [
         name="undoTransition",
         summary="Undo a reversible transition: back to the step before it; the payload stays",
         handle=_back,
-        query=UserQuery,
+        query=StateQuery,
         body=NoBody,
         answers={200: StateView},
         request_headers=CONDITIONAL,
@@ -213,7 +214,7 @@ STATE_ENDPOINTS = [
         name="pauseFlow",
         summary="Pause the state: transitions are refused until it is resumed",
         handle=_pause,
-        query=UserQuery,
+        query=StateQuery,
         body=PauseCommand,
         answers={200: StateView},
         request_headers=CONDITIONAL,
@@ -227,7 +228,7 @@ STATE_ENDPOINTS = [
         name="resumeFlow",
         summary="Resume a paused state",
         handle=_resume,
-        query=UserQuery,
+        query=StateQuery,
         body=NoBody,
         answers={200: StateView},
         request_headers=CONDITIONAL,
@@ -241,13 +242,14 @@ STATE_ENDPOINTS = [
         name="recoverFlow",
         summary="Rebuild a damaged state from its history; a valid one stays as it is",
         handle=_recover,
-        query=UserQuery,
+        query=StateQuery,
         body=NoBody,
         answers={200: RecoveryView},
         errors=(
             InsufficientPermissionsError,
             FlowNotFoundError,
             FlowNotStartedError,
+            EntityRequiredError,
             StateBusyError,
         ),
         scope=ADMIN,
@@ -258,7 +260,7 @@ STATE_ENDPOINTS = [
         name="resetFlow",
         summary="Restart at the initial or the named step; starts the flow if there is no state",
         handle=_reset,
-        query=UserQuery,
+        query=StateQuery,
         body=ResetCommand,
         answers={200: StateView},
         request_headers=CONDITIONAL,
@@ -271,7 +273,7 @@ STATE_ENDPOINTS = [
         name="setFlowState",
         summary="Replace the whole state, or create one (repair)",
         handle=_set,
-        query=UserQuery,
+        query=StateQuery,
         body=SetCommand,
         answers={200: StateView},
         request_headers=CONDITIONAL,
@@ -285,19 +287,9 @@ STATE_ENDPOINTS = [
         name="clearFlowState",
         summary="Remove the state; its history stays",
         handle=_clear,
-        query=UserQuery,
+        query=StateQuery,
         answers={204: None},
         request_headers=CONDITIONAL,
         errors=(*_CHANGING, StatePausedError),
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/states",
-        name="getUserFlows",
-        summary="List the states of the user in all flows",
-        handle=_list,
-        query=StatesQuery,
-        answers={200: StatesPage},
-        errors=_READING,
     ),
 ]

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app.contracts.callers import Caller
 from app.contracts.errors import (
     AuthenticationRequiredError,
+    EntityRequiredError,
     Fault,
     FlowError,
     FlowNotFoundError,
@@ -27,7 +28,7 @@ from app.contracts.errors import (
 from app.contracts.events import Resync, StateChanged, user_topic
 from app.contracts.positions import NOTHING_HELD, HeldPosition, held_position
 from app.contracts.results import CaughtUp
-from app.contracts.state import TERMINAL_STATUSES
+from app.contracts.state import TERMINAL_STATUSES, StateId
 from app.contracts.wire.encoding import encode
 from app.contracts.wire.errors import error_view
 from app.contracts.wire.states import (
@@ -38,7 +39,7 @@ from app.contracts.wire.states import (
     state_of_event,
     state_view,
 )
-from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.http.endpoint import Answer, Call, Endpoint, StateQuery
 from app.services import FlowService
 from app.services.live.subscribers import LiveEvent, TopicSubscription
 
@@ -54,7 +55,7 @@ RETRY_MS = 1000
 _POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z")
 
 
-class PositionQuery(UserQuery, frozen=True, rename="camel"):
+class PositionQuery(StateQuery, frozen=True, rename="camel"):
     """``epoch`` and ``since`` (a revision) are the position of the caller; both or none are given.
 
     With ``fromStart`` a caller that has no state gets the present one from its first revision.
@@ -77,11 +78,10 @@ class _Status(Struct):
 class FlowStream:
     """One reader of one state: its position, and the events after it."""
 
-    def __init__(self, service: FlowService, caller: Caller, user_id: str, flow_id: str) -> None:
+    def __init__(self, service: FlowService, caller: Caller, state_id: StateId) -> None:
         self._service = service
         self._caller = caller
-        self._user_id = user_id
-        self._flow_id = flow_id
+        self._state_id = state_id
         self._backlog: asyncio.Queue[LiveEvent] = asyncio.Queue()
         self._overflowed = False
         self._subscription: TopicSubscription | None = None
@@ -90,7 +90,9 @@ class FlowStream:
 
     async def open(self, held: HeldPosition) -> None:
         """Subscribe, then read the state, so that no change is lost between. Raises FlowError."""
-        self._subscription = await self._service.subscribers.follow_user(self._user_id, self._receive)
+        self._subscription = await self._service.subscribers.follow_user(
+            self._state_id.user_id, self._receive
+        )
         self._held = held
         try:
             self._first = await self._catch_up()
@@ -138,7 +140,7 @@ class FlowStream:
         return self._replay(await self._catch_up())
 
     def _receive(self, event: LiveEvent) -> None:
-        if not isinstance(event, Resync) and event.flow_id != self._flow_id:
+        if not isinstance(event, Resync) and event.state_id != self._state_id:
             return
         if self._backlog.qsize() < MAX_BACKLOG:
             self._backlog.put_nowait(event)
@@ -146,9 +148,7 @@ class FlowStream:
             self._overflowed = True
 
     async def _catch_up(self) -> CaughtUp:
-        return await self._service.get_flow_events(
-            self._user_id, self._flow_id, self._held, caller=self._caller
-        )
+        return await self._service.catch_up.for_subscriber(self._state_id, self._held, self._caller)
 
     def _replay(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:
@@ -196,7 +196,9 @@ class StreamResponse(EventSourceResponse):
 
 async def _events(call: Call) -> Answer:
     held = call.query.held
-    found = await call.service.get_flow_events(call.user_id, call.path["flow_id"], held, caller=call.caller)
+    found = await call.service.get_flow_events(
+        call.owner_id, call.path["flow_id"], held, entity_id=call.query.entity_id, caller=call.caller
+    )
     return Answer(caught_up_view(found))
 
 
@@ -210,16 +212,19 @@ async def _stream(call: Call) -> Answer:
                 [Fault("/Last-Event-ID", "must be the id of an event: <epoch>.<revision>")]
             )
         held = HeldPosition(match["epoch"], int(match["revision"]), call.query.from_start)
-    if call.service.subscribers.count(user_topic(call.user_id)) >= MAX_SUBSCRIBERS_PER_USER:
+    state_id = await call.service.identification.of(
+        call.owner_id, call.path["flow_id"], call.query.entity_id, call.caller
+    )
+    if call.service.subscribers.count(user_topic(state_id.user_id)) >= MAX_SUBSCRIBERS_PER_USER:
         raise RateLimitedError(
             f"This user has {MAX_SUBSCRIBERS_PER_USER} subscribers on this worker, the maximum; close some", 5
         )
-    stream = FlowStream(call.service, call.caller, call.user_id, call.path["flow_id"])
+    stream = FlowStream(call.service, call.caller, state_id)
     await stream.open(held)
     return Answer(StreamResponse(stream))
 
 
-_READING = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
+_READING = (EntityRequiredError, InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
 
 STREAM_ENDPOINTS = [
     Endpoint(

@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from app.contracts.errors import (
+    EntityRequiredError,
     FlowNotFoundError,
     FlowNotStartedError,
     FlowStateCorruptionError,
@@ -14,10 +15,10 @@ from app.contracts.errors import (
 from app.contracts.state import FlowState
 from app.contracts.wire.states import StateView, state_view
 from app.flow.tokens.state_token import MAX_TOKEN, StateHint
-from app.http.endpoint import Answer, Call, Endpoint, UserQuery
+from app.http.endpoint import Answer, Call, Endpoint, StateQuery
 
 
-class TokenQuery(UserQuery, frozen=True, rename="camel", kw_only=True):
+class TokenQuery(StateQuery, frozen=True, rename="camel", kw_only=True):
     """``token``: a state token as a client found it in an address, not a slug."""
 
     token: Annotated[str, Meta(max_length=MAX_TOKEN, description="A state token.")]
@@ -54,20 +55,30 @@ def _etag(state: FlowState) -> dict[str, str]:
 
 
 async def _token(call: Call) -> Answer:
-    made = await call.service.tokens.encode(call.user_id, call.path["flow_id"], caller=call.caller)
+    made = await call.service.tokens.encode(
+        call.owner_id, call.path["flow_id"], entity_id=call.query.entity_id, caller=call.caller
+    )
     state = made.state
     view = TokenView(made.token, state.flow, state.step, state.version, state.epoch, state.revision)
     return Answer(view, headers=_etag(state))
 
 
 async def _compare(call: Call) -> Answer:
-    found = await call.service.tokens.compare(call.user_id, call.query.token, caller=call.caller)
+    found = await call.service.tokens.compare(
+        call.owner_id, call.query.token, entity_id=call.query.entity_id, caller=call.caller
+    )
     state = None if found.state is None else state_view(found.state)
     view = ComparisonView(found.hint, state, found.version, found.matches, found.differences)
     return Answer(view, headers={} if found.state is None else _etag(found.state))
 
 
-_ERRORS = (InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError, PayloadTooLargeError)
+_ERRORS = (
+    EntityRequiredError,
+    InsufficientPermissionsError,
+    FlowNotFoundError,
+    FlowStateCorruptionError,
+    PayloadTooLargeError,
+)
 
 TOKEN_ENDPOINTS = [
     Endpoint(
@@ -76,7 +87,7 @@ TOKEN_ENDPOINTS = [
         name="getStateToken",
         summary="Get the state as a token for addresses (?flow=); it authorises nothing",
         handle=_token,
-        query=UserQuery,
+        query=StateQuery,
         answer_headers=("ETag",),
         answers={200: TokenView},
         errors=(*_ERRORS, FlowNotStartedError),

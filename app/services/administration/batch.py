@@ -20,7 +20,7 @@ from app.contracts.errors import Fault, FlowError, InternalError, InvalidRequest
 from app.contracts.ports.states import StateFilter
 from app.contracts.positions import ExpectedPosition
 from app.contracts.results import BatchOutcome, BatchPage
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.flow.values.removal import pointer_faults
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
@@ -61,18 +61,18 @@ class Bulk:
             for fault in faults_of_operation(operation)
         ]
         if origin.dry_run:
-            keys = Counter((operation.flow_id, operation.user_id) for operation in operations)
+            keys = Counter(_state_of(operation) for operation in operations)
             faults += [
                 Fault(f"/operations/{n}", "a dry run must have at most one operation for each state")
                 for n, operation in enumerate(operations)
-                if keys[operation.flow_id, operation.user_id] > 1
+                if keys[_state_of(operation)] > 1
             ]
         if faults:
             raise InvalidRequestError(faults)
         outcomes: dict[int, BatchOutcome] = {}
-        by_state: dict[tuple[str, str], list[int]] = {}
+        by_state: dict[StateId, list[int]] = {}
         for n, operation in enumerate(operations):
-            by_state.setdefault((operation.flow_id, operation.user_id), []).append(n)
+            by_state.setdefault(_state_of(operation), []).append(n)
 
         groups = iter(by_state.values())
         bytes_left = MAX_ANSWER_BYTES
@@ -117,6 +117,7 @@ class Bulk:
             BatchOperation(
                 user_id=state.user_id,
                 flow_id=state.flow,
+                entity_id=None if state.instance_id is UNSET else state.instance_id,
                 expected_epoch=state.epoch,
                 expected_revision=state.revision,
                 **members,
@@ -126,36 +127,38 @@ class Bulk:
         return BatchPage(await self.run(operations, origin), page.next)
 
     async def _outcome(self, operation: BatchOperation, origin: Origin) -> BatchOutcome:
-        user_id, flow_id = operation.user_id, operation.flow_id
+        outcome = BatchOutcome(operation.user_id, operation.flow_id, operation.entity_id or UNSET)
         expected = None
         if operation.expected_revision is not None:
             expected = ExpectedPosition(operation.expected_revision, operation.expected_epoch)
         own = structs.replace(origin, request_id=operation.request_id, expected=expected)
         try:
-            return BatchOutcome(user_id, flow_id, await self._run(operation, own))
+            return structs.replace(outcome, state=await self._run(operation, own))
         except FlowError as error:
-            return BatchOutcome(user_id, flow_id, error=error)
+            return structs.replace(outcome, error=error)
         except Exception as error:  # noqa: BLE001 - the other operations have their own outcomes
             log.error("batch operation failed", op=operation.op, **describe(error))
-            return BatchOutcome(user_id, flow_id, error=InternalError())
+            return structs.replace(outcome, error=InternalError())
 
     async def _run(self, operation: BatchOperation, origin: Origin) -> FlowState | None:
         operations, administration = self._operations, self._administration
-        user_id, flow_id = operation.user_id, operation.flow_id
+        user_id, flow_id, entity_id = operation.user_id, operation.flow_id, operation.entity_id
         if operation.op == "clear":
-            await operations.clear(user_id, flow_id, origin)
+            await operations.clear(user_id, flow_id, origin, entity_id=entity_id)
             return None
         if operation.op == "resume":
-            return await administration.resume_flow(user_id, flow_id, origin=origin)
+            return await administration.resume_flow(user_id, flow_id, entity_id=entity_id, origin=origin)
         if operation.op == "pause":
             pause = convert_json(operation.body, PauseCommand)
-            return await administration.pause_flow(user_id, flow_id, pause, origin=origin)
+            return await administration.pause_flow(
+                user_id, flow_id, pause, entity_id=entity_id, origin=origin
+            )
         if operation.op == "reset":
             reset = convert_json(operation.body, ResetCommand)
-            return await operations.reset(user_id, flow_id, reset, origin)
+            return await operations.reset(user_id, flow_id, reset, origin, entity_id=entity_id)
         if operation.op == "set":
             wanted = structs.replace(convert_json(operation.body, SetCommand), flow=flow_id)
-            return await operations.set(user_id, wanted, origin)
+            return await operations.set(user_id, wanted, origin, entity_id=entity_id)
         moved = convert_json(operation.body, TransitionCommand)
         return await operations.transition(
             user_id,
@@ -166,7 +169,12 @@ class Bulk:
             ok=moved.ok,
             message=moved.message,
             remove=moved.remove,
+            entity_id=entity_id,
         )
+
+
+def _state_of(operation: BatchOperation) -> StateId:
+    return StateId(operation.flow_id, operation.user_id, operation.entity_id)
 
 
 def _payload_bytes(outcome: BatchOutcome) -> int:

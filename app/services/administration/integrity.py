@@ -6,6 +6,7 @@ from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import DamagedState, StateStore, StoredState
+from app.contracts.state import id_from_key
 from app.services.delivery.relay import Relay
 from app.services.states.recovery import Recovery
 
@@ -89,8 +90,7 @@ class IntegrityCheck:
         return self._relay.set_aside_reason(found) if isinstance(found, StoredState) else None
 
     async def _is_consistent_now(self, key: str, reason: str) -> bool:
-        flow_id, _, user_id = key.partition(":")
-        found = await self._states.load_or_salvage(flow_id, user_id)
+        found = await self._states.load_or_salvage(id_from_key(key))
         if found is None:
             return True
         undelivered = isinstance(found, StoredState) and _is_undelivered(found, reason)

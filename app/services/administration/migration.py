@@ -27,7 +27,7 @@ from app.contracts.migration import (
 )
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.contracts.wire.errors import error_view
 from app.flow.versions.diff import diff
 from app.flow.versions.mapping import StepMapping
@@ -144,19 +144,19 @@ class Migration:
             wanted = limit - run.moved
             if not wanted:
                 return
-            found = await self._states.list_running_users(
+            found = await self._states.list_running(
                 mapping.old.flow.flow,
                 mapping.old.version,
                 left,
                 wanted + len(run.failures),
                 self._clock.now(),
             )
-            users = [user for user in found if run.may_try(user)][:wanted]
-            if not users:
+            chosen = [state_id for state_id in found if run.may_try(state_id)][:wanted]
+            if not chosen:
                 return
             before = run.moved
             try:
-                await run.move_all(users, deadline)
+                await run.move_all(chosen, deadline)
             except StoreUnavailableError:
                 if run.moved == before:
                     raise
@@ -179,8 +179,10 @@ class Migration:
             steps=found.steps,
             proposals=found.proposals,
             failures=[
-                MigrationFailure(user, error_view(error))
-                for user, error in sorted(failures.items())[:MAX_LISTED_FAILURES]
+                MigrationFailure(state_id.user_id, error_view(error), state_id.instance_id or UNSET)
+                for state_id, error in sorted(failures.items(), key=lambda item: item[0].key)[
+                    :MAX_LISTED_FAILURES
+                ]
             ],
         )
         if run is not None:
@@ -196,7 +198,7 @@ class _Run:
     Attributes:
         mapping: The steps of both versions.
         moved: The number of states moved so far.
-        failures: The errors of states that could not be moved, by user.
+        failures: The errors of states that could not be moved.
     """
 
     def __init__(
@@ -209,20 +211,20 @@ class _Run:
         self._outage: StoreUnavailableError | None = None
         self.mapping = mapping
         self.moved = 0
-        self.failures: dict[str, FlowError] = {}
+        self.failures: dict[StateId, FlowError] = {}
 
-    def may_try(self, user_id: str) -> bool:
+    def may_try(self, state_id: StateId) -> bool:
         """Return true unless moving the state failed with an error that a retry cannot mend."""
-        return user_id not in self.failures or self.failures[user_id].retryable
+        return state_id not in self.failures or self.failures[state_id].retryable
 
-    async def move_all(self, user_ids: list[str], deadline: float) -> None:
-        """Move the states of users, some at a time. Raises StoreUnavailableError.
+    async def move_all(self, state_ids: list[StateId], deadline: float) -> None:
+        """Move states, some at a time. Raises StoreUnavailableError.
 
         Args:
-            user_ids: The users.
+            state_ids: The states.
             deadline: The time of the event loop after which no move starts.
         """
-        waiting = deque(user_ids)
+        waiting = deque(state_ids)
         self._outage = None
         loop = asyncio.get_running_loop()
 
@@ -230,38 +232,35 @@ class _Run:
             while waiting and self._outage is None and loop.time() < deadline:
                 await self._try(waiting.popleft())
 
-        await asyncio.gather(*(work() for _ in range(min(CONCURRENCY, len(user_ids)))))
+        await asyncio.gather(*(work() for _ in range(min(CONCURRENCY, len(state_ids)))))
         if self._outage is not None:
             raise self._outage
 
-    async def _try(self, user_id: str) -> None:
+    async def _try(self, state_id: StateId) -> None:
         try:
-            moved = await self._move(user_id)
+            moved = await self._move(state_id)
         except StoreUnavailableError as outage:
             self._outage = outage
             return
         except FlowError as error:
-            self.failures[user_id] = error
+            self.failures[state_id] = error
             return
         except Exception as error:  # noqa: BLE001 - the other states are moved
-            log.error("state not migrated", user=user_id, **describe(error))
-            self.failures[user_id] = InternalError()
+            log.error("state not migrated", state=state_id.key, **describe(error))
+            self.failures[state_id] = InternalError()
             return
-        self.failures.pop(user_id, None)
+        self.failures.pop(state_id, None)
         if moved:
             self.moved += 1
             self._progress(self.moved)
 
-    async def _move(self, user_id: str) -> bool:
+    async def _move(self, state_id: StateId) -> bool:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is None or not self.mapping.moves(state):
                 return None  # it has changed its step, or another call moved it
             return self._decide(state, now)
 
-        flow_id = self.mapping.old.flow.flow
-        _, moved = await self._changes.execute(
-            StateCommand(user_id, flow_id, "migrated", None, self._origin), decide
-        )
+        _, moved = await self._changes.execute(StateCommand(state_id, "migrated", None, self._origin), decide)
         return moved
 
     def _decide(self, state: FlowState, now: datetime) -> ProposedChange:

@@ -17,10 +17,11 @@ from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, commit_record_id, position_of, state_after
 from app.contracts.results import Erasure, PersonalData
-from app.contracts.state import FlowState, state_key
+from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.history_chain import is_receipt
 from app.kit.ids import later_id, new_id
+from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.delivery.relay import Relay
 from app.services.states.committer import CommandContext, Committer
 from app.services.states.history import HistoryReader
@@ -46,6 +47,7 @@ class PersonalDataRequests:
         recovery: Recovery,
         relay: Relay,
         reports: CorruptionReports,
+        others: Pseudonymisation,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -56,10 +58,17 @@ class PersonalDataRequests:
         self._recovery = recovery
         self._relay = relay
         self._reports = reports
+        self._others = others
         self._clock = clock
 
     async def export(self, user_id: str) -> PersonalData:
-        """Return everything stored of a user, by flow, oldest records first. Raises InvalidRequestError."""
+        """Return everything stored of a user's own states, by flow, oldest records first.
+
+        States of others that name the user are data of their owners.
+
+        Raises:
+            InvalidRequestError: The user id is invalid.
+        """
         found = await self.export_states(user_id)
         return structs.replace(found, history=[record async for record in self.export_history(user_id)])
 
@@ -68,18 +77,18 @@ class PersonalDataRequests:
         require_text(user_id)
         now = self._clock.now()
         states = []
-        for flow_id in await self._definitions.list_flow_ids():
-            found = await self._states.load_or_salvage(flow_id, user_id)
+        for state_id in await self._ids_of(user_id):
+            found = await self._states.load_or_salvage(state_id)
             if isinstance(found, StoredState) and not found.state.is_gone_at(now):
                 states.append(found.state)
         return PersonalData(user_id, now, states, [])
 
     async def export_history(self, user_id: str) -> AsyncIterator[HistoryRecord]:
         """Iterate over the records of a user, by flow, the oldest first, reading page by page."""
-        for flow_id in await self._definitions.list_flow_ids():
-            found = await self._states.load_or_salvage(flow_id, user_id)
+        for state_id in await self._ids_of(user_id):
+            found = await self._states.load_or_salvage(state_id)
             waiting = deque(() if found is None else sorted(found.pending, key=position_of))
-            async for record in self._reader.scan(flow_id, user_id):
+            async for record in self._reader.scan(state_id):
                 while waiting and position_of(waiting[0]) < position_of(record):
                     yield waiting.popleft()
                 if waiting and waiting[0].id == record.id:
@@ -93,7 +102,8 @@ class PersonalDataRequests:
         """End all states of a user, and remove payloads and other input from all records.
 
         The transitions, their times, and the hash chain over them stay. A record of the kind ``erased`` in
-        each chain is the receipt. Idempotent: it can be repeated after a failure.
+        each chain is the receipt. In states of others and their records a pseudonym replaces the id.
+        Idempotent: it can be repeated after a failure.
 
         Raises:
             InvalidRequestError: The user id is invalid.
@@ -102,33 +112,42 @@ class PersonalDataRequests:
         require_text(user_id)
         await self._relay.drain(MAX_DRAIN_SECONDS)  # records of refused requests are nowhere else
         receipts, erased = [], 0
-        for flow_id in await self._definitions.list_flow_ids():
-            receipt = await self._end(user_id, flow_id, origin)
+        for state_id in await self._ids_of(user_id):
+            receipt = await self._end(state_id, origin)
             if receipt is not None:
                 # Every commit before the receipt is in the history before any is erased: a worker that
                 # delivers one of them late finds it there and does not insert it again.
-                found = await self._states.load_or_salvage(flow_id, user_id)
+                found = await self._states.load_or_salvage(state_id)
                 if found is not None:
                     waiting = found.deliverable if isinstance(found, StoredState) else found.pending
                     # A record that cannot be delivered must not stay in the outbox with its data.
                     failed = await self._relay.deliver(waiting)
                     await self._states.release([record for record in failed if record.id != receipt.id])
-                erased += await self._history.erase(flow_id, user_id, position_of(receipt))
+                erased += await self._history.erase(state_id, position_of(receipt))
                 receipts.append(receipt)
-            await self._states.drop_damaged(flow_id, user_id)
-            await self._reports.withdraw([state_key(flow_id, user_id)])
+            await self._states.drop_damaged(state_id)
+            await self._reports.withdraw([state_id.key])
         log.info("personal data erased", states=len(receipts), records=erased)
-        return Erasure(user_id, receipts, erased)
+        others = await self._others.erase(user_id, origin)
+        return Erasure(user_id, receipts, erased, others.states, others.records)
 
-    async def _end(self, user_id: str, flow_id: str, origin: Origin) -> HistoryRecord | None:
+    async def _ids_of(self, user_id: str) -> list[StateId]:
+        """Return the states of a user, by flow, also those of which only the history is there."""
+        found = {StateId(flow_id, user_id) for flow_id in await self._definitions.list_flow_ids()}
+        for flow_id in {state_id.flow_id for state_id in found}:
+            found |= set(await self._history.ids_of_user(flow_id, user_id))
+        found |= set(await self._states.ids_of_user(user_id))
+        return sorted(found, key=lambda state_id: state_id.key)
+
+    async def _end(self, state_id: StateId, origin: Origin) -> HistoryRecord | None:
         """End a state and return the receipt in its chain; None if nothing of it was ever stored."""
         for _ in range(MAX_ATTEMPTS):
-            found = await self._states.load_or_salvage(flow_id, user_id)
+            found = await self._states.load_or_salvage(state_id)
             attempt = CommandContext(origin)
             if isinstance(found, DamagedState):
-                await self._recovery.recover(user_id, flow_id, origin)
+                await self._recovery.recover(state_id, origin)
                 continue
-            newest = await self._history.newest(flow_id, user_id)
+            newest = await self._history.newest(state_id)
             if found is not None:
                 is_of_state = newest is not None and newest.id == commit_record_id(found.state)
                 if is_of_state and isinstance(newest, HistoryRecord) and is_receipt(newest):
@@ -141,11 +160,11 @@ class PersonalDataRequests:
                 change, now = self._ending(state_after(newest), epoch=later_id(newest.epoch, new_id()))
                 receipt = await self._commits.replace(None, newest.hash or "", change, attempt, now)
             else:  # no readable record says what the state was
-                await self._recovery.recover(user_id, flow_id, origin)
+                await self._recovery.recover(state_id, origin)
                 continue
             if receipt is not None:
                 return receipt
-        raise StateBusyError(flow_id)
+        raise StateBusyError(state_id.flow_id)
 
     def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[ProposedChange, datetime]:
         """Return the change that ends ``last``; in an epoch of its own if there is no document."""

@@ -123,7 +123,7 @@ class Retirement:
 
         try:
             _, ended = await self._changes.execute(
-                StateCommand(state.user_id, state.flow, "cleared", None, origin, replaces=True), decide
+                StateCommand(state.id, "cleared", None, origin, replaces=True), decide
             )
         except (StoreUnavailableError, FlowNotFoundError):
             raise

@@ -2,26 +2,24 @@
 
 from datetime import datetime
 
-import structlog
 from msgspec import structs
 
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, PauseCommand
-from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError
-from app.contracts.identifiers import require_ids, require_state
+from app.contracts.errors import FlowNotStartedError
+from app.contracts.identifiers import require_ids
+from app.contracts.people import Participant
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateFilter, StatePage, StateStore
 from app.contracts.results import Recovered
 from app.contracts.state import FlowState
 from app.flow import rules
-from app.flow.conditions.guard_inputs import GuardBudget
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.states.changes import StateChanges
+from app.services.states.identification import Identification
 from app.services.states.recovery import Recovery
 from app.services.states.state_command import ProposedChange, StateCommand
-
-log = structlog.get_logger("administration")
 
 
 class Administration:
@@ -34,6 +32,7 @@ class Administration:
         catalog: DefinitionCatalog,
         access: Visibility,
         recovery: Recovery,
+        identification: Identification,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -41,6 +40,7 @@ class Administration:
         self._catalog = catalog
         self._access = access
         self._recovery = recovery
+        self._identification = identification
         self._clock = clock
 
     async def find_states(
@@ -51,7 +51,7 @@ class Administration:
         after: str | None = None,
         limit: int = 1000,
     ) -> StatePage:
-        """Find the states that match a filter and that the caller may see, by key (``<flow>:<user>``).
+        """Find the states that match a filter and that the caller may see, by key.
 
         Args:
             only: The filter.
@@ -62,22 +62,30 @@ class Administration:
         Raises:
             InvalidRequestError: The filter has faults.
         """
-        wanted = {"flowId": only.flow_id, "step": only.step, "status": only.status, "userId": only.user_id}
+        wanted = {
+            "flowId": only.flow_id,
+            "step": only.step,
+            "status": only.status,
+            "userId": only.user_id,
+            "entityId": only.entity_id,
+        }
         require_ids({name: value for name, value in wanted.items() if value is not None})
-        found = []
-        budget = GuardBudget.of_many()
         page = await self._states.find(only, after, limit, self._clock.now())
-        for state in page.states:
-            if not await self._access.is_visible(state.flow, caller):
-                continue
-            try:
-                found.append(await self._access.with_transitions(state, caller, budget))
-            except (
-                FlowStateCorruptionError
-            ) as damage:  # one must not hide the others; reading it alone raises
-                log.error("damaged state", state=state.key, reason=damage.details["reason"])
-                found.append(state)
-        return StatePage(found, page.next)
+        return StatePage(await self._access.with_transitions_of_all(page.states, caller), page.next)
+
+    async def list_awaiting(
+        self, role: str, caller: Caller, *, after: str | None = None, limit: int = 1000
+    ) -> StatePage:
+        """Return the states that wait for the caller in a role, by key.
+
+        They are of any owner: the caller is a participant with the role, as a user or by a group of the
+        token, and a transition of the present step requires it.
+        """
+        require_ids({"as": role})
+        roles = [Participant(role, user_id=caller.user_id)]
+        roles += [Participant(role, group=group) for group in sorted(caller.groups)]
+        page = await self._states.list_awaiting(roles, after=after, limit=limit, now=self._clock.now())
+        return StatePage(await self._access.with_transitions_of_all(page.states, caller), page.next)
 
     async def list_states_of_user(self, user_id: str, caller: Caller) -> list[FlowState]:
         """Return a user's states that the caller may see, ordered by key."""
@@ -90,7 +98,9 @@ class Administration:
             found += page.states
         return found
 
-    async def recover_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> Recovered:
+    async def recover_flow(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, origin: Origin
+    ) -> Recovered:
         """Rebuild a damaged state, or one that contradicts its history, from its last valid record.
 
         Without such a record the state restarts at the initial step. A valid state is left as it is.
@@ -98,25 +108,32 @@ class Administration:
         Raises:
             FlowNotStartedError: There is nothing to recover.
         """
-        require_state(user_id, flow_id)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
         try:
-            done = await self._recovery.recover(user_id, flow_id, origin)
+            done = await self._recovery.recover(state_id, origin)
         except FlowNotStartedError:
-            raise await self._changes.not_started(user_id, flow_id) from None
+            raise await self._changes.not_started(state_id) from None
         if done.state is None:
             return done
         return structs.replace(done, state=await self._access.with_transitions(done.state, origin.caller))
 
     async def pause_flow(
-        self, user_id: str, flow_id: str, command: PauseCommand, *, origin: Origin
+        self,
+        user_id: str,
+        flow_id: str,
+        command: PauseCommand,
+        *,
+        entity_id: str | None = None,
+        origin: Origin,
     ) -> FlowState:
         """Pause a state: until it is resumed, changes of its step raise StatePausedError.
 
         Pausing a paused state changes nothing.
         """
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
-            present = await self._changes.started(state, flow_id)
+            present = await self._changes.started(state, state_id)
             if present.status == "paused":
                 return None
             definition = await self._catalog.pinned(present)
@@ -125,21 +142,24 @@ class Administration:
             )
 
         after, _ = await self._changes.change(
-            StateCommand.of_caller(user_id, flow_id, "paused", command, origin), decide
+            StateCommand.of_caller(state_id, "paused", command, origin), decide
         )
         return after
 
-    async def resume_flow(self, user_id: str, flow_id: str, *, origin: Origin) -> FlowState:
+    async def resume_flow(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, origin: Origin
+    ) -> FlowState:
         """Resume a paused state. Resuming one that is not paused changes nothing."""
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
-            present = await self._changes.started(state, flow_id)
+            present = await self._changes.started(state, state_id)
             if present.status != "paused":
                 return None
             definition = await self._catalog.pinned(present)
             return ProposedChange.of_kind("resumed", definition, rules.resume(definition, present, now))
 
         after, _ = await self._changes.change(
-            StateCommand.of_caller(user_id, flow_id, "resumed", None, origin), decide
+            StateCommand.of_caller(state_id, "resumed", None, origin), decide
         )
         return after

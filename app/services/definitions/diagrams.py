@@ -45,6 +45,7 @@ class FlowDiagrams:
         *,
         caller: Caller,
         user_id: str | None = None,
+        entity_id: str | None = None,
         version: int | None = None,
     ) -> DrawnFlow:
         """Draw a flow.
@@ -54,6 +55,7 @@ class FlowDiagrams:
             form: The format of the diagram.
             caller: The party that the diagram is for.
             user_id: Highlight the current step of this user's state, and draw the version that it runs on.
+            entity_id: The entity of that state, if a user has many states in the flow.
             version: Draw this version. None: that of the user's state, else the newest.
 
         Raises:
@@ -64,7 +66,7 @@ class FlowDiagrams:
 
         state = None
         if user_id is not None:
-            state = await self._states.get(user_id, flow_id, caller)
+            state = await self._states.get(user_id, flow_id, caller, entity_id)
         if version is None and state is not None:
             version = state.version
         if version is None:

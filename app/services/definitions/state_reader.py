@@ -9,7 +9,9 @@ from app.contracts.state import FlowState
 class StateReader(Protocol):
     """Reads states as a caller may see them."""
 
-    async def get(self, user_id: str, flow_id: str, caller: Caller) -> FlowState | None:
+    async def get(
+        self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
+    ) -> FlowState | None:
         """Return the state, None if none was started.
 
         Raises:
@@ -17,7 +19,9 @@ class StateReader(Protocol):
             InsufficientPermissionsError: The caller must not see the flow.
         """
 
-    async def require(self, user_id: str, flow_id: str, caller: Caller) -> FlowState:
+    async def require(
+        self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
+    ) -> FlowState:
         """Return the state.
 
         Raises:

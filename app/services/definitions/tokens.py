@@ -47,7 +47,9 @@ class StateTokens:
         self._states = states
         self._definitions = definitions
 
-    async def encode(self, user_id: str, flow_id: str, *, caller: Caller) -> StateToken:
+    async def encode(
+        self, user_id: str, flow_id: str, *, entity_id: str | None = None, caller: Caller
+    ) -> StateToken:
         """Encode a user's state as a token.
 
         Raises:
@@ -57,11 +59,13 @@ class StateTokens:
             PayloadTooLargeError: The token would be too long for an address.
             FlowStateCorruptionError: The flow lacks a step of the state.
         """
-        state = await self._states.require(user_id, flow_id, caller)
+        state = await self._states.require(user_id, flow_id, caller, entity_id)
         definition = await self._definitions.version(state.flow, state.version, caller)
         return StateToken(encode_token(definition.flow, state), state)
 
-    async def compare(self, user_id: str, token: str, *, caller: Caller) -> TokenComparison:
+    async def compare(
+        self, user_id: str, token: str, *, entity_id: str | None = None, caller: Caller
+    ) -> TokenComparison:
         """Compare a token with the user's stored state of its flow; changes nothing.
 
         Raises:
@@ -71,10 +75,16 @@ class StateTokens:
             PayloadTooLargeError: The token of the state would be too long for an address.
         """
         content = read_token(token)
-        state = await self._states.get(user_id, content.flow, caller)
+        if entity_id is None and content.entity_id and await self._has_many(content.flow, caller):
+            entity_id = content.entity_id
+        state = await self._states.get(user_id, content.flow, caller, entity_id)
         if state is None:
             definition = await self._definitions.current(content.flow, caller)
             return TokenComparison(state_from_token(definition.flow, content), None, definition.version, [])
         definition = await self._definitions.version(state.flow, state.version, caller)
         hint = state_from_token(definition.flow, content)
         return TokenComparison(hint, state, definition.version, differences(definition.flow, hint, state))
+
+    async def _has_many(self, flow_id: str, caller: Caller) -> bool:
+        """Return true if a user has many states in a flow, so that the entity of a token says which."""
+        return (await self._definitions.current(flow_id, caller)).flow.instances == "many"

@@ -1,18 +1,21 @@
 """Visibility: the flows that a caller may see, and the transitions that it may run."""
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
-from app.contracts.callers import ADMIN, Caller
+from app.contracts.callers import ADMIN, SERVICE, Caller
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import InsufficientPermissionsError
+from app.contracts.errors import FlowStateCorruptionError, InsufficientPermissionsError
 from app.contracts.ports.clock import Clock
-from app.contracts.state import FlowState
+from app.contracts.ports.states import StateStore
+from app.contracts.state import FlowState, StateId
 from app.flow import permissions as access
 from app.flow import rules
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.conditions.guards import compile_all
+from app.flow.people.callers import caller_on, may_see
 from app.services.definitions.catalog import DefinitionCatalog
 
 log = structlog.get_logger("access")
@@ -28,11 +31,35 @@ MAX_GUARDS_ON_LOOP = 4
 class Visibility:
     """Applies definitions to callers: the newest version for visibility, a state's own for transitions."""
 
-    def __init__(self, catalog: DefinitionCatalog, clock: Clock) -> None:
+    def __init__(self, catalog: DefinitionCatalog, states: StateStore, clock: Clock) -> None:
+        self._states = states
         self._catalog = catalog
         self._clock = clock
         self._prepared: set[tuple[str, int, str]] = set()
         self._reported: dict[tuple[str, int, str], float] = {}
+
+    def require_acting_for(self, user_id: str, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError unless the caller may act for a user."""
+        if not caller.acts_for(user_id):
+            raise InsufficientPermissionsError(
+                f"Acting for another user needs a token with the scope {SERVICE} or {ADMIN}", scope=SERVICE
+            )
+
+    async def require_access(self, state_id: StateId, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError unless the caller may see a flow and this state of it.
+
+        Participants may see a state of another user. To all others the error is the same, whether or not the
+        state exists.
+        """
+        await self.require_visible(state_id.flow_id, caller)
+        if caller.acts_for(state_id.user_id):
+            return
+        try:
+            stored = await self._states.load(state_id)
+        except FlowStateCorruptionError:
+            stored = None
+        if stored is None or not may_see(stored.state, caller):
+            self.require_acting_for(state_id.user_id, caller)
 
     async def require_visible(self, flow_id: str, caller: Caller) -> None:
         """Raise InsufficientPermissionsError if the caller must not see a flow. An unknown flow passes."""
@@ -59,7 +86,7 @@ class Visibility:
         """Raise InsufficientPermissionsError if the caller must not clear a state."""
         if ADMIN not in caller.scopes:  # administrators may, even if the definition is damaged
             definition = await self._catalog.current_or_pinned(state)
-            access.require_clearable(definition.flow, caller)
+            access.require_clearable(definition.flow, caller_on(definition.flow, state, caller))
 
     async def with_transitions(
         self, state: FlowState, caller: Caller, budget: GuardBudget | None = None
@@ -76,12 +103,31 @@ class Visibility:
         await self._prepare(definition, state)
         budget = budget or GuardBudget()
         skipped, seconds = budget.skipped, budget.seconds
+        caller = caller_on(definition.flow, state, caller)
         state = rules.with_transitions(definition, state, caller, self._clock.now(), budget)
         if budget.skipped > skipped:
             self._report_skipped(state, budget.skipped - skipped)
         if budget.seconds - seconds > YIELD_SECONDS:
             await asyncio.sleep(0)  # so that many states in a row do not block other requests
         return state
+
+    async def with_transitions_of_all(self, states: Iterable[FlowState], caller: Caller) -> list[FlowState]:
+        """Return the states that the caller may see, with the transitions that it may run now.
+
+        Their guards share one budget. A damaged state is returned as it is, and logged: it must not hide the
+        others, and reading it alone raises.
+        """
+        found = []
+        budget = GuardBudget.of_many()
+        for state in states:
+            if not await self.is_visible(state.flow, caller) or not may_see(state, caller):
+                continue
+            try:
+                found.append(await self.with_transitions(state, caller, budget))
+            except FlowStateCorruptionError as damage:
+                log.error("damaged state", state=state.key, reason=damage.details["reason"])
+                found.append(state)
+        return found
 
     async def _prepare(self, definition: FlowDefinition, state: FlowState) -> None:
         """Compile the guards of a step, in a thread if they are many: each takes some milliseconds."""

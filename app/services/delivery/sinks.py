@@ -11,7 +11,6 @@ from app.contracts.events import StateChanged
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.history import HistoryStore
 from app.contracts.record import HistoryRecord, named_payload
-from app.contracts.state import state_key
 from app.services.delivery.payloads import Payloads
 from app.services.delivery.state_events import StateEvents
 from config.log import describe
@@ -105,7 +104,7 @@ class EventBusSink:
             log.error(
                 "events not published",
                 records=len(events),
-                first=f"{state_key(first.flow_id, first.user_id)}:{first.epoch}:{first.revision}",
+                first=f"{first.state_id.key}:{first.epoch}:{first.revision}",
                 **describe(error),
             )
             for event in events if len(events) > 1 else ():

@@ -1,7 +1,7 @@
 """Change events for the subscribers of a state."""
 
 import structlog
-from msgspec import Raw, json, structs
+from msgspec import UNSET, Raw, Struct, json, structs
 
 from app.contracts.callers import Caller, trusted_caller
 from app.contracts.errors import FlowError
@@ -11,6 +11,7 @@ from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.wire.encoding import encode
 from app.contracts.wire.states import StateUpdatedEvent, state_of_view, state_updated_event
 from app.flow.conditions.guard_inputs import GuardBudget
+from app.flow.people.callers import may_see
 from app.flow.permissions import depends_on_caller
 from app.flow.position import current_step
 from app.services.definitions.catalog import DefinitionCatalog
@@ -51,7 +52,8 @@ class StateEvents:
             epoch=state.epoch,
             revision=state.revision,
             at=int(record.timestamp.timestamp() * 1000),
-            depends_on_caller=depends,
+            depends_on_caller=depends or state.participants is not UNSET,
+            instance_id=state.id.instance_id,
             body=Raw(encode(state_updated_event(state, record))),
         )
 
@@ -62,16 +64,31 @@ class StateEvents:
     async def for_caller(
         self, event: StateChanged, caller: Caller, budget: GuardBudget | None = None
     ) -> StateChanged | None:
-        """Return the event as the caller may see it, None if the caller may not see the flow."""
+        """Return the event as the caller may see it, None if it may not see the flow or the state.
+
+        The end of a state, which has no data, is for everybody who could see it up to then.
+        """
         if not await self._access.is_visible(event.flow_id, caller):
             return None
+        acts_for_owner = caller.acts_for(event.user_id)
         if not event.depends_on_caller:
-            return event
+            return event if acts_for_owner or _has_ended(event) else None
         update = json.decode(event.body, type=StateUpdatedEvent)
+        state = state_of_view(update)
+        if not acts_for_owner and not may_see(state, caller):
+            return None
         try:
-            shown = await self._access.with_transitions(state_of_view(update), caller, budget)
+            shown = await self._access.with_transitions(state, caller, budget)
             transitions = shown.transitions
         except FlowError:  # the change itself must be delivered
             transitions = ()
         own = structs.replace(update, transitions=transitions)
         return structs.replace(event, body=Raw(encode(own)))
+
+
+class _Status(Struct):
+    status: str
+
+
+def _has_ended(event: StateChanged) -> bool:
+    return json.decode(event.body, type=_Status).status in TERMINAL_STATUSES

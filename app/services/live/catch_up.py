@@ -4,7 +4,6 @@ from msgspec import UNSET, structs
 
 from app.contracts.callers import Caller
 from app.contracts.events import StateChanged
-from app.contracts.identifiers import require_state
 from app.contracts.pages import MAX_PAGE_BYTES
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.history import HistoryStore
@@ -12,7 +11,7 @@ from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.positions import HeldPosition
 from app.contracts.record import commit_record_id, named_payload
 from app.contracts.results import CaughtUp
-from app.contracts.state import TERMINAL_STATUSES, FlowState
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
@@ -54,30 +53,27 @@ class CatchUp:
         self._catalog = catalog
         self._clock = clock
 
-    async def for_subscriber(
-        self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller
-    ) -> CaughtUp:
+    async def for_subscriber(self, state_id: StateId, held: HeldPosition, caller: Caller) -> CaughtUp:
         """Return the commits after the position that a subscriber holds, as the caller may see them.
 
         Raises:
-            InsufficientPermissionsError: The caller may not see the flow.
+            InsufficientPermissionsError: The caller may not see the flow, or this state.
             FlowNotFoundError: There is neither a state nor a flow with this name.
         """
-        require_state(user_id, flow_id)
-        await self._access.require_visible(flow_id, caller)
-        found = await self.since(user_id, flow_id, held, caller)
+        await self._access.require_access(state_id, caller)
+        found = await self.since(state_id, held, caller)
         if found is None:
-            await self._catalog.current(flow_id)
+            await self._catalog.current(state_id.flow_id)
             return CaughtUp(None)
         return found
 
-    async def since(self, user_id: str, flow_id: str, held: HeldPosition, caller: Caller) -> CaughtUp | None:
+    async def since(self, state_id: StateId, held: HeldPosition, caller: Caller) -> CaughtUp | None:
         """Return the changes after a held position, with the state, as the caller may see them.
 
         None if there never was a state.
         """
-        async with self._changes.with_recovery_advice(user_id, flow_id):
-            stored = await self._states.load(flow_id, user_id)
+        async with self._changes.with_recovery_advice(state_id):
+            stored = await self._states.load(state_id)
         if stored is None:
             return None
         state = stored.state

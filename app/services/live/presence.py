@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import structlog
+from msgspec import structs
 
 from app.contracts.errors import BusUnavailableError
 from app.contracts.events import (
@@ -22,6 +23,7 @@ from app.contracts.events import (
     user_topic,
 )
 from app.contracts.ports.bus import EventBus
+from app.contracts.state import StateId
 from app.kit.ids import new_id
 from config.log import describe
 
@@ -32,12 +34,13 @@ MAX_ANSWER_SECONDS = 1.0
 MAX_CLIENTS = 1000
 """Clients of one worker in one message, and in one answer."""
 
-StateId = tuple[str, str]
-"""A flow and a user."""
-Clients = dict[str, PresentClient]
+StatesOfOwner = tuple[str, str]
+"""A flow and the owner of one state or many in it."""
+Clients = dict[tuple[str, str], PresentClient]
+"""Clients by connection and entity."""
 RemoteClients = dict[str, dict[str, tuple[PresentClient, ...]]]
-"""The clients of another worker, by user and flow."""
-ChangeHandler = Callable[[str, str], None]
+"""The clients of another worker, by owner and flow."""
+ChangeHandler = Callable[[StateId], None]
 
 
 class Presence:
@@ -51,47 +54,48 @@ class Presence:
     def __init__(self, bus: EventBus, has_subscribers: Callable[[Topic], bool]) -> None:
         self._bus = bus
         self._has_subscribers = has_subscribers
-        self._own: dict[StateId, Clients] = {}
+        self._own: dict[StatesOfOwner, Clients] = {}
         self._others: dict[str, RemoteClients] = {}
         self._known: dict[Topic, set[str]] = {}
         """The flows of a topic whose clients on other workers are known."""
         self._answers: dict[str, asyncio.Queue[str]] = {}
         self._handlers: list[ChangeHandler] = []
-        self._unsent: dict[StateId | str, Callable[[], Event]] = {}
+        self._unsent: dict[StatesOfOwner | str, Callable[[], Event]] = {}
         self._wake = asyncio.Event()
         bus.subscribe(self._on_event)
         bus.on_gap(self._on_gap)
         bus.on_worker_lost(self._drop_worker)
 
     def on_change(self, handler: ChangeHandler) -> None:
-        """Call ``handler`` with flow and user each time that the clients on a state change."""
+        """Call ``handler`` with the state each time that the clients on a state change."""
         self._handlers.append(handler)
 
-    def enter(self, flow_id: str, client: PresentClient) -> None:
-        """Record that a client of this worker follows its user's state."""
-        state = flow_id, client.user_id
-        clients = self._own.setdefault(state, {})
-        if client.client_id not in clients:
-            clients[client.client_id] = client
-            self._report(*state)
+    def enter(self, state_id: StateId, client: PresentClient) -> None:
+        """Record that a client of this worker follows a state."""
+        client = _on_state(client, state_id)
+        clients = self._own.setdefault((state_id.flow_id, state_id.user_id), {})
+        place = client.client_id, client.entity_id
+        if place not in clients:
+            clients[place] = client
+            self._report(state_id)
 
-    def leave(self, flow_id: str, client: PresentClient) -> None:
-        """Record that a client of this worker left the state."""
-        state = flow_id, client.user_id
-        clients = self._own.get(state, {})
-        if clients.pop(client.client_id, None) is None:
+    def leave(self, state_id: StateId, client: PresentClient) -> None:
+        """Record that a client of this worker left a state."""
+        states = state_id.flow_id, state_id.user_id
+        clients = self._own.get(states, {})
+        if clients.pop((client.client_id, state_id.instance_id or ""), None) is None:
             return
         if not clients:
-            del self._own[state]
-        self._report(*state)
+            del self._own[states]
+        self._report(state_id)
 
-    async def clients_on(self, flow_id: str, user_id: str | None) -> list[PresentClient]:
-        """List the clients that follow a state on all workers, for a subscriber of its user or flow.
+    async def clients_on(self, where: StateId | str) -> list[PresentClient]:
+        """List the clients that follow states on all workers, for a subscriber of the owner or the flow.
 
         Args:
-            flow_id: The flow.
-            user_id: The user, None for the states of all users in the flow.
+            where: The state, or a flow for all of its states.
         """
+        flow_id, user_id = _states_of(where)
         topic = flow_topic(flow_id) if user_id is None else user_topic(user_id)
         known = self._known.setdefault(topic, set())
         if flow_id not in known:
@@ -102,15 +106,21 @@ class Presence:
                 # earlier.
                 for worker in self._others.keys() - answered:
                     self._replace(self._others[worker], flow_id, user_id, ())
-        return self.known_on(flow_id, user_id)
+        return self.known_on(where)
 
-    def known_on(self, flow_id: str, user_id: str | None) -> list[PresentClient]:
+    def known_on(self, where: StateId | str) -> list[PresentClient]:
         """List the clients as ``clients_on`` does, without a query to other workers."""
-        found = {c.client_id: c for c in self._own_on(flow_id, user_id)}
+        flow_id, user_id = _states_of(where)
+        known = list(self._own_on(flow_id, user_id))
         for remote in self._others.values():
             users = remote.values() if user_id is None else [remote.get(user_id, {})]
             for flows in users:
-                found |= {client.client_id: client for client in flows.get(flow_id, ())}
+                known += flows.get(flow_id, ())
+        found = {
+            (client.client_id, client.owner, client.entity_id): client
+            for client in known
+            if isinstance(where, str) or client.of_state(flow_id) == where
+        }
         return sorted(found.values(), key=lambda client: (client.since, client.client_id))[:MAX_CLIENTS]
 
     def forget_topic(self, topic: Topic) -> None:
@@ -154,15 +164,18 @@ class Presence:
     def _receives_reports(self, flow_id: str, user_id: str) -> bool:
         return self._has_subscribers(user_topic(user_id)) or self._has_subscribers(flow_topic(flow_id))
 
-    def _report(self, flow_id: str, user_id: str) -> None:
+    def _report(self, state_id: StateId) -> None:
+        self._report_later(state_id.flow_id, state_id.user_id)
+        self._notify_change(state_id)
+
+    def _report_later(self, flow_id: str, user_id: str) -> None:
         """Report a change. The message is built when it is sent, so it has the latest clients."""
         self._unsent[flow_id, user_id] = partial(self._report_of, flow_id, user_id)
         self._wake.set()
-        self._notify_change(flow_id, user_id)
 
-    def _notify_change(self, flow_id: str, user_id: str) -> None:
+    def _notify_change(self, state_id: StateId) -> None:
         for handler in self._handlers:
-            handler(flow_id, user_id)
+            handler(state_id)
 
     async def _query(self, query: PresenceQuery) -> set[str]:
         """Publish a query and wait until its receivers have answered, or time is up; return the workers."""
@@ -198,7 +211,7 @@ class Presence:
         if not report.partial:
             by_user = dict.fromkeys(remote, ())
         for client in report.clients:
-            by_user[client.user_id] = (*by_user.get(client.user_id, ()), client)
+            by_user[client.owner] = (*by_user.get(client.owner, ()), client)
         for user, clients in by_user.items():
             self._replace(remote, report.flow_id, user, clients)
 
@@ -214,12 +227,14 @@ class Presence:
             del flows[flow_id]
         if not flows:
             del remote[user_id]
-        self._notify_change(flow_id, user_id)
+        for state_id in {client.of_state(flow_id) for client in set(before) ^ set(clients)}:
+            self._notify_change(state_id)
 
     def _drop_worker(self, worker: str) -> None:
-        for user, flows in self._others.pop(worker, {}).items():
-            for flow in flows:
-                self._notify_change(flow, user)
+        for flows in self._others.pop(worker, {}).values():
+            for flow_id, clients in flows.items():
+                for state_id in {client.of_state(flow_id) for client in clients}:
+                    self._notify_change(state_id)
 
     def _on_gap(self, gap: Gap) -> None:
         """Repeat queries and reports that may have been lost."""
@@ -230,9 +245,18 @@ class Presence:
                     query = PresenceQuery(new_id(), flow, user)
                     self._unsent[f"query {query.id}"] = partial(_return_event, query)
         if gap.topics is None:
-            for state in self._own:
-                self._report(*state)
+            for flow_id, user_id in self._own:
+                self._report_later(flow_id, user_id)
         self._wake.set()
+
+
+def _states_of(where: StateId | str) -> tuple[str, str | None]:
+    return (where, None) if isinstance(where, str) else (where.flow_id, where.user_id)
+
+
+def _on_state(client: PresentClient, state_id: StateId) -> PresentClient:
+    owner = "" if client.user_id == state_id.user_id else state_id.user_id
+    return structs.replace(client, owner_id=owner, entity_id=state_id.instance_id or "")
 
 
 def _return_event(event: Event) -> Event:

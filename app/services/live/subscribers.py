@@ -16,7 +16,7 @@ from app.contracts.events import Event, Gap, Resync, StateChanged, Topic, flow_t
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.states import StateStore
 from app.contracts.positions import HeldPosition
-from app.contracts.state import FlowState, state_key
+from app.contracts.state import FlowState
 from app.services.live.catch_up import BEFORE_THE_FIRST, CatchUp
 from config.log import describe
 
@@ -46,7 +46,7 @@ class _TopicSubscribers:
         after a later one.
         """
         if isinstance(event, StateChanged):
-            key = state_key(event.flow_id, event.user_id)
+            key = event.state_id.key
             epoch, revision = self.delivered.pop(key, ("", -1))
             is_new = event.epoch > epoch or (event.epoch == epoch and event.revision > revision)
             self.delivered[key] = (event.epoch, event.revision) if is_new else (epoch, revision)
@@ -199,7 +199,7 @@ class LocalSubscribers:
         try:
             for start in starts:
                 held = HeldPosition(state.epoch, start)
-                found = await self._catch_up.since(state.user_id, state.flow, held, caller)
+                found = await self._catch_up.since(state.id, held, caller)
                 if found is not None and found.complete:
                     return found.events
         except FlowError as error:

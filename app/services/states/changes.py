@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
@@ -45,7 +45,7 @@ class StateChanges:
         """
         after, changed = await self.execute(command, decide)
         if after is None:
-            raise await self.not_started(command.user_id, command.flow_id)
+            raise await self.not_started(command.state_id)
         return await self._access.with_transitions(after, command.origin.caller), changed
 
     async def execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
@@ -55,40 +55,40 @@ class StateChanges:
         recovery, and a missing one how the last one ended.
 
         Raises:
-            InsufficientPermissionsError: The caller may not see the flow.
+            InsufficientPermissionsError: The caller may not see the flow, or this state.
             RateLimitedError: The caller requested too many changes.
         """
-        await self._access.require_visible(command.flow_id, command.origin.caller)
+        await self._access.require_access(command.state_id, command.origin.caller)
         if command.limited and not command.origin.dry_run:
             self._limit.take(command.origin)
         try:
-            async with self.with_recovery_advice(command.user_id, command.flow_id):
+            async with self.with_recovery_advice(command.state_id):
                 return await self._executor.execute(command, decide)
         except FlowNotStartedError:
-            raise await self.not_started(command.user_id, command.flow_id) from None
+            raise await self.not_started(command.state_id) from None
         except RevisionConflictError as conflict:
             if conflict.state is not None:
                 present = await self._access.with_transitions(conflict.state, command.origin.caller)
                 conflict.details["state"] = state_view(present)
             elif command.origin.expected is not None:
-                conflict.details.update(await self._endings.of(command.user_id, command.flow_id))
+                conflict.details.update(await self._endings.of(command.state_id))
             raise
 
-    async def not_started(self, user_id: str, flow_id: str) -> FlowNotStartedError:
+    async def not_started(self, state_id: StateId) -> FlowNotStartedError:
         """Create the error for a missing state, with how the last one ended."""
-        return FlowNotStartedError(flow_id, await self._endings.of(user_id, flow_id))
+        return FlowNotStartedError(state_id.flow_id, await self._endings.of(state_id))
 
     @asynccontextmanager
-    async def with_recovery_advice(self, user_id: str, flow_id: str) -> AsyncIterator[None]:
+    async def with_recovery_advice(self, state_id: StateId) -> AsyncIterator[None]:
         """Add the advice of the recovery to a corruption that is raised inside the block."""
         try:
             yield
         except FlowStateCorruptionError as damage:
-            raise await self._recovery.with_advice(user_id, flow_id, damage) from None
+            raise await self._recovery.with_advice(state_id, damage) from None
 
-    async def started(self, state: FlowState | None, flow_id: str) -> FlowState:
+    async def started(self, state: FlowState | None, state_id: StateId) -> FlowState:
         """Return the state, or raise FlowNotStartedError, FlowNotFoundError if there is no such flow."""
         if state is None:
-            await self._catalog.current(flow_id)
-            raise FlowNotStartedError(flow_id)
+            await self._catalog.current(state_id.flow_id)
+            raise FlowNotStartedError(state_id.flow_id)
         return state

@@ -2,10 +2,12 @@
 
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from secrets import token_hex
 
 from msgspec import UNSET, UnsetType, json, structs
 
+from app.contracts.callers import Caller
 from app.contracts.commands import Origin, trusted_origin
 from app.contracts.errors import FlowError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
@@ -13,6 +15,8 @@ from app.contracts.record import HistoryRecord, PayloadPlace, commit_record_id
 from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow import timers
 from app.flow.history_chain import seal
+from app.flow.people.callers import is_privileged
+from app.flow.people.person_salts import with_people
 from app.kit.ids import later_id, new_id
 from app.services.delivery.relay import Relay
 from app.services.states.state_command import ProposedChange
@@ -113,6 +117,7 @@ class Committer:
             commit_id=commit,
             flow_id=state.flow,
             user_id=state.user_id,
+            instance_id=state.instance_id,
             epoch=state.epoch,
             revision=state.revision,
             version=state.version,
@@ -124,6 +129,7 @@ class Committer:
             success=False,
             service=state.service,
             actor=attempt.origin.actor,
+            actor_salt=_salt_of(state, attempt.origin.actor),
             error=error.code,
             request_id=attempt.origin.request_id,
             client=attempt.origin.client,
@@ -143,11 +149,13 @@ class Committer:
         after = self._with_expiry(change, now)
         if before is not None and before.epoch != after.epoch:
             after = structs.replace(after, epoch=later_id(before.epoch, after.epoch))
+        after = _with_people(before, after, attempt.origin.caller)
         record = HistoryRecord(
             id=commit_record_id(after),
             commit_id=new_id(),
             flow_id=after.flow,
             user_id=after.user_id,
+            instance_id=after.instance_id,
             epoch=after.epoch,
             revision=after.revision,
             version=after.version,
@@ -159,6 +167,7 @@ class Committer:
             success=True,
             service=after.service,
             actor=attempt.origin.actor,
+            actor_salt=_salt_of(after, attempt.origin.actor),
             payload=change.payload,
             after=after,
             payload_revision=self._payload_revision(before, after, payload_at, now),
@@ -187,10 +196,11 @@ class Committer:
     def _with_expiry(self, change: ProposedChange, now: datetime) -> FlowState:
         """Return the state with its expiry counted from this change.
 
-        A pause and a resumption do not renew it: they stop and start its clock (app.flow.timers).
+        A pause and a resumption do not renew it: they stop and start its clock (app.flow.timers). Nor does
+        the erasure of a person, unless it makes the tombstone of a state that was removed.
         """
         after = change.after
-        if change.kind in ("paused", "resumed"):
+        if change.kind in ("paused", "resumed") or (change.kind == "pseudonymised" and after.revision > 0):
             return after
         if after.status in TERMINAL_STATUSES:
             ttl = None if self._retention is None else max(IDEMPOTENCY_WINDOW, self._retention)
@@ -201,6 +211,23 @@ class Committer:
         if after.status == "paused":
             return structs.replace(after, expires_at=UNSET, expiry_left_ms=timers.milliseconds(ttl))
         return structs.replace(after, expires_at=now + ttl, expiry_left_ms=UNSET)
+
+
+def _with_people(before: FlowState | None, after: FlowState, caller: Caller) -> FlowState:
+    """Return the state with a salt for every person whom its records name, also in earlier epochs."""
+    earlier = UNSET if before is None else before.people
+    is_own = caller.user_id == after.user_id or is_privileged(caller)
+    if is_own and earlier is UNSET and after.participants is UNSET and after.runs is UNSET:
+        return after
+    known = earlier if after.people is UNSET else after.people  # none is left after an erasure
+    people = with_people(known, after, caller, partial(token_hex, SALT_BYTES))
+    return after if people == after.people else structs.replace(after, people=people)
+
+
+def _salt_of(state: FlowState, actor: str) -> str | UnsetType:
+    """Return the salt of the commitment to an actor, UNSET if its id is sealed as it is."""
+    people = () if state.people is UNSET else state.people
+    return next((person.salt for person in people if person.user_id == actor), UNSET)
 
 
 def repeat_payload_after(retention: timedelta) -> timedelta:

@@ -19,7 +19,7 @@ from app.contracts.errors import (
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.record import state_after
-from app.contracts.state import FlowState, state_key
+from app.contracts.state import FlowState
 from app.services.states.attempt import Attempt, CommitDue, Refuse, Reply
 from app.services.states.committer import CommandContext, Committer
 from app.services.states.deadlines import Deadlines
@@ -75,11 +75,11 @@ class Executor:
             return await self._execute(command, decide, TIMEOUT_SECONDS)
         began = asyncio.get_running_loop().time()
         try:
-            async with self._turns.take(state_key(command.flow_id, command.user_id), TIMEOUT_SECONDS):
+            async with self._turns.take(command.state_id.key, TIMEOUT_SECONDS):
                 waited = asyncio.get_running_loop().time() - began
                 return await self._execute(command, decide, TIMEOUT_SECONDS - waited)
         except TimeoutError:
-            raise StateBusyError(command.flow_id) from None
+            raise StateBusyError(command.state_id.flow_id) from None
 
     async def _execute(
         self, command: StateCommand, decide: Decide, timeout: float
@@ -113,7 +113,7 @@ class Executor:
                 break
             longest = min(0.002 * lost_races, MAX_PAUSE_SECONDS)
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads rivals
-        raise StateBusyError(command.flow_id)
+        raise StateBusyError(command.state_id.flow_id)
 
     async def _load_attempt(self, command: StateCommand, context: CommandContext) -> Attempt:
         """Load what one attempt depends on."""
@@ -129,7 +129,7 @@ class Executor:
 
     async def apply_due_change(self, state: FlowState) -> bool:
         """Make the change that is due on ``state``; return False if none is, or it has changed meanwhile."""
-        stored = await self._states.load(state.flow, state.user_id)
+        stored = await self._states.load(state.id)
         if stored is None or stored.state.position != state.position:
             return False
         now = self._now(stored)
@@ -142,13 +142,13 @@ class Executor:
     async def _load(self, command: StateCommand) -> StoredState | None:
         """Load the state. Commands that replace it recover an unreadable document first; others raise."""
         try:
-            return await self._states.load(command.flow_id, command.user_id)
+            return await self._states.load(command.state_id)
         except FlowStateCorruptionError:
             if not command.replaces or command.origin.dry_run:
                 raise
             with suppress(FlowNotStartedError):  # another command was first, and the state had ended
-                await self._recovery.recover(command.user_id, command.flow_id, command.origin)
-            return await self._states.load(command.flow_id, command.user_id)
+                await self._recovery.recover(command.state_id, command.origin)
+            return await self._states.load(command.state_id)
 
     def _now(self, stored: StoredState | None) -> datetime:
         """Return the time, which never goes back within a state, whatever the clocks of the workers are."""

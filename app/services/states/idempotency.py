@@ -83,7 +83,7 @@ class Idempotency:
             return None
         waiting = (r for r in stored.pending if (r.actor, r.request_id) == (actor, request_id))
         return next(waiting, None) or await self._history.find_request(
-            state.flow, state.user_id, actor, request_id, now - IDEMPOTENCY_WINDOW
+            state.id, actor, request_id, now - IDEMPOTENCY_WINDOW
         )
 
 

@@ -7,15 +7,18 @@ from msgspec import UNSET, UnsetType, structs
 
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, ResetCommand, SetCommand, StartCommand, TransitionCommand
-from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
 from app.contracts.identifiers import require_state
 from app.contracts.pages import Page
 from app.contracts.ports.clock import Clock
-from app.contracts.ports.states import StateStore
+from app.contracts.ports.states import ListedStatus, StatePage, StateStore
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.results import Started, Verification
 from app.contracts.state import FlowState, Payload, StateId
 from app.flow import rules
+from app.flow.people.assignment import require_assignable
+from app.flow.people.callers import caller_at_start, caller_on
+from app.flow.people.participants import group_participants
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
 from app.flow.values.payload import check_size, require_storable
@@ -25,7 +28,9 @@ from app.kit.numbers import with_doubles
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.states.changes import StateChanges
+from app.services.states.executor import Decide
 from app.services.states.history import HistoryReader
+from app.services.states.identification import Identification, require_kind
 from app.services.states.state_command import ProposedChange, StateCommand
 
 
@@ -39,6 +44,7 @@ class StateOperations:
         catalog: DefinitionCatalog,
         access: Visibility,
         history: HistoryReader,
+        identification: Identification,
         clock: Clock,
         *,
         max_payload_bytes: int,
@@ -48,47 +54,82 @@ class StateOperations:
         self._catalog = catalog
         self._access = access
         self._history = history
+        self._identification = identification
         self._clock = clock
         self._max_payload_bytes = max_payload_bytes
 
-    async def get(self, user_id: str, flow_id: str, caller: Caller) -> FlowState | None:
+    async def get(
+        self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
+    ) -> FlowState | None:
         """Return the state with the caller's transitions, None if none is running.
 
         Raises:
             FlowNotFoundError: There is neither a state nor a flow with this name.
+            EntityRequiredError: There are several states, and the entity is missing.
         """
-        require_state(user_id, flow_id)
-        await self._access.require_visible(flow_id, caller)
-        async with self._changes.with_recovery_advice(user_id, flow_id):
-            stored = await self._states.load(flow_id, user_id)
+        state_id = await self._identify(user_id, flow_id, entity_id, caller)
+        async with self._changes.with_recovery_advice(state_id):
+            stored = await self._states.load(state_id)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
-    async def require(self, user_id: str, flow_id: str, caller: Caller) -> FlowState:
+    async def require(
+        self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
+    ) -> FlowState:
         """Return the state with the caller's transitions.
 
         Raises:
             FlowNotStartedError: None is running; the details say how the last one ended.
             FlowNotFoundError: There is no flow with this name.
         """
-        state = await self.get(user_id, flow_id, caller)
+        state = await self.get(user_id, flow_id, caller, entity_id)
         if state is None:
-            raise await self._changes.not_started(user_id, flow_id)
+            raise await self._changes.not_started(
+                await self._identification.of(user_id, flow_id, entity_id, caller)
+            )
         return state
+
+    async def list_instances(
+        self,
+        user_id: str,
+        flow_id: str,
+        caller: Caller,
+        *,
+        status: ListedStatus | None,
+        after: str | None,
+        limit: int,
+    ) -> StatePage:
+        """Return a user's states in a flow with many for each user, the newest first."""
+        require_state(user_id, flow_id)
+        self._access.require_acting_for(user_id, caller)
+        await self._access.require_visible(flow_id, caller)
+        if await self._catalog.newest(flow_id) is None:
+            raise FlowNotFoundError(flow_id)
+        page = await self._states.list_instances(
+            flow_id, user_id, status=status, after=after, limit=limit, now=self._clock.now()
+        )
+        return StatePage(await self._access.with_transitions_of_all(page.states, caller), page.next)
 
     async def start(self, user_id: str, flow_id: str, command: StartCommand, origin: Origin) -> Started:
         """Start a flow, or return the state that is running already."""
         command = structs.replace(command, payload=with_doubles(command.payload))
-        state_command = StateCommand.of_caller(user_id, flow_id, "started", command, origin)
+        given = command.entity_id
+        while True:
+            state_id = await self._identification.of_new(user_id, flow_id, given, origin)
+            state_command = StateCommand.of_caller(state_id, "started", command, origin)
+            started = Started(*await self._changes.change(state_command, self._first(state_command, command)))
+            if started.started or state_id.instance_id in (None, given):
+                return started  # otherwise another start got the same new entity
 
+    def _first(self, state_command: StateCommand, command: StartCommand) -> Decide:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is not None:
                 return None
             return await self._first_state(state_command, command, now)
 
-        return Started(*await self._changes.change(state_command, decide))
+        return decide
 
     async def transition(
         self,
@@ -101,56 +142,76 @@ class StateOperations:
         ok: bool = True,
         message: str | UnsetType = UNSET,
         remove: Sequence[str] | UnsetType = UNSET,
+        entity_id: str | None = None,
     ) -> FlowState:
         """Run a transition of the current step."""
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
         payload = with_doubles(payload)
         if remove is not UNSET:
             require_pointers(remove)
         removed = remove if remove is UNSET else tuple(remove)
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
-        state_command = StateCommand.of_caller(user_id, flow_id, transition, command, origin)
+        state_command = StateCommand.of_caller(state_id, transition, command, origin)
 
-        async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
-            present = await self._changes.started(state, flow_id)
+        async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
+            present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            after = rules.transition(definition, present, transition, command, now, origin.caller)
+            caller = caller_on(definition.flow, present, origin.caller)
+            after = rules.transition(definition, present, transition, command, now, caller)
+            kind = rules.run_kind(present, after)
+            if kind is None:
+                return None
             if payload is not UNSET:  # the rules have checked what it contains
                 self._check_size(after)
-            return ProposedChange("transitioned", transition, after, payload, definition.flow.ttl)
+            return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
         after, _ = await self._changes.change(state_command, decide)
         return after
 
-    async def reset(self, user_id: str, flow_id: str, command: ResetCommand, origin: Origin) -> FlowState:
+    async def reset(
+        self,
+        user_id: str,
+        flow_id: str,
+        command: ResetCommand,
+        origin: Origin,
+        *,
+        entity_id: str | None = None,
+    ) -> FlowState:
         """Begin the state again on the newest version, or start it if none is running."""
-        state_command = StateCommand.of_caller(user_id, flow_id, "reset", command, origin, replaces=True)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_command = StateCommand.of_caller(state_id, "reset", command, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             if state is None:
                 return await self._first_state(state_command, StartCommand(step=command.step), now)
             definition = await self._catalog.current_or_pinned(state)
-            require_resettable(definition.flow, origin.caller)
-            require_entrance(definition.flow, command.step, origin.caller)
+            caller = caller_on(definition.flow, state, origin.caller)
+            require_resettable(definition.flow, caller)
+            require_entrance(definition.flow, command.step, caller)
             return ProposedChange.of_kind("reset", definition, rules.reset(definition, state, command, now))
 
         after, _ = await self._changes.change(state_command, decide)
         return after
 
-    async def undo(self, user_id: str, flow_id: str, origin: Origin) -> FlowState:
+    async def undo(
+        self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
+    ) -> FlowState:
         """Go back to the previous step, if the last transition was reversible. The payload stays."""
-        state_command = StateCommand.of_caller(user_id, flow_id, "undone", None, origin)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_command = StateCommand.of_caller(state_id, "undone", None, origin)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
-            present = await self._changes.started(state, flow_id)
+            present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            return ProposedChange.of_kind(
-                "undone", definition, rules.back(definition, present, now, origin.caller)
-            )
+            caller = caller_on(definition.flow, present, origin.caller)
+            return ProposedChange.of_kind("undone", definition, rules.back(definition, present, now, caller))
 
         after, _ = await self._changes.change(state_command, decide)
         return after
 
-    async def set(self, user_id: str, command: SetCommand, origin: Origin) -> FlowState:
+    async def set(
+        self, user_id: str, command: SetCommand, origin: Origin, *, entity_id: str | None = None
+    ) -> FlowState:
         """Replace the state in ``command.flow``, or create it at the given step, on the newest version."""
         command = structs.replace(command, payload=with_doubles(command.payload))
         flow_id = command.flow
@@ -158,13 +219,13 @@ class StateOperations:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
         if command.remove is not UNSET:
             require_pointers(command.remove)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
             if present is None:
                 definition = await self._catalog.current(flow_id)
-                fresh = rules.start(
-                    definition, StateId(flow_id, user_id), new_id(), StartCommand(step=command.step), now
-                )
+                require_kind(definition.flow, state_id)
+                fresh = rules.start(definition, state_id, new_id(), StartCommand(step=command.step), now)
                 present = structs.replace(fresh, revision=-1)  # the replacement is its first
             else:
                 definition = await self._catalog.current_or_pinned(present)
@@ -173,13 +234,16 @@ class StateOperations:
             return ProposedChange.of_kind("set", definition, after, command.payload)
 
         after, _ = await self._changes.change(
-            StateCommand.of_caller(user_id, flow_id, "set", command, origin, replaces=True), decide
+            StateCommand.of_caller(state_id, "set", command, origin, replaces=True), decide
         )
         return after
 
-    async def clear(self, user_id: str, flow_id: str, origin: Origin) -> bool:
+    async def clear(
+        self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
+    ) -> bool:
         """Remove a state; its history stays. Return False if none was running."""
-        state_command = StateCommand.of_caller(user_id, flow_id, "cleared", None, origin, replaces=True)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_command = StateCommand.of_caller(state_id, "cleared", None, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             if state is None:
@@ -202,13 +266,13 @@ class StateOperations:
         after: str | None,
         limit: int,
         only: HistoryFilter,
+        entity_id: str | None = None,
     ) -> list[HistoryRecord]:
         """Return the records that ``only`` selects, with their payloads, oldest first."""
+        state_id = await self._identify(user_id, flow_id, entity_id, caller)
         found: list[HistoryRecord] = []
         while True:
-            page = await self._history_page(
-                user_id, flow_id, caller, after, limit - len(found), only, with_payloads=True
-            )
+            page = await self._history_page(state_id, after, limit - len(found), only, with_payloads=True)
             found += page.items
             if page.next is None or len(found) >= limit:
                 return found
@@ -223,45 +287,54 @@ class StateOperations:
         after: str | None,
         limit: int,
         only: HistoryFilter,
+        entity_id: str | None = None,
     ) -> Page[HistoryRecord]:
         """Return the next page of the records that ``only`` selects, as they are stored."""
-        return await self._history_page(user_id, flow_id, caller, after, limit, only)
+        state_id = await self._identify(user_id, flow_id, entity_id, caller)
+        return await self._history_page(state_id, after, limit, only)
 
-    async def verify_history(self, user_id: str, flow_id: str, caller: Caller) -> Verification:
+    async def verify_history(
+        self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
+    ) -> Verification:
         """Verify the chain of a state's records."""
-        require_state(user_id, flow_id)
-        await self._access.require_visible(flow_id, caller)
-        found = await self._history.verify(flow_id, user_id)
+        found = await self._history.verify(await self._identify(user_id, flow_id, entity_id, caller))
         if not found.records:
             await self._catalog.current(flow_id)
         return found
 
     async def _history_page(
         self,
-        user_id: str,
-        flow_id: str,
-        caller: Caller,
+        state_id: StateId,
         after: str | None,
         limit: int,
         only: HistoryFilter,
         *,
         with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
-        require_state(user_id, flow_id)
-        await self._access.require_visible(flow_id, caller)
-        page = await self._history.read(flow_id, user_id, after, limit, only, with_payloads=with_payloads)
+        page = await self._history.read(state_id, after, limit, only, with_payloads=with_payloads)
         if not page.items and after is None:
-            await self._catalog.current(flow_id)
+            await self._catalog.current(state_id.flow_id)
         return page
+
+    async def _identify(self, user_id: str, flow_id: str, entity_id: str | None, caller: Caller) -> StateId:
+        """Return the identity of a state that the caller may see."""
+        state_id = await self._identification.of(user_id, flow_id, entity_id, caller)
+        await self._access.require_access(state_id, caller)
+        return state_id
 
     async def _first_state(
         self, state_command: StateCommand, command: StartCommand, now: datetime
     ) -> ProposedChange:
-        definition = await self._catalog.current(state_command.flow_id)
-        require_entrance(definition.flow, command.step, state_command.origin.caller)
-        after = rules.start(
-            definition, StateId(state_command.flow_id, state_command.user_id), new_id(), command, now
-        )
+        state_id = state_command.state_id
+        definition = await self._catalog.current(state_id.flow_id)
+        require_kind(definition.flow, state_id)
+        caller = caller_at_start(definition.flow, state_id.user_id, state_command.origin.caller)
+        require_entrance(definition.flow, command.step, caller)
+        after = rules.start(definition, state_id, new_id(), command, now)
+        if command.participants is not UNSET:
+            require_assignable(
+                definition.flow, group_participants(definition.flow), after.participants, caller
+            )
         self._check_payload(command.payload, after)
         return ProposedChange.of_kind("started", definition, after, command.payload)
 

@@ -29,7 +29,7 @@ from app.contracts.record import (
     state_after,
 )
 from app.contracts.results import Recovered
-from app.contracts.state import TERMINAL_STATUSES, FlowState, state_key
+from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId
 from app.flow.history_chain import is_intact
 from app.flow.position import definition_mismatch
 from app.services.definitions.catalog import DefinitionCatalog
@@ -68,7 +68,7 @@ class Recovery:
         self._clock = clock
         self._pruned = pruned
 
-    async def recover(self, user_id: str, flow_id: str, origin: Origin) -> Recovered:
+    async def recover(self, state_id: StateId, origin: Origin) -> Recovered:
         """Rebuild a state from its history if it is not sound.
 
         Raises:
@@ -79,36 +79,36 @@ class Recovery:
         # The request behind it is not answered by the recovery, but by what comes after.
         origin = structs.replace(origin, request_id=UNSET, expected=None)
         for _ in range(MAX_ATTEMPTS):
-            found = await self._states.load_or_salvage(flow_id, user_id)
+            found = await self._states.load_or_salvage(state_id)
             inconsistency = await self.find_inconsistency(found) if found is not None else None
             if isinstance(found, StoredState) and (inconsistency is None or inconsistency.of_history):
                 if found.state.is_gone_at(self._clock.now()):
-                    raise FlowNotStartedError(flow_id)
+                    raise FlowNotStartedError(state_id.flow_id)
                 return Recovered("kept", found.state, None if inconsistency is None else inconsistency.reason)
             reason = "the state's document is lost" if inconsistency is None else inconsistency.reason
-            plan = await self._plan(user_id, flow_id, found, reason)
-            change, now = await self._change(plan, user_id, flow_id, found)
+            plan = await self._plan(state_id, found, reason)
+            change, now = await self._change(plan, state_id, found)
             damaged = _as_damaged(found, reason) if found is not None else None
             made = await self._commits.replace(damaged, plan.head, change, CommandContext(origin), now)
             if made is not None:
                 after = state_after(made)
-                await self._reports.withdraw([state_key(flow_id, user_id)])
+                await self._reports.withdraw([state_id.key])
                 log.warning("state recovered", state=after.key, action=plan.action, reason=reason)
                 state = None if after.status in TERMINAL_STATUSES else after
                 return Recovered(plan.action, state, reason, None if plan.record is None else plan.record.id)
-        raise StateBusyError(flow_id)
+        raise StateBusyError(state_id.flow_id)
 
     async def with_advice(
-        self, user_id: str, flow_id: str, damage: FlowStateCorruptionError
+        self, state_id: StateId, damage: FlowStateCorruptionError
     ) -> FlowStateCorruptionError:
         """Return the error with what a recovery would do."""
         reason = damage.details["reason"]
         try:
-            found = await self._states.load_or_salvage(flow_id, user_id)
-            plan = await self._plan(user_id, flow_id, found, reason)
+            found = await self._states.load_or_salvage(state_id)
+            plan = await self._plan(state_id, found, reason)
         except FlowError:
             return damage
-        return FlowStateCorruptionError(user_id, flow_id, reason, recover=plan.description)
+        return FlowStateCorruptionError(state_id.user_id, state_id.flow_id, reason, recover=plan.description)
 
     async def find_inconsistency(self, found: Found) -> Inconsistency | None:
         """Find what is wrong with a state; None if it fits its definition and its last record."""
@@ -119,17 +119,17 @@ class Recovery:
         if mismatch is not None:
             return Inconsistency(mismatch)
         waiting = [record for record in found.pending if record.id == commit_record_id(state)]
-        last = waiting[-1] if waiting else await self._history.newest(state.flow, state.user_id)
+        last = waiting[-1] if waiting else await self._history.newest(state.id)
         if isinstance(last, HistoryRecord):
             (last,) = await self._payloads.complete([last], found.pending)
         inconsistency = compare_with_last_record(found, last, pruned=self._pruned)
         if inconsistency is not None and not waiting:
-            now = await self._states.load_or_salvage(state.flow, state.user_id)
+            now = await self._states.load_or_salvage(state.id)
             if isinstance(now, StoredState) and now.state.position != state.position:
                 return None  # it has changed meanwhile: state and record were read at two moments
         return inconsistency
 
-    async def _plan(self, user_id: str, flow_id: str, found: Found | None, reason: str) -> RecoveryPlan:
+    async def _plan(self, state_id: StateId, found: Found | None, reason: str) -> RecoveryPlan:
         """Search for the last valid record, newest first.
 
         Raises:
@@ -137,7 +137,7 @@ class Recovery:
         """
         newest: HistoryRecord | UnreadableRecord | None = None
         head = ""
-        async for record in self._newest_first(user_id, flow_id, found):
+        async for record in self._newest_first(state_id, found):
             newest = newest or record
             if isinstance(record, UnreadableRecord) or record.after is UNSET:
                 continue
@@ -148,15 +148,15 @@ class Recovery:
             if named_payload(whole) is None:
                 return RecoveryPlan("rebuilt", reason, head, newest, record, state_after(whole))
         if newest is None and found is None:
-            await self._catalog.current(flow_id)
-            raise FlowNotStartedError(flow_id)
+            await self._catalog.current(state_id.flow_id)
+            raise FlowNotStartedError(state_id.flow_id)
         own = found.state if newest is None and found is not None else None
         if own is not None and await self._definition_mismatch(own) is None:
             return RecoveryPlan("rebuilt", reason, head, None, None, own)
         return RecoveryPlan("restarted", reason, head, newest)
 
     async def _newest_first(
-        self, user_id: str, flow_id: str, found: Found | None
+        self, state_id: StateId, found: Found | None
     ) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
         pending: Sequence[HistoryRecord] = () if found is None else found.pending
         for record in reversed(pending):
@@ -164,7 +164,7 @@ class Recovery:
         seen = {record.id for record in pending}
         start: HistoryPosition | None = None
         while True:
-            page = await self._history.scan(flow_id, user_id, start, PAGE_SIZE, backwards=True)
+            page = await self._history.scan(state_id, start, PAGE_SIZE, backwards=True)
             for older in page.items:
                 if older.id not in seen:
                     yield older
@@ -182,17 +182,17 @@ class Recovery:
         return definition_mismatch(definition, state)
 
     async def _change(
-        self, plan: RecoveryPlan, user_id: str, flow_id: str, found: Found | None
+        self, plan: RecoveryPlan, state_id: StateId, found: Found | None
     ) -> tuple[ProposedChange, datetime]:
         now = self._clock.now()
         definition: FlowDefinition | None
         if plan.last is not None:
             definition = await self._catalog.pinned(plan.last)
         else:
-            definition = await self._catalog.newest(flow_id)
+            definition = await self._catalog.newest(state_id.flow_id)
         if definition is None:
-            raise FlowNotFoundError(flow_id)
-        return plan.change(user_id, flow_id, found, definition, now)
+            raise FlowNotFoundError(state_id.flow_id)
+        return plan.change(state_id, found, definition, now)
 
 
 def _as_damaged(found: Found, reason: str) -> DamagedState:

@@ -56,13 +56,12 @@ class RecoveryPlan(Struct, frozen=True):
         return description
 
     def change(
-        self, user_id: str, flow_id: str, found: Found | None, definition: FlowDefinition, now: datetime
+        self, state_id: StateId, found: Found | None, definition: FlowDefinition, now: datetime
     ) -> tuple[ProposedChange, datetime]:
         """Return the change that carries out the plan, and its time.
 
         Args:
-            user_id: The owner of the state.
-            flow_id: The flow.
+            state_id: The state.
             found: The state that is there, None if its document is lost.
             definition: The version of ``last``, the newest one if there is none.
             now: The present time.
@@ -72,11 +71,11 @@ class RecoveryPlan(Struct, frozen=True):
         """
         if self.last is None:
             epoch = new_id() if self.newest is None else later_id(self.newest.epoch, new_id())
-            after = rules.start(definition, StateId(flow_id, user_id), epoch, StartCommand(), now)
+            after = rules.start(definition, state_id, epoch, StartCommand(), now)
             return self._proposed(after, definition), now
         last = self.last
         if found is None and last.is_gone_at(now):
-            raise FlowNotStartedError(flow_id)
+            raise FlowNotStartedError(state_id.flow_id)
         now = max(now, last.updated_at)
         after = rules.recover(last, *self.position(found), now)
         if last.status not in TERMINAL_STATUSES and (last.is_gone_at(now) or self.is_erased):

@@ -6,17 +6,15 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.commands import Origin
 from app.contracts.definition import FlowDefinition
-from app.contracts.identifiers import require_state
 from app.contracts.record import Kind
-from app.contracts.state import FlowState, Payload
+from app.contracts.state import FlowState, Payload, StateId
 
 
 class StateCommand(Struct, frozen=True):
     """A command for one state.
 
     Attributes:
-        user_id: The owner of the state.
-        flow_id: The flow.
+        state_id: The state.
         name: The name by which a refusal is recorded.
         command: The arguments, of which the fingerprint of the request is made.
         origin: The source of the command.
@@ -25,8 +23,7 @@ class StateCommand(Struct, frozen=True):
             larger operation, which counts once, do not.
     """
 
-    user_id: str
-    flow_id: str
+    state_id: StateId
     name: str
     command: object
     origin: Origin
@@ -36,22 +33,15 @@ class StateCommand(Struct, frozen=True):
     @classmethod
     def of_caller(
         cls,
-        user_id: str,
-        flow_id: str,
+        state_id: StateId,
         name: str,
         command: object,
         origin: Origin,
         *,
         replaces: bool = False,
     ) -> "StateCommand":
-        """Create a command that counts against the limit of its caller.
-
-        Raises:
-            InvalidRequestError: The user cannot be named so.
-            FlowNotFoundError: No flow can be named so.
-        """
-        require_state(user_id, flow_id)
-        return cls(user_id, flow_id, name, command, origin, replaces, limited=True)
+        """Create a command that counts against the limit of its caller."""
+        return cls(state_id, name, command, origin, replaces, limited=True)
 
 
 class ProposedChange(Struct, frozen=True):

@@ -13,6 +13,24 @@ export interface AvailableTransition {
   reversible: boolean;
 }
 
+/** A role on a state, and who has it: a user, or every user whose token lists the group. */
+export type Participant =
+  | { role: string; userId: string; group?: undefined }
+  | { role: string; group: string; userId?: undefined };
+
+/** A lease on the tasks of a role: `userId` alone of those with the role may act, until `until`. */
+export interface Claim {
+  role: string;
+  userId: string;
+  until: string;
+}
+
+/** A transition, and who ran it or voted for it. */
+export interface TransitionBy {
+  transition: string;
+  userId: string;
+}
+
 /** A user's progress through a flow. Times are ISO 8601. */
 export interface State {
   flow: string;
@@ -33,17 +51,49 @@ export interface State {
   previous?: string;
   /** The roles that may return to `previous`: everybody if absent, administrators only if empty. */
   undoRoles?: string[];
+  /** A part of the state's identity if `instances` is `many`, otherwise a label. */
   entityId?: string | null;
+  /** `many`: the user may have many states in the flow, each for an entity. */
+  instances?: 'many';
   payload?: Payload;
   message?: string;
   expiresAt?: string;
   pauseReason?: string;
   timeoutAt?: string;
+  participants?: Participant[];
+  /** Those at the present step. */
+  claims?: Claim[];
+  /** Those at the present step. */
+  votes?: TransitionBy[];
+  /** Who ran the transitions that a rule of the flow refers to. */
+  runs?: TransitionBy[];
 }
+
+/** The kind of a change; newer servers may have others. */
+export type Kind =
+  | 'started'
+  | 'transitioned'
+  | 'undone'
+  | 'reset'
+  | 'set'
+  | 'paused'
+  | 'resumed'
+  | 'cleared'
+  | 'expired'
+  | 'recovered'
+  | 'migrated'
+  | 'erased'
+  | 'pseudonymised'
+  | 'assigned'
+  | 'claimed'
+  | 'released'
+  | 'voted'
+  | 'withdrawn'
+  | (string & {});
 
 /** The change that led to a state. */
 export interface Change {
-  kind: string;
+  kind: Kind;
   transition: string;
   fromStep: string;
   actor: string;
@@ -60,6 +110,8 @@ export type FollowedState = State & Partial<Change>;
 export interface FlowUpdated extends Change {
   userId: string;
   flowId: string;
+  /** Present if the user has many states in the flow. */
+  entityId?: string;
   state: State;
 }
 
@@ -69,12 +121,18 @@ export interface Presence {
   userId: string;
   device?: string;
   since: string;
+  /** The owner of the state, if that is another user. */
+  ownerId?: string;
+  /** The entity of the state, if that is a part of the state's identity. */
+  entityId?: string;
 }
 
 /** The clients that follow a state; without `userId`, any state of a watched flow. */
 export interface PresenceChanged {
   flowId: string;
   userId?: string;
+  /** Present if the user has many states in the flow. */
+  entityId?: string;
   clients: Presence[];
 }
 
@@ -139,13 +197,47 @@ export interface Follow extends AsyncIterableIterator<FollowedState | null> {
   return(): Promise<IteratorReturnResult<undefined>>;
 }
 
-export interface CallOptions {
-  /** Another user (services and administrators only). */
-  userId?: string;
+export interface RequestOptions {
   /** Milliseconds until a request without an answer is repeated. */
   timeout?: number;
   /** Milliseconds until the call fails. */
   deadline?: number;
+}
+
+/** The names of a state, beside that of its flow. */
+export interface StateOptions {
+  /** Another user, for participants of the state, services and administrators. */
+  userId?: string;
+  /** One of the user's many states. Without it, the only one that there is, or an error `ENTITY_REQUIRED`. */
+  entityId?: string;
+}
+
+export interface CallOptions extends RequestOptions, StateOptions {}
+
+export interface PageOptions extends RequestOptions {
+  /** `next` of the page before. */
+  after?: string;
+  /** The most states of the page. */
+  limit?: number;
+  /** States in this status only. */
+  status?: Status;
+}
+
+export interface ListOptions extends PageOptions {
+  /** Another user (services and administrators only). */
+  userId?: string;
+}
+
+export interface TaskOptions extends PageOptions {
+  /** States of this flow only. */
+  flowId?: string;
+}
+
+/** Some of several states. */
+export interface StateListing {
+  items: State[];
+  /** The `after` of the next page; null if this is the last one. */
+  next: string | null;
 }
 
 export interface ChangeOptions extends CallOptions {
@@ -155,11 +247,14 @@ export interface ChangeOptions extends CallOptions {
   expectedRevision?: number;
 }
 
-export interface StartOptions extends ChangeOptions {
+export interface StartOptions extends Omit<ChangeOptions, 'entityId'> {
   step?: string;
   service?: string;
+  /** The entity of the new state in a flow with many (a new one if absent), otherwise a label. */
   entityId?: string | null;
   payload?: Payload;
+  /** People with roles on the state. */
+  participants?: Participant[];
 }
 
 export interface TransitionOptions extends ChangeOptions {
@@ -173,6 +268,11 @@ export interface TransitionOptions extends ChangeOptions {
 
 export interface ResetOptions extends ChangeOptions {
   step?: string;
+}
+
+export interface ClaimOptions extends ChangeOptions {
+  /** Without it, the only role of the caller that can be claimed. */
+  role?: string;
 }
 
 export interface ClientOptions {
@@ -197,7 +297,7 @@ export class FlowClient {
   readonly stats: FollowingStats;
   follow(
     flowId: string,
-    options?: { userId?: string },
+    options?: StateOptions,
     callback?: (state: FollowedState | null) => void,
   ): Follow;
   follow(flowId: string, callback: (state: FollowedState | null) => void): Follow;
@@ -205,6 +305,14 @@ export class FlowClient {
   start(flowId: string, options?: StartOptions): Promise<State>;
   transition(flowId: string, transition: string, options?: TransitionOptions): Promise<State>;
   reset(flowId: string, options?: ResetOptions): Promise<State>;
+  claim(flowId: string, options?: ClaimOptions): Promise<State>;
+  release(flowId: string, options?: ClaimOptions): Promise<State>;
+  withdraw(flowId: string, options?: ChangeOptions): Promise<State>;
+  assign(flowId: string, participants: Participant[], options?: ChangeOptions): Promise<State>;
+  /** The states of a user in a flow, the newest first. */
+  list(flowId: string, options?: ListOptions): Promise<StateListing>;
+  /** The states of all users that wait for the caller in a role. */
+  tasks(role: string, options?: TaskOptions): Promise<StateListing>;
   presence(flowId: string, options?: CallOptions): Promise<Presence[]>;
   watch(flowId: string, callback: (change: FlowUpdated) => void): () => void;
   onPresence(flowId: string, callback: (change: PresenceChanged) => void): () => void;

@@ -12,6 +12,7 @@ import { CallbackConsumer, Callbacks, Follow, Mailbox } from './consumers.js';
 import { FlowError } from './errors.js';
 import { Following, addStats, noStats } from './following.js';
 import { backoff } from './retries.js';
+import { Subscription, keyOf, keysOf } from './subscription.js';
 
 export { FlowError, Following };
 
@@ -66,22 +67,23 @@ export class FlowClient {
   /**
    * Follow a state: `for await (const state of client.follow(flowId))`, or `client.follow(flowId, callback)`.
    * Every change is delivered once, in order. A state whose `status` is `cleared` or `expired` has ended; null says
-   * that there is none. The next one is then delivered from its first revision. `userId` names another user
-   * (services and administrators only).
+   * that there is none. The next one is then delivered from its first revision. `userId` names another user, for
+   * participants of the state, services and administrators. `entityId` names one of many states; without it, it is
+   * the only one that there is, or an error `ENTITY_REQUIRED`.
    *
    * @param {string} flowId
-   * @param {{userId?: string} | ((state: object | null) => void)} [options]
+   * @param {{userId?: string, entityId?: string} | ((state: object | null) => void)} [options]
    * @param {(state: object | null) => void} [callback]
    */
   follow(flowId, options = {}, callback = undefined) {
     if (typeof options === 'function') return this.follow(flowId, {}, options);
     this.#connection.start();
-    const key = keyOf(flowId, options.userId);
-    let subscription = this.#subscriptions.get(key);
+    const { userId = undefined, entityId = undefined } = options;
+    let subscription = this.#subscriptions.get(keyOf(flowId, userId, entityId));
     const isNew = !subscription;
     if (isNew) {
-      subscription = { key, flowId, userId: options.userId, following: new Following(), consumers: new Set() };
-      this.#subscriptions.set(key, subscription);
+      subscription = new Subscription(flowId, userId, entityId);
+      this.#subscriptions.set(subscription.key, subscription);
     }
     const { following, consumers } = subscription;
     const consumer = callback ? new CallbackConsumer(callback) : new Mailbox();
@@ -115,6 +117,42 @@ export class FlowClient {
     return (await this.#change('flow-reset', { flowId }, options)).state;
   }
 
+  /**
+   * Claim the tasks of a role on the state (`options.role`, or the only one that the caller can claim), for a time.
+   * Claimed again, it lasts longer. Returns the new state.
+   */
+  async claim(flowId, options) {
+    return (await this.#change('flow-claim', { flowId }, options)).state;
+  }
+
+  /** End a claim. Returns the new state. */
+  async release(flowId, options) {
+    return (await this.#change('flow-release', { flowId }, options)).state;
+  }
+
+  /** Withdraw the caller's vote at the present step. Returns the new state. */
+  async withdraw(flowId, options) {
+    return (await this.#change('flow-withdraw', { flowId }, options)).state;
+  }
+
+  /** Replace the people with roles on the state: `{role, userId}` or `{role, group}`. Returns the new state. */
+  async assign(flowId, participants, options) {
+    return (await this.#change('flow-participants', { flowId, participants }, options)).state;
+  }
+
+  /**
+   * A page of a user's states in a flow, the newest first: `{items, next}`. `next` is the `after` of the next page,
+   * null on the last one. With `status`, those in that status.
+   */
+  async list(flowId, options) {
+    return pageOf(await this.#connection.call('flow-list', { flowId }, options));
+  }
+
+  /** A page of the states of all users that wait for the caller in a role, as `list` returns it. */
+  async tasks(role, options) {
+    return pageOf(await this.#connection.call('flow-list', { as: role }, options));
+  }
+
   /** The clients that follow that state now. */
   async presence(flowId, options) {
     return (await this.#connection.call('flow-presence', { flowId }, options)).clients;
@@ -133,7 +171,7 @@ export class FlowClient {
   }
 
   /**
-   * Call back with `{flowId, userId, clients}`, the clients that follow a state of this flow, now and after every
+   * Call back with `{flowId, userId, entityId, clients}`, the clients that follow a state of this flow, now and after every
    * change: for the states that this client follows, or (without `userId`) for all while it watches the flow.
    * Returns a function that ends it.
    */
@@ -145,7 +183,7 @@ export class FlowClient {
       subscription.presentOn = undefined;
       this.#subscribePresence(subscription);
     }
-    if (this.#watchers.has(flowId)) this.#requestPresence(flowId);
+    if (this.#watchers.has(flowId)) this.#requestPresence({ flowId });
     return off;
   }
 
@@ -193,13 +231,12 @@ export class FlowClient {
   // Subscriptions
 
   #eventReceived(event) {
-    const keys = [keyOf(event.flow, event.userId)];
-    if (event.userId === this.#userId) keys.push(keyOf(event.flow));
-    for (const subscription of keys.map((key) => this.#subscriptions.get(key))) {
+    for (const key of keysOf(event, event.userId === this.#userId)) {
+      const subscription = this.#subscriptions.get(key);
       if (!subscription) continue;
       const { following } = subscription;
       const wasSyncing = following.syncing;
-      deliver(subscription, following.event(event));
+      subscription.event(event);
       if (following.syncing && !wasSyncing) this.#sync(subscription);
     }
   }
@@ -223,19 +260,17 @@ export class FlowClient {
 
   /** Sync until nothing is missing. Without a connection this does nothing: the next connection syncs all. */
   async #sync(subscription) {
-    const { key, flowId, userId, following } = subscription;
+    const { key, userId, following } = subscription;
     const { socket } = this.#connection;
     let number;
     const isWanted = () => following.isLatest(number) && this.#subscriptions.get(key) === subscription;
     for (let round = 0; socket?.connected && (round === 0 || isWanted()); round += 1) {
-      const sync = following.begin();
+      const sync = subscription.begin();
       number = sync.number;
-      const body = { flowId, userId, epoch: sync.epoch, since: sync.since };
-      if (following.absent) body.fromStart = true;
       try {
-        const answer = await this.#connection.requestWhileConnected(socket, 'flow-subscribe', body, isWanted);
+        const answer = await this.#connection.requestWhileConnected(socket, 'flow-subscribe', sync.body, isWanted);
         if (!answer || !isWanted()) return;
-        deliver(subscription, following.answer(number, answer));
+        subscription.answer(number, answer);
         if (userId === undefined) this.#setUser(answer.userId);
       } catch (error) {
         if (!isWanted()) return;
@@ -248,9 +283,15 @@ export class FlowClient {
   }
 
   #unfollow(subscription) {
-    const { key, flowId, userId } = subscription;
+    const { address } = subscription;
     this.#forget(subscription);
-    this.#notify('flow-unsubscribe', { flowId, userId }, () => !this.#subscriptions.has(key));
+    this.#notify('flow-unsubscribe', address, () => !this.#isFollowed(address));
+  }
+
+  /** True if a subscription is to this state, by whichever of its names. */
+  #isFollowed({ flowId, userId = this.#userId, entityId }) {
+    const isSame = (each) => each.flowId === flowId && (each.userId ?? this.#userId) === userId;
+    return [...this.#subscriptions.values()].some((each) => isSame(each) && each.entityId === entityId);
   }
 
   #forget({ key, following, consumers }, error) {
@@ -264,20 +305,23 @@ export class FlowClient {
 
   async #watch(flowId) {
     const isWatched = await this.#notify('flow-watch', { flowId }, () => this.#watchers.has(flowId));
-    if (isWatched) await this.#requestPresence(flowId);
+    if (isWatched) await this.#requestPresence({ flowId });
   }
 
   /** Presence is sent to clients that requested it, on this connection. */
   async #subscribePresence(subscription) {
-    const { flowId, userId, presentOn } = subscription;
-    if (presentOn === this.#connection.socket || !this.#presenceListeners.has(flowId)) return;
+    const { address, presentOn } = subscription;
+    if (presentOn === this.#connection.socket || !this.#presenceListeners.has(address.flowId)) return;
     subscription.presentOn = this.#connection.socket;
-    await this.#requestPresence(flowId, userId, userId ?? this.#userId);
+    await this.#requestPresence(address, address.userId ?? this.#userId);
   }
 
-  async #requestPresence(flowId, userId, shownUserId) {
-    const answer = await this.#notify('flow-presence', { flowId, userId }, () => this.#presenceListeners.has(flowId));
-    if (answer) this.#presenceListeners.call(flowId, { flowId, userId: shownUserId, clients: answer.clients });
+  async #requestPresence(address, userId) {
+    const { flowId, entityId } = address;
+    const answer = await this.#notify('flow-presence', address, () => this.#presenceListeners.has(flowId));
+    if (!answer) return;
+    const state = entityId === undefined ? { flowId, userId } : { flowId, userId, entityId };
+    this.#presenceListeners.call(flowId, { ...state, clients: answer.clients });
   }
 
   /** Send a request and only report its failure; a reconnection repeats what is still wanted. */
@@ -293,15 +337,10 @@ export class FlowClient {
     // One id for all repetitions: the service executes it once, whichever of them arrives.
     return this.#connection.call(event, { ...body, requestId: requestId() }, options);
   }
-
 }
 
-function deliver({ consumers }, states) {
-  for (const state of states) for (const consumer of consumers) consumer.push(state);
-}
-
-function keyOf(flowId, userId = '') {
-  return `${flowId}\n${userId}`; // neither has a line break
+function pageOf({ items, next = null }) {
+  return { items, next };
 }
 
 function requestId() {

@@ -1,6 +1,11 @@
 const MAX_BUFFERED_EVENTS = 1000; // while a sync is running
 const ENDED = new Set(['cleared', 'expired']);
 
+/** True for the last state of an epoch. */
+export function isEnded(state) {
+  return ENDED.has(state?.status);
+}
+
 /**
  * The rules by which one state is followed, without a connection: methods that receive events or answers return
  * the states to deliver now, in order; null among them says that there is no state.
@@ -29,13 +34,20 @@ export class Following {
 
   /** True if it is known that there is no state. A sync then requests a later epoch from its start. */
   get absent() {
-    return this.state === null || ENDED.has(this.state?.status);
+    return this.state === null || isEnded(this.state);
   }
 
   /** Require a sync: after a reconnection or a resync event, events may have been missed. */
   want() {
     this.syncing = true;
     if (this.state !== undefined) this.#gapNoticedAt ??= this.#now();
+  }
+
+  /** Forget the position: the running sync is that of another state. */
+  forget() {
+    this.epoch = this.revision = undefined;
+    this.#buffer = [];
+    this.#bufferedBeforeSync = 0;
   }
 
   /** Begin a sync from the position held. Answers to earlier syncs are ignored from now on. */

@@ -5,7 +5,7 @@ export const TOKEN_REJECTED = 'AUTHENTICATION_REQUIRED';
 
 export const MAX_DELAY_MS = 5000;
 const MIN_DELAY_MS = 100;
-const CALLER_DECIDES = new Set(['STATE_PAUSED', 'REVISION_CONFLICT']); // only the caller knows whether to retry
+const CALLER_DECIDES = new Set(['STATE_PAUSED', 'REVISION_CONFLICT', 'CLAIMED']); // only the caller knows whether to retry
 
 export function isRepeatable({ code, retryable }) {
   return code === TOKEN_REJECTED || (retryable === true && !CALLER_DECIDES.has(code));
