@@ -217,7 +217,8 @@ def _with_people(before: FlowState | None, after: FlowState, caller: Caller) -> 
     """Return the state with a salt for every person whom its records name, also in earlier epochs."""
     earlier = UNSET if before is None else before.people
     is_own = caller.user_id == after.user_id or is_privileged(caller)
-    if is_own and earlier is UNSET and after.participants is UNSET and after.runs is UNSET:
+    named = (earlier, after.participants, after.votes, after.runs)  # a claim needs a participant
+    if is_own and all(each is UNSET for each in named):
         return after
     known = earlier if after.people is UNSET else after.people  # none is left after an erasure
     people = with_people(known, after, caller, partial(token_hex, SALT_BYTES))
