@@ -330,3 +330,22 @@ async def test_a_participant_of_a_flow_is_erased(parts: Backend) -> None:
         await service.execute_transition("ada", "request", "done", entity_id="R-1", origin=cleo)
     ).step == "c"
     assert (await flows.verify_flow_history("ada", "request", entity_id="R-1")).whole
+
+
+async def test_one_of_a_group_who_was_only_refused_is_erased(parts: Backend) -> None:
+    """No commit names that person, so the state does not either."""
+    service = parts.service
+    flow = flow_dict(slug="request", participants={"clerk": {"group": "finance"}, "boss": {"group": "board"}})
+    flow["steps"]["a"]["transitions"]["go"]["roles"] = ["boss"]
+    flow["steps"]["a"]["transitions"]["again"]["roles"] = ["clerk"]
+    await service.create_flow(flow)
+    await service.start_flow("ada", "request", origin=trusted_origin("ada"))
+    bob = Origin(Caller(user_id="bob", groups=frozenset({"finance"})))
+    with pytest.raises(InsufficientPermissionsError):
+        await service.execute_transition("ada", "request", "go", origin=bob)
+    await service.background.relay.drain(5)
+    assert '"bob"' in await everything(parts)
+    done = await service.personal_data.erase("bob", ROOT)
+    assert (done.pseudonymised_states, done.pseudonymised_records) == (1, 1)
+    assert '"bob"' not in await everything(parts)
+    assert (await service.as_trusted().verify_flow_history("ada", "request")).whole
