@@ -124,6 +124,25 @@ async def test_a_participant_catches_up_by_the_state_over_changes_of_a_time_with
     assert (again.state.revision, again.events) == (3, ())
 
 
+async def test_a_start_for_another_user_reserves_no_entity() -> None:
+    rig = await with_case(instances="many")
+    reserve, reserved = rig.entities.reserve, []
+
+    async def counting(key: str, *rest: Any) -> str:
+        reserved.append(key)
+        return await reserve(key, *rest)
+
+    rig.entities.reserve = counting  # type: ignore[method-assign]
+    with refused():
+        await rig.service.start_flow("olga", "case", StartCommand(), origin=Origin(STRANGER, request_id="r1"))
+    assert reserved == []
+    state, _ = await rig.service.start_flow(
+        "olga", "case", StartCommand(), origin=Origin(OWNER, request_id="r1")
+    )
+    assert state.instance_id is not UNSET
+    assert len(reserved) == 1
+
+
 @pytest.mark.parametrize("caller", [BY_ID, STRANGER])
 async def test_others_than_the_owner_start_nothing(caller: Caller) -> None:
     rig = await with_case()
