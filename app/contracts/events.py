@@ -35,7 +35,7 @@ def flow_topic(flow_id: str) -> Topic:
     return Topic("flow", flow_id)
 
 
-class StateChanged(Struct, frozen=True, tag="state", rename="camel"):
+class StateChanged(Struct, frozen=True, tag="state", rename="camel", omit_defaults=True):
     """A committed change of a state.
 
     Attributes:
