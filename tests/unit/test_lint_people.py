@@ -240,6 +240,8 @@ def test_a_timeout_assigns_but_does_not_vote() -> None:
     raw["steps"]["pay"]["transitions"]["late"] = late
     raw["steps"]["pay"]["timeout"] = {"after": "P1D", "transition": "late"}
     assert check_flow(raw) == []
+    late["payloadSchema"] = {"properties": {"deputy": {"type": "string"}}}
+    assert check_flow(raw) == [], "it comes without a payload, which a schema must accept"
     late |= {"approvals": {"of": "finance", "count": 2}, "roles": ["finance"]}
     (finding,) = check_flow(raw)
     assert (finding.severity, finding.pointer) == ("error", "/steps/pay/transitions/late/approvals")
