@@ -275,6 +275,14 @@ def test_a_role_that_nobody_can_get() -> None:
     assert check_flow(changed(clerk__assignable=["chief"], chief__assignable=["clerk", "finance"])) == []
 
 
+@pytest.mark.parametrize("member", ["resettable", "clearable"])
+def test_a_misspelt_role_that_may_reset_or_clear(member: str) -> None:
+    (finding,) = check_flow(purchase(**{member: ["finance", "aprover"]}))
+    assert (finding.severity, finding.pointer) == ("warning", f"/{member}/1")
+    assert finding.advice == "did you mean 'approver'?"
+    assert check_flow(purchase(**{member: ["finance", "manager"]})) == []
+
+
 def test_a_role_of_tokens_may_name_people() -> None:
     raw = changed(finance__assignable=["employee"])
     assert "only owners of states can have it" in found_in(raw)[0][1]
