@@ -240,6 +240,8 @@ def test_a_timeout_assigns_but_does_not_vote() -> None:
     raw["steps"]["pay"]["transitions"]["late"] = late
     raw["steps"]["pay"]["timeout"] = {"after": "P1D", "transition": "late"}
     assert check_flow(raw) == []
+    late["payloadSchema"] = {"properties": {"deputy": {"type": "string"}}}
+    assert check_flow(raw) == [], "it comes without a payload, which a schema must accept"
     late |= {"approvals": {"of": "finance", "count": 2}, "roles": ["finance"]}
     (finding,) = check_flow(raw)
     assert (finding.severity, finding.pointer) == ("error", "/steps/pay/transitions/late/approvals")
@@ -271,6 +273,14 @@ def test_a_role_that_nobody_can_get() -> None:
         "/participants/chief/assignable",
     ]
     assert check_flow(changed(clerk__assignable=["chief"], chief__assignable=["clerk", "finance"])) == []
+
+
+@pytest.mark.parametrize("member", ["resettable", "clearable"])
+def test_a_misspelt_role_that_may_reset_or_clear(member: str) -> None:
+    (finding,) = check_flow(purchase(**{member: ["finance", "aprover"]}))
+    assert (finding.severity, finding.pointer) == ("warning", f"/{member}/1")
+    assert finding.advice == "did you mean 'approver'?"
+    assert check_flow(purchase(**{member: ["finance", "manager"]})) == []
 
 
 def test_a_role_of_tokens_may_name_people() -> None:
