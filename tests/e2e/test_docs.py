@@ -133,6 +133,39 @@ async def test_the_tutorial_and_the_guides_to_definitions_run(settings: Settings
     serving.end()
 
 
+async def test_the_guide_to_many_states_and_people_runs(settings: Settings, tmp_path: Path) -> None:
+    serving = Serving(env=external(settings), cwd=tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**external(settings), "URL": serving.url, "PATH": path}
+    guide = "docs/guides/many-states-and-people.md"
+    (tmp_path / "purchase.yaml").write_text(block(guide, "yaml", "flow: purchase"))
+    checked = await in_shell("server-flow flows validate purchase.yaml", env, tmp_path)
+    assert checked.startswith("1 definition checked, no errors")
+    assert "warning" not in checked
+    tokens = "\n".join(f"echo {name}=${name}" for name in ("ADA", "BOB", "EVE", "CARL"))
+    printed = await in_shell(block(guide, "sh", "flows import") + tokens, env, tmp_path)
+    env |= dict(line.split("=") for line in printed.splitlines() if line[:3] in ("ADA", "BOB", "EVE", "CAR"))
+
+    printed = await in_shell(block(guide, "sh", "/states?status"), env, tmp_path)
+    first, second, listed, named = answers_in(printed)
+    assert [state["entityId"] for state in listed["items"]] == ["PR-17", first["entityId"]]
+    assert (second["instances"], named["entityId"], len(first["entityId"])) == ("many", "PR-17", 16)
+    (submitted,) = answers_in(await in_shell(block(guide, "sh", "transition/submit"), env, tmp_path))
+    assert [(one["role"], one.get("userId")) for one in submitted["participants"]] == [
+        ("buyer", None), ("manager", "bob"), ("manager", "eve")
+    ]  # fmt: skip
+    assert submitted["transitions"] == [], "the owner has no role of a participant"
+    waiting, voted, moved = answers_in(await in_shell(block(guide, "sh", "as=manager"), env, tmp_path))
+    assert [state["entityId"] for state in waiting["items"]] == ["PR-17"]
+    assert (voted["step"], voted["votes"], moved["step"]) == (
+        "review", [{"transition": "approve", "userId": "bob"}], "order"
+    )  # fmt: skip
+    claimed, ordered = answers_in(await in_shell(block(guide, "sh", "/claim?"), env, tmp_path))
+    assert [claim["userId"] for claim in claimed["claims"]] == ["carl"]
+    assert (ordered["status"], "claims" in ordered) == ("completed", False)
+    serving.end()
+
+
 @pytest.mark.long
 async def test_the_commands_of_the_guides_run(settings: Settings, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
