@@ -115,7 +115,7 @@ class Components:
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, clock, pruned=pruned)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
