@@ -135,7 +135,7 @@ def test_a_row_of_duties_needs_as_many_people() -> None:
 
 
 def test_a_way_around_a_duty_is_enough() -> None:
-    steps = {
+    steps: dict[str, Raw] = {
         "a": {"submit": {"step": "b"}, "skip": {"step": "b"}},
         "b": {"approve": {"step": "c", "notBy": ["submit"]}},
         "c": {},

@@ -1,10 +1,14 @@
 """The check of roles on states and of rules between people, each beside what it accepts."""
 
+import re
 from typing import Any
 
 import pytest
 
 from app.flow.validation import check_flow, parse_flow
+from app.sources.formats import decode
+from tests.support.corpus import BROKEN, read
+from tests.support.documentation import block, page
 
 Raw = dict[str, Any]
 
@@ -300,3 +304,20 @@ def test_a_role_that_is_assigned_later() -> None:
     raw["steps"]["paid"]["transitions"]["again"]["step"] = "paid"
     raw["participants"]["approver"]["assignable"] = False
     assert not [pointer for pointer, message in found_in(raw) if "yet" in message]
+
+
+PAGE = "docs/reference/definitions.md"
+
+
+def test_the_documented_flow_is_sound() -> None:
+    raw = decode(block(PAGE, "yaml", "instances: many").encode(), ".yaml", "purchase.yaml")
+    assert check_flow(raw) == []
+    assert check_flow(raw | {"participants": {"finance": {"group": "finance"}}}) != []
+
+
+def test_the_documented_warnings_are_given() -> None:
+    rows = page(PAGE).partition("| warning | reason |")[2].splitlines()[2:]
+    phrases = [phrase for row in rows for phrase in re.findall("`([^`]+)`", row.split("|")[1])]
+    assert len(phrases) >= 12
+    given = [finding.message for file in BROKEN for finding in check_flow(read(file))]
+    assert [phrase for phrase in phrases if not any(phrase in message for message in given)] == []

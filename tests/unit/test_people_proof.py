@@ -317,7 +317,7 @@ def test_an_erasure_of_a_person_changes_no_verdict(history: History, reason: str
 PEOPLE = (OWNER, BOB, CAROL, DAN, FAY, Caller("hal", groups=frozenset({"treasury"})), BACK_END, ROOT)
 ACTS = ("submit", "quick", "approve", "hold", "refuse", "revise", "pay", "query", "veto", "withdraw", "claim",
         "release", "assign", "undo", "reset", "set", "pause", "resume", "timer", "clear")  # fmt: skip
-COMMON = ("submit", "approve", "approve", "approve", "hold", "pay", "query", "withdraw", "revise", "undo")
+COMMON = ("resume", "submit", "approve", "approve", "approve", "hold", "pay", "query", "withdraw", "revise", "undo")
 
 
 def act(history: History, name: str, caller: Caller, number: int) -> None:

@@ -7,7 +7,6 @@ from msgspec import Struct
 
 from app.contracts.definition import Finding
 from app.flow.lint.assignments import (
-    MAX_PEOPLE,
     SOURCE,
     RolesOnStates,
     assignments_of,
@@ -21,6 +20,7 @@ from app.flow.lint.findings import error, warning
 from app.flow.lint.participants import role_findings, texts_in
 from app.flow.lint.permissions import transitions_of
 from app.flow.lint.spelling import instead, quoted
+from app.flow.people.participants import MAX_PARTICIPANTS
 from app.flow.values.struct_errors import escape
 
 MAX_LISTED = 100
@@ -218,10 +218,10 @@ def _check_count(at: str, count: object, role: object, roles: RolesOnStates) -> 
         yield error(at, f"The number of votes is {count}, but must have no fraction", f"write {int(count)}")
     if not is_integer(count):
         return
-    if not 1 <= count <= MAX_PEOPLE:
+    if not 1 <= count <= MAX_PARTICIPANTS:
         yield error(
             at,
-            f"The number of votes must be 1 or more, and at most {MAX_PEOPLE}",
+            f"The number of votes must be 1 or more, and at most {MAX_PARTICIPANTS}",
             "write the number of people who must agree, from 2",
         )
         return
