@@ -4,14 +4,14 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from bench import batch, definitions, evaluations, growth, live, start, transition
+from bench import batch, definitions, evaluations, growth, instances, live, start, transition
 from bench.common import Report
 
 
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    names = ["transition", "growth", "batch", "live", "definitions", "evaluations", "start"]
+    names = ["transition", "growth", "batch", "live", "definitions", "evaluations", "start", "instances"]
     parser.add_argument("what", choices=names)
     parser.add_argument("--requests", type=int, default=2000, help="transitions a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -33,6 +33,8 @@ def main() -> None:
             asyncio.run(definitions.run(report, given.rounds))
         case "evaluations":
             evaluations.run(report, given.requests)
+        case "instances":
+            asyncio.run(instances.run(report, given.requests, given.rounds))
         case "start":
             start.run(report, given.rounds)
     if given.json:

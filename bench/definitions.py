@@ -15,6 +15,7 @@ from app.contracts.callers import Caller
 from app.contracts.commands import StartCommand, TransitionCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
+from app.contracts.state import StateId
 from app.flow import rules
 from app.main import Backend
 from bench.common import Report, embedded, in_flight
@@ -105,7 +106,7 @@ def _checks(report: Report, rounds: int) -> None:
 
 
 def _decide(definition: FlowDefinition, payload: dict[str, Any], times: int = 3000) -> float:
-    state = rules.start(definition, "ada", "e1", StartCommand(), NOW)
+    state = rules.start(definition, StateId(definition.flow.flow, "ada"), "e1", StartCommand(), NOW)
     command = TransitionCommand(payload=payload)
     began = time.process_time()
     for _ in range(times):

@@ -17,7 +17,9 @@ from app.contracts.pages import MAX_PAGE_BYTES
 from models.codec import Document
 from models.paging import DocumentPage
 
-MAX_HINTS = 1000
+MAX_HINTS = 10_000
+_AFTER_A_KEY = "\x01"
+"""Makes a bound behind a key and before all other ones, as keys have no control characters."""
 _LAST_CODE_POINT = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -62,10 +64,16 @@ def not_expired(now: datetime) -> Document:
 
 
 class _Hint(Struct, frozen=True):
-    """From the last page: the length of the common prefix of its keys, and the first key of all."""
+    """From the last page: the length of the common prefix of its keys, and the first key of all.
+
+    ``after`` is what the page came after, ``last_key`` its last key: the same page again ends there, unless
+    it has become another one.
+    """
 
     prefix_length: int
     first_key: str
+    after: str
+    last_key: str
 
 
 class KeyRanges:
@@ -103,7 +111,9 @@ class KeyRanges:
         start, inclusive = after, False
         while True:
             bound = end
-            if length:
+            if hint is not None and start == hint.after and hint.last_key > start:
+                bound = hint.last_key + _AFTER_A_KEY
+            elif length:
                 known = start if hint is None or len(start) >= length else hint.first_key
                 narrow = behind_prefix(known[:length])
                 if narrow is not None and narrow > start and (end is None or narrow < end):
@@ -127,7 +137,7 @@ class KeyRanges:
         first = keys[0] if known is None or len(after) < length else known.first_key
         if len(self._hints) >= MAX_HINTS:
             self._hints.clear()
-        self._hints[end or ""] = _Hint(length, first)
+        self._hints[end or ""] = _Hint(length, first, after, keys[-1])
 
 
 def behind_prefix(prefix: str) -> str | None:

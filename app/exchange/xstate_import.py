@@ -38,7 +38,7 @@ ANY_SERVICE = "-"
 _MILLISECOND = timedelta(milliseconds=1)
 _TIMEOUTS = range(MIN_TIMEOUT // _MILLISECOND, MAX_DURATION // _MILLISECOND + 1)
 _TIMER = "timeout"
-_NEEDS_A_PERSON = frozenset(["guard", "assign", "approvals"])
+_NEEDS_A_PERSON = frozenset(["guard", "approvals"])
 _SERVICE = f"XState names no service: the steps have {ANY_SERVICE!r}, the service that a state targets"
 _OUTER = "a step has no outer step; the members of the outer state are not carried"
 _OUTER_TIME = "its time goes on over several steps; a timeout is of one step"

@@ -108,19 +108,14 @@ class Components:
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
         executor = Executor(states, commits, Idempotency(history), deadlines, recovery, clock)
-        self.changes = StateChanges(
-            executor,
-            self.catalog,
-            self.access,
-            recovery,
-            Endings(states, history, clock),
-            ChangeLimit(limits.user_changes_per_minute),
-        )
+        limit = ChangeLimit(limits.user_changes_per_minute)
+        endings = Endings(states, history, clock)
+        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, clock, pruned=pruned)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
@@ -136,8 +131,20 @@ class Components:
         )
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
-        others = Pseudonymisation(states, history, commits, recovery, relay, clock)
-        self.personal_data = PersonalDataRequests(
+        self.personal_data = self._personal_data(ports, commits, recovery, relay)
+        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        self.exchange = DefinitionExchange(self.definitions)
+        self.diagrams = FlowDiagrams(self.operations, self.definitions)
+        self.tokens = StateTokens(self.operations, self.definitions)
+        self.migration = Migration(states, self.changes, self.definitions, clock)
+        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
+        self.background = self._background(ports, executor, relay, recovery)
+
+    def _personal_data(
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+    ) -> PersonalDataRequests:
+        states, history, clock = ports.states, ports.history, ports.clock
+        return PersonalDataRequests(
             states,
             history,
             ports.definitions,
@@ -146,16 +153,9 @@ class Components:
             recovery,
             relay,
             ports.reports,
-            others,
+            Pseudonymisation(states, history, commits, recovery, relay, clock),
             clock,
         )
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
-        self.exchange = DefinitionExchange(self.definitions)
-        self.diagrams = FlowDiagrams(self.operations, self.definitions)
-        self.tokens = StateTokens(self.operations, self.definitions)
-        self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
-        self.background = self._background(ports, executor, relay, recovery)
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
         states, clock = ports.states, ports.clock

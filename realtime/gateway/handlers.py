@@ -150,7 +150,7 @@ class FlowSockets:
         if not self._users[session.user_id]:
             del self._users[session.user_id]
         for state_id in list(session.followed):
-            await self._leave_state(session, state_id)
+            await self._rooms.leave_state(session, state_id)
         for room in list(session.rooms):
             await self._rooms.leave(session, room)
 
@@ -232,10 +232,12 @@ class FlowSockets:
             found = await self._service.catch_up.for_subscriber(state_id, held, session.caller)
         except BaseException:
             if is_new or state_id not in session.followed:
-                await self._leave_state(session, state_id)
+                await self._rooms.leave_state(session, state_id)
             raise
         if not session.disconnected and (user_id == session.user_id or not session.caller.acts_for(user_id)):
             self._service.presence.enter(state_id, session.presence)
+        if message.entity_id is None:
+            await self._remember(session, state_id)
         answer = caught_up_view(found)
         if state_id.instance_id is not None:
             answer["entityId"] = state_id.instance_id
@@ -243,14 +245,20 @@ class FlowSockets:
         return answer if self._names_user_by_subject else {**answer, "userId": user_id}
 
     async def _unsubscribe(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
-        await self._leave_state(session, StateId(message.flow_id, user_id, message.entity_id))
+        state_id = StateId(message.flow_id, user_id, message.entity_id)
+        if message.entity_id is None:
+            state_id = session.found.get(state_id, state_id)
+        await self._rooms.leave_state(session, state_id)
         return {}
 
-    async def _leave_state(self, session: Session, state_id: StateId) -> None:
-        session.followed.discard(state_id)
-        self._service.presence.leave(state_id, session.presence)
-        await self._rooms.leave(session, presence_room(state_id))
-        await self._rooms.leave(session, state_room(state_id))
+    async def _remember(self, session: Session, found: StateId) -> None:
+        """Record the state that a client follows without its entity, and leave the one before."""
+        unnamed = StateId(found.flow_id, found.user_id)
+        before = session.found.get(unnamed, unnamed)
+        if before != found:
+            await self._rooms.leave_state(session, before)
+        if found != unnamed:
+            session.found[unnamed] = found
 
     async def _watch(self, session: Session, _: str, message: FlowMessage) -> Answer:
         require_scope(session.caller, ADMIN)

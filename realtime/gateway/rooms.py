@@ -90,6 +90,16 @@ class Rooms:
         self._release(topic)
         await self._server.leave_room(session.sid, room)
 
+    async def leave_state(self, session: Session, state_id: StateId) -> None:
+        """Remove a client from the rooms of a state, and from those who are present on it."""
+        session.followed.discard(state_id)
+        unnamed = StateId(state_id.flow_id, state_id.user_id)
+        if session.found.get(unnamed) == state_id:
+            del session.found[unnamed]
+        self._presence.leave(state_id, session.presence)
+        await self.leave(session, presence_room(state_id))
+        await self.leave(session, state_room(state_id))
+
     def _subscription(self, topic: Topic) -> asyncio.Future[TopicSubscription]:
         if topic not in self._subscriptions:
             enqueue = partial(self._enqueue, topic)
@@ -172,10 +182,10 @@ class Rooms:
             if visible is not None:
                 await self._emit_change(topic, visible, session.sid)
             elif not session.caller.acts_for(event.user_id):
-                # It is no participant any more. It syncs, and is refused.
+                # It is no participant any more. It syncs, and is refused, unless it is one again by then.
+                await self.leave_state(session, event.state_id)
                 body = {"reason": "a state may not be seen any more"}
                 await self._server.emit("flow-resync", body, room=session.sid)
-                await self.leave(session, state_room(event.state_id))
 
     async def _emit_change(self, topic: Topic, event: StateChanged, to: str | list[str]) -> None:
         if topic.kind == "flow":

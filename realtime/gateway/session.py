@@ -30,6 +30,7 @@ class Session:
     Attributes:
         rate_factor: Multiplies the client's limits.
         followed: The states that it subscribed to.
+        found: Those of them that it named without their entity, by that name.
         watched: The flows that it watches.
         rooms: Its rooms, each with the topic that the room needs.
         disconnected: The client has disconnected; nothing may be added to the session any more.
@@ -45,6 +46,7 @@ class Session:
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
         self.followed: set[StateId] = set()
+        self.found: dict[StateId, StateId] = {}
         self.watched: set[str] = set()
         self.rooms: dict[str, Topic] = {}
         self.disconnected = False

@@ -133,6 +133,14 @@ async def test_an_erasure_is_repeatable_and_concerns_nobody_else(parts: Backend)
     assert (await parts.service.as_trusted().verify_flow_history("ada", FLOW)).whole
 
 
+async def test_an_administrator_who_is_erased_is_not_named_by_the_receipts(parts: Backend) -> None:
+    await named(parts)
+    await parts.service.personal_data.erase("bob", trusted_origin("bob"))
+    await require_erased(parts, "ada")
+    history = await parts.service.as_trusted().get_flow_history("ada", FLOW)
+    assert (history[-1].kind, history[-1].actor) == ("pseudonymised", "system")
+
+
 async def test_commands_on_their_way_do_not_bring_a_person_back(parts: Backend) -> None:
     service = parts.service
     await named(parts)

@@ -10,9 +10,12 @@ from msgspec import UNSET
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, trusted_origin
+from app.contracts.people import is_pseudonym
+from app.contracts.state import StateId
 from app.main import Backend
 from models.documents import DOCUMENTS
-from tests.support.samples import PROGRAM
+from models.states.store import MongoStateStore
+from tests.support.samples import PROGRAM, peopled
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
 VERSIONS = sorted({path.name.split("-")[0] for path in SHAPES.glob("*.json")})
@@ -81,6 +84,30 @@ async def test_a_migrated_state_and_its_rich_definition_load(parts: Backend, ver
     flow = (await parts.service.definitions.version("expense", 1, PROGRAM)).flow
     assert (flow.roles, flow.meta) == (["employee"], {"team": "finance"})
     assert flow.steps["review"].transitions["approve"].guard == "user.id != state.userId"
+
+
+async def test_states_of_many_and_their_people_load(parts: Backend, version: str) -> None:
+    flows = parts.service.as_trusted()
+    if version < "0.5.0":
+        for state in await flows.get_user_flows("ada"):
+            assert (state.instance_id, state.participants, state.people) == (UNSET, UNSET, UNSET)
+        return
+    states = MongoStateStore(parts.database)
+    first = await states.load(StateId("request", "zoe", "R-1"))
+    second = await states.load(StateId("request", "zoe", "R-2"))
+    assert first is not None
+    assert second is not None
+    assert first.state.participants is not UNSET
+    erased, kim, clerks = first.state.participants
+    assert is_pseudonym(str(erased.user_id))
+    assert (kim.user_id, clerks.group) == ("kim", "finance")
+    assert second.state == peopled(second.state, "kim")
+    for entity in ("R-1", "R-2"):
+        assert (await flows.verify_flow_history("zoe", "request", entity_id=entity)).whole
+    done = await parts.service.personal_data.erase("kim", trusted_origin("root"))
+    assert (done.pseudonymised_states, done.pseudonymised_records) == (2, 3)
+    for entity in ("R-1", "R-2"):
+        assert (await flows.verify_flow_history("zoe", "request", entity_id=entity)).whole
 
 
 async def test_life_goes_on(parts: Backend, version: str) -> None:

@@ -178,7 +178,10 @@ async def test_a_paused_state_is_present_whatever_its_time(store: StateStore) ->
         await store.commit(None, record(state))
     now = T0 + timedelta(seconds=10)
     assert (await store.find(StateFilter(), None, 10, now)).states == [before, stopped]
-    assert await store.list_running("loop", 1, [], 10, now) == ["before", "stopped"]
+    assert await store.list_running("loop", 1, [], 10, now) == [
+        StateId("loop", "before"),
+        StateId("loop", "stopped"),
+    ]
     assert sum(group.count for group in await store.count_running_by_step("loop", 1, 10, now)) == 2
     assert [state async for state in store.expired(now)] == [before]
     resumed = moved(stopped, status="active", expires_at=now, expiry_left_ms=UNSET)
@@ -341,16 +344,22 @@ async def test_running_states_of_a_version_are_surveyed_by_where_they_stand(stor
 
     found = await store.count_running_by_step("loop", 1, 1, T0)
     assert sorted(found, key=lambda f: (f.step, f.status, f.previous is UNSET)) == [
-        RunningStates("a", "active", UNSET, 1, ("u0",)),
-        RunningStates("b", "active", "a", 1, ("with:colon",)),
-        RunningStates("b", "active", UNSET, 2, ("u1",)),
-        RunningStates("b", "paused", UNSET, 1, ("u3",)),
+        RunningStates("a", "active", UNSET, 1, (StateId("loop", "u0"),)),
+        RunningStates("b", "active", "a", 1, (StateId("loop", "with:colon"),)),
+        RunningStates("b", "active", UNSET, 2, (StateId("loop", "u1"),)),
+        RunningStates("b", "paused", UNSET, 1, (StateId("loop", "u3"),)),
     ]
     assert await store.count_running_by_step("loop", 3, 1, T0) == []
-    assert await store.list_running("loop", 1, (), 10, T0) == ["u0", "u1", "u2", "u3", "with:colon"]
-    assert await store.list_running("loop", 1, ("b", "c"), 10, T0) == ["u0"]
-    assert await store.list_running("loop", 1, (), 2, T0) == ["u0", "u1"]
-    assert await store.list_running("loop", 2, (), 10, T0) == ["x"]
+    assert await store.list_running("loop", 1, (), 10, T0) == [
+        StateId("loop", "u0"),
+        StateId("loop", "u1"),
+        StateId("loop", "u2"),
+        StateId("loop", "u3"),
+        StateId("loop", "with:colon"),
+    ]
+    assert await store.list_running("loop", 1, ("b", "c"), 10, T0) == [StateId("loop", "u0")]
+    assert await store.list_running("loop", 1, (), 2, T0) == [StateId("loop", "u0"), StateId("loop", "u1")]
+    assert await store.list_running("loop", 2, (), 10, T0) == [StateId("loop", "x")]
 
 
 async def test_states_whose_timeout_is_due_oldest_first(store: StateStore) -> None:

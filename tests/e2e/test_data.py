@@ -14,9 +14,12 @@ from typing import Any
 import bson
 import httpx
 import pytest
+from msgspec import structs
 from pymongo import MongoClient
 
 from app.contracts.errors import DataTransferError
+from app.contracts.state import StateId
+from app.flow.history_chain import seal
 from app.main import Backend
 from app.process.data_directory import read_jwt_secret
 from app.process.database_server import SERVER_VARIABLE
@@ -24,9 +27,10 @@ from config.settings import Settings
 from models.data_export import export_data
 from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file
 from models.database import connect
+from models.states.store import MongoStateStore
 from tests.support.commands import run_command
 from tests.support.http import blocking_http_client
-from tests.support.samples import flow_dict
+from tests.support.samples import flow_dict, moved, peopled, record
 from tests.support.serving import COMMAND, Process, Serving, external
 from tests.support.shell import Shell
 
@@ -224,21 +228,34 @@ def test_an_import_that_was_killed_is_completed_by_the_same_command(
         assert "sign-in" in shell("flows", "list")
 
 
-async def test_an_erasure_during_an_export_is_noticed(settings: Settings, tmp_path: Path) -> None:
-    """Another process erases a user between the read of the states and that of the history."""
+@pytest.mark.parametrize("erased", ["ada", "cleo"])
+async def test_an_erasure_during_an_export_is_noticed(
+    settings: Settings, tmp_path: Path, erased: str
+) -> None:
+    """Another process erases a user between the read of the states and that of the history: an owner, or a
+    person whom a state of another user names."""
     parts = Backend(settings)
     async with parts.running() as service:
         flows = service.as_trusted()
         await service.create_flow(flow_dict(title="Loop"))
         for user in ("ada", "bob"):
             await flows.start_flow(user, "loop")
+        states = MongoStateStore(parts.database)
+        stored = await states.load(StateId("loop", "bob"))
+        assert stored is not None
+        after = moved(peopled(structs.replace(stored.state, transitions=()), "cleo"))
+        await states.commit(stored.state.position, seal(record(after, kind="assigned"), stored.head, "salt"))
         await service.background.relay.drain(5)
+        for state_id in (StateId("loop", "ada"), StateId("loop", "bob")):
+            found = await states.load(state_id)
+            assert found is not None
+            await service.background.relay.deliver(found.deliverable)
     shell = Shell(settings, tmp_path)
     printed: list[str] = []
 
     def progress(collection: str, documents: int) -> None:
         if collection == "flow_states" and not printed:
-            printed.append(shell("user", "erase", "--user", "ada", "--yes"))
+            printed.append(shell("user", "erase", "--user", erased, "--yes"))
 
     assert settings.mongo_url is not None
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from realtime.client import FlowClient, FlowClientError
+from realtime.client import FlowClient, FlowClientError, Participant
 from tests.support.following import at_revision, read, revisions
 from tests.support.samples import flow_dict
 from tests.support.serving import Serving
@@ -14,10 +14,24 @@ from tests.support.serving import Serving
 FLOW = "requests"
 
 
+def approved_flow() -> dict[str, Any]:
+    """A flow with many states, where approvers that the owner names go on to step b."""
+    flow = flow_dict(FLOW, instances="many")
+    flow["participants"] = {"approver": {"assignable": True, "claim": "PT15M"}, "auditor": {"group": "audit"}}
+    flow["steps"]["a"]["transitions"]["approve"] = {
+        "transition": "approve",
+        "step": "b",
+        "explicit": True,
+        "roles": ["approver"],
+    }
+    flow["steps"]["b"]["transitions"]["back"]["roles"] = ["auditor"]
+    return flow
+
+
 @pytest.fixture(autouse=True)
 async def published(serving: Serving) -> None:
     async with serving.http("root", "flow:admin") as http:
-        answer = await http.post("/api/flows", json=flow_dict(FLOW, instances="many"))
+        answer = await http.post("/api/flows", json=approved_flow())
         assert answer.status_code in (201, 409)  # or another test has published it
 
 
@@ -49,7 +63,7 @@ async def test_each_of_many_states_is_followed_and_moves_alone(client: FlowClien
     assert refused.value.details["entityIds"] == entities([second, first])
     with pytest.raises(FlowClientError, match="ENTITY_REQUIRED"):
         await anext(client.follow(FLOW))
-    assert (await client.reset(FLOW, "b", entity_id=first.entity_id)).step == "b"
+    await client.reset(FLOW, entity_id=first.entity_id)
     assert revisions(await read(followed[0], at_revision(2))) == [2], "other subscriptions go on"
 
 
@@ -132,3 +146,93 @@ async def test_a_service_works_for_many_states_of_a_user(
         assert len((await service.list_states(FLOW, user_id=user)).items) == 2
         with pytest.raises(FlowClientError, match="INSUFFICIENT_PERMISSIONS"):
             await client.list_states(FLOW, user_id=f"svc-{user}")
+
+
+async def test_a_participant_follows_claims_and_moves_a_state_of_another_user(
+    serving: Serving, user: str, client: FlowClient
+) -> None:
+    approver = f"approver-{user}"
+    people = [Participant("approver", user_id=approver)]
+    state = await client.start(FLOW, participants=people)
+    await client.start(FLOW)
+    async with FlowClient(serving.url, serving.token(approver)) as other:
+        own = client.follow(FLOW, entity_id=state.entity_id)
+        states = other.follow(FLOW, user_id=user, entity_id=state.entity_id)
+        await asyncio.gather(own.ready(), states.ready())
+        assert entities((await other.tasks("approver")).items) == [state.entity_id]
+        address: dict[str, Any] = {"user_id": user, "entity_id": state.entity_id}
+        claimed = await other.claim(FLOW, **address)
+        assert isinstance(claimed.claims, tuple)
+        assert [(claim.role, claim.user_id) for claim in claimed.claims] == [("approver", approver)]
+        assert (await other.release(FLOW, **address)).revision == 2
+        moved = await other.transition(FLOW, "approve", **address)
+        assert (moved.step, moved.user_id) == ("b", user)
+        for each in (own, states):
+            shown = await read(each, at_revision(3))
+            assert [update.kind for update in shown[1:]] == ["claimed", "released", "transitioned"]
+            assert {update.actor for update in shown[1:]} == {approver}
+        assert (await other.tasks("approver")).items == []
+        with pytest.raises(FlowClientError, match="INSUFFICIENT_PERMISSIONS"):
+            await other.transition(FLOW, "done", **address)
+
+
+async def test_a_member_of_a_group_follows_the_states_that_it_may_see(
+    serving: Serving, user: str, client: FlowClient
+) -> None:
+    state = await client.start(FLOW)
+    address: dict[str, Any] = {"user_id": user, "entity_id": state.entity_id}
+    token = serving.token(f"auditor-{user}", groups=["audit", "it"])
+    async with FlowClient(serving.url, token) as auditor:
+        states = auditor.follow(FLOW, **address)
+        await states.ready()
+        await client.transition(FLOW, "go", entity_id=state.entity_id)
+        assert (await auditor.transition(FLOW, "back", **address)).step == "a"
+        assert [each.step for each in await read(states, at_revision(2))] == ["a", "b", "a"]
+    async with FlowClient(serving.url, serving.token(f"other-{user}", groups=["it"])) as other:
+        with pytest.raises(FlowClientError, match="INSUFFICIENT_PERMISSIONS"):
+            await anext(other.follow(FLOW, **address))
+
+
+async def test_who_is_removed_is_shown_nothing_more_until_it_is_named_again(
+    serving: Serving, user: str, client: FlowClient
+) -> None:
+    approver = f"approver-{user}"
+    people = [Participant("approver", user_id=approver)]
+    groups = [Participant("auditor", group="audit")]  # the owner may not remove them
+    first, second = [(await client.start(FLOW, participants=people)).entity_id for _ in range(2)]
+    async with FlowClient(serving.url, serving.token(approver), device="approver") as other:
+        removed = other.follow(FLOW, user_id=user, entity_id=first)
+        remaining = other.follow(FLOW, user_id=user, entity_id=second)
+        watched = client.follow(FLOW, entity_id=first)
+        await asyncio.gather(removed.ready(), remaining.ready(), watched.ready())
+
+        async def devices() -> list[str]:
+            return sorted(one.device for one in await client.presence(FLOW, entity_id=first))
+
+        assert await devices() == ["approver", "own"]
+        await client.assign(FLOW, groups, entity_id=first)
+        with pytest.raises(FlowClientError, match="INSUFFICIENT_PERMISSIONS"):
+            await read(removed, lambda state: state is None or state.revision > 0)
+        assert await devices() == ["own"]
+        await client.transition(FLOW, "again", entity_id=second)
+        assert revisions(await read(remaining, at_revision(1))) == [0, 1]
+        await client.assign(FLOW, [*people, *groups], entity_id=first)
+        again = other.follow(FLOW, user_id=user, entity_id=first)
+        await again.ready()
+        await client.transition(FLOW, "again", entity_id=first)
+        assert revisions(await read(again, at_revision(3))) == [2, 3]
+        assert await devices() == ["approver", "own"]
+
+
+async def test_a_subscription_that_is_left_before_its_answer_leaves_nothing(
+    serving: Serving, user: str, client: FlowClient
+) -> None:
+    await client.start(FLOW, entity_id="e-1")
+    async with FlowClient(serving.url, serving.token(user), device="other") as other:
+        states = other.follow(FLOW, entity_id="e-1")
+        await states.ready()
+        await client.state(FLOW)
+        client._connection.send("flow-subscribe", {"flowId": FLOW})
+        client._connection.send("flow-unsubscribe", {"flowId": FLOW})
+        await client.state(FLOW)  # the server has processed the earlier events before this one
+        assert [one.device for one in await other.presence(FLOW, entity_id="e-1")] == ["other"]

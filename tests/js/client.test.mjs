@@ -813,17 +813,21 @@ test('presence is reported on each connection and after each change', async (t) 
 });
 
 test('presence on one of many states is that of its clients', async (t) => {
-  const answers = { 'flow-presence': () => ({ clients: ['a'] }), 'flow-subscribe': () => ({ ...NONE, state: one('e-1', 0) }) };
-  const { client, server, bodies } = clientOf(t, answers);
+  const { client, server, bodies } = clientOf(t, { 'flow-presence': () => ({ clients: ['a'] }), 'flow-subscribe': () => NONE });
   const changes = [];
   client.onPresence(FLOW, (change) => changes.push(change));
-  await take(client.follow(FLOW), 1);
-  while (!changes.length) await turn();
+  const following = client.follow(FLOW);
+  await take(following, 1);
+  server['flow-subscribe'] = () => ({ ...NONE, state: one('e-1', 0) });
+  server.sockets[0].fire('flow-state-updated', one('e-1', 0));
+  await take(following, 1);
+  while (changes.length < 2) await turn();
+  assert.deepEqual(changes.shift(), { flowId: FLOW, userId: USER, clients: ['a'] });
   server.sockets[0].fire('flow-presence', { flowId: FLOW, userId: USER, entityId: 'e-1', clients: ['a', 'b'] });
   await turn();
   const state = { flowId: FLOW, userId: USER, entityId: 'e-1' };
   assert.deepEqual(changes, [{ ...state, clients: ['a'] }, { ...state, clients: ['a', 'b'] }]);
-  assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW, entityId: 'e-1' }]);
+  assert.deepEqual(bodies('flow-presence'), [{ flowId: FLOW }, { flowId: FLOW, entityId: 'e-1' }]);
 });
 
 test('presence on a watched flow is that of all users', async (t) => {

@@ -1,6 +1,20 @@
 // What the client does on a running service, in Node and in browsers.
 
 const FLOW = 'user-onboarding';
+const MANY = {
+  flow: 'requests',
+  instances: 'many',
+  initialStep: 'open',
+  steps: {
+    open: {
+      index: 0,
+      step: 'open',
+      service: 'requests',
+      transitions: { again: { transition: 'again', step: 'open' }, close: { transition: 'close', step: 'closed' } },
+    },
+    closed: { index: 1, step: 'closed', service: 'requests', transitions: {} },
+  },
+};
 const TEST_SECONDS = 30;
 
 /**
@@ -47,6 +61,14 @@ class Bench {
   tapped(options = {}) {
     const line = new Line(this.io);
     return { line, client: this.client({ io: line.io, ...options }) };
+  }
+
+  /** Publish a flow, unless another test has. */
+  async publish(flow) {
+    const token = await this.mint('root', { scopes: ['flow:admin'], ttl: 60 });
+    const headers = { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' };
+    const { status } = await fetch(`${this.url}/api/flows`, { method: 'POST', headers, body: JSON.stringify(flow) });
+    check([201, 409].includes(status), `${status}`);
   }
 
   report() {
@@ -164,6 +186,52 @@ const tests = {
     equal((await service.transition(FLOW, 'start', { userId })).userId, userId);
     equal((await next(following)).actor, `${userId}-service`);
     equal(own.state, null);
+  },
+
+  async 'each of many states is followed and moves alone'(bench) {
+    await bench.publish(MANY);
+    const client = bench.client();
+    const first = await client.start(MANY.flow);
+    const second = await client.start(MANY.flow, { entityId: 'order; 7%' });
+    equal([first.instances, second.instances, second.entityId], ['many', 'many', 'order; 7%']);
+    const followed = [first, second].map(({ entityId }) => client.follow(MANY.flow, { entityId }));
+    for (const following of followed) equal((await next(following)).revision, 0);
+    for (const { entityId } of [second, first, second]) {
+      equal((await client.transition(MANY.flow, 'again', { entityId })).entityId, entityId);
+    }
+    equal(revisions(await until(followed[0], (state) => state.revision === 1)), [1]);
+    equal(revisions(await until(followed[1], (state) => state.revision === 2)), [1, 2]);
+    await rejects(client.state(MANY.flow), 'ENTITY_REQUIRED');
+    await rejects(next(client.follow(MANY.flow)), 'ENTITY_REQUIRED');
+    equal((await client.reset(MANY.flow, { entityId: first.entityId })).revision, 2);
+    equal((await next(followed[0])).revision, 2);
+    equal(client.stats.gaps, 0);
+
+    const page = await client.list(MANY.flow, { limit: 1 });
+    equal(page.items.map(({ entityId }) => entityId), [second.entityId]);
+    const last = await client.list(MANY.flow, { after: page.next });
+    equal([last.items.map(({ entityId }) => entityId), last.next], [[first.entityId], null]);
+    equal((await client.list(MANY.flow, { status: 'completed' })).items, []);
+  },
+
+  async 'without an entity the first one of many is followed from its start'(bench) {
+    await bench.publish(MANY);
+    const [client, other] = [bench.client(), bench.client()];
+    const following = client.follow(MANY.flow);
+    const shared = new Promise((resolve) => {
+      client.onPresence(MANY.flow, (change) => change.clients.length === 2 && resolve(change.entityId));
+    });
+    equal(await next(following), null);
+    const { entityId } = await other.start(MANY.flow);
+    await other.transition(MANY.flow, 'again', { entityId });
+    equal(revisions(await until(following, (state) => state?.revision === 1)), [0, 1]);
+    await other.start(MANY.flow, { entityId: 'later' });
+    await other.transition(MANY.flow, 'again', { entityId: 'later' });
+    await other.transition(MANY.flow, 'again', { entityId });
+    equal((await next(following)).entityId, entityId);
+    equal([following.stats.gaps, following.stats.resets], [0, 0]);
+    await next(other.follow(MANY.flow, { entityId }));
+    equal(await shared, entityId);
   },
 
   async 'lost events are made up for, in order'(bench) {

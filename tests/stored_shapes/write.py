@@ -9,17 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
+from msgspec import structs
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
+from app.contracts.state import StateId
+from app.flow.history_chain import seal
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.documents import DOCUMENTS
+from models.states.store import MongoStateStore
 from tests.support.fakes import FakeClock
-from tests.support.samples import T0, expense_flow, flow_dict
+from tests.support.samples import T0, expense_flow, flow_dict, moved, peopled, record
 
 HERE = Path(__file__).parent
 ROOT = trusted_origin("root", client="http")
@@ -68,6 +72,7 @@ async def live(parts: Backend, clock: FakeClock) -> None:
         await service.background.check.run()
         await service.background.relay.drain(5)
         await _migrated(parts)
+        await _of_many(parts)
     # What follows waits in the outbox.
     payload = {"n": 1, "f": 1.5, "t": "żółć", "deep": [None, {"$ref": "x", "$id": 1}]}
     begun = StartCommand(service="shop", entity_id="org-1", payload=payload)
@@ -88,6 +93,27 @@ async def _migrated(parts: Backend) -> None:
     await parts.service.as_trusted().start_flow("mia", "expense")
     await parts.service.update_flow("expense", {"title": "Expenses, again"})
     await parts.service.migration.migrate("expense", MigrateCommand(1, 2), origin=ROOT)
+    await parts.service.background.relay.drain(5)
+
+
+async def _of_many(parts: Backend) -> None:
+    """Two of many states, with people in every member that can name them; one person was erased from one."""
+    participants = {"approver": {"claim": "PT15M"}, "clerk": {"group": "finance"}}
+    flow = flow_dict(slug="request", instances="many", participants=participants)
+    flow["steps"]["a"]["transitions"]["go"]["roles"] = ["approver", "clerk"]
+    await parts.service.create_flow(flow)
+    minted = Origin(trusted_caller("zoe"), request_id="r-4", client="http")
+    await parts.service.start_flow("zoe", "request", StartCommand(), origin=minted)
+    states = MongoStateStore(parts.database)
+    for entity in ("R-1", "R-2"):
+        await parts.service.as_trusted().start_flow("zoe", "request", StartCommand(entity_id=entity))
+        people = ("bea", "kim") if entity == "R-1" else ("kim",)
+        stored = await states.load(StateId("request", "zoe", entity))
+        assert stored is not None
+        after = moved(peopled(structs.replace(stored.state, transitions=()), *people))
+        one = structs.replace(record(after, kind="assigned"), actor="kim", actor_salt="salt-of-kim")
+        assert await states.commit(stored.state.position, seal(one, stored.head, "salt"))
+    await parts.service.personal_data.erase("bea", ROOT)
     await parts.service.background.relay.drain(5)
 
 

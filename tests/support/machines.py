@@ -105,13 +105,15 @@ def _add_people(draw: st.DrawFn, raw: Json) -> None:
     role = st.sampled_from(roles)
     assignment = st.fixed_dictionaries({"role": role, "from": st.just("payload.who")})
     votes = st.fixed_dictionaries({"of": role, "count": st.integers(1, 100)})
-    rules = _optional(assign=st.lists(assignment, max_size=2), approvals=votes)
+    rules = _optional(assign=st.lists(assignment, max_size=2))
     for step in raw["steps"].values():
         timed = step.get("timeout", {}).get("transition")
         for name, transition in step["transitions"].items():
             if draw(st.booleans()):
                 transition["notBy"] = draw(st.lists(st.sampled_from(names), max_size=2))
-            transition |= {} if name == timed else draw(rules)
+            transition.update(draw(rules))
+            if name != timed and draw(st.booleans()):
+                transition["approvals"] = draw(votes)
 
 
 @st.composite

@@ -23,7 +23,7 @@ REFUSAL = InvalidTransitionError("a", "fly", [])
 def command(*revisions: int, dry_run: bool = False) -> StateCommand:
     expected = tuple(ExpectedPosition(revision) for revision in revisions) or None
     origin = Origin(trusted_caller("ada"), expected=expected, dry_run=dry_run)
-    return StateCommand("ada", "loop", "go", None, origin)
+    return StateCommand(STATE.id, "go", None, origin)
 
 
 @pytest.mark.parametrize(

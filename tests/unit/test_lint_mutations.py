@@ -239,26 +239,23 @@ def broken_votes(raw: Raw) -> Mutants:
         yield from spoilt(raw, "approvals", given("count", count))
 
 
-def people_of_timeouts(raw: Raw) -> Mutants:
-    """A timeout runs a transition without people."""
-    role = next(iter(raw.get("participants") or ()), None)
-    people = {"assign": [{"role": role, "from": "payload.who"}], "approvals": {"of": role, "count": 2}}
-    for name, step in raw["steps"].items():
-        for way in step["transitions"] if role is not None else ():
-            for member, value in people.items():
+def votes_of_timeouts(raw: Raw) -> Mutants:
+    for role in list(raw.get("participants") or ())[:1]:
+        for name, step in raw["steps"].items():
+            for way in step["transitions"]:
                 whole = without_timeouts(raw)
                 whole["steps"][name]["timeout"] = {"after": "P1D", "transition": way}
                 transition = whole["steps"][name]["transitions"][way]
-                for other in ("guard", "payloadSchema", *people):
+                for other in ("guard", "payloadSchema"):
                     transition.pop(other, None)
-                transition[member] = value
-                yield whole, f"/steps/{name}/transitions/{way}/{member}"
+                transition["approvals"] = {"of": role, "count": 2}
+                yield whole, f"/steps/{name}/transitions/{way}/approvals"
 
 
 ERRORS = [
     required, unknown, wrongly_typed, broken_names, broken_references, broken_indexes, broken_durations,
     broken_positions, broken_conditions, conditions_of_timeouts, broken_roles, broken_votes,
-    people_of_timeouts,
+    votes_of_timeouts,
 ]  # fmt: skip
 
 

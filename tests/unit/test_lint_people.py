@@ -137,7 +137,8 @@ def test_a_flow_with_people_is_sound() -> None:
         (changed(approve__notBy=["release"]), "warning", f"{APPROVE}/notBy/0", "excludes nobody", "before"),
         (changed(release__approvals={"of": "finanze", "count": 2}), "error", f"{RELEASE}/approvals/of",
          "no role 'finanze'", "did you mean 'finance'?"),
-        (changed(release__roles=None), "warning", f"{RELEASE}/approvals/of", "may not vote", "add 'finance'"),
+        (changed(release__roles=["finance", "approver"]), "warning", f"{RELEASE}/roles/1",
+         "'approver' may not run", "a transition of its own"),
         (changed(release__approvals={"of": "finance", "count": 0}), "error", f"{RELEASE}/approvals/count",
          "1 or more", "from 2"),
         (changed(release__approvals={"of": "finance", "count": 101}), "error", f"{RELEASE}/approvals/count",
@@ -220,26 +221,26 @@ def test_votes_are_not_bounded_where_others_get_the_role(other: Raw) -> None:
     assert check_flow(raw) == []
 
 
-@pytest.mark.parametrize(
-    ("spoil", "pointer", "message"),
-    [
-        ({"assign": [{"role": "approver", "from": "payload.approver"}]}, "assign", "without a payload"),
-        ({"approvals": {"of": "finance", "count": 2}, "roles": ["finance"]}, "approvals", "without any vote"),
-    ],
-)
-def test_a_timeout_neither_assigns_nor_votes(spoil: Raw, pointer: str, message: str) -> None:
+def test_votes_without_roles_are_those_of_the_voters() -> None:
+    raw = changed(release__roles=None)
+    assert check_flow(raw) == []
+    raw["steps"]["pay"]["transitions"]["release"]["approvals"] = {"of": "approver", "count": 2}
+    assert [pointer for pointer, _ in found_in(raw)] == [f"{RELEASE}/approvals/count"]
+
+
+def test_a_timeout_assigns_but_does_not_vote() -> None:
+    """The payload of the state has what it assigns."""
     raw = purchase()
-    raw["steps"]["pay"]["transitions"]["late"] = {
-        "transition": "late",
-        "step": "refused",
-        "roles": [],
-        **spoil,
-    }
+    late: Raw = {"transition": "late", "step": "refused", "roles": []}
+    late["assign"] = [{"role": "approver", "from": "payload.deputy"}]
+    raw["steps"]["pay"]["transitions"]["late"] = late
     raw["steps"]["pay"]["timeout"] = {"after": "P1D", "transition": "late"}
-    found = check_flow(raw)
-    assert [(f.severity, f.pointer) for f in found] == [("error", f"/steps/pay/transitions/late/{pointer}")]
-    assert message in found[0].message
-    assert "transition of its own" in found[0].advice
+    assert check_flow(raw) == []
+    late |= {"approvals": {"of": "finance", "count": 2}, "roles": ["finance"]}
+    (finding,) = check_flow(raw)
+    assert (finding.severity, finding.pointer) == ("error", "/steps/pay/transitions/late/approvals")
+    assert "without any vote" in finding.message
+    assert "transition of its own" in finding.advice
 
 
 def test_a_timeout_is_not_excluded_and_excludes_nobody() -> None:

@@ -98,17 +98,34 @@ CAST = TransitionBy("done", "bea")
 def test_claims_and_votes_stay_where_their_rules_do(
     later: dict[str, Any], given: Any, claims: Any, votes: Any
 ) -> None:
-    state = at(PEOPLE, "b", participants=(AS_BOSS,), claims=(CLAIM,), votes=(CAST,), runs=(CAST,))
+    ran = TransitionBy("go", "ada")
+    state = at(PEOPLE, "b", participants=(AS_BOSS,), claims=(CLAIM,), votes=(CAST,), runs=(ran,))
     after = mapping(later, given, PEOPLE).move(state, LATER)
-    assert (after.participants, after.claims, after.votes, after.runs) == ((AS_BOSS,), claims, votes, (CAST,))
+    assert (after.participants, after.claims, after.votes) == ((AS_BOSS,), claims, votes)
+    assert after.awaits == (UNSET if after.step == "a" else ("boss",))
+    assert after.runs == (ran,)
+
+
+def test_votes_of_a_state_that_leaves_its_step_are_runs() -> None:
+    later = edited(PEOPLE, a__go__notBy=["done"])
+    state = at(PEOPLE, "b", participants=(AS_BOSS,), votes=(CAST,))
+    assert mapping(later, {"b": "a"}, PEOPLE).move(state, LATER).runs == (CAST,)
+    assert mapping(later, None, PEOPLE).move(state, LATER).runs is UNSET
 
 
 def test_people_whose_role_was_removed_leave_the_state() -> None:
     group = Participant("clerk", group="finance")
-    state = at(PEOPLE, "b", participants=(AS_BOSS, group), claims=(CLAIM,))
-    for roles, staying in ((["boss", "clerk"], (AS_BOSS, group)), (["clerk"], (group,)), ([], UNSET)):
+    state = at(PEOPLE, "b", participants=(AS_BOSS, group), claims=(CLAIM,), awaits=("boss",))
+    for roles, staying, awaited in (
+        (["boss", "clerk"], (AS_BOSS, group), ("boss",)),
+        (["clerk"], (group,), UNSET),
+        ([], UNSET, UNSET),
+    ):
         later = edited(PEOPLE, participants={role: {} for role in roles})
-        assert mapping(later, None, PEOPLE).move(state, LATER).participants == staying
+        after = mapping(later, None, PEOPLE).move(state, LATER)
+        assert (after.participants, after.awaits) == (staying, awaited)
+    paused = structs.replace(state, status="paused", awaits=UNSET)
+    assert mapping(PEOPLE, None, PEOPLE).move(paused, LATER).awaits is UNSET
 
 
 def test_previous_is_mapped_and_dropped_when_it_goes_nowhere() -> None:
@@ -257,7 +274,8 @@ def test_where_what_led_to_it_leads_to_two_none_is_proposed() -> None:
 
 
 def group(step: str, count: int, status: Any = "active", previous: Any = UNSET) -> RunningStates:
-    return RunningStates(step, status, previous, count, tuple(f"{step}{n}" for n in range(min(count, 10))))
+    first = tuple(StateId("loop", f"{step}{n}") for n in range(min(count, 10)))
+    return RunningStates(step, status, previous, count, first)
 
 
 def test_a_rehearsal_reports_the_outcome_for_every_step() -> None:
@@ -308,6 +326,14 @@ def test_of_those_who_stand_alike_no_more_than_ten_are_named() -> None:
     assert len(found.steps[0].fit.user_ids) == 10
 
 
+def test_states_of_many_are_named_with_their_entities() -> None:
+    many = [StateId("loop", "bob", "o2"), StateId("loop", "ada", "o3"), StateId("loop", "bob", "o1")]
+    groups = [RunningStates("a", "active", UNSET, 3, tuple(many)), group("a", 1, "paused")]
+    assert rehearse(mapping(OLD), groups).steps[0].fit == Sample(
+        4, ["a0", "ada", "bob", "bob"], ["", "o3", "o1", "o2"]
+    )
+
+
 def test_only_what_runs_on_the_old_version_is_moved() -> None:
     steps = mapping(OLD, {"b": None})
     moved = [
@@ -354,7 +380,7 @@ def test_what_is_moved_fits_the_new_version_and_may_go_on(seed: int) -> None:
         assert not steps.moves(state)
         return
     assert state.status in ("active", "paused")
-    running = RunningStates(state.step, state.status, state.previous, 1, ("ada",))
+    running = RunningStates(state.step, state.status, state.previous, 1, (state.id,))
     (reported,) = [s for s in rehearse(steps, [running]).steps if s.step == state.step]
     to = steps.target(state.step)
     assert bool(reported.fit.count) == (to is not None) == (reported.to is not None)

@@ -20,7 +20,7 @@ from app.contracts.migration import MigrateCommand, MigrationReport
 from app.contracts.ports.states import StoredState
 from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryRecord
-from app.contracts.state import FlowState, StatePosition
+from app.contracts.state import FlowState, StateId, StatePosition
 from app.services.administration import migration
 from tests.support.rig import Rig
 from tests.support.samples import PROGRAM, flow_dict
@@ -229,7 +229,7 @@ async def test_a_state_that_comes_to_an_unmapped_step_meanwhile_is_reported(
     await r.service.update_flow("loop", members(without(OLD, "b", "c")))
     running = r.states.list_running
 
-    async def and_it_moves(*asked: Any) -> list[str]:
+    async def and_it_moves(*asked: Any) -> list[StateId]:
         found = await running(*asked)
         if found and r.states.stored["loop:ada"].state.step == "a":
             await r.flows.execute_transition("ada", "loop", "go")
@@ -252,10 +252,10 @@ async def test_states_that_start_on_the_old_version_meanwhile_are_found_by_anoth
     load = r.states.load
     stale = iter(["a-first", "z-last"])
 
-    async def and_another_starts(flow_id: str, user_id: str) -> StoredState | None:
-        if user_id in ("m", "a-first") and (late := next(stale, None)):
+    async def and_another_starts(state_id: StateId) -> StoredState | None:
+        if state_id.user_id in ("m", "a-first") and (late := next(stale, None)):
             await put(r, late, "a")
-        return await load(flow_id, user_id)
+        return await load(state_id)
 
     r.states.load = and_another_starts  # type: ignore[method-assign]
     report = await migrate(r, {"b": "b2"})
@@ -306,7 +306,7 @@ async def test_failed_states_count_for_the_limit_once_they_are_removed(
     running = r.states.list_running
     calls = 0
 
-    async def and_then_the_odd_are_gone(*asked: Any) -> list[str]:
+    async def and_then_the_odd_are_gone(*asked: Any) -> list[StateId]:
         nonlocal calls
         calls += 1
         if calls == 2:
@@ -324,12 +324,12 @@ async def test_what_may_be_tried_again_is() -> None:
     load = r.states.load
     tried = 0
 
-    async def conflicts_at_first(flow_id: str, user_id: str) -> StoredState | None:
+    async def conflicts_at_first(state_id: StateId) -> StoredState | None:
         nonlocal tried
         tried += 1
         if tried == 1:
-            raise StateBusyError(flow_id)
-        return await load(flow_id, user_id)
+            raise StateBusyError(state_id.flow_id)
+        return await load(state_id)
 
     r.states.load = conflicts_at_first  # type: ignore[method-assign]
     report = await migrate(r)
@@ -352,7 +352,7 @@ async def test_what_is_none_to_be_moved_any_more_is_left_alone(
     old = await put(r, "ada", "a")
     running = r.states.list_running
 
-    async def and_it_went_on(*asked: Any) -> list[str]:
+    async def and_it_went_on(*asked: Any) -> list[StateId]:
         found = await running(*asked)
         stored = r.states.stored["loop:ada"]
         r.states.stored["loop:ada"] = structs.replace(stored, state=structs.replace(old, **meanwhile))
@@ -373,7 +373,7 @@ async def test_one_call_moves_no_more_than_its_limit_and_the_next_goes_on(
     running = r.states.list_running
     asked: list[int] = []
 
-    async def noted(flow_id: str, version: int, without: Any, limit: int, now: Any) -> list[str]:
+    async def noted(flow_id: str, version: int, without: Any, limit: int, now: Any) -> list[StateId]:
         asked.append(limit)
         return await running(flow_id, version, without, limit, now)
 
@@ -456,10 +456,10 @@ async def test_an_unexpected_failure_is_reported_without_its_message() -> None:
     await put(r, "bob", "b")
     load = r.states.load
 
-    async def odd(flow_id: str, user_id: str) -> StoredState | None:
-        if user_id == "ada":
+    async def odd(state_id: StateId) -> StoredState | None:
+        if state_id.user_id == "ada":
             raise KeyError("secret")
-        return await load(flow_id, user_id)
+        return await load(state_id)
 
     r.states.load = odd  # type: ignore[method-assign]
     report = await migrate(r, {"b": "b2"})

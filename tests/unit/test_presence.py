@@ -8,7 +8,14 @@ import pytest
 
 from app.contracts.errors import BusUnavailableError
 from app.contracts.events import EVERYONE, Event, Gap, PresentClient, Topic, flow_topic, user_topic
+from app.contracts.state import StateId
 from app.services.live.presence import Presence
+
+ADA = StateId("f", "ada")
+
+
+def _states_of(user: str | None) -> StateId | str:
+    return "f" if user is None else StateId("f", user)
 
 
 class Network:
@@ -60,16 +67,16 @@ class Worker:
         self.bus = Bus(network, name)
         self.bus.topics |= set(topics)
         self.presence = Presence(self.bus, lambda topic: topic in self.bus.topics)  # type: ignore[arg-type]
-        self.changes: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        self.presence.on_change(lambda flow, user: self.changes.put_nowait((flow, user)))
+        self.changes: asyncio.Queue[StateId] = asyncio.Queue()
+        self.presence.on_change(self.changes.put_nowait)
         self.task = asyncio.create_task(self.presence.run())
 
     async def names(self, user: str | None = "ada") -> list[str]:
-        return [c.client_id for c in await self.presence.clients_on("f", user)]
+        return [c.client_id for c in await self.presence.clients_on(_states_of(user))]
 
     async def until(self, *names: str, user: str | None = "ada") -> None:
         async with asyncio.timeout(5):
-            while sorted(c.client_id for c in self.presence.known_on("f", user)) != sorted(names):
+            while sorted(c.client_id for c in self.presence.known_on(_states_of(user))) != sorted(names):
                 await self.changes.get()
 
 
@@ -95,47 +102,47 @@ def client(name: str, user: str = "ada") -> PresentClient:
 
 async def test_clients_on_all_workers_are_there_until_they_leave(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
-    one.presence.enter("f", client("a"))
-    two.presence.enter("f", client("b"))
-    two.presence.enter("other", client("c"))
+    one.presence.enter(ADA, client("a"))
+    two.presence.enter(ADA, client("b"))
+    two.presence.enter(StateId("other", "ada"), client("c"))
     assert await one.names() == await two.names() == ["a", "b"]
-    two.presence.leave("f", client("b"))
+    two.presence.leave(ADA, client("b"))
     await one.until("a")
-    two.presence.leave("f", client("b"))
-    one.presence.leave("f", client("a"))
+    two.presence.leave(ADA, client("b"))
+    one.presence.leave(ADA, client("a"))
     await two.until()
     assert await one.names("bob") == []
 
 
 async def test_who_comes_later_is_reported_who_is_there(make: Make) -> None:
     one = make("one", user_topic("ada"))
-    one.presence.enter("f", client("a"))
+    one.presence.enter(ADA, client("a"))
     await asyncio.sleep(0)
     later = make("later", user_topic("ada"))
     assert await later.names() == ["a"]
-    one.presence.enter("f", client("a2"))
+    one.presence.enter(ADA, client("a2"))
     await later.until("a", "a2")
 
 
 async def test_watchers_are_reported_of_all_users(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("bob"))
     watcher = make("watcher", flow_topic("f"))
-    one.presence.enter("f", client("a"))
-    two.presence.enter("f", client("b", "bob"))
+    one.presence.enter(ADA, client("a"))
+    two.presence.enter(StateId("f", "bob"), client("b", "bob"))
     assert await watcher.names(None) == ["a", "b"]
-    one.presence.leave("f", client("a"))
+    one.presence.leave(ADA, client("a"))
     await watcher.until("b", user=None)
-    one.presence.enter("f", client("a2"))
+    one.presence.enter(ADA, client("a2"))
     await watcher.until("a2", "b", user=None)
     watcher.bus.topics.discard(flow_topic("f"))
     watcher.presence.forget_topic(flow_topic("f"))
-    assert watcher.presence.known_on("f", None) == []
+    assert watcher.presence.known_on("f") == []
 
 
 async def test_the_clients_of_a_lost_worker_are_dropped(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
-    one.presence.enter("f", client("a"))
-    two.presence.enter("f", client("b"))
+    one.presence.enter(ADA, client("a"))
+    two.presence.enter(ADA, client("b"))
     assert await one.names() == ["a", "b"]
     for report_lost in one.bus.worker_lost_handlers:
         report_lost("two")
@@ -144,13 +151,13 @@ async def test_the_clients_of_a_lost_worker_are_dropped(make: Make) -> None:
 
 async def test_after_a_gap_everybody_knows_again(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
-    one.presence.enter("f", client("a"))
-    two.presence.enter("f", client("b"))
+    one.presence.enter(ADA, client("a"))
+    two.presence.enter(ADA, client("b"))
     assert await one.names() == await two.names() == ["a", "b"]
     one.bus.connected = False
-    one.presence.enter("f", client("a2"))
-    two.presence.leave("f", client("b"))
-    two.presence.enter("f", client("b2"))
+    one.presence.enter(ADA, client("a2"))
+    two.presence.leave(ADA, client("b"))
+    two.presence.enter(ADA, client("b2"))
     await two.until("a", "b2")
     await one.until("a", "a2", "b")
     one.bus.connected = True
@@ -166,7 +173,7 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
     monkeypatch.setattr("app.services.live.presence.MAX_ANSWER_SECONDS", 0.05)
     one, silent = make("one", user_topic("ada")), make("silent", user_topic("ada"))
     silent.task.cancel()
-    one.presence.enter("f", client("a"))
+    one.presence.enter(ADA, client("a"))
     assert await one.names() == ["a"]
     one.bus.connected = False
     assert await one.names() == ["a"]
@@ -174,7 +181,7 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
 
 async def test_a_repeated_report_is_no_change(make: Make) -> None:
     one, two = make("one", user_topic("ada"), flow_topic("f")), make("two", user_topic("ada"))
-    two.presence.enter("f", client("b"))
+    two.presence.enter(ADA, client("b"))
     await one.until("b")
     assert one.changes.empty(), "received by the topics of user and flow, it changed once"
     assert await one.names() == ["b"]
@@ -189,26 +196,26 @@ async def test_more_clients_than_are_named_take_nobody_away(
     one = make("one", user_topic("u3"), flow_topic("f"))
     many = make("many", *(user_topic(f"u{n}") for n in range(4)))
     for n in range(4):
-        many.presence.enter("f", client(f"c{n}", f"u{n}"))
+        many.presence.enter(StateId("f", f"u{n}"), client(f"c{n}", f"u{n}"))
     await one.until("c3", user="u3")
     assert len(await one.names(None)) == 2
-    assert [c.client_id for c in one.presence.known_on("f", "u3")] == ["c3"]
+    assert [c.client_id for c in one.presence.known_on(StateId("f", "u3"))] == ["c3"]
 
 
 async def test_a_report_has_the_clients_at_the_time_it_is_sent(make: Make) -> None:
     """A query, and then the client leaves, before the report is sent."""
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
-    two.presence.enter("f", client("b"))
+    two.presence.enter(ADA, client("b"))
     asking = asyncio.create_task(one.names())
     await asyncio.sleep(0)
-    two.presence.leave("f", client("b"))
+    two.presence.leave(ADA, client("b"))
     assert await asking == []
-    assert one.presence.known_on("f", "ada") == []
+    assert one.presence.known_on(ADA) == []
 
 
 async def test_a_worker_that_does_not_receive_the_query_has_no_clients(make: Make) -> None:
     one, two = make("one", user_topic("ada")), make("two", user_topic("ada"))
-    two.presence.enter("f", client("b"))
+    two.presence.enter(ADA, client("b"))
     await one.until("b")
     two.bus.topics.discard(user_topic("ada"))  # its client left, and no report of that arrived
     assert await one.names() == []
@@ -217,8 +224,8 @@ async def test_a_worker_that_does_not_receive_the_query_has_no_clients(make: Mak
 async def test_a_report_of_one_user_changes_no_other(make: Make) -> None:
     one = make("one", user_topic("ada"), user_topic("bob"))
     two = make("two", user_topic("ada"), user_topic("bob"))
-    two.presence.enter("f", client("a"))
+    two.presence.enter(ADA, client("a"))
     await one.until("a")
-    two.presence.enter("f", client("b", "bob"))
+    two.presence.enter(StateId("f", "bob"), client("b", "bob"))
     await one.until("b", user="bob")
-    assert [c.client_id for c in one.presence.known_on("f", "ada")] == ["a"]
+    assert [c.client_id for c in one.presence.known_on(ADA)] == ["a"]

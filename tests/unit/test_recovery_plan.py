@@ -49,16 +49,16 @@ def test_an_epoch_that_is_not_known_to_its_end_is_not_continued(found: Found | N
 
 
 def test_a_rebuilt_state_is_the_last_valid_one() -> None:
-    change, now = REBUILT.change("ada", "loop", damaged(EPOCH, 6), definition(), T0 + timedelta(seconds=1))
+    change, now = REBUILT.change(LAST.id, damaged(EPOCH, 6), definition(), T0 + timedelta(seconds=1))
     assert (change.kind, change.after.step, change.after.revision) == ("recovered", LAST.step, 7)
     assert change.payload == {"action": "rebuilt", "reason": "torn", "step": LAST.step}
     assert now == T0 + timedelta(seconds=1)
-    _, now = REBUILT.change("ada", "loop", damaged(EPOCH, 6), definition(), T0 - timedelta(days=1))
+    _, now = REBUILT.change(LAST.id, damaged(EPOCH, 6), definition(), T0 - timedelta(days=1))
     assert now == LAST.updated_at, "time never goes back within a state"
 
 
 def test_without_a_valid_record_the_state_begins_again() -> None:
-    change, _ = RESTARTED.change("ada", "loop", damaged(EPOCH, 6), definition(), T0)
+    change, _ = RESTARTED.change(LAST.id, damaged(EPOCH, 6), definition(), T0)
     assert (change.after.step, change.after.revision) == ("a", 0)
     assert change.after.epoch > EPOCH
     assert change.payload == {"action": "restarted", "reason": "torn"}
@@ -68,7 +68,7 @@ def test_an_expired_state_is_rebuilt_as_one_that_has_ended() -> None:
     expired = structs.replace(LAST, expires_at=T0)
     plan = structs.replace(REBUILT, last=expired)
     later = T0 + timedelta(days=1)
-    change, _ = plan.change("ada", "loop", damaged(EPOCH, 6), definition(), later)
+    change, _ = plan.change(LAST.id, damaged(EPOCH, 6), definition(), later)
     assert (change.after.status, change.after.revision) == ("expired", 7)
     with pytest.raises(FlowNotStartedError):
-        plan.change("ada", "loop", None, definition(), later)
+        plan.change(LAST.id, None, definition(), later)

@@ -10,6 +10,7 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, user_topic
+from app.contracts.state import StateId
 from realtime.gateway import handlers as gateway_handlers
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED
 from realtime.gateway.handlers import FlowSockets
@@ -107,7 +108,7 @@ async def test_a_client_that_disconnects_leaves_nothing(gateway: Gateway) -> Non
     await gateway.sockets._disconnect("s")
     await _settle()
     assert gateway.is_empty()
-    assert gateway.rig.service.presence.known_on("loop", None) == []
+    assert gateway.rig.service.presence.known_on("loop") == []
 
 
 @pytest.mark.parametrize("user", ["svc", "ada"])
@@ -120,9 +121,9 @@ async def test_a_client_that_disconnects_while_it_subscribes_leaves_nothing(
     reading = asyncio.Event()
     load = gateway.rig.states.load
 
-    async def slow(*arguments: str) -> Any:
+    async def slow(state_id: StateId) -> Any:
         await reading.wait()
-        return await load(*arguments)
+        return await load(state_id)
 
     monkeypatch.setattr(gateway.rig.states, "load", slow)
     gateway.followed.clear()
@@ -136,7 +137,7 @@ async def test_a_client_that_disconnects_while_it_subscribes_leaves_nothing(
     assert user == "svc" or isinstance(outcome, FlowError)
     await _settle()
     assert gateway.is_empty()
-    assert gateway.rig.service.presence.known_on("loop", "svc") == [], "no ghost"
+    assert gateway.rig.service.presence.known_on(StateId("loop", "svc")) == [], "no ghost"
 
 
 async def test_a_client_that_disconnects_while_it_connects_leaves_nothing(gateway: Gateway) -> None:
@@ -225,8 +226,8 @@ async def test_presence_that_changes_often_is_reported_once(gateway: Gateway) ->
         await asyncio.sleep(0.3)
         assert len([event for event, _, _ in gateway.emitted if event == "flow-presence"]) <= 2
         assert len(bodies[-1]["clients"]) == 2
-        assert gateway.members[presence_room("loop", "ada")] == {"watcher"}
-        assert service.presence.known_on("loop", "ada") == bodies[-1]["clients"]
+        assert gateway.members[presence_room(StateId("loop", "ada"))] == {"watcher"}
+        assert service.presence.known_on(StateId("loop", "ada")) == bodies[-1]["clients"]
         run.cancel()
 
 

@@ -22,7 +22,7 @@ from app.contracts.events import DefinitionChanged, Event, Gap
 from app.contracts.ports.states import StateFilter, StoredState
 from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryFilter, HistoryRecord
-from app.contracts.state import StatePosition
+from app.contracts.state import StateId, StatePosition
 from app.services.definitions.checks import MAX_CHECKS
 from tests.support.fakes import (
     FakeHistoryStore,
@@ -208,8 +208,8 @@ async def test_commands_of_one_state_run_in_turn() -> None:
     class Counting(FakeStateStore):
         lost = 0
 
-        async def load(self, flow_id: str, user_id: str) -> StoredState | None:
-            found = await super().load(flow_id, user_id)
+        async def load(self, state_id: StateId) -> StoredState | None:
+            found = await super().load(state_id)
             await asyncio.sleep(0)
             return found
 
@@ -232,10 +232,10 @@ async def test_a_command_that_fails_gives_up_its_turn(monkeypatch: pytest.Monkey
     class Hanging(FakeStateStore):
         hangs = False
 
-        async def load(self, flow_id: str, user_id: str) -> StoredState | None:
+        async def load(self, state_id: StateId) -> StoredState | None:
             if self.hangs:
                 await asyncio.Event().wait()
-            return await super().load(flow_id, user_id)
+            return await super().load(state_id)
 
     r = await rig()
     r.states = states = Hanging()

@@ -23,7 +23,7 @@ from app.contracts.events import (
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.services.live.catch_up import MAX_EVENTS, RECORDS_PER_READ
 from app.services.live.subscribers import LiveEvent, LocalSubscribers
 from tests.support.fakes import FakeBus
@@ -401,9 +401,9 @@ async def test_presence_of_a_user_is_forgotten_when_nobody_follows_it_here() -> 
     membership = await r.service.subscribers.follow_user("ada", Follower())
     there = (PresentClient(client_id="c", user_id="ada", since="s"),)
     await r.bus.publish([PresenceReport("another worker", "loop", "ada", there)])
-    assert presence.known_on("loop", "ada") == [*there]
+    assert presence.known_on(StateId("loop", "ada")) == [*there]
     membership.leave()
-    assert presence.known_on("loop", "ada") == []
+    assert presence.known_on(StateId("loop", "ada")) == []
     assert presence._others == {"another worker": {}}
 
 

@@ -16,7 +16,7 @@ from app.flow.lint.common import as_object, is_integer
 from app.flow.lint.findings import warning
 from app.flow.lint.graph import descendants, reached
 from app.flow.lint.participants import texts_in
-from app.flow.lint.permissions import reads_caller
+from app.flow.lint.permissions import reads_caller, roles_of
 from app.flow.lint.reachability import entries_of, is_well_formed, targets_of
 from app.flow.lint.spelling import quoted
 from app.flow.lint.transitions import never_runs
@@ -112,7 +112,7 @@ def _check_order(steps: dict[str, Any], roles: RolesOnStates, order: _Order) -> 
                     f"{quoted(named)} excludes nobody: no state is here after that transition",
                     "name a transition that runs before this one, or leave it out",
                 )
-        wanted = [role for _, role in texts_in(transition.get("roles"))]
+        wanted = [role for _, role in texts_in(roles_of(transition))]
         if not wanted or not assigned_at.keys() >= set(wanted):
             continue
         if not any(order.includes(assigned_at[role], step) for role in wanted):
@@ -205,18 +205,19 @@ def _duties(steps: dict[str, Any], sizes: dict[str, int]) -> dict[str, list[Duty
         for _, each in texts_in(transition.get("notBy")):
             excluding |= bits.get(each, 0)
         count = as_object(transition.get("approvals")).get("count")
-        needed = max(1, count) if is_integer(count) and len(roles or ()) == 1 else 1
+        needed = max(1, count) if is_integer(count) else 1
         duties[step].append(Duty(at, transition["step"], roles, needed, bits.get(name, 0), excluding))
     return duties
 
 
 def _limited_roles(transition: dict[str, Any], sizes: dict[str, int]) -> tuple[str, ...] | None:
     """Return the roles of the people who may run a transition; None if one of them is not limited."""
-    given = transition.get("roles")
-    if given is None:
+    roles, voters = roles_of(transition), as_object(transition.get("approvals")).get("of")
+    if roles is None:
         return None if reads_caller(transition.get("guard")) else (OWNER,)
-    wanted = dict.fromkeys(role for _, role in texts_in(given))
-    return tuple(wanted) if wanted and all(role in sizes for role in wanted) else None
+    # Voters need the role of the votes, whatever else the transition lists.
+    wanted = [voters] if isinstance(voters, str) else [role for _, role in texts_in(roles)]
+    return tuple(dict.fromkeys(wanted)) if wanted and all(role in sizes for role in wanted) else None
 
 
 def _search(

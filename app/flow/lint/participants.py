@@ -8,7 +8,7 @@ from app.contracts.definition import Finding
 from app.flow.lint.assignments import RolesOnStates
 from app.flow.lint.common import MAX_ROLES, as_object, check_duration, check_roles, check_texts, objects
 from app.flow.lint.findings import error, warning
-from app.flow.lint.permissions import transitions_of
+from app.flow.lint.permissions import roles_of, transitions_of
 from app.flow.lint.spelling import ROLE_RULE, instead, is_role, nearest, quoted
 from app.flow.values.struct_errors import escape
 
@@ -60,7 +60,7 @@ def _roles_in_use(steps: dict[str, Any]) -> tuple[set[str], set[str]]:
     """Return the roles of all transitions, and those of transitions without votes."""
     used, claimable = set(), set()
     for _, transition in transitions_of(steps):
-        listed = {role for _, role in texts_in(transition.get("roles"))}
+        listed = {role for _, role in texts_in(roles_of(transition))}
         used |= listed
         if transition.get("approvals") is None:
             claimable |= listed

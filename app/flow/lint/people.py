@@ -26,7 +26,6 @@ from app.flow.values.struct_errors import escape
 MAX_LISTED = 100
 """Assignments of one transition, and transitions that its ``notBy`` names."""
 _MEMBERS = ("assign", "notBy", "approvals")
-_OWN_TRANSITION = "give the timeout a transition of its own"
 _DECLARED = "name a role of `participants`"
 _IDS = {"string", "array"}
 
@@ -56,7 +55,7 @@ def people_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Find
     timed = _timed_transitions(steps)
     for at, transition in governed:
         is_timed = at in timed
-        yield from _check_assignments(f"{at}/assign", transition, roles, is_timed=is_timed)
+        yield from _check_assignments(f"{at}/assign", transition, roles)
         yield from _check_not_by(f"{at}/notBy", transition, known, is_timed=is_timed)
         yield from _check_approvals(f"{at}/approvals", transition, roles, is_timed=is_timed)
     yield from duty_findings(raw, steps, roles)
@@ -83,21 +82,13 @@ def _timed_transitions(steps: dict[str, Any]) -> set[str]:
     }
 
 
-def _check_assignments(
-    at: str, transition: dict[str, Any], roles: RolesOnStates, *, is_timed: bool
-) -> Iterator[Finding]:
+def _check_assignments(at: str, transition: dict[str, Any], roles: RolesOnStates) -> Iterator[Finding]:
     listed = transition.get("assign")
     if not isinstance(listed, list):
         return
     yield from _check_length(at, listed)
     if len(listed) > MAX_LISTED:
         return
-    if listed and is_timed:
-        yield error(
-            at,
-            "The timeout of the step runs this transition, without a payload that names people",
-            f"{_OWN_TRANSITION}, and assign the role by the transitions of people",
-        )
     schema = transition.get("payloadSchema")
     seen = set()
     for position, each in assignments_of(transition):
@@ -182,7 +173,9 @@ def _check_approvals(
         return
     if is_timed:
         yield error(
-            at, "The timeout of the step runs this transition, without any vote", f"{_OWN_TRANSITION}"
+            at,
+            "The timeout of the step runs this transition, without any vote",
+            "give the timeout a transition of its own",
         )
     if transition.get("reversible") is True:
         yield warning(
@@ -195,17 +188,29 @@ def _check_approvals(
         yield error(
             f"{at}/of", f"The flow declares no role {quoted(role)}", instead(role, roles.declared, _DECLARED)
         )
-    elif isinstance(role, str) and not _lists(transition.get("roles"), role):
-        yield warning(
-            f"{at}/of",
-            f"People with the role {quoted(role)} may not vote: `roles` of the transition does not list it",
-            f"add {quoted(role)} to `roles` of the transition",
-        )
+    elif isinstance(role, str):
+        yield from _check_voters(at, role, transition.get("roles"))
     yield from _check_count(f"{at}/count", count, role, roles)
 
 
-def _lists(listed: object, role: str) -> bool:
-    return not isinstance(listed, list | None) or role in (listed or ())
+def _check_voters(at: str, role: str, listed: object) -> Iterator[Finding]:
+    """Yield findings about roles of a transition beside that of its voters, who need both."""
+    if not isinstance(listed, list):
+        return
+    if role not in listed:
+        yield warning(
+            f"{at}/of",
+            f"The role {quoted(role)} alone may not vote: `roles` of the transition does not list it",
+            f"add {quoted(role)} to `roles` of the transition, or leave `roles` out",
+        )
+        return
+    for position, other in texts_in(listed):
+        if other != role:
+            yield warning(
+                f"{at.removesuffix('/approvals')}/roles/{position}",
+                f"The role {quoted(other)} may not run this transition: only people with {quoted(role)} vote",
+                "leave it out, or give it a transition of its own",
+            )
 
 
 def _check_count(at: str, count: object, role: object, roles: RolesOnStates) -> Iterator[Finding]:

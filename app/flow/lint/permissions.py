@@ -22,7 +22,7 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
     for member in _OF_STATES:
         yield from _check_member(member, raw.get(member))
     on_states = as_object(raw.get("participants"))
-    given = [roles for _, transition in transitions_of(steps) if (roles := _roles_of_users(transition))]
+    given = [roles for _, transition in transitions_of(steps) if (roles := roles_of(transition))]
     if not given:
         return
     for member, does in _OF_STATES.items():
@@ -34,8 +34,8 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
             )
     of_tokens = any(not isinstance(role, str) or role not in on_states for roles in given for role in roles)
     for at, transition in transitions_of(steps):
-        is_open = transition.get("roles") is None and not reads_caller(transition.get("guard"))
-        if is_open and of_tokens:
+        is_open = transition.get("roles") is None and roles_of(transition) is None
+        if is_open and of_tokens and not reads_caller(transition.get("guard")):
             yield warning(
                 at,
                 "Mixed roles: other transitions require a role, but the user of the state may run this one",
@@ -44,10 +44,15 @@ def permission_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[
         yield from _check_undo(at, transition, steps)
 
 
-def _roles_of_users(transition: dict[str, Any]) -> list[Any]:
-    """Return the roles that a transition requires of users; none if it is for the timer alone."""
-    roles = transition.get("roles")
-    return roles if isinstance(roles, list) else []
+def roles_of(transition: dict[str, Any]) -> list[Any] | None:
+    """Return the roles of which a transition requires one; None if it requires none.
+
+    A transition that needs votes requires the role of the voters if it lists no roles.
+    """
+    roles, voters = transition.get("roles"), as_object(transition.get("approvals")).get("of")
+    if roles is None and isinstance(voters, str):
+        return [voters]
+    return roles if isinstance(roles, list) else None
 
 
 def reads_caller(guard: object) -> bool:

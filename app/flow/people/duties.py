@@ -9,8 +9,8 @@ from app.contracts.flow import Flow, FlowTransition
 from app.contracts.people import TransitionBy
 from app.contracts.state import FlowState
 
-MAX_KNOWN_FLOWS = 1_000
-"""Flows whose named transitions are remembered."""
+MAX_KNOWN_FLOWS = 128
+"""Versions of flows whose named transitions are remembered, so that a transition does not search its flow."""
 
 _known: dict[int, tuple[Flow, frozenset[str]]] = {}
 

@@ -133,7 +133,7 @@ def _faults(flow: Flow, participants: Participants) -> Iterator[Fault]:
     declared = flow.participants or {}
     for number, each in enumerate(participants):
         at = f"/participants/{number}"
-        if each.role not in declared:
+        if not isinstance(each.role, str) or each.role not in declared:
             listed = (
                 f"one of {', '.join(declared)}" if declared else "absent: the flow declares no participants"
             )

@@ -11,6 +11,8 @@ from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.flow import FlowStep
 from app.contracts.state import FlowState
 from app.flow import timers
+from app.flow.people.duties import recorded_runs
+from app.flow.people.participants import awaited_roles, declared_participants
 from app.flow.position import current_step
 from app.flow.undo import undo_roles
 from app.flow.values.struct_errors import escape
@@ -111,23 +113,26 @@ class StepMapping:
         return target.step == source.step or target.step not in self.old.flow.steps
 
     def _people(self, state: FlowState, source: FlowStep, target: FlowStep) -> dict[str, Any]:
-        """Return the changes of people: those with roles, their claims and votes."""
+        """Return the changes of people: those with roles, their claims, votes and runs."""
         changes: dict[str, Any] = {}
-        roles = self.new.flow.participants or {}
+        stays = self._stays(source, target)
         if state.participants is not UNSET:
-            staying = tuple(each for each in state.participants if each.role in roles)
-            changes["participants"] = staying or UNSET
+            people = declared_participants(self.new.flow, state)
+            paused = state.status == "paused"
+            changes["participants"] = people
+            changes["awaits"] = UNSET if paused else awaited_roles(self.new.flow, target, people)
         if state.claims is not UNSET:
-            stays = self._stays(source, target)
+            roles = self.new.flow.participants or {}
             claimable = {role for role, declared in roles.items() if declared.claim is not None}
             claims = tuple(each for each in state.claims if stays and each.role in claimable)
             changes["claims"] = claims or UNSET
         if state.votes is not UNSET:
             old, new = source.transitions, target.transitions
-            stays = self._stays(source, target)
             same = {name for name in old if name in new and old[name].approvals == new[name].approvals}
             votes = tuple(each for each in state.votes if stays and each.transition in same)
             changes["votes"] = votes or UNSET
+            if not stays:
+                changes["runs"] = recorded_runs(self.new.flow, state)
         return changes
 
 

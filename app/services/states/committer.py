@@ -219,7 +219,7 @@ def _with_people(before: FlowState | None, after: FlowState, caller: Caller) -> 
     is_own = caller.user_id == after.user_id or is_privileged(caller)
     if is_own and earlier is UNSET and after.participants is UNSET and after.runs is UNSET:
         return after
-    known = after.people or earlier
+    known = earlier if after.people is UNSET else after.people  # none is left after an erasure
     people = with_people(known, after, caller, partial(token_hex, SALT_BYTES))
     return after if people == after.people else structs.replace(after, people=people)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from msgspec import json
 
-from app.contracts.errors import Fault, InvalidRequestError
+from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
 from app.contracts.pages import Page, take_page
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.history import HistoryStore
@@ -21,6 +21,8 @@ from app.contracts.record import (
 from app.contracts.results import Verification
 from app.contracts.state import StateId, StatePosition
 from app.flow.history_chain import Chain
+from app.flow.people.proof import PeopleRules
+from app.services.definitions.catalog import DefinitionCatalog
 from app.services.delivery.payloads import Payloads
 
 PAGE_SIZE = 500
@@ -31,7 +33,16 @@ MAX_VERIFICATIONS = 5
 class HistoryReader:
     """Joins the outbox of a state with its history. ``pruned``: old records may have been removed."""
 
-    def __init__(self, states: StateStore, history: HistoryStore, clock: Clock, *, pruned: bool) -> None:
+    def __init__(
+        self,
+        states: StateStore,
+        history: HistoryStore,
+        catalog: DefinitionCatalog,
+        clock: Clock,
+        *,
+        pruned: bool,
+    ) -> None:
+        self._catalog = catalog
         self._states = states
         self._history = history
         self._payloads = Payloads(history)
@@ -90,39 +101,55 @@ class HistoryReader:
         return Page(shown, shown[-1].id if full or stored_page.next is not None else None)
 
     async def verify(self, state_id: StateId) -> Verification:
-        """Verify every record of a state against the one before it, and the last one against the state."""
+        """Verify every record of a state against the one before it, and the last one against the state.
+
+        Also that no record breaks a rule between people (``notBy``, ``approvals``) of its version of the flow.
+        """
         stored = await self._states.load_or_salvage(state_id)
         for _ in range(MAX_VERIFICATIONS):
-            chain = await self._check(state_id, stored)
+            chain, rules = await self._check(state_id, stored)
             before, stored = stored, await self._states.load_or_salvage(state_id)
             if chain.broken is None or _position(stored) == _position(before):
                 break  # no commit was made meanwhile that could look like a broken link
+        broken = chain.broken or rules.broken
         return Verification(
-            whole=chain.broken is None,
+            whole=broken is None,
             records=chain.records,
             unsealed=chain.unsealed,
             erased=chain.erased,
             head=chain.head,
-            broken=chain.broken,
+            broken=broken,
         )
 
-    async def _check(self, state_id: StateId, stored: StoredState | DamagedState | None) -> Chain:
-        chain = Chain(pruned=self._pruned)
+    async def _check(
+        self, state_id: StateId, stored: StoredState | DamagedState | None
+    ) -> tuple[Chain, PeopleRules]:
+        chain, rules = Chain(pruned=self._pruned), PeopleRules(pruned=self._pruned)
         waiting = deque(() if stored is None else sorted(stored.pending, key=position_of))
         async for record in self.scan(state_id):
             while waiting and position_of(waiting[0]) < position_of(record):
-                chain.add(waiting.popleft())
+                await self._add(chain, rules, waiting.popleft())
             if waiting and waiting[0].id == record.id:
                 waiting.popleft()
-            chain.add(record)
+            await self._add(chain, rules, record)
         for late in waiting:
-            chain.add(late)
+            await self._add(chain, rules, late)
         chain.close()
         if stored is None:
             chain.compare(None, "", self._clock.now())
         elif stored.state is not None:
             chain.compare(stored.state, stored.head, self._clock.now())
-        return chain
+        return chain, rules
+
+    async def _add(self, chain: Chain, rules: PeopleRules, record: HistoryRecord | UnreadableRecord) -> None:
+        chain.add(record)
+        if not isinstance(record, HistoryRecord):
+            return
+        try:
+            definition = await self._catalog.version(record.flow_id, record.version)
+        except FlowStateCorruptionError:  # its rules are not known
+            definition = None
+        rules.add(record, None if definition is None else definition.flow)
 
     async def scan(self, state_id: StateId) -> AsyncIterator[HistoryRecord | UnreadableRecord]:
         """Yield every record in the history of a state, oldest first, also unreadable ones."""

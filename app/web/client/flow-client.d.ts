@@ -83,6 +83,7 @@ export type Kind =
   | 'recovered'
   | 'migrated'
   | 'erased'
+  | 'pseudonymised'
   | 'assigned'
   | 'claimed'
   | 'released'
@@ -120,6 +121,10 @@ export interface Presence {
   userId: string;
   device?: string;
   since: string;
+  /** The owner of the state, if that is another user. */
+  ownerId?: string;
+  /** The entity of the state, if that is a part of the state's identity. */
+  entityId?: string;
 }
 
 /** The clients that follow a state; without `userId`, any state of a watched flow. */

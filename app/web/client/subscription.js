@@ -37,6 +37,7 @@ export class Subscription {
     if (isFound) {
       this.entityId = found; // from now on, also when there are others
       this.following.forget();
+      this.presentOn = undefined;
     }
     this.#deliver(this.following.answer(number, answer));
     if (this.#oneOfManyChanged && (isFound || answer.state === null)) this.following.want();
