@@ -11,6 +11,7 @@ from app.contracts.commands import (
     TransitionCommand,
 )
 from app.contracts.errors import (
+    ClaimedError,
     EntityRequiredError,
     Fault,
     FlowNotFoundError,
@@ -24,6 +25,7 @@ from app.contracts.errors import (
     PayloadTooLargeError,
     RateLimitedError,
     RevisionConflictError,
+    SeparationOfDutiesError,
     StateBusyError,
     StatePausedError,
 )
@@ -186,6 +188,8 @@ STATE_ENDPOINTS = [
             FlowNotStartedError,
             InvalidTransitionError,
             GuardRefusedError,
+            SeparationOfDutiesError,
+            ClaimedError,
             StatePausedError,
         ),
     ),
