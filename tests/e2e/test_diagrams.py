@@ -149,7 +149,7 @@ async def test_openapi_names_the_formats(serving: Serving, user: str) -> None:
     assert {f"{media}; charset=utf-8" for media in content} == set(CONTENT_TYPES.values())
     assert all(media["schema"] == {"type": "string"} for media in content.values())
     queries = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
-    assert set(queries) == {"userId", "format", "version"}
+    assert set(queries) == {"userId", "entityId", "format", "version"}
     assert set(queries["format"]["enum"]) == set(CONTENT_TYPES)
 
 

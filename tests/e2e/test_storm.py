@@ -23,16 +23,17 @@ from tests.support.faults import RedisServer
 from tests.support.http import http_client
 from tests.support.javascript import FOLDER, node
 from tests.support.long_form import form
+from tests.support.samples import flow_dict
 from tests.support.serving import Sender, Serving, external
 
-FLOW = "purchase-approval"
+FLOW = "loop"
 USERS = form("storm: users", short=20, long=100)
 CLIENTS = form("storm: clients of each language", short=30, long=150)
 """Of each language: every user has three devices."""
 TRANSITIONS = form("storm: transitions", short=600, long=3000)
 SENDERS = 6
 REDIS_AWAY_SECONDS = form("storm: seconds without Redis, twice", short=2, long=5)
-LOOP = ("submit", "reject", "revise")
+LOOP = ("go", "back")
 """A cycle, so that a state can go on for as long as is wanted."""
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,8 @@ async def test_the_storm(settings: Settings, node_packages: Path, tmp_path: Path
     own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
     serving = await asyncio.to_thread(lambda: Serving("--workers", "3", env=external(own), cwd=tmp_path))
     users = [f"user-{n}" for n in range(USERS)]
+    async with serving.http("root", "flow:admin") as admin:
+        assert (await admin.post("/api/flows", json=flow_dict(FLOW))).status_code == 201
     async with http_client(serving.url) as http:
         for user in users:
             headers = {"Authorization": f"Bearer {serving.token(user)}"}
