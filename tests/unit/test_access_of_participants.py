@@ -46,7 +46,7 @@ def after_load(rig: Rig, number: int, change: Callable[[], Awaitable[Any]]) -> N
             await change()
         return await load(*arguments)
 
-    rig.states.load = changing  # type: ignore[method-assign]
+    rig.states.load = changing  # type: ignore[method-assign, assignment]
 
 
 def refused() -> Any:
@@ -132,7 +132,7 @@ async def test_a_start_for_another_user_reserves_no_entity() -> None:
         reserved.append(key)
         return await reserve(key, *rest)
 
-    rig.entities.reserve = counting  # type: ignore[method-assign]
+    rig.entities.reserve = counting  # type: ignore[method-assign, assignment]
     with refused():
         await rig.service.start_flow("olga", "case", StartCommand(), origin=Origin(STRANGER, request_id="r1"))
     assert reserved == []
