@@ -193,6 +193,14 @@ async def _what_the_guide_to_people_says_is_refused(serving: Serving, own: str) 
         assert (await bob.get(f"{flow}/states", params={"userId": "ada"})).status_code == 403
         assert (await bob.post(f"{flow}/transition/place", params=of_ada)).status_code == 403
 
+        people = [{"role": "manager", "userId": "bob"}, {"role": "manager", "userId": "fay"}]
+        groups = [{"role": "buyer", "group": "purchasing"}]
+        put = f"{flow}/participants"
+        without_groups = await ada.put(put, params=of_ada, json={"participants": people})
+        assert without_groups.json()["code"] == "INSUFFICIENT_PERMISSIONS"
+        whole = await ada.put(put, params=of_ada, json={"participants": [*people, *groups]})
+        assert whole.status_code == 200
+
         assert (await dora.post(f"{flow}/claim", params=of_ada)).status_code == 200
         async with serving.http("carl", groups=["purchasing"]) as carl:
             assert (await carl.post(f"{flow}/claim", params=of_ada)).json()["code"] == "CLAIMED"
