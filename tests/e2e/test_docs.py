@@ -160,14 +160,14 @@ async def test_the_guide_to_many_states_and_people_runs(settings: Settings, tmp_
     assert (voted["step"], voted["votes"], moved["step"]) == (
         "review", [{"transition": "approve", "userId": "bob"}], "order"
     )  # fmt: skip
-    await _what_the_guide_to_people_says_is_refused(serving, first["entityId"])
+    await _check_refusals_by_people(serving, first["entityId"])
     claimed, ordered = answers_in(await in_shell(block(guide, "sh", "/claim?"), env, tmp_path))
     assert [claim["userId"] for claim in claimed["claims"]] == ["carl"]
     assert (ordered["status"], "claims" in ordered) == ("completed", False)
     serving.end()
 
 
-async def _what_the_guide_to_people_says_is_refused(serving: Serving, own: str) -> None:
+async def _check_refusals_by_people(serving: Serving, own: str) -> None:
     """Check the refusals that the guide names; PR-17 waits for a buyer, the request ``own`` is a draft."""
     flow = "/api/flow/purchase"
     of_ada = {"userId": "ada", "entityId": "PR-17"}
