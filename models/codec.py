@@ -108,9 +108,10 @@ def record_to_document(record: HistoryRecord) -> Document:
         document["after"] = state_to_document(record.after)
     if record.payload is not UNSET:
         document["payload"] = _payload_text(record.payload)
-    named = named_people(record)
-    if named:
-        document["named"] = named
+    if record.actor_salt is not UNSET or (record.after is not UNSET and record.after.people is not UNSET):
+        named = named_people(record)
+        if named:
+            document["named"] = named
     return document
 
 

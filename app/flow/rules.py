@@ -80,8 +80,8 @@ def transition(
     """Return the state after a transition.
 
     The payload is edited and merged, ``previous`` is set only if the transition is reversible, the message is
-    replaced or cleared; service and entity stay. If the transition needs further votes, the state stays at
-    its step with the caller's vote; the same vote again returns ``state`` itself. See ``run_kind``.
+    replaced or cleared; service and entity stay. If further votes are needed, the state stays at its step
+    with the caller's vote; the same vote again returns ``state`` itself (``run_kind``).
 
     Args:
         definition: The version that the state is pinned to.
@@ -89,33 +89,28 @@ def transition(
         name: The name of the transition.
         command: The payload, message and outcome.
         now: The time of the change.
-        caller: The effective caller, whose permissions are checked; None if a timeout runs the transition,
-            which skips roles, rules between people, schema and guard.
+        caller: The effective caller, whose permissions are checked; None for a timeout, which skips all.
 
     Raises:
-        InvalidTransitionError: The step has no such transition.
-        StatePausedError: The state is paused.
-        InsufficientPermissionsError, SeparationOfDutiesError, ClaimedError, GuardRefusedError: See
-            ``require_runnable``.
-        InvalidPayloadError: See ``require_runnable``; or it names nobody for a role that is assigned.
+        InvalidTransitionError, StatePausedError: The step has no such transition, or the state is paused.
+        FlowError: See ``require_runnable``, and ``after_run`` for people that a payload does not name.
     """
     require_active(state)
     source = current_step(definition, state)
     chosen = source.transitions.get(name)
     if chosen is None:
         raise _invalid_transition(source, state, name, caller, now)
+    if caller is not None and has_voted(chosen, state, caller):
+        return state
     if caller is not None:
-        if has_voted(chosen, state, caller):
-            return state
         require_runnable(chosen, state, command.payload or {}, caller, now)
-    target = definition.flow.steps[chosen.step]
     payload = edit_payload(state.payload, command)
     if caller is not None and not is_decided(chosen, state, caller):
         return vote(chosen, state, caller, payload, command.message, now)
     return structs.replace(
         state,
         revision=state.revision + 1,
-        **entry_changes(target, now),
+        **entry_changes(definition.flow.steps[chosen.step], now),
         **people.after_run(definition.flow, state, chosen, payload, caller),
         previous=source.step if chosen.reversible else UNSET,
         undo_roles=roles_to_undo(chosen, caller) if chosen.reversible else UNSET,

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.events import PresentClient
 from app.contracts.people import Participant
-from app.contracts.state import Status
+from app.contracts.ports.states import ListedStatus
 from realtime.client.errors import FlowClientError
 from realtime.client.requests import DEADLINE_SECONDS, Requests
 from realtime.client.subscriptions import decoded
@@ -201,7 +201,7 @@ class ClientOperations:
         self,
         flow_id: str,
         *,
-        status: Status | None = None,
+        status: ListedStatus | None = None,
         limit: int | None = None,
         after: str | None = None,
         user_id: str | None = None,
@@ -215,14 +215,12 @@ class ClientOperations:
         self,
         role: str,
         *,
-        flow_id: str | None = None,
-        status: Status | None = None,
         limit: int | None = None,
         after: str | None = None,
         deadline: float = DEADLINE_SECONDS,
     ) -> StateListing:
         """Return a page of the states of all users that wait for the caller in a role."""
-        body = {**named(flow_id, status=status, limit=limit, after=after), "as": role}
+        body = {**named(limit=limit, after=after), "as": role}
         return decoded(await self._request("flow-list", body, deadline), StateListing)
 
     async def presence(
@@ -266,7 +264,7 @@ class ClientOperations:
 
 
 def named(
-    flow_id: str | None, user_id: str | None = None, entity_id: str | None = None, **members: Any
+    flow_id: str | None = None, user_id: str | None = None, entity_id: str | None = None, **members: Any
 ) -> dict[str, Any]:
     """Return the body of a message about a state, without the members that are None."""
     names = {"flowId": flow_id, "userId": user_id, "entityId": entity_id}

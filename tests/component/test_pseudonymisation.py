@@ -1,15 +1,22 @@
 """Erasure of a person whom states of others name, on the real database."""
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
 from bson.json_util import dumps
 from msgspec import UNSET, structs
 
-from app.contracts.commands import SetCommand, StartCommand, trusted_origin
-from app.contracts.errors import FlowNotStartedError, StoreUnavailableError
-from app.contracts.people import is_pseudonym
+from app.contracts.callers import Caller
+from app.contracts.commands import ClaimCommand, Origin, SetCommand, StartCommand, trusted_origin
+from app.contracts.errors import (
+    FlowNotStartedError,
+    InsufficientPermissionsError,
+    SeparationOfDutiesError,
+    StoreUnavailableError,
+)
+from app.contracts.people import Participant, is_pseudonym
 from app.contracts.ports.states import StoredState
 from app.contracts.record import HistoryRecord, state_after
 from app.contracts.state import FlowState, StateId
@@ -18,7 +25,7 @@ from app.main import Backend
 from app.services.administration import personal_data
 from models.history_store import MongoHistoryStore
 from models.states.store import MongoStateStore
-from tests.support.samples import moved, peopled, record
+from tests.support.samples import flow_dict, moved, peopled, record
 
 FLOW = "user-onboarding"
 ADA = StateId(FLOW, "ada")
@@ -272,3 +279,73 @@ async def test_the_export_has_the_own_states_alone(parts: Backend) -> None:
     found = await parts.service.personal_data.export("bob")
     assert (found.states, found.history) == ([], [])
     assert len((await parts.service.personal_data.export("ada")).history) == 3
+
+
+APPROVER = {"claim": "PT15M", "assignable": True}
+
+
+async def test_a_participant_of_a_flow_is_erased(parts: Backend) -> None:
+    """With the operations of the service: named, acted, claimed, was refused, and waits in a list."""
+    service = parts.service
+    flow = flow_dict(slug="request", instances="many", participants={"approver": APPROVER})
+    for name in ("go", "again"):
+        flow["steps"]["a"]["transitions"][name]["roles"] = ["approver"]
+    flow["steps"]["b"]["transitions"]["done"] |= {"roles": ["approver"], "notBy": ["go"]}
+    await service.create_flow(flow)
+    numbers = count()
+
+    def asked(user_id: str) -> Origin:
+        return Origin(Caller(user_id=user_id), request_id=f"r-{next(numbers)}")
+
+    people = (Participant("approver", user_id="bob"), Participant("approver", user_id="cleo"))
+    command = StartCommand(entity_id="R-1", payload={"n": 1}, participants=people)
+    await service.start_flow("ada", "request", command, origin=asked("ada"))
+    await service.execute_transition("ada", "request", "again", entity_id="R-1", origin=asked("bob"))
+    await service.people.claim(
+        "ada", "request", ClaimCommand("approver"), entity_id="R-1", origin=asked("bob")
+    )
+    await service.execute_transition("ada", "request", "go", entity_id="R-1", origin=asked("bob"))
+    with pytest.raises(SeparationOfDutiesError):
+        await service.execute_transition("ada", "request", "done", entity_id="R-1", origin=asked("bob"))
+    await service.background.relay.drain(5)
+    flows = service.as_trusted()
+    assert (await flows.verify_flow_history("ada", "request", entity_id="R-1")).whole
+    text = await everything(parts)
+    assert "approver;user;bob" in text
+    done = await service.personal_data.erase("bob", ROOT)
+    assert (done.pseudonymised_states, done.pseudonymised_records) == (1, 5)
+    await service.background.relay.drain(5)
+    text = await everything(parts)
+    assert '"bob"' not in text
+    assert ";bob" not in text
+    assert (await flows.verify_flow_history("ada", "request", entity_id="R-1")).whole
+    state = await flows.get_flow_state("ada", "request", entity_id="R-1")
+    assert state is not None
+    assert state.runs is not UNSET
+    assert is_pseudonym(state.runs[0].user_id)
+    with pytest.raises(InsufficientPermissionsError):
+        await service.execute_transition("ada", "request", "done", entity_id="R-1", origin=asked("bob"))
+    cleo = Origin(Caller(user_id="cleo"))
+    assert (
+        await service.execute_transition("ada", "request", "done", entity_id="R-1", origin=cleo)
+    ).step == "c"
+    assert (await flows.verify_flow_history("ada", "request", entity_id="R-1")).whole
+
+
+async def test_one_of_a_group_who_was_only_refused_is_erased(parts: Backend) -> None:
+    """No commit names that person, so the state does not either."""
+    service = parts.service
+    flow = flow_dict(slug="request", participants={"clerk": {"group": "finance"}, "boss": {"group": "board"}})
+    flow["steps"]["a"]["transitions"]["go"]["roles"] = ["boss"]
+    flow["steps"]["a"]["transitions"]["again"]["roles"] = ["clerk"]
+    await service.create_flow(flow)
+    await service.start_flow("ada", "request", origin=trusted_origin("ada"))
+    bob = Origin(Caller(user_id="bob", groups=frozenset({"finance"})))
+    with pytest.raises(InsufficientPermissionsError):
+        await service.execute_transition("ada", "request", "go", origin=bob)
+    await service.background.relay.drain(5)
+    assert '"bob"' in await everything(parts)
+    done = await service.personal_data.erase("bob", ROOT)
+    assert (done.pseudonymised_states, done.pseudonymised_records) == (1, 1)
+    assert '"bob"' not in await everything(parts)
+    assert (await service.as_trusted().verify_flow_history("ada", "request")).whole

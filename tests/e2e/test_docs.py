@@ -133,6 +133,91 @@ async def test_the_tutorial_and_the_guides_to_definitions_run(settings: Settings
     serving.end()
 
 
+async def test_the_guide_to_many_states_and_people_runs(settings: Settings, tmp_path: Path) -> None:
+    serving = Serving(env=external(settings), cwd=tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**external(settings), "URL": serving.url, "PATH": path}
+    guide = "docs/guides/many-states-and-people.md"
+    (tmp_path / "purchase.yaml").write_text(block(guide, "yaml", "flow: purchase"))
+    checked = await in_shell("server-flow flows validate purchase.yaml", env, tmp_path)
+    assert checked.startswith("1 definition checked, no errors")
+    assert "warning" not in checked
+    tokens = "\n".join(f"echo {name}=${name}" for name in ("ADA", "BOB", "EVE", "CARL"))
+    printed = await in_shell(block(guide, "sh", "flows import") + tokens, env, tmp_path)
+    env |= dict(line.split("=") for line in printed.splitlines() if line[:3] in ("ADA", "BOB", "EVE", "CAR"))
+
+    printed = await in_shell(block(guide, "sh", "/states?status"), env, tmp_path)
+    first, second, listed, named = answers_in(printed)
+    assert [state["entityId"] for state in listed["items"]] == ["PR-17", first["entityId"]]
+    assert (second["instances"], named["entityId"], len(first["entityId"])) == ("many", "PR-17", 16)
+    (submitted,) = answers_in(await in_shell(block(guide, "sh", "transition/submit"), env, tmp_path))
+    assert [(one["role"], one.get("userId")) for one in submitted["participants"]] == [
+        ("buyer", None), ("manager", "bob"), ("manager", "eve")
+    ]  # fmt: skip
+    assert submitted["transitions"] == [], "the owner has no role of a participant"
+    waiting, voted, moved = answers_in(await in_shell(block(guide, "sh", "as=manager"), env, tmp_path))
+    assert [state["entityId"] for state in waiting["items"]] == ["PR-17"]
+    assert (voted["step"], voted["votes"], moved["step"]) == (
+        "review", [{"transition": "approve", "userId": "bob"}], "order"
+    )  # fmt: skip
+    await _check_refusals_by_people(serving, first["entityId"])
+    claimed, ordered = answers_in(await in_shell(block(guide, "sh", "/claim?"), env, tmp_path))
+    assert [claim["userId"] for claim in claimed["claims"]] == ["carl"]
+    assert (ordered["status"], "claims" in ordered) == ("completed", False)
+    serving.end()
+
+
+async def _check_refusals_by_people(serving: Serving, own: str) -> None:
+    """Check the refusals that the guide names; PR-17 waits for a buyer, the request ``own`` is a draft."""
+    flow = "/api/flow/purchase"
+    of_ada = {"userId": "ada", "entityId": "PR-17"}
+    async with (
+        serving.http("ada") as ada,
+        serving.http("bob") as bob,
+        serving.http("mallory", roles=["manager", "buyer"]) as mallory,
+        serving.http("dora", groups=["purchasing"]) as dora,
+    ):
+        unnamed = (await ada.get(f"{flow}/state")).json()
+        assert (unnamed["code"], unnamed["details"]["entityIds"]) == ("ENTITY_REQUIRED", ["PR-17", own])
+        strange = [
+            (await mallory.get(f"{flow}/state", params={**of_ada, "entityId": entity})).json()
+            for entity in ("PR-17", "PR-0")
+        ]
+        assert [one["code"] for one in strange] == ["INSUFFICIENT_PERMISSIONS"] * 2
+        assert strange[0]["detail"] == strange[1]["detail"]
+        history = (await bob.get(f"{flow}/history", params=of_ada)).json()["items"]
+        assert [(one["transition"], one["metadata"]["actor"]) for one in history] == [
+            ("started", "ada"), ("submit", "ada"), ("approve", "bob"), ("approve", "eve")
+        ]  # fmt: skip
+        assert (await bob.get("/api/states", params={"userId": "ada"})).status_code == 403
+        assert (await bob.get(f"{flow}/states", params={"userId": "ada"})).status_code == 403
+        assert (await bob.post(f"{flow}/transition/place", params=of_ada)).status_code == 403
+
+        people = [{"role": "manager", "userId": "bob"}, {"role": "manager", "userId": "fay"}]
+        groups = [{"role": "buyer", "group": "purchasing"}]
+        put = f"{flow}/participants"
+        without_groups = await ada.put(put, params=of_ada, json={"participants": people})
+        assert without_groups.json()["code"] == "INSUFFICIENT_PERMISSIONS"
+        whole = await ada.put(put, params=of_ada, json={"participants": [*people, *groups]})
+        assert whole.status_code == 200
+
+        assert (await dora.post(f"{flow}/claim", params=of_ada)).status_code == 200
+        async with serving.http("carl", groups=["purchasing"]) as carl:
+            assert (await carl.post(f"{flow}/claim", params=of_ada)).json()["code"] == "CLAIMED"
+            placed = await carl.post(f"{flow}/transition/place", params=of_ada)
+            assert placed.json()["code"] == "CLAIMED"
+        released = await bob.post(f"{flow}/release", params=of_ada)
+        assert "claims" not in released.json(), "a manager may take over"
+
+        mine = {"entityId": own}
+        payload = {"payload": {"managers": ["ada", "bob"]}}
+        assert (await ada.post(f"{flow}/transition/submit", params=mine, json=payload)).status_code == 200
+        approved = await ada.post(f"{flow}/transition/approve", params=mine)
+        assert approved.json()["code"] == "SEPARATION_OF_DUTIES"
+        verified = (await ada.get(f"{flow}/history/verify", params=of_ada)).json()
+        assert verified["whole"]
+
+
 @pytest.mark.long
 async def test_the_commands_of_the_guides_run(settings: Settings, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -42,19 +42,19 @@ async def client(serving: Serving, user: str) -> AsyncIterator[FlowClient]:
 
 
 def entities(states: list[Any]) -> list[str | None]:
-    return [state.entity_id for state in states]
+    return [state.identifying_entity for state in states]
 
 
 async def test_each_of_many_states_is_followed_and_moves_alone(client: FlowClient) -> None:
     first = await client.start(FLOW)
     second = await client.start(FLOW, entity_id="order; 7%")
-    assert (first.instances, second.instances, second.entity_id) == ("many", "many", "order; 7%")
-    followed = [client.follow(FLOW, entity_id=state.entity_id) for state in (first, second)]
+    assert (first.instances, second.instances, second.identifying_entity) == ("many", "many", "order; 7%")
+    followed = [client.follow(FLOW, entity_id=state.identifying_entity) for state in (first, second)]
     for states in followed:
         await states.ready()
     for n, state in enumerate((second, first, second)):
-        moved = await client.transition(FLOW, "again", {"n": n}, entity_id=state.entity_id)
-        assert (moved.entity_id, moved.payload) == (state.entity_id, {"n": n})
+        moved = await client.transition(FLOW, "again", {"n": n}, entity_id=state.identifying_entity)
+        assert (moved.entity_id, moved.payload) == (state.identifying_entity, {"n": n})
     assert revisions(await read(followed[0], at_revision(1))) == [0, 1]
     assert revisions(await read(followed[1], at_revision(2))) == [0, 1, 2]
     assert (client.stats.syncs, client.stats.gaps) == (2, 0)
@@ -63,7 +63,7 @@ async def test_each_of_many_states_is_followed_and_moves_alone(client: FlowClien
     assert refused.value.details["entityIds"] == entities([second, first])
     with pytest.raises(FlowClientError, match="ENTITY_REQUIRED"):
         await anext(client.follow(FLOW))
-    await client.reset(FLOW, entity_id=first.entity_id)
+    await client.reset(FLOW, entity_id=first.identifying_entity)
     assert revisions(await read(followed[0], at_revision(2))) == [2], "other subscriptions go on"
 
 
@@ -78,11 +78,11 @@ async def test_without_an_entity_it_follows_the_first_one_from_its_start(
         assert revisions(await read(states, at_revision(1))) == [0, 1]
         await other.start(FLOW, entity_id="later")
         await other.transition(FLOW, "again", entity_id="later")
-        await other.transition(FLOW, "again", entity_id=started.entity_id)
-        assert entities(await read(states, at_revision(2))) == [started.entity_id]
+        await other.transition(FLOW, "again", entity_id=started.identifying_entity)
+        assert entities(await read(states, at_revision(2))) == [started.identifying_entity]
         client.event_received("flow-resync", {"reason": "it is the same one, although there are two"})
-        await other.transition(FLOW, "again", entity_id=started.entity_id)
-        assert entities(await read(states, at_revision(3))) == [started.entity_id]
+        await other.transition(FLOW, "again", entity_id=started.identifying_entity)
+        assert entities(await read(states, at_revision(3))) == [started.identifying_entity]
     assert (states.stats.gaps, states.stats.resets) == (0, 0)
 
 
@@ -156,11 +156,11 @@ async def test_a_participant_follows_claims_and_moves_a_state_of_another_user(
     state = await client.start(FLOW, participants=people)
     await client.start(FLOW)
     async with FlowClient(serving.url, serving.token(approver)) as other:
-        own = client.follow(FLOW, entity_id=state.entity_id)
-        states = other.follow(FLOW, user_id=user, entity_id=state.entity_id)
+        own = client.follow(FLOW, entity_id=state.identifying_entity)
+        states = other.follow(FLOW, user_id=user, entity_id=state.identifying_entity)
         await asyncio.gather(own.ready(), states.ready())
-        assert entities((await other.tasks("approver")).items) == [state.entity_id]
-        address: dict[str, Any] = {"user_id": user, "entity_id": state.entity_id}
+        assert entities((await other.tasks("approver")).items) == [state.identifying_entity]
+        address: dict[str, Any] = {"user_id": user, "entity_id": state.identifying_entity}
         claimed = await other.claim(FLOW, **address)
         assert isinstance(claimed.claims, tuple)
         assert [(claim.role, claim.user_id) for claim in claimed.claims] == [("approver", approver)]
@@ -180,12 +180,12 @@ async def test_a_member_of_a_group_follows_the_states_that_it_may_see(
     serving: Serving, user: str, client: FlowClient
 ) -> None:
     state = await client.start(FLOW)
-    address: dict[str, Any] = {"user_id": user, "entity_id": state.entity_id}
+    address: dict[str, Any] = {"user_id": user, "entity_id": state.identifying_entity}
     token = serving.token(f"auditor-{user}", groups=["audit", "it"])
     async with FlowClient(serving.url, token) as auditor:
         states = auditor.follow(FLOW, **address)
         await states.ready()
-        await client.transition(FLOW, "go", entity_id=state.entity_id)
+        await client.transition(FLOW, "go", entity_id=state.identifying_entity)
         assert (await auditor.transition(FLOW, "back", **address)).step == "a"
         assert [each.step for each in await read(states, at_revision(2))] == ["a", "b", "a"]
     async with FlowClient(serving.url, serving.token(f"other-{user}", groups=["it"])) as other:
@@ -199,7 +199,7 @@ async def test_who_is_removed_is_shown_nothing_more_until_it_is_named_again(
     approver = f"approver-{user}"
     people = [Participant("approver", user_id=approver)]
     groups = [Participant("auditor", group="audit")]  # the owner may not remove them
-    first, second = [(await client.start(FLOW, participants=people)).entity_id for _ in range(2)]
+    first, second = [(await client.start(FLOW, participants=people)).identifying_entity for _ in range(2)]
     async with FlowClient(serving.url, serving.token(approver), device="approver") as other:
         removed = other.follow(FLOW, user_id=user, entity_id=first)
         remaining = other.follow(FLOW, user_id=user, entity_id=second)
@@ -224,15 +224,13 @@ async def test_who_is_removed_is_shown_nothing_more_until_it_is_named_again(
         assert await devices() == ["approver", "own"]
 
 
-async def test_a_subscription_that_is_left_before_its_answer_leaves_nothing(
+async def test_a_state_that_was_followed_without_its_entity_is_left_without_it(
     serving: Serving, user: str, client: FlowClient
 ) -> None:
     await client.start(FLOW, entity_id="e-1")
     async with FlowClient(serving.url, serving.token(user), device="other") as other:
         states = other.follow(FLOW, entity_id="e-1")
         await states.ready()
-        await client.state(FLOW)
-        client._connection.send("flow-subscribe", {"flowId": FLOW})
-        client._connection.send("flow-unsubscribe", {"flowId": FLOW})
-        await client.state(FLOW)  # the server has processed the earlier events before this one
+        for event in ("flow-subscribe", "flow-unsubscribe"):
+            await client._requests.send(event, {"flowId": FLOW}, 10)
         assert [one.device for one in await other.presence(FLOW, entity_id="e-1")] == ["other"]

@@ -15,6 +15,18 @@ const MANY = {
     closed: { index: 1, step: 'closed', service: 'requests', transitions: {} },
   },
 };
+const APPROVED = {
+  ...MANY,
+  flow: 'approved-requests',
+  participants: { approver: { assignable: true, claim: 'PT15M' } },
+  steps: {
+    open: {
+      ...MANY.steps.open,
+      transitions: { approve: { transition: 'approve', step: 'approved', roles: ['approver'] } },
+    },
+    approved: { index: 1, step: 'approved', service: 'requests', transitions: { seen: { transition: 'seen', step: 'approved' } } },
+  },
+};
 const TEST_SECONDS = 30;
 
 /**
@@ -232,6 +244,35 @@ const tests = {
     equal([following.stats.gaps, following.stats.resets], [0, 0]);
     await next(other.follow(MANY.flow, { entityId }));
     equal(await shared, entityId);
+  },
+
+  async 'a participant follows, claims and moves a state, until it is removed'(bench) {
+    await bench.publish(APPROVED);
+    const [owner, approver] = [bench.client(), bench.client({ user: `${bench.user}-approver` })];
+    const people = [{ role: 'approver', userId: `${bench.user}-approver` }];
+    const [{ entityId }, other] = [
+      await owner.start(APPROVED.flow, { participants: people }),
+      await owner.start(APPROVED.flow, { participants: people }),
+    ];
+    const address = { userId: bench.user, entityId };
+    const waiting = await approver.tasks('approver');
+    equal(waiting.items.map((state) => state.entityId).sort(), [entityId, other.entityId].sort());
+    const [own, following] = [owner.follow(APPROVED.flow, { entityId }), approver.follow(APPROVED.flow, address)];
+    const remaining = approver.follow(APPROVED.flow, { userId: bench.user, entityId: other.entityId });
+    for (const each of [own, following, remaining]) equal((await next(each)).participants, people);
+    const { claims } = await approver.claim(APPROVED.flow, address);
+    equal(claims.map(({ role, userId }) => ({ role, userId })), people);
+    await approver.release(APPROVED.flow, { ...address, role: 'approver' });
+    equal((await approver.transition(APPROVED.flow, 'approve', address)).step, 'approved');
+    for (const each of [own, following]) {
+      const seen = await until(each, (state) => state.revision === 3);
+      equal(seen.map(({ kind }) => kind), ['claimed', 'released', 'transitioned']);
+    }
+    await owner.assign(APPROVED.flow, [], { entityId });
+    await rejects(next(following), 'INSUFFICIENT_PERMISSIONS');
+    await approver.transition(APPROVED.flow, 'approve', { userId: bench.user, entityId: other.entityId });
+    equal((await next(remaining)).step, 'approved');
+    equal((await next(own)).kind, 'assigned');
   },
 
   async 'lost events are made up for, in order'(bench) {

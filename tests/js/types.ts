@@ -52,7 +52,7 @@ export async function uses(): Promise<void> {
   const assigned: State = await client.assign('many', people, one);
   const names = assigned.participants?.map(({ role, userId, group }) => `${role}: ${userId ?? group.length}`);
   const page: StateListing = await client.list('many', { status: 'active', limit: 20, deadline: 1000 });
-  const rest: StateListing = await client.tasks('approver', { flowId: 'many', after: page.next ?? undefined });
+  const rest: StateListing = await client.tasks('approver', { after: page.next ?? undefined });
   console.log(names, rest.items[0]?.instances === 'many', request.runs?.[0]?.transition);
   await client.transition('many', 'approve', { ...one, payload: { note: 1 } });
 
@@ -92,6 +92,8 @@ export async function mistakes(): Promise<void> {
   await smallest.assign('a-flow', [{ role: 'approver' }]);
   // @ts-expect-error: no such status
   await smallest.list('a-flow', { status: 'running' });
+  // @ts-expect-error: tasks are listed in any status
+  await smallest.tasks('approver', { status: 'active' });
   // @ts-expect-error: an entity is named by a text
   smallest.follow('a-flow', { entityId: null });
   // @ts-expect-error: no such event

@@ -354,8 +354,8 @@ def test_a_chain_of_all_forms_is_intact() -> None:
         assert broken is not None
         assert broken.id == records[older].id, forms
     ending = record(moved(moved(moved(moved(fresh()))), status="cleared"), kind="erased")
-    older = mixed_life(1, 1, 2, 3)
-    whole = [*map(erased, older), seal(ending, str(older[-1].hash), "salt")]
+    life = mixed_life(1, 1, 2, 3)
+    whole = [*map(erased, life), seal(ending, str(life[-1].hash), "salt")]
     chain = check(whole, whole)
     assert (chain.broken, chain.erased) == (None, 4)
 

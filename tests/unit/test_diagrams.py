@@ -32,6 +32,7 @@ from config.settings import SHIPPED_FLOWS
 from tests.support.drawn_flows import expense, flow_of, flows, neighbourly, step, tangled, texts, to
 from tests.support.long_form import examples
 from tests.support.processor_time import bounded
+from tests.support.samples import expense_flow
 
 OFTEN = examples(150)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -97,6 +98,15 @@ fontname="Helvetica"];
 }
 """
     )
+
+
+def test_rules_between_people_are_notes() -> None:
+    raw = expense_flow(participants={"approver": {"group": "chiefs"}})
+    approve = raw["steps"]["review"]["transitions"]["approve"]
+    approve |= {"notBy": ["submit", "withdraw"], "approvals": {"of": "approver", "count": 2}}
+    del approve["guard"]
+    (arrow,) = [arrow for arrow in picture_of(msgspec.convert(raw, Flow)).arrows if arrow.name == "approve"]
+    assert arrow.notes == ("roles: approver", "votes: 2 of approver", "not by: submit, withdraw")
 
 
 def test_svg_of_a_flow() -> None:

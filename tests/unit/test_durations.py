@@ -16,6 +16,7 @@ from app.cli import main
 from app.flow.validation import check_flow, parse_flow
 from app.kit.durations import MAX_DURATION, iso_duration, parse_duration
 from config.settings import SettingsError, load_settings
+from tests.support.rig import rig
 from tests.support.samples import flow_dict
 
 SECRET = {"FLOW_JWT_SECRET": "k" * 40}
@@ -172,6 +173,25 @@ def test_a_flow_is_stored_in_the_form_that_every_version_reads() -> None:
     stored = msgspec.json.decode(msgspec.json.encode(parse_flow(raw)[0]))
     assert (stored["ttl"], raw["ttl"]) == ("P7D", "P1W")
     assert stored["steps"]["a"]["timeout"]["after"] == "P3DT43200S"
+
+
+def test_claims_are_stored_in_that_form_too() -> None:
+    raw = flow("P1W") | {"participants": {"clerk": {"group": "it", "claim": "P1W"}, "boss": {"group": "it"}}}
+    raw["steps"]["a"]["transitions"]["go"]["roles"] = ["clerk"]
+    stored = msgspec.json.decode(msgspec.json.encode(parse_flow(raw)[0]))
+    assert stored["participants"] == {"clerk": {"group": "it", "claim": "P7D"}, "boss": {"group": "it"}}
+    assert raw["participants"]["clerk"]["claim"] == "P1W"
+
+
+async def test_a_change_of_a_flow_has_the_same_durations() -> None:
+    r = await rig()
+    clerk = {"clerk": {"group": "it", "claim": "P1W"}}
+    await r.service.update_flow("loop", {"ttl": "P1W", "participants": clerk})
+    newest = await r.definitions.latest("loop")
+    assert newest is not None
+    assert newest.flow.ttl == timedelta(days=7)
+    assert newest.flow.participants is not None
+    assert newest.flow.participants["clerk"].claim == timedelta(days=7)
 
 
 def test_weeks_are_compared_with_days() -> None:

@@ -27,9 +27,9 @@ def flow_of(steps: dict[str, dict[str, Raw]], people: dict[str, int]) -> Raw:
     properties = {role: {"type": "array", "maxItems": number} for role, number in people.items()}
     schema = {"required": list(people), "properties": properties}
     name = {"transition": "name", "step": next(iter(steps)), "assign": assign, "payloadSchema": schema}
-    start = {"transitions": {"name": name}} if people else {"transitions": {"name": {**name, "assign": None}}}
     if not people:
-        start["transitions"]["name"] = {"transition": "name", "step": next(iter(steps))}
+        name = {"transition": "name", "step": next(iter(steps))}
+    start = {"transitions": {"name": name}}
     whole = {
         "zero": start,
         **{
@@ -135,7 +135,7 @@ def test_a_row_of_duties_needs_as_many_people() -> None:
 
 
 def test_a_way_around_a_duty_is_enough() -> None:
-    steps = {
+    steps: dict[str, dict[str, Raw]] = {
         "a": {"submit": {"step": "b"}, "skip": {"step": "b"}},
         "b": {"approve": {"step": "c", "notBy": ["submit"]}},
         "c": {},

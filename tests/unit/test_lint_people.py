@@ -1,10 +1,14 @@
 """The check of roles on states and of rules between people, each beside what it accepts."""
 
+import re
 from typing import Any
 
 import pytest
 
 from app.flow.validation import check_flow, parse_flow
+from app.sources.formats import decode
+from tests.support.corpus import BROKEN, read
+from tests.support.documentation import block, page
 
 Raw = dict[str, Any]
 
@@ -236,6 +240,8 @@ def test_a_timeout_assigns_but_does_not_vote() -> None:
     raw["steps"]["pay"]["transitions"]["late"] = late
     raw["steps"]["pay"]["timeout"] = {"after": "P1D", "transition": "late"}
     assert check_flow(raw) == []
+    late["payloadSchema"] = {"properties": {"deputy": {"type": "string"}}}
+    assert check_flow(raw) == [], "it comes without a payload, which a schema must accept"
     late |= {"approvals": {"of": "finance", "count": 2}, "roles": ["finance"]}
     (finding,) = check_flow(raw)
     assert (finding.severity, finding.pointer) == ("error", "/steps/pay/transitions/late/approvals")
@@ -269,6 +275,14 @@ def test_a_role_that_nobody_can_get() -> None:
     assert check_flow(changed(clerk__assignable=["chief"], chief__assignable=["clerk", "finance"])) == []
 
 
+@pytest.mark.parametrize("member", ["resettable", "clearable"])
+def test_a_misspelt_role_that_may_reset_or_clear(member: str) -> None:
+    (finding,) = check_flow(purchase(**{member: ["finance", "aprover"]}))
+    assert (finding.severity, finding.pointer) == ("warning", f"/{member}/1")
+    assert finding.advice == "did you mean 'approver'?"
+    assert check_flow(purchase(**{member: ["finance", "manager"]})) == []
+
+
 def test_a_role_of_tokens_may_name_people() -> None:
     raw = changed(finance__assignable=["employee"])
     assert "only owners of states can have it" in found_in(raw)[0][1]
@@ -300,3 +314,20 @@ def test_a_role_that_is_assigned_later() -> None:
     raw["steps"]["paid"]["transitions"]["again"]["step"] = "paid"
     raw["participants"]["approver"]["assignable"] = False
     assert not [pointer for pointer, message in found_in(raw) if "yet" in message]
+
+
+PAGE = "docs/reference/definitions.md"
+
+
+def test_the_documented_flow_is_sound() -> None:
+    raw = decode(block(PAGE, "yaml", "instances: many").encode(), ".yaml", "purchase.yaml")
+    assert check_flow(raw) == []
+    assert check_flow(raw | {"participants": {"finance": {"group": "finance"}}}) != []
+
+
+def test_the_documented_warnings_are_given() -> None:
+    rows = page(PAGE).partition("| warning | reason |")[2].splitlines()[2:]
+    phrases = [phrase for row in rows for phrase in re.findall("`([^`]+)`", row.split("|")[1])]
+    assert len(phrases) >= 12
+    given = [finding.message for file in BROKEN for finding in check_flow(read(file))]
+    assert [phrase for phrase in phrases if not any(phrase in message for message in given)] == []

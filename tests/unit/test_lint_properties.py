@@ -28,7 +28,7 @@ from tests.support.samples import T0
 
 DEFINITIONS = [read(file) for file in (*SOUND, *BROKEN)]
 SOUND_ONES = [read(file) for file in SOUND]
-VALUES = [
+VALUES: list[Any] = [
     *("", "a", "b", "go", "$x", "-", "P1D", "PT1S", "now", "state.ok", "payload.a > 1", "false"),
     *("\0", "\ud800", "~1/"),
     *(None, True, False, 0, 1, -1, 2**63, 0.0, 1.5, float("nan"), [], {}, [""], {"": None}, ["a", "a"]),

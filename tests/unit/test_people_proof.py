@@ -25,6 +25,7 @@ from app.flow.people.callers import caller_on
 from app.flow.people.claims import claim, release
 from app.flow.people.duties import excluding_run
 from app.flow.people.proof import PeopleRules
+from app.flow.versions.mapping import StepMapping
 from tests.support.long_form import examples
 from tests.support.purchase import (
     ASSIGN,
@@ -258,6 +259,35 @@ def test_a_recovery_from_an_older_record_forgets_what_it_lost() -> None:
     assert broken(lonely.forge("approve", "carol", "payment").records) is not None
 
 
+def test_a_recovery_without_records_is_where_the_proof_begins() -> None:
+    voted = submitted().run("approve", BOB)
+    voted.records.clear()
+    voted.change("recovered", rules.recover(voted.state, "e1", 9, T0), "root")
+    assert broken([*voted.records, *voted.run("approve", CAROL).records[-1:]]) is None
+    found = broken(voted.forge("pay", "bob", "paid").records)
+    assert found is not None
+    assert "ran approve" in found[1]
+
+
+def test_a_migration_to_another_step_makes_runs_of_votes() -> None:
+    history = submitted().run("approve", BOB)
+    moved = StepMapping(FLOW, structs.replace(FLOW, version=3), {"review": "payment"}).move(history.state, T0)
+    assert (moved.votes, moved.runs) == (
+        UNSET,
+        (TransitionBy("submit", "ada"), TransitionBy("approve", "bob")),
+    )
+    found = broken(history.change("migrated", moved, "root").forge("pay", "bob", "paid").records)
+    assert found is not None
+    assert "ran approve" in found[1]
+
+
+def test_a_migration_to_the_same_step_retains_votes() -> None:
+    history = submitted().run("approve", BOB)
+    moved = StepMapping(FLOW, structs.replace(FLOW, version=3)).move(history.state, T0)
+    history.change("migrated", moved, "root")
+    assert broken(history.run("approve", CAROL).records) is None
+
+
 def test_the_timer_is_no_person() -> None:
     timed_out = approved().run("pay", None)
     assert timed_out.state.step == "paid"
@@ -317,7 +347,19 @@ def test_an_erasure_of_a_person_changes_no_verdict(history: History, reason: str
 PEOPLE = (OWNER, BOB, CAROL, DAN, FAY, Caller("hal", groups=frozenset({"treasury"})), BACK_END, ROOT)
 ACTS = ("submit", "quick", "approve", "hold", "refuse", "revise", "pay", "query", "veto", "withdraw", "claim",
         "release", "assign", "undo", "reset", "set", "pause", "resume", "timer", "clear")  # fmt: skip
-COMMON = ("submit", "approve", "approve", "approve", "hold", "pay", "query", "withdraw", "revise", "undo")
+COMMON = (
+    "resume",
+    "submit",
+    "approve",
+    "approve",
+    "approve",
+    "hold",
+    "pay",
+    "query",
+    "withdraw",
+    "revise",
+    "undo",
+)
 
 
 def act(history: History, name: str, caller: Caller, number: int) -> None:

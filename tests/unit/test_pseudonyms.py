@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
+from app.auth.claims import ClaimNames
+from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 from app.contracts.people import PersonSalt, TransitionBy, is_pseudonym, pseudonym
 from app.contracts.pseudonyms import NAMING, named_people, state_without_person, without_person
@@ -58,6 +60,8 @@ def test_the_pseudonym_is_fixed() -> None:
 
 def test_nobody_is_called_like_a_pseudonym() -> None:
     assert not is_id(BOB)
+    with pytest.raises(AuthenticationRequiredError):
+        ClaimNames().caller({"sub": BOB}, 0)
     assert is_id("person:bob")
     assert is_id(BOB + "0")
 

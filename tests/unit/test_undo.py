@@ -205,7 +205,7 @@ async def test_the_requester_cannot_reopen_what_an_approver_approved() -> None:
     async with r.service as service:
         flows = service.as_trusted()
         await flows.start_flow("ada", "loop")
-        approved = Origin(APPROVER)
+        approved = Origin(structs.replace(APPROVER, scopes=frozenset({SERVICE})))
         state = await service.execute_transition("ada", "loop", "approve", origin=approved)
         assert (state.status, state.undo_roles) == ("completed", ("approver",))
         with pytest.raises(InsufficientPermissionsError):

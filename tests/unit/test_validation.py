@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from app.contracts.errors import InvalidDefinitionError
+from app.contracts.flow import Flow
 from app.flow.validation import check_flow, parse_flow
+from tests.support.corpus import SOUND, read
 from tests.support.processor_time import bounded
 from tests.support.samples import flow_dict
 
@@ -176,6 +178,26 @@ def test_a_schema_that_might_never_end_is_not_evaluated() -> None:
 @pytest.mark.parametrize("raw", [None, 1, "x", [], {}, {"steps": None}, {"steps": {"a": None}}])
 def test_anything_can_be_checked(raw: object) -> None:
     assert check_flow(raw)
+
+
+@pytest.mark.parametrize("file", SOUND, ids=lambda file: file.stem)
+def test_absent_members_stay_absent(file: Path) -> None:
+    """Stored definitions of earlier versions read and write as before; members with defaults are left out."""
+    raw = read(file)
+    flow, _ = parse_flow(raw)
+    stored = msgspec.json.decode(msgspec.json.encode(flow))
+    assert added(stored, raw) == []
+    assert msgspec.json.decode(msgspec.json.encode(flow), type=Flow) == flow
+
+
+def added(stored: Any, raw: Any) -> list[str]:
+    """The members that a stored value has beyond those that were written."""
+    if isinstance(stored, list):
+        return [name for pair in zip(stored, raw, strict=True) for name in added(*pair)]
+    if not isinstance(stored, dict):
+        return []
+    found = [name for name in stored if name not in raw]
+    return found + [name for key in stored if key in raw for name in added(stored[key], raw[key])]
 
 
 def test_the_shipped_flows_are_sound(shipped: Path) -> None:

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from app.flow.lint.common import as_object, is_integer
 from app.flow.lint.permissions import transitions_of
+from app.flow.people.participants import MAX_PARTICIPANTS
 
-MAX_PEOPLE = 100
-"""People with roles on one state."""
 SOURCE = re.compile(r"payload\.[^\s./\x00-\x1f\x7f]{1,256}\Z")
 """A member of the payload as ``assign`` names it."""
 _OPEN = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentRequired", "dependentSchemas")
@@ -44,7 +43,11 @@ class RolesOnStates(Struct, frozen=True):
             for _, each in assignments_of(transition):
                 role, source = each.get("role"), each.get("from")
                 if isinstance(role, str) and role in declared:
-                    most = most_people(schema, member_of(source)) if isinstance(source, str) else MAX_PEOPLE
+                    most = (
+                        most_people(schema, member_of(source))
+                        if isinstance(source, str)
+                        else MAX_PARTICIPANTS
+                    )
                     assigned.setdefault(role, []).append(Assigned(transition, most))
         at_once = {role: max(each.most for each in places) for role, places in assigned.items()}
         return cls(declared, assigned, at_once)
@@ -93,13 +96,13 @@ def most_people(schema: dict[str, Any], member: str) -> int:
     wanted = _schema_of(schema, member)
     values = [wanted["const"]] if "const" in wanted else wanted.get("enum")
     if isinstance(values, list):
-        return min(MAX_PEOPLE, max((_count(value) for value in values), default=0))
+        return min(MAX_PARTICIPANTS, max((_count(value) for value in values), default=0))
     types = types_of(schema, member)
     if types and "array" not in types:
         return 1
     most = wanted.get("maxItems")
-    if not is_integer(most) or not 0 <= most < MAX_PEOPLE:
-        return MAX_PEOPLE
+    if not is_integer(most) or not 0 <= most < MAX_PARTICIPANTS:
+        return MAX_PARTICIPANTS
     return most if types == {"array"} else max(most, 1)
 
 

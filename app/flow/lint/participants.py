@@ -45,7 +45,7 @@ def role_findings(raw: dict[str, Any], steps: dict[str, Any], roles: RolesOnStat
         if isinstance(member.get("claim"), str) and role not in claimable:
             yield _useless_claim(f"{at}/claim", is_used=role in used)
     yield from _check_obtainable(roles)
-    yield from _check_spelling(steps, declared)
+    yield from _check_spelling(raw, steps, declared)
 
 
 def _token_roles(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[str]:
@@ -161,11 +161,15 @@ def _is_named_by_others(role: str, roles: RolesOnStates) -> bool:
     return isinstance(assignable, bool) or any(each not in roles.declared for _, each in texts_in(assignable))
 
 
-def _check_spelling(steps: dict[str, Any], declared: dict[str, Any]) -> Iterator[Finding]:
-    """Yield findings about roles of transitions that are probably misspelt roles of participants."""
+def _check_spelling(
+    raw: dict[str, Any], steps: dict[str, Any], declared: dict[str, Any]
+) -> Iterator[Finding]:
+    """Yield findings about required roles that are probably misspelt roles of participants."""
+    lists = [(f"/{member}", raw.get(member)) for member in ("resettable", "clearable")]
+    lists += [(f"{at}/roles", transition.get("roles")) for at, transition in transitions_of(steps)]
     similar: dict[str, str | None] = {}
-    for at, transition in transitions_of(steps):
-        for position, role in texts_in(transition.get("roles")):
+    for at, listed in lists:
+        for position, role in texts_in(listed):
             if role in declared:
                 continue
             if role not in similar:
@@ -173,7 +177,7 @@ def _check_spelling(steps: dict[str, Any], declared: dict[str, Any]) -> Iterator
             alike = similar[role]
             if alike is not None:
                 yield warning(
-                    f"{at}/roles/{position}",
+                    f"{at}/{position}",
                     f"{quoted(role)} is no role of `participants`: only the owner can have it, by a token",
                     f"did you mean {quoted(alike)}?",
                 )

@@ -7,7 +7,6 @@ from msgspec import Struct
 
 from app.contracts.definition import Finding
 from app.flow.lint.assignments import (
-    MAX_PEOPLE,
     SOURCE,
     RolesOnStates,
     assignments_of,
@@ -21,6 +20,7 @@ from app.flow.lint.findings import error, warning
 from app.flow.lint.participants import role_findings, texts_in
 from app.flow.lint.permissions import transitions_of
 from app.flow.lint.spelling import instead, quoted
+from app.flow.people.participants import MAX_PARTICIPANTS
 from app.flow.values.struct_errors import escape
 
 MAX_LISTED = 100
@@ -55,7 +55,7 @@ def people_findings(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[Find
     timed = _timed_transitions(steps)
     for at, transition in governed:
         is_timed = at in timed
-        yield from _check_assignments(f"{at}/assign", transition, roles)
+        yield from _check_assignments(f"{at}/assign", transition, roles, is_timed=is_timed)
         yield from _check_not_by(f"{at}/notBy", transition, known, is_timed=is_timed)
         yield from _check_approvals(f"{at}/approvals", transition, roles, is_timed=is_timed)
     yield from duty_findings(raw, steps, roles)
@@ -82,7 +82,9 @@ def _timed_transitions(steps: dict[str, Any]) -> set[str]:
     }
 
 
-def _check_assignments(at: str, transition: dict[str, Any], roles: RolesOnStates) -> Iterator[Finding]:
+def _check_assignments(
+    at: str, transition: dict[str, Any], roles: RolesOnStates, *, is_timed: bool
+) -> Iterator[Finding]:
     listed = transition.get("assign")
     if not isinstance(listed, list):
         return
@@ -103,10 +105,10 @@ def _check_assignments(at: str, transition: dict[str, Any], roles: RolesOnStates
             message = f"The role {quoted(role)} is assigned twice: the later assignment replaces the people"
             yield warning(f"{here}/role", message, "assign it once, from a member with a list of ids")
         seen.add(role if isinstance(role, str) else None)
-        yield from _check_source(f"{here}/from", each.get("from"), schema)
+        yield from _check_source(f"{here}/from", each.get("from"), schema, is_timed=is_timed)
 
 
-def _check_source(at: str, source: object, schema: object) -> Iterator[Finding]:
+def _check_source(at: str, source: object, schema: object, *, is_timed: bool) -> Iterator[Finding]:
     if not isinstance(source, str):
         return
     if not SOURCE.match(source):
@@ -126,7 +128,7 @@ def _check_source(at: str, source: object, schema: object) -> Iterator[Finding]:
             f"By the payload schema, {quoted(member)} is neither the id of a user nor a list of ids",
             'give it the type "string", or "array" with items of that type',
         )
-    elif is_surely_optional(schema, member):
+    elif not is_timed and is_surely_optional(schema, member):
         yield warning(
             at,
             f"The payload schema does not require {quoted(member)}, without which the transition is refused",
@@ -218,10 +220,10 @@ def _check_count(at: str, count: object, role: object, roles: RolesOnStates) -> 
         yield error(at, f"The number of votes is {count}, but must have no fraction", f"write {int(count)}")
     if not is_integer(count):
         return
-    if not 1 <= count <= MAX_PEOPLE:
+    if not 1 <= count <= MAX_PARTICIPANTS:
         yield error(
             at,
-            f"The number of votes must be 1 or more, and at most {MAX_PEOPLE}",
+            f"The number of votes must be 1 or more, and at most {MAX_PARTICIPANTS}",
             "write the number of people who must agree, from 2",
         )
         return

@@ -26,7 +26,7 @@ class PeopleRules:
 
     Args:
         pruned: True if old records may be missing, as the history is retained for a limited time. Then runs
-            and votes before the first record are those in its state.
+            and votes before the first record are those in its state, as after a recovery without records.
     """
 
     def __init__(self, *, pruned: bool = False) -> None:
@@ -56,7 +56,8 @@ class PeopleRules:
             self._runs.clear()
             self._votes.clear()
         self._epoch = record.epoch
-        if not first or not self._pruned or record.kind in _BEGINNINGS or record.after is UNSET:
+        is_whole = record.kind in _BEGINNINGS or not (self._pruned or record.kind == "recovered")
+        if not first or is_whole or record.after is UNSET:
             return True
         for member in (record.after.runs, record.after.votes):
             self._runs.update((each.transition, each.user_id) for each in member or ())
@@ -90,7 +91,10 @@ class PeopleRules:
             self._runs.clear()
             self._votes.clear()
             return
+        # A migration to another step makes runs of votes. Otherwise nobody has run what lost its votes.
         present = {(each.user_id, each.transition) for each in after.votes or ()}
+        runs = {(each.transition, each.user_id) for each in after.runs or ()}
+        self._runs |= {(voted, voter) for voter, voted in self._votes.items()} & runs
         self._votes = dict(self._votes.items() & present)
 
     def _record_runs(self, record: HistoryRecord, flow: Flow | None) -> None:

@@ -31,6 +31,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.results import Published
 from app.flow.validation import parse_flow
+from app.flow.values.canonical import canonical
 from app.flow.values.struct_errors import faults_of
 from app.flow.versions.precedence import Decision, Offer, is_from_source, is_same_flow, precedence
 from app.services.definitions.catalog import DefinitionCatalog
@@ -186,7 +187,7 @@ class Definitions:
         if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow_id, newest.version)
         given = _to_builtins(changes)
-        faults = faults_of(given, FlowPatch)
+        faults = faults_of(canonical(given), FlowPatch)
         if faults:
             raise InvalidDefinitionError(faults)
         flow = await self.parse({**to_builtins(newest.flow), **convert(given, dict[str, Any])})

@@ -58,7 +58,16 @@ class Visibility:
             stored = await self._states.load(state_id)
         except FlowStateCorruptionError:
             stored = None
-        if stored is None or not may_see(stored.state, caller):
+        self.require_seen(state_id, None if stored is None else stored.state, caller)
+
+    def require_seen(self, state_id: StateId, state: FlowState | None, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError unless the caller may see a state that was loaded.
+
+        A state that was loaded after ``require_access`` may have lost the participant, or have ended.
+        """
+        if caller.acts_for(state_id.user_id):
+            return
+        if state is None or state.is_gone_at(self._clock.now()) or not may_see(state, caller):
             self.require_acting_for(state_id.user_id, caller)
 
     async def require_visible(self, flow_id: str, caller: Caller) -> None:

@@ -53,6 +53,10 @@ class CatchUp:
         self._catalog = catalog
         self._clock = clock
 
+    async def require_access(self, state_id: StateId, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError unless a subscriber may see the flow and this state of it."""
+        await self._access.require_access(state_id, caller)
+
     async def for_subscriber(self, state_id: StateId, held: HeldPosition, caller: Caller) -> CaughtUp:
         """Return the commits after the position that a subscriber holds, as the caller may see them.
 
@@ -77,6 +81,7 @@ class CatchUp:
         if stored is None:
             return None
         state = stored.state
+        self._access.require_seen(state_id, state, caller)
         present = None
         if not state.is_gone_at(self._clock.now()):
             present = await self._access.with_transitions(state, caller)
@@ -90,8 +95,11 @@ class CatchUp:
         events = await self._events(stored, held.revision, budget)
         if events is None:
             return CaughtUp(present)
-        shown = [await self._updates.for_caller(event, caller, budget) for event in events]
-        return CaughtUp(present, tuple(event for event in shown if event is not None), complete=True)
+        found = [await self._updates.for_caller(event, caller, budget) for event in events]
+        shown = tuple(event for event in found if event is not None)
+        if len(shown) < len(events):  # of a time at which the caller was no participant
+            return CaughtUp(present)
+        return CaughtUp(present, shown, complete=True)
 
     async def _events(
         self, stored: StoredState, revision: int, budget: GuardBudget

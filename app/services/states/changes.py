@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.state import FlowState, StateId
@@ -12,7 +13,7 @@ from app.services.states.change_limit import ChangeLimit
 from app.services.states.endings import Endings
 from app.services.states.executor import Decide, Executor
 from app.services.states.recovery import Recovery
-from app.services.states.state_command import StateCommand
+from app.services.states.state_command import ProposedChange, StateCommand
 
 
 class StateChanges:
@@ -58,21 +59,39 @@ class StateChanges:
             InsufficientPermissionsError: The caller may not see the flow, or this state.
             RateLimitedError: The caller requested too many changes.
         """
-        await self._access.require_access(command.state_id, command.origin.caller)
+        caller = command.origin.caller
+        await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
             self._limit.take(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
-                return await self._executor.execute(command, decide)
+                return await self._executor.execute(command, self._for_caller(command, decide))
         except FlowNotStartedError:
             raise await self.not_started(command.state_id) from None
         except RevisionConflictError as conflict:
+            self._access.require_seen(command.state_id, conflict.state, caller)
             if conflict.state is not None:
-                present = await self._access.with_transitions(conflict.state, command.origin.caller)
+                present = await self._access.with_transitions(conflict.state, caller)
                 conflict.details["state"] = state_view(present)
             elif command.origin.expected is not None:
                 conflict.details.update(await self._endings.of(command.state_id))
             raise
+
+    def _for_caller(self, command: StateCommand, decide: Decide) -> Decide:
+        """Return the decision for a caller who may be a participant.
+
+        The state may have lost the participant since access to it was checked, and one that has ended must
+        not begin again for those who had a role on it.
+        """
+        state_id, caller = command.state_id, command.origin.caller
+        if caller.acts_for(state_id.user_id):
+            return decide
+
+        async def decide_if_seen(state: FlowState | None, now: datetime) -> ProposedChange | None:
+            self._access.require_seen(state_id, state, caller)
+            return await decide(state, now)
+
+        return decide_if_seen
 
     async def not_started(self, state_id: StateId) -> FlowNotStartedError:
         """Create the error for a missing state, with how the last one ended."""

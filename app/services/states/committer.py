@@ -110,8 +110,11 @@ class Committer:
         self, stored: StoredState, name: str, error: FlowError, attempt: CommandContext, now: datetime
     ) -> None:
         """Record that a command was refused; the caller does not wait for it."""
-        state = stored.state
+        state, caller = stored.state, attempt.origin.caller
         commit = new_id()
+        actor_salt = _salt_of(state, attempt.origin.actor)
+        if actor_salt is UNSET and caller.user_id != state.user_id and not is_privileged(caller):
+            actor_salt = token_hex(SALT_BYTES)  # one of a group, whom no commit names yet
         record = HistoryRecord(
             id=f"{commit_record_id(state)}:{commit}",
             commit_id=commit,
@@ -129,7 +132,7 @@ class Committer:
             success=False,
             service=state.service,
             actor=attempt.origin.actor,
-            actor_salt=_salt_of(state, attempt.origin.actor),
+            actor_salt=actor_salt,
             error=error.code,
             request_id=attempt.origin.request_id,
             client=attempt.origin.client,
@@ -217,7 +220,8 @@ def _with_people(before: FlowState | None, after: FlowState, caller: Caller) -> 
     """Return the state with a salt for every person whom its records name, also in earlier epochs."""
     earlier = UNSET if before is None else before.people
     is_own = caller.user_id == after.user_id or is_privileged(caller)
-    if is_own and earlier is UNSET and after.participants is UNSET and after.runs is UNSET:
+    named = (earlier, after.participants, after.votes, after.runs)  # a claim needs a participant
+    if is_own and all(each is UNSET for each in named):
         return after
     known = earlier if after.people is UNSET else after.people  # none is left after an erasure
     people = with_people(known, after, caller, partial(token_hex, SALT_BYTES))

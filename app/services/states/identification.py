@@ -78,7 +78,7 @@ class Identification:
             require_ids({"entityId": entity_id})
             return StateId(flow_id, user_id, entity_id)
         minted = new_short_id()
-        if isinstance(origin.request_id, str) and not origin.dry_run:
+        if isinstance(origin.request_id, str) and not origin.dry_run and origin.caller.acts_for(user_id):
             key = f"{StateId(flow_id, user_id).key}\0{request_key(origin.actor, origin.request_id)}"
             minted = await self._reservations.reserve(key, minted, self._clock.now())
         return StateId(flow_id, user_id, minted)

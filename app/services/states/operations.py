@@ -70,6 +70,7 @@ class StateOperations:
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
         async with self._changes.with_recovery_advice(state_id):
             stored = await self._states.load(state_id)
+            self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
                 return None

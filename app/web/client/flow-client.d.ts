@@ -217,20 +217,15 @@ export interface CallOptions extends RequestOptions, StateOptions {}
 export interface PageOptions extends RequestOptions {
   /** `next` of the page before. */
   after?: string;
-  /** The most states of the page. */
+  /** The most states of the page: 1 to 1000. */
   limit?: number;
-  /** States in this status only. */
-  status?: Status;
 }
 
 export interface ListOptions extends PageOptions {
+  /** States in this status only. */
+  status?: 'active' | 'paused' | 'completed';
   /** Another user (services and administrators only). */
   userId?: string;
-}
-
-export interface TaskOptions extends PageOptions {
-  /** States of this flow only. */
-  flowId?: string;
 }
 
 /** Some of several states. */
@@ -312,7 +307,7 @@ export class FlowClient {
   /** The states of a user in a flow, the newest first. */
   list(flowId: string, options?: ListOptions): Promise<StateListing>;
   /** The states of all users that wait for the caller in a role. */
-  tasks(role: string, options?: TaskOptions): Promise<StateListing>;
+  tasks(role: string, options?: PageOptions): Promise<StateListing>;
   presence(flowId: string, options?: CallOptions): Promise<Presence[]>;
   watch(flowId: string, callback: (change: FlowUpdated) => void): () => void;
   onPresence(flowId: string, callback: (change: PresenceChanged) => void): () => void;
