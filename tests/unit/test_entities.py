@@ -173,6 +173,18 @@ async def test_tokens_carry_and_compare_the_entity() -> None:
         await tokens.encode("ada", "loop", entity_id="e-2", caller=ada)
 
 
+@pytest.mark.parametrize("instances", ["one", "many"])
+async def test_tokens_are_compared_when_their_flow_is_retired(instances: str) -> None:
+    r, ada = Rig(), Caller("ada")
+    await r.service.create_flow(flow_dict(instances=instances))
+    await started(r, "e-1", *(["e-2"] if instances == "many" else []))
+    entity = "e-1" if instances == "many" else None
+    made = await r.service.tokens.encode("ada", "loop", entity_id=entity, caller=ada)
+    await r.flows.delete_flow("loop")
+    found = await r.service.tokens.compare("ada", made.token, caller=ada)
+    assert (found.matches, found.hint.entity_id) == (True, "e-1")
+
+
 async def test_states_from_before_many_are_reached_without_an_entity() -> None:
     r = await rig_of_one()
     async with r.service as service:

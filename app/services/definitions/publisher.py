@@ -75,6 +75,12 @@ class Definitions:
         await self._access.require_visible(flow_id, caller)
         return await self._catalog.current(flow_id)
 
+    async def newest(self, flow_id: str, caller: Caller) -> FlowDefinition | None:
+        """Return the newest version, also of a retired flow; None if there is none."""
+        require_flow(flow_id)
+        await self._access.require_visible(flow_id, caller)
+        return await self._catalog.newest(flow_id)
+
     async def version(self, flow_id: str, version: int, caller: Caller) -> FlowDefinition:
         """Return a version, also of a retired flow. Raises FlowNotFoundError."""
         require_flow(flow_id)

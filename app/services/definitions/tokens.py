@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from app.contracts.callers import Caller
+from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.state import FlowState
 from app.flow.tokens.state_token import StateHint, differences, encode_token, read_token, state_from_token
 from app.services.definitions.publisher import Definitions
@@ -87,4 +88,8 @@ class StateTokens:
 
     async def _has_many(self, flow_id: str, caller: Caller) -> bool:
         """Return true if a user has many states in a flow, so that the entity of a token says which."""
-        return (await self._definitions.current(flow_id, caller)).flow.instances == "many"
+        try:
+            newest = await self._definitions.newest(flow_id, caller)
+        except FlowStateCorruptionError:  # a state can be read without it
+            return False
+        return newest is not None and newest.flow.instances == "many"
