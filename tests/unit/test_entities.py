@@ -407,6 +407,21 @@ async def test_a_batch_changes_the_named_states() -> None:
     assert await steps(r) == {"e-1": "c", "e-3": "a", "new": "a"}
 
 
+@pytest.mark.parametrize("flow_id", ["a:b", "a;b", ";", "nowhere"])
+async def test_an_operation_on_a_flow_that_cannot_be_does_not_refuse_the_others(flow_id: str) -> None:
+    r = await rig()
+    await started(r, "e-1")
+    operations = [
+        BatchOperation(op="reset", user_id="ada", flow_id=flow_id, entity_id="e-1"),
+        BatchOperation(op="transition", user_id="ada", flow_id="loop", entity_id="e-1", transition="go"),
+    ]
+    for dry_run, step in ((True, "a"), (False, "b")):
+        outcomes = await r.service.bulk.run(operations, Origin(ROOT.caller, dry_run=dry_run))
+        codes = [None if each.error is None else each.error.code for each in outcomes]
+        assert codes == ["FLOW_NOT_FOUND", None]
+        assert await steps(r) == {"e-1": step}
+
+
 async def test_set_creates_a_missing_state_with_an_entity_only() -> None:
     r = await rig()
     flows = r.flows

@@ -20,7 +20,7 @@ from app.contracts.errors import Fault, FlowError, InternalError, InvalidRequest
 from app.contracts.ports.states import StateFilter
 from app.contracts.positions import ExpectedPosition
 from app.contracts.results import BatchOutcome, BatchPage
-from app.contracts.state import FlowState, StateId
+from app.contracts.state import FlowState
 from app.flow.values.removal import pointer_faults
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
@@ -70,7 +70,7 @@ class Bulk:
         if faults:
             raise InvalidRequestError(faults)
         outcomes: dict[int, BatchOutcome] = {}
-        by_state: dict[StateId, list[int]] = {}
+        by_state: dict[tuple[str, str, str | None], list[int]] = {}
         for n, operation in enumerate(operations):
             by_state.setdefault(_state_of(operation), []).append(n)
 
@@ -173,8 +173,9 @@ class Bulk:
         )
 
 
-def _state_of(operation: BatchOperation) -> StateId:
-    return StateId(operation.flow_id, operation.user_id, operation.entity_id)
+def _state_of(operation: BatchOperation) -> tuple[str, str, str | None]:
+    """Return the names of a state: not a StateId, as the flow of one operation may be malformed."""
+    return operation.flow_id, operation.user_id, operation.entity_id
 
 
 def _payload_bytes(outcome: BatchOutcome) -> int:
