@@ -121,6 +121,8 @@ class FlowStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
+        if self._held.from_start:  # a participant sees another life of the state only with a role on that one
+            await self._service.catch_up.require_access(self._state_id, self._caller)
         try:
             async with asyncio.timeout(self._caller.expires_at - time.time()):
                 event = await self._backlog.get()
@@ -215,6 +217,8 @@ async def _stream(call: Call) -> Answer:
     state_id = await call.service.identification.of(
         call.owner_id, call.path["flow_id"], call.query.entity_id, call.caller
     )
+    # Before the limit, which would say to strangers how many read.
+    await call.service.catch_up.require_access(state_id, call.caller)
     if call.service.subscribers.count(user_topic(state_id.user_id)) >= MAX_SUBSCRIBERS_PER_USER:
         raise RateLimitedError(
             f"This user has {MAX_SUBSCRIBERS_PER_USER} subscribers on this worker, the maximum; close some", 5
