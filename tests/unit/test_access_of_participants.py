@@ -18,7 +18,16 @@ from app.contracts.positions import NOTHING_HELD, ExpectedPosition, HeldPosition
 from app.contracts.state import StateId
 from app.http.endpoint import Call
 from app.http.routes.streams import STREAM_ENDPOINTS, FlowStream, PositionQuery
-from tests.support.case_flows import BY_ID, OWNER, REVIEWERS, STRANGER, case_flow, replace_people, started
+from tests.support.case_flows import (
+    BY_GROUP,
+    BY_ID,
+    OWNER,
+    REVIEWERS,
+    STRANGER,
+    case_flow,
+    replace_people,
+    started,
+)
 from tests.support.rig import Rig
 
 Command = Callable[[Rig, Origin], Awaitable[Any]]
@@ -205,3 +214,23 @@ async def test_a_stranger_is_refused_a_stream_whatever_the_number_of_readers(
         call = Call(request, rig.service, caller, PositionQuery(user_id="olga"), None)
         with pytest.raises(error):
             await endpoint.handle(call)
+
+
+async def test_a_group_that_loses_its_role_takes_claims_and_votes_along() -> None:
+    rig = Rig()
+    flow = case_flow("case")
+    flow["participants"]["auditor"]["claim"] = "PT15M"
+    flow["steps"]["open"]["transitions"]["check"]["approvals"] = {"of": "auditor", "count": 3}
+    await rig.service.create_flow(flow)
+    ina = Participant("auditor", user_id="ina")
+    await started(rig, "case", people=(*REVIEWERS, ina))
+    for voter in (BY_GROUP, Caller("ina")):
+        await COMMANDS["transition"](rig, Origin(voter))
+    await COMMANDS["claim"](rig, Origin(BY_GROUP))
+    state = await replace_people(rig, "case", ina, Participant("auditor", group="legal"))
+    assert [vote.user_id for vote in state.votes or ()] == ["ina"]
+    assert state.claims is UNSET
+    assert state.step == "open"
+    for voter, step in (("leo", "open"), ("liz", "checked")):
+        caller = Caller(voter, groups=frozenset({"legal"}))
+        assert (await COMMANDS["transition"](rig, Origin(caller))).step == step
