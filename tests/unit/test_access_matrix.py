@@ -115,7 +115,7 @@ def requests_of(endpoint: Endpoint, target: StateId, token: str) -> Iterator[Req
     )
     takes = endpoint.query.__struct_fields__
     query = {"userId": "olga"} if "user_id" in takes else {}
-    body = OF_A_STATE.get(endpoint.name, {"flow": case_flow("x")} if endpoint.body else None)
+    body: Any = OF_A_STATE.get(endpoint.name, {"flow": case_flow("x")} if endpoint.body else None)
     if "token" in takes:
         query["token"] = token
     entities = [{}] if target.instance_id is None else [{"entityId": target.instance_id}, {}]

@@ -172,7 +172,7 @@ async def test_a_repair_is_not_for_participants(caller: Caller) -> None:
     rig = await with_case()
     await started(rig, "case")
     origin = Origin(caller)
-    requests = [
+    requests: list[Callable[[], Awaitable[Any]]] = [
         lambda: rig.service.set_flow_state("olga", SetCommand(step="checked", flow="case"), origin=origin),
         lambda: rig.service.administration.pause_flow("olga", "case", PauseCommand("no"), origin=origin),
         lambda: rig.service.administration.resume_flow("olga", "case", origin=origin),
@@ -231,6 +231,6 @@ async def test_a_group_that_loses_its_role_takes_claims_and_votes_along() -> Non
     assert [vote.user_id for vote in state.votes or ()] == ["ina"]
     assert state.claims is UNSET
     assert state.step == "open"
-    for voter, step in (("leo", "open"), ("liz", "checked")):
-        caller = Caller(voter, groups=frozenset({"legal"}))
+    for name, step in (("leo", "open"), ("liz", "checked")):
+        caller = Caller(name, groups=frozenset({"legal"}))
         assert (await COMMANDS["transition"](rig, Origin(caller))).step == step

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.contracts.errors import InsufficientPermissionsError
-from app.contracts.events import Resync, user_topic
+from app.contracts.events import Resync, StateChanged, Topic, user_topic
 from app.contracts.state import StateId
 from realtime.gateway.messages import FlowMessage, SubscribeMessage
 from realtime.gateway.rooms import presence_room, state_room
@@ -68,9 +68,9 @@ async def test_a_stranger_who_subscribes_is_in_no_room_for_a_moment(gateway: Gat
     entered: list[str] = []
     enter = gateway.sockets._rooms.enter
 
-    async def recorded(session: Session, room: str, *rest: Any) -> None:
+    async def recorded(session: Session, room: str, topic: Topic) -> None:
         entered.append(room)
-        await enter(session, room, *rest)
+        await enter(session, room, topic)
 
     gateway.sockets._rooms.enter = recorded  # type: ignore[method-assign]
     with pytest.raises(InsufficientPermissionsError):
@@ -136,7 +136,7 @@ async def test_a_participant_whose_removal_was_missed_is_removed_as_soon_as_it_i
     await gateway.sockets._presence(session, "olga", NAMED)
     deliver = gateway.sockets._rooms._deliver_change
 
-    async def missed(*_: Any) -> None:
+    async def missed(topic: Topic, event: StateChanged) -> None:
         """As if the event had been lost."""
 
     gateway.sockets._rooms._deliver_change = missed  # type: ignore[method-assign]
