@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp
 
-from app.auth.policy import ADMIN, require_scope
+from app.auth.policy import ADMIN, acting_for, require_scope
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import (
     AuthenticationRequiredError,
@@ -301,6 +301,7 @@ class FlowSockets:
             user_id, message.flow_id, message.entity_id, session.caller
         )
         if state_id not in session.followed:
+            acting_for(session.caller, user_id)
             advice = "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first"
             raise InvalidRequestError([Fault("/flowId", advice)])
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -195,6 +196,9 @@ class Rooms:
             if has_ended(event):  # another life of the state may be without it
                 await self.leave_state(session, event.state_id)
             return
+        with suppress(FlowError):
+            await self._require_access(event.state_id, session.caller)
+            return  # the event is from before it became a participant
         await self.leave_state(session, event.state_id)
         # It syncs, and is refused, unless it is a participant again by then.
         body = {"reason": "a state may not be seen any more"}

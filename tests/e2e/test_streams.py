@@ -13,7 +13,7 @@ import httpx
 import jwt
 import pytest
 
-from app.http.routes.streams import MAX_SUBSCRIBERS_PER_USER
+from app.http.routes.streams import MAX_READERS
 from config.settings import Settings
 from tests.support.http import http_client
 from tests.support.serving import Serving, external
@@ -156,7 +156,7 @@ async def test_streams_of_a_user_are_bounded_and_given_free(serving: Serving, us
     headers = {"Authorization": f"Bearer {serving.token(user)}"}
     unlimited = httpx.Limits(max_connections=None)
     async with http_client(serving.url, headers=headers, limits=unlimited) as http:
-        open_streams = [stream(http) for _ in range(MAX_SUBSCRIBERS_PER_USER)]
+        open_streams = [stream(http) for _ in range(MAX_READERS)]
         for each in open_streams:
             await each.__aenter__()
         async with http_client(serving.url, headers=http.headers) as another:

@@ -1,4 +1,4 @@
-"""Who may see and move a state, over every route and every event.
+"""Access to a state, over every route and every event.
 
 For each caller who has no business with a state, each request is answered exactly as in a world without that
 state. A route or an event that is not in the tables here fails the test.

@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 from msgspec import UNSET, structs
-from starlette.requests import Request
 
 from app.contracts.callers import Caller
 from app.contracts.commands import ClaimCommand, Origin, PauseCommand, SetCommand, StartCommand
-from app.contracts.errors import InsufficientPermissionsError, RateLimitedError
+from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.people import Participant
 from app.contracts.positions import NOTHING_HELD, ExpectedPosition, HeldPosition
 from app.contracts.state import StateId
-from app.http.endpoint import Call
-from app.http.routes.streams import STREAM_ENDPOINTS, FlowStream, PositionQuery
+from app.http.routes.streams import FlowStream
 from tests.support.case_flows import (
     BY_GROUP,
     BY_ID,
@@ -200,20 +198,6 @@ async def test_the_stream_of_a_participant_ends_with_the_state() -> None:
         stream.close()
     assert [event.event for event in rest] == ["flow-state-updated", "flow-error"]
     assert json.loads(str(rest[-1].data))["code"] == "INSUFFICIENT_PERMISSIONS"
-
-
-async def test_a_stranger_is_refused_a_stream_whatever_the_number_of_readers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("app.http.routes.streams.MAX_SUBSCRIBERS_PER_USER", 0)
-    rig = await with_case()
-    await started(rig, "case")
-    (endpoint,) = [each for each in STREAM_ENDPOINTS if each.name == "streamFlowState"]
-    for caller, error in ((STRANGER, InsufficientPermissionsError), (BY_ID, RateLimitedError)):
-        request = Request({"type": "http", "path_params": {"flow_id": "case"}, "headers": []})
-        call = Call(request, rig.service, caller, PositionQuery(user_id="olga"), None)
-        with pytest.raises(error):
-            await endpoint.handle(call)
 
 
 async def test_a_group_that_loses_its_role_takes_claims_and_votes_along() -> None:

@@ -1,13 +1,13 @@
 """Rooms of the gateway: participants receive changes of the states on which they have a role."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from app.contracts.errors import InsufficientPermissionsError
-from app.contracts.events import Resync, StateChanged, Topic, user_topic
+from app.contracts.events import Event, Resync, user_topic
 from app.contracts.state import StateId
 from realtime.gateway.messages import FlowMessage, SubscribeMessage
 from realtime.gateway.rooms import presence_room, state_room
@@ -62,17 +62,19 @@ def is_outside(gateway: Gateway, session: Session) -> bool:
     return not inside and CASE not in session.followed and session.user_id not in present
 
 
-async def test_a_stranger_who_subscribes_is_in_no_room_for_a_moment(gateway: Gateway) -> None:
+async def test_a_stranger_who_subscribes_is_in_no_room_for_a_moment(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The state changes between any two steps of the subscription."""
     session = await connected(gateway, "mallory")
     entered: list[str] = []
     enter = gateway.sockets._rooms.enter
 
-    async def recorded(session: Session, room: str, topic: Topic) -> None:
+    async def recorded(session: Session, room: str, *rest: Any) -> None:
         entered.append(room)
-        await enter(session, room, topic)
+        await enter(session, room, *rest)
 
-    gateway.sockets._rooms.enter = recorded  # type: ignore[method-assign]
+    monkeypatch.setattr(gateway.sockets._rooms, "enter", recorded)
     with pytest.raises(InsufficientPermissionsError):
         await gateway.sockets._subscribe(session, "olga", SUBSCRIBE)
     assert entered == []
@@ -134,15 +136,16 @@ async def test_a_participant_whose_removal_was_missed_is_removed_as_soon_as_it_i
     session = await connected(gateway, "pia")
     await gateway.sockets._subscribe(session, "olga", SUBSCRIBE)
     await gateway.sockets._presence(session, "olga", NAMED)
-    deliver = gateway.sockets._rooms._deliver_change
+    bus = gateway.rig.bus
+    publish = bus.publish
 
-    async def missed(topic: Topic, event: StateChanged) -> None:
-        """As if the event had been lost."""
+    async def lose(events: Sequence[Event]) -> int:
+        return 1
 
-    gateway.sockets._rooms._deliver_change = missed  # type: ignore[method-assign]
+    bus.publish = lose  # type: ignore[method-assign]
     await replace_people(gateway.rig, "case")
     await until_idle(gateway)
-    gateway.sockets._rooms._deliver_change = deliver  # type: ignore[method-assign]
+    bus.publish = publish  # type: ignore[method-assign]
     assert not is_outside(gateway, session)
     if learns == "by a resync":
         gateway.sockets._rooms._enqueue(user_topic("olga"), Resync("lost"))
