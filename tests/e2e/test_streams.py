@@ -1,7 +1,6 @@
 """Following a state with HTTP alone: catching up, and Server-Sent Events."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -17,31 +16,10 @@ from app.http.routes.streams import MAX_READERS
 from config.settings import Settings
 from tests.support.http import http_client
 from tests.support.serving import Serving, external
+from tests.support.streams import Stream
 
 FLOW = "user-onboarding"
 ROUTE = f"/api/flow/{FLOW}"
-
-
-class Stream:
-    """The events of one answer."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self._lines = response.aiter_lines()
-
-    async def next(self) -> tuple[str, str | None, Any]:
-        """Name, id and data of the next event."""
-        fields: dict[str, str] = {}
-        async with asyncio.timeout(20):
-            async for line in self._lines:
-                if not line and fields:
-                    break
-                name, separator, value = line.partition(": ")
-                if separator and name:
-                    fields[name] = value
-            else:
-                raise EOFError
-        return fields["event"], fields.get("id"), json.loads(fields["data"])
 
 
 @asynccontextmanager
