@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from app.contracts.commands import BatchAction, BatchOperation, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import EntityRequiredError, FlowStateCorruptionError
@@ -141,8 +142,9 @@ async def test_the_newest_are_listed_first_and_pages_are_complete(ada: Ada) -> N
 
     ada.clock.advance(seconds=COUNT)
     state, _ = await ada.flows.start_flow("ada", "loop")
-    minted = state.id.instance_id
-    assert minted and minted not in ENTITIES
+    minted = state.instance_id
+    assert minted is not UNSET
+    assert minted not in ENTITIES
     newest = await ada.flows.list_flow_states("ada", "loop", limit=1)
     assert [state.instance_id for state in newest.states] == [minted]
     with pytest.raises(EntityRequiredError) as refused:
