@@ -512,7 +512,7 @@ class FlowMachine(RuleBasedStateMachine):
 
     def compare_list(self, worker: int) -> None:
         """Compare the list of all states, or of those with a status, in pages."""
-        status: ListedStatus | None = (None, "active", "paused", "completed")[self.steps // 3 % 4]  # type: ignore[assignment]  # a tuple of literals
+        status: ListedStatus | None = (None, "active", "paused", "completed")[self.steps // 3 % 4]
         flows, damaged = self.rig.workers[worker].as_trusted(), set()
         wanted = []
         for one in self.instances:
