@@ -39,6 +39,7 @@ from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import Recovered
 from app.contracts.state import FlowState, StateId
+from app.kit.casing import camel_case
 from app.services import FlowService
 from app.services.wiring import Limits
 from config.settings import Settings
@@ -443,7 +444,7 @@ class FlowMachine(RuleBasedStateMachine):
                 return held.resume_flow("ada", self.flow, entity_id=entity, origin=by)
 
     async def call_batched(self, service: FlowService, command: Command, by: Origin) -> FlowState | None:
-        body = dict(command.args)
+        body = {camel_case(name): value for name, value in command.args.items()}
         transition = body.pop("transition", None)
         position: dict[str, Any] = {}
         if isinstance(by.expected, ExpectedPosition):
