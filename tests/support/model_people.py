@@ -146,6 +146,8 @@ class PeopleModel:
             if person.kind == "user" and (role == "auditor" or person.name != OWNER):
                 raise RefusedError("INSUFFICIENT_PERMISSIONS")
         if touched:
+            lost = {name for role, _, name in self.participants - wanted if role == "approver"}
+            self.votes = {vote for vote in self.votes if vote[1] not in lost}
             self.participants = wanted
             self._record("assigned", "assigned", person, self.step)
 
