@@ -14,22 +14,37 @@ import uvloop
 from hypothesis import HealthCheck, Phase, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from msgspec import UNSET, structs
 
 from app.contracts.callers import trusted_caller
-from app.contracts.commands import Origin, PauseCommand, SetCommand, StartCommand, trusted_origin
+from app.contracts.commands import (
+    BatchOperation,
+    Origin,
+    PauseCommand,
+    SetCommand,
+    StartCommand,
+    trusted_origin,
+)
 from app.contracts.errors import FlowError
 from app.contracts.events import Event, StateChanged, Topic
+from app.contracts.ports.states import ListedStatus
 from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import Recovered
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
+from app.kit.casing import camel_case
 from app.services import FlowService
 from app.services.wiring import Limits
 from config.settings import Settings
 from models.database import connect
-from tests.support import model
+from tests.support import model as pure
 from tests.support.databases import discard
 from tests.support.fakes import FakeBus, FakeClock
 from tests.support.long_form import form
@@ -86,6 +101,7 @@ CLEARS = _commands("clear", {}, {})
 PAUSES = _commands("pause", {"reason": st.just("why")}, {})
 RESUMES = _commands("resume", {}, {})
 WORKERS = st.integers(0, 1)
+BATCHED = ("transition", "reset", "set", "pause", "resume")
 
 
 class How(NamedTuple):
@@ -145,8 +161,25 @@ class Rig:
         return service_on(self.database, bus=self.bus, clock=self.clock, limits=LIMITS)
 
 
+class Instance:
+    """A state of the user: its entity (None: it is the only one), its model, and its epochs by life."""
+
+    def __init__(self, flow: str, entity: str | None, versions: list[Version]) -> None:
+        self.entity = entity
+        state_id = StateId(flow, "ada", entity)
+        self.key = {"_id": state_id.key}
+        self.lives: dict[str, int] = {}
+        who = {"flow": flow, "user_id": "ada"}
+        if entity is not None:
+            who["instance_id"] = entity
+        self.model = Model(who, versions, LIMITS.max_payload_bytes)
+
+
 class FlowMachine(RuleBasedStateMachine):
-    """One user's state in a flow of its own."""
+    """One user's states in a flow of its own: in every third flow the only one, otherwise three.
+
+    Every rule concerns one of them, in turn. The third began without an entity.
+    """
 
     def __init__(self, rig: Rig) -> None:
         super().__init__()
@@ -154,11 +187,43 @@ class FlowMachine(RuleBasedStateMachine):
         rig.clock.time = T0
         rig.published.clear()
         self.rig, self.run, self.flow = rig, rig.run, f"flow-{rig.flows}"
-        self.key = {"_id": f"{self.flow}:ada"}
-        self.lives: dict[str, int] = {}
         self.requests = self.steps = 0
-        self.model = Model({"flow": self.flow, "user_id": "ada"}, VERSIONS[:1], LIMITS.max_payload_bytes)
-        self.run(rig.workers[0].create_flow(_definition(self.flow, FIRST)))
+        self.versions = VERSIONS[:1]
+        self.is_one = True
+        self.at = Instance(self.flow, None, self.versions)
+        self.instances: list[Instance] = []
+
+    @initialize(is_one=st.sampled_from([False, False, True]))
+    def create(self, is_one: bool) -> None:
+        self.is_one = is_one
+        definition = _definition(self.flow, FIRST)
+        if self.is_one:
+            self.instances = [self.at]
+        else:
+            definition["instances"] = "many"
+            self.instances = [Instance(self.flow, entity, self.versions) for entity in ("e;1", "%e:2")]
+        self.run(self.rig.workers[0].create_flow(definition))
+        self.at = self.instances[0]
+        if not self.is_one:
+            self.mint()
+
+    def mint(self) -> None:
+        start = self.rig.workers[0].start_flow("ada", self.flow, origin=trusted_origin("boss"))
+        state, started = self.run(start)
+        minted = Instance(self.flow, state.instance_id, self.versions)
+        assert minted.entity not in (None, *(one.entity for one in self.instances))
+        self.at = minted
+        self.instances.append(minted)
+        wanted = minted.model.run(Command("start", {}), pure.Origin("boss"), self.now)
+        assert (self.plain(state), started) == wanted
+
+    @property
+    def model(self) -> Model:
+        return self.at.model
+
+    @property
+    def lives(self) -> dict[str, int]:
+        return self.at.lives
 
     @property
     def now(self) -> datetime:
@@ -196,18 +261,15 @@ class FlowMachine(RuleBasedStateMachine):
     )
     def apply_due_change(self, by: timedelta, then: str, worker: int) -> None:
         self.rig.clock.time += by
-        background, state = self.rig.workers[worker].background, self.model.state
-        if then == "nothing" or state is None:
-            due, done = 0, 0
-        elif then == "purge":
-            due = (
-                state["status"] not in model.TERMINAL_STATUSES and state.get("expires_at", NEVER) <= self.now
-            )
-            done = self.run(background.due_changes.purge_expired())
-        else:
-            due = state["status"] == "active" and state.get("timeout_at", NEVER) <= self.now
-            done = self.run(background.due_changes.run_timeouts())
-        assert done == int(due and self.model.apply_due_change(self.now))
+        due_changes = self.rig.workers[worker].background.due_changes
+        if then == "purge":
+            due = [one.model for one in self.instances if _is_expired(one.model.state, self.now)]
+            done = self.run(due_changes.purge_expired())
+            assert done == sum(each.apply_due_change(self.now) for each in due)
+        elif then == "timeouts":
+            due = [one.model for one in self.instances if _has_timed_out(one.model.state, self.now)]
+            done = self.run(due_changes.run_timeouts())
+            assert done == sum(each.apply_due_change(self.now) for each in due)
         self.compare(1 - worker)
 
     @precondition(lambda self: self.is_there)
@@ -216,11 +278,11 @@ class FlowMachine(RuleBasedStateMachine):
         self.delivered(worker, swept=swept)
         self.compare(1 - worker)
 
-    @precondition(lambda self: self.is_there and len(self.model.versions) < len(VERSIONS))
+    @precondition(lambda self: self.is_there and len(self.versions) < len(VERSIONS))
     @rule(worker=WORKERS)
     def publish(self, worker: int) -> None:
-        version = VERSIONS[len(self.model.versions)]
-        self.model.versions.append(version)
+        version = VERSIONS[len(self.versions)]
+        self.versions.append(version)
         whole = _definition(self.flow, version.steps)
         patch = {"steps": whole["steps"], "ttl": f"PT{version.ttl // HOUR}H"}
         self.run(self.rig.workers[worker].update_flow(self.flow, patch))
@@ -249,7 +311,11 @@ class FlowMachine(RuleBasedStateMachine):
         if harm in FORGED:
             self.recovered(worker, forged=True)
             return
-        for asked in (flows.get_flow_state("ada", self.flow), flows.start_flow("ada", self.flow)):
+        start = StartCommand(entity_id=UNSET if self.is_one else self.at.entity)
+        for asked in (
+            flows.get_flow_state("ada", self.flow, entity_id=self.at.entity),
+            flows.start_flow("ada", self.flow, start),
+        ):
             assert self.run(self.outcome(asked)) == "FLOW_STATE_CORRUPTION"
         if by_set:
             self.model.state = (self.model.state or {}) | harm
@@ -267,9 +333,10 @@ class FlowMachine(RuleBasedStateMachine):
         if expires_at is not None and by_ttl:
             self.rig.clock.time = expires_at + HOUR
             self.model.state = None
-        self.run(_awaited(self.rig.states.delete_one(self.key)))
+        self.run(_awaited(self.rig.states.delete_one(self.at.key)))
         self.model.memory.clear()
-        assert self.run(self.rig.workers[worker].as_trusted().get_flow_state("ada", self.flow)) is None
+        flows = self.rig.workers[worker].as_trusted()
+        assert self.run(flows.get_flow_state("ada", self.flow, entity_id=self.at.entity)) is None
         self.recovered(worker, lost=not by_ttl)
 
     @property
@@ -290,11 +357,13 @@ class FlowMachine(RuleBasedStateMachine):
         return state["status"] != "active" or due > self.now
 
     def harm(self, harm: dict[str, Any]) -> None:
-        self.run(_awaited(self.rig.states.update_one(self.key, harm)))
+        self.run(_awaited(self.rig.states.update_one(self.at.key, harm)))
 
     def recovered(self, worker: int, **unsound: bool) -> None:
         administration = self.rig.workers[worker].administration
-        recovery = administration.recover_flow("ada", self.flow, origin=trusted_origin("boss"))
+        recovery = administration.recover_flow(
+            "ada", self.flow, entity_id=self.at.entity, origin=trusted_origin("boss")
+        )
         wanted = _decided(lambda: self.model.recover("boss", self.now, **unsound))
         assert self.run(self.outcome(recovery)) == wanted
         self.compare(1 - worker)
@@ -303,11 +372,14 @@ class FlowMachine(RuleBasedStateMachine):
 
     def send(self, command: Command, how: How) -> None:
         command, origin = self.originate(command, how)
-        now, service = self.now, self.rig.workers
+        now, service, batched = self.now, self.rig.workers, how.pick % 4 == 0
         wanted = [_decided(lambda: self.model.run(command, origin, now)) for _ in range(how.times)]
 
         async def sent() -> list[Any]:
-            rivals = (self.call(service[(how.worker + n) % 2], command, origin) for n in range(how.times))
+            rivals = (
+                self.call(service[(how.worker + n) % 2], command, origin, batched=batched)
+                for n in range(how.times)
+            )
             return await asyncio.gather(*(self.outcome(rival) for rival in rivals))
 
         got = self.run(sent())
@@ -318,7 +390,9 @@ class FlowMachine(RuleBasedStateMachine):
             got.remove(answer)
         self.compare(1 - how.worker)
 
-    def originate(self, command: Command, how: How) -> tuple[Command, model.Origin]:
+    def originate(self, command: Command, how: How) -> tuple[Command, pure.Origin]:
+        if not self.is_one:  # the entity is in the identity
+            command = Command(command.name, {n: m for n, m in command.args.items() if n != "entity_id"})
         known = list(self.model.memory.items())
         actor, request_id = how.actor, None
         if how.request in ("repeat", "clash") and known:
@@ -334,37 +408,61 @@ class FlowMachine(RuleBasedStateMachine):
             "stale": (state["revision"] - 1, None),
             "other life": (state["revision"], state["epoch"] - 1),
         }.get(how.expected)
-        return command, model.Origin(actor, request_id, expected)
+        return command, pure.Origin(actor, request_id, expected)
 
-    def call(self, service: FlowService, command: Command, origin: model.Origin) -> Coroutine[Any, Any, Any]:
+    def call(
+        self, service: FlowService, command: Command, origin: pure.Origin, *, batched: bool
+    ) -> Coroutine[Any, Any, Any]:
         expected = None
         if origin.expected is not None:
             revision, life = origin.expected
             epochs = {known: epoch for epoch, known in self.lives.items()}
             expected = ExpectedPosition(revision, None if life is None else epochs.get(life, "unknown"))
         request_id = UNSET if origin.request_id is None else origin.request_id
-        by, args = (
-            Origin(trusted_caller(origin.actor), request_id=request_id, expected=expected),
-            command.args,
-        )
-        held = service.administration
+        by = Origin(trusted_caller(origin.actor), request_id=request_id, expected=expected)
+        if batched and command.name in BATCHED:
+            return self.call_batched(service, command, by)
+        args, entity, held = command.args, self.at.entity, service.administration
         match command.name:
             case "start":
-                return service.start_flow("ada", self.flow, StartCommand(**args), origin=by)
+                named = args if self.is_one else args | {"entity_id": entity}
+                return service.start_flow("ada", self.flow, StartCommand(**named), origin=by)
             case "transition":
-                return service.execute_transition("ada", self.flow, **args, origin=by)
+                return service.execute_transition("ada", self.flow, **args, entity_id=entity, origin=by)
             case "reset":
-                return service.reset_flow("ada", self.flow, **args, origin=by)
+                return service.reset_flow("ada", self.flow, **args, entity_id=entity, origin=by)
             case "back":
-                return service.undo_transition("ada", self.flow, origin=by)
+                return service.undo_transition("ada", self.flow, entity_id=entity, origin=by)
             case "set":
-                return service.set_flow_state("ada", SetCommand(flow=self.flow, **args), origin=by)
+                wanted = SetCommand(flow=self.flow, **args)
+                return service.set_flow_state("ada", wanted, entity_id=entity, origin=by)
             case "clear":
-                return service.clear_flow_state("ada", self.flow, origin=by)
+                return service.clear_flow_state("ada", self.flow, entity_id=entity, origin=by)
             case "pause":
-                return held.pause_flow("ada", self.flow, PauseCommand(**args), origin=by)
+                return held.pause_flow("ada", self.flow, PauseCommand(**args), entity_id=entity, origin=by)
             case _:
-                return held.resume_flow("ada", self.flow, origin=by)
+                return held.resume_flow("ada", self.flow, entity_id=entity, origin=by)
+
+    async def call_batched(self, service: FlowService, command: Command, by: Origin) -> FlowState | None:
+        body = {camel_case(name): value for name, value in command.args.items()}
+        transition = body.pop("transition", None)
+        position: dict[str, Any] = {}
+        if isinstance(by.expected, ExpectedPosition):
+            position = {"expected_revision": by.expected.revision, "expected_epoch": by.expected.epoch}
+        operation = BatchOperation(
+            op=command.name,  # type: ignore[arg-type]  # one of BATCHED
+            transition=transition,
+            body=body,
+            user_id="ada",
+            flow_id=self.flow,
+            entity_id=self.at.entity,
+            request_id=by.request_id,
+            **position,
+        )
+        (outcome,) = await service.bulk.run([operation], by)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.state
 
     async def outcome(self, asked: Awaitable[Any]) -> Any:
         try:
@@ -404,10 +502,40 @@ class FlowMachine(RuleBasedStateMachine):
         self.steps += 1
         if self.steps % 10 == 0:  # no document is to grow without end
             self.delivered(worker)
-        if self.steps % 6:  # most answers are the state themselves
-            return
-        read = self.rig.workers[worker].as_trusted().get_flow_state("ada", self.flow)
-        assert self.run(self.outcome(read)) == _decided(lambda: self.model.read(self.now))
+        if self.steps % 6 == 0:  # most answers are the state themselves
+            flows = self.rig.workers[worker].as_trusted()
+            read = flows.get_flow_state("ada", self.flow, entity_id=self.at.entity)
+            assert self.run(self.outcome(read)) == _decided(lambda: self.model.read(self.now))
+        if self.steps % 3 == 0:
+            if not self.is_one:
+                self.compare_list(worker)
+            self.at = self.instances[self.steps // 3 % len(self.instances)]
+
+    def compare_list(self, worker: int) -> None:
+        """Compare the list of all states, or of those with a status, in pages."""
+        status: ListedStatus | None = (None, "active", "paused", "completed")[self.steps // 3 % 4]
+        flows, damaged = self.rig.workers[worker].as_trusted(), set()
+        wanted = []
+        for one in self.instances:
+            if one.model.damaged:  # it may be left out
+                damaged.add(one.entity)
+            elif (state := one.model.read(self.now)) is not None and status in (None, state["status"]):
+                wanted.append((-state["created_at"].timestamp(), one.entity, state))
+        pages, after = [], None
+        while True:
+            page = self.run(
+                flows.list_flow_states("ada", self.flow, status=status, after=after, limit=1 + self.steps % 2)
+            )
+            pages += [state for state in page.states if state.instance_id not in damaged]
+            after = page.next
+            if after is None:
+                break
+        by_entity = {one.entity: one for one in self.instances}
+        got = []
+        for state in pages:
+            self.at = by_entity[state.instance_id]
+            got.append(self.plain(state))
+        assert got == [state for *_, state in sorted(wanted, key=lambda place: place[:2])]
 
     def delivered(self, worker: int, *, swept: bool = False) -> None:
         async def deliver() -> None:
@@ -426,17 +554,24 @@ class FlowMachine(RuleBasedStateMachine):
             self.delivered(worker)
 
     def teardown(self) -> None:
+        if sys.exception() is None:  # what is damaged at the end may not be proven whole
+            for damaged in [one for one in self.instances if one.model.damaged]:
+                self.at = damaged
+                self.recovered(0)
         self.settle()
         try:
-            if sys.exception() is None and self.model.history:
-                self.compare_histories()
+            if sys.exception() is None:
+                for one in self.instances:
+                    self.at = one
+                    if self.model.history:
+                        self.compare_histories()
         finally:
-            self.run(_awaited(self.rig.states.delete_one(self.key)))
+            for one in self.instances:
+                self.run(_awaited(self.rig.states.delete_one(one.key)))
 
     def compare_histories(self) -> None:
-        service = self.rig.workers[0]
-        flows = service.as_trusted()
-        history = self.run(flows.get_flow_history("ada", self.flow))
+        flows, entity = self.rig.workers[0].as_trusted(), self.at.entity
+        history = self.run(flows.get_flow_history("ada", self.flow, entity_id=entity))
         for record, wanted in zip(history, self.model.history, strict=True):
             named = self.plain(record)
             if (revision := named.pop("payload_revision", None)) is not None:
@@ -445,10 +580,21 @@ class FlowMachine(RuleBasedStateMachine):
                 )
                 assert source.payload_revision is UNSET
             assert named == wanted
-        assert self.run(flows.verify_flow_history("ada", self.flow)).broken is None
-        published = [(self.lives[event.epoch], event.revision) for event in self.rig.published]
+        assert self.run(flows.verify_flow_history("ada", self.flow, entity_id=entity)).broken is None
+        events = [event for event in self.rig.published if event.instance_id == entity]
+        published = [(self.lives[event.epoch], event.revision) for event in events]
         made = [(r["epoch"], r["revision"]) for r in self.model.history if r["success"]]
         assert list(dict.fromkeys(published)) == made, "every change is published, in order"
+
+
+def _is_expired(state: pure.State | None, now: datetime) -> bool:
+    if state is None or state["status"] in pure.TERMINAL_STATUSES:
+        return False
+    return bool(state.get("expires_at", NEVER) <= now)
+
+
+def _has_timed_out(state: pure.State | None, now: datetime) -> bool:
+    return state is not None and state["status"] == "active" and state.get("timeout_at", NEVER) <= now
 
 
 def _definition(slug: str, steps: dict[str, Step]) -> dict[str, Any]:

@@ -21,6 +21,11 @@ RECORDED_AS = {
     "pause": "paused",
     "resume": "resumed",
 }
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "start": {"service": ""},
+    "transition": {"ok": True},
+    "set": {"ok": True, "service": ""},
+}
 OF_THE_STEP = ("timeout_at", "timeout_left_ms")
 
 
@@ -47,6 +52,11 @@ class Command(NamedTuple):
     @property
     def recorded_as(self) -> str:
         return self.args["transition"] if self.name == "transition" else RECORDED_AS.get(self.name, self.name)
+
+    @property
+    def content(self) -> tuple[str, dict[str, Any]]:
+        """The content by which a repeated request is recognised, with the values of absent arguments."""
+        return self.name, DEFAULTS.get(self.name, {}) | self.args
 
 
 class Origin(NamedTuple):
@@ -108,7 +118,7 @@ class Model:
             self.recover(origin.actor, now)
         key = (origin.actor, origin.request_id or "")
         if self.state is not None and key in self.memory and now - self.memory[key].at < IDEMPOTENCY_WINDOW:
-            if self.memory[key].command != command:
+            if self.memory[key].command.content != command.content:
                 raise RefusedError("INVALID_REQUEST")
             return self.memory[key].answer
         while self.apply_due_change(now):

@@ -62,17 +62,17 @@ def is_outside(gateway: Gateway, session: Session) -> bool:
     return not inside and CASE not in session.followed and session.user_id not in present
 
 
-async def test_a_stranger_who_subscribes_is_in_no_room_for_a_moment(gateway: Gateway) -> None:
+async def test_a_stranger_who_subscribes_is_in_no_room_for_a_moment(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The state changes between any two steps of the subscription."""
     session = await connected(gateway, "mallory")
     entered: list[str] = []
-    enter = gateway.sockets._rooms.enter
 
-    async def recorded(session: Session, room: str, *rest: Any) -> None:
+    async def recorded(_: str, room: str) -> None:
         entered.append(room)
-        await enter(session, room, *rest)
 
-    gateway.sockets._rooms.enter = recorded  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(gateway.sockets.server, "enter_room", recorded)
     with pytest.raises(InsufficientPermissionsError):
         await gateway.sockets._subscribe(session, "olga", SUBSCRIBE)
     assert entered == []

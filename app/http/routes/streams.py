@@ -134,6 +134,8 @@ class FlowStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
+        if self._held.from_start:  # a participant sees another life of the state only with a role on that one
+            await self._service.catch_up.require_access(self._state_id, self._caller)
         try:
             async with asyncio.timeout(self._caller.expires_at - time.time()):
                 event = await self._backlog.get()

@@ -221,6 +221,7 @@ class StateOperations:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
         if command.remove is not UNSET:
             require_pointers(command.remove)
+        self._access.require_acting_for(user_id, origin.caller)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
