@@ -223,6 +223,7 @@ class StateOperations:
             require_pointers(command.remove)
         self._access.require_acting_for(user_id, origin.caller)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_command = StateCommand.of_caller(state_id, "set", command, origin, replaces=True)
 
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
             if present is None:
@@ -236,9 +237,7 @@ class StateOperations:
             self._check_payload(command.payload, after)
             return ProposedChange.of_kind("set", definition, after, command.payload)
 
-        after, _ = await self._changes.change(
-            StateCommand.of_caller(state_id, "set", command, origin, replaces=True), decide
-        )
+        after, _ = await self._changes.change(state_command, decide)
         return after
 
     async def clear(
