@@ -124,13 +124,14 @@ class PeopleMachine(RuleBasedStateMachine):
 
     @rule(
         at=INSTANCES, worker=WORKERS, clerk=PICKS, other=PICKS,
-        then=st.sampled_from(["pay", "query", "release", "again"]),
+        then=st.sampled_from(["pay", "query", "release", "again", "late"]),
     )  # fmt: skip
     def claim_and_work(self, at: int, worker: int, clerk: int, other: int, then: str) -> None:
         self.send(at, worker, _likely("payment", clerk), "claim_role", {"role": "clerk"})
         if then == "release":
             self.send(at, 1 - worker, _likely("payment", other), "release", {})
-        elif then == "again":
+        elif then in ("again", "late"):
+            self.rig.clock.time += CLAIM if then == "late" else MINUTE
             self.send(at, 1 - worker, _likely("payment", other), "claim_role", {"role": "clerk"})
         else:
             self.transition(at, 1 - worker, _likely("payment", other), then, None)
