@@ -21,8 +21,8 @@ class ClaimNames(Struct, frozen=True):
         """Read the caller from verified claims.
 
         Roles are a text, which is one role, or a list of texts, and so are groups; scopes are a text of
-        words, or a list of them. A claim of groups in another form names none: tokens of many providers have
-        one by this name that is not for this service.
+        words, or a list of them. A claim of groups in another form names none, and a group that no state can
+        name is left out: tokens of many providers have a claim by this name that is not for this service.
 
         Raises:
             AuthenticationRequiredError: A claim is missing or malformed.
@@ -38,7 +38,7 @@ class ClaimNames(Struct, frozen=True):
             roles=frozenset(_texts(self.roles, find_claim(claims, self.roles))),
             scopes=frozenset(word for scope in scopes for word in scope.split()),
             expires_at=expires_at,
-            groups=frozenset(_texts_in(find_claim(claims, self.groups)) or ()),
+            groups=frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ())),
         )
 
 

@@ -50,18 +50,21 @@ def require_text(user_id: object) -> None:
         require_ids({"userId": user_id})
 
 
-def require_state(user_id: object, flow_id: object) -> None:
-    """Require the identifiers of a state.
+def require_state(user_id: object, flow_id: object, entity_id: object = None) -> None:
+    """Require the identifiers of a state; ``entity_id`` is None if it is not named.
 
     Raises:
-        InvalidRequestError: The user id is no identifier, or the flow id is no text.
+        InvalidRequestError: The user id or the entity is no identifier, or the flow id is no text.
         FlowNotFoundError: ``flow_id`` is text that cannot be a slug.
     """
-    if is_id(user_id) and is_id(flow_id):
+    if is_id(user_id) and is_id(flow_id) and (entity_id is None or is_id(entity_id)):
         return
+    ids = {"userId": user_id}
     if not isinstance(flow_id, str):
-        require_ids({"userId": user_id, "flowId": flow_id})
-    require_ids({"userId": user_id})
+        ids["flowId"] = flow_id
+    if entity_id is not None:
+        ids["entityId"] = entity_id
+    require_ids(ids)
     require_flow(flow_id)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp
 
-from app.auth.policy import ADMIN, require_scope
+from app.auth.policy import ADMIN, acting_for, require_scope
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import (
     AuthenticationRequiredError,
     Fault,
     FlowError,
+    InsufficientPermissionsError,
     InternalError,
     InvalidRequestError,
     RateLimitedError,
@@ -221,17 +222,23 @@ class FlowSockets:
         state_id = await self._service.identification.of(
             user_id, message.flow_id, message.entity_id, session.caller
         )
-        is_new = state_id not in session.followed
-        if is_new:
-            _require_capacity(session)
-            session.followed.add(state_id)
+        is_new = False
         try:
+            if (
+                user_id != session.user_id
+            ):  # before the room, whose events are for those who may see the state
+                await self._service.catch_up.require_access(state_id, session.caller)
+            is_new = state_id not in session.followed
+            if is_new:
+                _require_capacity(session)
+                session.followed.add(state_id)
             if is_new and user_id != session.user_id:
                 await self._rooms.enter(session, state_room(state_id), user_topic(user_id))
             # The room first, the state second: changes committed after this read are delivered to the room.
             found = await self._service.catch_up.for_subscriber(state_id, held, session.caller)
-        except BaseException:
-            if is_new or state_id not in session.followed:
+        except BaseException as error:
+            refused = isinstance(error, InsufficientPermissionsError)
+            if is_new or refused or state_id not in session.followed:
                 await self._rooms.leave_state(session, state_id)
             raise
         if not session.disconnected and (user_id == session.user_id or not session.caller.acts_for(user_id)):
@@ -294,8 +301,14 @@ class FlowSockets:
             user_id, message.flow_id, message.entity_id, session.caller
         )
         if state_id not in session.followed:
+            acting_for(session.caller, user_id)
             advice = "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first"
             raise InvalidRequestError([Fault("/flowId", advice)])
+        try:
+            await self._service.catch_up.require_access(state_id, session.caller)
+        except InsufficientPermissionsError:
+            await self._rooms.leave_state(session, state_id)
+            raise
         return state_id
 
 

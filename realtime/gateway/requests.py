@@ -114,6 +114,12 @@ class StateRequests:
         """List the states of a user in a flow, or those that wait for the caller."""
         after, limit, caller = message.after, message.limit, session.caller
         if message.role is not None:
+            given = {"flowId": message.flow_id, "userId": message.user_id, "status": message.status}
+            faults = [
+                Fault(f"/{name}", "must be left out with `as`") for name, value in given.items() if value
+            ]
+            if faults:
+                raise InvalidRequestError(faults)
             found = await self._service.administration.list_awaiting(
                 message.role, caller, after=after, limit=limit
             )

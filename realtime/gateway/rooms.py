@@ -2,15 +2,17 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 
 import structlog
 
-from app.contracts.errors import AuthenticationRequiredError
+from app.contracts.errors import AuthenticationRequiredError, FlowError
 from app.contracts.events import Resync, StateChanged, Topic
 from app.contracts.state import StateId
 from app.contracts.wire.states import flow_updated_event
 from app.services import FlowService
+from app.services.delivery.state_events import has_ended
 from app.services.live.subscribers import LiveEvent, TopicSubscription
 from config.log import describe
 from realtime.gateway.bounded_server import BoundedServer
@@ -50,6 +52,7 @@ class Rooms:
         self._subscribers = service.subscribers
         self._state_events = service.updates
         self._presence = service.presence
+        self._require_access = service.catch_up.require_access
         self._sessions_by_topic: Counter[Topic] = Counter()
         self._subscriptions: dict[Topic, asyncio.Future[TopicSubscription]] = {}
         self._rooms_by_topic: dict[Topic, dict[str, set[Session]]] = {}
@@ -135,6 +138,7 @@ class Rooms:
                     rooms = list(self._rooms_by_topic.get(topic, ()))
                     if rooms:
                         await self._server.emit("flow-resync", {"reason": event.reason}, room=rooms)
+                    await self._remove_former_participants(topic)
                 else:
                     await self._deliver_change(topic, event)
             except Exception as error:  # noqa: BLE001 - later events must be delivered
@@ -163,11 +167,13 @@ class Rooms:
         rooms = [flow_room(event.flow_id)]
         if topic.kind == "user":
             rooms = [user_room(event.user_id), state_room(event.state_id)]
-        members = self._rooms_by_topic.get(topic, {})
-        sessions = [session for room in rooms for session in members.get(room, ())]
+        sessions: list[Session] = []
         try:
-            is_for_all = all(session.caller.acts_for(event.user_id) for session in sessions)
-            if is_for_all and await self._state_events.is_same_for_everyone(event):
+            is_same = await self._state_events.is_same_for_everyone(event)
+            # Nothing is awaited between this list and the emission to the rooms: nobody may enter meanwhile.
+            members = self._rooms_by_topic.get(topic, {})
+            sessions = [session for room in rooms for session in members.get(room, ())]
+            if is_same and all(session.caller.acts_for(event.user_id) for session in sessions):
                 await self._emit_change(topic, event, rooms)
                 return
             own = [
@@ -181,11 +187,34 @@ class Rooms:
         for session, visible in own:
             if visible is not None:
                 await self._emit_change(topic, visible, session.sid)
-            elif not session.caller.acts_for(event.user_id):
-                # It is no participant any more. It syncs, and is refused, unless it is one again by then.
+            if not session.caller.acts_for(event.user_id):
+                await self._end_participation(session, event, was_seen=visible is not None)
+
+    async def _end_participation(self, session: Session, event: StateChanged, *, was_seen: bool) -> None:
+        """Remove a participant from a state after the event with which its role, or the state, ended."""
+        if was_seen:
+            if has_ended(event):  # another life of the state may be without it
                 await self.leave_state(session, event.state_id)
-                body = {"reason": "a state may not be seen any more"}
-                await self._server.emit("flow-resync", body, room=session.sid)
+            return
+        with suppress(FlowError):
+            await self._require_access(event.state_id, session.caller)
+            return  # the event is from before it became a participant
+        await self.leave_state(session, event.state_id)
+        # It syncs, and is refused, unless it is a participant again by then.
+        body = {"reason": "a state may not be seen any more"}
+        await self._server.emit("flow-resync", body, room=session.sid)
+
+    async def _remove_former_participants(self, topic: Topic) -> None:
+        """Remove clients from states on which they lost their role by a change that was missed."""
+        members = self._rooms_by_topic.get(topic, {}).values()
+        for session in {session for room in members for session in room}:
+            if topic.kind != "user" or session.caller.acts_for(topic.name):
+                continue
+            for state_id in [each for each in session.followed if each.user_id == topic.name]:
+                try:
+                    await self._require_access(state_id, session.caller)
+                except FlowError:  # also if it cannot be known: the client subscribes again
+                    await self.leave_state(session, state_id)
 
     async def _emit_change(self, topic: Topic, event: StateChanged, to: str | list[str]) -> None:
         if topic.kind == "flow":

@@ -9,9 +9,11 @@ import pymongo
 import pytest
 from msgspec import structs
 
-from app.contracts.callers import trusted_caller
-from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
+from app.contracts.callers import Caller, trusted_caller
+from app.contracts.commands import ClaimCommand, Origin, PauseCommand, StartCommand, trusted_origin
+from app.contracts.errors import EntityRequiredError
 from app.contracts.migration import MigrateCommand
+from app.contracts.people import Participant
 from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryFilter
@@ -44,6 +46,9 @@ EXPECTED = {
     "flow_states: expiresAt",
     "flow_states: timeoutAt",
     "flow_states: people.userId",
+    "flow_states: listed",
+    "flow_states: waitsFor",
+    "flow_reservations: _id",
     "flow_history: _id",
     "flow_history: stateId",
     "flow_history: stateId, requestId",
@@ -121,6 +126,55 @@ async def exercise(service: FlowService) -> None:
     await service.update_flow("loop", {"title": "Next"})
     await service.migration.migrate("loop", MigrateCommand(1, 2, limit=3), origin=root)
     await flows.delete_flow("short")
+    await exercise_many(service)
+
+
+async def exercise_many(service: FlowService) -> None:
+    """Run the use cases that only flows with many states for each user have, beside states of others."""
+    flows = service.as_trusted()
+    approvers = {"approver": {"claim": "PT15M"}, "auditor": {"group": "audit"}}
+    await service.create_flow(purchase_flow(approvers))
+    people = StartCommand(participants=(Participant("approver", user_id="gil"),))
+    owners = [f"user-{n}" for n in range(BYSTANDERS // 4)]
+    await asyncio.gather(*(flows.start_flow(owner, "purchase", StartCommand()) for owner in owners))
+    entities = []
+    for n in range(4):
+        own = Origin(trusted_caller("ada"), request_id=f"start-{n}")
+        begun = await service.start_flow("ada", "purchase", people, origin=own)
+        assert await service.start_flow("ada", "purchase", people, origin=own) == begun
+        entities.append(begun.state.id.instance_id)
+    await service.background.relay.drain(10)
+    with pytest.raises(EntityRequiredError):
+        await flows.require_flow_state("ada", "purchase")
+    assert await flows.require_flow_state("ada", "purchase", entity_id=entities[0])
+    page = await flows.list_flow_states("ada", "purchase", limit=2)
+    await flows.list_flow_states("ada", "purchase", after=page.next, limit=2)
+    await flows.list_flow_states("ada", "purchase", status="active")
+    gil = Caller("gil", groups=frozenset({"audit", "it"}))
+    waiting = await service.administration.list_awaiting("approver", gil, limit=2)
+    assert len(waiting.states) == 2
+    rest = await service.administration.list_awaiting("approver", gil, after=waiting.next)
+    assert len(rest.states) == 2
+    assert (await service.administration.list_awaiting("auditor", gil)).states == []
+    by_gil = Origin(gil)
+    await service.people.claim("ada", "purchase", ClaimCommand(), entity_id=entities[0], origin=by_gil)
+    await service.people.release("ada", "purchase", ClaimCommand(), entity_id=entities[0], origin=by_gil)
+    await service.execute_transition("ada", "purchase", "approve", entity_id=entities[0], origin=by_gil)
+    await service.administration.find_states(StateFilter(entity_id=entities[1]), limit=2, caller=PROGRAM)
+    await flows.get_flow_history("ada", "purchase", entity_id=entities[0])
+    assert (await flows.verify_flow_history("ada", "purchase", entity_id=entities[0])).whole
+
+
+def purchase_flow(participants: dict[str, Any]) -> dict[str, Any]:
+    """A flow with many states for each user, which an approver moves from step a."""
+    flow = flow_dict("purchase", instances="many", participants=participants)
+    flow["steps"]["a"]["transitions"]["approve"] = {
+        "transition": "approve",
+        "step": "b",
+        "explicit": True,
+        "roles": ["approver"],
+    }
+    return flow
 
 
 async def sweep(service: FlowService, parts: Backend) -> None:

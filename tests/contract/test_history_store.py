@@ -290,3 +290,20 @@ async def test_an_unreadable_record_loses_its_people(database: Database | None) 
     stored = await history.find({"_id": {"$in": [one.id for one in whole]}}).to_list(None)
     assert len(stored) == len(whole)
     assert "bob" not in str(stored)
+
+
+async def test_the_states_of_a_user_with_records_are_found(store: HistoryStore) -> None:
+    users = ("ada", "adam", "ad", "ada;e-1", "ada%")
+    states = [fresh(user=user) for user in users] + [
+        structs.replace(fresh(user=user), instance_id=entity)
+        for user in users
+        for entity in ("e-1", "e;2", ":")
+    ]
+    states.append(fresh(slug="other"))
+    await store.append([record(state) for state in states])
+    await store.append([record(moved(states[0]))])
+    for user in users:
+        mine = [state.id for state in states if (state.flow, state.user_id) == ("loop", user)]
+        assert await store.ids_of_user("loop", user) == sorted(mine, key=lambda state_id: state_id.key)
+    assert await store.ids_of_user("other", "ada") == [StateId("other", "ada")]
+    assert await store.ids_of_user("loop", "nobody") == []

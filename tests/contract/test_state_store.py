@@ -2,12 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.errors import FlowNotFoundError
-from app.contracts.people import PersonSalt
+from app.contracts.people import Participant, PersonSalt
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
     DamagedState,
@@ -481,3 +482,122 @@ async def test_a_payload_that_a_record_names_is_stored_once(store: StateStore) -
     stored = await store.load(StateId("loop", "ada"))
     assert stored is not None
     assert stored.payload_at is None
+
+
+def one_of_many(entity: str, minute: int = 0, **changes: Any) -> FlowState:
+    """One of many states of a user, started some minutes after T0."""
+    return structs.replace(
+        fresh(), instance_id=entity, created_at=T0 + timedelta(minutes=minute), entity_id=UNSET, **changes
+    )
+
+
+async def instances(store: StateStore, user: str = "ada", flow: str = "loop", **asked: Any) -> StatePage:
+    options = {"status": None, "after": None, "limit": 10, "now": T0, **asked}
+    return await store.list_instances(flow, user, **options)
+
+
+def entities(page: StatePage) -> list[Any]:
+    return [state.instance_id for state in page.states]
+
+
+async def test_instances_are_listed_from_the_newest_start(store: StateStore) -> None:
+    for entity, minute in (("old", 1), ("b", 2), ("a", 2), ("new", 30), ("with;semi:colon%", 3)):
+        await store.commit(None, record(one_of_many(entity, minute)))
+    others = [
+        fresh(entity_id="label"),
+        one_of_many("x", user_id="ada;old"),
+        one_of_many("x", user_id="ad"),
+        one_of_many("x", flow="loop2"),
+        one_of_many("ended", status="cleared"),
+        one_of_many("expired", expires_at=T0),
+    ]
+    for state in others:
+        await store.commit(None, record(state))
+    whole = await instances(store)
+    assert (entities(whole), whole.next) == (["new", "with;semi:colon%", "a", "b", "old"], None)
+    paged: list[Any] = []
+    after = None
+    for _ in range(5):
+        page = await instances(store, limit=2, after=after)
+        paged += entities(page)
+        after = page.next
+        if after is None:
+            break
+    assert paged == entities(whole)
+    assert entities(await instances(store, "ada;old")) == ["x"]
+    assert entities(await instances(store, flow="loop2")) == ["x"]
+    assert entities(await instances(store, "nobody")) == []
+
+
+async def test_instances_are_listed_by_status_and_only_while_they_are_there(store: StateStore) -> None:
+    running, done = one_of_many("running"), one_of_many("done", 1, status="completed")
+    halted = one_of_many("halted", 2, status="paused", expires_at=T0)
+    for state in (running, done, halted):
+        await store.commit(None, record(state))
+    assert entities(await instances(store)) == ["halted", "done", "running"]
+    assert entities(await instances(store, status="active")) == ["running"]
+    assert entities(await instances(store, status="completed")) == ["done"]
+    assert entities(await instances(store, status="paused")) == ["halted"]
+    await store.commit(running.position, record(moved(running, status="completed")))
+    await store.commit(done.position, record(moved(done, status="cleared")))
+    assert entities(await instances(store, status="completed")) == ["running"]
+    assert entities(await instances(store, status="active")) == []
+
+
+async def test_states_wait_for_participants_with_a_role_of_the_step(store: StateStore) -> None:
+    ann, team = Participant("approver", user_id="ann"), Participant("approver", group="team")
+    viewer = Participant("viewer", user_id="ann")
+    named = [ann, team, viewer]
+
+    def waiting(user: str, *participants: Participant, **changes: Any) -> FlowState:
+        return structs.replace(fresh(user=user), participants=participants, **changes)
+
+    for state in (
+        waiting("a", ann, awaits=("approver",)),
+        waiting("b", team, viewer, awaits=("approver",)),
+        waiting("c", ann, viewer, awaits=("viewer",)),
+        waiting("d", ann, awaits=()),
+        waiting("e", ann, awaits=("approver",), status="completed"),
+        waiting("f", ann, awaits=("approver",), expires_at=T0),
+        waiting("g", Participant("approver", user_id="team"), awaits=("approver",)),
+        waiting("h", Participant("approver", group="ann"), awaits=("approver",)),
+        waiting("i", ann, team, awaits=("approver",)),
+        fresh(user="j"),
+        structs.replace(waiting("k", ann, awaits=("approver",)), instance_id="e", entity_id=UNSET),
+    ):
+        await store.commit(None, record(state))
+
+    async def keys(*roles: Participant, after: str | None = None, limit: int = 10) -> list[str]:
+        page = await store.list_awaiting(roles, after=after, limit=limit, now=T0)
+        return [state.key for state in page.states]
+
+    assert await keys(ann) == ["loop:a", "loop:i", "loop;k;e"]
+    assert await keys(team) == ["loop:b", "loop:i"]
+    assert await keys(ann, team) == ["loop:a", "loop:b", "loop:i", "loop;k;e"]
+    assert await keys(viewer) == ["loop:c"]
+    assert await keys(*named, limit=2) == ["loop:a", "loop:b"]
+    assert await keys(*named, after="loop:b") == ["loop:c", "loop:i", "loop;k;e"]
+    first = await store.list_awaiting(named, after=None, limit=2, now=T0)
+    assert first.next == "loop:b"
+    decided = waiting("a", ann, awaits=("approver",))
+    await store.commit(decided.position, record(moved(decided, awaits=())))
+    assert await keys(ann) == ["loop:i", "loop;k;e"]
+
+
+async def test_the_states_of_a_user_are_of_all_flows_and_entities(store: StateStore) -> None:
+    states = [
+        fresh(),
+        fresh(slug="other"),
+        structs.replace(fresh(slug="gone"), status="cleared"),
+        one_of_many("e-1"),
+        one_of_many("e;2"),
+        fresh(user="ada;e-1"),
+        one_of_many("ada"),
+        one_of_many("e-1", user_id="adam"),
+    ]
+    for state in states:
+        await store.commit(None, record(state))
+    mine = [state.id for state in states if state.user_id == "ada"]
+    assert await store.ids_of_user("ada") == sorted(mine, key=lambda state_id: state_id.key)
+    assert await store.ids_of_user("ada;e-1") == [StateId("loop", "ada;e-1")]
+    assert await store.ids_of_user("nobody") == []

@@ -160,14 +160,14 @@ async def test_the_guide_to_many_states_and_people_runs(settings: Settings, tmp_
     assert (voted["step"], voted["votes"], moved["step"]) == (
         "review", [{"transition": "approve", "userId": "bob"}], "order"
     )  # fmt: skip
-    await _what_the_guide_to_people_says_is_refused(serving, first["entityId"])
+    await _check_refusals_by_people(serving, first["entityId"])
     claimed, ordered = answers_in(await in_shell(block(guide, "sh", "/claim?"), env, tmp_path))
     assert [claim["userId"] for claim in claimed["claims"]] == ["carl"]
     assert (ordered["status"], "claims" in ordered) == ("completed", False)
     serving.end()
 
 
-async def _what_the_guide_to_people_says_is_refused(serving: Serving, own: str) -> None:
+async def _check_refusals_by_people(serving: Serving, own: str) -> None:
     """Check the refusals that the guide names; PR-17 waits for a buyer, the request ``own`` is a draft."""
     flow = "/api/flow/purchase"
     of_ada = {"userId": "ada", "entityId": "PR-17"}
@@ -192,6 +192,14 @@ async def _what_the_guide_to_people_says_is_refused(serving: Serving, own: str) 
         assert (await bob.get("/api/states", params={"userId": "ada"})).status_code == 403
         assert (await bob.get(f"{flow}/states", params={"userId": "ada"})).status_code == 403
         assert (await bob.post(f"{flow}/transition/place", params=of_ada)).status_code == 403
+
+        people = [{"role": "manager", "userId": "bob"}, {"role": "manager", "userId": "fay"}]
+        groups = [{"role": "buyer", "group": "purchasing"}]
+        put = f"{flow}/participants"
+        without_groups = await ada.put(put, params=of_ada, json={"participants": people})
+        assert without_groups.json()["code"] == "INSUFFICIENT_PERMISSIONS"
+        whole = await ada.put(put, params=of_ada, json={"participants": [*people, *groups]})
+        assert whole.status_code == 200
 
         assert (await dora.post(f"{flow}/claim", params=of_ada)).status_code == 200
         async with serving.http("carl", groups=["purchasing"]) as carl:

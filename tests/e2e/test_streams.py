@@ -1,7 +1,6 @@
 """Following a state with HTTP alone: catching up, and Server-Sent Events."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -13,35 +12,14 @@ import httpx
 import jwt
 import pytest
 
-from app.http.routes.streams import MAX_SUBSCRIBERS_PER_USER
+from app.http.routes.streams import MAX_READERS
 from config.settings import Settings
 from tests.support.http import http_client
 from tests.support.serving import Serving, external
+from tests.support.streams import Stream
 
 FLOW = "user-onboarding"
 ROUTE = f"/api/flow/{FLOW}"
-
-
-class Stream:
-    """The events of one answer."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self._lines = response.aiter_lines()
-
-    async def next(self) -> tuple[str, str | None, Any]:
-        """Name, id and data of the next event."""
-        fields: dict[str, str] = {}
-        async with asyncio.timeout(20):
-            async for line in self._lines:
-                if not line and fields:
-                    break
-                name, separator, value = line.partition(": ")
-                if separator and name:
-                    fields[name] = value
-            else:
-                raise EOFError
-        return fields["event"], fields.get("id"), json.loads(fields["data"])
 
 
 @asynccontextmanager
@@ -156,7 +134,7 @@ async def test_streams_of_a_user_are_bounded_and_given_free(serving: Serving, us
     headers = {"Authorization": f"Bearer {serving.token(user)}"}
     unlimited = httpx.Limits(max_connections=None)
     async with http_client(serving.url, headers=headers, limits=unlimited) as http:
-        open_streams = [stream(http) for _ in range(MAX_SUBSCRIBERS_PER_USER)]
+        open_streams = [stream(http) for _ in range(MAX_READERS)]
         for each in open_streams:
             await each.__aenter__()
         async with http_client(serving.url, headers=http.headers) as another:

@@ -1,17 +1,31 @@
 """Participants of a state lose sight of it together with their role, whenever that happens."""
 
+import asyncio
+import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from app.contracts.callers import Caller
-from app.contracts.commands import ClaimCommand, Origin, StartCommand
+from app.contracts.commands import ClaimCommand, Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.people import Participant
-from app.contracts.positions import ExpectedPosition, HeldPosition
-from tests.support.case_flows import BY_ID, OWNER, REVIEWERS, STRANGER, case_flow, replace_people, started
+from app.contracts.positions import NOTHING_HELD, ExpectedPosition, HeldPosition
+from app.contracts.state import StateId
+from app.http.routes.streams import FlowStream
+from tests.support.case_flows import (
+    BY_GROUP,
+    BY_ID,
+    OWNER,
+    REVIEWERS,
+    STRANGER,
+    case_flow,
+    replace_people,
+    started,
+)
 from tests.support.rig import Rig
 
 Command = Callable[[Rig, Origin], Awaitable[Any]]
@@ -46,7 +60,7 @@ def after_load(rig: Rig, number: int, change: Callable[[], Awaitable[Any]]) -> N
             await change()
         return await load(*arguments)
 
-    rig.states.load = changing  # type: ignore[method-assign]
+    rig.states.load = changing  # type: ignore[method-assign, assignment]
 
 
 def refused() -> Any:
@@ -132,7 +146,7 @@ async def test_a_start_for_another_user_reserves_no_entity() -> None:
         reserved.append(key)
         return await reserve(key, *rest)
 
-    rig.entities.reserve = counting  # type: ignore[method-assign]
+    rig.entities.reserve = counting  # type: ignore[method-assign, assignment]
     with refused():
         await rig.service.start_flow("olga", "case", StartCommand(), origin=Origin(STRANGER, request_id="r1"))
     assert reserved == []
@@ -148,3 +162,59 @@ async def test_others_than_the_owner_start_nothing(caller: Caller) -> None:
     rig = await with_case()
     with refused():
         await COMMANDS["start"](rig, Origin(caller))
+
+
+@pytest.mark.parametrize("caller", [BY_ID, STRANGER])
+async def test_a_repair_is_not_for_participants(caller: Caller) -> None:
+    """Routes ask for a scope; a Python program may pass any caller."""
+    rig = await with_case()
+    await started(rig, "case")
+    origin = Origin(caller)
+    requests: list[Callable[[], Awaitable[Any]]] = [
+        lambda: rig.service.set_flow_state("olga", SetCommand(step="checked", flow="case"), origin=origin),
+        lambda: rig.service.administration.pause_flow("olga", "case", PauseCommand("no"), origin=origin),
+        lambda: rig.service.administration.resume_flow("olga", "case", origin=origin),
+        lambda: rig.service.administration.recover_flow("olga", "case", origin=origin),
+    ]
+    for request in requests:
+        with refused():
+            await request()
+    assert (await rig.flows.require_flow_state("olga", "case")).revision == 0
+
+
+async def test_the_stream_of_a_participant_ends_with_the_state() -> None:
+    rig = await with_case()
+    async with rig.service:
+        await started(rig, "case")
+        reader = structs.replace(BY_ID, expires_at=time.time() + 60)
+        stream = FlowStream(rig.service, reader, StateId("case", "olga"))
+        await stream.open(NOTHING_HELD)
+        events = stream.events()
+        assert (await anext(events)).event == "flow-state"
+        await rig.flows.clear_flow_state("olga", "case")
+        await rig.service.background.relay.drain(5)
+        async with asyncio.timeout(5):
+            rest = [event async for event in events]
+        stream.close()
+    assert [event.event for event in rest] == ["flow-state-updated", "flow-error"]
+    assert json.loads(str(rest[-1].data))["code"] == "INSUFFICIENT_PERMISSIONS"
+
+
+async def test_a_group_that_loses_its_role_takes_claims_and_votes_along() -> None:
+    rig = Rig()
+    flow = case_flow("case")
+    flow["participants"]["auditor"]["claim"] = "PT15M"
+    flow["steps"]["open"]["transitions"]["check"]["approvals"] = {"of": "auditor", "count": 3}
+    await rig.service.create_flow(flow)
+    ina = Participant("auditor", user_id="ina")
+    await started(rig, "case", people=(*REVIEWERS, ina))
+    for voter in (BY_GROUP, Caller("ina")):
+        await COMMANDS["transition"](rig, Origin(voter))
+    await COMMANDS["claim"](rig, Origin(BY_GROUP))
+    state = await replace_people(rig, "case", ina, Participant("auditor", group="legal"))
+    assert [vote.user_id for vote in state.votes or ()] == ["ina"]
+    assert state.claims is UNSET
+    assert state.step == "open"
+    for name, step in (("leo", "open"), ("liz", "checked")):
+        caller = Caller(name, groups=frozenset({"legal"}))
+        assert (await COMMANDS["transition"](rig, Origin(caller))).step == step

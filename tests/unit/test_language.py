@@ -65,9 +65,14 @@ def tree_of(module: Path) -> ast.Module:
     return ast.parse(module.read_text())
 
 
+@cache
+def nodes_of(tree: ast.AST) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the docstrings of a module and of its classes, functions and attributes, with their lines."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue
@@ -83,7 +88,7 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the names that a module defines: classes, functions, arguments, variables and attributes."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         names: list[str | None] = []
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names = [node.name]
@@ -111,7 +116,7 @@ def words_of(identifier: str) -> list[str]:
 
 def texts_for_people(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield log events, messages of errors and findings, lines for the terminal, and help of commands."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, FUNCTIONS) and any(is_command(each) for each in node.decorator_list):
             yield node.lineno, ast.get_docstring(node) or ""
         if isinstance(node, ast.Call):
@@ -204,7 +209,7 @@ def test_modules_and_functions_are_short_and_flat() -> None:
         lines = len(module.read_text().splitlines())
         if lines > MAX_MODULE_LINES:
             found.append(f"{module.relative_to(ROOT)}: {lines} lines")
-        for node in ast.walk(tree_of(module)):
+        for node in nodes_of(tree_of(module)):
             if not isinstance(node, FUNCTIONS):
                 continue
             length = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -7,83 +7,15 @@ from typing import Any
 import pytest
 from socketio.exceptions import ConnectionRefusedError as RefusedError
 
-from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, user_topic
 from app.contracts.state import StateId
 from realtime.gateway import handlers as gateway_handlers
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED
-from realtime.gateway.handlers import FlowSockets
 from realtime.gateway.messages import FlowMessage, SubscribeMessage
 from realtime.gateway.rooms import presence_room
-from tests.support.rig import Rig, rig
-
-
-class Verifier:
-    """Reads a token as a user, with ``+admin`` for the scope."""
-
-    seconds = 60.0
-    """The lifetime of a token."""
-
-    async def verify(self, token: str | None) -> Caller:
-        user, _, scope = str(token).partition("+")
-        scopes = frozenset({f"flow:{scope}"} if scope else set())
-        return Caller(user, scopes=scopes, expires_at=time.time() + self.seconds)
-
-
-class Gateway:
-    """The gateway without a network: tests connect clients by calling its handlers."""
-
-    def __init__(self, r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rig = r
-        self.verifier = Verifier()
-        self.sockets = FlowSockets(
-            r.service,
-            self.verifier,  # type: ignore[arg-type]
-            transports=["websocket"],
-            cors_origins=[],
-            max_message_bytes=1000,
-        )
-        self.emitted: list[tuple[str, Any, Any]] = []
-        self.ended: asyncio.Queue[FlowError] = asyncio.Queue()
-        self.members: dict[str, set[str]] = {}
-        self.followed = asyncio.Event()
-        self.followed.set()
-        follow = r.bus.follow
-
-        async def delayed(topic: Topic) -> None:
-            await self.followed.wait()
-            await follow(topic)
-
-        async def emit(event: str, body: Any, room: Any = None, **_: Any) -> None:
-            self.emitted.append((event, body, room))
-
-        async def enter(sid: str, room: str) -> None:
-            self.members.setdefault(room, set()).add(sid)
-
-        async def leave(sid: str, room: str) -> None:
-            self.members[room].discard(sid)
-
-        async def end(_: str, error: FlowError) -> None:
-            self.ended.put_nowait(error)
-
-        monkeypatch.setattr(r.bus, "follow", delayed)
-        server = self.sockets.server
-        monkeypatch.setattr(server, "emit", emit)
-        monkeypatch.setattr(server, "end", end)
-        monkeypatch.setattr(server, "enter_room", enter)
-        monkeypatch.setattr(server, "leave_room", leave)
-        monkeypatch.setattr(server, "has_members", lambda room: bool(self.members.get(room)))
-
-    async def connect(self, sid: str, token: str, environ: dict[str, Any] | None = None) -> None:
-        await self.sockets._connect(sid, {} if environ is None else environ, {"token": token})
-
-    def is_empty(self) -> bool:
-        rooms, bus = self.sockets._rooms, self.rig.bus
-        held = [rooms._sessions_by_topic, rooms._subscriptions, rooms._rooms_by_topic, self.sockets._users]
-        topics = [topic for topic, count in bus.followed.items() if count and topic.kind != "everyone"]
-        inside = [room for room, sids in self.members.items() if sids]
-        return not any(held) and not topics and not inside
+from tests.support.gateway import Gateway
+from tests.support.rig import rig
 
 
 @pytest.fixture

@@ -235,6 +235,7 @@ async def test_claims_have_the_names_that_identity_providers_give_them(
         ([{"id": "finance"}], set()),
         ({"names": ["finance"]}, set()),
         (["finance", True], set()),
+        (["finance", "two\nlines", "\ud800", "x" * 257], {"finance"}),
     ],
 )
 async def test_groups_are_read_like_roles_but_refuse_no_token(claim: Any, expected: set[str]) -> None:

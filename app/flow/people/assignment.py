@@ -97,18 +97,29 @@ def require_assignable(
 def _without_lost_roles(
     state: FlowState, step: FlowStep, participants: Participants | UnsetType
 ) -> dict[str, Any]:
-    """Return the changes of claims and votes of users who lose the role for them, if any do."""
+    """Return the changes of claims and votes of people who lose the role for them, if any do.
+
+    If a group loses a role, nobody knows who of those without an entry of their own was in it: all of them
+    claim and vote again.
+    """
     after = set() if participants is UNSET else set(participants)
     before = () if state.participants is UNSET else state.participants
     lost = {(each.role, each.user_id) for each in before if each.group is UNSET and each not in after}
+    of_groups = {each.role for each in before if each.group is not UNSET and each not in after}
     changes: dict[str, Any] = {}
-    if not lost:
+    if not lost and not of_groups:
         return changes
+
+    def is_lost(role: str | None, user_id: str) -> bool:
+        if (role, user_id) in lost:
+            return True
+        return role in of_groups and all((role, user_id) != (each.role, each.user_id) for each in after)
+
     if state.claims is not UNSET:
-        claims = tuple(each for each in state.claims if (each.role, each.user_id) not in lost)
+        claims = tuple(each for each in state.claims if not is_lost(each.role, each.user_id))
         changes["claims"] = claims or UNSET
     if state.votes is not UNSET:
         needed = {name: each.approvals.of for name, each in step.transitions.items() if each.approvals}
-        votes = tuple(each for each in state.votes if (needed.get(each.transition), each.user_id) not in lost)
+        votes = tuple(each for each in state.votes if not is_lost(needed.get(each.transition), each.user_id))
         changes["votes"] = votes or UNSET
     return changes

@@ -32,11 +32,7 @@ from app.contracts.errors import (
 from app.contracts.state import FlowState
 from app.contracts.wire.administration import RecoveryView, recovery_view
 from app.contracts.wire.states import StateView, state_view
-from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, StateQuery, UserQuery
-
-
-class StartQuery(UserQuery, frozen=True, rename="camel"):
-    """The owner of the state. The entity is in the body."""
+from app.http.endpoint import CONDITIONAL, Answer, Call, Endpoint, StateQuery
 
 
 class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,8 +52,16 @@ async def _get(call: Call) -> Answer:
 
 
 async def _start(call: Call) -> Answer:
+    command: StartCommand = call.body
+    named = call.query.entity_id
+    if named is not None:
+        if command.entity_id and command.entity_id != named:
+            raise InvalidRequestError(
+                [Fault("/entityId", "must be the entityId of the query, or be left out")]
+            )
+        command = structs.replace(command, entity_id=named)
     state, started = await call.service.start_flow(
-        call.owner_id, call.path["flow_id"], call.body, origin=call.origin
+        call.owner_id, call.path["flow_id"], command, origin=call.origin
     )
     return state_answer(state, 201 if started else 200)
 
@@ -165,7 +169,7 @@ STATE_ENDPOINTS = [
         name="startFlow",
         summary="Start the flow; 200 with the running state if it was started before",
         handle=_start,
-        query=StartQuery,
+        query=StateQuery,
         body=StartCommand,
         answers={201: StateView, 200: StateView},
         request_headers=CONDITIONAL,

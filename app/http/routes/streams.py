@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from app.contracts.errors import (
     RateLimitedError,
     SlowClientError,
 )
-from app.contracts.events import Resync, StateChanged, user_topic
+from app.contracts.events import Resync, StateChanged
 from app.contracts.positions import NOTHING_HELD, HeldPosition, held_position
 from app.contracts.results import CaughtUp
 from app.contracts.state import TERMINAL_STATUSES, StateId
@@ -49,9 +50,11 @@ MAX_BACKLOG = 1000
 """Events that wait for a reader that is slower than its state."""
 SEND_TIMEOUT_SECONDS = 30.0
 PING_SECONDS = 15
-MAX_SUBSCRIBERS_PER_USER = 50
-"""Subscribers of one user on one worker."""
+MAX_READERS = 50
+"""Streams that one caller has of the states of one user on one worker."""
 RETRY_MS = 1000
+_readers: Counter[tuple[str, str]] = Counter()
+"""Open streams of this process, by caller and owner."""
 _POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z")
 
 
@@ -84,15 +87,22 @@ class FlowStream:
         self._state_id = state_id
         self._backlog: asyncio.Queue[LiveEvent] = asyncio.Queue()
         self._overflowed = False
+        self._is_closed = False
+        self._reader = (caller.user_id, state_id.user_id)
         self._subscription: TopicSubscription | None = None
         self._held = NOTHING_HELD
         self._first = CaughtUp(None)
 
     async def open(self, held: HeldPosition) -> None:
         """Subscribe, then read the state, so that no change is lost between. Raises FlowError."""
-        self._subscription = await self._service.subscribers.follow_user(
-            self._state_id.user_id, self._receive
-        )
+        _readers[self._reader] += 1
+        try:
+            self._subscription = await self._service.subscribers.follow_user(
+                self._state_id.user_id, self._receive
+            )
+        except BaseException:
+            self.close()
+            raise
         self._held = held
         try:
             self._first = await self._catch_up()
@@ -104,6 +114,9 @@ class FlowStream:
         """End the subscription."""
         if self._subscription is not None:
             self._subscription.leave()
+        if not self._is_closed:
+            _readers[self._reader] -= 1
+        self._is_closed = True
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """Generate the events of the reader.
@@ -121,6 +134,8 @@ class FlowStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
+        if self._held.from_start:  # a participant sees another life of the state only with a role on that one
+            await self._service.catch_up.require_access(self._state_id, self._caller)
         try:
             async with asyncio.timeout(self._caller.expires_at - time.time()):
                 event = await self._backlog.get()
@@ -215,9 +230,9 @@ async def _stream(call: Call) -> Answer:
     state_id = await call.service.identification.of(
         call.owner_id, call.path["flow_id"], call.query.entity_id, call.caller
     )
-    if call.service.subscribers.count(user_topic(state_id.user_id)) >= MAX_SUBSCRIBERS_PER_USER:
+    if _readers[call.caller.user_id, state_id.user_id] >= MAX_READERS:
         raise RateLimitedError(
-            f"This user has {MAX_SUBSCRIBERS_PER_USER} subscribers on this worker, the maximum; close some", 5
+            f"You have {MAX_READERS} streams of this user on this worker, the maximum; close some", 5
         )
     stream = FlowStream(call.service, call.caller, state_id)
     await stream.open(held)

@@ -72,7 +72,7 @@ class StateEvents:
             return None
         acts_for_owner = caller.acts_for(event.user_id)
         if not event.depends_on_caller:
-            return event if acts_for_owner or _has_ended(event) else None
+            return event if acts_for_owner or has_ended(event) else None
         update = json.decode(event.body, type=StateUpdatedEvent)
         state = state_of_view(update)
         if not acts_for_owner and not may_see(state, caller):
@@ -90,5 +90,6 @@ class _Status(Struct):
     status: str
 
 
-def _has_ended(event: StateChanged) -> bool:
+def has_ended(event: StateChanged) -> bool:
+    """Return whether an event is the last one of a state."""
     return json.decode(event.body, type=_Status).status in TERMINAL_STATUSES

@@ -53,6 +53,10 @@ class CatchUp:
         self._catalog = catalog
         self._clock = clock
 
+    async def require_access(self, state_id: StateId, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError unless a subscriber may see the flow and this state of it."""
+        await self._access.require_access(state_id, caller)
+
     async def for_subscriber(self, state_id: StateId, held: HeldPosition, caller: Caller) -> CaughtUp:
         """Return the commits after the position that a subscriber holds, as the caller may see them.
 

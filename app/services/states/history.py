@@ -103,7 +103,7 @@ class HistoryReader:
     async def verify(self, state_id: StateId) -> Verification:
         """Verify every record of a state against the one before it, and the last one against the state.
 
-        Also that no record breaks a rule between people (``notBy``, ``approvals``) of its version of the flow.
+        Also that no record breaks a rule between people (``notBy``, ``approvals``) of the flow.
         """
         stored = await self._states.load_or_salvage(state_id)
         for _ in range(MAX_VERIFICATIONS):

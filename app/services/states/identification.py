@@ -1,10 +1,12 @@
 """Identification: the state that a request is about, in flows of which a user has one state or many."""
 
+from msgspec import UNSET
+
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.errors import EntityRequiredError, Fault, FlowStateCorruptionError, InvalidRequestError
 from app.contracts.flow import Flow
-from app.contracts.identifiers import require_ids, require_state
+from app.contracts.identifiers import require_state
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.states import StateStore
@@ -42,9 +44,8 @@ class Identification:
             FlowNotFoundError: No flow can be named so.
             EntityRequiredError: There are several states, and the entity is missing.
         """
-        require_state(user_id, flow_id)
+        require_state(user_id, flow_id, entity_id)
         if entity_id is not None:
-            require_ids({"entityId": entity_id})
             return StateId(flow_id, user_id, entity_id)
         only = StateId(flow_id, user_id)
         if not await self._has_many(flow_id) or not caller.acts_for(user_id):
@@ -74,9 +75,9 @@ class Identification:
         require_state(user_id, flow_id)
         if not await self._has_many(flow_id):
             return StateId(flow_id, user_id)
-        if isinstance(entity_id, str):
-            require_ids({"entityId": entity_id})
-            return StateId(flow_id, user_id, entity_id)
+        if entity_id is not None and entity_id is not UNSET:
+            require_state(user_id, flow_id, entity_id)
+            return StateId(flow_id, user_id, str(entity_id))
         minted = new_short_id()
         if isinstance(origin.request_id, str) and not origin.dry_run and origin.caller.acts_for(user_id):
             key = f"{StateId(flow_id, user_id).key}\0{request_key(origin.actor, origin.request_id)}"

@@ -116,13 +116,14 @@ class StateOperations:
     async def start(self, user_id: str, flow_id: str, command: StartCommand, origin: Origin) -> Started:
         """Start a flow, or return the state that is running already."""
         command = structs.replace(command, payload=with_doubles(command.payload))
-        given = command.entity_id
+        tried: object = command.entity_id
         while True:
-            state_id = await self._identification.of_new(user_id, flow_id, given, origin)
+            state_id = await self._identification.of_new(user_id, flow_id, command.entity_id, origin)
             state_command = StateCommand.of_caller(state_id, "started", command, origin)
             started = Started(*await self._changes.change(state_command, self._first(state_command, command)))
-            if started.started or state_id.instance_id in (None, given):
+            if started.started or state_id.instance_id in (None, tried):
                 return started  # otherwise another start got the same new entity
+            tried = state_id.instance_id  # if it comes again it is reserved for this request
 
     def _first(self, state_command: StateCommand, command: StartCommand) -> Decide:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
@@ -220,6 +221,7 @@ class StateOperations:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
         if command.remove is not UNSET:
             require_pointers(command.remove)
+        self._access.require_acting_for(user_id, origin.caller)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
