@@ -33,7 +33,7 @@ from tests.support.model_people import CLAIM, STEPS, Entry, PeopleModel, Person
 from tests.support.samples import T0
 from tests.support.services import service_on
 
-COMMANDS = form("people model test: commands", short=300, long=5000)
+COMMANDS = form("people model test: commands", short=600, long=5000)
 MINUTE = timedelta(minutes=1)
 TREASURY = frozenset({"treasury"})
 PEOPLE = [
@@ -50,12 +50,13 @@ SCOPES = {"user": frozenset[str](), "service": frozenset({SERVICE}), "admin": fr
 WHO = st.sampled_from(PEOPLE)
 INSTANCES = st.integers(0, 1)
 WORKERS = st.integers(0, 1)
+PICKS = st.integers(0, 30)
 SOME = [["bob", "carol"], ["bob", "carol", "dan"], ["carol", "ada", "fay"], ["dan", "bob", "bob"]]
 APPROVERS = st.sampled_from([*SOME, "bob", None, 7, [""]])
 NAMES = st.sets(st.sampled_from(["ada", "bob", "carol", "dan", "fay"]), max_size=3)
 LIKELY = {
     "draft": ["ada", "ada", "shop"],
-    "review": ["bob", "carol", "dan", "fay", "ada", "root"],
+    "review": ["bob", "carol", "bob", "carol", "dan", "fay", "ada", "root"],
     "payment": ["fay", "gus", "shop", "bob", "root"],
     "refused": ["ada"],
     "paid": ["ada"],
@@ -98,14 +99,42 @@ class PeopleMachine(RuleBasedStateMachine):
             state, _ = rig.run(start)
             assert self.plain(state) == self.models[entity].shown(rig.clock.now())
 
-    @rule(at=INSTANCES, worker=WORKERS, pick=st.integers(0, 30), approvers=APPROVERS)
+    @rule(at=INSTANCES, worker=WORKERS, pick=PICKS, approvers=APPROVERS)
     def proceed(self, at: int, worker: int, pick: int, approvers: Any) -> None:
         """A transition of the step, by somebody who is likely to be allowed to run it."""
         step = self.model_of(at).step
         names = list(STEPS[step]) or ["submit"]
-        likely = LIKELY[step][pick % len(LIKELY[step])]
-        person = next(each for each in PEOPLE if each.name == likely)
-        self.transition(at, worker, person, names[pick % len(names)], approvers)
+        self.transition(at, worker, _likely(step, pick), names[pick % len(names)], approvers)
+
+    @rule(at=INSTANCES, worker=WORKERS, first=PICKS, second=PICKS, approvers=st.sampled_from(SOME))
+    def pass_review(self, at: int, worker: int, first: int, second: int, approvers: list[str]) -> None:
+        if self.model_of(at).step == "draft":
+            self.transition(at, worker, PEOPLE[0], "submit", approvers)
+        for pick in (first, second):
+            self.transition(at, 1 - worker, _likely("review", pick), "approve", approvers)
+
+    @rule(at=INSTANCES, worker=WORKERS, pick=PICKS, then=st.sampled_from(["approve", "withdraw", "revise"]))
+    def vote(self, at: int, worker: int, pick: int, then: str) -> None:
+        voter = _likely("review", pick)
+        self.transition(at, worker, voter, "approve", None)
+        if then == "withdraw":
+            self.send(at, 1 - worker, voter, "withdraw", {})
+        else:
+            self.transition(at, 1 - worker, voter if then == "approve" else PEOPLE[0], then, None)
+
+    @rule(
+        at=INSTANCES, worker=WORKERS, clerk=PICKS, other=PICKS,
+        then=st.sampled_from(["pay", "query", "release", "again", "late"]),
+    )  # fmt: skip
+    def claim_and_work(self, at: int, worker: int, clerk: int, other: int, then: str) -> None:
+        self.send(at, worker, _likely("payment", clerk), "claim_role", {"role": "clerk"})
+        if then == "release":
+            self.send(at, 1 - worker, _likely("payment", other), "release", {})
+        elif then in ("again", "late"):
+            self.rig.clock.time += CLAIM if then == "late" else MINUTE
+            self.send(at, 1 - worker, _likely("payment", other), "claim_role", {"role": "clerk"})
+        else:
+            self.transition(at, 1 - worker, _likely("payment", other), then, None)
 
     @rule(
         at=INSTANCES, worker=WORKERS, person=WHO, approvers=APPROVERS,
@@ -135,13 +164,11 @@ class PeopleMachine(RuleBasedStateMachine):
     def assign(self, at: int, worker: int, person: Person, approvers: set[str], auditors: set[str]) -> None:
         self.send(at, worker, person, "assign", {"approvers": approvers, "auditors": auditors})
 
-    @rule(at=INSTANCES, worker=WORKERS, person=st.sampled_from([PEOPLE[0], PEOPLE[-1]]))
-    def reset(self, at: int, worker: int, person: Person) -> None:
-        self.send(at, worker, person, "reset", {})
-
-    @rule(by=st.sampled_from([MINUTE, 5 * MINUTE, 20 * MINUTE]))
-    def wait(self, by: timedelta) -> None:
-        self.rig.clock.time += by
+    @rule(at=INSTANCES, worker=WORKERS, person=st.sampled_from([PEOPLE[0], PEOPLE[-1]]), pick=PICKS)
+    def wait_or_reset(self, at: int, worker: int, person: Person, pick: int) -> None:
+        self.rig.clock.time += (MINUTE, 5 * MINUTE, 20 * MINUTE)[pick % 3]
+        if pick % 5 == 0:
+            self.send(at, worker, person, "reset", {})
 
     def model_of(self, at: int) -> PeopleModel:
         return list(self.models.values())[at]
@@ -232,6 +259,11 @@ class PeopleMachine(RuleBasedStateMachine):
             assert verified.whole, verified
             revisions = [event.revision for event in self.rig.published if event.instance_id == entity]
             assert list(dict.fromkeys(revisions)) == [entry.revision for entry in model.history]
+
+
+def _likely(step: str, pick: int) -> Person:
+    name = LIKELY[step][pick % len(LIKELY[step])]
+    return next(each for each in PEOPLE if each.name == name)
 
 
 async def _deliver(relay: Any) -> None:

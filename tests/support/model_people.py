@@ -107,13 +107,13 @@ class PeopleModel:
             raise RefusedError("INVALID_TRANSITION")
         if not self._has_one_of(person, way.roles):
             raise RefusedError("INSUFFICIENT_PERMISSIONS")
+        if any((named, person.name) in self.runs | self.votes for named in way.not_by):
+            raise RefusedError("SEPARATION_OF_DUTIES")
         claim = self._claim(now)
         if way.votes == 0 and claim is not None and claim[0] != person.name and person.kind != "admin":
             usable = self._roles(person) & set(way.roles or ())
             if usable == {"clerk"}:
                 raise RefusedError("CLAIMED")
-        if any((named, person.name) in self.runs | self.votes for named in way.not_by):
-            raise RefusedError("SEPARATION_OF_DUTIES")
         participants = self.participants
         if transition == "submit":
             participants = self._named((self.payload | payload).get("approvers"))
