@@ -436,8 +436,27 @@ async def test_set_creates_a_missing_state_with_an_entity_only() -> None:
     assert r.states.stored == {}
     made = await flows.set_flow_state("ada", command, entity_id="e-1")
     assert (made.key, made.step, made.revision, made.payload) == ("loop;ada;e-1", "b", 0, {"x": 1})
-    again = await flows.set_flow_state("ada", command)
-    assert (again.key, again.revision) == ("loop;ada;e-1", 1), "it is the only one"
+    again = await flows.set_flow_state("ada", command, entity_id="e-1")
+    assert (again.key, again.revision) == ("loop;ada;e-1", 1)
+
+
+async def test_what_drops_a_state_of_many_names_it() -> None:
+    """The same request again, after its answer was lost, must not drop the next state."""
+    r = await rig()
+    await started(r, "e-1")
+    dropping = (
+        lambda **more: r.flows.clear_flow_state("ada", "loop", **more),
+        lambda **more: r.flows.reset_flow("ada", "loop", **more),
+        lambda **more: r.flows.set_flow_state("ada", SetCommand(step="b", flow="loop"), **more),
+    )
+    for drop in dropping:
+        with pytest.raises(EntityRequiredError) as refusal:
+            await drop()
+        assert refusal.value.details["entityIds"] == ["e-1"]
+    assert [(await r.flows.require_flow_state("ada", "loop")).revision] == [0]
+    for drop in reversed(dropping):
+        await drop(entity_id="e-1")
+    assert await r.flows.get_flow_state("ada", "loop") is None
 
 
 async def test_an_entity_in_the_body_of_a_set_neither_moves_nor_labels_a_state_of_many() -> None:

@@ -44,7 +44,7 @@ class FlowNotStartedError(FlowError):
 
 
 class EntityRequiredError(FlowError):
-    """The user has several states in the flow, and the request does not say which."""
+    """The user has states with entities in the flow, and the request does not say which."""
 
     code = "ENTITY_REQUIRED"
     status = 409
@@ -60,7 +60,7 @@ class EntityRequiredError(FlowError):
         """
         listed = f"{', '.join(entities)}{', …' if more else ''}"
         super().__init__(
-            f"Flow {flow_id} has several states of this user; name one by entityId: {listed}",
+            f"Flow {flow_id} has many states for each user; name one by entityId: {listed}",
             flowId=flow_id,
             entityIds=list(entities),
             more=more,

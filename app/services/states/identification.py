@@ -30,7 +30,9 @@ class Identification:
         self._catalog = catalog
         self._clock = clock
 
-    async def of(self, user_id: str, flow_id: str, entity_id: str | None, caller: Caller) -> StateId:
+    async def of(
+        self, user_id: str, flow_id: str, entity_id: str | None, caller: Caller, *, guess: bool = True
+    ) -> StateId:
         """Return the identity of a state, whether or not it exists.
 
         Args:
@@ -38,11 +40,13 @@ class Identification:
             flow_id: The flow.
             entity_id: The entity. None: the state without one, or else the only state of the user.
             caller: Who requests it. Only those who may act for the owner learn which entities there are.
+            guess: An only state with an entity need not be named. False for what drops a state: the same
+                request again must not drop the next one.
 
         Raises:
             InvalidRequestError: An id is malformed.
             FlowNotFoundError: No flow can be named so.
-            EntityRequiredError: There are several states, and the entity is missing.
+            EntityRequiredError: There are states with entities, and the entity is missing.
         """
         require_state(user_id, flow_id, entity_id)
         if entity_id is not None:
@@ -56,7 +60,7 @@ class Identification:
         page = await self._states.list_instances(
             flow_id, user_id, status=None, after=None, limit=MAX_LISTED + 1, now=self._clock.now()
         )
-        if len(page.states) > 1:
+        if len(page.states) > 1 or (page.states and not guess):
             entities = [str(state.instance_id) for state in page.states]
             more = len(entities) > MAX_LISTED or page.next is not None
             raise EntityRequiredError(flow_id, entities[:MAX_LISTED], more=more)

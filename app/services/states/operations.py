@@ -65,7 +65,7 @@ class StateOperations:
 
         Raises:
             FlowNotFoundError: There is neither a state nor a flow with this name.
-            EntityRequiredError: There are several states, and the entity is missing.
+            EntityRequiredError: The entity is missing, and there are several states.
         """
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
         async with self._changes.with_recovery_advice(state_id):
@@ -180,7 +180,7 @@ class StateOperations:
         entity_id: str | None = None,
     ) -> FlowState:
         """Begin the state again on the newest version, or start it if none is running."""
-        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller, guess=False)
         state_command = StateCommand.of_caller(state_id, "reset", command, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
@@ -222,7 +222,7 @@ class StateOperations:
         if command.remove is not UNSET:
             require_pointers(command.remove)
         self._access.require_acting_for(user_id, origin.caller)
-        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller, guess=False)
         state_command = StateCommand.of_caller(state_id, "set", command, origin, replaces=True)
 
         async def decide(present: FlowState | None, now: datetime) -> ProposedChange:
@@ -244,7 +244,7 @@ class StateOperations:
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
     ) -> bool:
         """Remove a state; its history stays. Return False if none was running."""
-        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
+        state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller, guess=False)
         state_command = StateCommand.of_caller(state_id, "cleared", None, origin, replaces=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
