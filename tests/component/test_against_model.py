@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import uvloop
@@ -48,96 +48,38 @@ from tests.support import model as pure
 from tests.support.databases import discard
 from tests.support.fakes import FakeBus, FakeClock
 from tests.support.long_form import form
-from tests.support.model import Command, Model, RefusedError, Step, Version
+from tests.support.model import Model, RefusedError
+from tests.support.model_commands import (
+    BACKS,
+    BATCHED,
+    CLEARS,
+    FIRST,
+    FORGED,
+    HOUR,
+    HOW,
+    MINUTE,
+    PAUSES,
+    RESETS,
+    RESUMES,
+    SETS,
+    STARTS,
+    TRANSITIONS,
+    UNFIT,
+    UNREADABLE,
+    VERSIONS,
+    WORKERS,
+    How,
+    definition_of,
+)
+from tests.support.model_values import Command, Version
 from tests.support.samples import T0
 from tests.support.services import service_on
 
 STEPS = form("model test: steps", short=500, long=10_000)
 LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
 NEVER = datetime.max.replace(tzinfo=UTC)
-MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 SEALS = {"commitment", "digest", "hash", "hash_version", "previous_hash", "salt"}
 OWN_OF_RECORDS = SEALS | {"client", "commit_id", "duration_ms", "id"}
-
-FIRST = {
-    "form": Step(
-        {"remind": ("form", ""), "send": ("review", "reversible"), "skip": ("done", "explicit reversible")},
-        (10 * MINUTE, "remind", "remaining"),
-    ),
-    "review": Step(
-        {"accept": ("sign", ""), "send": ("form", "reversible"), "lapse": ("form", "reversible")},
-        (20 * MINUTE, "lapse", "absolute"),
-    ),
-    "sign": Step({"accept": ("done", ""), "lapse": ("review", "")}, (5 * MINUTE, "lapse", "restart")),
-    "done": Step({}),
-}
-SECOND = FIRST | {
-    "form": Step({"send": ("sign", "explicit"), "remind": ("form", "reversible")}),
-    "review": Step({"lapse": ("done", "")}, (40 * MINUTE, "lapse", "restart")),
-    "done": Step({"send": ("form", "")}),
-}
-VERSIONS = [Version(FIRST, timedelta(days=2)), Version(SECOND, 6 * HOUR), Version(FIRST, 6 * HOUR)]
-
-NAMES = st.sampled_from([*FIRST, "nowhere"])
-WHY = st.sampled_from(["", "why"])
-PAYLOADS = st.sampled_from([{}, {"a": 1}, {"a": "x", "b": [1, {"c": None}]}, {"b": 2.5}, {"c": "x" * 80}])
-WHAT_FOR = {"service": st.sampled_from(["", "web"]), "entity_id": st.none() | WHY, "payload": PAYLOADS}
-
-
-def _commands(name: str, given: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Command]:
-    return st.builds(Command, st.just(name), st.fixed_dictionaries(given, optional=optional))
-
-
-STARTS = _commands("start", {}, {"step": NAMES, **WHAT_FOR})
-TRANSITIONS = _commands(
-    "transition",
-    {"transition": st.sampled_from(["remind", "send", "send", "skip", "accept", "lapse", "fly"])},
-    {"payload": PAYLOADS, "message": WHY, "ok": st.booleans()},
-)
-BACKS = _commands("back", {}, {})
-RESETS = _commands("reset", {}, {"step": NAMES})
-SETS = _commands("set", {"step": NAMES}, {"previous": NAMES, "message": WHY, "ok": st.booleans(), **WHAT_FOR})
-CLEARS = _commands("clear", {}, {})
-PAUSES = _commands("pause", {"reason": st.just("why")}, {})
-RESUMES = _commands("resume", {}, {})
-WORKERS = st.integers(0, 1)
-BATCHED = ("transition", "reset", "set", "pause", "resume")
-
-
-class How(NamedTuple):
-    """The sender of a command, its worker, how often it is sent at once, and its conditions."""
-
-    worker: int
-    actor: str
-    times: int
-    request: str
-    expected: str
-    pick: int
-
-
-HOW = st.builds(
-    How,
-    WORKERS,
-    st.sampled_from(["ada", "boss"]),
-    st.sampled_from([*[1] * 10, 2, 3]),
-    st.sampled_from(["none", "new", "new", "new", "new", "new", "repeat", "clash"]),
-    st.sampled_from([*["none"] * 10, "revision", "position", "stale", "other life"]),
-    st.integers(0, 30),
-)
-UNREADABLE: list[dict[str, Any]] = [
-    {"$unset": {"step": ""}},
-    {"$unset": {"epoch": ""}},
-    {"$set": {"revision": "seven"}},
-    {"$set": {"status": "odd"}},
-    {"$set": {"payload": 7}},
-    {"$set": {"version": "1"}},
-    {"$set": {"updatedAt": "yesterday"}},
-    {"$set": {"head": 7}},
-    {"$push": {"outbox": {"_id": "x"}}},
-    {"$push": {"recent": {"k": "x"}}},
-]
-UNFIT: list[dict[str, Any]] = [{"step": "nowhere"}, {"version": 99}]
-FORGED: list[dict[str, Any]] = [{"message": "forged"}, {"previous": "nowhere"}, {"head": "0" * 64}]
 
 
 class Rig:
@@ -196,7 +138,7 @@ class FlowMachine(RuleBasedStateMachine):
     @initialize(is_one=st.sampled_from([False, False, True]))
     def create(self, is_one: bool) -> None:
         self.is_one = is_one
-        definition = _definition(self.flow, FIRST)
+        definition = definition_of(self.flow, FIRST)
         if self.is_one:
             self.instances = [self.at]
         else:
@@ -283,7 +225,7 @@ class FlowMachine(RuleBasedStateMachine):
     def publish(self, worker: int) -> None:
         version = VERSIONS[len(self.versions)]
         self.versions.append(version)
-        whole = _definition(self.flow, version.steps)
+        whole = definition_of(self.flow, version.steps)
         patch = {"steps": whole["steps"], "ttl": f"PT{version.ttl // HOUR}H"}
         self.run(self.rig.workers[worker].update_flow(self.flow, patch))
         self.compare(1 - worker)
@@ -595,21 +537,6 @@ def _is_expired(state: pure.State | None, now: datetime) -> bool:
 
 def _has_timed_out(state: pure.State | None, now: datetime) -> bool:
     return state is not None and state["status"] == "active" and state.get("timeout_at", NEVER) <= now
-
-
-def _definition(slug: str, steps: dict[str, Step]) -> dict[str, Any]:
-    whole: dict[str, Any] = {"flow": slug, "initialStep": next(iter(steps)), "steps": {}}
-    for index, (name, step) in enumerate(steps.items()):
-        transitions = {
-            key: {"transition": key, "step": target, **dict.fromkeys(marks.split(), True)}
-            for key, (target, marks) in step.transitions.items()
-        }
-        whole["steps"][name] = {"index": index, "step": name, "service": "s", "transitions": transitions}
-        if step.timeout is not None:
-            after, transition, resume = step.timeout
-            due = {"after": f"PT{after // MINUTE}M", "transition": transition, "resume": resume}
-            whole["steps"][name]["timeout"] = due
-    return whole
 
 
 def _decided(decide: Callable[[], Any]) -> Any:

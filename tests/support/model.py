@@ -8,55 +8,15 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from tests.support.model_values import Command, Step, Version
+
 State = dict[str, Any]
 Answer = Any
 TERMINAL_STATUSES = ("cleared", "expired")
 REPAIRS = ("reset", "set", "clear")
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
 MILLISECOND = timedelta(milliseconds=1)
-RECORDED_AS = {
-    "start": "started",
-    "back": "undone",
-    "clear": "cleared",
-    "pause": "paused",
-    "resume": "resumed",
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "start": {"service": ""},
-    "transition": {"ok": True},
-    "set": {"ok": True, "service": ""},
-}
 OF_THE_STEP = ("timeout_at", "timeout_left_ms")
-
-
-class Step(NamedTuple):
-    """``transitions``: the target and marks of each; ``timeout``: after, transition, resume."""
-
-    transitions: dict[str, tuple[str, str]]
-    timeout: tuple[timedelta, str, str] | None = None
-
-
-class Version(NamedTuple):
-    """A published version of the flow; it begins at the first step."""
-
-    steps: dict[str, Step]
-    ttl: timedelta
-
-
-class Command(NamedTuple):
-    """One of the service's operations with its arguments."""
-
-    name: str
-    args: dict[str, Any]
-
-    @property
-    def recorded_as(self) -> str:
-        return self.args["transition"] if self.name == "transition" else RECORDED_AS.get(self.name, self.name)
-
-    @property
-    def content(self) -> tuple[str, dict[str, Any]]:
-        """The content by which a repeated request is recognised, with the values of absent arguments."""
-        return self.name, DEFAULTS.get(self.name, {}) | self.args
 
 
 class Origin(NamedTuple):
