@@ -1,6 +1,9 @@
 """Findings: their construction, order and bounds."""
 
 from collections.abc import Iterable
+from operator import itemgetter
+
+from msgspec import structs
 
 from app.contracts.definition import Finding
 from app.flow.lint.pointers import path_to
@@ -20,15 +23,23 @@ def warning(at: str, message: str, advice: str) -> Finding:
     return Finding(_short(at), message, "warning", advice)
 
 
+Place = tuple[int, ...]
+
+
 def arranged(raw: object, findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings in the order of the document, without duplicates, at most ``MAX_FINDINGS``.
 
     If there are more, errors are listed before warnings, and the last finding counts the others.
     """
     order = _Order(raw)
-    cut = (Finding(_leading(raw, f.pointer), f.message, f.severity, f.advice) for f in findings)
-    unique = {(finding.pointer, finding.message): finding for finding in cut}
-    ordered = sorted(unique.values(), key=lambda finding: order.place(finding.pointer))
+    unique: dict[tuple[str, str], tuple[Place, Finding]] = {}
+    for found in findings:
+        place = order.place(found.pointer)
+        pointer = _leading(found.pointer, len(place))
+        if pointer != found.pointer:
+            found = structs.replace(found, pointer=pointer)  # noqa: PLW2901 - the one that is listed
+        unique[pointer, found.message] = (place, found)
+    ordered = [finding for _, finding in sorted(unique.values(), key=itemgetter(0))]
     if len(ordered) <= MAX_FINDINGS:
         return ordered
     errors = [finding for finding in ordered if finding.severity == "error"]
@@ -49,11 +60,16 @@ class _Order:
         self._raw = raw
         self._members: dict[int, dict[str, int]] = {}
 
-    def place(self, pointer: str) -> tuple[int, ...]:
-        """Return the positions of the members on the path to a value: outer values come first."""
+    def place(self, pointer: str) -> Place:
+        """Return the positions of the members on the path to a value: outer values come first.
+
+        It ends where the document has no such member.
+        """
         return tuple(
-            name if isinstance(around, list) else self._positions(around)[name]
-            for around, name in path_to(self._raw, pointer)
+            [
+                name if isinstance(around, list) else self._positions(around)[name]
+                for around, name in path_to(self._raw, pointer)
+            ]
         )
 
     def _positions(self, value: dict[str, object]) -> dict[str, int]:
@@ -68,7 +84,6 @@ def _short(pointer: str) -> str:
     return pointer if len(pointer) <= MAX_POINTER else pointer[: pointer.rindex("/", 0, MAX_POINTER + 1)]
 
 
-def _leading(raw: object, pointer: str) -> str:
+def _leading(pointer: str, members: int) -> str:
     """Return the part of a pointer that exists in the document: jsonschema-rs leaves empty names out."""
-    found = sum(1 for _ in path_to(raw, pointer))
-    return "/".join(pointer.split("/")[: found + 1])
+    return pointer if pointer.count("/") == members else "/".join(pointer.split("/")[: members + 1])

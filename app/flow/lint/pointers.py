@@ -11,10 +11,15 @@ def path_to(document: object, pointer: str) -> Iterator[tuple[Any, Any]]:
     """
     value: Any = document
     for segment in pointer.split("/")[1:]:
-        name: str | int = segment.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, list) and segment.isdecimal() and int(segment) < len(value):
+        name: str | int = segment
+        if isinstance(value, dict):
+            if "~" in segment:
+                name = segment.replace("~1", "/").replace("~0", "~")
+            if name not in value:
+                return
+        elif isinstance(value, list) and segment.isdecimal() and int(segment) < len(value):
             name = int(segment)
-        elif not isinstance(value, dict) or name not in value:
+        else:
             return
         yield value, name
         value = value[name]
