@@ -23,6 +23,8 @@ from app.flow.lint.spelling import instead, quoted
 from app.flow.people.participants import MAX_PARTICIPANTS
 from app.flow.values.struct_errors import escape
 
+MAX_SHOWN = 8
+"""Roles that a message names."""
 MAX_LISTED = 100
 """Assignments of one transition, and transitions that its ``notBy`` names."""
 _MEMBERS = ("assign", "notBy", "approvals")
@@ -206,13 +208,14 @@ def _check_voters(at: str, role: str, listed: object) -> Iterator[Finding]:
             f"add {quoted(role)} to `roles` of the transition, or leave `roles` out",
         )
         return
-    for position, other in texts_in(listed):
-        if other != role:
-            yield warning(
-                f"{at.removesuffix('/approvals')}/roles/{position}",
-                f"The role {quoted(other)} may not run this transition: only people with {quoted(role)} vote",
-                "leave it out, or give it a transition of its own",
-            )
+    others = [quoted(other) for _, other in texts_in(listed) if other != role]
+    if others:
+        shown = f"{', '.join(others[:MAX_SHOWN])}{', …' if len(others) > MAX_SHOWN else ''}"
+        yield warning(
+            f"{at.removesuffix('/approvals')}/roles",
+            f"Only people with the role {quoted(role)} vote, not those with {shown}",
+            "leave the other roles out, or give them a transition of their own",
+        )
 
 
 def _check_count(at: str, count: object, role: object, roles: RolesOnStates) -> Iterator[Finding]:
