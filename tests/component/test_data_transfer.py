@@ -259,6 +259,10 @@ async def test_a_damaged_file_is_refused_before_anything_is_written(
 async def test_data_that_is_there_is_not_touched(
     exported: Path, parts: Backend, new_database: MakeDatabase, settings: Settings
 ) -> None:
+    leases = parts.database.collection("flow_leases")
+    async with asyncio.timeout(30):  # a job may be between two holds of its lease
+        while not await leases.count_documents({"until": {"$gt": datetime.now(UTC) + timedelta(seconds=1)}}):
+            await asyncio.sleep(0.05)
     with pytest.raises(DataTransferError, match="A service runs on this database"):
         await load(parts.database, exported)
     target = await new_database()

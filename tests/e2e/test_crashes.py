@@ -37,14 +37,14 @@ async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> No
     users = iter(enumerate((f"user-{n}", WAYS[n % 2]) for n in range(USERS)))
     walkers = [Sender(serving) for _ in range(CLIENTS)]
 
-    kills = 0
-    killed = asyncio.Condition()
+    kills = announced = 0
+    announcement = asyncio.Condition()
 
     async def client(walker: Sender) -> None:
         for n, (user, way) in users:
-            async with killed:  # the kills are spread over the whole walk, however fast it is
-                while kills < KILLS * n // USERS:
-                    await killed.wait()
+            async with announcement:  # the kills are spread over the whole walk, however fast it is
+                while announced < KILLS * n // USERS:
+                    await announcement.wait()
             await walk(walker, user, way)
 
     clients = [asyncio.create_task(client(walker)) for walker in walkers]
@@ -52,13 +52,15 @@ async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> No
         await asyncio.sleep(chance.uniform(0.02, 0.3))
         victims = serving.workers()
         if len(victims) > 1:
+            async with announcement:
+                announced = kills + 1
+                announcement.notify_all()
+            await asyncio.sleep(chance.uniform(0, 0.05))  # the clients go on, and are met by the kill
             try:
                 chance.choice(victims).send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:  # it died of the kill before, and was still listed
                 continue
-            async with killed:
-                kills += 1
-                killed.notify_all()
+            kills += 1
     await asyncio.gather(*clients)
     for walker in walkers:
         await walker.close()

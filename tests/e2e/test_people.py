@@ -405,6 +405,8 @@ async def test_people_act_over_the_socket(people: People) -> None:
     kinds += ["claimed", "released", "claimed", "transitioned"]
     assert [kind for _, kind in acts(await request.history(ada))] == kinds
     await of_ada.until_revision(len(kinds) - 1)
-    assert [update["revision"] for update in of_ada.updates()] == list(range(1, len(kinds)))
+    shown = [update["revision"] for update in of_ada.updates()]
+    assert shown[-len(kinds) + 1 :] == list(range(1, len(kinds)))
+    assert len(shown) < len(kinds) or shown[0] == 0, "the start may be relayed after the connection"
     assert of_eve.updates() == []
     await close_all(sockets)

@@ -22,8 +22,9 @@ def definition(slug: str = FLOW, moved: int = 0) -> Json:
     return {**found, "prefabs": {"a": "an author's", "b": "own"}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def flow(serving: Serving) -> str:
+    """A flow that is made once in a process, as its service is: xdist comes back to a module after others."""
     async with serving.http("root", "flow:admin") as http:
         created = await http.post("/api/flows", json=definition())
         assert created.status_code == 201, created.text
