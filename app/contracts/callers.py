@@ -17,6 +17,9 @@ class Caller(Struct, frozen=True):
     ``groups`` are those of its token. ``participates``: it acts on another user's state, by the roles that it
     has on that state alone (app.flow.people).
 
+    ``service`` is the alias of an integration whose credential this is: it acts on states of all users, but only
+    in flows with a step of that integration, and runs only transitions of those steps ("": no integration).
+
     ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
     this process alone (``trusted_caller``); no token sets it.
     """
@@ -28,6 +31,7 @@ class Caller(Struct, frozen=True):
     trusted: bool = False
     groups: frozenset[str] = frozenset()
     participates: bool = False
+    service: str = ""
 
     def acts_for(self, user_id: str) -> bool:
         """Return true if the caller may act for a user: as that user, a service or an administrator."""

@@ -80,6 +80,17 @@ class DefinitionChanged(Struct, frozen=True, tag="definition", rename="camel"):
         return (EVERYONE,)
 
 
+class IntegrationChanged(Struct, frozen=True, tag="integration", rename="camel"):
+    """A registration was changed or removed: caches of it are stale."""
+
+    alias: str
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """The topic of all workers."""
+        return (EVERYONE,)
+
+
 class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A client that follows a state now.
 
@@ -148,7 +159,7 @@ class PresenceQuery(Struct, frozen=True, tag="presence?", rename="camel"):
         return (EVERYONE,) if self.user_id is None else (user_topic(self.user_id),)
 
 
-Event = StateChanged | DefinitionChanged | PresenceReport | PresenceQuery
+Event = StateChanged | DefinitionChanged | IntegrationChanged | PresenceReport | PresenceQuery
 
 
 class Gap(Struct, frozen=True):

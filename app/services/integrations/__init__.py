@@ -1,0 +1,1 @@
+"""Integrations: registrations, the events that they receive, and what they may do."""
