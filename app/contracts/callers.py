@@ -17,8 +17,8 @@ class Caller(Struct, frozen=True):
     ``groups`` are those of its token. ``participates``: it acts on another user's state, by the roles that it
     has on that state alone (app.flow.people).
 
-    ``service`` is the alias of an integration whose credential this is: it acts on states of all users, but only
-    in flows with a step of that integration, and runs only transitions of those steps ("": no integration).
+    ``service`` is the alias of an integration whose credential this is ("": none). It acts on states of all
+    users, but only in flows with a step of that integration, and runs only transitions of those steps.
 
     ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
     this process alone (``trusted_caller``); no token sets it.

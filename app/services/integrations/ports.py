@@ -1,0 +1,21 @@
+"""The adapters that integrations need."""
+
+from msgspec import Struct
+
+from app.contracts.ports.deliveries import DeadLetters, DeliveryLanes, DeliveryLog
+from app.contracts.ports.integrations import ApiKeyStore, IntegrationStore
+from app.contracts.ports.secrets import SecretStore
+from app.contracts.ports.transports import EventStreams, WebhookTransport
+
+
+class IntegrationPorts(Struct, frozen=True, kw_only=True):
+    """The stores and transports of integrations."""
+
+    registrations: IntegrationStore
+    api_keys: ApiKeyStore
+    lanes: DeliveryLanes
+    log: DeliveryLog
+    letters: DeadLetters
+    webhooks: WebhookTransport
+    streams: EventStreams
+    secrets: SecretStore
