@@ -60,6 +60,7 @@ from app.contracts.errors.requests import (
     SlowClientError,
     TooManyConnectionsError,
     WebBuildMissingError,
+    service_limit_error,
 )
 
 __all__ = [
@@ -113,4 +114,5 @@ __all__ = [
     "VersionConflictError",
     "WebBuildMissingError",
     "cut",
+    "service_limit_error",
 ]
