@@ -62,6 +62,7 @@ from app.contracts.errors.requests import (
     WebBuildMissingError,
     service_limit_error,
 )
+from app.contracts.errors.services import ServiceConflictError, ServiceNotFoundError, WebhookMissingError
 
 __all__ = [
     "MAX_DETAIL",
@@ -106,6 +107,8 @@ __all__ = [
     "RequestTimeoutError",
     "RevisionConflictError",
     "SeparationOfDutiesError",
+    "ServiceConflictError",
+    "ServiceNotFoundError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
@@ -113,6 +116,7 @@ __all__ = [
     "TooManyConnectionsError",
     "VersionConflictError",
     "WebBuildMissingError",
+    "WebhookMissingError",
     "cut",
     "service_limit_error",
 ]
