@@ -7,7 +7,7 @@ again).
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -20,7 +20,7 @@ GROUP = "service"
 RETENTION_MS = 7 * 24 * 3600 * 1000
 """Age, by the clock of Redis, at which entries are removed, read or not."""
 MAX_ENTRIES = 1_000_000
-"""Approximate size of a stream, beyond which its oldest entries are removed: a bound of the memory of Redis."""
+"""Approximate size of a stream, beyond which its oldest entries are removed."""
 MAX_BATCH, MAX_BATCH_BYTES = 500, 1_048_576
 """Entries of one command, of which Redis appends all or none."""
 MAX_IN_FLIGHT = 16
@@ -37,8 +37,32 @@ async def create_group(redis: Redis, key: str, group: str) -> None:
     try:
         await redis.xgroup_create(key, group, id="0", mkstream=True)
     except ResponseError as error:
-        if not _is_busy_group(error):
+        if not str(error).startswith("BUSYGROUP"):
             raise
+
+
+_APPEND = """
+local group, max_entries, retention_ms = ARGV[1], ARGV[2], ARGV[3]
+local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], group, '0', 'MKSTREAM')
+if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
+  return created
+end
+local last
+for i = 4, #ARGV, 3 do
+  last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_entries, '*',
+    'id', ARGV[i], 'type', ARGV[i + 1], 'event', ARGV[i + 2])
+end
+local oldest = tonumber(string.match(last, '^%d+')) - tonumber(retention_ms)
+redis.call('XTRIM', KEYS[1], 'MINID', string.format('%d-0', oldest))
+redis.call('PEXPIRE', KEYS[1], retention_ms)
+return last
+"""
+"""Append a batch, all or none of it, and remove old entries.
+
+A script, since a pipeline could append an event after one that a full Redis refused. It creates the group
+each time: a Redis that lost its data has lost the group too. The age of entries is that by their identifiers,
+which have the time of Redis. A stream that nothing is appended to for that long is removed as a whole.
+"""
 
 
 class _TypedEvent(msgspec.Struct):
@@ -59,7 +83,6 @@ class RedisEventStreams:
         self._servers = redis_servers(url)
         self._database = database
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._redis_time_ms = 0
 
     async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
         """Append events, each with its id, in order.
@@ -82,26 +105,10 @@ class RedisEventStreams:
         await self._servers.close()
 
     async def _append(self, key: str, batch: Sequence[tuple[str, bytes]]) -> None:
-        # In a transaction, so that a full Redis does not refuse one event and accept the next one.
-        transaction = self._servers.commands.pipeline(transaction=True)
-        # Each time: a Redis that lost its data has lost the group too.
-        transaction.xgroup_create(key, GROUP, id="0", mkstream=True)
+        arguments: list[str | bytes] = [GROUP, str(MAX_ENTRIES), str(RETENTION_MS)]
         for event_id, event in batch:
-            kind = msgspec.json.decode(event, type=_TypedEvent).type
-            fields: dict[Any, Any] = {"id": event_id, "type": kind, "event": event}
-            transaction.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True)
-        # The identifiers of entries have the time of Redis; ours may differ from it.
-        oldest = max(self._redis_time_ms - RETENTION_MS, 0)
-        transaction.xtrim(key, minid=f"{oldest}-0", approximate=False)
-        transaction.pexpire(key, RETENTION_MS)  # a stream that nothing is appended to has only old entries
-        created, *answers = await transaction.execute(raise_on_error=False)
-        failures = [each for each in answers if isinstance(each, Exception)]
-        if isinstance(created, Exception) and not _is_busy_group(created):
-            failures.append(created)
-        if failures:
-            raise failures[0]
-        last: bytes = answers[len(batch) - 1]
-        self._redis_time_ms = int(last.split(b"-")[0])
+            arguments += [event_id, msgspec.json.decode(event, type=_TypedEvent).type, event]
+        await self._servers.commands.eval(_APPEND, 1, key, *cast(list[str], arguments))
 
 
 def _batches(events: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
@@ -116,7 +123,3 @@ def _batches(events: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, by
         size += len(event[1])
     if batch:
         yield batch
-
-
-def _is_busy_group(error: Exception) -> bool:
-    return str(error).startswith("BUSYGROUP")
