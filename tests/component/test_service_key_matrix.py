@@ -250,7 +250,8 @@ async def test_records_name_the_service() -> None:
         assert (await there.send(there.credentials[credential], run)).status_code == 200
         refused = await there.send(there.credentials[credential], run)
         assert refused.status_code == 403, "the state is at a step of another service now"
-        await there.rig.service.background.relay.drain(5)
+        async with there.rig.service:
+            await there.rig.service.background.relay.drain(5)
         history = await there.rig.flows.get_flow_history("olga", "shop")
         assert [(each.kind, each.actor) for each in history] == [
             ("started", "olga"),
@@ -263,10 +264,12 @@ async def test_a_service_manages_its_own_keys_over_http() -> None:
     there = await ServiceWorld.build()
     key = there.credentials["key"]
     path = "/api/admin/services/payment/keys"
+    there.rig.clock.advance(seconds=1)
     made = await there.send(key, Request("POST", path, {}, {"name": "next", "expiresIn": 3600}, {}))
     assert made.status_code == 201, made.text
     assert made.headers["cache-control"] == "no-store"
     fresh = made.json()
+    assert set(fresh) == {"id", "name", "createdAt", "createdBy", "expiresAt", "key"}
     listed = (await there.send(fresh["key"], Request("GET", path, {}, None, {}))).json()["items"]
     assert [each["name"] for each in listed] == ["", "next"]
     assert "key" not in listed[1]
