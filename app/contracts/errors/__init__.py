@@ -62,7 +62,12 @@ from app.contracts.errors.requests import (
     WebBuildMissingError,
     service_limit_error,
 )
-from app.contracts.errors.services import ServiceConflictError, ServiceNotFoundError, WebhookMissingError
+from app.contracts.errors.services import (
+    ApiKeyNotFoundError,
+    ServiceConflictError,
+    ServiceNotFoundError,
+    WebhookMissingError,
+)
 
 __all__ = [
     "MAX_DETAIL",
@@ -72,6 +77,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_POINTER",
     "AddressTooLongError",
+    "ApiKeyNotFoundError",
     "AuthenticationRequiredError",
     "BusUnavailableError",
     "CheckTimeoutError",

@@ -41,3 +41,16 @@ class WebhookMissingError(FlowError):
 
     def __init__(self, alias: str) -> None:
         super().__init__(f"Service {alias} has no webhook; set its url first", service=alias)
+
+
+class ApiKeyNotFoundError(FlowError):
+    """The service has no valid API key with this id."""
+
+    code = "API_KEY_NOT_FOUND"
+    status = 404
+    title = "API key not found"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(
+            f"Service {cut(alias, MAX_NAME)} has no API key with this id that is not revoked yet"
+        )
