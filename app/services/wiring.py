@@ -32,6 +32,9 @@ from app.services.delivery.relay import Relay
 from app.services.delivery.sinks import DeliverySink, EventBusSink, HistorySink
 from app.services.delivery.state_events import StateEvents
 from app.services.delivery.undeliverable import UndeliverableRecords
+from app.services.integrations.components import IntegrationComponents
+from app.services.integrations.ports import IntegrationPorts
+from app.services.integrations.registry import SETTLE_SECONDS
 from app.services.jobs.background import Background
 from app.services.jobs.due_changes import DueChanges
 from app.services.jobs.job import Job
@@ -69,6 +72,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     statistics: StatisticsSource
     leases: LeaseStore
     reports: CorruptionReports
+    integrations: IntegrationPorts
     bus: EventBus
     clock: Clock
     is_time_trusted: Callable[[], bool] = always
@@ -80,6 +84,7 @@ class Limits(Struct, frozen=True):
 
     ``state_ttl`` None: states do not expire; ``history_retention`` None: history is retained for ever.
     ``user_changes_per_minute`` counts the changes that one user requests through this worker.
+    ``registration_settle_seconds`` is the time after which a registration is in effect on all workers.
     """
 
     definition_max_age: timedelta = timedelta(minutes=5)
@@ -87,6 +92,7 @@ class Limits(Struct, frozen=True):
     history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
     user_changes_per_minute: int = 1200
+    registration_settle_seconds: float = SETTLE_SECONDS
 
 
 class Components:
@@ -99,6 +105,9 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
+        self.integrations = IntegrationComponents(
+            ports.integrations, self.catalog, bus, clock, settle_seconds=limits.registration_settle_seconds
+        )
         self.access = Visibility(self.catalog, states, clock)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
@@ -168,6 +177,7 @@ class Components:
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
+                Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
             ],
         )
 

@@ -61,6 +61,7 @@ from app.contracts.errors.requests import (
     TooManyConnectionsError,
     WebBuildMissingError,
 )
+from app.contracts.errors.services import ServiceConflictError, ServiceNotFoundError, WebhookMissingError
 
 __all__ = [
     "MAX_DETAIL",
@@ -105,6 +106,8 @@ __all__ = [
     "RequestTimeoutError",
     "RevisionConflictError",
     "SeparationOfDutiesError",
+    "ServiceConflictError",
+    "ServiceNotFoundError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
@@ -112,5 +115,6 @@ __all__ = [
     "TooManyConnectionsError",
     "VersionConflictError",
     "WebBuildMissingError",
+    "WebhookMissingError",
     "cut",
 ]

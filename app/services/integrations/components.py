@@ -1,0 +1,26 @@
+"""The components of integrations, connected over their ports."""
+
+from app.contracts.ports.bus import EventBus
+from app.contracts.ports.clock import Clock
+from app.services.definitions.catalog import DefinitionCatalog
+from app.services.integrations.administration import IntegrationAdministration
+from app.services.integrations.ports import IntegrationPorts
+from app.services.integrations.probes import IntegrationProbes
+from app.services.integrations.registry import IntegrationRegistry
+
+
+class IntegrationComponents:
+    """The components; each receives the few others that it needs."""
+
+    def __init__(
+        self,
+        ports: IntegrationPorts,
+        catalog: DefinitionCatalog,
+        bus: EventBus,
+        clock: Clock,
+        *,
+        settle_seconds: float,
+    ) -> None:
+        self.registry = IntegrationRegistry(ports.registrations, bus, clock, settle_seconds=settle_seconds)
+        self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
+        self.probes = IntegrationProbes(self.registry, ports.webhooks, clock)
