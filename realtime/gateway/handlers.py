@@ -241,7 +241,8 @@ class FlowSockets:
             if is_new or refused or state_id not in session.followed:
                 await self._rooms.leave_state(session, state_id)
             raise
-        if not session.disconnected and (user_id == session.user_id or not session.caller.acts_for(user_id)):
+        is_person = user_id == session.user_id or not session.caller.acts_for(user_id)
+        if is_person and not session.caller.service and not session.disconnected:
             self._service.presence.enter(state_id, session.presence)
         if message.entity_id is None:
             await self._remember(session, state_id)

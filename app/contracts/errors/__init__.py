@@ -60,6 +60,7 @@ from app.contracts.errors.requests import (
     SlowClientError,
     TooManyConnectionsError,
     WebBuildMissingError,
+    service_limit_error,
 )
 from app.contracts.errors.services import ServiceConflictError, ServiceNotFoundError, WebhookMissingError
 
@@ -117,4 +118,5 @@ __all__ = [
     "WebBuildMissingError",
     "WebhookMissingError",
     "cut",
+    "service_limit_error",
 ]

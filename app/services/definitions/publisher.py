@@ -84,7 +84,7 @@ class Definitions:
     async def version(self, flow_id: str, version: int, caller: Caller) -> FlowDefinition:
         """Return a version, also of a retired flow. Raises FlowNotFoundError."""
         require_flow(flow_id)
-        await self._access.require_visible(flow_id, caller)
+        await self._access.require_visible(flow_id, caller, version)
         found = await self._catalog.version(flow_id, version)
         if found is None:
             raise FlowNotFoundError(flow_id, version)
@@ -121,7 +121,7 @@ class Definitions:
         """
         while True:
             page = await self._store.list_latest(after_flow, limit)
-            visible = [found for found in page.items if caller.has_a_role(found.flow.roles)]
+            visible = [found for found in page.items if self._access.may_list(found.flow, caller)]
             if page.next is None:
                 return Page(visible)
             if visible:
