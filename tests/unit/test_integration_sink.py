@@ -160,6 +160,21 @@ async def test_the_list_of_waiting_states_does_not_depend_on_the_events_that_it_
     assert made.waits_since() == at(1)
 
 
+async def test_a_service_that_lists_a_flow_with_its_own_step_has_one_lane() -> None:
+    made = await sink(integration(flows=("checkout", "other")), integration("audit", flows=("checkout",)))
+    received: list[Mark] = []
+    made.sink.on_marked(lambda marks, records: received.extend(marks))
+    await made.deliver(ENTER)
+    assert sorted(mark.alias for mark in received) == ["audit", "payment"]
+
+
+async def test_an_older_change_after_a_newer_one_is_no_step_back() -> None:
+    made = await sink(integration())
+    await made.deliver(LEAVE, ENTER)
+    assert made.waits_since() is None
+    assert made.lanes.lanes[LaneId("payment", STATE).key].newest == LanePosition("e1", 3)
+
+
 async def test_the_step_of_the_target_waits_for_it() -> None:
     made = await sink(integration("parcels"), integration())
     await made.deliver(LEAVE)

@@ -1,6 +1,6 @@
 """The durable sink that notes which changes concern which integrations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import structlog
@@ -13,6 +13,7 @@ from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.deliveries import DeliveryLanes
 from app.contracts.record import HistoryRecord, state_after
+from app.flow.step_services import owner_of
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.integrations.matching import concerns, enters_step, leaves_own_step, waits_at_own_step
 
@@ -64,6 +65,7 @@ class IntegrationSink:
         integrations = await self._registry.current()
         if not integrations:
             return delivered
+        addressees = _Addressees(integrations)
         flows: dict[tuple[str, int], Flow | None] = {}
         marks: dict[str, Mark] = {}
         marked = []
@@ -73,7 +75,7 @@ class IntegrationSink:
             version = (record.flow_id, record.version)
             if version not in flows:
                 flows[version] = await self._flow(*version)
-            found = _marks(integrations, record, flows[version])
+            found = _marks(addressees.of(record, flows[version]), record, flows[version])
             for mark in found:
                 key = LaneId(mark.alias, mark.state_id).key
                 marks[key] = _joined(marks.get(key), mark)
@@ -99,7 +101,33 @@ class IntegrationSink:
         return None if definition is None else definition.flow
 
 
-def _marks(integrations: Sequence[Integration], record: HistoryRecord, flow: Flow | None) -> list[Mark]:
+class _Addressees:
+    """Finds the few of many integrations that a change can concern."""
+
+    def __init__(self, integrations: Sequence[Integration]) -> None:
+        self._by_alias = {integration.alias: integration for integration in integrations}
+        self._by_flow: dict[str, list[Integration]] = {}
+        self._owners: dict[tuple[str, int, str], list[Integration]] = {}
+        for integration in integrations:
+            for flow_id in set(integration.flows or ()):
+                self._by_flow.setdefault(flow_id, []).append(integration)
+
+    def of(self, record: HistoryRecord, flow: Flow | None) -> Iterator[Integration]:
+        """Yield those that list the flow, or that own a step of it."""
+        listed = self._by_flow.get(record.flow_id, [])
+        yield from listed
+        if flow is None:
+            return
+        key = (record.flow_id, record.version, record.service)
+        owners = self._owners.get(key)
+        if owners is None:
+            aliases = {owner_of(flow, step, record.service) for step in flow.steps.values()}
+            owners = [self._by_alias[alias] for alias in sorted(aliases) if alias in self._by_alias]
+            self._owners[key] = owners
+        yield from (integration for integration in owners if integration not in listed)
+
+
+def _marks(integrations: Iterable[Integration], record: HistoryRecord, flow: Flow | None) -> list[Mark]:
     """Return a mark for each integration that a change concerns, or for which a state waits or waited.
 
     Which states wait for an integration does not depend on the events that it receives.
