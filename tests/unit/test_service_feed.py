@@ -198,7 +198,7 @@ def stream_of(rig: FeedRig, after: int = 0, seconds: float = 60) -> ServiceEvent
 
 
 async def taken(events: AsyncIterator[ServerSentEvent], count: int) -> list[tuple[Any, Any]]:
-    found = []
+    found: list[tuple[Any, Any]] = []
     while len(found) < count:
         event = await anext(events)
         if event.event is not None:
