@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
@@ -23,6 +23,7 @@ from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
 from app.services.definitions.exchange import DefinitionExchange
 from app.services.definitions.publisher import Definitions
@@ -110,9 +111,7 @@ class Components:
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
-        sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
-        sinks.append(self.integrations.sink)
-        relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
+        relay = self._relay(ports)
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
@@ -141,7 +140,8 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        checks = DefinitionChecks(self.integrations.registry.aliases)
+        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
@@ -161,6 +161,14 @@ class Components:
             access=self.access,
             settle_seconds=limits.registration_settle_seconds,
         )
+
+    def _relay(self, ports: Ports) -> Relay:
+        sinks: list[DeliverySink] = [
+            HistorySink(ports.history),
+            EventBusSink(ports.bus, ports.history, self.updates),
+            self.integrations.sink,
+        ]
+        return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
         self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
@@ -197,4 +205,5 @@ class Components:
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""
-        return await self._statistics.statistics(self._clock.now())
+        figures = await self._statistics.statistics(self._clock.now())
+        return structs.replace(figures, services=await self.integrations.administration.statistics())

@@ -8,6 +8,7 @@ from app.contracts.ports.states import StateStore
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.integrations.administration import IntegrationAdministration
+from app.services.integrations.api_keys import ApiKeys
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.feed import DeliveryFeed
 from app.services.integrations.outgoing import IntegrationSink
@@ -36,6 +37,7 @@ class IntegrationComponents:
     ) -> None:
         self.registry = IntegrationRegistry(ports.registrations, bus, clock, settle_seconds=settle_seconds)
         self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
+        self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, clock)
         self.probes = IntegrationProbes(self.registry, ports.webhooks, clock)
         self.events = IntegrationEvents(ports.secrets)
         self.sink = IntegrationSink(self.registry, ports.lanes, catalog, clock)
