@@ -7,7 +7,7 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.definition import FlowDefinition
-from app.contracts.deliveries import LaneId, LanePosition, Mark
+from app.contracts.deliveries import LaneId, LanePosition
 from app.contracts.errors import DefinitionCorruptionError, StoreUnavailableError
 from app.contracts.integration import Integration
 from app.contracts.record import HistoryRecord
@@ -162,10 +162,10 @@ async def test_the_list_of_waiting_states_does_not_depend_on_the_events_that_it_
 
 async def test_a_service_that_lists_a_flow_with_its_own_step_has_one_lane() -> None:
     made = await sink(integration(flows=("checkout", "other")), integration("audit", flows=("checkout",)))
-    received: list[Mark] = []
-    made.sink.on_marked(lambda marks, records: received.extend(marks))
+    received: list[tuple[str, list[HistoryRecord]]] = []
+    made.sink.on_marked(lambda alias, records: received.append((alias, list(records))))
     await made.deliver(ENTER)
-    assert sorted(mark.alias for mark in received) == ["audit", "payment"]
+    assert sorted(received, key=str) == [("audit", [ENTER]), ("payment", [ENTER])]
 
 
 async def test_an_older_change_after_a_newer_one_is_no_step_back() -> None:
@@ -182,24 +182,18 @@ async def test_the_step_of_the_target_waits_for_it() -> None:
     assert made.waits_since() is None
 
 
-async def test_callbacks_receive_the_marks_and_their_records() -> None:
+async def test_callbacks_receive_the_changes_of_each_integration() -> None:
     made = await sink(integration("user", events=("flow.reset",)), integration())
-    received: list[tuple[list[Mark], list[HistoryRecord]]] = []
-    made.sink.on_marked(lambda marks, records: received.append((list(marks), list(records))))
+    received: dict[str, list[HistoryRecord]] = {}
+    made.sink.on_marked(lambda alias, records: received.update({alias: list(records)}))
     other = later(change("transitioned", "ship", "ship", user_id="bob"), 7)
     await made.deliver(ENTER, other, STAY)
-    ((marks, records),) = received
-    assert records == [ENTER, other, STAY]
-    assert {(mark.alias, mark.state_id.user_id, mark.position.revision) for mark in marks} == {
-        ("user", "ada", 1),
-        ("payment", "ada", 2),
-        ("payment", "bob", 7),
-    }
+    assert received == {"user": [ENTER], "payment": [ENTER, other, STAY]}
 
 
 async def test_callbacks_come_after_the_marks_only() -> None:
     made = await sink(integration("stranger"))
-    made.sink.on_marked(lambda marks, records: pytest.fail("nothing was marked"))
+    made.sink.on_marked(lambda alias, records: pytest.fail("nothing was marked"))
     await made.deliver(ENTER)
 
 

@@ -1,6 +1,6 @@
 """The durable sink that notes which changes concern which integrations."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -19,8 +19,8 @@ from app.services.integrations.matching import concerns, enters_step, leaves_own
 
 log = structlog.get_logger("integrations")
 
-MarkedCallback = Callable[[Sequence[Mark], Sequence[HistoryRecord]], None]
-"""Receives the marks of a batch and the records that they are of."""
+MarkedCallback = Callable[[str, Sequence[HistoryRecord]], None]
+"""Receives the alias of an integration, and changes for which its lanes were marked."""
 
 
 class RegisteredIntegrations(Protocol):
@@ -68,24 +68,26 @@ class IntegrationSink:
         addressees = _Addressees(integrations)
         flows: dict[tuple[str, int], Flow | None] = {}
         marks: dict[str, Mark] = {}
-        marked = []
+        marked: dict[str, list[HistoryRecord]] = {}
         for record in batch:
             if record.after is UNSET:
                 continue
             version = (record.flow_id, record.version)
             if version not in flows:
                 flows[version] = await self._flow(*version)
-            found = _marks(addressees.of(record, flows[version]), record, flows[version])
-            for mark in found:
+            for mark in _marks(addressees.of(record, flows[version]), record, flows[version]):
                 key = LaneId(mark.alias, mark.state_id).key
                 marks[key] = _joined(marks.get(key), mark)
-            if found:
-                marked.append(record)
+                marked.setdefault(mark.alias, []).append(record)
         if marks:
             await self._lanes.mark(list(marks.values()), self._clock.now())
-            for callback in self._callbacks:
-                callback(list(marks.values()), marked)
+            self._call_back(marked)
         return delivered
+
+    def _call_back(self, marked: Mapping[str, Sequence[HistoryRecord]]) -> None:
+        for callback in self._callbacks:
+            for alias, records in marked.items():
+                callback(alias, records)
 
     async def _flow(self, flow_id: str, version: int) -> Flow | None:
         """Return a version of a flow; None if it cannot be read, which must not stop the relay."""
