@@ -94,6 +94,7 @@ class Integration(Struct, frozen=True, kw_only=True):
         secrets: The secrets that sign, the newest first.
         backlog: The decision about events that waited, absent: all are delivered.
         heartbeat: Its last report, absent if there is none.
+        waiting_listed: The list of waiting states has also those that waited before the registration.
         registered_at: The time of the registration. Changes after it are delivered.
         updated_at: The time of the last change of the registration.
         revision: The number of changes of the registration.
@@ -115,6 +116,7 @@ class Integration(Struct, frozen=True, kw_only=True):
     secrets: tuple[IntegrationSecret, ...] = ()
     backlog: BacklogPolicy | UnsetType = UNSET
     heartbeat: Heartbeat | UnsetType = UNSET
+    waiting_listed: bool = False
     registered_at: datetime
     updated_at: datetime
     revision: int = 0

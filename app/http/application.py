@@ -31,6 +31,7 @@ from app.http.routes.migration import MIGRATION_ENDPOINTS
 from app.http.routes.pages import page_routes
 from app.http.routes.people import PEOPLE_ENDPOINTS
 from app.http.routes.service_keys import SERVICE_KEY_ENDPOINTS
+from app.http.routes.service_feed import SERVICE_FEED_ENDPOINTS
 from app.http.routes.services import SERVICE_ENDPOINTS
 from app.http.routes.state_lists import STATE_LIST_ENDPOINTS
 from app.http.routes.states import STATE_ENDPOINTS
@@ -49,6 +50,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *PEOPLE_ENDPOINTS,
         *HISTORY_ENDPOINTS,
         *STREAM_ENDPOINTS,
+        *SERVICE_FEED_ENDPOINTS,
         *TOKEN_ENDPOINTS,
         *EXCHANGE_ENDPOINTS,
         *FLOW_ENDPOINTS,
