@@ -58,6 +58,8 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    "flow_integrations": (),
+    "flow_integration_health": (),
     "flow_reservations": (
         IndexModel([("reservedAt", ASCENDING)], name="age", expireAfterSeconds=RESERVATION_SECONDS),
     ),

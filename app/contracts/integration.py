@@ -87,6 +87,7 @@ class Integration(Struct, frozen=True, kw_only=True):
         fields: JSON pointers of the parts of payloads that its events have, None for the whole payloads.
         enabled: Events are delivered; otherwise they wait.
         disabled_reason: The reason of a disabled integration.
+        disabled_by: Who disabled it. Only an administrator enables what an administrator has disabled.
         secrets: The secrets that sign, the newest first.
         backlog: The decision about events that waited, absent: all are delivered.
         heartbeat: Its last report, absent if there is none.
@@ -107,6 +108,7 @@ class Integration(Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...] | None = None
     enabled: bool = True
     disabled_reason: str | UnsetType = UNSET
+    disabled_by: Literal["administrator", "receiver"] | UnsetType = UNSET
     secrets: tuple[IntegrationSecret, ...] = ()
     backlog: BacklogPolicy | UnsetType = UNSET
     heartbeat: Heartbeat | UnsetType = UNSET

@@ -10,6 +10,7 @@ from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
 from models.documents.definitions import FlowDefinitionDocument
 from models.documents.history import FlowHistoryDocument
+from models.documents.integrations import IntegrationDocument, IntegrationHealthDocument
 from models.documents.leases import LeaseDocument
 from models.documents.reservations import ReservationDocument
 from models.documents.secrets import SecretDocument
@@ -24,4 +25,6 @@ DOCUMENTS: list[type[Document]] = [
     LeaseDocument,
     SecretDocument,
     ReservationDocument,
+    IntegrationDocument,
+    IntegrationHealthDocument,
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from app.contracts.integration import ApiKey, Integration, IntegrationHealth
+from app.contracts.integration import ApiKey, Heartbeat, Integration, IntegrationHealth
 
 
 class IntegrationStore(Protocol):
@@ -17,7 +17,7 @@ class IntegrationStore(Protocol):
         """Return a registration, None if there is none."""
 
     async def put(self, integration: Integration, expected_revision: int | None) -> bool:
-        """Store a registration with its health record.
+        """Store a registration with its health record. The stored heartbeat of an existing one stays.
 
         Args:
             integration: The registration.
@@ -26,6 +26,9 @@ class IntegrationStore(Protocol):
         Returns:
             False if the stored revision is another one; nothing is changed then.
         """
+
+    async def put_heartbeat(self, alias: str, heartbeat: Heartbeat) -> bool:
+        """Store the last report of an integration; its revision stays. Returns false if there is none."""
 
     async def delete(self, alias: str) -> bool:
         """Remove a registration and its health. Returns false if there was none."""

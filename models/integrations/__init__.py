@@ -1,0 +1,1 @@
+"""The stores of integrations and of the deliveries to them."""
