@@ -50,20 +50,12 @@ class SendLimits:
                 if not waiter.done():
                     waiter.set_exception(ClosingError())
 
-    @asynccontextmanager
-    async def sender(self, alias: str) -> AsyncIterator[None]:
-        """Hold a sender in this block; wait until there is one.
+    async def take(self, alias: str) -> None:
+        """Take a sender; wait until there is one. ``give_back`` returns it.
 
         Raises:
             ClosingError: The worker ends.
         """
-        await self._take(alias)
-        try:
-            yield
-        finally:
-            self._give_back(alias)
-
-    async def _take(self, alias: str) -> None:
         if self._closing:
             raise ClosingError
         if alias not in self._waiting and self._permits(alias):
@@ -75,14 +67,16 @@ class SendLimits:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._give_back(alias)  # it was granted at the same moment
+                self.give_back(alias)  # it was granted at the same moment
             raise
-        finally:
-            queue = self._waiting.get(alias)
-            if queue is not None and waiter in queue:
-                queue.remove(waiter)
-                if not queue:
-                    del self._waiting[alias]
+
+    def give_back(self, alias: str) -> None:
+        """Return a sender."""
+        self._free += 1
+        self._used[alias] -= 1
+        if not self._used[alias]:
+            del self._used[alias]
+        self._grant()
 
     def _permits(self, alias: str) -> bool:
         return self._used[alias] < min(self._limits.get(alias, 1), self._free)
@@ -90,13 +84,6 @@ class SendLimits:
     def _use(self, alias: str) -> None:
         self._used[alias] += 1
         self._free -= 1
-
-    def _give_back(self, alias: str) -> None:
-        self._free += 1
-        self._used[alias] -= 1
-        if not self._used[alias]:
-            del self._used[alias]
-        self._grant()
 
     def _grant(self) -> None:
         """Serve those that wait, one of each integration in turn, as far as limits permit."""
@@ -127,26 +114,29 @@ class RateAllowance:
         self._second = 0
         self._left = 0
 
-    async def take(self, integration: Integration) -> None:
-        """Wait until one more request may be sent. Raises StoreUnavailableError."""
+    @asynccontextmanager
+    async def turn(self, integration: Integration) -> AsyncIterator[None]:
+        """Let those that wait for the rate go one by one, so that only one of them has a sender."""
         if integration.rate is None:
+            yield
             return
         self._waiting += 1
         try:
             async with self._turn:
-                await self._take(integration.alias, integration.rate)
+                yield
         finally:
             self._waiting -= 1
 
-    async def _take(self, alias: str, rate: int) -> None:
-        while True:
+    async def take(self, integration: Integration) -> None:
+        """Wait, in a ``turn``, until one more request may be sent. Raises StoreUnavailableError."""
+        while integration.rate is not None:
             moment = self._clock.now().timestamp()
             second = int(moment)
             if self._second != second:
                 self._second, self._left = second, 0
             if not self._left:
-                wanted = min(rate, self._waiting)
-                self._left = await self._store.take_rate(alias, second, wanted, rate)
+                wanted = min(integration.rate, self._waiting)
+                self._left = await self._store.take_rate(integration.alias, second, wanted, integration.rate)
             if self._left:
                 self._left -= 1
                 return
