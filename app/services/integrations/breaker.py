@@ -26,6 +26,8 @@ MAX_PAUSE_SECONDS = 600.0
 PAUSE_SPREAD = 0.2
 PROBE_SECONDS = 30.0
 """The time after which a probe counts as lost, as the worker that made it may have died."""
+ABANDONED_SECONDS = 5.0
+"""The time after which a probe that was not sent is repeated."""
 
 Result = Literal["success", "failure", "no_answer", "slow_down", "abandoned"]
 """``failure``: the receiver answered with one. ``no_answer``: there was no connection, or no answer in time.
@@ -89,7 +91,9 @@ def after(
     if outcome.result == "abandoned":
         if health.breaker != "probing":
             return health
-        return structs.replace(health, breaker="open", next_probe_at=now + timedelta(seconds=1))
+        return structs.replace(
+            health, breaker="open", next_probe_at=now + timedelta(seconds=ABANDONED_SECONDS)
+        )
     failed = _with_failure(health, outcome)
     if health.breaker == "open":  # it was sent before the breaker opened
         return failed if failed.failing != health.failing else health

@@ -136,7 +136,7 @@ class EventDelivery:
             answered=UNSET if sent is None else sent.answered,
             refused=UNSET if sent is None else sent.refused,
         )
-        self._result.deliveries.append((logged, event.body))
+        self._result.add_delivery(logged, event.body if self._integration.stream else b"")
         self._tools.health.count(self._integration.alias, delivered=1)
         return None
 
@@ -153,7 +153,7 @@ class EventDelivery:
             self._tools.health.count(self._integration.alias, internal=1)
 
     def waits(self, failure: DeliveryFailure) -> bool:
-        """Note a failed attempt in the result. Returns false if there is no other one, true if the lane waits.
+        """Note a failed attempt. Returns true if the lane waits for another one, false if there is none.
 
         A failed probe does not count against the schedule.
         """

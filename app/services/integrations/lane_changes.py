@@ -10,7 +10,7 @@ from app.contracts.record import HistoryFilter, HistoryRecord, named_payload
 from app.contracts.state import StateId
 from app.services.states.history import HistoryReader
 
-PAGE_SIZE = 100
+PAGE_SIZE = 50
 MAX_REVISION = 10**17
 
 

@@ -22,7 +22,8 @@ class LaneResult:
         cursor: The last change that is done.
         failures: Failed attempts at the next event that count.
         attempts: The last attempts at the next event.
-        deliveries: Deliveries that are done, with the events.
+        deliveries: Deliveries that are done, with the events that go to a stream.
+        size_bytes: The size of these events.
         letters: New dead letters.
         changed_letters: Letters whose redelivery failed.
         redelivered: Ids of letters that were delivered.
@@ -31,20 +32,30 @@ class LaneResult:
 
     def __init__(self, lane: Lane, due_at: datetime) -> None:
         self.lane = lane
-        self.cursor = lane.cursor
-        self.failures = lane.failures
-        self.attempts = lane.attempts
+        self.due_at: datetime | None = due_at
+        self.discard()
+
+    def discard(self) -> None:
+        """Discard what is done: the lane goes on from where it was."""
+        self.cursor = self.lane.cursor
+        self.failures = self.lane.failures
+        self.attempts = self.lane.attempts
         self.deliveries: list[tuple[LoggedDelivery, bytes]] = []
+        self.size_bytes = 0
         self.letters: list[DeadLetter] = []
         self.changed_letters: list[DeadLetter] = []
         self.redelivered: list[str] = []
-        self.due_at: datetime | None = due_at
 
     def advance(self, position: LanePosition) -> None:
         """Note that the change at a position is done."""
         self.cursor = position
         self.failures = 0
         self.attempts = ()
+
+    def add_delivery(self, logged: LoggedDelivery, body: bytes) -> None:
+        """Note that an event is delivered, apart from the stream and the log."""
+        self.deliveries.append((logged, body))
+        self.size_bytes += len(body)
 
     def note_attempt(self, attempt: Attempt) -> None:
         """Add an attempt at the next event."""

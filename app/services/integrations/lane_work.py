@@ -35,6 +35,7 @@ MAX_WORK_SECONDS = 20.0
 """How long a claimed lane is worked on before others get their turn; much shorter than a claim."""
 MAX_EVENTS = 200
 """The largest number of events of a claim; after a crash they are repeated."""
+MAX_BYTES = 500_000
 MAX_LETTER_ATTEMPTS = 50
 STORE_PAUSE_SECONDS = 2.0
 UNKNOWN_TYPE = "flow.transition"
@@ -120,7 +121,8 @@ class LaneWork:
 
     def _is_over(self) -> bool:
         over = asyncio.get_running_loop().time() > self._until
-        if over or self._stopping() or len(self.result.deliveries) >= MAX_EVENTS:
+        full = len(self.result.deliveries) >= MAX_EVENTS or self.result.size_bytes >= MAX_BYTES
+        if over or full or self._stopping():
             self._delivery.continue_after(0)
             return True
         return False
@@ -226,7 +228,10 @@ class LaneWork:
         """Deliver a dead letter once more. The job ends, whatever comes of it."""
         letter = await self._tools.letters.get(self._integration.alias, letter_id)
         if letter is not None:
-            failure = await self._attempt_letter(letter)
+            if self.result.failures < MAX_ATTEMPTS:
+                failure = await self._attempt_letter(letter)
+            else:  # only an unexpected failure leaves so many
+                failure = self._delivery.own_failure("internal", "an unexpected failure")
             if failure is None:
                 self.result.redelivered.append(letter.id)
             else:
