@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
@@ -183,4 +183,5 @@ class Components:
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""
-        return await self._statistics.statistics(self._clock.now())
+        figures = await self._statistics.statistics(self._clock.now())
+        return structs.replace(figures, services=await self.integrations.administration.statistics())
