@@ -62,7 +62,12 @@ from app.contracts.errors.requests import (
     WebBuildMissingError,
     service_limit_error,
 )
-from app.contracts.errors.services import ServiceConflictError, ServiceNotFoundError, WebhookMissingError
+from app.contracts.errors.services import (
+    DeliveryNotFoundError,
+    ServiceConflictError,
+    ServiceNotFoundError,
+    WebhookMissingError,
+)
 
 __all__ = [
     "MAX_DETAIL",
@@ -80,6 +85,7 @@ __all__ = [
     "DatabaseRefusedError",
     "DefinitionCorruptionError",
     "DefinitionSourceError",
+    "DeliveryNotFoundError",
     "EntityRequiredError",
     "Fault",
     "FaultyInputError",

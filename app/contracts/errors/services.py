@@ -41,3 +41,17 @@ class WebhookMissingError(FlowError):
 
     def __init__(self, alias: str) -> None:
         super().__init__(f"Service {alias} has no webhook; set its url first", service=alias)
+
+
+class DeliveryNotFoundError(FlowError):
+    """The service has no such delivery or dead letter, or it was removed."""
+
+    code = "DELIVERY_NOT_FOUND"
+    status = 404
+    title = "Delivery not found"
+
+    def __init__(self, event_id: str) -> None:
+        event_id = cut(event_id, MAX_NAME)  # from a URL it may be any text
+        super().__init__(
+            f"Delivery {event_id} not found; list the dead letters or the events", eventId=event_id
+        )
