@@ -23,6 +23,7 @@ from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
 from app.services.definitions.exchange import DefinitionExchange
 from app.services.definitions.publisher import Definitions
@@ -105,14 +106,19 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.integrations = IntegrationComponents(
-            ports.integrations, self.catalog, bus, clock, settle_seconds=limits.registration_settle_seconds
+            ports.integrations,
+            self.catalog,
+            bus,
+            clock,
+            self.history,
+            settle_seconds=limits.registration_settle_seconds,
         )
         self.access = Visibility(self.catalog, states, clock)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
-        sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
-        relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
+        relay = self._relay(ports)
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
@@ -124,7 +130,6 @@ class Components:
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
@@ -141,13 +146,21 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        checks = DefinitionChecks(self.integrations.registry.aliases)
+        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
+
+    def _relay(self, ports: Ports) -> Relay:
+        sinks: list[DeliverySink] = [
+            HistorySink(ports.history),
+            EventBusSink(ports.bus, ports.history, self.updates),
+        ]
+        return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
         self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay

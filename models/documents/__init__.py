@@ -6,6 +6,7 @@ the collections (``models.states.store``, ``models.history_store``), through ``m
 
 from beanie import Document
 
+from models.documents.api_keys import ApiKeyDocument
 from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
 from models.documents.definitions import FlowDefinitionDocument
@@ -25,6 +26,7 @@ DOCUMENTS: list[type[Document]] = [
     LeaseDocument,
     SecretDocument,
     ReservationDocument,
+    ApiKeyDocument,
     IntegrationDocument,
     IntegrationHealthDocument,
 ]

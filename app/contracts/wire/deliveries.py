@@ -18,7 +18,7 @@ from app.contracts.wire.times import Time, iso
 
 
 class AttemptView(Struct, frozen=True, rename="camel"):
-    """One attempt. ``reason`` is the side that failed, ``body`` the beginning of the answer if it is stored."""
+    """One attempt. ``reason`` is the side that failed, ``body`` the beginning of the answer if stored."""
 
     at: Time
     duration_ms: float
@@ -71,7 +71,7 @@ class DeliveryView(Struct, frozen=True, rename="camel"):
     """An event of a service.
 
     ``status``: ``delivered``, or ``dead`` with its ``letter``. A letter that was redelivered is removed.
-    ``transition`` is the one with which the receiver answered, ``refused`` the error by which that was refused.
+    ``transition`` is the one with which the receiver answered, ``refused`` the error that refused it.
     """
 
     id: str
@@ -167,7 +167,7 @@ def delivery_view(logged: LoggedDelivery | None, letter: DeadLetter | None) -> D
     found = letter or logged
     if found is None:
         raise TypeError("there is no delivery")
-    view = DeliveryView(
+    return DeliveryView(
         id=found.id,
         service=found.alias,
         status="delivered" if letter is None else "dead",
@@ -188,7 +188,6 @@ def delivery_view(logged: LoggedDelivery | None, letter: DeadLetter | None) -> D
         refused=UNSET if logged is None else logged.refused,
         sequence=UNSET if logged is None else logged.sequence,
     )
-    return view
 
 
 def failing_view(lane: Lane) -> FailingView:

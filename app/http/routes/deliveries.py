@@ -170,7 +170,7 @@ async def _replay(call: Call) -> Answer:
     return Answer(ReplayReport(result.states, result.changes, command.dry_run, result.next))
 
 
-def _report(result: LettersResult, dry_run: bool) -> Answer:  # noqa: FBT001 - a member of the answer
+def _report(result: LettersResult, dry_run: bool) -> Answer:
     return Answer(LettersReport(result.matched, result.changed, result.skipped, dry_run))
 
 

@@ -78,9 +78,7 @@ class DeadLetterAdministration:
             only = structs.replace(only, until=self._clock.now())
         return ListedLetters(await self._letters.find(only, after, limit), only)
 
-    async def list_failing(
-        self, alias: str, *, after: str | None, limit: int, caller: Caller
-    ) -> Page[Lane]:
+    async def list_failing(self, alias: str, *, after: str | None, limit: int, caller: Caller) -> Page[Lane]:
         """Return the states whose next event has failed and is tried again, by key."""
         require_manager(caller, alias)
         return await self._lanes.list_failing(alias, after, limit)

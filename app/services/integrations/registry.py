@@ -87,6 +87,10 @@ class IntegrationRegistry:
         """Return a registration as it was last read, None if there was none."""
         return self._by_alias.get(alias)
 
+    def aliases(self) -> Collection[str]:
+        """Return the aliases of the registrations as they were last read."""
+        return self._by_alias.keys()
+
     async def stored(self, alias: str) -> Integration:
         """Read a registration from the store. Raises ServiceNotFoundError."""
         found = await self._store.get(alias)

@@ -120,9 +120,7 @@ def _require_range(command: ReplayCommand) -> None:
     if command.since is UNSET and command.until is UNSET and command.from_revision is UNSET:
         faults.append(Fault("", "must have since, until or fromRevision"))
     if command.from_revision is not UNSET and (command.flow_id is UNSET or command.user_id is UNSET):
-        faults.append(
-            Fault("/fromRevision", "must be given with flowId and userId")
-        )
+        faults.append(Fault("/fromRevision", "must be given with flowId and userId"))
     if command.epoch is not UNSET and command.from_revision is UNSET:
         faults.append(Fault("/epoch", "must be given with fromRevision"))
     if command.since is not UNSET and command.until is not UNSET and command.since >= command.until:
