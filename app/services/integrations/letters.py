@@ -125,7 +125,7 @@ class DeadLetterAdministration:
         edited = structs.replace(letter, event=event, edited_by=caller.user_id)
         if not await self._letters.replace(edited):
             raise DeliveryNotFoundError(event_id)
-        log.info("dead letter edited", service=alias, event=event_id)
+        log.info("dead letter edited", service=alias, delivery=event_id)
         return edited
 
     async def redeliver(self, only: DeadLetterFilter, caller: Caller, *, dry_run: bool) -> LettersResult:
