@@ -1,11 +1,8 @@
 """Fakes of the stores of registered integrations."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from msgspec import structs
 
-from msgspec import UNSET, structs
-
-from app.contracts.integration import ApiKey, Heartbeat, Integration, IntegrationHealth
+from app.contracts.integration import Heartbeat, Integration, IntegrationHealth
 
 BREAKER_MEMBERS = ("breaker", "failures", "openings", "next_probe_at", "allowed", "reason", "revision")
 
@@ -90,36 +87,3 @@ class FakeIntegrationStore:
         taken = max(0, min(wanted, limit - used))
         self.health[alias] = structs.replace(stored, window=window, used=used + taken)
         return taken
-
-
-class FakeApiKeyStore:
-    def __init__(self) -> None:
-        self.keys: dict[str, ApiKey] = {}
-
-    async def add(self, key: ApiKey) -> None:
-        self.keys[key.id] = key
-
-    async def get(self, key_id: str) -> ApiKey | None:
-        return self.keys.get(key_id)
-
-    async def of_integration(self, alias: str) -> Sequence[ApiKey]:
-        found = [key for key in self.keys.values() if key.alias == alias]
-        return sorted(found, key=lambda key: (key.created_at, key.id))
-
-    async def revoke(self, key_id: str, at: datetime) -> bool:
-        key = self.keys.get(key_id)
-        if key is None or key.revoked_at is not UNSET:
-            return False
-        self.keys[key_id] = structs.replace(key, revoked_at=at)
-        return True
-
-    async def note_use(self, key_id: str, at: datetime) -> None:
-        key = self.keys.get(key_id)
-        if key is not None:
-            self.keys[key_id] = structs.replace(key, last_used_at=at)
-
-    async def delete_of(self, alias: str) -> int:
-        found = await self.of_integration(alias)
-        for key in found:
-            del self.keys[key.id]
-        return len(found)

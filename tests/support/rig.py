@@ -7,8 +7,9 @@ from app.services import FlowService
 from app.services.integrations.ports import IntegrationPorts
 from app.services.trusted import TrustedFlows
 from app.services.wiring import Limits, Ports
+from tests.support.fake_api_keys import FakeApiKeyStore
 from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
-from tests.support.fake_integrations import FakeApiKeyStore, FakeIntegrationStore
+from tests.support.fake_integrations import FakeIntegrationStore
 from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import (
     FakeBus,

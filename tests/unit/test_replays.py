@@ -59,7 +59,7 @@ async def replay(there: Rig, caller: Caller = ROOT, **members: Any) -> ReplayRes
 async def test_a_range_of_time() -> None:
     there, ends = await made("ada", "bob")
     first = (await there.flows.get_flow_history("ada", "loop"))[1].timestamp
-    whole = {"since": first, "until": first + timedelta(minutes=2)}
+    whole: dict[str, Any] = {"since": first, "until": first + timedelta(minutes=2)}
     assert await replay(there, dry_run=True, **whole) == ReplayResult(1, 2)
     assert jobs(there) == {}
     assert await replay(there, **whole) == ReplayResult(1, 2)
@@ -140,6 +140,6 @@ async def test_others_are_refused() -> None:
     for caller in (Caller("ada"), Caller("service:other", scopes=frozenset({SERVICE}), service="other")):
         with pytest.raises(InsufficientPermissionsError):
             await replay(there, caller, since=there.clock.now())
+    command = ReplayCommand(since=there.clock.now())
     with pytest.raises(ServiceNotFoundError):
-        command = ReplayCommand(since=there.clock.now())
         await there.service.integrations.replays.replay("nowhere", command, ROOT)

@@ -136,6 +136,7 @@ SERVICE_ENDPOINTS = [
         answers={200: ServiceView},
         answer_headers=("ETag",),
         errors=_ERRORS,
+        for_services=True,
     ),
     Endpoint(
         method="PUT",
@@ -148,6 +149,7 @@ SERVICE_ENDPOINTS = [
         request_headers=("If-Match",),
         answer_headers=("ETag", "Location"),
         errors=(InsufficientPermissionsError, ServiceConflictError, ServiceNotFoundError),
+        for_services=True,
     ),
     Endpoint(
         method="DELETE",
@@ -170,6 +172,7 @@ SERVICE_ENDPOINTS = [
         answers={200: ServiceView},
         answer_headers=("ETag",),
         errors=_CHANGING,
+        for_services=True,
     ),
     Endpoint(
         method="POST",
@@ -181,6 +184,7 @@ SERVICE_ENDPOINTS = [
         answers={200: ServiceView},
         answer_headers=("ETag",),
         errors=_CHANGING,
+        for_services=True,
     ),
     Endpoint(
         method="POST",
@@ -192,6 +196,7 @@ SERVICE_ENDPOINTS = [
         answers={200: ServiceView},
         answer_headers=("ETag",),
         errors=_CHANGING,
+        for_services=True,
     ),
     Endpoint(
         method="POST",
@@ -202,6 +207,7 @@ SERVICE_ENDPOINTS = [
         body=HeartbeatCommand,
         answers={200: HeartbeatView},
         errors=_ERRORS,
+        for_services=True,
     ),
     Endpoint(
         method="POST",
@@ -211,6 +217,7 @@ SERVICE_ENDPOINTS = [
         handle=_ping,
         answers={200: ProbeResult},
         errors=_PROBING,
+        for_services=True,
     ),
     Endpoint(
         method="POST",
@@ -221,5 +228,6 @@ SERVICE_ENDPOINTS = [
         body=SampleCommand,
         answers={200: ProbeResult},
         errors=_PROBING,
+        for_services=True,
     ),
 ]
