@@ -9,6 +9,8 @@ from app.contracts.integration import EventType
 
 MAX_MEMBERS = 100
 """Members of each list of a registration."""
+MIN_KEY_SECONDS = 60
+MAX_KEY_SECONDS = 10 * 366 * 24 * 3600
 MAX_SECRET_SECONDS = 30 * 24 * 3600
 
 FlowName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -77,3 +79,10 @@ class SampleCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     """The type of the sample event."""
 
     type: EventType = "flow.step.entered"
+
+
+class ApiKeyCommand(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A new API key. ``expiresIn``: the seconds of its validity, by default without an end."""
+
+    name: Annotated[str, Meta(max_length=200)] = ""
+    expires_in: Annotated[int, Meta(ge=MIN_KEY_SECONDS, le=MAX_KEY_SECONDS)] | None = None

@@ -62,7 +62,13 @@ from app.contracts.errors.requests import (
     WebBuildMissingError,
     service_limit_error,
 )
-from app.contracts.errors.services import ServiceConflictError, ServiceNotFoundError, WebhookMissingError
+from app.contracts.errors.services import (
+    ApiKeyNotFoundError,
+    DeliveryNotFoundError,
+    ServiceConflictError,
+    ServiceNotFoundError,
+    WebhookMissingError,
+)
 
 __all__ = [
     "MAX_DETAIL",
@@ -72,6 +78,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_POINTER",
     "AddressTooLongError",
+    "ApiKeyNotFoundError",
     "AuthenticationRequiredError",
     "BusUnavailableError",
     "CheckTimeoutError",
@@ -80,6 +87,7 @@ __all__ = [
     "DatabaseRefusedError",
     "DefinitionCorruptionError",
     "DefinitionSourceError",
+    "DeliveryNotFoundError",
     "EntityRequiredError",
     "Fault",
     "FaultyInputError",

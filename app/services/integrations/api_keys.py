@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct
 
 from app.contracts.callers import Caller, service_caller
 from app.contracts.errors import (
+    ApiKeyNotFoundError,
     AuthenticationRequiredError,
     BusUnavailableError,
     Fault,
@@ -21,10 +22,10 @@ from app.contracts.errors import (
 )
 from app.contracts.events import EVERYONE, Event, Gap, IntegrationChanged, Topic
 from app.contracts.integration import ApiKey
+from app.contracts.integration_commands import ApiKeyCommand
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.integrations import ApiKeyStore, IntegrationStore
-from app.kit.durations import iso_duration
 from app.services.integrations.key_cache import KeyCache
 from app.services.integrations.key_text import is_key_id, new_key, read_key
 from app.services.integrations.permissions import require_manager
@@ -33,8 +34,6 @@ log = structlog.get_logger("auth")
 
 MAX_VALID_KEYS = 20
 """Valid keys of one integration."""
-MIN_LIFETIME = timedelta(minutes=1)
-MAX_LIFETIME = timedelta(days=3660)
 TRUST_SECONDS = 60.0
 """The time for which a connection trusts a key while the store is unavailable (``Caller.expires_at``)."""
 USE_INTERVAL = timedelta(minutes=1)
@@ -71,34 +70,30 @@ class ApiKeys:
         bus.subscribe(self._on_event)
         bus.on_gap(self._on_gap)
 
-    async def create(
-        self, alias: str, *, name: str = "", expires_in: timedelta | None = None, caller: Caller
-    ) -> NewApiKey:
+    async def create(self, alias: str, command: ApiKeyCommand, caller: Caller) -> NewApiKey:
         """Create a key of an integration.
 
         Raises:
             InsufficientPermissionsError: The caller is neither an administrator nor the integration.
             ServiceNotFoundError: There is no such integration.
-            InvalidRequestError: It has too many valid keys, or the lifetime is out of bounds.
+            InvalidRequestError: It has too many valid keys.
         """
         require_manager(caller, alias)
-        if expires_in is not None and not MIN_LIFETIME <= expires_in <= MAX_LIFETIME:
-            bounds = f"between {iso_duration(MIN_LIFETIME)} and {iso_duration(MAX_LIFETIME)}"
-            raise InvalidRequestError([Fault("/expiresIn", f"must be {bounds}")])
         now = self._clock.now()
         valid = [key for key in await self._of(alias) if key.is_valid_at(now)]
         if len(valid) >= MAX_VALID_KEYS:
             fault = f"the service has {MAX_VALID_KEYS} valid keys, the maximum; revoke one first"
             raise InvalidRequestError([Fault("", fault)])
         text, parts = new_key()
+        seconds = command.expires_in
         key = ApiKey(
             id=parts.id,
             alias=alias,
             hashed=parts.hashed,
-            name=name,
+            name=command.name,
             created_at=now,
             created_by=caller.user_id,
-            expires_at=UNSET if expires_in is None else now + expires_in,
+            expires_at=UNSET if seconds is None else now + timedelta(seconds=seconds),
         )
         await self._keys.add(key)
         log.info("api key created", service=alias, key=key.id, user=caller.user_id)
@@ -114,25 +109,18 @@ class ApiKeys:
         require_manager(caller, alias)
         return await self._of(alias)
 
-    async def revoke(self, alias: str, key_id: str, caller: Caller) -> bool:
-        """Revoke a key. Returns false if the integration has no valid key by this id.
+    async def revoke(self, alias: str, key_id: str, caller: Caller) -> None:
+        """Revoke a key.
 
         Raises:
+            ApiKeyNotFoundError: The integration has no key by this id, or it was revoked before.
             InsufficientPermissionsError: The caller is neither an administrator nor the integration.
         """
         require_manager(caller, alias)
         if not is_key_id(key_id) or not await self._keys.revoke(alias, key_id, self._clock.now()):
-            return False
+            raise ApiKeyNotFoundError(alias)
         log.info("api key revoked", service=alias, key=key_id, user=caller.user_id)
         await self._announce(alias)
-        return True
-
-    async def delete_of(self, alias: str) -> int:
-        """Remove all keys of an integration that is removed, and return their number."""
-        removed = await self._keys.delete_of(alias)
-        if removed:
-            await self._announce(alias)
-        return removed
 
     async def verify(self, text: str) -> Caller:
         """Return the caller that a key is a credential of.
