@@ -68,6 +68,7 @@ class IntegrationComponents:
             operations,
             self._catalog,
             self._clock,
+            on_logged=self.feed.notify,
         )
         self.sink.on_marked(dispatcher.offer)
         return dispatcher
