@@ -11,9 +11,14 @@ import pytest
 from msgspec import UNSET, structs
 from sse_starlette import ServerSentEvent
 
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import ADMIN, Caller, service_caller
 from app.contracts.deliveries import LoggedDelivery
-from app.contracts.errors import InsufficientPermissionsError, ServiceNotFoundError
+from app.contracts.errors import (
+    AuthenticationRequiredError,
+    InsufficientPermissionsError,
+    ServiceNotFoundError,
+)
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StateId
 from app.http.routes.service_feed import ServiceEventStream, feed_item
@@ -21,6 +26,7 @@ from app.services.integrations.feed import CHUNK_SIZE, DeliveryFeed, FeedPage
 from tests.support.integrations import checkout_dict, integration
 from tests.support.rig import Rig
 
+VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
 ADA = StateId("checkout", "ada")
 
 
@@ -214,7 +220,7 @@ async def test_only_the_service_itself_and_administrators_may_read(rig: FeedRig)
 
 def stream_of(rig: FeedRig, after: int = 0, seconds: float = 60) -> ServiceEventStream:
     caller = service_caller("payment", expires_at=time.time() + seconds)
-    return ServiceEventStream(rig.feed, "payment", caller, after)
+    return ServiceEventStream(rig.feed, VERIFIER, "payment", caller, after)
 
 
 async def taken(events: AsyncIterator[ServerSentEvent], count: int) -> list[tuple[Any, Any]]:
@@ -268,6 +274,29 @@ async def test_a_stream_ends_with_the_token(rig: FeedRig) -> None:
     sent = [event async for event in stream_of(rig, seconds=0.01).events()]
     assert sent[-1].event == "flow-error"
     assert json.loads(str(sent[-1].data))["code"] == "AUTHENTICATION_REQUIRED"
+
+
+async def test_a_stream_ends_with_its_key(rig: FeedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.http.routes.service_feed.RENEWAL_SECONDS", 0)
+    await rig.log(*await rig.changes(2))
+    caller = service_caller("payment", expires_at=time.time() + 60, credential="key-1")
+    checked: list[Caller] = []
+
+    class Keys:
+        """Keys of which one is valid twice."""
+
+        async def renew(self, caller: Caller) -> Caller:
+            checked.append(caller)
+            if len(checked) == 3:
+                raise AuthenticationRequiredError("The API key was revoked")
+            return caller
+
+    verifier: Any = Keys()
+    stream = ServiceEventStream(rig.feed, verifier, "payment", caller, 0)
+    sent = [event async for event in stream.events()]
+    assert [event.event for event in sent] == ["service-event", "service-event", "flow-error"]
+    assert checked == [caller] * 3
+    stream.close()
 
 
 async def test_a_stream_ends_with_the_registration(rig: FeedRig) -> None:
