@@ -95,14 +95,12 @@ class BreakableLog(FakeDeliveryLog):
 class Deliveries:
     """The fakes of one test. All flows of a user are changed with ``change``, which marks the lanes."""
 
-    def __init__(self, *integrations: Integration, seed: int = 1, **limits: Any) -> None:
+    def __init__(self, *integrations: Integration, seed: int = 1) -> None:
         self.random = random.Random(seed)
-        self.rig = Rig(**limits)
+        self.rig = Rig()
         self.clock = VirtualClock()
         self.rig.clock = self.clock  # type: ignore[assignment]
-        self.service = self.rig.make(**limits)
-        self._components = self.service._components  # the dispatcher becomes one of them
-        self.flows = self.service.as_trusted()
+        self.use_new_service()
         self.registrations = FakeIntegrationStore()
         self.lanes = CountingLanes()
         self.log = BreakableLog()
@@ -113,6 +111,12 @@ class Deliveries:
         self._registered: tuple[Integration, ...] = ()
         self._initial = integrations
         self._marked: dict[str, set[str]] = defaultdict(set)
+
+    def use_new_service(self) -> None:
+        """Build the service over the fakes of the rig."""
+        self.service = self.rig.make()
+        self._components = self.service._components  # the dispatcher becomes one of them
+        self.flows = self.service.as_trusted()
 
     async def prepare(self) -> None:
         """Register the integrations, and publish the flow."""

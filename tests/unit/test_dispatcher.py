@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.deliveries import Lane, LaneId, LanePosition
-from app.contracts.errors import StoreUnavailableError
-from app.contracts.integration import BacklogPolicy, Integration, IntegrationHealth
+from app.contracts.integration import Integration, IntegrationHealth
 from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
-from app.kit.ids import new_id
 from app.services.integrations import dispatcher
 from app.services.integrations.breaker import OPENS_AFTER
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
