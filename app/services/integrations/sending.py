@@ -197,10 +197,10 @@ class EventSender:
         except FlowError as error:
             if error.retryable or error.status >= MAX_LOCAL_STATUS:
                 raise
-            log.info("answered transition refused", service=alias, event=event_id, code=error.code)
+            log.info("answered transition refused", service=alias, event_id=event_id, code=error.code)
             return error.code
         except Exception as error:
-            log.error("answered transition failed", service=alias, event=event_id, **describe(error))
+            log.error("answered transition failed", service=alias, event_id=event_id, **describe(error))
             raise InternalError from error
         return UNSET
 
