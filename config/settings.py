@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
 from config.masking import mask_source, mask_url
+from config.networks import PrivateAddresses, parse_private_addresses
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote
 
 PREFIX = "FLOW_"
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     jwt_service_claim: str = "service"
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
+    services_private_addresses: str = "false"
     ready_strict: bool = False
     max_connections: int = Field(10_000, ge=16, le=1_000_000)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
@@ -132,6 +134,11 @@ class Settings(BaseSettings):
         if info.data.get("mongo_url") is None and not Path(_EXAMPLES.removeprefix("file:")).exists():
             return [f"file:{SHIPPED_FLOWS}" if source == _EXAMPLES else source for source in value]
         return value
+
+    @field_validator("services_private_addresses")
+    @classmethod
+    def _known_networks(cls, value: str) -> str:
+        return str(parse_private_addresses(value))
 
     @field_validator("definitions_auth")
     @classmethod
@@ -217,6 +224,11 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """True if this process starts its own servers."""
         return self.mongo_url is None
+
+    @property
+    def private_addresses(self) -> PrivateAddresses:
+        """The addresses outside the public network that webhooks may be sent to."""
+        return parse_private_addresses(self.services_private_addresses)
 
     @property
     def max_message_bytes(self) -> int:

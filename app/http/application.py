@@ -31,6 +31,7 @@ from app.http.routes.migration import MIGRATION_ENDPOINTS
 from app.http.routes.pages import page_routes
 from app.http.routes.people import PEOPLE_ENDPOINTS
 from app.http.routes.service_keys import SERVICE_KEY_ENDPOINTS
+from app.http.routes.services import SERVICE_ENDPOINTS
 from app.http.routes.state_lists import STATE_LIST_ENDPOINTS
 from app.http.routes.states import STATE_ENDPOINTS
 from app.http.routes.streams import STREAM_ENDPOINTS
@@ -55,6 +56,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *MIGRATION_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
         *SERVICE_KEY_ENDPOINTS,
+        *SERVICE_ENDPOINTS,
         *operation_endpoints(checks, strict=strict_readiness),
     ]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
@@ -23,6 +23,7 @@ from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
 from app.services.definitions.exchange import DefinitionExchange
 from app.services.definitions.publisher import Definitions
@@ -34,7 +35,6 @@ from app.services.delivery.state_events import StateEvents
 from app.services.delivery.undeliverable import UndeliverableRecords
 from app.services.integrations.components import IntegrationComponents
 from app.services.integrations.ports import IntegrationPorts
-from app.services.integrations.registry import SETTLE_SECONDS
 from app.services.jobs.background import Background
 from app.services.jobs.due_changes import DueChanges
 from app.services.jobs.job import Job
@@ -84,7 +84,6 @@ class Limits(Struct, frozen=True):
 
     ``state_ttl`` None: states do not expire; ``history_retention`` None: history is retained for ever.
     ``user_changes_per_minute`` counts the changes that one user requests through this worker.
-    ``registration_settle_seconds`` is the time after which a registration is in effect on all workers.
     """
 
     definition_max_age: timedelta = timedelta(minutes=5)
@@ -92,7 +91,6 @@ class Limits(Struct, frozen=True):
     history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
     user_changes_per_minute: int = 1200
-    registration_settle_seconds: float = SETTLE_SECONDS
 
 
 class Components:
@@ -105,14 +103,11 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
-        self.integrations = IntegrationComponents(
-            ports.integrations, self.catalog, bus, clock, settle_seconds=limits.registration_settle_seconds
-        )
+        self.integrations = IntegrationComponents(ports.integrations, self.catalog, bus, clock)
         self.access = Visibility(self.catalog, states, clock)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
-        sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
-        relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
+        relay = self._relay(ports)
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
@@ -141,13 +136,21 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        checks = DefinitionChecks(self.integrations.registry.aliases)
+        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
+
+    def _relay(self, ports: Ports) -> Relay:
+        sinks: list[DeliverySink] = [
+            HistorySink(ports.history),
+            EventBusSink(ports.bus, ports.history, self.updates),
+        ]
+        return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
         self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
@@ -183,4 +186,5 @@ class Components:
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""
-        return await self._statistics.statistics(self._clock.now())
+        figures = await self._statistics.statistics(self._clock.now())
+        return structs.replace(figures, services=await self.integrations.administration.statistics())

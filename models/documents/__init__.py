@@ -9,7 +9,10 @@ from beanie import Document
 from models.documents.api_keys import ApiKeyDocument
 from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
+from models.documents.dead_letters import DeadLetterDocument
 from models.documents.definitions import FlowDefinitionDocument
+from models.documents.delivery_lanes import DeliveryLaneDocument
+from models.documents.delivery_log import DeliveryLogDocument
 from models.documents.history import FlowHistoryDocument
 from models.documents.integrations import IntegrationDocument, IntegrationHealthDocument
 from models.documents.leases import LeaseDocument
@@ -29,4 +32,7 @@ DOCUMENTS: list[type[Document]] = [
     ApiKeyDocument,
     IntegrationDocument,
     IntegrationHealthDocument,
+    DeliveryLaneDocument,
+    DeliveryLogDocument,
+    DeadLetterDocument,
 ]

@@ -142,6 +142,7 @@ class FakeDeliveryLog:
 
     def __init__(self) -> None:
         self.entries: dict[str, list[LoggedDelivery]] = {}
+        self.firsts: dict[str, int] = {}
         self.lasts: dict[str, int] = {}
 
     async def append(self, alias: str, deliveries: Sequence[LoggedDelivery]) -> int:
@@ -155,8 +156,7 @@ class FakeDeliveryLog:
         return [entry for entry in self.entries.get(alias, ()) if entry.sequence > after][:limit]
 
     async def first(self, alias: str) -> int:
-        stored = self.entries.get(alias)
-        return stored[0].sequence if stored else self.lasts.get(alias, 0) + 1
+        return self.firsts.get(alias, 1)
 
     async def last(self, alias: str) -> int:
         return self.lasts.get(alias, 0)
@@ -166,7 +166,6 @@ class FakeDeliveryLog:
         return max(found, key=attrgetter("delivered_at"), default=None)
 
     async def delete_of_integration(self, alias: str) -> int:
-        self.lasts.pop(alias, None)
         return len(self.entries.pop(alias, ()))
 
     async def delete_of_state(self, state_id: StateId) -> int:
@@ -174,6 +173,14 @@ class FakeDeliveryLog:
         for alias, entries in self.entries.items():
             self.entries[alias] = [entry for entry in entries if entry.state_id != state_id]
             count += len(entries) - len(self.entries[alias])
+        return count
+
+    async def remove_expired(self, before: datetime) -> int:
+        count = 0
+        for alias, entries in self.entries.items():
+            while entries and entries[0].delivered_at < before:
+                self.firsts[alias] = entries.pop(0).sequence + 1
+                count += 1
         return count
 
 
@@ -212,6 +219,9 @@ class FakeDeadLetters:
 
     async def delete_of_state(self, state_id: StateId) -> int:
         return self._delete(lambda letter: letter.state_id == state_id)
+
+    async def remove_expired(self, before: datetime) -> int:
+        return self._delete(lambda letter: letter.died_at < before)
 
     def _delete(self, matches: Callable[[DeadLetter], bool]) -> int:
         keys = [key for key, letter in self.letters.items() if matches(letter)]

@@ -76,12 +76,13 @@ class Rig:
                     webhooks=self.webhooks,
                     streams=self.streams,
                     secrets=self.secrets,
+                    settle_seconds=0,
                 ),
                 bus=self.bus,
                 clock=self.clock,
                 is_time_trusted=lambda: self.time_trusted,
             ),
-            Limits(**{"registration_settle_seconds": 0, **limits}),
+            Limits(**limits),
         )
 
     async def kinds(self, user: str = "ada") -> list[str]:

@@ -1,4 +1,4 @@
-"""Tokens and keys of services at the verifier: the claim that limits a token, and the command that makes one."""
+"""Tokens and keys of services: the claim that limits a token, and the command that makes one."""
 
 import time
 from pathlib import Path

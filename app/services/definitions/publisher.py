@@ -30,7 +30,6 @@ from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.results import Published
-from app.flow.validation import parse_flow
 from app.flow.values.canonical import canonical
 from app.flow.values.struct_errors import faults_of
 from app.flow.versions.precedence import Decision, Offer, is_from_source, is_same_flow, precedence
@@ -59,11 +58,12 @@ class Definitions:
         access: Visibility,
         bus: EventBus,
         clock: Clock,
+        checks: DefinitionChecks,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._access = access
-        self._checks = DefinitionChecks()
+        self._checks = checks
         self._bus = bus
         self._clock = clock
         self.outranked: dict[str, SourcedFlow] = {}
@@ -155,7 +155,7 @@ class Definitions:
 
     async def parse_with_warnings(self, raw: object) -> tuple[Flow, list[Finding]]:
         """Return the flow as ``parse`` does, and the warnings of the check."""
-        return await self._checks.parse_for_publishing(parse_flow, raw)
+        return await self._checks.parse_for_publishing(raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist or is retired.

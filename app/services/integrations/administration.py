@@ -25,6 +25,8 @@ from app.contracts.integration_commands import (
     RotateCommand,
 )
 from app.contracts.ports.clock import Clock
+from app.contracts.statistics import ServiceStatistics
+from app.contracts.wire.integrations import heartbeat_view
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.integrations.permissions import is_administrator, require_administrator, require_manager
 from app.services.integrations.ports import IntegrationPorts
@@ -86,6 +88,25 @@ class IntegrationAdministration:
     async def list_all(self, caller: Caller) -> list[RegisteredService]:
         """Return all services, by alias."""
         require_administrator(caller)
+        return await self._list()
+
+    async def statistics(self) -> tuple[ServiceStatistics, ...]:
+        """Return figures of all services, by alias."""
+        return tuple(
+            ServiceStatistics(
+                alias=each.integration.alias,
+                enabled=each.integration.enabled,
+                breaker=each.health.breaker,
+                delivered=each.health.delivered,
+                failed=each.health.failed,
+                heartbeat=UNSET
+                if each.integration.heartbeat is UNSET
+                else heartbeat_view(each.integration.heartbeat),
+            )
+            for each in await self._list()
+        )
+
+    async def _list(self) -> list[RegisteredService]:
         found = await self._store.list_all()
         health = {each.alias: each for each in await self._store.list_health()}
         return [
@@ -181,7 +202,7 @@ class IntegrationAdministration:
             alias,
             lambda found: structs.replace(found, secrets=rotated(found.secrets, fresh, now, end)),
         )
-        log.info("secret of service rotated", service=alias, secret=fresh.id)
+        log.info("secret of service rotated", service=alias, secret_id=fresh.id)
         return await self._shown(changed, secret=fresh.secret)
 
     async def enable(self, alias: str, command: EnableCommand, caller: Caller) -> RegisteredService:

@@ -14,15 +14,11 @@ class IntegrationComponents:
     """The components; each receives the few others that it needs."""
 
     def __init__(
-        self,
-        ports: IntegrationPorts,
-        catalog: DefinitionCatalog,
-        bus: EventBus,
-        clock: Clock,
-        *,
-        settle_seconds: float,
+        self, ports: IntegrationPorts, catalog: DefinitionCatalog, bus: EventBus, clock: Clock
     ) -> None:
-        self.registry = IntegrationRegistry(ports.registrations, bus, clock, settle_seconds=settle_seconds)
+        self.registry = IntegrationRegistry(
+            ports.registrations, bus, clock, settle_seconds=ports.settle_seconds
+        )
         self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
         self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, clock)
         self.probes = IntegrationProbes(self.registry, ports.webhooks, clock)

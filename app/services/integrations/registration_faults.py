@@ -7,14 +7,13 @@ from msgspec import to_builtins
 
 from app.contracts.errors import Fault
 from app.contracts.identifiers import is_id
-from app.contracts.integration import ALIAS_PATTERN, Integration
+from app.contracts.integration import Integration, is_alias
 from app.contracts.integration_commands import RegistrationCommand
 from app.flow.lint.spelling import NAME
 from app.flow.step_services import owns_a_step
 from app.flow.values.struct_errors import faults_of
 from app.services.definitions.catalog import DefinitionCatalog
 
-_ALIAS = re.compile(ALIAS_PATTERN)
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+\Z")
 ALIAS_RULE = (
     "must be 1 to 64 lower-case letters, digits, '.', '_' or '-', with a letter or digit at both ends"
@@ -77,11 +76,6 @@ class RegistrationFaults:
                 "registration"
             )
         return None if exists else "must be a published flow"
-
-
-def is_alias(text: str) -> bool:
-    """Return whether a text can be the alias of a service."""
-    return _ALIAS.match(text) is not None and not text.endswith("\n")
 
 
 def _repeated(name: str, values: Sequence[str]) -> Iterator[Fault]:

@@ -42,11 +42,18 @@ class IntegrationRegistry:
     """
 
     def __init__(
-        self, store: IntegrationStore, bus: EventBus, clock: Clock, *, settle_seconds: float = SETTLE_SECONDS
+        self,
+        store: IntegrationStore,
+        bus: EventBus,
+        clock: Clock,
+        *,
+        max_age_seconds: float = MAX_AGE_SECONDS,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._store = store
         self._bus = bus
         self._clock = clock
+        self._max_age_seconds = max_age_seconds
         self._settle_seconds = settle_seconds
         self._by_alias: dict[str, Integration] = {}
         self._fresh_until = float("-inf")
@@ -64,10 +71,11 @@ class IntegrationRegistry:
         Raises:
             StoreUnavailableError: They must be read, and cannot be.
         """
-        while not self._is_fresh():
+        if not self._is_fresh():
             async with self._reading:
-                if not self._is_fresh():
-                    await self._read()
+                if not self._is_fresh():  # nobody else has read them meanwhile
+                    while not await self._read():
+                        pass
         return self.registered
 
     async def refresh(self) -> None:
@@ -78,6 +86,10 @@ class IntegrationRegistry:
     def find(self, alias: str) -> Integration | None:
         """Return a registration as it was last read, None if there was none."""
         return self._by_alias.get(alias)
+
+    def aliases(self) -> Collection[str]:
+        """Return the aliases of the registrations as they were last read."""
+        return self._by_alias.keys()
 
     async def stored(self, alias: str) -> Integration:
         """Read a registration from the store. Raises ServiceNotFoundError."""
@@ -182,10 +194,13 @@ class IntegrationRegistry:
     def _is_fresh(self) -> bool:
         return asyncio.get_running_loop().time() <= self._fresh_until
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
+        """Read the registrations. Returns false if some were changed meanwhile."""
         began, invalidations = asyncio.get_running_loop().time(), self._invalidations
         found = await self._store.list_all()
         self.registered = tuple(found)
         self._by_alias = {integration.alias: integration for integration in found}
-        if invalidations == self._invalidations:  # nothing was changed while they were read
-            self._fresh_until = began + MAX_AGE_SECONDS
+        if invalidations != self._invalidations:
+            return False
+        self._fresh_until = began + self._max_age_seconds
+        return True
