@@ -73,6 +73,8 @@ def check_config(data_dir: Path | None) -> None:
     settings = chosen_settings(data_dir)
     for name, value in settings.masked().items():
         echo(f"{name}={value}")
+    if settings.private_addresses.all:
+        echo("Webhooks may be sent to any private address, also to the metadata service of a cloud.")
     if settings.embedded:
         running = EmbeddedServers(settings.data_dir).running(settings)
         if running is None:

@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractResolver
 
 from app.contracts.ports.transports import WebhookAnswer
 from app.outbound.addresses import AddressPolicy
+from app.outbound.name_resolver import ThreadPoolResolver
 from app.outbound.retry_after import parse_retry_after
 from app.outbound.socket_guard import SocketGuard
 
@@ -42,6 +43,8 @@ class WebhookClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._timeout_seconds = timeout_seconds
+        self._own_resolver = ThreadPoolResolver() if resolver is None else None
+        resolver = resolver or self._own_resolver
         self._sessions = {
             "http": _session(SocketGuard(policy.trusts), resolver, tls),
             "https": _session(SocketGuard(policy.allows), resolver, tls),
@@ -58,7 +61,7 @@ class WebhookClient:
             except TimeoutError:
                 return _receiver_failed(self._late(seen.status))
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                if record.refused:
+                if record.refused and _is_unconnected(error):
                     return _refused(url)
                 if _is_exhausted(error):
                     return WebhookAnswer(
@@ -70,6 +73,8 @@ class WebhookClient:
         """Close all connections."""
         for session in self._sessions.values():
             await session.close()
+        if self._own_resolver is not None:
+            await self._own_resolver.close()
 
     async def _post(
         self,
@@ -158,6 +163,11 @@ def _refused(url: str) -> WebhookAnswer:
 
 def _receiver_failed(reason: str) -> WebhookAnswer:
     return WebhookAnswer(failure="receiver", error=reason)
+
+
+def _is_unconnected(error: Failed) -> bool:
+    """Return whether no address of a name was connected to: a name may have others than refused ones."""
+    return isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError)
 
 
 def _is_exhausted(error: Failed) -> bool:
