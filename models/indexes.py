@@ -61,6 +61,24 @@ INDEXES: Indexes = {
     "flow_reservations": (
         IndexModel([("reservedAt", ASCENDING)], name="age", expireAfterSeconds=RESERVATION_SECONDS),
     ),
+    # Sparse: an idle lane costs nothing in the lists. No TTLs: see models.integrations.log.
+    "flow_delivery_lanes": (
+        IndexModel([("due", ASCENDING)], name="due", sparse=True),
+        IndexModel([("waits", ASCENDING)], name="waits", sparse=True),
+        IndexModel([("failing", ASCENDING)], name="failing", sparse=True),
+        IndexModel([("stateKey", ASCENDING)], name="state"),
+    ),
+    "flow_delivery_log": (
+        IndexModel([("eventId", ASCENDING)], name="event", sparse=True),
+        IndexModel([("stateKey", ASCENDING)], name="state", sparse=True),
+        IndexModel([("first", ASCENDING)], name="first", sparse=True),
+    ),
+    "flow_dead_letters": (
+        IndexModel([("place", ASCENDING)], name="place"),
+        IndexModel([("died", ASCENDING)], name="died"),
+        IndexModel([("eventId", ASCENDING)], name="event"),
+        IndexModel([("stateKey", ASCENDING)], name="state"),
+    ),
 }
 
 RETENTION_INDEX = IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0)
@@ -72,6 +90,7 @@ EMBEDDED_INDEXES: Indexes = {
         IndexModel([("_id", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING)], name="position"),
     ),
     "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
+    "flow_delivery_lanes": (IndexModel([("_id", ASCENDING), ("stateKey", ASCENDING)], name="key"),),
 }
 """Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
 filter are exactly its fields, and no partial index at all (docs/decisions/0020)."""

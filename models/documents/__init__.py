@@ -8,7 +8,10 @@ from beanie import Document
 
 from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
+from models.documents.dead_letters import DeadLetterDocument
 from models.documents.definitions import FlowDefinitionDocument
+from models.documents.delivery_lanes import DeliveryLaneDocument
+from models.documents.delivery_log import DeliveryLogDocument
 from models.documents.history import FlowHistoryDocument
 from models.documents.leases import LeaseDocument
 from models.documents.reservations import ReservationDocument
@@ -24,4 +27,7 @@ DOCUMENTS: list[type[Document]] = [
     LeaseDocument,
     SecretDocument,
     ReservationDocument,
+    DeliveryLaneDocument,
+    DeliveryLogDocument,
+    DeadLetterDocument,
 ]

@@ -142,6 +142,7 @@ class FakeDeliveryLog:
 
     def __init__(self) -> None:
         self.entries: dict[str, list[LoggedDelivery]] = {}
+        self.firsts: dict[str, int] = {}
         self.lasts: dict[str, int] = {}
 
     async def append(self, alias: str, deliveries: Sequence[LoggedDelivery]) -> int:
@@ -155,8 +156,7 @@ class FakeDeliveryLog:
         return [entry for entry in self.entries.get(alias, ()) if entry.sequence > after][:limit]
 
     async def first(self, alias: str) -> int:
-        stored = self.entries.get(alias)
-        return stored[0].sequence if stored else self.lasts.get(alias, 0) + 1
+        return self.firsts.get(alias, 1)
 
     async def last(self, alias: str) -> int:
         return self.lasts.get(alias, 0)
@@ -166,7 +166,6 @@ class FakeDeliveryLog:
         return max(found, key=attrgetter("delivered_at"), default=None)
 
     async def delete_of_integration(self, alias: str) -> int:
-        self.lasts.pop(alias, None)
         return len(self.entries.pop(alias, ()))
 
     async def delete_of_state(self, state_id: StateId) -> int:
@@ -174,6 +173,14 @@ class FakeDeliveryLog:
         for alias, entries in self.entries.items():
             self.entries[alias] = [entry for entry in entries if entry.state_id != state_id]
             count += len(entries) - len(self.entries[alias])
+        return count
+
+    async def remove_expired(self, before: datetime) -> int:
+        count = 0
+        for alias, entries in self.entries.items():
+            while entries and entries[0].delivered_at < before:
+                self.firsts[alias] = entries.pop(0).sequence + 1
+                count += 1
         return count
 
 
@@ -191,7 +198,8 @@ class FakeDeadLetters:
         return self.letters.get((alias, event_id))
 
     async def find(self, only: DeadLetterFilter, after: str | None, limit: int) -> Page[DeadLetter]:
-        found = sorted((_place(letter), letter) for letter in self.letters.values() if _matches(only, letter))
+        matching = [letter for letter in self.letters.values() if _matches(only, letter)]
+        found = sorted((_place(only, letter), letter) for letter in matching)
         page = [(place, letter) for place, letter in found if place > (after or "")][:limit]
         return Page([letter for _, letter in page], page[-1][0] if len(page) == limit else None)
 
@@ -213,6 +221,9 @@ class FakeDeadLetters:
     async def delete_of_state(self, state_id: StateId) -> int:
         return self._delete(lambda letter: letter.state_id == state_id)
 
+    async def remove_expired(self, before: datetime) -> int:
+        return self._delete(lambda letter: letter.died_at < before)
+
     def _delete(self, matches: Callable[[DeadLetter], bool]) -> int:
         keys = [key for key, letter in self.letters.items() if matches(letter)]
         for key in keys:
@@ -228,9 +239,11 @@ def _is_due(lane: Lane, now: datetime) -> bool:
     return lane.due_at is not None and lane.due_at <= now
 
 
-def _place(letter: DeadLetter) -> str:
-    """Return the place of a letter in the list: those that died first are first."""
-    return f"{_milliseconds(letter.died_at):013};{letter.alias};{letter.id}"
+def _place(only: DeadLetterFilter, letter: DeadLetter) -> str:
+    """Return the place of a letter in a list: those that died first are first."""
+    died = f"{_milliseconds(letter.died_at):013}"
+    parts = (died, letter.alias) if only.service is None else (letter.alias, died)
+    return ";".join((*parts, letter.id))
 
 
 def _matches(only: DeadLetterFilter, letter: DeadLetter) -> bool:
