@@ -94,6 +94,7 @@ class Integration(Struct, frozen=True, kw_only=True):
         secrets: The secrets that sign, the newest first.
         backlog: The decision about events that waited, absent: all are delivered.
         heartbeat: Its last report, absent if there is none.
+        waiting_listed: The list of waiting states has also those that waited before the registration.
         registered_at: The time of the registration. Changes after it are delivered.
         updated_at: The time of the last change of the registration.
         revision: The number of changes of the registration.
@@ -115,6 +116,7 @@ class Integration(Struct, frozen=True, kw_only=True):
     secrets: tuple[IntegrationSecret, ...] = ()
     backlog: BacklogPolicy | UnsetType = UNSET
     heartbeat: Heartbeat | UnsetType = UNSET
+    waiting_listed: bool = False
     registered_at: datetime
     updated_at: datetime
     revision: int = 0
@@ -130,8 +132,9 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
         alias: The integration.
         breaker: ``open`` defers all deliveries, ``probing`` allows one, ``ramping`` ``allowed`` at a time.
         failures: Consecutive failures of the receiver.
+        failing: Fingerprints of the lanes of these failures, at most eight; a probe uses another lane.
         openings: Consecutive openings, from which the pause follows.
-        next_probe_at: The time of the next probe of an open breaker.
+        next_probe_at: The time of the next probe of an open breaker; the end of a probe that has begun.
         allowed: Concurrent deliveries while ramping.
         reason: The last failure, for operators.
         delivered: Deliveries that succeeded, since the registration.
@@ -145,6 +148,7 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
     alias: str
     breaker: BreakerState = "closed"
     failures: int = 0
+    failing: tuple[str, ...] = ()
     openings: int = 0
     next_probe_at: datetime | UnsetType = UNSET
     allowed: int = 0

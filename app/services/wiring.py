@@ -35,6 +35,7 @@ from app.services.delivery.state_events import StateEvents
 from app.services.delivery.undeliverable import UndeliverableRecords
 from app.services.integrations.components import IntegrationComponents
 from app.services.integrations.ports import IntegrationPorts
+from app.services.integrations.waiting_backfill import BACKFILL_EVERY
 from app.services.jobs.background import Background
 from app.services.jobs.due_changes import DueChanges
 from app.services.jobs.job import Job
@@ -103,8 +104,9 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
-        self.integrations = IntegrationComponents(ports.integrations, self.catalog, bus, clock)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, clock)
+        self.integrations = self._integrations(ports)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
@@ -119,7 +121,6 @@ class Components:
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
@@ -145,10 +146,24 @@ class Components:
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
 
+    def _integrations(self, ports: Ports) -> IntegrationComponents:
+        return IntegrationComponents(
+            ports.integrations,
+            self.catalog,
+            ports.bus,
+            ports.clock,
+            states=ports.states,
+            history=ports.history,
+            reader=self.history,
+            definitions=ports.definitions,
+            access=self.access,
+        )
+
     def _relay(self, ports: Ports) -> Relay:
         sinks: list[DeliverySink] = [
             HistorySink(ports.history),
             EventBusSink(ports.bus, ports.history, self.updates),
+            self.integrations.sink,
         ]
         return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
@@ -170,7 +185,8 @@ class Components:
         )
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
-        states, clock = ports.states, ports.clock
+        states, clock, backfill = ports.states, ports.clock, self.integrations.waiting_backfill
+        dispatcher = self.integrations.dispatcher(self.operations)
         return Background(
             relay,
             OutboxSweep(states, relay, clock),
@@ -180,7 +196,9 @@ class Components:
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
+                Job("deliveries to services", every=None, leased=False, work=dispatcher.run),
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
+                Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
             ],
         )
 

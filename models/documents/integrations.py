@@ -28,6 +28,7 @@ class IntegrationDocument(Document, CamelModel):
     secrets: list[dict[str, Any]]
     backlog: dict[str, Any] | None = None
     heartbeat: dict[str, Any] | None = None
+    waiting_listed: bool
     registered_at: datetime
     updated_at: datetime
     revision: int
@@ -44,6 +45,7 @@ class IntegrationHealthDocument(Document, CamelModel):
     id: str = Field(alias="_id")  # type: ignore[assignment]
     breaker: str
     failures: int
+    failing: list[str] = []
     openings: int
     next_probe_at: datetime | None = None
     allowed: int
