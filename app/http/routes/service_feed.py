@@ -75,6 +75,7 @@ class ServiceEventStream:
         self._alias = alias
         self._caller = caller
         self._after = after
+        self._retry: int | None = RETRY_MS
         self._is_closed = False
         _readers[alias] += 1
 
@@ -91,7 +92,6 @@ class ServiceEventStream:
         are not stored any more, and ``flow-error`` is the reason why the stream ends.
         """
         try:
-            yield ServerSentEvent(comment="open", retry=RETRY_MS)
             while True:
                 for event in await self._next():
                     yield event
@@ -105,14 +105,19 @@ class ServiceEventStream:
         found = []
         if page.first is not None and page.next != self._after:
             data = encode({"first": page.first}).decode()
-            found.append(ServerSentEvent(event="service-events-missing", data=data))
+            found.append(self._sent("service-events-missing", data))
         for item in page.items:
             data = encode(feed_item(item)).decode()
-            found.append(ServerSentEvent(event="service-event", data=data, id=str(item.sequence)))
+            found.append(self._sent("service-event", data, str(item.sequence)))
         self._after = page.next
         if not found:
             await self._feed.wait(appended)
         return found
+
+    def _sent(self, name: str, data: str, position: str | None = None) -> ServerSentEvent:
+        """Return an event; the first one has the time after which to connect again."""
+        retry, self._retry = self._retry, None
+        return ServerSentEvent(event=name, data=data, id=position, retry=retry)
 
     def _require_valid_token(self) -> None:
         if self._caller.expires_at <= time.time():
