@@ -76,7 +76,7 @@ class Served:
 @pytest.fixture
 async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     monkeypatch.setattr("realtime.gateway.handlers.RENEWAL_SECONDS", 0.01)
-    monkeypatch.setattr("app.http.routes.streams.RENEWAL_SECONDS", 0.01)
+    monkeypatch.setattr("app.http.stream_caller.RENEWAL_SECONDS", 0.01)
     rig = Rig()
     rig.clock.time = now = datetime.now(UTC)
     rig.registrations.integrations["payment"] = Integration(
