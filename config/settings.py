@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     jwt_roles_claim: str = "roles"
     jwt_scope_claim: str = "scope"
     jwt_groups_claim: str = "groups"
+    jwt_service_claim: str = "service"
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
     services_private_addresses: str = "false"
@@ -146,7 +147,9 @@ class Settings(BaseSettings):
             auth_header(value.get_secret_value())
         return value
 
-    @field_validator("jwt_user_claim", "jwt_roles_claim", "jwt_scope_claim", "jwt_groups_claim")
+    @field_validator(
+        "jwt_user_claim", "jwt_roles_claim", "jwt_scope_claim", "jwt_groups_claim", "jwt_service_claim"
+    )
     @classmethod
     def _claim_path(cls, value: str) -> str:
         if not _CLAIM.fullmatch(value):
@@ -176,23 +179,30 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _distinct_claims(self) -> Self:
-        claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim]
+        claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim, self.jwt_service_claim]
         if self.jwt_groups_claim != self.jwt_roles_claim:  # some providers call roles groups
             claims.append(self.jwt_groups_claim)
         for claim in claims:
             for other in claims:
                 if claims.count(claim) > 1 or other.startswith(f"{claim}."):
                     raise ValueError(
-                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM, FLOW_JWT_SCOPE_CLAIM and "
-                        "FLOW_JWT_GROUPS_CLAIM must name different claims, none inside another (the "
-                        f"groups may be in the claim of the roles): {', '.join(claims)}"
+                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM, FLOW_JWT_SCOPE_CLAIM, "
+                        "FLOW_JWT_SERVICE_CLAIM and FLOW_JWT_GROUPS_CLAIM must name different claims, none "
+                        "inside another (the groups may be in the claim of the roles): "
+                        f"{', '.join(claims)}"
                     )
         return self
 
     @property
-    def jwt_claims(self) -> tuple[str, str, str, str]:
-        """The names of the claims with the user, the roles, the scopes and the groups."""
-        return self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim, self.jwt_groups_claim
+    def jwt_claims(self) -> tuple[str, str, str, str, str]:
+        """The names of the claims with the user, the roles, the scopes, the groups and the service."""
+        return (
+            self.jwt_user_claim,
+            self.jwt_roles_claim,
+            self.jwt_scope_claim,
+            self.jwt_groups_claim,
+            self.jwt_service_claim,
+        )
 
     @model_validator(mode="after")
     def _both_servers_or_none(self) -> Self:
