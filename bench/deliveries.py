@@ -106,7 +106,7 @@ async def _service(
     own = {
         "mongo_database": f"bench_deliveries_{name}",
         "user_changes_per_minute": 1_000_000,
-        "services_private_addresses": ["127.0.0.0/8"],
+        "services_private_addresses": "127.0.0.0/8",
     }
     async with Backend(base.model_copy(update=own)).running() as service:
         await service.create_flow(FLOW)

@@ -15,6 +15,9 @@ class FakeEventStreams:
         """The id, the type and the event of each entry, by integration."""
         self.broken = False
 
+    def key(self, alias: str) -> str:
+        return f"events:{alias}"
+
     async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
         if self.broken:
             raise BusUnavailableError
