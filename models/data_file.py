@@ -24,7 +24,16 @@ from app.contracts.transfer import TransferReport
 
 FORMAT = "server-flow-data"
 FORMAT_VERSION = 1
-COLLECTIONS = ("flow_states", "flow_history", "flow_states_damaged", "flow_corruptions", "flow_definitions")
+COLLECTIONS = (
+    "flow_states",
+    "flow_history",
+    "flow_states_damaged",
+    "flow_corruptions",
+    "flow_delivery_lanes",
+    "flow_delivery_log",
+    "flow_dead_letters",
+    "flow_definitions",
+)
 """The collections of a file, in the order of an export. Leases and secrets belong to a running service."""
 
 COMPRESSION_LEVEL = 4
