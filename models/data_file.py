@@ -34,7 +34,10 @@ COLLECTIONS = (
     "flow_dead_letters",
     "flow_definitions",
 )
-"""The collections of a file, in the order of an export. Leases and secrets belong to a running service."""
+"""The collections of a file, in the order of an export. Leases and secrets belong to a running service.
+
+Registered services do too, as a copy must not send events to them. The positions and the log of their
+deliveries are carried over: a service that is registered again under its alias continues where it was."""
 
 COMPRESSION_LEVEL = 4
 BUFFER_BYTES = 1 << 18

@@ -16,6 +16,7 @@ EXPIRY_GRACE_SECONDS = 3600
 RESERVATION_SECONDS = 25 * 3600
 """A little longer than repeated requests are recognised (IDEMPOTENCY_WINDOW)."""
 DAMAGED_RETENTION_SECONDS = 30 * 24 * 3600
+API_KEY_RETENTION_SECONDS = 90 * 24 * 3600
 RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
 """Indexes of older versions, by collection; they are dropped at the start."""
 
@@ -58,6 +59,15 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    "flow_integrations": (),
+    "flow_integration_health": (),
+    # ``endsAt`` is the revocation or the expiry: keys are retained for a while after it, for inquiries.
+    "flow_api_keys": (
+        IndexModel([("alias", ASCENDING)], name="alias"),
+        IndexModel(
+            [("endsAt", ASCENDING)], name="age", expireAfterSeconds=API_KEY_RETENTION_SECONDS, sparse=True
+        ),
+    ),
     "flow_reservations": (
         IndexModel([("reservedAt", ASCENDING)], name="age", expireAfterSeconds=RESERVATION_SECONDS),
     ),

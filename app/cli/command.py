@@ -50,6 +50,9 @@ COMMANDS = {
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
     "user": CommandModules("Stored data of one user.", ("app.cli.user",)),
     "web": CommandModules("Browser files: flow-client and the pages.", ("app.cli.web",)),
+    "webhook": CommandModules(
+        "Signatures of webhooks: why one is refused, and signed test requests.", ("app.cli.webhook",)
+    ),
     "worker": CommandModules(
         "Run only the background jobs: delivery for dead workers, expiry.", ("app.cli.serve",)
     ),

@@ -95,7 +95,9 @@ def marked(mark: Mark, now: datetime) -> list[Document]:
     is_newer = {"$lt": [{"$ifNull": ["$newest", ""]}, newest]}
     is_idle = {"$eq": [{"$ifNull": ["$due", ""]}, ""]}
     has_work = {"$lt": [{"$ifNull": ["$cursor", ""]}, newest]}
-    waits = _REMOVE if mark.waits_since is None else _literal(waiting_place(mark, mark.waits_since))
+    waits: Any = _REMOVE if mark.waits_since is None else _literal(waiting_place(mark, mark.waits_since))
+    if mark.stays and mark.waits_since is not None:
+        waits = {"$ifNull": ["$waits", waits]}
     return _set(
         stateKey=_literal(mark.state_id.key),
         since={"$ifNull": ["$since", mark.since]},

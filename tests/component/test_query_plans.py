@@ -43,7 +43,10 @@ from tests.support.versions import edited
 # Plans are read between the requests, in the loop of the service: its bus may miss a heartbeat.
 pytestmark = pytest.mark.expected_logs("redis connection lost", optional=True)
 
-SMALL = {"flow_leases", "flow_secrets", "flow_corruptions"}
+SMALL = {
+    *("flow_leases", "flow_secrets", "flow_corruptions"),
+    *("flow_integrations", "flow_integration_health"),
+}
 """Collections of a few documents, whatever the number of states."""
 MANY = 120
 BYSTANDERS = 200
@@ -310,10 +313,18 @@ async def exercise_deliveries(database: Database) -> None:
 
 def dead_or_done(shape: type[T], alias: str, state_id: StateId, **members: Any) -> T:
     """A dead letter or an entry of the log."""
+    members["died_at" if shape is DeadLetter else "delivered_at"] = T0
     event_id = f"evt-{state_id.user_id}"
-    end = "died_at" if shape is DeadLetter else "delivered_at"
-    members |= {"id": event_id, "alias": alias, "state_id": state_id, "epoch": "e", "revision": 1}
-    return shape(type="flow.started", at=T0, **{end: T0}, **members)
+    return shape(
+        id=event_id,
+        alias=alias,
+        state_id=state_id,
+        epoch="e",
+        revision=1,
+        type="flow.started",
+        at=T0,
+        **members,
+    )
 
 
 async def test_no_query_of_deliveries_scans(settings: Settings) -> None:

@@ -362,3 +362,28 @@ async def test_lanes_end_with_their_integration_and_with_their_state(lanes: Deli
     assert await lanes.list_due("pay", T0, 10) == []
     assert await users_waiting(lanes) == []
     assert await lanes.list_due("mail", T0, 10) == [LaneId("mail", ADA)]
+
+
+async def test_a_state_that_goes_on_waiting_retains_the_time(lanes: DeliveryLanes) -> None:
+    async def waits_since() -> datetime | None:
+        found = await lanes.list_waiting("pay", None, 10)
+        return found[0].since if found else None
+
+    def stays(revision: int) -> Mark:
+        return structs.replace(mark_of(revision, waits_since=T0 + revision * SECOND), stays=True)
+
+    await lanes.mark([stays(1)], T0)
+    assert await waits_since() == T0 + SECOND, "nothing was noted before"
+    await lanes.mark([stays(2)], T0)
+    assert await waits_since() == T0 + SECOND
+    await lanes.mark([mark_of(3, waits_since=T0 + 3 * SECOND)], T0)
+    await lanes.mark([stays(2)], T0)
+    assert await waits_since() == T0 + 3 * SECOND
+    await lanes.mark([structs.replace(mark_of(4), stays=True)], T0)
+    assert await waits_since() is None
+    await lanes.mark([stays(5)], T0)
+    assert await waits_since() == T0 + 5 * SECOND
+    await lanes.mark([stays(7), mark_of(6, waits_since=T0)], T0)
+    assert await waits_since() == T0
+    await lanes.mark([stays(9), mark_of(8)], T0)
+    assert await waits_since() == T0 + 9 * SECOND

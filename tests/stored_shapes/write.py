@@ -13,15 +13,6 @@ from msgspec import structs
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
-from app.contracts.deliveries import (
-    Attempt,
-    DeadLetter,
-    LaneId,
-    LanePosition,
-    LaneUpdate,
-    LoggedDelivery,
-    Mark,
-)
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
 from app.contracts.state import StateId
@@ -29,12 +20,9 @@ from app.flow.history_chain import seal
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
-from models.database import Database
 from models.documents import DOCUMENTS
-from models.integrations.lanes import MongoDeliveryLanes
-from models.integrations.letters import MongoDeadLetters
-from models.integrations.log import MongoDeliveryLog
 from models.states.store import MongoStateStore
+from tests.stored_shapes.integrations import write_deliveries, write_registrations
 from tests.support.fakes import FakeClock
 from tests.support.samples import T0, expense_flow, flow_dict, moved, peopled, record
 
@@ -130,54 +118,6 @@ async def _of_many(parts: Backend) -> None:
     await parts.service.background.relay.drain(5)
 
 
-async def _deliveries(database: Database) -> None:
-    """A waiting lane, a lane that has failed, a claimed job; deliveries that are done; a dead letter."""
-    lanes, log, letters = MongoDeliveryLanes(database), MongoDeliveryLog(database), MongoDeadLetters(database)
-    epoch = "0193b5a0-0000-7000-8000-000000000000"
-    bea, zoe = StateId("loop", "bea"), StateId("request", "zoe", "R-1")
-    place = LanePosition(epoch, 1)
-    failed = Attempt(at=T0, duration_ms=2.5, reason="receiver", status=500, error="it failed", body="{}")
-    await lanes.mark([Mark("pay", bea, place, T0, T0), Mark("pay", zoe, place, T0)], T0)
-    (claimed,) = await lanes.claim([LaneId("pay", zoe)], "a worker", T0, T0)
-    update = LaneUpdate(lane=claimed, cursor=place, due_at=T0, failures=1, attempts=(failed,))
-    await lanes.release([update], T0)
-    job_id = structs.replace(claimed.id, job="job-1")
-    await lanes.add_jobs([structs.replace(claimed, id=job_id, end=place, letter="evt_2", holder="a worker")])
-    done = LoggedDelivery(
-        id="evt_1",
-        alias="pay",
-        state_id=zoe,
-        epoch=epoch,
-        revision=1,
-        type="flow.step.entered",
-        at=T0,
-        delivered_at=T0,
-        transports=("webhook", "pull"),
-        attempts=2,
-        status=200,
-        answered="go",
-        refused="CONFLICT",
-    )
-    await log.append("pay", [done, structs.replace(done, state_id=bea)])
-    await log.delete_of_state(bea)
-    letter = DeadLetter(
-        id="evt_2",
-        alias="pay",
-        state_id=zoe,
-        epoch=epoch,
-        revision=1,
-        type="flow.started",
-        at=T0,
-        died_at=T0,
-        reason="receiver",
-        detail="it failed",
-        event={"id": "evt_2"},
-        edited_by="root",
-        attempts=(failed,),
-    )
-    await letters.add([letter])
-
-
 async def main() -> None:
     """Write them."""
     servers = EmbeddedServers(Path(tempfile.mkdtemp()))
@@ -186,7 +126,8 @@ async def main() -> None:
     await parts.database.prepare()
     await parts.bus.start(await parts.secrets.secret("bus"))
     await live(parts, clock)
-    await _deliveries(parts.database)
+    await write_registrations(parts.database)
+    await write_deliveries(parts.database)
     for document in DOCUMENTS:
         name = document.get_collection_name()
         stored = await parts.database.collection(name).find().sort("_id", 1).to_list(None)

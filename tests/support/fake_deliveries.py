@@ -34,7 +34,7 @@ class FakeDeliveryLanes:
             lane_id = LaneId(mark.alias, mark.state_id)
             lane = self.lanes.get(lane_id.key)
             if lane is None or lane.newest < mark.position:
-                self._set_waiting(lane_id, mark.waits_since)
+                self._set_waiting(lane_id, mark)
             if lane is None:
                 lane = Lane(id=lane_id, since=mark.since, newest=mark.position, due_at=now)
             has_work = lane.cursor is None or lane.cursor < mark.position
@@ -122,9 +122,11 @@ class FakeDeliveryLanes:
         page = [lane for lane in found if lane.id.key > (after or "")][:limit]
         return Page(page, page[-1].id.key if len(page) == limit else None)
 
-    def _set_waiting(self, lane_id: LaneId, since: datetime | None) -> None:
-        self.waiting.pop(lane_id.key, None)
-        if since is not None:
+    def _set_waiting(self, lane_id: LaneId, mark: Mark) -> None:
+        since, before = mark.waits_since, self.waiting.pop(lane_id.key, None)
+        if since is not None and mark.stays and before is not None:
+            self.waiting[lane_id.key] = before
+        elif since is not None:
             state_id = lane_id.state_id
             place = f"{lane_id.alias};{_milliseconds(since):013};{state_id.key}"
             self.waiting[lane_id.key] = WaitingState(state_id, since, place)

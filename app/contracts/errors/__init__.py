@@ -60,6 +60,13 @@ from app.contracts.errors.requests import (
     SlowClientError,
     TooManyConnectionsError,
     WebBuildMissingError,
+    service_limit_error,
+)
+from app.contracts.errors.services import (
+    ApiKeyNotFoundError,
+    ServiceConflictError,
+    ServiceNotFoundError,
+    WebhookMissingError,
 )
 
 __all__ = [
@@ -70,6 +77,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_POINTER",
     "AddressTooLongError",
+    "ApiKeyNotFoundError",
     "AuthenticationRequiredError",
     "BusUnavailableError",
     "CheckTimeoutError",
@@ -105,6 +113,8 @@ __all__ = [
     "RequestTimeoutError",
     "RevisionConflictError",
     "SeparationOfDutiesError",
+    "ServiceConflictError",
+    "ServiceNotFoundError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
@@ -112,5 +122,7 @@ __all__ = [
     "TooManyConnectionsError",
     "VersionConflictError",
     "WebBuildMissingError",
+    "WebhookMissingError",
     "cut",
+    "service_limit_error",
 ]

@@ -28,8 +28,8 @@ class DeliveryLanes(Protocol):
         """Note that lanes have work; create those that are missing. Marking twice is harmless.
 
         An idle lane becomes due now; one that is due, claimed or backing off stays as it is. A mark that is
-        older than the newest one of its lane does not change ``waits_since``. A new lane has no cursor, and
-        the ``since`` of the mark.
+        older than the newest one of its lane does not change since when the state waits. A new lane has no
+        cursor, and the ``since`` of the mark.
         """
 
     async def add_jobs(self, lanes: Sequence[Lane]) -> None:
