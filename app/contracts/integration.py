@@ -132,8 +132,9 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
         alias: The integration.
         breaker: ``open`` defers all deliveries, ``probing`` allows one, ``ramping`` ``allowed`` at a time.
         failures: Consecutive failures of the receiver.
+        failing: Fingerprints of the lanes of these failures, at most eight; a probe uses another lane.
         openings: Consecutive openings, from which the pause follows.
-        next_probe_at: The time of the next probe of an open breaker.
+        next_probe_at: The time of the next probe of an open breaker; the end of a probe that has begun.
         allowed: Concurrent deliveries while ramping.
         reason: The last failure, for operators.
         delivered: Deliveries that succeeded, since the registration.
@@ -147,6 +148,7 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
     alias: str
     breaker: BreakerState = "closed"
     failures: int = 0
+    failing: tuple[str, ...] = ()
     openings: int = 0
     next_probe_at: datetime | UnsetType = UNSET
     allowed: int = 0

@@ -104,8 +104,9 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, clock)
-        self.integrations = self._integrations(ports, limits)
+        self.integrations = self._integrations(ports)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
@@ -120,7 +121,6 @@ class Components:
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
@@ -146,7 +146,7 @@ class Components:
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
 
-    def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
+    def _integrations(self, ports: Ports) -> IntegrationComponents:
         return IntegrationComponents(
             ports.integrations,
             self.catalog,
@@ -154,9 +154,9 @@ class Components:
             ports.clock,
             states=ports.states,
             history=ports.history,
+            reader=self.history,
             definitions=ports.definitions,
             access=self.access,
-            settle_seconds=limits.registration_settle_seconds,
         )
 
     def _relay(self, ports: Ports) -> Relay:
@@ -186,6 +186,7 @@ class Components:
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
         states, clock, backfill = ports.states, ports.clock, self.integrations.waiting_backfill
+        dispatcher = self.integrations.dispatcher(self.operations)
         return Background(
             relay,
             OutboxSweep(states, relay, clock),
@@ -195,6 +196,7 @@ class Components:
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
+                Job("deliveries to services", every=None, leased=False, work=dispatcher.run),
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
             ],

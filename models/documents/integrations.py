@@ -45,6 +45,7 @@ class IntegrationHealthDocument(Document, CamelModel):
     id: str = Field(alias="_id")  # type: ignore[assignment]
     breaker: str
     failures: int
+    failing: list[str] = []
     openings: int
     next_probe_at: datetime | None = None
     allowed: int

@@ -4,7 +4,16 @@ from msgspec import structs
 
 from app.contracts.integration import Heartbeat, Integration, IntegrationHealth
 
-BREAKER_MEMBERS = ("breaker", "failures", "openings", "next_probe_at", "allowed", "reason", "revision")
+BREAKER_MEMBERS = (
+    "breaker",
+    "failures",
+    "failing",
+    "openings",
+    "next_probe_at",
+    "allowed",
+    "reason",
+    "revision",
+)
 
 
 class FakeIntegrationStore:

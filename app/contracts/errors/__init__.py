@@ -64,6 +64,7 @@ from app.contracts.errors.requests import (
 )
 from app.contracts.errors.services import (
     ApiKeyNotFoundError,
+    DeliveryNotFoundError,
     ServiceConflictError,
     ServiceNotFoundError,
     WebhookMissingError,
@@ -86,6 +87,7 @@ __all__ = [
     "DatabaseRefusedError",
     "DefinitionCorruptionError",
     "DefinitionSourceError",
+    "DeliveryNotFoundError",
     "EntityRequiredError",
     "Fault",
     "FaultyInputError",

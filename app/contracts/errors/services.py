@@ -54,3 +54,17 @@ class ApiKeyNotFoundError(FlowError):
         super().__init__(
             f"Service {cut(alias, MAX_NAME)} has no API key with this id that is not revoked yet"
         )
+
+
+class DeliveryNotFoundError(FlowError):
+    """The service has no such delivery or dead letter, or it was removed."""
+
+    code = "DELIVERY_NOT_FOUND"
+    status = 404
+    title = "Delivery not found"
+
+    def __init__(self, event_id: str) -> None:
+        event_id = cut(event_id, MAX_NAME)  # from a URL it may be any text
+        super().__init__(
+            f"Delivery {event_id} not found; list the dead letters or the events", eventId=event_id
+        )

@@ -9,14 +9,19 @@ from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.integrations.administration import IntegrationAdministration
 from app.services.integrations.api_keys import ApiKeys
+from app.services.integrations.dispatcher import Dispatcher
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.feed import DeliveryFeed
+from app.services.integrations.letters import DeadLetterAdministration
 from app.services.integrations.outgoing import IntegrationSink
 from app.services.integrations.pending import PendingStates
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.probes import IntegrationProbes
 from app.services.integrations.registry import IntegrationRegistry
+from app.services.integrations.replay import Replays
 from app.services.integrations.waiting_backfill import WaitingBackfill
+from app.services.states.history import HistoryReader
+from app.services.states.operations import StateOperations
 
 
 class IntegrationComponents:
@@ -31,6 +36,7 @@ class IntegrationComponents:
         *,
         states: StateStore,
         history: HistoryStore,
+        reader: HistoryReader,
         definitions: DefinitionStore,
         access: Visibility,
     ) -> None:
@@ -47,3 +53,21 @@ class IntegrationComponents:
         self.waiting_backfill = WaitingBackfill(
             self.registry, ports.registrations, ports.lanes, states, definitions, catalog, clock
         )
+        self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
+        self.letters = DeadLetterAdministration(ports, clock)
+        self.replays = Replays(ports, self.registry, reader, clock)
+
+    def dispatcher(self, operations: StateOperations) -> Dispatcher:
+        """Return the dispatcher of this worker, which the sink gives the changes that it has marked."""
+        dispatcher = Dispatcher(
+            self._ports,
+            lambda: self.registry.registered,
+            self.registry.disable_by_receiver,
+            self.events,
+            self._reader,
+            operations,
+            self._catalog,
+            self._clock,
+        )
+        self.sink.on_marked(dispatcher.offer)
+        return dispatcher
