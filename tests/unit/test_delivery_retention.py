@@ -1,0 +1,50 @@
+"""Finished deliveries and dead letters end with their retention."""
+
+from datetime import timedelta
+
+from app.contracts.deliveries import DeadLetter, DeadLetterFilter, LoggedDelivery
+from app.contracts.state import StateId
+from app.services.integrations.retention import LETTER_RETENTION, LOG_RETENTION
+from tests.support.rig import Rig
+
+ADA = StateId("loop", "ada")
+
+
+async def test_deliveries_and_letters_are_removed_when_they_are_old() -> None:
+    rig = Rig()
+    now = rig.clock.now()
+    done = LoggedDelivery(
+        id="evt_1",
+        alias="pay",
+        state_id=ADA,
+        epoch="e",
+        revision=1,
+        type="flow.started",
+        at=now,
+        delivered_at=now,
+        transports=("pull",),
+    )
+    letter = DeadLetter(
+        id="evt_2",
+        alias="pay",
+        state_id=ADA,
+        epoch="e",
+        revision=2,
+        type="flow.transition",
+        at=now,
+        died_at=now,
+        reason="receiver",
+        detail="it answered 500",
+    )
+    await rig.delivery_log.append("pay", [done])
+    await rig.letters.add([letter])
+    (job,) = (job for job in rig.service.background.jobs if job.name == "old deliveries to services")
+    assert job.leased
+    left = []
+    for age in (LOG_RETENTION, timedelta(milliseconds=1), LETTER_RETENTION - LOG_RETENTION):
+        rig.clock.advance(seconds=age.total_seconds())
+        await job.work()
+        logged = await rig.delivery_log.read("pay", 0, 10)
+        left.append((len(logged), await rig.letters.count(DeadLetterFilter())))
+    assert left == [(1, 1), (0, 1), (0, 0)]
+    assert await rig.delivery_log.last("pay") == 1
