@@ -181,6 +181,7 @@ class Components:
             recovery,
             relay,
             ports.reports,
+            ports.integrations.letters,
             Pseudonymisation(states, history, commits, recovery, relay, clock),
             clock,
         )
