@@ -61,10 +61,11 @@ async def test_deliveries_and_letters_are_removed_when_they_are_old() -> None:
 
 async def test_an_erasure_removes_the_dead_letters_of_the_user() -> None:
     rig = Rig()
-    await rig.service.create_flow(flow_dict())
-    for user in ("ada", "bob"):
-        await rig.flows.start_flow(user, "loop")
-        letter = dead_letter(StateId("loop", user), rig.clock.now())
-        await rig.letters.add([structs.replace(letter, id=f"evt_{user}")])
-    await rig.service.personal_data.erase("ada", trusted_origin("root"))
+    async with rig.service as service:
+        await service.create_flow(flow_dict())
+        for user in ("ada", "bob"):
+            await rig.flows.start_flow(user, "loop")
+            letter = dead_letter(StateId("loop", user), rig.clock.now())
+            await rig.letters.add([structs.replace(letter, id=f"evt_{user}")])
+        await service.personal_data.erase("ada", trusted_origin("root"))
     assert [one.id for one in (await rig.letters.find(DeadLetterFilter(), None, 10)).items] == ["evt_bob"]
