@@ -383,3 +383,7 @@ async def test_a_state_that_goes_on_waiting_retains_the_time(lanes: DeliveryLane
     assert await waits_since() is None
     await lanes.mark([stays(5)], T0)
     assert await waits_since() == T0 + 5 * SECOND
+    await lanes.mark([stays(7), mark_of(6, waits_since=T0)], T0)
+    assert await waits_since() == T0
+    await lanes.mark([stays(9), mark_of(8)], T0)
+    assert await waits_since() == T0 + 9 * SECOND
