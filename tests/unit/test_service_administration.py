@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET, UnsetType, structs
 
 from app.contracts.callers import ADMIN, SERVICE, Caller
-from app.contracts.deliveries import LaneId, LanePosition, Mark
+from app.contracts.deliveries import LaneId, LanePosition, LaneUpdate, Mark
 from app.contracts.errors import (
     FlowError,
     InsufficientPermissionsError,
@@ -403,3 +403,21 @@ async def test_statistics_show_services_with_their_breaker_and_heartbeat() -> No
     assert (svc.alias, svc.breaker, svc.delivered, svc.failed) == ("svc", "open", 3, 2)
     assert svc.heartbeat is not UNSET
     assert (svc.heartbeat.status, svc.heartbeat.message) == ("down", "no disk")
+
+
+async def test_deliveries_begin_at_once_at_another_address() -> None:
+    there, administration = await made()
+    await administration.register("svc", RegistrationCommand(url=URL), ROOT)
+    lane = LaneId("svc", StateId("loop", "ada"))
+    await there.lanes.mark([Mark("svc", lane.state_id, LanePosition("e", 1), T0)], T0)
+    (claimed,) = await there.lanes.claim([lane], "worker", T0, T0 + timedelta(minutes=1))
+    backing_off = LaneUpdate(lane=claimed, cursor=None, due_at=T0 + timedelta(days=9), failures=3)
+    await there.lanes.release([backing_off], T0)
+    opened = IntegrationHealth(alias="svc", breaker="open", failures=5, openings=1, revision=1)
+    assert await there.registrations.put_health(opened)
+    shown = await administration.register("svc", RegistrationCommand(rate=5), ROOT)
+    assert shown.health.breaker == "open"
+    assert await there.lanes.list_due("svc", NOW, 10) == []
+    shown = await administration.register("svc", RegistrationCommand(url=f"{URL}/new"), ROOT)
+    assert shown.health.breaker == "closed"
+    assert await there.lanes.list_due("svc", NOW, 10) == [lane]

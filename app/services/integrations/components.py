@@ -47,7 +47,7 @@ class IntegrationComponents:
         self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
         self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, clock)
         self.events = IntegrationEvents(ports.secrets)
-        self.probes = IntegrationProbes(self.registry, self.events, ports.webhooks, clock)
+        self.probes = IntegrationProbes(self.registry, ports.webhooks, self.events, clock)
         self.sink = IntegrationSink(self.registry, ports.lanes, catalog, clock)
         self.pending = PendingStates(self.registry, ports.lanes, states, catalog, access, clock)
         self.feed = DeliveryFeed(self.registry, self.events, ports.log, states, history, catalog)
