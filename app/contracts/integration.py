@@ -1,12 +1,15 @@
 """Integrations: registered outside programs that own steps of flows. On the wire they are *services*."""
 
+import re
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 ALIAS_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 """An alias is the text that steps have as their ``service``. It has no separator of keys."""
+
+_ALIAS = re.compile(ALIAS_PATTERN)
 
 Alias = Annotated[str, Meta(pattern=ALIAS_PATTERN)]
 
@@ -91,6 +94,7 @@ class Integration(Struct, frozen=True, kw_only=True):
         secrets: The secrets that sign, the newest first.
         backlog: The decision about events that waited, absent: all are delivered.
         heartbeat: Its last report, absent if there is none.
+        waiting_listed: The list of waiting states has also those that waited before the registration.
         registered_at: The time of the registration. Changes after it are delivered.
         updated_at: The time of the last change of the registration.
         revision: The number of changes of the registration.
@@ -112,6 +116,7 @@ class Integration(Struct, frozen=True, kw_only=True):
     secrets: tuple[IntegrationSecret, ...] = ()
     backlog: BacklogPolicy | UnsetType = UNSET
     heartbeat: Heartbeat | UnsetType = UNSET
+    waiting_listed: bool = False
     registered_at: datetime
     updated_at: datetime
     revision: int = 0
@@ -156,6 +161,15 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
     revision: int = 0
 
 
+def is_alias(value: object) -> TypeGuard[str]:
+    """Return whether a value can be the alias of an integration."""
+    return isinstance(value, str) and _ALIAS.fullmatch(value) is not None
+
+
+KEY_PREFIX = "sfk_"
+"""API keys of integrations begin so, and no JSON Web Token does."""
+
+
 class ApiKey(Struct, frozen=True, kw_only=True):
     """A key by which an integration authenticates; only its hash is stored.
 
@@ -165,7 +179,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
         hashed: The SHA-256 of the secret part, in hexadecimal.
         name: A label, for people.
         created_at: The time at which it was made.
-        created_by: The user who made it.
+        created_by: The caller who made it.
         expires_at: The end of its use, absent for none.
         revoked_at: The time of its revocation, absent if it is valid.
         last_used_at: The last use, to within a minute, absent if it was never used.
@@ -180,3 +194,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     expires_at: datetime | UnsetType = UNSET
     revoked_at: datetime | UnsetType = UNSET
     last_used_at: datetime | UnsetType = UNSET
+
+    def is_valid_at(self, now: datetime) -> bool:
+        """Return whether the key is neither revoked nor expired."""
+        return self.revoked_at is UNSET and (self.expires_at is UNSET or now < self.expires_at)

@@ -28,6 +28,7 @@ class IntegrationDocument(Document, CamelModel):
     secrets: list[dict[str, Any]]
     backlog: dict[str, Any] | None = None
     heartbeat: dict[str, Any] | None = None
+    waiting_listed: bool
     registered_at: datetime
     updated_at: datetime
     revision: int

@@ -1,1 +1,1 @@
-"""The stores of integrations and of the deliveries to them."""
+"""The stores of integrations and their deliveries in MongoDB."""

@@ -34,7 +34,7 @@ class FakeDeliveryLanes:
             lane_id = LaneId(mark.alias, mark.state_id)
             lane = self.lanes.get(lane_id.key)
             if lane is None or lane.newest < mark.position:
-                self._set_waiting(lane_id, mark.waits_since)
+                self._set_waiting(lane_id, mark)
             if lane is None:
                 lane = Lane(id=lane_id, since=mark.since, newest=mark.position, due_at=now)
             has_work = lane.cursor is None or lane.cursor < mark.position
@@ -122,9 +122,11 @@ class FakeDeliveryLanes:
         page = [lane for lane in found if lane.id.key > (after or "")][:limit]
         return Page(page, page[-1].id.key if len(page) == limit else None)
 
-    def _set_waiting(self, lane_id: LaneId, since: datetime | None) -> None:
-        self.waiting.pop(lane_id.key, None)
-        if since is not None:
+    def _set_waiting(self, lane_id: LaneId, mark: Mark) -> None:
+        since, before = mark.waits_since, self.waiting.pop(lane_id.key, None)
+        if since is not None and mark.stays and before is not None:
+            self.waiting[lane_id.key] = before
+        elif since is not None:
             state_id = lane_id.state_id
             place = f"{lane_id.alias};{_milliseconds(since):013};{state_id.key}"
             self.waiting[lane_id.key] = WaitingState(state_id, since, place)
@@ -142,6 +144,7 @@ class FakeDeliveryLog:
 
     def __init__(self) -> None:
         self.entries: dict[str, list[LoggedDelivery]] = {}
+        self.firsts: dict[str, int] = {}
         self.lasts: dict[str, int] = {}
 
     async def append(self, alias: str, deliveries: Sequence[LoggedDelivery]) -> int:
@@ -155,8 +158,7 @@ class FakeDeliveryLog:
         return [entry for entry in self.entries.get(alias, ()) if entry.sequence > after][:limit]
 
     async def first(self, alias: str) -> int:
-        stored = self.entries.get(alias)
-        return stored[0].sequence if stored else self.lasts.get(alias, 0) + 1
+        return self.firsts.get(alias, 1)
 
     async def last(self, alias: str) -> int:
         return self.lasts.get(alias, 0)
@@ -166,7 +168,6 @@ class FakeDeliveryLog:
         return max(found, key=attrgetter("delivered_at"), default=None)
 
     async def delete_of_integration(self, alias: str) -> int:
-        self.lasts.pop(alias, None)
         return len(self.entries.pop(alias, ()))
 
     async def delete_of_state(self, state_id: StateId) -> int:
@@ -174,6 +175,14 @@ class FakeDeliveryLog:
         for alias, entries in self.entries.items():
             self.entries[alias] = [entry for entry in entries if entry.state_id != state_id]
             count += len(entries) - len(self.entries[alias])
+        return count
+
+    async def remove_expired(self, before: datetime) -> int:
+        count = 0
+        for alias, entries in self.entries.items():
+            while entries and entries[0].delivered_at < before:
+                self.firsts[alias] = entries.pop(0).sequence + 1
+                count += 1
         return count
 
 
@@ -212,6 +221,9 @@ class FakeDeadLetters:
 
     async def delete_of_state(self, state_id: StateId) -> int:
         return self._delete(lambda letter: letter.state_id == state_id)
+
+    async def remove_expired(self, before: datetime) -> int:
+        return self._delete(lambda letter: letter.died_at < before)
 
     def _delete(self, matches: Callable[[DeadLetter], bool]) -> int:
         keys = [key for key, letter in self.letters.items() if matches(letter)]

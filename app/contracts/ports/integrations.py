@@ -63,7 +63,10 @@ class IntegrationStore(Protocol):
 
 
 class ApiKeyStore(Protocol):
-    """API keys of integrations. Every method raises StoreUnavailableError."""
+    """API keys of integrations. Every method raises StoreUnavailableError.
+
+    Revoked and expired keys may be removed after 90 days.
+    """
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key."""
@@ -74,11 +77,11 @@ class ApiKeyStore(Protocol):
     async def of_integration(self, alias: str) -> Sequence[ApiKey]:
         """Return the keys of an integration, oldest first, revoked ones too."""
 
-    async def revoke(self, key_id: str, at: datetime) -> bool:
-        """Revoke a key. Returns false if there is none, or it was revoked before."""
+    async def revoke(self, alias: str, key_id: str, at: datetime) -> bool:
+        """Revoke a key of an integration. Returns false if it has none by this id, or revoked it before."""
 
     async def note_use(self, key_id: str, at: datetime) -> None:
-        """Store the time of the last use."""
+        """Store the time of the last use, unless a later one is stored."""
 
     async def delete_of(self, alias: str) -> int:
         """Remove all keys of an integration, and return their number."""

@@ -6,7 +6,7 @@ from app.contracts.flow import Flow
 from app.contracts.integration import EventType, Integration
 from app.contracts.record import HistoryRecord, Kind
 from app.contracts.state import TERMINAL_STATUSES, FlowState
-from app.flow.step_services import owner_of
+from app.flow.step_services import owner_of, serves
 
 _TYPES: dict[Kind, EventType] = {
     "started": "flow.started",
@@ -110,7 +110,7 @@ def _receives_flow(integration: Integration, record: HistoryRecord, flow: Flow |
         return record.flow_id in integration.flows
     if flow is None:
         return False
-    return any(owner_of(flow, step, record.service) == integration.alias for step in flow.steps.values())
+    return serves(flow, integration.alias, record.service)
 
 
 def _receives_steps(integration: Integration, record: HistoryRecord) -> bool:
