@@ -70,4 +70,6 @@ class IntegrationComponents:
             self._clock,
         )
         self.sink.on_marked(dispatcher.offer)
+        self.letters.on_jobs(dispatcher.poll)
+        self.replays.on_jobs(dispatcher.poll)
         return dispatcher

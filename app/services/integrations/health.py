@@ -146,9 +146,9 @@ class SharedHealth:
     def _note(self, before: IntegrationHealth, changed: IntegrationHealth) -> None:
         self._known[changed.alias] = changed
         if changed.breaker == "open" and before.breaker in ("closed", "ramping"):
-            log.warning("breaker opened", alias=changed.alias, reason=changed.reason or None)
+            log.warning("breaker opened", service=changed.alias, reason=changed.reason or None)
         elif changed.breaker == "closed" and before.breaker != "closed":
-            log.info("breaker closed", alias=changed.alias)
+            log.info("breaker closed", service=changed.alias)
 
 
 def _next_revision(health: IntegrationHealth) -> IntegrationHealth:
