@@ -59,13 +59,15 @@ class RegisteredService(Struct, frozen=True):
     """A service as its administrators see it.
 
     ``secret`` is the new secret of a registration that was made, or whose secret was rotated; it is not shown
-    again. ``waiting`` counts the states with undelivered events, at most ``MAX_COUNTED``.
+    again. ``waiting`` counts the states with undelivered events, at most ``MAX_COUNTED``. ``stream_key`` is the
+    key of its Redis stream, if it has one.
     """
 
     integration: Integration
     health: IntegrationHealth
     secret: str | UnsetType = UNSET
     waiting: int | UnsetType = UNSET
+    stream_key: str | UnsetType = UNSET
 
 
 class IntegrationAdministration:
@@ -110,7 +112,11 @@ class IntegrationAdministration:
         found = await self._store.list_all()
         health = {each.alias: each for each in await self._store.list_health()}
         return [
-            RegisteredService(each, health.get(each.alias) or IntegrationHealth(alias=each.alias))
+            RegisteredService(
+                each,
+                health.get(each.alias) or IntegrationHealth(alias=each.alias),
+                stream_key=self._stream_key(each),
+            )
             for each in found
         ]
 
@@ -283,7 +289,16 @@ class IntegrationAdministration:
     ) -> RegisteredService:
         alias = integration.alias
         health = next((each for each in await self._store.list_health() if each.alias == alias), None)
-        return RegisteredService(integration, health or IntegrationHealth(alias=alias), secret, waiting)
+        return RegisteredService(
+            integration,
+            health or IntegrationHealth(alias=alias),
+            secret,
+            waiting,
+            self._stream_key(integration),
+        )
+
+    def _stream_key(self, integration: Integration) -> str | UnsetType:
+        return self._ports.streams.key(integration.alias) if integration.stream else UNSET
 
 
 def _given(command: RegistrationCommand) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Dispatcher:
         catalog: The definitions.
         clock: The present time.
         store_answers: Attempts have the beginning of answers.
+        on_logged: Receives the alias of an integration whose log has new deliveries.
         workers: Returns the number of live workers, which share the concurrency of each integration.
         random: Returns a number from 0 to 1.
     """
@@ -69,6 +70,7 @@ class Dispatcher:
         clock: Clock,
         *,
         store_answers: bool = False,
+        on_logged: Callable[[str], None] = lambda _: None,
         workers: Callable[[], int] = lambda: 1,
         random: Callable[[], float] = system_random,
     ) -> None:
@@ -76,7 +78,7 @@ class Dispatcher:
         self._registrations = ports.registrations
         self._clock = clock
         self._workers = workers
-        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams)
+        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, on_logged)
         self._limits = SendLimits()
         self._disable = disable
         self.health = SharedHealth(ports.registrations, clock, random)

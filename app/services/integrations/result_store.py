@@ -28,12 +28,16 @@ T = TypeVar("T")
 
 
 class ResultPorts(Struct, frozen=True):
-    """The stores and the transport that results go to."""
+    """The stores and the transport that results go to.
+
+    ``on_logged`` receives the alias of an integration after deliveries were appended to its log.
+    """
 
     lanes: DeliveryLanes
     log: DeliveryLog
     letters: DeadLetters
     streams: EventStreams
+    on_logged: Callable[[str], None] = lambda _: None
 
 
 class ResultStore:
@@ -114,6 +118,7 @@ class ResultStore:
             await self._insist(partial(ports.streams.append, alias, events))
         for logged in _chunks([logged for logged, _ in deliveries]):
             await self._insist(partial(ports.log.append, alias, logged))
+            ports.on_logged(alias)
         await self._store_letters(alias, results)
         for updates in _chunks([result.update for result in results]):
             await self._insist(partial(ports.lanes.release, updates, self._clock.now()))

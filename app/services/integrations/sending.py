@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from app.contracts.callers import SERVICE, Caller
+from app.contracts.callers import service_caller
 from app.contracts.commands import Origin
 from app.contracts.deliveries import Attempt, LaneId
 from app.contracts.errors import FlowError, InternalError
@@ -190,7 +190,7 @@ class EventSender:
         Raises:
             FlowError: It may succeed later.
         """
-        caller = Caller(f"service:{alias}", scopes=frozenset({SERVICE}), service=alias)
+        caller = service_caller(alias)
         origin = Origin(caller, request_id=event_id, client=CLIENT)
         try:
             await self._operations.transition(
