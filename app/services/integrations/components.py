@@ -73,4 +73,6 @@ class IntegrationComponents:
             on_logged=self.feed.notify,
         )
         self.sink.on_marked(dispatcher.offer)
+        self.letters.on_jobs(dispatcher.poll)
+        self.replays.on_jobs(dispatcher.poll)
         return dispatcher

@@ -134,7 +134,7 @@ class EventDelivery:
             status=UNSET if sent is None else sent.attempt.status,
             replay=replay,
             answered=UNSET if sent is None else sent.answered,
-            refused=UNSET if sent is None else sent.refused,
+            refused=UNSET if sent is None else sent.verdict.refused,
         )
         self._result.add_delivery(logged, event.body if self._integration.stream else b"")
         self._tools.health.count(self._integration.alias, delivered=1)

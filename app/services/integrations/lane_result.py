@@ -15,7 +15,7 @@ MAX_ATTEMPTS_STORED = 20
 
 
 class LaneResult:
-    """What a claimed lane has delivered so far, and where it goes on.
+    """The deliveries of a claimed lane so far, and where it goes on.
 
     Attributes:
         lane: The lane as it was claimed.
