@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
 from app.contracts.state import StateId
-from models.codec import Document
+from models.codec import PAYLOAD_TEXTS, Document
 
 T = TypeVar("T")
 
@@ -39,9 +39,10 @@ class DocumentCodec:
 
 
 class _Place(Struct, frozen=True):
-    """A payload in a document: ``holder["payload"]``."""
+    """A payload in a document, or values of one: ``holder[name]``."""
 
     holder: Document
+    name: str
     user_id: str
     document_id: str
 
@@ -52,9 +53,9 @@ async def _replace_payloads(
     places = [place for document in documents for place in _payload_places(document)]
     if not places:
         return
-    texts = [PayloadText(place.user_id, place.document_id, place.holder["payload"]) for place in places]
+    texts = [PayloadText(place.user_id, place.document_id, place.holder[place.name]) for place in places]
     for place, text in zip(places, await convert(texts), strict=True):
-        place.holder["payload"] = text
+        place.holder[place.name] = text
 
 
 def _copy(document: Document) -> Document:
@@ -74,8 +75,11 @@ def _payload_places(document: Document) -> Iterator[_Place]:
     """
     user_id, document_id = str(document.get("userId")), str(_id_of(document))
     for holder in (document, document.get("after")):
-        if isinstance(holder, dict) and isinstance(holder.get("payload"), str):
-            yield _Place(holder, user_id, document_id)
+        if not isinstance(holder, dict):
+            continue
+        for name in PAYLOAD_TEXTS:
+            if isinstance(holder.get(name), str):
+                yield _Place(holder, name, user_id, document_id)
     outbox = document.get("outbox")
     for record in outbox if isinstance(outbox, list) else ():
         if isinstance(record, dict):
