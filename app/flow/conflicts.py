@@ -11,7 +11,6 @@ from msgspec import UNSET, Struct
 from app.contracts.commands import TransitionCommand
 from app.contracts.record import MergedField
 from app.contracts.state import Payload
-from app.flow.values.payload import edit_payload
 from app.flow.values.struct_errors import escape
 
 
@@ -33,7 +32,8 @@ def find_conflicts(
 ) -> Conflicts:
     """Compare the fields that a request sends with those that have changed.
 
-    A field that has the same value after both changes is no conflict.
+    A field that has the same value after both changes is no conflict. The removal of an element of a list
+    that has changed is always one: its position may be that of another element.
 
     Args:
         base: The payload that the caller knew.
@@ -42,29 +42,27 @@ def find_conflicts(
         declared: Pointers to the fields, with all that is in them, in which the request may replace another
             change.
     """
-    intended = edit_payload(base, command)
-    after = {} if intended is UNSET else intended
     given = {} if command.payload is UNSET else command.payload
     found: dict[str, MergedField] = {}
     refused: dict[str, None] = {}
     for name in given:
-        for field in _conflicts(base.get(name, UNSET), present.get(name, UNSET), given[name], _at("", name)):
-            found.setdefault(field.pointer, field)
+        values = base.get(name, UNSET), present.get(name, UNSET), given[name]
+        found |= {field.pointer: field for field in _conflicts(*values, _at("", name))}
     for pointer in () if command.remove is UNSET else command.remove:
         path = [segment.replace("~1", "/").replace("~0", "~") for segment in pointer.split("/")[1:]]
         if path[0] in given:
             continue  # the value that is sent replaces what is left of the member
-        at_list = min(_depth_of_list(base, path), _depth_of_list(present, path))
-        path = path[:at_list]
-        place = "".join(_at("", name) for name in path)
-        for field in _conflicts(_value(base, path), _value(present, path), _value(after, path), place):
-            found.setdefault(field.pointer, field)
-            if at_list < pointer.count("/"):
-                refused[field.pointer] = None  # its positions are those of another list
+        depth = min(_depth_of_list(base, path), _depth_of_list(present, path))
+        place = "".join(_at("", name) for name in path[:depth])
+        before, now = _value(base, path[:depth]), _value(present, path[:depth])
+        if depth == len(path):
+            found |= {field.pointer: field for field in _conflicts(before, now, UNSET, place)}
+        elif not is_same(before, now):
+            refused[place] = None  # its positions are those of another list
     fields = frozenset(declared)
     refused |= {pointer: None for pointer in found if not _is_declared(pointer, fields)}
     merged = tuple(field for pointer, field in found.items() if pointer not in refused)
-    return Conflicts(merged, tuple(refused)) if found else NO_CONFLICTS
+    return Conflicts(merged, tuple(refused)) if found or refused else NO_CONFLICTS
 
 
 def is_same(one: Any, other: Any) -> bool:
