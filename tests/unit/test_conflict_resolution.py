@@ -291,7 +291,9 @@ async def test_a_merge_is_decided_on_the_present_state() -> None:
 async def test_another_epoch_and_a_later_revision_stay_conflicts() -> None:
     r = await race(MERGE, {"amount": 1})
     state = await r.run({"amount": 2})
-    await conflict_of(r.run({"amount": 3}, at=9))
+    for never in (9, -1):
+        await conflict_of(r.run({"amount": 3}, at=never))
+        await conflict_of(r.run(at=never))
     await conflict_of(r.run({"amount": 3}, at=ExpectedPosition(0, "another")))
     await conflict_of(r.run({"amount": 3}, at=ExpectedPosition(None, "another")))
 

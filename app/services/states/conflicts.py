@@ -118,7 +118,7 @@ def _named_revision(
     """Return the latest revision before the present one that the caller expects in this epoch."""
     listed = (expected,) if isinstance(expected, ExpectedPosition) else expected or ()
     named = [one.revision for one in listed if one.epoch in (None, present.epoch)]
-    return max((each for each in named if each is not None and each < present.revision), default=None)
+    return max((each for each in named if each is not None and 0 <= each < present.revision), default=None)
 
 
 def _lost_race(attempt: Attempt, conflict: Conflict) -> RevisionConflictError:
