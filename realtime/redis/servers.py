@@ -57,6 +57,10 @@ class RedisServers(Protocol):
     def subscriber(self, server: str) -> Redis:
         """Return the client of a server for subscriptions."""
 
+    @property
+    def commands(self) -> Redis:
+        """The client for commands about keys. Each goes to the server of its key."""
+
     async def close(self) -> None:
         """Close all connections."""
 
@@ -133,6 +137,11 @@ class StandaloneServer:
     def subscriber(self, server: str) -> Redis:
         """Return the client of a server for subscriptions."""
         return self._subscriber
+
+    @property
+    def commands(self) -> Redis:
+        """The client for commands about keys."""
+        return self._sender
 
     async def close(self) -> None:
         """Close all connections."""
@@ -230,6 +239,11 @@ class Cluster:
                 **self._options,
             )
         return self._subscribers[server]
+
+    @property
+    def commands(self) -> Redis:
+        """The client for commands about keys. Each goes to the server of its key."""
+        return cast(Redis, self._cluster)  # it has the same methods for commands about one key
 
     async def close(self) -> None:
         """Close all connections."""
