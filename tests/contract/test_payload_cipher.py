@@ -18,7 +18,7 @@ from app.contracts.deliveries import (
 )
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
-from app.contracts.record import payload_place, remembered_request
+from app.contracts.record import MergedField, payload_place, remembered_request
 from app.contracts.state import StateId
 from models.database import Database
 from models.document_codec import DocumentCodec
@@ -158,6 +158,24 @@ async def test_records_are_stored_sealed_and_read_open(
         first,
         second,
     )
+
+
+@WITH_DOCUMENTS
+async def test_the_values_of_a_merge_are_sealed_too(
+    history: MongoHistoryStore, states: MongoStateStore, sealed_database: Database
+) -> None:
+    one = structs.replace(
+        record(fresh()), payload=UNSET, merged=(MergedField("/iban", SECRET["iban"], {"$ref": 1}),)
+    )
+    await history.append([one])
+    (document,) = await documents(sealed_database, "flow_history")
+    assert document["merged"].startswith(f"<ada|{one.id}>")
+    assert await history.get(one.id) == one
+    assert await states.commit(None, one)
+    await documents(sealed_database, "flow_states")
+    loaded = await states.load(StateId("loop", "ada"))
+    assert loaded is not None
+    assert loaded.pending == (one,)
 
 
 @WITH_DOCUMENTS
