@@ -9,6 +9,7 @@ from typing import Any
 from starlette.applications import Starlette
 
 from app.auth.claims import ClaimNames
+from app.auth.service_keys import KeyVerifier
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
 from app.http.application import build_application
@@ -20,8 +21,8 @@ from config.settings import Settings, load_settings
 from realtime.gateway.handlers import FlowSockets
 
 
-def token_verifier(settings: Settings) -> TokenVerifier:
-    """Create the verifier of tokens by the settings."""
+def token_verifier(settings: Settings, service_keys: KeyVerifier | None = None) -> TokenVerifier:
+    """Create the verifier of tokens by the settings, and of the API keys of services."""
     secret = settings.jwt_secret or settings.jwt_public_key
     return TokenVerifier(
         key=secret.get_secret_value() if secret else None,
@@ -30,6 +31,7 @@ def token_verifier(settings: Settings) -> TokenVerifier:
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
         claims=ClaimNames(*settings.jwt_claims),
+        service_keys=service_keys,
     )
 
 
@@ -50,7 +52,7 @@ def _create_app(*, prepared: bool) -> Any:
     configure_logging(settings.log_level, settings.log_format)
     parts = Backend(settings)
     IDENTITY.worker = parts.bus.worker
-    verifier = token_verifier(settings)
+    verifier = token_verifier(settings, parts.service.integrations.keys)
     sockets = FlowSockets(
         parts.service,
         verifier,

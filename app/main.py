@@ -17,10 +17,12 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.sources import DefinitionSource
 from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
+from app.outbound.webhooks import AiohttpWebhooks
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService
 from app.services.definitions.source_mirror import SourceMirror, check_found
 from app.services.definitions.source_sync import Sources
+from app.services.integrations.ports import IntegrationPorts
 from app.services.jobs.time_check import CheckedClock, TimeCheck
 from app.services.wiring import Limits, Ports
 from app.sources.files import FileSource
@@ -32,11 +34,17 @@ from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.entity_reservations import MongoEntityReservations
 from models.history_store import MongoHistoryStore
+from models.integrations.api_keys import MongoApiKeyStore
+from models.integrations.lanes import MongoDeliveryLanes
+from models.integrations.letters import MongoDeadLetters
+from models.integrations.log import MongoDeliveryLog
+from models.integrations.registrations import MongoIntegrationStore
 from models.lease_store import MongoLeaseStore
 from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
 from realtime.redis.bus import RedisBus
+from realtime.redis.streams import RedisEventStreams
 
 log = structlog.get_logger("main")
 
@@ -68,6 +76,8 @@ class Backend:
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.secrets = MongoSecretStore(self.database)
+        self.streams = RedisEventStreams(settings.redis_url.get_secret_value(), settings.mongo_database)
+        self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
                 states=MongoStateStore(self.database),
@@ -77,6 +87,16 @@ class Backend:
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
+                integrations=IntegrationPorts(
+                    registrations=MongoIntegrationStore(self.database),
+                    api_keys=MongoApiKeyStore(self.database),
+                    lanes=MongoDeliveryLanes(self.database),
+                    log=MongoDeliveryLog(self.database),
+                    letters=MongoDeadLetters(self.database),
+                    webhooks=self.webhooks,
+                    streams=self.streams,
+                    secrets=self.secrets,
+                ),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
@@ -106,6 +126,8 @@ class Backend:
                 yield self.service
         finally:
             await self.bus.stop()
+            await self.webhooks.close()
+            await self.streams.close()
             await self.database.close()
 
     async def _prepare(self, *, patient: bool, prepared: bool) -> bytes:

@@ -4,14 +4,24 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from bench import batch, definitions, evaluations, growth, instances, live, start, transition
+from bench import batch, definitions, deliveries, evaluations, growth, instances, live, start, transition
 from bench.common import Report
 
 
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    names = ["transition", "growth", "batch", "live", "definitions", "evaluations", "start", "instances"]
+    names = [
+        "transition",
+        "growth",
+        "batch",
+        "live",
+        "definitions",
+        "evaluations",
+        "start",
+        "instances",
+        "deliveries",
+    ]
     parser.add_argument("what", choices=names)
     parser.add_argument("--requests", type=int, default=2000, help="transitions a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -35,6 +45,8 @@ def main() -> None:
             evaluations.run(report, given.requests)
         case "instances":
             asyncio.run(instances.run(report, given.requests, given.rounds))
+        case "deliveries":
+            asyncio.run(deliveries.run(report, given.requests, given.rounds))
         case "start":
             start.run(report, given.rounds)
     if given.json:

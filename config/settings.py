@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
 from config.masking import mask_source, mask_url
+from config.networks import PrivateAddresses, parse_private_addresses
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote
 
 PREFIX = "FLOW_"
@@ -65,8 +66,10 @@ class Settings(BaseSettings):
     jwt_roles_claim: str = "roles"
     jwt_scope_claim: str = "scope"
     jwt_groups_claim: str = "groups"
+    jwt_service_claim: str = "service"
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
+    services_private_addresses: str = "false"
     ready_strict: bool = False
     max_connections: int = Field(10_000, ge=16, le=1_000_000)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
@@ -132,6 +135,11 @@ class Settings(BaseSettings):
             return [f"file:{SHIPPED_FLOWS}" if source == _EXAMPLES else source for source in value]
         return value
 
+    @field_validator("services_private_addresses")
+    @classmethod
+    def _known_networks(cls, value: str) -> str:
+        return str(parse_private_addresses(value))
+
     @field_validator("definitions_auth")
     @classmethod
     def _usable_credentials(cls, value: SecretStr | None) -> SecretStr | None:
@@ -139,7 +147,9 @@ class Settings(BaseSettings):
             auth_header(value.get_secret_value())
         return value
 
-    @field_validator("jwt_user_claim", "jwt_roles_claim", "jwt_scope_claim", "jwt_groups_claim")
+    @field_validator(
+        "jwt_user_claim", "jwt_roles_claim", "jwt_scope_claim", "jwt_groups_claim", "jwt_service_claim"
+    )
     @classmethod
     def _claim_path(cls, value: str) -> str:
         if not _CLAIM.fullmatch(value):
@@ -169,23 +179,30 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _distinct_claims(self) -> Self:
-        claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim]
+        claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim, self.jwt_service_claim]
         if self.jwt_groups_claim != self.jwt_roles_claim:  # some providers call roles groups
             claims.append(self.jwt_groups_claim)
         for claim in claims:
             for other in claims:
                 if claims.count(claim) > 1 or other.startswith(f"{claim}."):
                     raise ValueError(
-                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM, FLOW_JWT_SCOPE_CLAIM and "
-                        "FLOW_JWT_GROUPS_CLAIM must name different claims, none inside another (the "
-                        f"groups may be in the claim of the roles): {', '.join(claims)}"
+                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM, FLOW_JWT_SCOPE_CLAIM, "
+                        "FLOW_JWT_SERVICE_CLAIM and FLOW_JWT_GROUPS_CLAIM must name different claims, none "
+                        "inside another (the groups may be in the claim of the roles): "
+                        f"{', '.join(claims)}"
                     )
         return self
 
     @property
-    def jwt_claims(self) -> tuple[str, str, str, str]:
-        """The names of the claims with the user, the roles, the scopes and the groups."""
-        return self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim, self.jwt_groups_claim
+    def jwt_claims(self) -> tuple[str, str, str, str, str]:
+        """The names of the claims with the user, the roles, the scopes, the groups and the service."""
+        return (
+            self.jwt_user_claim,
+            self.jwt_roles_claim,
+            self.jwt_scope_claim,
+            self.jwt_groups_claim,
+            self.jwt_service_claim,
+        )
 
     @model_validator(mode="after")
     def _both_servers_or_none(self) -> Self:
@@ -207,6 +224,11 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """True if this process starts its own servers."""
         return self.mongo_url is None
+
+    @property
+    def private_addresses(self) -> PrivateAddresses:
+        """The addresses outside the public network that webhooks may be sent to."""
+        return parse_private_addresses(self.services_private_addresses)
 
     @property
     def max_message_bytes(self) -> int:

@@ -25,7 +25,8 @@ from app.contracts.transfer import TransferReport
 FORMAT = "server-flow-data"
 FORMAT_VERSION = 1
 COLLECTIONS = ("flow_states", "flow_history", "flow_states_damaged", "flow_corruptions", "flow_definitions")
-"""The collections of a file, in the order of an export. Leases and secrets belong to a running service."""
+"""The collections of a file, in the order of an export. Leases and secrets belong to a running service;
+registered services and their deliveries do too, as a copy must not send events to them."""
 
 COMPRESSION_LEVEL = 4
 BUFFER_BYTES = 1 << 18

@@ -6,18 +6,21 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
-from app.contracts.state import StateId
+from app.contracts.state import StateId, id_from_key
 from models.codec import Document
 
 T = TypeVar("T")
+
+SEALED_FIELDS = ("payload", "event", "attempts")
+"""Fields with data of users, as JSON: payloads, events of dead letters, and answers of receivers."""
 
 
 class DocumentCodec:
     """Converts values to documents and back.
 
     Args:
-        cipher: Seals the payloads of states and records, wherever they are in a document. ``None`` stores
-            them as they are, and nothing is awaited.
+        cipher: Seals the payloads of states and records, wherever they are in a document, and what
+            deliveries have of them (SEALED_FIELDS). ``None`` stores them as they are, and nothing is awaited.
     """
 
     def __init__(self, cipher: PayloadCipher | None = None) -> None:
@@ -39,9 +42,10 @@ class DocumentCodec:
 
 
 class _Place(Struct, frozen=True):
-    """A payload in a document: ``holder["payload"]``."""
+    """A payload in a document: ``holder[field]``."""
 
     holder: Document
+    field: str
     user_id: str
     document_id: str
 
@@ -52,9 +56,9 @@ async def _replace_payloads(
     places = [place for document in documents for place in _payload_places(document)]
     if not places:
         return
-    texts = [PayloadText(place.user_id, place.document_id, place.holder["payload"]) for place in places]
+    texts = [PayloadText(place.user_id, place.document_id, place.holder[place.field]) for place in places]
     for place, text in zip(places, await convert(texts), strict=True):
-        place.holder["payload"] = text
+        place.holder[place.field] = text
 
 
 def _copy(document: Document) -> Document:
@@ -72,14 +76,23 @@ def _payload_places(document: Document) -> Iterator[_Place]:
 
     A damaged document may have values of any type in their places; they are skipped.
     """
-    user_id, document_id = str(document.get("userId")), str(_id_of(document))
+    user_id, document_id = _owner_of(document), str(_id_of(document))
     for holder in (document, document.get("after")):
-        if isinstance(holder, dict) and isinstance(holder.get("payload"), str):
-            yield _Place(holder, user_id, document_id)
+        if isinstance(holder, dict):
+            for field in SEALED_FIELDS:
+                if isinstance(holder.get(field), str):
+                    yield _Place(holder, field, user_id, document_id)
     outbox = document.get("outbox")
     for record in outbox if isinstance(outbox, list) else ():
         if isinstance(record, dict):
             yield from _payload_places(record)
+
+
+def _owner_of(document: Document) -> str:
+    """Return the user whose data a document has; a lane names the state alone."""
+    if "userId" not in document and isinstance(key := document.get("stateKey"), str):
+        return id_from_key(key).user_id
+    return str(document.get("userId"))
 
 
 def _id_of(document: Document) -> Any:

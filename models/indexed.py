@@ -95,6 +95,7 @@ class KeyRanges:
         find: Callable[[Document, int], AgnosticBaseCursor[Any]],
         *,
         max_bytes: float = MAX_PAGE_BYTES,
+        subject: str | None = None,
     ) -> DocumentPage:
         """Return the first documents with keys after ``after`` and before ``end``.
 
@@ -104,15 +105,19 @@ class KeyRanges:
             limit: The size of the page, at least 1.
             find: Returns a cursor over the first documents, in order, for a condition on the field, a limit.
             max_bytes: The size of the page in bytes.
+            subject: The name of a list whose documents leave it once they were read, and whose end moves;
+                None: the list is known by its end.
         """
         page = DocumentPage(limit, max_bytes)
-        hint = self._hints.get(end or "")
+        name = end or "" if subject is None else subject
+        hint = self._hints.get(name)
         length = len(after) if hint is None else hint.prefix_length
         start, inclusive = after, False
         while True:
             bound = end
             if hint is not None and start == hint.after and hint.last_key > start:
                 bound = hint.last_key + _AFTER_A_KEY
+                bound = bound if end is None else min(bound, end)
             elif length:
                 known = start if hint is None or len(start) >= length else hint.first_key
                 narrow = behind_prefix(known[:length])
@@ -120,24 +125,26 @@ class KeyRanges:
                     bound = narrow
             more = await page.read(find(key_range(start, bound, inclusive=inclusive), page.left))
             if page.full:
-                self._remember(after, end, page.documents)
+                self._remember(name, after, page.documents)
                 return page
             if bound is None or bound == end:
+                if subject is not None:  # a few are left, anywhere: the next page reads the whole range
+                    self._hints.pop(subject, None)
                 return page
             if more < limit / 8:
                 length -= 1
             start, inclusive = bound, True
 
-    def _remember(self, after: str, end: str | None, page: Sequence[Document]) -> None:
+    def _remember(self, name: str, after: str, page: Sequence[Document]) -> None:
         # At most one half spans a change of a leading character, which says nothing about the density.
         keys = [document[self._field] for document in page]
         middle = keys[len(keys) // 2]
         length = max(_common_prefix(keys[0], middle), _common_prefix(middle, keys[-1]))
-        known = self._hints.get(end or "")
+        known = self._hints.get(name)
         first = keys[0] if known is None or len(after) < length else known.first_key
         if len(self._hints) >= MAX_HINTS:
             self._hints.clear()
-        self._hints[end or ""] = _Hint(length, first, after, keys[-1])
+        self._hints[name] = _Hint(length, first, after, keys[-1])
 
 
 def behind_prefix(prefix: str) -> str | None:

@@ -16,6 +16,7 @@ EXPIRY_GRACE_SECONDS = 3600
 RESERVATION_SECONDS = 25 * 3600
 """A little longer than repeated requests are recognised (IDEMPOTENCY_WINDOW)."""
 DAMAGED_RETENTION_SECONDS = 30 * 24 * 3600
+API_KEY_RETENTION_SECONDS = 90 * 24 * 3600
 RETIRED_INDEXES = {"flow_states": ("undelivered", "expiry")}
 """Indexes of older versions, by collection; they are dropped at the start."""
 
@@ -58,8 +59,35 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    "flow_integrations": (),
+    "flow_integration_health": (),
+    # ``endsAt`` is the revocation or the expiry: keys are retained for a while after it, for inquiries.
+    "flow_api_keys": (
+        IndexModel([("alias", ASCENDING)], name="alias"),
+        IndexModel(
+            [("endsAt", ASCENDING)], name="age", expireAfterSeconds=API_KEY_RETENTION_SECONDS, sparse=True
+        ),
+    ),
     "flow_reservations": (
         IndexModel([("reservedAt", ASCENDING)], name="age", expireAfterSeconds=RESERVATION_SECONDS),
+    ),
+    # Sparse: an idle lane costs nothing in the lists. No TTLs: see models.integrations.log.
+    "flow_delivery_lanes": (
+        IndexModel([("due", ASCENDING)], name="due", sparse=True),
+        IndexModel([("waits", ASCENDING)], name="waits", sparse=True),
+        IndexModel([("failing", ASCENDING)], name="failing", sparse=True),
+        IndexModel([("stateKey", ASCENDING)], name="state"),
+    ),
+    "flow_delivery_log": (
+        IndexModel([("eventId", ASCENDING)], name="event", sparse=True),
+        IndexModel([("stateKey", ASCENDING)], name="state", sparse=True),
+        IndexModel([("first", ASCENDING)], name="first", sparse=True),
+    ),
+    "flow_dead_letters": (
+        IndexModel([("place", ASCENDING)], name="place"),
+        IndexModel([("died", ASCENDING)], name="died"),
+        IndexModel([("eventId", ASCENDING)], name="event"),
+        IndexModel([("stateKey", ASCENDING)], name="state"),
     ),
 }
 
@@ -72,6 +100,7 @@ EMBEDDED_INDEXES: Indexes = {
         IndexModel([("_id", ASCENDING), ("epoch", ASCENDING), ("revision", ASCENDING)], name="position"),
     ),
     "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
+    "flow_delivery_lanes": (IndexModel([("_id", ASCENDING), ("stateKey", ASCENDING)], name="key"),),
 }
 """Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
 filter are exactly its fields, and no partial index at all (docs/decisions/0020)."""

@@ -4,9 +4,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.contracts.callers import Caller
+from app.contracts.callers import ADMIN, SERVICE, Caller, service_caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
+from app.contracts.integration import is_alias
 
 
 class ClaimNames(Struct, frozen=True):
@@ -16,6 +17,7 @@ class ClaimNames(Struct, frozen=True):
     roles: str = "roles"
     scope: str = "scope"
     groups: str = "groups"
+    service: str = "service"
 
     def caller(self, claims: dict[str, Any], expires_at: float) -> Caller:
         """Read the caller from verified claims.
@@ -23,6 +25,7 @@ class ClaimNames(Struct, frozen=True):
         Roles are a text, which is one role, or a list of texts, and so are groups; scopes are a text of
         words, or a list of them. A claim of groups in another form names none, and a group that no state can
         name is left out: tokens of many providers have a claim by this name that is not for this service.
+        A claim of a service limits tokens with a scope to this service, also those of administrators.
 
         Raises:
             AuthenticationRequiredError: A claim is missing or malformed.
@@ -32,14 +35,17 @@ class ClaimNames(Struct, frozen=True):
             raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
-        scopes = _texts(self.scope, find_claim(claims, self.scope))
-        return Caller(
-            user_id=user,
-            roles=frozenset(_texts(self.roles, find_claim(claims, self.roles))),
-            scopes=frozenset(word for scope in scopes for word in scope.split()),
-            expires_at=expires_at,
-            groups=frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ())),
-        )
+        words = _texts(self.scope, find_claim(claims, self.scope))
+        scopes = frozenset(word for scope in words for word in scope.split())
+        roles = frozenset(_texts(self.roles, find_claim(claims, self.roles)))
+        groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
+        alias = find_claim(claims, self.service)
+        if alias is not None and scopes & {ADMIN, SERVICE}:
+            if not is_alias(alias):  # a token that is meant to be limited must not be unlimited
+                fault = f"The token's '{self.service}' cannot name a service"
+                raise AuthenticationRequiredError(fault, reason="claim")
+            return service_caller(alias, roles=roles, groups=groups, expires_at=expires_at)
+        return Caller(user, roles=roles, scopes=scopes, expires_at=expires_at, groups=groups)
 
 
 def find_claim(claims: Any, name: str) -> Any:

@@ -1,7 +1,7 @@
 """Scopes and roles: the permissions of a caller."""
 
 from app.contracts.callers import ADMIN, SERVICE, Caller
-from app.contracts.errors import InsufficientPermissionsError
+from app.contracts.errors import InsufficientPermissionsError, service_limit_error
 from app.contracts.identifiers import require_ids
 
 __all__ = ["ADMIN", "SCOPES", "SERVICE", "acting_for", "require_scope"]
@@ -12,6 +12,8 @@ SCOPES = (ADMIN, SERVICE)
 
 def require_scope(caller: Caller, scope: str) -> None:
     """Raise InsufficientPermissionsError unless the caller's token has ``scope``."""
+    if caller.service and scope != SERVICE:
+        raise service_limit_error(caller.service)
     if scope not in caller.scopes:
         raise InsufficientPermissionsError(f"This needs a token with the scope {scope}", scope=scope)
 

@@ -1,4 +1,4 @@
-"""Signed tokens (JWT): issued for development and services, verified by HTTP and Socket.IO."""
+"""Bearer tokens: signed ones (JWT), which are issued here too, and API keys; for HTTP and Socket.IO."""
 
 import time
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import jwt
 
 from app.auth.claims import ClaimNames, put_claim
 from app.auth.refusals import TokenRefusals
+from app.auth.service_keys import KeyVerifier, is_api_key
 from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError
 
@@ -26,7 +27,8 @@ _MAX_EXPIRY = 2**53
 class TokenVerifier:
     """Verifies bearer tokens with a shared secret, a public key, or the keys of a JWKS address.
 
-    A verified token is cached until it expires, so that its signature is checked once.
+    A verified token is cached until it expires, so that its signature is checked once. API keys are verified
+    by ``service_keys``; without it none is accepted.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class TokenVerifier:
         audience: str | None = None,
         issuer: str | None = None,
         claims: ClaimNames = DEFAULT_CLAIMS,
+        service_keys: KeyVerifier | None = None,
     ) -> None:
         self._key = key
+        self._service_keys = service_keys
         self._jwks: SigningKeys | None = None
         if jwks_url:
             keys = import_module(
@@ -70,9 +74,12 @@ class TokenVerifier:
         Raises:
             AuthenticationRequiredError: The token is refused; the message has the reason and never the token.
             KeysUnavailableError: The signing keys cannot be read.
+            StoreUnavailableError, RateLimitedError: An API key must be read, and cannot be.
         """
         if not token:
             raise AuthenticationRequiredError("A bearer token is required")
+        if is_api_key(token):
+            return await self._require_service_keys().verify(token)
         caller = self._known.get(token)
         if caller is None:
             caller = self._caller_of(await self._claims_of(token))
@@ -83,6 +90,23 @@ class TokenVerifier:
             self._known.pop(token, None)
             raise AuthenticationRequiredError("The token has expired; get a new one", reason="time")
         return caller
+
+    async def renew(self, caller: Caller) -> Caller:
+        """Return the caller of a connection that outlives ``expires_at``, or is to be checked again.
+
+        Raises:
+            AuthenticationRequiredError: The token has expired, or the API key is not valid any more.
+        """
+        if caller.credential:
+            caller = await self._require_service_keys().renew(caller)
+        if caller.expires_at <= time.time():
+            raise AuthenticationRequiredError("The token has expired; connect with a new one")
+        return caller
+
+    def _require_service_keys(self) -> KeyVerifier:
+        if self._service_keys is None:
+            raise AuthenticationRequiredError("The API key is not valid here", reason="api-key")
+        return self._service_keys
 
     async def _claims_of(self, token: str) -> dict[str, Any]:
         try:
@@ -127,6 +151,7 @@ def issue_token(
     roles: Sequence[str] = (),
     scopes: Sequence[str] = (),
     groups: Sequence[str] = (),
+    service: str | None = None,
     audience: str | None = None,
     issuer: str | None = None,
     names: ClaimNames = DEFAULT_CLAIMS,
@@ -140,6 +165,8 @@ def issue_token(
     if groups:
         shared = roles if names.groups == names.roles else ()
         put_claim(claims, names.groups, list(dict.fromkeys([*shared, *groups])))
+    if service is not None:
+        put_claim(claims, names.service, service)
     if scopes:
         put_claim(claims, names.scope, " ".join(scopes))
     if audience:

@@ -40,16 +40,23 @@ COMMANDS = {
     "data": CommandModules(
         "Export all data to a file and import it: backup, and change of the server.", ("app.cli.data",)
     ),
+    "deliveries": CommandModules(
+        "Events for services: dead letters, failing states, replays.", ("app.cli.deliveries",)
+    ),
     "flows": CommandModules(
         "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagrams", "app.cli.migration")
     ),
     "purge": CommandModules("End all expired states.", ("app.cli.maintenance",)),
     "serve": CommandModules("Serve the API and Socket.IO.", ("app.cli.serve",)),
+    "services": CommandModules("Registered services, which receive events.", ("app.cli.services",)),
     "state": CommandModules("One user's state in one flow.", ("app.cli.state",)),
     "stats": CommandModules("Show statistics over all states and their history.", ("app.cli.maintenance",)),
     "token": CommandModules("Print a signed token for the configured secret.", ("app.cli.token",)),
     "user": CommandModules("Stored data of one user.", ("app.cli.user",)),
     "web": CommandModules("Browser files: flow-client and the pages.", ("app.cli.web",)),
+    "webhook": CommandModules(
+        "Signatures of webhooks: why one is refused, and signed test requests.", ("app.cli.webhook",)
+    ),
     "worker": CommandModules(
         "Run only the background jobs: delivery for dead workers, expiry.", ("app.cli.serve",)
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec import UNSET
 
 from app.cli.command import chosen_settings, echo, main, on_store, with_service
 from app.contracts.errors import BusUnavailableError, FlowError, StoreUnavailableError
@@ -57,6 +58,10 @@ def stats(as_json: bool) -> None:
         f"response time        {metrics.average_response_time:.1f} ms, p95 {metrics.p95_response_time:.1f} ms"
     )
     echo(f"throughput           {metrics.throughput_per_second:.2f} /s in the last minute")
+    for service in figures.services:
+        report = "no heartbeat" if service.heartbeat is UNSET else service.heartbeat.status
+        condition = f"breaker {service.breaker}" if service.enabled else "disabled"
+        echo(f"service              {service.alias}: {report}, {condition}, {service.delivered} delivered")
     for step in figures.popular_steps:
         echo(f"  {step.count:>8} x {step.flow}: {step.step}")
 
@@ -68,6 +73,8 @@ def check_config(data_dir: Path | None) -> None:
     settings = chosen_settings(data_dir)
     for name, value in settings.masked().items():
         echo(f"{name}={value}")
+    if settings.private_addresses.all:
+        echo("Webhooks may be sent to any private address, also to the metadata service of a cloud.")
     if settings.embedded:
         running = EmbeddedServers(settings.data_dir).running(settings)
         if running is None:

@@ -8,17 +8,15 @@ import click
 import msgspec
 
 from app.cli.command import echo, main, on_store, with_service
+from app.cli.json_arguments import read_json
 from app.cli.origin import CLI_ORIGIN
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import SetCommand
-from app.contracts.errors import InvalidRequestError
 from app.contracts.ports.states import ListedStatus
 from app.contracts.results import Recovered, Verification
 from app.contracts.wire.administration import recovery_view
 from app.contracts.wire.states import state_view
 from app.contracts.wire.times import iso
-from app.flow.values.struct_errors import faults_of, surrogate_faults
-from app.kit.integers import convert_json
 from app.services import FlowService
 from app.services.definitions.tokens import TokenComparison
 
@@ -112,17 +110,7 @@ def history(user_id: str, flow_id: str, entity_id: str | None) -> None:
 @click.argument("body", metavar="JSON")
 def set_state(user_id: str, flow_id: str, entity_id: str | None, body: str) -> None:
     """Replace the whole state (repair), for example with '{"step": "verification"}'."""
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError as refusal:
-        faults = surrogate_faults(body.encode("utf-8", "backslashreplace"))
-        if faults:
-            raise InvalidRequestError(faults) from None
-        raise click.BadParameter(str(refusal), param_hint="JSON") from None
-    try:
-        command = convert_json(value, SetCommand)
-    except msgspec.ValidationError:
-        raise InvalidRequestError(faults_of(value, SetCommand)) from None
+    command = read_json(body, SetCommand)
 
     async def run(service: FlowService) -> Any:
         wanted = msgspec.structs.replace(command, flow=flow_id)

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from app.auth.claims import ClaimNames
-from app.auth.policy import SCOPES
+from app.auth.policy import SCOPES, SERVICE
 from app.auth.tokens import issue_token
 from app.cli.command import echo, main
+from app.contracts.callers import service_caller
 from app.contracts.identifiers import ID_RULE, is_id
+from app.contracts.integration import is_alias
 from app.flow.lint.spelling import is_role, nearest
 from app.kit.durations import MAX_DURATION, parse_duration
 from app.process.data_directory import read_jwt_secret
@@ -22,10 +24,14 @@ _MIN_TTL = timedelta(seconds=1)
 
 
 @main.command()
-@click.option("--user", required=True, help="The user's id (the token's 'sub').")
+@click.option("--user", help="The user's id (the token's 'sub').")
 @click.option("--role", "roles", multiple=True, help="A role; can be repeated.")
 @click.option("--group", "groups", multiple=True, help="A group; can be repeated.")
 @click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; can be repeated.")
+@click.option(
+    "--service",
+    help="Limit the token to a service, by its alias: flow:service for its own steps alone. Without --user.",
+)
 @click.option(
     "--ttl",
     default="PT1H",
@@ -34,20 +40,37 @@ _MIN_TTL = timedelta(seconds=1)
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the embedded servers.")
 def token(
-    user: str,
+    user: str | None,
     roles: tuple[str, ...],
     groups: tuple[str, ...],
     scopes: tuple[str, ...],
+    service: str | None,
     ttl: str,
     data_dir: Path | None,
 ) -> None:
     """Print a signed token for the configured secret."""
     valid_for = _read_ttl(ttl)
-    if not is_id(user):
-        raise click.BadParameter(ID_RULE, param_hint="--user")
+    user, scopes = _subject(user, scopes, service)
     _check_words(roles, groups, scopes)
     settings = load_settings(data_dir=data_dir)
-    echo(signed_token(settings, user, valid_for, roles, scopes, groups))
+    echo(signed_token(settings, user, valid_for, roles, scopes, groups, service))
+
+
+def _subject(user: str | None, scopes: tuple[str, ...], service: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the user and the scopes of the token: for a service they follow from its alias."""
+    if service is None:
+        if user is None:
+            raise click.UsageError("Missing option '--user', or '--service'.")
+        if not is_id(user):
+            raise click.BadParameter(ID_RULE, param_hint="--user")
+        return user, scopes
+    if user is not None or scopes:
+        raise click.UsageError("--service needs neither --user nor --scope: it names both.")
+    if not is_alias(service):
+        raise click.BadParameter(
+            "must be 1 to 64 lower-case letters, digits, dots, dashes and underscores", param_hint="--service"
+        )
+    return service_caller(service).user_id, (SERVICE,)
 
 
 def _read_ttl(text: str) -> timedelta:
@@ -86,6 +109,7 @@ def signed_token(
     roles: tuple[str, ...] = (),
     scopes: tuple[str, ...] = (),
     groups: tuple[str, ...] = (),
+    service: str | None = None,
 ) -> str:
     """Create a token that a server with these settings accepts. Raises SettingsError, EmbeddedError."""
     if settings.jwt_secret is not None:
@@ -101,6 +125,7 @@ def signed_token(
         roles=roles,
         scopes=scopes,
         groups=groups,
+        service=service,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
         names=ClaimNames(*settings.jwt_claims),

@@ -17,8 +17,10 @@ class Caller(Struct, frozen=True):
     ``groups`` are those of its token. ``participates``: it acts on another user's state, by the roles that it
     has on that state alone (app.flow.people).
 
-    ``service`` is the alias of an integration whose credential this is ("": none). It acts on states of all
-    users, but only in flows with a step of that integration, and runs only transitions of those steps.
+    ``service`` is the alias of an integration whose credential this is ("": none). It reads states of all
+    users, but only in flows with a step of that integration, and runs only transitions of those steps; it
+    acts for no user. ``credential`` is the id of its API key, with which a connection that outlives
+    ``expires_at`` is renewed ("": it cannot be).
 
     ``expires_at`` is the last moment of its token, in seconds since 1970. ``trusted`` is true for code in
     this process alone (``trusted_caller``); no token sets it.
@@ -32,9 +34,15 @@ class Caller(Struct, frozen=True):
     groups: frozenset[str] = frozenset()
     participates: bool = False
     service: str = ""
+    credential: str = ""
 
     def acts_for(self, user_id: str) -> bool:
-        """Return true if the caller may act for a user: as that user, a service or an administrator."""
+        """Return true if the caller may act for a user: as that user, a service or an administrator.
+
+        The credential of an integration acts for nobody: its own rules are in ServiceAccess.
+        """
+        if self.service:
+            return False
         return self.user_id == user_id or self.trusted or bool(self.scopes & {ADMIN, SERVICE})
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
@@ -46,6 +54,29 @@ class Caller(Struct, frozen=True):
         if wanted is None:
             return not self.participates
         return ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
+
+
+def service_caller(
+    alias: str,
+    *,
+    roles: frozenset[str] = frozenset(),
+    groups: frozenset[str] = frozenset(),
+    expires_at: float = 0.0,
+    credential: str = "",
+) -> Caller:
+    """Create the caller of a credential that is limited to one integration.
+
+    Records name it ``service:<alias>``, and so do participants of a state who give it a role.
+    """
+    return Caller(
+        f"service:{alias}",
+        roles=roles,
+        scopes=frozenset({SERVICE}),
+        expires_at=expires_at,
+        groups=groups,
+        service=alias,
+        credential=credential,
+    )
 
 
 def trusted_caller(user_id: str) -> Caller:

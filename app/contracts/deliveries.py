@@ -66,6 +66,7 @@ class Mark(Struct, frozen=True):
         position: The position of the change.
         since: The time from which on a new lane delivers, that of the registration.
         waits_since: The time from which on the state waits at a step of the integration, None if it does not.
+        stays: The change did not make it wait: if the lane notes that it waits already, that time remains.
     """
 
     alias: str
@@ -73,6 +74,7 @@ class Mark(Struct, frozen=True):
     position: LanePosition
     since: datetime
     waits_since: datetime | None = None
+    stays: bool = False
 
 
 class Lane(Struct, frozen=True, kw_only=True):

@@ -1,12 +1,15 @@
 """Integrations: registered outside programs that own steps of flows. On the wire they are *services*."""
 
+import re
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 ALIAS_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 """An alias is the text that steps have as their ``service``. It has no separator of keys."""
+
+_ALIAS = re.compile(ALIAS_PATTERN)
 
 Alias = Annotated[str, Meta(pattern=ALIAS_PATTERN)]
 
@@ -87,9 +90,11 @@ class Integration(Struct, frozen=True, kw_only=True):
         fields: JSON pointers of the parts of payloads that its events have, None for the whole payloads.
         enabled: Events are delivered; otherwise they wait.
         disabled_reason: The reason of a disabled integration.
+        disabled_by: Who disabled it. Only an administrator enables what an administrator has disabled.
         secrets: The secrets that sign, the newest first.
         backlog: The decision about events that waited, absent: all are delivered.
         heartbeat: Its last report, absent if there is none.
+        waiting_listed: The list of waiting states has also those that waited before the registration.
         registered_at: The time of the registration. Changes after it are delivered.
         updated_at: The time of the last change of the registration.
         revision: The number of changes of the registration.
@@ -107,9 +112,11 @@ class Integration(Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...] | None = None
     enabled: bool = True
     disabled_reason: str | UnsetType = UNSET
+    disabled_by: Literal["administrator", "receiver"] | UnsetType = UNSET
     secrets: tuple[IntegrationSecret, ...] = ()
     backlog: BacklogPolicy | UnsetType = UNSET
     heartbeat: Heartbeat | UnsetType = UNSET
+    waiting_listed: bool = False
     registered_at: datetime
     updated_at: datetime
     revision: int = 0
@@ -125,8 +132,9 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
         alias: The integration.
         breaker: ``open`` defers all deliveries, ``probing`` allows one, ``ramping`` ``allowed`` at a time.
         failures: Consecutive failures of the receiver.
+        failing: Fingerprints of the lanes of these failures, at most eight; a probe uses another lane.
         openings: Consecutive openings, from which the pause follows.
-        next_probe_at: The time of the next probe of an open breaker.
+        next_probe_at: The time of the next probe of an open breaker; the end of a probe that has begun.
         allowed: Concurrent deliveries while ramping.
         reason: The last failure, for operators.
         delivered: Deliveries that succeeded, since the registration.
@@ -140,6 +148,7 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
     alias: str
     breaker: BreakerState = "closed"
     failures: int = 0
+    failing: tuple[str, ...] = ()
     openings: int = 0
     next_probe_at: datetime | UnsetType = UNSET
     allowed: int = 0
@@ -152,6 +161,15 @@ class IntegrationHealth(Struct, frozen=True, kw_only=True):
     revision: int = 0
 
 
+def is_alias(value: object) -> TypeGuard[str]:
+    """Return whether a value can be the alias of an integration."""
+    return isinstance(value, str) and _ALIAS.fullmatch(value) is not None
+
+
+KEY_PREFIX = "sfk_"
+"""API keys of integrations begin so, and no JSON Web Token does."""
+
+
 class ApiKey(Struct, frozen=True, kw_only=True):
     """A key by which an integration authenticates; only its hash is stored.
 
@@ -161,7 +179,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
         hashed: The SHA-256 of the secret part, in hexadecimal.
         name: A label, for people.
         created_at: The time at which it was made.
-        created_by: The user who made it.
+        created_by: The caller who made it.
         expires_at: The end of its use, absent for none.
         revoked_at: The time of its revocation, absent if it is valid.
         last_used_at: The last use, to within a minute, absent if it was never used.
@@ -176,3 +194,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     expires_at: datetime | UnsetType = UNSET
     revoked_at: datetime | UnsetType = UNSET
     last_used_at: datetime | UnsetType = UNSET
+
+    def is_valid_at(self, now: datetime) -> bool:
+        """Return whether the key is neither revoked nor expired."""
+        return self.revoked_at is UNSET and (self.expires_at is UNSET or now < self.expires_at)

@@ -1,6 +1,9 @@
 """Statistics about flows, with the names of the reference."""
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+
+from app.contracts.integration import BreakerState
+from app.contracts.wire.integrations import HeartbeatView
 
 
 class StepCount(Struct, frozen=True, rename="camel"):
@@ -22,6 +25,21 @@ class PerformanceMetrics(Struct, frozen=True, rename="camel"):
     throughput_per_second: float
 
 
+class ServiceStatistics(Struct, frozen=True, rename="camel"):
+    """A registered service.
+
+    ``delivered`` counts the deliveries to it that succeeded since its registration, ``failed`` the attempts
+    that it failed or refused. ``heartbeat`` is its last report about itself, absent if there was none.
+    """
+
+    alias: str
+    enabled: bool
+    breaker: BreakerState
+    delivered: int
+    failed: int
+    heartbeat: HeartbeatView | UnsetType = UNSET
+
+
 class FlowStatistics(Struct, frozen=True, rename="camel"):
     """Statistics over all flows.
 
@@ -29,7 +47,7 @@ class FlowStatistics(Struct, frozen=True, rename="camel"):
     completed. ``completion_rate`` is the percentage of completed states (0 to 100), ``average_flow_duration``
     the milliseconds from start to completion, ``error_rate`` the fraction of refused attempts (0 to 1).
     ``corrupted_states`` counts the states that the background check found inconsistent with their history or
-    definition, until they are recovered.
+    definition, until they are recovered. ``services`` are the registered services, by alias.
     """
 
     total_flows: int
@@ -40,3 +58,4 @@ class FlowStatistics(Struct, frozen=True, rename="camel"):
     error_rate: float
     corrupted_states: int
     performance_metrics: PerformanceMetrics
+    services: tuple[ServiceStatistics, ...] = ()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from app.contracts.flow import Flow, FlowStep
+from app.contracts.state import FlowState
 
 TARGET = "-"
 """The service of a step that belongs to the service which the state targets."""
@@ -33,6 +34,22 @@ def static_owner(flow: Flow, step: FlowStep) -> str:
 def owns_a_step(flow: Flow, alias: str) -> bool:
     """Return whether a flow has a step that belongs to a service, whatever its states target."""
     return any(static_owner(flow, step) == alias for step in flow.steps.values())
+
+
+def serves(flow: Flow, alias: str, target: str) -> bool:
+    """Return whether a service owns a step of the flow, for states that target ``target``."""
+    return any(owner_of(flow, step, target) == alias for step in flow.steps.values())
+
+
+def is_targeted(flow: Flow) -> bool:
+    """Return whether a flow has a step that belongs to whichever service a state targets."""
+    return any(static_owner(flow, step) == TARGET for step in flow.steps.values())
+
+
+def owns_current_step(flow: Flow, state: FlowState, alias: str) -> bool:
+    """Return whether a service owns the step at which a state is."""
+    step = flow.steps.get(state.step)
+    return step is not None and owner_of(flow, step, state.service) == alias
 
 
 def services_of(flow: Flow) -> Iterator[str]:

@@ -22,6 +22,7 @@ from app.http.middleware import RequestLog
 from app.http.openapi import openapi
 from app.http.problems import flow_error, http_error
 from app.http.routes.administration import ADMINISTRATION_ENDPOINTS
+from app.http.routes.deliveries import DELIVERY_ENDPOINTS
 from app.http.routes.diagrams import DIAGRAM_ENDPOINTS
 from app.http.routes.exchange import EXCHANGE_ENDPOINTS
 from app.http.routes.flows import FLOW_ENDPOINTS
@@ -30,6 +31,9 @@ from app.http.routes.history import HISTORY_ENDPOINTS
 from app.http.routes.migration import MIGRATION_ENDPOINTS
 from app.http.routes.pages import page_routes
 from app.http.routes.people import PEOPLE_ENDPOINTS
+from app.http.routes.service_feed import SERVICE_FEED_ENDPOINTS
+from app.http.routes.service_keys import SERVICE_KEY_ENDPOINTS
+from app.http.routes.services import SERVICE_ENDPOINTS
 from app.http.routes.state_lists import STATE_LIST_ENDPOINTS
 from app.http.routes.states import STATE_ENDPOINTS
 from app.http.routes.streams import STREAM_ENDPOINTS
@@ -47,12 +51,16 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *PEOPLE_ENDPOINTS,
         *HISTORY_ENDPOINTS,
         *STREAM_ENDPOINTS,
+        *SERVICE_FEED_ENDPOINTS,
         *TOKEN_ENDPOINTS,
         *EXCHANGE_ENDPOINTS,
         *FLOW_ENDPOINTS,
         *DIAGRAM_ENDPOINTS,
         *MIGRATION_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
+        *DELIVERY_ENDPOINTS,
+        *SERVICE_ENDPOINTS,
+        *SERVICE_KEY_ENDPOINTS,
         *operation_endpoints(checks, strict=strict_readiness),
     ]
 

@@ -20,6 +20,7 @@ from app.contracts.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
     RequestTimeoutError,
+    service_limit_error,
 )
 from app.contracts.positions import ExpectedPosition
 from app.flow.values.storable_json import NUMBER_RULE
@@ -77,6 +78,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         other_media_types: Types by the media types of answers that the query can request.
         scope: The scope that the token must have.
         public: No token is required.
+        for_services: Credentials of an integration are accepted; every other route refuses them.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -96,6 +98,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     other_media_types: Mapping[str, Any] = {}
     scope: str | None = None
     public: bool = False
+    for_services: bool = False
 
 
 class Answer(Struct, frozen=True):
@@ -109,8 +112,17 @@ class Answer(Struct, frozen=True):
 class Call:
     """One request at an endpoint: decoded, authenticated and authorised on demand."""
 
-    def __init__(self, request: Request, service: FlowService, caller: Caller, query: Any, body: Any) -> None:
+    def __init__(
+        self,
+        request: Request,
+        service: FlowService,
+        verifier: TokenVerifier,
+        caller: Caller,
+        query: Any,
+        body: Any,
+    ) -> None:
         self.service = service
+        self.verifier = verifier
         self.caller = caller
         self.query = query
         self.body = body
@@ -190,6 +202,8 @@ class Handler:
         if not endpoint.public:
             caller = await self._verifier.verify(_bearer(request))
             log_with_request(request, user=caller.user_id)
+            if caller.service and not endpoint.for_services:
+                raise service_limit_error(caller.service)
             if endpoint.scope is not None:
                 require_scope(caller, endpoint.scope)
         raw = await _read_body(request, self._limit)
@@ -200,7 +214,7 @@ class Handler:
             raise InvalidRequestError(faults)
         if request.method == "HEAD" and endpoint.media_type == "text/event-stream":
             return Response(media_type=endpoint.media_type)  # HEAD must not open an endless stream
-        answer = await endpoint.handle(Call(request, self._service, caller, query, body))
+        answer = await endpoint.handle(Call(request, self._service, self._verifier, caller, query, body))
         if isinstance(answer.value, Response):
             return answer.value
         if answer.value is UNSET:

@@ -16,6 +16,7 @@ from app.contracts.errors import (
     InvalidRequestError,
     KeysUnavailableError,
     PayloadTooLargeError,
+    RateLimitedError,
     StoreUnavailableError,
 )
 from app.http.endpoint import Endpoint, UserQuery
@@ -136,6 +137,13 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 
 def _permission(endpoint: Endpoint) -> str:
     """Describe the token that an operation requires."""
+    described = _permission_of_users(endpoint)
+    if endpoint.for_services:
+        return f"{described} Credentials of a service are accepted, within their limits."
+    return described
+
+
+def _permission_of_users(endpoint: Endpoint) -> str:
     if endpoint.public:
         return "Needs no token."
     if endpoint.scope:
@@ -216,9 +224,9 @@ def _refusals(endpoint: Endpoint) -> dict[int, list[type[FlowError]]]:
         InternalError,
     ]
     if not endpoint.public:
+        # API keys are refused at most routes, and an unknown one is not always read.
         errors += [AuthenticationRequiredError, KeysUnavailableError, StoreUnavailableError]
-    if endpoint.scope or issubclass(endpoint.query, UserQuery):
-        errors.append(InsufficientPermissionsError)
+        errors += [InsufficientPermissionsError, RateLimitedError]
     by_status: dict[int, list[type[FlowError]]] = {}
     for error in dict.fromkeys(errors):
         if error.status not in endpoint.answers:

@@ -30,6 +30,7 @@ _DETAILS: Mapping[type[FlowError], Mapping[str, Any]] = {
         "step": _Text,
         "roles": list[str] | UnsetType,
         "steps": list[str] | UnsetType,
+        "service": _Text,
     },
     errors.FlowNotFoundError: {"flowId": str, "version": int | UnsetType},
     errors.FlowNotStartedError: {"flowId": str, **_ENDED},

@@ -1,10 +1,8 @@
 """Bounded HTTP requests to another server, which may be slow, broken or hostile."""
 
-import socket
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 from msgspec import Struct
@@ -12,6 +10,7 @@ from yarl import URL
 
 from app.contracts.errors import DefinitionSourceError
 from app.outbound.addresses import is_public
+from app.outbound.socket_guard import SocketGuard
 from config.sources import shown_url
 
 MAX_REDIRECTS = 5
@@ -44,11 +43,11 @@ class RemoteEndpoint(Struct, frozen=True):
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Fetcher"]:
         """Open connections for some requests."""
-        guard = _Guard()
+        guard = None if self.private_redirects else SocketGuard(is_public)
         own = aiohttp.TCPConnector(limit=2)
-        others = aiohttp.TCPConnector(limit=2, socket_factory=None if self.private_redirects else guard)
+        others = aiohttp.TCPConnector(limit=2, socket_factory=guard)
         async with _session(own) as trusted, _session(others) as guarded:
-            yield Fetcher(self, trusted, guarded, guard)
+            yield Fetcher(self, trusted, guarded)
 
 
 class Fetcher:
@@ -59,14 +58,12 @@ class Fetcher:
         endpoint: RemoteEndpoint,
         trusted: aiohttp.ClientSession,
         guarded: aiohttp.ClientSession,
-        guard: "_Guard",
     ) -> None:
         self._endpoint = endpoint
         self._name = shown_url(endpoint.url)
         self._origin = URL(endpoint.url).origin()
         self._trusted = trusted
         self._guarded = guarded
-        self._guard = guard
 
     async def get(self, url: URL, etag: str, limit: int) -> Fetched | None:
         """Return the content at a URL of the server; None if it is unchanged since ``etag``.
@@ -82,27 +79,36 @@ class Fetcher:
         """
         here, credentials = url, self._endpoint.credentials
         for _ in range(MAX_REDIRECTS + 1):
-            own = here.origin() == self._origin
-            if not own:
+            if here.origin() != self._origin:
                 credentials = None
-            headers = _headers(etag, credentials)
-            session = self._trusted if own else self._guarded
-            self._guard.refused = False
+            found = await self._request(here, etag, limit, credentials)
+            if not isinstance(found, URL):
+                return found
+            here = found
+        raise self._refuse(f"redirects more than {MAX_REDIRECTS} times")
+
+    async def _request(
+        self, here: URL, etag: str, limit: int, credentials: tuple[str, str] | None
+    ) -> Fetched | URL | None:
+        """Return the content at a URL, or the URL that it redirects to; None if it is unchanged."""
+        headers = _headers(etag, credentials)
+        session = self._trusted if here.origin() == self._origin else self._guarded
+        with SocketGuard.recording() as record:
             try:
                 async with session.get(here, headers=headers, allow_redirects=False) as response:
                     if response.status in _REDIRECTS:
-                        here = self._redirected(here, response)
-                        continue
-                    if response.status == 304 and etag:
-                        return None
-                    self._require_json(response)
-                    body = await self._body(response, limit)
-                    return Fetched(body, _etag(response))
+                        return self._redirected(here, response)
+                    return await self._fetched(response, etag, limit)
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 if isinstance(error, TimeoutError):
                     raise
-                raise self._refuse(self._reason(error, here)) from None
-        raise self._refuse(f"redirects more than {MAX_REDIRECTS} times")
+                raise self._refuse(self._reason(error, here, refused=record.refused)) from None
+
+    async def _fetched(self, response: aiohttp.ClientResponse, etag: str, limit: int) -> Fetched | None:
+        if response.status == 304 and etag:
+            return None
+        self._require_json(response)
+        return Fetched(await self._body(response, limit), _etag(response))
 
     def _redirected(self, here: URL, response: aiohttp.ClientResponse) -> URL:
         try:
@@ -145,9 +151,9 @@ class Fetcher:
             raise self._refuse("answers with data that cannot be unpacked")
         return bytes(body)
 
-    def _reason(self, error: Exception, here: URL) -> str:
+    def _reason(self, error: Exception, here: URL, *, refused: bool) -> str:
         """Describe a failure; the text changes only when the failure does, so that it is logged once."""
-        if self._guard.refused:
+        if refused:
             return (
                 f"redirects to {_shown_host(here)}, which is no public address; if that is meant, set "
                 "FLOW_DEFINITIONS_PRIVATE_REDIRECTS=true, or name that address itself"
@@ -166,20 +172,6 @@ class Fetcher:
 
     def _refuse(self, reason: str) -> DefinitionSourceError:
         return DefinitionSourceError(f"{self._name}: {reason}")
-
-
-class _Guard:
-    """Creates sockets to public addresses only; ``refused`` is True after any other address."""
-
-    def __init__(self) -> None:
-        self.refused = False
-
-    def __call__(self, address: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, where = address
-        if not is_public(where[0]):
-            self.refused = True
-            raise OSError("not a public address")
-        return socket.socket(family, kind, protocol)
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

@@ -50,6 +50,7 @@ class FlowService:
         self.updates = components.updates
         self.subscribers = components.subscribers
         self.presence = components.presence
+        self.integrations = components.integrations
         self.background = components.background
 
     async def __aenter__(self) -> "FlowService":

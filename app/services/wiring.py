@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
@@ -23,6 +23,7 @@ from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
 from app.services.definitions.exchange import DefinitionExchange
 from app.services.definitions.publisher import Definitions
@@ -32,6 +33,9 @@ from app.services.delivery.relay import Relay
 from app.services.delivery.sinks import DeliverySink, EventBusSink, HistorySink
 from app.services.delivery.state_events import StateEvents
 from app.services.delivery.undeliverable import UndeliverableRecords
+from app.services.integrations.components import IntegrationComponents
+from app.services.integrations.ports import IntegrationPorts
+from app.services.integrations.waiting_backfill import BACKFILL_EVERY
 from app.services.jobs.background import Background
 from app.services.jobs.due_changes import DueChanges
 from app.services.jobs.job import Job
@@ -69,6 +73,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     statistics: StatisticsSource
     leases: LeaseStore
     reports: CorruptionReports
+    integrations: IntegrationPorts
     bus: EventBus
     clock: Clock
     is_time_trusted: Callable[[], bool] = always
@@ -99,11 +104,12 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
+        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, clock)
+        self.integrations = self._integrations(ports)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
-        sinks: list[DeliverySink] = [HistorySink(history), EventBusSink(bus, history, self.updates)]
-        relay = Relay(states, sinks, UndeliverableRecords(ports.reports, clock))
+        relay = self._relay(ports)
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
@@ -115,7 +121,6 @@ class Components:
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
-        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.operations = StateOperations(
             states,
             self.changes,
@@ -132,13 +137,35 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock)
+        checks = DefinitionChecks(self.integrations.registry.aliases)
+        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
+
+    def _integrations(self, ports: Ports) -> IntegrationComponents:
+        return IntegrationComponents(
+            ports.integrations,
+            self.catalog,
+            ports.bus,
+            ports.clock,
+            states=ports.states,
+            history=ports.history,
+            reader=self.history,
+            definitions=ports.definitions,
+            access=self.access,
+        )
+
+    def _relay(self, ports: Ports) -> Relay:
+        sinks: list[DeliverySink] = [
+            HistorySink(ports.history),
+            EventBusSink(ports.bus, ports.history, self.updates),
+            self.integrations.sink,
+        ]
+        return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
         self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
@@ -158,7 +185,8 @@ class Components:
         )
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
-        states, clock = ports.states, ports.clock
+        states, clock, backfill = ports.states, ports.clock, self.integrations.waiting_backfill
+        dispatcher = self.integrations.dispatcher(self.operations)
         return Background(
             relay,
             OutboxSweep(states, relay, clock),
@@ -168,9 +196,13 @@ class Components:
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
+                Job("deliveries to services", every=None, leased=False, work=dispatcher.run),
+                Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
+                Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
             ],
         )
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""
-        return await self._statistics.statistics(self._clock.now())
+        figures = await self._statistics.statistics(self._clock.now())
+        return structs.replace(figures, services=await self.integrations.administration.statistics())

@@ -6,10 +6,15 @@ the collections (``models.states.store``, ``models.history_store``), through ``m
 
 from beanie import Document
 
+from models.documents.api_keys import ApiKeyDocument
 from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
+from models.documents.dead_letters import DeadLetterDocument
 from models.documents.definitions import FlowDefinitionDocument
+from models.documents.delivery_lanes import DeliveryLaneDocument
+from models.documents.delivery_log import DeliveryLogDocument
 from models.documents.history import FlowHistoryDocument
+from models.documents.integrations import IntegrationDocument, IntegrationHealthDocument
 from models.documents.leases import LeaseDocument
 from models.documents.reservations import ReservationDocument
 from models.documents.secrets import SecretDocument
@@ -24,4 +29,10 @@ DOCUMENTS: list[type[Document]] = [
     LeaseDocument,
     SecretDocument,
     ReservationDocument,
+    ApiKeyDocument,
+    IntegrationDocument,
+    IntegrationHealthDocument,
+    DeliveryLaneDocument,
+    DeliveryLogDocument,
+    DeadLetterDocument,
 ]

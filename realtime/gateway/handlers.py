@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec
 
 import structlog
 from starlette.types import ASGIApp
 
 from app.auth.policy import ADMIN, acting_for, require_scope
+from app.auth.service_keys import RENEWAL_SECONDS
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import (
     AuthenticationRequiredError,
@@ -19,6 +20,7 @@ from app.contracts.errors import (
     InternalError,
     InvalidRequestError,
     RateLimitedError,
+    service_limit_error,
 )
 from app.contracts.events import flow_topic, user_topic
 from app.contracts.positions import held_position
@@ -54,6 +56,10 @@ log = structlog.get_logger("sockets")
 MAX_TIMER_SECONDS = 86_400.0
 
 Answer = dict[str, Any]
+P = ParamSpec("P")
+
+FOR_SERVICES = frozenset({"flow-state", "flow-transition", "flow-list", "flow-subscribe", "flow-unsubscribe"})
+"""Events that credentials of an integration are for; all others are refused to them."""
 
 
 class FlowSockets:
@@ -75,7 +81,7 @@ class FlowSockets:
         self._sessions: dict[str, Session] = {}
         self._users: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
-        self._ending_tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self.server = BoundedServer(
             async_mode="asgi",
             transports=transports,
@@ -158,19 +164,30 @@ class FlowSockets:
     def _set_timer(self, session: Session) -> None:
         left = max(0.0, session.caller.expires_at - time.time())
         loop = asyncio.get_running_loop()
-        session.timer = loop.call_later(min(left, MAX_TIMER_SECONDS), self._check_token, session)
+        longest = RENEWAL_SECONDS if session.caller.credential else MAX_TIMER_SECONDS
+        session.timer = loop.call_later(min(left, longest), self._start, self._renew, session)
 
-    def _check_token(self, session: Session) -> None:
-        """End the connection if its token has expired: the client reconnects with a new one."""
-        if session.caller.expires_at > time.time():
-            self._set_timer(session)
+    async def _renew(self, session: Session) -> None:
+        """End the connection if its token or its key is not valid any more: the client needs a new one."""
+        try:
+            session.caller = await self._verifier.renew(session.caller)
+        except FlowError as error:
+            await self.server.end(session.sid, error)
             return
-        self._end(session, AuthenticationRequiredError("The token has expired; connect with a new one"))
+        except Exception as error:  # noqa: BLE001 - a connection that cannot be checked must end
+            log.error("token check failed", **describe(error))
+            await self.server.end(session.sid, InternalError())
+            return
+        if not session.disconnected:
+            self._set_timer(session)
 
     def _end(self, session: Session, error: FlowError) -> None:
-        task = asyncio.ensure_future(self.server.end(session.sid, error))
-        self._ending_tasks.add(task)
-        task.add_done_callback(self._ending_tasks.discard)
+        self._start(self.server.end, session.sid, error)
+
+    def _start(self, work: Callable[P, Coroutine[Any, Any, None]], *given: P.args, **named: P.kwargs) -> None:
+        task = asyncio.ensure_future(work(*given, **named))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # Events in
 
@@ -178,6 +195,8 @@ class FlowSockets:
         async def handler(sid: str, *bodies: Any) -> Answer:
             try:
                 session = self._admit(sid)
+                if session.caller.service and event not in FOR_SERVICES:
+                    raise service_limit_error(session.caller.service)
                 message = decode_message(bodies, shape)
                 answer = await handle(session, message.user_id or session.user_id, message)
             except FlowError as error:
@@ -241,7 +260,8 @@ class FlowSockets:
             if is_new or refused or state_id not in session.followed:
                 await self._rooms.leave_state(session, state_id)
             raise
-        if not session.disconnected and (user_id == session.user_id or not session.caller.acts_for(user_id)):
+        is_person = user_id == session.user_id or not session.caller.acts_for(user_id)
+        if is_person and not session.caller.service and not session.disconnected:
             self._service.presence.enter(state_id, session.presence)
         if message.entity_id is None:
             await self._remember(session, state_id)

@@ -193,7 +193,7 @@ class Rooms:
     async def _end_participation(self, session: Session, event: StateChanged, *, was_seen: bool) -> None:
         """Remove a participant from a state after the event with which its role, or the state, ended."""
         if was_seen:
-            if has_ended(event):  # another life of the state may be without it
+            if has_ended(event) and not session.caller.service:  # another life may be without its role
                 await self.leave_state(session, event.state_id)
             return
         with suppress(FlowError):

@@ -6,20 +6,20 @@ state. A route or an event that is not in the tables here fails the test.
 
 import re
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 
 from app.contracts.callers import ADMIN
+from app.contracts.integration_commands import RegistrationCommand
 from app.contracts.state import StateId
 from app.contracts.wire.encoding import encode
-from app.http.application import all_endpoints, build_application
+from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
-from realtime.gateway.handlers import FlowSockets
 from tests.support.case_flows import case_flow
 from tests.support.case_world import INSIDERS, OUTSIDERS, SECRET, TARGETS, NamedCallers, make_world
+from tests.support.doors import Doors, Request
 from tests.support.rig import Rig
 
 PEOPLE = [{"role": "reviewer", "userId": "mallory"}, {"role": "reviewer", "userId": "fay"}]
@@ -60,6 +60,9 @@ OF_FLOWS = {
 }
 """Requests for every user, with what they are about; none is about states."""
 
+OF_A_SERVICE = {name for name, endpoint in ENDPOINTS.items() if "{alias}" in endpoint.path}
+"""Requests about a registered service: for administrators, and with a credential of the service itself."""
+
 ENDLESS = {"streamFlowState"}
 """Answers that do not end for those who may read them: tests/e2e/test_streams.py reads them."""
 
@@ -98,24 +101,24 @@ def no_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.live.presence.MAX_ANSWER_SECONDS", 0.0)
 
 
-class Request(NamedTuple):
-    """One request, in a form that can be sent in both worlds."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    body: Any
-    headers: dict[str, str]
-
-
 def requests_of(endpoint: Endpoint, target: StateId, token: str) -> Iterator[Request]:
     """Yield the requests that try to reach a state by a route."""
     path = endpoint.path.format(
-        flow_id=target.flow_id, transition="check", earlier="1", later="1", version="1"
+        flow_id=target.flow_id,
+        transition="check",
+        earlier="1",
+        later="1",
+        version="1",
+        alias="desk",
+        key_id="0" * 16,
     )
     takes = endpoint.query.__struct_fields__
     query = {"userId": "olga"} if "user_id" in takes else {}
-    body: Any = OF_A_STATE.get(endpoint.name, {"flow": case_flow("x")} if endpoint.body else None)
+    body: Any = (
+        {}
+        if endpoint.name in OF_A_SERVICE and endpoint.body
+        else OF_A_STATE.get(endpoint.name, {"flow": case_flow("x")} if endpoint.body else None)
+    )
     if "token" in takes:
         query["token"] = token
     entities = [{}] if target.instance_id is None else [{"entityId": target.instance_id}, {}]
@@ -135,56 +138,15 @@ def requests_of(endpoint: Endpoint, target: StateId, token: str) -> Iterator[Req
             yield Request(endpoint.method, path, {"as": role, "userId": "olga"}, body, {})
 
 
-@asynccontextmanager
-async def _lifespan(_: Any) -> Any:
-    yield
+async def stored(world: Doors) -> list[Any]:
+    return [await world.rig.states.load(target) for target in TARGETS.values()]
 
 
-async def _nothing(*_: Any, **__: Any) -> None:
-    pass
+async def world(*, with_targets: bool) -> Doors:
+    return Doors(await make_world(TARGETS.values() if with_targets else ()), NamedCallers())
 
 
-class World:
-    """A service, with clients of both interfaces."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        verifier: Any = NamedCallers()
-        application = build_application(
-            rig.service, verifier, checks={}, cors_origins=[], max_payload_bytes=10_000, lifespan=_lifespan
-        )
-        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://test")
-        self.sockets = FlowSockets(
-            rig.service, verifier, transports=["websocket"], cors_origins=[], max_message_bytes=10_000
-        )
-        server = self.sockets.server  # without connections, to which events would go
-        server.enter_room = server.leave_room = server.emit = _nothing
-
-    async def send(self, caller: str, request: Request) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {caller.replace(' ', '_')}", **request.headers}
-        return await self._http.request(
-            request.method, request.path, params=request.query, json=request.body, headers=headers
-        )
-
-    async def call(self, caller: str, *events: tuple[str, dict[str, Any]]) -> Any:
-        """Send events as one client of the caller, and return the last answer."""
-        answer = None
-        await self.sockets._connect(caller, {}, {"token": caller})
-        for event, body in events:
-            arguments = (event, caller, body) if event == "*" else (caller, body)
-            answer = await self.sockets.server.handlers["/"][event](*arguments)
-        await self.sockets._disconnect(caller)
-        return answer
-
-    async def stored(self) -> list[Any]:
-        return [await self.rig.states.load(target) for target in TARGETS.values()]
-
-
-async def world(*, with_targets: bool) -> World:
-    return World(await make_world(TARGETS.values() if with_targets else ()))
-
-
-async def token_of(world: World, target: StateId) -> str:
+async def token_of(world: Doors, target: StateId) -> str:
     return (
         await world.rig.service.tokens.encode(
             "olga", target.flow_id, entity_id=target.instance_id, caller=INSIDERS["owner"]
@@ -215,14 +177,14 @@ def body_of(event: str, target: StateId, *, named: bool = True) -> dict[str, Any
 
 
 def test_every_route_and_every_event_has_a_place_in_the_tables() -> None:
-    for_administrators = {name for name, each in ENDPOINTS.items() if each.scope == ADMIN}
+    for_administrators = {name for name, each in ENDPOINTS.items() if each.scope == ADMIN} - OF_A_SERVICE
     public = {name for name, each in ENDPOINTS.items() if each.public}
-    groups = [set(OF_A_STATE), OF_AN_OWNER, set(OF_FLOWS), for_administrators, public]
+    groups = [set(OF_A_STATE), OF_AN_OWNER, set(OF_FLOWS), OF_A_SERVICE, for_administrators, public]
     assert sorted(name for group in groups for name in group) == sorted(ENDPOINTS), "each in exactly one"
     assert public == {"livez", "readyz"}, "they are about the process"
     about_states = {name for name, each in ENDPOINTS.items() if "user_id" in each.query.__struct_fields__}
     assert about_states <= {*OF_A_STATE, *OF_AN_OWNER, *for_administrators}
-    handled = set(World(Rig()).sockets.server.handlers["/"])
+    handled = set(Doors(Rig(), NamedCallers()).sockets.server.handlers["/"])
     assert handled == {*EVENTS, *OWN_EVENTS, *CONNECTION_EVENTS}
 
 
@@ -231,7 +193,7 @@ def test_every_route_and_every_event_has_a_place_in_the_tables() -> None:
 async def test_a_route_answers_an_outsider_as_if_there_were_no_state(name: str, kind: str) -> None:
     target, endpoint = TARGETS[kind], ENDPOINTS[name]
     full, empty = await world(with_targets=True), await world(with_targets=False)
-    token, before = await token_of(full, target), await full.stored()
+    token, before = await token_of(full, target), await stored(full)
     for request in requests_of(endpoint, target, token):
         for caller in OUTSIDERS:
             answer, other = await full.send(caller, request), await empty.send(caller, request)
@@ -239,10 +201,33 @@ async def test_a_route_answers_an_outsider_as_if_there_were_no_state(name: str, 
             assert SECRET not in answer.text or "as" in request.query, (caller, request)
             if name in OF_A_STATE:
                 assert (answer.status_code, answer.json()["detail"][: len(REFUSED)]) == (403, REFUSED)
-            elif endpoint.scope == ADMIN or (name in OF_AN_OWNER and "as" not in request.query):
+            elif (
+                endpoint.scope == ADMIN
+                or name in OF_A_SERVICE
+                or (name in OF_AN_OWNER and "as" not in request.query)
+            ):
                 assert answer.status_code == 403, (caller, request)
-    assert await full.stored() == before, "nothing was moved"
-    assert await empty.stored() == [None, None], "nothing was started"
+    assert await stored(full) == before, "nothing was moved"
+    assert await stored(empty) == [None, None], "nothing was started"
+
+
+@pytest.mark.parametrize("name", sorted(OF_A_SERVICE))
+async def test_a_route_answers_others_as_if_there_were_no_service(name: str) -> None:
+    full, empty = await world(with_targets=False), await world(with_targets=False)
+    for alias in ("desk", "shop"):
+        await full.rig.service.integrations.administration.register(
+            alias, RegistrationCommand(url="https://desk.example"), INSIDERS["administrator"]
+        )
+    before = dict(full.rig.registrations.integrations)
+    for caller in [*OUTSIDERS, *(name for name in INSIDERS if name != "administrator")]:
+        for request in requests_of(ENDPOINTS[name], TARGETS["one"], ""):
+            answer, other = await full.send(caller, request), await empty.send(caller, request)
+            assert same(answer) == same(other), (caller, request)
+            assert answer.status_code == 403, (caller, request)
+    assert full.rig.registrations.integrations == before
+    assert full.rig.webhooks.sent == []
+    (request, *_) = requests_of(ENDPOINTS[name], TARGETS["one"], "")
+    assert (await full.send("administrator", request)).status_code != 403
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -250,7 +235,7 @@ async def test_a_route_answers_an_outsider_as_if_there_were_no_state(name: str, 
 async def test_an_event_is_answered_to_an_outsider_as_if_there_were_no_state(event: str, kind: str) -> None:
     target = TARGETS[kind]
     full, empty = await world(with_targets=True), await world(with_targets=False)
-    before = await full.stored()
+    before = await stored(full)
     bodies = [body_of(event, target), body_of(event, target, named=False)]
     if event in EVENTS and event not in ("flow-list", "flow-state", "flow-subscribe", "flow-presence"):
         bodies += [{**bodies[0], "requestId": "key-of-the-owner"}, {**bodies[0], "expectedRevision": 1}]
@@ -265,8 +250,8 @@ async def test_an_event_is_answered_to_an_outsider_as_if_there_were_no_state(eve
             if "as" not in body:
                 assert SECRET not in repr(answer), (caller, body)
                 assert answer["ok"] is (event in ("flow-unsubscribe", "flow-unwatch")), (caller, body)
-    assert await full.stored() == before, "nothing was moved"
-    assert await empty.stored() == [None, None], "nothing was started"
+    assert await stored(full) == before, "nothing was moved"
+    assert await stored(empty) == [None, None], "nothing was started"
     assert full.rig.service.presence.known_on(target) == []
 
 

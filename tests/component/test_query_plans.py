@@ -31,7 +31,10 @@ from tests.support.versions import edited
 # Plans are read between the requests, in the loop of the service: its bus may miss a heartbeat.
 pytestmark = pytest.mark.expected_logs("redis connection lost", optional=True)
 
-SMALL = {"flow_leases", "flow_secrets", "flow_corruptions"}
+SMALL = {
+    *("flow_leases", "flow_secrets", "flow_corruptions"),
+    *("flow_integrations", "flow_integration_health"),
+}
 """Collections of a few documents, whatever the number of states."""
 MANY = 120
 BYSTANDERS = 200

@@ -1,8 +1,6 @@
 """The remote source against real servers: well, slow, broken and hostile ones."""
 
 import asyncio
-import datetime
-import ipaddress
 import os
 import ssl
 import subprocess
@@ -15,13 +13,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.contracts.errors import DefinitionSourceError
 from app.sources import remote
 from app.sources.remote import RemoteSource
+from tests.support.certificates import write_certificate
 from tests.support.remotes import RemoteServer, giving, paging, redirecting
 from tests.support.samples import flow_dict
 
@@ -336,33 +332,6 @@ def test_a_wrong_configuration_is_refused_at_once(url: str, auth: str | None) ->
         RemoteSource(url, auth)
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem, secret = folder / "cert.pem", folder / "key.pem"
-    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return pem, secret
-
-
 LOAD = """
 import asyncio, sys
 from app.contracts.errors import DefinitionSourceError
@@ -375,7 +344,7 @@ except DefinitionSourceError as refusal:
 
 
 async def test_tls_is_checked_and_not_left_again(other: RemoteServer, tmp_path: Path) -> None:
-    pem, secret = _certificate(tmp_path)
+    pem, secret = write_certificate(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem, secret)
     application = web.Application()

@@ -57,3 +57,19 @@ def _first_n(values: list[dict[str, Any]]) -> list[Any]:
 
 
 aggregate._GROUPING_OPERATOR_MAP["$firstN"] = _first_n
+
+
+def _set_fields(documents: list[dict[str, Any]], _database: Any, fields: dict[str, Any]) -> Any:
+    """mongomock 4.3 retains a field whose new value is missing; the server removes it."""
+    changed = []
+    for document in documents:
+        changed.append(dict(document))
+        for name, value in fields.items():
+            try:
+                changed[-1][name] = aggregate._parse_expression(value, document, ignore_missing_keys=True)
+            except KeyError:
+                changed[-1].pop(name, None)
+    return changed
+
+
+aggregate._PIPELINE_HANDLERS["$set"] = _set_fields

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.contracts.callers import Caller
-from app.contracts.errors import FlowError
+from app.contracts.errors import AuthenticationRequiredError, FlowError
 from app.contracts.events import Topic
 from realtime.gateway.handlers import FlowSockets
 from tests.support.rig import Rig
@@ -23,6 +23,11 @@ class Verifier:
         user, _, scope = str(token).partition("+")
         scopes = frozenset({f"flow:{scope}"} if scope else set())
         return Caller(user, scopes=scopes, expires_at=time.time() + self.seconds)
+
+    async def renew(self, caller: Caller) -> Caller:
+        if caller.expires_at <= time.time():
+            raise AuthenticationRequiredError("The token has expired")
+        return caller
 
 
 class Gateway:

@@ -4,8 +4,13 @@ from typing import Any
 
 from app.contracts.events import StateChanged
 from app.services import FlowService
+from app.services.integrations.ports import IntegrationPorts
 from app.services.trusted import TrustedFlows
 from app.services.wiring import Limits, Ports
+from tests.support.fake_api_keys import FakeApiKeyStore
+from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
+from tests.support.fake_integrations import FakeIntegrationStore
+from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import (
     FakeBus,
     FakeClock,
@@ -14,6 +19,7 @@ from tests.support.fakes import (
     FakeEntityReservations,
     FakeHistoryStore,
     FakeLeaseStore,
+    FakeSecretStore,
     FakeStateStore,
     FakeStatistics,
 )
@@ -30,6 +36,14 @@ class Rig:
         self.leases = FakeLeaseStore()
         self.entities = FakeEntityReservations()
         self.reports = FakeCorruptionReports()
+        self.registrations = FakeIntegrationStore()
+        self.api_keys = FakeApiKeyStore()
+        self.lanes = FakeDeliveryLanes()
+        self.delivery_log = FakeDeliveryLog()
+        self.letters = FakeDeadLetters()
+        self.webhooks = FakeWebhooks()
+        self.streams = FakeEventStreams()
+        self.secrets = FakeSecretStore()
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
         self.time_trusted = True
@@ -53,6 +67,17 @@ class Rig:
                 statistics=FakeStatistics(self.states, self.history, self.reports),
                 leases=self.leases,
                 reports=self.reports,
+                integrations=IntegrationPorts(
+                    registrations=self.registrations,
+                    api_keys=self.api_keys,
+                    lanes=self.lanes,
+                    log=self.delivery_log,
+                    letters=self.letters,
+                    webhooks=self.webhooks,
+                    streams=self.streams,
+                    secrets=self.secrets,
+                    settle_seconds=0,
+                ),
                 bus=self.bus,
                 clock=self.clock,
                 is_time_trusted=lambda: self.time_trusted,

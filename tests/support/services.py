@@ -4,15 +4,23 @@ from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.kit.clock import SystemClock
 from app.services import FlowService
+from app.services.integrations.ports import IntegrationPorts
 from app.services.wiring import Limits, Ports
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
 from models.entity_reservations import MongoEntityReservations
 from models.history_store import MongoHistoryStore
+from models.integrations.api_keys import MongoApiKeyStore
+from models.integrations.lanes import MongoDeliveryLanes
+from models.integrations.letters import MongoDeadLetters
+from models.integrations.log import MongoDeliveryLog
+from models.integrations.registrations import MongoIntegrationStore
 from models.lease_store import MongoLeaseStore
+from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
+from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import FakeBus
 
 
@@ -32,6 +40,16 @@ def service_on(
         statistics=MongoStatistics(database),
         leases=MongoLeaseStore(database),
         reports=MongoCorruptionReports(database),
+        integrations=IntegrationPorts(
+            registrations=MongoIntegrationStore(database),
+            api_keys=MongoApiKeyStore(database),
+            lanes=MongoDeliveryLanes(database),
+            log=MongoDeliveryLog(database),
+            letters=MongoDeadLetters(database),
+            webhooks=FakeWebhooks(),
+            streams=FakeEventStreams(),
+            secrets=MongoSecretStore(database),
+        ),
         bus=bus or FakeBus(),
         clock=clock or SystemClock(),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.commands import ClaimCommand, Origin, PauseCommand, SetCommand, StartCommand
 from app.contracts.errors import InsufficientPermissionsError
@@ -27,6 +28,8 @@ from tests.support.case_flows import (
     started,
 )
 from tests.support.rig import Rig
+
+VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
 
 Command = Callable[[Rig, Origin], Awaitable[Any]]
 
@@ -187,7 +190,7 @@ async def test_the_stream_of_a_participant_ends_with_the_state() -> None:
     async with rig.service:
         await started(rig, "case")
         reader = structs.replace(BY_ID, expires_at=time.time() + 60)
-        stream = FlowStream(rig.service, reader, StateId("case", "olga"))
+        stream = FlowStream(rig.service, VERIFIER, reader, StateId("case", "olga"))
         await stream.open(NOTHING_HELD)
         events = stream.events()
         assert (await anext(events)).event == "flow-state"

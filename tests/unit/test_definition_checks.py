@@ -13,7 +13,7 @@ from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
 from app.flow.conditions.guards import fault_of_guard
 from app.flow.conditions.payload_schemas import faults_of_schema
-from app.flow.validation import check_flow, parse_flow
+from app.flow.validation import check_flow
 from app.kit.deadline import DeadlineExceededError, deadline
 from app.services.definitions import checks as definition_checks
 from app.services.definitions.checks import MAX_CHECKS, MAX_CHECKS_OF_USER, DefinitionChecks
@@ -79,7 +79,7 @@ async def test_a_check_has_a_deadline() -> None:
     with pytest.raises(CheckTimeoutError) as ended:
         await checks.check(flow_dict(), Caller("eve"))
     assert (ended.value.code, ended.value.status, ended.value.retryable) == ("CHECK_TIMEOUT", 503, True)
-    flow, _ = await checks.parse_for_publishing(parse_flow, flow_dict())
+    flow, _ = await checks.parse_for_publishing(flow_dict())
     assert flow.flow == "loop", "who publishes has none"
 
 

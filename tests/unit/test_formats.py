@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contracts.errors import DefinitionSourceError
-from app.outbound.addresses import is_public
 from app.sources.format_faults import FormatError
 from app.sources.formats import MAX_BYTES, decode, decode_json
 from app.sources.yaml_format import MAX_MARKS, count_marks, read_yaml
@@ -331,36 +330,3 @@ def test_json_of_a_server_may_be_larger_than_a_file() -> None:
 
 def test_toml_as_the_standard_library_reads_it() -> None:
     assert read(TOML_FLOW, ".toml") == tomllib.loads(TOML_FLOW)
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("93.184.215.14", True),
-        ("2606:2800:21f:cb07::1", True),
-        ("127.0.0.1", False),
-        ("0.0.0.0", False),
-        ("10.1.2.3", False),
-        ("172.16.0.1", False),
-        ("192.168.0.1", False),
-        ("100.100.100.200", False),
-        ("169.254.169.254", False),
-        ("168.63.129.16", False),
-        ("224.0.0.1", False),
-        ("255.255.255.255", False),
-        ("::", False),
-        ("::1", False),
-        ("fe80::1%eth0", False),
-        ("fd00:ec2::254", False),
-        ("ff02::1", False),
-        ("::ffff:127.0.0.1", False),
-        ("::ffff:8.8.8.8", True),
-        ("64:ff9b::7f00:1", False),
-        ("64:ff9b::808:808", True),
-        ("2002:7f00:1::", False),
-        ("2001:0:5ef5:79fb::1", False),
-        ("localhost", False),
-    ],
-)
-def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert is_public(address) is public

@@ -116,6 +116,12 @@ def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch,
         ({"FLOW_DEFINITIONS": "https://h/a b"}, "without spaces"),
         ({"FLOW_DEFINITIONS_AUTH": "bearer:t"}, "FLOW_DEFINITIONS_AUTH: requires an https:// source"),
         ({"FLOW_DEFINITIONS_PRIVATE_REDIRECTS": "perhaps"}, "FLOW_DEFINITIONS_PRIVATE_REDIRECTS"),
+        ({"FLOW_SERVICES_PRIVATE_ADDRESSES": "perhaps"}, "FLOW_SERVICES_PRIVATE_ADDRESSES: 'perhaps' is not"),
+        ({"FLOW_SERVICES_PRIVATE_ADDRESSES": ""}, "must be false, true, or networks"),
+        ({"FLOW_SERVICES_PRIVATE_ADDRESSES": "true,10.0.0.0/8"}, "'true' is not a network"),
+        ({"FLOW_SERVICES_PRIVATE_ADDRESSES": "10.1.0.0/8"}, "write 10.0.0.0/8, or the address alone"),
+        ({"FLOW_SERVICES_PRIVATE_ADDRESSES": "10.0.0.0/33"}, "'10.0.0.0/33' is not a network"),
+        ({"FLOW_SERVICES_PRIVATE_ADDRESSES": "10.0.0.1," * 101}, "at most 100 networks"),
         ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "bearer:"}, "FLOW_DEFINITIONS_AUTH: must be bearer:TOKEN"),
         ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "apikey:Host:x"}, "is a standard header of HTTP"),
         (
@@ -280,3 +286,23 @@ def test_credentials_are_masked_and_become_a_header() -> None:
 )
 def test_what_can_be_read_on_the_way(url: str, readable: bool) -> None:
     assert is_interceptable(url) is readable
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (None, "false"),
+        ("FALSE", "false"),
+        ("True", "true"),
+        (" 10.0.0.0/8, fd00::/8 ,192.168.7.12,", "10.0.0.0/8,fd00::/8,192.168.7.12/32"),
+    ],
+)
+def test_private_addresses_of_services(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, shown: str
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("FLOW_SERVICES_PRIVATE_ADDRESSES", given)
+    settings = load_settings()
+    assert settings.masked()["FLOW_SERVICES_PRIVATE_ADDRESSES"] == shown
+    assert str(settings.private_addresses) == shown
+    assert settings.private_addresses.all is (shown == "true")

@@ -5,6 +5,7 @@ import time
 
 from msgspec import Raw
 
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.events import StateChanged, user_topic
 from app.contracts.positions import NOTHING_HELD, HeldPosition
@@ -12,10 +13,14 @@ from app.contracts.state import StateId
 from app.http.routes.streams import MAX_BACKLOG, FlowStream
 from tests.support.rig import rig
 
+VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
+
 
 async def test_a_reader_that_is_too_slow_is_reported_so() -> None:
     r = await rig()
-    stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), StateId("loop", "ada"))
+    stream = FlowStream(
+        r.service, VERIFIER, Caller("ada", expires_at=time.time() + 60), StateId("loop", "ada")
+    )
     await stream.open(NOTHING_HELD)
     state, _ = await r.flows.start_flow("ada", "loop")
     events = stream.events()
@@ -33,7 +38,9 @@ async def test_a_reader_that_is_too_slow_is_reported_so() -> None:
 async def test_an_epoch_that_begins_unseen_is_reported_from_its_first_revision() -> None:
     r = await rig()
     async with r.service:
-        stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), StateId("loop", "ada"))
+        stream = FlowStream(
+            r.service, VERIFIER, Caller("ada", expires_at=time.time() + 60), StateId("loop", "ada")
+        )
         await stream.open(NOTHING_HELD)
         events = stream.events()
         assert (await anext(events)).data == "null"
@@ -59,7 +66,9 @@ async def test_a_reader_that_knew_of_no_state_missed_none() -> None:
     async with r.service:
         state, _ = await r.flows.start_flow("ada", "loop")
         await r.flows.execute_transition("ada", "loop", "again")
-        stream = FlowStream(r.service, Caller("ada", expires_at=time.time() + 60), StateId("loop", "ada"))
+        stream = FlowStream(
+            r.service, VERIFIER, Caller("ada", expires_at=time.time() + 60), StateId("loop", "ada")
+        )
         await stream.open(HeldPosition(from_start=True))
         events = stream.events()
         sent = [await anext(events) for _ in range(2)]

@@ -60,6 +60,14 @@ from app.contracts.errors.requests import (
     SlowClientError,
     TooManyConnectionsError,
     WebBuildMissingError,
+    service_limit_error,
+)
+from app.contracts.errors.services import (
+    ApiKeyNotFoundError,
+    DeliveryNotFoundError,
+    ServiceConflictError,
+    ServiceNotFoundError,
+    WebhookMissingError,
 )
 
 __all__ = [
@@ -70,6 +78,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_POINTER",
     "AddressTooLongError",
+    "ApiKeyNotFoundError",
     "AuthenticationRequiredError",
     "BusUnavailableError",
     "CheckTimeoutError",
@@ -78,6 +87,7 @@ __all__ = [
     "DatabaseRefusedError",
     "DefinitionCorruptionError",
     "DefinitionSourceError",
+    "DeliveryNotFoundError",
     "EntityRequiredError",
     "Fault",
     "FaultyInputError",
@@ -105,6 +115,8 @@ __all__ = [
     "RequestTimeoutError",
     "RevisionConflictError",
     "SeparationOfDutiesError",
+    "ServiceConflictError",
+    "ServiceNotFoundError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
@@ -112,5 +124,7 @@ __all__ = [
     "TooManyConnectionsError",
     "VersionConflictError",
     "WebBuildMissingError",
+    "WebhookMissingError",
     "cut",
+    "service_limit_error",
 ]

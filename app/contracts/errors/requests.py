@@ -66,6 +66,15 @@ class InsufficientPermissionsError(FlowError):
     title = "Insufficient permissions"
 
 
+def service_limit_error(alias: str) -> InsufficientPermissionsError:
+    """Create the error for a request that the credential of an integration is not for."""
+    return InsufficientPermissionsError(
+        f"This credential is limited to the service {alias}: it may read states of flows with a step of this "
+        "service, and run transitions of these steps",
+        service=alias,
+    )
+
+
 class FaultyInputError(FlowError):
     """Input with faults.
 

@@ -28,8 +28,8 @@ class DeliveryLanes(Protocol):
         """Note that lanes have work; create those that are missing. Marking twice is harmless.
 
         An idle lane becomes due now; one that is due, claimed or backing off stays as it is. A mark that is
-        older than the newest one of its lane does not change ``waits_since``. A new lane has no cursor, and
-        the ``since`` of the mark.
+        older than the newest one of its lane does not change since when the state waits. A new lane has no
+        cursor, and the ``since`` of the mark.
         """
 
     async def add_jobs(self, lanes: Sequence[Lane]) -> None:
@@ -92,7 +92,8 @@ class DeliveryLanes(Protocol):
 class DeliveryLog(Protocol):
     """The deliveries of each integration that are done, in a sequence without gaps.
 
-    Entries are removed some days after their delivery. Every method raises StoreUnavailableError.
+    Numbers are never used again: an entry whose data is removed leaves its number. Every method raises
+    StoreUnavailableError.
     """
 
     async def append(self, alias: str, deliveries: Sequence[LoggedDelivery]) -> int:
@@ -106,19 +107,25 @@ class DeliveryLog(Protocol):
         """Return deliveries after a sequence number, in order."""
 
     async def first(self, alias: str) -> int:
-        """Return the lowest number that is still stored; one more than the last number if none is."""
+        """Return the lowest number that age has not removed; one more than the last number if there is none.
+
+        A reader that continues from a lower number than the one before it has missed entries.
+        """
 
     async def last(self, alias: str) -> int:
-        """Return the highest number, 0 if there is none."""
+        """Return the highest number that was used, 0 if there is none."""
 
     async def find(self, event_id: str) -> LoggedDelivery | None:
         """Return the last delivery of an event."""
 
     async def delete_of_integration(self, alias: str) -> int:
-        """Remove the log of an integration, and return the number of entries."""
+        """Remove the entries of an integration, and return their number. The numbers go on after them."""
 
     async def delete_of_state(self, state_id: StateId) -> int:
         """Remove the entries of a state, and return their number."""
+
+    async def remove_expired(self, before: datetime) -> int:
+        """Remove the entries of all integrations that were delivered before a time; return their number."""
 
 
 class DeadLetters(Protocol):
@@ -147,3 +154,6 @@ class DeadLetters(Protocol):
 
     async def delete_of_state(self, state_id: StateId) -> int:
         """Remove all letters of a state, and return their number."""
+
+    async def remove_expired(self, before: datetime) -> int:
+        """Remove all letters that were given up before a time, and return their number."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from app.contracts.integration import ApiKey, Integration, IntegrationHealth
+from app.contracts.integration import ApiKey, Heartbeat, Integration, IntegrationHealth
 
 
 class IntegrationStore(Protocol):
@@ -17,7 +17,7 @@ class IntegrationStore(Protocol):
         """Return a registration, None if there is none."""
 
     async def put(self, integration: Integration, expected_revision: int | None) -> bool:
-        """Store a registration with its health record.
+        """Store a registration with its health record. The stored heartbeat of an existing one stays.
 
         Args:
             integration: The registration.
@@ -26,6 +26,9 @@ class IntegrationStore(Protocol):
         Returns:
             False if the stored revision is another one; nothing is changed then.
         """
+
+    async def put_heartbeat(self, alias: str, heartbeat: Heartbeat) -> bool:
+        """Store the last report of an integration; its revision stays. Returns false if there is none."""
 
     async def delete(self, alias: str) -> bool:
         """Remove a registration and its health. Returns false if there was none."""
@@ -60,7 +63,10 @@ class IntegrationStore(Protocol):
 
 
 class ApiKeyStore(Protocol):
-    """API keys of integrations. Every method raises StoreUnavailableError."""
+    """API keys of integrations. Every method raises StoreUnavailableError.
+
+    Revoked and expired keys may be removed after 90 days.
+    """
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key."""
@@ -71,11 +77,11 @@ class ApiKeyStore(Protocol):
     async def of_integration(self, alias: str) -> Sequence[ApiKey]:
         """Return the keys of an integration, oldest first, revoked ones too."""
 
-    async def revoke(self, key_id: str, at: datetime) -> bool:
-        """Revoke a key. Returns false if there is none, or it was revoked before."""
+    async def revoke(self, alias: str, key_id: str, at: datetime) -> bool:
+        """Revoke a key of an integration. Returns false if it has none by this id, or revoked it before."""
 
     async def note_use(self, key_id: str, at: datetime) -> None:
-        """Store the time of the last use."""
+        """Store the time of the last use, unless a later one is stored."""
 
     async def delete_of(self, alias: str) -> int:
         """Remove all keys of an integration, and return their number."""

@@ -8,6 +8,9 @@ from msgspec import Struct
 from app.contracts.deliveries import FailureReason
 from app.contracts.integration import Integration
 
+MAX_EVENT_BYTES = 262_144
+"""Limit of an event, as JSON."""
+
 
 class WebhookAnswer(Struct, frozen=True, kw_only=True):
     """The answer to a webhook request, or the reason why there is none.
@@ -16,6 +19,7 @@ class WebhookAnswer(Struct, frozen=True, kw_only=True):
         status: The HTTP status, None if there was no answer.
         headers: The headers of the answer, with lower-case names.
         body: The beginning of the answer, at most the limit of the transport.
+        truncated: The answer was longer than ``body``.
         failure: The side that failed, None if there was an answer.
         error: The failure as a text without addresses, "" if there was an answer.
         retry_after: The seconds that the answer asks to wait for, None if it does not.
@@ -24,6 +28,7 @@ class WebhookAnswer(Struct, frozen=True, kw_only=True):
     status: int | None = None
     headers: Mapping[str, str] = {}
     body: bytes = b""
+    truncated: bool = False
     failure: FailureReason | None = None
     error: str = ""
     retry_after: float | None = None
@@ -35,14 +40,15 @@ class WebhookTransport(Protocol):
     async def send(self, integration: Integration, event_id: str, body: bytes) -> WebhookAnswer:
         """Send one event, and return the answer; it does not raise.
 
-        Redirects are not followed. Private addresses are refused unless settings allow them.
+        Any status is an answer, whatever it means; ``failure`` is None then. Redirects are not followed.
+        Private addresses are refused unless settings allow them.
         """
 
     def address_fault(self, url: str) -> str | None:
         """Return why a URL cannot be that of a webhook, None if it can. Names are not resolved."""
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, after the last request."""
 
 
 class EventStreams(Protocol):

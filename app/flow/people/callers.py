@@ -52,7 +52,12 @@ def is_participant(state: FlowState, caller: Caller) -> bool:
 
 
 def may_see(state: FlowState, caller: Caller) -> bool:
-    """Return whether the caller may see the state: its owner, a participant, or a privileged caller."""
+    """Return whether the caller may see the state: its owner, a participant, or a privileged caller.
+
+    Not so for the credential of an integration, for which the steps of the flow decide.
+    """
+    if caller.service:
+        return False
     return caller.user_id == state.user_id or is_privileged(caller) or is_participant(state, caller)
 
 

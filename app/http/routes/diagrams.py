@@ -52,6 +52,7 @@ DIAGRAM_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/diagram",
         name="drawFlow",
+        for_services=True,
         summary="Draw a flow in Mermaid, DOT or SVG; with userId, highlight the step of that state",
         handle=_diagram,
         query=DiagramQuery,

@@ -109,6 +109,7 @@ EXCHANGE_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/export",
         name="exportFlow",
+        for_services=True,
         summary="Export a flow as JSON, YAML, or a machine of XState v5 with the parts that XState lacks",
         handle=_export,
         query=ExportQuery,

@@ -46,6 +46,7 @@ MIGRATION_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/versions/{earlier}/diff/{later}",
         name="diffFlowVersions",
+        for_services=True,
         summary="Compare a version with an earlier one, with the effect on running states",
         handle=_diff,
         answers={200: FlowDiff},

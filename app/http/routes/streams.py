@@ -13,9 +13,10 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from app.auth.service_keys import RENEWAL_SECONDS
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import (
-    AuthenticationRequiredError,
     EntityRequiredError,
     Fault,
     FlowError,
@@ -81,8 +82,11 @@ class _Status(Struct):
 class FlowStream:
     """One reader of one state: its position, and the events after it."""
 
-    def __init__(self, service: FlowService, caller: Caller, state_id: StateId) -> None:
+    def __init__(
+        self, service: FlowService, verifier: TokenVerifier, caller: Caller, state_id: StateId
+    ) -> None:
         self._service = service
+        self._verifier = verifier
         self._caller = caller
         self._state_id = state_id
         self._backlog: asyncio.Queue[LiveEvent] = asyncio.Queue()
@@ -92,6 +96,7 @@ class FlowStream:
         self._subscription: TopicSubscription | None = None
         self._held = NOTHING_HELD
         self._first = CaughtUp(None)
+        self._renewal_at = time.monotonic() + RENEWAL_SECONDS
 
     async def open(self, held: HeldPosition) -> None:
         """Subscribe, then read the state, so that no change is lost between. Raises FlowError."""
@@ -136,11 +141,7 @@ class FlowStream:
     async def _next(self) -> list[ServerSentEvent]:
         if self._held.from_start:  # a participant sees another life of the state only with a role on that one
             await self._service.catch_up.require_access(self._state_id, self._caller)
-        try:
-            async with asyncio.timeout(self._caller.expires_at - time.time()):
-                event = await self._backlog.get()
-        except TimeoutError:
-            raise AuthenticationRequiredError("The token has expired; connect with a new one") from None
+        event = await self._next_event()
         if self._overflowed:
             raise SlowClientError
         if isinstance(event, StateChanged) and event.epoch == self._held.epoch:
@@ -153,6 +154,19 @@ class FlowStream:
         elif isinstance(event, StateChanged) and event.epoch < (self._held.epoch or ""):
             return []
         return self._replay(await self._catch_up())
+
+    async def _next_event(self) -> LiveEvent:
+        """Return the next event, once the caller's token or key has been checked as long as it takes."""
+        while True:
+            left = self._caller.expires_at - time.time()
+            if self._caller.credential:
+                left = min(left, self._renewal_at - time.monotonic())
+            try:
+                async with asyncio.timeout(left):
+                    return await self._backlog.get()
+            except TimeoutError:
+                self._caller = await self._verifier.renew(self._caller)
+                self._renewal_at = time.monotonic() + RENEWAL_SECONDS
 
     def _receive(self, event: LiveEvent) -> None:
         if not isinstance(event, Resync) and event.state_id != self._state_id:
@@ -234,7 +248,7 @@ async def _stream(call: Call) -> Answer:
         raise RateLimitedError(
             f"You have {MAX_READERS} streams of this user on this worker, the maximum; close some", 5
         )
-    stream = FlowStream(call.service, call.caller, state_id)
+    stream = FlowStream(call.service, call.verifier, call.caller, state_id)
     await stream.open(held)
     return Answer(StreamResponse(stream))
 
@@ -246,6 +260,7 @@ STREAM_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/events",
         name="getFlowEvents",
+        for_services=True,
         summary="Get the changes after a position; the whole state if they cannot be proven to be complete",
         handle=_events,
         query=PositionQuery,
@@ -256,6 +271,7 @@ STREAM_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/stream",
         name="streamFlowState",
+        for_services=True,
         summary="Follow the state by Server-Sent Events; Last-Event-ID continues without a gap",
         handle=_stream,
         query=PositionQuery,

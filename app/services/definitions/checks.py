@@ -7,14 +7,16 @@ bounded in number, in number for one user, in the time of one check, and in the 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
-from app.contracts.callers import Caller
+from app.contracts.callers import ADMIN, Caller
 from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
-from app.flow.validation import check_flow
+from app.contracts.flow import Flow
+from app.flow.lint.findings import MAX_FINDINGS, arranged
+from app.flow.lint.services import service_findings
+from app.flow.validation import check_flow, parse_flow
 from app.kit.deadline import DeadlineExceededError, deadline
 
 MAX_CHECKS = 4
@@ -29,13 +31,23 @@ MAX_KNOWN_USERS = 10_000
 
 _PUBLISHING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publishing")
 _CHECKING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="validation")
-T = TypeVar("T")
+
+
+def no_services() -> Collection[str]:
+    """Return the registered services where there is no registry."""
+    return ()
 
 
 class DefinitionChecks:
-    """Runs the checks of publications, and checks alone."""
+    """Runs the checks of publications, and checks alone.
 
-    def __init__(self, seconds: float = MAX_CHECK_SECONDS) -> None:
+    Administrators are warned of services that nobody has registered, by ``registered``.
+    """
+
+    def __init__(
+        self, registered: Callable[[], Collection[str]] = no_services, *, seconds: float = MAX_CHECK_SECONDS
+    ) -> None:
+        self._registered = registered
         self._seconds = seconds
         self._waiting = 0
         self._of_users: Counter[str] = Counter()
@@ -43,9 +55,10 @@ class DefinitionChecks:
         self._used: dict[str, tuple[float, float]] = {}
         """By user: seconds of checks that counted at a time; they decay over ``WINDOW_SECONDS``."""
 
-    async def parse_for_publishing(self, parse: Callable[[object], T], raw: object) -> T:
+    async def parse_for_publishing(self, raw: object) -> tuple[Flow, list[Finding]]:
         """Parse a definition that is to be published, behind other publications alone."""
-        return await asyncio.get_running_loop().run_in_executor(_PUBLISHING, parse, raw)
+        flow, findings = await asyncio.get_running_loop().run_in_executor(_PUBLISHING, parse_flow, raw)
+        return flow, self._with_services(raw, findings)
 
     async def check(self, raw: object, caller: Caller) -> list[Finding]:
         """Check a definition for a caller who does not publish it.
@@ -67,7 +80,14 @@ class DefinitionChecks:
         findings = await asyncio.shield(task)
         if findings is None:
             raise CheckTimeoutError(self._seconds)
-        return findings
+        # Others would learn from it which services are registered.
+        return self._with_services(raw, findings) if caller.trusted or ADMIN in caller.scopes else findings
+
+    def _with_services(self, raw: object, findings: list[Finding]) -> list[Finding]:
+        registered = self._registered()
+        if not registered or not isinstance(raw, dict) or len(findings) >= MAX_FINDINGS:
+            return findings
+        return arranged(raw, [*findings, *service_findings(raw, registered)])
 
     async def _run(self, raw: object, user_id: str | None) -> list[Finding] | None:
         try:

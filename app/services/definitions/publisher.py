@@ -30,7 +30,6 @@ from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.results import Published
-from app.flow.validation import parse_flow
 from app.flow.values.canonical import canonical
 from app.flow.values.struct_errors import faults_of
 from app.flow.versions.precedence import Decision, Offer, is_from_source, is_same_flow, precedence
@@ -59,11 +58,12 @@ class Definitions:
         access: Visibility,
         bus: EventBus,
         clock: Clock,
+        checks: DefinitionChecks,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._access = access
-        self._checks = DefinitionChecks()
+        self._checks = checks
         self._bus = bus
         self._clock = clock
         self.outranked: dict[str, SourcedFlow] = {}
@@ -84,7 +84,7 @@ class Definitions:
     async def version(self, flow_id: str, version: int, caller: Caller) -> FlowDefinition:
         """Return a version, also of a retired flow. Raises FlowNotFoundError."""
         require_flow(flow_id)
-        await self._access.require_visible(flow_id, caller)
+        await self._access.require_visible(flow_id, caller, version)
         found = await self._catalog.version(flow_id, version)
         if found is None:
             raise FlowNotFoundError(flow_id, version)
@@ -121,7 +121,7 @@ class Definitions:
         """
         while True:
             page = await self._store.list_latest(after_flow, limit)
-            visible = [found for found in page.items if caller.has_a_role(found.flow.roles)]
+            visible = [found for found in page.items if self._access.may_list(found.flow, caller)]
             if page.next is None:
                 return Page(visible)
             if visible:
@@ -155,7 +155,7 @@ class Definitions:
 
     async def parse_with_warnings(self, raw: object) -> tuple[Flow, list[Finding]]:
         """Return the flow as ``parse`` does, and the warnings of the check."""
-        return await self._checks.parse_for_publishing(parse_flow, raw)
+        return await self._checks.parse_for_publishing(raw)
 
     async def create(self, raw: Flow | object, *, actor: str, source: str) -> FlowDefinition:
         """Publish a flow that does not exist or is retired.

@@ -4,10 +4,16 @@ import asyncio
 from collections.abc import Iterable
 
 import structlog
+from msgspec import structs
 
 from app.contracts.callers import ADMIN, SERVICE, Caller
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import FlowStateCorruptionError, InsufficientPermissionsError
+from app.contracts.errors import (
+    FlowStateCorruptionError,
+    InsufficientPermissionsError,
+    service_limit_error,
+)
+from app.contracts.flow import Flow
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore
 from app.contracts.state import FlowState, StateId
@@ -16,7 +22,9 @@ from app.flow import rules
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.conditions.guards import compile_all
 from app.flow.people.callers import caller_on, may_see
+from app.flow.step_services import owns_current_step
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.service_access import ServiceAccess, is_readable
 
 log = structlog.get_logger("access")
 
@@ -34,49 +42,87 @@ class Visibility:
     def __init__(self, catalog: DefinitionCatalog, states: StateStore, clock: Clock) -> None:
         self._states = states
         self._catalog = catalog
+        self.services = ServiceAccess(catalog)
         self._clock = clock
         self._prepared: set[tuple[str, int, str]] = set()
         self._reported: dict[tuple[str, int, str], float] = {}
 
     def require_acting_for(self, user_id: str, caller: Caller) -> None:
         """Raise InsufficientPermissionsError unless the caller may act for a user."""
+        if caller.service:
+            raise service_limit_error(caller.service)
         if not caller.acts_for(user_id):
             raise InsufficientPermissionsError(
                 f"Acting for another user needs a token with the scope {SERVICE} or {ADMIN}", scope=SERVICE
             )
 
+    def require_reading_for(self, user_id: str, caller: Caller) -> None:
+        """Raise InsufficientPermissionsError unless the caller may list states of a user that it may see."""
+        if not caller.service:
+            self.require_acting_for(user_id, caller)
+
     async def require_access(self, state_id: StateId, caller: Caller) -> None:
         """Raise InsufficientPermissionsError unless the caller may see a flow and this state of it.
 
+        A credential of an integration may if that owns a step of the flow, as ServiceAccess decides.
         Participants may see a state of another user. To all others the error is the same, whether or not the
         state exists.
         """
-        await self.require_visible(state_id.flow_id, caller)
+        if caller.service:
+            if await self.services.owns_newest(state_id.flow_id, caller):
+                return
+        else:
+            await self.require_visible(state_id.flow_id, caller)
         if caller.acts_for(state_id.user_id):
             return
         try:
             stored = await self._states.load(state_id)
         except FlowStateCorruptionError:
             stored = None
-        self.require_seen(state_id, None if stored is None else stored.state, caller)
+        await self.require_seen(state_id, None if stored is None else stored.state, caller)
 
-    def require_seen(self, state_id: StateId, state: FlowState | None, caller: Caller) -> None:
+    async def require_seen(self, state_id: StateId, state: FlowState | None, caller: Caller) -> None:
         """Raise InsufficientPermissionsError unless the caller may see a state that was loaded.
 
         A state that was loaded after ``require_access`` may have lost the participant, or have ended.
         """
+        if caller.service:
+            if not await self.services.sees(state_id.flow_id, state, caller):
+                raise service_limit_error(caller.service)
+            return
         if caller.acts_for(state_id.user_id):
             return
         if state is None or state.is_gone_at(self._clock.now()) or not may_see(state, caller):
             self.require_acting_for(state_id.user_id, caller)
 
-    async def require_visible(self, flow_id: str, caller: Caller) -> None:
-        """Raise InsufficientPermissionsError if the caller must not see a flow. An unknown flow passes."""
+    async def sees(self, state: FlowState, caller: Caller) -> bool:
+        """Return true if the caller may see the flow of a state, and the state."""
+        if caller.service:
+            return await self.services.sees(state.flow, state, caller)
+        return await self.is_visible(state.flow, caller) and may_see(state, caller)
+
+    async def require_visible(self, flow_id: str, caller: Caller, version: int | None = None) -> None:
+        """Raise InsufficientPermissionsError if the caller must not see a flow. An unknown flow passes.
+
+        Args:
+            flow_id: The flow.
+            caller: The caller.
+            version: The version that it reads, None for the newest: a credential of an integration may see
+                the versions in which that owns a step.
+        """
+        if caller.service:
+            if not await self.services.sees_flow(flow_id, version, caller):
+                raise service_limit_error(caller.service)
+            return
         if ADMIN in caller.scopes:
             return
         newest = await self._catalog.newest(flow_id)
         if newest is not None:
             access.require_visible(newest.flow, caller)
+
+    def may_list(self, flow: Flow, caller: Caller) -> bool:
+        """Return true if the caller may see a flow whose newest version this is."""
+        return is_readable(flow, caller.service) if caller.service else caller.has_a_role(flow.roles)
 
     async def is_same_for_everyone(self, flow_id: str) -> bool:
         """Return true if everybody may see a flow."""
@@ -111,6 +157,8 @@ class Visibility:
         definition = await self._catalog.pinned(state)
         await self._prepare(definition, state)
         budget = budget or GuardBudget()
+        if caller.service and not owns_current_step(definition.flow, state, caller.service):
+            return structs.replace(state, transitions=())
         skipped, seconds = budget.skipped, budget.seconds
         caller = caller_on(definition.flow, state, caller)
         state = rules.with_transitions(definition, state, caller, self._clock.now(), budget)
@@ -129,7 +177,7 @@ class Visibility:
         found = []
         budget = GuardBudget.of_many()
         for state in states:
-            if not await self.is_visible(state.flow, caller) or not may_see(state, caller):
+            if not await self.sees(state, caller):
                 continue
             try:
                 found.append(await self.with_transitions(state, caller, budget))

@@ -11,7 +11,6 @@ from app.contracts.state import TERMINAL_STATUSES
 from app.contracts.wire.encoding import encode
 from app.contracts.wire.states import StateUpdatedEvent, state_of_view, state_updated_event
 from app.flow.conditions.guard_inputs import GuardBudget
-from app.flow.people.callers import may_see
 from app.flow.permissions import depends_on_caller
 from app.flow.position import current_step
 from app.services.definitions.catalog import DefinitionCatalog
@@ -68,14 +67,14 @@ class StateEvents:
 
         The end of a state, which has no data, is for everybody who could see it up to then.
         """
-        if not await self._access.is_visible(event.flow_id, caller):
+        if not caller.service and not await self._access.is_visible(event.flow_id, caller):
             return None
         acts_for_owner = caller.acts_for(event.user_id)
-        if not event.depends_on_caller:
+        if not event.depends_on_caller and not caller.service:
             return event if acts_for_owner or has_ended(event) else None
         update = json.decode(event.body, type=StateUpdatedEvent)
         state = state_of_view(update)
-        if not acts_for_owner and not may_see(state, caller):
+        if not acts_for_owner and not await self._access.sees(state, caller):
             return None
         try:
             shown = await self._access.with_transitions(state, caller, budget)

@@ -6,10 +6,14 @@ from app.contracts.ports.deliveries import DeadLetters, DeliveryLanes, DeliveryL
 from app.contracts.ports.integrations import ApiKeyStore, IntegrationStore
 from app.contracts.ports.secrets import SecretStore
 from app.contracts.ports.transports import EventStreams, WebhookTransport
+from app.services.integrations.registry import SETTLE_SECONDS
 
 
 class IntegrationPorts(Struct, frozen=True, kw_only=True):
-    """The stores and transports of integrations."""
+    """The stores and transports of integrations.
+
+    ``settle_seconds`` is the time after which a registration is in effect on all workers.
+    """
 
     registrations: IntegrationStore
     api_keys: ApiKeyStore
@@ -19,3 +23,4 @@ class IntegrationPorts(Struct, frozen=True, kw_only=True):
     webhooks: WebhookTransport
     streams: EventStreams
     secrets: SecretStore
+    settle_seconds: float = SETTLE_SECONDS

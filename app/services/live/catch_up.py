@@ -81,7 +81,7 @@ class CatchUp:
         if stored is None:
             return None
         state = stored.state
-        self._access.require_seen(state_id, state, caller)
+        await self._access.require_seen(state_id, state, caller)
         present = None
         if not state.is_gone_at(self._clock.now()):
             present = await self._access.with_transitions(state, caller)

@@ -4,7 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
+from app.contracts.errors import (
+    FlowNotStartedError,
+    FlowStateCorruptionError,
+    RevisionConflictError,
+    service_limit_error,
+)
 from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
 from app.services.definitions.catalog import DefinitionCatalog
@@ -60,6 +65,8 @@ class StateChanges:
             RateLimitedError: The caller requested too many changes.
         """
         caller = command.origin.caller
+        if caller.service and not command.of_step:
+            raise service_limit_error(caller.service)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
             self._limit.take(command.origin)
@@ -69,7 +76,7 @@ class StateChanges:
         except FlowNotStartedError:
             raise await self.not_started(command.state_id) from None
         except RevisionConflictError as conflict:
-            self._access.require_seen(command.state_id, conflict.state, caller)
+            await self._access.require_seen(command.state_id, conflict.state, caller)
             if conflict.state is not None:
                 present = await self._access.with_transitions(conflict.state, caller)
                 conflict.details["state"] = state_view(present)
@@ -78,17 +85,19 @@ class StateChanges:
             raise
 
     def _for_caller(self, command: StateCommand, decide: Decide) -> Decide:
-        """Return the decision for a caller who may be a participant.
+        """Return the decision for a caller who may be a participant, or the credential of an integration.
 
         The state may have lost the participant since access to it was checked, and one that has ended must
-        not begin again for those who had a role on it.
+        not begin again for those who had a role on it. An integration must own the current step.
         """
         state_id, caller = command.state_id, command.origin.caller
         if caller.acts_for(state_id.user_id):
             return decide
 
         async def decide_if_seen(state: FlowState | None, now: datetime) -> ProposedChange | None:
-            self._access.require_seen(state_id, state, caller)
+            await self._access.require_seen(state_id, state, caller)
+            if caller.service and state is not None:
+                await self._access.services.require_current_step(state, caller)
             return await decide(state, now)
 
         return decide_if_seen

@@ -70,7 +70,7 @@ class StateOperations:
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
         async with self._changes.with_recovery_advice(state_id):
             stored = await self._states.load(state_id)
-            self._access.require_seen(state_id, None if stored is None else stored.state, caller)
+            await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
                 return None
@@ -104,7 +104,7 @@ class StateOperations:
     ) -> StatePage:
         """Return a user's states in a flow with many for each user, the newest first."""
         require_state(user_id, flow_id)
-        self._access.require_acting_for(user_id, caller)
+        self._access.require_reading_for(user_id, caller)
         await self._access.require_visible(flow_id, caller)
         if await self._catalog.newest(flow_id) is None:
             raise FlowNotFoundError(flow_id)
@@ -153,7 +153,7 @@ class StateOperations:
             require_pointers(remove)
         removed = remove if remove is UNSET else tuple(remove)
         command = TransitionCommand(payload=payload, ok=ok, message=message, remove=removed)
-        state_command = StateCommand.of_caller(state_id, transition, command, origin)
+        state_command = StateCommand.of_caller(state_id, transition, command, origin, of_step=True)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, state_id)

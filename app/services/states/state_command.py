@@ -21,6 +21,8 @@ class StateCommand(Struct, frozen=True):
         replaces: The command replaces the state, so that a damaged document does not stop it.
         limited: The command counts among the changes that its caller may request in a minute. Parts of a
             larger operation, which counts once, do not.
+        of_step: An integration may request it with its own credential at steps that it owns. All other
+            commands are refused to such callers.
     """
 
     state_id: StateId
@@ -29,6 +31,7 @@ class StateCommand(Struct, frozen=True):
     origin: Origin
     replaces: bool = False
     limited: bool = False
+    of_step: bool = False
 
     @classmethod
     def of_caller(
@@ -39,9 +42,10 @@ class StateCommand(Struct, frozen=True):
         origin: Origin,
         *,
         replaces: bool = False,
+        of_step: bool = False,
     ) -> "StateCommand":
         """Create a command that counts against the limit of its caller."""
-        return cls(state_id, name, command, origin, replaces, limited=True)
+        return cls(state_id, name, command, origin, replaces, limited=True, of_step=of_step)
 
 
 class ProposedChange(Struct, frozen=True):

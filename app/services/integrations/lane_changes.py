@@ -1,0 +1,115 @@
+"""The changes of a state that a lane has not delivered yet, complete and in order."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import UNSET, Struct
+
+from app.contracts.deliveries import Lane, LanePosition
+from app.contracts.record import HistoryFilter, HistoryRecord, named_payload
+from app.contracts.state import StateId
+from app.services.states.history import HistoryReader
+
+PAGE_SIZE = 50
+MAX_REVISION = 10**17
+
+
+class LanePage(Struct, frozen=True):
+    """Changes in order, the oldest first. ``more``: there may be others after them."""
+
+    records: Sequence[HistoryRecord]
+    more: bool
+
+
+def position_in_lane(record: HistoryRecord) -> LanePosition:
+    """Return the position of a change in the lanes of its state."""
+    return LanePosition(record.epoch, record.revision)
+
+
+def follows(record: HistoryRecord, cursor: LanePosition | None) -> bool:
+    """Return true if there can be no change between a position and a record."""
+    if cursor is None:
+        return record.revision == 0 and record.previous_hash == ""
+    return record.epoch == cursor.epoch and record.revision == cursor.revision + 1
+
+
+class LaneChanges:
+    """Reads the changes of a state after the cursor of a lane."""
+
+    def __init__(self, history: HistoryReader) -> None:
+        self._history = history
+
+    def from_hand(
+        self, cursor: LanePosition | None, records: Sequence[HistoryRecord]
+    ) -> Sequence[HistoryRecord]:
+        """Return those of the records that follow a position without a gap, so that nothing must be read."""
+        found: list[HistoryRecord] = []
+        for record in sorted(records, key=position_in_lane):
+            if cursor is not None and position_in_lane(record) <= cursor:
+                continue
+            if not follows(record, cursor) or named_payload(record) is not None:
+                break
+            found.append(record)
+            cursor = position_in_lane(record)
+        return found
+
+    async def read(self, lane: Lane, cursor: LanePosition | None) -> LanePage:
+        """Read the next changes after a position, up to the end of the lane.
+
+        A change may be stored before the one before it while both are read, since several workers store
+        them. Then a second reading has all that were committed before the first one ended.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached.
+        """
+        page = await self._read(lane.id.state_id, cursor, lane.since, lane.end)
+        if not page.records or _has_no_gap(page.records, cursor):
+            return page
+        last = position_in_lane(page.records[-1])
+        again = await self._read(lane.id.state_id, cursor, lane.since, lane.end)
+        records = [record for record in again.records if position_in_lane(record) <= last]
+        return LanePage(records, more=page.more or again.more or len(records) < len(again.records))
+
+    async def find(self, state_id: StateId, position: LanePosition) -> HistoryRecord | None:
+        """Return the change at a position with its payload, None if it is not in the history any more.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached.
+        """
+        page = await self._read(state_id, _just_before(position), None, position)
+        return next((each for each in page.records if position_in_lane(each) == position), None)
+
+    async def _read(
+        self,
+        state_id: StateId,
+        cursor: LanePosition | None,
+        since: datetime | None,
+        end: LanePosition | None,
+    ) -> LanePage:
+        after = None if cursor is None else f"{state_id.key}:{cursor.epoch}:{cursor.revision}"
+        only = HistoryFilter(since=since)
+        while True:
+            page = await self._history.read(state_id, after, PAGE_SIZE, only, with_payloads=True)
+            changes = [record for record in page.items if record.after is not UNSET]
+            records = changes
+            if end is not None:
+                records = [record for record in changes if position_in_lane(record) <= end]
+            ended = page.next is None or len(records) < len(changes)
+            if records or ended:
+                return LanePage(records, more=not ended)
+            after = page.next  # a page of refused attempts
+
+
+def _just_before(position: LanePosition) -> LanePosition:
+    """Return a position that is less than another one, with no change between them."""
+    if position.revision > 0:
+        return LanePosition(position.epoch, position.revision - 1)
+    return LanePosition(position.epoch[:-1], MAX_REVISION)
+
+
+def _has_no_gap(records: Sequence[HistoryRecord], cursor: LanePosition | None) -> bool:
+    for record in records:
+        if not follows(record, cursor):
+            return False
+        cursor = position_in_lane(record)
+    return True

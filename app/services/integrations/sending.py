@@ -1,0 +1,210 @@
+"""Sends one event to the webhook of an integration, and runs the transition that it answers."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from msgspec import UNSET, Struct, UnsetType
+
+from app.contracts.callers import SERVICE, Caller
+from app.contracts.commands import Origin
+from app.contracts.deliveries import Attempt, LaneId
+from app.contracts.errors import FlowError, InternalError
+from app.contracts.integration import Integration
+from app.contracts.ports.clock import Clock
+from app.contracts.ports.transports import WebhookAnswer, WebhookTransport
+from app.contracts.state import StateId
+from app.services.integrations.breaker import Outcome, fingerprint
+from app.services.integrations.health import SharedHealth
+from app.services.integrations.send_limits import ClosingError, RateAllowance, SendLimits
+from app.services.integrations.verdict import AnsweredTransition, Verdict, judge
+from app.services.states.operations import StateOperations
+from config.log import describe
+
+log = structlog.get_logger("deliveries")
+
+MAX_SECONDS = 30.0
+"""Longer than any transport takes; one that does not end is given up."""
+MAX_STORED_ANSWER = 1000
+MAX_LOCAL_STATUS = 500
+"""Errors below it are refusals of the answered transition, others are failures of this service."""
+CLIENT = "webhook"
+
+
+class DeferredError(Exception):
+    """Nothing may be sent to the integration now; no attempt was made."""
+
+
+class SentEvent(Struct, frozen=True):
+    """An attempt, and its meaning. ``refused``: the code of the error of the answered transition."""
+
+    attempt: Attempt
+    verdict: Verdict
+    answered: str | UnsetType = UNSET
+    refused: str | UnsetType = UNSET
+
+
+class EventSender:
+    """Sends events within the limits of a worker and the breakers of integrations.
+
+    Args:
+        webhooks: The transport.
+        operations: Runs answered transitions.
+        limits: The senders of this worker.
+        health: The breakers.
+        clock: The present time.
+        store_answers: Attempts have the beginning of answers.
+    """
+
+    def __init__(
+        self,
+        webhooks: WebhookTransport,
+        operations: StateOperations,
+        limits: SendLimits,
+        health: SharedHealth,
+        clock: Clock,
+        *,
+        store_answers: bool,
+    ) -> None:
+        self._webhooks = webhooks
+        self._operations = operations
+        self._limits = limits
+        self._health = health
+        self._clock = clock
+        self._store_answers = store_answers
+
+    async def send(
+        self,
+        integration: Integration,
+        lane_id: LaneId,
+        event_id: str,
+        body: bytes,
+        rate: RateAllowance,
+        *,
+        permitted: Callable[[], bool],
+        probe: bool,
+    ) -> SentEvent:
+        """Send an event, and return what came of it.
+
+        Args:
+            integration: The receiver.
+            lane_id: The lane of the event.
+            event_id: The id of the event.
+            body: The event as it is sent.
+            rate: The rate of the integration.
+            permitted: Returns whether the event may still be sent, after it has waited for its turn.
+            probe: It is the probe of an open breaker.
+
+        Raises:
+            DeferredError: It may not be sent any more.
+            StoreUnavailableError: The rate cannot be read.
+        """
+        await self._begin(integration, rate, permitted)
+        loop, began, at = asyncio.get_running_loop(), 0.0, self._clock.now()
+        try:
+            began = loop.time()
+            answer = await self._request(integration, event_id, body)
+        finally:
+            self._limits.give_back(integration.alias)
+        duration_ms = round((loop.time() - began) * 1000, 1)
+        verdict = judge(answer)
+        await self._report(integration, lane_id, verdict, probe=probe)
+        refused: str | UnsetType = verdict.refused
+        if verdict.answered is not None:
+            try:
+                refused = await self._run(integration.alias, lane_id.state_id, event_id, verdict.answered)
+            except FlowError as error:
+                verdict = Verdict(
+                    action="retry",
+                    reason="internal",
+                    error=f"the answered transition failed: {error.code}",
+                    retry_after=error.retry_after,
+                    answered=verdict.answered,
+                )
+        attempt = Attempt(
+            at=at,
+            duration_ms=duration_ms,
+            reason=verdict.reason or UNSET,
+            status=UNSET if answer.status is None else answer.status,
+            error=verdict.error or UNSET,
+            body=self._stored_answer(answer),
+        )
+        answered = UNSET if verdict.answered is None else verdict.answered.transition
+        return SentEvent(attempt, verdict, answered, refused)
+
+    async def _begin(
+        self, integration: Integration, rate: RateAllowance, permitted: Callable[[], bool]
+    ) -> None:
+        """Take a sender and a request of the rate."""
+        alias = integration.alias
+        async with rate.turn(integration):
+            if not permitted():
+                raise DeferredError
+            try:
+                await self._limits.take(alias)
+            except ClosingError:
+                raise DeferredError from None
+            try:
+                if permitted():
+                    await rate.take(integration)
+                if not permitted():
+                    raise DeferredError
+            except BaseException:
+                self._limits.give_back(alias)
+                raise
+
+    async def _request(self, integration: Integration, event_id: str, body: bytes) -> WebhookAnswer:
+        try:
+            async with asyncio.timeout(MAX_SECONDS):
+                return await self._webhooks.send(integration, event_id, body)
+        except TimeoutError:
+            return WebhookAnswer(failure="receiver", error="the receiver did not answer in time")
+        except Exception as error:  # noqa: BLE001 - a defect of the transport must not end the lane
+            log.error("webhook transport failed", service=integration.alias, **describe(error))
+            return WebhookAnswer(failure="internal", error="the transport failed")
+
+    async def _report(
+        self, integration: Integration, lane_id: LaneId, verdict: Verdict, *, probe: bool
+    ) -> None:
+        """Report an outcome to the breaker; a probe that failed on our side proves nothing."""
+        if verdict.result is not None:
+            outcome = Outcome(verdict.result, fingerprint(lane_id), verdict.error, verdict.retry_after)
+        elif probe:
+            outcome = Outcome("abandoned")
+        else:
+            return
+        await self._health.report(integration, outcome)
+
+    async def _run(
+        self, alias: str, state_id: StateId, event_id: str, answered: AnsweredTransition
+    ) -> str | UnsetType:
+        """Run the answered transition, once for each event; return the code of a refusal.
+
+        Raises:
+            FlowError: It may succeed later.
+        """
+        caller = Caller(f"service:{alias}", scopes=frozenset({SERVICE}), service=alias)
+        origin = Origin(caller, request_id=event_id, client=CLIENT)
+        try:
+            await self._operations.transition(
+                state_id.user_id,
+                state_id.flow_id,
+                answered.transition,
+                answered.payload,
+                origin,
+                entity_id=state_id.instance_id,
+            )
+        except FlowError as error:
+            if error.retryable or error.status >= MAX_LOCAL_STATUS:
+                raise
+            log.info("answered transition refused", service=alias, event=event_id, code=error.code)
+            return error.code
+        except Exception as error:
+            log.error("answered transition failed", service=alias, event=event_id, **describe(error))
+            raise InternalError from error
+        return UNSET
+
+    def _stored_answer(self, answer: WebhookAnswer) -> str | UnsetType:
+        if not self._store_answers or not answer.body:
+            return UNSET
+        return answer.body[:MAX_STORED_ANSWER].decode(errors="replace")

@@ -1,0 +1,1 @@
+"""The stores of integrations and their deliveries in MongoDB."""
