@@ -238,7 +238,7 @@ class StreamConsumer:
                 await self._group.create()
                 return
         if self._connected:
-            log.warning("redis connection lost", exc_info=error)
+            log.warning("redis connection lost")
             self._connected = False
         await asyncio.sleep(RECONNECT_SECONDS)
         with suppress(*OUTAGE):

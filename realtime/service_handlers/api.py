@@ -75,8 +75,7 @@ class ServiceApi:
                 raise
             if error.status == 403 and await self.state(event) is not None:
                 raise  # the state still waits at the step of the service, so the credential is at fault
-            error.add_note(f"the answer {answer.name} to the event {event.id}")
-            log.warning("answer refused", exc_info=error)
+            log.warning("answer refused: %s to the event %s: %s", answer.name, event.id, error)
 
     async def state(self, event: StreamEvent) -> dict[str, Any] | None:
         """Return the state of an event; None if it is not at the position of the event any more."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from realtime.consumer.events import MalformedEntryError, StreamEvent, event_of
-from realtime.service_handlers.api import ServiceApi, retry_delay
+from realtime.service_handlers.api import ServiceApi, ServiceApiError, retry_delay
 from realtime.service_handlers.handlers import ENTERED
 
 log = logging.getLogger("realtime.service_handlers")
@@ -85,7 +85,7 @@ class DeliveryPoller:
                 event = event_of(msgspec.json.encode(item.get("event")))
             except MalformedEntryError as error:
                 error.add_note(f"in the delivery {item.get('sequence')}, whose event may be gone")
-                log.warning("delivery without an event", exc_info=error)
+                log.error("delivery without an event", exc_info=error)
                 continue
             states.setdefault(event.state, []).append(event)
         async with asyncio.TaskGroup() as group:
@@ -172,7 +172,7 @@ async def _until_answered(request: Callable[[], Awaitable[dict[str, Any]]]) -> d
     while True:
         try:
             return await request()
-        except Exception as error:
-            log.warning("polling failed", exc_info=error)
+        except ServiceApiError as error:
+            log.warning("polling failed: %s", error)
         await asyncio.sleep(retry_delay(failures))
         failures += 1
