@@ -10,10 +10,8 @@ from app.contracts.deliveries import Attempt, DeadLetter, DeadLetterFilter
 from app.contracts.ports.deliveries import DeadLetters
 from app.contracts.state import StateId
 from models.database import Database
-from models.document_codec import DocumentCodec
 from models.integrations.letters import MongoDeadLetters
 from tests.support.fake_deliveries import FakeDeadLetters
-from tests.support.fakes import FakeCipher
 from tests.support.samples import T0
 
 PORTS = (DeadLetters,)
@@ -21,11 +19,9 @@ ADA, BOB = StateId("loop", "ada"), StateId("pay", "bob", "e-1")
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture(params=["plain", "sealed"])
-def letters(database: Database | None, request: pytest.FixtureRequest) -> DeadLetters:
-    if database is None:
-        return FakeDeadLetters()
-    return MongoDeadLetters(database, DocumentCodec(FakeCipher() if request.param == "sealed" else None))
+@pytest.fixture
+def letters(database: Database | None) -> DeadLetters:
+    return FakeDeadLetters() if database is None else MongoDeadLetters(database)
 
 
 def letter(n: int = 1, alias: str = "pay", state_id: StateId = ADA) -> DeadLetter:

@@ -10,12 +10,14 @@ import pytest
 from msgspec import UNSET, structs
 from sse_starlette import ServerSentEvent
 
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import ADMIN, Caller, service_caller
 from app.contracts.deliveries import LoggedDelivery
 from app.contracts.errors import InsufficientPermissionsError, ServiceNotFoundError
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StateId
 from app.http.routes.service_feed import ServiceEventStream, feed_item
+from app.http.stream_caller import StreamCaller
 from app.services.integrations.feed import CHUNK_SIZE, DeliveryFeed, FeedPage
 from tests.support.integrations import checkout_dict, integration
 from tests.support.rig import Rig
@@ -194,7 +196,8 @@ async def test_only_the_service_itself_and_administrators_may_read(rig: FeedRig)
 
 def stream_of(rig: FeedRig, after: int = 0, seconds: float = 60) -> ServiceEventStream:
     caller = service_caller("payment", expires_at=time.time() + seconds)
-    return ServiceEventStream(rig.feed, "payment", caller, after)
+    verifier = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
+    return ServiceEventStream(rig.feed, "payment", StreamCaller(verifier, caller), after)
 
 
 async def taken(events: AsyncIterator[ServerSentEvent], count: int) -> list[tuple[Any, Any]]:

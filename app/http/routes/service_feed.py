@@ -1,6 +1,5 @@
 """The routes that a service polls: the states that wait for it, and its deliveries; and their stream."""
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -11,9 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from app.contracts.callers import Caller
 from app.contracts.errors import (
-    AuthenticationRequiredError,
     Fault,
     FlowError,
     InsufficientPermissionsError,
@@ -27,6 +24,7 @@ from app.contracts.wire.service_feed import PendingStatesPage, ServiceEventsPage
 from app.contracts.wire.times import iso
 from app.http.endpoint import Answer, Call, Endpoint
 from app.http.paging import page_answer
+from app.http.stream_caller import StreamCaller
 from app.services.integrations.feed import DeliveryFeed, FeedItem
 from app.services.integrations.pending import PendingState
 
@@ -70,11 +68,12 @@ class EventStreamQuery(Struct, frozen=True):
 class ServiceEventStream:
     """One reader of the deliveries of a service."""
 
-    def __init__(self, feed: DeliveryFeed, alias: str, caller: Caller, after: int) -> None:
+    def __init__(self, feed: DeliveryFeed, alias: str, caller: StreamCaller, after: int) -> None:
         self._feed = feed
         self._alias = alias
         self._caller = caller
         self._after = after
+        self._retry: int | None = RETRY_MS
         self._is_closed = False
         _readers[alias] += 1
 
@@ -91,7 +90,6 @@ class ServiceEventStream:
         are not stored any more, and ``flow-error`` is the reason why the stream ends.
         """
         try:
-            yield ServerSentEvent(comment="open", retry=RETRY_MS)
             while True:
                 for event in await self._next():
                     yield event
@@ -99,24 +97,25 @@ class ServiceEventStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
-        self._require_valid_token()
+        await self._caller.check()
         appended = self._feed.next_append(self._alias)
-        page = await self._feed.read(self._alias, self._caller, after=self._after, limit=READ_SIZE)
+        page = await self._feed.read(self._alias, self._caller.now, after=self._after, limit=READ_SIZE)
         found = []
         if page.first is not None and page.next != self._after:
             data = encode({"first": page.first}).decode()
-            found.append(ServerSentEvent(event="service-events-missing", data=data))
+            found.append(self._sent("service-events-missing", data))
         for item in page.items:
             data = encode(feed_item(item)).decode()
-            found.append(ServerSentEvent(event="service-event", data=data, id=str(item.sequence)))
+            found.append(self._sent("service-event", data, str(item.sequence)))
         self._after = page.next
         if not found:
             await self._feed.wait(appended)
         return found
 
-    def _require_valid_token(self) -> None:
-        if self._caller.expires_at <= time.time():
-            raise AuthenticationRequiredError("The token has expired; connect with a new one")
+    def _sent(self, name: str, data: str, position: str | None = None) -> ServerSentEvent:
+        """Return an event; the first one has the time after which to connect again."""
+        retry, self._retry = self._retry, None
+        return ServerSentEvent(event=name, data=data, id=position, retry=retry)
 
 
 class ServiceEventResponse(EventSourceResponse):
@@ -190,7 +189,8 @@ async def _stream(call: Call) -> Answer:
         raise RateLimitedError(
             f"Service {alias} has {MAX_READERS} streams on this worker, the maximum; close some", 5
         )
-    return Answer(ServiceEventResponse(ServiceEventStream(feed, alias, call.caller, after)))
+    caller = StreamCaller(call.verifier, call.caller)
+    return Answer(ServiceEventResponse(ServiceEventStream(feed, alias, caller, after)))
 
 
 _READING = (InsufficientPermissionsError, ServiceNotFoundError)
@@ -200,6 +200,7 @@ SERVICE_FEED_ENDPOINTS = [
         method="GET",
         path="/api/services/{alias}/pending",
         name="listPendingStates",
+        for_services=True,
         summary="List the states that wait at the steps of a service, those that wait longest first",
         handle=_pending,
         query=PendingQuery,
@@ -210,6 +211,7 @@ SERVICE_FEED_ENDPOINTS = [
         method="GET",
         path="/api/services/{alias}/events",
         name="listServiceEvents",
+        for_services=True,
         summary="List the deliveries to a service after a sequence number, with their events",
         handle=_events,
         query=ServiceEventsQuery,
@@ -220,6 +222,7 @@ SERVICE_FEED_ENDPOINTS = [
         method="GET",
         path="/api/services/{alias}/events/stream",
         name="streamServiceEvents",
+        for_services=True,
         summary="Follow the deliveries to a service by Server-Sent Events; Last-Event-ID continues",
         handle=_stream,
         query=EventStreamQuery,
