@@ -1,4 +1,4 @@
-"""Deliveries to services: how many in a second, what each costs, and what a dead receiver costs the others."""
+"""Deliveries to services: how many in a second, what each costs, and what a dead receiver costs others."""
 
 import asyncio
 import statistics
