@@ -55,7 +55,7 @@ class Inbox:
     def events(self, user: str | None = None) -> list[Json]:
         """The events that have arrived, repeats too."""
         found = [json.loads(request.body) for request in self.requests]
-        return [event for event in found if user in (None, event["data"]["userId"])]
+        return [event for event in found if user in (None, event["data"].get("userId"))]
 
     def revisions(self, user: str) -> list[int]:
         return [event["data"]["revision"] for event in self.events(user)]
@@ -72,7 +72,7 @@ class Inbox:
     async def until_revisions(self, user: str, revisions: list[int]) -> None:
         """Wait until as many events of a user have arrived, which must be these."""
         await self.until(lambda: len(self.revisions(user)) >= len(revisions))
-        assert self.revisions(user) == revisions
+        assert self.revisions(user) == revisions, self.events(user)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         event = json.loads(await request.read())
@@ -170,7 +170,8 @@ class Shop:
             return found
 
     async def letters(self, **params: Any) -> Json:
-        return await self.admin_call("GET", "/api/admin/dead-letters", None, service=self.left, **params)
+        query = {"service": self.left, **params}
+        return await self.admin_call("GET", "/api/admin/dead-letters", None, **query)
 
     async def until_letters(self, count: int, **params: Any) -> list[Json]:
         """Wait until the left service has so many dead letters."""

@@ -72,6 +72,7 @@ class IntegrationComponents:
             self._clock,
             on_logged=self.feed.notify,
         )
+        self.registry.on_changed(dispatcher.review)
         self.sink.on_marked(dispatcher.offer)
         self.letters.on_jobs(dispatcher.poll)
         self.replays.on_jobs(dispatcher.poll)

@@ -98,6 +98,7 @@ class Dispatcher:
         self._loops: dict[str, DispatchLoop] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._running = False
 
     def offer(self, alias: str, records: Sequence[HistoryRecord]) -> None:
         """Deliver changes at once whose lanes were just marked for an integration."""
@@ -113,34 +114,50 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Deliver until cancelled. Requests in progress then have a few seconds to end."""
+        self._running = True
         try:
             while True:
-                self._review()
+                self.review()
                 await self._store_counts()
                 await asyncio.sleep(REVIEW_SECONDS)
         finally:
+            self._running = False
             await self._close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(COUNTS_SECONDS):
                     await self._store_counts()
 
-    def _review(self) -> None:
-        """Start loops of new integrations, change those of changed ones, and end those of removed ones."""
+    def review(self) -> None:
+        """Start loops of new integrations, change those of changed ones, and end those of removed ones.
+
+        It follows each change at once: until then a worker would send what a registration forbids by now. One
+        that was removed and made again is another one, even at the same revision.
+        """
+        if not self._running:
+            return
         registered = {integration.alias: integration for integration in self._registered()}
+        for alias in list(self._loops):
+            integration = registered.get(alias)
+            if (
+                integration is None
+                or integration.registered_at != self._loops[alias].integration.registered_at
+            ):
+                self._end(alias)
         for alias, integration in registered.items():
             loop = self._loops.get(alias)
             if loop is None or self._tasks[alias].done():
                 self._begin(integration)
             elif loop.integration.revision != integration.revision:
                 loop.change(integration)
-        for alias in self._loops.keys() - registered.keys():
-            ended = self._tasks.pop(alias)
-            ended.cancel()
-            self._ending.add(ended)
-            ended.add_done_callback(self._ending.discard)
-            del self._loops[alias]
-            self._limits.forget(alias)
-            self.health.forget(alias)
+
+    def _end(self, alias: str) -> None:
+        ended = self._tasks.pop(alias)
+        ended.cancel()
+        self._ending.add(ended)
+        ended.add_done_callback(self._ending.discard)
+        del self._loops[alias]
+        self._limits.forget(alias)
+        self.health.forget(alias)
 
     def _begin(self, integration: Integration) -> None:
         rate = RateAllowance(self._registrations, self._clock)
@@ -150,7 +167,7 @@ class Dispatcher:
 
     async def _disable_and_review(self, alias: str, reason: str) -> None:
         await self._disable(alias, reason)
-        self._review()
+        self.review()
 
     async def _store_counts(self) -> None:
         try:
