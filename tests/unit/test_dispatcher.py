@@ -319,3 +319,45 @@ def test_an_idle_service_costs_little() -> None:
     queries = sum(made.lanes.lists.values())
     assert queries < 50 * HOUR / 12
     assert made.lanes.claims == 0
+
+
+def test_a_changed_registration_is_used_at_the_next_review(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        worker.review()  # before it runs, it begins nothing
+        async with made.running(worker):
+            await asyncio.sleep(2)
+            await made._disable("payment", "maintenance")
+            worker.review()
+            records = await made.change("ada")
+            worker.offer("payment", records)
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    assert made.webhooks.sent == []
+
+
+def test_a_registration_that_was_made_anew_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have the same alias and revision; the worker saw no moment without one."""
+    monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    made = Deliveries(integration(url="https://old.example/"))
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        async with made.running(worker):
+            await asyncio.sleep(2)
+            await made.registrations.delete("payment")
+            anew = integration(url="https://new.example/")
+            await made.register(structs.replace(anew, registered_at=START + timedelta(seconds=1)))
+            worker.review()
+            records = await made.change("ada")
+            worker.offer("payment", records)
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    assert [each.url for each in made.webhooks.sent] == ["https://new.example/"]
