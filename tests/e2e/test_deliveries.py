@@ -2,8 +2,11 @@
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+from bson.json_util import dumps
+from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from config.settings import Settings
@@ -16,8 +19,13 @@ FINAL = Planned(body={"error": {"final": True, "reason": "no such customer"}}, s
 
 
 @pytest.fixture(scope="module")
-def hosts(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+def own(servers: Settings) -> Settings:
+    """The servers, with the database of this module."""
+    return servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+
+
+@pytest.fixture(scope="module")
+def hosts(own: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     env = {**external(own), "FLOW_SERVICES_PRIVATE_ADDRESSES": "true"}
     first = Serving(env=env, cwd=tmp_path_factory.mktemp("deliveries"))
     second = Serving(env=env, cwd=first.cwd)
@@ -327,3 +335,92 @@ async def test_entities_and_participants_are_in_events(shop: Shop, user: str) ->
     found = [(event["data"]["entityId"], event["data"]["revision"]) for event in shop.inbox.events(user)]
     assert sorted(found) == [("one", 0), ("one", 1), ("two", 0)]
     assert found.index(("one", 0)) < found.index(("one", 1))
+
+
+async def test_a_change_of_participants_is_an_event(shop: Shop, user: str) -> None:
+    await shop.open(participants={"reviewer": {"assignable": True}})
+    await shop.start(user)
+    reviewer = f"{user}-reviewer"
+    async with shop.hosts[1].http(user) as http:
+        body = {"participants": [{"role": "reviewer", "userId": reviewer}]}
+        answer = await http.put(f"/api/flow/{shop.flow}/participants", json=body)
+        assert answer.status_code == 200, answer.text
+    await shop.inbox.until_revisions(user, [0, 1])
+    event = shop.inbox.events(user)[-1]
+    assert (event["type"], event["data"]["kind"], event["data"]["actor"]) == (
+        "flow.participants",
+        "assigned",
+        user,
+    )
+    assert reviewer not in str(event), "who they are is not data of the service"
+
+
+def stored_text(own: Settings, name: str | None = None) -> str:
+    """Everything in the database, or in one collection, as JSON."""
+    assert own.mongo_url is not None
+    client: MongoClient[Any] = MongoClient(own.mongo_url.get_secret_value())
+    with client:
+        database = client[own.mongo_database]
+        names = database.list_collection_names() if name is None else [name]
+        return dumps({each: list(database[each].find()) for each in names})
+
+
+async def erase(shop: Shop, user: str) -> None:
+    await shop.admin_call("DELETE", "/api/admin/personal-data", userId=user)
+
+
+async def test_nothing_that_an_erased_user_entered_is_left(own: Settings, shop: Shop, user: str) -> None:
+    marker = f"iban-{uuid.uuid4().hex}"
+    await shop.open()
+    shop.inbox.plans[user] = [FINAL, Planned(500)]
+    await shop.start(user, payload={"iban": marker})
+    await shop.until_letters(1)
+    await shop.run(user, "again")
+    await shop.inbox.until_revisions(user, [0, 1])
+    assert all(marker in stored_text(own, name) for name in ("flow_dead_letters", "flow_history"))
+    await erase(shop, user)
+    await shop.enable()
+    await shop.inbox.until(lambda: 2 in shop.inbox.revisions(user))
+    repeated, erased = shop.inbox.events(user)[-2:]
+    assert (repeated["data"]["revision"], repeated["data"].get("payload")) == (1, None)
+    assert (erased["type"], erased["data"].get("payload")) == ("flow.erased", None)
+    await shop.until_delivered(erased["id"])
+    assert marker not in stored_text(own)
+
+
+async def test_an_event_that_dies_during_an_erasure_leaves_nothing(
+    own: Settings, shop: Shop, user: str
+) -> None:
+    marker = f"iban-{uuid.uuid4().hex}"
+    await shop.open()
+
+    async def erased_meanwhile(_: Json) -> None:
+        await erase(shop, user)
+
+    shop.inbox.plans[user] = [Planned(422, FINAL.body, before=erased_meanwhile)]
+    await shop.start(user, payload={"iban": marker})
+    await shop.inbox.until_revisions(user, [0, 1])
+    (letter,) = await shop.until_letters(1)
+    await shop.until_delivered(shop.inbox.events(user)[-1]["id"])
+    assert marker not in stored_text(own)
+    place = f"/api/admin/services/{shop.left}/deliveries/{letter['id']}"
+    event = (await shop.admin_call("GET", place))["letter"]["event"]
+    assert (event["id"], "payload" in event["data"]) == (letter["id"], False)
+
+
+async def test_a_letter_names_no_erased_person_of_another_state(own: Settings, shop: Shop, user: str) -> None:
+    steps = shop.definition()["steps"]
+    steps["a"]["transitions"]["again"]["roles"] = ["reviewer"]
+    await shop.open(participants={"reviewer": {"assignable": True}}, steps=steps)
+    helper = f"helper-{uuid.uuid4().hex}"
+    shop.inbox.always[user] = FINAL
+    await shop.start(user, participants=[{"role": "reviewer", "userId": helper}])
+    async with shop.hosts[0].http(helper) as http:
+        route = f"/api/flow/{shop.flow}/transition/again"
+        answer = await http.post(route, params={"userId": user}, json={})
+        assert answer.status_code == 200, answer.text
+    await shop.until_letters(2)
+    assert helper in stored_text(own, "flow_dead_letters")
+    await erase(shop, helper)
+    await shop.until_letters(3)
+    assert helper not in stored_text(own)

@@ -12,6 +12,8 @@ from app.services.integrations.api_keys import ApiKeys
 from app.services.integrations.dispatcher import Dispatcher
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.feed import DeliveryFeed
+from app.services.integrations.lane_changes import LaneChanges
+from app.services.integrations.letter_events import LetterEvents
 from app.services.integrations.letters import DeadLetterAdministration
 from app.services.integrations.outgoing import IntegrationSink
 from app.services.integrations.pending import PendingStates
@@ -56,6 +58,9 @@ class IntegrationComponents:
         )
         self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
         self.letters = DeadLetterAdministration(ports, clock)
+        self.letter_events = LetterEvents(
+            ports.letters, self.registry.find, self.events, LaneChanges(reader), catalog
+        )
         self.retention = DeliveryRetention(ports.log, ports.letters, clock)
         self.replays = Replays(ports, self.registry, reader, clock)
 

@@ -22,6 +22,7 @@ from app.services.integrations.event_delivery import LaneTools
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.health import SharedHealth
 from app.services.integrations.lane_changes import LaneChanges
+from app.services.integrations.letter_events import LetterEvents
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.result_store import ResultPorts
 from app.services.integrations.send_limits import RateAllowance, SendLimits
@@ -78,13 +79,17 @@ class Dispatcher:
         self._registrations = ports.registrations
         self._clock = clock
         self._workers = workers
-        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, on_logged)
         self._limits = SendLimits()
         self._disable = disable
+        changes = LaneChanges(history)
+        renewal = LetterEvents(ports.letters, self._find, events, changes, catalog)
+        self._ports = ResultPorts(
+            ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
+        )
         self.health = SharedHealth(ports.registrations, clock, random)
         self._tools = LaneTools(
             events=events,
-            changes=LaneChanges(history),
+            changes=changes,
             sender=EventSender(
                 ports.webhooks, operations, self._limits, self.health, clock, store_answers=store_answers
             ),
@@ -158,6 +163,10 @@ class Dispatcher:
         del self._loops[alias]
         self._limits.forget(alias)
         self.health.forget(alias)
+
+    def _find(self, alias: str) -> Integration | None:
+        loop = self._loops.get(alias)
+        return None if loop is None else loop.integration
 
     def _begin(self, integration: Integration) -> None:
         rate = RateAllowance(self._registrations, self._clock)
