@@ -128,16 +128,22 @@ class ResultStore:
     async def _store_letters(self, alias: str, results: Sequence[LaneResult]) -> None:
         letters = [letter for result in results for letter in result.letters]
         if letters:
-            await self._insist(partial(self._ports.letters.add, letters))
+            await self._insist(partial(self._add_letters, letters))
             self._log_letters(letters)
-            for letter in letters:
-                await self._insist(partial(self._ports.renew, letter))
         for result in results:
             for letter in result.changed_letters:
                 await self._insist(partial(self._note_failure, letter))
         redelivered = [letter_id for result in results for letter_id in result.redelivered]
         if redelivered:
             await self._insist(partial(self._ports.letters.delete, alias, redelivered))
+
+    async def _add_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Store letters with the present time: lists end at a time, before which none may be stored later."""
+        now = self._clock.now()
+        stamped = [structs.replace(letter, died_at=now) for letter in letters]
+        await self._ports.letters.add(stamped)
+        for letter in stamped:
+            await self._ports.renew(letter)
 
     async def _note_failure(self, letter: DeadLetter) -> None:
         """Store a failed redelivery, with the event that the letter has by now."""
