@@ -361,3 +361,22 @@ def test_a_registration_that_was_made_anew_is_another_one(monkeypatch: pytest.Mo
 
     run_virtually(run())
     assert [each.url for each in made.webhooks.sent] == ["https://new.example/"]
+
+
+def test_an_answer_to_an_event_of_a_life_that_has_ended_changes_nothing() -> None:
+    """The state is at the same step of a new life when the old event arrives at last."""
+
+    async def scenario(made: Deliveries) -> None:
+        made.webhooks.script("payment", answer(500), answer_at_b, OK)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await made.webhooks.arrived(1)
+        await made.flows.clear_flow_state("ada", FLOW)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await asyncio.sleep(HOUR)
+
+    made = play(scenario, integration(events=("flow.step.entered",)))
+    assert [record.transition for record in made.records("ada") if record.success][-1] == "go"
+    first, *_ = made.logged("payment")
+    assert (first.answered, first.refused) == ("pay", "REVISION_CONFLICT")

@@ -91,7 +91,13 @@ class Dispatcher:
             events=events,
             changes=changes,
             sender=EventSender(
-                ports.webhooks, operations, self._limits, self.health, clock, store_answers=store_answers
+                ports.webhooks,
+                operations,
+                history,
+                self._limits,
+                self.health,
+                clock,
+                store_answers=store_answers,
             ),
             catalog=catalog,
             letters=ports.letters,
