@@ -59,6 +59,8 @@ class Backend:
         settings: Settings,
         clock: Clock | None = None,
         listeners: Sequence[object] = (),
+        *,
+        dispatches: bool = True,
     ) -> None:
         """Create the parts; nothing is sent yet.
 
@@ -66,6 +68,7 @@ class Backend:
             settings: Settings that name both servers.
             clock: The clock of this machine, by default the system's. It is compared with the servers'.
             listeners: Listeners of the driver, which receive every command to the database.
+            dispatches: Deliver events to registered services.
         """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
@@ -96,6 +99,7 @@ class Backend:
                     webhooks=self.webhooks,
                     streams=self.streams,
                     secrets=self.secrets,
+                    dispatches=dispatches,
                 ),
                 bus=self.bus,
                 clock=self.time,
@@ -164,7 +168,7 @@ class Backend:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings | None = None, *, create: bool = True, examples: bool = True
+    settings: Settings | None = None, *, create: bool = True, examples: bool = True, dispatches: bool = True
 ) -> AsyncIterator[FlowService]:
     """Open the service for a Python program, without HTTP, with the same settings as ``serve``.
 
@@ -176,6 +180,7 @@ async def open_service(
         create: Create the database of embedded servers. False: it must exist.
         examples: Publish the flows that ship into a database that lacks them. False: only if
             FLOW_DEFINITIONS names them.
+        dispatches: Deliver events to registered services. False: the workers do.
 
     Raises:
         SettingsError: The settings are wrong.
@@ -192,7 +197,7 @@ async def open_service(
         servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
     opened = False
     try:
-        async with Backend(settings).running() as service:
+        async with Backend(settings, dispatches=dispatches).running() as service:
             sources = definition_sources(service, settings, examples=examples)
             await sources.publish_all()
             async with follow_sources(sources):

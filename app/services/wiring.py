@@ -192,7 +192,11 @@ class Components:
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
         states, clock, backfill = ports.states, ports.clock, self.integrations.waiting_backfill
-        retention, dispatcher = self.integrations.retention, self.integrations.dispatcher(self.operations)
+        retention = self.integrations.retention
+        dispatching = []
+        if ports.integrations.dispatches:
+            work = self.integrations.dispatcher(self.operations).run
+            dispatching = [Job("deliveries to services", every=None, leased=False, work=work)]
         return Background(
             relay,
             OutboxSweep(states, relay, clock),
@@ -202,7 +206,7 @@ class Components:
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
-                Job("deliveries to services", every=None, leased=False, work=dispatcher.run),
+                *dispatching,
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
                 Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),
