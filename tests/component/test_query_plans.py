@@ -32,8 +32,8 @@ from app.kit.clock import SystemClock
 from app.main import Backend
 from app.services import FlowService
 from config.settings import Settings
-from models.integrations.api_keys import MongoApiKeyStore
 from models.database import Database, connect
+from models.integrations.api_keys import MongoApiKeyStore
 from models.integrations.lanes import MongoDeliveryLanes
 from models.integrations.letters import MongoDeadLetters
 from models.integrations.log import MongoDeliveryLog

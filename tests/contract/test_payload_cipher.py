@@ -8,9 +8,9 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.deliveries import (
-    Attempt,
     DeadLetter,
     DeadLetterFilter,
+    DeliveryAttempt,
     Lane,
     LaneId,
     LanePosition,
@@ -191,7 +191,7 @@ async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
 ) -> None:
     codec = DocumentCodec(cipher)
     lanes, letters = MongoDeliveryLanes(sealed_database, codec), MongoDeadLetters(sealed_database, codec)
-    failed = Attempt(at=T0, duration_ms=1.5, reason="receiver", status=500, body="no such DE02 1203")
+    failed = DeliveryAttempt(at=T0, duration_ms=1.5, reason="receiver", status=500, body="no such DE02 1203")
     lane = Lane(
         id=LaneId("pay", StateId("loop", "ada"), "j"), since=T0, newest=LanePosition("e", 1), due_at=T0
     )

@@ -1,14 +1,15 @@
-"""A transport of webhooks that answers as a test scripts it, and records what was sent."""
+"""Transports of events to integrations that answer as a test scripts them, and record what was sent."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from app.contracts.errors import BusUnavailableError
 from app.contracts.integration import Integration
 from app.contracts.ports.transports import WebhookAnswer
 
@@ -112,3 +113,34 @@ class FakeWebhooks:
 
     async def close(self) -> None:
         self.closed = True
+
+
+class FakeEventStreams:
+    """Streams in memory: ``streams`` by alias. ``broken``: appending fails, after ``room`` events of
+    each call."""
+
+    def __init__(self) -> None:
+        self.streams: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
+        self.broken = False
+        self.room = 0
+
+    def key(self, alias: str) -> str:
+        return f"events:{alias}"
+
+    async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
+        if self.broken:
+            self.streams[alias] += events[: self.room]
+            self.room = max(0, self.room - len(events))
+            raise BusUnavailableError
+        self.streams[alias] += events
+
+    async def delete(self, alias: str) -> None:
+        if self.broken:
+            raise BusUnavailableError
+        self.streams.pop(alias, None)
+
+    def ids(self, alias: str) -> list[str]:
+        return [event_id for event_id, _ in self.streams[alias]]
+
+    def events(self, alias: str) -> list[Any]:
+        return [msgspec.json.decode(body) for _, body in self.streams[alias]]

@@ -10,8 +10,7 @@ from app.services.wiring import Limits, Ports
 from tests.support.fake_api_keys import FakeApiKeyStore
 from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
 from tests.support.fake_integrations import FakeIntegrationStore
-from tests.support.fake_streams import FakeEventStreams
-from tests.support.fake_transports import FakeWebhooks
+from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import (
     FakeBus,
     FakeClock,

@@ -20,8 +20,7 @@ from models.lease_store import MongoLeaseStore
 from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
-from tests.support.fake_streams import FakeEventStreams
-from tests.support.fake_transports import FakeWebhooks
+from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import FakeBus
 
 

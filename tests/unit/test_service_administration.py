@@ -338,7 +338,7 @@ async def test_nothing_of_a_removed_service_remains(broken: bool) -> None:
     assert there.service.integrations.registry.registered == ()
     assert await there.lanes.count_due("svc", 10) == 0
     assert await there.api_keys.of_integration("svc") == []
-    assert ("svc" in there.streams.entries) is broken
+    assert ("svc" in there.streams.streams) is broken
 
 
 async def test_a_ping_reports_the_answer_and_is_no_delivery() -> None:

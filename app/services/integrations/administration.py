@@ -59,8 +59,8 @@ class RegisteredService(Struct, frozen=True):
     """A service as its administrators see it.
 
     ``secret`` is the new secret of a registration that was made, or whose secret was rotated; it is not shown
-    again. ``waiting`` counts the states with undelivered events, at most ``MAX_COUNTED``. ``stream_key`` is the
-    key of its Redis stream, if it has one.
+    again. ``waiting`` counts the states with undelivered events, at most ``MAX_COUNTED``. ``stream_key`` is
+    the key of its Redis stream, if it has one.
     """
 
     integration: Integration
