@@ -107,6 +107,7 @@ class Deliveries:
         self.letters = FakeDeadLetters()
         self.webhooks = FakeWebhooks()
         self.streams = FakeEventStreams()
+        self.since = START
         self.disabled: list[tuple[str, str]] = []
         self._registered: tuple[Integration, ...] = ()
         self._initial = integrations
@@ -202,7 +203,7 @@ class Deliveries:
 
     def mark_of(self, alias: str, record: HistoryRecord) -> Mark:
         state_id = StateId(record.flow_id, record.user_id)
-        return Mark(alias, state_id, LanePosition(record.epoch, record.revision), START)
+        return Mark(alias, state_id, LanePosition(record.epoch, record.revision), self.since)
 
     def records(self, user: str) -> list[HistoryRecord]:
         """Return the records of a user's state, which stay in its outbox."""

@@ -45,9 +45,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The clock of the running loop, from ``START``, in whole milliseconds."""
+    """The clock of the running loop, from ``START``, in whole milliseconds; ``START`` without a loop."""
 
     def now(self) -> datetime:
+        if asyncio._get_running_loop() is None:
+            return START
         return START + timedelta(milliseconds=int(asyncio.get_running_loop().time() * 1000))
 
 

@@ -103,11 +103,11 @@ class DispatchLoop:
         self._wake.set()
 
     async def run(self) -> None:
-        """Deliver until cancelled, or closed."""
+        """Deliver until cancelled."""
         self._poll_at = self._time() + MIN_POLL_SECONDS * self._tools.random()
         storing = asyncio.create_task(self._results.run())
         try:
-            while not self._closing:
+            while True:
                 await self._wait()
                 pause = await self._step_safely()
                 if pause:
