@@ -18,9 +18,9 @@ from app.contracts.deliveries import (
 from app.contracts.errors import DeliveryNotFoundError, Fault, InvalidRequestError
 from app.contracts.pages import Page
 from app.contracts.ports.clock import Clock
+from app.contracts.ports.transports import MAX_EVENT_BYTES
 from app.contracts.wire.encoding import encode
 from app.flow.values.storable_json import storage_errors
-from app.services.integrations.events import MAX_EVENT_BYTES
 from app.services.integrations.permissions import is_administrator, require_administrator, require_manager
 from app.services.integrations.ports import IntegrationPorts
 

@@ -15,11 +15,10 @@ from app.contracts.wire.encoding import encode
 from app.contracts.wire.times import iso
 from app.kit.ids import new_id
 from app.kit.token_bucket import TokenBucket
-from app.services.integrations.events import IntegrationEvent, IntegrationEvents
+from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.permissions import require_manager
 from app.services.integrations.registry import IntegrationRegistry
 
-PING_TYPE = "server-flow.ping"
 PER_MINUTE = 30
 """Probes of one service through this worker."""
 MAX_KNOWN = 1000
@@ -51,8 +50,8 @@ class IntegrationProbes:
     def __init__(
         self,
         registry: IntegrationRegistry,
-        events: IntegrationEvents,
         webhooks: WebhookTransport,
+        events: IntegrationEvents,
         clock: Clock,
     ) -> None:
         self._registry = registry
@@ -72,24 +71,23 @@ class IntegrationProbes:
         """
         integration = await self._target(alias, caller)
         event_id = f"evt_{new_id()}"
-        ping = {
+        event = {
             "specversion": "1.0",
             "id": event_id,
-            "source": f"/services/{integration.alias}",
-            "type": PING_TYPE,
+            "source": f"/services/{alias}",
+            "type": "server-flow.ping",
             "time": iso(self._clock.now()),
             "datacontenttype": "application/json",
             "test": True,
             "data": {},
         }
-        return await self._send(integration, IntegrationEvent(event_id, PING_TYPE, encode(ping)))
+        return await self._send(integration, event_id, encode(event))
 
     async def test(self, alias: str, command: SampleCommand, caller: Caller) -> ProbeResult:
         """Send a sample event. Raises as ``ping`` does."""
         integration = await self._target(alias, caller)
-        return await self._send(
-            integration, self._events.sample(integration, command.type, self._clock.now())
-        )
+        event = self._events.sample(integration, command.type, self._clock.now())
+        return await self._send(integration, event.id, event.body)
 
     async def _target(self, alias: str, caller: Caller) -> Integration:
         require_manager(caller, alias)
@@ -104,12 +102,12 @@ class IntegrationProbes:
             raise RateLimitedError("This service is tested too often", seconds)
         return found
 
-    async def _send(self, integration: Integration, event: IntegrationEvent) -> ProbeResult:
+    async def _send(self, integration: Integration, event_id: str, body: bytes) -> ProbeResult:
         began = time.perf_counter()
-        answer = await self._webhooks.send(integration, event.id, event.body)
+        answer = await self._webhooks.send(integration, event_id, body)
         return ProbeResult(
             ok=answer.status is not None and 200 <= answer.status < 300,
-            event_id=event.id,
+            event_id=event_id,
             duration_ms=round((time.perf_counter() - began) * 1000, 1),
             status=UNSET if answer.status is None else answer.status,
             failure=answer.failure or UNSET,

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.callers import service_caller
 from app.contracts.commands import Origin
-from app.contracts.deliveries import Attempt, LaneId
+from app.contracts.deliveries import DeliveryAttempt, LaneId
 from app.contracts.errors import FlowError, InternalError
 from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
@@ -38,7 +38,7 @@ class DeferredError(Exception):
 class SentEvent(Struct, frozen=True):
     """An attempt, and what came of it."""
 
-    attempt: Attempt
+    attempt: DeliveryAttempt
     verdict: Verdict
 
     @property
@@ -113,7 +113,7 @@ class EventSender:
         verdict = judge(answer)
         await self._report(integration, lane_id, verdict, probe=probe)
         verdict = await self._act(integration.alias, lane_id.state_id, event_id, verdict)
-        attempt = Attempt(
+        attempt = DeliveryAttempt(
             at=at,
             duration_ms=duration_ms,
             reason=verdict.reason or UNSET,
