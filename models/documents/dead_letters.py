@@ -13,8 +13,8 @@ from models.stored_definition import CamelModel
 class DeadLetterDocument(Document, CamelModel):
     """An event that could not be delivered, with the members of DeadLetter.
 
-    ``_id`` is ``<alias>;<event id>``. ``event`` and ``attempts`` are JSON. ``place`` is ``<alias>;<milliseconds>;<event id>``, ``died`` the
-    same with the time first: the orders of the lists.
+    ``_id`` is ``<alias>;<event id>``. ``event`` and ``attempts`` are JSON. The lists are ordered by
+    ``place``, ``<alias>;<milliseconds>;<event id>``, and by ``died``, the same with the time first.
     """
 
     id: str = Field(alias="_id")  # type: ignore[assignment]

@@ -81,24 +81,35 @@ class MongoDeliveryLog:
         start = max(after, 0) + 1
         while len(found) < limit:
             window = range(start, start + min(limit, MAX_ENTRIES_IN_COMMAND))
-            first, documents = await self._entries(alias, window)
-            found += [_from_document(document) for document in documents if "eventId" in document]
-            if documents and documents[-1]["_id"] == _key(alias, window[-1]):
+            first, entries = await self._entries(alias, window)
+            found += [_from_document(document) for document in entries if "eventId" in document]
+            if entries and entries[-1]["_id"] == _key(alias, window[-1]):
                 start = window.stop
-            elif not documents and first >= window.stop:
+            elif not entries and first >= window.stop:
                 start = first
             else:
                 break
         return found[:limit]
 
     async def _entries(self, alias: str, window: range) -> tuple[int, list[Document]]:
-        """Return the first number that is left, and the entries of ``window``, blank ones too."""
+        """Read the entries with numbers in ``window``, blank ones too.
+
+        Returns:
+            The first number that is left, and the entries up to the first one that is missing: a query is no
+            snapshot, it may find a new entry after it has missed the one before.
+        """
         keys = [alias, *(_key(alias, number) for number in window)]
         async with store_errors():
             found = await self._log.find({"_id": {"$in": keys}}).to_list(None)
-        head = next((document for document in found if document["_id"] == alias), {})
-        entries = [document for document in found if document["_id"] != alias]
-        return int(head.get("first", 1)), sorted(entries, key=lambda document: str(document["_id"]))
+        by_key = {document["_id"]: document for document in found}
+        first = int(by_key.get(alias, {}).get("first", 1))
+        entries = []
+        for number in range(window.start if keys[1] in by_key else max(window.start, first), window.stop):
+            document = by_key.get(_key(alias, number))
+            if document is None:
+                break
+            entries.append(document)
+        return first, entries
 
     async def first(self, alias: str) -> int:
         """Return the lowest number that age has not removed, one more than the last if there is none."""

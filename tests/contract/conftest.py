@@ -36,18 +36,21 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database | N
         await discard(database)
 
 
-def _accept_sort(add_update: Any) -> Any:
-    """mongomock 4.3 does not know the ``sort`` that PyMongo's UpdateOne passes since 4.11; None here."""
+def _accept_sort(add_statement: Any) -> Any:
+    """mongomock 4.3 does not know the ``sort`` that PyMongo's statements pass since 4.11; None here."""
 
     def wrapper(*arguments: Any, sort: Any = None, **named: Any) -> Any:
         assert sort is None
-        return add_update(*arguments, **named)
+        return add_statement(*arguments, **named)
 
     return wrapper
 
 
 BulkOperationBuilder.add_update = _accept_sort(  # type: ignore[method-assign]
     BulkOperationBuilder.add_update
+)
+BulkOperationBuilder.add_replace = _accept_sort(  # type: ignore[method-assign]
+    BulkOperationBuilder.add_replace
 )
 
 
@@ -61,12 +64,13 @@ aggregate._GROUPING_OPERATOR_MAP["$firstN"] = _first_n
 
 def _set_fields(documents: list[dict[str, Any]], _database: Any, fields: dict[str, Any]) -> Any:
     """mongomock 4.3 retains a field whose new value is missing; the server removes it."""
+    evaluate: Any = aggregate._parse_expression
     changed = []
     for document in documents:
         changed.append(dict(document))
         for name, value in fields.items():
             try:
-                changed[-1][name] = aggregate._parse_expression(value, document, ignore_missing_keys=True)
+                changed[-1][name] = evaluate(value, document, ignore_missing_keys=True)
             except KeyError:
                 changed[-1].pop(name, None)
     return changed

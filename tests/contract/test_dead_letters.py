@@ -6,14 +6,12 @@ from datetime import timedelta
 import pytest
 from msgspec import structs
 
-from app.contracts.deliveries import Attempt, DeadLetter, DeadLetterFilter
+from app.contracts.deliveries import DeadLetter, DeadLetterFilter, DeliveryAttempt
 from app.contracts.ports.deliveries import DeadLetters
 from app.contracts.state import StateId
 from models.database import Database
-from models.document_codec import DocumentCodec
 from models.integrations.letters import MongoDeadLetters
 from tests.support.fake_deliveries import FakeDeadLetters
-from tests.support.fakes import FakeCipher
 from tests.support.samples import T0
 
 PORTS = (DeadLetters,)
@@ -21,11 +19,9 @@ ADA, BOB = StateId("loop", "ada"), StateId("pay", "bob", "e-1")
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture(params=["plain", "sealed"])
-def letters(database: Database | None, request: pytest.FixtureRequest) -> DeadLetters:
-    if database is None:
-        return FakeDeadLetters()
-    return MongoDeadLetters(database, DocumentCodec(FakeCipher() if request.param == "sealed" else None))
+@pytest.fixture
+def letters(database: Database | None) -> DeadLetters:
+    return FakeDeadLetters() if database is None else MongoDeadLetters(database)
 
 
 def letter(n: int = 1, alias: str = "pay", state_id: StateId = ADA) -> DeadLetter:
@@ -47,7 +43,8 @@ FULL = structs.replace(
     letter(9, state_id=BOB),
     event={"id": "evt_9", "data": {"$ref": "#/a", "payload": {"x": [1, None]}}},
     edited_by="root",
-    attempts=(Attempt(at=T0, duration_ms=1.5, reason="internal", status=200, error="e", body="{}"),) * 2,
+    attempts=(DeliveryAttempt(at=T0, duration_ms=1.5, reason="internal", status=200, error="e", body="{}"),)
+    * 2,
     redelivering=True,
 )
 

@@ -7,6 +7,15 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
+from app.contracts.deliveries import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeliveryAttempt,
+    Lane,
+    LaneId,
+    LanePosition,
+    LaneUpdate,
+)
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
 from app.contracts.record import MergedField, payload_place, remembered_request
@@ -14,6 +23,8 @@ from app.contracts.state import StateId
 from models.database import Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
+from models.integrations.lanes import MongoDeliveryLanes
+from models.integrations.letters import MongoDeadLetters
 from models.states.store import MongoStateStore
 from tests.support.fakes import FakeCipher
 from tests.support.samples import T0, fresh, moved, record
@@ -172,3 +183,42 @@ async def test_without_a_payload_nothing_is_sealed(states: MongoStateStore, ciph
     await states.commit(None, structs.replace(record(fresh()), payload=UNSET))
     assert await states.load(StateId("loop", "ada")) is not None
     assert cipher.calls == []
+
+
+@WITH_DOCUMENTS
+async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    codec = DocumentCodec(cipher)
+    lanes, letters = MongoDeliveryLanes(sealed_database, codec), MongoDeadLetters(sealed_database, codec)
+    failed = DeliveryAttempt(at=T0, duration_ms=1.5, reason="receiver", status=500, body="no such DE02 1203")
+    lane = Lane(
+        id=LaneId("pay", StateId("loop", "ada"), "j"), since=T0, newest=LanePosition("e", 1), due_at=T0
+    )
+    await lanes.add_jobs([structs.replace(lane, failures=1, attempts=(failed,))])
+    (claimed,) = await lanes.claim([lane.id], "one", T0, T0)
+    assert claimed.attempts == (failed,)
+    await lanes.release([LaneUpdate(lane=claimed, cursor=None, due_at=T0, attempts=(failed,) * 2)], T0)
+    (document,) = await documents(sealed_database, "flow_delivery_lanes")
+    assert document["attempts"].startswith(f"<ada|{lane.id.key}>")
+    found = await lanes.get(lane.id)
+    assert found is not None
+    assert found.attempts == (failed,) * 2
+    letter = DeadLetter(
+        id="evt_1",
+        alias="pay",
+        state_id=StateId("loop", "ada"),
+        epoch="e",
+        revision=1,
+        type="flow.started",
+        at=T0,
+        died_at=T0,
+        reason="receiver",
+        detail="it answered 500",
+        event={"data": SECRET},
+        attempts=(failed,),
+    )
+    await letters.add([letter])
+    (document,) = await documents(sealed_database, "flow_dead_letters")
+    assert document["event"].startswith("<ada|pay;evt_1>")
+    assert (await letters.find(DeadLetterFilter(), None, 10)).items == [letter]

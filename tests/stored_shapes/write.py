@@ -24,6 +24,7 @@ from config.settings import Settings
 from models.documents import DOCUMENTS
 from models.history_store import MongoHistoryStore
 from models.states.store import MongoStateStore
+from tests.stored_shapes.integrations import write_deliveries, write_registrations
 from tests.support.fakes import FakeClock
 from tests.support.samples import T0, expense_flow, flow_dict, moved, peopled, record
 
@@ -142,6 +143,8 @@ async def main() -> None:
     await parts.database.prepare()
     await parts.bus.start(await parts.secrets.secret("bus"))
     await live(parts, clock)
+    await write_registrations(parts.database)
+    await write_deliveries(parts.database)
     for document in DOCUMENTS:
         name = document.get_collection_name()
         stored = await parts.database.collection(name).find().sort("_id", 1).to_list(None)

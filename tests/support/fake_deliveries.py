@@ -30,7 +30,7 @@ class FakeDeliveryLanes:
 
     async def mark(self, marks: Sequence[Mark], now: datetime) -> None:
         self.marks += bool(marks)
-        for mark in marks:
+        for mark in sorted(marks, key=attrgetter("position")):
             lane_id = LaneId(mark.alias, mark.state_id)
             lane = self.lanes.get(lane_id.key)
             if lane is None or lane.newest < mark.position:
@@ -200,7 +200,8 @@ class FakeDeadLetters:
         return self.letters.get((alias, event_id))
 
     async def find(self, only: DeadLetterFilter, after: str | None, limit: int) -> Page[DeadLetter]:
-        found = sorted((_place(letter), letter) for letter in self.letters.values() if _matches(only, letter))
+        matching = [letter for letter in self.letters.values() if _matches(only, letter)]
+        found = sorted((_place(only, letter), letter) for letter in matching)
         page = [(place, letter) for place, letter in found if place > (after or "")][:limit]
         return Page([letter for _, letter in page], page[-1][0] if len(page) == limit else None)
 
@@ -240,9 +241,11 @@ def _is_due(lane: Lane, now: datetime) -> bool:
     return lane.due_at is not None and lane.due_at <= now
 
 
-def _place(letter: DeadLetter) -> str:
-    """Return the place of a letter in the list: those that died first are first."""
-    return f"{_milliseconds(letter.died_at):013};{letter.alias};{letter.id}"
+def _place(only: DeadLetterFilter, letter: DeadLetter) -> str:
+    """Return the place of a letter in a list: those that died first are first."""
+    died = f"{_milliseconds(letter.died_at):013}"
+    parts = (died, letter.alias) if only.service is None else (letter.alias, died)
+    return ";".join((*parts, letter.id))
 
 
 def _matches(only: DeadLetterFilter, letter: DeadLetter) -> bool:
