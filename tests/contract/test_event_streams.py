@@ -128,6 +128,7 @@ async def test_events_are_appended_in_order_before_anybody_reads(outages: Stream
 
 
 async def test_streams_are_apart(outages: StreamsWithOutages) -> None:
+    assert outages.streams.key("payment") != outages.streams.key("user")
     await outages.streams.append("payment", [event(1)])
     await outages.streams.append("user", [event(2)])
     assert outages.streams.key("payment") != outages.streams.key("user")
