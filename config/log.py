@@ -20,6 +20,9 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u20
 """Controls (C0, DEL, C1), line separators, changes of the writing direction, surrogates."""
 
 
+_SECRETS = re.compile(r"(sfk_[0-9A-Za-z]{16}_|whsec_)[0-9A-Za-z+/=_-]{4,}")
+"""API keys, of which the public part stays, and secrets of webhooks."""
+
 _STATE_FIELDS = ("state", "record", "first", "document", "place")
 _STATE_KEY = re.compile(r"([^:]+):(.+?)((?::[0-9a-f]{8}-[0-9a-f-]{27}:\d+.*)?)", re.DOTALL)
 """The flow, the user, and the rest of a record's id."""
@@ -53,6 +56,11 @@ IDENTITY = LogIdentity()
 def escape_controls(text: str, allowed: str = "") -> str:
     """Escape characters that a terminal interprets, as JSON does, except those in ``allowed``."""
     return _CONTROLS.sub(lambda found: found[0] if found[0] in allowed else f"\\u{ord(found[0]):04x}", text)
+
+
+def mask_secrets(text: str) -> str:
+    """Mask API keys and secrets of webhooks, which a client may send anywhere, as in a path."""
+    return _SECRETS.sub(r"\1***", text)
 
 
 def configure_own_logs(level: str, style: str) -> None:
@@ -129,12 +137,12 @@ def _hash_users(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _escape_event(_: Any, __: str, event: EventDict) -> EventDict:
-    return {escape_controls(name): _escape_value(value) for name, value in event.items()}
+    return {_escape_value(name): _escape_value(value) for name, value in event.items()}
 
 
 def _escape_value(value: Any) -> Any:
     if isinstance(value, str):
-        return escape_controls(value)
+        return escape_controls(mask_secrets(value))
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_escape_value(member) for member in value]
     if isinstance(value, dict):

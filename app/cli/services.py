@@ -144,5 +144,11 @@ def enable(alias: str, backlog: str, since: str | None) -> None:
 
 
 def _print_service(found: RegisteredService) -> None:
-    view = service_view(found.integration, found.health, waiting=found.waiting, secret=found.secret)
+    view = service_view(
+        found.integration,
+        found.health,
+        waiting=found.waiting,
+        secret=found.secret,
+        stream_key=found.stream_key,
+    )
     echo(shown_json(view))

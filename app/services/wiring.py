@@ -48,6 +48,7 @@ from app.services.live.subscribers import LocalSubscribers
 from app.services.states.change_limit import ChangeLimit
 from app.services.states.changes import StateChanges
 from app.services.states.committer import Committer
+from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
 from app.services.states.executor import Executor
@@ -114,7 +115,8 @@ class Components:
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, clock)
+        conflicts = ConflictResolution(self.catalog, history)
+        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
         limit = ChangeLimit(limits.user_changes_per_minute)
         endings = Endings(states, history, clock)
         self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)

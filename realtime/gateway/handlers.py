@@ -269,7 +269,8 @@ class FlowSockets:
         if state_id.instance_id is not None:
             answer["entityId"] = state_id.instance_id
         # Events name their user. Unless `sub` names it, a client does not know its own.
-        return answer if self._names_user_by_subject else {**answer, "userId": user_id}
+        knows_user = self._names_user_by_subject and not session.caller.service
+        return answer if knows_user else {**answer, "userId": user_id}
 
     async def _unsubscribe(self, session: Session, user_id: str, message: FlowMessage) -> Answer:
         state_id = StateId(message.flow_id, user_id, message.entity_id)

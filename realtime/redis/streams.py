@@ -84,6 +84,10 @@ class RedisEventStreams:
         self._database = database
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
 
+    def key(self, alias: str) -> str:
+        """Return the key by which programs read the stream of an integration."""
+        return stream_key(self._database, alias)
+
     async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
         """Append events, each with its id, in order.
 

@@ -20,6 +20,7 @@ from app.contracts.deliveries import (
     Mark,
 )
 from app.contracts.errors import EntityRequiredError
+from app.contracts.integration import ApiKey
 from app.contracts.migration import MigrateCommand
 from app.contracts.people import Participant
 from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
@@ -32,6 +33,7 @@ from app.main import Backend
 from app.services import FlowService
 from config.settings import Settings
 from models.database import Database, connect
+from models.integrations.api_keys import MongoApiKeyStore
 from models.integrations.lanes import MongoDeliveryLanes
 from models.integrations.letters import MongoDeadLetters
 from models.integrations.log import MongoDeliveryLog
@@ -68,6 +70,8 @@ EXPECTED = {
     "flow_history: stateId",
     "flow_history: stateId, requestId",
     "flow_history: named",
+    "flow_api_keys: _id",
+    "flow_api_keys: alias",
 }
 """The fields by which the use cases and sweeps are known to ask, so that none of them is left out below."""
 
@@ -103,6 +107,8 @@ def queries(commands: list[dict[str, Any]]) -> Iterator[Query]:
             first = command["pipeline"][0]
             if "$sample" not in first:  # once in the life of a worker
                 yield collection, first["$match"]
+        elif name == "findAndModify":
+            yield collection, command["query"]
         elif name in ("update", "delete"):
             for statement in command[f"{name}s"]:
                 yield collection, statement["q"]
@@ -210,6 +216,22 @@ def purchase_flow(participants: dict[str, Any]) -> dict[str, Any]:
     return flow
 
 
+async def exercise_keys(parts: Backend) -> None:
+    """Use the keys of one service beside those of others."""
+    store = MongoApiKeyStore(parts.database)
+    now = SystemClock().now()
+    for n in range(40):
+        hashed = f"{n:064x}"
+        await store.add(
+            ApiKey(id=f"k{n}", alias=f"service-{n % 4}", hashed=hashed, created_at=now, created_by="root")
+        )
+    await store.note_use("k1", now)
+    assert await store.revoke("service-1", "k1", now)
+    assert await store.get("k1")
+    assert len(await store.of_integration("service-1")) == 10
+    assert await store.delete_of("service-1") == 10
+
+
 async def sweep(service: FlowService, parts: Backend) -> None:
     """Run what the background does, once."""
     states = MongoStateStore(parts.database)
@@ -251,6 +273,7 @@ async def test_no_query_scans(settings: Settings) -> None:
         await service.personal_data.export("ada")
         await service.personal_data.erase("ada", trusted_origin("root"))
         await erase_others(parts)
+        await exercise_keys(parts)
         await service.background.relay.drain(10)
         require_plans(settings, sent, EXPECTED)
 

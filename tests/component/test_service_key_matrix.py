@@ -56,8 +56,16 @@ LISTS = {"listFlows", "getUserFlows"}
 RUNNING = {"executeTransition"}
 ENDLESS = {"streamFlowState"}
 """It reads a state, too; its answer does not end."""
+OF_ITS_LETTERS = {"listDeadLetters", "redeliverDeadLetters", "dropDeadLetters"}
+"""Requests about its own dead letters, unless they name another service."""
 OF_A_SERVICE = {name for name, each in ENDPOINTS.items() if "{alias}" in each.path and each.for_services}
 """Requests about a service by itself."""
+
+BODIES: dict[str, Any] = {
+    "redeliverDeadLetters": {"filter": {"service": "user"}},
+    "dropDeadLetters": {"filter": {"service": "user"}},
+    "replayDeliveries": {"since": "2026-01-01T00:00:00Z"},
+}
 
 READING_EVENTS = {"flow-state", "flow-subscribe"}
 RUNNING_EVENTS = {"flow-transition"}
@@ -136,9 +144,11 @@ async def requests_of(there: ServiceWorld, endpoint: Endpoint, state: StateId) -
     aliases = ("user", "nobody") if "{alias}" in endpoint.path else ("-",)
     takes = endpoint.query.__struct_fields__
     query = {"userId": state.user_id} if "user_id" in takes else {}
+    if "service" in takes:
+        query["service"] = "user"
     if "token" in takes:
         query["token"] = await there.token_of(state)
-    body: Any = {} if endpoint.body else None
+    body: Any = BODIES.get(endpoint.name, {} if endpoint.body else None)
     paths = [
         endpoint.path.format(
             flow_id=state.flow_id,
@@ -148,6 +158,7 @@ async def requests_of(there: ServiceWorld, endpoint: Endpoint, state: StateId) -
             version="1",
             alias=alias,
             key_id="0" * 16,
+            event_id="evt_0",
         )
         for alias in aliases
     ]
@@ -162,7 +173,7 @@ def is_allowed(name: str, where: str) -> bool:
 
 def test_every_route_and_event_for_services_has_a_place_in_the_tables() -> None:
     open_to_services = {name for name, each in ENDPOINTS.items() if each.for_services}
-    placed = [READING, OF_A_FLOW, LISTS, RUNNING, ENDLESS, OF_A_SERVICE]
+    placed = [READING, OF_A_FLOW, LISTS, RUNNING, ENDLESS, OF_ITS_LETTERS, OF_A_SERVICE]
     assert sorted(name for group in placed for name in group) == sorted(open_to_services)
     assert not [name for name in open_to_services if ENDPOINTS[name].scope == ADMIN]
     assert {"createServiceKey", "listServiceKeys", "revokeServiceKey"} <= OF_A_SERVICE

@@ -3,8 +3,8 @@
 from msgspec import structs
 
 from app.contracts.deliveries import (
-    Attempt,
     DeadLetter,
+    DeliveryAttempt,
     LaneId,
     LanePosition,
     LaneUpdate,
@@ -68,7 +68,9 @@ async def write_deliveries(database: Database) -> None:
     epoch = "0193b5a0-0000-7000-8000-000000000000"
     bea, zoe = StateId("loop", "bea"), StateId("request", "zoe", "R-1")
     place = LanePosition(epoch, 1)
-    failed = Attempt(at=T0, duration_ms=2.5, reason="receiver", status=500, error="it failed", body="{}")
+    failed = DeliveryAttempt(
+        at=T0, duration_ms=2.5, reason="receiver", status=500, error="it failed", body="{}"
+    )
     await lanes.mark([Mark("pay", bea, place, T0, T0), Mark("pay", zoe, place, T0)], T0)
     (claimed,) = await lanes.claim([LaneId("pay", zoe)], "a worker", T0, T0)
     update = LaneUpdate(lane=claimed, cursor=place, due_at=T0, failures=1, attempts=(failed,))

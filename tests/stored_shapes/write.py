@@ -15,12 +15,14 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
+from app.contracts.record import MergedField
 from app.contracts.state import StateId
 from app.flow.history_chain import seal
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.documents import DOCUMENTS
+from models.history_store import MongoHistoryStore
 from models.states.store import MongoStateStore
 from tests.stored_shapes.integrations import write_deliveries, write_registrations
 from tests.support.fakes import FakeClock
@@ -74,6 +76,7 @@ async def live(parts: Backend, clock: FakeClock) -> None:
         await service.background.relay.drain(5)
         await _migrated(parts)
         await _of_many(parts)
+        await _merged(parts)
     # What follows waits in the outbox.
     payload = {"n": 1, "f": 1.5, "t": "żółć", "deep": [None, {"$ref": "x", "$id": 1}]}
     begun = StartCommand(service="shop", entity_id="org-1", payload=payload)
@@ -116,6 +119,20 @@ async def _of_many(parts: Backend) -> None:
         assert await states.commit(stored.state.position, seal(one, stored.head, "salt"))
     await parts.service.personal_data.erase("bea", ROOT)
     await parts.service.background.relay.drain(5)
+
+
+async def _merged(parts: Backend) -> None:
+    """A state whose last change replaced a value of another one that its caller did not know."""
+    await parts.service.as_trusted().start_flow("max", "loop", StartCommand(payload={"amount": 1}))
+    states = MongoStateStore(parts.database)
+    stored = await states.load(StateId("loop", "max"))
+    assert stored is not None
+    after = moved(structs.replace(stored.state, transitions=(), payload={"amount": 2}))
+    merged = (MergedField("/amount", theirs={"$ref": 1}, ours=2),)
+    one = structs.replace(record(after), actor="max", payload={"amount": 2}, merged=merged)
+    sealed = seal(one, stored.head, "salt")
+    assert await states.commit(stored.state.position, sealed)
+    await MongoHistoryStore(parts.database).append([sealed])
 
 
 async def main() -> None:

@@ -124,6 +124,9 @@ class FakeEventStreams:
         self.broken = False
         self.room = 0
 
+    def key(self, alias: str) -> str:
+        return f"events:{alias}"
+
     async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
         if self.broken:
             self.streams[alias] += events[: self.room]

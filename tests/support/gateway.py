@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import AuthenticationRequiredError, FlowError
 from app.contracts.events import Topic
@@ -33,12 +34,14 @@ class Verifier:
 class Gateway:
     """The gateway without a network: tests connect clients by calling its handlers."""
 
-    def __init__(self, r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, r: Rig, monkeypatch: pytest.MonkeyPatch, verifier: TokenVerifier | None = None
+    ) -> None:
         self.rig = r
         self.verifier = Verifier()
         self.sockets = FlowSockets(
             r.service,
-            self.verifier,  # type: ignore[arg-type]
+            verifier or self.verifier,  # type: ignore[arg-type]
             transports=["websocket"],
             cors_origins=[],
             max_message_bytes=1000,

@@ -144,15 +144,15 @@ async def test_a_verified_key_is_not_read_again_for_some_seconds(world: World) -
 
 
 async def test_a_revocation_is_in_effect_on_all_workers_at_once(world: World) -> None:
-    made, kept, other = await world.make(), await world.make("user"), world.worker()
+    made, second, other = await world.make(), await world.make("user"), world.worker()
     for worker in (world.keys, other):
         await worker.verify(made.text)
-        await worker.verify(kept.text)
+        await worker.verify(second.text)
     reads = world.store.reads
     await world.keys.revoke("payment", made.key.id, PAYMENT)
     for worker in (world.keys, other):
         await refused(worker, made.text)
-        await worker.verify(kept.text)
+        await worker.verify(second.text)
     assert world.store.reads == reads + 2, "keys of other services stay"
 
 

@@ -11,6 +11,7 @@ import structlog
 from click.testing import CliRunner
 
 from app.cli.command import echo
+from app.services.integrations.key_text import new_key
 from config.log import IDENTITY, LogIdentity, configure_logging, configure_own_logs, escape_controls
 from tests.support.log_events import LogEvents
 
@@ -34,6 +35,20 @@ def test_no_log_line_has_controls(capsys: pytest.CaptureFixture[str], style: str
     assert written.count("\n") == 1
     assert escape_controls(written, allowed="\n") == written
     assert r"\u001b[2J" in written
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_no_log_line_has_a_key_or_a_secret(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    key, parts = new_key()
+    secret = "whsec_" + "aB3/" * 10
+    text = f"/api/flow/{key}/state?secret={secret}"
+    configure_own_logs("info", style)
+    structlog.get_logger("tests").info(text, path=text, listed=[text], mapped={text: text}, **{text: 1})
+    written = capsys.readouterr().err
+    assert key.rpartition("_")[2][:8] not in written
+    assert "aB3/" not in written
+    assert f"sfk_{parts.id}_***" in written
+    assert "whsec_***" in written
 
 
 @pytest.mark.expected_logs(HARMFUL.partition("\n")[0])

@@ -74,7 +74,8 @@ async def reads(rig: Rig, user: str = "olga", flow_id: str = "shop") -> bool:
         try:
             await attempt()
         except InsufficientPermissionsError as refusal:
-            assert LIMITED in refusal.message
+            if LIMITED not in refusal.message:
+                raise
             found.append(False)
         else:
             found.append(True)

@@ -76,7 +76,7 @@ class Served:
 @pytest.fixture
 async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     monkeypatch.setattr("realtime.gateway.handlers.RENEWAL_SECONDS", 0.01)
-    monkeypatch.setattr("app.http.routes.streams.RENEWAL_SECONDS", 0.01)
+    monkeypatch.setattr("app.http.stream_caller.RENEWAL_SECONDS", 0.01)
     rig = Rig()
     rig.clock.time = now = datetime.now(UTC)
     rig.registrations.integrations["payment"] = Integration(
@@ -87,8 +87,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     await rig.service.start_flow("olga", "shop", origin=Origin(Caller("olga")))
     key = await keys.create("payment", ApiKeyCommand(), ROOT)
     verifier = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"], service_keys=keys)
-    gateway = Gateway(rig, monkeypatch)
-    gateway.sockets._verifier = verifier
+    gateway = Gateway(rig, monkeypatch, verifier)
     async with rig.service:
         run = asyncio.create_task(gateway.sockets._rooms.run())
         await gateway.connect("pay", key.text)

@@ -54,6 +54,9 @@ class WebhookTransport(Protocol):
 class EventStreams(Protocol):
     """Appends events to the Redis stream of an integration."""
 
+    def key(self, alias: str) -> str:
+        """Return the key by which programs read the stream of an integration."""
+
     async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
         """Append events, each with its id, in order.
 

@@ -61,7 +61,8 @@ class ServiceView(Struct, frozen=True, rename="camel"):
     """A registered service.
 
     ``secret`` signs its webhooks; it is shown once: when the service is registered, and when the secret is
-    rotated. ``waiting`` counts the states with undelivered events, up to 1,000.
+    rotated. ``waiting`` counts the states with undelivered events, up to 1,000. ``streamKey`` is the key of
+    its Redis stream.
     """
 
     alias: str
@@ -86,6 +87,7 @@ class ServiceView(Struct, frozen=True, rename="camel"):
     heartbeat: HeartbeatView | UnsetType = UNSET
     waiting: int | UnsetType = UNSET
     secret: str | UnsetType = UNSET
+    stream_key: str | UnsetType = UNSET
 
 
 def service_view(
@@ -94,6 +96,7 @@ def service_view(
     *,
     waiting: int | UnsetType = UNSET,
     secret: str | UnsetType = UNSET,
+    stream_key: str | UnsetType = UNSET,
 ) -> ServiceView:
     """Return the view of a registered service; only ``secret`` shows a secret."""
     return ServiceView(
@@ -122,6 +125,7 @@ def service_view(
         heartbeat=UNSET if integration.heartbeat is UNSET else heartbeat_view(integration.heartbeat),
         waiting=waiting,
         secret=secret,
+        stream_key=stream_key,
     )
 
 

@@ -11,9 +11,10 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from app.auth.service_keys import RENEWAL_SECONDS
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import (
-    AuthenticationRequiredError,
     Fault,
     FlowError,
     InsufficientPermissionsError,
@@ -70,12 +71,17 @@ class EventStreamQuery(Struct, frozen=True):
 class ServiceEventStream:
     """One reader of the deliveries of a service."""
 
-    def __init__(self, feed: DeliveryFeed, alias: str, caller: Caller, after: int) -> None:
+    def __init__(
+        self, feed: DeliveryFeed, verifier: TokenVerifier, alias: str, caller: Caller, after: int
+    ) -> None:
         self._feed = feed
+        self._verifier = verifier
         self._alias = alias
         self._caller = caller
         self._after = after
+        self._retry: int | None = RETRY_MS
         self._is_closed = False
+        self._renewal_at = time.monotonic() + RENEWAL_SECONDS
         _readers[alias] += 1
 
     def close(self) -> None:
@@ -91,7 +97,6 @@ class ServiceEventStream:
         are not stored any more, and ``flow-error`` is the reason why the stream ends.
         """
         try:
-            yield ServerSentEvent(comment="open", retry=RETRY_MS)
             while True:
                 for event in await self._next():
                     yield event
@@ -99,24 +104,32 @@ class ServiceEventStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
-        self._require_valid_token()
+        await self._check_credential()
         appended = self._feed.next_append(self._alias)
         page = await self._feed.read(self._alias, self._caller, after=self._after, limit=READ_SIZE)
         found = []
         if page.first is not None and page.next != self._after:
             data = encode({"first": page.first}).decode()
-            found.append(ServerSentEvent(event="service-events-missing", data=data))
+            found.append(self._sent("service-events-missing", data))
         for item in page.items:
             data = encode(feed_item(item)).decode()
-            found.append(ServerSentEvent(event="service-event", data=data, id=str(item.sequence)))
+            found.append(self._sent("service-event", data, str(item.sequence)))
         self._after = page.next
         if not found:
             await self._feed.wait(appended)
         return found
 
-    def _require_valid_token(self) -> None:
-        if self._caller.expires_at <= time.time():
-            raise AuthenticationRequiredError("The token has expired; connect with a new one")
+    def _sent(self, name: str, data: str, position: str | None = None) -> ServerSentEvent:
+        """Return an event; the first one has the time after which to connect again."""
+        retry, self._retry = self._retry, None
+        return ServerSentEvent(event=name, data=data, id=position, retry=retry)
+
+    async def _check_credential(self) -> None:
+        """Raise AuthenticationRequiredError once the token has expired, or the key is not valid any more."""
+        is_due = self._caller.credential and self._renewal_at <= time.monotonic()
+        if is_due or self._caller.expires_at <= time.time():
+            self._caller = await self._verifier.renew(self._caller)
+            self._renewal_at = time.monotonic() + RENEWAL_SECONDS
 
 
 class ServiceEventResponse(EventSourceResponse):
@@ -190,7 +203,8 @@ async def _stream(call: Call) -> Answer:
         raise RateLimitedError(
             f"Service {alias} has {MAX_READERS} streams on this worker, the maximum; close some", 5
         )
-    return Answer(ServiceEventResponse(ServiceEventStream(feed, alias, call.caller, after)))
+    stream = ServiceEventStream(feed, call.verifier, alias, call.caller, after)
+    return Answer(ServiceEventResponse(stream))
 
 
 _READING = (InsufficientPermissionsError, ServiceNotFoundError)
@@ -205,6 +219,7 @@ SERVICE_FEED_ENDPOINTS = [
         query=PendingQuery,
         answers={200: PendingStatesPage},
         errors=_READING,
+        for_services=True,
     ),
     Endpoint(
         method="GET",
@@ -215,6 +230,7 @@ SERVICE_FEED_ENDPOINTS = [
         query=ServiceEventsQuery,
         answers={200: ServiceEventsPage},
         errors=_READING,
+        for_services=True,
     ),
     Endpoint(
         method="GET",
@@ -226,6 +242,7 @@ SERVICE_FEED_ENDPOINTS = [
         request_headers=("Last-Event-ID",),
         answers={200: str},
         errors=(*_READING, RateLimitedError),
+        for_services=True,
         media_type="text/event-stream",
     ),
 ]

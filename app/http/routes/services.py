@@ -38,7 +38,13 @@ class ServicesList(Struct, frozen=True, rename="camel"):
 
 
 def _view(shown: RegisteredService) -> ServiceView:
-    return service_view(shown.integration, shown.health, waiting=shown.waiting, secret=shown.secret)
+    return service_view(
+        shown.integration,
+        shown.health,
+        waiting=shown.waiting,
+        secret=shown.secret,
+        stream_key=shown.stream_key,
+    )
 
 
 def _answer(shown: RegisteredService, status: int = 200) -> Answer:

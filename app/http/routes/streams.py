@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -13,7 +12,6 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from app.auth.service_keys import RENEWAL_SECONDS
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import (
@@ -42,6 +40,7 @@ from app.contracts.wire.states import (
     state_view,
 )
 from app.http.endpoint import Answer, Call, Endpoint, StateQuery
+from app.http.stream_caller import StreamCaller
 from app.services import FlowService
 from app.services.live.subscribers import LiveEvent, TopicSubscription
 
@@ -86,8 +85,7 @@ class FlowStream:
         self, service: FlowService, verifier: TokenVerifier, caller: Caller, state_id: StateId
     ) -> None:
         self._service = service
-        self._verifier = verifier
-        self._caller = caller
+        self._caller = StreamCaller(verifier, caller)
         self._state_id = state_id
         self._backlog: asyncio.Queue[LiveEvent] = asyncio.Queue()
         self._overflowed = False
@@ -96,7 +94,6 @@ class FlowStream:
         self._subscription: TopicSubscription | None = None
         self._held = NOTHING_HELD
         self._first = CaughtUp(None)
-        self._renewal_at = time.monotonic() + RENEWAL_SECONDS
 
     async def open(self, held: HeldPosition) -> None:
         """Subscribe, then read the state, so that no change is lost between. Raises FlowError."""
@@ -140,7 +137,7 @@ class FlowStream:
 
     async def _next(self) -> list[ServerSentEvent]:
         if self._held.from_start:  # a participant sees another life of the state only with a role on that one
-            await self._service.catch_up.require_access(self._state_id, self._caller)
+            await self._service.catch_up.require_access(self._state_id, self._caller.now)
         event = await self._next_event()
         if self._overflowed:
             raise SlowClientError
@@ -148,7 +145,7 @@ class FlowStream:
             if event.revision <= self._held.revision:
                 return []
             if event.revision == self._held.revision + 1:
-                own = await self._service.updates.for_caller(event, self._caller)
+                own = await self._service.updates.for_caller(event, self._caller.now)
                 if own is not None:
                     return [self._update(own)]
         elif isinstance(event, StateChanged) and event.epoch < (self._held.epoch or ""):
@@ -158,15 +155,11 @@ class FlowStream:
     async def _next_event(self) -> LiveEvent:
         """Return the next event, once the caller's token or key has been checked as long as it takes."""
         while True:
-            left = self._caller.expires_at - time.time()
-            if self._caller.credential:
-                left = min(left, self._renewal_at - time.monotonic())
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(self._caller.seconds_left):
                     return await self._backlog.get()
             except TimeoutError:
-                self._caller = await self._verifier.renew(self._caller)
-                self._renewal_at = time.monotonic() + RENEWAL_SECONDS
+                await self._caller.check()
 
     def _receive(self, event: LiveEvent) -> None:
         if not isinstance(event, Resync) and event.state_id != self._state_id:
@@ -177,7 +170,7 @@ class FlowStream:
             self._overflowed = True
 
     async def _catch_up(self) -> CaughtUp:
-        return await self._service.catch_up.for_subscriber(self._state_id, self._held, self._caller)
+        return await self._service.catch_up.for_subscriber(self._state_id, self._held, self._caller.now)
 
     def _replay(self, found: CaughtUp) -> list[ServerSentEvent]:
         if found.complete:

@@ -46,8 +46,8 @@ class IntegrationComponents:
         )
         self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
         self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, clock)
-        self.probes = IntegrationProbes(self.registry, ports.webhooks, clock)
         self.events = IntegrationEvents(ports.secrets)
+        self.probes = IntegrationProbes(self.registry, ports.webhooks, self.events, clock)
         self.sink = IntegrationSink(self.registry, ports.lanes, catalog, clock)
         self.pending = PendingStates(self.registry, ports.lanes, states, catalog, access, clock)
         self.feed = DeliveryFeed(self.registry, self.events, ports.log, states, history, catalog)
@@ -70,6 +70,9 @@ class IntegrationComponents:
             operations,
             self._catalog,
             self._clock,
+            on_logged=self.feed.notify,
         )
         self.sink.on_marked(dispatcher.offer)
+        self.letters.on_jobs(dispatcher.poll)
+        self.replays.on_jobs(dispatcher.poll)
         return dispatcher
