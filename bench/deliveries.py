@@ -1,4 +1,4 @@
-"""Deliveries to services: their number in a second, what each costs, and what a dead receiver costs the others."""
+"""Deliveries to services: how many in a second, what each costs, and what a dead receiver costs others."""
 
 import asyncio
 import statistics
@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 
 import aiohttp
 import psutil
-from app.services.integrations.secrets import new_secret
 from msgspec import UNSET, structs
 
 from app.contracts.integration import Integration
@@ -19,6 +18,7 @@ from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from app.process.server_process import free_port
 from app.services import FlowService
+from app.services.integrations.secrets import new_secret
 from bench.common import FLOW, Report, embedded
 from config.settings import Settings
 
@@ -106,10 +106,10 @@ async def _service(
     own = {
         "mongo_database": f"bench_deliveries_{name}",
         "user_changes_per_minute": 1_000_000,
-        "services_private_addresses": ["127.0.0.0/8"],
+        "services_private_addresses": "127.0.0.0/8",
     }
     async with Backend(base.model_copy(update=own)).running() as service:
-        await service.create_flow(FLOW)
+        await service.create_flow({**FLOW})
         yield service, psutil.Process(servers.servers["mongodb"].pid)
 
 

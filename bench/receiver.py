@@ -1,7 +1,7 @@
 """A receiver of webhooks in a process of its own: ``python -m bench.receiver PORT``.
 
-It answers 200 with an empty body, and counts the events at each path. ``GET /`` returns the counts as JSON; it is
-as cheap as a receiver in Python can be, so that it disturbs what is measured as little as possible.
+It answers 200 with an empty body, and counts the events at each path. ``GET /`` returns the counts as JSON.
+It is as cheap as a receiver in Python can be, so that it disturbs what is measured little.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Event(msgspec.Struct):
 
 
 class Counts(msgspec.Struct):
-    """The events at one path. ``disordered``: first occurrences that came after a later one of their state."""
+    """The events at one path; ``disordered`` ones came first after a later one of their state."""
 
     events: int = 0
     repeats: int = 0
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
             head = (
                 f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(counts)}\r\n\r\n"
             )
-            self._transport.write(head.encode() + counts)
+            self._transport.write(f"{head}\r\n\r\n".encode() + counts)
         else:
             self._receiver.receive(self._path, bytes(self._body))
             self._transport.write(ANSWER)

@@ -5,7 +5,7 @@ others have none. A document that lost a field or has a field of another type ra
 not a KeyError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from app.contracts.record import (
     ERASABLE,
     ERASABLE_AFTER,
     HistoryRecord,
+    MergedField,
     PayloadPlace,
     RememberedRequest,
     as_stored,
@@ -52,6 +53,8 @@ _NESTED = (*NAMING, "people")
 _state_members = attrgetter(*_STATE_FIELDS)
 _record_members = attrgetter(*_RECORD_FIELDS)
 
+PAYLOAD_TEXTS = ("payload", "merged")
+"""Members of states and records with data that users entered, stored as JSON text."""
 MAX_YEAR = 9000
 """Dates past this year overflow deadline arithmetic, so treat them as corruption."""
 ERASED_FIELDS = (
@@ -108,6 +111,8 @@ def record_to_document(record: HistoryRecord) -> Document:
         document["after"] = state_to_document(record.after)
     if record.payload is not UNSET:
         document["payload"] = _payload_text(record.payload)
+    if record.merged is not UNSET:
+        document["merged"] = _payload_text(record.merged)
     if record.actor_salt is not UNSET or (record.after is not UNSET and record.after.people is not UNSET):
         named = named_people(record)
         if named:
@@ -200,15 +205,16 @@ def text_of(document: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _payload_text(payload: Payload) -> str:
+def _payload_text(payload: Payload | Sequence[MergedField]) -> str:
     return json.encode(payload).decode()
 
 
 def _decode_struct(source: Any, fields: Mapping[str, str], shape: type[T], owner: Mapping[str, Any]) -> T:
     try:
         present = {name: source[field] for name, field in fields.items() if field in source}
-        if "payload" in present:
-            present["payload"] = json.decode(present["payload"])
+        for name in PAYLOAD_TEXTS:
+            if name in present:
+                present[name] = json.decode(present[name])
         return convert(present, shape)
     except (DecodeError, TypeError) as refusal:
         raise _unreadable(owner, str(refusal).split(" - at", maxsplit=1)[0]) from None

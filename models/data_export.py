@@ -10,16 +10,19 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
+from app.contracts.deliveries import LanePosition
 from app.contracts.errors import DataTransferError
 from app.contracts.people import pseudonym
 from app.contracts.pseudonyms import NAMING
 from app.contracts.transfer import Progress, TransferReport
 from models.data_file import COLLECTIONS, DataFileWriter
 from models.database import Collection, Database, store_errors
+from models.integrations.places import position_text
 
 BATCH_DOCUMENTS = 1000
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -27,6 +30,8 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 USER_ERASED = "A user was erased while the export ran; run it again"
 
 _RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
+
+_LANE_PLACES = ("cursor", "newest")
 
 _Position = tuple[str, int]
 
@@ -74,7 +79,7 @@ class _Export:
                     self._note_state(document)
                 elif name == "flow_history" and not await self._belongs(document):
                     continue
-                count = self._out.add(bytes(document.raw))
+                count = self._out.add(self._as_of_its_state(name, document))
                 if count % self._batch == 0:
                     self._progress(name, count)
             self._progress(name, count)
@@ -115,6 +120,20 @@ class _Export:
             return False
         async with store_errors():
             return await self._states.find_one({"_id": key}, {"_id": 1}) is not None
+
+    def _as_of_its_state(self, name: str, document: RawBSONDocument) -> bytes:
+        """Return a document as it is written: a lane is not beyond its state as that was read.
+
+        The state in the file goes on from there, and later changes have the positions that the lane would
+        pass over. A lane of a state that is not in the file waits for the next mark.
+        """
+        if name == "flow_delivery_lanes":
+            at = self._positions.get(str(document.get("stateKey")))
+            limit = "" if at is None else position_text(LanePosition(*at))
+            beyond = [place for place in _LANE_PLACES if str(document.get(place, "")) > limit]
+            if limit and beyond:
+                return bson.encode({**document, **dict.fromkeys(beyond, limit)})
+        return bytes(document.raw)
 
     def _note_erasure(self, key: str, record: RawBSONDocument) -> None:
         position = _position(record)

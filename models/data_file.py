@@ -24,9 +24,20 @@ from app.contracts.transfer import TransferReport
 
 FORMAT = "server-flow-data"
 FORMAT_VERSION = 1
-COLLECTIONS = ("flow_states", "flow_history", "flow_states_damaged", "flow_corruptions", "flow_definitions")
-"""The collections of a file, in the order of an export. Leases and secrets belong to a running service;
-registered services and their deliveries do too, as a copy must not send events to them."""
+COLLECTIONS = (
+    "flow_states",
+    "flow_history",
+    "flow_states_damaged",
+    "flow_corruptions",
+    "flow_delivery_lanes",
+    "flow_delivery_log",
+    "flow_dead_letters",
+    "flow_definitions",
+)
+"""The collections of a file, in the order of an export. Leases and secrets belong to a running service.
+
+Registered services do too, as a copy must not send events to them. The positions and the log of their
+deliveries are carried over: a service that is registered again under its alias continues where it was."""
 
 COMPRESSION_LEVEL = 4
 BUFFER_BYTES = 1 << 18

@@ -7,12 +7,13 @@ from msgspec import Struct
 
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
 from app.contracts.state import StateId, id_from_key
-from models.codec import Document
+from models.codec import PAYLOAD_TEXTS, Document
 
 T = TypeVar("T")
 
-SEALED_FIELDS = ("payload", "event", "attempts")
-"""Fields with data of users, as JSON: payloads, events of dead letters, and answers of receivers."""
+SEALED_FIELDS = (*PAYLOAD_TEXTS, "event", "attempts")
+"""Fields with data of users, as JSON: those of states and records, events of dead letters, and answers of
+receivers."""
 
 
 class DocumentCodec:

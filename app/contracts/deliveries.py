@@ -37,7 +37,7 @@ class LaneId(Struct, frozen=True, order=True):
         return f"{self.alias};{self.job};{self.state_id.key}"
 
 
-class Attempt(Struct, frozen=True, omit_defaults=True):
+class DeliveryAttempt(Struct, frozen=True, omit_defaults=True):
     """One attempt to deliver an event.
 
     Attributes:
@@ -100,7 +100,7 @@ class Lane(Struct, frozen=True, kw_only=True):
     end: LanePosition | None = None
     letter: str | None = None
     failures: int = 0
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[DeliveryAttempt, ...] = ()
     holder: str = ""
     due_at: datetime | None = None
 
@@ -120,7 +120,7 @@ class LaneUpdate(Struct, frozen=True, kw_only=True):
     cursor: LanePosition | None
     due_at: datetime | None
     failures: int = 0
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[DeliveryAttempt, ...] = ()
 
 
 class LoggedDelivery(Struct, frozen=True, kw_only=True):
@@ -193,7 +193,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     detail: str
     event: dict[str, Any] | UnsetType = UNSET
     edited_by: str | UnsetType = UNSET
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[DeliveryAttempt, ...] = ()
     redelivering: bool = False
 
 

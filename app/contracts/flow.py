@@ -52,6 +52,20 @@ class FlowParticipant(Written, frozen=True):
     description: str | None = None
 
 
+class FlowMerge(Written, frozen=True):
+    """Resolves conflicts by the later change.
+
+    ``merge`` are JSON pointers (RFC 6901) to the fields of the state's payload, with all that is in them,
+    in which a later change replaces an earlier one that it did not know.
+    """
+
+    merge: list[str]
+
+
+FlowConflict = Literal["retry", "reject"] | FlowMerge
+"""How a transition meets a change of the state that its caller did not know."""
+
+
 class FlowTransition(Written, frozen=True):
     """A transition out of a step.
 
@@ -66,6 +80,10 @@ class FlowTransition(Written, frozen=True):
     ``assign`` gives people roles on the state. ``not_by`` names transitions: whoever ran one of them since
     the start or the last reset may not run this one. With ``approvals`` each run is a vote, and the last one
     that is needed moves the state.
+
+    ``conflict``: the state changed since the revision that the caller named, or while the transition was
+    decided. ``retry``, also if absent: decided again on the new state, unless the caller named a revision;
+    ``reject``: refused; ``merge``: see ``FlowMerge``.
     """
 
     transition: str
@@ -78,6 +96,7 @@ class FlowTransition(Written, frozen=True):
     assign: list[FlowAssignment] | None = None
     not_by: list[str] | None = None
     approvals: FlowApprovals | None = None
+    conflict: FlowConflict | None = None
     title: str | None = None
     description: str | None = None
     meta: dict[str, Any] | None = None

@@ -6,7 +6,7 @@ The same shape waits in the outbox of the state document and is then stored in t
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
@@ -35,6 +35,18 @@ Kind = Literal[
 ]
 
 
+class MergedField(Struct, frozen=True):
+    """A field of a payload that two changes set, of which neither knew the other.
+
+    ``pointer`` is a JSON pointer (RFC 6901) into the payload of the state. ``theirs`` is the value that the
+    earlier change had left, ``ours`` that of the later one, which replaced it; absent: there was none.
+    """
+
+    pointer: str
+    theirs: Any = UNSET
+    ours: Any = UNSET
+
+
 class HistoryRecord(Struct, frozen=True):
     """A record of a state's history.
 
@@ -44,7 +56,8 @@ class HistoryRecord(Struct, frozen=True):
     whose ``to_step`` is its ``from_step``). ``payload_revision`` is present if the change left the payload of
     the state unchanged: the record of that revision, in the same epoch, has it, and ``after`` is stored
     without it. ``digest`` is the fingerprint of a request with an id, so that a different request with the
-    same id is detected. ``duration_ms`` is the time to decide and commit.
+    same id is detected. ``duration_ms`` is the time to decide and commit. ``merged`` are the fields in which
+    the change replaced another one that its caller did not know (``conflict`` of the transition).
 
     ``hash`` covers ``previous_hash`` and the record, with a ``commitment`` in place of the erasable members,
     salted with ``salt``, in the form ``hash_version`` (absent in the first form; see
@@ -83,6 +96,7 @@ class HistoryRecord(Struct, frozen=True):
     hash: str | UnsetType = UNSET
     actor_salt: str | UnsetType = UNSET
     instance_id: str | UnsetType = UNSET
+    merged: tuple[MergedField, ...] | UnsetType = UNSET
 
     @property
     def state_key(self) -> str:
@@ -92,7 +106,7 @@ class HistoryRecord(Struct, frozen=True):
         return StateId(self.flow_id, self.user_id, self.instance_id).key
 
 
-ERASABLE = ("payload", "request_id", "digest")
+ERASABLE = ("payload", "request_id", "digest", "merged")
 ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
 """Data that users entered: members of a record, and of the state after it. An erasure removes them and the
 record's salt."""

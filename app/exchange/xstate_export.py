@@ -36,6 +36,7 @@ _TRANSITION_MEMBERS = {
     "assign": "XState does not know people",
     "notBy": "XState does not remember the senders of events",
     "approvals": "XState does not count the senders of an event",
+    "conflict": "XState receives one event after another",
 }
 _INITIAL = "XState starts at its only initial state"
 _RESUME = "XState has no pause"

@@ -10,7 +10,8 @@ The tag names the form, and ``hash_version`` is the form of a record:
 * 1 is the one of versions 0.2 to 0.4;
 * 2 also covers ``digest``, and the flow and the user of the state;
 * 3 also covers the entity of one of many states, and the people of a state: their roles, claims, votes and
-  transitions. It covers the pseudonyms of people, of whom the record has a salt, instead of their ids.
+  transitions. It covers the pseudonyms of people, of whom the record has a salt, instead of their ids;
+* 4 also covers, as erasable, the fields that a change merged.
 
 Each form is fixed: a hash that was written must verify for ever.
 """
@@ -91,6 +92,7 @@ _TIMES = frozenset(
     if datetime in (field.type, *get_args(field.type))
 )
 _SINCE_3 = ("instance_id", "actor_salt")
+_SINCE_4 = ("merged",)
 _SINCE_3_AFTER = ("instance_id", "participants", "awaits", "claims", "votes", "runs", "people")
 
 
@@ -114,17 +116,25 @@ def _before_3(tag: str, without: tuple[str, ...]) -> Form:
         tag,
         tuple(name for name in SEALED if name not in _SINCE_3),
         tuple(name for name in SEALED_AFTER if name not in (*_SINCE_3_AFTER, *without)),
-        tuple(name for name in ERASABLE if name not in without),
-        unknown=_SINCE_3,
+        tuple(name for name in ERASABLE if name not in (*_SINCE_4, *without)),
+        unknown=(*_SINCE_3, *_SINCE_4),
         unknown_after=_SINCE_3_AFTER,
     )
 
 
-CURRENT_FORM = 3
+CURRENT_FORM = 4
 FORMS: Mapping[int, Form] = {
     1: _before_3("flow-record-1", ("flow", "user_id", "digest")),
     2: _before_3("flow-record-2", ()),
-    CURRENT_FORM: Form("flow-record-3", SEALED, SEALED_AFTER, ERASABLE, people=True),
+    3: Form(
+        "flow-record-3",
+        SEALED,
+        SEALED_AFTER,
+        tuple(name for name in ERASABLE if name not in _SINCE_4),
+        people=True,
+        unknown=_SINCE_4,
+    ),
+    CURRENT_FORM: Form("flow-record-4", SEALED, SEALED_AFTER, ERASABLE, people=True),
 }
 
 

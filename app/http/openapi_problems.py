@@ -37,7 +37,7 @@ _DETAILS: Mapping[type[FlowError], Mapping[str, Any]] = {
     errors.InvalidTransitionError: {"fromStep": str, "transition": str, "allowed": list[str]},
     errors.GuardRefusedError: {"transition": str, "guard": str, "values": dict[str, Any], "reason": _Text},
     errors.StatePausedError: {"flowId": str, "reason": str},
-    errors.RevisionConflictError: {"state": StateView | None, **_ENDED},
+    errors.RevisionConflictError: {"state": StateView | None, "fields": list[str] | UnsetType, **_ENDED},
     errors.StateBusyError: {"flowId": str},
     errors.FlowExistsError: {"flowId": str, "version": int},
     errors.VersionConflictError: {"flowId": str, "version": int},

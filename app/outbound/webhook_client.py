@@ -19,8 +19,9 @@ from app.outbound.retry_after import parse_retry_after
 from app.outbound.socket_guard import SocketGuard
 
 MAX_ANSWER_BYTES = 16_384
-MAX_CONNECTIONS = 64
-MAX_CONNECTIONS_PER_HOST = 32
+MAX_CONNECTIONS = 128
+MAX_CONNECTIONS_PER_HOST = 64
+"""As many as one worker sends at a time: of services on one host, a slow one must not make others wait."""
 IDLE_SECONDS = 30.0
 MAX_STALE_CONNECTIONS = 3
 """Connections from earlier requests that may turn out to be closed, before a request fails."""

@@ -35,6 +35,7 @@ from app.services.delivery.state_events import StateEvents
 from app.services.delivery.undeliverable import UndeliverableRecords
 from app.services.integrations.components import IntegrationComponents
 from app.services.integrations.ports import IntegrationPorts
+from app.services.integrations.retention import RETENTION_EVERY
 from app.services.integrations.waiting_backfill import BACKFILL_EVERY
 from app.services.jobs.background import Background
 from app.services.jobs.due_changes import DueChanges
@@ -47,6 +48,7 @@ from app.services.live.subscribers import LocalSubscribers
 from app.services.states.change_limit import ChangeLimit
 from app.services.states.changes import StateChanges
 from app.services.states.committer import Committer
+from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
 from app.services.states.executor import Executor
@@ -113,7 +115,8 @@ class Components:
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, clock)
+        conflicts = ConflictResolution(self.catalog, history)
+        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
         limit = ChangeLimit(limits.user_changes_per_minute)
         endings = Endings(states, history, clock)
         self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)
@@ -180,13 +183,14 @@ class Components:
             recovery,
             relay,
             ports.reports,
+            ports.integrations.letters,
             Pseudonymisation(states, history, commits, recovery, relay, clock),
             clock,
         )
 
     def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
         states, clock, backfill = ports.states, ports.clock, self.integrations.waiting_backfill
-        dispatcher = self.integrations.dispatcher(self.operations)
+        retention, dispatcher = self.integrations.retention, self.integrations.dispatcher(self.operations)
         return Background(
             relay,
             OutboxSweep(states, relay, clock),
@@ -199,6 +203,7 @@ class Components:
                 Job("deliveries to services", every=None, leased=False, work=dispatcher.run),
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
+                Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),
             ],
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from msgspec import UNSET, Struct, UnsetType, structs
 from pydantic import Field, create_model
 
-from models.codec import document_fields
+from models.codec import PAYLOAD_TEXTS, document_fields
 from models.stored_definition import CamelModel
 
 
@@ -24,20 +24,21 @@ def stored_model(name: str, shape: type[Struct]) -> type[CamelModel]:
         if member.name not in stored:
             continue
         alias = stored[member.name]
+        kind = str if member.name in PAYLOAD_TEXTS else _stored_type(member.type)
         if member.default is UNSET:
-            fields[member.name] = (_stored_type(member.type) | None, Field(default=None, alias=alias))
+            fields[member.name] = (kind | None, Field(default=None, alias=alias))
         else:
-            fields[member.name] = (_stored_type(member.type), Field(alias=alias))
+            fields[member.name] = (kind, Field(alias=alias))
     return create_model(name, __base__=CamelModel, **fields)
 
 
 def _stored_type(annotation: Any) -> Any:
-    """Return the type that a member has in a document: payloads are text, structs are documents."""
+    """Return the type that a member has in a document: structs are documents."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     choices = get_args(annotation) if is_union else (annotation,)
     (present,) = (choice for choice in choices if choice not in (UnsetType, types.NoneType))
     origin = get_origin(present)
-    if origin is Literal or origin is dict:
+    if origin is Literal:
         return str
     if origin is tuple:
         return list[_stored_type(get_args(present)[0])]  # type: ignore[misc]

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import json
 
-from app.contracts.deliveries import Attempt, Lane, LaneUpdate, Mark
+from app.contracts.deliveries import DeliveryAttempt, Lane, LaneUpdate, Mark
 from models.codec import Document
 from models.integrations.places import (
     lane_id_from_key,
@@ -24,7 +24,7 @@ from models.integrations.places import (
 ENDED = ";ended;"
 """The beginning of ``due`` of a job that has ended, until it is removed. No alias begins like this."""
 
-_Attempts = tuple[Attempt, ...]
+_Attempts = tuple[DeliveryAttempt, ...]
 _REMOVE = "$$REMOVE"
 
 
@@ -74,12 +74,12 @@ def lane_from_document(document: Document) -> Lane:
     )
 
 
-def attempts_text(attempts: Sequence[Attempt]) -> str:
+def attempts_text(attempts: Sequence[DeliveryAttempt]) -> str:
     """Return attempts as JSON: one text, which may be sealed (models.document_codec)."""
     return json.encode(attempts).decode()
 
 
-def attempts_from_text(text: str) -> tuple[Attempt, ...]:
+def attempts_from_text(text: str) -> tuple[DeliveryAttempt, ...]:
     """Return the attempts in a text."""
     return json.decode(text, type=_Attempts)
 

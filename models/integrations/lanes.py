@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from motor.core import AgnosticBaseCursor
@@ -51,15 +52,18 @@ class MongoDeliveryLanes:
 
     async def mark(self, marks: Sequence[Mark], now: datetime) -> None:
         """Note that lanes have work, in one command; create those that are missing."""
-        newest: dict[str, Mark] = {}
-        for mark in marks:
-            key = LaneId(mark.alias, mark.state_id).key
-            if key not in newest or newest[key].position <= mark.position:
-                newest[key] = mark
-        if newest:
-            statements = [
-                UpdateOne({"_id": key}, marked(mark, now), upsert=True) for key, mark in newest.items()
-            ]
+        by_lane: dict[str, list[Mark]] = {}
+        for mark in sorted(marks, key=attrgetter("position")):
+            own = by_lane.setdefault(LaneId(mark.alias, mark.state_id).key, [])
+            if not mark.stays:
+                own.clear()  # the newest mark of a lane says all, unless the state goes on waiting
+            own.append(mark)
+        statements = [
+            UpdateOne({"_id": key}, marked(mark, now), upsert=True)
+            for key, own in by_lane.items()
+            for mark in own
+        ]
+        if statements:
             async with store_errors():
                 await upsert_all(self._lanes, statements)
 

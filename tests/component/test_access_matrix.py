@@ -224,7 +224,7 @@ async def test_a_route_answers_an_outsider_as_if_there_were_no_state(name: str, 
     assert await stored(empty) == [None, None], "nothing was started"
 
 
-@pytest.mark.parametrize("name", sorted(OF_A_SERVICE))
+@pytest.mark.parametrize("name", sorted({*OF_A_SERVICE, *OF_LETTERS} - {"streamServiceEvents"}))
 async def test_a_route_answers_others_as_if_there_were_no_service(name: str) -> None:
     full, empty = await world(with_targets=False), await world(with_targets=False)
     for alias in ("desk", "shop"):

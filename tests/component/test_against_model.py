@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from msgspec import UNSET, structs
+from msgspec import UNSET, structs, to_builtins
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import (
@@ -53,6 +53,7 @@ from tests.support.model_commands import (
     BACKS,
     BATCHED,
     CLEARS,
+    EDITS,
     FIRST,
     FORGED,
     HOUR,
@@ -192,6 +193,13 @@ class FlowMachine(RuleBasedStateMachine):
     @rule(command=st.one_of(TRANSITIONS, TRANSITIONS, PAUSES, RESUMES, RESUMES, CLEARS), how=HOW)
     def hold(self, command: Command, how: How) -> None:
         self.send(command, how)
+
+    @precondition(lambda self: self.is_there)
+    @rule(first=EDITS, second=EDITS, how=HOW)
+    def edit(self, first: Command, second: Command, how: How) -> None:
+        """Two editors, of whom the second does not know what the first one did."""
+        self.send(first, how._replace(times=1, request="new", expected="none"))
+        self.send(second, how._replace(request="new", expected="stale"))
 
     # Time, workers and definitions
 
@@ -348,6 +356,7 @@ class FlowMachine(RuleBasedStateMachine):
             "revision": (state["revision"], None),
             "position": (state["revision"], state["epoch"]),
             "stale": (state["revision"] - 1, None),
+            "older": (state["revision"] - 1 - how.pick % 4, state["epoch"]),
             "other life": (state["revision"], state["epoch"] - 1),
         }.get(how.expected)
         return command, pure.Origin(actor, request_id, expected)
@@ -431,6 +440,8 @@ class FlowMachine(RuleBasedStateMachine):
             ]
             return members
         members["flow"] = members.pop("flow_id")
+        if value.merged is not UNSET:
+            members["merged"] = to_builtins(list(value.merged))
         if value.after is not UNSET:
             members["after"] = self.plain(value.after)
             assert members["after"].pop("transitions") == []

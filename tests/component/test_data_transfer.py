@@ -18,7 +18,9 @@ from bson.raw_bson import RawBSONDocument
 
 from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, trusted_origin
+from app.contracts.deliveries import LaneId, LanePosition, LaneUpdate, Mark
 from app.contracts.errors import DatabaseRefusedError, DataTransferError
+from app.contracts.state import StateId
 from app.contracts.transfer import TransferReport
 from app.main import Backend, publish_definitions
 from config.settings import Settings
@@ -36,13 +38,16 @@ from models.data_file import (
 from models.data_import import import_data
 from models.database import IMPORT_LEASE, Database, connect
 from models.documents import DOCUMENTS
+from models.integrations.lanes import MongoDeliveryLanes
 from tests.support.databases import discard
 from tests.support.faults import BreakingProxy, MongoServer
-from tests.support.samples import flow_dict
+from tests.support.samples import T0, flow_dict
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
 HEADER = Header(FORMAT, FORMAT_VERSION, "0.5.0", "2026-01-01T00:00:00.000Z")
 ROOT = trusted_origin("root")
+POSITIONS = {"ada": 1, "eve": 5, "new": 5}
+"""Changes that are marked for a service, by user."""
 MARK = {"_id": IMPORT_LEASE, "fence": 1, "until": datetime(9999, 1, 1, tzinfo=UTC)}
 RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
 
@@ -124,7 +129,6 @@ async def test_every_document_comes_back_byte_by_byte(new_database: MakeDatabase
     assert declared - set(COLLECTIONS) == {
         *("flow_leases", "flow_reservations", "flow_secrets"),
         *("flow_integrations", "flow_integration_health", "flow_api_keys"),
-        *("flow_delivery_lanes", "flow_delivery_log", "flow_dead_letters"),
     }, "a copy must not send events to the services of the original"
     assert await stored(target, "flow_leases") == set()
 
@@ -159,6 +163,30 @@ async def test_life_goes_on_after_a_round_trip(
         moved = await second_flows.execute_transition("ada", "loop", "back")
         assert moved.revision == 2
         assert (await second_flows.verify_flow_history("ada", "loop")).records == 3
+
+
+async def test_a_service_continues_at_the_change_that_its_state_had_in_the_file(
+    new_database: MakeDatabase, tmp_path: Path
+) -> None:
+    """A lane that went on during the export is not ahead of its state, whose next changes it must deliver."""
+    source, target = await new_database(), await new_database()
+    await source.prepare()
+    epoch = "0193b5a0-0000-7000-8000-000000000000"
+    states = [{"_id": f"loop:{user}", "epoch": epoch, "revision": 2} for user in ("ada", "eve")]
+    await source.collection("flow_states").insert_many(states)
+    lanes = MongoDeliveryLanes(source)
+    positions = {user: LanePosition(epoch, n) for user, n in POSITIONS.items()}
+    marks = [Mark("pay", StateId("loop", user), at, T0, T0) for user, at in positions.items()]
+    await lanes.mark(marks, T0)
+    ids = [LaneId("pay", mark.state_id) for mark in marks]
+    claimed = await lanes.claim(ids, "a worker", T0, T0)
+    await lanes.release([LaneUpdate(lane=lane, cursor=lane.newest, due_at=None) for lane in claimed], T0)
+    before = (await lanes.list_lanes("pay", None, 10)).items
+    await export(source, tmp_path / "a.flow")
+    await load(target, tmp_path / "a.flow")
+    ada, eve, new = (await MongoDeliveryLanes(target).list_lanes("pay", None, 10)).items
+    assert [ada, new] == [before[0], before[2]]
+    assert eve.newest == eve.cursor == LanePosition(epoch, 2) < before[1].newest
 
 
 def target_name(database: Database) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 import pytest
@@ -11,6 +11,14 @@ from msgspec import structs
 
 from app.contracts.callers import Caller, trusted_caller
 from app.contracts.commands import ClaimCommand, Origin, PauseCommand, StartCommand, trusted_origin
+from app.contracts.deliveries import (
+    DeadLetter,
+    DeadLetterFilter,
+    LanePosition,
+    LaneUpdate,
+    LoggedDelivery,
+    Mark,
+)
 from app.contracts.errors import EntityRequiredError
 from app.contracts.integration import ApiKey
 from app.contracts.migration import MigrateCommand
@@ -24,10 +32,14 @@ from app.kit.clock import SystemClock
 from app.main import Backend
 from app.services import FlowService
 from config.settings import Settings
+from models.database import Database, connect
 from models.integrations.api_keys import MongoApiKeyStore
+from models.integrations.lanes import MongoDeliveryLanes
+from models.integrations.letters import MongoDeadLetters
+from models.integrations.log import MongoDeliveryLog
 from models.states.store import MongoStateStore
 from tests.support.databases import SentCommands
-from tests.support.samples import PROGRAM, flow_dict, moved, peopled, record
+from tests.support.samples import PROGRAM, T0, flow_dict, moved, peopled, record
 from tests.support.versions import edited
 
 # Plans are read between the requests, in the loop of the service: its bus may miss a heartbeat.
@@ -63,6 +75,24 @@ EXPECTED = {
 }
 """The fields by which the use cases and sweeps are known to ask, so that none of them is left out below."""
 
+EXPECTED_OF_DELIVERIES = {
+    "flow_delivery_lanes: _id",
+    "flow_delivery_lanes: due",
+    "flow_delivery_lanes: failing",
+    "flow_delivery_lanes: waits",
+    "flow_delivery_lanes: stateKey",
+    "flow_delivery_log: _id",
+    "flow_delivery_log: eventId",
+    "flow_delivery_log: stateKey",
+    "flow_delivery_log: first",
+    "flow_dead_letters: _id",
+    "flow_dead_letters: eventId",
+    "flow_dead_letters: place",
+    "flow_dead_letters: died",
+    "flow_dead_letters: stateKey",
+}
+
+T = TypeVar("T", DeadLetter, LoggedDelivery)
 Query = tuple[str, dict[str, Any]]
 
 
@@ -245,13 +275,90 @@ async def test_no_query_scans(settings: Settings) -> None:
         await erase_others(parts)
         await exercise_keys(parts)
         await service.background.relay.drain(10)
-        asked = {shape(query): query for query in queries(list(sent.commands)) if query[0] not in SMALL}
-        fields = {f"{collection}: {', '.join(condition)}" for collection, condition in asked.values()}
-        assert fields >= EXPECTED
-        for name, query in asked.items():
-            plan = explain(settings, query)
-            assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), name
-            assert plan["executionStats"]["totalDocsExamined"] <= plan["executionStats"]["nReturned"], name
+        require_plans(settings, sent, EXPECTED)
+
+
+def require_plans(settings: Settings, sent: SentCommands, expected: set[str]) -> None:
+    """Require that an index serves every query sent, and that the ``expected`` ones are among them."""
+    asked = {shape(query): query for query in queries(list(sent.commands)) if query[0] not in SMALL}
+    fields = {f"{collection}: {', '.join(condition)}" for collection, condition in asked.values()}
+    assert fields >= expected
+    for name, query in asked.items():
+        plan = explain(settings, query)
+        assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), name
+        assert plan["executionStats"]["totalDocsExamined"] <= plan["executionStats"]["nReturned"], name
+
+
+async def exercise_deliveries(database: Database) -> None:
+    """Run every operation of the stores of deliveries, beside the data of another integration."""
+    lanes, log, letters = MongoDeliveryLanes(database), MongoDeliveryLog(database), MongoDeadLetters(database)
+    others = [StateId("loop", f"user-{n}") for n in range(BYSTANDERS)]
+    place = LanePosition("e", 1)
+    for alias, states in (("other", others), ("pay", others[:20])):
+        await lanes.mark([Mark(alias, state_id, place, T0, T0) for state_id in states], T0)
+        await log.append(alias, [dead_or_done(LoggedDelivery, alias, each, transports=()) for each in states])
+        died = [dead_or_done(DeadLetter, alias, each, reason="receiver", detail="") for each in states]
+        await letters.add(died)
+    claimed = await lanes.claim(await lanes.list_due("pay", T0, 10), "one", T0, T0)
+    job = structs.replace(claimed[0], id=structs.replace(claimed[0].id, job="job-1"))
+    await lanes.add_jobs([job])
+    updates = [LaneUpdate(lane=lane, cursor=place, due_at=None) for lane in (*claimed[5:], job)]
+    later = T0 + timedelta(hours=1)
+    failed = [LaneUpdate(lane=lane, cursor=None, due_at=later, failures=1) for lane in claimed[:5]]
+    await lanes.release([*updates, *failed], T0)
+    assert await lanes.get(claimed[0].id)
+    for read in (lanes.list_failing, lanes.list_lanes):
+        await read("pay", (await read("pay", None, 3)).next, 3)
+    await lanes.count_due("pay", 10)
+    waiting = await lanes.list_waiting("pay", None, 3)
+    await lanes.list_waiting("pay", waiting[-1].place, 3)
+    await lanes.end_waiting("pay", waiting)
+    await lanes.make_due("pay", T0)
+    await log.read("pay", 3, 5)
+    await log.find("evt-user-3")
+    for only in (
+        DeadLetterFilter(),
+        DeadLetterFilter(service="pay", user_id="user-3", since=T0),
+        DeadLetterFilter(ids=("evt-user-3",)),
+        DeadLetterFilter(service="pay", ids=("evt-user-3",)),
+    ):
+        page = await letters.find(only, None, 3)
+        await letters.find(only, page.next, 3)
+        assert await letters.count(only) > 0
+    await letters.replace(page.items[0])
+    await letters.delete("pay", ["evt-user-3"])
+    await log.remove_expired(T0)
+    await letters.remove_expired(T0)
+    for store in (lanes, log, letters):
+        assert await store.delete_of_state(others[5]) == 2
+        assert await store.delete_of_integration("pay") > 0
+
+
+def dead_or_done(shape: type[T], alias: str, state_id: StateId, **members: Any) -> T:
+    """A dead letter or an entry of the log."""
+    members["died_at" if shape is DeadLetter else "delivered_at"] = T0
+    event_id = f"evt-{state_id.user_id}"
+    return shape(
+        id=event_id,
+        alias=alias,
+        state_id=state_id,
+        epoch="e",
+        revision=1,
+        type="flow.started",
+        at=T0,
+        **members,
+    )
+
+
+async def test_no_query_of_deliveries_scans(settings: Settings) -> None:
+    sent = SentCommands()
+    assert settings.mongo_url is not None
+    database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
+    await database.prepare()
+    sent.commands.clear()
+    await exercise_deliveries(database)
+    require_plans(settings, sent, EXPECTED_OF_DELIVERIES)
+    await database.close()
 
 
 @pytest.mark.parametrize("size", [2, 7, 50])

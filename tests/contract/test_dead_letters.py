@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from msgspec import structs
 
-from app.contracts.deliveries import Attempt, DeadLetter, DeadLetterFilter
+from app.contracts.deliveries import DeadLetter, DeadLetterFilter, DeliveryAttempt
 from app.contracts.ports.deliveries import DeadLetters
 from app.contracts.state import StateId
 from models.database import Database
@@ -43,7 +43,8 @@ FULL = structs.replace(
     letter(9, state_id=BOB),
     event={"id": "evt_9", "data": {"$ref": "#/a", "payload": {"x": [1, None]}}},
     edited_by="root",
-    attempts=(Attempt(at=T0, duration_ms=1.5, reason="internal", status=200, error="e", body="{}"),) * 2,
+    attempts=(DeliveryAttempt(at=T0, duration_ms=1.5, reason="internal", status=200, error="e", body="{}"),)
+    * 2,
     redelivering=True,
 )
 

@@ -6,7 +6,15 @@ from datetime import datetime, timedelta
 import pytest
 from msgspec import structs
 
-from app.contracts.deliveries import Attempt, Lane, LaneId, LanePosition, LaneUpdate, Mark, WaitingState
+from app.contracts.deliveries import (
+    DeliveryAttempt,
+    Lane,
+    LaneId,
+    LanePosition,
+    LaneUpdate,
+    Mark,
+    WaitingState,
+)
 from app.contracts.ports.deliveries import DeliveryLanes
 from app.contracts.state import StateId
 from app.kit.ids import new_id
@@ -21,7 +29,9 @@ LATER_EPOCH = "0193b5a1-0000-7000-8000-000000000000"
 ADA, BOB = StateId("loop", "ada"), StateId("loop", "b%3B;o\tb$", "e-1")
 SECOND = timedelta(seconds=1)
 UNTIL = T0 + 60 * SECOND
-FAILED = Attempt(at=T0, duration_ms=2.5, reason="receiver", status=500, error="it failed", body='{"a": "$b"}')
+FAILED = DeliveryAttempt(
+    at=T0, duration_ms=2.5, reason="receiver", status=500, error="it failed", body='{"a": "$b"}'
+)
 
 
 @pytest.fixture
@@ -383,3 +393,7 @@ async def test_a_state_that_goes_on_waiting_retains_the_time(lanes: DeliveryLane
     assert await waits_since() is None
     await lanes.mark([stays(5)], T0)
     assert await waits_since() == T0 + 5 * SECOND
+    await lanes.mark([stays(7), mark_of(6, waits_since=T0)], T0)
+    assert await waits_since() == T0
+    await lanes.mark([stays(9), mark_of(8)], T0)
+    assert await waits_since() == T0 + 9 * SECOND

@@ -13,7 +13,7 @@ from app.contracts.errors import BusUnavailableError
 from app.contracts.ports.transports import EventStreams
 from config.settings import Settings
 from realtime.redis.streams import GROUP, MAX_BATCH, RedisEventStreams, stream_key
-from tests.support.fake_streams import FakeEventStreams
+from tests.support.fake_transports import FakeEventStreams
 from tests.support.faults import CuttableProxy
 
 PORTS = (EventStreams,)
@@ -64,9 +64,9 @@ class FakeStreamOutages:
         self.streams.broken = False
 
     async def unread(self, alias: str) -> list[Entry]:
-        entries = self.streams.entries.get(alias, [])
-        before, self._read[alias] = self._read.get(alias, 0), len(entries)
-        return entries[before:]
+        events = self.streams.streams.get(alias, [])
+        before, self._read[alias] = self._read.get(alias, 0), len(events)
+        return entries_of(events[before:])
 
 
 class RedisStreamOutages:

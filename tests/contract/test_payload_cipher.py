@@ -8,9 +8,9 @@ import pytest
 from msgspec import UNSET, structs
 
 from app.contracts.deliveries import (
-    Attempt,
     DeadLetter,
     DeadLetterFilter,
+    DeliveryAttempt,
     Lane,
     LaneId,
     LanePosition,
@@ -18,7 +18,7 @@ from app.contracts.deliveries import (
 )
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
-from app.contracts.record import payload_place, remembered_request
+from app.contracts.record import MergedField, payload_place, remembered_request
 from app.contracts.state import StateId
 from models.database import Database
 from models.document_codec import DocumentCodec
@@ -161,6 +161,24 @@ async def test_records_are_stored_sealed_and_read_open(
 
 
 @WITH_DOCUMENTS
+async def test_the_values_of_a_merge_are_sealed_too(
+    history: MongoHistoryStore, states: MongoStateStore, sealed_database: Database
+) -> None:
+    one = structs.replace(
+        record(fresh()), payload=UNSET, merged=(MergedField("/iban", SECRET["iban"], {"$ref": 1}),)
+    )
+    await history.append([one])
+    (document,) = await documents(sealed_database, "flow_history")
+    assert document["merged"].startswith(f"<ada|{one.id}>")
+    assert await history.get(one.id) == one
+    assert await states.commit(None, one)
+    await documents(sealed_database, "flow_states")
+    loaded = await states.load(StateId("loop", "ada"))
+    assert loaded is not None
+    assert loaded.pending == (one,)
+
+
+@WITH_DOCUMENTS
 async def test_without_a_payload_nothing_is_sealed(states: MongoStateStore, cipher: FakeCipher) -> None:
     await states.commit(None, structs.replace(record(fresh()), payload=UNSET))
     assert await states.load(StateId("loop", "ada")) is not None
@@ -173,7 +191,7 @@ async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
 ) -> None:
     codec = DocumentCodec(cipher)
     lanes, letters = MongoDeliveryLanes(sealed_database, codec), MongoDeadLetters(sealed_database, codec)
-    failed = Attempt(at=T0, duration_ms=1.5, reason="receiver", status=500, body="no such DE02 1203")
+    failed = DeliveryAttempt(at=T0, duration_ms=1.5, reason="receiver", status=500, body="no such DE02 1203")
     lane = Lane(
         id=LaneId("pay", StateId("loop", "ada"), "j"), since=T0, newest=LanePosition("e", 1), due_at=T0
     )

@@ -4,17 +4,19 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.process.server_process import free_port
 from config.settings import Settings
 from tests.support.javascript import node
 from tests.support.long_form import form
@@ -57,14 +59,14 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdout is not None
         line = await asyncio.to_thread(self._process.stdout.readline)
         assert line == b"ready\n", f"{self.name} printed {line!r}"
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # Node may run below a process that started it
             self._process.wait()
             assert self._process.stdout is not None
             self._process.stdout.close()
@@ -85,10 +87,20 @@ class Program:
         return found
 
 
+def unused_port() -> int:
+    """A port that no connection gets by chance while the service that listens on it is away."""
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 async def programs(serving: Serving, settings: Settings, folder: Path, failing: Path) -> list[Program]:
     """Register the three services and start them."""
     assert settings.redis_url is not None
-    port = free_port()
+    port = unused_port()
     registrations: dict[str, dict[str, Any]] = {
         "user": {"url": f"http://127.0.0.1:{port}/events", "concurrency": 20},
         "payment": {},

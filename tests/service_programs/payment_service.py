@@ -27,6 +27,7 @@ def request(method: str, address: str, body: Any = None, key: str = "") -> Any:
                 return json.load(answer)
         except urllib.error.HTTPError as refusal:
             if refusal.code < 500 and refusal.code != 429:
+                print(method, address, refusal.code, refusal.read().decode(), file=sys.stderr, flush=True)
                 return None
         except (OSError, ValueError):
             pass  # the service is starting again

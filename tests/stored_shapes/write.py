@@ -15,13 +15,16 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
+from app.contracts.record import MergedField
 from app.contracts.state import StateId
 from app.flow.history_chain import seal
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.documents import DOCUMENTS
+from models.history_store import MongoHistoryStore
 from models.states.store import MongoStateStore
+from tests.stored_shapes.integrations import write_deliveries, write_registrations
 from tests.support.fakes import FakeClock
 from tests.support.samples import T0, expense_flow, flow_dict, moved, peopled, record
 
@@ -73,6 +76,7 @@ async def live(parts: Backend, clock: FakeClock) -> None:
         await service.background.relay.drain(5)
         await _migrated(parts)
         await _of_many(parts)
+        await _merged(parts)
     # What follows waits in the outbox.
     payload = {"n": 1, "f": 1.5, "t": "żółć", "deep": [None, {"$ref": "x", "$id": 1}]}
     begun = StartCommand(service="shop", entity_id="org-1", payload=payload)
@@ -117,6 +121,20 @@ async def _of_many(parts: Backend) -> None:
     await parts.service.background.relay.drain(5)
 
 
+async def _merged(parts: Backend) -> None:
+    """A state whose last change replaced a value of another one that its caller did not know."""
+    await parts.service.as_trusted().start_flow("max", "loop", StartCommand(payload={"amount": 1}))
+    states = MongoStateStore(parts.database)
+    stored = await states.load(StateId("loop", "max"))
+    assert stored is not None
+    after = moved(structs.replace(stored.state, transitions=(), payload={"amount": 2}))
+    merged = (MergedField("/amount", theirs={"$ref": 1}, ours=2),)
+    one = structs.replace(record(after), actor="max", payload={"amount": 2}, merged=merged)
+    sealed = seal(one, stored.head, "salt")
+    assert await states.commit(stored.state.position, sealed)
+    await MongoHistoryStore(parts.database).append([sealed])
+
+
 async def main() -> None:
     """Write them."""
     servers = EmbeddedServers(Path(tempfile.mkdtemp()))
@@ -125,6 +143,8 @@ async def main() -> None:
     await parts.database.prepare()
     await parts.bus.start(await parts.secrets.secret("bus"))
     await live(parts, clock)
+    await write_registrations(parts.database)
+    await write_deliveries(parts.database)
     for document in DOCUMENTS:
         name = document.get_collection_name()
         stored = await parts.database.collection(name).find().sort("_id", 1).to_list(None)

@@ -31,6 +31,7 @@ PRELOADED = (
     "app.cli.state",
     "app.cli.token",
     "app.cli.user",
+    "app.cli.webhook",
     "app.process.embedded",
 )
 

@@ -30,7 +30,7 @@ class FakeDeliveryLanes:
 
     async def mark(self, marks: Sequence[Mark], now: datetime) -> None:
         self.marks += bool(marks)
-        for mark in marks:
+        for mark in sorted(marks, key=attrgetter("position")):
             lane_id = LaneId(mark.alias, mark.state_id)
             lane = self.lanes.get(lane_id.key)
             if lane is None or lane.newest < mark.position:

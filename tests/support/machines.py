@@ -171,6 +171,7 @@ def _transition(
                 title=texts,
                 description=texts,
                 meta=metas,
+                conflict=st.sampled_from(["retry", "reject", {"merge": ["/amount"]}]),
                 **conditions,
             )
         ),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from tests.support.model_conflicts import merge
 from tests.support.model_values import Command, Step, Version
 
 State = dict[str, Any]
@@ -34,6 +35,7 @@ class Change(NamedTuple):
     transition: str
     after: State
     payload: dict[str, Any]
+    merged: list[State] = []
 
 
 class RememberedRequest(NamedTuple):
@@ -85,9 +87,10 @@ class Model:
             pass
         present = self.present(now)
         try:
-            self._check_position(present, origin.expected)
+            merged = self._check_position(present, origin.expected, command)
             decide: Callable[..., Change | None] = getattr(self, f"_{command.name}")
             change = decide(present, now, **command.args)
+            change = change and change._replace(merged=merged)
         except RefusedError as refusal:
             if present is not None:
                 self._refuse(present, command, origin, str(refusal), now)
@@ -251,14 +254,28 @@ class Model:
         """With the transitions that may run now."""
         paused = state["status"] == "paused"
         transitions = {} if paused else self._step(state).transitions
-        return state | {"transitions": [(name, *target) for name, target in transitions.items()]}
+        shown = [
+            (name, target, marks.replace("merge", "").strip())
+            for name, (target, marks) in transitions.items()
+        ]
+        return state | {"transitions": shown}
 
-    def _check_position(self, present: State | None, expected: tuple[int, int | None] | None) -> None:
+    def _check_position(
+        self, present: State | None, expected: tuple[int, int | None] | None, command: Command
+    ) -> list[State]:
+        """Return the fields that are merged."""
         if expected is None:
-            return
-        revision, life = expected
-        if present is None or revision != present["revision"] or life not in (None, present["epoch"]):
-            raise RefusedError("REVISION_CONFLICT")
+            return []
+        if present is not None:
+            revision, life = expected
+            if revision == present["revision"] and life in (None, present["epoch"]):
+                return []
+            _, marks = self._step(present).transitions.get(command.args.get("transition", ""), ("", ""))
+            if command.name == "transition" and "merge" in marks:
+                merged: list[State] | None = merge(self.history, present, expected, command.args)
+                if merged is not None:
+                    return merged
+        raise RefusedError("REVISION_CONFLICT")
 
     def _commit(self, change: Change, origin: Origin, now: datetime, *, begins: bool = False) -> None:
         self.lives += begins
@@ -272,9 +289,8 @@ class Model:
             after["expires_at"] = now + ttl
         unlinked = begins or before is None or change.kind == "recovered"
         from_step = "" if unlinked or before is None else before["step"]
-        self._store(
-            change.kind, change.transition, from_step, after, origin, now, after=after, **change.payload
-        )
+        more = change.payload | ({"merged": change.merged} if change.merged else {})
+        self._store(change.kind, change.transition, from_step, after, origin, now, after=after, **more)
         self.state = after
 
     def _refuse(self, state: State, command: Command, origin: Origin, code: str, now: datetime) -> None:

@@ -5,13 +5,18 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from tests.support.model_conflicts import DECLARED
 from tests.support.model_values import Command, Step, Version
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 FIRST = {
     "form": Step(
-        {"remind": ("form", ""), "send": ("review", "reversible"), "skip": ("done", "explicit reversible")},
+        {
+            "remind": ("form", "merge"),
+            "send": ("review", "reversible merge"),
+            "skip": ("done", "explicit reversible"),
+        },
         (10 * MINUTE, "remind", "remaining"),
     ),
     "review": Step(
@@ -44,6 +49,15 @@ TRANSITIONS = _commands(
     {"transition": st.sampled_from(["remind", "send", "send", "skip", "accept", "lapse", "fly"])},
     {"payload": PAYLOADS, "message": WHY, "ok": st.booleans()},
 )
+EDITS = _commands(
+    "transition",
+    {
+        "transition": st.sampled_from(["remind", "remind", "remind", "send"]),
+        "payload": st.dictionaries(st.sampled_from("aaab"), st.integers(0, 9), min_size=1),
+    },
+    {},
+)
+"""Transitions whose payloads often meet."""
 BACKS = _commands("back", {}, {})
 RESETS = _commands("reset", {}, {"step": NAMES})
 SETS = _commands("set", {"step": NAMES}, {"previous": NAMES, "message": WHY, "ok": st.booleans(), **WHAT_FOR})
@@ -71,7 +85,7 @@ HOW = st.builds(
     st.sampled_from(["ada", "boss"]),
     st.sampled_from([*[1] * 10, 2, 3]),
     st.sampled_from(["none", "new", "new", "new", "new", "new", "repeat", "clash"]),
-    st.sampled_from([*["none"] * 10, "revision", "position", "stale", "other life"]),
+    st.sampled_from([*["none"] * 10, "revision", "position", "stale", "older", "older", "other life"]),
     st.integers(0, 30),
 )
 UNREADABLE: list[dict[str, Any]] = [
@@ -90,12 +104,17 @@ UNFIT: list[dict[str, Any]] = [{"step": "nowhere"}, {"version": 99}]
 FORGED: list[dict[str, Any]] = [{"message": "forged"}, {"previous": "nowhere"}, {"head": "0" * 64}]
 
 
+def _member(mark: str) -> tuple[str, Any]:
+    """Return the member of a transition that a mark stands for."""
+    return ("conflict", {"merge": [f"/{n}" for n in DECLARED]}) if mark == "merge" else (mark, True)
+
+
 def definition_of(slug: str, steps: dict[str, Step]) -> dict[str, Any]:
     """Return a definition with these steps, which begins at the first one."""
     whole: dict[str, Any] = {"flow": slug, "initialStep": next(iter(steps)), "steps": {}}
     for index, (name, step) in enumerate(steps.items()):
         transitions = {
-            key: {"transition": key, "step": target, **dict.fromkeys(marks.split(), True)}
+            key: {"transition": key, "step": target, **dict(map(_member, marks.split()))}
             for key, (target, marks) in step.transitions.items()
         }
         whole["steps"][name] = {"index": index, "step": name, "service": "s", "transitions": transitions}

@@ -84,6 +84,9 @@ class RedisCluster:
         ids = [(await execute(node.redis, "CLUSTER", "MYID")).decode() for node in (owner, taker)]
         await execute(taker.redis, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
         await execute(owner.redis, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        while keys := await execute(owner.redis, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            for key in keys:
+                await execute(owner.redis, "MIGRATE", "127.0.0.1", taker.port, key, 0, 5000)
         for node in (taker, owner, *self.nodes):
             await execute(node.redis, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
 
@@ -91,6 +94,18 @@ class RedisCluster:
         for node in self.nodes:
             await node.redis.aclose()
             node.kill()
+
+
+class DurableRedis(RedisServer):
+    """A server that stores its data in a folder, and has it again after a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        super().__init__()
+
+    def command(self) -> list[str]:
+        durable = ("--appendonly", "yes", "--appendfsync", "always", "--dir", str(self._folder))
+        return [*super().command(), *durable]
 
 
 class Replica(RedisServer):
@@ -101,7 +116,9 @@ class Replica(RedisServer):
         super().__init__()
 
     def command(self) -> list[str]:
-        return [*super().command(), "--replicaof", f"127.0.0.1 {self._master.port}"]
+        # Without its file: a server that starts in the same folder would load it.
+        copied = ("--repl-diskless-load", "on-empty-db", "--rdb-del-sync-files", "yes")
+        return [*super().command(), *copied, "--replicaof", f"127.0.0.1 {self._master.port}"]
 
 
 class SentinelServer(StoppableServer):

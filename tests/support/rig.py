@@ -47,6 +47,7 @@ class Rig:
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
         self.time_trusted = True
+        self.settle_seconds = 0.0
         self.published: list[StateChanged] = []
         self.bus.subscribe(lambda _, e: self.published.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
@@ -76,7 +77,7 @@ class Rig:
                     webhooks=self.webhooks,
                     streams=self.streams,
                     secrets=self.secrets,
-                    settle_seconds=0,
+                    settle_seconds=self.settle_seconds,
                 ),
                 bus=self.bus,
                 clock=self.clock,

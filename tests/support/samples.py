@@ -11,7 +11,7 @@ from app.contracts.commands import StartCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.flow import Flow
 from app.contracts.people import Claim, Participant, PersonSalt, TransitionBy
-from app.contracts.record import HistoryRecord, Kind, commit_record_id
+from app.contracts.record import HistoryRecord, Kind, MergedField, commit_record_id
 from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.history_chain import seal
@@ -183,5 +183,6 @@ def full_record() -> HistoryRecord:
     given = structs.replace(
         record(peopled(state, "bob", "cleo")), error="X", digest="d", client="http", duration_ms=1.5,
         actor="bob", actor_salt="salt-of-bob",
+        merged=(MergedField("/iban", {"$ref": [1]}, None), MergedField("/a~1b", ours=2)),
     )  # fmt: skip
     return seal(given, "before", "salt")

@@ -14,13 +14,23 @@ from app.contracts.record import (
     ERASABLE,
     ERASABLE_AFTER,
     HistoryRecord,
+    MergedField,
     UnreadableRecord,
     as_stored,
     state_after,
 )
 from app.contracts.wire.times import iso
 from app.flow.history_chain import Chain, is_intact, seal
-from app.flow.history_forms import CURRENT_FORM, LINK, NOT_SEALED, SEALED, SEALED_AFTER
+from app.flow.history_forms import (
+    CURRENT_FORM,
+    FORMS,
+    LINK,
+    NOT_SEALED,
+    SEALED,
+    SEALED_AFTER,
+    commitment_of,
+    hash_of,
+)
 from tests.support.samples import T0, fresh, full_record, moved, record
 
 Records = list[HistoryRecord]
@@ -40,7 +50,8 @@ def life(count: int = 4, *, head: str = "", **first: Any) -> Records:
 def erased(one: HistoryRecord) -> HistoryRecord:
     assert one.after is not UNSET
     bare = structs.replace(one.after, payload=UNSET, message=UNSET, entity_id=UNSET)
-    return structs.replace(one, payload=UNSET, request_id=UNSET, digest=UNSET, salt=UNSET, after=bare)
+    absent = dict.fromkeys((*ERASABLE, "salt"), UNSET)
+    return structs.replace(one, **absent, after=bare)
 
 
 def check(records: list[Any], whole: Records | None = None, **options: Any) -> Chain:
@@ -77,7 +88,7 @@ CHANGES: dict[str, Callable[[HistoryRecord], HistoryRecord]] = {
     "digest": lambda r: structs.replace(r, digest="other"),
     "digest missing": lambda r: structs.replace(r, digest=UNSET),
     "form": lambda r: structs.replace(r, hash_version=UNSET),
-    "unknown form": lambda r: structs.replace(r, hash_version=4),
+    "unknown form": lambda r: structs.replace(r, hash_version=5),
     "form and digest": lambda r: structs.replace(r, hash_version=UNSET, digest="other"),
     "salt": lambda r: structs.replace(r, salt="pepper"),
     "salt missing": lambda r: structs.replace(r, salt=UNSET),
@@ -265,7 +276,12 @@ def test_the_same_values_in_another_order_are_the_same() -> None:
 
 
 def older_form(one: HistoryRecord, previous_hash: str, salt: str, form: int) -> HistoryRecord:
-    """A record as versions 0.2 to 0.4 (form 1) and the first ones of 0.5 (form 2) sealed it (decision 8)."""
+    """A record as versions 0.2 to 0.4 (form 1) and the first ones of 0.5 (2 and 3) sealed it (decision 8)."""
+    if form == 3:
+        commitment = commitment_of(one, FORMS[3], salt)
+        linked = hash_of(one, FORMS[3], previous_hash, commitment)
+        link = {"previous_hash": previous_hash, "commitment": commitment, "salt": salt, "hash": linked}
+        return structs.replace(one, hash_version=3, **link)
     uncovered = {"flow", "user_id", "digest"} if form == 1 else set()
     facts = {n: plain(v) for n in SEALED if (v := getattr(one, n)) is not UNSET}
     erasable = {
@@ -320,13 +336,50 @@ def test_the_second_form_is_fixed() -> None:
 
 
 def test_the_third_form_is_fixed() -> None:
-    sealed = seal(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt")
-    assert sealed.hash_version == CURRENT_FORM == 3
+    sealed = older_form(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt", 3)
     assert sealed.commitment == "04867875d6bb4fa4e0bd39346cf1a438d09bd6924f8fc5eb63d52455106082d9"
     assert sealed.hash == "44f8d3291171fce0e2b6c4c7835c59f539b9c249b4fc4cd3cac8a32b7ccc020a"
-    whole = full_record()
+    assert is_intact(sealed)
+    whole = older_form(structs.replace(full_record(), merged=UNSET), "before", "salt", 3)
     assert whole.commitment == "eef8d70b178440d55d8c46ba98221f0ac73697fc660077f319c5f8dc0d918a7c"
     assert whole.hash == "faecbec91613dfc69963f367648b2c0bc40e52e2a6c2c071af472adb24eee3cb"
+
+
+def test_the_fourth_form_is_fixed() -> None:
+    sealed = seal(structs.replace(record(fresh(payload={"n": 1})), digest="d"), "", "salt")
+    assert sealed.hash_version == CURRENT_FORM == 4
+    assert sealed.commitment == "04867875d6bb4fa4e0bd39346cf1a438d09bd6924f8fc5eb63d52455106082d9"
+    assert sealed.hash == "490a60176d63c94887479cd27c57482138283300d7877f39fa1df9e716f1649e"
+    whole = full_record()
+    assert whole.commitment == "6fc83947a56cfda25ca2d1680f8a3d6ad75f2b79cc259eba5248c4f26700781c"
+    assert whole.hash == "b9120245c77332c5c5b49b15ec0fea3f3f95a4b42537a9e528bb983e142f5082"
+
+
+def test_the_values_of_a_merge_are_covered_until_they_are_erased() -> None:
+    """Also which of two values there was none of, which is not ``null``."""
+    bare = structs.replace(record(fresh()), merged=(MergedField("/amount", theirs=1, ours=None),))
+    sealed = seal(bare, "", "salt")
+    assert is_intact(sealed)
+    others = [
+        UNSET,
+        (),
+        (MergedField("/amount", theirs=2, ours=None),),
+        (MergedField("/amount", theirs=1),),
+        (MergedField("/other", theirs=1, ours=None),),
+        (MergedField("/amount", theirs=None, ours=1),),
+    ]
+    for merged in others:
+        assert not is_intact(structs.replace(sealed, merged=merged)), merged
+    assert not is_intact(structs.replace(seal(record(fresh()), "", "salt"), merged=bare.merged))
+    gone = erased(sealed)
+    assert (gone.merged, is_intact(gone)) == (UNSET, True)
+    assert not is_intact(structs.replace(gone, merged=bare.merged))
+
+
+@pytest.mark.parametrize("form", [1, 2, 3])
+def test_a_record_of_an_older_form_has_no_merge(form: int) -> None:
+    sealed = older_form(record(fresh(payload={"n": 1})), "", "salt", form)
+    assert not is_intact(structs.replace(sealed, merged=(MergedField("/n", 1, 2),)))
 
 
 @pytest.mark.parametrize("form", [1, 2])
@@ -344,17 +397,17 @@ def test_a_record_of_an_older_form_has_no_members_of_later_ones(form: int) -> No
 
 
 def test_a_chain_of_all_forms_is_intact() -> None:
-    for forms in combinations_with_replacement((1, 2, 3), 4):
+    for forms in combinations_with_replacement((1, 2, 3, 4), 4):
         records = mixed_life(*forms)
         assert check(records, records).broken is None, forms
-    for forms in ((1, 2, 1, 2), (1, 2, 3, 2), (3, 1, 1, 1)):
+    for forms in ((1, 2, 1, 2), (1, 2, 3, 2), (3, 1, 1, 1), (1, 3, 4, 3)):
         records = mixed_life(*forms)
         broken = check(records, records).broken
         older = next(n for n in range(1, 4) if forms[n] < forms[n - 1])
         assert broken is not None
         assert broken.id == records[older].id, forms
     ending = record(moved(moved(moved(moved(fresh()))), status="cleared"), kind="erased")
-    life = mixed_life(1, 1, 2, 3)
+    life = mixed_life(1, 2, 3, 4)
     whole = [*map(erased, life), seal(ending, str(life[-1].hash), "salt")]
     chain = check(whole, whole)
     assert (chain.broken, chain.erased) == (None, 4)
@@ -362,7 +415,7 @@ def test_a_chain_of_all_forms_is_intact() -> None:
 
 def test_the_first_form_covers_no_digest_and_has_its_own_tag() -> None:
     """Known limit of records of versions 0.2 to 0.4 (decision 8)."""
-    records = mixed_life(1, 1, 3, 3)
+    records = mixed_life(1, 1, 4, 4)
     assert check([structs.replace(records[0], digest="other"), *records[1:]], records).broken is None
     broken = check([*records[:2], structs.replace(records[2], digest="other"), records[3]], records).broken
     assert broken is not None

@@ -8,9 +8,9 @@ from msgspec import UNSET, structs
 
 from app.contracts.callers import ADMIN, SERVICE, Caller
 from app.contracts.deliveries import (
-    Attempt,
     DeadLetter,
     DeadLetterFilter,
+    DeliveryAttempt,
     LaneId,
     LanePosition,
     LoggedDelivery,
@@ -49,7 +49,7 @@ def letter(n: int, alias: str = "svc", **changes: Any) -> DeadLetter:
             reason="receiver",
             detail="the receiver answered 500",
             event={"id": event_id, "specversion": "1.0", "data": {"n": n}},
-            attempts=(Attempt(T0, 1.5, "receiver", 500, "it answered 500"),),
+            attempts=(DeliveryAttempt(T0, 1.5, "receiver", 500, "it answered 500"),),
         ),
         **changes,
     )

@@ -99,6 +99,7 @@ TIMEOUT = {"after": "PT1H", "transition": "go"}
         (edited(OLD, a__go__notBy=["done"]), "/steps/a/transitions/go/notBy", "compatible"),
         (edited(OLD, participants={"boss": {}}, a__go__approvals={"of": "boss", "count": 2},
                 a__go__roles=["boss"]), "/steps/a/transitions/go/approvals", "compatible"),
+        (edited(OLD, a__go__conflict={"merge": ["/n"]}), "/steps/a/transitions/go/conflict", "compatible"),
         (without(OLD, "b", "c"), "/steps/b", "breaking"),
         (without(OLD, "c", "b"), "/steps/c", "breaking"),
         (renamed(OLD, "b", "b2"), "/steps/b", "breaking"),

@@ -203,6 +203,7 @@ def test_rules_between_people_are_retained_and_listed() -> None:
     submit["assign"] = [{"role": "approver", "from": "payload.approver"}]
     approve = raw["steps"]["review"]["transitions"]["approve"]
     approve |= {"notBy": ["submit"], "approvals": {"of": "approver", "count": 2}}
+    approve["conflict"] = {"merge": ["/amount"]}
     flow = sound(raw)
     exported = to_xstate(flow)
     listed = {each.pointer for each in exported.not_carried}
@@ -212,6 +213,7 @@ def test_rules_between_people_are_retained_and_listed() -> None:
         "/steps/draft/transitions/submit/assign",
         "/steps/review/transitions/approve/notBy",
         "/steps/review/transitions/approve/approvals",
+        "/steps/review/transitions/approve/conflict",
     }
     assert sound(from_xstate(exported.machine).flow) == flow
     assert msgspec.to_builtins(flow)["participants"]["approver"] == {"assignable": True, "claim": "PT900S"}

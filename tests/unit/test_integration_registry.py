@@ -8,14 +8,16 @@ import pytest
 from msgspec import structs
 
 from app.contracts.callers import trusted_caller
+from app.contracts.deliveries import LaneId
 from app.contracts.errors import ServiceConflictError, ServiceNotFoundError, StoreUnavailableError
 from app.contracts.integration import Integration
 from app.contracts.integration_commands import RegistrationCommand
+from app.contracts.state import StateId
 from app.services.integrations import registry as registries
 from app.services.integrations.registry import IntegrationRegistry
 from tests.support.fake_integrations import FakeIntegrationStore
 from tests.support.fakes import FakeBus, FakeClock
-from tests.support.rig import Rig
+from tests.support.rig import Rig, rig
 from tests.support.samples import T0
 
 ROOT = trusted_caller("root")
@@ -212,3 +214,20 @@ async def test_a_registration_waits_until_all_workers_know_it(monkeypatch: pytes
     await register("user", RegistrationCommand(events=("flow.completed",), rate=9), ROOT)
     await register("user", RegistrationCommand(rate=9), ROOT)
     assert len(settled) == 2, "these select no changes"
+
+
+@pytest.mark.expected_logs("registration change not announced")
+async def test_no_change_is_lost_that_another_worker_commits_after_the_answer() -> None:
+    """The other worker has read that there are no services, and nobody announces the registration to it."""
+    here = await rig()
+    here.settle_seconds = registries.SETTLE_SECONDS
+    other = here.make()
+    assert await other.integrations.registry.current() == ()
+    here.bus.broken = True
+    register = here.make().integrations.administration.register
+    await register("svc", RegistrationCommand(), ROOT)
+    here.bus.broken = False
+    await other.as_trusted().start_flow("ada", "loop")
+    (stored,) = here.states.stored.values()
+    await other.background.relay.deliver(stored.pending)
+    assert [lane.id for lane in here.lanes.lanes.values()] == [LaneId("svc", StateId("loop", "ada"))]

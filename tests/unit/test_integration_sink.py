@@ -191,6 +191,19 @@ async def test_callbacks_receive_the_changes_of_each_integration() -> None:
     assert received == {"user": [ENTER], "payment": [ENTER, other, STAY]}
 
 
+async def test_changes_before_the_registration_are_not_delivered() -> None:
+    fresh = T0 + timedelta(seconds=2)
+    made = await sink(
+        *(structs.replace(each, registered_at=fresh) for each in (integration(), integration("user")))
+    )
+    received: dict[str, list[HistoryRecord]] = {}
+    made.sink.on_marked(lambda alias, records: received.update({alias: list(records)}))
+    await made.deliver(ENTER)
+    assert (received, made.waits_since()) == ({}, at(1)), "it waits, which is listed"
+    await made.deliver(STAY)
+    assert received == {"payment": [STAY], "user": [STAY]}
+
+
 async def test_callbacks_come_after_the_marks_only() -> None:
     made = await sink(integration("stranger"))
     made.sink.on_marked(lambda alias, records: pytest.fail("nothing was marked"))

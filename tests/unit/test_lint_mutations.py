@@ -146,6 +146,10 @@ def wrongly_typed(raw: Raw) -> Mutants:
     for member in ("assign", "notBy"):
         yield from spoilt(raw, "transition", given(member, "submit"))
     yield from spoilt(raw, "flow", given("instances", "several"))
+    for wrong in (5, ["/a"], "", "rejected", True, {}, {"merges": ["/a"]}):
+        yield from spoilt(raw, "transition", given("conflict", wrong))
+    for wrong, at in (("/a", ""), ([], ""), (["/a", "b"], "/1"), ([5], "/0"), ([""], "/0")):
+        yield from spoilt(raw, "transition", given("conflict", {"merge": wrong}, f"/conflict/merge{at}"))
 
 
 def broken_names(raw: Raw) -> Mutants:

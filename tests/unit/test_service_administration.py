@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET, UnsetType, structs
 
 from app.contracts.callers import ADMIN, SERVICE, Caller
-from app.contracts.deliveries import LaneId, LanePosition, Mark
+from app.contracts.deliveries import LaneId, LanePosition, LaneUpdate, Mark
 from app.contracts.errors import (
     FlowError,
     InsufficientPermissionsError,
@@ -330,7 +330,7 @@ async def test_nothing_of_a_removed_service_remains(broken: bool) -> None:
     await administration.register("svc", RegistrationCommand(stream=True), ROOT)
     await there.lanes.mark([Mark("svc", StateId("loop", "ada"), LanePosition("e", 1), T0)], T0)
     await there.api_keys.add(ApiKey(id="k", alias="svc", hashed="h", created_at=T0, created_by="root"))
-    await there.streams.append("svc", [("evt_1", b"{}")])
+    await there.streams.append("svc", [("evt_1", b'{"type":"flow.started"}')])
     there.streams.broken = broken
     await administration.remove("svc", ROOT)
     with pytest.raises(ServiceNotFoundError):
@@ -338,7 +338,7 @@ async def test_nothing_of_a_removed_service_remains(broken: bool) -> None:
     assert there.service.integrations.registry.registered == ()
     assert await there.lanes.count_due("svc", 10) == 0
     assert await there.api_keys.of_integration("svc") == []
-    assert bool(there.streams.streams["svc"]) is broken
+    assert ("svc" in there.streams.streams) is broken
 
 
 async def test_a_ping_reports_the_answer_and_is_no_delivery() -> None:
@@ -403,3 +403,21 @@ async def test_statistics_show_services_with_their_breaker_and_heartbeat() -> No
     assert (svc.alias, svc.breaker, svc.delivered, svc.failed) == ("svc", "open", 3, 2)
     assert svc.heartbeat is not UNSET
     assert (svc.heartbeat.status, svc.heartbeat.message) == ("down", "no disk")
+
+
+async def test_deliveries_begin_at_once_at_another_address() -> None:
+    there, administration = await made()
+    await administration.register("svc", RegistrationCommand(url=URL), ROOT)
+    lane = LaneId("svc", StateId("loop", "ada"))
+    await there.lanes.mark([Mark("svc", lane.state_id, LanePosition("e", 1), T0)], T0)
+    (claimed,) = await there.lanes.claim([lane], "worker", T0, T0 + timedelta(minutes=1))
+    backing_off = LaneUpdate(lane=claimed, cursor=None, due_at=T0 + timedelta(days=9), failures=3)
+    await there.lanes.release([backing_off], T0)
+    opened = IntegrationHealth(alias="svc", breaker="open", failures=5, openings=1, revision=1)
+    assert await there.registrations.put_health(opened)
+    shown = await administration.register("svc", RegistrationCommand(rate=5), ROOT)
+    assert shown.health.breaker == "open"
+    assert await there.lanes.list_due("svc", NOW, 10) == []
+    shown = await administration.register("svc", RegistrationCommand(url=f"{URL}/new"), ROOT)
+    assert shown.health.breaker == "closed"
+    assert await there.lanes.list_due("svc", NOW, 10) == [lane]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,20 +14,27 @@ from sse_starlette import ServerSentEvent
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import ADMIN, Caller, service_caller
 from app.contracts.deliveries import LoggedDelivery
-from app.contracts.errors import InsufficientPermissionsError, ServiceNotFoundError
+from app.contracts.errors import (
+    AuthenticationRequiredError,
+    InsufficientPermissionsError,
+    ServiceNotFoundError,
+)
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StateId
 from app.http.routes.service_feed import ServiceEventStream, feed_item
-from app.http.stream_caller import StreamCaller
 from app.services.integrations.feed import CHUNK_SIZE, DeliveryFeed, FeedPage
 from tests.support.integrations import checkout_dict, integration
 from tests.support.rig import Rig
 
+VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
 ADA = StateId("checkout", "ada")
 
 
 class FeedRig(Rig):
-    """A rig with the checkout and a service ``payment`` whose deliveries are logged by hand."""
+    """A rig with the checkout and a service ``payment`` whose deliveries are logged by hand.
+
+    It is disabled, so that no dispatcher delivers.
+    """
 
     @property
     def feed(self) -> DeliveryFeed:
@@ -34,7 +42,7 @@ class FeedRig(Rig):
 
     async def prepare(self) -> None:
         await self.service.create_flow(checkout_dict())
-        await self.service.integrations.registry.add(integration())
+        await self.service.integrations.registry.add(integration(enabled=False))
         await self.service.integrations.events.prepare()
 
     async def changes(self, count: int, **payload: Any) -> list[HistoryRecord]:
@@ -72,10 +80,15 @@ class FeedRig(Rig):
     async def read(self, **selection: int) -> FeedPage:
         return await self.feed.read("payment", service_caller("payment"), **selection)
 
-    def trim(self, before: int) -> None:
-        """Remove the deliveries before a number, as their time to live does."""
+    async def trim(self, before: int) -> None:
+        """Remove the deliveries before a number, as their age does."""
+        old, end = self.clock.now() - timedelta(days=9), self.clock.now() - timedelta(days=1)
         entries = self.delivery_log.entries["payment"]
-        self.delivery_log.entries["payment"] = [entry for entry in entries if entry.sequence >= before]
+        self.delivery_log.entries["payment"] = [
+            structs.replace(entry, delivered_at=old) if entry.sequence < before else entry
+            for entry in entries
+        ]
+        await self.delivery_log.remove_expired(end)
 
 
 @pytest.fixture
@@ -169,7 +182,7 @@ async def test_deliveries_that_are_not_stored_any_more(
 ) -> None:
     records = await rig.changes(2)
     await rig.log(*records, *records)
-    rig.trim(3)
+    await rig.trim(3)
     page = await rig.read(after=after)
     assert (page.first, page.next) == (first, following)
 
@@ -179,9 +192,20 @@ async def test_a_log_that_was_removed_completely(
     rig: FeedRig, after: int, first: int | None, following: int
 ) -> None:
     await rig.log(*await rig.changes(2))
-    rig.trim(3)
+    await rig.trim(3)
     page = await rig.read(after=after)
     assert (list(page.items), page.first, page.next) == ([], first, following)
+
+
+async def test_deliveries_of_an_erased_state_are_not_missing(rig: FeedRig) -> None:
+    records = await rig.changes(2)
+    await rig.log(*records)
+    await rig.delivery_log.delete_of_state(ADA)
+    page = await rig.read()
+    assert (list(page.items), page.first, page.next) == ([], None, 0)
+    await rig.log(records[0])
+    page = await rig.read()
+    assert (numbers(page), page.first, page.next) == ([3], None, 3)
 
 
 async def test_only_the_service_itself_and_administrators_may_read(rig: FeedRig) -> None:
@@ -196,8 +220,7 @@ async def test_only_the_service_itself_and_administrators_may_read(rig: FeedRig)
 
 def stream_of(rig: FeedRig, after: int = 0, seconds: float = 60) -> ServiceEventStream:
     caller = service_caller("payment", expires_at=time.time() + seconds)
-    verifier = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
-    return ServiceEventStream(rig.feed, "payment", StreamCaller(verifier, caller), after)
+    return ServiceEventStream(rig.feed, VERIFIER, "payment", caller, after)
 
 
 async def taken(events: AsyncIterator[ServerSentEvent], count: int) -> list[tuple[Any, Any]]:
@@ -238,7 +261,7 @@ async def test_a_stream_reads_what_other_workers_append(rig: FeedRig) -> None:
 async def test_a_stream_reports_missing_deliveries_once(rig: FeedRig) -> None:
     records = await rig.changes(2)
     await rig.log(*records, *records)
-    rig.trim(3)
+    await rig.trim(3)
     events = stream_of(rig).events()
     assert await taken(events, 3) == [
         ("service-events-missing", None),
@@ -251,6 +274,29 @@ async def test_a_stream_ends_with_the_token(rig: FeedRig) -> None:
     sent = [event async for event in stream_of(rig, seconds=0.01).events()]
     assert sent[-1].event == "flow-error"
     assert json.loads(str(sent[-1].data))["code"] == "AUTHENTICATION_REQUIRED"
+
+
+async def test_a_stream_ends_with_its_key(rig: FeedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.http.routes.service_feed.RENEWAL_SECONDS", 0)
+    await rig.log(*await rig.changes(2))
+    caller = service_caller("payment", expires_at=time.time() + 60, credential="key-1")
+    checked: list[Caller] = []
+
+    class Keys:
+        """Keys of which one is valid twice."""
+
+        async def renew(self, caller: Caller) -> Caller:
+            checked.append(caller)
+            if len(checked) == 3:
+                raise AuthenticationRequiredError("The API key was revoked")
+            return caller
+
+    verifier: Any = Keys()
+    stream = ServiceEventStream(rig.feed, verifier, "payment", caller, 0)
+    sent = [event async for event in stream.events()]
+    assert [event.event for event in sent] == ["service-event", "service-event", "flow-error"]
+    assert checked == [caller] * 3
+    stream.close()
 
 
 async def test_a_stream_ends_with_the_registration(rig: FeedRig) -> None:

@@ -13,6 +13,8 @@ WITHOUT_A_STORE = {
     "serve",
     "token",
     "web build",
+    "webhook sign",
+    "webhook verify",
     "worker",
 }
 """They open none, or take it as an argument, or have options of their own that say it."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from app.contracts.errors.base import MAX_NAME, FlowError, cut
+from app.contracts.errors.base import MAX_FAULTS, MAX_NAME, MAX_POINTER, FlowError, cut
 
 
 class FlowNotFoundError(FlowError):
@@ -160,17 +160,25 @@ class StatePausedError(FlowError):
 
 
 class RevisionConflictError(FlowError):
-    """The state is not at the revision that the caller expects."""
+    """The state changed since the revision that the caller expects, or while the request was decided."""
 
     code = "REVISION_CONFLICT"
     status = 412
     title = "Revision conflict"
     retryable = True
 
-    def __init__(self, message: str, state: Any) -> None:
-        """Describe the conflict; ``state`` is the present FlowState, None if there is none."""
+    def __init__(self, message: str, state: Any, fields: Sequence[str] = ()) -> None:
+        """Describe the conflict.
+
+        Args:
+            message: The message.
+            state: The present FlowState, None if there is none.
+            fields: Pointers to the fields of the payload that have changed and may not be replaced.
+        """
         super().__init__(message, state=None)
         self.state = state
+        if fields:
+            self.details["fields"] = [cut(field, MAX_POINTER) for field in fields[:MAX_FAULTS]]
 
 
 class StateBusyError(FlowError):

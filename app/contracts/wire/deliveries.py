@@ -6,9 +6,9 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.deliveries import (
-    Attempt,
     DeadLetter,
     DeadLetterFilter,
+    DeliveryAttempt,
     FailureReason,
     Lane,
     LoggedDelivery,
@@ -106,7 +106,7 @@ class FailingView(Struct, frozen=True, rename="camel"):
     next_attempt_at: Time | UnsetType = UNSET
 
 
-def attempt_views(attempts: Sequence[Attempt]) -> list[AttemptView]:
+def attempt_views(attempts: Sequence[DeliveryAttempt]) -> list[AttemptView]:
     """Return the views of attempts."""
     return [
         AttemptView(

@@ -61,8 +61,8 @@ class ServiceView(Struct, frozen=True, rename="camel"):
     """A registered service.
 
     ``secret`` signs its webhooks; it is shown once: when the service is registered, and when the secret is
-    rotated. ``waiting`` counts the states with undelivered events, up to 1,000. ``streamKey`` is the key of its
-    Redis stream.
+    rotated. ``waiting`` counts the states with undelivered events, up to 1,000. ``streamKey`` is the key of
+    its Redis stream.
     """
 
     alias: str

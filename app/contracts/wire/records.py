@@ -2,7 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from app.contracts.record import HistoryRecord
+from app.contracts.record import HistoryRecord, MergedField
 from app.contracts.state import Payload
 from app.contracts.wire.states import StateView, state_view
 from app.contracts.wire.times import Time, iso
@@ -30,7 +30,8 @@ class RecordMetadata(Struct, frozen=True, rename="camel"):
 class RecordView(Struct, frozen=True, rename="camel"):
     """A history record in an answer (the reference's FlowStateHistory).
 
-    ``entity_id`` is present if the user has many states in the flow.
+    ``entity_id`` is present if the user has many states in the flow, ``merged`` if the change replaced
+    values of another one that its caller did not know.
     """
 
     id: str
@@ -46,6 +47,7 @@ class RecordView(Struct, frozen=True, rename="camel"):
     error: str | UnsetType = UNSET
     hash: str | UnsetType = UNSET
     entity_id: str | UnsetType = UNSET
+    merged: tuple[MergedField, ...] | UnsetType = UNSET
 
 
 class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
@@ -77,6 +79,7 @@ def record_view(record: HistoryRecord) -> RecordView:
         error=record.error,
         hash=record.hash,
         entity_id=record.instance_id,
+        merged=record.merged,
         metadata=RecordMetadata(
             kind=record.kind,
             service=record.service,

@@ -14,6 +14,7 @@ from app.contracts.flow import (
     FlowApprovals,
     FlowAssignment,
     FlowConfig,
+    FlowMerge,
     FlowParticipant,
     FlowStep,
     FlowTimeout,
@@ -32,6 +33,7 @@ _SHAPES_BY_POINTER: list[tuple[re.Pattern[str], type[Struct]]] = [
     (re.compile(r"/steps/[^/]*/transitions/[^/]*\Z"), FlowTransition),
     (re.compile(r"/steps/[^/]*/transitions/[^/]*/approvals\Z"), FlowApprovals),
     (re.compile(r"/steps/[^/]*/transitions/[^/]*/assign/[^/]*\Z"), FlowAssignment),
+    (re.compile(r"/steps/[^/]*/transitions/[^/]*/conflict\Z"), FlowMerge),
     (re.compile(r"/participants/[^/]*\Z"), FlowParticipant),
 ]
 _MAX_COMPARED = 20
@@ -88,10 +90,14 @@ _EXPECTED: dict[type[Struct], dict[str, str]] = {
         "assign": 'a list such as [{"role": "approver", "from": "payload.approver"}]',
         "notBy": 'a list of names of transitions such as ["submit"]',
         "approvals": 'an object such as {"of": "approver", "count": 2}',
+        "conflict": '"retry", "reject", or an object such as {"merge": ["/amount"]}',
     },
     FlowApprovals: {
         "of": "the role of the people who vote, as in `participants`",
         "count": "the number of votes that move the state, from 2",
+    },
+    FlowMerge: {
+        "merge": 'a list of JSON pointers to fields of the payload such as ["/amount", "/address/street"]',
     },
     FlowAssignment: {
         "role": "the role that people get, as in `participants`",
@@ -100,6 +106,7 @@ _EXPECTED: dict[type[Struct], dict[str, str]] = {
 }
 _EXPECTED_ANYWHERE = {"meta": "an object", "roles": _ROLES}
 _EXPECTED_WITHIN = {
+    "merge": 'a JSON pointer to a field of the payload such as "/amount"',
     "steps": "an object with index, step, service and transitions",
     "transitions": "an object with transition and step",
     "payloadMap": _INTEGER,

@@ -116,14 +116,24 @@ def _validator(shape: type) -> Any:
 
 
 def _with_own_pointers(schema: Any) -> Any:
-    """Rewrite ``anyOf: [null, X]`` as if/else, so that errors in X have their own pointer."""
+    """Rewrite ``anyOf`` of null, or of other values than objects, and X as if/else.
+
+    So errors in X have their own pointer.
+    """
     if isinstance(schema, list):
         return [_with_own_pointers(member) for member in schema]
     if not isinstance(schema, dict):
         return schema
     schema = {name: _with_own_pointers(member) for name, member in schema.items()}
-    others = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
-    if len(others) != 1 or len(schema["anyOf"]) != 2:
+    options = schema.get("anyOf", [])
+    structs = [option for option in options if "$ref" in option]
+    others = [option for option in options if "$ref" not in option]
+    if len(structs) == 1 and len(others) > 1:
+        del schema["anyOf"]
+        rest = _with_own_pointers({"anyOf": others})
+        return {**schema, "if": {"type": "object"}, "then": structs[0], "else": rest}
+    others = [option for option in options if option != {"type": "null"}]
+    if len(others) != 1 or len(options) != 2:
         return schema
     del schema["anyOf"]
     return {**schema, "if": {"type": "null"}, "else": others[0]}

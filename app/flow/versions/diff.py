@@ -51,6 +51,7 @@ _TRANSITION_MEMBERS = {
     "guard": "The transition runs under another condition",
     "payloadSchema": "The transition accepts another payload",
     "roles": "Other users may run the transition",
+    "conflict": "Changes that meet are resolved in another way",
     "assign": "The transition gives roles to other people; those that a state has stay until then",
 }
 _REFERENCES = ("service", "module", "path")

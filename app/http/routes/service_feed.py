@@ -1,5 +1,6 @@
 """The routes that a service polls: the states that wait for it, and its deliveries; and their stream."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -10,6 +11,9 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from app.auth.service_keys import RENEWAL_SECONDS
+from app.auth.tokens import TokenVerifier
+from app.contracts.callers import Caller
 from app.contracts.errors import (
     Fault,
     FlowError,
@@ -24,7 +28,6 @@ from app.contracts.wire.service_feed import PendingStatesPage, ServiceEventsPage
 from app.contracts.wire.times import iso
 from app.http.endpoint import Answer, Call, Endpoint
 from app.http.paging import page_answer
-from app.http.stream_caller import StreamCaller
 from app.services.integrations.feed import DeliveryFeed, FeedItem
 from app.services.integrations.pending import PendingState
 
@@ -68,13 +71,17 @@ class EventStreamQuery(Struct, frozen=True):
 class ServiceEventStream:
     """One reader of the deliveries of a service."""
 
-    def __init__(self, feed: DeliveryFeed, alias: str, caller: StreamCaller, after: int) -> None:
+    def __init__(
+        self, feed: DeliveryFeed, verifier: TokenVerifier, alias: str, caller: Caller, after: int
+    ) -> None:
         self._feed = feed
+        self._verifier = verifier
         self._alias = alias
         self._caller = caller
         self._after = after
         self._retry: int | None = RETRY_MS
         self._is_closed = False
+        self._renewal_at = time.monotonic() + RENEWAL_SECONDS
         _readers[alias] += 1
 
     def close(self) -> None:
@@ -97,9 +104,9 @@ class ServiceEventStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
-        await self._caller.check()
+        await self._check_credential()
         appended = self._feed.next_append(self._alias)
-        page = await self._feed.read(self._alias, self._caller.now, after=self._after, limit=READ_SIZE)
+        page = await self._feed.read(self._alias, self._caller, after=self._after, limit=READ_SIZE)
         found = []
         if page.first is not None and page.next != self._after:
             data = encode({"first": page.first}).decode()
@@ -116,6 +123,13 @@ class ServiceEventStream:
         """Return an event; the first one has the time after which to connect again."""
         retry, self._retry = self._retry, None
         return ServerSentEvent(event=name, data=data, id=position, retry=retry)
+
+    async def _check_credential(self) -> None:
+        """Raise AuthenticationRequiredError once the token has expired, or the key is not valid any more."""
+        is_due = self._caller.credential and self._renewal_at <= time.monotonic()
+        if is_due or self._caller.expires_at <= time.time():
+            self._caller = await self._verifier.renew(self._caller)
+            self._renewal_at = time.monotonic() + RENEWAL_SECONDS
 
 
 class ServiceEventResponse(EventSourceResponse):
@@ -189,8 +203,8 @@ async def _stream(call: Call) -> Answer:
         raise RateLimitedError(
             f"Service {alias} has {MAX_READERS} streams on this worker, the maximum; close some", 5
         )
-    caller = StreamCaller(call.verifier, call.caller)
-    return Answer(ServiceEventResponse(ServiceEventStream(feed, alias, caller, after)))
+    stream = ServiceEventStream(feed, call.verifier, alias, call.caller, after)
+    return Answer(ServiceEventResponse(stream))
 
 
 _READING = (InsufficientPermissionsError, ServiceNotFoundError)
@@ -200,35 +214,35 @@ SERVICE_FEED_ENDPOINTS = [
         method="GET",
         path="/api/services/{alias}/pending",
         name="listPendingStates",
-        for_services=True,
         summary="List the states that wait at the steps of a service, those that wait longest first",
         handle=_pending,
         query=PendingQuery,
         answers={200: PendingStatesPage},
         errors=_READING,
+        for_services=True,
     ),
     Endpoint(
         method="GET",
         path="/api/services/{alias}/events",
         name="listServiceEvents",
-        for_services=True,
         summary="List the deliveries to a service after a sequence number, with their events",
         handle=_events,
         query=ServiceEventsQuery,
         answers={200: ServiceEventsPage},
         errors=_READING,
+        for_services=True,
     ),
     Endpoint(
         method="GET",
         path="/api/services/{alias}/events/stream",
         name="streamServiceEvents",
-        for_services=True,
         summary="Follow the deliveries to a service by Server-Sent Events; Last-Event-ID continues",
         handle=_stream,
         query=EventStreamQuery,
         request_headers=("Last-Event-ID",),
         answers={200: str},
         errors=(*_READING, RateLimitedError),
+        for_services=True,
         media_type="text/event-stream",
     ),
 ]

@@ -12,6 +12,7 @@ from app.contracts.errors import StateBusyError
 from app.contracts.identifiers import require_text
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
+from app.contracts.ports.deliveries import DeadLetters
 from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import DamagedState, StateStore, StoredState
@@ -47,6 +48,7 @@ class PersonalDataRequests:
         recovery: Recovery,
         relay: Relay,
         reports: CorruptionReports,
+        letters: DeadLetters,
         others: Pseudonymisation,
         clock: Clock,
     ) -> None:
@@ -58,6 +60,7 @@ class PersonalDataRequests:
         self._recovery = recovery
         self._relay = relay
         self._reports = reports
+        self._letters = letters
         self._others = others
         self._clock = clock
 
@@ -102,7 +105,8 @@ class PersonalDataRequests:
         """End all states of a user, and remove payloads and other input from all records.
 
         The transitions, their times, and the hash chain over them stay. A record of the kind ``erased`` in
-        each chain is the receipt. In states of others and their records a pseudonym replaces the id.
+        each chain is the receipt. Dead letters of the states are removed, as they
+        have payloads. In states of others and their records a pseudonym replaces the id.
         Idempotent: it can be repeated after a failure.
 
         Raises:
@@ -125,6 +129,8 @@ class PersonalDataRequests:
                     await self._states.release([record for record in failed if record.id != receipt.id])
                 erased += await self._history.erase(state_id, position_of(receipt))
                 receipts.append(receipt)
+            # Last, as events that are dead from now on are made from erased records.
+            await self._letters.delete_of_state(state_id)
             await self._states.drop_damaged(state_id)
             await self._reports.withdraw([state_id.key])
         log.info("personal data erased", states=len(receipts), records=erased)

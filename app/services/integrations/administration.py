@@ -59,8 +59,8 @@ class RegisteredService(Struct, frozen=True):
     """A service as its administrators see it.
 
     ``secret`` is the new secret of a registration that was made, or whose secret was rotated; it is not shown
-    again. ``waiting`` counts the states with undelivered events, at most ``MAX_COUNTED``. ``stream_key`` is the
-    key of its Redis stream, if it has one.
+    again. ``waiting`` counts the states with undelivered events, at most ``MAX_COUNTED``. ``stream_key`` is
+    the key of its Redis stream, if it has one.
     """
 
     integration: Integration
@@ -162,6 +162,8 @@ class IntegrationAdministration:
                 raise ServiceConflictError(alias, None)
             return await self._create(alias, given)
         changed = await self._registry.change(alias, lambda found: structs.replace(found, **given), expected)
+        if changed.url != stored.url:  # what failed at the former address need not fail at this one
+            await self._deliver_now(alias)
         if any(getattr(changed, name) != getattr(stored, name) for name in SELECTING):
             await self._registry.settle()
         return await self._shown(changed)
@@ -231,8 +233,7 @@ class IntegrationAdministration:
             )
 
         changed = await self._registry.change(alias, enabled)
-        await self._close_breaker(alias)
-        await self._ports.lanes.make_due(alias, self._clock.now())
+        await self._deliver_now(alias)
         log.info("service enabled", service=alias, backlog=command.backlog)
         return await self._shown(changed)
 
@@ -270,8 +271,12 @@ class IntegrationAdministration:
             return UNSET
         return BacklogPolicy("newest" if command.backlog == "newest" else "skip", self._clock.now())
 
-    async def _close_breaker(self, alias: str) -> None:
+    async def _deliver_now(self, alias: str) -> None:
         """Let deliveries begin at once, whatever failed before."""
+        await self._close_breaker(alias)
+        await self._ports.lanes.make_due(alias, self._clock.now())
+
+    async def _close_breaker(self, alias: str) -> None:
         for _ in range(MAX_ATTEMPTS):
             found = next((each for each in await self._store.list_health() if each.alias == alias), None)
             if found is None or found.breaker == "closed":

@@ -19,6 +19,7 @@ from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.probes import IntegrationProbes
 from app.services.integrations.registry import IntegrationRegistry
 from app.services.integrations.replay import Replays
+from app.services.integrations.retention import DeliveryRetention
 from app.services.integrations.waiting_backfill import WaitingBackfill
 from app.services.states.history import HistoryReader
 from app.services.states.operations import StateOperations
@@ -45,8 +46,8 @@ class IntegrationComponents:
         )
         self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
         self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, clock)
-        self.probes = IntegrationProbes(self.registry, ports.webhooks, clock)
         self.events = IntegrationEvents(ports.secrets)
+        self.probes = IntegrationProbes(self.registry, ports.webhooks, self.events, clock)
         self.sink = IntegrationSink(self.registry, ports.lanes, catalog, clock)
         self.pending = PendingStates(self.registry, ports.lanes, states, catalog, access, clock)
         self.feed = DeliveryFeed(self.registry, self.events, ports.log, states, history, catalog)
@@ -55,6 +56,7 @@ class IntegrationComponents:
         )
         self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
         self.letters = DeadLetterAdministration(ports, clock)
+        self.retention = DeliveryRetention(ports.log, ports.letters, clock)
         self.replays = Replays(ports, self.registry, reader, clock)
 
     def dispatcher(self, operations: StateOperations) -> Dispatcher:
@@ -68,6 +70,9 @@ class IntegrationComponents:
             operations,
             self._catalog,
             self._clock,
+            on_logged=self.feed.notify,
         )
         self.sink.on_marked(dispatcher.offer)
+        self.letters.on_jobs(dispatcher.poll)
+        self.replays.on_jobs(dispatcher.poll)
         return dispatcher

@@ -41,6 +41,7 @@ SOON_SECONDS = 0.3
 PROBE_CHOICES = 20
 PROBE_CHECK_SECONDS = 2.0
 """The time between two looks at a probe that another worker makes."""
+FINISH_SECONDS = 1.0
 OUTAGE_PAUSE_SECONDS = 2.0
 DEFECT_PAUSE_SECONDS = 5.0
 
@@ -70,7 +71,7 @@ class DispatchLoop:
         self._alias = integration.alias
         self._tools = tools
         self._lanes = ports.lanes
-        self._results = ResultStore(ports, lambda: self.integration, tools.clock, tools.random)
+        self._results = ResultStore(ports, self._alias, tools.clock, tools.random)
         self._limits = limits
         self._rate = rate
         self._workers = workers
@@ -102,11 +103,11 @@ class DispatchLoop:
         self._wake.set()
 
     async def run(self) -> None:
-        """Deliver until cancelled, or closed."""
+        """Deliver until cancelled."""
         self._poll_at = self._time() + MIN_POLL_SECONDS * self._tools.random()
         storing = asyncio.create_task(self._results.run())
         try:
-            while not self._closing:
+            while True:
                 await self._wait()
                 pause = await self._step_safely()
                 if pause:
@@ -125,11 +126,12 @@ class DispatchLoop:
 
     async def _finish(self, storing: asyncio.Task[None]) -> None:
         """Wait for results that are being stored, but not for a server that is unavailable."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                while self._working and not self._results.stalled:
-                    await asyncio.wait(self._working.values(), timeout=0.1)
-        await end_tasks([storing, *self._working.values()])
+        until = self._time() + FINISH_SECONDS
+        try:
+            while self._working and not self._results.stalled and self._time() < until:
+                await asyncio.wait(self._working.values(), timeout=FINISH_SECONDS / 10)
+        finally:
+            await end_tasks([storing, *self._working.values()])
 
     async def _wait(self) -> None:
         """Wait until there is something to do."""

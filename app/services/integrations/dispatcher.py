@@ -6,6 +6,7 @@ the one that has claimed it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from random import random as system_random
 
 import structlog
@@ -35,6 +36,8 @@ REVIEW_SECONDS = 1.0
 """The time between two comparisons of the loops with the registrations."""
 CLOSE_SECONDS = 3.0
 """The time for requests in progress when the worker ends; a second cancellation comes after five."""
+COUNTS_SECONDS = 0.5
+"""The time for the last counts; they are lost if the store does not answer."""
 
 
 class Dispatcher:
@@ -50,6 +53,7 @@ class Dispatcher:
         catalog: The definitions.
         clock: The present time.
         store_answers: Attempts have the beginning of answers.
+        on_logged: Receives the alias of an integration whose log has new deliveries.
         workers: Returns the number of live workers, which share the concurrency of each integration.
         random: Returns a number from 0 to 1.
     """
@@ -66,6 +70,7 @@ class Dispatcher:
         clock: Clock,
         *,
         store_answers: bool = False,
+        on_logged: Callable[[str], None] = lambda _: None,
         workers: Callable[[], int] = lambda: 1,
         random: Callable[[], float] = system_random,
     ) -> None:
@@ -73,7 +78,7 @@ class Dispatcher:
         self._registrations = ports.registrations
         self._clock = clock
         self._workers = workers
-        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams)
+        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, on_logged)
         self._limits = SendLimits()
         self._disable = disable
         self.health = SharedHealth(ports.registrations, clock, random)
@@ -115,7 +120,9 @@ class Dispatcher:
                 await asyncio.sleep(REVIEW_SECONDS)
         finally:
             await self._close()
-            await self._store_counts()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(COUNTS_SECONDS):
+                    await self._store_counts()
 
     def _review(self) -> None:
         """Start loops of new integrations, change those of changed ones, and end those of removed ones."""
@@ -155,5 +162,7 @@ class Dispatcher:
 
     async def _close(self) -> None:
         self._limits.close()
-        await asyncio.gather(*(loop.close(CLOSE_SECONDS) for loop in self._loops.values()))
-        await end_tasks([*self._tasks.values(), *self._ending])
+        try:
+            await asyncio.gather(*(loop.close(CLOSE_SECONDS) for loop in self._loops.values()))
+        finally:
+            await end_tasks([*self._tasks.values(), *self._ending])

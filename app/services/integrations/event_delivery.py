@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from app.contracts.deliveries import Attempt, DeadLetter, FailureReason, LanePosition, LoggedDelivery
+from app.contracts.deliveries import DeadLetter, DeliveryAttempt, FailureReason, LanePosition, LoggedDelivery
 from app.contracts.errors import FlowError, FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.flow import Flow
 from app.contracts.integration import Integration
@@ -64,7 +64,7 @@ class DeliveredChange(Struct, frozen=True):
 class DeliveryFailure(Struct, frozen=True):
     """A failed attempt. ``final``: there is no other one."""
 
-    attempt: Attempt
+    attempt: DeliveryAttempt
     reason: FailureReason
     error: str
     retry_after: float | None = None
@@ -134,7 +134,7 @@ class EventDelivery:
             status=UNSET if sent is None else sent.attempt.status,
             replay=replay,
             answered=UNSET if sent is None else sent.answered,
-            refused=UNSET if sent is None else sent.refused,
+            refused=UNSET if sent is None else sent.verdict.refused,
         )
         self._result.add_delivery(logged, event.body if self._integration.stream else b"")
         self._tools.health.count(self._integration.alias, delivered=1)
@@ -142,7 +142,7 @@ class EventDelivery:
 
     def own_failure(self, reason: FailureReason, error: str, *, final: bool = False) -> DeliveryFailure:
         """Return a failure of an attempt that did not get as far as the receiver."""
-        attempt = Attempt(at=self._tools.clock.now(), duration_ms=0.0, reason=reason, error=error)
+        attempt = DeliveryAttempt(at=self._tools.clock.now(), duration_ms=0.0, reason=reason, error=error)
         return DeliveryFailure(attempt, reason, error, final=final)
 
     def count_failure(self, failure: DeliveryFailure) -> None:

@@ -11,6 +11,7 @@ from app.contracts.deliveries import FailureReason
 from app.contracts.flow import Flow
 from app.contracts.integration import Integration
 from app.contracts.ports.secrets import SecretStore
+from app.contracts.ports.transports import MAX_EVENT_BYTES
 from app.contracts.record import HistoryRecord, named_payload, state_after
 from app.contracts.state import FlowState, Payload
 from app.contracts.wire.encoding import encode
@@ -20,7 +21,6 @@ from app.flow.step_services import owner_of
 from app.flow.values.projection import project
 from app.kit.ids import new_id
 
-MAX_EVENT_BYTES = 262_144
 SECRET_NAME = "deliveries"  # noqa: S105 - the name of the secret from which the ids of events follow
 SAMPLE_FLOW = "sample-flow"
 SAMPLE_STEP = "sample-step"

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from msgspec import structs
@@ -33,7 +33,7 @@ class SharedHealth:
         self._clock = clock
         self._random = random
         self._known: dict[str, IntegrationHealth] = {}
-        self._read_at = clock.now() - 2 * MAX_AGE
+        self._read_at: datetime | None = None
         self._reading = asyncio.Lock()
         self._changing: dict[str, asyncio.Lock] = {}
         self._outcomes: dict[str, list[Outcome]] = {}
@@ -55,7 +55,7 @@ class SharedHealth:
         """
         async with self._reading:
             now = self._clock.now()
-            if now - self._read_at < max_age:
+            if self._read_at is not None and now - self._read_at < max_age:
                 return
             read = {health.alias: health for health in await self._store.list_health()}
             self._read_at = now
@@ -146,9 +146,9 @@ class SharedHealth:
     def _note(self, before: IntegrationHealth, changed: IntegrationHealth) -> None:
         self._known[changed.alias] = changed
         if changed.breaker == "open" and before.breaker in ("closed", "ramping"):
-            log.warning("breaker opened", alias=changed.alias, reason=changed.reason or None)
+            log.warning("breaker opened", service=changed.alias, reason=changed.reason or None)
         elif changed.breaker == "closed" and before.breaker != "closed":
-            log.info("breaker closed", alias=changed.alias)
+            log.info("breaker closed", service=changed.alias)
 
 
 def _next_revision(health: IntegrationHealth) -> IntegrationHealth:

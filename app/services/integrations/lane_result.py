@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from app.contracts.deliveries import (
-    Attempt,
     DeadLetter,
+    DeliveryAttempt,
     Lane,
     LanePosition,
     LaneUpdate,
@@ -15,7 +15,7 @@ MAX_ATTEMPTS_STORED = 20
 
 
 class LaneResult:
-    """What a claimed lane has delivered so far, and where it goes on.
+    """The deliveries of a claimed lane so far, and where it goes on.
 
     Attributes:
         lane: The lane as it was claimed.
@@ -57,7 +57,7 @@ class LaneResult:
         self.deliveries.append((logged, body))
         self.size_bytes += len(body)
 
-    def note_attempt(self, attempt: Attempt) -> None:
+    def note_attempt(self, attempt: DeliveryAttempt) -> None:
         """Add an attempt at the next event."""
         self.attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS_STORED:]
 

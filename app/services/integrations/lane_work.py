@@ -103,7 +103,8 @@ class LaneWork:
         self._delivery.continue_after(delay or 0.0)
 
     async def _deliver_changes(self) -> None:
-        records = self._tools.changes.from_hand(self._lane.cursor, self._hand)
+        hand = [record for record in self._hand if record.timestamp >= self._lane.since]
+        records = self._tools.changes.from_hand(self._lane.cursor, hand)
         end = self._lane.end or self._lane.newest
         while True:
             for record in records:

@@ -1,6 +1,6 @@
 """Use cases about events that could not be delivered: dead letters."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
@@ -18,9 +18,9 @@ from app.contracts.deliveries import (
 from app.contracts.errors import DeliveryNotFoundError, Fault, InvalidRequestError
 from app.contracts.pages import Page
 from app.contracts.ports.clock import Clock
+from app.contracts.ports.transports import MAX_EVENT_BYTES
 from app.contracts.wire.encoding import encode
 from app.flow.values.storable_json import storage_errors
-from app.services.integrations.events import MAX_EVENT_BYTES
 from app.services.integrations.permissions import is_administrator, require_administrator, require_manager
 from app.services.integrations.ports import IntegrationPorts
 
@@ -68,6 +68,11 @@ class DeadLetterAdministration:
         self._lanes = ports.lanes
         self._log = ports.log
         self._clock = clock
+        self._on_jobs: Callable[[str], None] | None = None
+
+    def on_jobs(self, callback: Callable[[str], None]) -> None:
+        """Call back with the alias of a service after jobs of it were stored, so that they begin at once."""
+        self._on_jobs = callback
 
     async def list_letters(
         self, only: DeadLetterFilter, *, after: str | None, limit: int, caller: Caller
@@ -189,6 +194,9 @@ class DeadLetterAdministration:
                 for letter in letters
             ]
         )
+        if self._on_jobs is not None:
+            for alias in {letter.alias for letter in letters}:
+                self._on_jobs(alias)
 
 
 def _permitted(only: DeadLetterFilter, caller: Caller) -> DeadLetterFilter:

@@ -78,7 +78,8 @@ class IntegrationSink:
             for mark in _marks(addressees.of(record, flows[version]), record, flows[version]):
                 key = LaneId(mark.alias, mark.state_id).key
                 marks[key] = _joined(marks.get(key), mark)
-                marked.setdefault(mark.alias, []).append(record)
+                if record.timestamp >= mark.since:
+                    marked.setdefault(mark.alias, []).append(record)
         if marks:
             await self._lanes.mark(list(marks.values()), self._clock.now())
             self._call_back(marked)
@@ -140,7 +141,8 @@ def _marks(integrations: Iterable[Integration], record: HistoryRecord, flow: Flo
     for integration in integrations:
         alias = integration.alias
         waits = waits_at_own_step(alias, state, flow)
-        if waits or leaves_own_step(alias, record, flow) or concerns(integration, record, flow):
+        is_delivered = record.timestamp >= integration.registered_at and concerns(integration, record, flow)
+        if waits or leaves_own_step(alias, record, flow) or is_delivered:
             since = record.timestamp if waits else None
             stays = waits and not enters_step(record)
             marks.append(Mark(alias, state.id, position, integration.registered_at, since, stays))

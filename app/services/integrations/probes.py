@@ -1,7 +1,6 @@
 """Single events that are sent to the webhook of a service on request, outside its deliveries."""
 
 import time
-from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -16,6 +15,7 @@ from app.contracts.wire.encoding import encode
 from app.contracts.wire.times import iso
 from app.kit.ids import new_id
 from app.kit.token_bucket import TokenBucket
+from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.permissions import require_manager
 from app.services.integrations.registry import IntegrationRegistry
 
@@ -47,8 +47,15 @@ class ProbeResult(Struct, frozen=True, rename="camel", omit_defaults=True):
 class IntegrationProbes:
     """Sends pings and sample events. They are no deliveries: nothing is stored, nor counted as a failure."""
 
-    def __init__(self, registry: IntegrationRegistry, webhooks: WebhookTransport, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: IntegrationRegistry,
+        webhooks: WebhookTransport,
+        events: IntegrationEvents,
+        clock: Clock,
+    ) -> None:
         self._registry = registry
+        self._events = events
         self._webhooks = webhooks
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
@@ -63,12 +70,24 @@ class IntegrationProbes:
             RateLimitedError: There were too many probes of it.
         """
         integration = await self._target(alias, caller)
-        return await self._send(integration, "server-flow.ping", {})
+        event_id = f"evt_{new_id()}"
+        event = {
+            "specversion": "1.0",
+            "id": event_id,
+            "source": f"/services/{alias}",
+            "type": "server-flow.ping",
+            "time": iso(self._clock.now()),
+            "datacontenttype": "application/json",
+            "test": True,
+            "data": {},
+        }
+        return await self._send(integration, event_id, encode(event))
 
     async def test(self, alias: str, command: SampleCommand, caller: Caller) -> ProbeResult:
         """Send a sample event. Raises as ``ping`` does."""
         integration = await self._target(alias, caller)
-        return await self._send(integration, command.type, _sample(integration))
+        event = self._events.sample(integration, command.type, self._clock.now())
+        return await self._send(integration, event.id, event.body)
 
     async def _target(self, alias: str, caller: Caller) -> Integration:
         require_manager(caller, alias)
@@ -83,20 +102,9 @@ class IntegrationProbes:
             raise RateLimitedError("This service is tested too often", seconds)
         return found
 
-    async def _send(self, integration: Integration, event_type: str, data: dict[str, Any]) -> ProbeResult:
-        event_id = f"evt_{new_id()}"
-        event = {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": f"/services/{integration.alias}",
-            "type": event_type,
-            "time": iso(self._clock.now()),
-            "datacontenttype": "application/json",
-            "test": True,
-            "data": data,
-        }
+    async def _send(self, integration: Integration, event_id: str, body: bytes) -> ProbeResult:
         began = time.perf_counter()
-        answer = await self._webhooks.send(integration, event_id, encode(event))
+        answer = await self._webhooks.send(integration, event_id, body)
         return ProbeResult(
             ok=answer.status is not None and 200 <= answer.status < 300,
             event_id=event_id,
@@ -105,23 +113,3 @@ class IntegrationProbes:
             failure=answer.failure or UNSET,
             error=answer.error or UNSET,
         )
-
-
-def _sample(integration: Integration) -> dict[str, Any]:
-    """Return the data of a sample event: that of no state."""
-    ids = {"flowId": "sample-flow", "userId": "sample-user", "epoch": new_id(), "revision": 1}
-    if integration.thin:
-        return ids
-    return {
-        **ids,
-        "version": 1,
-        "kind": "transitioned",
-        "transition": "next",
-        "fromStep": "first",
-        "step": "second",
-        "service": integration.alias,
-        "status": "active",
-        "actor": "sample-user",
-        "payload": {},
-        "ok": True,
-    }

@@ -1,6 +1,6 @@
 """Replays: events that were delivered before are delivered again."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
 import structlog
@@ -50,6 +50,11 @@ class Replays:
         self._registry = registry
         self._history = history
         self._clock = clock
+        self._on_jobs: Callable[[str], None] | None = None
+
+    def on_jobs(self, callback: Callable[[str], None]) -> None:
+        """Call back with the alias of a service after jobs of it were stored, so that they begin at once."""
+        self._on_jobs = callback
 
     async def replay(self, alias: str, command: ReplayCommand, caller: Caller) -> ReplayResult:
         """Replay events of a service.
@@ -73,6 +78,8 @@ class Replays:
             jobs.append(self._job(lane, job, found))
         if jobs and not command.dry_run:
             await self._lanes.add_jobs(jobs)
+            if self._on_jobs is not None:
+                self._on_jobs(alias)
             log.info("replay requested", service=alias, states=len(jobs), changes=changes)
         return ReplayResult(len(jobs), changes, following)
 

@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from app.contracts.deliveries import DeadLetter
 from app.contracts.errors import BusUnavailableError, StoreUnavailableError
-from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.deliveries import DeadLetters, DeliveryLanes, DeliveryLog
 from app.contracts.ports.transports import EventStreams
@@ -29,12 +28,16 @@ T = TypeVar("T")
 
 
 class ResultPorts(Struct, frozen=True):
-    """The stores and the transport that results go to."""
+    """The stores and the transport that results go to.
+
+    ``on_logged`` receives the alias of an integration after deliveries were appended to its log.
+    """
 
     lanes: DeliveryLanes
     log: DeliveryLog
     letters: DeadLetters
     streams: EventStreams
+    on_logged: Callable[[str], None] = lambda _: None
 
 
 class ResultStore:
@@ -46,7 +49,7 @@ class ResultStore:
 
     Args:
         ports: The stores.
-        integration: Returns the registration.
+        alias: The integration.
         clock: The present time.
         random: Returns a number from 0 to 1.
     """
@@ -54,12 +57,12 @@ class ResultStore:
     def __init__(
         self,
         ports: ResultPorts,
-        integration: Callable[[], Integration],
+        alias: str,
         clock: Clock,
         random: Callable[[], float],
     ) -> None:
         self._ports = ports
-        self._integration = integration
+        self._alias = alias
         self._clock = clock
         self._random = random
         self._queue: list[tuple[LaneResult, asyncio.Future[bool]]] = []
@@ -104,20 +107,18 @@ class ResultStore:
         try:
             await self._store(results)
         except Exception as error:  # noqa: BLE001 - one bad result must not stop the others
-            alias = self._integration().alias
-            log.error("deliveries not stored", service=alias, lanes=len(results), **describe(error))
+            log.error("deliveries not stored", service=self._alias, lanes=len(results), **describe(error))
             return False
         return True
 
     async def _store(self, results: Sequence[LaneResult]) -> None:
-        integration, ports = self._integration(), self._ports
-        alias = integration.alias
+        alias, ports = self._alias, self._ports
         deliveries = [delivery for result in results for delivery in result.deliveries]
-        if integration.stream:
-            for events in _chunks([(logged.id, body) for logged, body in deliveries]):
-                await self._insist(partial(ports.streams.append, alias, events))
+        for events in _chunks([(logged.id, body) for logged, body in deliveries if body]):
+            await self._insist(partial(ports.streams.append, alias, events))
         for logged in _chunks([logged for logged, _ in deliveries]):
             await self._insist(partial(ports.log.append, alias, logged))
+            ports.on_logged(alias)
         await self._store_letters(alias, results)
         for updates in _chunks([result.update for result in results]):
             await self._insist(partial(ports.lanes.release, updates, self._clock.now()))

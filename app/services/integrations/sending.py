@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.callers import service_caller
 from app.contracts.commands import Origin
-from app.contracts.deliveries import Attempt, LaneId
+from app.contracts.deliveries import DeliveryAttempt, LaneId
 from app.contracts.errors import FlowError, InternalError
 from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
@@ -36,12 +36,15 @@ class DeferredError(Exception):
 
 
 class SentEvent(Struct, frozen=True):
-    """An attempt, and its meaning. ``refused``: the code of the error of the answered transition."""
+    """An attempt, and what came of it."""
 
-    attempt: Attempt
+    attempt: DeliveryAttempt
     verdict: Verdict
-    answered: str | UnsetType = UNSET
-    refused: str | UnsetType = UNSET
+
+    @property
+    def answered(self) -> str | UnsetType:
+        """The transition that the receiver answered."""
+        return UNSET if self.verdict.answered is None else self.verdict.answered.transition
 
 
 class EventSender:
@@ -109,19 +112,8 @@ class EventSender:
         duration_ms = round((loop.time() - began) * 1000, 1)
         verdict = judge(answer)
         await self._report(integration, lane_id, verdict, probe=probe)
-        refused: str | UnsetType = verdict.refused
-        if verdict.answered is not None:
-            try:
-                refused = await self._run(integration.alias, lane_id.state_id, event_id, verdict.answered)
-            except FlowError as error:
-                verdict = Verdict(
-                    action="retry",
-                    reason="internal",
-                    error=f"the answered transition failed: {error.code}",
-                    retry_after=error.retry_after,
-                    answered=verdict.answered,
-                )
-        attempt = Attempt(
+        verdict = await self._act(integration.alias, lane_id.state_id, event_id, verdict)
+        attempt = DeliveryAttempt(
             at=at,
             duration_ms=duration_ms,
             reason=verdict.reason or UNSET,
@@ -129,8 +121,7 @@ class EventSender:
             error=verdict.error or UNSET,
             body=self._stored_answer(answer),
         )
-        answered = UNSET if verdict.answered is None else verdict.answered.transition
-        return SentEvent(attempt, verdict, answered, refused)
+        return SentEvent(attempt, verdict)
 
     async def _begin(
         self, integration: Integration, rate: RateAllowance, permitted: Callable[[], bool]
@@ -175,10 +166,26 @@ class EventSender:
             return
         await self._health.report(integration, outcome)
 
+    async def _act(self, alias: str, state_id: StateId, event_id: str, verdict: Verdict) -> Verdict:
+        """Run the answered transition, once for each event. Its failure is ours, a refusal is noted."""
+        if verdict.answered is None:
+            return verdict
+        try:
+            refused = await self._run(alias, state_id, event_id, verdict.answered)
+        except FlowError as error:
+            return structs.replace(
+                verdict,
+                action="retry",
+                reason="internal",
+                error=f"the answered transition failed: {error.code}",
+                retry_after=error.retry_after,
+            )
+        return structs.replace(verdict, refused=refused)
+
     async def _run(
         self, alias: str, state_id: StateId, event_id: str, answered: AnsweredTransition
     ) -> str | UnsetType:
-        """Run the answered transition, once for each event; return the code of a refusal.
+        """Run the answered transition, and return the code of a refusal.
 
         Raises:
             FlowError: It may succeed later.
@@ -197,10 +204,10 @@ class EventSender:
         except FlowError as error:
             if error.retryable or error.status >= MAX_LOCAL_STATUS:
                 raise
-            log.info("answered transition refused", service=alias, event=event_id, code=error.code)
+            log.info("answered transition refused", service=alias, event_id=event_id, code=error.code)
             return error.code
         except Exception as error:
-            log.error("answered transition failed", service=alias, event=event_id, **describe(error))
+            log.error("answered transition failed", service=alias, event_id=event_id, **describe(error))
             raise InternalError from error
         return UNSET
 

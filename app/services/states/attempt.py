@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from app.contracts.commands import Origin
+from app.contracts.commands import Origin, TransitionCommand
 from app.contracts.errors import FlowError, RevisionConflictError
 from app.contracts.ports.states import StoredState
 from app.contracts.positions import ExpectedPosition
+from app.contracts.record import MergedField
 from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.services.states.state_command import ProposedChange, StateCommand
 
@@ -49,6 +50,19 @@ class Refuse(Struct, frozen=True):
     recorded: bool
 
 
+class Conflict(Struct, frozen=True):
+    """The state has changed since the caller read it, and the transition may say what then happens.
+
+    ``present`` is the state, and ``command`` that of the transition. ``error`` is that of a state at none of
+    the positions that the caller expects. None: it is at one of them, or the caller expects none, but it has
+    changed since the first attempt.
+    """
+
+    present: FlowState
+    command: TransitionCommand
+    error: RevisionConflictError | None
+
+
 Outcome = Reply | CommitDue | Commit | Refuse
 
 
@@ -61,6 +75,7 @@ class Attempt(Struct, frozen=True):
         now: The time of the attempt, never before the last change of the state.
         replayed: The state to which the same request led when it came first, None if it is new.
         due: The change that is due by time, None if none is.
+        first: The state that the first attempt met, None if this is the first one, or there was none.
     """
 
     command: StateCommand
@@ -68,6 +83,7 @@ class Attempt(Struct, frozen=True):
     now: datetime
     replayed: FlowState | None = None
     due: DueChange | None = None
+    first: FlowState | None = None
 
     @property
     def present(self) -> FlowState | None:
@@ -77,26 +93,44 @@ class Attempt(Struct, frozen=True):
             state = self.due.change.after
         return None if state is None or state.status in TERMINAL_STATUSES else state
 
-    def outcome_before_decision(self) -> Outcome | None:
+    @property
+    def met(self) -> FlowState | None:
+        """The state as it was stored."""
+        return None if self.stored is None else self.stored.state
+
+    def outcome_before_decision(self) -> Outcome | Conflict | None:
         """Return the outcome that needs no decision, None if the command is to be decided."""
         if self.replayed is not None:
             return Reply(self.replayed, changed=True)
         if self.due is not None and not self.command.origin.dry_run:
             return CommitDue(self.due)
-        conflict = position_conflict(self.present, self.command.origin.expected)
-        return None if conflict is None else self._refusal(conflict)
+        present = self.present
+        error = position_conflict(present, self.command.origin.expected)
+        if error is None and not self._has_changed(present):
+            return None
+        command = self.command.command
+        if present is not None and isinstance(command, TransitionCommand):
+            return Conflict(present, command, error)
+        return None if error is None else self.refusal(error)
 
-    def outcome_of(self, decision: ProposedChange | FlowError | None) -> Outcome:
+    def _has_changed(self, present: FlowState | None) -> bool:
+        """Return whether the state has changed since the first attempt, also by time alone."""
+        first = self.first
+        return first is not None and (present is None or first.position != present.position)
+
+    def outcome_of(
+        self, decision: ProposedChange | FlowError | None, merged: tuple[MergedField, ...] = ()
+    ) -> Outcome:
         """Return the outcome of the decision: a change, an error, or None for no change."""
         if isinstance(decision, FlowError):
-            return self._refusal(decision)
+            return self.refusal(decision)
         if decision is None:
             return Reply(self.present, changed=False)
         if self.command.origin.dry_run:
             return Reply(decision.after, changed=True)
-        return Commit(decision)
+        return Commit(structs.replace(decision, merged=merged) if merged else decision)
 
-    def _refusal(self, error: FlowError) -> Refuse:
+    def refusal(self, error: FlowError) -> Refuse:
         """Errors of the service itself are not recorded, nor commands for a state that is not there."""
         is_of_client = error.status < 500
         dry_run = self.command.origin.dry_run

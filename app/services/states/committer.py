@@ -172,6 +172,7 @@ class Committer:
             actor=attempt.origin.actor,
             actor_salt=_salt_of(after, attempt.origin.actor),
             payload=change.payload,
+            merged=change.merged,
             after=after,
             payload_revision=self._payload_revision(before, after, payload_at, now),
             request_id=attempt.origin.request_id,

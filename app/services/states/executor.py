@@ -18,10 +18,11 @@ from app.contracts.errors import (
 )
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore, StoredState
-from app.contracts.record import state_after
+from app.contracts.record import MergedField, state_after
 from app.contracts.state import FlowState
-from app.services.states.attempt import Attempt, CommitDue, Refuse, Reply
+from app.services.states.attempt import Attempt, CommitDue, Conflict, Refuse, Reply
 from app.services.states.committer import CommandContext, Committer
+from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.idempotency import Idempotency, request_fingerprint
 from app.services.states.recovery import Recovery
@@ -48,6 +49,7 @@ class Executor:
         repeats: Idempotency,
         deadlines: Deadlines,
         recovery: Recovery,
+        conflicts: ConflictResolution,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -55,11 +57,14 @@ class Executor:
         self._repeats = repeats
         self._deadlines = deadlines
         self._recovery = recovery
+        self._conflicts = conflicts
         self._clock = clock
         self._turns = Turns()
 
     async def execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
         """Execute a command. After a lost race it is decided again on the new state.
+
+        A transition may have another rule for a state that has changed meanwhile (``conflict``).
 
         Returns:
             The state afterwards (None: there is none), and true if this request changed it, now or when it
@@ -67,7 +72,8 @@ class Executor:
 
         Raises:
             FlowError: Whatever ``decide`` raises.
-            RevisionConflictError: The state is not at the position that the caller expects.
+            RevisionConflictError: The state is not at the position that the caller expects, or has changed
+                since the first attempt, and the rule of the transition does not allow it.
             InvalidRequestError: The id of the request came with another command before.
             StateBusyError: Others changed the state for too long.
         """
@@ -88,11 +94,15 @@ class Executor:
         context = CommandContext(origin, request_fingerprint(command.name, command.command, origin))
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
+        first: FlowState | None = None
         for lost_races in itertools.count():
-            attempt = await self._load_attempt(command, context)
+            attempt = await self._load_attempt(command, context, first)
             outcome = attempt.outcome_before_decision()
+            merged: tuple[MergedField, ...] = ()
+            if isinstance(outcome, Conflict):
+                outcome, merged = await self._conflicts.resolve(attempt, outcome)
             if outcome is None:
-                outcome = attempt.outcome_of(await _decision(decide, attempt))
+                outcome = attempt.outcome_of(await _decision(decide, attempt), merged)
             if isinstance(outcome, Reply):
                 return outcome.state, outcome.changed
             if isinstance(outcome, Refuse):
@@ -105,18 +115,22 @@ class Executor:
             if isinstance(outcome, CommitDue):
                 change, by = outcome.due
                 await self._commits.make(attempt.stored, change, CommandContext(by), attempt.now)
+                first = first or attempt.met
                 continue
             committed = await self._commits.make(attempt.stored, outcome.change, context, attempt.now)
             if committed is not None:
                 return state_after(committed), True
             if loop.time() > until:
                 break
+            first = first or attempt.met
             longest = min(0.002 * lost_races, MAX_PAUSE_SECONDS)
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads rivals
         raise StateBusyError(command.state_id.flow_id)
 
-    async def _load_attempt(self, command: StateCommand, context: CommandContext) -> Attempt:
-        """Load what one attempt depends on."""
+    async def _load_attempt(
+        self, command: StateCommand, context: CommandContext, first: FlowState | None
+    ) -> Attempt:
+        """Load what one attempt depends on. ``first`` is the state that the first attempt met."""
         stored = await self._load(command)
         now = self._now(stored)
         if stored is None:
@@ -125,7 +139,10 @@ class Executor:
             replayed = await self._repeats.answer(stored, command.origin, context.digest, now)
             if replayed is not None:
                 return Attempt(command, stored, now, replayed=replayed)
-        return Attempt(command, stored, now, due=await self._deadlines.due(stored.state, now))
+        due = await self._deadlines.due(stored.state, now)
+        if due is not None and command.origin.dry_run:
+            first = stored.state  # the change is not committed, but counts as one
+        return Attempt(command, stored, now, due=due, first=first)
 
     async def apply_due_change(self, state: FlowState) -> bool:
         """Make the change that is due on ``state``; return False if none is, or it has changed meanwhile."""

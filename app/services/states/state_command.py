@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.commands import Origin
 from app.contracts.definition import FlowDefinition
-from app.contracts.record import Kind
+from app.contracts.record import Kind, MergedField
 from app.contracts.state import FlowState, Payload, StateId
 
 
@@ -57,6 +57,7 @@ class ProposedChange(Struct, frozen=True):
         after: The state afterwards.
         payload: The payload that came with the command.
         ttl: How long the state lives from now; None: as the settings say.
+        merged: The fields of the payload in which the command replaced another change.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class ProposedChange(Struct, frozen=True):
     after: FlowState
     payload: Payload | UnsetType = UNSET
     ttl: timedelta | None = None
+    merged: tuple[MergedField, ...] | UnsetType = UNSET
 
     @classmethod
     def of_kind(

@@ -238,7 +238,10 @@ export interface StateListing {
 export interface ChangeOptions extends CallOptions {
   /** 1 to 128 visible ASCII characters: a repetition with the same id returns the first answer. */
   requestId?: string;
-  /** Fail with `REVISION_CONFLICT` if the state is at another revision. */
+  /**
+   * Fail with `REVISION_CONFLICT` if the state is at another revision. Some transitions merge instead
+   * (`conflict` in the definition), and fail only with `details.fields`, the pointers that conflict.
+   */
   expectedRevision?: number;
 }
 
