@@ -87,16 +87,7 @@ class Backend:
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
-                integrations=IntegrationPorts(
-                    registrations=MongoIntegrationStore(self.database),
-                    api_keys=MongoApiKeyStore(self.database),
-                    lanes=MongoDeliveryLanes(self.database),
-                    log=MongoDeliveryLog(self.database),
-                    letters=MongoDeadLetters(self.database),
-                    webhooks=self.webhooks,
-                    streams=self.streams,
-                    secrets=self.secrets,
-                ),
+                integrations=self._integration_ports(),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
@@ -108,6 +99,18 @@ class Backend:
                 max_payload_bytes=settings.max_payload_bytes,
                 user_changes_per_minute=settings.user_changes_per_minute,
             ),
+        )
+
+    def _integration_ports(self) -> IntegrationPorts:
+        return IntegrationPorts(
+            registrations=MongoIntegrationStore(self.database),
+            api_keys=MongoApiKeyStore(self.database),
+            lanes=MongoDeliveryLanes(self.database),
+            log=MongoDeliveryLog(self.database),
+            letters=MongoDeadLetters(self.database),
+            webhooks=self.webhooks,
+            streams=self.streams,
+            secrets=self.secrets,
         )
 
     @asynccontextmanager

@@ -131,6 +131,7 @@ async def test_streams_are_apart(outages: StreamsWithOutages) -> None:
     assert outages.streams.key("payment") != outages.streams.key("user")
     await outages.streams.append("payment", [event(1)])
     await outages.streams.append("user", [event(2)])
+    assert outages.streams.key("payment") != outages.streams.key("user")
     assert await outages.unread("user") == entries_of([event(2)])
     assert await outages.unread("payment") == entries_of([event(1)])
 

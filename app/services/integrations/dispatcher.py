@@ -84,7 +84,7 @@ class Dispatcher:
         self.health = SharedHealth(ports.registrations, clock, random)
         self._tools = LaneTools(
             events=events,
-            changes=LaneChanges(history),
+            changes=LaneChanges(history, clock),
             sender=EventSender(
                 ports.webhooks, operations, self._limits, self.health, clock, store_answers=store_answers
             ),
