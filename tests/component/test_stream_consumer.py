@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from redis.crc import key_slot
 
+from app.contracts.errors import BusUnavailableError
 from realtime.consumer import StreamConsumer, StreamEvent
 from realtime.redis.streams import GROUP, RedisEventStreams, stream_key
 from tests.support.faults import RedisServer
@@ -91,8 +93,10 @@ class Running:
 
 async def append(url: str, events: Sequence[tuple[str, bytes]]) -> None:
     streams = RedisEventStreams(url, "server_flow")
-    await streams.append(ALIAS, events)
-    await streams.close()
+    try:
+        await streams.append(ALIAS, events)
+    finally:
+        await streams.close()
 
 
 async def pending(redis: Redis) -> int:
@@ -369,8 +373,6 @@ async def test_old_entries_are_removed(server: RedisServer, redis: Redis) -> Non
 
 
 async def test_a_full_redis_takes_all_events_of_a_batch_or_none(server: RedisServer, redis: Redis) -> None:
-    from app.contracts.errors import BusUnavailableError
-
     await append(server.url, [event(1)])
     await redis.config_set("maxmemory", "1mb")
     with pytest.raises(BusUnavailableError):
@@ -390,8 +392,6 @@ async def test_a_wrong_password_ends_the_consumer(server: RedisServer, redis: Re
 
 @pytest.mark.expected_logs("redis connection lost", optional=True)
 async def test_streams_and_consumers_work_on_a_cluster_whose_slots_move(tmp_path: Path) -> None:
-    from redis.crc import key_slot
-
     cluster = await RedisCluster(tmp_path).join()
     seen = Seen()
     streams = RedisEventStreams(cluster.url, "server_flow")
@@ -432,8 +432,6 @@ async def test_streams_and_consumers_follow_the_master_behind_sentinel(tmp_path:
 
 async def until_appended(streams: RedisEventStreams, events: Sequence[tuple[str, bytes]]) -> None:
     """Append events as soon as there is a new master."""
-    from app.contracts.errors import BusUnavailableError
-
     appended: list[bool] = []
 
     async def repeat() -> None:
