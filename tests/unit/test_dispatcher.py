@@ -252,8 +252,10 @@ def test_an_open_breaker_uses_no_attempts_and_ramps_up() -> None:
             assert all(lane.failures <= 2 for lane in failed)
             made.webhooks.script("payment", OK)
             made.webhooks.peak.clear()
+            sent = len(made.webhooks.sent)
             async with made.webhooks.holding("payment"):
-                await asyncio.sleep(800)
+                await made.webhooks.arrived(sent + 1)
+                await asyncio.sleep(5)
                 assert made.webhooks.running["payment"] == 1, "the probe alone"
             await asyncio.sleep(HOUR)
             assert made.registrations.health["payment"].breaker == "closed"

@@ -148,7 +148,7 @@ def test_concurrency_is_bounded_and_shared_by_workers() -> None:
     async def scenario(made: Deliveries) -> None:
         async with made.webhooks.holding("payment"), made.webhooks.holding("mail"):
             await many(made, 200)
-            await asyncio.sleep(30)
+            await asyncio.sleep(10)
         await asyncio.sleep(60)
 
     made = play(scenario, integration(concurrency=7), integration("mail", concurrency=500))

@@ -26,8 +26,9 @@ from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-CLAIM = timedelta(seconds=60)
-MAX_CLAIM_AGE_SECONDS = 40.0
+CLAIM = timedelta(seconds=30)
+"""The events that a killed worker was sending are sent again after it."""
+MAX_CLAIM_AGE_SECONDS = 12.0
 """After it no event of a claimed lane is sent, so that the answer comes before the claim ends."""
 MAX_CLAIMED = 128
 """The largest number of lanes of an integration that a worker has claimed."""

@@ -31,7 +31,7 @@ from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-MAX_WORK_SECONDS = 20.0
+MAX_WORK_SECONDS = 8.0
 """How long a claimed lane is worked on before others get their turn; much shorter than a claim."""
 MAX_EVENTS = 200
 """The largest number of events of a claim; after a crash they are repeated."""
