@@ -98,6 +98,7 @@ class Backend:
                 history_retention=settings.history_retention,
                 max_payload_bytes=settings.max_payload_bytes,
                 user_changes_per_minute=settings.user_changes_per_minute,
+                store_answers=settings.services_store_answers,
             ),
         )
 

@@ -87,6 +87,7 @@ class Limits(Struct, frozen=True):
 
     ``state_ttl`` None: states do not expire; ``history_retention`` None: history is retained for ever.
     ``user_changes_per_minute`` counts the changes that one user requests through this worker.
+    ``store_answers``: attempts to deliver events to services have the beginning of the answers.
     """
 
     definition_max_age: timedelta = timedelta(minutes=5)
@@ -94,6 +95,7 @@ class Limits(Struct, frozen=True):
     history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
     user_changes_per_minute: int = 1200
+    store_answers: bool = False
 
 
 class Components:
@@ -108,7 +110,7 @@ class Components:
         bus.on_gap(self.catalog.on_gap)
         self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, clock)
-        self.integrations = self._integrations(ports)
+        self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
@@ -149,7 +151,7 @@ class Components:
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
         self.background = self._background(ports, executor, relay, recovery)
 
-    def _integrations(self, ports: Ports) -> IntegrationComponents:
+    def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
         return IntegrationComponents(
             ports.integrations,
             self.catalog,
@@ -160,6 +162,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            store_answers=limits.store_answers,
         )
 
     def _relay(self, ports: Ports) -> Relay:
