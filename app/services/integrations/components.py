@@ -56,6 +56,7 @@ class IntegrationComponents:
             self.registry, ports.registrations, ports.lanes, states, definitions, catalog, clock
         )
         self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
+        self._bus = bus
         self._store_answers = store_answers
         self.letters = DeadLetterAdministration(ports, clock)
         self.retention = DeliveryRetention(ports.log, ports.letters, clock)
@@ -74,6 +75,7 @@ class IntegrationComponents:
             self._clock,
             store_answers=self._store_answers,
             on_logged=self.feed.notify,
+            workers=lambda: self._bus.worker_count,
         )
         self.sink.on_marked(dispatcher.offer)
         self.letters.on_jobs(dispatcher.poll)
