@@ -1,7 +1,6 @@
 """``services``: registered services."""
 
 import click
-from msgspec import UNSET
 
 from app.cli.command import echo, main, on_store, with_service
 from app.cli.json_arguments import convert_options, read_json, shown_json
@@ -29,7 +28,11 @@ _alias = click.argument("alias")
 @services.command("list")
 @on_store
 def list_command() -> None:
-    """Print all services, one line for each: alias, state, breaker, deliveries, failures, address."""
+    """Print all services, one line for each: alias, state, breaker, deliveries, failures, address.
+
+    "failed" counts attempts that the service failed, "failed here" those that failed on the side of
+    server-flow.
+    """
 
     async def run(service: FlowService) -> list[RegisteredService]:
         return await service.integrations.administration.list_all(CLI_CALLER)
@@ -38,7 +41,7 @@ def list_command() -> None:
     for each in found:
         integration, health = each.integration, each.health
         state = "enabled" if integration.enabled else "disabled"
-        counts = f"{health.delivered} delivered\t{health.failed} failed"
+        counts = f"{health.delivered} delivered\t{health.failed} failed\t{health.internal} failed here"
         address = integration.url or ("stream" if integration.stream else "pull")
         echo(f"{integration.alias}\t{state}\t{health.breaker}\t{counts}\t{address}")
     if not found:
@@ -81,11 +84,10 @@ def register(alias: str, registration: str) -> None:
 @on_store
 def rotate(alias: str, expires_in: int) -> None:
     """Make a new secret and print it; both sign until the older ones expire."""
+    command = convert_options({"expiresIn": expires_in}, RotateCommand)
 
     async def run(service: FlowService) -> RegisteredService:
-        return await service.integrations.administration.rotate(
-            alias, RotateCommand(expires_in=expires_in), CLI_CALLER
-        )
+        return await service.integrations.administration.rotate(alias, command, CLI_CALLER)
 
     _print_service(with_service(run))
 
@@ -111,9 +113,9 @@ def ping(alias: str) -> None:
 @on_store
 def disable(alias: str, reason: str) -> None:
     """Deliver no events to a service; they wait."""
+    command = convert_options({"reason": reason} if reason else {}, DisableCommand)
 
     async def run(service: FlowService) -> RegisteredService:
-        command = DisableCommand(reason or UNSET)
         return await service.integrations.administration.disable(alias, command, CLI_CALLER)
 
     with_service(run)

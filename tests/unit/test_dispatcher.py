@@ -321,3 +321,24 @@ def test_an_idle_service_costs_little() -> None:
     queries = sum(made.lanes.lists.values())
     assert queries < 50 * HOUR / 12
     assert made.lanes.claims == 0
+
+
+@pytest.mark.parametrize(("concurrency", "workers", "peak"), [(8, 2, 8), (7, 2, 6), (2, 3, 3)])
+def test_workers_share_the_concurrency_of_a_service(concurrency: int, workers: int, peak: int) -> None:
+    made = Deliveries(integration(concurrency=concurrency))
+
+    async def slowly(_: SentWebhook) -> WebhookAnswer:
+        await asyncio.sleep(5)
+        return OK
+
+    async def run() -> None:
+        await made.prepare()
+        made.webhooks.script("payment", slowly)
+        async with made.running(*(made.dispatcher(workers=lambda: workers) for _ in range(workers))):
+            for number in range(60):
+                await made.change(f"user-{number}")
+            await asyncio.sleep(HOUR)
+
+    run_virtually(run())
+    assert len(made.logged("payment")) == 60
+    assert made.webhooks.peak["payment"] == peak

@@ -174,12 +174,14 @@ def test_a_redelivery_that_fails_is_one_more_attempt() -> None:
 def test_a_letter_without_an_event_gets_one_if_its_change_can_be_read() -> None:
     async def scenario(made: Deliveries) -> None:
         letter = await letter_of(made)
-        await redeliver(made, structs.replace(letter, event=UNSET))
+        unknown = structs.replace(letter, event=UNSET, type="flow.transition")
+        await redeliver(made, unknown)
 
     made = play(scenario)
     assert not made.letters.letters
     first, second = made.webhooks.sent
     assert first == second
+    assert first.event["type"] == "flow.started"
 
 
 @pytest.mark.expected_logs(LETTERS)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from math import ceil, exp, inf
+from math import exp, inf
 
 import structlog
 from msgspec import UNSET
@@ -296,7 +296,7 @@ class DispatchLoop:
     def _limit(self) -> int:
         """Return the largest number of requests of this worker at a time."""
         allowed = breaker.allowance(self._tools.health.of(self._alias), self.integration.concurrency)
-        return min(max(1, ceil(allowed / max(1, self._workers()))), MAX_SENDS // 2)
+        return min(max(1, allowed // max(1, self._workers())), MAX_SENDS // 2)
 
     def _set_limit(self) -> None:
         self._limits.set_limit(self._alias, self._limit())

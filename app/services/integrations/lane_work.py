@@ -262,7 +262,8 @@ class LaneWork:
         if record is None:
             raise UndeliverableEventError("expired", "the change is not in the history any more")
         flow = await self._tools.flow_of(record)
-        return self._tools.events.event(self._integration, record, letter.type, flow=flow)
+        event_type = concerns(self._integration, record, flow) or letter.type
+        return self._tools.events.event(self._integration, record, event_type, flow=flow)
 
 
 def _failed_again(letter: DeadLetter, failure: DeliveryFailure) -> DeadLetter:
