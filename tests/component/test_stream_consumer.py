@@ -14,6 +14,8 @@ from redis.crc import key_slot
 
 from app.contracts.errors import BusUnavailableError
 from realtime.consumer import StreamConsumer, StreamEvent
+from realtime.consumer.group import BLOCK_MS
+from realtime.redis.servers import TIMEOUT_SECONDS
 from realtime.redis.streams import GROUP, RedisEventStreams, stream_key
 from tests.support.faults import RedisServer
 from tests.support.redis_kinds import DurableRedis, RedisCluster, Replica, SentinelServer
@@ -445,3 +447,8 @@ async def until_appended(streams: RedisEventStreams, events: Sequence[tuple[str,
     task = asyncio.create_task(repeat())
     await until(lambda: bool(appended), 60)
     await task
+
+
+def test_a_read_of_an_idle_stream_ends_before_the_timeout_of_connections() -> None:
+    tick_seconds = 1.0  # of a Redis with hz 1: that of embedded servers ends blocking reads at the next tick
+    assert BLOCK_MS / 1000 + tick_seconds < TIMEOUT_SECONDS

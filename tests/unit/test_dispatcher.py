@@ -13,6 +13,7 @@ from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
 from app.services.integrations import dispatcher
 from app.services.integrations.breaker import OPENS_AFTER
+from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
@@ -342,3 +343,23 @@ def test_workers_share_the_concurrency_of_a_service(concurrency: int, workers: i
     run_virtually(run())
     assert len(made.logged("payment")) == 60
     assert made.webhooks.peak["payment"] == peak
+
+
+def test_deliveries_begin_soon_after_an_administrator_closed_the_breaker() -> None:
+    made = Deliveries(integration())
+    opened = IntegrationHealth(
+        alias="payment", breaker="open", next_probe_at=START + timedelta(minutes=10), revision=7
+    )
+
+    async def run() -> None:
+        await made.prepare()
+        made.registrations.health["payment"] = opened
+        await made.change("ada")
+        async with made.running(made.dispatcher()):
+            await asyncio.sleep(60)
+            assert not made.webhooks.sent
+            made.registrations.health["payment"] = IntegrationHealth(alias="payment", revision=8)
+            await asyncio.sleep(2 * OPEN_CHECK_SECONDS)
+            assert len(made.webhooks.sent) == 1
+
+    run_virtually(run())

@@ -42,6 +42,8 @@ SOON_SECONDS = 0.3
 PROBE_CHOICES = 20
 PROBE_CHECK_SECONDS = 2.0
 """The time between two looks at a probe that another worker makes."""
+OPEN_CHECK_SECONDS = 5.0
+"""The time between two looks at an open breaker, which an administrator may have closed."""
 FINISH_SECONDS = 1.0
 OUTAGE_PAUSE_SECONDS = 2.0
 DEFECT_PAUSE_SECONDS = 5.0
@@ -310,7 +312,7 @@ class DispatchLoop:
         health = self._tools.health.of(self._alias)
         wait = PROBE_CHECK_SECONDS
         if health.breaker == "open" and health.next_probe_at is not UNSET:
-            wait = (health.next_probe_at - self._tools.clock.now()).total_seconds()
+            wait = min((health.next_probe_at - self._tools.clock.now()).total_seconds(), OPEN_CHECK_SECONDS)
         self._poll_at = self._time() + max(wait, 0.0) + SOON_SECONDS * self._tools.random()
 
     def _longer_pause(self) -> float:
