@@ -188,7 +188,8 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     """Run ``use`` with a service by the settings and the options of ``on_store``.
 
     Logs below warnings are not shown. Only ``serve`` publishes the example flows: the service of this
-    database may have other definitions.
+    database may have other definitions. It delivers no events to registered services, which this machine may
+    not reach, and whose deliveries would end with the command.
     """
     import asyncio  # noqa: PLC0415 - as all of these, for commands that need a service
 

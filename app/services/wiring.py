@@ -189,7 +189,9 @@ class Components:
             relay,
             ports.reports,
             ports.integrations.letters,
-            Pseudonymisation(states, history, commits, recovery, relay, clock),
+            Pseudonymisation(
+                states, history, commits, recovery, relay, self.integrations.letter_events, clock
+            ),
             clock,
         )
 

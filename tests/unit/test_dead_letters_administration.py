@@ -70,6 +70,8 @@ async def test_the_filter_of_a_list_selects_what_the_list_showed() -> None:
     assert [each.id for each in found.page.items] == ["evt_svc-0", "evt_svc-1"]
     there.clock.advance(seconds=1)
     await there.letters.add([letter(7, died_at=there.clock.now())])  # dies after the list
+    # So does this one on a worker whose clock is behind, or one that needs a while to store it.
+    await there.letters.add([letter(8, died_at=there.clock.now() - timedelta(seconds=1.9))])
     assert await office.redeliver(found.only, ROOT, dry_run=True) == LettersResult(5, 5)
     assert there.lanes.lanes == {}, "a dry run changes nothing"
     assert await office.redeliver(found.only, ROOT, dry_run=False) == LettersResult(5, 5)
@@ -201,3 +203,13 @@ def _lane(lane_id: LaneId, due_at: Any) -> Any:
     from app.contracts.deliveries import Lane
 
     return Lane(id=lane_id, since=T0, newest=LanePosition("e", 1), due_at=due_at)
+
+
+async def test_a_list_ends_before_letters_that_others_may_still_store() -> None:
+    there, office = await made(letter(1))
+    now = there.clock.now()
+    await there.letters.add([letter(2, died_at=now - timedelta(seconds=1)), letter(3, died_at=now)])
+    for until in (None, now - timedelta(seconds=1), now + timedelta(hours=1)):
+        found = await office.list_letters(DeadLetterFilter(until=until), after=None, limit=10, caller=ROOT)
+        assert [each.id for each in found.page.items] == ["evt_svc-1"]
+        assert found.only.until == now - timedelta(seconds=1)

@@ -363,3 +363,64 @@ def test_deliveries_begin_soon_after_an_administrator_closed_the_breaker() -> No
             assert len(made.webhooks.sent) == 1
 
     run_virtually(run())
+
+
+def test_a_changed_registration_is_used_at_the_next_review(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        worker.review()  # before it runs, it begins nothing
+        async with made.running(worker):
+            await asyncio.sleep(2)
+            await made._disable("payment", "maintenance")
+            worker.review()
+            records = await made.change("ada")
+            worker.offer("payment", records)
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    assert made.webhooks.sent == []
+
+
+def test_a_registration_that_was_made_anew_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have the same alias and revision; the worker saw no moment without one."""
+    monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    made = Deliveries(integration(url="https://old.example/"))
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        async with made.running(worker):
+            await asyncio.sleep(2)
+            await made.registrations.delete("payment")
+            anew = integration(url="https://new.example/")
+            await made.register(structs.replace(anew, registered_at=START + timedelta(seconds=1)))
+            worker.review()
+            records = await made.change("ada")
+            worker.offer("payment", records)
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    assert [each.url for each in made.webhooks.sent] == ["https://new.example/"]
+
+
+def test_an_answer_to_an_event_of_a_life_that_has_ended_changes_nothing() -> None:
+    """The state is at the same step of a new life when the old event arrives at last."""
+
+    async def scenario(made: Deliveries) -> None:
+        made.webhooks.script("payment", answer(500), answer_at_b, OK)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await made.webhooks.arrived(1)
+        await made.flows.clear_flow_state("ada", FLOW)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await asyncio.sleep(HOUR)
+
+    made = play(scenario, integration(events=("flow.step.entered",)))
+    assert [record.transition for record in made.records("ada") if record.success][-1] == "go"
+    first, *_ = made.logged("payment")
+    assert (first.answered, first.refused) == ("pay", "REVISION_CONFLICT")

@@ -23,6 +23,7 @@ from tests.support.virtual_time import START, run_virtually
 
 ROOT = Caller("root", scopes=frozenset({ADMIN}))
 ADA = StateId(FLOW, "ada")
+HOUR = 3600
 LETTERS = "events became dead letters"
 Scenario = Callable[[Deliveries], Awaitable[None]]
 
@@ -333,3 +334,35 @@ def test_requested_redeliveries_and_replays_begin_at_once() -> None:
             assert made.clock.now() - before < timedelta(seconds=0.1)
 
     run_virtually(run())
+
+
+def test_a_replay_after_days_does_not_repeat_what_was_answered() -> None:
+    """The state is at the same step again, and remembers the request no more."""
+    back = answer(200, {"transition": "back"})
+
+    async def scenario(made: Deliveries) -> None:
+        made.webhooks.script("payment", back, OK)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await asyncio.sleep(60)
+        await made.change("ada", "go")
+        await asyncio.sleep(72 * HOUR)
+        await made.rig.history.append(made.records("ada"))
+        made.webhooks.script("payment", back)
+        position = LanePosition(made.records("ada")[0].epoch, 1)
+        job = Lane(
+            id=LaneId("payment", ADA, "replay-1"),
+            since=made.since,
+            newest=position,
+            end=position,
+            due_at=made.clock.now(),
+        )
+        await made.lanes.add_jobs([job])
+        await asyncio.sleep(60)
+
+    made = play(scenario, integration(events=("flow.step.entered",), steps=("b",)))
+    assert [r.transition for r in made.records("ada")] == ["started", "go", "back", "go"]
+    first, *_, replayed = made.webhooks.sent
+    assert (first.event_id, replayed.event["replay"]) == (replayed.event_id, True)
+    entry = made.logged("payment")[-1]
+    assert (entry.replay, entry.answered, entry.refused) == (True, "back", UNSET)

@@ -350,3 +350,22 @@ async def test_a_cancelled_wait_costs_no_sender() -> None:
     await other
     limits.give_back("a")
     await limits.take("a")
+
+
+def test_a_worker_that_ends_during_a_claim_releases_the_lanes() -> None:
+    """Otherwise they would wait for the end of the claim, a minute."""
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        made.lanes.answer_seconds = 0.5
+        async with made.running(made.dispatcher()):
+            await made.change("ada")
+            await made.lanes.claimed.wait()
+        lane = made.lane("payment", "ada")
+        assert lane.holder == ""
+        assert lane.due_at is not None
+        assert lane.due_at <= made.clock.now()
+
+    run_virtually(run())
+    assert made.webhooks.sent == []

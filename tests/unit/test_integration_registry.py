@@ -231,3 +231,17 @@ async def test_no_change_is_lost_that_another_worker_commits_after_the_answer() 
     (stored,) = here.states.stored.values()
     await other.background.relay.deliver(stored.pending)
     assert [lane.id for lane in here.lanes.lanes.values()] == [LaneId("svc", StateId("loop", "ada"))]
+
+
+async def test_changes_are_called_back_and_nothing_else() -> None:
+    store, calls = FakeIntegrationStore(), []
+    registry = make(store)
+    registry.on_changed(lambda: calls.append(registry.registered))
+    await store.put(USER, None)
+    await registry.refresh()
+    await registry.refresh()
+    assert calls == [(USER,)]
+    changed = await registry.change("user", lambda found: structs.replace(found, enabled=False))
+    await store.delete("user")
+    await registry.refresh()
+    assert calls == [(USER,), (changed,), ()]

@@ -15,7 +15,6 @@ from app.contracts.flow import Flow
 from app.contracts.integration import Integration
 from app.contracts.record import HistoryRecord
 from app.services.integrations.event_delivery import (
-    DeliveredChange,
     DeliveryFailure,
     EventDelivery,
     LaneTools,
@@ -26,7 +25,7 @@ from app.services.integrations.lane_result import LaneResult
 from app.services.integrations.matching import concerns
 from app.services.integrations.retry_schedule import MAX_ATTEMPTS, next_delay
 from app.services.integrations.send_limits import RateAllowance
-from app.services.integrations.sending import DeferredError
+from app.services.integrations.sending import DeferredError, DeliveredChange
 from config.log import describe
 
 log = structlog.get_logger("deliveries")
