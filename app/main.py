@@ -60,7 +60,7 @@ class Backend:
         clock: Clock | None = None,
         listeners: Sequence[object] = (),
         *,
-        dispatches: bool = True,
+        sends_events: bool = True,
     ) -> None:
         """Create the parts; nothing is sent yet.
 
@@ -68,7 +68,7 @@ class Backend:
             settings: Settings that name both servers.
             clock: The clock of this machine, by default the system's. It is compared with the servers'.
             listeners: Listeners of the driver, which receive every command to the database.
-            dispatches: Deliver events to registered services.
+            sends_events: Send events to services. False: others do.
         """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
@@ -90,17 +90,7 @@ class Backend:
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
-                integrations=IntegrationPorts(
-                    registrations=MongoIntegrationStore(self.database),
-                    api_keys=MongoApiKeyStore(self.database),
-                    lanes=MongoDeliveryLanes(self.database),
-                    log=MongoDeliveryLog(self.database),
-                    letters=MongoDeadLetters(self.database),
-                    webhooks=self.webhooks,
-                    streams=self.streams,
-                    secrets=self.secrets,
-                    dispatches=dispatches,
-                ),
+                integrations=self._integration_ports(),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
@@ -111,7 +101,21 @@ class Backend:
                 history_retention=settings.history_retention,
                 max_payload_bytes=settings.max_payload_bytes,
                 user_changes_per_minute=settings.user_changes_per_minute,
+                store_answers=settings.services_store_answers,
+                sends_events=sends_events,
             ),
+        )
+
+    def _integration_ports(self) -> IntegrationPorts:
+        return IntegrationPorts(
+            registrations=MongoIntegrationStore(self.database),
+            api_keys=MongoApiKeyStore(self.database),
+            lanes=MongoDeliveryLanes(self.database),
+            log=MongoDeliveryLog(self.database),
+            letters=MongoDeadLetters(self.database),
+            webhooks=self.webhooks,
+            streams=self.streams,
+            secrets=self.secrets,
         )
 
     @asynccontextmanager
@@ -168,7 +172,11 @@ class Backend:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings | None = None, *, create: bool = True, examples: bool = True, dispatches: bool = True
+    settings: Settings | None = None,
+    *,
+    create: bool = True,
+    examples: bool = True,
+    sends_events: bool = True,
 ) -> AsyncIterator[FlowService]:
     """Open the service for a Python program, without HTTP, with the same settings as ``serve``.
 
@@ -180,7 +188,7 @@ async def open_service(
         create: Create the database of embedded servers. False: it must exist.
         examples: Publish the flows that ship into a database that lacks them. False: only if
             FLOW_DEFINITIONS names them.
-        dispatches: Deliver events to registered services. False: the workers do.
+        sends_events: Send events to registered services, as the workers of ``serve`` do.
 
     Raises:
         SettingsError: The settings are wrong.
@@ -197,7 +205,7 @@ async def open_service(
         servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
     opened = False
     try:
-        async with Backend(settings, dispatches=dispatches).running() as service:
+        async with Backend(settings, sends_events=sends_events).running() as service:
             sources = definition_sources(service, settings, examples=examples)
             await sources.publish_all()
             async with follow_sources(sources):

@@ -73,8 +73,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment] # that of uvloop is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -92,7 +91,7 @@ class Connection(asyncio.Protocol):
             head = (
                 f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(counts)}\r\n\r\n"
             )
-            self._transport.write(f"{head}\r\n\r\n".encode() + counts)
+            self._transport.write(head.encode() + counts)
         else:
             self._receiver.receive(self._path, bytes(self._body))
             self._transport.write(ANSWER)

@@ -55,7 +55,10 @@ def _only(options: dict[str, Any]) -> DeadLetterFilter:
 @_filter_options
 @on_store
 def list_command(**options: Any) -> None:
-    """Print dead letters, one line for each: service, event, reason, type, flow, user, time, failure."""
+    """Print dead letters.
+
+    A line has the service, the event, the reason, the type, the flow, the user, the time, and the failure.
+    """
     only = _only(options)
 
     async def run(service: FlowService) -> int:
@@ -81,15 +84,18 @@ def list_command(**options: Any) -> None:
 @click.argument("service")
 @on_store
 def failing(service: str) -> None:
-    """Print the states whose next event has failed and is tried again."""
+    """Print the states whose event is tried again.
+
+    A line has the flow, the user, the number of failures, the time of the next attempt, and the last failure.
+    """
 
     async def read(flows: FlowService, after: str | None) -> Page[Lane]:
         return await flows.integrations.letters.list_failing(
             service, after=after, limit=PAGE_SIZE, caller=CLI_CALLER
         )
 
-    async def run(flows: FlowService) -> None:
-        after = None
+    async def run(flows: FlowService) -> int:
+        after, number = None, 0
         while True:
             page = await read(flows, after)
             for lane in page.items:
@@ -97,11 +103,13 @@ def failing(service: str) -> None:
                 again = "-" if lane.due_at is None else iso(lane.due_at)
                 last = str(lane.attempts[-1].error) if lane.attempts else "-"
                 echo(f"{state}\t{lane.failures} failures\t{again}\t{last}")
+            number += len(page.items)
             after = page.next
             if after is None:
-                return
+                return number
 
-    with_service(run)
+    if not with_service(run):
+        echo("No events have failed that are tried again; see 'server-flow deliveries list', too.", err=True)
 
 
 @deliveries.command()
@@ -123,7 +131,10 @@ def show(service: str, event: str) -> None:
 @_dry_run
 @on_store
 def redeliver(dry_run: bool, **options: Any) -> None:
-    """Deliver the events of dead letters; the options are those of the list."""
+    """Deliver the events of dead letters.
+
+    The options are those of the list.
+    """
     only = _only(options)
 
     async def run(service: FlowService) -> LettersResult:
@@ -139,7 +150,10 @@ def redeliver(dry_run: bool, **options: Any) -> None:
 @_dry_run
 @on_store
 def drop(dry_run: bool, **options: Any) -> None:
-    """Remove dead letters without a delivery; the options are those of the list."""
+    """Remove dead letters, undelivered.
+
+    The options are those of the list.
+    """
     only = _only(options)
 
     async def run(service: FlowService) -> LettersResult:
@@ -161,7 +175,10 @@ def drop(dry_run: bool, **options: Any) -> None:
 @_dry_run
 @on_store
 def replay(service: str, dry_run: bool, **options: Any) -> None:
-    """Deliver events again that were delivered before, marked as a replay."""
+    """Deliver again what was delivered before.
+
+    The events have their former ids, and are marked as a replay.
+    """
     names = {"from_revision": "fromRevision", "flow": "flowId", "user": "userId", "entity": "entityId"}
     given = {names.get(name, name): value for name, value in options.items() if value is not None}
     command = {**given, "dryRun": dry_run}

@@ -52,8 +52,8 @@ def url_fault(url: str, policy: AddressPolicy) -> str | None:
         return "url must begin with https:// (or http:// for a private address)"
     if scheme == "http" and policy.is_public_only:
         return (
-            "url must begin with https://, as events have data of users; http:// is possible to private "
-            f"addresses that the setting {_SETTING} allows"
+            "url must begin with https://, as events have data of users; for http:// to private addresses "
+            f"list them in the setting {_SETTING}, such as 127.0.0.0/8, and start the server again"
         )
     if "@" in parts["authority"]:
         return "url must have no user name and password; requests are signed instead"

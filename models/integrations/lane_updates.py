@@ -4,13 +4,13 @@ So a filter is the ``_id`` alone: one command for many lanes, served by its inde
 literals, as MongoDB reads one that begins with a dollar sign as a field.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from msgspec import json
 
-from app.contracts.deliveries import DeliveryAttempt, Lane, LaneUpdate, Mark
+from app.contracts.deliveries import DeliveryAttempt, Lane, LaneId, LaneUpdate, Mark
 from models.codec import Document
 from models.integrations.places import (
     lane_id_from_key,
@@ -89,21 +89,34 @@ def waiting_place(mark: Mark, since: datetime) -> str:
     return f"{mark.alias};{time_text(since)};{mark.state_id.key}"
 
 
-def marked(mark: Mark, now: datetime) -> list[Document]:
-    """Return the change by a mark, of a lane or of a document that has only its ``_id``."""
-    newest = _literal(position_text(mark.position))
-    is_newer = {"$lt": [{"$ifNull": ["$newest", ""]}, newest]}
+def new_lane(mark: Mark, now: datetime) -> Document:
+    """Return the document of a lane that a mark creates."""
+    lane_id = LaneId(mark.alias, mark.state_id)
+    lane = Lane(id=lane_id, since=mark.since, newest=mark.position, due_at=now)
+    waits = {} if mark.waits_since is None else {"waits": waiting_place(mark, mark.waits_since)}
+    return lane_to_document(lane) | waits
+
+
+def marked(marks: Mapping[str, Mark], now: datetime) -> list[Document]:
+    """Return the change of lanes by marks, which are by key."""
+    changes: dict[str, Document] = {}
+    for key, mark in marks.items():
+        since = mark.waits_since
+        changes[key] = {
+            "newest": position_text(mark.position),
+            "due": due_place(mark.alias, now) + key,
+            "stays": mark.stays and since is not None,
+            **({} if since is None else {"waits": waiting_place(mark, since)}),
+        }
+    is_newer = {"$lt": ["$newest", "$change.newest"]}
     is_idle = {"$eq": [{"$ifNull": ["$due", ""]}, ""]}
-    has_work = {"$lt": [{"$ifNull": ["$cursor", ""]}, newest]}
-    waits: Any = _REMOVE if mark.waits_since is None else _literal(waiting_place(mark, mark.waits_since))
-    if mark.stays and mark.waits_since is not None:
-        waits = {"$ifNull": ["$waits", waits]}
-    return _set(
-        stateKey=_literal(mark.state_id.key),
-        since={"$ifNull": ["$since", mark.since]},
-        newest={"$cond": [is_newer, newest, "$newest"]},
+    has_work = {"$lt": [{"$ifNull": ["$cursor", ""]}, "$change.newest"]}
+    waits = {"$cond": ["$change.stays", {"$ifNull": ["$waits", "$change.waits"]}, "$change.waits"]}
+    return _each(
+        changes,
+        newest={"$cond": [is_newer, "$change.newest", "$newest"]},
         waits={"$cond": [is_newer, waits, "$waits"]},
-        due={"$cond": [{"$and": [is_idle, has_work]}, _due(mark.alias, now), "$due"]},
+        due={"$cond": [{"$and": [is_idle, has_work]}, "$change.due", "$due"]},
     )
 
 
@@ -119,34 +132,41 @@ def claimed(alias: str, holder: str, now: datetime, until: datetime) -> list[Doc
     )
 
 
-def released(update: LaneUpdate, attempts: str, now: datetime) -> list[Document]:
-    """Return the change of a lane by the result of its claim, unless another holder has it.
+def released(updates: Iterable[tuple[LaneUpdate, str]], now: datetime) -> list[Document]:
+    """Return the change of lanes by the results of their claims, except of those that another holder has.
 
     Args:
-        update: The result.
-        attempts: Its attempts as they are stored.
-        now: The time at which a lane is due that was marked meanwhile.
+        updates: The results, each with its attempts as they are stored.
+        now: The time at which lanes are due that were marked meanwhile.
     """
-    lane = update.lane
-    alias = lane.id.alias
-    is_failing = bool(update.failures or update.attempts)
-    if update.due_at is not None:
-        due: Any = _due(alias, update.due_at)
-    elif lane.id.job:
-        due = _literal(ENDED + lane.holder)
-    else:
-        is_done = {"$eq": ["$newest", _literal(position_text(lane.newest))]}
-        due = {"$cond": [is_done, _REMOVE, _due(alias, now)]}
+    changes = {update.lane.id.key: _result(update, attempts, now) for update, attempts in updates}
+    is_done = {"$eq": ["$newest", "$change.newest"]}
     after = {
-        "cursor": _REMOVE if update.cursor is None else _literal(position_text(update.cursor)),
-        "due": due,
+        "due": {"$ifNull": ["$change.due", {"$cond": [is_done, _REMOVE, "$change.again"]}]},
         "holder": _REMOVE,
-        "failing": "$_id" if is_failing else _REMOVE,
-        "failures": update.failures if is_failing else _REMOVE,
-        "attempts": _literal(attempts) if is_failing else _REMOVE,
+        **{name: f"$change.{name}" for name in ("cursor", "failing", "failures", "attempts")},
     }
-    is_held = {"$eq": ["$holder", _literal(lane.holder)]}
-    return _set(**{name: {"$cond": [is_held, value, f"${name}"]} for name, value in after.items()})
+    is_held = {"$eq": ["$holder", "$change.holder"]}
+    return _each(changes, **{name: {"$cond": [is_held, value, f"${name}"]} for name, value in after.items()})
+
+
+def _result(update: LaneUpdate, attempts: str, now: datetime) -> Document:
+    """Return the values of a result; a field without one is removed."""
+    lane, key = update.lane, update.lane.id.key
+    result: Document = {
+        "holder": lane.holder,
+        "newest": position_text(lane.newest),
+        "again": due_place(lane.id.alias, now) + key,
+    }
+    if update.due_at is not None:
+        result["due"] = due_place(lane.id.alias, update.due_at) + key
+    elif lane.id.job:
+        result["due"] = ENDED + lane.holder
+    if update.cursor is not None:
+        result["cursor"] = position_text(update.cursor)
+    if update.failures or update.attempts:
+        result |= {"failing": key, "failures": update.failures, "attempts": attempts}
+    return result
 
 
 def returned(alias: str, now: datetime) -> list[Document]:
@@ -163,6 +183,16 @@ def returned(alias: str, now: datetime) -> list[Document]:
 
 def _set(**fields: Any) -> list[Document]:
     return [{"$set": fields}]
+
+
+def _each(changes: Mapping[str, Document], **fields: Any) -> list[Document]:
+    """Return stages that set fields of documents by ``$change``, the own values of each one.
+
+    One statement for many documents: the embedded server writes its log to the disk after each statement.
+    """
+    own = {"$indexOfArray": [{"$literal": list(changes)}, "$_id"]}
+    change = {"$arrayElemAt": [{"$literal": list(changes.values())}, own]}
+    return [*_set(change=change), *_set(**fields, change=_REMOVE)]
 
 
 def _literal(text: str) -> Document:

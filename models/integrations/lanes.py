@@ -1,13 +1,12 @@
 """Lanes of integrations in MongoDB."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from motor.core import AgnosticBaseCursor
-from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from app.contracts.deliveries import Lane, LaneId, LaneUpdate, Mark, WaitingState
@@ -24,14 +23,18 @@ from models.integrations.lane_updates import (
     lane_from_document,
     lane_to_document,
     marked,
+    new_lane,
     released,
     returned,
 )
 from models.integrations.places import lane_id_from_key, next_time_text, time_from_text
-from models.integrations.upserts import duplicates_in, upsert_all
+from models.integrations.upserts import duplicates_in
 from models.paging import BATCH_DOCUMENTS
 
-MAX_LANES_IN_COMMAND = 500
+MAX_LANES_IN_COMMAND = 200
+"""Each document looks for its change in a list of all changes of the command."""
+
+T = TypeVar("T")
 
 
 class MongoDeliveryLanes:
@@ -51,21 +54,53 @@ class MongoDeliveryLanes:
         self._key_ranges = KeyRanges()
 
     async def mark(self, marks: Sequence[Mark], now: datetime) -> None:
-        """Note that lanes have work, in one command; create those that are missing."""
+        """Note that lanes have work; create those that are missing.
+
+        Mostly one command for new lanes, and one for the others.
+        """
         by_lane: dict[str, list[Mark]] = {}
         for mark in sorted(marks, key=attrgetter("position")):
             own = by_lane.setdefault(LaneId(mark.alias, mark.state_id).key, [])
             if not mark.stays:
                 own.clear()  # the newest mark of a lane says all, unless the state goes on waiting
             own.append(mark)
-        statements = [
-            UpdateOne({"_id": key}, marked(mark, now), upsert=True)
-            for key, own in by_lane.items()
-            for mark in own
-        ]
-        if statements:
-            async with store_errors():
-                await upsert_all(self._lanes, statements)
+        async with store_errors():
+            while by_lane:  # mostly once
+                marks_of_lanes = {key: own.pop(0) for key, own in by_lane.items()}
+                by_lane = {key: own for key, own in by_lane.items() if own}
+                for keys in _parts(list(marks_of_lanes)):
+                    await self._mark({key: marks_of_lanes[key] for key in keys}, now)
+
+    async def _mark(self, marks: Mapping[str, Mark], now: datetime) -> None:
+        """Mark lanes, which are by key: a start mostly needs a new one, any other change has one."""
+        known = [key for key, mark in marks.items() if mark.position.revision]
+        known += await self._create([key for key in marks if key not in known], marks, now)
+        if known and await self._change(known, marks, now) < len(known):
+            found = await self._lanes.find({"_id": {"$in": known}}, {"_id": 1}).to_list(None)
+            present = {document["_id"] for document in found}
+            missing = [key for key in known if key not in present]
+            lost = await self._create(missing, marks, now)
+            # Others may have created lanes between the change and the search; a repeated change is harmless.
+            again = [*present, *lost]
+            if again:
+                await self._change(again, marks, now)
+
+    async def _create(self, keys: Sequence[str], marks: Mapping[str, Mark], now: datetime) -> list[str]:
+        """Create lanes. Returns those that exist."""
+        try:
+            if keys:
+                await self._lanes.insert_many([new_lane(marks[key], now) for key in keys], ordered=False)
+        except BulkWriteError as refusal:
+            existing = duplicates_in(refusal)
+            if existing is None:
+                raise
+            return [keys[n] for n in existing]
+        return []
+
+    async def _change(self, keys: Sequence[str], marks: Mapping[str, Mark], now: datetime) -> int:
+        """Mark lanes that exist. Returns their number."""
+        change = marked({key: marks[key] for key in keys}, now)
+        return (await self._lanes.update_many({"_id": {"$in": list(keys)}}, change)).matched_count
 
     async def add_jobs(self, lanes: Sequence[Lane]) -> None:
         """Store lanes of replays and redeliveries; existing ones are not changed."""
@@ -110,12 +145,13 @@ class MongoDeliveryLanes:
         if not updates:
             return
         attempts = await self._codec.encode_many(_attempts_document, updates)
-        statements = [
-            UpdateOne({"_id": stored["_id"]}, released(update, stored["attempts"], now))
-            for update, stored in zip(updates, attempts, strict=True)
+        results = [
+            (update, str(stored["attempts"])) for update, stored in zip(updates, attempts, strict=True)
         ]
         async with store_errors():
-            await self._lanes.bulk_write(statements, ordered=False)
+            for part in _parts(results):
+                keys = [update.lane.id.key for update, _ in part]
+                await self._lanes.update_many({"_id": {"$in": keys}}, released(part, now))
             if any(update.lane.id.job and update.due_at is None for update in updates):
                 await self._lanes.delete_many({"due": key_range(ENDED, behind_prefix(ENDED))})
 
@@ -176,8 +212,8 @@ class MongoDeliveryLanes:
         stages = pipeline({"due": later}, {"holder": {"$exists": False}}, project={"_id": 1})
         async with store_errors():
             found = await self._lanes.aggregate(stages).to_list(None)
-            for first in range(0, len(found), MAX_LANES_IN_COMMAND):
-                keys = [document["_id"] for document in found[first : first + MAX_LANES_IN_COMMAND]]
+            for part in _parts(found):
+                keys = [document["_id"] for document in part]
                 await self._lanes.update_many({"_id": {"$in": keys}}, returned(alias, now))
 
     async def delete_of_integration(self, alias: str) -> int:
@@ -185,8 +221,8 @@ class MongoDeliveryLanes:
         count = 0
         async with store_errors():
             found = await self._lanes.find({"_id": _of(alias)}, {"_id": 1}).to_list(None)
-            for first in range(0, len(found), MAX_LANES_IN_COMMAND):
-                keys = [document["_id"] for document in found[first : first + MAX_LANES_IN_COMMAND]]
+            for part in _parts(found):
+                keys = [document["_id"] for document in part]
                 count += (await self._lanes.delete_many({"_id": {"$in": keys}})).deleted_count
         return count
 
@@ -203,6 +239,12 @@ class MongoDeliveryLanes:
             return self._lanes.aggregate(stages, batchSize=BATCH_DOCUMENTS)
 
         return find
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Return the items in parts of a command."""
+    for first in range(0, len(items), MAX_LANES_IN_COMMAND):
+        yield items[first : first + MAX_LANES_IN_COMMAND]
 
 
 def _of(alias: str) -> Document:

@@ -1,19 +1,17 @@
-"""Statements that create missing documents, sent as one command."""
+"""Statements that may find that a document exists already."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from pymongo import ReplaceOne, UpdateOne
+from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 
 from models.database import Collection
 
 DUPLICATE_KEY = 11000
 
-Statement = UpdateOne | ReplaceOne[dict[str, Any]]
 
-
-async def upsert_all(collection: Collection, statements: Sequence[Statement]) -> None:
+async def upsert_all(collection: Collection, statements: Sequence[ReplaceOne[dict[str, Any]]]) -> None:
     """Apply statements by ``_id`` in any order; those that lost a race to create a document, again."""
     try:
         await collection.bulk_write(list(statements), ordered=False)

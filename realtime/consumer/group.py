@@ -11,8 +11,9 @@ from realtime.redis.streams import create_group
 Entry = tuple[str, Mapping[bytes, bytes], int]
 """The identifier of an entry, its fields, and the number of its deliveries."""
 
-BLOCK_MS = 1000
-"""The time for which a read waits for entries; shorter than the timeout of connections."""
+BLOCK_MS = 500
+"""The time for which a read waits for entries. A Redis whose ``hz`` is 1, as the embedded one, ends it up to
+a second later, which still is before the timeout of connections."""
 
 _HOLD_LEASE = """
 local holder = redis.call('GET', KEYS[1])

@@ -77,3 +77,20 @@ def _set_fields(documents: list[dict[str, Any]], _database: Any, fields: dict[st
 
 
 aggregate._PIPELINE_HANDLERS["$set"] = _set_fields
+
+
+def _index_of_array(handle_array_operator: Any) -> Any:
+    """mongomock 4.3 does not know ``$indexOfArray``."""
+
+    def wrapper(parser: Any, operator: str, operands: Any) -> Any:
+        if operator != "$indexOfArray":
+            return handle_array_operator(parser, operator, operands)
+        values, value = (parser.parse(operand) for operand in operands)
+        return values.index(value) if value in values else -1
+
+    return wrapper
+
+
+aggregate._Parser._handle_array_operator = _index_of_array(  # type: ignore[method-assign]
+    aggregate._Parser._handle_array_operator
+)

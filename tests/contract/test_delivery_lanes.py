@@ -97,6 +97,18 @@ async def test_marks_of_one_batch_and_repeated_ones_are_one_lane(lanes: Delivery
     assert (after.newest, after.since, after.due_at) == (at(0, LATER_EPOCH), T0 - SECOND, T0)
 
 
+async def test_the_newest_of_concurrent_marks_counts(lanes: DeliveryLanes) -> None:
+    """Also while the lane is created by another one."""
+    revisions = range(12)
+    for n in range(10):
+        state_id = StateId("loop", f"user-{n}")
+        marks = [[mark_of((n + revision) % 12, state_id)] for revision in revisions]
+        await asyncio.gather(*(lanes.mark(each, T0) for each in marks))
+        lane = await lanes.get(LaneId("pay", state_id))
+        assert lane is not None
+        assert (lane.newest, lane.due_at) == (at(11), T0)
+
+
 async def test_those_that_are_due_for_the_longest_time_are_first(lanes: DeliveryLanes) -> None:
     for n in (3, 1, 2):
         await lanes.mark([mark_of(1, StateId("loop", f"user-{n}"))], T0 + n * SECOND)

@@ -88,7 +88,7 @@ class RedisStreamOutages:
         await self._proxy.mend()
 
     async def unread(self, alias: str) -> list[Entry]:
-        key = stream_key(self.database, alias)
+        key = self.streams.key(alias)
         if not await self.redis.exists(key):
             return []
         answer: Any = await self.redis.xreadgroup(GROUP, "test", {key: ">"}, noack=True)
@@ -128,8 +128,10 @@ async def test_events_are_appended_in_order_before_anybody_reads(outages: Stream
 
 
 async def test_streams_are_apart(outages: StreamsWithOutages) -> None:
+    assert outages.streams.key("payment") != outages.streams.key("user")
     await outages.streams.append("payment", [event(1)])
     await outages.streams.append("user", [event(2)])
+    assert outages.streams.key("payment") != outages.streams.key("user")
     assert await outages.unread("user") == entries_of([event(2)])
     assert await outages.unread("payment") == entries_of([event(1)])
 

@@ -164,6 +164,20 @@ def test_operate(shell: Shell) -> None:
     assert "Redis: Redis does not answer" in shell("check-config", code=1)
 
 
+def test_a_service_gets_a_key_and_the_address_of_its_stream(shell: Shell) -> None:
+    assert "No service is registered as payment" in shell("services", "make-key", "payment", code=1)
+    registered = json.loads(shell("services", "register", "payment", '{"stream": true}'))
+    assert registered["secret"].startswith("whsec_")
+    assert shell("services", "make-key", "payment", "--name", "first").startswith("sfk_")
+    refused = shell("services", "make-key", "payment", "--expires-in", "1", code=1)
+    assert refused.startswith("server-flow: /expiresIn: ")
+    assert shell("services", "list").endswith("0 delivered\t0 failed\tstream\n")
+    assert shell("deliveries", "failing", "payment").startswith("No events have failed")
+    assert shell("services", "redis-url") == f"{shell.env['FLOW_REDIS_URL']}\n"
+    shell.env = {}
+    assert "start 'server-flow serve' first" in shell("services", "redis-url", code=2)
+
+
 def test_a_wrong_password_is_reported_to_who_can_mend_it(shell: Shell) -> None:
     shell.env["FLOW_MONGO_URL"] = shell.env["FLOW_MONGO_URL"].replace("://flow:", "://flow:x", 1)
     reported = "MongoDB refuses (code 18): check the user, the password and the rights of its URL"

@@ -38,7 +38,7 @@ def path(endpoint: Endpoint, flow: str = "user-onboarding") -> str:
     required = [f.encode_name for f in msgspec.structs.fields(endpoint.query) if f.required]
     query = "&".join(f"{name}=somebody" for name in required)
     named = {"flow_id": flow, "transition": "start", "version": "1", "earlier": "1", "later": "1"}
-    named |= {"alias": "nobody", "key_id": "0" * 16}
+    named |= {"alias": "nobody", "key_id": "0" * 16, "event_id": "evt_none"}
     return endpoint.path.format(**named) + (query and f"?{query}")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,13 +25,13 @@ USERS = [f"user-{n}" for n in range(5)]
 async def running(*command: str, **env: str) -> AsyncIterator[asyncio.StreamReader]:
     """Run a program until the end of the block; its output."""
     process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE
+        *command, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, start_new_session=True
     )
     assert process.stdout is not None
     try:
         yield process.stdout
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # node may be a program that starts another one
         await process.communicate()  # to the end of its output, so that the pipe is closed
 
 

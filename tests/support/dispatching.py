@@ -17,6 +17,7 @@ from app.contracts.state import StateId
 from app.services.integrations.dispatcher import Dispatcher
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.ports import IntegrationPorts
+from app.services.states.history import HistoryReader
 from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
 from tests.support.fake_integrations import FakeIntegrationStore
 from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
@@ -146,6 +147,10 @@ class Deliveries:
         self._registered = tuple(await self.registrations.list_all())
 
     @property
+    def history(self) -> HistoryReader:
+        return self.service.history
+
+    @property
     def ports(self) -> IntegrationPorts:
         return IntegrationPorts(
             registrations=self.registrations,
@@ -166,7 +171,7 @@ class Deliveries:
             lambda: self._registered,
             self._disable,
             IntegrationEvents(used.secrets),
-            self._components.history,
+            self.history,
             self._components.operations,
             self._components.catalog,
             self.clock,

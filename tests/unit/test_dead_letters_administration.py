@@ -83,7 +83,7 @@ async def test_the_filter_of_a_list_selects_what_the_list_showed() -> None:
 
 
 async def test_a_redelivery_is_requested_once() -> None:
-    there, office = await made(letter(1), letter(2, event=UNSET))
+    there, office = await made(letter(1), letter(2, event=UNSET, reason="expired"))
     only = DeadLetterFilter(service="svc")
     assert await office.redeliver(only, ROOT, dry_run=False) == LettersResult(2, 1, 1)
     jobs = dict(there.lanes.lanes)
@@ -92,6 +92,14 @@ async def test_a_redelivery_is_requested_once() -> None:
     (lane,) = jobs.values()
     assert lane.id == LaneId("svc", StateId("loop", "user-1"), "letter-evt_svc-1")
     assert lane.due_at == there.clock.now()
+
+
+async def test_a_letter_of_our_own_failure_gets_its_event_with_its_redelivery() -> None:
+    there, office = await made(
+        letter(1, event=UNSET, reason="internal"), letter(2, event=UNSET, reason="too_large")
+    )
+    assert await office.redeliver(DeadLetterFilter(service="svc"), ROOT, dry_run=False) == LettersResult(2, 2)
+    assert sorted(lane.letter or "" for lane in there.lanes.lanes.values()) == ["evt_svc-1", "evt_svc-2"]
 
 
 async def test_a_redelivery_that_a_crash_ended_goes_on() -> None:

@@ -13,6 +13,7 @@ from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
 from app.services.integrations import dispatcher
 from app.services.integrations.breaker import OPENS_AFTER
+from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
@@ -253,8 +254,10 @@ def test_an_open_breaker_uses_no_attempts_and_ramps_up() -> None:
             assert all(lane.failures <= 2 for lane in failed)
             made.webhooks.script("payment", OK)
             made.webhooks.peak.clear()
+            sent = len(made.webhooks.sent)
             async with made.webhooks.holding("payment"):
-                await asyncio.sleep(800)
+                await made.webhooks.arrived(sent + 1)
+                await asyncio.sleep(5)
                 assert made.webhooks.running["payment"] == 1, "the probe alone"
             await asyncio.sleep(HOUR)
             assert made.registrations.health["payment"].breaker == "closed"
@@ -320,6 +323,47 @@ def test_an_idle_service_costs_little() -> None:
     queries = sum(made.lanes.lists.values())
     assert queries < 50 * HOUR / 12
     assert made.lanes.claims == 0
+
+
+@pytest.mark.parametrize(("concurrency", "workers", "peak"), [(8, 2, 8), (7, 2, 6), (2, 3, 3)])
+def test_workers_share_the_concurrency_of_a_service(concurrency: int, workers: int, peak: int) -> None:
+    made = Deliveries(integration(concurrency=concurrency))
+
+    async def slowly(_: SentWebhook) -> WebhookAnswer:
+        await asyncio.sleep(5)
+        return OK
+
+    async def run() -> None:
+        await made.prepare()
+        made.webhooks.script("payment", slowly)
+        async with made.running(*(made.dispatcher(workers=lambda: workers) for _ in range(workers))):
+            for number in range(60):
+                await made.change(f"user-{number}")
+            await asyncio.sleep(HOUR)
+
+    run_virtually(run())
+    assert len(made.logged("payment")) == 60
+    assert made.webhooks.peak["payment"] == peak
+
+
+def test_deliveries_begin_soon_after_an_administrator_closed_the_breaker() -> None:
+    made = Deliveries(integration())
+    opened = IntegrationHealth(
+        alias="payment", breaker="open", next_probe_at=START + timedelta(minutes=10), revision=7
+    )
+
+    async def run() -> None:
+        await made.prepare()
+        made.registrations.health["payment"] = opened
+        await made.change("ada")
+        async with made.running(made.dispatcher()):
+            await asyncio.sleep(60)
+            assert not made.webhooks.sent
+            made.registrations.health["payment"] = IntegrationHealth(alias="payment", revision=8)
+            await asyncio.sleep(2 * OPEN_CHECK_SECONDS)
+            assert len(made.webhooks.sent) == 1
+
+    run_virtually(run())
 
 
 def test_a_changed_registration_is_used_at_the_next_review(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.deliveries import DeadLetter, Lane, LaneId, LanePosition
+from app.contracts.callers import ADMIN, Caller
+from app.contracts.deliveries import DeadLetter, DeadLetterFilter, Lane, LaneId, LanePosition
 from app.contracts.integration import BacklogPolicy, Integration
 from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
 from app.services.integrations import lane_work
+from app.services.integrations.letters import DeadLetterAdministration
 from app.services.integrations.matching import concerns
 from app.services.integrations.retry_schedule import MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import OK, answer
 from tests.support.virtual_time import START, run_virtually
 
+ROOT = Caller("root", scopes=frozenset({ADMIN}))
 ADA = StateId(FLOW, "ada")
 HOUR = 3600
 LETTERS = "events became dead letters"
@@ -172,12 +175,14 @@ def test_a_redelivery_that_fails_is_one_more_attempt() -> None:
 def test_a_letter_without_an_event_gets_one_if_its_change_can_be_read() -> None:
     async def scenario(made: Deliveries) -> None:
         letter = await letter_of(made)
-        await redeliver(made, structs.replace(letter, event=UNSET))
+        unknown = structs.replace(letter, event=UNSET, type="flow.transition")
+        await redeliver(made, unknown)
 
     made = play(scenario)
     assert not made.letters.letters
     first, second = made.webhooks.sent
     assert first == second
+    assert first.event["type"] == "flow.started"
 
 
 @pytest.mark.expected_logs(LETTERS)
@@ -307,6 +312,28 @@ def test_a_defect_of_ours_holds_up_one_state_and_not_for_ever(monkeypatch: pytes
     assert (letter.reason, letter.revision) == ("internal", 0)
     assert len(letter.attempts) == MAX_ATTEMPTS
     assert made.revisions("payment", "ada") == [1]
+
+
+@pytest.mark.expected_logs(LETTERS)
+def test_requested_redeliveries_and_replays_begin_at_once() -> None:
+    """Also after hours without work, in which due lanes are rarely looked for."""
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        administration = DeadLetterAdministration(made.ports, made.clock)
+        worker = made.dispatcher()
+        administration.on_jobs(worker.poll)
+        async with made.running(worker):
+            letter = await letter_of(made)
+            await asyncio.sleep(10_000)
+            before = made.clock.now()
+            only = DeadLetterFilter(service="payment", ids=(letter.id,))
+            await administration.redeliver(only, ROOT, dry_run=False)
+            await made.webhooks.arrived(2)
+            assert made.clock.now() - before < timedelta(seconds=0.1)
+
+    run_virtually(run())
 
 
 def test_a_replay_after_days_does_not_repeat_what_was_answered() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,3 +62,37 @@ async def test_the_first_page_behind_a_key_does_not_read_all_that_follow() -> No
     page = await page_of(KeyRanges(), collection, "flow:u04321", 100)
     assert page == [f"flow:u{n:05}" for n in range(4322, 4422)]
     assert collection.met <= 300
+
+
+@pytest.mark.parametrize("size", [10, 64, 500])
+async def test_a_list_that_is_worked_off_is_read_once_and_then_in_narrow_ranges(size: int) -> None:
+    """Its end moves with the time, and its documents leave it once they were read."""
+    total = 10_000
+    collection = Collection([f"pay;1767225600000;pay;;loop:user-{n:05}" for n in range(total)])
+    ranges = KeyRanges()
+    read: list[str] = []
+    for now in range(1767225600001, 1767225600001 + total):
+        page = await ranges.page("pay;", f"pay;{now}", size, collection.find, subject="pay")
+        if not page.documents:
+            break
+        done = {document["_id"] for document in page.documents}
+        read += sorted(done)
+        collection.keys = [key for key in collection.keys if key not in done]
+    assert read == [f"pay;1767225600000;pay;;loop:user-{n:05}" for n in range(total)]
+    assert collection.met <= total + 20 * total
+
+
+async def test_an_emptied_list_is_read_by_one_query() -> None:
+    collection, ranges = Collection([f"pay;{n:05}" for n in range(100)]), KeyRanges()
+    await ranges.page("pay;", "pay;2", 10, collection.find, subject="pay")
+    collection.keys = []
+    queries = []
+
+    def find(condition: Document, limit: int) -> Any:
+        queries.append(condition)
+        return collection.find(condition, limit)
+
+    for end in ("pay;3", "pay;4"):
+        queries.clear()
+        assert (await ranges.page("pay;", end, 10, find, subject="pay")).documents == []
+    assert queries == [{"$gt": "pay;", "$lt": "pay;4"}]

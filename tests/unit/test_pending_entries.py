@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from realtime.consumer.entries import PendingEntries, position_of
-from realtime.consumer.events import MalformedEntryError, StreamEvent, event_of, event_of_entry
+from realtime.consumer.entries import PendingEntries, Position, position_of
+from realtime.consumer.events import MalformedEntryError, StateKey, StreamEvent, event_of, event_of_entry
 
 
 def event(entry: str, user: str, entity: str | None = None) -> StreamEvent:
@@ -94,7 +94,8 @@ def test_a_reset_leaves_the_entries_in_hand() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_entry_succeeds_once_and_in_order_whatever_fails(seed: int) -> None:
     draw = random.Random(seed)
-    entries, now, done = PendingEntries(), 0.0, {}  # type: ignore[var-annotated]
+    entries, now = PendingEntries(), 0.0
+    done: dict[StateKey, list[Position]] = {}
     unread = [event(f"{n // 3}-{n % 3}", draw.choice("abcde")) for n in range(200)]
     states = {each.entry: each.state for each in unread}
     in_hand: list[str] = []
@@ -114,7 +115,7 @@ def test_every_entry_succeeds_once_and_in_order_whatever_fails(seed: int) -> Non
                 done.setdefault(states[entry], []).append(position_of(entry))
         assert entries.loaded <= 10
         now += draw.random()
-    assert sum(len(found) for found in done.values()) == 200
+    assert sum([len(found) for found in done.values()]) == 200
     assert all(order == sorted(order) for order in done.values())
 
 

@@ -33,7 +33,7 @@ class IntegrationEventData(Struct, frozen=True, kw_only=True, rename="camel"):
     payload: Payload | UnsetType = UNSET
     message: str | UnsetType = UNSET
     ok: bool | UnsetType = UNSET
-    truncated: Literal[True] | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
 
 
 class IntegrationEventView(Struct, frozen=True, kw_only=True):
@@ -49,5 +49,5 @@ class IntegrationEventView(Struct, frozen=True, kw_only=True):
     time: Time
     datacontenttype: Literal["application/json"] = "application/json"
     data: IntegrationEventData
-    replay: Literal[True] | UnsetType = UNSET
-    test: Literal[True] | UnsetType = UNSET
+    replay: bool | UnsetType = UNSET
+    test: bool | UnsetType = UNSET

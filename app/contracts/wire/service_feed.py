@@ -1,7 +1,5 @@
 """The JSON shapes of the lists that a service polls: its waiting states, and its events."""
 
-from typing import Literal
-
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.state import FlowState
@@ -41,7 +39,7 @@ class FeedItemView(Struct, frozen=True, kw_only=True):
     type: str
     at: Time
     event: IntegrationEventView | UnsetType = UNSET
-    gone: Literal[True] | UnsetType = UNSET
+    gone: bool | UnsetType = UNSET
 
 
 class ServiceEventsPage(Struct, frozen=True, omit_defaults=True):

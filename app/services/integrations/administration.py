@@ -101,6 +101,7 @@ class IntegrationAdministration:
                 breaker=each.health.breaker,
                 delivered=each.health.delivered,
                 failed=each.health.failed,
+                internal=each.health.internal,
                 heartbeat=UNSET
                 if each.integration.heartbeat is UNSET
                 else heartbeat_view(each.integration.heartbeat),

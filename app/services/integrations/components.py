@@ -42,6 +42,7 @@ class IntegrationComponents:
         reader: HistoryReader,
         definitions: DefinitionStore,
         access: Visibility,
+        store_answers: bool = False,
     ) -> None:
         self.registry = IntegrationRegistry(
             ports.registrations, bus, clock, settle_seconds=ports.settle_seconds
@@ -57,9 +58,11 @@ class IntegrationComponents:
             self.registry, ports.registrations, ports.lanes, states, definitions, catalog, clock
         )
         self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
+        self._bus = bus
+        self._store_answers = store_answers
         self.letters = DeadLetterAdministration(ports, clock)
         self.letter_events = LetterEvents(
-            ports.letters, self.registry.find, self.events, LaneChanges(reader), catalog
+            ports.letters, self.registry.find, self.events, LaneChanges(reader, clock), catalog
         )
         self.retention = DeliveryRetention(ports.log, ports.letters, clock)
         self.replays = Replays(ports, self.registry, reader, clock)
@@ -75,7 +78,9 @@ class IntegrationComponents:
             operations,
             self._catalog,
             self._clock,
+            store_answers=self._store_answers,
             on_logged=self.feed.notify,
+            workers=lambda: self._bus.worker_count,
         )
         self.registry.on_changed(dispatcher.review)
         self.sink.on_marked(dispatcher.offer)

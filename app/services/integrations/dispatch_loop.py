@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from math import ceil, exp, inf
+from math import exp, inf
 
 import structlog
 from msgspec import UNSET
@@ -27,8 +27,9 @@ from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-CLAIM = timedelta(seconds=60)
-MAX_CLAIM_AGE_SECONDS = 40.0
+CLAIM = timedelta(seconds=30)
+"""The events that a killed worker was sending are sent again after it."""
+MAX_CLAIM_AGE_SECONDS = 12.0
 """After it no event of a claimed lane is sent, so that the answer comes before the claim ends."""
 MAX_CLAIMED = 128
 """The largest number of lanes of an integration that a worker has claimed."""
@@ -42,6 +43,8 @@ SOON_SECONDS = 0.3
 PROBE_CHOICES = 20
 PROBE_CHECK_SECONDS = 2.0
 """The time between two looks at a probe that another worker makes."""
+OPEN_CHECK_SECONDS = 5.0
+"""The time between two looks at an open breaker, which an administrator may have closed."""
 FINISH_SECONDS = 1.0
 OUTAGE_PAUSE_SECONDS = 2.0
 DEFECT_PAUSE_SECONDS = 5.0
@@ -315,7 +318,7 @@ class DispatchLoop:
     def _limit(self) -> int:
         """Return the largest number of requests of this worker at a time."""
         allowed = breaker.allowance(self._tools.health.of(self._alias), self.integration.concurrency)
-        return min(max(1, ceil(allowed / max(1, self._workers()))), MAX_SENDS // 2)
+        return min(max(1, allowed // max(1, self._workers())), MAX_SENDS // 2)
 
     def _set_limit(self) -> None:
         self._limits.set_limit(self._alias, self._limit())
@@ -329,7 +332,7 @@ class DispatchLoop:
         health = self._tools.health.of(self._alias)
         wait = PROBE_CHECK_SECONDS
         if health.breaker == "open" and health.next_probe_at is not UNSET:
-            wait = (health.next_probe_at - self._tools.clock.now()).total_seconds()
+            wait = min((health.next_probe_at - self._tools.clock.now()).total_seconds(), OPEN_CHECK_SECONDS)
         self._poll_at = self._time() + max(wait, 0.0) + SOON_SECONDS * self._tools.random()
 
     def _longer_pause(self) -> float:

@@ -81,7 +81,7 @@ class Dispatcher:
         self._workers = workers
         self._limits = SendLimits()
         self._disable = disable
-        changes = LaneChanges(history)
+        changes = LaneChanges(history, clock)
         renewal = LetterEvents(ports.letters, self._find, events, changes, catalog)
         self._ports = ResultPorts(
             ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged

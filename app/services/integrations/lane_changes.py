@@ -1,16 +1,22 @@
 """The changes of a state that a lane has not delivered yet, complete and in order."""
 
+import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import UNSET, Struct
 
 from app.contracts.deliveries import Lane, LanePosition
+from app.contracts.ports.clock import Clock
 from app.contracts.record import HistoryFilter, HistoryRecord, named_payload
 from app.contracts.state import StateId
 from app.services.states.history import HistoryReader
 
 PAGE_SIZE = 50
+MAX_READS = 16
+"""The largest number of lanes of all integrations that are read at a time."""
+MAX_COMMIT = timedelta(minutes=2)
+"""Longer than a change takes from the time in its record until it is committed, on any worker's clock."""
 MAX_REVISION = 10**17
 
 
@@ -34,10 +40,12 @@ def follows(record: HistoryRecord, cursor: LanePosition | None) -> bool:
 
 
 class LaneChanges:
-    """Reads the changes of a state after the cursor of a lane."""
+    """Reads the changes of a state after the cursor of a lane, a few lanes at a time: callers go first."""
 
-    def __init__(self, history: HistoryReader) -> None:
+    def __init__(self, history: HistoryReader, clock: Clock) -> None:
         self._history = history
+        self._clock = clock
+        self._reading = asyncio.Semaphore(MAX_READS)
 
     def from_hand(
         self, cursor: LanePosition | None, records: Sequence[HistoryRecord]
@@ -57,13 +65,15 @@ class LaneChanges:
         """Read the next changes after a position, up to the end of the lane.
 
         A change may be stored before the one before it while both are read, since several workers store
-        them. Then a second reading has all that were committed before the first one ended.
+        them. Then a second reading has all that were committed before the first one ended. This concerns
+        changes alone that were made during the first one: older gaps are those of removed records.
 
         Raises:
             StoreUnavailableError: The store cannot be reached.
         """
+        new_since = self._clock.now() - MAX_COMMIT
         page = await self._read(lane.id.state_id, cursor, lane.since, lane.end)
-        if not page.records or _has_no_gap(page.records, cursor):
+        if not _has_new_gap(page.records, cursor, new_since):
             return page
         last = position_in_lane(page.records[-1])
         again = await self._read(lane.id.state_id, cursor, lane.since, lane.end)
@@ -89,7 +99,8 @@ class LaneChanges:
         after = None if cursor is None else f"{state_id.key}:{cursor.epoch}:{cursor.revision}"
         only = HistoryFilter(since=since)
         while True:
-            page = await self._history.read(state_id, after, PAGE_SIZE, only, with_payloads=True)
+            async with self._reading:
+                page = await self._history.read(state_id, after, PAGE_SIZE, only, with_payloads=True)
             changes = [record for record in page.items if record.after is not UNSET]
             records = changes
             if end is not None:
@@ -107,9 +118,9 @@ def _just_before(position: LanePosition) -> LanePosition:
     return LanePosition(position.epoch[:-1], MAX_REVISION)
 
 
-def _has_no_gap(records: Sequence[HistoryRecord], cursor: LanePosition | None) -> bool:
+def _has_new_gap(records: Sequence[HistoryRecord], cursor: LanePosition | None, new_since: datetime) -> bool:
     for record in records:
-        if not follows(record, cursor):
-            return False
+        if record.timestamp > new_since and not follows(record, cursor):
+            return True
         cursor = position_in_lane(record)
-    return True
+    return False

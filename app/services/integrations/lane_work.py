@@ -30,7 +30,7 @@ from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-MAX_WORK_SECONDS = 20.0
+MAX_WORK_SECONDS = 8.0
 """How long a claimed lane is worked on before others get their turn; much shorter than a claim."""
 MAX_EVENTS = 200
 """The largest number of events of a claim; after a crash they are repeated."""
@@ -266,7 +266,8 @@ class LaneWork:
         if record is None:
             raise UndeliverableEventError("expired", "the change is not in the history any more")
         flow = await self._tools.flow_of(record)
-        return self._tools.events.event(self._integration, record, letter.type, flow=flow)
+        event_type = concerns(self._integration, record, flow) or letter.type
+        return self._tools.events.event(self._integration, record, event_type, flow=flow)
 
 
 def _failed_again(letter: DeadLetter, failure: DeliveryFailure) -> DeadLetter:

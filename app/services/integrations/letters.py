@@ -142,7 +142,7 @@ class DeadLetterAdministration:
         only = _permitted(only, caller)
         matched = changed = skipped = 0
         async for letters in self._pages(only):
-            possible = [each for each in letters if each.event is not UNSET]
+            possible = [each for each in letters if _has_event(each)]
             begun = sum(each.redelivering for each in possible)
             matched += len(letters)
             skipped += len(letters) - len(possible) + begun
@@ -201,6 +201,11 @@ class DeadLetterAdministration:
         if self._on_jobs is not None:
             for alias in {letter.alias for letter in letters}:
                 self._on_jobs(alias)
+
+
+def _has_event(letter: DeadLetter) -> bool:
+    """Return whether there is an event to send: that of the letter, or one made anew of its change."""
+    return letter.event is not UNSET or letter.reason != "expired"
 
 
 def _permitted(only: DeadLetterFilter, caller: Caller) -> DeadLetterFilter:

@@ -12,8 +12,7 @@ from app.services.integrations.registry import SETTLE_SECONDS
 class IntegrationPorts(Struct, frozen=True, kw_only=True):
     """The stores and transports of integrations.
 
-    ``settle_seconds`` is the time after which a registration is in effect on all workers. ``dispatches``:
-    this process delivers events; a command does not, as its machine may reach no receiver.
+    ``settle_seconds`` is the time after which a registration is in effect on all workers.
     """
 
     registrations: IntegrationStore
@@ -25,4 +24,3 @@ class IntegrationPorts(Struct, frozen=True, kw_only=True):
     streams: EventStreams
     secrets: SecretStore
     settle_seconds: float = SETTLE_SECONDS
-    dispatches: bool = True

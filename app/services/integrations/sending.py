@@ -27,7 +27,7 @@ from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-MAX_SECONDS = 30.0
+MAX_SECONDS = 17.0
 """Longer than any transport takes; one that does not end is given up."""
 MAX_STORED_ANSWER = 1000
 MAX_LOCAL_STATUS = 500

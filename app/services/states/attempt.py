@@ -106,17 +106,13 @@ class Attempt(Struct, frozen=True):
             return CommitDue(self.due)
         present = self.present
         error = position_conflict(present, self.command.origin.expected)
-        if error is None and not self._has_changed(present):
+        first = self.first
+        if error is None and (first is None or (present is not None and first.position == present.position)):
             return None
         command = self.command.command
         if present is not None and isinstance(command, TransitionCommand):
             return Conflict(present, command, error)
         return None if error is None else self.refusal(error)
-
-    def _has_changed(self, present: FlowState | None) -> bool:
-        """Return whether the state has changed since the first attempt, also by time alone."""
-        first = self.first
-        return first is not None and (present is None or first.position != present.position)
 
     def outcome_of(
         self, decision: ProposedChange | FlowError | None, merged: tuple[MergedField, ...] = ()
