@@ -82,10 +82,8 @@ class Dispatcher:
         self._limits = SendLimits()
         self._disable = disable
         changes = LaneChanges(history, clock)
-        renewal = LetterEvents(ports.letters, self._find, events, changes, catalog)
-        self._ports = ResultPorts(
-            ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
-        )
+        renew = LetterEvents(ports.letters, self._find, events, changes, catalog).renew
+        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, renew, on_logged)
         self.health = SharedHealth(ports.registrations, clock, random)
         self._tools = LaneTools(
             events=events,
