@@ -53,8 +53,8 @@ async def test_services(shop: Shop, command: Command, user: str) -> None:
     refused = await command("services", "register", left, '{"url": "ftp://x/", "rate": 0}', code=1)
     assert "rate" in refused
     assert registered["secret"] not in await command("services", "show", left)
-    listed = f"{left}\tenabled\tclosed\t0 delivered\t0 failed\t{shop.inbox.url}\n"
-    assert await command("services", "list") == listed
+    listed = (await command("services", "list")).rstrip("\n").split("\t")
+    assert (listed[:3], listed[-1]) == ([left, "enabled", "closed"], shop.inbox.url)
 
     rotated = json.loads(await command("services", "rotate", left))["secret"]
     assert json.loads(await command("services", "ping", left))["ok"] is True
