@@ -329,7 +329,20 @@ async def test_events_have_ids_only_or_chosen_fields(shop: Shop, user: str) -> N
     assert not any(b"secret" in request.body for request in shop.receiver.requests)
 
 
-async def test_entities_and_participants_are_in_events(shop: Shop, user: str) -> None:
+async def test_a_redelivery_has_no_field_that_the_registration_has_no_more(shop: Shop, user: str) -> None:
+    await shop.open()
+    shop.inbox.plans[user] = [FINAL]
+    await shop.start(user, payload={"order": 7, "card": "secret"})
+    (letter,) = await shop.until_letters(1)
+    await shop.register(shop.left, fields=["/order"])
+    await shop.admin_call("POST", f"/api/admin/services/{shop.left}/deliveries/{letter['id']}/redeliver")
+    await shop.inbox.until_revisions(user, [0, 0])
+    first, again = shop.inbox.events(user)
+    assert first["data"]["payload"] == {"order": 7, "card": "secret"}
+    assert again == {**first, "data": {**first["data"], "payload": {"order": 7}}}
+
+
+async def test_entities_are_in_events(shop: Shop, user: str) -> None:
     await shop.open(instances="many")
     for entity in ("one", "two"):
         await shop.start(user, entityId=entity)

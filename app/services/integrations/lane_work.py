@@ -253,21 +253,27 @@ class LaneWork:
         return await self._delivery.deliver(event, change, earlier=len(letter.attempts), replay=False)
 
     async def _event_of(self, letter: DeadLetter) -> IntegrationEvent:
-        """Return the event of a letter; one without is made of its change anew.
+        """Return the event of a letter, with no more data than the registration has by now.
+
+        So it is made of its change anew. One that was edited, or whose change is too old, remains.
 
         Raises:
-            UndeliverableEventError: There is still none.
+            UndeliverableEventError: There is none.
         """
-        if letter.event is not UNSET:
-            return IntegrationEvent(letter.id, letter.type, json.encode(letter.event))
-        await self._tools.events.prepare()
+        stored = letter.event
+        edited = stored is not UNSET and letter.edited_by is not UNSET
         position = LanePosition(letter.epoch, letter.revision)
-        record = await self._tools.changes.find(letter.state_id, position)
-        if record is None:
+        record = None if edited else await self._tools.changes.find(letter.state_id, position)
+        if record is None and stored is UNSET:
             raise UndeliverableEventError("expired", "the change is not in the history any more")
+        if record is None:
+            return IntegrationEvent(letter.id, letter.type, json.encode(stored))
+        await self._tools.events.prepare()
         flow = await self._tools.flow_of(record)
-        event_type = concerns(self._integration, record, flow) or letter.type
-        return self._tools.events.event(self._integration, record, event_type, flow=flow)
+        event_type, replay = letter.type, stored is not UNSET and stored.get("replay") is True
+        if stored is UNSET:
+            event_type = concerns(self._integration, record, flow) or letter.type
+        return self._tools.events.event(self._integration, record, event_type, flow=flow, replay=replay)
 
 
 def _failed_again(letter: DeadLetter, failure: DeliveryFailure) -> DeadLetter:
