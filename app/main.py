@@ -95,15 +95,7 @@ class Backend:
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
             ),
-            Limits(
-                definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
-                state_ttl=settings.state_ttl,
-                history_retention=settings.history_retention,
-                max_payload_bytes=settings.max_payload_bytes,
-                user_changes_per_minute=settings.user_changes_per_minute,
-                store_answers=settings.services_store_answers,
-                sends_events=sends_events,
-            ),
+            _limits(settings, sends_events=sends_events),
         )
 
     def _integration_ports(self) -> IntegrationPorts:
@@ -168,6 +160,18 @@ class Backend:
         await self.bus.ping()
         if not self.bus.subscribed:
             raise BusUnavailableError("this worker does not receive the events of others")
+
+
+def _limits(settings: Settings, *, sends_events: bool) -> Limits:
+    return Limits(
+        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
+        state_ttl=settings.state_ttl,
+        history_retention=settings.history_retention,
+        max_payload_bytes=settings.max_payload_bytes,
+        user_changes_per_minute=settings.user_changes_per_minute,
+        store_answers=settings.services_store_answers,
+        sends_events=sends_events,
+    )
 
 
 @asynccontextmanager

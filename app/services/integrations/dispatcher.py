@@ -81,11 +81,9 @@ class Dispatcher:
         self._workers = workers
         self._limits = SendLimits()
         self._disable = disable
-        changes = LaneChanges(history, clock)
-        renewal = LetterEvents(ports.letters, self._find, events, changes, catalog)
-        self._ports = ResultPorts(
-            ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
-        )
+        changes, letters = LaneChanges(history, clock), ports.letters
+        renewal = LetterEvents(letters, self._find, events, changes, catalog)
+        self._ports = ResultPorts(ports.lanes, ports.log, letters, ports.streams, renewal.renew, on_logged)
         self.health = SharedHealth(ports.registrations, clock, random)
         self._tools = LaneTools(
             events=events,
@@ -100,7 +98,7 @@ class Dispatcher:
                 store_answers=store_answers,
             ),
             catalog=catalog,
-            letters=ports.letters,
+            letters=letters,
             health=self.health,
             clock=clock,
             disable=self._disable_and_review,
