@@ -1,7 +1,10 @@
 """The deliveries of events, as the users of the field met their cases: over real workers and receivers."""
 
+import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -424,3 +427,42 @@ async def test_a_letter_names_no_erased_person_of_another_state(own: Settings, s
     await erase(shop, helper)
     await shop.until_letters(3)
     assert helper not in stored_text(own)
+
+
+@pytest.mark.long  # the claim of a worker that was killed ends after a minute
+async def test_a_worker_that_is_killed_before_it_notes_an_answer_runs_it_once(
+    settings: Settings, tmp_path: Path, user: str
+) -> None:
+    env = {**external(settings), "FLOW_SERVICES_PRIVATE_ADDRESSES": "true"}
+    first = Serving(env=env, cwd=tmp_path)
+    receiver = Receiver()
+    await receiver.start()
+    shop = Shop((first, first), receiver)
+    try:
+        await shop.open(members={"events": ["flow.step.entered"]})
+
+        async def kills(event: Json) -> None:
+            """Run the transition as the worker would, and kill the worker before it has the answer."""
+            async with shop.service(shop.left) as http:
+                route = f"/api/flow/{shop.flow}/transition/go"
+                headers = {"Idempotency-Key": event["id"]}
+                answer = await http.post(route, params={"userId": user}, json={}, headers=headers)
+                assert answer.status_code == 200, answer.text
+            first.end(signal.SIGKILL)
+
+        go = {"transition": "go"}
+        shop.inbox.plans[user] = [Planned(body=go, before=kills), Planned(body=go)]
+        await shop.start(user)
+        await asyncio.to_thread(first.popen.wait, 60)
+        second = Serving(env=env, cwd=tmp_path)
+        shop.hosts = second, second
+        await eventually(lambda: asyncio.sleep(0.2), lambda _: len(shop.inbox.events(user)) >= 2, seconds=90)
+        before, again = shop.inbox.events(user)[:2]
+        assert before == again
+        assert (await shop.until_delivered(again["id"]))["transition"] == "go"
+        kinds = [(each["toStep"], each["metadata"]["actor"]) for each in await shop.history(user)]
+        assert kinds == [("a", user), ("b", f"service:{shop.left}")]
+        second.end()
+    finally:
+        first.end(signal.SIGKILL)
+        await receiver.stop()

@@ -17,6 +17,7 @@ from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
+from tests.support.rig import Rig
 from tests.support.virtual_time import START, run_virtually
 
 HOUR = 3600
@@ -424,3 +425,30 @@ def test_an_answer_to_an_event_of_a_life_that_has_ended_changes_nothing() -> Non
     assert [record.transition for record in made.records("ada") if record.success][-1] == "go"
     first, *_ = made.logged("payment")
     assert (first.answered, first.refused) == ("pay", "REVISION_CONFLICT")
+
+
+def test_changes_in_hand_are_read_anew_if_a_later_one_may_have_erased_them() -> None:
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        async with made.running(worker):
+            await asyncio.sleep(5)
+            (record,) = await made.change("ada")
+            await made.change("ada", "go")
+            assert record.after is not UNSET
+            after = structs.replace(record.after, payload={"iban": "DE02"})
+            worker.offer("payment", [structs.replace(record, after=after)])
+            await made.webhooks.arrived(2)
+
+    run_virtually(run())
+    assert made.revisions("payment", "ada") == [0, 1]
+    assert not any(b"DE02" in each.body for each in made.webhooks.sent)
+
+
+async def test_a_command_delivers_no_events() -> None:
+    made = Rig()
+    made.dispatches = False
+    names = [{job.name for job in service.background.jobs} for service in (made.service, made.make())]
+    assert names[0] - names[1] == {"deliveries to services"}

@@ -102,8 +102,7 @@ class LaneWork:
         self._delivery.continue_after(delay or 0.0)
 
     async def _deliver_changes(self) -> None:
-        hand = [record for record in self._hand if record.timestamp >= self._lane.since]
-        records = self._tools.changes.from_hand(self._lane.cursor, hand)
+        records = self._tools.changes.from_hand(self._lane.cursor, self._usable_hand())
         end = self._lane.end or self._lane.newest
         while True:
             for record in records:
@@ -118,6 +117,12 @@ class LaneWork:
                 break
         if await self._deliver_held():
             self.result.due_at = None
+
+    def _usable_hand(self) -> list[HistoryRecord]:
+        """Return the changes in hand, unless a later one was marked: an erasure may have changed them."""
+        if not any(position_in_lane(record) >= self._lane.newest for record in self._hand):
+            return []
+        return [record for record in self._hand if record.timestamp >= self._lane.since]
 
     def _is_over(self) -> bool:
         over = asyncio.get_running_loop().time() > self._until
