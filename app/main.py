@@ -91,7 +91,7 @@ class Backend:
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
-                integrations=self._integration_ports(),
+                integrations=self._integration_ports(settings),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
@@ -99,11 +99,11 @@ class Backend:
             _limits(settings, sends_events=sends_events),
         )
 
-    def _integration_ports(self) -> IntegrationPorts:
+    def _integration_ports(self, settings: Settings) -> IntegrationPorts:
         return IntegrationPorts(
             registrations=MongoIntegrationStore(self.database),
             api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database),
+            lanes=MongoDeliveryLanes(self.database, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
             letters=MongoDeadLetters(self.database),
             webhooks=self.webhooks,
