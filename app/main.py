@@ -59,6 +59,8 @@ class Backend:
         settings: Settings,
         clock: Clock | None = None,
         listeners: Sequence[object] = (),
+        *,
+        sends_events: bool = True,
     ) -> None:
         """Create the parts; nothing is sent yet.
 
@@ -66,6 +68,7 @@ class Backend:
             settings: Settings that name both servers.
             clock: The clock of this machine, by default the system's. It is compared with the servers'.
             listeners: Listeners of the driver, which receive every command to the database.
+            sends_events: Send events to services. False: others do.
         """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
@@ -98,6 +101,8 @@ class Backend:
                 history_retention=settings.history_retention,
                 max_payload_bytes=settings.max_payload_bytes,
                 user_changes_per_minute=settings.user_changes_per_minute,
+                store_answers=settings.services_store_answers,
+                sends_events=sends_events,
             ),
         )
 
@@ -167,7 +172,11 @@ class Backend:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings | None = None, *, create: bool = True, examples: bool = True
+    settings: Settings | None = None,
+    *,
+    create: bool = True,
+    examples: bool = True,
+    sends_events: bool = True,
 ) -> AsyncIterator[FlowService]:
     """Open the service for a Python program, without HTTP, with the same settings as ``serve``.
 
@@ -179,6 +188,7 @@ async def open_service(
         create: Create the database of embedded servers. False: it must exist.
         examples: Publish the flows that ship into a database that lacks them. False: only if
             FLOW_DEFINITIONS names them.
+        sends_events: Send events to registered services, as the workers of ``serve`` do.
 
     Raises:
         SettingsError: The settings are wrong.
@@ -195,7 +205,7 @@ async def open_service(
         servers.watch(lambda failure: log.error("embedded server given up", reason=failure))
     opened = False
     try:
-        async with Backend(settings).running() as service:
+        async with Backend(settings, sends_events=sends_events).running() as service:
             sources = definition_sources(service, settings, examples=examples)
             await sources.publish_all()
             async with follow_sources(sources):

@@ -95,6 +95,7 @@ async def receivers(port: int = 0) -> AsyncIterator[Receivers]:
 async def run(report: Report, transitions: int, rounds: int) -> None:
     """Print the figures."""
     with embedded() as (servers, base, _):
+        await _live(report, servers, base, transitions, rounds)
         await _rates(report, servers, base, transitions, rounds)
         await _dead_receiver(report, servers, base, transitions, rounds)
 
@@ -165,11 +166,35 @@ async def _start(service: FlowService, prefix: str, users: int) -> None:
     await service.background.relay.drain(60)
 
 
+async def _live(
+    report: Report, servers: EmbeddedServers, base: Settings, transitions: int, rounds: int
+) -> None:
+    """Measure transitions without services, and with services that receive each of them at once."""
+    print(f"{transitions} transitions of 1000 users, and their deliveries, medians of {rounds} rounds")
+    print(f"{'services':>10}{'transitions/s':>14}{'worker us':>12}{'database us':>13}", flush=True)
+    async with _service(servers, base, "live") as (service, database), receivers() as receiver:
+        await _start(service, "user", 1000)
+        for number in (0, 1, 5):
+            aliases = [f"live-{n}" for n in range(number)]
+            await _register(service, aliases[-4:] if number > 1 else aliases, receiver.port)
+            already = {path: each["events"] for path, each in (await receiver.counts()).items()}
+            found = []
+            for n in range(1, rounds + 1):
+                cost = Cost(database)
+                await _transitions(service, "user", transitions, 1000)
+                for alias in aliases:
+                    path = f"/{alias}"
+                    await receiver.until([path], already.get(path, 0) + n * transitions)
+                found.append(cost.of(transitions))
+            _print(report, f"{number}", found)
+        await _require_order(receiver)
+
+
 async def _rates(
     report: Report, servers: EmbeddedServers, base: Settings, transitions: int, rounds: int
 ) -> None:
     """Measure a backlog that is delivered, to one service and to many."""
-    print(f"a backlog of {transitions} events, medians of {rounds} rounds", flush=True)
+    print(f"\na backlog of {transitions} events, medians of {rounds} rounds", flush=True)
     print(f"{'services':>10}{'deliveries/s':>14}{'worker us':>12}{'database us':>13}", flush=True)
     for number in (1, MANY):
         aliases = [f"service-{n}" for n in range(number)]

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
     services_private_addresses: str = "false"
+    services_store_answers: bool = False
     ready_strict: bool = False
     max_connections: int = Field(10_000, ge=16, le=1_000_000)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])

@@ -61,7 +61,8 @@ def stats(as_json: bool) -> None:
     for service in figures.services:
         report = "no heartbeat" if service.heartbeat is UNSET else service.heartbeat.status
         condition = f"breaker {service.breaker}" if service.enabled else "disabled"
-        echo(f"service              {service.alias}: {report}, {condition}, {service.delivered} delivered")
+        attempts = f"{service.delivered} delivered, {service.failed} failed, {service.internal} failed here"
+        echo(f"service              {service.alias}: {report}, {condition}, {attempts}")
     for step in figures.popular_steps:
         echo(f"  {step.count:>8} x {step.flow}: {step.step}")
 

@@ -95,7 +95,7 @@ def _prepare(settings: Settings, servers: EmbeddedServers | None) -> str | None:
 
 
 async def _publish_definitions(settings: Settings) -> str | None:
-    async with Backend(settings).running() as service:
+    async with Backend(settings, sends_events=False).running() as service:
         published = await publish_definitions(service, settings)
         page = await service.definitions.page(None, 100, caller=Caller(user_id=""))
     if published:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-from msgspec import UNSET
 
 from app.cli.command import chosen_settings, echo, main, on_store, with_service
 from app.cli.json_arguments import convert_options, read_json, shown_json
@@ -38,6 +37,8 @@ def list_command() -> None:
     """Print all services.
 
     A line has the alias, the state, the breaker, the numbers of deliveries and failures, and the address.
+    "failed" counts attempts that the service failed, "failed here" those that failed on the side of
+    server-flow.
     """
 
     async def run(service: FlowService) -> list[RegisteredService]:
@@ -47,7 +48,7 @@ def list_command() -> None:
     for each in found:
         integration, health = each.integration, each.health
         state = "enabled" if integration.enabled else "disabled"
-        counts = f"{health.delivered} delivered\t{health.failed} failed"
+        counts = f"{health.delivered} delivered\t{health.failed} failed\t{health.internal} failed here"
         address = integration.url or ("stream" if integration.stream else "pull")
         echo(f"{integration.alias}\t{state}\t{health.breaker}\t{counts}\t{address}")
     if not found:
@@ -93,11 +94,10 @@ def rotate(alias: str, expires_in: int) -> None:
 
     The older ones sign too until they expire.
     """
+    command = convert_options({"expiresIn": expires_in}, RotateCommand)
 
     async def run(service: FlowService) -> RegisteredService:
-        return await service.integrations.administration.rotate(
-            alias, RotateCommand(expires_in=expires_in), CLI_CALLER
-        )
+        return await service.integrations.administration.rotate(alias, command, CLI_CALLER)
 
     _print_service(with_service(run))
 
@@ -126,9 +126,9 @@ def ping(alias: str) -> None:
 @on_store
 def disable(alias: str, reason: str) -> None:
     """Deliver no events to a service; they wait."""
+    command = convert_options({"reason": reason} if reason else {}, DisableCommand)
 
     async def run(service: FlowService) -> RegisteredService:
-        command = DisableCommand(reason or UNSET)
         return await service.integrations.administration.disable(alias, command, CLI_CALLER)
 
     with_service(run)

@@ -29,7 +29,8 @@ class ServiceStatistics(Struct, frozen=True, rename="camel"):
     """A registered service.
 
     ``delivered`` counts the deliveries to it that succeeded since its registration, ``failed`` the attempts
-    that it failed or refused. ``heartbeat`` is its last report about itself, absent if there was none.
+    that it failed or refused, ``internal`` those that failed on the side of server-flow. ``heartbeat`` is its
+    last report about itself, absent if there was none.
     """
 
     alias: str
@@ -37,6 +38,7 @@ class ServiceStatistics(Struct, frozen=True, rename="camel"):
     breaker: BreakerState
     delivered: int
     failed: int
+    internal: int
     heartbeat: HeartbeatView | UnsetType = UNSET
 
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import ssl
 from datetime import datetime
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("outbound")
 
 TIMEOUT_SECONDS = 15.0
+MAX_KNOWN_URLS = 1000
+"""URLs whose check is remembered: it depends on nothing else, and each event needs it."""
 HEADERS = {
     "Content-Type": "application/cloudevents+json; charset=utf-8",
     "Accept": "application/json",
@@ -56,6 +59,7 @@ class AiohttpWebhooks:
             tls: The trusted authorities, by default the system's.
         """
         self._policy = AddressPolicy(private_addresses)
+        self._url_fault = lru_cache(MAX_KNOWN_URLS)(partial(url_fault, policy=self._policy))
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._resolver = resolver
@@ -65,7 +69,7 @@ class AiohttpWebhooks:
 
     def address_fault(self, url: str) -> str | None:
         """Return why a URL cannot be that of a webhook, None if it can. Names are not resolved."""
-        return url_fault(url, self._policy)
+        return self._url_fault(url)
 
     async def send(self, integration: Integration, event_id: str, body: bytes) -> WebhookAnswer:
         """Send one event, and return the answer; it does not raise."""

@@ -87,6 +87,8 @@ class Limits(Struct, frozen=True):
 
     ``state_ttl`` None: states do not expire; ``history_retention`` None: history is retained for ever.
     ``user_changes_per_minute`` counts the changes that one user requests through this worker.
+    ``store_answers``: attempts to deliver events to services have the beginning of the answers.
+    ``sends_events`` False: this process sends no events to services, since it may not reach them; others do.
     """
 
     definition_max_age: timedelta = timedelta(minutes=5)
@@ -94,6 +96,8 @@ class Limits(Struct, frozen=True):
     history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
     user_changes_per_minute: int = 1200
+    store_answers: bool = False
+    sends_events: bool = True
 
 
 class Components:
@@ -108,7 +112,7 @@ class Components:
         bus.on_gap(self.catalog.on_gap)
         self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, clock)
-        self.integrations = self._integrations(ports)
+        self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
@@ -147,9 +151,9 @@ class Components:
         self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
-        self.background = self._background(ports, executor, relay, recovery)
+        self.background = self._background(ports, limits, executor, relay, recovery)
 
-    def _integrations(self, ports: Ports) -> IntegrationComponents:
+    def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
         return IntegrationComponents(
             ports.integrations,
             self.catalog,
@@ -160,6 +164,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            store_answers=limits.store_answers,
         )
 
     def _relay(self, ports: Ports) -> Relay:
@@ -184,13 +189,18 @@ class Components:
             relay,
             ports.reports,
             ports.integrations.letters,
-            Pseudonymisation(states, history, commits, recovery, relay, clock),
+            Pseudonymisation(
+                states, history, commits, recovery, relay, self.integrations.letter_events, clock
+            ),
             clock,
         )
 
-    def _background(self, ports: Ports, executor: Executor, relay: Relay, recovery: Recovery) -> Background:
+    def _background(
+        self, ports: Ports, limits: Limits, executor: Executor, relay: Relay, recovery: Recovery
+    ) -> Background:
         states, clock, backfill = ports.states, ports.clock, self.integrations.waiting_backfill
         retention, dispatcher = self.integrations.retention, self.integrations.dispatcher(self.operations)
+        sending = Job("deliveries to services", every=None, leased=False, work=dispatcher.run)
         return Background(
             relay,
             OutboxSweep(states, relay, clock),
@@ -200,7 +210,7 @@ class Components:
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
-                Job("deliveries to services", every=None, leased=False, work=dispatcher.run),
+                *([sending] if limits.sends_events else []),
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
                 Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),

@@ -69,6 +69,15 @@ class MongoDeadLetters:
         letters = await self._codec.decode_many(_from_document, page.documents)
         return Page(letters, str(page.documents[-1][chosen.field]) if page.full else None)
 
+    async def find_of_state(self, state_id: StateId, after: str | None, limit: int) -> Page[DeadLetter]:
+        """Return the letters of a state, by alias and id; ``next`` is the key of the last."""
+        rest = {"_id": {"$gt": after or ""}}
+        stages = pipeline({"stateKey": state_id.key}, rest, sort=(("_id", 1),), limit=limit)
+        async with store_errors():
+            documents = await self._letters.aggregate(stages).to_list(limit)
+        letters = await self._codec.decode_many(_from_document, documents)
+        return Page(letters, documents[-1]["_id"] if len(documents) == limit else None)
+
     async def count(self, only: DeadLetterFilter) -> int:
         """Count the letters that match."""
         chosen = _selection(only)

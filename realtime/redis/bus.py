@@ -72,6 +72,11 @@ class RedisBus:
         return self._worker
 
     @property
+    def worker_count(self) -> int:
+        """The number of workers, with this one, from which messages arrived lately."""
+        return 1 + len(self._peers.last_message_at)
+
+    @property
     def subscribed(self) -> bool:
         """True while this worker receives messages of others."""
         return self._subscribed.is_set()

@@ -17,6 +17,7 @@ from redis.crc import key_slot
 from app.contracts.errors import BusUnavailableError
 from app.contracts.events import (
     EVERYONE,
+    DefinitionChanged,
     Event,
     Gap,
     PresenceQuery,
@@ -135,6 +136,18 @@ async def test_forged_duplicate_and_late_messages_are_rejected(start: Start, url
         await two.until(lambda w: 4 in w.revisions)
     assert two.revisions == [0, 1, 2, 3, 4]
     assert two.gaps == []
+
+
+async def test_the_workers_are_counted(start: Start, url: str) -> None:
+    one = await start(url)
+    assert one.bus.worker_count == 1
+    two = await start(url)
+    await two.bus.publish([DefinitionChanged(flow_id="f")])
+    await one.until(lambda w: len(w.received) == 1)
+    assert one.bus.worker_count == 2
+    await two.bus.stop()
+    await one.until(lambda w: w.lost == [two.bus.worker])
+    assert one.bus.worker_count == 1
 
 
 async def test_a_message_that_is_lost_is_noticed(start: Start, url: str) -> None:

@@ -164,6 +164,14 @@ async def test_a_place_among_the_letters_of_another_integration_shows_none_of_th
     assert [one.alias for one in page.items] == ["pay"]
 
 
+async def test_the_letters_of_a_state_are_read_in_pages(letters: DeadLetters) -> None:
+    await letters.add([letter(1), letter(2, "mail"), letter(3, "mail", BOB), letter(4, "pay", BOB)])
+    first = await letters.find_of_state(BOB, None, 1)
+    assert first.items == [letter(3, "mail", BOB)]
+    second = await letters.find_of_state(BOB, first.next, 2)
+    assert (second.items, second.next) == ([letter(4, "pay", BOB)], None)
+
+
 async def test_letters_end_with_their_integration_their_state_and_their_time(letters: DeadLetters) -> None:
     await letters.add([letter(1), letter(2, "mail"), letter(3, "mail", BOB), letter(4), letter(5, "mail")])
     assert await letters.delete_of_state(BOB) == 1

@@ -181,6 +181,10 @@ async def test_a_topic_is_received_until_its_last_follower_ends(bus: EventBus) -
     assert [event for topic, event in received.events if topic.kind == "user"] == [changed("ada")]
 
 
+async def test_a_worker_counts_itself(bus: EventBus) -> None:
+    assert bus.worker_count == 1
+
+
 async def test_publishing_returns_the_number_of_receiving_workers(bus: EventBus) -> None:
     assert await bus.publish([changed("nobody")]) == 0
     await bus.follow(user_topic("ada"))

@@ -51,13 +51,18 @@ class FakeSecrets:
 
 
 class CountingLanes(FakeDeliveryLanes):
-    """``lists`` counts queries for due lanes, by integration; ``claims`` and ``releases`` are commands."""
+    """``lists`` counts queries for due lanes, by integration; ``claims`` and ``releases`` are commands.
+
+    ``claimed`` is set when lanes are claimed, ``answer_seconds`` before the command ends.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.lists: defaultdict[str, int] = defaultdict(int)
         self.claims = 0
         self.releases = 0
+        self.claimed = asyncio.Event()
+        self.answer_seconds = 0.0
 
     async def list_due(self, alias: str, now: Any, limit: int) -> list[LaneId]:
         self.lists[alias] += 1
@@ -65,7 +70,11 @@ class CountingLanes(FakeDeliveryLanes):
 
     async def claim(self, ids: Sequence[LaneId], holder: str, now: Any, until: Any) -> list[Lane]:
         self.claims += 1
-        return await super().claim(ids, holder, now, until)
+        lanes = await super().claim(ids, holder, now, until)
+        self.claimed.set()
+        if self.answer_seconds:
+            await asyncio.sleep(self.answer_seconds)
+        return lanes
 
     async def release(self, updates: Any, now: Any) -> None:
         self.releases += 1

@@ -205,6 +205,11 @@ class FakeDeadLetters:
         page = [(place, letter) for place, letter in found if place > (after or "")][:limit]
         return Page([letter for _, letter in page], page[-1][0] if len(page) == limit else None)
 
+    async def find_of_state(self, state_id: StateId, after: str | None, limit: int) -> Page[DeadLetter]:
+        keys = [key for key, letter in self.letters.items() if letter.state_id == state_id]
+        page = sorted(key for key in keys if ";".join(key) > (after or ""))[:limit]
+        return Page([self.letters[key] for key in page], ";".join(page[-1]) if len(page) == limit else None)
+
     async def count(self, only: DeadLetterFilter) -> int:
         return sum(_matches(only, letter) for letter in self.letters.values())
 

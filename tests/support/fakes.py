@@ -446,6 +446,7 @@ class FakeBus:
     the start."""
 
     worker = "fake"
+    worker_count = 1
 
     def __init__(self, *, all_users: bool = False) -> None:
         self.all_users = all_users

@@ -70,6 +70,8 @@ async def test_the_filter_of_a_list_selects_what_the_list_showed() -> None:
     assert [each.id for each in found.page.items] == ["evt_svc-0", "evt_svc-1"]
     there.clock.advance(seconds=1)
     await there.letters.add([letter(7, died_at=there.clock.now())])  # dies after the list
+    # So does this one on a worker whose clock is behind, or one that needs a while to store it.
+    await there.letters.add([letter(8, died_at=there.clock.now() - timedelta(seconds=1.9))])
     assert await office.redeliver(found.only, ROOT, dry_run=True) == LettersResult(5, 5)
     assert there.lanes.lanes == {}, "a dry run changes nothing"
     assert await office.redeliver(found.only, ROOT, dry_run=False) == LettersResult(5, 5)
@@ -81,7 +83,7 @@ async def test_the_filter_of_a_list_selects_what_the_list_showed() -> None:
 
 
 async def test_a_redelivery_is_requested_once() -> None:
-    there, office = await made(letter(1), letter(2, event=UNSET))
+    there, office = await made(letter(1), letter(2, event=UNSET, reason="expired"))
     only = DeadLetterFilter(service="svc")
     assert await office.redeliver(only, ROOT, dry_run=False) == LettersResult(2, 1, 1)
     jobs = dict(there.lanes.lanes)
@@ -90,6 +92,14 @@ async def test_a_redelivery_is_requested_once() -> None:
     (lane,) = jobs.values()
     assert lane.id == LaneId("svc", StateId("loop", "user-1"), "letter-evt_svc-1")
     assert lane.due_at == there.clock.now()
+
+
+async def test_a_letter_of_our_own_failure_gets_its_event_with_its_redelivery() -> None:
+    there, office = await made(
+        letter(1, event=UNSET, reason="internal"), letter(2, event=UNSET, reason="too_large")
+    )
+    assert await office.redeliver(DeadLetterFilter(service="svc"), ROOT, dry_run=False) == LettersResult(2, 2)
+    assert sorted(lane.letter or "" for lane in there.lanes.lanes.values()) == ["evt_svc-1", "evt_svc-2"]
 
 
 async def test_a_redelivery_that_a_crash_ended_goes_on() -> None:
@@ -193,3 +203,13 @@ def _lane(lane_id: LaneId, due_at: Any) -> Any:
     from app.contracts.deliveries import Lane
 
     return Lane(id=lane_id, since=T0, newest=LanePosition("e", 1), due_at=due_at)
+
+
+async def test_a_list_ends_before_letters_that_others_may_still_store() -> None:
+    there, office = await made(letter(1))
+    now = there.clock.now()
+    await there.letters.add([letter(2, died_at=now - timedelta(seconds=1)), letter(3, died_at=now)])
+    for until in (None, now - timedelta(seconds=1), now + timedelta(hours=1)):
+        found = await office.list_letters(DeadLetterFilter(until=until), after=None, limit=10, caller=ROOT)
+        assert [each.id for each in found.page.items] == ["evt_svc-1"]
+        assert found.only.until == now - timedelta(seconds=1)

@@ -17,6 +17,7 @@ from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
+from tests.support.rig import Rig
 from tests.support.virtual_time import START, run_virtually
 
 HOUR = 3600
@@ -253,8 +254,10 @@ def test_an_open_breaker_uses_no_attempts_and_ramps_up() -> None:
             assert all(lane.failures <= 2 for lane in failed)
             made.webhooks.script("payment", OK)
             made.webhooks.peak.clear()
+            sent = len(made.webhooks.sent)
             async with made.webhooks.holding("payment"):
-                await asyncio.sleep(800)
+                await made.webhooks.arrived(sent + 1)
+                await asyncio.sleep(5)
                 assert made.webhooks.running["payment"] == 1, "the probe alone"
             await asyncio.sleep(HOUR)
             assert made.registrations.health["payment"].breaker == "closed"
@@ -322,6 +325,27 @@ def test_an_idle_service_costs_little() -> None:
     assert made.lanes.claims == 0
 
 
+@pytest.mark.parametrize(("concurrency", "workers", "peak"), [(8, 2, 8), (7, 2, 6), (2, 3, 3)])
+def test_workers_share_the_concurrency_of_a_service(concurrency: int, workers: int, peak: int) -> None:
+    made = Deliveries(integration(concurrency=concurrency))
+
+    async def slowly(_: SentWebhook) -> WebhookAnswer:
+        await asyncio.sleep(5)
+        return OK
+
+    async def run() -> None:
+        await made.prepare()
+        made.webhooks.script("payment", slowly)
+        async with made.running(*(made.dispatcher(workers=lambda: workers) for _ in range(workers))):
+            for number in range(60):
+                await made.change(f"user-{number}")
+            await asyncio.sleep(HOUR)
+
+    run_virtually(run())
+    assert len(made.logged("payment")) == 60
+    assert made.webhooks.peak["payment"] == peak
+
+
 def test_deliveries_begin_soon_after_an_administrator_closed_the_breaker() -> None:
     made = Deliveries(integration())
     opened = IntegrationHealth(
@@ -340,3 +364,91 @@ def test_deliveries_begin_soon_after_an_administrator_closed_the_breaker() -> No
             assert len(made.webhooks.sent) == 1
 
     run_virtually(run())
+
+
+def test_a_changed_registration_is_used_at_the_next_review(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        worker.review()  # before it runs, it begins nothing
+        async with made.running(worker):
+            await asyncio.sleep(2)
+            await made._disable("payment", "maintenance")
+            worker.review()
+            records = await made.change("ada")
+            worker.offer("payment", records)
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    assert made.webhooks.sent == []
+
+
+def test_a_registration_that_was_made_anew_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have the same alias and revision; the worker saw no moment without one."""
+    monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    made = Deliveries(integration(url="https://old.example/"))
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        async with made.running(worker):
+            await asyncio.sleep(2)
+            await made.registrations.delete("payment")
+            anew = integration(url="https://new.example/")
+            await made.register(structs.replace(anew, registered_at=START + timedelta(seconds=1)))
+            worker.review()
+            records = await made.change("ada")
+            worker.offer("payment", records)
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    assert [each.url for each in made.webhooks.sent] == ["https://new.example/"]
+
+
+def test_an_answer_to_an_event_of_a_life_that_has_ended_changes_nothing() -> None:
+    """The state is at the same step of a new life when the old event arrives at last."""
+
+    async def scenario(made: Deliveries) -> None:
+        made.webhooks.script("payment", answer(500), answer_at_b, OK)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await made.webhooks.arrived(1)
+        await made.flows.clear_flow_state("ada", FLOW)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await asyncio.sleep(HOUR)
+
+    made = play(scenario, integration(events=("flow.step.entered",)))
+    assert [record.transition for record in made.records("ada") if record.success][-1] == "go"
+    first, *_ = made.logged("payment")
+    assert (first.answered, first.refused) == ("pay", "REVISION_CONFLICT")
+
+
+def test_changes_in_hand_are_read_anew_if_a_later_one_may_have_erased_them() -> None:
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        worker = made.dispatcher()
+        async with made.running(worker):
+            await asyncio.sleep(5)
+            (record,) = await made.change("ada")
+            await made.change("ada", "go")
+            assert record.after is not UNSET
+            after = structs.replace(record.after, payload={"iban": "DE02"})
+            worker.offer("payment", [structs.replace(record, after=after)])
+            await made.webhooks.arrived(2)
+
+    run_virtually(run())
+    assert made.revisions("payment", "ada") == [0, 1]
+    assert not any(b"DE02" in each.body for each in made.webhooks.sent)
+
+
+async def test_a_command_delivers_no_events() -> None:
+    made = Rig()
+    made.dispatches = False
+    names = [{job.name for job in service.background.jobs} for service in (made.service, made.make())]
+    assert names[0] - names[1] == {"deliveries to services"}

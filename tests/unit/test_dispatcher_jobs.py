@@ -23,6 +23,7 @@ from tests.support.virtual_time import START, run_virtually
 
 ROOT = Caller("root", scopes=frozenset({ADMIN}))
 ADA = StateId(FLOW, "ada")
+HOUR = 3600
 LETTERS = "events became dead letters"
 Scenario = Callable[[Deliveries], Awaitable[None]]
 
@@ -174,12 +175,14 @@ def test_a_redelivery_that_fails_is_one_more_attempt() -> None:
 def test_a_letter_without_an_event_gets_one_if_its_change_can_be_read() -> None:
     async def scenario(made: Deliveries) -> None:
         letter = await letter_of(made)
-        await redeliver(made, structs.replace(letter, event=UNSET))
+        unknown = structs.replace(letter, event=UNSET, type="flow.transition")
+        await redeliver(made, unknown)
 
     made = play(scenario)
     assert not made.letters.letters
     first, second = made.webhooks.sent
     assert first == second
+    assert first.event["type"] == "flow.started"
 
 
 @pytest.mark.expected_logs(LETTERS)
@@ -331,3 +334,35 @@ def test_requested_redeliveries_and_replays_begin_at_once() -> None:
             assert made.clock.now() - before < timedelta(seconds=0.1)
 
     run_virtually(run())
+
+
+def test_a_replay_after_days_does_not_repeat_what_was_answered() -> None:
+    """The state is at the same step again, and remembers the request no more."""
+    back = answer(200, {"transition": "back"})
+
+    async def scenario(made: Deliveries) -> None:
+        made.webhooks.script("payment", back, OK)
+        await made.change("ada")
+        await made.change("ada", "go")
+        await asyncio.sleep(60)
+        await made.change("ada", "go")
+        await asyncio.sleep(72 * HOUR)
+        await made.rig.history.append(made.records("ada"))
+        made.webhooks.script("payment", back)
+        position = LanePosition(made.records("ada")[0].epoch, 1)
+        job = Lane(
+            id=LaneId("payment", ADA, "replay-1"),
+            since=made.since,
+            newest=position,
+            end=position,
+            due_at=made.clock.now(),
+        )
+        await made.lanes.add_jobs([job])
+        await asyncio.sleep(60)
+
+    made = play(scenario, integration(events=("flow.step.entered",), steps=("b",)))
+    assert [r.transition for r in made.records("ada")] == ["started", "go", "back", "go"]
+    first, *_, replayed = made.webhooks.sent
+    assert (first.event_id, replayed.event["replay"]) == (replayed.event_id, True)
+    entry = made.logged("payment")[-1]
+    assert (entry.replay, entry.answered, entry.refused) == (True, "back", UNSET)

@@ -144,11 +144,11 @@ def test_a_delivery_that_cannot_be_stored_holds_up_only_its_state() -> None:
     assert lane.attempts[-1].reason == "internal"
 
 
-def test_concurrency_is_bounded_and_shared_by_workers() -> None:
+def test_concurrency_is_bounded() -> None:
     async def scenario(made: Deliveries) -> None:
         async with made.webhooks.holding("payment"), made.webhooks.holding("mail"):
             await many(made, 200)
-            await asyncio.sleep(30)
+            await asyncio.sleep(10)
         await asyncio.sleep(60)
 
     made = play(scenario, integration(concurrency=7), integration("mail", concurrency=500))
@@ -350,3 +350,22 @@ async def test_a_cancelled_wait_costs_no_sender() -> None:
     await other
     limits.give_back("a")
     await limits.take("a")
+
+
+def test_a_worker_that_ends_during_a_claim_releases_the_lanes() -> None:
+    """Otherwise they would wait for the end of the claim, a minute."""
+    made = Deliveries(integration())
+
+    async def run() -> None:
+        await made.prepare()
+        made.lanes.answer_seconds = 0.5
+        async with made.running(made.dispatcher()):
+            await made.change("ada")
+            await made.lanes.claimed.wait()
+        lane = made.lane("payment", "ada")
+        assert lane.holder == ""
+        assert lane.due_at is not None
+        assert lane.due_at <= made.clock.now()
+
+    run_virtually(run())
+    assert made.webhooks.sent == []

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from app.contracts.callers import trusted_caller
-from app.contracts.deliveries import LaneId
+from app.contracts.deliveries import LaneId, LanePosition, Mark
 from app.contracts.errors import ServiceConflictError, ServiceNotFoundError, StoreUnavailableError
 from app.contracts.integration import Integration
 from app.contracts.integration_commands import RegistrationCommand
@@ -231,3 +231,35 @@ async def test_no_change_is_lost_that_another_worker_commits_after_the_answer() 
     (stored,) = here.states.stored.values()
     await other.background.relay.deliver(stored.pending)
     assert [lane.id for lane in here.lanes.lanes.values()] == [LaneId("svc", StateId("loop", "ada"))]
+
+
+async def test_changes_are_called_back_and_nothing_else() -> None:
+    store, calls = FakeIntegrationStore(), []
+    registry = make(store)
+    registry.on_changed(lambda: calls.append(registry.registered))
+    await store.put(USER, None)
+    await registry.refresh()
+    await registry.refresh()
+    assert calls == [(USER,)]
+    changed = await registry.change("user", lambda found: structs.replace(found, enabled=False))
+    await store.delete("user")
+    await registry.refresh()
+    assert calls == [(USER,), (changed,), ()]
+
+
+async def test_a_service_that_is_registered_anew_during_its_removal_loses_nothing() -> None:
+    made = await rig()
+    made.settle_seconds = 0.05
+    service = made.make()
+    administration = service.integrations.administration
+    await administration.register("svc", RegistrationCommand(), ROOT)
+    removal = asyncio.create_task(administration.remove("svc", ROOT))
+    while await made.registrations.get("svc") is not None:
+        await asyncio.sleep(0)
+    anew = asyncio.create_task(administration.register("svc", RegistrationCommand(), ROOT))
+    while await made.registrations.get("svc") is None:
+        await asyncio.sleep(0)
+    lane = LaneId("svc", StateId("loop", "ada"))
+    await made.lanes.mark([Mark("svc", lane.state_id, LanePosition("e", 0), T0)], T0)
+    await asyncio.gather(removal, anew)
+    assert await made.lanes.get(lane) is not None

@@ -16,6 +16,10 @@ class EventBus(Protocol):
     def worker(self) -> str:
         """The id of this worker."""
 
+    @property
+    def worker_count(self) -> int:
+        """The number of workers, with this one, from which messages arrived lately."""
+
     async def publish(self, events: Sequence[Event]) -> int:
         """Publish events in order to the subscribers of their topics.
 

@@ -140,6 +140,9 @@ class DeadLetters(Protocol):
     async def find(self, only: DeadLetterFilter, after: str | None, limit: int) -> Page[DeadLetter]:
         """Return the letters that match, those that died first first; ``next`` is opaque."""
 
+    async def find_of_state(self, state_id: StateId, after: str | None, limit: int) -> Page[DeadLetter]:
+        """Return the letters of a state, of all integrations, by alias and id; ``next`` is opaque."""
+
     async def count(self, only: DeadLetterFilter) -> int:
         """Count the letters that match."""
 

@@ -1,6 +1,5 @@
 """The JSON shapes of the lists that a service polls: its waiting states, and its events."""
 
-
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.state import FlowState

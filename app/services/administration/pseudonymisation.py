@@ -1,6 +1,7 @@
 """Erasure of a person from the states of others, whose records verify afterwards."""
 
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 from msgspec import Struct, structs
@@ -26,6 +27,13 @@ MAX_ATTEMPTS = 50
 _END_OF_HISTORY = HistoryPosition("\U0010ffff", 0, "")
 
 
+class EventsOfState(Protocol):
+    """The stored events of a state, which are copies of data of its history."""
+
+    async def remove_person(self, state_id: StateId, user_id: str) -> None:
+        """Make those anew that name a person, who is not in the history any more."""
+
+
 class Pseudonymised(Struct, frozen=True):
     """The result of an erasure of a person from the states of others: how many states and records changed."""
 
@@ -36,13 +44,14 @@ class Pseudonymised(Struct, frozen=True):
 class Pseudonymisation:
     """Puts the pseudonym of a person in the place of the id, wherever states of others name the person.
 
-    Three steps make a state ready, in this order, so that the id cannot come back:
+    Four steps make a state ready, in this order, so that the id cannot come back:
 
     1. Every commit is delivered to the history, so that a worker that delivers one late finds it there and
        does not insert it again.
     2. A commit of the kind ``pseudonymised`` removes the id from the state. It is conditional like every
        commit: one that is made meanwhile from the state before fails, or makes this one be repeated.
     3. The records before that commit are rewritten in the history.
+    4. Dead letters with events of these records are rewritten.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class Pseudonymisation:
         commits: Committer,
         recovery: Recovery,
         relay: Relay,
+        letters: EventsOfState,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -59,6 +69,7 @@ class Pseudonymisation:
         self._commits = commits
         self._recovery = recovery
         self._relay = relay
+        self._letters = letters
         self._clock = clock
 
     async def erase(self, user_id: str, origin: Origin) -> Pseudonymised:
@@ -83,6 +94,7 @@ class Pseudonymisation:
         receipt = await self._commit_without(state_id, user_id, origin)
         until = _END_OF_HISTORY if receipt is None else position_of(receipt)
         records = await self._history.replace_person(state_id, user_id, until)
+        await self._letters.remove_person(state_id, user_id)
         await self._states.drop_damaged(state_id)
         return records
 

@@ -101,6 +101,7 @@ class IntegrationAdministration:
                 breaker=each.health.breaker,
                 delivered=each.health.delivered,
                 failed=each.health.failed,
+                internal=each.health.internal,
                 heartbeat=UNSET
                 if each.integration.heartbeat is UNSET
                 else heartbeat_view(each.integration.heartbeat),
@@ -190,6 +191,9 @@ class IntegrationAdministration:
         await self._store.delete(alias)
         await self._registry.announce(alias)
         await self._registry.settle()  # until then other workers mark changes for it
+        if await self._store.get(alias) is not None:
+            log.info("service registered anew during its removal", service=alias)
+            return  # its lanes have changes that the new registration must receive
         await self._ports.lanes.delete_of_integration(alias)
         await self._ports.letters.delete_of_integration(alias)
         await self._ports.log.delete_of_integration(alias)

@@ -12,6 +12,8 @@ from app.services.integrations.api_keys import ApiKeys
 from app.services.integrations.dispatcher import Dispatcher
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.feed import DeliveryFeed
+from app.services.integrations.lane_changes import LaneChanges
+from app.services.integrations.letter_events import LetterEvents
 from app.services.integrations.letters import DeadLetterAdministration
 from app.services.integrations.outgoing import IntegrationSink
 from app.services.integrations.pending import PendingStates
@@ -40,6 +42,7 @@ class IntegrationComponents:
         reader: HistoryReader,
         definitions: DefinitionStore,
         access: Visibility,
+        store_answers: bool = False,
     ) -> None:
         self.registry = IntegrationRegistry(
             ports.registrations, bus, clock, settle_seconds=ports.settle_seconds
@@ -55,7 +58,12 @@ class IntegrationComponents:
             self.registry, ports.registrations, ports.lanes, states, definitions, catalog, clock
         )
         self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
+        self._bus = bus
+        self._store_answers = store_answers
         self.letters = DeadLetterAdministration(ports, clock)
+        self.letter_events = LetterEvents(
+            ports.letters, self.registry.find, self.events, LaneChanges(reader, clock), catalog
+        )
         self.retention = DeliveryRetention(ports.log, ports.letters, clock)
         self.replays = Replays(ports, self.registry, reader, clock)
 
@@ -70,8 +78,11 @@ class IntegrationComponents:
             operations,
             self._catalog,
             self._clock,
+            store_answers=self._store_answers,
             on_logged=self.feed.notify,
+            workers=lambda: self._bus.worker_count,
         )
+        self.registry.on_changed(dispatcher.review)
         self.sink.on_marked(dispatcher.offer)
         self.letters.on_jobs(dispatcher.poll)
         self.replays.on_jobs(dispatcher.poll)

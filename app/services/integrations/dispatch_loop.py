@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from math import ceil, exp, inf
+from math import exp, inf
 
 import structlog
 from msgspec import UNSET
@@ -19,6 +19,7 @@ from app.services.integrations import breaker
 from app.services.integrations.breaker import Outcome, fingerprint
 from app.services.integrations.event_delivery import LaneTools
 from app.services.integrations.lane_offers import LaneOffers
+from app.services.integrations.lane_result import LaneResult
 from app.services.integrations.lane_work import LaneWork
 from app.services.integrations.result_store import ResultPorts, ResultStore
 from app.services.integrations.send_limits import MAX_SENDS, RateAllowance, SendLimits
@@ -26,8 +27,9 @@ from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-CLAIM = timedelta(seconds=60)
-MAX_CLAIM_AGE_SECONDS = 40.0
+CLAIM = timedelta(seconds=30)
+"""The events that a killed worker was sending are sent again after it."""
+MAX_CLAIM_AGE_SECONDS = 12.0
 """After it no event of a claimed lane is sent, so that the answer comes before the claim ends."""
 MAX_CLAIMED = 128
 """The largest number of lanes of an integration that a worker has claimed."""
@@ -86,6 +88,7 @@ class DispatchLoop:
         self._finished = 0.0
         self._finished_at = 0.0
         self._closing = False
+        self._claiming: asyncio.Task[list[Lane]] | None = None
 
     def change(self, integration: Integration) -> None:
         """Use a changed registration: lanes that are worked on are claimed anew with it."""
@@ -130,6 +133,7 @@ class DispatchLoop:
         """Wait for results that are being stored, but not for a server that is unavailable."""
         until = self._time() + FINISH_SECONDS
         try:
+            await self._release_claimed()
             while self._working and not self._results.stalled and self._time() < until:
                 await asyncio.wait(self._working.values(), timeout=FINISH_SECONDS / 10)
         finally:
@@ -245,7 +249,24 @@ class DispatchLoop:
 
     async def _claim(self, ids: Sequence[LaneId]) -> list[Lane]:
         now = self._tools.clock.now()
-        return await self._lanes.claim(ids, new_id(), now, now + CLAIM)
+        self._claiming = asyncio.create_task(self._lanes.claim(ids, new_id(), now, now + CLAIM))
+        try:
+            claimed = await asyncio.shield(self._claiming)
+        except Exception:
+            self._claiming = None
+            raise
+        self._claiming = None  # but not after a cancellation, which leaves it unknown what is claimed
+        return claimed
+
+    async def _release_claimed(self) -> None:
+        """Release lanes whose claim was in progress when the worker ended."""
+        claiming, self._claiming = self._claiming, None
+        if claiming is None:
+            return
+        with suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(FINISH_SECONDS):
+                lanes, now = await claiming, self._tools.clock.now()
+                await self._lanes.release([LaneResult(lane, now).update for lane in lanes], now)
 
     def _start(self, lane: Lane, hand: Sequence[HistoryRecord], *, probe: bool = False) -> None:
         registration, oldest = self.integration, self._time() + MAX_CLAIM_AGE_SECONDS
@@ -297,7 +318,7 @@ class DispatchLoop:
     def _limit(self) -> int:
         """Return the largest number of requests of this worker at a time."""
         allowed = breaker.allowance(self._tools.health.of(self._alias), self.integration.concurrency)
-        return min(max(1, ceil(allowed / max(1, self._workers()))), MAX_SENDS // 2)
+        return min(max(1, allowed // max(1, self._workers())), MAX_SENDS // 2)
 
     def _set_limit(self) -> None:
         self._limits.set_limit(self._alias, self._limit())

@@ -22,6 +22,7 @@ from app.services.integrations.event_delivery import LaneTools
 from app.services.integrations.events import IntegrationEvents
 from app.services.integrations.health import SharedHealth
 from app.services.integrations.lane_changes import LaneChanges
+from app.services.integrations.letter_events import LetterEvents
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.result_store import ResultPorts
 from app.services.integrations.send_limits import RateAllowance, SendLimits
@@ -78,15 +79,25 @@ class Dispatcher:
         self._registrations = ports.registrations
         self._clock = clock
         self._workers = workers
-        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, on_logged)
         self._limits = SendLimits()
         self._disable = disable
+        changes = LaneChanges(history, clock)
+        renewal = LetterEvents(ports.letters, self._find, events, changes, catalog)
+        self._ports = ResultPorts(
+            ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
+        )
         self.health = SharedHealth(ports.registrations, clock, random)
         self._tools = LaneTools(
             events=events,
-            changes=LaneChanges(history, clock),
+            changes=changes,
             sender=EventSender(
-                ports.webhooks, operations, self._limits, self.health, clock, store_answers=store_answers
+                ports.webhooks,
+                operations,
+                history,
+                self._limits,
+                self.health,
+                clock,
+                store_answers=store_answers,
             ),
             catalog=catalog,
             letters=ports.letters,
@@ -98,6 +109,7 @@ class Dispatcher:
         self._loops: dict[str, DispatchLoop] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._running = False
 
     def offer(self, alias: str, records: Sequence[HistoryRecord]) -> None:
         """Deliver changes at once whose lanes were just marked for an integration."""
@@ -113,34 +125,54 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Deliver until cancelled. Requests in progress then have a few seconds to end."""
+        self._running = True
         try:
             while True:
-                self._review()
+                self.review()
                 await self._store_counts()
                 await asyncio.sleep(REVIEW_SECONDS)
         finally:
+            self._running = False
             await self._close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(COUNTS_SECONDS):
                     await self._store_counts()
 
-    def _review(self) -> None:
-        """Start loops of new integrations, change those of changed ones, and end those of removed ones."""
+    def review(self) -> None:
+        """Start loops of new integrations, change those of changed ones, and end those of removed ones.
+
+        It follows each change at once: until then a worker would send what a registration forbids by now. One
+        that was removed and made again is another one, even at the same revision.
+        """
+        if not self._running:
+            return
         registered = {integration.alias: integration for integration in self._registered()}
+        for alias in list(self._loops):
+            integration = registered.get(alias)
+            if (
+                integration is None
+                or integration.registered_at != self._loops[alias].integration.registered_at
+            ):
+                self._end(alias)
         for alias, integration in registered.items():
             loop = self._loops.get(alias)
             if loop is None or self._tasks[alias].done():
                 self._begin(integration)
             elif loop.integration.revision != integration.revision:
                 loop.change(integration)
-        for alias in self._loops.keys() - registered.keys():
-            ended = self._tasks.pop(alias)
-            ended.cancel()
-            self._ending.add(ended)
-            ended.add_done_callback(self._ending.discard)
-            del self._loops[alias]
-            self._limits.forget(alias)
-            self.health.forget(alias)
+
+    def _end(self, alias: str) -> None:
+        ended = self._tasks.pop(alias)
+        ended.cancel()
+        self._ending.add(ended)
+        ended.add_done_callback(self._ending.discard)
+        del self._loops[alias]
+        self._limits.forget(alias)
+        self.health.forget(alias)
+
+    def _find(self, alias: str) -> Integration | None:
+        loop = self._loops.get(alias)
+        return None if loop is None else loop.integration
 
     def _begin(self, integration: Integration) -> None:
         rate = RateAllowance(self._registrations, self._clock)
@@ -150,7 +182,7 @@ class Dispatcher:
 
     async def _disable_and_review(self, alias: str, reason: str) -> None:
         await self._disable(alias, reason)
-        self._review()
+        self.review()
 
     async def _store_counts(self) -> None:
         try:

@@ -1,12 +1,12 @@
 """Delivers one event of a claimed lane, and notes in the lane's result what came of it."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from app.contracts.deliveries import DeadLetter, DeliveryAttempt, FailureReason, LanePosition, LoggedDelivery
+from app.contracts.deliveries import DeadLetter, DeliveryAttempt, FailureReason, LoggedDelivery
 from app.contracts.errors import FlowError, FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.flow import Flow
 from app.contracts.integration import Integration
@@ -21,7 +21,7 @@ from app.services.integrations.lane_changes import LaneChanges
 from app.services.integrations.lane_result import LaneResult
 from app.services.integrations.retry_schedule import next_delay
 from app.services.integrations.send_limits import RateAllowance
-from app.services.integrations.sending import DeferredError, EventSender, SentEvent
+from app.services.integrations.sending import DeferredError, DeliveredChange, EventSender, SentEvent
 
 PROBE_PAUSE_SECONDS = 60.0
 """The mean pause of a lane whose probe failed, so that the next probe is of another one."""
@@ -52,13 +52,6 @@ class LaneTools(Struct, frozen=True, kw_only=True):
         except FlowStateCorruptionError:
             return None
         return None if definition is None else definition.flow
-
-
-class DeliveredChange(Struct, frozen=True):
-    """The position of a change, and its time; None if it is not known."""
-
-    position: LanePosition
-    at: datetime | None
 
 
 class DeliveryFailure(Struct, frozen=True):
@@ -115,7 +108,7 @@ class EventDelivery:
             DeferredError: Nothing may be sent now, or the receiver wants no events any more.
             StoreUnavailableError: The store cannot be reached.
         """
-        sent = await self._send(event)
+        sent = await self._send(event, change)
         failure = None if sent is None else _failure_of(sent)
         if failure is not None:
             return failure
@@ -203,7 +196,7 @@ class EventDelivery:
         now = self._tools.clock.now()
         self._result.due_at = now + timedelta(milliseconds=round(seconds * 1000))
 
-    async def _send(self, event: IntegrationEvent) -> SentEvent | None:
+    async def _send(self, event: IntegrationEvent, change: DeliveredChange) -> SentEvent | None:
         """Send an event to the webhook, if there is one."""
         if self._integration.url is None:
             if not self._permitted():
@@ -214,6 +207,7 @@ class EventDelivery:
             self._result.lane.id,
             event.id,
             event.body,
+            change,
             self._rate,
             permitted=self._permitted,
             probe=self._probe,

@@ -15,7 +15,6 @@ from app.contracts.flow import Flow
 from app.contracts.integration import Integration
 from app.contracts.record import HistoryRecord
 from app.services.integrations.event_delivery import (
-    DeliveredChange,
     DeliveryFailure,
     EventDelivery,
     LaneTools,
@@ -26,12 +25,12 @@ from app.services.integrations.lane_result import LaneResult
 from app.services.integrations.matching import concerns
 from app.services.integrations.retry_schedule import MAX_ATTEMPTS, next_delay
 from app.services.integrations.send_limits import RateAllowance
-from app.services.integrations.sending import DeferredError
+from app.services.integrations.sending import DeferredError, DeliveredChange
 from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-MAX_WORK_SECONDS = 20.0
+MAX_WORK_SECONDS = 8.0
 """How long a claimed lane is worked on before others get their turn; much shorter than a claim."""
 MAX_EVENTS = 200
 """The largest number of events of a claim; after a crash they are repeated."""
@@ -103,8 +102,7 @@ class LaneWork:
         self._delivery.continue_after(delay or 0.0)
 
     async def _deliver_changes(self) -> None:
-        hand = [record for record in self._hand if record.timestamp >= self._lane.since]
-        records = self._tools.changes.from_hand(self._lane.cursor, hand)
+        records = self._tools.changes.from_hand(self._lane.cursor, self._usable_hand())
         end = self._lane.end or self._lane.newest
         while True:
             for record in records:
@@ -119,6 +117,12 @@ class LaneWork:
                 break
         if await self._deliver_held():
             self.result.due_at = None
+
+    def _usable_hand(self) -> list[HistoryRecord]:
+        """Return the changes in hand, unless a later one was marked: an erasure may have changed them."""
+        if not any(position_in_lane(record) >= self._lane.newest for record in self._hand):
+            return []
+        return [record for record in self._hand if record.timestamp >= self._lane.since]
 
     def _is_over(self) -> bool:
         over = asyncio.get_running_loop().time() > self._until
@@ -262,7 +266,8 @@ class LaneWork:
         if record is None:
             raise UndeliverableEventError("expired", "the change is not in the history any more")
         flow = await self._tools.flow_of(record)
-        return self._tools.events.event(self._integration, record, letter.type, flow=flow)
+        event_type = concerns(self._integration, record, flow) or letter.type
+        return self._tools.events.event(self._integration, record, event_type, flow=flow)
 
 
 def _failed_again(letter: DeadLetter, failure: DeliveryFailure) -> DeadLetter:

@@ -1,6 +1,7 @@
 """Use cases about events that could not be delivered: dead letters."""
 
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -27,6 +28,9 @@ from app.services.integrations.ports import IntegrationPorts
 log = structlog.get_logger("deliveries")
 
 PAGE_SIZE = 500
+SETTLED = timedelta(seconds=1)
+"""Letters are listed after it, and none is stored with an earlier time then: not by a slow command, nor by a
+worker whose clock is behind."""
 FIXED_MEMBERS = ("id", "specversion")
 """Members of an event that an edit must not change: receivers recognise repeats by the id."""
 
@@ -60,7 +64,7 @@ class DeadLetterAdministration:
     """Lists, edits, drops and redelivers dead letters.
 
     Administrators may do so for all services, a service for itself. A bulk operation takes the filter that a
-    list returned, and so exactly the letters that it showed: the filter ends at the time of the list.
+    list returned, and so exactly the letters that it showed: the filter ends a moment before the list.
     """
 
     def __init__(self, ports: IntegrationPorts, clock: Clock) -> None:
@@ -79,8 +83,8 @@ class DeadLetterAdministration:
     ) -> ListedLetters:
         """Return a page of the letters that match, those that died first first."""
         only = _permitted(only, caller)
-        if only.until is None:
-            only = structs.replace(only, until=self._clock.now())
+        settled = self._clock.now() - SETTLED
+        only = structs.replace(only, until=settled if only.until is None else min(only.until, settled))
         return ListedLetters(await self._letters.find(only, after, limit), only)
 
     async def list_failing(self, alias: str, *, after: str | None, limit: int, caller: Caller) -> Page[Lane]:
@@ -138,7 +142,7 @@ class DeadLetterAdministration:
         only = _permitted(only, caller)
         matched = changed = skipped = 0
         async for letters in self._pages(only):
-            possible = [each for each in letters if each.event is not UNSET]
+            possible = [each for each in letters if _has_event(each)]
             begun = sum(each.redelivering for each in possible)
             matched += len(letters)
             skipped += len(letters) - len(possible) + begun
@@ -197,6 +201,11 @@ class DeadLetterAdministration:
         if self._on_jobs is not None:
             for alias in {letter.alias for letter in letters}:
                 self._on_jobs(alias)
+
+
+def _has_event(letter: DeadLetter) -> bool:
+    """Return whether there is an event to send: that of the letter, or one made anew of its change."""
+    return letter.event is not UNSET or letter.reason != "expired"
 
 
 def _permitted(only: DeadLetterFilter, caller: Caller) -> DeadLetterFilter:

@@ -12,12 +12,15 @@ from app.contracts.flow import Flow
 from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.deliveries import DeliveryLanes
-from app.contracts.record import HistoryRecord, state_after
+from app.contracts.record import HistoryRecord, Kind, state_after
 from app.flow.step_services import owner_of
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.integrations.matching import concerns, enters_step, leaves_own_step, waits_at_own_step
 
 log = structlog.get_logger("integrations")
+
+ERASING: frozenset[Kind] = frozenset({"erased", "pseudonymised"})
+"""Kinds after which the records before must be read anew. So they are marked even if they concern nobody."""
 
 MarkedCallback = Callable[[str, Sequence[HistoryRecord]], None]
 """Receives the alias of an integration, and changes for which its lanes were marked."""
@@ -142,7 +145,7 @@ def _marks(integrations: Iterable[Integration], record: HistoryRecord, flow: Flo
         alias = integration.alias
         waits = waits_at_own_step(alias, state, flow)
         is_delivered = record.timestamp >= integration.registered_at and concerns(integration, record, flow)
-        if waits or leaves_own_step(alias, record, flow) or is_delivered:
+        if waits or leaves_own_step(alias, record, flow) or is_delivered or record.kind in ERASING:
             since = record.timestamp if waits else None
             stays = waits and not enters_step(record)
             marks.append(Mark(alias, state.id, position, integration.registered_at, since, stays))

@@ -60,10 +60,15 @@ class IntegrationRegistry:
         self._invalidations = 0
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
+        self._callbacks: list[Callable[[], None]] = []
         self.registered: tuple[Integration, ...] = ()
         """The registrations as they were last read, by alias; empty before they are read first."""
         bus.subscribe(self.on_event)
         bus.on_gap(self.on_gap)
+
+    def on_changed(self, callback: Callable[[], None]) -> None:
+        """Call back after registrations were read that differ from those before."""
+        self._callbacks.append(callback)
 
     async def current(self) -> tuple[Integration, ...]:
         """Return the registrations, at once if they were read within ``MAX_AGE_SECONDS``.
@@ -198,8 +203,11 @@ class IntegrationRegistry:
         """Read the registrations. Returns false if some were changed meanwhile."""
         began, invalidations = asyncio.get_running_loop().time(), self._invalidations
         found = await self._store.list_all()
-        self.registered = tuple(found)
+        before, self.registered = self.registered, tuple(found)
         self._by_alias = {integration.alias: integration for integration in found}
+        if self.registered != before:
+            for callback in self._callbacks:
+                callback()
         if invalidations != self._invalidations:
             return False
         self._fresh_until = began + self._max_age_seconds

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from app.contracts.deliveries import DeadLetter
 from app.contracts.errors import BusUnavailableError, StoreUnavailableError
@@ -30,13 +30,15 @@ T = TypeVar("T")
 class ResultPorts(Struct, frozen=True):
     """The stores and the transport that results go to.
 
-    ``on_logged`` receives the alias of an integration after deliveries were appended to its log.
+    ``on_logged`` receives the alias of an integration after deliveries were appended to its log, ``renew`` a
+    letter after it was stored, as its event may have been erased from the history meanwhile.
     """
 
     lanes: DeliveryLanes
     log: DeliveryLog
     letters: DeadLetters
     streams: EventStreams
+    renew: Callable[[DeadLetter], Awaitable[None]]
     on_logged: Callable[[str], None] = lambda _: None
 
 
@@ -126,14 +128,29 @@ class ResultStore:
     async def _store_letters(self, alias: str, results: Sequence[LaneResult]) -> None:
         letters = [letter for result in results for letter in result.letters]
         if letters:
-            await self._insist(partial(self._ports.letters.add, letters))
+            await self._insist(partial(self._add_letters, letters))
             self._log_letters(letters)
         for result in results:
             for letter in result.changed_letters:
-                await self._insist(partial(self._ports.letters.replace, letter))
+                await self._insist(partial(self._note_failure, letter))
         redelivered = [letter_id for result in results for letter_id in result.redelivered]
         if redelivered:
             await self._insist(partial(self._ports.letters.delete, alias, redelivered))
+
+    async def _add_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Store letters with the present time: lists end at a time, before which none may be stored later."""
+        now = self._clock.now()
+        stamped = [structs.replace(letter, died_at=now) for letter in letters]
+        await self._ports.letters.add(stamped)
+        for letter in stamped:
+            await self._ports.renew(letter)
+
+    async def _note_failure(self, letter: DeadLetter) -> None:
+        """Store a failed redelivery, with the event that the letter has by now."""
+        stored = await self._ports.letters.get(letter.alias, letter.id)
+        if stored is not None:
+            changed = structs.replace(letter, event=stored.event, edited_by=stored.edited_by)
+            await self._ports.letters.replace(changed)
 
     async def _insist(self, command: Callable[[], Awaitable[object]]) -> None:
         """Repeat a command while its server is unavailable."""

@@ -2,28 +2,32 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from app.contracts.callers import service_caller
 from app.contracts.commands import Origin
-from app.contracts.deliveries import DeliveryAttempt, LaneId
-from app.contracts.errors import FlowError, InternalError
+from app.contracts.deliveries import DeliveryAttempt, LaneId, LanePosition
+from app.contracts.errors import FlowError, InternalError, RevisionConflictError
 from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
+from app.contracts.ports.states import IDEMPOTENCY_WINDOW
 from app.contracts.ports.transports import WebhookAnswer, WebhookTransport
+from app.contracts.positions import ExpectedPosition
 from app.contracts.state import StateId
 from app.services.integrations.breaker import Outcome, fingerprint
 from app.services.integrations.health import SharedHealth
 from app.services.integrations.send_limits import ClosingError, RateAllowance, SendLimits
 from app.services.integrations.verdict import AnsweredTransition, Verdict, judge
+from app.services.states.history import HistoryReader
 from app.services.states.operations import StateOperations
 from config.log import describe
 
 log = structlog.get_logger("deliveries")
 
-MAX_SECONDS = 30.0
+MAX_SECONDS = 17.0
 """Longer than any transport takes; one that does not end is given up."""
 MAX_STORED_ANSWER = 1000
 MAX_LOCAL_STATUS = 500
@@ -33,6 +37,13 @@ CLIENT = "webhook"
 
 class DeferredError(Exception):
     """Nothing may be sent to the integration now; no attempt was made."""
+
+
+class DeliveredChange(Struct, frozen=True):
+    """The position of a change, and its time; None if it is not known."""
+
+    position: LanePosition
+    at: datetime | None
 
 
 class SentEvent(Struct, frozen=True):
@@ -53,6 +64,7 @@ class EventSender:
     Args:
         webhooks: The transport.
         operations: Runs answered transitions.
+        history: Has those that ran before.
         limits: The senders of this worker.
         health: The breakers.
         clock: The present time.
@@ -63,6 +75,7 @@ class EventSender:
         self,
         webhooks: WebhookTransport,
         operations: StateOperations,
+        history: HistoryReader,
         limits: SendLimits,
         health: SharedHealth,
         clock: Clock,
@@ -71,6 +84,7 @@ class EventSender:
     ) -> None:
         self._webhooks = webhooks
         self._operations = operations
+        self._history = history
         self._limits = limits
         self._health = health
         self._clock = clock
@@ -82,6 +96,7 @@ class EventSender:
         lane_id: LaneId,
         event_id: str,
         body: bytes,
+        change: DeliveredChange,
         rate: RateAllowance,
         *,
         permitted: Callable[[], bool],
@@ -94,6 +109,7 @@ class EventSender:
             lane_id: The lane of the event.
             event_id: The id of the event.
             body: The event as it is sent.
+            change: The change that it is of.
             rate: The rate of the integration.
             permitted: Returns whether the event may still be sent, after it has waited for its turn.
             probe: It is the probe of an open breaker.
@@ -112,7 +128,7 @@ class EventSender:
         duration_ms = round((loop.time() - began) * 1000, 1)
         verdict = judge(answer)
         await self._report(integration, lane_id, verdict, probe=probe)
-        verdict = await self._act(integration.alias, lane_id.state_id, event_id, verdict)
+        verdict = await self._act(integration.alias, lane_id.state_id, event_id, change, verdict)
         attempt = DeliveryAttempt(
             at=at,
             duration_ms=duration_ms,
@@ -166,12 +182,14 @@ class EventSender:
             return
         await self._health.report(integration, outcome)
 
-    async def _act(self, alias: str, state_id: StateId, event_id: str, verdict: Verdict) -> Verdict:
+    async def _act(
+        self, alias: str, state_id: StateId, event_id: str, change: DeliveredChange, verdict: Verdict
+    ) -> Verdict:
         """Run the answered transition, once for each event. Its failure is ours, a refusal is noted."""
         if verdict.answered is None:
             return verdict
         try:
-            refused = await self._run(alias, state_id, event_id, verdict.answered)
+            refused = await self._run(alias, state_id, event_id, change, verdict.answered)
         except FlowError as error:
             return structs.replace(
                 verdict,
@@ -183,16 +201,26 @@ class EventSender:
         return structs.replace(verdict, refused=refused)
 
     async def _run(
-        self, alias: str, state_id: StateId, event_id: str, answered: AnsweredTransition
+        self,
+        alias: str,
+        state_id: StateId,
+        event_id: str,
+        change: DeliveredChange,
+        answered: AnsweredTransition,
     ) -> str | UnsetType:
         """Run the answered transition, and return the code of a refusal.
+
+        An answer is about the life of the state that the event is of, so it moves no later one on.
 
         Raises:
             FlowError: It may succeed later.
         """
         caller = service_caller(alias)
-        origin = Origin(caller, request_id=event_id, client=CLIENT)
+        expected = ExpectedPosition(None, change.position.epoch)
+        origin = Origin(caller, request_id=event_id, client=CLIENT, expected=expected)
         try:
+            if await self._has_run(state_id, origin, change):
+                return UNSET
             await self._operations.transition(
                 state_id.user_id,
                 state_id.flow_id,
@@ -202,7 +230,8 @@ class EventSender:
                 entity_id=state_id.instance_id,
             )
         except FlowError as error:
-            if error.retryable or error.status >= MAX_LOCAL_STATUS:
+            may_succeed = error.retryable and not _is_of_other_life(error, change.position.epoch)
+            if may_succeed or error.status >= MAX_LOCAL_STATUS:
                 raise
             log.info("answered transition refused", service=alias, event_id=event_id, code=error.code)
             return error.code
@@ -211,7 +240,20 @@ class EventSender:
             raise InternalError from error
         return UNSET
 
+    async def _has_run(self, state_id: StateId, origin: Origin, change: DeliveredChange) -> bool:
+        """Return whether an answer to an old event has run; its repeat would not be recognised any more."""
+        if change.at is None or self._clock.now() - change.at < IDEMPOTENCY_WINDOW:
+            return False
+        return await self._history.has_request(state_id, origin, change.at)
+
     def _stored_answer(self, answer: WebhookAnswer) -> str | UnsetType:
         if not self._store_answers or not answer.body:
             return UNSET
         return answer.body[:MAX_STORED_ANSWER].decode(errors="replace")
+
+
+def _is_of_other_life(error: FlowError, epoch: str) -> bool:
+    """Return whether a transition was refused as the state has ended since ``epoch``, or has begun anew."""
+    if not isinstance(error, RevisionConflictError):
+        return False
+    return error.state is None or error.state.epoch != epoch

@@ -2,9 +2,11 @@
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
-from msgspec import json
+from msgspec import UNSET, json
 
+from app.contracts.commands import Origin
 from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
 from app.contracts.pages import Page, take_page
 from app.contracts.ports.clock import Clock
@@ -78,6 +80,17 @@ class HistoryReader:
         if not with_payloads:
             return page
         return Page(await self._payloads.complete(page.items, pending), page.next)
+
+    async def has_request(self, state_id: StateId, origin: Origin, since: datetime) -> bool:
+        """Return whether a request has changed a state after a time, however long ago.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached.
+        """
+        if origin.request_id is UNSET:
+            return False
+        found = await self._history.find_request(state_id, origin.actor, origin.request_id, since)
+        return found is not None
 
     def _joined(
         self,
