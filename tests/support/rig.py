@@ -48,7 +48,6 @@ class Rig:
         self.clock = FakeClock()
         self.time_trusted = True
         self.settle_seconds = 0.0
-        self.dispatches = True
         self.published: list[StateChanged] = []
         self.bus.subscribe(lambda _, e: self.published.append(e) if isinstance(e, StateChanged) else None)
         self.service = self.make(**limits)
@@ -79,7 +78,6 @@ class Rig:
                     streams=self.streams,
                     secrets=self.secrets,
                     settle_seconds=self.settle_seconds,
-                    dispatches=self.dispatches,
                 ),
                 bus=self.bus,
                 clock=self.clock,

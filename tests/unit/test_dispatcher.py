@@ -17,7 +17,6 @@ from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
-from tests.support.rig import Rig
 from tests.support.virtual_time import START, run_virtually
 
 HOUR = 3600
@@ -445,10 +444,3 @@ def test_changes_in_hand_are_read_anew_if_a_later_one_may_have_erased_them() -> 
     run_virtually(run())
     assert made.revisions("payment", "ada") == [0, 1]
     assert not any(b"DE02" in each.body for each in made.webhooks.sent)
-
-
-async def test_a_command_delivers_no_events() -> None:
-    made = Rig()
-    made.dispatches = False
-    names = [{job.name for job in service.background.jobs} for service in (made.service, made.make())]
-    assert names[0] - names[1] == {"deliveries to services"}
