@@ -51,6 +51,18 @@ log = structlog.get_logger("main")
 RETRY_AFTER_SECONDS = 1.0
 
 
+def _limits_of(settings: Settings, *, sends_events: bool) -> Limits:
+    return Limits(
+        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
+        state_ttl=settings.state_ttl,
+        history_retention=settings.history_retention,
+        max_payload_bytes=settings.max_payload_bytes,
+        user_changes_per_minute=settings.user_changes_per_minute,
+        store_answers=settings.services_store_answers,
+        sends_events=sends_events,
+    )
+
+
 class Backend:
     """The service with its adapters, created from settings that name both servers."""
 
@@ -95,15 +107,7 @@ class Backend:
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
             ),
-            Limits(
-                definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
-                state_ttl=settings.state_ttl,
-                history_retention=settings.history_retention,
-                max_payload_bytes=settings.max_payload_bytes,
-                user_changes_per_minute=settings.user_changes_per_minute,
-                store_answers=settings.services_store_answers,
-                sends_events=sends_events,
-            ),
+            _limits_of(settings, sends_events=sends_events),
         )
 
     def _integration_ports(self) -> IntegrationPorts:

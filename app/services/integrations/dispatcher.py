@@ -87,18 +87,13 @@ class Dispatcher:
             ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
         )
         self.health = SharedHealth(ports.registrations, clock, random)
+        sender = EventSender(
+            ports.webhooks, operations, history, self._limits, self.health, clock, store_answers=store_answers
+        )
         self._tools = LaneTools(
             events=events,
             changes=changes,
-            sender=EventSender(
-                ports.webhooks,
-                operations,
-                history,
-                self._limits,
-                self.health,
-                clock,
-                store_answers=store_answers,
-            ),
+            sender=sender,
             catalog=catalog,
             letters=ports.letters,
             health=self.health,
