@@ -106,6 +106,9 @@ async def test_a_developer_sees_the_first_event_and_mends_a_failure(
             event_id, user = (await out.readline()).decode().split()
         assert '"step":"verify"' in started
         assert (event_id[:4], user) == ("evt_", "ada")
+        listed = run_command(["services", "list"], guide.env, tmp_path).stdout
+        documented = block(GUIDE, "text", "notification\tenabled")
+        assert re.sub(r"\d+", "N", listed) == re.sub(r"\d+", "N", documented)
         async with guide.serving.http("bob") as http:
             await http.post("/api/flow/checkout/start")
             failing = ""
