@@ -51,18 +51,6 @@ log = structlog.get_logger("main")
 RETRY_AFTER_SECONDS = 1.0
 
 
-def _limits_of(settings: Settings, *, sends_events: bool) -> Limits:
-    return Limits(
-        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
-        state_ttl=settings.state_ttl,
-        history_retention=settings.history_retention,
-        max_payload_bytes=settings.max_payload_bytes,
-        user_changes_per_minute=settings.user_changes_per_minute,
-        store_answers=settings.services_store_answers,
-        sends_events=sends_events,
-    )
-
-
 class Backend:
     """The service with its adapters, created from settings that name both servers."""
 
@@ -74,24 +62,25 @@ class Backend:
         *,
         sends_events: bool = True,
     ) -> None:
-        """Create the parts; nothing is sent yet.
+        """Create the parts on the servers that the settings name; nothing is sent yet.
 
         Args:
-            settings: Settings that name both servers.
+            settings: The settings.
             clock: The clock of this machine, by default the system's. It is compared with the servers'.
             listeners: Listeners of the driver, which receive every command to the database.
-            sends_events: Send events to services. False: others do.
+            sends_events: Send events to services.
         """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
         self._retention = settings.history_retention is not None
         IDENTITY.plain_users = settings.log_users == "plain"
-        self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, listeners)
-        self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
+        redis, name = settings.redis_url.get_secret_value(), settings.mongo_database
+        self.database = connect(settings.mongo_url.get_secret_value(), name, listeners)
+        self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.secrets = MongoSecretStore(self.database)
-        self.streams = RedisEventStreams(settings.redis_url.get_secret_value(), settings.mongo_database)
+        self.streams = RedisEventStreams(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
@@ -107,7 +96,7 @@ class Backend:
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
             ),
-            _limits_of(settings, sends_events=sends_events),
+            _limits(settings, sends_events=sends_events),
         )
 
     def _integration_ports(self) -> IntegrationPorts:
@@ -283,3 +272,15 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
         is_example = setting.where == str(SHIPPED_FLOWS)
         mirrors.append(SourceMirror(source, overrides=setting.overrides, creates=creates or not is_example))
     return Sources(service.definitions, mirrors)
+
+
+def _limits(settings: Settings, *, sends_events: bool) -> Limits:
+    return Limits(
+        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
+        state_ttl=settings.state_ttl,
+        history_retention=settings.history_retention,
+        max_payload_bytes=settings.max_payload_bytes,
+        user_changes_per_minute=settings.user_changes_per_minute,
+        store_answers=settings.services_store_answers,
+        sends_events=sends_events,
+    )

@@ -87,8 +87,9 @@ class Dispatcher:
             ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
         )
         self.health = SharedHealth(ports.registrations, clock, random)
+        senders, health = self._limits, self.health
         sender = EventSender(
-            ports.webhooks, operations, history, self._limits, self.health, clock, store_answers=store_answers
+            ports.webhooks, operations, history, senders, health, clock, store_answers=store_answers
         )
         self._tools = LaneTools(
             events=events,
