@@ -94,7 +94,7 @@ class Dispatcher:
             changes=changes,
             sender=sender,
             catalog=catalog,
-            letters=letters,
+            letters=ports.letters,
             health=self.health,
             clock=clock,
             disable=self._disable_and_review,
