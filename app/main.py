@@ -62,24 +62,25 @@ class Backend:
         *,
         sends_events: bool = True,
     ) -> None:
-        """Create the parts; nothing is sent yet.
+        """Create the parts on the servers that the settings name; nothing is sent yet.
 
         Args:
-            settings: Settings that name both servers.
+            settings: The settings.
             clock: The clock of this machine, by default the system's. It is compared with the servers'.
             listeners: Listeners of the driver, which receive every command to the database.
-            sends_events: Send events to services. False: others do.
+            sends_events: Send events to services.
         """
         if settings.mongo_url is None or settings.redis_url is None:
             raise ValueError("the settings name no servers")
         self._retention = settings.history_retention is not None
         IDENTITY.plain_users = settings.log_users == "plain"
-        self.database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, listeners)
-        self.bus = RedisBus(settings.redis_url.get_secret_value(), settings.mongo_database)
+        redis, name = settings.redis_url.get_secret_value(), settings.mongo_database
+        self.database = connect(settings.mongo_url.get_secret_value(), name, listeners)
+        self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.secrets = MongoSecretStore(self.database)
-        self.streams = RedisEventStreams(settings.redis_url.get_secret_value(), settings.mongo_database)
+        self.streams = RedisEventStreams(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
@@ -90,7 +91,7 @@ class Backend:
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
-                integrations=self._integration_ports(),
+                integrations=self._integration_ports(settings),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
@@ -98,11 +99,11 @@ class Backend:
             _limits(settings, sends_events=sends_events),
         )
 
-    def _integration_ports(self) -> IntegrationPorts:
+    def _integration_ports(self, settings: Settings) -> IntegrationPorts:
         return IntegrationPorts(
             registrations=MongoIntegrationStore(self.database),
             api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database),
+            lanes=MongoDeliveryLanes(self.database, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
             letters=MongoDeadLetters(self.database),
             webhooks=self.webhooks,

@@ -35,7 +35,7 @@ _body_argument = click.argument("body", type=click.File("rb"), default="-")
 
 @main.group()
 def webhook() -> None:
-    """Signatures of webhooks."""
+    """Signatures of webhooks: why one is refused, and signed test requests."""
 
 
 @webhook.command("verify")

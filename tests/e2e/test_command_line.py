@@ -171,7 +171,7 @@ def test_a_service_gets_a_key_and_the_address_of_its_stream(shell: Shell) -> Non
     assert shell("services", "make-key", "payment", "--name", "first").startswith("sfk_")
     refused = shell("services", "make-key", "payment", "--expires-in", "1", code=1)
     assert refused.startswith("server-flow: /expiresIn: ")
-    assert shell("services", "list").endswith("0 delivered\t0 failed\tstream\n")
+    assert shell("services", "list").endswith("0 delivered\t0 failed\t0 failed here\tstream\n")
     assert shell("deliveries", "failing", "payment").startswith("No events have failed")
     assert shell("services", "redis-url") == f"{shell.env['FLOW_REDIS_URL']}\n"
     shell.env = {}

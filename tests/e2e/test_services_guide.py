@@ -1,18 +1,18 @@
 """The programs of the guide to services run, on a service, each with its own way to receive events."""
 
 import asyncio
-import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from app.process.server_process import free_port
 from config.settings import Settings
+from tests.support.commands import run_command
 from tests.support.documentation import block
 from tests.support.javascript import node
 from tests.support.serving import Serving, external
@@ -35,45 +35,107 @@ async def running(*command: str, **env: str) -> AsyncIterator[asyncio.StreamRead
         await process.communicate()  # to the end of its output, so that the pipe is closed
 
 
-async def register(settings: Settings, serving: Serving, folder: Path, **env: str) -> dict[str, Any]:
-    """Run the commands of the guide; the secrets and keys by service."""
-    (folder / "checkout.yaml").write_text(block(GUIDE, "yaml", "flow: checkout"))
-    script = block(GUIDE, "sh", "make_key").replace("curl", "curl -sS")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    admin = serving.token("root", "flow:admin")
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-ec", script, cwd=folder, stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **external(settings), "PATH": path, "URL": serving.url, "ADMIN": admin, **env},
-    )  # fmt: skip
-    printed, _ = await process.communicate()
-    assert process.returncode == 0
-    found = re.split(r"(?<=\})(?=\{)", printed.decode()[printed.decode().index("{") :])
-    answers = [json.loads(each) for each in found]
-    assert [each["alias"] for each in answers[:4]] == ["user", "payment", "notification", "shipping"]
-    return {
-        **{f"{each['alias']} secret": each["secret"] for each in answers[:4]},
-        "payment key": answers[4]["key"],
-        "notification key": answers[5]["key"],
-    }
+class Guide:
+    """The commands of the guide, with the addresses of this test in the place of those in the guide."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.env = {**external(settings), "FLOW_SERVICES_PRIVATE_ADDRESSES": "127.0.0.0/8"}
+        self.folder = folder
+        self.serving = Serving(env=self.env, cwd=folder)
+        self.ports = {"8081": free_port(), "8082": free_port()}
+
+    def script(self, holds: str) -> str:
+        """Return the block with a text in it."""
+        script = block(GUIDE, "sh", holds).replace("curl", "curl -sS")
+        for documented, port in self.ports.items():
+            script = script.replace(documented, str(port))
+        return script
+
+    async def run(self, holds: str) -> str:
+        """Run the block with a text in it, in a shell; what it printed."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-ec", self.script(holds), cwd=self.folder, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.env, "PATH": path, "URL": self.serving.url},
+        )  # fmt: skip
+        printed, _ = await process.communicate()
+        assert process.returncode == 0
+        return printed.decode()
+
+    async def run_commands(self, holds: str) -> str:
+        """Run the commands of the block with a text in it, without a shell, which is quicker."""
+        printed = ""
+        for line in self.script(holds).splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "server-flow"
+            ended = await asyncio.to_thread(run_command, arguments, self.env, self.folder)
+            assert ended.code == 0, ended.stderr
+            printed += ended.stdout
+        return printed
+
+    async def register(self) -> dict[str, str]:
+        """Register the services; their secrets and keys."""
+        (self.folder / "checkout.yaml").write_text(block(GUIDE, "yaml", "flow: checkout"))
+        (self.folder / "user.mjs").write_text(block(GUIDE, "js", "createServer"))
+        printed = await self.run_commands("make-key")
+        aliases = re.findall(r'"alias": "(\w+)"', printed)
+        secrets = re.findall(r'"secret": "(\S+)"', printed)
+        payment_key, notification_key = re.findall(r"^sfk_\S+", printed, re.MULTILINE)
+        assert aliases == ["user", "payment", "notification", "shipping"]
+        return {
+            **{f"{alias} secret": secret for alias, secret in zip(aliases, secrets, strict=True)},
+            "payment key": payment_key,
+            "notification key": notification_key,
+        }
+
+    def running_user(self, secret: str) -> AbstractAsyncContextManager[asyncio.StreamReader]:
+        """Run the webhook of the service ``user``."""
+        command = node(str(self.folder / "user.mjs"))
+        return running(*command, SECRET=secret, PORT=str(self.ports["8081"]))
+
+
+async def test_a_developer_sees_the_first_event_and_mends_a_failure(
+    settings: Settings, tmp_path: Path
+) -> None:
+    guide = Guide(settings, tmp_path)
+    credentials = await guide.register()
+    async with asyncio.timeout(60):
+        async with guide.running_user(credentials["user secret"]) as out:
+            assert await out.readline() == b"listening\n"
+            started = await guide.run("checkout/start")
+            event_id, user = (await out.readline()).decode().split()
+        assert '"step":"verify"' in started
+        assert (event_id[:4], user) == ("evt_", "ada")
+        listed = run_command(["services", "list"], guide.env, tmp_path).stdout
+        documented = block(GUIDE, "text", "notification\tenabled")
+        assert re.sub(r"\d+", "N", listed) == re.sub(r"\d+", "N", documented)
+        async with guide.serving.http("bob") as http:
+            await http.post("/api/flow/checkout/start")
+            failing = ""
+            while "bob" not in failing:
+                failing = await guide.run_commands("deliveries failing")
+            assert re.search(r"^checkout\tbob\t\d failures\t\S+Z\tthere is no connection to the rec", failing)
+            async with guide.running_user(credentials["user secret"]) as out:
+                assert await out.readline() == b"listening\n"
+                printed = await guide.run_commands("services enable user")
+                assert printed == ("user is enabled\n0 of 0 dead letters are redelivered by the workers\n")
+                assert (await out.readline()).endswith(b" bob\n")
+    guide.serving.end()
 
 
 async def test_four_services_move_every_state_through_the_flow(settings: Settings, tmp_path: Path) -> None:
-    env = {**external(settings), "FLOW_SERVICES_PRIVATE_ADDRESSES": "true"}
-    serving = Serving(env=env, cwd=tmp_path)
-    ports = free_port(), free_port()
-    urls = {"USER_URL": f"http://127.0.0.1:{ports[0]}/", "SHIPPING_URL": f"http://127.0.0.1:{ports[1]}/"}
-    credentials = await register(settings, serving, tmp_path, **urls)
-    (tmp_path / "user.mjs").write_text(block(GUIDE, "js", "createServer"))
-    of_redis = {name: env[name] for name in ("FLOW_REDIS_URL", "FLOW_MONGO_DATABASE")}
+    guide = Guide(settings, tmp_path)
+    serving = guide.serving
+    credentials = await guide.register()
+    of_redis = {name: guide.env[name] for name in ("FLOW_REDIS_URL", "FLOW_MONGO_DATABASE")}
     python = (sys.executable, "-c")
-    own_node = node(str(tmp_path / "user.mjs"))
     async with (
-        running(*own_node, SECRET=credentials["user secret"], PORT=str(ports[0])) as out,
+        guide.running_user(credentials["user secret"]) as out,
         running(*python, block(GUIDE, "python", '"pay"'), URL=serving.url, KEY=credentials["payment key"]),
         running(*python, block(GUIDE, "python", '"notify"'), URL=serving.url,
                 KEY=credentials["notification key"], **of_redis) as notified,
         running(*python, block(GUIDE, "python", '"ship"'), SECRET=credentials["shipping secret"],
-                PORT=str(ports[1])),
+                PORT=str(guide.ports["8082"])),
         running(*python, block(GUIDE, "python", '"audit"'), **of_redis) as audited,
     ):  # fmt: skip
         assert await out.readline() == b"listening\n"

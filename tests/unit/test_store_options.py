@@ -11,6 +11,7 @@ WITHOUT_A_STORE = {
     "data export",
     "flows validate",
     "serve",
+    "services redis-url",
     "token",
     "web build",
     "webhook sign",

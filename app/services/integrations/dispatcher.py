@@ -85,18 +85,14 @@ class Dispatcher:
         renew = LetterEvents(ports.letters, ports.registrations, events, changes, catalog).renew
         self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, renew, on_logged)
         self.health = SharedHealth(ports.registrations, clock, random)
+        senders, health = self._limits, self.health
+        sender = EventSender(
+            ports.webhooks, operations, history, senders, health, clock, store_answers=store_answers
+        )
         self._tools = LaneTools(
             events=events,
             changes=changes,
-            sender=EventSender(
-                ports.webhooks,
-                operations,
-                history,
-                self._limits,
-                self.health,
-                clock,
-                store_answers=store_answers,
-            ),
+            sender=sender,
             catalog=catalog,
             letters=ports.letters,
             health=self.health,
