@@ -272,15 +272,3 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
         is_example = setting.where == str(SHIPPED_FLOWS)
         mirrors.append(SourceMirror(source, overrides=setting.overrides, creates=creates or not is_example))
     return Sources(service.definitions, mirrors)
-
-
-def _limits(settings: Settings, *, sends_events: bool) -> Limits:
-    return Limits(
-        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
-        state_ttl=settings.state_ttl,
-        history_retention=settings.history_retention,
-        max_payload_bytes=settings.max_payload_bytes,
-        user_changes_per_minute=settings.user_changes_per_minute,
-        store_answers=settings.services_store_answers,
-        sends_events=sends_events,
-    )

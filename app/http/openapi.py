@@ -44,6 +44,7 @@ _DESCRIPTION = (
 _TAGS = {
     "States": "The position of a user in a flow, the transitions from there, and the history.",
     "Definitions": "Flows and their versions.",
+    "Services": "Programs that own steps of flows: their registrations, keys, and events.",
     "Administration": "States of all users.",
     "Health": "For load balancers and tools.",
 }
@@ -93,7 +94,7 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
                     "description": "A JWT with `sub` and `exp`; its `scope` may have `flow:service` "
-                    "(acts for any user) and `flow:admin`.",
+                    "(acts for any user) and `flow:admin`. Or the API key of a service (`sfk_…`).",
                 },
             },
         },
@@ -208,6 +209,8 @@ def _refusal(errors: Sequence[type[FlowError]]) -> dict[str, Any]:
 
 def _tag_of(path: str) -> str:
     """Return the group in which the reference lists a route."""
+    if path.startswith(("/api/services/", "/api/admin/services", "/api/admin/dead-letters")):
+        return "Services"
     if path.startswith("/api/admin/"):
         return "Administration"
     if path.startswith("/api/flows"):

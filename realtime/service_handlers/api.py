@@ -136,7 +136,8 @@ class ServiceApi:
             ) as response:
                 text = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ServiceApiError(0, "UNREACHABLE", type(error).__name__) from error
+            reason = str(error) or type(error).__name__
+            raise ServiceApiError(0, "UNREACHABLE", f"{self._url} cannot be reached: {reason}") from error
         found = _decoded(text)
         if response.status >= 300 or found is None:
             view = found or {}

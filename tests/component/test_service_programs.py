@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
+from app.process.server_process import free_port
 from realtime.redis.streams import GROUP, RedisEventStreams, stream_key
 from realtime.service_handlers import ServiceProgram, StepEntered, Transition, api, service_handlers
 from tests.support.faults import RedisServer
@@ -211,6 +212,16 @@ async def test_a_refused_key_is_reported_and_polling_goes_on(server: FlowServer,
     async with Paying(polling(server, key="sfk_0", position=tmp_path / "position")):
         await server.until(lambda s: s.unauthorized >= 3)
     assert server.positions == []
+
+
+async def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "ATTEMPTS", 1)
+    address = f"http://127.0.0.1:{free_port()}"
+    async with api.ServiceApi(address, "payment", "sfk_1") as calls:
+        with pytest.raises(
+            api.ServiceApiError, match=f"^UNREACHABLE: {address} cannot be reached: Cannot connect"
+        ):
+            await calls.pending(None, 1)
 
 
 @pytest.fixture

@@ -62,6 +62,17 @@ def test_it_has_the_address_and_the_licence() -> None:
     assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} == tags
 
 
+def test_what_a_service_uses_is_listed_together() -> None:
+    of_services = {
+        path: operation["tags"]
+        for path, operations in DOCUMENT["paths"].items()
+        for operation in operations.values()
+        if "/services" in path or "/dead-letters" in path
+    }
+    assert len(of_services) > 10
+    assert {path for path, tags in of_services.items() if tags != ["Services"]} == set()
+
+
 def test_operations_have_names_that_methods_can_have() -> None:
     assert len(OPERATIONS) == len(ENDPOINTS)
     assert [name for name in OPERATIONS if not re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", name)] == []

@@ -81,9 +81,9 @@ class Dispatcher:
         self._workers = workers
         self._limits = SendLimits()
         self._disable = disable
-        changes, letters = LaneChanges(history, clock), ports.letters
-        renewal = LetterEvents(letters, self._find, events, changes, catalog)
-        self._ports = ResultPorts(ports.lanes, ports.log, letters, ports.streams, renewal.renew, on_logged)
+        changes = LaneChanges(history, clock)
+        renew = LetterEvents(ports.letters, ports.registrations, events, changes, catalog).renew
+        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, renew, on_logged)
         self.health = SharedHealth(ports.registrations, clock, random)
         senders, health = self._limits, self.health
         sender = EventSender(
@@ -94,7 +94,7 @@ class Dispatcher:
             changes=changes,
             sender=sender,
             catalog=catalog,
-            letters=letters,
+            letters=ports.letters,
             health=self.health,
             clock=clock,
             disable=self._disable_and_review,
@@ -163,10 +163,6 @@ class Dispatcher:
         del self._loops[alias]
         self._limits.forget(alias)
         self.health.forget(alias)
-
-    def _find(self, alias: str) -> Integration | None:
-        loop = self._loops.get(alias)
-        return None if loop is None else loop.integration
 
     def _begin(self, integration: Integration) -> None:
         rate = RateAllowance(self._registrations, self._clock)
