@@ -163,6 +163,18 @@ class Backend:
             raise BusUnavailableError("this worker does not receive the events of others")
 
 
+def _limits(settings: Settings, *, sends_events: bool) -> Limits:
+    return Limits(
+        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
+        state_ttl=settings.state_ttl,
+        history_retention=settings.history_retention,
+        max_payload_bytes=settings.max_payload_bytes,
+        user_changes_per_minute=settings.user_changes_per_minute,
+        store_answers=settings.services_store_answers,
+        sends_events=sends_events,
+    )
+
+
 @asynccontextmanager
 async def open_service(
     settings: Settings | None = None,
