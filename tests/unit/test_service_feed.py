@@ -277,7 +277,7 @@ async def test_a_stream_ends_with_the_token(rig: FeedRig) -> None:
 
 
 async def test_a_stream_ends_with_its_key(rig: FeedRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.http.routes.service_feed.RENEWAL_SECONDS", 0)
+    monkeypatch.setattr("app.http.stream_caller.RENEWAL_SECONDS", 0)
     await rig.log(*await rig.changes(2))
     caller = service_caller("payment", expires_at=time.time() + 60, credential="key-1")
     checked: list[Caller] = []

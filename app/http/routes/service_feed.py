@@ -1,17 +1,12 @@
 """The routes that a service polls: the states that wait for it, and its deliveries; and their stream."""
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import structlog
 from msgspec import Meta, Raw, Struct
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from sse_starlette import ServerSentEvent
 
-from app.auth.service_keys import RENEWAL_SECONDS
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import (
@@ -27,18 +22,15 @@ from app.contracts.wire.errors import error_view
 from app.contracts.wire.service_feed import PendingStatesPage, ServiceEventsPage, pending_state_view
 from app.contracts.wire.times import iso
 from app.http.endpoint import Answer, Call, Endpoint
+from app.http.event_stream import RETRY_MS, EventStreamResponse
 from app.http.paging import page_answer
+from app.http.stream_caller import StreamCaller
 from app.services.integrations.feed import DeliveryFeed, FeedItem
 from app.services.integrations.pending import PendingState
 
-log = structlog.get_logger("http")
-
-SEND_TIMEOUT_SECONDS = 30.0
-PING_SECONDS = 15
 MAX_READERS = 20
 """Streams of one service on one worker."""
 READ_SIZE = 100
-RETRY_MS = 1000
 _readers: Counter[str] = Counter()
 """Open streams of this process, by service."""
 
@@ -75,13 +67,11 @@ class ServiceEventStream:
         self, feed: DeliveryFeed, verifier: TokenVerifier, alias: str, caller: Caller, after: int
     ) -> None:
         self._feed = feed
-        self._verifier = verifier
         self._alias = alias
-        self._caller = caller
+        self._caller = StreamCaller(verifier, caller)
         self._after = after
         self._retry: int | None = RETRY_MS
         self._is_closed = False
-        self._renewal_at = time.monotonic() + RENEWAL_SECONDS
         _readers[alias] += 1
 
     def close(self) -> None:
@@ -104,9 +94,9 @@ class ServiceEventStream:
             yield ServerSentEvent(event="flow-error", data=encode(error_view(error)).decode())
 
     async def _next(self) -> list[ServerSentEvent]:
-        await self._check_credential()
+        await self._caller.check()
         appended = self._feed.next_append(self._alias)
-        page = await self._feed.read(self._alias, self._caller, after=self._after, limit=READ_SIZE)
+        page = await self._feed.read(self._alias, self._caller.now, after=self._after, limit=READ_SIZE)
         found = []
         if page.first is not None and page.next != self._after:
             data = encode({"first": page.first}).decode()
@@ -123,30 +113,6 @@ class ServiceEventStream:
         """Return an event; the first one has the time after which to connect again."""
         retry, self._retry = self._retry, None
         return ServerSentEvent(event=name, data=data, id=position, retry=retry)
-
-    async def _check_credential(self) -> None:
-        """Raise AuthenticationRequiredError once the token has expired, or the key is not valid any more."""
-        is_due = self._caller.credential and self._renewal_at <= time.monotonic()
-        if is_due or self._caller.expires_at <= time.time():
-            self._caller = await self._verifier.renew(self._caller)
-            self._renewal_at = time.monotonic() + RENEWAL_SECONDS
-
-
-class ServiceEventResponse(EventSourceResponse):
-    """The response of a stream of deliveries, which is closed however it ends."""
-
-    def __init__(self, stream: ServiceEventStream) -> None:
-        super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS)
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream until it or the client ends."""
-        try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            log.info("slow stream reader disconnected", path=scope["path"])
-        finally:
-            self._stream.close()
 
 
 def feed_item(item: FeedItem) -> dict[str, Any]:
@@ -204,7 +170,7 @@ async def _stream(call: Call) -> Answer:
             f"Service {alias} has {MAX_READERS} streams on this worker, the maximum; close some", 5
         )
     stream = ServiceEventStream(feed, call.verifier, alias, call.caller, after)
-    return Answer(ServiceEventResponse(stream))
+    return Answer(EventStreamResponse(stream))
 
 
 _READING = (InsufficientPermissionsError, ServiceNotFoundError)

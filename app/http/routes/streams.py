@@ -6,11 +6,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import structlog
 from msgspec import Meta, Struct, json, structs
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from sse_starlette import ServerSentEvent
 
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
@@ -40,19 +37,15 @@ from app.contracts.wire.states import (
     state_view,
 )
 from app.http.endpoint import Answer, Call, Endpoint, StateQuery
+from app.http.event_stream import RETRY_MS, EventStreamResponse
 from app.http.stream_caller import StreamCaller
 from app.services import FlowService
 from app.services.live.subscribers import LiveEvent, TopicSubscription
 
-log = structlog.get_logger("http")
-
 MAX_BACKLOG = 1000
 """Events that wait for a reader that is slower than its state."""
-SEND_TIMEOUT_SECONDS = 30.0
-PING_SECONDS = 15
 MAX_READERS = 50
 """Streams that one caller has of the states of one user on one worker."""
-RETRY_MS = 1000
 _readers: Counter[tuple[str, str]] = Counter()
 """Open streams of this process, by caller and owner."""
 _POSITION = re.compile(r"(?P<epoch>[0-9a-zA-Z-]{1,64})\.(?P<revision>\d{1,15})\Z")
@@ -199,23 +192,6 @@ class FlowStream:
         return f"{self._held.epoch}.{self._held.revision}"
 
 
-class StreamResponse(EventSourceResponse):
-    """The response of a stream, which is closed however it ends."""
-
-    def __init__(self, stream: FlowStream) -> None:
-        super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS)
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream until it or the client ends."""
-        try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            log.info("slow stream reader disconnected", path=scope["path"])
-        finally:
-            self._stream.close()
-
-
 async def _events(call: Call) -> Answer:
     held = call.query.held
     found = await call.service.get_flow_events(
@@ -243,7 +219,7 @@ async def _stream(call: Call) -> Answer:
         )
     stream = FlowStream(call.service, call.verifier, call.caller, state_id)
     await stream.open(held)
-    return Answer(StreamResponse(stream))
+    return Answer(EventStreamResponse(stream))
 
 
 _READING = (EntityRequiredError, InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError)
