@@ -91,7 +91,7 @@ class Backend:
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
-                integrations=self._integration_ports(),
+                integrations=self._integration_ports(settings),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,
@@ -99,11 +99,11 @@ class Backend:
             _limits(settings, sends_events=sends_events),
         )
 
-    def _integration_ports(self) -> IntegrationPorts:
+    def _integration_ports(self, settings: Settings) -> IntegrationPorts:
         return IntegrationPorts(
             registrations=MongoIntegrationStore(self.database),
             api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database),
+            lanes=MongoDeliveryLanes(self.database, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
             letters=MongoDeadLetters(self.database),
             webhooks=self.webhooks,
@@ -161,6 +161,18 @@ class Backend:
         await self.bus.ping()
         if not self.bus.subscribed:
             raise BusUnavailableError("this worker does not receive the events of others")
+
+
+def _limits(settings: Settings, *, sends_events: bool) -> Limits:
+    return Limits(
+        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
+        state_ttl=settings.state_ttl,
+        history_retention=settings.history_retention,
+        max_payload_bytes=settings.max_payload_bytes,
+        user_changes_per_minute=settings.user_changes_per_minute,
+        store_answers=settings.services_store_answers,
+        sends_events=sends_events,
+    )
 
 
 @asynccontextmanager
@@ -272,15 +284,3 @@ def definition_sources(service: FlowService, settings: Settings, *, examples: bo
         is_example = setting.where == str(SHIPPED_FLOWS)
         mirrors.append(SourceMirror(source, overrides=setting.overrides, creates=creates or not is_example))
     return Sources(service.definitions, mirrors)
-
-
-def _limits(settings: Settings, *, sends_events: bool) -> Limits:
-    return Limits(
-        definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
-        state_ttl=settings.state_ttl,
-        history_retention=settings.history_retention,
-        max_payload_bytes=settings.max_payload_bytes,
-        user_changes_per_minute=settings.user_changes_per_minute,
-        store_answers=settings.services_store_answers,
-        sends_events=sends_events,
-    )

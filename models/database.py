@@ -22,7 +22,14 @@ from pymongo.read_preferences import ReadPreference
 from uuid_utils import uuid7
 
 from app.contracts.errors import DatabaseRefusedError, StoreUnavailableError
-from models.indexes import EMBEDDED_INDEXES, INDEXES, RETENTION_INDEX, RETIRED_INDEXES, has_indexes
+from models.indexes import (
+    EMBEDDED_INDEXES,
+    INDEXES,
+    RETAINED_COLLECTIONS,
+    RETENTION_INDEX,
+    RETIRED_INDEXES,
+    has_indexes,
+)
 from models.write_failures import LAST_FAILURE, failures_in, storage_failure
 
 log = structlog.get_logger("store")
@@ -144,7 +151,8 @@ class Database:
                     await self._prepare_embedded(found)
                 if not all(has_indexes(found[name], declared) for name, declared in INDEXES.items()):
                     await self._create_indexes()
-                await self._prepare_retention(found["flow_history"], wanted=retention or importing)
+                for name in RETAINED_COLLECTIONS:
+                    await self._prepare_retention(name, found[name], wanted=retention or importing)
                 if not importing and await self.collection("flow_leases").find_one({"_id": IMPORT_LEASE}):
                     raise DatabaseRefusedError(
                         "An import into this database has not finished: repeat 'server-flow data import'"
@@ -160,14 +168,16 @@ class Database:
 
         await init_beanie(database=self._database, document_models=DOCUMENTS)
 
-    async def _prepare_retention(self, found: Mapping[str, Any], *, wanted: bool) -> None:
-        """Create the TTL of the history, or drop it when no record has an end."""
-        history = self.collection("flow_history")
+    async def _prepare_retention(
+        self, collection_name: str, found: Mapping[str, Any], *, wanted: bool
+    ) -> None:
+        """Create the TTL of a collection, or drop it when none of its documents has an end."""
+        retained = self.collection(collection_name)
         name = RETENTION_INDEX.document["name"]
         if wanted and not has_indexes(found, [RETENTION_INDEX]):
-            await history.create_indexes([RETENTION_INDEX])
-        elif not wanted and name in found and await history.find_one({"expiresAt": _ANY_DATE}) is None:
-            await history.drop_index(name)
+            await retained.create_indexes([RETENTION_INDEX])
+        elif not wanted and name in found and await retained.find_one({"expiresAt": _ANY_DATE}) is None:
+            await retained.drop_index(name)
 
     async def _prepare_embedded(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         """Create the collections and indexes that the embedded server also needs (docs/decisions/0020).

@@ -71,7 +71,7 @@ INDEXES: Indexes = {
     "flow_reservations": (
         IndexModel([("reservedAt", ASCENDING)], name="age", expireAfterSeconds=RESERVATION_SECONDS),
     ),
-    # Sparse: an idle lane costs nothing in the lists. No TTLs: see models.integrations.log.
+    # Sparse: an idle lane costs nothing in the lists. No TTLs by default: see models.integrations.log.
     "flow_delivery_lanes": (
         IndexModel([("due", ASCENDING)], name="due", sparse=True),
         IndexModel([("waits", ASCENDING)], name="waits", sparse=True),
@@ -91,9 +91,11 @@ INDEXES: Indexes = {
     ),
 }
 
+RETAINED_COLLECTIONS = ("flow_history", "flow_delivery_lanes")
+
 RETENTION_INDEX = IndexModel([("expiresAt", ASCENDING)], name="retention", expireAfterSeconds=0)
-"""The TTL of ``flow_history``, made only where records have an end (FLOW_HISTORY_RETENTION): it costs an
-entry for each record, and the embedded server reads a whole collection each minute if it has a TTL."""
+"""The TTL of ``RETAINED_COLLECTIONS``, made only where records have an end (FLOW_HISTORY_RETENTION): it costs
+an entry for each record, and the embedded server reads a whole collection each minute if it has a TTL."""
 
 EMBEDDED_INDEXES: Indexes = {
     "flow_states": (

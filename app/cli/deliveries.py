@@ -45,6 +45,17 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 _dry_run = click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
 
 
+_everything = click.option("--all", "everything", is_flag=True, help="All of them, without other options.")
+
+
+def _selected(options: dict[str, Any], *, everything: bool, dry_run: bool) -> DeadLetterFilter:
+    """Return the filter of a change, which must name letters. Raises click.UsageError."""
+    only = _only(options)
+    if only == DeadLetterFilter() and not everything and not dry_run:
+        raise click.UsageError("Select dead letters by options such as --service or --id, or pass --all.")
+    return only
+
+
 def _only(options: dict[str, Any]) -> DeadLetterFilter:
     given = {name: value for name, value in options.items() if value not in (None, ())}
     names = {"flow_id": "flowId", "user_id": "userId", "entity_id": "entityId"}
@@ -128,14 +139,15 @@ def show(service: str, event: str) -> None:
 
 @deliveries.command()
 @_filter_options
+@_everything
 @_dry_run
 @on_store
-def redeliver(dry_run: bool, **options: Any) -> None:
+def redeliver(dry_run: bool, everything: bool, **options: Any) -> None:
     """Deliver the events of dead letters.
 
     The options are those of the list.
     """
-    only = _only(options)
+    only = _selected(options, everything=everything, dry_run=dry_run)
 
     async def run(service: FlowService) -> LettersResult:
         return await service.integrations.letters.redeliver(only, CLI_CALLER, dry_run=dry_run)
@@ -147,14 +159,15 @@ def redeliver(dry_run: bool, **options: Any) -> None:
 
 @deliveries.command()
 @_filter_options
+@_everything
 @_dry_run
 @on_store
-def drop(dry_run: bool, **options: Any) -> None:
+def drop(dry_run: bool, everything: bool, **options: Any) -> None:
     """Remove dead letters, undelivered.
 
     The options are those of the list.
     """
-    only = _only(options)
+    only = _selected(options, everything=everything, dry_run=dry_run)
 
     async def run(service: FlowService) -> LettersResult:
         return await service.integrations.letters.drop(only, CLI_CALLER, dry_run=dry_run)

@@ -2,16 +2,14 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 ALIAS_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 """An alias is the text that steps have as their ``service``. It has no separator of keys."""
 
 _ALIAS = re.compile(ALIAS_PATTERN)
-
-Alias = Annotated[str, Meta(pattern=ALIAS_PATTERN)]
 
 EventType = Literal[
     "flow.completed",

@@ -1,7 +1,5 @@
 """The services that own steps."""
 
-from collections.abc import Iterator
-
 from app.contracts.flow import Flow, FlowStep
 from app.contracts.state import FlowState
 
@@ -50,11 +48,3 @@ def owns_current_step(flow: Flow, state: FlowState, alias: str) -> bool:
     """Return whether a service owns the step at which a state is."""
     step = flow.steps.get(state.step)
     return step is not None and owner_of(flow, step, state.service) == alias
-
-
-def services_of(flow: Flow) -> Iterator[str]:
-    """Yield the service of each step that names one."""
-    for step in flow.steps.values():
-        named = static_owner(flow, step)
-        if named and named != TARGET:
-            yield named

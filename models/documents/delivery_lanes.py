@@ -16,7 +16,8 @@ class DeliveryLaneDocument(Document, CamelModel):
     ``newest``, ``cursor`` and ``end`` are positions as ``<epoch>:<revision>``. A lane with work has ``due``:
     ``<alias>;<milliseconds>;<_id>``, the time at which it has work or at which the claim of its ``holder``
     ends. A state that waits at a step of the integration has ``waits``: ``<alias>;<milliseconds>;<state>``.
-    A lane with failed ``attempts``, as JSON, has its ``_id`` also in ``failing``.
+    A lane with failed ``attempts``, as JSON, has its ``_id`` also in ``failing``. Where the history has a
+    retention, an idle lane has ``expiresAt``, at which MongoDB removes it.
     """
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
@@ -32,6 +33,7 @@ class DeliveryLaneDocument(Document, CamelModel):
     failing: str | None = None
     failures: int | None = None
     attempts: str | None = None
+    expires_at: datetime | None = None
 
     class Settings:
         """The collection and its indexes."""

@@ -117,6 +117,7 @@ def marked(marks: Mapping[str, Mark], now: datetime) -> list[Document]:
         newest={"$cond": [is_newer, "$change.newest", "$newest"]},
         waits={"$cond": [is_newer, waits, "$waits"]},
         due={"$cond": [{"$and": [is_idle, has_work]}, "$change.due", "$due"]},
+        expiresAt={"$cond": [is_newer, _REMOVE, "$expiresAt"]},
     )
 
 
@@ -132,12 +133,16 @@ def claimed(alias: str, holder: str, now: datetime, until: datetime) -> list[Doc
     )
 
 
-def released(updates: Iterable[tuple[LaneUpdate, str]], now: datetime) -> list[Document]:
+def released(
+    updates: Iterable[tuple[LaneUpdate, str]], now: datetime, expires_at: datetime | None = None
+) -> list[Document]:
     """Return the change of lanes by the results of their claims, except of those that another holder has.
 
     Args:
         updates: The results, each with its attempts as they are stored.
         now: The time at which lanes are due that were marked meanwhile.
+        expires_at: The end of lanes that have no more work, and whose states do not wait; None: they have
+            none.
     """
     changes = {update.lane.id.key: _result(update, attempts, now) for update, attempts in updates}
     is_done = {"$eq": ["$newest", "$change.newest"]}
@@ -146,6 +151,9 @@ def released(updates: Iterable[tuple[LaneUpdate, str]], now: datetime) -> list[D
         "holder": _REMOVE,
         **{name: f"$change.{name}" for name in ("cursor", "failing", "failures", "attempts")},
     }
+    if expires_at is not None:
+        unset = [{"$eq": [{"$ifNull": [name, ""]}, ""]} for name in ("$change.due", "$waits")]
+        after["expiresAt"] = {"$cond": [{"$and": [is_done, *unset]}, {"$literal": expires_at}, _REMOVE]}
     is_held = {"$eq": ["$holder", "$change.holder"]}
     return _each(changes, **{name: {"$cond": [is_held, value, f"${name}"]} for name, value in after.items()})
 

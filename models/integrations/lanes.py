@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -43,9 +43,14 @@ class MongoDeliveryLanes:
     Args:
         database: The database, prepared.
         codec: Seals the attempts.
+        retention: MongoDB itself removes lanes that had no work for so long, and whose states do not wait:
+            the history has nothing of them any more. None: never.
     """
 
-    def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
+    def __init__(
+        self, database: Database, codec: DocumentCodec | None = None, *, retention: timedelta | None = None
+    ) -> None:
+        self._retention = retention
         self._lanes: Collection = database.collection("flow_delivery_lanes")
         self._codec = codec or DocumentCodec()
         self._due_ranges = KeyRanges("due")
@@ -148,10 +153,11 @@ class MongoDeliveryLanes:
         results = [
             (update, str(stored["attempts"])) for update, stored in zip(updates, attempts, strict=True)
         ]
+        expires_at = None if self._retention is None else now + self._retention
         async with store_errors():
             for part in _parts(results):
                 keys = [update.lane.id.key for update, _ in part]
-                await self._lanes.update_many({"_id": {"$in": keys}}, released(part, now))
+                await self._lanes.update_many({"_id": {"$in": keys}}, released(part, now, expires_at))
             if any(update.lane.id.job and update.due_at is None for update in updates):
                 await self._lanes.delete_many({"due": key_range(ENDED, behind_prefix(ENDED))})
 

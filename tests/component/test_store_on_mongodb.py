@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from pymongo.errors import AutoReconnect
 
 from app.contracts.commands import StartCommand
+from app.contracts.deliveries import LaneId, LanePosition, LaneUpdate, Mark
 from app.contracts.errors import DatabaseRefusedError, FlowStateCorruptionError, StoreUnavailableError
 from app.contracts.state import StateId
 from app.main import Backend
@@ -19,6 +20,7 @@ from models.database import connect
 from models.definition_store import MongoDefinitionStore
 from models.history_store import MongoHistoryStore
 from models.indexes import EXPIRY_GRACE_SECONDS
+from models.integrations.lanes import MongoDeliveryLanes
 from models.states import commits as commit
 from models.states.store import MongoStateStore
 from models.write_failures import LAST_FAILURE
@@ -78,10 +80,32 @@ async def test_history_has_a_ttl_only_where_records_have_an_end(settings: Settin
     await database.close()
 
 
+async def test_lanes_without_work_end_with_the_history_of_their_states(parts: Backend) -> None:
+    """Not those of states that wait, however long: ``pending`` lists them."""
+    day, state_id = timedelta(days=1), StateId("loop", "ada")
+    lanes = MongoDeliveryLanes(parts.database, retention=day)
+    stored = parts.database.collection("flow_delivery_lanes")
+
+    async def ends_at(revision: int, waits_since: datetime | None = None, *, works: bool = True) -> object:
+        position = LanePosition("e", revision)
+        await lanes.mark([Mark("svc", state_id, position, T0, waits_since)], T0)
+        if works:
+            (lane,) = await lanes.claim([LaneId("svc", state_id)], str(revision), T0, T0 + day)
+            await lanes.release([LaneUpdate(lane=lane, cursor=position, due_at=None)], T0)
+        (found,) = await stored.find({}).to_list(None)
+        return found.get("expiresAt")
+
+    assert await ends_at(0) == T0 + day
+    assert await ends_at(1, works=False) is None, "it has work"
+    assert await ends_at(2, waits_since=T0) is None
+    assert await ends_at(3) == T0 + day
+
+
 async def test_the_setting_for_retention_makes_the_ttl(settings: Settings) -> None:
     parts = Backend(settings.model_copy(update={"history_retention": timedelta(days=1)}))
     async with parts.running():
-        assert "retention" in await parts.database.collection("flow_history").index_information()
+        for name in ("flow_history", "flow_delivery_lanes"):
+            assert "retention" in await parts.database.collection(name).index_information()
 
 
 async def test_readiness_after_a_failed_write_is_proven_by_a_write(

@@ -19,7 +19,7 @@ from tests.support.samples import PROGRAM, peopled
 
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
 VERSIONS = sorted({path.name.split("-")[0] for path in SHAPES.glob("*.json")})
-SELDOM = {"flow_history": {"expiresAt"}}
+SELDOM = {"flow_history": {"expiresAt"}, "flow_delivery_lanes": {"expiresAt"}}
 """Members that a document has only by a setting."""
 COLLECTIONS = {document.Settings.name: document for document in DOCUMENTS}
 

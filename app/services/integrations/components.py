@@ -62,7 +62,7 @@ class IntegrationComponents:
         self._store_answers = store_answers
         self.letters = DeadLetterAdministration(ports, clock)
         self.letter_events = LetterEvents(
-            ports.letters, self.registry.find, self.events, LaneChanges(reader, clock), catalog
+            ports.letters, ports.registrations, self.events, LaneChanges(reader, clock), catalog
         )
         self.retention = DeliveryRetention(ports.log, ports.letters, clock)
         self.replays = Replays(ports, self.registry, reader, clock)

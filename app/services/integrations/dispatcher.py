@@ -82,10 +82,8 @@ class Dispatcher:
         self._limits = SendLimits()
         self._disable = disable
         changes = LaneChanges(history, clock)
-        renewal = LetterEvents(ports.letters, self._find, events, changes, catalog)
-        self._ports = ResultPorts(
-            ports.lanes, ports.log, ports.letters, ports.streams, renewal.renew, on_logged
-        )
+        renew = LetterEvents(ports.letters, ports.registrations, events, changes, catalog).renew
+        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, renew, on_logged)
         self.health = SharedHealth(ports.registrations, clock, random)
         senders, health = self._limits, self.health
         sender = EventSender(
@@ -165,10 +163,6 @@ class Dispatcher:
         del self._loops[alias]
         self._limits.forget(alias)
         self.health.forget(alias)
-
-    def _find(self, alias: str) -> Integration | None:
-        loop = self._loops.get(alias)
-        return None if loop is None else loop.integration
 
     def _begin(self, integration: Integration) -> None:
         rate = RateAllowance(self._registrations, self._clock)

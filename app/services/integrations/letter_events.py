@@ -1,14 +1,13 @@
 """The events of dead letters, without what was erased from the history."""
 
-from collections.abc import Callable
 from typing import Any
 
-from msgspec import UNSET, UnsetType, json, structs
+from msgspec import UNSET, json, structs
 
 from app.contracts.deliveries import DeadLetter, LanePosition
 from app.contracts.errors import FlowStateCorruptionError
-from app.contracts.integration import Integration
 from app.contracts.ports.deliveries import DeadLetters
+from app.contracts.ports.integrations import IntegrationStore
 from app.contracts.state import StateId
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.integrations.events import IntegrationEvents, UndeliverableEventError
@@ -25,7 +24,7 @@ class LetterEvents:
 
     Args:
         letters: The letters.
-        find: Returns a registration, None if there is none.
+        registrations: The registrations.
         events: Makes events of changes.
         changes: Reads changes.
         catalog: The definitions.
@@ -34,13 +33,13 @@ class LetterEvents:
     def __init__(
         self,
         letters: DeadLetters,
-        find: Callable[[str], Integration | None],
+        registrations: IntegrationStore,
         events: IntegrationEvents,
         changes: LaneChanges,
         catalog: DefinitionCatalog,
     ) -> None:
         self._letters = letters
-        self._find = find
+        self._registrations = registrations
         self._events = events
         self._changes = changes
         self._catalog = catalog
@@ -48,13 +47,13 @@ class LetterEvents:
     async def renew(self, letter: DeadLetter) -> None:
         """Replace the event of a stored letter that differs from its change in the history.
 
+        One whose change is not there any more, because of its age, remains.
+
         Raises:
             StoreUnavailableError: The store cannot be reached.
         """
-        if letter.event is UNSET:
-            return
-        event = await self._event(letter)
-        if event != letter.event:
+        event = None if letter.event is UNSET else await self._event(letter)
+        if event is not None and event != letter.event:
             await self._letters.replace(structs.replace(letter, event=event, edited_by=UNSET))
 
     async def remove_person(self, state_id: StateId, user_id: str) -> None:
@@ -67,21 +66,20 @@ class LetterEvents:
         while True:
             page = await self._letters.find_of_state(state_id, after, PAGE_SIZE)
             for letter in page.items:
-                if letter.edited_by == user_id:
-                    await self._letters.replace(structs.replace(letter, edited_by=UNSET))
-                if letter.event is not UNSET and _names(letter.event, user_id):
-                    await self.renew(letter)
+                if letter.edited_by == user_id or _names(letter.event, user_id):
+                    event = await self._event(letter) or UNSET
+                    await self._letters.replace(structs.replace(letter, event=event, edited_by=UNSET))
             if page.next is None:
                 return
             after = page.next
 
-    async def _event(self, letter: DeadLetter) -> dict[str, Any] | UnsetType:
-        """Return the event of the change as the history has it now, UNSET if there is none."""
-        integration = self._find(letter.alias)
+    async def _event(self, letter: DeadLetter) -> dict[str, Any] | None:
+        """Return the event of the change as the history has it now, None if there is none."""
+        integration = await self._registrations.get(letter.alias)
         position = LanePosition(letter.epoch, letter.revision)
         record = await self._changes.find(letter.state_id, position)
         if record is None or integration is None:
-            return UNSET
+            return None
         try:
             definition = await self._catalog.version(record.flow_id, record.version)
         except FlowStateCorruptionError:
@@ -92,7 +90,7 @@ class LetterEvents:
         try:
             event = self._events.event(integration, record, letter.type, flow=flow, replay=replay)
         except UndeliverableEventError:
-            return UNSET
+            return None
         found: dict[str, Any] = json.decode(event.body)
         return found
 
