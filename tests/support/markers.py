@@ -44,6 +44,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 LONGEST = (
+    "test_three_services.py",
+    "test_services_guide.py",
+    "test_deliveries.py",
     "test_embedded_database.py",
     "test_database_faults.py",
     "test_lifecycle.py",
