@@ -219,11 +219,12 @@ def integration(alias: str, **changes: Any) -> Integration:
     return Integration(alias=alias, registered_at=START, updated_at=START, **members)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.expected_logs("breaker opened", optional=True)
 def test_nothing_is_lost_and_order_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 5.0)
     crashes = changes = repeats = 0
-    for seed in range(form("dispatcher model: runs", short=3, long=60)):
+    for seed in range(form("dispatcher model: runs", short=3, long=15)):
         model = Model(seed)
         run_virtually(model.play())
         model.check()
