@@ -41,12 +41,13 @@ class MongoApiKeyStore:
         """Revoke a key of an integration."""
         async with store_errors(ANSWER_SECONDS):
             found = await self._keys.find_one({"_id": key_id})
-            if found is None or found.get("alias") != alias:
+            if found is None or found.get("alias") != alias or found.get("revokedAt") is not None:
                 return False
-            # By the id alone: the embedded server uses no index for more conditions.
+            # By the id alone: the embedded server uses no index for more conditions. And not by a command
+            # that returns the document: there it may return one that another command has changed since.
             revoked = {"$min": {"revokedAt": at, "endsAt": at}}
-            before = await self._keys.find_one_and_update({"_id": key_id}, revoked)
-        return before is not None and before.get("revokedAt") is None
+            answer = await self._keys.update_one({"_id": key_id}, revoked)
+        return answer.modified_count == 1
 
     async def note_use(self, key_id: str, at: datetime) -> None:
         """Store the time of the last use, unless a later one is stored."""

@@ -107,8 +107,6 @@ def queries(commands: list[dict[str, Any]]) -> Iterator[Query]:
             first = command["pipeline"][0]
             if "$sample" not in first:  # once in the life of a worker
                 yield collection, first["$match"]
-        elif name == "findAndModify":
-            yield collection, command["query"]
         elif name in ("update", "delete"):
             for statement in command[f"{name}s"]:
                 yield collection, statement["q"]

@@ -52,7 +52,7 @@ async def test_a_key_is_revoked_once_and_by_its_own_integration_alone(keys: ApiK
 
 async def test_of_concurrent_revocations_one_is_first(keys: ApiKeyStore) -> None:
     await keys.add(structs.replace(KEY, expires_at=T0 + MINUTE))
-    done = await asyncio.gather(*(keys.revoke("payment", "k1", T0) for _ in range(8)))
+    done = await asyncio.gather(*(keys.revoke("payment", "k1", T0) for _ in range(30)))
     assert done.count(True) == 1
 
 
