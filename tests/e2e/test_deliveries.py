@@ -442,7 +442,7 @@ async def test_a_letter_names_no_erased_person_of_another_state(own: Settings, s
     assert helper not in stored_text(own)
 
 
-@pytest.mark.long  # the claim of a worker that was killed ends after a minute
+@pytest.mark.long  # the claim of a worker that was killed ends after half a minute
 async def test_a_worker_that_is_killed_before_it_notes_an_answer_runs_it_once(
     settings: Settings, tmp_path: Path, user: str
 ) -> None:

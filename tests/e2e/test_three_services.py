@@ -19,12 +19,11 @@ import pytest
 
 from config.settings import Settings
 from tests.support.javascript import node
-from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
 
 FLOW = "service-checkout"
 PROGRAMS = Path(__file__).parents[1] / "service_programs"
-USERS = form("three services: users", short=40, long=200)
+USERS = 200
 CLIENTS = 8
 SERVICES = ("user", "payment", "notification")
 REVISIONS = range(4)
@@ -145,6 +144,7 @@ async def until(condition: Callable[[], bool], seconds: float, complaint: Callab
         raise AssertionError(complaint()) from None
 
 
+@pytest.mark.long  # it waits for the claims of killed workers
 @pytest.mark.timeout(400)
 async def test_three_services_through_a_checkout(settings: Settings, tmp_path: Path) -> None:
     env = {**external(settings), "FLOW_SERVICES_PRIVATE_ADDRESSES": "true"}
