@@ -10,6 +10,12 @@ ADMIN = "flow:admin"
 SERVICE = "flow:service"
 """The scope of services, which act for other users."""
 
+READ = "flow:read"
+"""The scope of support staff, who read states of all users, with masked payloads."""
+
+USE = "flow:use"
+"""The scope of users, who have states of their own. A token that names no scope of this service has it."""
+
 
 class Caller(Struct, frozen=True):
     """An authenticated party.

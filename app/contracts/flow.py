@@ -158,8 +158,15 @@ class Flow(Written, frozen=True):
     hidden from callers without one of them. ``resettable`` and ``clearable`` define who may reset and clear a
     state. True or absent: callers who may act on it; False: administrators only; a list: callers with one of
     the roles. ``instances``: a user has one state in the flow, or many, each for an entity. ``participants``
-    are the roles that people have on a single state, by name. ``title``, ``description`` and ``meta``, here
-    and in the parts, are for people and clients.
+    are the roles that people have on a single state, by name.
+
+    ``sensitive``, ``visible`` and ``searchable`` have JSON pointers (RFC 6901) into the payload of the state,
+    where the segment ``*`` stands for every member or element. ``sensitive``: fields that only readers with
+    one of the listed roles see; ``owner`` is the owner of the state. ``visible``: the fields that people with
+    a role see, by role, or by the scope ``flow:read``; absent: participants see all, support staff nothing.
+    ``searchable``: fields that are stored in the clear too, so that states can be found by them.
+
+    ``title``, ``description`` and ``meta``, here and in the parts, are for people and clients.
     """
 
     flow: str
@@ -176,6 +183,9 @@ class Flow(Written, frozen=True):
     clearable: bool | list[str] | None = None
     instances: Literal["one", "many"] = "one"
     participants: dict[str, FlowParticipant] | None = None
+    sensitive: dict[str, list[str]] | None = None
+    visible: dict[str, list[str]] | None = None
+    searchable: list[str] | None = None
 
 
 class FlowPatch(Written, frozen=True):
@@ -194,3 +204,6 @@ class FlowPatch(Written, frozen=True):
     clearable: bool | list[str] | None = None
     instances: Literal["one", "many"] | None = None
     participants: dict[str, FlowParticipant] | None = None
+    sensitive: dict[str, list[str]] | None = None
+    visible: dict[str, list[str]] | None = None
+    searchable: list[str] | None = None
