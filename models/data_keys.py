@@ -151,7 +151,10 @@ class MongoDataKeyStore:
 
     async def count_by_wrapping(self) -> dict[str, int]:
         """Count the owners with usable data keys, by the ids of the keys that wrap those."""
-        stages = [{"$match": {"wrappedBy": {"$gt": ""}}}, {"$group": {"_id": "$wrappedBy", "n": {"$sum": 1}}}]
+        stages: list[Document] = [
+            {"$match": {"wrappedBy": {"$gt": ""}}},
+            {"$group": {"_id": "$wrappedBy", "n": {"$sum": 1}}},
+        ]
         counts: Counter[str] = Counter()
         async with store_errors():
             async for group in self._keys.aggregate(stages):
@@ -257,5 +260,7 @@ def _keys_in(document: Document, stored: object, shape: type[T]) -> Iterator[T]:
 def _is_readable(document: Document, ring: DataKeyRing) -> bool:
     """Return whether nothing of a document was left out, which a change would remove."""
     lists = [document.get("retired"), document.get("destroyed")]
-    stored = sum(len(each) for each in lists if isinstance(each, list)) + (document.get("current") is not None)
+    stored = sum(len(each) for each in lists if isinstance(each, list)) + (
+        document.get("current") is not None
+    )
     return stored == len(ring.usable) + len(ring.destroyed)

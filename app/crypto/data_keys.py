@@ -34,8 +34,8 @@ KeyPlace = tuple[str, bytes]
 class DataKey:
     """A data key, ready for use.
 
-    From the random bytes that are stored wrapped, HKDF derives a key for AES-256-GCM, one for AES-SIV, and the
-    commitment, which is stored beside them: no other bytes pass for the key.
+    From the random bytes that are stored wrapped, HKDF derives a key for AES-256-GCM, one for AES-SIV, and
+    the commitment, which is stored beside them: no other bytes pass for the key.
 
     Args:
         key_id: The id.
@@ -140,7 +140,9 @@ class DataKeys:
         left = list(owners)
         stored = await self._load(left)
         for _ in range(MAX_CREATE_ATTEMPTS):
-            present = [owner for owner in left if owner in stored and stored[owner].stored.current is not None]
+            present = [
+                owner for owner in left if owner in stored and stored[owner].stored.current is not None
+            ]
             keys = await asyncio.gather(*(self._sealing_of(owner, stored[owner]) for owner in present))
             found.update(zip(present, keys, strict=True))
             left = [owner for owner in left if owner not in found]
@@ -258,7 +260,7 @@ class DataKeys:
                 self._missing.add(stored.wrapped_by)
                 log.error("wrapping key missing", wrapping_key=stored.wrapped_by)
             raise StoreUnavailableError(
-                f"The wrapping key {stored.wrapped_by} is not in FLOW_ENCRYPTION_KEYS, and stored data needs it"
+                f"FLOW_ENCRYPTION_KEYS lacks the key {stored.wrapped_by}, which stored data needs"
             ) from None
         except ValueError:
             material = b""
@@ -275,4 +277,3 @@ def _retain_unwrapped(before: _CachedRing, ring: _CachedRing) -> None:
     for key in before.keys.values():
         if commitments.get(key.id) == key.commitment:
             ring.add(key)
-

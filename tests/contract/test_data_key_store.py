@@ -139,5 +139,9 @@ async def test_wrappings_in_use_are_counted(store: DataKeyStore) -> None:
     counts = {"awskms:1": 1, "local:a": 1, "local:b": 2, "local:d": 2, "local:e": 1}
     assert await store.count_by_wrapping() == counts
     assert await store.other_wrappings([]) == sorted(counts)
-    assert await store.other_wrappings(["local:b", "local:a", "local:c"]) == ["awskms:1", "local:d", "local:e"]
+    assert await store.other_wrappings(["local:b", "local:a", "local:c"]) == [
+        "awskms:1",
+        "local:d",
+        "local:e",
+    ]
     assert await store.other_wrappings(counts) == []
