@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
+from config.encryption import EncryptionSettings
 from config.masking import mask_source, mask_url
 from config.networks import PrivateAddresses, parse_private_addresses
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote
@@ -26,7 +27,6 @@ _ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
 _CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
 """Variables of the build backend and of the embedded servers."""
-_UNSUPPORTED = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
 class SettingsError(Exception):
@@ -41,7 +41,7 @@ def _default_definitions(known: dict[str, Any]) -> list[str]:
     return ["database", _EXAMPLES] if known.get("mongo_url") is None else ["database"]
 
 
-class Settings(BaseSettings):
+class Settings(EncryptionSettings):
     """All settings, by name without the prefix."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -289,6 +289,8 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as refusal:
         for error in refusal.errors():
+            if error["type"] == "default_factory_not_called":  # a default that needs other settings
+                continue
             name = f"{PREFIX}{str(error['loc'][0]).upper()}: " if error["loc"] else ""
             faults.append(f"{name}{error['msg'].removeprefix('Value error, ')}")
     if faults:
@@ -301,9 +303,6 @@ def _unknown_names() -> list[str]:
     faults = []
     for name in sorted({*os.environ, *dotenv_values(".env")}):
         if not name.startswith(PREFIX) or name in known | _OTHER_VARIABLES or name.startswith("FLOW_TEST_"):
-            continue
-        if name in _UNSUPPORTED:
-            faults.append(f"{name}: {_UNSUPPORTED[name]} is not in this version; unset it")
             continue
         close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""

@@ -39,6 +39,7 @@ from app.contracts.errors.operational import (
     DataTransferError,
     DefinitionSourceError,
     OperationalError,
+    WrappingKeyMissingError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -125,6 +126,7 @@ __all__ = [
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",
+    "WrappingKeyMissingError",
     "cut",
     "service_limit_error",
 ]
