@@ -85,14 +85,14 @@ class Backend:
         self.secrets = MongoSecretStore(self.database)
         data_keys = MongoDataKeyStore(self.database)
         self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
-        self._codec = DocumentCodec(self.encryption.cipher)
+        self.codec = DocumentCodec(self.encryption.cipher)
         self.streams = RedisEventStreams(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
-                states=MongoStateStore(self.database, self._codec),
+                states=MongoStateStore(self.database, self.codec),
                 entities=MongoEntityReservations(self.database),
-                history=MongoHistoryStore(self.database, settings.history_retention, self._codec),
+                history=MongoHistoryStore(self.database, settings.history_retention, self.codec),
                 definitions=MongoDefinitionStore(self.database),
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
@@ -110,9 +110,9 @@ class Backend:
         return IntegrationPorts(
             registrations=MongoIntegrationStore(self.database),
             api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database, self._codec, retention=settings.history_retention),
+            lanes=MongoDeliveryLanes(self.database, self.codec, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
-            letters=MongoDeadLetters(self.database, self._codec),
+            letters=MongoDeadLetters(self.database, self.codec),
             webhooks=self.webhooks,
             streams=self.streams,
             secrets=self.secrets,

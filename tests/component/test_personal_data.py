@@ -155,11 +155,11 @@ async def test_a_worker_that_delivers_late_brings_nothing_back(
     await service.background.stop()
     monkeypatch.setattr(personal_data, "MAX_DRAIN_SECONDS", 0.05)
     await lived(service)
-    stored = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
+    stored = await MongoStateStore(parts.database, parts.codec).load(StateId(FLOW, "ada"))
     assert stored is not None
     assert stored.pending, "held by a worker that is slow"
     await service.personal_data.erase("ada", ROOT)
-    await MongoHistoryStore(parts.database).append(stored.pending)
-    await MongoStateStore(parts.database).release(stored.pending)
+    await MongoHistoryStore(parts.database, codec=parts.codec).append(stored.pending)
+    await MongoStateStore(parts.database, parts.codec).release(stored.pending)
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []

@@ -374,12 +374,12 @@ async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts
     flows = service.as_trusted()
     await service.background.stop()
     await flows.start_flow("ada", FLOW)
-    stored = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
+    stored = await MongoStateStore(parts.database, parts.codec).load(StateId(FLOW, "ada"))
     assert stored is not None
     rival = structs.replace(stored.pending[0], commit_id="rival")
-    await MongoHistoryStore(parts.database).append([rival])
+    await MongoHistoryStore(parts.database, codec=parts.codec).append([rival])
     await service.background.relay.deliver(stored.pending)
-    again = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
+    again = await MongoStateStore(parts.database, parts.codec).load(StateId(FLOW, "ada"))
     assert again is not None
     assert again.pending == stored.pending, "it stays where it is"
 

@@ -240,7 +240,7 @@ async def test_an_erasure_during_an_export_is_noticed(
         await service.create_flow(flow_dict(title="Loop"))
         for user in ("ada", "bob"):
             await flows.start_flow(user, "loop")
-        states = MongoStateStore(parts.database)
+        states = MongoStateStore(parts.database, parts.codec)
         stored = await states.load(StateId("loop", "bob"))
         assert stored is not None
         after = moved(peopled(structs.replace(stored.state, transitions=()), "cleo"))
