@@ -54,8 +54,8 @@ async def test_the_export_has_all_there_is(parts: Backend) -> None:
     assert {r.user_id for r in found.history} == {"ada"}
 
 
-async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Backend) -> None:
-    service = parts.service
+async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(clear_parts: Backend) -> None:
+    parts, service = clear_parts, clear_parts.service
     flows = service.as_trusted()
     await lived(service)
     await lived(service, "bob")

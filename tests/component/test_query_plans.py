@@ -238,14 +238,14 @@ async def exercise_data_keys(parts: Backend) -> None:
     """Run every operation of the store of data keys, beside those of other users."""
     store = parts.encryption.store
     key = WrappedKey("00" * 8, b"w", "local:a", b"c", T0)
-    await store.create_many({f"user:of-keys-{n}": key for n in range(BYSTANDERS)})
-    await store.create_many({"user:of-keys-0": key, "user:of-keys-x": key})
-    await store.load_many(["user:of-keys-0", "user:of-keys-1"])
-    await store.rewrap("user:of-keys-0", key, structs.replace(key, wrapped=b"again"))
-    await store.retire("user:of-keys-0")
-    await store.destroy_retired("user:of-keys-0", T0, "root")
+    await store.create_many({f"user:zz-{n}": key for n in range(BYSTANDERS)})
+    await store.create_many({"user:zz-0": key, "user:zz-x": key})
+    await store.load_many(["user:zz-0", "user:zz-1"])
+    await store.rewrap("user:zz-0", key, structs.replace(key, wrapped=b"again"))
+    await store.retire("user:zz-0")
+    await store.destroy_retired("user:zz-0", T0, "root")
     await store.other_wrappings(["local:a"])
-    assert await store.wrapped_by_others("local:a", "user:of-keys-", 10) == []
+    assert await store.wrapped_by_others("local:a", "user:zz-", 10) == []
 
 
 async def sweep(service: FlowService, parts: Backend) -> None:

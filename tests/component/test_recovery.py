@@ -311,8 +311,8 @@ async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: B
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
-    service = parts.service
+async def test_an_expired_state_is_not_brought_back(clear_parts: Backend) -> None:
+    parts, service = clear_parts, clear_parts.service
     flows = service.as_trusted()
     flow = flow_dict(ttl="PT1S")
     await service.create_flow(flow)
