@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+
 from msgspec import UNSET, UnsetType
 
 from app.contracts.callers import Caller
@@ -60,9 +61,13 @@ def explain_transition(
         given = {} if payload is UNSET else payload
         inputs, reported = (GuardInputs(each, given, caller, now) for each in (state, shown))
         checks.append(_guard(chosen, inputs, reported, budget, with_payload=payload is not UNSET))
+    return _explained(chosen, state, checks)
+
+
+def _explained(chosen: FlowTransition, state: FlowState, checks: list[CheckView]) -> TransitionExplanation:
     roles = required_roles(chosen)
     return TransitionExplanation(
-        transition=name,
+        transition=chosen.transition,
         step=chosen.step,
         possible=_all_of([check.passed for check in checks]),
         checks=checks,
