@@ -48,30 +48,51 @@ def require_runnable(
         InvalidPayloadError: The payload cannot be stored or does not fit the schema; it lists every fault.
         GuardRefusedError: The guard does not pass.
     """
+    require_role(transition, caller)
+    require_other_person(transition, state, caller)
+    require_unclaimed(transition, state, caller, now)
+    require_fitting_payload(transition, state, payload)
+    if transition.guard is not None:
+        check_guard(transition.guard, transition.transition, state, payload, caller, now)
+
+
+def require_role(transition: FlowTransition, caller: Caller) -> None:
+    """Raise InsufficientPermissionsError unless the caller has a role that the transition requires."""
     roles = _missing_roles(transition, caller)
-    if roles is not None:
-        needed = f"one of the roles {_listed(roles)}" if roles else "the timer"
-        if required_roles(transition) is None:
-            needed = "the owner of the state, or a service"
-        raise InsufficientPermissionsError(
-            f"Transition {transition.transition} requires {needed}",
-            transition=transition.transition,
-            roles=roles,
-        )
+    if roles is None:
+        return
+    needed = f"one of the roles {_listed(roles)}" if roles else "the timer"
+    if required_roles(transition) is None:
+        needed = "the owner of the state, or a service"
+    raise InsufficientPermissionsError(
+        f"Transition {transition.transition} requires {needed}",
+        transition=transition.transition,
+        roles=roles,
+    )
+
+
+def require_other_person(transition: FlowTransition, state: FlowState, caller: Caller) -> None:
+    """Raise SeparationOfDutiesError if the caller ran a transition that excludes it from this one."""
     ran = excluding_run(transition, state, caller)
     if ran is not None:
         raise SeparationOfDutiesError(transition.transition, ran)
+
+
+def require_unclaimed(transition: FlowTransition, state: FlowState, caller: Caller, now: datetime) -> None:
+    """Raise ClaimedError if another person has claimed the tasks of the caller's roles."""
     blocking = blocking_claim(transition, state, caller, now)
     if blocking is not None:
         raise claimed_error(blocking)
+
+
+def require_fitting_payload(transition: FlowTransition, state: FlowState, payload: Payload) -> None:
+    """Raise InvalidPayloadError, with every fault, if a payload cannot be stored or does not fit."""
     require_storable(payload)
     if transition.payload_schema is not None:
         place = Place(state.flow, state.step, transition.transition)
         faults = payload_faults(transition.payload_schema, payload, place)
         if faults:
             raise InvalidPayloadError([Fault(f"/payload{one.pointer}", one.message) for one in faults])
-    if transition.guard is not None:
-        check_guard(transition.guard, transition.transition, state, payload, caller, now)
 
 
 def _missing_roles(transition: FlowTransition, caller: Caller) -> list[str] | None:

@@ -53,6 +53,7 @@ from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
 from app.services.states.executor import Executor
+from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
 from app.services.states.identification import Identification
@@ -140,6 +141,7 @@ class Components:
             clock,
             max_payload_bytes=limits.max_payload_bytes,
         )
+        self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, clock
         )

@@ -34,7 +34,7 @@ class WrappedKey(Struct, frozen=True):
 
 
 class DestroyedKey(Struct, frozen=True):
-    """What is left of a data key that an erasure destroyed."""
+    """The trace of a data key that an erasure destroyed."""
 
     id: str
     at: datetime

@@ -9,7 +9,7 @@ RateSubject = Literal["user", "address", "service"]
 
 
 class RateKey(Struct, frozen=True):
-    """What a rate is counted for: a user, an address of a network, or an API key or service."""
+    """The subject of a rate: a user, an address of a network, or an API key or service."""
 
     subject: RateSubject
     name: str
