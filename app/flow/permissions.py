@@ -22,6 +22,7 @@ from app.flow.conditions.payload_schemas import payload_faults
 from app.flow.people.approvals import has_voted, required_roles
 from app.flow.people.claims import blocking_claim, claimed_error
 from app.flow.people.duties import excluding_run
+from app.flow.people.field_access import masks_fields
 from app.flow.values.payload import require_storable
 
 
@@ -245,13 +246,21 @@ def _is_barred(transition: FlowTransition, state: FlowState, caller: Caller, now
 
 
 def depends_on_caller(flow: Flow, step: FlowStep) -> bool:
-    """True if the transitions that may run at a step differ between callers."""
-    return flow.participants is not None or any(
+    """True if callers may run different transitions at a step, or see different fields."""
+    return (
+        flow.participants is not None
+        or masks_fields(flow)
+        or any(_transition_depends_on_caller(each) for each in step.transitions.values())
+    )
+
+
+def _transition_depends_on_caller(transition: FlowTransition) -> bool:
+    """True if a transition may run for one caller and not for another."""
+    return (
         transition.roles is not None
         or transition.approvals is not None
         or bool(transition.not_by)
         or (transition.guard is not None and compiled(transition.guard).reads_user)
-        for transition in step.transitions.values()
     )
 
 
