@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
+from config.limits import LimitSettings
 from config.masking import mask_source, mask_url
 from config.networks import PrivateAddresses, parse_private_addresses
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote
@@ -41,7 +42,7 @@ def _default_definitions(known: dict[str, Any]) -> list[str]:
     return ["database", _EXAMPLES] if known.get("mongo_url") is None else ["database"]
 
 
-class Settings(BaseSettings):
+class Settings(LimitSettings):
     """All settings, by name without the prefix."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -67,12 +68,9 @@ class Settings(BaseSettings):
     jwt_scope_claim: str = "scope"
     jwt_groups_claim: str = "groups"
     jwt_service_claim: str = "service"
-    max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
-    user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
     services_private_addresses: str = "false"
     services_store_answers: bool = False
     ready_strict: bool = False
-    max_connections: int = Field(10_000, ge=16, le=1_000_000)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
     cors_origins: CommaSeparated = Field(default_factory=list)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -53,6 +53,7 @@ class FlowService:
         self.presence = components.presence
         self.integrations = components.integrations
         self.background = components.background
+        self.clients = components.clients
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()

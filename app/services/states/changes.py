@@ -14,7 +14,7 @@ from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
-from app.services.states.change_limit import ChangeLimit
+from app.services.rates.request_limits import RequestLimits
 from app.services.states.endings import Endings
 from app.services.states.executor import Decide, Executor
 from app.services.states.recovery import Recovery
@@ -31,14 +31,14 @@ class StateChanges:
         access: Visibility,
         recovery: Recovery,
         endings: Endings,
-        limit: ChangeLimit,
+        limits: RequestLimits,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
         self._access = access
         self._recovery = recovery
         self._endings = endings
-        self._limit = limit
+        self._limits = limits
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """Execute a command that leaves a state.
@@ -69,7 +69,7 @@ class StateChanges:
             raise service_limit_error(caller.service)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
-            self._limit.take(command.origin)
+            self._limits.admit_change(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
                 return await self._executor.execute(command, self._for_caller(command, decide))
