@@ -69,12 +69,15 @@ class StateEvents:
         """
         if not caller.service and not await self._access.is_visible(event.flow_id, caller):
             return None
-        acts_for_owner = caller.acts_for(event.user_id)
+        may_read = caller.may_read(event.user_id)
         if not event.depends_on_caller and not caller.service:
-            return event if acts_for_owner or has_ended(event) else None
+            if caller.acts_for(event.user_id):
+                return event
+            if not may_read:
+                return event if has_ended(event) else None
         update = json.decode(event.body, type=StateUpdatedEvent)
         state = state_of_view(update)
-        if not acts_for_owner and not await self._access.sees(state, caller):
+        if not may_read and not await self._access.sees(state, caller):
             return None
         try:
             shown = await self._access.with_transitions(state, caller, budget)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 
-from app.contracts.callers import ADMIN, SERVICE
 from app.contracts.commands import Origin
 from app.contracts.errors import RateLimitedError
 from app.kit.token_bucket import TokenBucket
@@ -39,7 +38,7 @@ class ChangeLimit:
         caller = origin.caller
         if caller.trusted:
             return
-        acts_for_many = bool(caller.scopes & {ADMIN, SERVICE})
+        acts_for_many = caller.acts_for_all
         key = (caller.user_id, acts_for_many)
         bucket = self._buckets.get(key)
         if bucket is None:
