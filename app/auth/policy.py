@@ -108,7 +108,7 @@ def require_access(access: Access, caller: Caller) -> None:
         InsufficientPermissionsError: It may not.
     """
     if caller.service:
-        if not access.for_services:
+        if not access.for_services or SERVICE not in caller.scopes:
             raise service_limit_error(caller.service)
         return
     scopes = access.scopes
@@ -176,7 +176,8 @@ def require_manager(caller: Caller, alias: str) -> None:
     Raises:
         InsufficientPermissionsError: The caller is neither.
     """
-    if caller.is_administrator or (alias and caller.service == alias):
+    is_itself = bool(alias) and caller.service == alias and SERVICE in caller.scopes
+    if caller.is_administrator or is_itself:
         return
     if caller.service:
         raise service_limit_error(caller.service)

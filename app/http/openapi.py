@@ -53,9 +53,9 @@ _SECURITY_SCHEMES = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "A JWT with `sub` and `exp`. Its `scope` may have `flow:use` (states of the token's user; "
-        "a token without any scope `flow:…` has it), `flow:service` (acts for any user), `flow:read` (reads "
-        "states of all users) and `flow:admin`.",
+        "description": "A JWT with `sub` and `exp`. Its `scope` may have `flow:use` (states of the token's "
+        "user; a token without any scope `flow:…` has it), `flow:service` (acts for any user), `flow:read` "
+        "(reads states of all users) and `flow:admin`.",
     },
     "serviceKey": {
         "type": "http",

@@ -7,7 +7,7 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.callers import ADMIN, Caller
+from app.contracts.callers import ADMIN, USE, Caller
 from app.contracts.commands import BatchOperation, Origin, trusted_origin
 from app.contracts.errors import InvalidTransitionError, RateLimitedError
 from app.contracts.wire.errors import error_view
@@ -17,7 +17,7 @@ from tests.support.rig import rig
 
 
 def origin(user: str, *scopes: str) -> Origin:
-    return Origin(Caller(user, scopes=frozenset(scopes)))
+    return Origin(Caller(user, scopes=frozenset(scopes or (USE,))))
 
 
 def test_a_minute_has_so_many_changes_and_a_burst_as_many() -> None:
