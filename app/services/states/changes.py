@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from app.auth.policy import as_user
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
@@ -67,6 +68,7 @@ class StateChanges:
         caller = command.origin.caller
         if caller.service and not command.of_step:
             raise service_limit_error(caller.service)
+        caller = as_user(caller)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
             self._limits.admit_change(command.origin)
@@ -90,7 +92,7 @@ class StateChanges:
         The state may have lost the participant since access to it was checked, and one that has ended must
         not begin again for those who had a role on it. An integration must own the current step.
         """
-        state_id, caller = command.state_id, command.origin.caller
+        state_id, caller = command.state_id, as_user(command.origin.caller)
         if caller.acts_for(state_id.user_id):
             return decide
 

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
 
+from app.auth.policy import named_user, require_acting_for
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
@@ -104,7 +105,7 @@ class StateOperations:
     ) -> StatePage:
         """Return a user's states in a flow with many for each user, the newest first."""
         require_state(user_id, flow_id)
-        self._access.require_reading_for(user_id, caller)
+        named_user(caller, user_id)
         await self._access.require_visible(flow_id, caller)
         if await self._catalog.newest(flow_id) is None:
             raise FlowNotFoundError(flow_id)
@@ -167,8 +168,7 @@ class StateOperations:
                 self._check_size(after)
             return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def reset(
         self,
@@ -192,8 +192,7 @@ class StateOperations:
             require_entrance(definition.flow, command.step, caller)
             return ProposedChange.of_kind("reset", definition, rules.reset(definition, state, command, now))
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def undo(
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
@@ -208,8 +207,7 @@ class StateOperations:
             caller = caller_on(definition.flow, present, origin.caller)
             return ProposedChange.of_kind("undone", definition, rules.back(definition, present, now, caller))
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def set(
         self, user_id: str, command: SetCommand, origin: Origin, *, entity_id: str | None = None
@@ -221,7 +219,7 @@ class StateOperations:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
         if command.remove is not UNSET:
             require_pointers(command.remove)
-        self._access.require_acting_for(user_id, origin.caller)
+        require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller, guess=False)
         state_command = StateCommand.of_caller(state_id, "set", command, origin, replaces=True)
 
@@ -237,8 +235,7 @@ class StateOperations:
             self._check_payload(command.payload, after)
             return ProposedChange.of_kind("set", definition, after, command.payload)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def clear(
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
