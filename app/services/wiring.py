@@ -157,7 +157,7 @@ class Components:
         commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        conflicts = ConflictResolution(self.catalog, history)
+        conflicts = ConflictResolution(self.catalog, masks, history)
         executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
         endings, requests = Endings(states, history, clock), self.clients.requests
         self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, requests)

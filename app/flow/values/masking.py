@@ -146,6 +146,13 @@ class Mask(Struct, frozen=True):
         }
 
 
+def covers(outer: str, inner: str) -> bool:
+    """Return whether a pointer may lead to the values of another one, or to values around them."""
+    around, within = outer.split("/"), inner.split("/")
+    pairs = zip(around, within)  # noqa: B905 - the inner one may go on
+    return len(around) <= len(within) and all(a == b or WILDCARD in (a, b) for a, b in pairs)
+
+
 def _seen(value: Any, rules: _Rules, at: str, masked: dict[str, None]) -> Any:
     """Return the parts of a value that are shown; ``at`` is its place in ``masked``."""
     if rules.are_open:

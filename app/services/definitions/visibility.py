@@ -24,6 +24,7 @@ from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.conditions.guards import compile_all
 from app.flow.people.callers import caller_on, may_see
 from app.flow.step_services import owns_current_step
+from app.flow.values.masking import Mask
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.field_masks import FieldMasks
 from app.services.definitions.service_access import ServiceAccess, is_readable
@@ -166,6 +167,10 @@ class Visibility:
         if budget.seconds - seconds > YIELD_SECONDS:
             await asyncio.sleep(0)  # so that many states in a row do not block other requests
         return self._masks.state(definition.flow, state, caller, purpose)
+
+    def mask(self, flow: Flow, state: FlowState, caller: Caller) -> Mask | None:
+        """Return the parts of a state's payload that the caller does not see, None if it sees all."""
+        return self._masks.mask(flow, state, caller, "read")
 
     async def without_transitions(self, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
         """Return a state as the caller may see it, also one whose definition cannot be read."""

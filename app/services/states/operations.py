@@ -160,7 +160,8 @@ class StateOperations:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
             caller = caller_on(definition.flow, present, origin.caller)
-            after = rules.transition(definition, present, transition, command, now, caller)
+            mask = self._access.mask(definition.flow, present, origin.caller)
+            after = rules.transition(definition, present, transition, command, now, caller, mask)
             kind = rules.run_kind(present, after)
             if kind is None:
                 return None
@@ -205,7 +206,9 @@ class StateOperations:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
             caller = caller_on(definition.flow, present, origin.caller)
-            return ProposedChange.of_kind("undone", definition, rules.back(definition, present, now, caller))
+            mask = self._access.mask(definition.flow, present, origin.caller)
+            after = rules.back(definition, present, now, caller, mask)
+            return ProposedChange.of_kind("undone", definition, after)
 
         return (await self._changes.change(state_command, decide))[0]
 
