@@ -29,6 +29,7 @@ from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_interceptable, shown_url
+from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
@@ -92,6 +93,7 @@ class Backend:
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
                 integrations=self._integration_ports(settings),
+                audit=MongoAuditStore(self.database),
                 bus=self.bus,
                 clock=self.time,
                 is_time_trusted=self.time.is_trusted,

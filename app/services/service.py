@@ -52,6 +52,7 @@ class FlowService:
         self.presence = components.presence
         self.integrations = components.integrations
         self.background = components.background
+        self.audit = components.audit
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()
@@ -59,6 +60,7 @@ class FlowService:
 
     async def __aexit__(self, *_: object) -> None:
         await self.background.stop()
+        await self.audit.close()
 
     def as_trusted(self) -> TrustedFlows:
         """Return the operations without a caller: every check of roles and scopes is passed.
@@ -344,6 +346,6 @@ class FlowService:
         """Return statistics over all states and their history."""
         return await self._components.read_statistics()
 
-    async def purge_expired_flows(self) -> int:
+    async def purge_expired_flows(self, *, caller: Caller | None = None) -> int:
         """End all expired states, and return their number."""
-        return await self.background.due_changes.purge_expired()
+        return await self._components.purge_expired(caller)

@@ -5,6 +5,8 @@ from datetime import timedelta
 
 from msgspec import Struct, structs
 
+from app.contracts.callers import Caller
+from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
@@ -22,6 +24,7 @@ from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
@@ -76,6 +79,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     leases: LeaseStore
     reports: CorruptionReports
     integrations: IntegrationPorts
+    audit: AuditStore
     bus: EventBus
     clock: Clock
     is_time_trusted: Callable[[], bool] = always
@@ -107,6 +111,7 @@ class Components:
         self._statistics, self._clock = ports.statistics, ports.clock
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
+        self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
@@ -123,7 +128,7 @@ class Components:
         executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
         limit = ChangeLimit(limits.user_changes_per_minute)
         endings = Endings(states, history, clock)
-        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)
+        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit, self.audit)
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
@@ -139,18 +144,22 @@ class Components:
             max_payload_bytes=limits.max_payload_bytes,
         )
         self.administration = Administration(
-            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+            states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
-        self.bulk = Bulk(self.operations, self.administration)
+        self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
         checks = DefinitionChecks(self.integrations.registry.aliases)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
+        self.definitions = Definitions(
+            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+        )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
-        self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
+        self.migration = Migration(states, self.changes, self.definitions, self.audit, clock)
+        self.retirement = Retirement(
+            states, self.definitions, ports.definitions, self.changes, self.audit, clock
+        )
         self.background = self._background(ports, limits, executor, relay, recovery)
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
@@ -164,6 +173,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            audit=self.audit,
             store_answers=limits.store_answers,
         )
 
@@ -192,6 +202,7 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.audit,
             clock,
         )
 
@@ -216,6 +227,12 @@ class Components:
                 Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),
             ],
         )
+
+    async def purge_expired(self, caller: Caller | None = None) -> int:
+        """End all expired states for a caller, by default a program, and return their number."""
+        async with self.audit.act("states.purge", "states", caller or "python") as act:
+            act.details["ended"] = ended = await self.background.due_changes.purge_expired()
+        return ended
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""

@@ -80,7 +80,7 @@ async def test_an_export_holds_no_more_than_a_part(monkeypatch: pytest.MonkeyPat
         return view(record)
 
     monkeypatch.setattr(administration, "exported_record_view", viewing)
-    call: Any = type("Call", (), {"service": r.service})
+    call: Any = type("Call", (), {"service": r.service, "caller": ROOT})
     call.query = administration.PersonalDataQuery("ada")
     response = (await administration._export(call)).value
     async for _ in response.body_iterator:
