@@ -71,7 +71,7 @@ def _entry(document: Mapping[str, Any]) -> AuditEntry | UnreadableEntry:
     sequence, at = members.pop("_id"), members.pop("at", None)
     try:
         if not isinstance(at, datetime):
-            raise ValueError("its time is missing")  # noqa: TRY301, TRY004 - one of the ways to be unreadable
+            raise ValueError("its time is missing")  # noqa: TRY004 - one of the ways to be unreadable
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
         return audit_entry(convert({"sequence": sequence, "at": iso(at), **members}, AuditEntryView))
     except (ValidationError, ValueError, OverflowError) as fault:

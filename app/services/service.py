@@ -42,6 +42,7 @@ class FlowService:
         self.migration = components.migration
         self.administration = components.administration
         self.people = components.people
+        self.explanations = components.explanations
         self.identification = components.identification
         self.catch_up = components.catch_up
         self.bulk = components.bulk
@@ -53,6 +54,7 @@ class FlowService:
         self.integrations = components.integrations
         self.background = components.background
         self.audit = components.audit
+        self.clients = components.clients
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()

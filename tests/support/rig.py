@@ -11,6 +11,7 @@ from tests.support.fake_api_keys import FakeApiKeyStore
 from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
 from tests.support.fake_integrations import FakeIntegrationStore
+from tests.support.fake_rates import FakeRateCounters
 from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import (
     FakeBus,
@@ -46,6 +47,7 @@ class Rig:
         self.streams = FakeEventStreams()
         self.secrets = FakeSecretStore()
         self.audit_store = FakeAuditStore()
+        self.rates = FakeRateCounters()
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
         self.time_trusted = True
@@ -82,6 +84,7 @@ class Rig:
                     settle_seconds=self.settle_seconds,
                 ),
                 audit=self.audit_store,
+                rates=self.rates,
                 bus=self.bus,
                 clock=self.clock,
                 is_time_trusted=lambda: self.time_trusted,

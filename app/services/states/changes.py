@@ -20,7 +20,7 @@ from app.services.audit.log import AuditLog
 from app.services.audit.state_acts import BY_NAME, is_administrative, note_commit, state_act
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
-from app.services.states.change_limit import ChangeLimit
+from app.services.rates.request_limits import RequestLimits
 from app.services.states.endings import Endings
 from app.services.states.executor import Decide, Executor
 from app.services.states.recovery import Recovery
@@ -37,7 +37,7 @@ class StateChanges:
         access: Visibility,
         recovery: Recovery,
         endings: Endings,
-        limit: ChangeLimit,
+        limits: RequestLimits,
         audit: AuditLog,
     ) -> None:
         self._executor = executor
@@ -45,7 +45,7 @@ class StateChanges:
         self._access = access
         self._recovery = recovery
         self._endings = endings
-        self._limit = limit
+        self._limits = limits
         self._audit = audit
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
@@ -77,7 +77,7 @@ class StateChanges:
             raise service_limit_error(caller.service)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
-            self._limit.take(command.origin)
+            self._limits.admit_change(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
                 return await self._execute(command, self._for_caller(command, decide))
