@@ -196,7 +196,9 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     from app.kit.lazy import import_structlog_without_rich  # noqa: PLC0415
 
     import_structlog_without_rich()
+    from app.cli.origin import command_source  # noqa: PLC0415
     from app.main import open_service  # noqa: PLC0415
+    from app.services.audit.source import acting_from  # noqa: PLC0415
     from config.log import configure_logging  # noqa: PLC0415
 
     chosen = click.get_current_context().meta
@@ -210,4 +212,5 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
             print_store(settings)
             return await use(service)
 
-    return asyncio.run(run())
+    with acting_from(command_source()):
+        return asyncio.run(run())

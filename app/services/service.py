@@ -27,9 +27,8 @@ class FlowService:
     start on entry and end on exit. ``user_id`` names the owner of a state; ``caller``, or ``origin.caller``,
     is who requests the operation, whose roles and scopes decide. ``entity_id`` names one of many states of a
     user in a flow; None is the one without an entity, or else the only one, and raises EntityRequiredError if
-    there are several. ``as_trusted`` gives programs the same operations without a caller.
-
-    Every method raises StoreUnavailableError if MongoDB cannot be reached.
+    there are several. ``as_trusted`` gives programs the same operations without a caller. Every method raises
+    StoreUnavailableError if MongoDB cannot be reached.
     """
 
     def __init__(self, ports: Ports, limits: Limits | None = None) -> None:
@@ -49,12 +48,10 @@ class FlowService:
         self.personal_data = components.personal_data
         self.history = components.history
         self.updates = components.updates
-        self.subscribers = components.subscribers
-        self.presence = components.presence
+        self.subscribers, self.presence = components.subscribers, components.presence
         self.integrations = components.integrations
         self.background = components.background
-        self.audit = components.audit
-        self.clients = components.clients
+        self.audit, self.clients = components.audit, components.clients
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()
