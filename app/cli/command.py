@@ -34,6 +34,7 @@ class CommandModules(NamedTuple):
 
 
 COMMANDS = {
+    "audit": CommandModules("The record of administrative acts.", ("app.cli.audit",)),
     "check-config": CommandModules(
         "Print the effective settings with masked secrets, and ping both servers.", ("app.cli.maintenance",)
     ),

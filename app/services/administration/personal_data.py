@@ -27,7 +27,7 @@ from app.contracts.state import FlowState, StateId
 from app.flow import rules
 from app.flow.history_chain import is_receipt
 from app.kit.ids import later_id, new_id
-from app.services.administration.erasure_receipts import claims_hash, erasure_claims
+from app.services.administration.erasure_receipts import ERASURE, claims_hash, erasure_claims
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.audit.log import CANCELLED, AuditLog, OpenAct
 from app.services.audit.pseudonyms import erased_user
@@ -156,7 +156,7 @@ class PersonalDataRequests:
         salt = token_hex(SALT_BYTES)
         target = erased_user(salt, user_id)
         by = target if origin.actor == user_id else origin.caller
-        async with self._audit.act("user.erase", target, by) as act:
+        async with self._audit.act(ERASURE, target, by) as act:
             done = await self._erase(user_id, origin)
             claims = erasure_claims(done, salt, act.first.act.actor, self._clock.now())
             act.after = claims_hash(claims)

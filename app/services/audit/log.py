@@ -207,9 +207,9 @@ class AuditLog:
                 return
             after = found[-1].sequence
 
-    async def verify(self) -> AuditVerification:
-        """Check the chain over all entries."""
-        chain = AuditChain()
+    async def verify(self, expected_head: str = "") -> AuditVerification:
+        """Check the chain over all entries; an entry with the hash ``expected_head`` must be among them."""
+        chain = AuditChain(expected_head)
         async for entry in self.all():
             chain.add(entry)
         return chain.result()
