@@ -5,6 +5,8 @@ from datetime import timedelta
 
 from msgspec import Struct, structs
 
+from app.contracts.callers import Caller
+from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
@@ -26,6 +28,7 @@ from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.states import Administration
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
@@ -91,6 +94,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     leases: LeaseStore
     reports: CorruptionReports
     integrations: IntegrationPorts
+    audit: AuditStore
     rates: RateCounters
     bus: EventBus
     clock: Clock
@@ -143,6 +147,7 @@ class Components:
         self._statistics, self._clock = ports.statistics, ports.clock
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
+        self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
         self.clients = limits.of_clients(ports.rates)
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
@@ -160,7 +165,9 @@ class Components:
         conflicts = ConflictResolution(self.catalog, masks, history)
         executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
         endings, requests = Endings(states, history, clock), self.clients.requests
-        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, requests)
+        self.changes = StateChanges(
+            executor, self.catalog, self.access, recovery, endings, requests, self.audit
+        )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
@@ -177,18 +184,22 @@ class Components:
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
-            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+            states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
-        self.bulk = Bulk(self.operations, self.administration)
+        self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
         checks = DefinitionChecks(self.integrations.registry.aliases)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
+        self.definitions = Definitions(
+            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+        )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
-        self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
+        self.migration = Migration(states, self.changes, self.definitions, self.audit, clock)
+        self.retirement = Retirement(
+            states, self.definitions, ports.definitions, self.changes, self.audit, clock
+        )
         self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
 
@@ -203,6 +214,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            audit=self.audit,
             store_answers=limits.store_answers,
         )
 
@@ -235,6 +247,7 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.audit,
             clock,
         )
 
@@ -270,6 +283,12 @@ class Components:
             Job("wrapping keys of data keys", LOOK_EVERY, leased=False, work=rotation.look),
             Job("rotation of wrapping keys", ROTATE_EVERY, leased=True, work=rotation.rotate_if_due),
         ]
+
+    async def purge_expired(self, caller: Caller | None = None) -> int:
+        """End all expired states for a caller, by default a program, and return their number."""
+        async with self.audit.act("states.purge", "states", caller or "python") as act:
+            act.details["ended"] = ended = await self.background.due_changes.purge_expired()
+        return ended
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""

@@ -26,8 +26,10 @@ from app.contracts.positions import held_position
 from app.contracts.state import StateId
 from app.contracts.wire.errors import error_view
 from app.contracts.wire.states import caught_up_view
+from app.kit.client_address import client_address
 from app.kit.tasks import end_tasks
 from app.services import FlowService
+from app.services.audit.source import acting_from
 from config.log import describe
 from realtime.gateway.access import EVENT_ACCESS
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
@@ -128,7 +130,7 @@ class FlowSockets:
         try:
             caller = await self._verifier.verify(token_of(environ, auth))
             require_access(EVENT_ACCESS["connect"], caller)
-            session = Session(sid, caller, device_of(auth))
+            session = Session(sid, caller, device_of(auth), client_address(environ.get("asgi.scope", {})))
             if self._users[caller.user_id] >= MAX_CONNECTIONS_PER_USER * session.rate_factor:
                 raise RateLimitedError("This user has too many connections; close some of them", 5)
             self._users[caller.user_id] += 1
@@ -197,7 +199,8 @@ class FlowSockets:
                 session = self._admit(sid)
                 require_access(access, session.caller)
                 message = decode_message(bodies, shape)
-                answer = await handle(session, message.user_id or session.user_id, message)
+                with acting_from(session.source):
+                    answer = await handle(session, message.user_id or session.user_id, message)
             except FlowError as error:
                 return await self._refuse(sid, event, error)
             except Exception as error:  # noqa: BLE001 - no ack is left unanswered
