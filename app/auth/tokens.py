@@ -91,6 +91,10 @@ class TokenVerifier:
             raise AuthenticationRequiredError("The token has expired; get a new one", reason="time")
         return caller
 
+    def knows(self, token: str) -> bool:
+        """Return true if the token was verified lately, so that to verify it again costs nothing."""
+        return token in self._known
+
     async def renew(self, caller: Caller) -> Caller:
         """Return the caller of a connection that outlives ``expires_at``, or is to be checked again.
 

@@ -14,6 +14,7 @@ from app.contracts.events import PresentClient, Topic
 from app.contracts.state import StateId
 from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
+from app.services.rates.connection_limits import OpenConnection
 from realtime.gateway.limits import (
     MAX_DEVICE_CHARACTERS,
     MAX_EVENT_BURST,
@@ -29,6 +30,7 @@ class Session:
 
     Attributes:
         rate_factor: Multiplies the client's limits.
+        connection: Counts the client until it has disconnected.
         followed: The states that it subscribed to.
         found: Those of them that it named without their entity, by that name.
         watched: The flows that it watches.
@@ -38,13 +40,14 @@ class Session:
         presence: The client as others see it.
     """
 
-    def __init__(self, sid: str, caller: Caller, device: str) -> None:
+    def __init__(self, sid: str, caller: Caller, device: str, connection: OpenConnection) -> None:
         self.sid = sid
         self.caller = caller
         self.rate_factor = SERVICE_RATE_FACTOR if caller.scopes & {ADMIN, SERVICE} else 1.0
         self.bucket = TokenBucket(
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
+        self.connection = connection
         self.followed: set[StateId] = set()
         self.found: dict[StateId, StateId] = {}
         self.watched: set[str] = set()
