@@ -1,6 +1,7 @@
 """Authenticated callers, and trusted ones inside the process."""
 
 from collections.abc import Collection
+from typing import Literal
 
 from msgspec import Struct
 
@@ -15,6 +16,10 @@ READ = "flow:read"
 
 USE = "flow:use"
 """The scope of users, who have states of their own. A token that names no scope of this service has it."""
+
+Purpose = Literal["read", "list", "follow", "watch"]
+"""The reason why a caller is shown a state: it reads that one or its history, lists states, follows it, or
+watches all states of a flow."""
 
 
 class Caller(Struct, frozen=True):

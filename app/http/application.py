@@ -27,6 +27,7 @@ from app.http.routes.administration import ADMINISTRATION_ENDPOINTS
 from app.http.routes.deliveries import DELIVERY_ENDPOINTS
 from app.http.routes.diagrams import DIAGRAM_ENDPOINTS
 from app.http.routes.exchange import EXCHANGE_ENDPOINTS
+from app.http.routes.explanations import EXPLANATION_ENDPOINTS
 from app.http.routes.flows import FLOW_ENDPOINTS
 from app.http.routes.health import Check, operation_endpoints
 from app.http.routes.history import HISTORY_ENDPOINTS
@@ -55,6 +56,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *STATE_LIST_ENDPOINTS,
         *PEOPLE_ENDPOINTS,
         *HISTORY_ENDPOINTS,
+        *EXPLANATION_ENDPOINTS,
         *STREAM_ENDPOINTS,
         *SERVICE_FEED_ENDPOINTS,
         *TOKEN_ENDPOINTS,

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.auth.policy import acting_for, require_scope
+from app.auth.schemes import credential_in
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin
@@ -212,7 +213,7 @@ class Handler:
         endpoint = self._endpoint
         caller = Caller(user_id="")
         if not endpoint.public:
-            caller = await self._admission.admit(_bearer(request), client_address(request.scope))
+            caller = await self._admission.admit(_credential(request), client_address(request.scope))
             log_with_request(request, user=caller.user_id)
             if caller.service and not endpoint.for_services:
                 raise service_limit_error(caller.service)
@@ -273,9 +274,8 @@ def is_known_etag(etag: str, listed: str) -> bool:
     return etag in tags or "*" in tags
 
 
-def _bearer(request: Request) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+def _credential(request: Request) -> str | None:
+    return credential_in(request.headers.get("authorization", ""))
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

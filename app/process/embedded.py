@@ -240,7 +240,7 @@ def _with_servers(settings: Settings, running: Running, secrets: Secrets) -> Set
         "mongo_url": SecretStr(running.mongo_url),
         "redis_url": SecretStr(running.redis_url),
     }
-    if not (settings.jwt_secret or settings.jwt_public_key or settings.jwks_url):
+    if not settings.has_jwt_keys:
         update["jwt_secret"] = SecretStr(secrets.jwt)
     return settings.model_copy(update=update)
 

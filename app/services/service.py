@@ -42,6 +42,7 @@ class FlowService:
         self.migration = components.migration
         self.administration = components.administration
         self.people = components.people
+        self.explanations = components.explanations
         self.identification = components.identification
         self.catch_up = components.catch_up
         self.bulk = components.bulk

@@ -1,6 +1,6 @@
 """The components of a service, connected over the ports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from msgspec import Struct, structs
@@ -28,6 +28,7 @@ from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
 from app.services.definitions.exchange import DefinitionExchange
+from app.services.definitions.field_masks import FieldMasks
 from app.services.definitions.publisher import Definitions
 from app.services.definitions.tokens import StateTokens
 from app.services.definitions.visibility import Visibility
@@ -55,6 +56,7 @@ from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
 from app.services.states.executor import Executor
+from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
 from app.services.states.idempotency import Idempotency
 from app.services.states.identification import Identification
@@ -133,8 +135,9 @@ class Components:
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
-        self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
-        self.access = Visibility(self.catalog, states, clock)
+        masks = FieldMasks(self.catalog, self._fields_of)
+        self.history = HistoryReader(states, history, self.catalog, masks, clock, pruned=pruned)
+        self.access = Visibility(self.catalog, states, masks, clock)
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
@@ -160,6 +163,7 @@ class Components:
             clock,
             payload_limits=limits.of_payloads,
         )
+        self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, clock
         )
@@ -188,6 +192,10 @@ class Components:
             access=self.access,
             store_answers=limits.store_answers,
         )
+
+    def _fields_of(self, alias: str) -> Sequence[str]:
+        """Return the fields that the registration of an integration lists."""
+        return self.integrations.registry.fields_of(alias)
 
     def _relay(self, ports: Ports) -> Relay:
         sinks: list[DeliverySink] = [

@@ -8,6 +8,7 @@ from typing import Any
 from uuid_utils import uuid7
 
 from app.auth.policy import ADMIN, SERVICE
+from app.auth.schemes import credential_in
 from app.contracts.callers import Caller
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient, Topic
@@ -68,8 +69,7 @@ def token_of(environ: dict[str, Any], auth: Any) -> str | None:
     """Return the token of a connection: of the ``auth`` object, or of the Authorization header."""
     if isinstance(auth, dict) and isinstance(auth.get("token"), str):
         return str(auth["token"])
-    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    return credential_in(str(environ.get("HTTP_AUTHORIZATION", "")))
 
 
 def device_of(auth: Any) -> str:

@@ -28,7 +28,7 @@ async def limited() -> Rig:
 async def client(limited: Rig) -> AsyncIterator[socketio.AsyncClient]:
     sockets = FlowSockets(
         limited.service,
-        TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key=KEY, algorithms=["HS256"]),
         transports=["websocket"],
         cors_origins=[],
         max_message_bytes=10_000,

@@ -302,7 +302,7 @@ async def test_over_http_it_is_429_with_retry_after() -> None:
     r = await rig(rates=RequestRates(changes=2))
     application = build_application(
         r.service,
-        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key="k" * 32, algorithms=["HS256"]),
         checks={},
         cors_origins=[],
         max_payload_bytes=1000,

@@ -39,6 +39,7 @@ from app.contracts.errors.operational import (
     DataTransferError,
     DefinitionSourceError,
     OperationalError,
+    SigningKeysError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -117,6 +118,7 @@ __all__ = [
     "SeparationOfDutiesError",
     "ServiceConflictError",
     "ServiceNotFoundError",
+    "SigningKeysError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",

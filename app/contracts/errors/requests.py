@@ -46,7 +46,7 @@ class AuthenticationRequiredError(FlowError):
 
 
 class KeysUnavailableError(FlowError):
-    """The keys for checking tokens cannot be read, because FLOW_JWKS_URL does not answer."""
+    """The keys for checking tokens cannot be read, because the identity provider does not answer."""
 
     code = "KEYS_UNAVAILABLE"
     status = 503

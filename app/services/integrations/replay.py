@@ -101,7 +101,7 @@ class Replays:
         first = _first_position(lane.cursor, command)
         after: str | None = None
         while True:
-            page = await self._history.read(lane.id.state_id, after, PAGE_SIZE, only)
+            page = await self._history.read(lane.id.state_id, after, PAGE_SIZE, only, None)
             for record in page.items:
                 position = LanePosition(record.epoch, record.revision)
                 if record.after is not UNSET and first <= position <= lane.cursor:

@@ -2,7 +2,7 @@
 
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
-from app.contracts.errors import AuthenticationRequiredError
+from app.contracts.errors import AuthenticationRequiredError, RateLimitedError
 from app.services.rates.request_limits import RequestLimits
 
 
@@ -24,8 +24,8 @@ class Admission:
             RateLimitedError: The request is one too many.
             KeysUnavailableError, StoreUnavailableError: The token cannot be verified now.
         """
-        if token and not self._verifier.knows(token):
-            self._limits.require_few_failures(address)
+        if token:
+            self._require_few_failures(token, address)
         try:
             caller = await self._verifier.verify(token)
         except AuthenticationRequiredError:
@@ -34,3 +34,10 @@ class Admission:
             raise
         self._limits.admit_caller(caller)
         return caller
+
+    def _require_few_failures(self, token: str, address: str) -> None:
+        try:
+            self._limits.require_few_failures(address)
+        except RateLimitedError:
+            if not self._verifier.knows(token):
+                raise

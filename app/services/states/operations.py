@@ -274,7 +274,8 @@ class StateOperations:
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
         found: list[HistoryRecord] = []
         while True:
-            page = await self._history_page(state_id, after, limit - len(found), only, with_payloads=True)
+            left = limit - len(found)
+            page = await self._history_page(state_id, after, left, only, caller, with_payloads=True)
             found += page.items
             if page.next is None or len(found) >= limit:
                 return found
@@ -293,7 +294,7 @@ class StateOperations:
     ) -> Page[HistoryRecord]:
         """Return the next page of the records that ``only`` selects, as they are stored."""
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
-        return await self._history_page(state_id, after, limit, only)
+        return await self._history_page(state_id, after, limit, only, caller)
 
     async def verify_history(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
@@ -310,10 +311,11 @@ class StateOperations:
         after: str | None,
         limit: int,
         only: HistoryFilter,
+        caller: Caller,
         *,
         with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
-        page = await self._history.read(state_id, after, limit, only, with_payloads=with_payloads)
+        page = await self._history.read(state_id, after, limit, only, caller, with_payloads=with_payloads)
         if not page.items and after is None:
             await self._catalog.current(state_id.flow_id)
         return page
