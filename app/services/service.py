@@ -52,6 +52,7 @@ class FlowService:
         self.subscribers = components.subscribers
         self.presence = components.presence
         self.integrations = components.integrations
+        self.key_rotation = components.key_rotation
         self.background = components.background
         self.clients = components.clients
 

@@ -10,6 +10,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.keys import DataKeyStore, KeyWrapping, UserKeys
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.rate_limits import RateCounters
 from app.contracts.ports.reports import CorruptionReports
@@ -19,6 +20,7 @@ from app.contracts.statistics import FlowStatistics
 from app.flow.values.payload import PayloadLimits
 from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
+from app.services.administration.key_rotation import LOOK_EVERY, ROTATE_EVERY, KeyRotation
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
@@ -70,6 +72,14 @@ def always() -> bool:
     return True
 
 
+class KeyPorts(Struct, frozen=True):
+    """The keys of the encryption: as they are stored, those that wrap them, and those of users."""
+
+    store: DataKeyStore
+    wrapping: KeyWrapping
+    users: UserKeys
+
+
 class Ports(Struct, frozen=True, kw_only=True):
     """The adapters that a service needs."""
 
@@ -84,6 +94,8 @@ class Ports(Struct, frozen=True, kw_only=True):
     rates: RateCounters
     bus: EventBus
     clock: Clock
+    keys: KeyPorts | None = None
+    """None: stored data is not encrypted."""
     is_time_trusted: Callable[[], bool] = always
     """False while ``clock`` is too wrong to decide what only time decides."""
 
@@ -177,6 +189,7 @@ class Components:
         self.tokens = StateTokens(self.operations, self.definitions)
         self.migration = Migration(states, self.changes, self.definitions, clock)
         self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
+        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
@@ -245,8 +258,18 @@ class Components:
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
                 Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),
+                *self._key_jobs(),
             ],
         )
+
+    def _key_jobs(self) -> list[Job]:
+        rotation = self.key_rotation
+        if rotation is None:
+            return []
+        return [
+            Job("wrapping keys of data keys", LOOK_EVERY, leased=False, work=rotation.look),
+            Job("rotation of wrapping keys", ROTATE_EVERY, leased=True, work=rotation.rotate_if_due),
+        ]
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""
