@@ -21,7 +21,7 @@ from app.outbound import key_documents
 from app.outbound.key_documents import MAX_DOCUMENT_BYTES, KeyDocuments
 from tests.support.certificates import write_certificate
 from tests.support.doors import Doors, Request
-from tests.support.identity import EC_KEY, ED_KEY, RSA_KEY, jwks, public_jwk, signed
+from tests.support.identity import EC_KEY, ED_KEY, RSA_KEY, jwks, public_jwk, signed, unpadded
 from tests.support.log_events import LogEvents
 from tests.support.remotes import RemoteServer, giving, redirecting
 from tests.support.rig import Rig
@@ -85,15 +85,15 @@ async def test_keys_rotate_without_a_refused_token(provider: RemoteServer) -> No
 async def test_tokens_of_a_withdrawn_key_end_with_the_age_of_the_keys(provider: RemoteServer) -> None:
     provider.gives(jwks(ED, RSA), "/keys")
     checks = with_keys(provider.url("/keys"))
-    old, kept = token(), token("bob", key=RSA_KEY, key_id="rsa", algorithm="RS256")
+    old, lasting = token(), token("bob", key=RSA_KEY, key_id="rsa", algorithm="RS256")
     assert await checks.user(old) == "ada"
-    assert await checks.user(kept) == "bob"
+    assert await checks.user(lasting) == "bob"
     provider.gives(jwks(RSA), "/keys")
     checks.now += MAX_AGE_SECONDS - 1
     assert await checks.user(old) == "ada"
     checks.now += 1
     assert await checks.code(old) == "AUTHENTICATION_REQUIRED", "also one that was verified before"
-    assert await checks.user(kept) == "bob"
+    assert await checks.user(lasting) == "bob"
 
 
 async def test_a_replaced_key_with_the_same_id_ends_its_tokens(provider: RemoteServer) -> None:
@@ -234,12 +234,11 @@ def _forgeries() -> dict[str, str]:
     claims = {"sub": "root", "exp": int(time.time()) + 600}
 
     def hmac_signed(secret: bytes, key_id: str, algorithm: str = "HS256") -> str:
-        header = jwt.api_jws.base64url_encode(
-            json.dumps({"alg": algorithm, "kid": key_id, "typ": "JWT"}).encode()
-        )
-        content = header + b"." + jwt.api_jws.base64url_encode(json.dumps(claims).encode())
+        header = {"alg": algorithm, "kid": key_id, "typ": "JWT"}
+        parts = [unpadded(json.dumps(part).encode()) for part in (header, claims)]
+        content = ".".join(parts).encode()
         signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(content, secret)
-        return (content + b"." + jwt.api_jws.base64url_encode(signature)).decode()
+        return f"{content.decode()}.{unpadded(signature)}"
 
     own = public_jwk(EC_KEY, "rsa")
     return {
