@@ -22,9 +22,11 @@ from app.http.middleware import RequestLog
 from app.http.openapi import openapi
 from app.http.problems import flow_error, http_error
 from app.http.routes.administration import ADMINISTRATION_ENDPOINTS
+from app.http.routes.audit import AUDIT_ENDPOINTS
 from app.http.routes.deliveries import DELIVERY_ENDPOINTS
 from app.http.routes.diagrams import DIAGRAM_ENDPOINTS
 from app.http.routes.exchange import EXCHANGE_ENDPOINTS
+from app.http.routes.explanations import EXPLANATION_ENDPOINTS
 from app.http.routes.flows import FLOW_ENDPOINTS
 from app.http.routes.health import Check, operation_endpoints
 from app.http.routes.history import HISTORY_ENDPOINTS
@@ -50,6 +52,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *STATE_LIST_ENDPOINTS,
         *PEOPLE_ENDPOINTS,
         *HISTORY_ENDPOINTS,
+        *EXPLANATION_ENDPOINTS,
         *STREAM_ENDPOINTS,
         *SERVICE_FEED_ENDPOINTS,
         *TOKEN_ENDPOINTS,
@@ -58,6 +61,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *DIAGRAM_ENDPOINTS,
         *MIGRATION_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
+        *AUDIT_ENDPOINTS,
         *DELIVERY_ENDPOINTS,
         *SERVICE_ENDPOINTS,
         *SERVICE_KEY_ENDPOINTS,

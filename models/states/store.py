@@ -35,6 +35,7 @@ from models.document_codec import DocumentCodec
 from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline
 from models.listing import waiting_place
 from models.paging import BATCH_DOCUMENTS, DocumentPage
+from models.sealed_fields import add_key_check, state_layout
 from models.states.commits import CommitBatcher, ConditionalWrite, operation_of
 from models.states.state_document import document_of, present, readable, stored_or_damaged, stored_state
 
@@ -58,7 +59,7 @@ class MongoStateStore:
     """
 
     def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
-        self._codec = codec or DocumentCodec()
+        self._codec = (codec or DocumentCodec()).of(state_layout)
         self._states: Collection = database.collection("flow_states")
         self._damaged: Collection = database.collection("flow_states_damaged")
         self._loads: Batcher[str, Document | None] = Batcher(
@@ -96,7 +97,11 @@ class MongoStateStore:
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it still stands at ``before``. Returns False otherwise."""
-        (document,) = await self._codec.encode_many(document_of, (record,))
+        # Nothing of a state before the erasure of a user's data guards the first record after it.
+        fresh = before is None or record.revision == 0 or before.epoch != record.epoch
+        (document,) = await self._codec.encode_many(
+            document_of, (record,), fresh=fresh, prepare=add_key_check
+        )
         operation = operation_of(before, record, document)
         async with store_errors():
             return await self._commits.submit(ConditionalWrite(before, record, operation))
@@ -118,7 +123,7 @@ class MongoStateStore:
             "revision": {"$eq": damaged.position.revision},
         }
         encode = partial(document_of, recent=damaged.recent)
-        (rebuilt,) = await self._codec.encode_many(encode, (record,))
+        (rebuilt,) = await self._codec.encode_many(encode, (record,), fresh=True, prepare=add_key_check)
         async with store_errors():
             document = await self._states.find_one(as_read)
             answer = await self._states.replace_one(as_read, rebuilt)

@@ -40,6 +40,7 @@ from app.contracts.errors.operational import (
     DefinitionSourceError,
     OperationalError,
     SigningKeysError,
+    WrappingKeyMissingError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -127,6 +128,7 @@ __all__ = [
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",
+    "WrappingKeyMissingError",
     "cut",
     "service_limit_error",
 ]
