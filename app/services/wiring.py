@@ -10,6 +10,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.keys import UserKeys
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import StateStore
@@ -51,10 +52,11 @@ from app.services.states.committer import Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
+from app.services.states.erasure_keys import ErasureKeys
 from app.services.states.executor import Executor
 from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
-from app.services.states.idempotency import Idempotency
+from app.services.states.idempotency import Idempotency, RequestFingerprints
 from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
 from app.services.states.people import PeopleOperations
@@ -67,7 +69,7 @@ def always() -> bool:
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """The adapters that a service needs."""
+    """The adapters that a service needs. ``user_keys`` None: the data of users is not encrypted."""
 
     states: StateStore
     entities: EntityReservations
@@ -79,6 +81,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     integrations: IntegrationPorts
     bus: EventBus
     clock: Clock
+    user_keys: UserKeys | None = None
     is_time_trusted: Callable[[], bool] = always
     """False while ``clock`` is too wrong to decide what only time decides."""
 
@@ -113,6 +116,9 @@ class Components:
         bus.on_gap(self.catalog.on_gap)
         self.history = HistoryReader(states, history, self.catalog, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, clock)
+        self.erasure_keys = ErasureKeys(ports.user_keys, bus)
+        bus.subscribe(self.erasure_keys.on_event)
+        bus.on_gap(self.erasure_keys.on_gap)
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
@@ -121,9 +127,13 @@ class Components:
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
         conflicts = ConflictResolution(self.catalog, history)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
+        # Digests of what users entered are keyed where the data itself is encrypted.
+        fingerprints = RequestFingerprints(None if ports.user_keys is None else ports.integrations.secrets)
+        executor = Executor(
+            states, commits, Idempotency(history), fingerprints, deadlines, recovery, conflicts, clock
+        )
         limit = ChangeLimit(limits.user_changes_per_minute)
-        endings = Endings(states, history, clock)
+        endings = Endings(states, history, self.erasure_keys, clock)
         self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
@@ -145,7 +155,7 @@ class Components:
         )
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
-        self.personal_data = self._personal_data(ports, commits, recovery, relay)
+        self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
         self.exchange = DefinitionExchange(self.definitions)
@@ -178,7 +188,7 @@ class Components:
         return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
-        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay, endings: Endings
     ) -> PersonalDataRequests:
         states, history, clock = ports.states, ports.history, ports.clock
         return PersonalDataRequests(
@@ -194,6 +204,8 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.erasure_keys,
+            endings,
             clock,
         )
 
