@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,13 +27,21 @@ def token_verifier(settings: Settings, service_keys: KeyVerifier | None = None) 
     secret = settings.jwt_secret or settings.jwt_public_key
     return TokenVerifier(
         key=secret.get_secret_value() if secret else None,
-        jwks_url=settings.jwks_url,
         algorithms=settings.algorithms,
         audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
+        issuer=settings.expected_issuer,
         claims=ClaimNames(*settings.jwt_claims),
         service_keys=service_keys,
+        **_keys_of_issuers(settings),
     )
+
+
+def _keys_of_issuers(settings: Settings) -> dict[str, Any]:
+    """Create what verifies tokens of others, and load the libraries for it, if the settings name them."""
+    if not (settings.jwks_url or settings.oidc_issuer or settings.ed25519_keys):
+        return {}
+    keys = import_module("app.token_keys")
+    return {"signing_keys": keys.signing_keys(settings), "envelopes": keys.envelopes(settings)}
 
 
 def create_app() -> Any:

@@ -59,6 +59,11 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    # No end of life: entries are permanent.
+    "flow_audit": tuple(
+        IndexModel([(member, ASCENDING), ("_id", ASCENDING)], name=member)
+        for member in ("action", "target", "actor", "subject")
+    ),
     "flow_integrations": (),
     "flow_integration_health": (),
     # ``endsAt`` is the revocation or the expiry: keys are retained for a while after it, for inquiries.

@@ -63,7 +63,8 @@ class HistoryRecord(Struct, frozen=True):
     salted with ``salt``, in the form ``hash_version`` (absent in the first form; see
     app.flow.history_chain). Records older than the chain have none of these. ``actor_salt`` is present if the
     actor is a person of the state beside its owner: the hash then covers a pseudonym instead of the id
-    (app.contracts.pseudonyms). ``instance_id`` is that of the state.
+    (app.contracts.pseudonyms). ``instance_id`` is that of the state. ``masked`` are pointers as those of a
+    state, for ``payload`` and ``merged``; a stored record has none.
     """
 
     id: str
@@ -97,6 +98,7 @@ class HistoryRecord(Struct, frozen=True):
     actor_salt: str | UnsetType = UNSET
     instance_id: str | UnsetType = UNSET
     merged: tuple[MergedField, ...] | UnsetType = UNSET
+    masked: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def state_key(self) -> str:

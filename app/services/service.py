@@ -52,7 +52,9 @@ class FlowService:
         self.subscribers = components.subscribers
         self.presence = components.presence
         self.integrations = components.integrations
+        self.key_rotation = components.key_rotation
         self.background = components.background
+        self.clients = components.clients
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()

@@ -7,7 +7,7 @@ from typing import Any
 
 from uuid_utils import uuid7
 
-from app.auth.policy import ADMIN, SERVICE
+from app.auth.schemes import credential_in
 from app.contracts.callers import Caller
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.events import PresentClient, Topic
@@ -41,7 +41,7 @@ class Session:
     def __init__(self, sid: str, caller: Caller, device: str) -> None:
         self.sid = sid
         self.caller = caller
-        self.rate_factor = SERVICE_RATE_FACTOR if caller.scopes & {ADMIN, SERVICE} else 1.0
+        self.rate_factor = SERVICE_RATE_FACTOR if caller.acts_for_all else 1.0
         self.bucket = TokenBucket(
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
@@ -60,13 +60,21 @@ class Session:
         """The user of the client's token."""
         return self.caller.user_id
 
+    def is_person_on(self, user_id: str) -> bool:
+        """Return whether the client is present on a state of a user: its owner's, or a participant's.
+
+        Not so those who read or act for all users, and callers who may change nothing.
+        """
+        if self.caller.service or not self.caller.may_use:
+            return False
+        return user_id == self.user_id or not self.caller.may_read(user_id)
+
 
 def token_of(environ: dict[str, Any], auth: Any) -> str | None:
     """Return the token of a connection: of the ``auth`` object, or of the Authorization header."""
     if isinstance(auth, dict) and isinstance(auth.get("token"), str):
         return str(auth["token"])
-    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    return credential_in(str(environ.get("HTTP_AUTHORIZATION", "")))
 
 
 def device_of(auth: Any) -> str:

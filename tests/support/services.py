@@ -20,6 +20,7 @@ from models.lease_store import MongoLeaseStore
 from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
+from tests.support.fake_rates import FakeRateCounters
 from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import FakeBus
 
@@ -50,6 +51,7 @@ def service_on(
             streams=FakeEventStreams(),
             secrets=MongoSecretStore(database),
         ),
+        rates=FakeRateCounters(),
         bus=bus or FakeBus(),
         clock=clock or SystemClock(),
     )

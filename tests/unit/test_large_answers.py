@@ -36,7 +36,7 @@ async def lived(changes: int, *, delivered: int) -> Rig:
 async def exported(r: Rig) -> bytes:
     application = build_application(
         r.service,
-        TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key=KEY, algorithms=["HS256"]),
         checks={},
         cors_origins=[],
         max_payload_bytes=1000,

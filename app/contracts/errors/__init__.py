@@ -40,6 +40,8 @@ from app.contracts.errors.operational import (
     DataTransferError,
     DefinitionSourceError,
     OperationalError,
+    SigningKeysError,
+    WrappingKeyMissingError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -118,6 +120,7 @@ __all__ = [
     "SeparationOfDutiesError",
     "ServiceConflictError",
     "ServiceNotFoundError",
+    "SigningKeysError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
@@ -127,6 +130,7 @@ __all__ = [
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",
+    "WrappingKeyMissingError",
     "cut",
     "service_limit_error",
 ]

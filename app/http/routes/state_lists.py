@@ -2,6 +2,7 @@
 
 from msgspec import Struct, field
 
+from app.auth.policy import Access, Permission
 from app.contracts.commands import Role
 from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
 from app.contracts.ports.states import ListedStatus, StateFilter
@@ -71,7 +72,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/states",
         name="listFlowStates",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="List the states of the user in a flow with many for each user, the newest first",
         handle=_list_of_flow,
         query=InstancesQuery,
@@ -82,7 +83,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/states",
         name="getUserFlows",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="List the states of the user in all flows; as: those that wait for the caller in a role",
         handle=_list,
         query=StatesQuery,

@@ -6,6 +6,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, Struct
 
+from app.auth.policy import require_manager
 from app.contracts.callers import Caller
 from app.contracts.deliveries import Lane, LaneId, LanePosition
 from app.contracts.delivery_commands import ReplayCommand
@@ -14,7 +15,6 @@ from app.contracts.ports.clock import Clock
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StateId
 from app.kit.ids import new_id
-from app.services.integrations.permissions import require_manager
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.registry import IntegrationRegistry
 from app.services.states.history import HistoryReader
@@ -101,7 +101,7 @@ class Replays:
         first = _first_position(lane.cursor, command)
         after: str | None = None
         while True:
-            page = await self._history.read(lane.id.state_id, after, PAGE_SIZE, only)
+            page = await self._history.read(lane.id.state_id, after, PAGE_SIZE, only, None)
             for record in page.items:
                 position = LanePosition(record.epoch, record.revision)
                 if record.after is not UNSET and first <= position <= lane.cursor:

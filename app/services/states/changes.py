@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from app.auth.policy import as_user
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
@@ -17,7 +18,7 @@ from app.contracts.wire.states import state_view
 from app.contracts.wire.times import iso
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
-from app.services.states.change_limit import ChangeLimit
+from app.services.rates.request_limits import RequestLimits
 from app.services.states.endings import Endings
 from app.services.states.executor import Decide, Executor
 from app.services.states.recovery import Recovery
@@ -34,14 +35,14 @@ class StateChanges:
         access: Visibility,
         recovery: Recovery,
         endings: Endings,
-        limit: ChangeLimit,
+        limits: RequestLimits,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
         self._access = access
         self._recovery = recovery
         self._endings = endings
-        self._limit = limit
+        self._limits = limits
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """Execute a command that leaves a state.
@@ -70,9 +71,10 @@ class StateChanges:
         caller = command.origin.caller
         if caller.service and not command.of_step:
             raise service_limit_error(caller.service)
+        caller = as_user(caller)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
-            self._limit.take(command.origin)
+            self._limits.admit_change(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
                 return await self._executor.execute(command, self._for_caller(command, decide))
@@ -93,7 +95,7 @@ class StateChanges:
         The state may have lost the participant since access to it was checked, and one that has ended must
         not begin again for those who had a role on it. An integration must own the current step.
         """
-        state_id, caller = command.state_id, command.origin.caller
+        state_id, caller = command.state_id, as_user(command.origin.caller)
         if caller.acts_for(state_id.user_id):
             return decide
 

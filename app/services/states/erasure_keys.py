@@ -25,6 +25,8 @@ class ErasureKeys:
     def __init__(self, keys: UserKeys | None, bus: EventBus) -> None:
         self._keys = keys
         self._bus = bus
+        bus.subscribe(self._on_event)
+        bus.on_gap(self._on_gap)
 
     async def retire(self, user_id: str) -> None:
         """Let no later change use the present data key of a user. Raises StoreUnavailableError."""
@@ -48,18 +50,16 @@ class ErasureKeys:
         """Return the data key of a user that was destroyed last. Raises StoreUnavailableError."""
         return None if self._keys is None else await self._keys.last_destroyed(user_id)
 
-    def on_event(self, _: Topic, event: Event) -> None:
-        """Forget the data keys of a user whose data another worker erased."""
-        if isinstance(event, UserErased) and self._keys is not None:
-            self._keys.forget(event.user_id)
-
-    def on_gap(self, gap: Gap) -> None:
-        """Forget all data keys if events of erasures may have been missed."""
-        if gap.concerns(EVERYONE) and self._keys is not None:
-            self._keys.forget_all()
-
     async def _publish(self, user_id: str) -> None:
         try:
             await self._bus.publish([UserErased(user_id)])
         except BusUnavailableError:
             log.warning("erasure not published")
+
+    def _on_event(self, _: Topic, event: Event) -> None:
+        if isinstance(event, UserErased) and self._keys is not None:
+            self._keys.forget(event.user_id)
+
+    def _on_gap(self, gap: Gap) -> None:
+        if gap.concerns(EVERYONE) and self._keys is not None:
+            self._keys.forget_all()

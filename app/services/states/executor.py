@@ -24,7 +24,7 @@ from app.services.states.attempt import Attempt, CommitDue, Conflict, DueChange,
 from app.services.states.committer import SYSTEM, CommandContext, Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
-from app.services.states.idempotency import Idempotency, RequestFingerprint, RequestFingerprints
+from app.services.states.idempotency import Idempotency, RequestFingerprint
 from app.services.states.recovery import Recovery
 from app.services.states.state_command import ProposedChange, StateCommand
 from app.services.states.turns import Turns
@@ -47,7 +47,6 @@ class Executor:
         states: StateStore,
         commits: Committer,
         repeats: Idempotency,
-        fingerprints: RequestFingerprints,
         deadlines: Deadlines,
         recovery: Recovery,
         conflicts: ConflictResolution,
@@ -56,7 +55,6 @@ class Executor:
         self._states = states
         self._commits = commits
         self._repeats = repeats
-        self._fingerprints = fingerprints
         self._deadlines = deadlines
         self._recovery = recovery
         self._conflicts = conflicts
@@ -93,7 +91,7 @@ class Executor:
         self, command: StateCommand, decide: Decide, timeout: float
     ) -> tuple[FlowState | None, bool]:
         origin = command.origin
-        request = await self._fingerprints.of(command.name, command.command, origin)
+        request = await self._repeats.fingerprint(command.name, command.command, origin)
         context = CommandContext(origin, UNSET if request is None else request.stored)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout

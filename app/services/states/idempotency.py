@@ -80,7 +80,8 @@ class RequestFingerprints:
 class Idempotency:
     """Finds the state to which a request led when it came first."""
 
-    def __init__(self, history: HistoryStore) -> None:
+    def __init__(self, history: HistoryStore, fingerprints: RequestFingerprints) -> None:
+        self.fingerprint = fingerprints.of
         self._history = history
         self._payloads = Payloads(history)
 
