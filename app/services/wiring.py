@@ -21,6 +21,7 @@ from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
+from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
@@ -119,7 +120,9 @@ class Components:
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
-        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(
+            states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
+        )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
         conflicts = ConflictResolution(self.catalog, masks, history)
@@ -145,6 +148,7 @@ class Components:
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, clock
         )
+        self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
