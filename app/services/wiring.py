@@ -27,6 +27,7 @@ from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
+from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
 from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
@@ -161,7 +162,9 @@ class Components:
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
-        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(
+            states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
+        )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         executor = self._executor(ports, commits, recovery, masks)
         endings, requests = Endings(states, history, self.erasure_keys, clock), self.clients.requests
@@ -186,6 +189,7 @@ class Components:
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
+        self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)

@@ -32,7 +32,7 @@ from models.codec import Document, state_from_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.document_codec import DocumentCodec
 from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline, until
-from models.listing import waiting_place
+from models.listing import TERMS, waiting_place
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 from models.sealed_fields import state_layout
 from models.states.commits import CommitBatcher
@@ -209,7 +209,18 @@ class MongoStateStore:
     ) -> StatePage:
         """Return the active states that wait for one of ``roles``, by key, after the key ``after``."""
         served = {"waitsFor": {"$in": [waiting_place(one) for one in roles]}}
-        rest: Document = {"status": "active", **not_expired(now), "_id": {"$gt": after or ""}}
+        return await self._listed(served, {"status": "active", **not_expired(now)}, after, limit)
+
+    async def find_by_terms(
+        self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        """Return the states that exist at ``now`` with one of ``terms``, by key, after the key ``after``."""
+        served = {TERMS: {"$in": list(terms)}}
+        return await self._listed(served, {"status": _PRESENT, **not_expired(now)}, after, limit)
+
+    async def _listed(self, served: Document, rest: Document, after: str | None, limit: int) -> StatePage:
+        """Return the states that an index serves, by key, after the key ``after``."""
+        rest = {**rest, "_id": {"$gt": after or ""}}
         page = DocumentPage(limit)
         async with store_errors():
             await page.read(
