@@ -101,7 +101,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/states",
         name="searchFlowStates",
-        for_services=True,
+        access=Access(Permission.SEARCH, for_services=True),
         summary="Find states of all users by the value of a searchable field, for support staff and services",
         handle=_search,
         query=MatchQuery,
