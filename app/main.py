@@ -25,11 +25,13 @@ from app.services.definitions.source_mirror import SourceMirror, check_found
 from app.services.definitions.source_sync import Sources
 from app.services.integrations.ports import IntegrationPorts
 from app.services.jobs.time_check import CheckedClock, TimeCheck
+from app.services.rates.request_limits import RequestRates
 from app.services.wiring import KeyPorts, Limits, Ports
 from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_interceptable, shown_url
+from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
 from models.data_keys import MongoDataKeyStore
 from models.database import connect
@@ -47,6 +49,7 @@ from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
 from realtime.redis.bus import RedisBus
+from realtime.redis.rate_limiter import RedisRateCounters
 from realtime.redis.streams import RedisEventStreams
 
 log = structlog.get_logger("main")
@@ -87,6 +90,7 @@ class Backend:
         self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
         self.codec = DocumentCodec(self.encryption.cipher)
         self.streams = RedisEventStreams(redis, name)
+        self.rates = RedisRateCounters(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
@@ -98,6 +102,8 @@ class Backend:
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
                 integrations=self._integration_ports(settings),
+                audit=MongoAuditStore(self.database),
+                rates=self.rates,
                 bus=self.bus,
                 clock=self.time,
                 keys=_key_ports(self.encryption),
@@ -129,6 +135,7 @@ class Backend:
         try:
             key = await self._prepare(patient=patient, prepared=prepared)
             IDENTITY.set_key(key)
+            self.rates.set_key(key)
             await self.bus.start(key, patient=patient)
             async with self._checked_time(), self.service:
                 yield self.service
@@ -136,6 +143,7 @@ class Backend:
             await self.bus.stop()
             await self.webhooks.close()
             await self.streams.close()
+            await self.rates.close()
             await self.database.close()
 
     async def _prepare(self, *, patient: bool, prepared: bool) -> bytes:
@@ -189,7 +197,17 @@ def _limits(settings: Settings, *, sends_events: bool) -> Limits:
         state_ttl=settings.state_ttl,
         history_retention=settings.history_retention,
         max_payload_bytes=settings.max_payload_bytes,
-        user_changes_per_minute=settings.user_changes_per_minute,
+        max_payload_depth=settings.max_payload_depth,
+        max_payload_fields=settings.max_payload_fields,
+        rates=RequestRates(
+            user=settings.user_requests_per_minute,
+            service=settings.service_requests_per_minute,
+            address=settings.address_requests_per_minute,
+            failures=settings.address_failures_per_minute,
+            changes=settings.user_changes_per_minute,
+        ),
+        user_connections=settings.user_connections,
+        address_connections=settings.address_connections,
         store_answers=settings.services_store_answers,
         sends_events=sends_events,
     )

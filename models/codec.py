@@ -40,7 +40,7 @@ def document_fields(shape: type[Struct]) -> dict[str, str]:
         The name in a document of each member, by its name in the struct.
     """
     renamed = _RENAMED[shape]
-    names = [name for name in shape.__struct_fields__ if shape is not FlowState or name not in NOT_STORED]
+    names = [name for name in shape.__struct_fields__ if name not in NOT_STORED]
     return {name: renamed.get(name) or camel_case(name) for name in names}
 
 

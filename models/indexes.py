@@ -51,6 +51,7 @@ INDEXES: Indexes = {
         IndexModel([("people.userId", ASCENDING)], name="people", sparse=True),
         IndexModel([("listed", ASCENDING)], name="listed", sparse=True),
         IndexModel([("waitsFor", ASCENDING)], name="waits", sparse=True),
+        IndexModel([("terms", ASCENDING)], name="terms", sparse=True),
     ),
     "flow_states_damaged": (
         IndexModel([("state", ASCENDING)], name="state"),
@@ -59,6 +60,11 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    # No end of life: entries are permanent.
+    "flow_audit": tuple(
+        IndexModel([(member, ASCENDING), ("_id", ASCENDING)], name=member)
+        for member in ("action", "target", "actor", "subject")
+    ),
     "flow_integrations": (),
     "flow_integration_health": (),
     # ``endsAt`` is the revocation or the expiry: keys are retained for a while after it, for inquiries.

@@ -84,6 +84,24 @@ def letter_layout(document: Document) -> Iterator[SealedPlace]:
         yield SealedPlace(document, name, owner, letter_id, name)
 
 
+def secret_layout(document: Document) -> Iterator[SealedPlace]:
+    """Find the sealed field of a secret of the service."""
+    yield SealedPlace(document, "value", None, str(document.get("_id")), "value")
+
+
+def integration_layout(document: Document) -> Iterator[SealedPlace]:
+    """Find the sealed fields of a registration: its secrets."""
+    secrets, alias = document.get("secrets"), str(document.get("_id"))
+    for secret in secrets if isinstance(secrets, list | tuple) else ():
+        if isinstance(secret, dict):
+            yield SealedPlace(secret, "secret", None, alias, f"secrets.{secret.get('id')}")
+
+
+def api_key_layout(document: Document) -> Iterator[SealedPlace]:
+    """Find the sealed field of an API key: the hash of its secret part."""
+    yield SealedPlace(document, "hashed", None, str(document.get("_id")), "hashed")
+
+
 def add_key_check(document: Document) -> None:
     """Give a state with nothing to seal a text for it, unless the state was erased by this change."""
     record = document["outbox"][0]

@@ -244,7 +244,7 @@ def _with_servers(settings: Settings, running: Running, secrets: Secrets, keys: 
         "mongo_url": SecretStr(running.mongo_url),
         "redis_url": SecretStr(running.redis_url),
     }
-    if not (settings.jwt_secret or settings.jwt_public_key or settings.jwks_url):
+    if not settings.has_jwt_keys:
         update["jwt_secret"] = SecretStr(secrets.jwt)
     if keys:
         update["encryption_keys"] = SecretStr(settings.encryption_keys_with(keys))

@@ -7,6 +7,7 @@ the collections (``models.states.store``, ``models.history_store``), through ``m
 from beanie import Document
 
 from models.documents.api_keys import ApiKeyDocument
+from models.documents.audit import AuditDocument
 from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
 from models.documents.data_keys import DataKeysDocument
@@ -37,4 +38,5 @@ DOCUMENTS: list[type[Document]] = [
     DeliveryLogDocument,
     DeadLetterDocument,
     DataKeysDocument,
+    AuditDocument,
 ]

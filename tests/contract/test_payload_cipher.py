@@ -16,17 +16,21 @@ from app.contracts.deliveries import (
     LanePosition,
     LaneUpdate,
 )
-from app.contracts.errors import FlowStateCorruptionError
+from app.contracts.errors import FlowStateCorruptionError, OperationalError
+from app.contracts.integration import ApiKey, Integration, IntegrationSecret
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText, SealedText, Unopened
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
 from app.contracts.record import MergedField, payload_place, remembered_request
 from app.contracts.state import StateId
-from app.flow.history_chain import is_erased, is_intact, seal
+from app.flow.history_chain import is_intact, seal
 from models.database import Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
+from models.integrations.api_keys import MongoApiKeyStore
 from models.integrations.lanes import MongoDeliveryLanes
 from models.integrations.letters import MongoDeadLetters
+from models.integrations.registrations import MongoIntegrationStore
+from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from tests.support.fakes import FakeCipher
 from tests.support.samples import T0, fresh, moved, record
@@ -216,7 +220,7 @@ async def test_a_state_whose_data_key_was_destroyed_has_ended(
         assert (found.state.status, found.state.payload) == ("cleared", UNSET)
         assert found.state.is_gone_at(T0)
     (erased,) = (await history.read(StateId("loop", "ada"), None, 10)).items
-    assert is_erased(erased)
+    assert erased.is_erased
     assert is_intact(erased)
 
 
@@ -303,3 +307,60 @@ async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
     (document,) = await documents(sealed_database, "flow_dead_letters")
     assert b"<ada|pay;evt_1|event>" in document["event"]
     assert (await letters.find(DeadLetterFilter(), None, 10)).items == [letter]
+
+
+@WITH_DOCUMENTS
+async def test_secrets_of_the_service_are_stored_sealed_and_read_open(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    codec = DocumentCodec(cipher)
+    stores = MongoSecretStore(sealed_database, codec), MongoSecretStore(sealed_database, codec)
+    first, second = await asyncio.gather(*(store.secret("bus") for store in stores))
+    assert first == second
+    (document,) = await sealed_database.collection("flow_secrets").find({}).to_list(None)
+    assert b"<None|bus|value>" in document["value"]
+    with pytest.raises(OperationalError, match="FLOW_ENCRYPTION_KEYS"):
+        await MongoSecretStore(sealed_database).secret("bus")
+
+
+@WITH_DOCUMENTS
+async def test_a_secret_of_a_time_without_encryption_is_sealed_when_it_is_read(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    clear = await MongoSecretStore(sealed_database).secret("bus")
+    sealing = MongoSecretStore(sealed_database, DocumentCodec(cipher))
+    assert await sealing.secret("bus") == clear
+    (document,) = await sealed_database.collection("flow_secrets").find({}).to_list(None)
+    assert b"<None|bus|value>" in document["value"]
+    assert await sealing.secret("bus") == clear
+
+
+@WITH_DOCUMENTS
+async def test_secrets_of_webhooks_and_hashes_of_api_keys_are_stored_sealed_and_read_open(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    codec = DocumentCodec(cipher)
+    integrations = MongoIntegrationStore(sealed_database, codec)
+    secrets = (IntegrationSecret("b", "whsec_bmV3", T0), IntegrationSecret("a", "whsec_b2xk", T0))
+    one = Integration(alias="pay", registered_at=T0, updated_at=T0, secrets=secrets)
+    clear = structs.replace(one, alias="user")
+    await MongoIntegrationStore(sealed_database).put(clear, None)
+    assert await integrations.put(one, None)
+    assert await integrations.list_all() == [one, clear]
+    assert await integrations.put(structs.replace(clear, revision=1), 0)
+    assert await integrations.get("user") == structs.replace(clear, revision=1)
+    stored = await sealed_database.collection("flow_integrations").find({}).to_list(None)
+    for each in stored:
+        assert f"<None|{each['_id']}|secrets.a>".encode() in each["secrets"][1]["secret"]
+    assert "whsec_" not in str(stored)
+
+    keys = MongoApiKeyStore(sealed_database, codec)
+    key = ApiKey(id="k1", alias="pay", hashed="ab" * 32, name="ci", created_at=T0, created_by="root")
+    old = structs.replace(key, id="k0")
+    await MongoApiKeyStore(sealed_database).add(old)
+    await keys.add(key)
+    assert await keys.get("k1") == key
+    assert await keys.of_integration("pay") == [old, key]
+    document = await sealed_database.collection("flow_api_keys").find_one({"_id": "k1"})
+    assert document is not None
+    assert b"<None|k1|hashed>" in document["hashed"]

@@ -241,10 +241,10 @@ def test_what_is_not_known_to_be_harmless_in_a_url_is_masked(url: str, shown: st
 def test_every_url_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SERVERS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("FLOW_JWKS_URL", "https://u:hidden@h/keys?token=hidden")
+    monkeypatch.setenv("FLOW_JWKS_URL", "https://h/keys?token=hidden")
     monkeypatch.setenv("FLOW_JWT_ISSUER", "https://u:hidden@h/realm")
     shown = load_settings().masked()
-    assert shown["FLOW_JWKS_URL"] == "https://***@h/keys?token=***"
+    assert shown["FLOW_JWKS_URL"] == "https://h/keys?token=***"
     assert shown["FLOW_JWT_ISSUER"] == "https://***@h/realm"
 
 

@@ -18,6 +18,12 @@ class BusUnavailableError(OperationalError):
     code = "BUS_UNAVAILABLE"
 
 
+class SigningKeysError(OperationalError):
+    """The keys of an identity provider cannot be read; the message says why, without the address."""
+
+    code = "SIGNING_KEYS_UNREADABLE"
+
+
 class DefinitionSourceError(OperationalError):
     """A source of definitions cannot be read; the message says which and why."""
 
