@@ -192,9 +192,7 @@ class Components:
         self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
 
-    def _executor(
-        self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks
-    ) -> Executor:
+    def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
         # Digests of what users entered are keyed where the data itself is encrypted.
         secrets = None if ports.keys is None else ports.integrations.secrets
         return Executor(
