@@ -85,10 +85,10 @@ class Backend:
         self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
-        self.secrets = MongoSecretStore(self.database)
         data_keys = MongoDataKeyStore(self.database)
         self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
         self.codec = DocumentCodec(self.encryption.cipher)
+        self.secrets = MongoSecretStore(self.database, self.codec)
         self.streams = RedisEventStreams(redis, name)
         self.rates = RedisRateCounters(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
@@ -114,8 +114,8 @@ class Backend:
 
     def _integration_ports(self, settings: Settings) -> IntegrationPorts:
         return IntegrationPorts(
-            registrations=MongoIntegrationStore(self.database),
-            api_keys=MongoApiKeyStore(self.database),
+            registrations=MongoIntegrationStore(self.database, self.codec),
+            api_keys=MongoApiKeyStore(self.database, self.codec),
             lanes=MongoDeliveryLanes(self.database, self.codec, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
             letters=MongoDeadLetters(self.database, self.codec),

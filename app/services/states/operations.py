@@ -75,8 +75,7 @@ class StateOperations:
             await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
-                if stored is not None and caller.reads_others(user_id):
-                    await self._changes.require_not_erased(stored)
+                await self._changes.require_not_erased(stored, caller)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
@@ -91,9 +90,8 @@ class StateOperations:
         """
         state = await self.get(user_id, flow_id, caller, entity_id)
         if state is None:
-            raise await self._changes.not_started(
-                await self._identification.of(user_id, flow_id, entity_id, caller)
-            )
+            state_id = await self._identification.of(user_id, flow_id, entity_id, caller)
+            raise await self._changes.not_started(state_id)
         return state
 
     async def list_instances(
