@@ -84,10 +84,10 @@ class Backend:
         self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
-        self.secrets = MongoSecretStore(self.database)
         data_keys = MongoDataKeyStore(self.database)
         self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
         self._codec = DocumentCodec(self.encryption.cipher)
+        self.secrets = MongoSecretStore(self.database, self._codec)
         self.streams = RedisEventStreams(redis, name)
         self.rates = RedisRateCounters(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
@@ -112,14 +112,15 @@ class Backend:
 
     def _integration_ports(self, settings: Settings) -> IntegrationPorts:
         return IntegrationPorts(
-            registrations=MongoIntegrationStore(self.database),
-            api_keys=MongoApiKeyStore(self.database),
+            registrations=MongoIntegrationStore(self.database, self._codec),
+            api_keys=MongoApiKeyStore(self.database, self._codec),
             lanes=MongoDeliveryLanes(self.database, self._codec, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
             letters=MongoDeadLetters(self.database, self._codec),
             webhooks=self.webhooks,
             streams=self.streams,
             secrets=self.secrets,
+            seals_streams=self.encryption.cipher is not None,
         )
 
     @asynccontextmanager
