@@ -20,7 +20,7 @@ from app.main import Backend
 from config.settings import Settings
 from tests.support.faults import RedisServer
 from tests.support.marked import Markers
-from tests.support.marked_run import MarkedRun
+from tests.support.marked_run import PEOPLE, MarkedRun
 from tests.support.receivers import receiving
 from tests.support.recording import RecordingProxy, stored_values
 from tests.support.serving import Serving, external
@@ -140,3 +140,11 @@ def test_redis_was_sent_no_marker(capture: Capture) -> None:
 def test_no_line_of_the_log_has_a_marker(capture: Capture) -> None:
     found = capture.found_in([(line, line.encode()) for line in capture.log])
     assert not found, found
+
+
+def test_neither_redis_nor_the_log_has_the_id_of_a_user(capture: Capture) -> None:
+    """Channels and keys have hashes, and the log has names that only the operator can tell."""
+    assert PEOPLE.found(b"\n".join(value for _, value in capture.stored))
+    assert PEOPLE.found(capture.sent_to_redis) == set()
+    lines = [line for line in capture.log if PEOPLE.found(line.encode())]
+    assert not lines, "\n".join(lines)

@@ -18,6 +18,11 @@ from tests.support.waiting import eventually
 
 FLOW = "marked"
 ROUTE = f"/api/flow/{FLOW}"
+PEOPLE = Markers()
+"""The ids of users, which a database has in the clear, and neither Redis nor the log."""
+ADA, BOB, CYD, EVE, FAY, GUS, HAL = (
+    PEOPLE(name) for name in ("Ada", "Bob", "Cyd", "Eve", "Fay", "Gus", "Hal")
+)
 LIMITED = {"type": "object", "properties": {"limit": {"type": "integer"}, "code": {"enum": ["a", "b"]}}}
 
 
@@ -145,12 +150,12 @@ class MarkedRun:
     async def change_states(self) -> None:
         """Make every kind of change of a state, over HTTP and the socket, and every kind of refusal."""
         mark = self.markers
-        ada = await self.follower("ada", device=mark("Device"))
+        ada = await self.follower(ADA, device=mark("Device"))
         watcher = await self.follower("root", "flow:admin", device=mark("DeviceOfWatcher"))
         assert (await watcher.call("flow-watch", {"flowId": FLOW}))["ok"]
         assert (await ada.call("flow-subscribe", {"flowId": FLOW}))["ok"]
         assert (await ada.call("flow-presence", {"flowId": FLOW}))["ok"]
-        async with self.serving.http("ada") as http:
+        async with self.serving.http(ADA) as http:
             await self._start_and_refuse(http)
             await self._move(http)
             await self._hold(http)
@@ -206,9 +211,9 @@ class MarkedRun:
 
     async def _hold(self, http: httpx.AsyncClient) -> None:
         mark = self.markers
-        await self.admin("POST", f"{ROUTE}/pause", 200, {"reason": mark("PauseReason")}, userId="ada")
+        await self.admin("POST", f"{ROUTE}/pause", 200, {"reason": mark("PauseReason")}, userId=ADA)
         await self.call(http, "POST", f"{ROUTE}/transition/save", 409, {"payload": {"note": mark("Paused")}})
-        await self.admin("POST", f"{ROUTE}/resume", 200, None, userId="ada")
+        await self.admin("POST", f"{ROUTE}/resume", 200, None, userId=ADA)
 
     async def _review(self, http: httpx.AsyncClient, ada: Follower) -> None:
         mark = self.markers
@@ -223,9 +228,9 @@ class MarkedRun:
         )
         await ada.until(lambda f: any(event == "flow-error" for event, _ in f.events))
         assert (await ada.call("flow-transition", {**body, "requestId": mark("RequestId")}))["ok"]
-        people = [{"role": "reviewer", "userId": name} for name in ("bob", "eve")]
+        people = [{"role": "reviewer", "userId": name} for name in (BOB, EVE)]
         await self.call(http, "PUT", f"{ROUTE}/participants", 200, {"participants": people})
-        async with self.serving.http("bob") as bob:
+        async with self.serving.http(BOB) as bob:
             for path, given in (
                 ("claim", {"role": "reviewer"}),
                 ("transition/edit", {"payload": {"note": mark("Edited")}}),
@@ -233,7 +238,7 @@ class MarkedRun:
                 ("transition/approve", {"payload": {"note": mark("Vote")}, "message": mark("VoteMessage")}),
                 ("withdraw", None),
             ):
-                await self.call(bob, "POST", f"{ROUTE}/{path}", 200, given, userId="ada")
+                await self.call(bob, "POST", f"{ROUTE}/{path}", 200, given, userId=ADA)
 
     async def _replace(self, http: httpx.AsyncClient) -> None:
         mark = self.markers
@@ -244,9 +249,7 @@ class MarkedRun:
             "payload": {"note": mark("Set")},
             "message": mark("SetMessage"),
         }
-        await self.admin(
-            "PUT", f"{ROUTE}/state", 200, {**replaced, "entityId": mark("SetLabel")}, userId="ada"
-        )
+        await self.admin("PUT", f"{ROUTE}/state", 200, {**replaced, "entityId": mark("SetLabel")}, userId=ADA)
         for path in ("state", "history", "history/verify", "events", "states"):
             await self.call(http, "GET", f"{ROUTE}/{path}")
         token = (await self.call(http, "GET", f"{ROUTE}/token"))["token"]
@@ -262,24 +265,24 @@ class MarkedRun:
     async def change_in_bulk(self) -> None:
         """Start more states, and change many at once."""
         mark = self.markers
-        for user in ("bob", "cyd", "eve"):
+        for user in (BOB, CYD, EVE):
             async with self.serving.http(user) as http:
                 await self.call(http, "POST", f"{ROUTE}/start", 201, {"payload": {"note": mark("Another")}})
         operations: list[Json] = [
-            {"op": "set", "userId": "cyd", "body": {"step": "draft", "payload": {"note": mark("BulkSet")}}},
+            {"op": "set", "userId": CYD, "body": {"step": "draft", "payload": {"note": mark("BulkSet")}}},
             {
-                "op": "transition", "userId": "bob", "transition": "save", "requestId": mark("BulkRequest"),
+                "op": "transition", "userId": BOB, "transition": "save", "requestId": mark("BulkRequest"),
                 "body": {"payload": {"note": mark("BulkPayload")}, "message": mark("BulkMessage")},
             },
-            {"op": "transition", "userId": "bob", "transition": "check",
+            {"op": "transition", "userId": BOB, "transition": "check",
              "body": {"payload": {"limit": mark("BulkRefused")}}},
-            {"op": "pause", "userId": "cyd", "body": {"reason": mark("BulkPause")}},
-            {"op": "resume", "userId": "cyd"},
+            {"op": "pause", "userId": CYD, "body": {"reason": mark("BulkPause")}},
+            {"op": "resume", "userId": CYD},
         ]  # fmt: skip
         every = [{"flowId": FLOW, **each} for each in operations]
         await self.admin("POST", "/api/admin/states/batch", 200, {"operations": every})
         pause = {"op": "pause", "body": {"reason": mark("FilterPause")}}
-        chosen = {"filter": {"flowId": FLOW, "userId": "cyd"}, "operation": pause}
+        chosen = {"filter": {"flowId": FLOW, "userId": CYD}, "operation": pause}
         await self.admin("POST", "/api/admin/states/batch", 200, chosen)
 
     # Deliveries
@@ -289,19 +292,19 @@ class MarkedRun:
         mark = self.markers
         final = {"error": {"final": True, "reason": mark("FinalReason")}}
         answered = {"transition": "save", "payload": {"note": mark("Answered")}}
-        self.inbox.plans["fay"] = [
+        self.inbox.plans[FAY] = [
             Planned(500, {"detail": mark("FailedAnswer")}),
             Planned(200, answered, {"X-Note": mark("AnswerHeader")}),
         ]
-        self.inbox.plans["gus"] = [Planned(422, final), Planned(422, final)]
+        self.inbox.plans[GUS] = [Planned(422, final), Planned(422, final)]
         refused = {"transition": "check", "payload": {"limit": mark("AnsweredRefused")}}
-        self.inbox.plans["hal"] = [Planned(200, refused)]
-        for user in ("fay", "gus", "hal"):
+        self.inbox.plans[HAL] = [Planned(200, refused)]
+        for user in (FAY, GUS, HAL):
             async with self.serving.http(user) as http:
                 await self.call(http, "POST", f"{ROUTE}/start", 201, {"payload": {"note": mark("Delivered")}})
-        await self.inbox.until(lambda: bool(self.inbox.events("fay")))
+        await self.inbox.until(lambda: bool(self.inbox.events(FAY)))
         await self.admin("POST", "/api/admin/services/hook/enable", 200, {})
-        await self.inbox.until(lambda: len(self.inbox.events("fay")) >= 3)
+        await self.inbox.until(lambda: len(self.inbox.events(FAY)) >= 3)
         letters = await eventually(
             lambda: self.admin("GET", "/api/admin/dead-letters"), lambda page: len(page["items"]) == 1
         )
@@ -317,13 +320,13 @@ class MarkedRun:
         event["data"]["payload"] = {"note": mark("EditedLetter")}
         await self.admin("PATCH", place, 200, {"event": event})
         await self.admin("POST", f"{place}/redeliver")
-        await self.inbox.until(lambda: len(self.inbox.events("gus")) >= 2)
+        await self.inbox.until(lambda: len(self.inbox.events(GUS)) >= 2)
         await eventually(lambda: self.admin("GET", place), lambda found: found["letter"]["attemptCount"] == 2)
         await self.admin(
             "POST",
             "/api/admin/services/hook/replay",
             200,
-            {"fromRevision": 0, "flowId": FLOW, "userId": "fay"},
+            {"fromRevision": 0, "flowId": FLOW, "userId": FAY},
         )
         await self.admin("GET", "/api/admin/services/hook/failing")
 
@@ -355,28 +358,26 @@ class MarkedRun:
         """Damage a state and repair it, migrate, export, and end states."""
         mark = self.markers
         with MongoClient[Any](url) as client:
-            changed = client[database]["flow_states"].update_one(
-                {"userId": "eve"}, {"$set": {"step": "none"}}
-            )
+            changed = client[database]["flow_states"].update_one({"userId": EVE}, {"$set": {"step": "none"}})
         assert changed.modified_count == 1
-        async with self.serving.http("eve") as http:
+        async with self.serving.http(EVE) as http:
             await self.call(http, "GET", f"{ROUTE}/state", 500)
             await self.call(
                 http, "POST", f"{ROUTE}/transition/save", 500, {"payload": {"n": mark("Damaged")}}
             )
-        await self.admin("POST", f"{ROUTE}/recover", 200, None, userId="eve")
+        await self.admin("POST", f"{ROUTE}/recover", 200, None, userId=EVE)
         tag = (await self._admin.get(f"/api/flows/{FLOW}")).headers["etag"]
         second = definition("second")
         await self.call(self._admin, "POST", "/api/flows", 200, second, {"If-Match": tag})
         await self.admin("POST", f"/api/flows/{FLOW}/migrate", 200, {"from": 1, "to": 2})
         for path in ("/api/admin/states", "/api/admin/statistics"):
             await self.admin("GET", path)
-        exported = await self.admin("GET", "/api/admin/personal-data", userId="ada")
+        exported = await self.admin("GET", "/api/admin/personal-data", userId=ADA)
         assert mark("Set") in json.dumps(exported)
         await self.admin("POST", "/api/admin/purge")
 
     async def erase(self) -> None:
         """Erase one user, and end the state of another."""
-        await self.admin("DELETE", "/api/admin/personal-data", userId="ada")
-        async with self.serving.http("bob") as http:
+        await self.admin("DELETE", "/api/admin/personal-data", userId=ADA)
+        async with self.serving.http(BOB) as http:
             await self.call(http, "DELETE", f"{ROUTE}/state", 204)
