@@ -122,6 +122,7 @@ class Backend:
             webhooks=self.webhooks,
             streams=self.streams,
             secrets=self.secrets,
+            seals_streams=self.encryption.cipher is not None,
         )
 
     @asynccontextmanager
