@@ -46,7 +46,7 @@ def signed(user: str, *, key: EllipticCurvePrivateKey = _KEY, **claims: Any) -> 
 
 def unsound_tokens() -> dict[str, str | None]:
     """Return a token for each way in which one is not valid, all with the widest scopes."""
-    widest = {"scope": "flow:use flow:service flow:read flow:admin"}
+    widest: dict[str, Any] = {"scope": "flow:use flow:service flow:read flow:admin"}
     now = int(time.time())
     good = signed("olga", **widest)
     header, body, signature = good.split(".")
