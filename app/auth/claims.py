@@ -11,7 +11,10 @@ from app.contracts.integration import is_alias
 
 
 class ClaimNames(Struct, frozen=True):
-    """The names of the claims; ``realm_access.roles`` is a claim of that name, or a path."""
+    """The names of the claims; ``realm_access.roles`` is a claim of that name, or a path.
+
+    ``roles`` and ``scope`` may be several, separated by commas.
+    """
 
     user: str = "sub"
     roles: str = "roles"
@@ -36,11 +39,10 @@ class ClaimNames(Struct, frozen=True):
             raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
-        words = _texts(self.scope, find_claim(claims, self.scope))
-        scopes = frozenset(word for scope in words for word in scope.split())
+        scopes = frozenset(word for scope in _texts(self.scope, claims) for word in scope.split())
         if not any(scope.startswith(SCOPE_PREFIX) for scope in scopes):
             scopes |= {USE}
-        roles = frozenset(_texts(self.roles, find_claim(claims, self.roles)))
+        roles = frozenset(_texts(self.roles, claims))
         groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
         alias = find_claim(claims, self.service)
         if alias is not None and scopes & {ADMIN, SERVICE}:
@@ -72,19 +74,22 @@ def find_claim(claims: Any, name: str) -> Any:
 
 
 def put_claim(claims: dict[str, Any], name: str, value: Any) -> None:
-    """Add a claim at its path, where ``find_claim`` reads it."""
-    *around, last = name.split(".")
+    """Add a claim at its path, or at the first of several, where ``find_claim`` reads it."""
+    *around, last = name.split(",", maxsplit=1)[0].split(".")
     for part in around:
         claims = claims.setdefault(part, {})
     claims[last] = value
 
 
-def _texts(name: str, value: Any) -> list[str]:
-    found = _texts_in(value)
-    if found is None:
-        raise AuthenticationRequiredError(
-            f"The token's '{name}' claim must be a text or a list of texts", reason="claim"
-        )
+def _texts(names: str, claims: dict[str, Any]) -> list[str]:
+    found = []
+    for name in names.split(","):
+        texts = _texts_in(find_claim(claims, name))
+        if texts is None:
+            raise AuthenticationRequiredError(
+                f"The token's '{name}' claim must be a text or a list of texts", reason="claim"
+            )
+        found += texts
     return found
 
 

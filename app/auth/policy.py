@@ -49,6 +49,8 @@ class Permission(Enum):
     """Change a state of the caller's own, or of the user that the request names."""
     SUPPORT = "support"
     """Read states of all users."""
+    SEARCH = "search"
+    """Find states of all users by their fields."""
     SERVICE = "service"
     """Administer the registered service that the request names."""
     SERVICE_SUPPORT = "service support"
@@ -64,6 +66,7 @@ GRANTED_BY: Mapping[Permission, tuple[str, ...]] = {
     Permission.READ_STATES: (USE, READ, SERVICE, ADMIN),
     Permission.USE: (USE, SERVICE, ADMIN),
     Permission.SUPPORT: (READ, ADMIN),
+    Permission.SEARCH: (READ, SERVICE, ADMIN),
     Permission.SERVICE: (ADMIN,),
     Permission.SERVICE_SUPPORT: (READ, ADMIN),
     Permission.ADMIN: (ADMIN,),

@@ -6,8 +6,10 @@ from typing import Any, get_args
 
 import click
 import msgspec
+from msgspec import UNSET
 
 from app.cli.command import echo, main, on_store, with_service
+from app.cli.explanation import print_explanation
 from app.cli.json_arguments import read_json
 from app.cli.origin import CLI_ORIGIN
 from app.contracts.callers import trusted_caller
@@ -15,6 +17,7 @@ from app.contracts.commands import SetCommand
 from app.contracts.ports.states import ListedStatus
 from app.contracts.results import Recovered, Verification
 from app.contracts.wire.administration import recovery_view
+from app.contracts.wire.explanations import ExplanationView
 from app.contracts.wire.states import state_view
 from app.contracts.wire.times import iso
 from app.services import FlowService
@@ -103,6 +106,45 @@ def history(user_id: str, flow_id: str, entity_id: str | None) -> None:
             after = page.next
 
     with_service(run)
+
+
+@state.command()
+@_state_options
+@click.option("--transition", help="The transition to explain, by default all of the step.")
+@click.option("--to", help="A step to find the shortest way to.")
+@click.option("--payload", metavar="JSON", help="The payload that would be sent.")
+@click.option("--role", "roles", multiple=True, help="A role of the owner's token; several are possible.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(
+    user_id: str,
+    flow_id: str,
+    entity_id: str | None,
+    transition: str | None,
+    to: str | None,
+    payload: str | None,
+    roles: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Explain which transitions the owner may run now, why not, and the way to a step."""
+    given = UNSET if payload is None else read_json(payload, dict[str, Any])
+
+    async def run(service: FlowService) -> ExplanationView:
+        return await service.explanations.explain(
+            user_id,
+            flow_id,
+            caller=trusted_caller(user_id),
+            transition=transition,
+            to=to,
+            payload=given,
+            roles=roles,
+            entity_id=entity_id,
+        )
+
+    found = with_service(run)
+    if as_json:
+        _print_json(found)
+    else:
+        print_explanation(found)
 
 
 @state.command("set")

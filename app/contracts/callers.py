@@ -1,6 +1,7 @@
 """Authenticated callers, and trusted ones inside the process."""
 
 from collections.abc import Collection
+from typing import Literal
 
 from msgspec import Struct
 
@@ -21,6 +22,10 @@ SCOPE_PREFIX = "flow:"
 
 
 _FOR_ALL = frozenset({ADMIN, SERVICE})
+
+Purpose = Literal["read", "list", "follow", "watch"]
+"""The reason why a caller is shown a state: it reads that one or its history, lists states, follows it, or
+watches all states of a flow."""
 
 
 class Caller(Struct, frozen=True):
@@ -89,6 +94,11 @@ class Caller(Struct, frozen=True):
         if self.service:
             return False
         return self.user_id == user_id or self.acts_for_all or self.reads_all
+
+    def reads_others(self, user_id: str) -> bool:
+        """Return true if the caller reads states of any user, and is not that user."""
+        of_others = self.trusted or bool(self.scopes & {ADMIN, SERVICE, READ})
+        return of_others and not self.service and self.user_id != user_id
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
         """Return true if the caller has one of the ``wanted`` roles.

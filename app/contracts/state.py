@@ -98,15 +98,18 @@ class FlowState(Struct, frozen=True):
     definition. ``epoch`` identifies the state from a start to its end, ``revision`` counts the committed
     changes since the start (0 at first). Times are UTC with milliseconds. ``transitions`` are those that
     the caller may run now (none while paused, for ``pause_reason``); they follow from the definition
-    and are not stored. ``timeout_at`` is the time of the step's timeout; while paused it is absent, unless
-    the timeout is ``absolute``, and ``timeout_left_ms`` is the time left after the resumption.
-    ``expires_at`` is the end of the state if nothing changes it; while paused it is absent, and
-    ``expiry_left_ms`` is the lifetime left after the resumption.
+    and are not stored. ``masked`` are pointers to places of the payload with parts that the reader may not
+    see, which are absent (app.flow.people.field_access); a stored state has none. ``timeout_at`` is the time
+    of the step's timeout; while paused it is absent, unless the timeout is ``absolute``, and
+    ``timeout_left_ms`` is the time left after the resumption. ``expires_at`` is the end of the state if
+    nothing changes it; while paused it is absent, and ``expiry_left_ms`` is the lifetime left after the
+    resumption.
 
     ``participants`` have roles on this state, ``awaits`` are those of their roles that may run a transition
     of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` those of transitions to
     which a rule of the flow refers. ``people`` has a salt for each person but the owner whom any record of
-    the state names (app.flow.history_chain).
+    the state names (app.flow.history_chain). ``search_terms`` are those of a flow with searchable fields, in
+    a state that is about to be committed: the document has them, no record does, and they are not read back.
     """
 
     flow: str
@@ -138,6 +141,8 @@ class FlowState(Struct, frozen=True):
     runs: tuple[TransitionBy, ...] | UnsetType = UNSET
     people: tuple[PersonSalt, ...] | UnsetType = UNSET
     transitions: tuple[AvailableTransition, ...] = ()
+    masked: tuple[str, ...] | UnsetType = UNSET
+    search_terms: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def next_transition(self) -> AvailableTransition | None:
@@ -189,5 +194,5 @@ class FlowState(Struct, frozen=True):
         return self.status in TERMINAL_STATUSES or (self.expires_at is not UNSET and self.expires_at <= now)
 
 
-NOT_STORED = ("transitions",)
-"""Members of a state that follow from its definition."""
+NOT_STORED = ("transitions", "masked", "search_terms")
+"""Members of a state, or of a record, that follow from its definition, its payload and the reader."""

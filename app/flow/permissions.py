@@ -22,6 +22,8 @@ from app.flow.conditions.payload_schemas import payload_faults
 from app.flow.people.approvals import has_voted, required_roles
 from app.flow.people.claims import blocking_claim, claimed_error
 from app.flow.people.duties import excluding_run
+from app.flow.people.field_access import masks_fields
+from app.flow.values.masking import Mask
 from app.flow.values.payload import require_storable
 
 
@@ -36,9 +38,16 @@ def require_visible(flow: Flow, caller: Caller) -> None:
 
 
 def require_runnable(
-    transition: FlowTransition, state: FlowState, payload: Payload, caller: Caller, now: datetime
+    transition: FlowTransition,
+    state: FlowState,
+    payload: Payload,
+    caller: Caller,
+    now: datetime,
+    mask: Mask | None = None,
 ) -> None:
     """Raise unless the caller may run a transition of the state's step with this payload.
+
+    No error has values of the state that ``mask`` hides from the caller.
 
     Raises:
         InsufficientPermissionsError: The caller has none of the roles.
@@ -47,30 +56,51 @@ def require_runnable(
         InvalidPayloadError: The payload cannot be stored or does not fit the schema; it lists every fault.
         GuardRefusedError: The guard does not pass.
     """
+    require_role(transition, caller)
+    require_other_person(transition, state, caller)
+    require_unclaimed(transition, state, caller, now)
+    require_fitting_payload(transition, state, payload)
+    if transition.guard is not None:
+        check_guard(transition.guard, transition.transition, state, payload, caller, now, mask)
+
+
+def require_role(transition: FlowTransition, caller: Caller) -> None:
+    """Raise InsufficientPermissionsError unless the caller has a role that the transition requires."""
     roles = _missing_roles(transition, caller)
-    if roles is not None:
-        needed = f"one of the roles {_listed(roles)}" if roles else "the timer"
-        if required_roles(transition) is None:
-            needed = "the owner of the state, or a service"
-        raise InsufficientPermissionsError(
-            f"Transition {transition.transition} requires {needed}",
-            transition=transition.transition,
-            roles=roles,
-        )
+    if roles is None:
+        return
+    needed = f"one of the roles {_listed(roles)}" if roles else "the timer"
+    if required_roles(transition) is None:
+        needed = "the owner of the state, or a service"
+    raise InsufficientPermissionsError(
+        f"Transition {transition.transition} requires {needed}",
+        transition=transition.transition,
+        roles=roles,
+    )
+
+
+def require_other_person(transition: FlowTransition, state: FlowState, caller: Caller) -> None:
+    """Raise SeparationOfDutiesError if the caller ran a transition that excludes it from this one."""
     ran = excluding_run(transition, state, caller)
     if ran is not None:
         raise SeparationOfDutiesError(transition.transition, ran)
+
+
+def require_unclaimed(transition: FlowTransition, state: FlowState, caller: Caller, now: datetime) -> None:
+    """Raise ClaimedError if another person has claimed the tasks of the caller's roles."""
     blocking = blocking_claim(transition, state, caller, now)
     if blocking is not None:
         raise claimed_error(blocking)
+
+
+def require_fitting_payload(transition: FlowTransition, state: FlowState, payload: Payload) -> None:
+    """Raise InvalidPayloadError, with every fault, if a payload cannot be stored or does not fit."""
     require_storable(payload)
     if transition.payload_schema is not None:
         place = Place(state.flow, state.step, transition.transition)
         faults = payload_faults(transition.payload_schema, payload, place)
         if faults:
             raise InvalidPayloadError([Fault(f"/payload{one.pointer}", one.message) for one in faults])
-    if transition.guard is not None:
-        check_guard(transition.guard, transition.transition, state, payload, caller, now)
 
 
 def _missing_roles(transition: FlowTransition, caller: Caller) -> list[str] | None:
@@ -158,7 +188,11 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
 
 
 def require_undo_guards(
-    candidates: Sequence[FlowTransition], state: FlowState, caller: Caller, now: datetime
+    candidates: Sequence[FlowTransition],
+    state: FlowState,
+    caller: Caller,
+    now: datetime,
+    mask: Mask | None = None,
 ) -> None:
     """Raise GuardRefusedError if every candidate has a guard on ``user`` and none passes for the caller.
 
@@ -170,6 +204,7 @@ def require_undo_guards(
         state: The state to undo.
         caller: The caller.
         now: The time that guards see.
+        mask: The parts of the payload that the caller does not see.
     """
     guards = [(each.guard or "", each.transition) for each in candidates]
     if not guards or caller.is_administrator or any(not g or not compiled(g).reads_user for g, _ in guards):
@@ -178,7 +213,7 @@ def require_undo_guards(
     payload = {} if state.payload is UNSET else state.payload
     for n, (guard, name) in enumerate(guards, 1):
         try:
-            check_guard(guard, name, before, payload, caller, now)
+            check_guard(guard, name, before, payload, caller, now, mask)
         except GuardRefusedError:
             if n == len(guards):
                 raise
@@ -224,13 +259,21 @@ def _is_barred(transition: FlowTransition, state: FlowState, caller: Caller, now
 
 
 def depends_on_caller(flow: Flow, step: FlowStep) -> bool:
-    """True if the transitions that may run at a step differ between callers."""
-    return flow.participants is not None or any(
+    """True if callers may run different transitions at a step, or see different fields."""
+    return (
+        flow.participants is not None
+        or masks_fields(flow)
+        or any(_transition_depends_on_caller(each) for each in step.transitions.values())
+    )
+
+
+def _transition_depends_on_caller(transition: FlowTransition) -> bool:
+    """True if a transition may run for one caller and not for another."""
+    return (
         transition.roles is not None
         or transition.approvals is not None
         or bool(transition.not_by)
         or (transition.guard is not None and compiled(transition.guard).reads_user)
-        for transition in step.transitions.values()
     )
 
 

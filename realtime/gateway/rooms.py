@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 
+from app.contracts.callers import Purpose
 from app.contracts.errors import AuthenticationRequiredError, FlowError
 from app.contracts.events import Resync, StateChanged, Topic
 from app.contracts.state import StateId
@@ -165,7 +166,9 @@ class Rooms:
 
     async def _deliver_change(self, topic: Topic, event: StateChanged) -> None:
         rooms = [flow_room(event.flow_id)]
+        purpose: Purpose = "watch"
         if topic.kind == "user":
+            purpose = "follow"
             rooms = [user_room(event.user_id), state_room(event.state_id)]
         sessions: list[Session] = []
         try:
@@ -177,7 +180,8 @@ class Rooms:
                 await self._emit_change(topic, event, rooms)
                 return
             own = [
-                (session, await self._state_events.for_caller(event, session.caller)) for session in sessions
+                (session, await self._state_events.for_caller(event, session.caller, purpose=purpose))
+                for session in sessions
             ]
         except Exception as error:  # noqa: BLE001 - the clients read their states again instead
             log.warning("change not delivered", flow=event.flow_id, **describe(error))

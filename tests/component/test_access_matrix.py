@@ -38,6 +38,7 @@ OF_A_STATE: dict[str, Any] = {
     "withdrawVote": {},
     "getFlowHistory": None,
     "verifyFlowHistory": None,
+    "explainFlowState": None,
     "getFlowEvents": None,
     "streamFlowState": None,
     "getStateToken": None,

@@ -103,7 +103,7 @@ class ServiceWorld(Doors):
         rig = Rig()
         rig.clock.time = datetime.now(UTC)
         keys = rig.service.integrations.keys
-        made = cls(rig, TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"], service_keys=keys))
+        made = cls(rig, TokenVerifier(key=KEY, algorithms=["HS256"], service_keys=keys))
         for alias in ("payment", "user"):
             now = rig.clock.now()
             registration = Integration(alias=alias, registered_at=now, updated_at=now)

@@ -77,6 +77,10 @@ def test_state(shell: Shell) -> None:
     made = json.loads(shell("state", "set", *which, '{"step": "verification"}'))
     assert (made["step"], made["revision"]) == ("verification", 0)
     assert json.loads(shell("state", "show", *which)) == made
+    explained = shell("state", "explain", *which, "--to", "completed")
+    assert "at verification (active, revision 0)" in explained
+    assert "the shortest way to completed" in explained
+    assert json.loads(shell("state", "explain", *which, "--json"))["state"]["step"] == "verification"
     assert "/nonsense" not in shell("state", "set", *which, '{"step": 1, "nonsense": 2}', code=1)
     assert "JSON" in shell("state", "set", *which, "{", code=2)
     assert shell("state", "clear", *which) == "cleared\n"

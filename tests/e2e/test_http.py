@@ -328,6 +328,28 @@ async def test_the_sign_in_flow(serving: Serving, user: str) -> None:
         assert done["transitions"] == []
 
 
+async def test_a_transition_is_explained(serving: Serving, user: str) -> None:
+    async with serving.http(user) as http:
+        route = "/api/flow/user-onboarding"
+        assert (await http.get(f"{route}/explain")).json()["code"] == "FLOW_NOT_STARTED"
+        await http.post(f"{route}/start")
+        steps = (await http.get("/api/flows/user-onboarding")).json()["steps"]
+        *_, last = steps
+        found = (await http.get(f"{route}/explain", params={"to": last, "payload": "{}"})).json()
+        assert found["state"]["step"] == next(iter(steps))
+        assert [hop["step"] for hop in found["way"]["hops"]][-1] == last
+        assert all(check["message"] for each in found["transitions"] for check in each["checks"])
+        for query in ({"payload": "["}, {"payload": "[]"}, {"to": "nowhere"}):
+            refusal = await http.get(f"{route}/explain", params=query)
+            assert (refusal.status_code, refusal.json()["code"]) == (422, "INVALID_REQUEST")
+        assert (await http.get(f"{route}/explain", params={"roles": "gold"})).status_code == 403
+        done = (await http.get(f"{route}/explain", params={"transition": "nosuch"})).json()
+        assert [check["condition"] for each in done["transitions"] for check in each["checks"]] == [
+            "status",
+            "step",
+        ]
+
+
 async def test_validate_stores_nothing(serving: Serving, user: str) -> None:
     async with serving.http(user) as http:
         sound = (await http.post("/api/flows/validate", json=flow_dict(f"v-{user}"))).json()
@@ -451,7 +473,7 @@ async def test_an_administrator_holds_and_releases(serving: Serving, user: str) 
 async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(parts: Backend) -> None:
     application = build_application(
         parts.service,
-        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key="k" * 32, algorithms=["HS256"]),
         checks={},
         cors_origins=["https://app.example"],
         max_payload_bytes=1000,

@@ -16,7 +16,7 @@ from app.contracts.errors import BusUnavailableError, FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
 from app.contracts.people import Participant
-from app.contracts.ports.ciphers import PayloadText
+from app.contracts.ports.ciphers import PayloadText, SealedText, Unopened
 from app.contracts.ports.leases import Lease
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
@@ -69,6 +69,7 @@ class FakeStateStore:
         self.stored: dict[str, StoredState] = {}
         self.damaged: dict[str, DamagedState] = {}
         self.aside: list[DamagedState] = []
+        self.terms: dict[str, tuple[str, ...]] = {}
 
     async def load(self, state_id: StateId) -> StoredState | None:
         key = state_id.key
@@ -88,6 +89,7 @@ class FakeStateStore:
             before.revision,
         ):
             return False
+        record, after = self._take_terms(record)
         pending = (*(present.pending if present else ()), as_stored(record))
         request = remembered_request(record)
         recent = (*(present.recent if present else ()), *([request] if request else []))[
@@ -98,6 +100,14 @@ class FakeStateStore:
         place = payload_place(record, present.payload_at if present else None)
         self.stored[after.key] = StoredState(after, pending, recent, head, place)
         return True
+
+    def _take_terms(self, record: HistoryRecord) -> tuple[HistoryRecord, FlowState]:
+        """Store the terms of a state; neither it nor its record has them afterwards."""
+        after = record.after
+        assert isinstance(after, FlowState)
+        self.terms[after.key] = after.search_terms or ()
+        after = structs.replace(after, search_terms=UNSET)
+        return structs.replace(record, after=after), after
 
     async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
         key = state_id.key
@@ -116,6 +126,7 @@ class FakeStateStore:
         request = remembered_request(record)
         recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED_REQUESTS:]
         place = payload_place(record, None)
+        record, after = self._take_terms(record)
         self.stored[after.key] = StoredState(after, (record,), recent, head, place)
         return True
 
@@ -173,6 +184,20 @@ class FakeStateStore:
             and any(one in roles and one.role in (k.state.awaits or ()) for one in k.state.participants or ())
         ]
         in_order = sorted(waiting, key=lambda state: state.key)
+        page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
+        return StatePage(page, page[-1].key if full else None)
+
+    async def find_by_terms(
+        self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        found = [
+            k.state
+            for key, k in self.stored.items()
+            if key > (after or "")
+            and not k.state.is_gone_at(now)
+            and any(term in terms for term in self.terms.get(key, ()))
+        ]
+        in_order = sorted(found, key=lambda state: state.key)
         page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
         return StatePage(page, page[-1].key if full else None)
 
@@ -504,27 +529,43 @@ class FakeSecretStore:
 
 
 class FakeCipher:
-    """Reverses texts and marks them with their owner and document.
+    """Reverses texts and marks them with their owner, document and field.
 
-    ``calls`` counts the texts of each call.
+    ``calls`` counts the texts of each call, ``fresh`` the calls with fresh keys. After ``erase``, texts of
+    before have no key.
     """
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.fresh = 0
+        self._generations: dict[str | None, int] = {}
 
-    async def seal_many(self, texts: Sequence[PayloadText]) -> list[str]:
+    def erase(self, user_id: str) -> None:
+        self._generations[user_id] = self._generations.get(user_id, 0) + 1
+
+    async def seal_many(self, texts: Sequence[PayloadText], *, fresh: bool = False) -> list[bytes]:
         self.calls.append(len(texts))
-        return [self._mark(text) + text.text[::-1] for text in texts]
+        self.fresh += fresh
+        return [self._mark(text) + text.text[::-1].encode() for text in texts]
 
-    async def open_many(self, texts: Sequence[PayloadText]) -> list[str]:
+    async def open_many(self, texts: Sequence[SealedText]) -> list[str | Unopened]:
         self.calls.append(len(texts))
-        for text in texts:
-            if not text.text.startswith(self._mark(text)):
-                raise ValueError(f"sealed for another document than {text.document_id}")
-        return [text.text.removeprefix(self._mark(text))[::-1] for text in texts]
+        return [self._open(text) for text in texts]
 
-    def _mark(self, text: PayloadText) -> str:
-        return f"<{text.user_id}|{text.document_id}>"
+    async def seals_with(self, user_id: str, sealed: bytes) -> bool:
+        return sealed[1:9] == b"%08d" % self._generations.get(user_id, 0)
+
+    def _open(self, text: SealedText) -> str | Unopened:
+        mark = self._mark(text)
+        if text.sealed.startswith(mark):
+            return text.sealed.removeprefix(mark).decode()[::-1]
+        generation = int(text.sealed[1:9].decode()) if text.sealed[1:9].isdigit() else -1
+        is_erased = 0 <= generation < self._generations.get(text.user_id, 0)
+        return Unopened.ERASED if is_erased else Unopened.DAMAGED
+
+    def _mark(self, text: PayloadText | SealedText) -> bytes:
+        generation = self._generations.get(text.user_id, 0)
+        return f"\1{generation:08d}<{text.user_id}|{text.document_id}|{text.field}>".encode()
 
 
 class FakeStatistics:

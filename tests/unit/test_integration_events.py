@@ -127,7 +127,7 @@ async def test_the_entity_of_a_state(events: IntegrationEvents) -> None:
 async def test_fields_choose_parts_of_the_payload(events: IntegrationEvents) -> None:
     def payload(registration: Integration, given: Any) -> object:
         record = change("set", "pay", "pay", payload=given)
-        return data_of(events.event(registration, record, "flow.set")).get("payload", "absent")
+        return data_of(events.event(registration, record, "flow.set", flow=FLOW)).get("payload", "absent")
 
     given = {"sum": 5, "customer": {"name": "Ada", "iban": "DE02"}}
     only = integration(fields=("/customer/name",))
@@ -182,10 +182,10 @@ async def test_an_event_never_names_people_beside_actor_and_owner(events: Integr
 async def test_a_large_event_is_reduced_to_its_ids() -> None:
     events = await made(max_bytes=600)
     large = change("set", "pay", "pay", payload={"text": "x" * 600})
-    event = events.event(integration(), large, "flow.set", replay=True)
+    event = events.event(integration(), large, "flow.set", flow=FLOW, replay=True)
     assert data_of(event) == {**IDS, "truncated": True}
     assert json.decode(event.body)["replay"] is True
-    fitting = events.event(integration(fields=("/sum",)), large, "flow.set")
+    fitting = events.event(integration(fields=("/sum",)), large, "flow.set", flow=FLOW)
     assert "truncated" not in data_of(fitting)
 
 

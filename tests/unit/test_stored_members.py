@@ -41,7 +41,7 @@ def full_state() -> FlowState:
 
 
 def test_every_member_of_a_record_is_sealed_erasable_or_listed_as_not_sealed() -> None:
-    groups = [*SEALED, "after", *LINK, *ERASABLE, "salt", *NOT_SEALED]
+    groups = [*SEALED, "after", *LINK, *ERASABLE, "salt", *NOT_SEALED, "masked"]
     assert sorted(groups) == members(HistoryRecord)
     assert sorted([*SEALED_AFTER, *NOT_SEALED_AFTER, *ERASABLE_AFTER, *NOT_STORED]) == members(FlowState)
 
@@ -119,8 +119,11 @@ def test_people_are_lists_of_documents_and_times_are_dates() -> None:
 
 def test_every_member_of_a_record_passes_the_codec() -> None:
     record = full_record()
-    assert [name for name in members(HistoryRecord) if getattr(record, name) is UNSET] == ["payload_revision"]
-    assert sorted(document_fields(HistoryRecord)) == members(HistoryRecord)
+    assert [name for name in members(HistoryRecord) if getattr(record, name) is UNSET] == [
+        "masked",
+        "payload_revision",
+    ]
+    assert sorted([*document_fields(HistoryRecord), "masked"]) == members(HistoryRecord)
     assert record_from_document(record_to_document(record)) == record
     assert record.after is not UNSET
     naming = structs.replace(record, payload_revision=0, after=structs.replace(record.after, payload=UNSET))

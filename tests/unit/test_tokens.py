@@ -26,7 +26,7 @@ KEY = "k" * 64
 
 
 def verifier(**changes: Any) -> TokenVerifier:
-    return TokenVerifier(**{"key": KEY, "jwks_url": None, "algorithms": ["HS256"], **changes})
+    return TokenVerifier(**{"key": KEY, "algorithms": ["HS256"], **changes})
 
 
 def token(key: str = KEY, algorithm: str = "HS256", **claims: Any) -> str:

@@ -32,6 +32,7 @@ from app.contracts.errors.flows import (
     StateBusyError,
     StatePausedError,
     StoreUnavailableError,
+    UserErasedError,
     VersionConflictError,
 )
 from app.contracts.errors.operational import (
@@ -39,6 +40,8 @@ from app.contracts.errors.operational import (
     DataTransferError,
     DefinitionSourceError,
     OperationalError,
+    SigningKeysError,
+    WrappingKeyMissingError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -117,14 +120,17 @@ __all__ = [
     "SeparationOfDutiesError",
     "ServiceConflictError",
     "ServiceNotFoundError",
+    "SigningKeysError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
     "StoreUnavailableError",
     "TooManyConnectionsError",
+    "UserErasedError",
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",
+    "WrappingKeyMissingError",
     "cut",
     "service_limit_error",
 ]

@@ -34,7 +34,7 @@ class WrappedKey(Struct, frozen=True):
 
 
 class DestroyedKey(Struct, frozen=True):
-    """What is left of a data key that an erasure destroyed."""
+    """The trace of a data key that an erasure destroyed."""
 
     id: str
     at: datetime
@@ -80,8 +80,11 @@ class DataKeyStore(Protocol):
     async def wrapped_by_others(self, wrapping: str, after: str, limit: int) -> Sequence[DataKeyRing]:
         """Return owners, by name after ``after``, with a usable key that another key than this one wraps."""
 
+    async def other_wrappings(self, known: Collection[str]) -> Sequence[str]:
+        """Return the ids of all keys but these that wrap a usable data key. Quick if there are none."""
+
     async def count_by_wrapping(self) -> Mapping[str, int]:
-        """Count the usable data keys by the ids of the keys that wrap them."""
+        """Count the owners with usable data keys, by the ids of the keys that wrap those."""
 
 
 class KeyWrapping(Protocol):
@@ -124,3 +127,12 @@ class UserKeys(Protocol):
         Raises:
             StoreUnavailableError: The store does not respond.
         """
+
+    async def last_destroyed(self, user_id: str) -> DestroyedKey | None:
+        """Return the data key of a user that was destroyed last. Raises StoreUnavailableError."""
+
+    def forget(self, user_id: str) -> None:
+        """Forget the data keys of a user in the cache, as another worker has erased the data."""
+
+    def forget_all(self) -> None:
+        """Forget all data keys in the cache, as events of erasures may have been missed."""

@@ -14,6 +14,7 @@ class IntegrationEventData(Struct, frozen=True, kw_only=True, rename="camel"):
     An event with ids only has the members as far as ``revision``. ``entity_id`` is the entity that the flow
     runs for: a part of the state's identity, or a label. ``service`` is the one that owns ``step``.
     ``payload`` is the whole payload of the state after the change, or the registered ``fields`` of it.
+    ``masked`` are JSON pointers to sensitive parts of it that the registration does not list.
     ``truncated``: the event would exceed the limit of bytes, so that it has ids only.
     """
 
@@ -31,6 +32,7 @@ class IntegrationEventData(Struct, frozen=True, kw_only=True, rename="camel"):
     status: Status | UnsetType = UNSET
     actor: str | UnsetType = UNSET
     payload: Payload | UnsetType = UNSET
+    masked: tuple[str, ...] | UnsetType = UNSET
     message: str | UnsetType = UNSET
     ok: bool | UnsetType = UNSET
     truncated: bool | UnsetType = UNSET

@@ -29,7 +29,9 @@ class StateView(Struct, frozen=True, rename="camel"):
     ``previous``; absent: all callers who may act on the state, empty: administrators only. With
     ``instances``, ``many``, ``entity_id`` is a part of the state's identity, otherwise a label.
     ``participants``, ``claims`` and ``votes`` are those of people; ``votes`` are cast at this step,
-    ``runs`` are those of transitions that a rule of the flow refers to.
+    ``runs`` are those of transitions that a rule of the flow refers to. ``masked`` are JSON pointers to
+    places of the payload with parts that the caller may not see: the part itself, or the object or list that
+    lacks some of its members.
     """
 
     flow: str
@@ -57,6 +59,7 @@ class StateView(Struct, frozen=True, rename="camel"):
     claims: tuple[ClaimView, ...] | UnsetType = UNSET
     votes: tuple[TransitionBy, ...] | UnsetType = UNSET
     runs: tuple[TransitionBy, ...] | UnsetType = UNSET
+    masked: tuple[str, ...] | UnsetType = UNSET
 
 
 class StateUpdatedEvent(StateView, frozen=True, rename="camel", kw_only=True):
@@ -98,7 +101,7 @@ class CaughtUpView(Struct, frozen=True, rename="camel"):
     complete: bool
 
 
-NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms", "awaits", "people")
+NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms", "awaits", "people", "search_terms")
 """Members of a state that no view has; every other one is a member of StateView."""
 
 _SOURCES = {"entity_id": "entity", "instances": "instances"}

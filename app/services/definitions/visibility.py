@@ -7,7 +7,7 @@ import structlog
 from msgspec import structs
 
 from app.auth.policy import require_reading_for
-from app.contracts.callers import Caller
+from app.contracts.callers import Caller, Purpose
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowStateCorruptionError,
@@ -24,7 +24,9 @@ from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.conditions.guards import compile_all
 from app.flow.people.callers import caller_on, may_see
 from app.flow.step_services import owns_current_step
+from app.flow.values.masking import Mask
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.field_masks import FieldMasks
 from app.services.definitions.service_access import ServiceAccess, is_readable
 
 log = structlog.get_logger("access")
@@ -38,9 +40,12 @@ MAX_GUARDS_ON_LOOP = 4
 
 
 class Visibility:
-    """Applies definitions to callers: the newest version for visibility, a state's own for transitions."""
+    """Applies definitions to callers: the newest version for visibility, a state's own for the rest."""
 
-    def __init__(self, catalog: DefinitionCatalog, states: StateStore, clock: Clock) -> None:
+    def __init__(
+        self, catalog: DefinitionCatalog, states: StateStore, masks: FieldMasks, clock: Clock
+    ) -> None:
+        self._masks = masks
         self._states = states
         self._catalog = catalog
         self.services = ServiceAccess(catalog)
@@ -131,13 +136,19 @@ class Visibility:
             access.require_clearable(definition.flow, caller_on(definition.flow, state, caller))
 
     async def with_transitions(
-        self, state: FlowState, caller: Caller, budget: GuardBudget | None = None
+        self,
+        state: FlowState,
+        caller: Caller,
+        budget: GuardBudget | None = None,
+        *,
+        purpose: Purpose = "read",
     ) -> FlowState:
-        """Return the state with the transitions that the caller may run now.
+        """Return the state as the caller may see it, with the transitions that it may run now.
 
         Args:
-            state: The state.
+            state: The state, with its whole payload.
             caller: The caller.
+            purpose: The reason why it is shown.
             budget: A bound of the evaluation of guards, None for one of this state alone. Transitions whose
                 guards exceed it are left out, which is logged.
         """
@@ -145,17 +156,25 @@ class Visibility:
         await self._prepare(definition, state)
         budget = budget or GuardBudget()
         if not caller.may_use:
-            return structs.replace(state, transitions=())
+            return self._masks.state(definition.flow, structs.replace(state, transitions=()), caller, purpose)
         if caller.service and not owns_current_step(definition.flow, state, caller.service):
-            return structs.replace(state, transitions=())
+            return self._masks.state(definition.flow, structs.replace(state, transitions=()), caller, purpose)
         skipped, seconds = budget.skipped, budget.seconds
-        caller = caller_on(definition.flow, state, caller)
-        state = rules.with_transitions(definition, state, caller, self._clock.now(), budget)
+        effective = caller_on(definition.flow, state, caller)
+        state = rules.with_transitions(definition, state, effective, self._clock.now(), budget)
         if budget.skipped > skipped:
             self._report_skipped(state, budget.skipped - skipped)
         if budget.seconds - seconds > YIELD_SECONDS:
             await asyncio.sleep(0)  # so that many states in a row do not block other requests
-        return state
+        return self._masks.state(definition.flow, state, caller, purpose)
+
+    def mask(self, flow: Flow, state: FlowState, caller: Caller, purpose: Purpose = "read") -> Mask | None:
+        """Return the parts of a state's payload that the caller does not see, None if it sees all."""
+        return self._masks.mask(flow, state, caller, purpose)
+
+    async def without_transitions(self, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
+        """Return a state as the caller may see it, also one whose definition cannot be read."""
+        return await self._masks.damaged_state(structs.replace(state, transitions=()), caller, purpose)
 
     async def with_transitions_of_all(self, states: Iterable[FlowState], caller: Caller) -> list[FlowState]:
         """Return the states that the caller may see, with the transitions that it may run now.
@@ -169,10 +188,10 @@ class Visibility:
             if not await self.sees(state, caller):
                 continue
             try:
-                found.append(await self.with_transitions(state, caller, budget))
+                found.append(await self.with_transitions(state, caller, budget, purpose="list"))
             except FlowStateCorruptionError as damage:
                 log.error("damaged state", state=state.key, reason=damage.details["reason"])
-                found.append(state)
+                found.append(await self.without_transitions(state, caller, "list"))
         return found
 
     async def _prepare(self, definition: FlowDefinition, state: FlowState) -> None:

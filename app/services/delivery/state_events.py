@@ -3,7 +3,7 @@
 import structlog
 from msgspec import UNSET, Raw, Struct, json, structs
 
-from app.contracts.callers import Caller, trusted_caller
+from app.contracts.callers import Caller, Purpose, trusted_caller
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord, state_after
@@ -61,9 +61,16 @@ class StateEvents:
         return not event.depends_on_caller and await self._access.is_same_for_everyone(event.flow_id)
 
     async def for_caller(
-        self, event: StateChanged, caller: Caller, budget: GuardBudget | None = None
+        self,
+        event: StateChanged,
+        caller: Caller,
+        budget: GuardBudget | None = None,
+        *,
+        purpose: Purpose = "follow",
     ) -> StateChanged | None:
         """Return the event as the caller may see it, None if it may not see the flow or the state.
+
+        ``purpose`` is that of the caller: it follows the state, or watches the flow.
 
         The end of a state, which has no data, is for everybody who could see it up to then.
         """
@@ -71,20 +78,21 @@ class StateEvents:
             return None
         may_read = caller.may_read(event.user_id)
         if not event.depends_on_caller and not caller.service:
-            if caller.acts_for(event.user_id):
+            if caller.acts_for(event.user_id) or has_ended(event):
                 return event
             if not may_read:
-                return event if has_ended(event) else None
+                return None
         update = json.decode(event.body, type=StateUpdatedEvent)
         state = state_of_view(update)
         if not may_read and not await self._access.sees(state, caller):
             return None
         try:
-            shown = await self._access.with_transitions(state, caller, budget)
-            transitions = shown.transitions
+            shown = await self._access.with_transitions(state, caller, budget, purpose=purpose)
         except FlowError:  # the change itself must be delivered
-            transitions = ()
-        own = structs.replace(update, transitions=transitions)
+            shown = await self._access.without_transitions(state, caller, purpose)
+        own = structs.replace(
+            update, transitions=shown.transitions, payload=shown.payload, masked=shown.masked
+        )
         return structs.replace(event, body=Raw(encode(own)))
 
 

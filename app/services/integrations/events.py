@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
+from app.contracts.callers import service_caller
 from app.contracts.deliveries import FailureReason
 from app.contracts.flow import Flow
 from app.contracts.integration import Integration
@@ -17,6 +18,7 @@ from app.contracts.state import FlowState, Payload
 from app.contracts.wire.encoding import encode
 from app.contracts.wire.integration_events import IntegrationEventData, IntegrationEventView
 from app.contracts.wire.times import iso
+from app.flow.people.field_access import EVERYTHING, mask_for, masked_state
 from app.flow.step_services import owner_of
 from app.flow.values.projection import project
 from app.kit.ids import new_id
@@ -178,6 +180,7 @@ def _data(
     integration: Integration, record: HistoryRecord, state: FlowState, flow: Flow | None
 ) -> IntegrationEventData:
     step = None if flow is None else flow.steps.get(state.step)
+    seen = _seen_state(integration, state, flow)
     return structs.replace(
         _ids(state),
         version=record.version,
@@ -188,10 +191,23 @@ def _data(
         service=UNSET if flow is None or step is None else owner_of(flow, step, state.service),
         status=state.status,
         actor=record.actor,
-        payload=_payload(integration, state.payload),
+        payload=seen.payload,
+        masked=seen.masked,
         message=state.message,
         ok=state.ok,
     )
+
+
+def _seen_state(integration: Integration, state: FlowState, flow: Flow | None) -> FlowState:
+    """Return a state with the part of its payload that an integration receives.
+
+    Without the definition nobody knows which fields are sensitive.
+    """
+    seen = structs.replace(state, payload=_payload(integration, state.payload))
+    if flow is None:
+        return masked_state(seen, EVERYTHING)
+    caller = service_caller(integration.alias)
+    return masked_state(seen, mask_for(flow, state, caller, "watch", integration.fields or ()))
 
 
 def _payload(integration: Integration, payload: Payload | UnsetType) -> Payload | UnsetType:

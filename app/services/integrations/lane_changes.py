@@ -100,7 +100,7 @@ class LaneChanges:
         only = HistoryFilter(since=since)
         while True:
             async with self._reading:
-                page = await self._history.read(state_id, after, PAGE_SIZE, only, with_payloads=True)
+                page = await self._history.read(state_id, after, PAGE_SIZE, only, None, with_payloads=True)
             changes = [record for record in page.items if record.after is not UNSET]
             records = changes
             if end is not None:

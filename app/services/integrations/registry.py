@@ -1,7 +1,7 @@
 """The registry: all registered integrations in the memory of each worker, and changes of them."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import structlog
@@ -91,6 +91,11 @@ class IntegrationRegistry:
     def find(self, alias: str) -> Integration | None:
         """Return a registration as it was last read, None if there was none."""
         return self._by_alias.get(alias)
+
+    def fields_of(self, alias: str) -> Sequence[str]:
+        """Return the fields that a registration lists, as it was last read; none if it lists none."""
+        found = self.find(alias)
+        return () if found is None else found.fields or ()
 
     def aliases(self) -> Collection[str]:
         """Return the aliases of the registrations as they were last read."""

@@ -84,7 +84,7 @@ class CatchUp:
         await self._access.require_seen(state_id, state, caller)
         present = None
         if not state.is_gone_at(self._clock.now()):
-            present = await self._access.with_transitions(state, caller)
+            present = await self._access.with_transitions(state, caller, purpose="follow")
         elif state.status not in TERMINAL_STATUSES:  # it has expired, but no record of it is committed yet
             return CaughtUp(None)
         if held.from_start and present is not None and held.epoch != state.epoch:

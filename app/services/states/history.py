@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import UNSET, json
 
+from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.errors import Fault, FlowStateCorruptionError, InvalidRequestError
 from app.contracts.pages import Page, take_page
@@ -25,6 +26,7 @@ from app.contracts.state import StateId, StatePosition
 from app.flow.history_chain import Chain
 from app.flow.people.proof import PeopleRules
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.field_masks import FieldMasks
 from app.services.delivery.payloads import Payloads
 
 PAGE_SIZE = 500
@@ -40,11 +42,13 @@ class HistoryReader:
         states: StateStore,
         history: HistoryStore,
         catalog: DefinitionCatalog,
+        masks: FieldMasks,
         clock: Clock,
         *,
         pruned: bool,
     ) -> None:
         self._catalog = catalog
+        self._masks = masks
         self._states = states
         self._history = history
         self._payloads = Payloads(history)
@@ -57,12 +61,19 @@ class HistoryReader:
         after: str | None,
         limit: int,
         only: HistoryFilter,
+        caller: Caller | None,
         *,
         with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
         """Read a page of at most ``limit`` records after the record ``after``, oldest first.
 
-        ``with_payloads``: the states have the payloads that their records name.
+        Args:
+            state_id: The state.
+            after: The id of a record; None for the first page.
+            limit: The largest number of records.
+            only: The filter.
+            caller: The reader, who sees what it may see; None for the service itself, which sees all.
+            with_payloads: The states have the payloads that their records name.
 
         Raises:
             InvalidRequestError: ``after`` is not the id of a record of this state.
@@ -77,9 +88,12 @@ class HistoryReader:
         stored_page = await self._history.read(state_id, since, limit, only)
         pending = stored.pending if stored is not None else ()
         page = self._joined(stored_page, pending, since, limit, only)
-        if not with_payloads:
-            return page
-        return Page(await self._payloads.complete(page.items, pending), page.next)
+        items = page.items
+        if with_payloads:
+            items = await self._payloads.complete(items, pending)
+        if caller is not None:
+            items = await self._masks.records(items, None if stored is None else stored.state, caller)
+        return Page(items, page.next)
 
     async def has_request(self, state_id: StateId, origin: Origin, since: datetime) -> bool:
         """Return whether a request has changed a state after a time, however long ago.

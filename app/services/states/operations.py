@@ -22,7 +22,7 @@ from app.flow.people.callers import caller_at_start, caller_on
 from app.flow.people.participants import group_participants
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
-from app.flow.values.payload import check_size, require_storable
+from app.flow.values.payload import PayloadLimits, check_size, require_storable
 from app.flow.values.removal import require_pointers
 from app.kit.ids import new_id
 from app.kit.numbers import with_doubles
@@ -48,7 +48,7 @@ class StateOperations:
         identification: Identification,
         clock: Clock,
         *,
-        max_payload_bytes: int,
+        payload_limits: PayloadLimits,
     ) -> None:
         self._states = states
         self._changes = changes
@@ -57,7 +57,7 @@ class StateOperations:
         self._history = history
         self._identification = identification
         self._clock = clock
-        self._max_payload_bytes = max_payload_bytes
+        self._payload_limits = payload_limits
 
     async def get(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
@@ -66,6 +66,7 @@ class StateOperations:
 
         Raises:
             FlowNotFoundError: There is neither a state nor a flow with this name.
+            UserErasedError: The user was erased, and the caller is another one, who may know it.
             EntityRequiredError: The entity is missing, and there are several states.
         """
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
@@ -74,6 +75,8 @@ class StateOperations:
             await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
+                if stored is not None and caller.reads_others(user_id):
+                    await self._changes.require_not_erased(stored)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
@@ -160,7 +163,8 @@ class StateOperations:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
             caller = caller_on(definition.flow, present, origin.caller)
-            after = rules.transition(definition, present, transition, command, now, caller)
+            mask = self._access.mask(definition.flow, present, origin.caller)
+            after = rules.transition(definition, present, transition, command, now, caller, mask)
             kind = rules.run_kind(present, after)
             if kind is None:
                 return None
@@ -205,7 +209,9 @@ class StateOperations:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
             caller = caller_on(definition.flow, present, origin.caller)
-            return ProposedChange.of_kind("undone", definition, rules.back(definition, present, now, caller))
+            mask = self._access.mask(definition.flow, present, origin.caller)
+            after = rules.back(definition, present, now, caller, mask)
+            return ProposedChange.of_kind("undone", definition, after)
 
         return (await self._changes.change(state_command, decide))[0]
 
@@ -271,7 +277,8 @@ class StateOperations:
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
         found: list[HistoryRecord] = []
         while True:
-            page = await self._history_page(state_id, after, limit - len(found), only, with_payloads=True)
+            left = limit - len(found)
+            page = await self._history_page(state_id, after, left, only, caller, with_payloads=True)
             found += page.items
             if page.next is None or len(found) >= limit:
                 return found
@@ -290,7 +297,7 @@ class StateOperations:
     ) -> Page[HistoryRecord]:
         """Return the next page of the records that ``only`` selects, as they are stored."""
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
-        return await self._history_page(state_id, after, limit, only)
+        return await self._history_page(state_id, after, limit, only, caller)
 
     async def verify_history(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
@@ -307,10 +314,11 @@ class StateOperations:
         after: str | None,
         limit: int,
         only: HistoryFilter,
+        caller: Caller,
         *,
         with_payloads: bool = False,
     ) -> Page[HistoryRecord]:
-        page = await self._history.read(state_id, after, limit, only, with_payloads=with_payloads)
+        page = await self._history.read(state_id, after, limit, only, caller, with_payloads=with_payloads)
         if not page.items and after is None:
             await self._catalog.current(state_id.flow_id)
         return page
@@ -339,9 +347,9 @@ class StateOperations:
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET:
-            require_storable(given)
+            require_storable(given, self._payload_limits)
             self._check_size(after)
 
     def _check_size(self, after: FlowState) -> None:
         if after.payload is not UNSET:
-            check_size(after.payload, self._max_payload_bytes)
+            check_size(after.payload, self._payload_limits)
