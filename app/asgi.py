@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,13 +13,16 @@ from app.auth.claims import ClaimNames
 from app.auth.service_keys import KeyVerifier
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
+from app.http.address_limit import AddressLimit
 from app.http.application import build_application
+from app.http.edge import Edge
+from app.kit.client_address import TrustedProxies
 from app.main import Backend, definition_sources, follow_sources
 from app.process.database_status import STATUS
 from app.process.parent_death import end_with_parent
 from config.log import IDENTITY, configure_logging
 from config.settings import Settings, load_settings
-from realtime.gateway.handlers import FlowSockets
+from realtime.gateway.handlers import SOCKETS_PATH, FlowSockets
 
 
 def token_verifier(settings: Settings, service_keys: KeyVerifier | None = None) -> TokenVerifier:
@@ -26,13 +30,21 @@ def token_verifier(settings: Settings, service_keys: KeyVerifier | None = None) 
     secret = settings.jwt_secret or settings.jwt_public_key
     return TokenVerifier(
         key=secret.get_secret_value() if secret else None,
-        jwks_url=settings.jwks_url,
         algorithms=settings.algorithms,
         audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
+        issuer=settings.expected_issuer,
         claims=ClaimNames(*settings.jwt_claims),
         service_keys=service_keys,
+        **_keys_of_issuers(settings),
     )
+
+
+def _keys_of_issuers(settings: Settings) -> dict[str, Any]:
+    """Create what verifies tokens of others, and load the libraries for it, if the settings name them."""
+    if not (settings.jwks_url or settings.oidc_issuer or settings.ed25519_keys):
+        return {}
+    keys = import_module("app.token_keys")
+    return {"signing_keys": keys.signing_keys(settings), "envelopes": keys.envelopes(settings)}
 
 
 def create_app() -> Any:
@@ -52,6 +64,7 @@ def _create_app(*, prepared: bool) -> Any:
     configure_logging(settings.log_level, settings.log_format)
     parts = Backend(settings)
     IDENTITY.worker = parts.bus.worker
+    proxies = TrustedProxies(settings.trusted_networks)
     verifier = token_verifier(settings, parts.service.integrations.keys)
     sockets = FlowSockets(
         parts.service,
@@ -91,5 +104,8 @@ def _create_app(*, prepared: bool) -> Any:
         max_payload_bytes=settings.max_payload_bytes,
         lifespan=lifespan,
         strict_readiness=settings.ready_strict,
+        proxies=proxies,
+        max_definition_bytes=settings.max_definition_bytes,
     )
-    return sockets.application(http)
+    limited = AddressLimit(sockets.application(http), parts.service.clients.requests, prefix=SOCKETS_PATH)
+    return Edge(limited, proxies, prefix=SOCKETS_PATH)

@@ -15,6 +15,7 @@ from app.contracts.errors import (
 )
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.sources import DefinitionSource
+from app.crypto.encryption import Encryption
 from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
 from app.outbound.webhooks import AiohttpWebhooks
@@ -24,14 +25,18 @@ from app.services.definitions.source_mirror import SourceMirror, check_found
 from app.services.definitions.source_sync import Sources
 from app.services.integrations.ports import IntegrationPorts
 from app.services.jobs.time_check import CheckedClock, TimeCheck
-from app.services.wiring import Limits, Ports
+from app.services.rates.request_limits import RequestRates
+from app.services.wiring import KeyPorts, Limits, Ports
 from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_interceptable, shown_url
+from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
+from models.data_keys import MongoDataKeyStore
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
+from models.document_codec import DocumentCodec
 from models.entity_reservations import MongoEntityReservations
 from models.history_store import MongoHistoryStore
 from models.integrations.api_keys import MongoApiKeyStore
@@ -44,6 +49,7 @@ from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
 from realtime.redis.bus import RedisBus
+from realtime.redis.rate_limiter import RedisRateCounters
 from realtime.redis.streams import RedisEventStreams
 
 log = structlog.get_logger("main")
@@ -80,20 +86,27 @@ class Backend:
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.secrets = MongoSecretStore(self.database)
+        data_keys = MongoDataKeyStore(self.database)
+        self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
+        self._codec = DocumentCodec(self.encryption.cipher)
         self.streams = RedisEventStreams(redis, name)
+        self.rates = RedisRateCounters(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
-                states=MongoStateStore(self.database),
+                states=MongoStateStore(self.database, self._codec),
                 entities=MongoEntityReservations(self.database),
-                history=MongoHistoryStore(self.database, settings.history_retention),
+                history=MongoHistoryStore(self.database, settings.history_retention, self._codec),
                 definitions=MongoDefinitionStore(self.database),
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
                 integrations=self._integration_ports(settings),
+                audit=MongoAuditStore(self.database),
+                rates=self.rates,
                 bus=self.bus,
                 clock=self.time,
+                keys=_key_ports(self.encryption),
                 is_time_trusted=self.time.is_trusted,
             ),
             _limits(settings, sends_events=sends_events),
@@ -103,9 +116,9 @@ class Backend:
         return IntegrationPorts(
             registrations=MongoIntegrationStore(self.database),
             api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database, retention=settings.history_retention),
+            lanes=MongoDeliveryLanes(self.database, self._codec, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
-            letters=MongoDeadLetters(self.database),
+            letters=MongoDeadLetters(self.database, self._codec),
             webhooks=self.webhooks,
             streams=self.streams,
             secrets=self.secrets,
@@ -122,6 +135,7 @@ class Backend:
         try:
             key = await self._prepare(patient=patient, prepared=prepared)
             IDENTITY.set_key(key)
+            self.rates.set_key(key)
             await self.bus.start(key, patient=patient)
             async with self._checked_time(), self.service:
                 yield self.service
@@ -129,14 +143,21 @@ class Backend:
             await self.bus.stop()
             await self.webhooks.close()
             await self.streams.close()
+            await self.rates.close()
             await self.database.close()
 
     async def _prepare(self, *, patient: bool, prepared: bool) -> bytes:
-        """Create indexes and shared secrets; return the key of the bus. Raises StoreUnavailableError."""
+        """Create indexes and shared secrets; return the key of the bus.
+
+        Raises:
+            StoreUnavailableError: The database does not answer.
+            WrappingKeyMissingError: Stored data needs a wrapping key that the settings lack.
+        """
         while True:
             try:
                 if not prepared:
                     await self.database.prepare(retention=self._retention)
+                    await self.encryption.require_wrapping_keys()
                 return await self.secrets.secret("bus")
             except DatabaseRefusedError:
                 raise
@@ -163,13 +184,30 @@ class Backend:
             raise BusUnavailableError("this worker does not receive the events of others")
 
 
+def _key_ports(encryption: Encryption) -> KeyPorts | None:
+    """Return the keys of the encryption; None if it is off."""
+    if encryption.wrapping is None or encryption.keys is None:
+        return None
+    return KeyPorts(encryption.store, encryption.wrapping, encryption.keys)
+
+
 def _limits(settings: Settings, *, sends_events: bool) -> Limits:
     return Limits(
         definition_max_age=timedelta(milliseconds=settings.definition_cache_ms),
         state_ttl=settings.state_ttl,
         history_retention=settings.history_retention,
         max_payload_bytes=settings.max_payload_bytes,
-        user_changes_per_minute=settings.user_changes_per_minute,
+        max_payload_depth=settings.max_payload_depth,
+        max_payload_fields=settings.max_payload_fields,
+        rates=RequestRates(
+            user=settings.user_requests_per_minute,
+            service=settings.service_requests_per_minute,
+            address=settings.address_requests_per_minute,
+            failures=settings.address_failures_per_minute,
+            changes=settings.user_changes_per_minute,
+        ),
+        user_connections=settings.user_connections,
+        address_connections=settings.address_connections,
         store_answers=settings.services_store_answers,
         sends_events=sends_events,
     )
@@ -199,6 +237,7 @@ async def open_service(
         SettingsError: The settings are wrong.
         EmbeddedError: The embedded servers cannot be started.
         StoreUnavailableError, BusUnavailableError: MongoDB or Redis cannot be reached.
+        WrappingKeyMissingError: Stored data needs an encryption key that the settings lack.
         DefinitionSourceError: A file of definitions has faults.
     """
     settings = settings or load_settings()

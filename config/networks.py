@@ -32,10 +32,11 @@ def parse_private_addresses(text: str) -> PrivateAddresses:
         raise ValueError(_RULE)
     if len(words) > MAX_NETWORKS:
         raise ValueError(f"must name at most {MAX_NETWORKS} networks")
-    return PrivateAddresses(networks=tuple(_network(word) for word in words))
+    return PrivateAddresses(networks=tuple(parse_network(word, _RULE) for word in words))
 
 
-def _network(word: str) -> Network:
+def parse_network(word: str, rule: str) -> Network:
+    """Read a network or an address. Raises ValueError, which repeats the ``rule`` of the setting."""
     try:
         return ipaddress.ip_network(word)
     except ValueError:
@@ -43,5 +44,5 @@ def _network(word: str) -> Network:
     try:
         meant = ipaddress.ip_network(word, strict=False)
     except ValueError:
-        raise ValueError(f"{word!r} is not a network: {_RULE}") from None
+        raise ValueError(f"{word!r} is not a network: {rule}") from None
     raise ValueError(f"{word!r} is an address within a network: write {meant}, or the address alone")

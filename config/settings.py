@@ -2,31 +2,29 @@
 
 import difflib
 import os
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
+from config.encryption import EncryptionSettings
+from config.limits import LimitSettings
 from config.masking import mask_source, mask_url
 from config.networks import PrivateAddresses, parse_private_addresses
 from config.sources import SourceSetting, auth_header, check_auth_use, check_remote, is_remote
+from config.tokens import TokenSettings, split_list
 
 PREFIX = "FLOW_"
 SHIPPED_FLOWS = Path(__file__).parent / "flows"
 _EXAMPLES = "file:config/flows"
 """A folder below the working directory; if there is none, the flows that ship with the package."""
-MIN_SECRET_BYTES = 32
-_ASYMMETRIC = ["RS256", "ES256", "EdDSA"]
-_CLAIM = re.compile(r"[^\s.\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}(?<!\.)")
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
 """Variables of the build backend and of the embedded servers."""
-_UNSUPPORTED = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
 class SettingsError(Exception):
@@ -41,7 +39,7 @@ def _default_definitions(known: dict[str, Any]) -> list[str]:
     return ["database", _EXAMPLES] if known.get("mongo_url") is None else ["database"]
 
 
-class Settings(BaseSettings):
+class Settings(EncryptionSettings, LimitSettings, TokenSettings):
     """All settings, by name without the prefix."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -56,42 +54,28 @@ class Settings(BaseSettings):
     definition_cache_ms: int = Field(300_000, ge=0, le=86_400_000)
     state_ttl: timedelta | None = None
     history_retention: timedelta | None = None
-    jwt_secret: SecretStr | None = None
-    jwt_public_key: SecretStr | None = None
-    jwks_url: str | None = None
-    jwt_algorithms: CommaSeparated = Field(default_factory=list)
-    jwt_audience: str | None = None
-    jwt_issuer: str | None = None
-    jwt_user_claim: str = "sub"
-    jwt_roles_claim: str = "roles"
-    jwt_scope_claim: str = "scope"
-    jwt_groups_claim: str = "groups"
-    jwt_service_claim: str = "service"
-    max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
-    user_changes_per_minute: int = Field(1200, ge=1, le=1_000_000)
     services_private_addresses: str = "false"
     services_store_answers: bool = False
     ready_strict: bool = False
-    max_connections: int = Field(10_000, ge=16, le=1_000_000)
     socket_transports: CommaSeparated = Field(default_factory=lambda: ["websocket"])
     cors_origins: CommaSeparated = Field(default_factory=list)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
     log_users: Literal["hashed", "plain"] = "hashed"
 
-    @field_validator("definitions", "jwt_algorithms", "socket_transports", "cors_origins", mode="before")
+    @field_validator(
+        *("definitions", "jwt_algorithms", "ed25519_keys", "socket_transports", "cors_origins"), mode="before"
+    )
     @classmethod
     def _split_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
+        return split_list(value)
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("state_ttl", "history_retention", mode="before")
+    @field_validator("state_ttl", "history_retention", "ed25519_max_age", mode="before")
     @classmethod
     def _read_duration(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -100,7 +84,7 @@ class Settings(BaseSettings):
             return value
         raise ValueError(f"{value!r} is not text: {DURATION_RULE}")
 
-    @field_validator("state_ttl", "history_retention")
+    @field_validator("state_ttl", "history_retention", "ed25519_max_age")
     @classmethod
     def _bounded_duration(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta(0):
@@ -148,63 +132,6 @@ class Settings(BaseSettings):
             auth_header(value.get_secret_value())
         return value
 
-    @field_validator(
-        "jwt_user_claim", "jwt_roles_claim", "jwt_scope_claim", "jwt_groups_claim", "jwt_service_claim"
-    )
-    @classmethod
-    def _claim_path(cls, value: str) -> str:
-        if not _CLAIM.fullmatch(value):
-            raise ValueError(
-                f"{value!r} is not the name of a claim: write a name, or a path such as realm_access.roles"
-            )
-        return value
-
-    @field_validator("jwt_secret")
-    @classmethod
-    def _long_enough_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
-            raise ValueError(f"must have {MIN_SECRET_BYTES} bytes or more")
-        return value
-
-    @model_validator(mode="after")
-    def _single_token_key(self) -> Self:
-        keys = [self.jwt_secret, self.jwt_public_key, self.jwks_url]
-        if sum(key is not None for key in keys) > 1:
-            raise ValueError("set only one of FLOW_JWT_SECRET, FLOW_JWT_PUBLIC_KEY and FLOW_JWKS_URL")
-        shared = {name for name in self.jwt_algorithms if name.startswith("HS")}
-        if "none" in (name.lower() for name in self.jwt_algorithms):
-            raise ValueError("FLOW_JWT_ALGORITHMS: 'none' is not allowed")
-        if shared and (self.jwt_public_key or self.jwks_url):
-            raise ValueError("FLOW_JWT_ALGORITHMS: HS* requires FLOW_JWT_SECRET")
-        return self
-
-    @model_validator(mode="after")
-    def _distinct_claims(self) -> Self:
-        claims = [self.jwt_user_claim, self.jwt_roles_claim, self.jwt_scope_claim, self.jwt_service_claim]
-        if self.jwt_groups_claim != self.jwt_roles_claim:  # some providers call roles groups
-            claims.append(self.jwt_groups_claim)
-        for claim in claims:
-            for other in claims:
-                if claims.count(claim) > 1 or other.startswith(f"{claim}."):
-                    raise ValueError(
-                        "FLOW_JWT_USER_CLAIM, FLOW_JWT_ROLES_CLAIM, FLOW_JWT_SCOPE_CLAIM, "
-                        "FLOW_JWT_SERVICE_CLAIM and FLOW_JWT_GROUPS_CLAIM must name different claims, none "
-                        "inside another (the groups may be in the claim of the roles): "
-                        f"{', '.join(claims)}"
-                    )
-        return self
-
-    @property
-    def jwt_claims(self) -> tuple[str, str, str, str, str]:
-        """The names of the claims with the user, the roles, the scopes, the groups and the service."""
-        return (
-            self.jwt_user_claim,
-            self.jwt_roles_claim,
-            self.jwt_scope_claim,
-            self.jwt_groups_claim,
-            self.jwt_service_claim,
-        )
-
     @model_validator(mode="after")
     def _both_servers_or_none(self) -> Self:
         if (self.mongo_url is None) != (self.redis_url is None):
@@ -236,18 +163,12 @@ class Settings(BaseSettings):
         """Limit of a Socket.IO message, high enough to receive a payload above its limit and refuse it."""
         return max(1_048_576, 2 * self.max_payload_bytes)
 
-    @property
-    def algorithms(self) -> list[str]:
-        """The accepted signature algorithms of tokens."""
-        if self.jwt_algorithms:
-            return self.jwt_algorithms
-        return ["HS256"] if self.jwt_secret else _ASYMMETRIC
-
     def require_token_check(self) -> None:
         """Raise SettingsError unless tokens can be verified: there is no built-in secret."""
-        if not (self.jwt_secret or self.jwt_public_key or self.jwks_url):
+        if not self.has_token_keys:
             raise SettingsError(
-                "FLOW_JWT_SECRET: is missing (or FLOW_JWT_PUBLIC_KEY, or FLOW_JWKS_URL); create one with: "
+                "FLOW_JWT_SECRET: is missing (or FLOW_JWT_PUBLIC_KEY, FLOW_JWKS_URL, FLOW_OIDC_ISSUER or "
+                "FLOW_ED25519_KEYS); create one with: "
                 "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
 
@@ -289,6 +210,8 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as refusal:
         for error in refusal.errors():
+            if error["type"] == "default_factory_not_called":  # it needs the settings with the faults
+                continue
             name = f"{PREFIX}{str(error['loc'][0]).upper()}: " if error["loc"] else ""
             faults.append(f"{name}{error['msg'].removeprefix('Value error, ')}")
     if faults:
@@ -301,9 +224,6 @@ def _unknown_names() -> list[str]:
     faults = []
     for name in sorted({*os.environ, *dotenv_values(".env")}):
         if not name.startswith(PREFIX) or name in known | _OTHER_VARIABLES or name.startswith("FLOW_TEST_"):
-            continue
-        if name in _UNSUPPORTED:
-            faults.append(f"{name}: {_UNSUPPORTED[name]} is not in this version; unset it")
             continue
         close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""

@@ -55,6 +55,8 @@ _record_members = attrgetter(*_RECORD_FIELDS)
 
 PAYLOAD_TEXTS = ("payload", "merged")
 """Members of states and records with data that users entered, stored as JSON text."""
+KEYLESS = "$keyless"
+"""Set in an opened document if a data key of its texts was destroyed; no stored field has this name."""
 MAX_YEAR = 9000
 """Dates past this year overflow deadline arithmetic, so treat them as corruption."""
 ERASED_FIELDS = (
@@ -68,6 +70,10 @@ OPTIONAL_STATE_FIELDS = tuple(
     for field in structs.fields(FlowState)
     if field.default is UNSET and field.name in _STATE_FIELDS
 )
+
+
+class DamagedText(bytes):
+    """A sealed text that a cipher could not open."""
 
 
 def state_to_document(state: FlowState) -> Document:
@@ -95,6 +101,8 @@ def state_from_document(document: Mapping[str, Any]) -> FlowState:
         raise _unreadable(document, f"its revision is {state.revision}")
     if state.updated_at.year > MAX_YEAR:
         raise _unreadable(document, f"it was changed in the year {state.updated_at.year}")
+    if document.get(KEYLESS):  # its data key was destroyed: for readers it ended with the erasure
+        return structs.replace(state, status="cleared")
     return state
 
 
@@ -217,7 +225,19 @@ def _decode_struct(source: Any, fields: Mapping[str, str], shape: type[T], owner
                 present[name] = json.decode(present[name])
         return convert(present, shape)
     except (DecodeError, TypeError) as refusal:
-        raise _unreadable(owner, str(refusal).split(" - at", maxsplit=1)[0]) from None
+        raise _unreadable(
+            owner, _sealed_fault(source) or str(refusal).split(" - at", maxsplit=1)[0]
+        ) from None
+
+
+def _sealed_fault(source: Any) -> str | None:
+    """Return why a document with a sealed text cannot be read; None if it has none."""
+    for field, value in source.items() if isinstance(source, Mapping) else ():
+        if isinstance(value, DamagedText):
+            return f"its {field} is encrypted, and was changed or its data key is missing"
+        if isinstance(value, bytes):
+            return f"its {field} is encrypted, and the service has no encryption key (FLOW_ENCRYPTION_KEYS)"
+    return None
 
 
 def _decode_state(source: Any, owner: Mapping[str, Any]) -> FlowState:

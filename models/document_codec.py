@@ -1,104 +1,119 @@
-"""Converts many values to documents and back, with their payloads sealed by a cipher."""
+"""Converts many values to documents and back, with what users entered sealed by a cipher.
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+A sealed text is binary in its document, a text in the clear is text: documents of a time before the
+encryption stay readable, and are sealed when they are written the next time.
+"""
 
-from msgspec import Struct
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from app.contracts.ports.ciphers import PayloadCipher, PayloadText
-from app.contracts.state import StateId, id_from_key
-from models.codec import PAYLOAD_TEXTS, Document
+import structlog
+
+from app.contracts.ports.ciphers import PayloadCipher, PayloadText, SealedText, Unopened
+from models.codec import KEYLESS, DamagedText, Document
+from models.sealed_fields import Layout, SealedPlace
+
+log = structlog.get_logger("store")
 
 T = TypeVar("T")
-
-SEALED_FIELDS = (*PAYLOAD_TEXTS, "event", "attempts")
-"""Fields with data of users, as JSON: those of states and records, events of dead letters, and answers of
-receivers."""
 
 
 class DocumentCodec:
     """Converts values to documents and back.
 
     Args:
-        cipher: Seals the payloads of states and records, wherever they are in a document, and what
-            deliveries have of them (SEALED_FIELDS). ``None`` stores them as they are, and nothing is awaited.
+        cipher: Seals what users entered. ``None`` stores it as it is, and nothing is awaited; a sealed
+            text is then as unreadable as one that was changed.
+        layout: Finds the fields to seal.
     """
 
-    def __init__(self, cipher: PayloadCipher | None = None) -> None:
+    def __init__(self, cipher: PayloadCipher | None = None, layout: Layout | None = None) -> None:
         self._cipher = cipher
+        self._layout: Layout = layout or (lambda _: iter(()))
 
-    async def encode_many(self, encode: Callable[[T], Document], values: Sequence[T]) -> list[Document]:
-        """Convert values with ``encode`` and seal the payloads of the documents."""
+    def of(self, layout: Layout) -> "DocumentCodec":
+        """Return the codec of the documents of a collection."""
+        return DocumentCodec(self._cipher, layout)
+
+    async def encode_many(
+        self,
+        encode: Callable[[T], Document],
+        values: Sequence[T],
+        *,
+        fresh: bool = False,
+        prepare: Callable[[Document], None] | None = None,
+    ) -> list[Document]:
+        """Convert values with ``encode`` and seal the documents.
+
+        Args:
+            encode: Converts one.
+            values: The values.
+            fresh: Read the data keys again: for writes that no earlier state guards.
+            prepare: Changes each document before it is sealed.
+        """
         documents = list(map(encode, values))
         if self._cipher is not None:
-            await _replace_payloads(documents, self._cipher.seal_many)
+            for document in documents if prepare is not None else ():
+                prepare(document)  # type: ignore[misc]
+            await self.seal(documents, fresh=fresh)
         return documents
 
+    async def seal(self, documents: Sequence[Document], *, fresh: bool = False) -> int:
+        """Seal the texts of documents that are in the clear, in place. Returns their number."""
+        found = self._places(documents, str)
+        if self._cipher is None or not found:
+            return 0
+        texts = [
+            PayloadText(
+                place.user_id, place.document_id, place.field, place.holder[place.name], place.comparable
+            )
+            for place in found
+        ]
+        for place, sealed in zip(found, await self._cipher.seal_many(texts, fresh=fresh), strict=True):
+            place.holder[place.name] = sealed
+        return len(found)
+
     async def decode_many(self, decode: Callable[[Document], T], documents: Sequence[Document]) -> list[T]:
-        """Open the payloads of documents and convert these with ``decode``."""
+        """Open documents and convert them with ``decode``.
+
+        A text whose data key was destroyed is left out, as if it had been removed; one that cannot be
+        opened for another reason makes its document unreadable.
+        """
         if self._cipher is not None:
             documents = [_copy(document) for document in documents]  # loads of one state share a document
-            await _replace_payloads(documents, self._cipher.open_many)
+            await self._open(self._cipher, self._places(documents, bytes))
         return list(map(decode, documents))
 
+    async def _open(self, cipher: PayloadCipher, found: Sequence[SealedPlace]) -> None:
+        if not found:
+            return
+        texts = [
+            SealedText(place.user_id, place.document_id, place.field, place.holder[place.name])
+            for place in found
+        ]
+        for place, text in zip(found, await cipher.open_many(texts), strict=True):
+            if text is Unopened.ERASED:
+                del place.holder[place.name]
+                place.holder[KEYLESS] = True
+            elif text is Unopened.DAMAGED:
+                place.holder[place.name] = DamagedText(place.holder[place.name])
+            else:
+                place.holder[place.name] = text
 
-class _Place(Struct, frozen=True):
-    """A payload in a document: ``holder[field]``."""
-
-    holder: Document
-    field: str
-    user_id: str
-    document_id: str
-
-
-async def _replace_payloads(
-    documents: Sequence[Document], convert: Callable[[Sequence[PayloadText]], Awaitable[Sequence[str]]]
-) -> None:
-    places = [place for document in documents for place in _payload_places(document)]
-    if not places:
-        return
-    texts = [PayloadText(place.user_id, place.document_id, place.holder[place.field]) for place in places]
-    for place, text in zip(places, await convert(texts), strict=True):
-        place.holder[place.field] = text
+    def _places(self, documents: Sequence[Document], kind: type) -> list[SealedPlace]:
+        return [
+            place
+            for document in documents
+            for place in self._layout(document)
+            if isinstance(place.holder.get(place.name), kind)
+        ]
 
 
 def _copy(document: Document) -> Document:
-    """Copy a document as deep as it has payloads."""
+    """Copy a document as deep as it has sealed texts."""
     copied = {**document}
     if isinstance(after := document.get("after"), dict):
         copied["after"] = {**after}
     if isinstance(outbox := document.get("outbox"), list):
         copied["outbox"] = [_copy(record) if isinstance(record, dict) else record for record in outbox]
     return copied
-
-
-def _payload_places(document: Document) -> Iterator[_Place]:
-    """Find the payloads of a state or a record, of the state after a record, and of records in an outbox.
-
-    A damaged document may have values of any type in their places; they are skipped.
-    """
-    user_id, document_id = _owner_of(document), str(_id_of(document))
-    for holder in (document, document.get("after")):
-        if isinstance(holder, dict):
-            for field in SEALED_FIELDS:
-                if isinstance(holder.get(field), str):
-                    yield _Place(holder, field, user_id, document_id)
-    outbox = document.get("outbox")
-    for record in outbox if isinstance(outbox, list) else ():
-        if isinstance(record, dict):
-            yield from _payload_places(record)
-
-
-def _owner_of(document: Document) -> str:
-    """Return the user whose data a document has; a lane names the state alone."""
-    if "userId" not in document and isinstance(key := document.get("stateKey"), str):
-        return id_from_key(key).user_id
-    return str(document.get("userId"))
-
-
-def _id_of(document: Document) -> Any:
-    """Return the id; a state's document has none before it is written."""
-    if "_id" in document:
-        return document["_id"]
-    flow, user, instance = (str(document.get(name)) for name in ("flowId", "userId", "instanceId"))
-    return StateId(flow, user, instance if "instanceId" in document else None).key

@@ -23,11 +23,11 @@ from models.document_codec import DocumentCodec
 from models.indexed import behind_prefix, key_range, pipeline
 from models.named_people import person_update
 from models.paging import BATCH_DOCUMENTS, DocumentPage
+from models.sealed_fields import WITHOUT_SEALED, record_layout, request_id_layout
 
 MAX_ERASED_IN_COMMAND = 1000
 MAX_RENAMED_IN_COMMAND = 200
 _DUPLICATE_KEY = 11000
-_WITHOUT_PAYLOADS = {"payload": 0, "after.payload": 0}
 
 
 class MongoHistoryStore:
@@ -42,7 +42,8 @@ class MongoHistoryStore:
     def __init__(
         self, database: Database, retention: timedelta | None = None, codec: DocumentCodec | None = None
     ) -> None:
-        self._codec = codec or DocumentCodec()
+        self._codec = (codec or DocumentCodec()).of(record_layout)
+        self._request_ids = self._codec.of(request_id_layout)
         self._history: Collection = database.collection("flow_history")
         self._retention = retention
 
@@ -162,7 +163,7 @@ class MongoHistoryStore:
             found = await self._history.aggregate(stages).to_list(None)
             for first in range(0, len(found), MAX_RENAMED_IN_COMMAND):
                 ids = [document["_id"] for document in found[first : first + MAX_RENAMED_IN_COMMAND]]
-                documents = await self._history.find({"_id": {"$in": ids}}, _WITHOUT_PAYLOADS).to_list(None)
+                documents = await self._history.find({"_id": {"$in": ids}}, WITHOUT_SEALED).to_list(None)
                 # Only the fields about people: an erasure of the owner's data may remove others meanwhile.
                 updates = [
                     UpdateOne({"_id": document["_id"]}, person_update(document, user_id))
@@ -192,10 +193,17 @@ class MongoHistoryStore:
         self, state_id: StateId, actor: str, request_id: str, since: datetime
     ) -> HistoryRecord | None:
         """Return the record of the change that a request made after ``since``."""
-        served = {"stateId": state_id.key, "requestId": request_id}
+        clear = {"stateId": state_id.key, "requestId": request_id}
+        sealed = {**clear, "userId": state_id.user_id}
         rest = {"actor": actor, "success": True, "timestamp": {"$gt": since}}
-        async with store_errors():
-            documents = await self._history.aggregate(pipeline(served, rest, limit=1)).to_list(1)
+        wanted = [clear]  # as records of a time without encryption have it
+        if await self._request_ids.seal([sealed]):
+            wanted.insert(0, {**clear, "requestId": sealed["requestId"]})
+        documents: list[Document] = []
+        for served in wanted:
+            if not documents:
+                async with store_errors():
+                    documents = await self._history.aggregate(pipeline(served, rest, limit=1)).to_list(1)
         records = await self._codec.decode_many(record_from_document, documents)
         return records[0] if records else None
 

@@ -60,6 +60,11 @@ INDEXES: Indexes = {
     "flow_corruptions": (),
     "flow_leases": (),
     "flow_secrets": (),
+    # No end of life: entries are permanent.
+    "flow_audit": tuple(
+        IndexModel([(member, ASCENDING), ("_id", ASCENDING)], name=member)
+        for member in ("action", "target", "actor", "subject")
+    ),
     "flow_integrations": (),
     "flow_integration_health": (),
     # ``endsAt`` is the revocation or the expiry: keys are retained for a while after it, for inquiries.
@@ -90,6 +95,7 @@ INDEXES: Indexes = {
         IndexModel([("eventId", ASCENDING)], name="event"),
         IndexModel([("stateKey", ASCENDING)], name="state"),
     ),
+    "flow_data_keys": (IndexModel([("wrappedBy", ASCENDING)], name="wrapping", sparse=True),),
 }
 
 RETAINED_COLLECTIONS = ("flow_history", "flow_delivery_lanes")
@@ -104,6 +110,7 @@ EMBEDDED_INDEXES: Indexes = {
     ),
     "flow_history": (IndexModel([("stateId", ASCENDING), ("requestId", ASCENDING)], name="state_request"),),
     "flow_delivery_lanes": (IndexModel([("_id", ASCENDING), ("stateKey", ASCENDING)], name="key"),),
+    "flow_data_keys": (IndexModel([("_id", ASCENDING), ("revision", ASCENDING)], name="revision"),),
 }
 """Indexes that the embedded server alone needs: its planner uses an index only if the conditions of a
 filter are exactly its fields, and no partial index at all (docs/decisions/0020)."""

@@ -46,9 +46,9 @@ class TokenRefusals:
         self._log(reason, error, token)
         return AuthenticationRequiredError(message, reason=reason)
 
-    def refuse_claim(self, error: AuthenticationRequiredError) -> AuthenticationRequiredError:
-        """Log that a claim of a verified token is missing or malformed, and return the same error."""
-        self._log("claim", error, "")
+    def note(self, error: AuthenticationRequiredError) -> AuthenticationRequiredError:
+        """Log a refusal that was found here, such as of a missing claim, and return the same error."""
+        self._log(str(error.details.get("reason", "other")), error, "")
         return error
 
     def _log(self, reason: str, error: Exception, token: str) -> None:
@@ -59,12 +59,12 @@ class TokenRefusals:
         self._logged_at[reason] = now
         named = error.message if isinstance(error, AuthenticationRequiredError) else type(error).__name__
         fields: dict[str, Any] = {"reason": reason, "error": named}
-        if self._expected.get(reason) is not None:
+        if self._expected.get(reason) is not None and token:
             fields["expected"] = self._expected[reason]
-        if reason in _CLAIMS:
+        if reason in _CLAIMS and token:
             claims = jwt.decode(token, options={"verify_signature": False})
             fields["given"] = str(claims.get(_CLAIMS[reason]))[:_MAX_SHOWN_CHARACTERS]
-        elif reason == "algorithm":
+        elif reason == "algorithm" and token:
             fields["given"] = str(jwt.get_unverified_header(token).get("alg"))[:_MAX_SHOWN_CHARACTERS]
         import structlog  # noqa: PLC0415 - the command that issues tokens does not need it
 

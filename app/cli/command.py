@@ -34,6 +34,7 @@ class CommandModules(NamedTuple):
 
 
 COMMANDS = {
+    "audit": CommandModules("The record of administrative acts.", ("app.cli.audit",)),
     "check-config": CommandModules(
         "Print the effective settings with masked secrets, and ping both servers.", ("app.cli.maintenance",)
     ),
@@ -46,6 +47,7 @@ COMMANDS = {
     "flows": CommandModules(
         "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagrams", "app.cli.migration")
     ),
+    "keys": CommandModules("Keys that encrypt stored data.", ("app.cli.keys",)),
     "purge": CommandModules("End all expired states.", ("app.cli.maintenance",)),
     "serve": CommandModules("Serve the API and Socket.IO.", ("app.cli.serve",)),
     "services": CommandModules("Registered services, which receive events.", ("app.cli.services",)),
@@ -106,6 +108,7 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
         DefinitionSourceError,
         FlowError,
         StoreUnavailableError,
+        WrappingKeyMissingError,
     )
     from app.process import StartError  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415
@@ -115,7 +118,13 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
             return str(error), 2
         case StoreUnavailableError():
             return f"{error.advice} ({_server_hint('FLOW_MONGO_URL', 'mongodb')})", 1
-        case StartError() | DataTransferError() | DefinitionSourceError() | FlowError():
+        case (
+            StartError()
+            | DataTransferError()
+            | DefinitionSourceError()
+            | WrappingKeyMissingError()
+            | FlowError()
+        ):
             return str(error), 1
         case BusUnavailableError():
             return f"{error} ({_server_hint('FLOW_REDIS_URL', 'redis')})", 1
@@ -196,7 +205,9 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     from app.kit.lazy import import_structlog_without_rich  # noqa: PLC0415
 
     import_structlog_without_rich()
+    from app.cli.origin import command_source  # noqa: PLC0415
     from app.main import open_service  # noqa: PLC0415
+    from app.services.audit.source import acting_from  # noqa: PLC0415
     from config.log import configure_logging  # noqa: PLC0415
 
     chosen = click.get_current_context().meta
@@ -210,4 +221,5 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
             print_store(settings)
             return await use(service)
 
-    return asyncio.run(run())
+    with acting_from(command_source()):
+        return asyncio.run(run())

@@ -114,7 +114,7 @@ def signed_token(
     """Create a token that a server with these settings accepts. Raises SettingsError, EmbeddedError."""
     if settings.jwt_secret is not None:
         secret = settings.jwt_secret.get_secret_value()
-    elif settings.embedded and not (settings.jwt_public_key or settings.jwks_url):
+    elif settings.embedded and not settings.has_jwt_keys:
         secret = read_jwt_secret(settings.data_dir)
     else:
         raise SettingsError("FLOW_JWT_SECRET: tokens can be created here only with the shared secret")
@@ -127,6 +127,6 @@ def signed_token(
         groups=groups,
         service=service,
         audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
+        issuer=settings.expected_issuer,
         names=ClaimNames(*settings.jwt_claims),
     )

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition
+from app.contracts.erasures import ErasureReceipt
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord
@@ -111,7 +112,8 @@ class Erasure(Struct, frozen=True):
 
     ``receipts`` are the records of the erasure, one in each chain; ``erased`` counts the records that lost
     their payload. ``pseudonymised_states`` and ``pseudonymised_records`` count those of other users that
-    named the person, and have a pseudonym instead.
+    named the person, and have a pseudonym instead. ``destroyed_keys`` are the ids of the data keys of the
+    user that were destroyed, now and before. ``receipt`` is for a third party to check.
     """
 
     user_id: str
@@ -119,6 +121,8 @@ class Erasure(Struct, frozen=True):
     erased: int
     pseudonymised_states: int = 0
     pseudonymised_records: int = 0
+    destroyed_keys: tuple[str, ...] = ()
+    receipt: ErasureReceipt | None = None
 
 
 class Retired(Struct, frozen=True, rename="camel"):

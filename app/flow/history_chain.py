@@ -21,6 +21,7 @@ from app.contracts.record import HistoryRecord, UnreadableRecord, commit_record_
 from app.contracts.results import BrokenLink
 from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow.history_forms import CURRENT_FORM, FORMS, commitment_of, fault_of, hash_of, version_of
+from app.kit.hash_chain import link_fault
 
 
 def seal(record: HistoryRecord, previous_hash: str, salt: str) -> HistoryRecord:
@@ -214,12 +215,11 @@ class Chain:
         elif is_receipt(record):
             self._unreceipted = None
         last = self._last
-        if last is None:
-            if record.previous_hash != "" and not self._pruned:
-                self._break(record.id, "the records before it are missing")
-        elif record.previous_hash != self.head and not _follows_expired_state(last, record):
-            self._break(record.id, "it does not follow the record before it")
-        elif last.hash is not UNSET and version_of(record) < version_of(last):
+        head = None if last is None else self.head
+        fault = link_fault(head, record.previous_hash or "", "record", pruned=self._pruned and last is None)
+        if fault is not None and (last is None or not _follows_expired_state(last, record)):
+            self._break(record.id, fault)
+        elif last is not None and last.hash is not UNSET and version_of(record) < version_of(last):
             self._break(record.id, "its hash has an older form than the one before it")
 
     def _break(self, record_id: str, reason: str) -> None:

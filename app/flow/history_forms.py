@@ -19,17 +19,17 @@ Each form is fixed: a hash that was written must verify for ever.
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
-from hashlib import sha256
 from operator import attrgetter
 from typing import Any, get_args
 
-from msgspec import UNSET, Struct, json, structs
+from msgspec import UNSET, Struct, structs
 
 from app.contracts.people import Claim, Participant, TransitionBy, pseudonym
 from app.contracts.pseudonyms import pseudonyms_of
 from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord
 from app.contracts.state import FlowState
 from app.contracts.wire.times import iso
+from app.kit.hash_chain import json_hash, link_hash
 
 SEALED = (
     "id",
@@ -172,8 +172,7 @@ def hash_of(record: HistoryRecord, form: Form, previous_hash: str, commitment: s
         facts["actor"] = pseudonym(record.actor_salt, record.actor)
     if record.after is not UNSET:
         facts["after"] = _facts_after(record.after, form)
-    whole = json.encode([form.tag, previous_hash, commitment, facts], order="deterministic")
-    return sha256(whole).hexdigest()
+    return link_hash(form.tag, previous_hash, commitment, facts)
 
 
 def commitment_of(record: HistoryRecord, form: Form, salt: str) -> str:
@@ -181,7 +180,7 @@ def commitment_of(record: HistoryRecord, form: Form, salt: str) -> str:
     erasable = _erasable(record, form)
     if record.after is not UNSET:
         erasable.setdefault("after", {})
-    return sha256(salt.encode() + json.encode(erasable, order="deterministic")).hexdigest()
+    return json_hash(erasable, salt)
 
 
 def _erasable(record: HistoryRecord, form: Form) -> dict[str, Any]:

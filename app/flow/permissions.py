@@ -123,7 +123,7 @@ def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
     at a step that is not ``initial``: others would start past a check.
     """
     step = None if name is None else flow.steps.get(name)
-    if step is None or step.initial or name == flow.initial_step or ADMIN in caller.scopes:
+    if step is None or step.initial or name == flow.initial_step or caller.is_administrator:
         return
     if has_requirements(flow):
         entrances = [
@@ -207,7 +207,7 @@ def require_undo_guards(
         mask: The parts of the payload that the caller does not see.
     """
     guards = [(each.guard or "", each.transition) for each in candidates]
-    if not guards or ADMIN in caller.scopes or any(not g or not compiled(g).reads_user for g, _ in guards):
+    if not guards or caller.is_administrator or any(not g or not compiled(g).reads_user for g, _ in guards):
         return
     before = structs.replace(state, step=state.previous or "", previous=UNSET)
     payload = {} if state.payload is UNSET else state.payload

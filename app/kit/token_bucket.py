@@ -27,6 +27,27 @@ class TokenBucket:
         self._left -= 1
         return 0.0
 
+    def wait_seconds(self) -> float:
+        """Return the seconds until there is a token, 0 if there is one."""
+        self._fill()
+        return max(0.0, (1 - self._left) / self._rate)
+
+    @property
+    def missing(self) -> float:
+        """The tokens that are missing until the bucket is full; more than ``burst`` if it is in debt."""
+        self._fill()
+        return self._burst - self._left
+
+    @property
+    def used_share(self) -> float:
+        """The missing tokens as a share of all."""
+        return self.missing / self._burst
+
+    def set_missing(self, tokens: float) -> None:
+        """Set the missing tokens, if others take from the same bucket."""
+        self._fill()
+        self._left = min(self._burst, self._burst - tokens)
+
     @property
     def full(self) -> bool:
         """True if no token is missing."""

@@ -5,24 +5,31 @@ from datetime import timedelta
 
 from msgspec import Struct, structs
 
+from app.contracts.callers import Caller
+from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.keys import DataKeyStore, KeyWrapping, UserKeys
 from app.contracts.ports.leases import LeaseStore
+from app.contracts.ports.rate_limits import RateCounters
 from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import StateStore
 from app.contracts.ports.statistics import StatisticsSource
 from app.contracts.statistics import FlowStatistics
+from app.flow.values.payload import PayloadLimits
 from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
+from app.services.administration.key_rotation import LOOK_EVERY, ROTATE_EVERY, KeyRotation
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
 from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
@@ -47,7 +54,8 @@ from app.services.jobs.outbox_sweep import OutboxSweep
 from app.services.live.catch_up import CatchUp
 from app.services.live.presence import Presence
 from app.services.live.subscribers import LocalSubscribers
-from app.services.states.change_limit import ChangeLimit
+from app.services.rates.client_limits import ClientLimits
+from app.services.rates.request_limits import RequestRates
 from app.services.states.changes import StateChanges
 from app.services.states.committer import Committer
 from app.services.states.conflicts import ConflictResolution
@@ -68,6 +76,14 @@ def always() -> bool:
     return True
 
 
+class KeyPorts(Struct, frozen=True):
+    """The keys of the encryption: as they are stored, those that wrap them, and those of users."""
+
+    store: DataKeyStore
+    wrapping: KeyWrapping
+    users: UserKeys
+
+
 class Ports(Struct, frozen=True, kw_only=True):
     """The adapters that a service needs."""
 
@@ -79,8 +95,12 @@ class Ports(Struct, frozen=True, kw_only=True):
     leases: LeaseStore
     reports: CorruptionReports
     integrations: IntegrationPorts
+    audit: AuditStore
+    rates: RateCounters
     bus: EventBus
     clock: Clock
+    keys: KeyPorts | None = None
+    """None: stored data is not encrypted."""
     is_time_trusted: Callable[[], bool] = always
     """False while ``clock`` is too wrong to decide what only time decides."""
 
@@ -89,7 +109,7 @@ class Limits(Struct, frozen=True):
     """Bounds and times of a service.
 
     ``state_ttl`` None: states do not expire; ``history_retention`` None: history is retained for ever.
-    ``user_changes_per_minute`` counts the changes that one user requests through this worker.
+    ``rates`` are those of requests; the connections are those of one user and of one address on this worker.
     ``store_answers``: attempts to deliver events to services have the beginning of the answers.
     ``sends_events`` False: this process sends no events to services, since it may not reach them; others do.
     """
@@ -98,9 +118,27 @@ class Limits(Struct, frozen=True):
     state_ttl: timedelta | None = None
     history_retention: timedelta | None = None
     max_payload_bytes: int = 65_536
-    user_changes_per_minute: int = 1200
+    max_payload_depth: int = 32
+    max_payload_fields: int = 10_000
+    rates: RequestRates = RequestRates()
+    user_connections: int = 100
+    address_connections: int = 2_000
     store_answers: bool = False
     sends_events: bool = True
+
+    def of_clients(self, counters: RateCounters) -> ClientLimits:
+        """Create the limits of clients."""
+        return ClientLimits(
+            counters,
+            self.rates,
+            user_connections=self.user_connections,
+            address_connections=self.address_connections,
+        )
+
+    @property
+    def of_payloads(self) -> PayloadLimits:
+        """The limits of payloads."""
+        return PayloadLimits(self.max_payload_bytes, self.max_payload_depth, self.max_payload_fields)
 
 
 class Components:
@@ -110,6 +148,8 @@ class Components:
         self._statistics, self._clock = ports.statistics, ports.clock
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
+        self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
+        self.clients = limits.of_clients(ports.rates)
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
@@ -127,9 +167,10 @@ class Components:
         deadlines = Deadlines(self.catalog, ports.is_time_trusted)
         conflicts = ConflictResolution(self.catalog, masks, history)
         executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
-        limit = ChangeLimit(limits.user_changes_per_minute)
-        endings = Endings(states, history, clock)
-        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, limit)
+        endings, requests = Endings(states, history, clock), self.clients.requests
+        self.changes = StateChanges(
+            executor, self.catalog, self.access, recovery, endings, requests, self.audit
+        )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
@@ -142,23 +183,28 @@ class Components:
             self.history,
             self.identification,
             clock,
-            max_payload_bytes=limits.max_payload_bytes,
+            payload_limits=limits.of_payloads,
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
-            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+            states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
         self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
-        self.bulk = Bulk(self.operations, self.administration)
+        self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay)
         checks = DefinitionChecks(self.integrations.registry.aliases)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
+        self.definitions = Definitions(
+            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+        )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
-        self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
+        self.migration = Migration(states, self.changes, self.definitions, self.audit, clock)
+        self.retirement = Retirement(
+            states, self.definitions, ports.definitions, self.changes, self.audit, clock
+        )
+        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
@@ -172,6 +218,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            audit=self.audit,
             store_answers=limits.store_answers,
         )
 
@@ -204,6 +251,7 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.audit,
             clock,
         )
 
@@ -221,13 +269,30 @@ class Components:
             LeaseHolder(ports.leases, clock, "background", ports.is_time_trusted),
             [
                 Job("subscribers", every=None, leased=False, work=self.subscribers.run),
+                Job("request rates", every=None, leased=False, work=self.clients.run),
                 Job("presence", every=None, leased=False, work=self.presence.run),
                 *([sending] if limits.sends_events else []),
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
                 Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),
+                *self._key_jobs(),
             ],
         )
+
+    def _key_jobs(self) -> list[Job]:
+        rotation = self.key_rotation
+        if rotation is None:
+            return []
+        return [
+            Job("wrapping keys of data keys", LOOK_EVERY, leased=False, work=rotation.look),
+            Job("rotation of wrapping keys", ROTATE_EVERY, leased=True, work=rotation.rotate_if_due),
+        ]
+
+    async def purge_expired(self, caller: Caller | None = None) -> int:
+        """End all expired states for a caller, by default a program, and return their number."""
+        async with self.audit.act("states.purge", "states", caller or "python") as act:
+            act.details["ended"] = ended = await self.background.due_changes.purge_expired()
+        return ended
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""

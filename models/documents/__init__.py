@@ -7,8 +7,10 @@ the collections (``models.states.store``, ``models.history_store``), through ``m
 from beanie import Document
 
 from models.documents.api_keys import ApiKeyDocument
+from models.documents.audit import AuditDocument
 from models.documents.corruptions import CorruptionDocument
 from models.documents.damaged_states import DamagedStateDocument
+from models.documents.data_keys import DataKeysDocument
 from models.documents.dead_letters import DeadLetterDocument
 from models.documents.definitions import FlowDefinitionDocument
 from models.documents.delivery_lanes import DeliveryLaneDocument
@@ -35,4 +37,6 @@ DOCUMENTS: list[type[Document]] = [
     DeliveryLaneDocument,
     DeliveryLogDocument,
     DeadLetterDocument,
+    DataKeysDocument,
+    AuditDocument,
 ]

@@ -19,7 +19,7 @@ class FlowStateDocument(Document, _StoredState):  # type: ignore[misc, valid-typ
     The commit point: its fields and the record in its ``outbox`` change together or not at all. ``head`` is
     the hash of the last record; ``payload_revision`` and ``payload_since`` name the record with the payload;
     ``recent`` has the last requests; ``listed``, ``waits_for`` and ``terms`` are those of
-    ``models.listing``.
+    ``models.listing``, ``key_check`` that of ``models.sealed_fields``.
 
     A state that ended stays, absent for readers, because its history continues from there. It is removed
     when its history may be removed (FLOW_HISTORY_RETENTION).
@@ -33,6 +33,7 @@ class FlowStateDocument(Document, _StoredState):  # type: ignore[misc, valid-typ
     payload_revision: int | None = None
     payload_since: datetime | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)
+    key_check: bytes | None = None
     recent: list[dict[str, Any]] = Field(default_factory=list)
 
     class Settings:

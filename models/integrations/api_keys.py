@@ -9,32 +9,41 @@ from app.contracts.integration import ApiKey
 from app.kit.casing import camel_case, snake_case
 from models.codec import Document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.document_codec import DocumentCodec
+from models.sealed_fields import api_key_layout
 
 log = structlog.get_logger("integrations")
 
 
 class MongoApiKeyStore:
-    """The ApiKeyStore port on MongoDB: one document for each key, removed by a TTL after its end."""
+    """The ApiKeyStore port on MongoDB: one document for each key, removed by a TTL after its end.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: The database.
+        codec: Seals the hashes.
+    """
+
+    def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
+        self._codec = (codec or DocumentCodec()).of(api_key_layout)
         self._keys: Collection = database.collection("flow_api_keys")
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key."""
+        (document,) = await self._codec.encode_many(_encode, [key])
         async with store_errors(ANSWER_SECONDS):
-            await self._keys.insert_one(_encode(key))
+            await self._keys.insert_one(document)
 
     async def get(self, key_id: str) -> ApiKey | None:
         """Return a key, None if there is none."""
         async with store_errors(ANSWER_SECONDS):
             document = await self._keys.find_one({"_id": key_id})
-        return None if document is None else _decode(document)
+        return None if document is None else (await self._codec.decode_many(_decode, [document]))[0]
 
     async def of_integration(self, alias: str) -> list[ApiKey]:
         """Return the keys of an integration, oldest first. Unreadable ones are logged and left out."""
         async with store_errors(ANSWER_SECONDS):
             documents = await self._keys.find({"alias": alias}).to_list(None)
-        found = [key for key in map(_decode, documents) if key is not None]
+        found = [key for key in await self._codec.decode_many(_decode, documents) if key is not None]
         return sorted(found, key=lambda key: (key.created_at, key.id))
 
     async def revoke(self, alias: str, key_id: str, at: datetime) -> bool:

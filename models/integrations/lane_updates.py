@@ -68,7 +68,7 @@ def lane_from_document(document: Document) -> Lane:
         end=position_from_text(document["end"]) if "end" in document else None,
         letter=document.get("letter"),
         failures=document.get("failures", 0),
-        attempts=attempts_from_text(document.get("attempts", "[]")),
+        attempts=attempts_from_text(document.get("attempts")),
         holder=document.get("holder", ""),
         due_at=None if due.startswith(ENDED) else time_from_text(due.split(";")[1]),
     )
@@ -79,9 +79,9 @@ def attempts_text(attempts: Sequence[DeliveryAttempt]) -> str:
     return json.encode(attempts).decode()
 
 
-def attempts_from_text(text: str) -> tuple[DeliveryAttempt, ...]:
-    """Return the attempts in a text."""
-    return json.decode(text, type=_Attempts)
+def attempts_from_text(text: Any) -> tuple[DeliveryAttempt, ...]:
+    """Return the attempts in a text; none if it is sealed and cannot be opened, as they only explain."""
+    return json.decode(text, type=_Attempts) if isinstance(text, str) else ()
 
 
 def waiting_place(mark: Mark, since: datetime) -> str:
@@ -134,7 +134,7 @@ def claimed(alias: str, holder: str, now: datetime, until: datetime) -> list[Doc
 
 
 def released(
-    updates: Iterable[tuple[LaneUpdate, str]], now: datetime, expires_at: datetime | None = None
+    updates: Iterable[tuple[LaneUpdate, str | bytes]], now: datetime, expires_at: datetime | None = None
 ) -> list[Document]:
     """Return the change of lanes by the results of their claims, except of those that another holder has.
 
@@ -158,7 +158,7 @@ def released(
     return _each(changes, **{name: {"$cond": [is_held, value, f"${name}"]} for name, value in after.items()})
 
 
-def _result(update: LaneUpdate, attempts: str, now: datetime) -> Document:
+def _result(update: LaneUpdate, attempts: str | bytes, now: datetime) -> Document:
     """Return the values of a result; a field without one is removed."""
     lane, key = update.lane, update.lane.id.key
     result: Document = {

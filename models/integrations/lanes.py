@@ -30,6 +30,7 @@ from models.integrations.lane_updates import (
 from models.integrations.places import lane_id_from_key, next_time_text, time_from_text
 from models.integrations.upserts import duplicates_in
 from models.paging import BATCH_DOCUMENTS
+from models.sealed_fields import lane_layout
 
 MAX_LANES_IN_COMMAND = 200
 """Each document looks for its change in a list of all changes of the command."""
@@ -52,7 +53,7 @@ class MongoDeliveryLanes:
     ) -> None:
         self._retention = retention
         self._lanes: Collection = database.collection("flow_delivery_lanes")
-        self._codec = codec or DocumentCodec()
+        self._codec = (codec or DocumentCodec()).of(lane_layout)
         self._due_ranges = KeyRanges("due")
         self._failing_ranges = KeyRanges("failing")
         self._waiting_ranges = KeyRanges("waits")
@@ -150,9 +151,7 @@ class MongoDeliveryLanes:
         if not updates:
             return
         attempts = await self._codec.encode_many(_attempts_document, updates)
-        results = [
-            (update, str(stored["attempts"])) for update, stored in zip(updates, attempts, strict=True)
-        ]
+        results = [(update, stored["attempts"]) for update, stored in zip(updates, attempts, strict=True)]
         expires_at = None if self._retention is None else now + self._retention
         async with store_errors():
             for part in _parts(results):

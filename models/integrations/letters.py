@@ -19,6 +19,7 @@ from models.integrations.lane_updates import attempts_from_text, attempts_text
 from models.integrations.places import time_text
 from models.integrations.upserts import upsert_all
 from models.paging import BATCH_DOCUMENTS, DocumentPage
+from models.sealed_fields import letter_layout
 
 MAX_LETTERS_IN_COMMAND = 500
 
@@ -36,7 +37,7 @@ class MongoDeadLetters:
 
     def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
         self._letters: Collection = database.collection("flow_dead_letters")
-        self._codec = codec or DocumentCodec()
+        self._codec = (codec or DocumentCodec()).of(letter_layout)
         self._ranges = {field: KeyRanges(field) for field in ("place", "died")}
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
@@ -218,8 +219,8 @@ def _from_document(document: Document) -> DeadLetter:
         died_at=document["diedAt"],
         reason=document["reason"],
         detail=document["detail"],
-        event=json.decode(document["event"]) if "event" in document else UNSET,
+        event=json.decode(document["event"]) if isinstance(document.get("event"), str) else UNSET,
         edited_by=document.get("editedBy", UNSET),
-        attempts=attempts_from_text(document["attempts"]),
+        attempts=attempts_from_text(document.get("attempts")),
         redelivering=document["redelivering"],
     )

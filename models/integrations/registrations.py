@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -12,6 +13,8 @@ from app.contracts.integration import Heartbeat, Integration, IntegrationHealth
 from app.kit.casing import camel_case, snake_case
 from models.codec import Document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
+from models.document_codec import DocumentCodec
+from models.sealed_fields import integration_layout
 
 log = structlog.get_logger("integrations")
 
@@ -23,9 +26,15 @@ T = TypeVar("T", bound=Struct)
 
 
 class MongoIntegrationStore:
-    """The IntegrationStore port on MongoDB."""
+    """The IntegrationStore port on MongoDB.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: The database.
+        codec: Seals the secrets of webhooks.
+    """
+
+    def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
+        self._codec = (codec or DocumentCodec()).of(integration_layout)
         self._integrations: Collection = database.collection("flow_integrations")
         self._health: Collection = database.collection("flow_integration_health")
 
@@ -37,11 +46,13 @@ class MongoIntegrationStore:
         """Return a registration, None if there is none."""
         async with store_errors(ANSWER_SECONDS):
             document = await self._integrations.find_one({"_id": alias})
-        return None if document is None else _decode(document, Integration)
+        if document is None:
+            return None
+        return (await self._codec.decode_many(partial(_decode, shape=Integration), [document]))[0]
 
     async def put(self, integration: Integration, expected_revision: int | None) -> bool:
         """Store a registration, whose stored heartbeat stays; returns false if another one is stored."""
-        document = _encode(integration)
+        (document,) = await self._codec.encode_many(_encode, [integration])
         alias = document.pop("_id")
         async with store_errors(ANSWER_SECONDS):
             if expected_revision is None:
@@ -120,7 +131,7 @@ class MongoIntegrationStore:
     async def _list(self, collection: Collection, shape: type[T]) -> list[T]:
         async with store_errors(ANSWER_SECONDS):
             documents = await collection.find({}).to_list(None)
-        found = [_decode(document, shape) for document in documents]
+        found = await self._codec.decode_many(partial(_decode, shape=shape), documents)
         return sorted((each for each in found if each is not None), key=_alias)
 
 

@@ -25,6 +25,7 @@ from models.codec import (
 )
 from models.database import ANSWER_SECONDS, Collection, is_outage
 from models.listing import LISTING_FIELDS, TERMS
+from models.sealed_fields import KEY_CHECK
 
 MAX_COMMIT_ATTEMPTS = 3
 MAX_WRITES_IN_COMMAND = 100
@@ -226,9 +227,9 @@ def operation_of(
         document["recent"] = []
     elif recent:
         update["$push"]["recent"] = {"$each": recent, "$slice": -REMEMBERED_REQUESTS}
-    optional = (
-        _STATE_FIELDS if record.payload_revision is not UNSET else (*_STATE_FIELDS, *PAYLOAD_PLACE_FIELDS)
-    )
+    optional = (*_STATE_FIELDS, KEY_CHECK)
+    if record.payload_revision is UNSET:
+        optional = (*optional, *PAYLOAD_PLACE_FIELDS)
     may_lose_people = _may_lose_people(record)
     if may_lose_people:
         optional = (*optional, *PEOPLE_FIELDS, *LISTING_FIELDS)

@@ -2,5 +2,6 @@
 
 from realtime.consumer.events import StreamEvent
 from realtime.consumer.stream_consumer import StreamConsumer
+from realtime.redis.entry_seals import MissingSecretError
 
-__all__ = ["StreamConsumer", "StreamEvent"]
+__all__ = ["MissingSecretError", "StreamConsumer", "StreamEvent"]

@@ -135,3 +135,11 @@ def position_of(entry: str) -> Position:
     """Return the identifier of an entry as numbers, which have the order of the stream."""
     milliseconds, _, sequence = entry.partition("-")
     return int(milliseconds), int(sequence or 0)
+
+
+def entry_before(entry: str) -> str:
+    """Return the identifier right before an entry."""
+    milliseconds, _, sequence = entry.partition("-")
+    if int(sequence):
+        return f"{milliseconds}-{int(sequence) - 1}"
+    return f"{int(milliseconds) - 1}-{2**64 - 1}"

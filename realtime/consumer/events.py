@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from realtime.redis.entry_seals import DamagedEntryError, EntryOpener
+
 StateKey = tuple[str, str, str | None]
 """The flow, the user and the entity of a state."""
 
@@ -85,8 +87,31 @@ def event_of(cloud_event: bytes, *, deliveries: int = 1, entry: str = "") -> Str
     )
 
 
-def event_of_entry(entry: str, fields: Mapping[bytes, bytes], deliveries: int) -> StreamEvent:
-    """Decode an entry of a stream. Raises MalformedEntryError."""
+def event_of_entry(
+    entry: str, fields: Mapping[bytes, bytes], deliveries: int, opener: EntryOpener
+) -> StreamEvent:
+    """Decode an entry of a stream, sealed or in the clear.
+
+    Raises:
+        MalformedEntryError: It is not an event, or was changed after it was sealed.
+        MissingSecretError: It is sealed with a secret that the opener does not have.
+    """
     if b"event" not in fields:
         raise MalformedEntryError("the entry has no event")
-    return event_of(fields[b"event"], deliveries=deliveries, entry=entry)
+    text = fields[b"event"]
+    if b"sealed" in fields:
+        seal_format, secret_id, event_id, event_type = (
+            fields.get(name, b"").decode(errors="replace") for name in (b"sealed", b"secret", b"id", b"type")
+        )
+        try:
+            text = opener.open(
+                text,
+                seal_format=seal_format,
+                secret_id=secret_id,
+                event_id=event_id,
+                event_type=event_type,
+                entry=entry,
+            )
+        except DamagedEntryError as error:
+            raise MalformedEntryError(str(error)) from None
+    return event_of(text, deliveries=deliveries, entry=entry)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -11,9 +11,10 @@ from redis.exceptions import AuthenticationError
 from uuid_utils import uuid7
 
 from app.kit.tasks import end_tasks, propagate_swallowed_cancellation
-from realtime.consumer.entries import PendingEntries
+from realtime.consumer.entries import PendingEntries, entry_before
 from realtime.consumer.events import MalformedEntryError, StreamEvent, event_of_entry
 from realtime.consumer.group import ConsumerGroup, Entry, is_missing_group
+from realtime.redis.entry_seals import EntryOpener
 from realtime.redis.servers import OUTAGE, redis_servers
 from realtime.redis.streams import GROUP, stream_key
 
@@ -47,6 +48,8 @@ class StreamConsumer:
         redis_url: The Redis of the server, in each of the forms of ``FLOW_REDIS_URL``.
         alias: The service.
         database: ``FLOW_MONGO_DATABASE`` of the server.
+        secrets: The webhook secrets of the service, ``whsec_…``, with which the server seals events if its
+            encryption is on; after a rotation the new one, and the old one until its entries are read.
         group: The consumer group. It is created at the first entry of the stream.
         consumer: The name in the group. Entries of other consumers are claimed when they end.
         batch: The largest number of events in memory.
@@ -63,6 +66,7 @@ class StreamConsumer:
         alias: str,
         *,
         database: str = "server_flow",
+        secrets: Sequence[str] = (),
         group: str = GROUP,
         consumer: str = CONSUMER,
         batch: int = BATCH,
@@ -73,7 +77,9 @@ class StreamConsumer:
         min_retry_seconds: float = MIN_RETRY_SECONDS,
     ) -> None:
         self._servers = redis_servers(redis_url)
-        self._group = ConsumerGroup(self._servers, stream_key(database, alias), group, consumer)
+        key = stream_key(database, alias)
+        self._group = ConsumerGroup(self._servers, key, group, consumer)
+        self._opener = EntryOpener(key, secrets)
         self._batch, self._lease_seconds = batch, lease_seconds
         self._claim_after_seconds = claim_after_seconds
         self._max_deliveries, self._on_poison = max_deliveries, on_poison
@@ -133,6 +139,8 @@ class StreamConsumer:
 
         Raises:
             RedisError: Redis refuses the user or the password.
+            MissingSecretError: An entry is sealed with a secret that is not among those given. It is not
+                acknowledged.
         """
         while True:
             now = asyncio.get_running_loop().time()
@@ -190,7 +198,7 @@ class StreamConsumer:
         """Return an event that is not in memory any more; None if it cannot be handled now."""
         try:
             with propagate_swallowed_cancellation():
-                counts = await self._group.unacknowledged(_before(entry), 1)
+                counts = await self._group.unacknowledged(entry_before(entry), 1)
                 count = {entry: counts[entry]} if entry in counts else {}
                 found = self._decode(await self._group.claim(count))
         except OUTAGE:
@@ -303,7 +311,7 @@ class StreamConsumer:
             if entry in self._handled:
                 continue
             try:
-                events.append(event_of_entry(entry, fields, deliveries))
+                events.append(event_of_entry(entry, fields, deliveries, self._opener))
             except MalformedEntryError as error:
                 error.add_note(f"in the entry {entry}")
                 log.error("malformed stream entry", exc_info=error)
@@ -336,11 +344,3 @@ class StreamConsumer:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-def _before(entry: str) -> str:
-    """Return the identifier right before an entry."""
-    milliseconds, _, sequence = entry.partition("-")
-    if int(sequence):
-        return f"{milliseconds}-{int(sequence) - 1}"
-    return f"{int(milliseconds) - 1}-{2**64 - 1}"

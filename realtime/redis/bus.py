@@ -55,6 +55,7 @@ class RedisBus:
         self._worker = str(uuid7())
         self._sender = Sender(self._servers, EnvelopeWriter(b"", self._worker))
         self._reader = EnvelopeReader(b"")
+        self._started = False
         self._topics: dict[str, Counter[Topic]] = {}
         self._idle_since: dict[str, float] = {}
         self._subscriptions: dict[str, ChannelSubscription] = {}
@@ -105,17 +106,22 @@ class RedisBus:
         return datetime.fromtimestamp(seconds, UTC)
 
     async def start(self, key: bytes, *, patient: bool = False) -> None:
-        """Start to receive events. Returns once this worker is subscribed.
+        """Start to receive events, once. Returns when this worker is subscribed.
 
         Args:
-            key: Signs the messages; the same for all workers.
+            key: Its sealing keys are derived from it; the same for all workers.
             patient: Start also if Redis is unavailable.
 
         Raises:
             BusUnavailableError: Redis is unavailable.
         """
+        if self._started:
+            raise RuntimeError(
+                "this bus was started before; its messages would be sealed with the same nonces"
+            )
         if not patient:
             await self.ping()
+        self._started = True
         self._sender = Sender(self._servers, EnvelopeWriter(key, self._worker))
         self._reader = EnvelopeReader(key)
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._send_heartbeats())]
@@ -262,7 +268,7 @@ class RedisBus:
         if received is None:
             log.warning("message rejected", channel=channel, bytes=len(message))
             return
-        sender = received.envelope.sender
+        sender = received.sender
         if sender == self._worker:
             for subscription in self._subscriptions.values():
                 if subscription.heartbeat_channel == channel:

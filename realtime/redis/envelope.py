@@ -1,27 +1,37 @@
-"""Messages between workers: signed, and numbered by their sender.
+"""Messages between workers: sealed with AES-256-GCM, and numbered by their sender.
 
-A forged, duplicate or late message is rejected, and a lost one is noticed.
+A forged, duplicate or late message is rejected, and a lost one is noticed. Redis sees the header: a byte for
+the format, the id of the sender (16 bytes), and a number that counts all messages of the sender (8 bytes),
+which is the nonce. Each sender has a key of its own, so that no nonce is used twice with a key.
 """
 
+import itertools
 import time
 from collections import Counter
-from hashlib import blake2b
-from hmac import compare_digest
+from uuid import UUID
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import DecodeError, Struct, ValidationError, json
 
 from app.contracts.events import Event
 
-SIGNATURE_BYTES = 16
+FORMAT = b"\x01"
+HEADER_BYTES = 25
+TAG_BYTES = 16
+MAX_SENDERS = 1000
+"""Senders whose keys a reader retains. That of another one is derived again for each message."""
 
-_WIRE_NAMES = {"number": "n", "sender": "s", "lost_since": "lost", "leaving": "bye"}
+_NONCE_PADDING = bytes(4)
+_WIRE_NAMES = {"number": "n", "lost_since": "lost", "leaving": "bye"}
 
 
 class Envelope(Struct, frozen=True, rename=_WIRE_NAMES, omit_defaults=True):
     """A message of a worker on a channel. One without events is a heartbeat, or reports only losses.
 
     Attributes:
-        sender: The worker's id.
         number: The number of the message among the sender's messages on this channel.
         events: The events.
         lost_since: The time of the oldest event that could not be sent on this channel before, in
@@ -30,7 +40,6 @@ class Envelope(Struct, frozen=True, rename=_WIRE_NAMES, omit_defaults=True):
         leaving: The worker is stopping: this is its last message.
     """
 
-    sender: str
     number: int
     events: list[Event] = []
     lost_since: int | None = None
@@ -39,11 +48,18 @@ class Envelope(Struct, frozen=True, rename=_WIRE_NAMES, omit_defaults=True):
 
 
 class EnvelopeWriter:
-    """Numbers and signs this worker's messages. All workers share the key."""
+    """Numbers and seals this worker's messages.
 
-    def __init__(self, key: bytes, worker: str) -> None:
-        self._key = key
-        self._worker = worker
+    Args:
+        secret: The secret that all workers share.
+        worker: The id of this worker, a UUID. No other writer may have it, as messages are counted from 0.
+    """
+
+    def __init__(self, secret: bytes, worker: str) -> None:
+        sender = UUID(worker).bytes
+        self._cipher = _cipher_of(secret, sender)
+        self._header = FORMAT + sender
+        self._counter = itertools.count()
         self._numbers: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
         self._new_losses: dict[str, int] = {}
@@ -57,8 +73,10 @@ class EnvelopeWriter:
             at = self._new_losses.pop(channel)
             self._losses[channel] = min(at, self._losses.get(channel, at))
         number, lost_since = self._numbers[channel], self._losses.get(channel)
-        body = json.encode(Envelope(self._worker, number, events, lost_since, unsent, leaving))
-        return _signature(self._key, channel, body) + body
+        body = json.encode(Envelope(number, events, lost_since, unsent, leaving))
+        count = next(self._counter).to_bytes(8, "big")
+        header = self._header + count
+        return header + self._cipher.encrypt(_NONCE_PADDING + count, body, header + channel.encode())
 
     def record_loss(self, channel: str, at: int) -> None:
         """Record that an event of the time ``at`` may not have been sent: the next message reports it."""
@@ -79,42 +97,68 @@ class ReceivedEnvelope(Struct, frozen=True):
     """An accepted message.
 
     Attributes:
+        sender: The worker that sent it.
         envelope: The message.
         missed_since: The time, in seconds since 1970, since which messages of its sender on this channel may
             have been missed; None if none was.
     """
 
+    sender: str
     envelope: Envelope
     missed_since: float | None
 
 
 class EnvelopeReader:
-    """Accepts messages that are signed with the key, and newer than the last one of their sender."""
+    """Accepts messages that were sealed by a worker, and are newer than the last one of their sender.
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    Args:
+        secret: The secret that all workers share.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._senders: dict[bytes, tuple[str, AESGCM]] = {}
         self._decoder = json.Decoder(Envelope)
         self._last: dict[str, dict[str, tuple[int, float | None]]] = {}
 
     def read(self, channel: str, message: bytes) -> ReceivedEnvelope | None:
         """Return the message, None if it is forged, duplicate or late."""
-        body = message[SIGNATURE_BYTES:]
-        if not compare_digest(message[:SIGNATURE_BYTES], _signature(self._key, channel, body)):
+        opened = self._open(channel, message)
+        if opened is None:
             return None
+        sender, body = opened
         try:
             envelope = self._decoder.decode(body)
         except (DecodeError, ValidationError, UnicodeDecodeError):  # of another version of this service
             return None
         now = time.time()
         senders = self._last.setdefault(channel, {})
-        number, received_at = senders.get(envelope.sender, (envelope.number - 1, now))
+        number, received_at = senders.get(sender, (envelope.number - 1, now))
         if envelope.number <= number:
             return None
-        senders[envelope.sender] = (envelope.number, now)
+        senders[sender] = (envelope.number, now)
         missed_since = None if envelope.lost_since is None else envelope.lost_since / 1000
         if envelope.number > number + 1 + envelope.unsent and received_at is not None:
             missed_since = received_at if missed_since is None else min(received_at, missed_since)
-        return ReceivedEnvelope(envelope, missed_since)
+        return ReceivedEnvelope(sender, envelope, missed_since)
+
+    def _open(self, channel: str, message: bytes) -> tuple[str, bytes] | None:
+        """Return the sender and the body of a message, None if no worker sealed it for this channel."""
+        if len(message) < HEADER_BYTES + TAG_BYTES or message[:1] != FORMAT:
+            return None
+        header, sender = message[:HEADER_BYTES], message[1:17]
+        known = self._senders.get(sender)
+        worker, cipher = known or (str(UUID(bytes=sender)), _cipher_of(self._secret, sender))
+        try:
+            nonce = _NONCE_PADDING + header[17:]
+            body = cipher.decrypt(nonce, message[HEADER_BYTES:], header + channel.encode())
+        except InvalidTag:
+            return None
+        if known is None:  # only now: forged messages must not displace the keys of workers
+            if len(self._senders) >= MAX_SENDERS:
+                del self._senders[next(iter(self._senders))]
+            self._senders[sender] = worker, cipher
+        return worker, body
 
     def reset_sequences(self) -> None:
         """Do not report messages sent before now as missed: this worker's own outage covers them."""
@@ -128,12 +172,12 @@ class EnvelopeReader:
 
     def forget_sender(self, sender: str) -> None:
         """Forget a worker that has stopped."""
+        self._senders.pop(UUID(sender).bytes, None)
         for senders in self._last.values():
             senders.pop(sender, None)
 
 
-def _signature(key: bytes, channel: str, body: bytes) -> bytes:
-    mac = blake2b(channel.encode(), key=key, digest_size=SIGNATURE_BYTES)
-    mac.update(b"\0")
-    mac.update(body)
-    return mac.digest()
+def _cipher_of(secret: bytes, sender: bytes) -> AESGCM:
+    """Return the cipher of a sender."""
+    derivation = HKDF(algorithm=SHA256(), length=32, salt=sender, info=b"server-flow bus 1")
+    return AESGCM(derivation.derive(secret))

@@ -2,7 +2,7 @@
 
 A stream is a transport and no store: the history has every event. So entries are removed by age, and a Redis
 that loses its data loses entries that no consumer had read (docs/guides/services.md says how to read them
-again).
+again). With encryption on, the event of an entry is sealed for the service.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from app.contracts.integration import IntegrationSecret
+from realtime.redis.entry_seals import FORMAT, EntrySealers
 from realtime.redis.servers import explaining_outage, redis_servers
 
 GROUP = "service"
@@ -42,15 +44,18 @@ async def create_group(redis: Redis, key: str, group: str) -> None:
 
 
 _APPEND = """
-local group, max_entries, retention_ms = ARGV[1], ARGV[2], ARGV[3]
+local group, max_entries, retention_ms, format, secret = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], group, '0', 'MKSTREAM')
 if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return created
 end
 local last
-for i = 4, #ARGV, 3 do
-  last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_entries, '*',
-    'id', ARGV[i], 'type', ARGV[i + 1], 'event', ARGV[i + 2])
+for i = 6, #ARGV, 3 do
+  local fields = {'id', ARGV[i], 'type', ARGV[i + 1], 'event', ARGV[i + 2]}
+  if format ~= '' then
+    fields[7], fields[8], fields[9], fields[10] = 'sealed', format, 'secret', secret
+  end
+  last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_entries, '*', unpack(fields))
 end
 local oldest = tonumber(string.match(last, '^%d+')) - tonumber(retention_ms)
 redis.call('XTRIM', KEYS[1], 'MINID', string.format('%d-0', oldest))
@@ -82,14 +87,17 @@ class RedisEventStreams:
         """
         self._servers = redis_servers(url)
         self._database = database
+        self._sealers = EntrySealers()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     def key(self, alias: str) -> str:
         """Return the key by which programs read the stream of an integration."""
         return stream_key(self._database, alias)
 
-    async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
-        """Append events, each with its id, in order.
+    async def append(
+        self, alias: str, events: Sequence[tuple[str, bytes]], seal_with: IntegrationSecret | None = None
+    ) -> None:
+        """Append events, each with its id, in order, sealed with a secret if one is given.
 
         Raises:
             BusUnavailableError: Redis is unavailable; some of the events may have been appended.
@@ -97,7 +105,7 @@ class RedisEventStreams:
         key = stream_key(self._database, alias)
         for batch in _batches(events):
             async with self._slots, explaining_outage():
-                await self._append(key, batch)
+                await self._append(key, batch, seal_with)
 
     async def delete(self, alias: str) -> None:
         """Remove the stream of an integration. Raises BusUnavailableError."""
@@ -108,10 +116,16 @@ class RedisEventStreams:
         """Close all connections."""
         await self._servers.close()
 
-    async def _append(self, key: str, batch: Sequence[tuple[str, bytes]]) -> None:
+    async def _append(
+        self, key: str, batch: Sequence[tuple[str, bytes]], seal_with: IntegrationSecret | None
+    ) -> None:
+        sealer = None if seal_with is None else self._sealers.of(seal_with)
         arguments: list[str | bytes] = [GROUP, str(MAX_ENTRIES), str(RETENTION_MS)]
+        arguments += ["", ""] if sealer is None else [FORMAT, sealer.secret_id]
         for event_id, event in batch:
-            arguments += [event_id, msgspec.json.decode(event, type=_TypedEvent).type, event]
+            event_type = msgspec.json.decode(event, type=_TypedEvent).type
+            text = event if sealer is None else sealer.seal(key, event_id, event_type, event)
+            arguments += [event_id, event_type, text]
         await self._servers.commands.eval(_APPEND, 1, key, *cast(list[str], arguments))
 
 

@@ -27,7 +27,8 @@ class ServiceProgram(ServiceHandlers):
         url: The address of the server, for polling, for answers to events of a stream, and for events without
             data.
         api_key: The key of the service, or a token.
-        secret: For webhooks: the secret of the service, ``whsec_…``; several while it is rotated.
+        secret: For webhooks, and for streams of a server that encrypts: the secret of the service,
+            ``whsec_…``; several while it is rotated.
         host: For webhooks: the address to listen at, unless a server of the program's own runs ``asgi()``.
         port: For webhooks: the port, 0 for a free one.
         path: For webhooks: the path.
@@ -76,7 +77,7 @@ class ServiceProgram(ServiceHandlers):
         self._idle_seconds = idle_seconds
         self._concurrency = concurrency
         self._new_consumer: Callable[[], StreamConsumer] = lambda: StreamConsumer(
-            redis_url or "", alias, database=database, **(consumer_options or {})
+            redis_url or "", alias, **{"database": database, "secrets": secrets, **(consumer_options or {})}
         )
         self._resources = AsyncExitStack()
         self._listening: asyncio.Future[int] | None = None

@@ -126,16 +126,23 @@ async def test_forged_duplicate_and_late_messages_are_rejected(start: Start, url
         for revision in range(4):
             await one.bus.publish([changed("ada", revision)])
             genuine.append(await tap.next())
-        body = genuine[3][16:]
-        forged = EnvelopeWriter(b"another key", "somebody").write(channel, [changed("ada", 99)])
-        elsewhere = EnvelopeWriter(KEY, "somebody").write("another channel", [changed("ada", 98)])
-        bad = [b"", b"x", b"\0" * 16, bytes(16) + body, genuine[3][:16] + body.replace(b":3", b":9")]
+        last, stranger = genuine[3], str(uuid.uuid4())
+        forged = EnvelopeWriter(b"another key", one.bus.worker).write(channel, [changed("ada", 99)])
+        elsewhere = EnvelopeWriter(KEY, stranger).write("another channel", [changed("ada", 98)])
+        renumbered = last[:24] + bytes([last[24] + 1]) + last[25:]
+        bad = [b"", b"x", b"\0" * 64, bytes(16) + last[16:], renumbered, last[:-1], last[:-1] + b"x"]
         for message in (*genuine[::-1], *genuine, forged, elsewhere, *bad):
             await tap.send(message)
         await one.bus.publish([changed("ada", 4)])
         await two.until(lambda w: 4 in w.revisions)
     assert two.revisions == [0, 1, 2, 3, 4]
     assert two.gaps == []
+
+
+async def test_a_bus_starts_once_as_its_numbers_begin_again(start: Start, url: str) -> None:
+    worker = await start(url)
+    with pytest.raises(RuntimeError, match="nonces"):
+        await worker.bus.start(KEY)
 
 
 async def test_the_workers_are_counted(start: Start, url: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.auth.policy import Permission
 from app.auth.tokens import TokenVerifier, issue_token
 from app.contracts.callers import ADMIN, SERVICE, Caller
 from app.contracts.commands import Origin, StartCommand
@@ -49,6 +50,7 @@ OF_A_FLOW = {
     "diffFlowVersions",
     "exportFlow",
     "listFlowStates",
+    "searchFlowStates",
 }
 """Requests that read a flow of the service."""
 LISTS = {"listFlows", "getUserFlows"}
@@ -58,7 +60,9 @@ ENDLESS = {"streamFlowState"}
 """It reads a state, too; its answer does not end."""
 OF_ITS_LETTERS = {"listDeadLetters", "redeliverDeadLetters", "dropDeadLetters"}
 """Requests about its own dead letters, unless they name another service."""
-OF_A_SERVICE = {name for name, each in ENDPOINTS.items() if "{alias}" in each.path and each.for_services}
+OF_A_SERVICE = {
+    name for name, each in ENDPOINTS.items() if "{alias}" in each.path and each.access.for_services
+}
 """Requests about a service by itself."""
 
 BODIES: dict[str, Any] = {
@@ -85,6 +89,7 @@ def flow(slug: str, first: str, second: str) -> dict[str, Any]:
     return {
         "flow": slug,
         "initialStep": "a",
+        "searchable": ["/secret"],
         "participants": {"clerk": {"assignable": True, "claim": "PT1H"}},
         "steps": {"a": step(0, "a", first, "b"), "b": step(1, "b", second, "a")},
     }
@@ -100,7 +105,7 @@ class ServiceWorld(Doors):
         rig = Rig()
         rig.clock.time = datetime.now(UTC)
         keys = rig.service.integrations.keys
-        made = cls(rig, TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"], service_keys=keys))
+        made = cls(rig, TokenVerifier(key=KEY, algorithms=["HS256"], service_keys=keys))
         for alias in ("payment", "user"):
             now = rig.clock.now()
             registration = Integration(alias=alias, registered_at=now, updated_at=now)
@@ -146,6 +151,8 @@ async def requests_of(there: ServiceWorld, endpoint: Endpoint, state: StateId) -
     query = {"userId": state.user_id} if "user_id" in takes else {}
     if "service" in takes:
         query["service"] = "user"
+    if "match" in takes:
+        query["match"] = "/secret=pear"
     if "token" in takes:
         query["token"] = await there.token_of(state)
     body: Any = BODIES.get(endpoint.name, {} if endpoint.body else None)
@@ -172,10 +179,10 @@ def is_allowed(name: str, where: str) -> bool:
 
 
 def test_every_route_and_event_for_services_has_a_place_in_the_tables() -> None:
-    open_to_services = {name for name, each in ENDPOINTS.items() if each.for_services}
+    open_to_services = {name for name, each in ENDPOINTS.items() if each.access.for_services}
     placed = [READING, OF_A_FLOW, LISTS, RUNNING, ENDLESS, OF_ITS_LETTERS, OF_A_SERVICE]
     assert sorted(name for group in placed for name in group) == sorted(open_to_services)
-    assert not [name for name in open_to_services if ENDPOINTS[name].scope == ADMIN]
+    assert not [name for name in open_to_services if ENDPOINTS[name].access.permission is Permission.ADMIN]
     assert {"createServiceKey", "listServiceKeys", "revokeServiceKey"} <= OF_A_SERVICE
 
 

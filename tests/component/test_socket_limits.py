@@ -9,6 +9,7 @@ import pytest
 import socketio
 
 from app.auth.tokens import TokenVerifier
+from app.services.rates.request_limits import RequestRates
 from realtime.gateway.handlers import FlowSockets
 from tests.support.asgi_server import serving_asgi
 from tests.support.rig import Rig, rig
@@ -20,14 +21,14 @@ WAIT = 20.0
 @pytest.fixture
 async def limited() -> Rig:
     """A service on which a user may change states twice a minute."""
-    return await rig(user_changes_per_minute=2)
+    return await rig(rates=RequestRates(changes=2))
 
 
 @pytest.fixture
 async def client(limited: Rig) -> AsyncIterator[socketio.AsyncClient]:
     sockets = FlowSockets(
         limited.service,
-        TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key=KEY, algorithms=["HS256"]),
         transports=["websocket"],
         cors_origins=[],
         max_message_bytes=10_000,

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from app.contracts.errors import BusUnavailableError
-from realtime.consumer import StreamConsumer, StreamEvent
+from app.contracts.integration import IntegrationSecret
+from app.services.integrations.secrets import new_secret
+from realtime.consumer import MissingSecretError, StreamConsumer, StreamEvent
 from realtime.consumer.group import BLOCK_MS
 from realtime.redis.servers import TIMEOUT_SECONDS
 from realtime.redis.streams import GROUP, RedisEventStreams, stream_key
@@ -93,10 +96,12 @@ class Running:
         await self.consumer.close()
 
 
-async def append(url: str, events: Sequence[tuple[str, bytes]]) -> None:
+async def append(
+    url: str, events: Sequence[tuple[str, bytes]], seal_with: IntegrationSecret | None = None
+) -> None:
     streams = RedisEventStreams(url, "server_flow")
     try:
-        await streams.append(ALIAS, events)
+        await streams.append(ALIAS, events, seal_with)
     finally:
         await streams.close()
 
@@ -383,6 +388,49 @@ async def test_a_full_redis_takes_all_events_of_a_batch_or_none(server: RedisSer
     await redis.config_set("maxmemory", "0")
     await append(server.url, [event(n) for n in range(2, 10)])
     assert await redis.xlen(KEY) == 9
+
+
+async def acknowledge_all(consumer: StreamConsumer) -> None:
+    async for each in consumer:
+        await consumer.ack(each)
+
+
+async def test_sealed_events_are_read_with_the_secrets_that_sealed_them(
+    server: RedisServer, redis: Redis
+) -> None:
+    old, new = (new_secret(datetime(2026, 1, 1, tzinfo=UTC)) for _ in range(2))
+    await append(server.url, [event(1)])
+    await append(server.url, [event(2)], old)
+    await append(server.url, [event(3), event(4, "bob")], new)
+    async with StreamConsumer(server.url, ALIAS, secrets=[new.secret]) as consumer:
+        reading = asyncio.create_task(acknowledge_all(consumer))
+        with pytest.raises(MissingSecretError, match=old.id):
+            await reading
+    assert await pending(redis) > 0, "nothing is lost"
+    received = []
+    async with StreamConsumer(server.url, ALIAS, secrets=[new.secret, old.secret]) as consumer:
+        async for each in consumer:
+            received.append(each.id)
+            await consumer.ack(each)
+            if each.id == "evt_4":
+                break
+    assert received in (["evt_1", "evt_2", "evt_3", "evt_4"], ["evt_2", "evt_3", "evt_4"])
+    assert await pending(redis) == 0
+
+
+@pytest.mark.expected_logs("malformed stream entry")
+async def test_a_changed_entry_is_given_up_and_stops_nothing(server: RedisServer, redis: Redis) -> None:
+    secret = new_secret(datetime(2026, 1, 1, tzinfo=UTC))
+    await append(server.url, [event(1), event(2)], secret)
+    entries: Any = await redis.xrange(KEY)
+    _, first = entries[0]
+    await redis.xadd(KEY, {**first, b"id": b"evt_9"})
+    await append(server.url, [event(3)], secret)
+    seen = Seen()
+    async with Running(server.url, seen, secrets=[secret.secret]):
+        await seen.until("evt_3")
+    assert seen.ids == ["evt_1", "evt_2", "evt_3"]
+    await until_nothing_is_pending(redis)
 
 
 async def test_a_wrong_password_ends_the_consumer(server: RedisServer, redis: Redis) -> None:

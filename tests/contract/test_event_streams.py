@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -11,7 +12,9 @@ from redis.asyncio import Redis
 
 from app.contracts.errors import BusUnavailableError
 from app.contracts.ports.transports import EventStreams
+from app.services.integrations.secrets import new_secret
 from config.settings import Settings
+from realtime.redis.entry_seals import EntryOpener
 from realtime.redis.streams import GROUP, MAX_BATCH, RedisEventStreams, stream_key
 from tests.support.fake_transports import FakeEventStreams
 from tests.support.faults import CuttableProxy
@@ -19,6 +22,7 @@ from tests.support.faults import CuttableProxy
 PORTS = (EventStreams,)
 
 Entry = tuple[str, str, bytes]
+SECRET = new_secret(datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def event(number: int, payload: str = "") -> tuple[str, bytes]:
@@ -47,7 +51,10 @@ class StreamsWithOutages(Protocol):
         """Bring Redis back."""
 
     async def unread(self, alias: str) -> list[Entry]:
-        """Return the entries that the group of a stream has not read, and read them."""
+        """Return the entries that the group of a stream has not read, opened if sealed, and read them."""
+
+    async def seals(self, alias: str) -> list[str | None]:
+        """Return the ids of the secrets with which the entries are sealed."""
 
 
 class FakeStreamOutages:
@@ -67,6 +74,9 @@ class FakeStreamOutages:
         events = self.streams.streams.get(alias, [])
         before, self._read[alias] = self._read.get(alias, 0), len(events)
         return entries_of(events[before:])
+
+    async def seals(self, alias: str) -> list[str | None]:
+        return self.streams.seals[alias]
 
 
 class RedisStreamOutages:
@@ -94,10 +104,24 @@ class RedisStreamOutages:
         answer: Any = await self.redis.xreadgroup(GROUP, "test", {key: ">"}, noack=True)
         read = answer.items() if isinstance(answer, dict) else answer
         return [
-            (fields[b"id"].decode(), fields[b"type"].decode(), fields[b"event"])
+            self._opened(key, fields)
             for _, entries in read
             for _, fields in (entries[0] if isinstance(entries[0], list) else entries)
         ]
+
+    async def seals(self, alias: str) -> list[str | None]:
+        entries: Any = await self.redis.xrange(self.streams.key(alias))
+        return [fields[b"secret"].decode() if b"sealed" in fields else None for _, fields in entries]
+
+    def _opened(self, key: str, fields: dict[bytes, bytes]) -> Entry:
+        event_id, event_type, text = fields[b"id"].decode(), fields[b"type"].decode(), fields[b"event"]
+        if b"sealed" in fields:
+            assert b"flow" not in text
+            text = EntryOpener(key, [SECRET.secret]).open(
+                text, seal_format=fields[b"sealed"].decode(), secret_id=fields[b"secret"].decode(),
+                event_id=event_id, event_type=event_type, entry="",
+            )  # fmt: skip
+        return event_id, event_type, text
 
 
 @pytest.fixture(params=["fake", pytest.param("redis", marks=pytest.mark.server)])
@@ -125,6 +149,14 @@ async def test_events_are_appended_in_order_before_anybody_reads(outages: Stream
     assert await outages.unread("payment") == entries_of(events)
     await outages.streams.append("payment", events[:2])
     assert await outages.unread("payment") == entries_of(events[:2]), "only the new ones, repeated ones too"
+
+
+async def test_events_are_sealed_with_a_secret(outages: StreamsWithOutages) -> None:
+    await outages.streams.append("payment", [event(1)])
+    await outages.streams.append("payment", [event(2, "é" * 1000), event(3)], SECRET)
+    await outages.streams.append("payment", [event(4)])
+    assert await outages.seals("payment") == [None, SECRET.id, SECRET.id, None]
+    assert await outages.unread("payment") == entries_of([event(1), event(2, "é" * 1000), event(3), event(4)])
 
 
 async def test_streams_are_apart(outages: StreamsWithOutages) -> None:

@@ -16,15 +16,21 @@ from app.contracts.deliveries import (
     LanePosition,
     LaneUpdate,
 )
-from app.contracts.ports.ciphers import PayloadCipher, PayloadText
+from app.contracts.errors import FlowStateCorruptionError, OperationalError
+from app.contracts.integration import ApiKey, Integration, IntegrationSecret
+from app.contracts.ports.ciphers import PayloadCipher, PayloadText, SealedText, Unopened
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
 from app.contracts.record import MergedField, payload_place, remembered_request
 from app.contracts.state import StateId
+from app.flow.history_chain import is_erased, is_intact, seal
 from models.database import Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
+from models.integrations.api_keys import MongoApiKeyStore
 from models.integrations.lanes import MongoDeliveryLanes
 from models.integrations.letters import MongoDeadLetters
+from models.integrations.registrations import MongoIntegrationStore
+from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from tests.support.fakes import FakeCipher
 from tests.support.samples import T0, fresh, moved, record
@@ -67,18 +73,23 @@ async def documents(database: Database, collection: str) -> list[dict[str, Any]]
 
 
 async def test_opened_texts_are_the_sealed_ones_in_order(cipher: PayloadCipher) -> None:
-    texts = [PayloadText("ada", f"loop:ada:e:{n}", f'{{"n":{n}}}') for n in range(3)]
+    texts = [PayloadText("ada", f"loop:ada:e:{n}", "payload", f'{{"n":{n}}}') for n in range(3)]
     sealed = await cipher.seal_many(texts)
-    assert all(one != text.text for one, text in zip(sealed, texts, strict=True))
-    replaced = [structs.replace(t, text=one) for t, one in zip(texts, sealed, strict=True)]
+    assert all(one != text.text.encode() for one, text in zip(sealed, texts, strict=True))
+    replaced = [
+        SealedText(t.user_id, t.document_id, t.field, one) for t, one in zip(texts, sealed, strict=True)
+    ]
     assert list(await cipher.open_many(replaced)) == [text.text for text in texts]
 
 
-async def test_a_text_opens_only_in_its_document(cipher: PayloadCipher) -> None:
-    (sealed,) = await cipher.seal_many([PayloadText("ada", "loop:ada", "{}")])
-    for other in (PayloadText("ada", "loop:eve", sealed), PayloadText("eve", "loop:ada", sealed)):
-        with pytest.raises(ValueError, match="another document"):
-            await cipher.open_many([other])
+async def test_a_text_opens_only_in_its_field(cipher: PayloadCipher) -> None:
+    (sealed,) = await cipher.seal_many([PayloadText("ada", "loop:ada", "payload", "{}")])
+    moved = [
+        SealedText("ada", "loop:eve", "payload", sealed),
+        SealedText("ada", "loop:ada", "message", sealed),
+        SealedText("ada", "loop:ada", "payload", sealed),
+    ]
+    assert list(await cipher.open_many(moved)) == [Unopened.DAMAGED, Unopened.DAMAGED, "{}"]
 
 
 @WITH_DOCUMENTS
@@ -89,9 +100,9 @@ async def test_states_are_stored_sealed_and_loaded_open(
     started = structs.replace(record(state), payload=SECRET)
     assert await states.commit(None, started)
     (document,) = await documents(sealed_database, "flow_states")
-    assert document["payload"].startswith("<ada|loop:ada>")
-    assert document["outbox"][0]["payload"].startswith(f"<ada|{started.id}>")
-    assert document["outbox"][0]["after"]["payload"].startswith(f"<ada|{started.id}>")
+    assert b"<ada|loop:ada|payload>" in document["payload"]
+    assert f"<ada|{started.id}|payload>".encode() in document["outbox"][0]["payload"]
+    assert f"<ada|{started.id}|after.payload>".encode() in document["outbox"][0]["after"]["payload"]
     place = payload_place(started, None)
     request = remembered_request(started)
     stored = StoredState(state, (started,), () if request is None else (request,), "", place)
@@ -146,10 +157,10 @@ async def test_records_are_stored_sealed_and_read_open(
     first = structs.replace(record(fresh(payload=SECRET)), payload=SECRET)
     second = record(moved(fresh(payload=SECRET)))
     await history.append([first, second])
-    assert cipher.calls == [4], "all payloads of a command are sealed together"
+    assert cipher.calls == [6], "all texts of a command are sealed together"
     await documents(sealed_database, "flow_history")
     assert (await history.read(StateId("loop", "ada"), None, 10)).items == [first, second]
-    assert cipher.calls == [4, 4]
+    assert cipher.calls == [6, 6]
     assert (await history.scan(StateId("loop", "ada"), None, 10)).items == [first, second]
     assert await history.newest(StateId("loop", "ada")) == second
     assert await history.get(first.id) == first
@@ -169,7 +180,7 @@ async def test_the_values_of_a_merge_are_sealed_too(
     )
     await history.append([one])
     (document,) = await documents(sealed_database, "flow_history")
-    assert document["merged"].startswith(f"<ada|{one.id}>")
+    assert f"<ada|{one.id}|merged>".encode() in document["merged"]
     assert await history.get(one.id) == one
     assert await states.commit(None, one)
     await documents(sealed_database, "flow_states")
@@ -179,10 +190,84 @@ async def test_the_values_of_a_merge_are_sealed_too(
 
 
 @WITH_DOCUMENTS
-async def test_without_a_payload_nothing_is_sealed(states: MongoStateStore, cipher: FakeCipher) -> None:
+async def test_a_state_without_data_of_users_names_its_data_key(
+    states: MongoStateStore, sealed_database: Database, cipher: FakeCipher
+) -> None:
     await states.commit(None, structs.replace(record(fresh()), payload=UNSET))
+    (document,) = await sealed_database.collection("flow_states").find({}).to_list(None)
+    assert b"<ada|loop:ada|keyCheck>" in document["keyCheck"]
     assert await states.load(StateId("loop", "ada")) is not None
-    assert cipher.calls == []
+    with_payload = moved(fresh(payload=SECRET))
+    assert await states.commit(fresh().position, record(with_payload))
+    (document,) = await sealed_database.collection("flow_states").find({}).to_list(None)
+    assert "keyCheck" not in document
+    assert cipher.fresh == 1, "the start alone reads the keys again"
+
+
+@WITH_DOCUMENTS
+async def test_a_state_whose_data_key_was_destroyed_has_ended(
+    states: MongoStateStore, history: MongoHistoryStore, cipher: FakeCipher
+) -> None:
+    bare = structs.replace(fresh(), user_id="eve")
+    await states.commit(None, record(fresh(payload=SECRET)))
+    await states.commit(None, structs.replace(record(bare), payload=UNSET))
+    sealed = seal(record(fresh(payload=SECRET)), "", "5a17")
+    await history.append([sealed])
+    for user_id in ("ada", "eve"):
+        cipher.erase(user_id)
+        found = await states.load_or_salvage(StateId("loop", user_id))
+        assert isinstance(found, StoredState)
+        assert (found.state.status, found.state.payload) == ("cleared", UNSET)
+        assert found.state.is_gone_at(T0)
+    (erased,) = (await history.read(StateId("loop", "ada"), None, 10)).items
+    assert is_erased(erased)
+    assert is_intact(erased)
+
+
+@WITH_DOCUMENTS
+async def test_a_sealed_document_without_its_key_is_unreadable_and_says_why(
+    states: MongoStateStore, history: MongoHistoryStore, sealed_database: Database
+) -> None:
+    await states.commit(None, record(fresh(payload=SECRET)))
+    await history.append([record(fresh(payload=SECRET))])
+    keyless = MongoStateStore(sealed_database)
+    with pytest.raises(FlowStateCorruptionError) as refusal:
+        await keyless.load(StateId("loop", "ada"))
+    assert "FLOW_ENCRYPTION_KEYS" in refusal.value.details["reason"]
+    with pytest.raises(FlowStateCorruptionError) as refusal:
+        await MongoHistoryStore(sealed_database).read(StateId("loop", "ada"), None, 10)
+    assert "FLOW_ENCRYPTION_KEYS" in refusal.value.details["reason"]
+    await sealed_database.collection("flow_states").update_one(
+        {"_id": "loop:ada"}, {"$set": {"payload": b"\1changed"}}
+    )
+    with pytest.raises(FlowStateCorruptionError) as refusal:
+        await states.load(StateId("loop", "ada"))
+    assert "its payload is encrypted, and was changed" in refusal.value.details["reason"]
+
+
+@WITH_DOCUMENTS
+async def test_the_request_of_a_sealed_record_is_found_and_that_of_a_clear_one_too(
+    history: MongoHistoryStore, sealed_database: Database
+) -> None:
+    old = structs.replace(record(fresh()), request_id="r-old", actor="ada")
+    new = structs.replace(record(moved(fresh())), request_id="r-new", actor="ada")
+    await MongoHistoryStore(sealed_database).append([old])
+    await history.append([new])
+    since = T0 - timedelta(1)
+    assert await history.find_request(StateId("loop", "ada"), "ada", "r-old", since) == old
+    assert await history.find_request(StateId("loop", "ada"), "ada", "r-new", since) == new
+    assert await history.find_request(StateId("loop", "ada"), "ada", "r-none", since) is None
+
+
+@WITH_DOCUMENTS
+async def test_a_receipt_of_an_erasure_is_stored_in_the_clear(
+    history: MongoHistoryStore, sealed_database: Database
+) -> None:
+    ended = structs.replace(fresh(), status="cleared")
+    receipt = structs.replace(seal(record(ended), "", "5a17"), kind="erased", payload=UNSET)
+    await history.append([receipt])
+    (document,) = await sealed_database.collection("flow_history").find({}).to_list(None)
+    assert document["salt"] == "5a17"
 
 
 @WITH_DOCUMENTS
@@ -200,7 +285,7 @@ async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
     assert claimed.attempts == (failed,)
     await lanes.release([LaneUpdate(lane=claimed, cursor=None, due_at=T0, attempts=(failed,) * 2)], T0)
     (document,) = await documents(sealed_database, "flow_delivery_lanes")
-    assert document["attempts"].startswith(f"<ada|{lane.id.key}>")
+    assert f"<ada|{lane.id.key}|attempts>".encode() in document["attempts"]
     found = await lanes.get(lane.id)
     assert found is not None
     assert found.attempts == (failed,) * 2
@@ -220,5 +305,62 @@ async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
     )
     await letters.add([letter])
     (document,) = await documents(sealed_database, "flow_dead_letters")
-    assert document["event"].startswith("<ada|pay;evt_1>")
+    assert b"<ada|pay;evt_1|event>" in document["event"]
     assert (await letters.find(DeadLetterFilter(), None, 10)).items == [letter]
+
+
+@WITH_DOCUMENTS
+async def test_secrets_of_the_service_are_stored_sealed_and_read_open(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    codec = DocumentCodec(cipher)
+    stores = MongoSecretStore(sealed_database, codec), MongoSecretStore(sealed_database, codec)
+    first, second = await asyncio.gather(*(store.secret("bus") for store in stores))
+    assert first == second
+    (document,) = await sealed_database.collection("flow_secrets").find({}).to_list(None)
+    assert b"<None|bus|value>" in document["value"]
+    with pytest.raises(OperationalError, match="FLOW_ENCRYPTION_KEYS"):
+        await MongoSecretStore(sealed_database).secret("bus")
+
+
+@WITH_DOCUMENTS
+async def test_a_secret_of_a_time_without_encryption_is_sealed_when_it_is_read(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    clear = await MongoSecretStore(sealed_database).secret("bus")
+    sealing = MongoSecretStore(sealed_database, DocumentCodec(cipher))
+    assert await sealing.secret("bus") == clear
+    (document,) = await sealed_database.collection("flow_secrets").find({}).to_list(None)
+    assert b"<None|bus|value>" in document["value"]
+    assert await sealing.secret("bus") == clear
+
+
+@WITH_DOCUMENTS
+async def test_secrets_of_webhooks_and_hashes_of_api_keys_are_stored_sealed_and_read_open(
+    sealed_database: Database, cipher: FakeCipher
+) -> None:
+    codec = DocumentCodec(cipher)
+    integrations = MongoIntegrationStore(sealed_database, codec)
+    secrets = (IntegrationSecret("b", "whsec_bmV3", T0), IntegrationSecret("a", "whsec_b2xk", T0))
+    one = Integration(alias="pay", registered_at=T0, updated_at=T0, secrets=secrets)
+    clear = structs.replace(one, alias="user")
+    await MongoIntegrationStore(sealed_database).put(clear, None)
+    assert await integrations.put(one, None)
+    assert await integrations.list_all() == [one, clear]
+    assert await integrations.put(structs.replace(clear, revision=1), 0)
+    assert await integrations.get("user") == structs.replace(clear, revision=1)
+    stored = await sealed_database.collection("flow_integrations").find({}).to_list(None)
+    for each in stored:
+        assert f"<None|{each['_id']}|secrets.a>".encode() in each["secrets"][1]["secret"]
+    assert "whsec_" not in str(stored)
+
+    keys = MongoApiKeyStore(sealed_database, codec)
+    key = ApiKey(id="k1", alias="pay", hashed="ab" * 32, name="ci", created_at=T0, created_by="root")
+    old = structs.replace(key, id="k0")
+    await MongoApiKeyStore(sealed_database).add(old)
+    await keys.add(key)
+    assert await keys.get("k1") == key
+    assert await keys.of_integration("pay") == [old, key]
+    document = await sealed_database.collection("flow_api_keys").find_one({"_id": "k1"})
+    assert document is not None
+    assert b"<None|k1|hashed>" in document["hashed"]

@@ -473,7 +473,7 @@ async def test_an_administrator_holds_and_releases(serving: Serving, user: str) 
 async def test_a_page_of_an_allowed_origin_may_send_every_header_that_is_heeded(parts: Backend) -> None:
     application = build_application(
         parts.service,
-        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key="k" * 32, algorithms=["HS256"]),
         checks={},
         cors_origins=["https://app.example"],
         max_payload_bytes=1000,

@@ -127,16 +127,17 @@ async def test_four_services_move_every_state_through_the_flow(settings: Setting
     guide = Guide(settings, tmp_path)
     serving = guide.serving
     credentials = await guide.register()
-    of_redis = {name: guide.env[name] for name in ("FLOW_REDIS_URL", "FLOW_MONGO_DATABASE")}
+    of_stream = {name: guide.env[name] for name in ("FLOW_REDIS_URL", "FLOW_MONGO_DATABASE")}
+    of_stream["SECRET"] = credentials["notification secret"]
     python = (sys.executable, "-c")
     async with (
         guide.running_user(credentials["user secret"]) as out,
         running(*python, block(GUIDE, "python", '"pay"'), URL=serving.url, KEY=credentials["payment key"]),
         running(*python, block(GUIDE, "python", '"notify"'), URL=serving.url,
-                KEY=credentials["notification key"], **of_redis) as notified,
+                KEY=credentials["notification key"], **of_stream) as notified,
         running(*python, block(GUIDE, "python", '"ship"'), SECRET=credentials["shipping secret"],
                 PORT=str(guide.ports["8082"])),
-        running(*python, block(GUIDE, "python", '"audit"'), **of_redis) as audited,
+        running(*python, block(GUIDE, "python", '"audit"'), **of_stream) as audited,
     ):  # fmt: skip
         assert await out.readline() == b"listening\n"
         for user in USERS:

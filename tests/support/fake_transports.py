@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from app.contracts.errors import BusUnavailableError
-from app.contracts.integration import Integration
+from app.contracts.integration import Integration, IntegrationSecret
 from app.contracts.ports.transports import WebhookAnswer
 
 OK = WebhookAnswer(status=204)
@@ -116,28 +116,33 @@ class FakeWebhooks:
 
 
 class FakeEventStreams:
-    """Streams in memory: ``streams`` by alias. ``broken``: appending fails, after ``room`` events of
-    each call."""
+    """Streams in memory: ``streams`` by alias, and ``seals``, the id of the secret that seals each event.
+    ``broken``: appending fails, after ``room`` events of each call."""
 
     def __init__(self) -> None:
         self.streams: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
+        self.seals: defaultdict[str, list[str | None]] = defaultdict(list)
         self.broken = False
         self.room = 0
 
     def key(self, alias: str) -> str:
         return f"events:{alias}"
 
-    async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
+    async def append(
+        self, alias: str, events: Sequence[tuple[str, bytes]], seal_with: IntegrationSecret | None = None
+    ) -> None:
+        appended = events[: self.room] if self.broken else events
+        self.streams[alias] += appended
+        self.seals[alias] += [None if seal_with is None else seal_with.id] * len(appended)
         if self.broken:
-            self.streams[alias] += events[: self.room]
             self.room = max(0, self.room - len(events))
             raise BusUnavailableError
-        self.streams[alias] += events
 
     async def delete(self, alias: str) -> None:
         if self.broken:
             raise BusUnavailableError
         self.streams.pop(alias, None)
+        self.seals.pop(alias, None)
 
     def ids(self, alias: str) -> list[str]:
         return [event_id for event_id, _ in self.streams[alias]]

@@ -16,7 +16,7 @@ from app.contracts.errors import BusUnavailableError, FlowStateCorruptionError
 from app.contracts.events import EVERYONE, Event, Gap, Topic
 from app.contracts.pages import Page, take_page
 from app.contracts.people import Participant
-from app.contracts.ports.ciphers import PayloadText
+from app.contracts.ports.ciphers import PayloadText, SealedText, Unopened
 from app.contracts.ports.leases import Lease
 from app.contracts.ports.states import (
     REMEMBERED_REQUESTS,
@@ -529,27 +529,43 @@ class FakeSecretStore:
 
 
 class FakeCipher:
-    """Reverses texts and marks them with their owner and document.
+    """Reverses texts and marks them with their owner, document and field.
 
-    ``calls`` counts the texts of each call.
+    ``calls`` counts the texts of each call, ``fresh`` the calls with fresh keys. After ``erase``, texts of
+    before have no key.
     """
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.fresh = 0
+        self._generations: dict[str | None, int] = {}
 
-    async def seal_many(self, texts: Sequence[PayloadText]) -> list[str]:
+    def erase(self, user_id: str) -> None:
+        self._generations[user_id] = self._generations.get(user_id, 0) + 1
+
+    async def seal_many(self, texts: Sequence[PayloadText], *, fresh: bool = False) -> list[bytes]:
         self.calls.append(len(texts))
-        return [self._mark(text) + text.text[::-1] for text in texts]
+        self.fresh += fresh
+        return [self._mark(text) + text.text[::-1].encode() for text in texts]
 
-    async def open_many(self, texts: Sequence[PayloadText]) -> list[str]:
+    async def open_many(self, texts: Sequence[SealedText]) -> list[str | Unopened]:
         self.calls.append(len(texts))
-        for text in texts:
-            if not text.text.startswith(self._mark(text)):
-                raise ValueError(f"sealed for another document than {text.document_id}")
-        return [text.text.removeprefix(self._mark(text))[::-1] for text in texts]
+        return [self._open(text) for text in texts]
 
-    def _mark(self, text: PayloadText) -> str:
-        return f"<{text.user_id}|{text.document_id}>"
+    def forget(self, user_id: str) -> None:
+        """Nothing is cached."""
+
+    def _open(self, text: SealedText) -> str | Unopened:
+        mark = self._mark(text)
+        if text.sealed.startswith(mark):
+            return text.sealed.removeprefix(mark).decode()[::-1]
+        generation = int(text.sealed[1:9].decode()) if text.sealed[1:9].isdigit() else -1
+        is_erased = 0 <= generation < self._generations.get(text.user_id, 0)
+        return Unopened.ERASED if is_erased else Unopened.DAMAGED
+
+    def _mark(self, text: PayloadText | SealedText) -> bytes:
+        generation = self._generations.get(text.user_id, 0)
+        return f"\1{generation:08d}<{text.user_id}|{text.document_id}|{text.field}>".encode()
 
 
 class FakeStatistics:

@@ -6,6 +6,7 @@ from app.kit.clock import SystemClock
 from app.services import FlowService
 from app.services.integrations.ports import IntegrationPorts
 from app.services.wiring import Limits, Ports
+from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
@@ -20,6 +21,7 @@ from models.lease_store import MongoLeaseStore
 from models.secret_store import MongoSecretStore
 from models.states.store import MongoStateStore
 from models.statistics import MongoStatistics
+from tests.support.fake_rates import FakeRateCounters
 from tests.support.fake_transports import FakeEventStreams, FakeWebhooks
 from tests.support.fakes import FakeBus
 
@@ -50,6 +52,8 @@ def service_on(
             streams=FakeEventStreams(),
             secrets=MongoSecretStore(database),
         ),
+        audit=MongoAuditStore(database),
+        rates=FakeRateCounters(),
         bus=bus or FakeBus(),
         clock=clock or SystemClock(),
     )

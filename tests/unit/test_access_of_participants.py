@@ -29,7 +29,7 @@ from tests.support.case_flows import (
 )
 from tests.support.rig import Rig
 
-VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
+VERIFIER = TokenVerifier(key="k" * 32, algorithms=["HS256"])
 
 Command = Callable[[Rig, Origin], Awaitable[Any]]
 

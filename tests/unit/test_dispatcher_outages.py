@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from app.contracts.deliveries import Lane, LaneId
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.integration import Integration
+from app.services.integrations.secrets import new_secret, rotated
 from app.services.integrations.send_limits import MAX_SENDS, ClosingError, SendLimits
 from tests.support.dispatching import FLOW, BreakableLog, CountingLanes, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
@@ -72,6 +75,38 @@ def test_events_go_to_the_webhook_then_to_the_stream_then_to_the_log() -> None:
     assert [entry.id for entry in made.logged("payment")] == sent
     assert made.logged("payment")[0].transports == ("webhook", "stream", "pull")
     assert made.streams.events("payment")[-1] == made.webhooks.sent[-1].event
+
+
+def test_events_of_a_stream_are_sealed_with_the_newest_secret() -> None:
+    made = Deliveries(integration(stream=True, url=None, secrets=(new_secret(START),)))
+
+    async def run() -> None:
+        await made.prepare()
+        dispatcher = made.dispatcher(structs.replace(made.ports, seals_streams=True))
+        async with made.running(dispatcher):
+            await made.change("ada")
+            await asyncio.sleep(20)
+            (before,) = made._registered
+            rotated_secrets = rotated(before.secrets, new_secret(START), START, timedelta(days=1))
+            await made.register(
+                structs.replace(before, secrets=rotated_secrets, revision=before.revision + 1)
+            )
+            dispatcher.review()
+            await made.change("ada", "go")
+            await asyncio.sleep(20)
+
+    run_virtually(run())
+    (after,) = made._registered
+    assert made.streams.seals["payment"] == [after.secrets[1].id, after.secrets[0].id]
+
+
+def test_events_of_a_stream_are_in_the_clear_without_encryption() -> None:
+    async def scenario(made: Deliveries) -> None:
+        await made.change("ada")
+        await asyncio.sleep(20)
+
+    made = play(scenario, integration(stream=True, url=None, secrets=(new_secret(START),)))
+    assert made.streams.seals["payment"] == [None]
 
 
 class BreakableLanes(CountingLanes):

@@ -24,7 +24,7 @@ def failing(error: Exception | None) -> Check:
 async def ready(checks: dict[str, Check], query: str = "", *, strict: bool = False) -> httpx.Response:
     application = build_application(
         Rig().service,
-        TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key="k" * 32, algorithms=["HS256"]),
         checks=checks,
         cors_origins=[],
         max_payload_bytes=1000,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
-from app.flow.values.payload import check_size, require_storable
-from app.flow.values.storable_json import MAX_DEPTH
+from app.flow.values.payload import PayloadLimits, check_size, require_storable
+from app.flow.values.storable_json import MAX_DEPTH, MAX_NAME_CHARACTERS
 
 
 def nested(levels: int) -> Any:
@@ -67,6 +67,30 @@ def test_every_fault_is_named() -> None:
 
 
 def test_the_whole_payload_is_bounded() -> None:
-    check_size({"a": 1, "rest": "x" * 80}, 97)
+    check_size({"a": 1, "rest": "x" * 80}, PayloadLimits(97))
     with pytest.raises(PayloadTooLargeError):
-        check_size({"a": 1, "rest": "x" * 80}, 96)
+        check_size({"a": 1, "rest": "x" * 80}, PayloadLimits(96))
+
+
+def test_members_are_counted_at_every_level() -> None:
+    limits = PayloadLimits(max_fields=6)
+    check_size({"a": {"b": [1, 2, 3]}, "rest": "x" * 100}, limits)
+    with pytest.raises(InvalidPayloadError) as refusal:
+        check_size({"a": {"b": [1, 2, 3, 4]}, "rest": "x" * 100}, limits)
+    assert [fault.pointer for fault in refusal.value.faults] == ["/payload"]
+
+
+def test_names_are_bounded_and_every_place_of_a_long_one_is_reported() -> None:
+    long = "x" * MAX_NAME_CHARACTERS
+    require_storable({long: {long: 1}})
+    with pytest.raises(InvalidPayloadError) as refusal:
+        require_storable({"a": {f"{long}y": 1}, "b": [{f"{long}z": 1}], "c": 1})
+    assert [fault.pointer for fault in refusal.value.faults] == ["/payload/a", "/payload/b/0"]
+
+
+def test_the_depth_can_be_lowered() -> None:
+    limits = PayloadLimits(max_depth=2)
+    require_storable({"a": {"b": 1}}, limits)
+    with pytest.raises(InvalidPayloadError, match="2 levels") as refusal:
+        require_storable({"a": {"b": {}}, "c": [[[]]]}, limits)
+    assert [fault.pointer for fault in refusal.value.faults] == ["/payload/a/b", "/payload/c/0"]

@@ -6,6 +6,7 @@ import pytest
 
 from realtime.consumer.entries import PendingEntries, Position, position_of
 from realtime.consumer.events import MalformedEntryError, StateKey, StreamEvent, event_of, event_of_entry
+from realtime.redis.entry_seals import EntryOpener
 
 
 def event(entry: str, user: str, entity: str | None = None) -> StreamEvent:
@@ -122,7 +123,7 @@ def test_every_entry_succeeds_once_and_in_order_whatever_fails(seed: int) -> Non
 def test_events_are_decoded() -> None:
     text = b'{"specversion": "1.0", "id": "evt_1", "type": "flow.started", "replay": true, "x": 1, '
     text += b'"data": {"flowId": "f", "userId": "ada", "entityId": "e"}}'
-    found = event_of_entry("1-0", {b"event": text}, 2)
+    found = event_of_entry("1-0", {b"event": text}, 2, EntryOpener("stream", []))
     assert (found.id, found.type, found.replay, found.redelivered) == ("evt_1", "flow.started", True, True)
     assert found.state == ("f", "ada", "e")
     assert not event_of(text).redelivered
@@ -139,4 +140,4 @@ def test_malformed_events_are_refused(text: bytes) -> None:
     with pytest.raises(MalformedEntryError):
         event_of(text)
     with pytest.raises(MalformedEntryError):
-        event_of_entry("1-0", {b"other": text}, 1)
+        event_of_entry("1-0", {b"other": text}, 1, EntryOpener("stream", []))

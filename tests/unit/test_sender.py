@@ -30,7 +30,9 @@ class FailingServers:
 
 async def test_a_message_that_fails_while_losses_wait_to_be_reported_is_among_them() -> None:
     servers = FailingServers()
-    sender = Sender(cast("RedisServers", servers), EnvelopeWriter(b"k" * 32, "worker"))
+    sender = Sender(
+        cast("RedisServers", servers), EnvelopeWriter(b"k" * 32, "01a2b3c4-0000-7000-8000-000000000001")
+    )
     sent = asyncio.create_task(sender.send({"of ada": []}))
     await servers.sending.wait()
     reported = asyncio.create_task(sender.report_losses(["of all"]))

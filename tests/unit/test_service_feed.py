@@ -26,7 +26,7 @@ from app.services.integrations.feed import CHUNK_SIZE, DeliveryFeed, FeedPage
 from tests.support.integrations import checkout_dict, integration
 from tests.support.rig import Rig
 
-VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
+VERIFIER = TokenVerifier(key="k" * 32, algorithms=["HS256"])
 ADA = StateId("checkout", "ada")
 
 

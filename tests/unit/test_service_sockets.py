@@ -86,7 +86,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     await rig.service.create_flow(flow("shop", "payment", "user"))
     await rig.service.start_flow("olga", "shop", origin=Origin(Caller("olga")))
     key = await keys.create("payment", ApiKeyCommand(), ROOT)
-    verifier = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"], service_keys=keys)
+    verifier = TokenVerifier(key="k" * 32, algorithms=["HS256"], service_keys=keys)
     gateway = Gateway(rig, monkeypatch, verifier)
     async with rig.service:
         run = asyncio.create_task(gateway.sockets._rooms.run())

@@ -23,7 +23,7 @@ ENV = {"FLOW_JWT_SECRET": KEY}
 
 
 def verifier(**changes: Any) -> TokenVerifier:
-    return TokenVerifier(**{"key": KEY, "jwks_url": None, "algorithms": ["HS256"], **changes})
+    return TokenVerifier(**{"key": KEY, "algorithms": ["HS256"], **changes})
 
 
 def token(**claims: Any) -> str:

@@ -13,7 +13,7 @@ from app.contracts.state import StateId
 from app.http.routes.streams import MAX_BACKLOG, FlowStream
 from tests.support.rig import rig
 
-VERIFIER = TokenVerifier(key="k" * 32, jwks_url=None, algorithms=["HS256"])
+VERIFIER = TokenVerifier(key="k" * 32, algorithms=["HS256"])
 
 
 async def test_a_reader_that_is_too_slow_is_reported_so() -> None:

@@ -43,7 +43,7 @@ def test_there_is_an_end_of_faults() -> None:
 def administrator() -> httpx.AsyncClient:
     application = build_application(
         Rig().service,
-        TokenVerifier(key=KEY, jwks_url=None, algorithms=["HS256"]),
+        TokenVerifier(key=KEY, algorithms=["HS256"]),
         checks={},
         cors_origins=[],
         max_payload_bytes=1000,

@@ -39,6 +39,8 @@ from app.contracts.errors.operational import (
     DataTransferError,
     DefinitionSourceError,
     OperationalError,
+    SigningKeysError,
+    WrappingKeyMissingError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -117,6 +119,7 @@ __all__ = [
     "SeparationOfDutiesError",
     "ServiceConflictError",
     "ServiceNotFoundError",
+    "SigningKeysError",
     "SlowClientError",
     "StateBusyError",
     "StatePausedError",
@@ -125,6 +128,7 @@ __all__ = [
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",
+    "WrappingKeyMissingError",
     "cut",
     "service_limit_error",
 ]

@@ -18,6 +18,12 @@ class BusUnavailableError(OperationalError):
     code = "BUS_UNAVAILABLE"
 
 
+class SigningKeysError(OperationalError):
+    """The keys of an identity provider cannot be read; the message says why, without the address."""
+
+    code = "SIGNING_KEYS_UNREADABLE"
+
+
 class DefinitionSourceError(OperationalError):
     """A source of definitions cannot be read; the message says which and why."""
 
@@ -28,3 +34,9 @@ class DataTransferError(OperationalError):
     """An export or an import cannot be made; the message says why and what to do."""
 
     code = "DATA_TRANSFER_FAILED"
+
+
+class WrappingKeyMissingError(OperationalError):
+    """Stored data needs wrapping keys that the settings lack; the message names their ids."""
+
+    code = "WRAPPING_KEY_MISSING"

@@ -46,7 +46,7 @@ class AuthenticationRequiredError(FlowError):
 
 
 class KeysUnavailableError(FlowError):
-    """The keys for checking tokens cannot be read, because FLOW_JWKS_URL does not answer."""
+    """The keys for checking tokens cannot be read, because the identity provider does not answer."""
 
     code = "KEYS_UNAVAILABLE"
     status = 503
@@ -202,7 +202,10 @@ class TooManyConnectionsError(FlowError):
 
 
 class RateLimitedError(FlowError):
-    """A client exceeds its rate limit; ``details.retryAfterMs`` is the time to the next request."""
+    """A client exceeds its rate limit; ``details.retryAfterMs`` is the time to the next request.
+
+    ``policy`` is the name of the limit and its requests in a minute, None for limits of other kinds.
+    """
 
     code = "RATE_LIMITED"
     status = 429
@@ -210,9 +213,10 @@ class RateLimitedError(FlowError):
     retryable = True
     retry_after = 1
 
-    def __init__(self, what: str, seconds: float) -> None:
+    def __init__(self, what: str, seconds: float, *, policy: tuple[str, int] | None = None) -> None:
         super().__init__(f"{what}; try again later", retryAfterMs=max(1, round(seconds * 1000)))
         self.retry_after = max(1, math.ceil(seconds))
+        self.policy = policy
 
 
 class CheckTimeoutError(FlowError):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.contracts.audit import AuditEntry
+from app.contracts.audit import AuditEntry, AuditFilter, UnreadableEntry
 
 
 class AuditStore(Protocol):
@@ -12,11 +12,17 @@ class AuditStore(Protocol):
     Every method raises StoreUnavailableError.
     """
 
-    async def append(self, entry: AuditEntry) -> bool:
-        """Store an entry; returns false if its sequence is used."""
+    async def append(self, entries: Sequence[AuditEntry]) -> int:
+        """Store entries with consecutive sequences, in order, up to the first whose sequence is used.
 
-    async def last(self) -> AuditEntry | None:
+        Returns:
+            The number of entries that were stored, which are the first ones.
+        """
+
+    async def last(self) -> AuditEntry | UnreadableEntry | None:
         """Return the entry with the highest sequence."""
 
-    async def read(self, after: int, limit: int) -> Sequence[AuditEntry]:
-        """Return entries after a sequence, in order."""
+    async def read(
+        self, after: int, limit: int, only: AuditFilter = ...
+    ) -> Sequence[AuditEntry | UnreadableEntry]:
+        """Return entries after a sequence that a filter selects, in order."""

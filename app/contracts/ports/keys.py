@@ -80,8 +80,11 @@ class DataKeyStore(Protocol):
     async def wrapped_by_others(self, wrapping: str, after: str, limit: int) -> Sequence[DataKeyRing]:
         """Return owners, by name after ``after``, with a usable key that another key than this one wraps."""
 
+    async def other_wrappings(self, known: Collection[str]) -> Sequence[str]:
+        """Return the ids of all keys but these that wrap a usable data key. Quick if there are none."""
+
     async def count_by_wrapping(self) -> Mapping[str, int]:
-        """Count the usable data keys by the ids of the keys that wrap them."""
+        """Count the owners with usable data keys, by the ids of the keys that wrap those."""
 
 
 class KeyWrapping(Protocol):

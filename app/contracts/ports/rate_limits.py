@@ -5,22 +5,30 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-RateSubject = Literal["user", "address", "service"]
+RateSubject = Literal["user", "service", "address", "failure", "change"]
 
 
 class RateKey(Struct, frozen=True):
-    """The subject of a rate: a user, an address of a network, or an API key or service."""
+    """A budget of requests: ``per_minute`` at once after a quiet minute, and regained at that rate.
+
+    ``subject`` and ``name`` say whose it is: requests of a user, of a service or of the network of an
+    address, failed authentications of such a network, or changes that a user requests.
+    """
 
     subject: RateSubject
     name: str
+    per_minute: int
 
 
 class RateCounters(Protocol):
-    """Counts requests of all workers together in windows of a minute."""
+    """The use of budgets by all workers together."""
 
-    async def add(self, counts: Mapping[RateKey, int]) -> Mapping[RateKey, float]:
-        """Add requests, and return the load of each key over the last minute, as requests in a minute.
+    async def add(self, requests: Mapping[RateKey, int]) -> Mapping[RateKey, float]:
+        """Add requests of this worker, and return the use of each budget by all workers.
+
+        The use is the number of requests that the budget has not regained yet; it may exceed ``per_minute``.
+        With 0 requests the use is only read.
 
         Raises:
-            BusUnavailableError: Redis does not answer; the caller then counts alone.
+            BusUnavailableError: Redis does not answer; some of the requests may have been added.
         """

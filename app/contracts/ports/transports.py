@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from app.contracts.deliveries import FailureReason
-from app.contracts.integration import Integration
+from app.contracts.integration import Integration, IntegrationSecret
 
 MAX_EVENT_BYTES = 262_144
 """Limit of an event, as JSON."""
@@ -57,8 +57,16 @@ class EventStreams(Protocol):
     def key(self, alias: str) -> str:
         """Return the key by which programs read the stream of an integration."""
 
-    async def append(self, alias: str, events: Sequence[tuple[str, bytes]]) -> None:
+    async def append(
+        self, alias: str, events: Sequence[tuple[str, bytes]], seal_with: IntegrationSecret | None = None
+    ) -> None:
         """Append events, each with its id, in order.
+
+        Args:
+            alias: The integration.
+            events: The ids and the texts of the events.
+            seal_with: A secret of the integration, with which its programs open the events; None: they are
+                appended in the clear.
 
         Raises:
             BusUnavailableError: Redis is unavailable; some of the events may have been appended.

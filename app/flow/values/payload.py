@@ -1,27 +1,58 @@
 """The payload of a state: its bounds, and how commands edit it."""
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.commands import SetCommand, TransitionCommand
-from app.contracts.errors import InvalidPayloadError, PayloadTooLargeError
+from app.contracts.errors import Fault, InvalidPayloadError, PayloadTooLargeError
 from app.contracts.state import Payload
 from app.flow.values.masking import Mask
 from app.flow.values.removal import without
-from app.flow.values.storable_json import storage_errors
+from app.flow.values.storable_json import MAX_DEPTH, count_nodes, storage_errors
 
 
-def require_storable(given: Payload) -> None:
+class PayloadLimits(Struct, frozen=True):
+    """Bounds of the payload of a state.
+
+    ``max_bytes`` are those of the whole as JSON, and ``max_fields`` is the number of members of its objects
+    and lists at every level.
+    """
+
+    max_bytes: int = 65_536
+    max_depth: int = MAX_DEPTH
+    max_fields: int = 10_000
+
+
+DEFAULT_LIMITS = PayloadLimits()
+
+
+def require_storable(given: Payload, limits: PayloadLimits = DEFAULT_LIMITS) -> None:
     """Raise InvalidPayloadError, with every fault, unless ``given`` can be stored without loss."""
-    faults = storage_errors(given, "/payload")
+    faults = storage_errors(given, "/payload", limits.max_depth)
     if faults:
         raise InvalidPayloadError(faults)
 
 
-def check_size(whole: Payload, limit: int) -> None:
-    """Raise PayloadTooLargeError if the whole payload of a state is more than ``limit`` bytes of JSON."""
-    if len(msgspec.json.encode(whole)) > limit:
-        raise PayloadTooLargeError("payload of the state", limit)
+def check_size(whole: Payload, limits: PayloadLimits) -> None:
+    """Check the size of the whole payload of a state.
+
+    Raises:
+        PayloadTooLargeError: It has too many bytes.
+        InvalidPayloadError: It has too many members.
+    """
+    size = len(msgspec.json.encode(whole))
+    if size > limits.max_bytes:
+        raise PayloadTooLargeError("payload of the state", limits.max_bytes)
+    # A member is at least two bytes of JSON, so that few payloads need to be counted.
+    if size > 2 * limits.max_fields and count_nodes(whole) > limits.max_fields:
+        raise InvalidPayloadError(
+            [
+                Fault(
+                    "/payload",
+                    f"has more than {limits.max_fields} members at all levels",
+                )
+            ]
+        )
 
 
 def edit_payload(

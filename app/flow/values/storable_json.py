@@ -9,23 +9,25 @@ from app.flow.values.struct_errors import escape
 from app.kit.numbers import MAX_INTEGER, MIN_INTEGER
 
 MAX_DEPTH = 32
+MAX_NAME_CHARACTERS = 1_024
+"""Characters of the name of a member."""
 NUMBER_RULE = "an integer must fit 64 bits, or be exact as a double (IEEE 754); send others as text"
 
 
-def storage_errors(value: object, at: str) -> list[Fault]:
+def storage_errors(value: object, at: str, max_depth: int = MAX_DEPTH) -> list[Fault]:
     """Return every place in ``value`` that cannot be stored, by its JSON pointer below ``at``.
 
-    These are integers beyond 64 bits, numbers that are not finite, names with NUL, lone surrogates, and more
-    than 32 levels.
+    These are integers beyond 64 bits, numbers that are not finite, names with NUL or of more than
+    ``MAX_NAME_CHARACTERS``, lone surrogates, and more than ``max_depth`` levels.
     """
-    if _is_storable(value, 1):  # without a pointer for every place, which costs the most
+    if _is_storable(value, max_depth):  # without a pointer for every place, which costs the most
         return []
     faults: list[Fault] = []
-    _collect_faults(value, at, 1, faults)
+    _collect_faults(value, at, max_depth, faults, max_depth)
     return faults
 
 
-def _is_storable(value: Any, depth: int) -> bool:
+def _is_storable(value: Any, levels: int) -> bool:
     kind = type(value)  # by identity, the most frequent first: this runs for every value of every payload
     if kind is str:
         return _is_unicode(value)
@@ -33,19 +35,19 @@ def _is_storable(value: Any, depth: int) -> bool:
         fits: bool = MIN_INTEGER <= value <= MAX_INTEGER
         return fits
     if kind is dict:
-        if depth > MAX_DEPTH:
+        if not levels:
             return False
         for key, member in value.items():
-            if type(key) is not str or "\0" in key or not _is_unicode(key):
+            if type(key) is not str or len(key) > MAX_NAME_CHARACTERS or "\0" in key or not _is_unicode(key):
                 return False
-            if not _is_storable(member, depth + 1):
+            if not _is_storable(member, levels - 1):
                 return False
         return True
     if kind is list:
-        if depth > MAX_DEPTH:
+        if not levels:
             return False
         for member in value:  # noqa: SIM110 - a generator costs as much again
-            if not _is_storable(member, depth + 1):
+            if not _is_storable(member, levels - 1):
                 return False
         return True
     return _scalar_fault(value) is None
@@ -58,12 +60,15 @@ def count_nodes(value: object) -> int:
     return len(value) + sum(count_nodes(member) for member in value) if isinstance(value, list) else 0
 
 
-def _collect_faults(value: Any, at: str, depth: int, faults: list[Fault]) -> None:
+def _collect_faults(value: Any, at: str, levels: int, faults: list[Fault], max_depth: int) -> None:
     members: Iterable[tuple[object, Any]]
     if isinstance(value, dict):
         members = value.items()
         if not all(isinstance(key, str) and "\0" not in key and _is_unicode(key) for key in value):
             faults.append(Fault(at, "a name must be Unicode text without NUL characters"))
+            return
+        if any(len(key) > MAX_NAME_CHARACTERS for key in value):
+            faults.append(Fault(at, f"a name must have at most {MAX_NAME_CHARACTERS} characters"))
             return
     elif isinstance(value, list):
         members = enumerate(value)
@@ -72,11 +77,11 @@ def _collect_faults(value: Any, at: str, depth: int, faults: list[Fault]) -> Non
         if fault:
             faults.append(Fault(at, fault))
         return
-    if depth > MAX_DEPTH:
-        faults.append(Fault(at, f"The value is nested deeper than {MAX_DEPTH} levels"))
+    if not levels:
+        faults.append(Fault(at, f"The value is nested deeper than {max_depth} levels"))
         return
     for key, member in members:
-        _collect_faults(member, f"{at}/{escape(key)}", depth + 1, faults)
+        _collect_faults(member, f"{at}/{escape(key)}", levels - 1, faults, max_depth)
 
 
 def _scalar_fault(value: object) -> str | None:

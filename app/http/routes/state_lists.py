@@ -4,12 +4,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
+from app.auth.policy import Access, Permission
 from app.contracts.commands import Role
 from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
 from app.contracts.ports.states import ListedStatus, StateFilter
 from app.contracts.wire.states import StateView, state_view
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 from app.http.paging import Limit, page_answer
+from app.services.administration.search import SEARCH
 
 
 class StatesQuery(UserQuery, frozen=True, rename="camel"):
@@ -89,7 +91,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/states",
         name="listFlowStates",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="List the states of the user in a flow with many for each user, the newest first",
         handle=_list_of_flow,
         query=InstancesQuery,
@@ -100,7 +102,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/states",
         name="searchFlowStates",
-        for_services=True,
+        access=SEARCH,
         summary="Find states of all users by the value of a searchable field, for support staff and services",
         handle=_search,
         query=MatchQuery,
@@ -111,7 +113,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/states",
         name="getUserFlows",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="List the states of the user in all flows; as: those that wait for the caller in a role",
         handle=_list,
         query=StatesQuery,

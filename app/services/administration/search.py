@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from msgspec import DecodeError, json
 
-from app.contracts.callers import ADMIN, READ, SERVICE, Caller
+from app.auth.policy import Access, Permission, require_access
+from app.contracts.callers import Caller
 from app.contracts.errors import (
     Fault,
     FlowError,
@@ -22,6 +23,8 @@ from app.flow.people.field_access import may_search
 from app.flow.values.search_terms import search_term
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
+
+SEARCH = Access(Permission.FIND_STATES, for_services=True)
 
 
 class StateSearch:
@@ -56,10 +59,7 @@ class StateSearch:
             FlowNotFoundError: There is no such flow.
             InvalidRequestError: The field is not searchable in the newest version.
         """
-        if caller.scopes.isdisjoint((ADMIN, SERVICE, READ)):
-            raise InsufficientPermissionsError(
-                f"Searching states needs a token with the scope {READ}, {SERVICE} or {ADMIN}", scope=READ
-            )
+        require_access(SEARCH, caller)
         StateId(flow_id, "")
         await self._access.require_visible(flow_id, caller)
         newest = await self._catalog.newest(flow_id)

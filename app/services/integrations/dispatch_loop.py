@@ -75,7 +75,7 @@ class DispatchLoop:
         self._alias = integration.alias
         self._tools = tools
         self._lanes = ports.lanes
-        self._results = ResultStore(ports, self._alias, tools.clock, tools.random)
+        self._results = ResultStore(ports, lambda: self.integration, tools.clock, tools.random)
         self._limits = limits
         self._rate = rate
         self._workers = workers

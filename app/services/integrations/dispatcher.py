@@ -83,7 +83,9 @@ class Dispatcher:
         self._disable = disable
         changes = LaneChanges(history, clock)
         renew = LetterEvents(ports.letters, ports.registrations, events, changes, catalog).renew
-        self._ports = ResultPorts(ports.lanes, ports.log, ports.letters, ports.streams, renew, on_logged)
+        self._ports = ResultPorts(
+            ports.lanes, ports.log, ports.letters, ports.streams, renew, on_logged, ports.seals_streams
+        )
         self.health = SharedHealth(ports.registrations, clock, random)
         senders, health = self._limits, self.health
         sender = EventSender(

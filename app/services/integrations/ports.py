@@ -12,7 +12,8 @@ from app.services.integrations.registry import SETTLE_SECONDS
 class IntegrationPorts(Struct, frozen=True, kw_only=True):
     """The stores and transports of integrations.
 
-    ``settle_seconds`` is the time after which a registration is in effect on all workers.
+    ``settle_seconds`` is the time after which a registration is in effect on all workers. ``seals_streams``:
+    events are sealed with the newest secret of their integration before they are appended to its stream.
     """
 
     registrations: IntegrationStore
@@ -24,3 +25,4 @@ class IntegrationPorts(Struct, frozen=True, kw_only=True):
     streams: EventStreams
     secrets: SecretStore
     settle_seconds: float = SETTLE_SECONDS
+    seals_streams: bool = False

@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 
 from app.contracts.deliveries import DeadLetter
 from app.contracts.errors import BusUnavailableError, StoreUnavailableError
+from app.contracts.integration import Integration
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.deliveries import DeadLetters, DeliveryLanes, DeliveryLog
 from app.contracts.ports.transports import EventStreams
@@ -32,6 +33,7 @@ class ResultPorts(Struct, frozen=True):
 
     ``on_logged`` receives the alias of an integration after deliveries were appended to its log, ``renew`` a
     letter after it was stored, as its event may have been erased from the history meanwhile.
+    ``seals_streams``: events are sealed before they are appended to a stream.
     """
 
     lanes: DeliveryLanes
@@ -40,6 +42,7 @@ class ResultPorts(Struct, frozen=True):
     streams: EventStreams
     renew: Callable[[DeadLetter], Awaitable[None]]
     on_logged: Callable[[str], None] = lambda _: None
+    seals_streams: bool = False
 
 
 class ResultStore:
@@ -51,7 +54,7 @@ class ResultStore:
 
     Args:
         ports: The stores.
-        alias: The integration.
+        integration: Returns the integration as it is registered now.
         clock: The present time.
         random: Returns a number from 0 to 1.
     """
@@ -59,12 +62,13 @@ class ResultStore:
     def __init__(
         self,
         ports: ResultPorts,
-        alias: str,
+        integration: Callable[[], Integration],
         clock: Clock,
         random: Callable[[], float],
     ) -> None:
         self._ports = ports
-        self._alias = alias
+        self._alias = integration().alias
+        self._integration = integration
         self._clock = clock
         self._random = random
         self._queue: list[tuple[LaneResult, asyncio.Future[bool]]] = []
@@ -117,13 +121,18 @@ class ResultStore:
         alias, ports = self._alias, self._ports
         deliveries = [delivery for result in results for delivery in result.deliveries]
         for events in _chunks([(logged.id, body) for logged, body in deliveries if body]):
-            await self._insist(partial(ports.streams.append, alias, events))
+            await self._insist(partial(self._append, events))
         for logged in _chunks([logged for logged, _ in deliveries]):
             await self._insist(partial(ports.log.append, alias, logged))
             ports.on_logged(alias)
         await self._store_letters(alias, results)
         for updates in _chunks([result.update for result in results]):
             await self._insist(partial(ports.lanes.release, updates, self._clock.now()))
+
+    async def _append(self, events: Sequence[tuple[str, bytes]]) -> None:
+        """Append events to the stream, sealed with the secret that is the newest one at that time."""
+        newest = self._integration().secrets[0] if self._ports.seals_streams else None
+        await self._ports.streams.append(self._alias, events, newest)
 
     async def _store_letters(self, alias: str, results: Sequence[LaneResult]) -> None:
         letters = [letter for result in results for letter in result.letters]

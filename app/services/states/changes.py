@@ -3,7 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 
+from msgspec import structs
+
+from app.auth.policy import as_user
+from app.contracts.commands import TransitionCommand
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
@@ -12,9 +17,11 @@ from app.contracts.errors import (
 )
 from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
+from app.services.audit.log import AuditLog
+from app.services.audit.state_acts import BY_NAME, is_administrative, note_commit, state_act
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
-from app.services.states.change_limit import ChangeLimit
+from app.services.rates.request_limits import RequestLimits
 from app.services.states.endings import Endings
 from app.services.states.executor import Decide, Executor
 from app.services.states.recovery import Recovery
@@ -31,14 +38,16 @@ class StateChanges:
         access: Visibility,
         recovery: Recovery,
         endings: Endings,
-        limit: ChangeLimit,
+        limits: RequestLimits,
+        audit: AuditLog,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
         self._access = access
         self._recovery = recovery
         self._endings = endings
-        self._limit = limit
+        self._limits = limits
+        self._audit = audit
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """Execute a command that leaves a state.
@@ -67,12 +76,13 @@ class StateChanges:
         caller = command.origin.caller
         if caller.service and not command.of_step:
             raise service_limit_error(caller.service)
+        caller = as_user(caller)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
-            self._limit.take(command.origin)
+            self._limits.admit_change(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
-                return await self._executor.execute(command, self._for_caller(command, decide))
+                return await self._execute(command, self._for_caller(command, decide))
         except FlowNotStartedError:
             raise await self.not_started(command.state_id) from None
         except RevisionConflictError as conflict:
@@ -84,13 +94,21 @@ class StateChanges:
                 conflict.details.update(await self._endings.of(command.state_id))
             raise
 
+    async def _execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
+        act = "transition" if _is_transition(command) else BY_NAME[command.name]
+        if not is_administrative(act, command.state_id, command.origin):
+            return await self._executor.execute(command, decide)
+        async with state_act(self._audit, act, command.state_id, command.origin) as opened:
+            audited = structs.replace(command, on_commit=partial(note_commit, opened))
+            return await self._executor.execute(audited, decide)
+
     def _for_caller(self, command: StateCommand, decide: Decide) -> Decide:
         """Return the decision for a caller who may be a participant, or the credential of an integration.
 
         The state may have lost the participant since access to it was checked, and one that has ended must
         not begin again for those who had a role on it. An integration must own the current step.
         """
-        state_id, caller = command.state_id, command.origin.caller
+        state_id, caller = command.state_id, as_user(command.origin.caller)
         if caller.acts_for(state_id.user_id):
             return decide
 
@@ -120,3 +138,8 @@ class StateChanges:
             await self._catalog.current(state_id.flow_id)
             raise FlowNotStartedError(state_id.flow_id)
         return state
+
+
+def _is_transition(command: StateCommand) -> bool:
+    """Return whether a command runs a transition, whose name may be any."""
+    return isinstance(command.command, TransitionCommand)

@@ -15,7 +15,6 @@ from app.contracts.record import HistoryRecord, PayloadPlace, commit_record_id, 
 from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow import timers
 from app.flow.history_chain import seal
-from app.flow.people.callers import is_privileged
 from app.flow.people.person_salts import with_people
 from app.flow.values.search_terms import search_terms
 from app.kit.ids import later_id, new_id
@@ -119,7 +118,7 @@ class Committer:
         state, caller = stored.state, attempt.origin.caller
         commit = new_id()
         actor_salt = _salt_of(state, attempt.origin.actor)
-        if actor_salt is UNSET and caller.user_id != state.user_id and not is_privileged(caller):
+        if actor_salt is UNSET and caller.user_id != state.user_id and not caller.acts_for_all:
             actor_salt = token_hex(SALT_BYTES)  # one of a group, whom no commit names yet
         record = HistoryRecord(
             id=f"{commit_record_id(state)}:{commit}",
@@ -241,7 +240,7 @@ class Committer:
 def _with_people(before: FlowState | None, after: FlowState, caller: Caller) -> FlowState:
     """Return the state with a salt for every person whom its records name, also in earlier epochs."""
     earlier = UNSET if before is None else before.people
-    is_own = caller.user_id == after.user_id or is_privileged(caller)
+    is_own = caller.user_id == after.user_id or caller.acts_for_all
     named = (earlier, after.participants, after.votes, after.runs)  # a claim needs a participant
     if is_own and all(each is UNSET for each in named):
         return after

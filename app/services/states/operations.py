@@ -5,6 +5,7 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
 
+from app.auth.policy import named_user, require_acting_for
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
@@ -21,7 +22,7 @@ from app.flow.people.callers import caller_at_start, caller_on
 from app.flow.people.participants import group_participants
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
-from app.flow.values.payload import check_size, require_storable
+from app.flow.values.payload import PayloadLimits, check_size, require_storable
 from app.flow.values.removal import require_pointers
 from app.kit.ids import new_id
 from app.kit.numbers import with_doubles
@@ -47,7 +48,7 @@ class StateOperations:
         identification: Identification,
         clock: Clock,
         *,
-        max_payload_bytes: int,
+        payload_limits: PayloadLimits,
     ) -> None:
         self._states = states
         self._changes = changes
@@ -56,7 +57,7 @@ class StateOperations:
         self._history = history
         self._identification = identification
         self._clock = clock
-        self._max_payload_bytes = max_payload_bytes
+        self._payload_limits = payload_limits
 
     async def get(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None = None
@@ -104,7 +105,7 @@ class StateOperations:
     ) -> StatePage:
         """Return a user's states in a flow with many for each user, the newest first."""
         require_state(user_id, flow_id)
-        self._access.require_reading_for(user_id, caller)
+        named_user(caller, user_id)
         await self._access.require_visible(flow_id, caller)
         if await self._catalog.newest(flow_id) is None:
             raise FlowNotFoundError(flow_id)
@@ -158,8 +159,7 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            caller = caller_on(definition.flow, present, origin.caller)
-            mask = self._access.mask(definition.flow, present, origin.caller)
+            caller, mask = self._access.effective(definition.flow, present, origin.caller)
             after = rules.transition(definition, present, transition, command, now, caller, mask)
             kind = rules.run_kind(present, after)
             if kind is None:
@@ -168,8 +168,7 @@ class StateOperations:
                 self._check_size(after)
             return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def reset(
         self,
@@ -193,8 +192,7 @@ class StateOperations:
             require_entrance(definition.flow, command.step, caller)
             return ProposedChange.of_kind("reset", definition, rules.reset(definition, state, command, now))
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def undo(
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
@@ -206,13 +204,11 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            caller = caller_on(definition.flow, present, origin.caller)
-            mask = self._access.mask(definition.flow, present, origin.caller)
+            caller, mask = self._access.effective(definition.flow, present, origin.caller)
             after = rules.back(definition, present, now, caller, mask)
             return ProposedChange.of_kind("undone", definition, after)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def set(
         self, user_id: str, command: SetCommand, origin: Origin, *, entity_id: str | None = None
@@ -224,7 +220,7 @@ class StateOperations:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
         if command.remove is not UNSET:
             require_pointers(command.remove)
-        self._access.require_acting_for(user_id, origin.caller)
+        require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller, guess=False)
         state_command = StateCommand.of_caller(state_id, "set", command, origin, replaces=True)
 
@@ -240,8 +236,7 @@ class StateOperations:
             self._check_payload(command.payload, after)
             return ProposedChange.of_kind("set", definition, after, command.payload)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def clear(
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
@@ -347,9 +342,9 @@ class StateOperations:
 
     def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
         if given is not UNSET:
-            require_storable(given)
+            require_storable(given, self._payload_limits)
             self._check_size(after)
 
     def _check_size(self, after: FlowState) -> None:
         if after.payload is not UNSET:
-            check_size(after.payload, self._max_payload_bytes)
+            check_size(after.payload, self._payload_limits)

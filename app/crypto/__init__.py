@@ -1,0 +1,1 @@
+"""The encryption of stored data: wrapping keys, data keys, and the cipher of texts."""

@@ -1,0 +1,1 @@
+"""How often, and on how many connections, clients may use the service."""
