@@ -45,10 +45,10 @@ class Permission(Enum):
     """Read states of the caller's own, or of the user that the request names."""
     USE = "use"
     """Change a state of the caller's own, or of the user that the request names."""
-    FIND_STATES = "find states"
-    """Find states of all users by the value of a field."""
     SUPPORT = "support"
     """Read states of all users."""
+    SEARCH = "search"
+    """Find states of all users by their fields."""
     SERVICE = "service"
     """Administer the registered service that the request names."""
     SERVICE_SUPPORT = "service support"
@@ -62,8 +62,8 @@ GRANTED_BY: Mapping[Permission, tuple[str, ...]] = {
     Permission.READ_FLOWS: (USE, READ, SERVICE, ADMIN),
     Permission.READ_STATES: (USE, READ, SERVICE, ADMIN),
     Permission.USE: (USE, SERVICE, ADMIN),
-    Permission.FIND_STATES: (READ, SERVICE, ADMIN),
     Permission.SUPPORT: (READ, ADMIN),
+    Permission.SEARCH: (READ, SERVICE, ADMIN),
     Permission.SERVICE: (ADMIN,),
     Permission.SERVICE_SUPPORT: (READ, ADMIN),
     Permission.ADMIN: (ADMIN,),

@@ -61,10 +61,11 @@ from app.services.states.committer import Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
+from app.services.states.erasure_keys import ErasureKeys
 from app.services.states.executor import Executor
 from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
-from app.services.states.idempotency import Idempotency
+from app.services.states.idempotency import Idempotency, RequestFingerprints
 from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
 from app.services.states.people import PeopleOperations
@@ -156,6 +157,7 @@ class Components:
         masks = FieldMasks(self.catalog, self._fields_of)
         self.history = HistoryReader(states, history, self.catalog, masks, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, masks, clock)
+        self.erasure_keys = ErasureKeys(None if ports.keys is None else ports.keys.users, bus)
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
@@ -164,10 +166,8 @@ class Components:
             states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
         )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
-        deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        conflicts = ConflictResolution(self.catalog, masks, history)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
-        endings, requests = Endings(states, history, clock), self.clients.requests
+        executor = self._executor(ports, commits, recovery, masks)
+        endings, requests = Endings(states, history, self.erasure_keys, clock), self.clients.requests
         self.changes = StateChanges(
             executor, self.catalog, self.access, recovery, endings, requests, self.audit
         )
@@ -192,7 +192,7 @@ class Components:
         self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
-        self.personal_data = self._personal_data(ports, commits, recovery, relay)
+        self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(
             ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
@@ -206,6 +206,19 @@ class Components:
         )
         self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
+        # Digests of what users entered are keyed where the data itself is encrypted.
+        secrets = None if ports.keys is None else ports.integrations.secrets
+        return Executor(
+            ports.states,
+            commits,
+            Idempotency(ports.history, RequestFingerprints(secrets)),
+            Deadlines(self.catalog, ports.is_time_trusted),
+            recovery,
+            ConflictResolution(self.catalog, masks, ports.history),
+            ports.clock,
+        )
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
         return IntegrationComponents(
@@ -235,7 +248,7 @@ class Components:
         return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
-        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay, endings: Endings
     ) -> PersonalDataRequests:
         states, history, clock = ports.states, ports.history, ports.clock
         return PersonalDataRequests(
@@ -251,6 +264,8 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.erasure_keys,
+            endings,
             self.audit,
             clock,
         )

@@ -1,16 +1,9 @@
 """Conditions of queries on states."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from models.codec import Document
 from models.indexed import not_expired
-
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def up_to(now: datetime) -> Document:
-    """Return a condition with a lower bound, because the embedded server otherwise reads missing fields."""
-    return {"$gt": _LONG_AGO, "$lte": now}
 
 
 def keys_of(flow_id: str) -> tuple[str, str]:

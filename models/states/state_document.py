@@ -15,8 +15,9 @@ from app.contracts.record import (
     remembered_request,
     state_after,
 )
-from app.contracts.state import StatePosition
+from app.contracts.state import FlowState, StatePosition
 from models.codec import (
+    KEYLESS,
     Document,
     members_of,
     payload_place_from_document,
@@ -73,6 +74,7 @@ def stored_state(document: Document) -> StoredState:
         recent=tuple(remembered_from_document(request) for request in members_of(document, "recent")),
         head=text_of(document, "head"),
         payload_at=payload_place_from_document(document),
+        erased=KEYLESS in document,
     )
 
 
@@ -118,3 +120,8 @@ def _readable_members(decode: Callable[[Document], T], document: Document, name:
     if not isinstance(listed, list):
         return []
     return present(readable(decode)(member) for member in listed if isinstance(member, dict))
+
+
+def existing(states: Iterable[FlowState | None]) -> list[FlowState]:
+    """Leave out values that are None, and states that ended as their data key was destroyed."""
+    return [state for state in states if state is not None and state.status != "cleared"]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from motor.core import AgnosticBaseCursor
@@ -32,13 +31,20 @@ from models.batching.batcher import Batcher
 from models.codec import Document, state_from_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.document_codec import DocumentCodec
-from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline
+from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline, until
 from models.listing import TERMS, waiting_place
 from models.paging import BATCH_DOCUMENTS, DocumentPage
-from models.sealed_fields import add_key_check, state_layout
-from models.states.commits import CommitBatcher, ConditionalWrite, operation_of
-from models.states.filters import keys_of, running, up_to
-from models.states.state_document import document_of, present, readable, stored_or_damaged, stored_state
+from models.sealed_fields import state_layout
+from models.states.commits import CommitBatcher
+from models.states.filters import keys_of, running
+from models.states.sealing import SealedCommits
+from models.states.state_document import (
+    existing,
+    present,
+    readable,
+    stored_or_damaged,
+    stored_state,
+)
 
 MAX_LOADS_IN_COMMAND = 250
 MAX_COMMANDS_IN_FLIGHT = 2
@@ -69,6 +75,7 @@ class MongoStateStore:
             timeout=ANSWER_SECONDS,
         )
         self._commits = CommitBatcher(self._states, database.collection("flow_history"))
+        self._sealed = SealedCommits(self._states, self._commits, self._codec)
         self._key_ranges = KeyRanges()
         self._instance_ranges = KeyRanges("listed")
 
@@ -96,14 +103,7 @@ class MongoStateStore:
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it still stands at ``before``. Returns False otherwise."""
-        # Nothing of a state before the erasure of a user's data guards the first record after it.
-        fresh = before is None or record.revision == 0 or before.epoch != record.epoch
-        (document,) = await self._codec.encode_many(
-            document_of, (record,), fresh=fresh, prepare=add_key_check
-        )
-        operation = operation_of(before, record, document)
-        async with store_errors():
-            return await self._commits.submit(ConditionalWrite(before, record, operation))
+        return await self._sealed.make(before, record)
 
     async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
         """Return the stored state, or the readable parts of a damaged one; None if there is none."""
@@ -111,7 +111,8 @@ class MongoStateStore:
             document = await self._states.find_one({"_id": state_id.key})
         if document is None:
             return None
-        return (await self._codec.decode_many(stored_or_damaged, (document,)))[0]
+        (found,) = await self._codec.decode_many(stored_or_damaged, (document,))
+        return found
 
     async def replace(self, damaged: DamagedState, record: HistoryRecord) -> bool:
         """Replace a damaged state, and set its document aside. Returns False if it has changed."""
@@ -120,8 +121,7 @@ class MongoStateStore:
             "epoch": {"$eq": damaged.position.epoch},
             "revision": {"$eq": damaged.position.revision},
         }
-        encode = partial(document_of, recent=damaged.recent)
-        (rebuilt,) = await self._codec.encode_many(encode, (record,), fresh=True, prepare=add_key_check)
+        rebuilt = await self._sealed.document(record, damaged.recent, fresh=True)
         async with store_errors():
             document = await self._states.find_one(as_read)
             answer = await self._states.replace_one(as_read, rebuilt)
@@ -150,7 +150,7 @@ class MongoStateStore:
                 page = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
         more = page.documents[-1]["_id"] if page.full else None
         states = await self._codec.decode_many(readable(state_from_document), page.documents)
-        return StatePage(present(states), more)
+        return StatePage(existing(states), more)
 
     async def _find_by_key(
         self, flow_id: str | None, after: str | None, rest: Document, limit: int
@@ -202,7 +202,7 @@ class MongoStateStore:
             page = await self._instance_ranges.page(start, end, limit, find)
         more = page.documents[-1]["listed"] if page.full else None
         states = await self._codec.decode_many(readable(state_from_document), page.documents)
-        return StatePage(present(states), more)
+        return StatePage(existing(states), more)
 
     async def list_awaiting(
         self, roles: Sequence[Participant], *, after: str | None, limit: int, now: datetime
@@ -228,7 +228,7 @@ class MongoStateStore:
             )
         more = page.documents[-1]["_id"] if page.full else None
         states = await self._codec.decode_many(readable(state_from_document), page.documents)
-        return StatePage(present(states), more)
+        return StatePage(existing(states), more)
 
     async def ids_of_user(self, user_id: str) -> list[StateId]:
         """Return the stored states of a user, ended ones too, by key."""
@@ -297,7 +297,7 @@ class MongoStateStore:
 
     async def _due(self, field: str, now: datetime, rest: Document) -> AsyncIterator[FlowState]:
         """Return the states whose time in ``field`` has come, oldest first."""
-        stages = pipeline({field: up_to(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
+        stages = pipeline({field: until(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
         async with store_errors():
             async for document in self._states.aggregate(stages):
                 (state,) = await self._codec.decode_many(readable(state_from_document), (document,))

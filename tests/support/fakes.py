@@ -552,8 +552,8 @@ class FakeCipher:
         self.calls.append(len(texts))
         return [self._open(text) for text in texts]
 
-    def forget(self, user_id: str) -> None:
-        """Nothing is cached."""
+    async def seals_with(self, user_id: str, sealed: bytes) -> bool:
+        return sealed[1:9] == b"%08d" % self._generations.get(user_id, 0)
 
     def _open(self, text: SealedText) -> str | Unopened:
         mark = self._mark(text)

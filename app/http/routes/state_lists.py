@@ -11,7 +11,6 @@ from app.contracts.ports.states import ListedStatus, StateFilter
 from app.contracts.wire.states import StateView, state_view
 from app.http.endpoint import Answer, Call, Endpoint, UserQuery
 from app.http.paging import Limit, page_answer
-from app.services.administration.search import SEARCH
 
 
 class StatesQuery(UserQuery, frozen=True, rename="camel"):
@@ -102,7 +101,7 @@ STATE_LIST_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/states",
         name="searchFlowStates",
-        access=SEARCH,
+        access=Access(Permission.SEARCH, for_services=True),
         summary="Find states of all users by the value of a searchable field, for support staff and services",
         handle=_search,
         query=MatchQuery,

@@ -24,8 +24,6 @@ from app.flow.values.search_terms import search_term
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 
-SEARCH = Access(Permission.FIND_STATES, for_services=True)
-
 
 class StateSearch:
     """Finds states by values that their documents have in the clear (``searchable``)."""
@@ -59,7 +57,7 @@ class StateSearch:
             FlowNotFoundError: There is no such flow.
             InvalidRequestError: The field is not searchable in the newest version.
         """
-        require_access(SEARCH, caller)
+        require_access(Access(Permission.SEARCH, for_services=True), caller)
         StateId(flow_id, "")
         await self._access.require_visible(flow_id, caller)
         newest = await self._catalog.newest(flow_id)

@@ -66,6 +66,7 @@ class StateOperations:
 
         Raises:
             FlowNotFoundError: There is neither a state nor a flow with this name.
+            UserErasedError: The user was erased, and the caller is another one, who may know it.
             EntityRequiredError: The entity is missing, and there are several states.
         """
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
@@ -74,6 +75,8 @@ class StateOperations:
             await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
+                if stored is not None and caller.reads_others(user_id):
+                    await self._changes.require_not_erased(stored)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
