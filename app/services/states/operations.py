@@ -160,8 +160,7 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            caller = caller_on(definition.flow, present, origin.caller)
-            mask = self._access.mask(definition.flow, present, origin.caller)
+            caller, mask = self._access.effective(definition.flow, present, origin.caller)
             after = rules.transition(definition, present, transition, command, now, caller, mask)
             kind = rules.run_kind(present, after)
             if kind is None:
@@ -206,8 +205,7 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            caller = caller_on(definition.flow, present, origin.caller)
-            mask = self._access.mask(definition.flow, present, origin.caller)
+            caller, mask = self._access.effective(definition.flow, present, origin.caller)
             after = rules.back(definition, present, now, caller, mask)
             return ProposedChange.of_kind("undone", definition, after)
 
