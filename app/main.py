@@ -15,6 +15,7 @@ from app.contracts.errors import (
 )
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.sources import DefinitionSource
+from app.crypto.encryption import Encryption
 from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
 from app.outbound.webhooks import AiohttpWebhooks
@@ -25,15 +26,17 @@ from app.services.definitions.source_sync import Sources
 from app.services.integrations.ports import IntegrationPorts
 from app.services.jobs.time_check import CheckedClock, TimeCheck
 from app.services.rates.request_limits import RequestRates
-from app.services.wiring import Limits, Ports
+from app.services.wiring import KeyPorts, Limits, Ports
 from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_interceptable, shown_url
 from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
+from models.data_keys import MongoDataKeyStore
 from models.database import connect
 from models.definition_store import MongoDefinitionStore
+from models.document_codec import DocumentCodec
 from models.entity_reservations import MongoEntityReservations
 from models.history_store import MongoHistoryStore
 from models.integrations.api_keys import MongoApiKeyStore
@@ -83,14 +86,17 @@ class Backend:
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.secrets = MongoSecretStore(self.database)
+        data_keys = MongoDataKeyStore(self.database)
+        self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
+        self._codec = DocumentCodec(self.encryption.cipher)
         self.streams = RedisEventStreams(redis, name)
         self.rates = RedisRateCounters(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
-                states=MongoStateStore(self.database),
+                states=MongoStateStore(self.database, self._codec),
                 entities=MongoEntityReservations(self.database),
-                history=MongoHistoryStore(self.database, settings.history_retention),
+                history=MongoHistoryStore(self.database, settings.history_retention, self._codec),
                 definitions=MongoDefinitionStore(self.database),
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
@@ -100,6 +106,7 @@ class Backend:
                 rates=self.rates,
                 bus=self.bus,
                 clock=self.time,
+                keys=_key_ports(self.encryption),
                 is_time_trusted=self.time.is_trusted,
             ),
             _limits(settings, sends_events=sends_events),
@@ -109,9 +116,9 @@ class Backend:
         return IntegrationPorts(
             registrations=MongoIntegrationStore(self.database),
             api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database, retention=settings.history_retention),
+            lanes=MongoDeliveryLanes(self.database, self._codec, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
-            letters=MongoDeadLetters(self.database),
+            letters=MongoDeadLetters(self.database, self._codec),
             webhooks=self.webhooks,
             streams=self.streams,
             secrets=self.secrets,
@@ -140,11 +147,17 @@ class Backend:
             await self.database.close()
 
     async def _prepare(self, *, patient: bool, prepared: bool) -> bytes:
-        """Create indexes and shared secrets; return the key of the bus. Raises StoreUnavailableError."""
+        """Create indexes and shared secrets; return the key of the bus.
+
+        Raises:
+            StoreUnavailableError: The database does not answer.
+            WrappingKeyMissingError: Stored data needs a wrapping key that the settings lack.
+        """
         while True:
             try:
                 if not prepared:
                     await self.database.prepare(retention=self._retention)
+                    await self.encryption.require_wrapping_keys()
                 return await self.secrets.secret("bus")
             except DatabaseRefusedError:
                 raise
@@ -169,6 +182,13 @@ class Backend:
         await self.bus.ping()
         if not self.bus.subscribed:
             raise BusUnavailableError("this worker does not receive the events of others")
+
+
+def _key_ports(encryption: Encryption) -> KeyPorts | None:
+    """Return the keys of the encryption; None if it is off."""
+    if encryption.wrapping is None or encryption.keys is None:
+        return None
+    return KeyPorts(encryption.store, encryption.wrapping, encryption.keys)
 
 
 def _limits(settings: Settings, *, sends_events: bool) -> Limits:
@@ -217,6 +237,7 @@ async def open_service(
         SettingsError: The settings are wrong.
         EmbeddedError: The embedded servers cannot be started.
         StoreUnavailableError, BusUnavailableError: MongoDB or Redis cannot be reached.
+        WrappingKeyMissingError: Stored data needs an encryption key that the settings lack.
         DefinitionSourceError: A file of definitions has faults.
     """
     settings = settings or load_settings()

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 import aiohttp
@@ -90,15 +92,21 @@ def medians(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
-def print_comparison(report: Report, part: str, floor: Sequence[Result], service: Sequence[Result]) -> None:
-    """Print the medians of both and their ratio, and add them to the report."""
-    of_floor, of_service = medians(floor), medians(service)
-    print(f"{'':>20}{'floor':>12}{'service':>12}{'ratio':>8}")
-    for figure, value in of_floor.items():
-        ratio = of_service[figure] / value if value else None
+def print_comparison(
+    report: Report,
+    part: str,
+    base: Sequence[Result],
+    other: Sequence[Result],
+    names: tuple[str, str] = ("floor", "service"),
+) -> None:
+    """Print the medians of both and the ratio of the second to the first, and add them to the report."""
+    of_base, of_other = medians(base), medians(other)
+    print(f"{'':>20}{names[0]:>12}{names[1]:>12}{'ratio':>8}")
+    for figure, value in of_base.items():
+        ratio = of_other[figure] / value if value else None
         shown = f"{ratio:8.2f}" if ratio is not None else f"{'-':>8}"
-        print(f"{figure:>20}{value:12.2f}{of_service[figure]:12.2f}{shown}", flush=True)
-        report.add(part, figure=figure, floor=value, service=of_service[figure], ratio=ratio)
+        print(f"{figure:>20}{value:12.2f}{of_other[figure]:12.2f}{shown}", flush=True)
+        report.add(part, figure=figure, **{names[0]: value, names[1]: of_other[figure]}, ratio=ratio)
 
 
 @contextmanager
@@ -129,6 +137,9 @@ def environment(settings: Settings, database: str) -> dict[str, str]:
         "FLOW_MONGO_DATABASE": database,
         "FLOW_DEFINITIONS": "database,file:config/flows",
         "FLOW_USER_CHANGES_PER_MINUTE": "1000000",
+        "FLOW_USER_REQUESTS_PER_MINUTE": "1000000",
+        "FLOW_ADDRESS_REQUESTS_PER_MINUTE": "1000000",
+        "FLOW_ADDRESS_CONNECTIONS": "100000",
         "FLOW_LOG_LEVEL": "warning",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
@@ -243,19 +254,32 @@ async def measure(subject: Subject, meter: Meter, n: int, requests: int, seed: i
 
 
 @contextmanager
-def subjects(settings: Settings, folder: str, users: int = USERS) -> Iterator[list[Subject]]:
-    """Serve the floor and the service, with tokens of as many users."""
+def subjects(
+    settings: Settings, folder: str, users: int = USERS, *, plain: bool = False
+) -> Iterator[list[Subject]]:
+    """Serve the floor and the service, with tokens of as many users.
+
+    Args:
+        settings: The settings of the servers.
+        folder: The working directory.
+        users: The number of users.
+        plain: Serve a third one too, the service without encryption at rest.
+    """
+    key = {"FLOW_ENCRYPTION_KEYS": b64encode(token_bytes(32)).decode()}
     env = environment(settings, "bench_service")
     write_flow(folder)
     here = Path(sys.executable)
-    ports = [free_port(), free_port()]
+    ports = [free_port(), free_port(), free_port()]
     quiet = ["--log-level", "warning", "--no-access-log", "--loop", "uvloop"]
     floor = [str(here), "-m", "uvicorn", "bench.floor:app", "--port", str(ports[0]), *quiet]
-    service = [str(here.with_name("server-flow")), "serve", "--port", str(ports[1])]
+    service = [str(here.with_name("server-flow")), "serve", "--port"]
     started = [
         Subject("floor", floor, ports[0], env, folder, users),
-        Subject("service", service, ports[1], env, folder, users),
+        Subject("service", [*service, str(ports[1])], ports[1], env | key, folder, users),
     ]
+    if plain:
+        without = environment(settings, "bench_plain")
+        started.append(Subject("plain", [*service, str(ports[2])], ports[2], without, folder, users))
     try:
         yield started
     finally:

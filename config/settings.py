@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from app.kit.durations import DURATION_RULE, MAX_DURATION, iso_duration, parse_duration
 from app.kit.origins import normalize_origin
+from config.encryption import EncryptionSettings
 from config.limits import LimitSettings
 from config.masking import mask_source, mask_url
 from config.networks import PrivateAddresses, parse_private_addresses
@@ -24,7 +25,6 @@ _EXAMPLES = "file:config/flows"
 """A folder below the working directory; if there is none, the flows that ship with the package."""
 _OTHER_VARIABLES = {"FLOW_SKIP_WEB_BUILD", "FLOW_EMBEDDED_DATABASE"}
 """Variables of the build backend and of the embedded servers."""
-_UNSUPPORTED = {"FLOW_ENCRYPTION_KEYS": "payload encryption"}
 
 
 class SettingsError(Exception):
@@ -39,7 +39,7 @@ def _default_definitions(known: dict[str, Any]) -> list[str]:
     return ["database", _EXAMPLES] if known.get("mongo_url") is None else ["database"]
 
 
-class Settings(LimitSettings, TokenSettings):
+class Settings(EncryptionSettings, LimitSettings, TokenSettings):
     """All settings, by name without the prefix."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -224,9 +224,6 @@ def _unknown_names() -> list[str]:
     faults = []
     for name in sorted({*os.environ, *dotenv_values(".env")}):
         if not name.startswith(PREFIX) or name in known | _OTHER_VARIABLES or name.startswith("FLOW_TEST_"):
-            continue
-        if name in _UNSUPPORTED:
-            faults.append(f"{name}: {_UNSUPPORTED[name]} is not in this version; unset it")
             continue
         close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""

@@ -47,6 +47,7 @@ COMMANDS = {
     "flows": CommandModules(
         "Flow definitions.", ("app.cli.flows", "app.cli.exchange", "app.cli.diagrams", "app.cli.migration")
     ),
+    "keys": CommandModules("Keys that encrypt stored data.", ("app.cli.keys",)),
     "purge": CommandModules("End all expired states.", ("app.cli.maintenance",)),
     "serve": CommandModules("Serve the API and Socket.IO.", ("app.cli.serve",)),
     "services": CommandModules("Registered services, which receive events.", ("app.cli.services",)),
@@ -107,6 +108,7 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
         DefinitionSourceError,
         FlowError,
         StoreUnavailableError,
+        WrappingKeyMissingError,
     )
     from app.process import StartError  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415
@@ -116,7 +118,13 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
             return str(error), 2
         case StoreUnavailableError():
             return f"{error.advice} ({_server_hint('FLOW_MONGO_URL', 'mongodb')})", 1
-        case StartError() | DataTransferError() | DefinitionSourceError() | FlowError():
+        case (
+            StartError()
+            | DataTransferError()
+            | DefinitionSourceError()
+            | WrappingKeyMissingError()
+            | FlowError()
+        ):
             return str(error), 1
         case BusUnavailableError():
             return f"{error} ({_server_hint('FLOW_REDIS_URL', 'redis')})", 1

@@ -42,6 +42,8 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
             "one port cannot guarantee: use --workers 1, several times, behind sticky sessions"
         )
     configure_logging(settings.log_level, settings.log_format)
+    if not settings.embedded and settings.encryption_keys is None:
+        log.info("stored data is not encrypted", setting="FLOW_ENCRYPTION_KEYS")
     read_definitions(settings)
     bound = open_port(host, port)
     servers = EmbeddedServers(settings.data_dir, echo) if settings.embedded else None
@@ -118,7 +120,7 @@ async def _work(settings: Settings) -> None:
 
 def _export_to_workers(settings: Settings) -> None:
     """Put the settings into the environment, from which the workers read them."""
-    for name in ("mongo_url", "redis_url", "jwt_secret"):
+    for name in ("mongo_url", "redis_url", "jwt_secret", "encryption_keys"):
         secret = getattr(settings, name)
         if secret is not None:
             os.environ[f"FLOW_{name.upper()}"] = secret.get_secret_value()

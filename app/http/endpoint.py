@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from app.auth.policy import acting_for, require_scope
+from app.auth.policy import Access, named_user, require_access
 from app.auth.schemes import credential_in
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
@@ -21,16 +21,18 @@ from app.contracts.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
     RequestTimeoutError,
-    service_limit_error,
 )
 from app.contracts.positions import ExpectedPosition
 from app.flow.values.storable_json import NUMBER_RULE
 from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.http.entity_tags import EntityTags, entity_tags, foreign_tag_error
+from app.http.event_stream import EventStreamResponse
 from app.http.problems import log_with_request
 from app.http.query import QueryDecoder
+from app.kit.client_address import client_address
 from app.kit.integers import convert_json
 from app.services import FlowService
+from app.services.rates.admission import Admission
 
 BODY_ALLOWANCE_BYTES = 16_384
 """Bytes of a body in addition to its payload."""
@@ -68,6 +70,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """The declaration of a route: its request and its answers.
 
     Attributes:
+        access: The callers that the route is for.
         answers: Types by status, None for an empty answer, a tuple for one of several types. With 304 among
             them ``If-None-Match`` is evaluated, and the ETag ends with a digest of the body.
         body: The type of the body, None if the route has none.
@@ -77,14 +80,12 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         request_headers: The headers of a request that are used.
         answer_headers: Headers of successful answers; ``Location`` only with 201.
         other_media_types: Types by the media types of answers that the query can request.
-        scope: The scope that the token must have.
-        public: No token is required.
-        for_services: Credentials of an integration are accepted; every other route refuses them.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     name: str
+    access: Access
     summary: str
     handle: Callable[["Call"], Awaitable["Answer"]]
     answers: Mapping[int, Any]
@@ -97,9 +98,14 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     answer_headers: tuple[str, ...] = ()
     media_type: str = "application/json"
     other_media_types: Mapping[str, Any] = {}
-    scope: str | None = None
-    public: bool = False
-    for_services: bool = False
+
+
+class BodyLimits(Struct, frozen=True):
+    """Bytes of a body, by its kind."""
+
+    state: int
+    definition: int = MAX_DEFINITION_BYTES
+    batch: int = MAX_BATCH_BYTES
 
 
 class Answer(Struct, frozen=True):
@@ -128,12 +134,13 @@ class Call:
         self.query = query
         self.body = body
         self.path: dict[str, str] = request.path_params
+        self.address = client_address(request.scope)
         self._headers = request.headers
 
     @property
     def user_id(self) -> str:
-        """The user whose data the request is about."""
-        return acting_for(self.caller, self.query.user_id)
+        """The user whose states the request lists."""
+        return named_user(self.caller, self.query.user_id)
 
     @property
     def owner_id(self) -> str:
@@ -186,27 +193,24 @@ class Handler:
     """An endpoint as a handler of Starlette."""
 
     def __init__(
-        self, endpoint: Endpoint, service: FlowService, verifier: TokenVerifier, max_payload_bytes: int
+        self, endpoint: Endpoint, service: FlowService, verifier: TokenVerifier, limits: BodyLimits
     ) -> None:
         self._endpoint = endpoint
         self._service = service
         self._verifier = verifier
-        limits = {"definition": MAX_DEFINITION_BYTES, "batch": MAX_BATCH_BYTES}
-        self._limit = limits.get(endpoint.body_of, max_payload_bytes + BODY_ALLOWANCE_BYTES)
+        self._admission = Admission(service.clients.requests, verifier)
+        self._limit: int = getattr(limits, endpoint.body_of)
         self._query = QueryDecoder(endpoint.query)
         self._decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
 
     async def __call__(self, request: Request) -> Response:
         """Authenticate, decode, handle and encode a request."""
         endpoint = self._endpoint
-        caller = Caller(user_id="")
-        if not endpoint.public:
-            caller = await self._verifier.verify(_credential(request))
+        caller = Caller(user_id="", scopes=frozenset())
+        if not endpoint.access.is_public:
+            caller = await self._admission.admit(_credential(request), client_address(request.scope))
             log_with_request(request, user=caller.user_id)
-            if caller.service and not endpoint.for_services:
-                raise service_limit_error(caller.service)
-            if endpoint.scope is not None:
-                require_scope(caller, endpoint.scope)
+        require_access(endpoint.access, caller)
         raw = await _read_body(request, self._limit)
         faults: list[Fault] = []
         query = self._query.decode(request, faults)
@@ -215,7 +219,10 @@ class Handler:
             raise InvalidRequestError(faults)
         if request.method == "HEAD" and endpoint.media_type == "text/event-stream":
             return Response(media_type=endpoint.media_type)  # HEAD must not open an endless stream
-        answer = await endpoint.handle(Call(request, self._service, self._verifier, caller, query, body))
+        call = Call(request, self._service, self._verifier, caller, query, body)
+        if endpoint.media_type == "text/event-stream":
+            return await self._open_stream(call)
+        answer = await endpoint.handle(call)
         if isinstance(answer.value, Response):
             return answer.value
         if answer.value is UNSET:
@@ -228,6 +235,17 @@ class Handler:
             if is_known_etag(headers["ETag"], request.headers.get("if-none-match", "")):
                 return Response(status_code=304, headers=headers)
         return Response(body, status_code=answer.status, headers=headers, media_type=endpoint.media_type)
+
+    async def _open_stream(self, call: Call) -> Response:
+        """Return an answer that counts as a connection of its caller while it lasts."""
+        connection = self._service.clients.connections.open(call.caller, call.address)
+        try:
+            response: EventStreamResponse = (await self._endpoint.handle(call)).value
+        except BaseException:
+            connection.close()
+            raise
+        response.on_end = connection.close
+        return response
 
     def _decode_body(self, raw: bytes, faults: list[Fault]) -> Any:
         if self._decoder is None:

@@ -12,6 +12,7 @@ from typing import IO, TypeVar
 import msgspec
 
 from app.process.database_server import DatabaseServer, EmbeddedError, WrittenBy, has_database, unmarked
+from config.encryption import create_wrapping_key, parse_wrapping_keys
 
 RELEASE_SECONDS = 15.0
 """Time for the servers of a killed parent to end."""
@@ -27,6 +28,8 @@ LOST_SECRETS = (
     "directory (server-flow data import)"
 )
 
+KEYS_FILE = "encryption.json"
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -37,6 +40,12 @@ class Secrets(msgspec.Struct):
     mongo: str
     redis: str
     provisioned: bool = False
+
+
+class EncryptionKeys(msgspec.Struct):
+    """Entries of FLOW_ENCRYPTION_KEYS; the first one wraps."""
+
+    keys: list[str]
 
 
 class Running(msgspec.Struct):
@@ -143,6 +152,30 @@ class DataDirectory:
     def store_secrets(self, changed: Secrets) -> None:
         """Replace the secrets."""
         self._write_struct("secrets.json", changed)
+
+    def encryption_keys(self, *, create: bool = False) -> list[str]:
+        """Return the keys that wrap data keys; none in a directory of an older version.
+
+        Args:
+            create: Create a key if there is none.
+
+        Raises:
+            EmbeddedError: The file cannot be read, or has no usable keys.
+        """
+        found = self._read_struct(KEYS_FILE, EncryptionKeys)
+        if found is None and create:
+            found = EncryptionKeys([create_wrapping_key()])
+            self._write_struct(KEYS_FILE, found)
+        if found is None:
+            return []
+        try:
+            parse_wrapping_keys(",".join(found.keys))
+        except ValueError as refusal:
+            raise EmbeddedError(
+                f"{self._file(KEYS_FILE)}: {refusal}. Without its keys stored data cannot be read: restore "
+                "the file from a copy"
+            ) from None
+        return found.keys
 
     def running(self) -> Running | None:
         """Return the addresses of the servers of the process that has locked the directory."""

@@ -5,7 +5,7 @@ Both listen on the loopback interface only and require a password, which is stor
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -89,6 +89,7 @@ class EmbeddedServers:
             )
             self.directory.store_running(running_at)
             self._mongo_url = running_at.mongo_url
+            keys = self.directory.encryption_keys(create=True)
         except OSError as refusal:
             self.stop()
             raise EmbeddedError(
@@ -97,7 +98,7 @@ class EmbeddedServers:
         except BaseException:
             self.stop()
             raise
-        return _with_servers(settings, running_at, secrets)
+        return _with_servers(settings, running_at, secrets, keys)
 
     def running(self, settings: Settings) -> Settings | None:
         """Return the settings for the servers of another process that has locked the directory, if any."""
@@ -169,7 +170,9 @@ class EmbeddedServers:
 
     def _join(self, settings: Settings) -> Settings | None:
         running, secrets = self.directory.running(), self.directory.secrets()
-        return None if running is None or secrets is None else _with_servers(settings, running, secrets)
+        if running is None or secrets is None:
+            return None
+        return _with_servers(settings, running, secrets, self.directory.encryption_keys())
 
     def _open_directory(self, server: DatabaseServer) -> Secrets:
         """Return the secrets of the directory, created if it is new."""
@@ -235,13 +238,16 @@ class EmbeddedServers:
         return self.servers[name].start()
 
 
-def _with_servers(settings: Settings, running: Running, secrets: Secrets) -> Settings:
+def _with_servers(settings: Settings, running: Running, secrets: Secrets, keys: Sequence[str]) -> Settings:
+    """Return the settings with the servers, and the secrets of the directory where none are set."""
     update: dict[str, object] = {
         "mongo_url": SecretStr(running.mongo_url),
         "redis_url": SecretStr(running.redis_url),
     }
     if not settings.has_jwt_keys:
         update["jwt_secret"] = SecretStr(secrets.jwt)
+    if keys:
+        update["encryption_keys"] = SecretStr(settings.encryption_keys_with(keys))
     return settings.model_copy(update=update)
 
 

@@ -12,6 +12,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.keys import DataKeyStore, KeyWrapping, UserKeys
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.rate_limits import RateCounters
 from app.contracts.ports.reports import CorruptionReports
@@ -21,10 +22,12 @@ from app.contracts.statistics import FlowStatistics
 from app.flow.values.payload import PayloadLimits
 from app.services.administration.batch import Bulk
 from app.services.administration.integrity import IntegrityCheck
+from app.services.administration.key_rotation import LOOK_EVERY, ROTATE_EVERY, KeyRotation
 from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
+from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
 from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
@@ -58,10 +61,11 @@ from app.services.states.committer import Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
+from app.services.states.erasure_keys import ErasureKeys
 from app.services.states.executor import Executor
 from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
-from app.services.states.idempotency import Idempotency
+from app.services.states.idempotency import Idempotency, RequestFingerprints
 from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
 from app.services.states.people import PeopleOperations
@@ -71,6 +75,14 @@ from app.services.states.recovery import Recovery
 def always() -> bool:
     """Trust a clock that is not checked."""
     return True
+
+
+class KeyPorts(Struct, frozen=True):
+    """The keys of the encryption: as they are stored, those that wrap them, and those of users."""
+
+    store: DataKeyStore
+    wrapping: KeyWrapping
+    users: UserKeys
 
 
 class Ports(Struct, frozen=True, kw_only=True):
@@ -88,6 +100,8 @@ class Ports(Struct, frozen=True, kw_only=True):
     rates: RateCounters
     bus: EventBus
     clock: Clock
+    keys: KeyPorts | None = None
+    """None: stored data is not encrypted."""
     is_time_trusted: Callable[[], bool] = always
     """False while ``clock`` is too wrong to decide what only time decides."""
 
@@ -143,16 +157,17 @@ class Components:
         masks = FieldMasks(self.catalog, self._fields_of)
         self.history = HistoryReader(states, history, self.catalog, masks, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, masks, clock)
+        self.erasure_keys = ErasureKeys(None if ports.keys is None else ports.keys.users, bus)
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
-        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(
+            states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
+        )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
-        deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        conflicts = ConflictResolution(self.catalog, history)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
-        endings, requests = Endings(states, history, clock), self.clients.requests
+        executor = self._executor(ports, commits, recovery, masks)
+        endings, requests = Endings(states, history, self.erasure_keys, clock), self.clients.requests
         self.changes = StateChanges(
             executor, self.catalog, self.access, recovery, endings, requests, self.audit
         )
@@ -174,9 +189,10 @@ class Components:
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
+        self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
-        self.personal_data = self._personal_data(ports, commits, recovery, relay)
+        self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(
             ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
@@ -188,7 +204,21 @@ class Components:
         self.retirement = Retirement(
             states, self.definitions, ports.definitions, self.changes, self.audit, clock
         )
+        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
+        # Digests of what users entered are keyed where the data itself is encrypted.
+        secrets = None if ports.keys is None else ports.integrations.secrets
+        return Executor(
+            ports.states,
+            commits,
+            Idempotency(ports.history, RequestFingerprints(secrets)),
+            Deadlines(self.catalog, ports.is_time_trusted),
+            recovery,
+            ConflictResolution(self.catalog, masks, ports.history),
+            ports.clock,
+        )
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
         return IntegrationComponents(
@@ -218,7 +248,7 @@ class Components:
         return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
-        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay, endings: Endings
     ) -> PersonalDataRequests:
         states, history, clock = ports.states, ports.history, ports.clock
         return PersonalDataRequests(
@@ -234,6 +264,8 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.erasure_keys,
+            endings,
             self.audit,
             clock,
         )
@@ -258,8 +290,18 @@ class Components:
                 Job("registrations", every=None, leased=False, work=self.integrations.registry.run),
                 Job("waiting states of services", BACKFILL_EVERY, leased=True, work=backfill.run),
                 Job("old deliveries to services", RETENTION_EVERY, leased=True, work=retention.run),
+                *self._key_jobs(),
             ],
         )
+
+    def _key_jobs(self) -> list[Job]:
+        rotation = self.key_rotation
+        if rotation is None:
+            return []
+        return [
+            Job("wrapping keys of data keys", LOOK_EVERY, leased=False, work=rotation.look),
+            Job("rotation of wrapping keys", ROTATE_EVERY, leased=True, work=rotation.rotate_if_due),
+        ]
 
     async def purge_expired(self, caller: Caller | None = None) -> int:
         """End all expired states for a caller, by default a program, and return their number."""

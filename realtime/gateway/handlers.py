@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
 import structlog
 from starlette.types import ASGIApp
 
-from app.auth.policy import ADMIN, acting_for, require_scope
+from app.auth.policy import named_user, require_access
 from app.auth.service_keys import RENEWAL_SECONDS
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import (
@@ -20,7 +19,6 @@ from app.contracts.errors import (
     InternalError,
     InvalidRequestError,
     RateLimitedError,
-    service_limit_error,
 )
 from app.contracts.events import flow_topic, user_topic
 from app.contracts.positions import held_position
@@ -31,9 +29,11 @@ from app.kit.client_address import client_address
 from app.kit.tasks import end_tasks
 from app.services import FlowService
 from app.services.audit.source import acting_from
+from app.services.rates.admission import Admission
 from config.log import describe
+from realtime.gateway.access import EVENT_ACCESS
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
-from realtime.gateway.limits import MAX_CONNECTIONS_PER_USER, MAX_REFUSALS, MAX_SUBSCRIPTIONS
+from realtime.gateway.limits import MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from realtime.gateway.messages import (
     ChangeMessage,
     ClaimMessage,
@@ -55,13 +55,11 @@ from realtime.json_packets import Json
 
 log = structlog.get_logger("sockets")
 
+SOCKETS_PATH = "/socket.io"
 MAX_TIMER_SECONDS = 86_400.0
 
 Answer = dict[str, Any]
 P = ParamSpec("P")
-
-FOR_SERVICES = frozenset({"flow-state", "flow-transition", "flow-list", "flow-subscribe", "flow-unsubscribe"})
-"""Events that credentials of an integration are for; all others are refused to them."""
 
 
 class FlowSockets:
@@ -79,9 +77,10 @@ class FlowSockets:
     ) -> None:
         self._service = service
         self._verifier = verifier
+        self._limits = service.clients
+        self._admission = Admission(service.clients.requests, verifier)
         self._names_user_by_subject = names_user_by_subject
         self._sessions: dict[str, Session] = {}
-        self._users: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self.server = BoundedServer(
@@ -131,11 +130,11 @@ class FlowSockets:
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         try:
-            caller = await self._verifier.verify(token_of(environ, auth))
-            session = Session(sid, caller, device_of(auth), client_address(environ.get("asgi.scope", {})))
-            if self._users[caller.user_id] >= MAX_CONNECTIONS_PER_USER * session.rate_factor:
-                raise RateLimitedError("This user has too many connections; close some of them", 5)
-            self._users[caller.user_id] += 1
+            address = client_address(environ.get("asgi.scope", {}))
+            caller = await self._admission.admit(token_of(environ, auth), address)
+            require_access(EVENT_ACCESS["connect"], caller)
+            device, connection = device_of(auth), self._limits.connections.open(caller, address)
+            session = Session(sid, caller, device, connection, address)
             self._sessions[sid] = session
             try:
                 await self._rooms.enter(session, user_room(caller.user_id), user_topic(caller.user_id))
@@ -155,9 +154,7 @@ class FlowSockets:
         session.disconnected = True
         if session.timer is not None:
             session.timer.cancel()
-        self._users[session.user_id] -= 1
-        if not self._users[session.user_id]:
-            del self._users[session.user_id]
+        session.connection.close()
         for state_id in list(session.followed):
             await self._rooms.leave_state(session, state_id)
         for room in list(session.rooms):
@@ -194,11 +191,12 @@ class FlowSockets:
     # Events in
 
     def _on(self, event: str, shape: type[M], handle: Callable[[Session, str, M], Awaitable[Answer]]) -> None:
+        access = EVENT_ACCESS[event]
+
         async def handler(sid: str, *bodies: Any) -> Answer:
             try:
                 session = self._admit(sid)
-                if session.caller.service and event not in FOR_SERVICES:
-                    raise service_limit_error(session.caller.service)
+                require_access(access, session.caller)
                 message = decode_message(bodies, shape)
                 with acting_from(session.source):
                     answer = await handle(session, message.user_id or session.user_id, message)
@@ -217,12 +215,17 @@ class FlowSockets:
         if session.caller.expires_at <= time.time():
             raise AuthenticationRequiredError("The token has expired; connect with a new one")
         seconds = session.bucket.take()
-        if seconds:
-            error = RateLimitedError("This client sends too many events; send fewer", seconds)
+        try:
+            if seconds:
+                raise RateLimitedError("This client sends too many events; send fewer", seconds)
+            self._limits.requests.admit_caller(session.caller)
+        except RateLimitedError as error:
+            if not seconds:
+                session.bucket.refused += 1
             if session.bucket.refused == MAX_REFUSALS:
                 log.warning("event rate exceeded", user=session.user_id)
                 self._end(session, error)
-            raise error
+            raise
         return session
 
     async def _refuse(self, sid: str, event: str, error: FlowError) -> Answer:
@@ -263,8 +266,7 @@ class FlowSockets:
             if is_new or refused or state_id not in session.followed:
                 await self._rooms.leave_state(session, state_id)
             raise
-        is_person = user_id == session.user_id or not session.caller.acts_for(user_id)
-        if is_person and not session.caller.service and not session.disconnected:
+        if session.is_person_on(user_id) and not session.disconnected:
             self._service.presence.enter(state_id, session.presence)
         if message.entity_id is None:
             await self._remember(session, state_id)
@@ -292,7 +294,6 @@ class FlowSockets:
             session.found[unnamed] = found
 
     async def _watch(self, session: Session, _: str, message: FlowMessage) -> Answer:
-        require_scope(session.caller, ADMIN)
         flow_id = message.flow_id
         await self._service.definitions.versions(flow_id, session.caller, limit=1)
         if flow_id not in session.watched:
@@ -325,7 +326,7 @@ class FlowSockets:
             user_id, message.flow_id, message.entity_id, session.caller
         )
         if state_id not in session.followed:
-            acting_for(session.caller, user_id)
+            named_user(session.caller, user_id)
             advice = "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first"
             raise InvalidRequestError([Fault("/flowId", advice)])
         try:

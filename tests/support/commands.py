@@ -27,6 +27,7 @@ PRELOADED = (
     "app.cli.diagrams",
     "app.cli.exchange",
     "app.cli.flows",
+    "app.cli.keys",
     "app.cli.migration",
     "app.cli.maintenance",
     "app.cli.services",

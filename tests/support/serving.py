@@ -134,7 +134,9 @@ def external(settings: Settings) -> dict[str, str]:
     assert settings.mongo_url is not None
     assert settings.redis_url is not None
     assert settings.jwt_secret is not None
+    keys = settings.encryption_keys
     return {
+        **({} if keys is None else {"FLOW_ENCRYPTION_KEYS": keys.get_secret_value()}),
         "FLOW_MONGO_URL": settings.mongo_url.get_secret_value(),
         "FLOW_REDIS_URL": settings.redis_url.get_secret_value(),
         "FLOW_MONGO_DATABASE": settings.mongo_database,

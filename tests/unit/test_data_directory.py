@@ -10,6 +10,7 @@ import pytest
 from app.process.data_directory import DataDirectory, read_jwt_secret
 from app.process.database_server import DatabaseServer, EmbeddedError
 from app.process.embedded import EmbeddedServers
+from config.encryption import parse_wrapping_keys
 from config.settings import Settings
 
 
@@ -88,7 +89,8 @@ def test_lost_secrets_are_not_taken_for_a_new_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["lock", "servers.lock", "running.json", "database.json", "secrets.json", "mongodb"]
+    "name",
+    ["lock", "servers.lock", "running.json", "database.json", "secrets.json", "encryption.json", "mongodb"],
 )
 def test_what_stands_in_the_place_of_another_is_an_error_with_its_path(tmp_path: Path, name: str) -> None:
     place = tmp_path / "data" / name
@@ -116,3 +118,21 @@ def test_an_error_of_the_system_is_one_line_with_its_path(
         servers.start(Settings(_env_file=None))
     assert servers.directory.acquire(), "it was released"
     servers.directory.release()
+
+
+def test_an_encryption_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    assert directory.encryption_keys() == [], "a directory of an older version"
+    made = directory.encryption_keys(create=True)
+    assert len(parse_wrapping_keys(",".join(made))) == 1
+    assert directory.encryption_keys() == directory.encryption_keys(create=True) == made
+    assert mode_of(tmp_path / "encryption.json") == 0o600
+
+
+@pytest.mark.parametrize("text", ['{"keys": []}', '{"keys": ["hidden"]}', '{"keys": [1]}', "hidden"])
+def test_an_unusable_file_of_encryption_keys_is_reported(tmp_path: Path, text: str) -> None:
+    (tmp_path / "encryption.json").write_text(text)
+    with pytest.raises(EmbeddedError, match=r"encryption.json.*restore the file") as refusal:
+        DataDirectory(tmp_path).encryption_keys(create=True)
+    assert "hidden" not in str(refusal.value)
+    assert (tmp_path / "encryption.json").read_text() == text

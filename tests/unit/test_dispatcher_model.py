@@ -224,7 +224,7 @@ def integration(alias: str, **changes: Any) -> Integration:
 def test_nothing_is_lost_and_order_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 5.0)
     crashes = changes = repeats = 0
-    for seed in range(form("dispatcher model: runs", short=3, long=15)):
+    for seed in range(form("dispatcher model: runs", short=1, long=15)):
         model = Model(seed)
         run_virtually(model.play())
         model.check()

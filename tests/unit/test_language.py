@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.documentation import ROOT, page
+from tests.support.long_form import form
 
 ROOMS = ("app", "models", "realtime", "config")
 """Folders of the service whose language is checked."""
-TEST_ROOMS = ("bench", "tests")
+TEST_ROOMS = form("language: rooms of tests", short=(), long=("bench", "tests"))
 """Folders whose words are checked too."""
 
 MAX_MODULE_LINES = 350

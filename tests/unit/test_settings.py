@@ -1,16 +1,20 @@
 """Settings are checked before anything starts."""
 
+from base64 import b64encode
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
+from config.encryption import create_wrapping_key, parse_wrapping_keys
 from config.masking import mask_url
 from config.settings import SHIPPED_FLOWS, SettingsError, load_settings
 from config.sources import AUTH_FORMS, SourceSetting, auth_header, is_interceptable
 
 REMOTE = {"FLOW_DEFINITIONS": "database,https://h/x"}
+WRAPPING_KEY = "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio="
 SERVERS = {"FLOW_MONGO_URL": "mongodb://u:hidden@h", "FLOW_REDIS_URL": "redis://:hidden@h"}
 
 
@@ -83,7 +87,7 @@ def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch,
     assert any("FLOW_REDISURL: there is no such setting; did you mean FLOW_REDIS_URL" in x for x in lines)
     assert any("FLOW_JWT_SECERT: there is no such setting; did you mean FLOW_JWT_SECRET" in x for x in lines)
     assert any(x.startswith("FLOW_STATE_TTL: ") for x in lines)
-    assert any("FLOW_ENCRYPTION_KEYS: payload encryption is not in this version" in x for x in lines)
+    assert any(x.startswith("FLOW_ENCRYPTION_KEYS: entry 1 is not 32 bytes in base64") for x in lines)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +131,14 @@ def test_every_fault_at_once_with_close_matches(monkeypatch: pytest.MonkeyPatch,
         ({"FLOW_SERVICES_PRIVATE_ADDRESSES": "10.0.0.1," * 101}, "at most 100 networks"),
         ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "bearer:"}, "FLOW_DEFINITIONS_AUTH: must be bearer:TOKEN"),
         ({**REMOTE, "FLOW_DEFINITIONS_AUTH": "apikey:Host:x"}, "is a standard header of HTTP"),
+        ({"FLOW_ENCRYPTION_KEYS": ""}, "FLOW_ENCRYPTION_KEYS: entry 1 is empty: create one with"),
+        ({"FLOW_ENCRYPTION_KEYS": f"{WRAPPING_KEY},hidden!"}, "entry 2 is not 32 bytes in base64"),
+        ({"FLOW_ENCRYPTION_KEYS": "00" * 32}, "entry 1 is 48 bytes in base64, not 32"),
+        ({"FLOW_ENCRYPTION_KEYS": f"{WRAPPING_KEY},{WRAPPING_KEY[:-1]}"}, "entry 2 repeats an earlier one"),
+        ({"FLOW_ENCRYPTION_KEYS": "local:0123456789abcdef"}, "entry 1 is the id of a key, not a key"),
+        ({"FLOW_ENCRYPTION_KEYS": "pgp:x"}, "entry 1 begins with no known key service (awskms:, gcpkms:"),
+        ({"FLOW_ENCRYPTION_KEYS": "x,,y"}, "in base64: create one with: server-flow keys generate; entry 2"),
+        ({"FLOW_ENCRYPTION_KEYS": "x," * 101}, "at most 100 keys"),
         (
             {"FLOW_DEFINITIONS": "http://h/x", "FLOW_DEFINITIONS_AUTH": "bearer:t"},
             "sent over https only (or to this machine), not to http://h/x",
@@ -145,6 +157,38 @@ def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], sa
     assert says in str(refusal.value)
 
 
+@pytest.mark.parametrize("form", [str, lambda key: key.rstrip("="), lambda key: f" {key} "])
+@pytest.mark.parametrize("alphabet", ["-_", "+/"])
+def test_encryption_keys_in_every_form_of_base64(
+    monkeypatch: pytest.MonkeyPatch, form: Callable[[str], str], alphabet: str
+) -> None:
+    keys = [bytes([number]) * 32 for number in (0xFB, 0xFF)]
+    entries = [b64encode(key).decode().translate(str.maketrans("+/", alphabet)) for key in keys]
+    assert set(alphabet) <= set("".join(entries))
+    monkeypatch.setenv("FLOW_ENCRYPTION_KEYS", ",".join(map(form, entries)))
+    settings = load_settings()
+    assert [entry.key for entry in settings.wrapping_keys] == keys
+    mine, other = create_wrapping_key(), create_wrapping_key()
+    assert len({*parse_wrapping_keys(f"{mine},{other}")}) == 2
+    both = settings.encryption_keys_with([entries[1], mine])
+    assert parse_wrapping_keys(both) == (*settings.wrapping_keys, *parse_wrapping_keys(mine))
+
+
+def test_no_fault_of_an_encryption_key_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (
+        "hidden",
+        f"hidden,{WRAPPING_KEY}",
+        f"{WRAPPING_KEY},{WRAPPING_KEY}",
+        "vault:hidden",
+        "hidden:x",
+    ):
+        monkeypatch.setenv("FLOW_ENCRYPTION_KEYS", value)
+        with pytest.raises(SettingsError, match="FLOW_ENCRYPTION_KEYS: entry") as refusal:
+            load_settings()
+        assert "hidden" not in str(refusal.value)
+        assert "Kio" not in str(refusal.value)
+
+
 def test_there_is_no_built_in_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SERVERS.items():
         monkeypatch.setenv(name, value)
@@ -153,11 +197,13 @@ def test_there_is_no_built_in_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**SERVERS, "FLOW_JWT_SECRET": "hidden" * 10}.items():
+    secrets = {"FLOW_JWT_SECRET": "hidden" * 10, "FLOW_ENCRYPTION_KEYS": WRAPPING_KEY}
+    for name, value in {**SERVERS, **secrets}.items():
         monkeypatch.setenv(name, value)
     shown = load_settings().masked()
-    assert "hidden" not in str(shown)
-    assert "hidden" not in repr(load_settings())
+    for text in (str(shown), repr(load_settings())):
+        assert "hidden" not in text
+        assert "Kio" not in text
     assert shown["FLOW_MONGO_URL"] == "mongodb://u:***@h"
 
 

@@ -32,6 +32,7 @@ from app.contracts.errors.flows import (
     StateBusyError,
     StatePausedError,
     StoreUnavailableError,
+    UserErasedError,
     VersionConflictError,
 )
 from app.contracts.errors.operational import (
@@ -40,6 +41,7 @@ from app.contracts.errors.operational import (
     DefinitionSourceError,
     OperationalError,
     SigningKeysError,
+    WrappingKeyMissingError,
 )
 from app.contracts.errors.requests import (
     AddressTooLongError,
@@ -124,9 +126,11 @@ __all__ = [
     "StatePausedError",
     "StoreUnavailableError",
     "TooManyConnectionsError",
+    "UserErasedError",
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",
+    "WrappingKeyMissingError",
     "cut",
     "service_limit_error",
 ]

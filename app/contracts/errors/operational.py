@@ -34,3 +34,9 @@ class DataTransferError(OperationalError):
     """An export or an import cannot be made; the message says why and what to do."""
 
     code = "DATA_TRANSFER_FAILED"
+
+
+class WrappingKeyMissingError(OperationalError):
+    """Stored data needs wrapping keys that the settings lack; the message names their ids."""
+
+    code = "WRAPPING_KEY_MISSING"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.responses import StreamingResponse
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.commands import BatchAction, BatchOperation
 from app.contracts.errors import (
     Fault,
@@ -178,40 +178,41 @@ ADMINISTRATION_ENDPOINTS = [
         method="GET",
         path="/api/admin/states",
         name="findFlowStates",
+        access=Access(Permission.SUPPORT),
         summary="Find states of all users by flow, step, status or user",
         handle=_find,
         query=FoundStatesQuery,
         answers={200: StatesPage},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
         path="/api/admin/states/batch",
         name="changeFlowStates",
+        access=Access(Permission.ADMIN),
         summary="Run up to 1,000 operations on states, or one operation on the states that match a filter",
         handle=_batch,
         body=BatchCommand,
         body_of="batch",
         answers={200: BatchAnswer},
         errors=(InsufficientPermissionsError, PayloadTooLargeError),
-        scope=ADMIN,
     ),
     Endpoint(
         method="GET",
         path="/api/admin/personal-data",
         name="exportPersonalData",
+        access=Access(Permission.ADMIN),
         summary="Export all states and the history of one user",
         handle=_export,
         query=PersonalDataQuery,
         answers={200: PersonalDataView},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
     Endpoint(
         method="DELETE",
         path="/api/admin/personal-data",
         name="erasePersonalData",
+        access=Access(Permission.ADMIN),
         summary="End all states of one user and erase their input; the hash chain of the history stays",
         handle=_erase,
         query=PersonalDataQuery,
@@ -221,26 +222,25 @@ ADMINISTRATION_ENDPOINTS = [
             FlowStateCorruptionError,
             StateBusyError,
         ),
-        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
         path="/api/admin/purge",
         name="purgeExpiredFlows",
+        access=Access(Permission.ADMIN),
         summary="End all expired states now",
         handle=_purge,
         answers={200: PurgeReport},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
     Endpoint(
         method="GET",
         path="/api/admin/statistics",
         name="getFlowStatistics",
+        access=Access(Permission.SUPPORT),
         summary="Statistics over all states and their history",
         handle=_statistics,
         answers={200: FlowStatistics},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
 ]

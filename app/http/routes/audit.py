@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.audit import AuditFilter
 from app.contracts.errors import InsufficientPermissionsError
 from app.contracts.wire.audit import AuditEntryView, audit_entry_view
@@ -57,6 +57,6 @@ AUDIT_ENDPOINTS = [
         query=AuditQuery,
         answers={200: AuditPage},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
+        access=Access(Permission.ADMIN),
     ),
 ]

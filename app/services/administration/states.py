@@ -4,6 +4,7 @@ from datetime import datetime
 
 from msgspec import structs
 
+from app.auth.policy import require_acting_for
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, PauseCommand
 from app.contracts.errors import FlowNotStartedError
@@ -112,7 +113,7 @@ class Administration:
         Raises:
             FlowNotStartedError: There is nothing to recover.
         """
-        self._access.require_acting_for(user_id, origin.caller)
+        require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
         try:
             done = await self._recover(state_id, origin)
@@ -143,7 +144,7 @@ class Administration:
 
         Pausing a paused state changes nothing.
         """
-        self._access.require_acting_for(user_id, origin.caller)
+        require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
@@ -164,7 +165,7 @@ class Administration:
         self, user_id: str, flow_id: str, *, entity_id: str | None = None, origin: Origin
     ) -> FlowState:
         """Resume a paused state. Resuming one that is not paused changes nothing."""
-        self._access.require_acting_for(user_id, origin.caller)
+        require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
 
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:

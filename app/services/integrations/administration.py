@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from msgspec import UNSET, Struct, UnsetType, structs
 
+from app.auth.policy import require_administrator, require_manager
 from app.contracts.callers import Caller
 from app.contracts.errors import (
     BusUnavailableError,
@@ -29,7 +30,6 @@ from app.contracts.statistics import ServiceStatistics
 from app.contracts.wire.integrations import heartbeat_view
 from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
-from app.services.integrations.permissions import is_administrator, require_administrator, require_manager
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.registration_faults import RegistrationFaults
 from app.services.integrations.registration_members import given_members, registration_hash
@@ -149,7 +149,7 @@ class IntegrationAdministration:
         """
         require_manager(caller, alias)
         stored = await self._store.get(alias)
-        faults = await self._faults.find(alias, command, stored, own=not is_administrator(caller))
+        faults = await self._faults.find(alias, command, stored, own=not caller.is_administrator)
         if stored is None and not faults and len(await self._store.list_all()) >= MAX_SERVICES:
             faults = [Fault("", f"there are {MAX_SERVICES} services already; remove one that is not used")]
         if faults:
@@ -256,7 +256,7 @@ class IntegrationAdministration:
         backlog = self._backlog(command)
 
         def enabled(found: Integration) -> Integration:
-            if found.disabled_by == "administrator" and not is_administrator(caller):
+            if found.disabled_by == "administrator" and not caller.is_administrator:
                 raise InsufficientPermissionsError(
                     "An administrator has disabled this service; ask one to enable it"
                 )
@@ -272,7 +272,7 @@ class IntegrationAdministration:
     async def disable(self, alias: str, command: DisableCommand, caller: Caller) -> RegisteredService:
         """Deliver no events to a service; they wait."""
         require_manager(caller, alias)
-        administers = is_administrator(caller)
+        administers = caller.is_administrator
         reason = command.reason if command.reason is not UNSET else "disabled on request"
 
         def disabled(found: Integration) -> Integration:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import structlog
 from msgspec import UNSET, Struct
 
+from app.auth.policy import require_manager
 from app.contracts.callers import Caller, service_caller
 from app.contracts.errors import (
     ApiKeyNotFoundError,
@@ -29,7 +30,6 @@ from app.contracts.ports.integrations import ApiKeyStore, IntegrationStore
 from app.services.audit.log import AuditLog
 from app.services.integrations.key_cache import KeyCache
 from app.services.integrations.key_text import is_key_id, new_key, read_key
-from app.services.integrations.permissions import require_manager
 
 log = structlog.get_logger("auth")
 

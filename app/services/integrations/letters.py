@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from msgspec import UNSET, Struct, structs
 
+from app.auth.policy import require_administrator, require_manager
 from app.contracts.audit import Details
 from app.contracts.callers import Caller
 from app.contracts.deliveries import (
@@ -24,7 +25,6 @@ from app.contracts.ports.transports import MAX_EVENT_BYTES
 from app.contracts.wire.encoding import encode
 from app.flow.values.storable_json import storage_errors
 from app.services.audit.log import AuditLog
-from app.services.integrations.permissions import is_administrator, require_administrator, require_manager
 from app.services.integrations.ports import IntegrationPorts
 
 log = structlog.get_logger("deliveries")
@@ -85,7 +85,7 @@ class DeadLetterAdministration:
         self, only: DeadLetterFilter, *, after: str | None, limit: int, caller: Caller
     ) -> ListedLetters:
         """Return a page of the letters that match, those that died first first."""
-        only = _permitted(only, caller)
+        only = _permitted(only, caller, caller.reads_all)
         settled = self._clock.now() - SETTLED
         only = structs.replace(only, until=settled if only.until is None else min(only.until, settled))
         return ListedLetters(await self._letters.find(only, after, limit), only)
@@ -144,7 +144,7 @@ class DeadLetterAdministration:
 
     async def redeliver(self, only: DeadLetterFilter, caller: Caller, *, dry_run: bool) -> LettersResult:
         """Deliver the events of all letters that match; each letter is removed once that has succeeded."""
-        only = _permitted(only, caller)
+        only = _permitted(only, caller, caller.is_administrator)
         if dry_run:
             return await self._redeliver_all(only, dry_run=True)
         async with self._audit.act("deliveries.redeliver", _target(only), caller) as act:
@@ -168,7 +168,7 @@ class DeadLetterAdministration:
 
     async def drop(self, only: DeadLetterFilter, caller: Caller, *, dry_run: bool) -> LettersResult:
         """Remove all letters that match; their events are not delivered."""
-        only = _permitted(only, caller)
+        only = _permitted(only, caller, caller.is_administrator)
         if dry_run:
             matched = await self._letters.count(only)
             return LettersResult(matched, matched)
@@ -231,13 +231,13 @@ def _has_event(letter: DeadLetter) -> bool:
     return letter.event is not UNSET or letter.reason != "expired"
 
 
-def _permitted(only: DeadLetterFilter, caller: Caller) -> DeadLetterFilter:
-    """Return the filter of a caller: a service sees its own letters alone.
+def _permitted(only: DeadLetterFilter, caller: Caller, of_all: bool) -> DeadLetterFilter:
+    """Return the filter of a caller, one for the letters of all services or of the caller's own alone.
 
     Raises:
-        InsufficientPermissionsError: The caller is neither an administrator nor the service that is named.
+        InsufficientPermissionsError: The caller is not the service that is named.
     """
-    if is_administrator(caller):
+    if of_all:
         return only
     alias = only.service or caller.service
     require_manager(caller, alias)

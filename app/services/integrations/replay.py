@@ -6,6 +6,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, Struct
 
+from app.auth.policy import require_manager
 from app.contracts.callers import Caller
 from app.contracts.deliveries import Lane, LaneId, LanePosition
 from app.contracts.delivery_commands import ReplayCommand
@@ -15,7 +16,6 @@ from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StateId
 from app.kit.ids import new_id
 from app.services.audit.log import AuditLog
-from app.services.integrations.permissions import require_manager
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.registry import IntegrationRegistry
 from app.services.states.history import HistoryReader

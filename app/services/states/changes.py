@@ -7,15 +7,19 @@ from functools import partial
 
 from msgspec import structs
 
+from app.auth.policy import as_user
 from app.contracts.commands import TransitionCommand
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
     RevisionConflictError,
+    UserErasedError,
     service_limit_error,
 )
+from app.contracts.ports.states import StoredState
 from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
+from app.contracts.wire.times import iso
 from app.services.audit.log import AuditLog
 from app.services.audit.state_acts import BY_NAME, is_administrative, note_commit, state_act
 from app.services.definitions.catalog import DefinitionCatalog
@@ -75,6 +79,7 @@ class StateChanges:
         caller = command.origin.caller
         if caller.service and not command.of_step:
             raise service_limit_error(caller.service)
+        caller = as_user(caller)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
             self._limits.admit_change(command.origin)
@@ -106,7 +111,7 @@ class StateChanges:
         The state may have lost the participant since access to it was checked, and one that has ended must
         not begin again for those who had a role on it. An integration must own the current step.
         """
-        state_id, caller = command.state_id, command.origin.caller
+        state_id, caller = command.state_id, as_user(command.origin.caller)
         if caller.acts_for(state_id.user_id):
             return decide
 
@@ -121,6 +126,12 @@ class StateChanges:
     async def not_started(self, state_id: StateId) -> FlowNotStartedError:
         """Create the error for a missing state, with how the last one ended."""
         return FlowNotStartedError(state_id.flow_id, await self._endings.of(state_id))
+
+    async def require_not_erased(self, stored: StoredState) -> None:
+        """Raise UserErasedError if a state ended because its user was erased."""
+        erased = await self._endings.erasure_of(stored)
+        if erased is not None:
+            raise UserErasedError(stored.state.flow, iso(erased.at), erased.by)
 
     @asynccontextmanager
     async def with_recovery_advice(self, state_id: StateId) -> AsyncIterator[None]:
