@@ -157,6 +157,7 @@ WITHOUT_A_SERVICE = {
     "webhook sign": "sends a request of a test",
     "webhook verify": "computes",
     "flows validate": "reads files",
+    "keys generate": "prints a random key",
     "data export": "tests/component/test_data_transfer.py",
     "data import": "tests/component/test_data_transfer.py",
 }
@@ -170,10 +171,14 @@ OTHER_READING_COMMANDS = {
         "deliveries show",
         "services ping",
     ),
-    *("services redis-url",),
+    *("services redis-url", "keys list"),
 }
 """Commands that call the service to read, as other tests show."""
-OF_SOURCES = {"flows hand-back": "definition.update, as every publication"}
+ELSEWHERE = {
+    "flows hand-back": "definition.update, as every publication",
+    "keys rotate": "tests/unit/test_key_rotation.py",
+}
+"""Commands that change something, with the test of their entries."""
 
 
 @pytest.fixture(autouse=True)
@@ -335,7 +340,7 @@ def test_every_command_is_in_a_table() -> None:
     with click.Context(main) as context:
         for name in COMMANDS:
             main.get_command(context, name)
-    known = {*COMMAND_ACTS, *READING_COMMANDS, *WITHOUT_A_SERVICE, *OTHER_READING_COMMANDS, *OF_SOURCES}
+    known = {*COMMAND_ACTS, *READING_COMMANDS, *WITHOUT_A_SERVICE, *OTHER_READING_COMMANDS, *ELSEWHERE}
     assert {name for name, _ in leaves(main)} == known
 
 

@@ -167,7 +167,7 @@ async def test_the_program_of_the_documentation_checks_a_receipt(tmp_path: Path)
     script.write_text(program[1])
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: ASYNC221 - nothing else runs
+        return subprocess.run(
             [sys.executable, str(script), str(log), str(receipt)],
             capture_output=True,
             text=True,
