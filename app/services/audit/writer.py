@@ -108,9 +108,7 @@ class AuditWriter:
         entries, now = [], self._clock.now()
         for n, waiting in enumerate(batch, start=1):
             new = waiting.new
-            entry = seal(
-                AuditEntry(sequence + n, now, new.act, new.outcome, head, "", new.of, new.error)
-            )
+            entry = seal(AuditEntry(sequence + n, now, new.act, new.outcome, head, "", new.of, new.error))
             entries.append(entry)
             head = entry.hash
         return entries
