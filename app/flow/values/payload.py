@@ -21,6 +21,11 @@ class PayloadLimits(Struct, frozen=True):
     max_depth: int = MAX_DEPTH
     max_fields: int = 10_000
 
+    @property
+    def is_shallow(self) -> bool:
+        """True if payloads may be nested less deeply than everything else."""
+        return self.max_depth < MAX_DEPTH
+
 
 DEFAULT_LIMITS = PayloadLimits()
 

@@ -163,7 +163,9 @@ class StateOperations:
             kind = rules.run_kind(present, after)
             if kind is None:
                 return None
-            if payload is not UNSET:  # the rules have checked what it contains
+            if payload is not UNSET:
+                if self._payload_limits.is_shallow:  # the rules have checked the rest
+                    require_storable(payload, self._payload_limits)
                 self._check_size(after)
             return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
