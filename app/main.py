@@ -31,6 +31,7 @@ from app.sources.files import FileSource
 from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_interceptable, shown_url
+from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
 from models.data_keys import MongoDataKeyStore
 from models.database import connect
@@ -101,6 +102,7 @@ class Backend:
                 leases=MongoLeaseStore(self.database),
                 reports=MongoCorruptionReports(self.database),
                 integrations=self._integration_ports(settings),
+                audit=MongoAuditStore(self.database),
                 rates=self.rates,
                 bus=self.bus,
                 clock=self.time,

@@ -33,7 +33,7 @@ class EncryptionSettings(BaseSettings):
 
     @field_validator("encryption_keys")
     @classmethod
-    def _usable_keys(cls, value: SecretStr | None) -> SecretStr | None:
+    def _usable_wrapping_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             parse_wrapping_keys(value.get_secret_value())
         return value

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.contracts.callers import ADMIN, SERVICE, Caller, service_caller
+from app.contracts.callers import ADMIN, READ, SCOPE_PREFIX, SERVICE, USE, Caller, service_caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 from app.contracts.integration import is_alias
@@ -28,7 +28,8 @@ class ClaimNames(Struct, frozen=True):
         Roles are a text, which is one role, or a list of texts, and so are groups; scopes are a text of
         words, or a list of them. A claim of groups in another form names none, and a group that no state can
         name is left out: tokens of many providers have a claim by this name that is not for this service.
-        A claim of a service limits tokens with a scope to this service, also those of administrators.
+        A token without any scope of this service has ``flow:use``; others have their scopes alone. A claim of
+        a service limits tokens that act for other users to this service, also those of administrators.
 
         Raises:
             AuthenticationRequiredError: A claim is missing or malformed.
@@ -39,6 +40,8 @@ class ClaimNames(Struct, frozen=True):
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
         scopes = frozenset(word for scope in _texts(self.scope, claims) for word in scope.split())
+        if not any(scope.startswith(SCOPE_PREFIX) for scope in scopes):
+            scopes |= {USE}
         roles = frozenset(_texts(self.roles, claims))
         groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
         alias = find_claim(claims, self.service)
@@ -47,6 +50,9 @@ class ClaimNames(Struct, frozen=True):
                 fault = f"The token's '{self.service}' cannot name a service"
                 raise AuthenticationRequiredError(fault, reason="claim")
             return service_caller(alias, roles=roles, groups=groups, expires_at=expires_at)
+        if alias is not None and READ in scopes:
+            fault = f"The scope {READ} cannot be limited to a service; leave out '{self.service}'"
+            raise AuthenticationRequiredError(fault, reason="claim")
         return Caller(user, roles=roles, scopes=scopes, expires_at=expires_at, groups=groups)
 
 

@@ -15,7 +15,13 @@ READ = "flow:read"
 """The scope of support staff, who read states of all users, with masked payloads."""
 
 USE = "flow:use"
-"""The scope of users, who have states of their own. A token that names no scope of this service has it."""
+"""The scope of users, who have states of their own. A token without any scope of this service has it."""
+
+SCOPE_PREFIX = "flow:"
+"""Begins the scopes of this service, those included that it does not know."""
+
+
+_FOR_ALL = frozenset({ADMIN, SERVICE})
 
 Purpose = Literal["read", "list", "follow", "watch"]
 """The reason why a caller is shown a state: it reads that one or its history, lists states, follows it, or
@@ -39,13 +45,36 @@ class Caller(Struct, frozen=True):
 
     user_id: str
     roles: frozenset[str] = frozenset()
-    scopes: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset({USE})
     expires_at: float = 0.0
     trusted: bool = False
     groups: frozenset[str] = frozenset()
     participates: bool = False
     service: str = ""
     credential: str = ""
+
+    @property
+    def is_administrator(self) -> bool:
+        """True for administrators and trusted code, which pass every check of roles."""
+        return self.trusted or (ADMIN in self.scopes and not self.service)
+
+    @property
+    def acts_for_all(self) -> bool:
+        """True if the caller acts on states of all users: an administrator, a service or trusted code.
+
+        The credential of an integration is among them, but only where ServiceAccess admits it.
+        """
+        return self.trusted or not self.scopes.isdisjoint(_FOR_ALL)
+
+    @property
+    def reads_all(self) -> bool:
+        """True if the caller reads the states of all users, and sees every flow, as support staff does."""
+        return self.is_administrator or (READ in self.scopes and not self.service)
+
+    @property
+    def may_use(self) -> bool:
+        """True if the caller may change states at all; administrators and services may."""
+        return self.acts_for_all or USE in self.scopes
 
     def acts_for(self, user_id: str) -> bool:
         """Return true if the caller may act for a user: as that user, a service or an administrator.
@@ -54,7 +83,22 @@ class Caller(Struct, frozen=True):
         """
         if self.service:
             return False
-        return self.user_id == user_id or self.trusted or bool(self.scopes & {ADMIN, SERVICE})
+        return self.acts_for_all or (self.user_id == user_id and self.may_use)
+
+    def may_read(self, user_id: str) -> bool:
+        """Return true if the caller may read all states of a user, be it as that user.
+
+        Participants may read single states of other users (app.flow.people), and the credential of an
+        integration those in flows with its steps (ServiceAccess).
+        """
+        if self.service:
+            return False
+        return self.user_id == user_id or self.acts_for_all or self.reads_all
+
+    def reads_others(self, user_id: str) -> bool:
+        """Return true if the caller reads states of any user, and is not that user."""
+        of_others = self.trusted or bool(self.scopes & {ADMIN, SERVICE, READ})
+        return of_others and not self.service and self.user_id != user_id
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
         """Return true if the caller has one of the ``wanted`` roles.
@@ -64,7 +108,7 @@ class Caller(Struct, frozen=True):
         """
         if wanted is None:
             return not self.participates
-        return ADMIN in self.scopes or not self.roles.isdisjoint(wanted)
+        return self.is_administrator or not self.roles.isdisjoint(wanted)
 
 
 def service_caller(

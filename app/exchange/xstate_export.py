@@ -26,6 +26,9 @@ _FLOW_MEMBERS = {
     "clearable": "XState does not know its caller",
     "instances": "XState has no identity of a machine that runs",
     "participants": "XState does not know its callers",
+    "sensitive": "XState does not know its reader",
+    "visible": "XState does not know its reader",
+    "searchable": "XState does not store its context",
 }
 _TRANSITION_MEMBERS = {
     "explicit": "XState has no next command that would skip it",

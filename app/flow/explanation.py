@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from app.contracts.callers import Caller
 from app.contracts.definition import FlowDefinition
-from app.contracts.errors import FlowError, GuardRefusedError, InvalidTransitionError
+from app.contracts.errors import FlowError, InvalidTransitionError
 from app.contracts.flow import FlowTransition
 from app.contracts.people import Participant
 from app.contracts.state import FlowState, Payload
@@ -16,7 +16,7 @@ from app.contracts.wire.explanations import CheckView, Condition, TransitionExpl
 from app.contracts.wire.times import iso
 from app.flow import permissions
 from app.flow.conditions.guard_inputs import GuardBudget, GuardInputs
-from app.flow.conditions.guards import compiled
+from app.flow.conditions.guards import compiled, refused
 from app.flow.people.approvals import has_voted, required_roles
 from app.flow.position import current_step, require_active
 
@@ -137,7 +137,7 @@ def _guard(
     if reason is None:
         message = f"The condition holds: {expression}"
         return CheckView(condition="guard", passed=True, message=message, details={"values": values})
-    return _refused("guard", GuardRefusedError(name, expression, values, reason or None))
+    return _refused("guard", refused(guard, name, reason, inputs, reported))
 
 
 def _deadline(state: FlowState, now: datetime) -> list[CheckView]:

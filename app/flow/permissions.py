@@ -23,6 +23,7 @@ from app.flow.people.approvals import has_voted, required_roles
 from app.flow.people.claims import blocking_claim, claimed_error
 from app.flow.people.duties import excluding_run
 from app.flow.people.field_access import masks_fields
+from app.flow.values.masking import Mask
 from app.flow.values.payload import require_storable
 
 
@@ -37,9 +38,16 @@ def require_visible(flow: Flow, caller: Caller) -> None:
 
 
 def require_runnable(
-    transition: FlowTransition, state: FlowState, payload: Payload, caller: Caller, now: datetime
+    transition: FlowTransition,
+    state: FlowState,
+    payload: Payload,
+    caller: Caller,
+    now: datetime,
+    mask: Mask | None = None,
 ) -> None:
     """Raise unless the caller may run a transition of the state's step with this payload.
+
+    No error has values of the state that ``mask`` hides from the caller.
 
     Raises:
         InsufficientPermissionsError: The caller has none of the roles.
@@ -53,7 +61,7 @@ def require_runnable(
     require_unclaimed(transition, state, caller, now)
     require_fitting_payload(transition, state, payload)
     if transition.guard is not None:
-        check_guard(transition.guard, transition.transition, state, payload, caller, now)
+        check_guard(transition.guard, transition.transition, state, payload, caller, now, mask)
 
 
 def require_role(transition: FlowTransition, caller: Caller) -> None:
@@ -115,7 +123,7 @@ def require_entrance(flow: Flow, name: str | None, caller: Caller) -> None:
     at a step that is not ``initial``: others would start past a check.
     """
     step = None if name is None else flow.steps.get(name)
-    if step is None or step.initial or name == flow.initial_step or ADMIN in caller.scopes:
+    if step is None or step.initial or name == flow.initial_step or caller.is_administrator:
         return
     if has_requirements(flow):
         entrances = [
@@ -180,7 +188,11 @@ def require_undo(roles: Collection[str] | UnsetType, caller: Caller) -> None:
 
 
 def require_undo_guards(
-    candidates: Sequence[FlowTransition], state: FlowState, caller: Caller, now: datetime
+    candidates: Sequence[FlowTransition],
+    state: FlowState,
+    caller: Caller,
+    now: datetime,
+    mask: Mask | None = None,
 ) -> None:
     """Raise GuardRefusedError if every candidate has a guard on ``user`` and none passes for the caller.
 
@@ -192,15 +204,16 @@ def require_undo_guards(
         state: The state to undo.
         caller: The caller.
         now: The time that guards see.
+        mask: The parts of the payload that the caller does not see.
     """
     guards = [(each.guard or "", each.transition) for each in candidates]
-    if not guards or ADMIN in caller.scopes or any(not g or not compiled(g).reads_user for g, _ in guards):
+    if not guards or caller.is_administrator or any(not g or not compiled(g).reads_user for g, _ in guards):
         return
     before = structs.replace(state, step=state.previous or "", previous=UNSET)
     payload = {} if state.payload is UNSET else state.payload
     for n, (guard, name) in enumerate(guards, 1):
         try:
-            check_guard(guard, name, before, payload, caller, now)
+            check_guard(guard, name, before, payload, caller, now, mask)
         except GuardRefusedError:
             if n == len(guards):
                 raise

@@ -32,6 +32,7 @@ from app.flow.timers import (
     status_at,
 )
 from app.flow.undo import roles_to_undo, undo_roles, undone_candidates
+from app.flow.values.masking import Mask
 from app.flow.values.payload import edit_payload
 
 
@@ -76,6 +77,7 @@ def transition(
     command: TransitionCommand,
     now: datetime,
     caller: Caller | None = None,
+    mask: Mask | None = None,
 ) -> FlowState:
     """Return the state after a transition.
 
@@ -90,6 +92,8 @@ def transition(
         command: The payload, message and outcome.
         now: The time of the change.
         caller: The effective caller, whose permissions are checked; None for a timeout, which skips all.
+        mask: The parts of the payload that the caller does not see: it leaves them as they are, and no error
+            has values of them.
 
     Raises:
         InvalidTransitionError, StatePausedError: The step has no such transition, or the state is paused.
@@ -103,8 +107,8 @@ def transition(
     if caller is not None and has_voted(chosen, state, caller):
         return state
     if caller is not None:
-        require_runnable(chosen, state, command.payload or {}, caller, now)
-    payload = edit_payload(state.payload, command)
+        require_runnable(chosen, state, command.payload or {}, caller, now, mask)
+    payload = edit_payload(state.payload, command, mask)
     if caller is not None and not is_decided(chosen, state, caller):
         return vote(chosen, state, caller, payload, command.message, now)
     return structs.replace(
@@ -203,8 +207,12 @@ def end(state: FlowState, status: Status, now: datetime) -> FlowState:
     )
 
 
-def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Caller) -> FlowState:
+def back(
+    definition: FlowDefinition, state: FlowState, now: datetime, caller: Caller, mask: Mask | None = None
+) -> FlowState:
     """Return the state at the step that a reversible transition left, with the payload as it is.
+
+    No error has values that ``mask`` hides from the caller.
 
     Raises:
         InvalidTransitionError: The last transition was not reversible.
@@ -216,7 +224,7 @@ def back(definition: FlowDefinition, state: FlowState, now: datetime, caller: Ca
     if state.previous is UNSET or state.previous not in definition.flow.steps:
         raise _invalid_transition(source, state, "back", caller, now)
     require_undo(undo_roles(definition, state), caller)
-    require_undo_guards(undone_candidates(definition, state), state, caller, now)
+    require_undo_guards(undone_candidates(definition, state), state, caller, now, mask)
     target = definition.flow.steps[state.previous]
     return structs.replace(
         state,

@@ -10,6 +10,7 @@ from app.contracts.errors import Fault, InvalidDefinitionError
 from app.contracts.flow import Flow
 from app.flow.lint.common import as_object, objects
 from app.flow.lint.conflicts import conflict_findings
+from app.flow.lint.fields import field_findings
 from app.flow.lint.findings import arranged, error
 from app.flow.lint.flow import flow_findings
 from app.flow.lint.people import people_findings
@@ -110,3 +111,4 @@ def _semantic_findings(raw: dict[str, Any]) -> Iterator[Finding]:
     yield from permission_findings(raw, steps)
     yield from people_findings(raw, steps)
     yield from conflict_findings(steps)
+    yield from field_findings(raw, steps)

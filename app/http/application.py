@@ -24,6 +24,7 @@ from app.http.middleware import RequestLog
 from app.http.openapi import openapi
 from app.http.problems import flow_error, http_error
 from app.http.routes.administration import ADMINISTRATION_ENDPOINTS
+from app.http.routes.audit import AUDIT_ENDPOINTS
 from app.http.routes.deliveries import DELIVERY_ENDPOINTS
 from app.http.routes.diagrams import DIAGRAM_ENDPOINTS
 from app.http.routes.exchange import EXCHANGE_ENDPOINTS
@@ -65,6 +66,7 @@ def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False
         *DIAGRAM_ENDPOINTS,
         *MIGRATION_ENDPOINTS,
         *ADMINISTRATION_ENDPOINTS,
+        *AUDIT_ENDPOINTS,
         *DELIVERY_ENDPOINTS,
         *SERVICE_ENDPOINTS,
         *SERVICE_KEY_ENDPOINTS,

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from app.auth.policy import acting_for, require_scope
+from app.auth.policy import Access, named_user, require_access
 from app.auth.schemes import credential_in
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
@@ -21,7 +21,6 @@ from app.contracts.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
     RequestTimeoutError,
-    service_limit_error,
 )
 from app.contracts.positions import ExpectedPosition
 from app.flow.values.storable_json import NUMBER_RULE
@@ -71,6 +70,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """The declaration of a route: its request and its answers.
 
     Attributes:
+        access: The callers that the route is for.
         answers: Types by status, None for an empty answer, a tuple for one of several types. With 304 among
             them ``If-None-Match`` is evaluated, and the ETag ends with a digest of the body.
         body: The type of the body, None if the route has none.
@@ -80,14 +80,12 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         request_headers: The headers of a request that are used.
         answer_headers: Headers of successful answers; ``Location`` only with 201.
         other_media_types: Types by the media types of answers that the query can request.
-        scope: The scope that the token must have.
-        public: No token is required.
-        for_services: Credentials of an integration are accepted; every other route refuses them.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     name: str
+    access: Access
     summary: str
     handle: Callable[["Call"], Awaitable["Answer"]]
     answers: Mapping[int, Any]
@@ -100,9 +98,6 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     answer_headers: tuple[str, ...] = ()
     media_type: str = "application/json"
     other_media_types: Mapping[str, Any] = {}
-    scope: str | None = None
-    public: bool = False
-    for_services: bool = False
 
 
 class BodyLimits(Struct, frozen=True):
@@ -144,8 +139,8 @@ class Call:
 
     @property
     def user_id(self) -> str:
-        """The user whose data the request is about."""
-        return acting_for(self.caller, self.query.user_id)
+        """The user whose states the request lists."""
+        return named_user(self.caller, self.query.user_id)
 
     @property
     def owner_id(self) -> str:
@@ -211,14 +206,11 @@ class Handler:
     async def __call__(self, request: Request) -> Response:
         """Authenticate, decode, handle and encode a request."""
         endpoint = self._endpoint
-        caller = Caller(user_id="")
-        if not endpoint.public:
+        caller = Caller(user_id="", scopes=frozenset())
+        if not endpoint.access.is_public:
             caller = await self._admission.admit(_credential(request), client_address(request.scope))
             log_with_request(request, user=caller.user_id)
-            if caller.service and not endpoint.for_services:
-                raise service_limit_error(caller.service)
-            if endpoint.scope is not None:
-                require_scope(caller, endpoint.scope)
+        require_access(endpoint.access, caller)
         raw = await _read_body(request, self._limit)
         faults: list[Fault] = []
         query = self._query.decode(request, faults)

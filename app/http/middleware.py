@@ -5,11 +5,14 @@ import time
 from typing import Any
 
 import structlog
+from msgspec import UNSET
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from app.contracts.errors import InternalError, cut
 from app.http.problems import INSTANCE_CHARACTERS, LOGGED, PROBES, unexpected
+from app.kit.client_address import client_address
+from app.services.audit.source import ActSource, acting_from
 
 log = structlog.get_logger("http")
 
@@ -42,7 +45,9 @@ class RequestLog:
                 headers.append((b"x-request-id", request_id))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+        address = client_address(scope)
+        source = ActSource("http", address or UNSET, request_id.decode())
+        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()), acting_from(source):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:  # noqa: BLE001 - every request is answered

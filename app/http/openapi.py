@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from app.auth.policy import ADMIN, SERVICE
+from app.auth.policy import ADMIN, READ, SERVICE, Permission
 from app.contracts.errors import (
     AuthenticationRequiredError,
     FlowError,
@@ -47,6 +47,22 @@ _TAGS = {
     "Services": "Programs that own steps of flows: their registrations, keys, and events.",
     "Administration": "States of all users.",
     "Health": "For load balancers and tools.",
+}
+_SECURITY_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A JWT with `sub` and `exp`. Its `scope` may have `flow:use` (states of the token's "
+        "user; a token without any scope `flow:…` has it), `flow:service` (acts for any user), `flow:read` "
+        "(reads states of all users) and `flow:admin`.",
+    },
+    "serviceKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The API key of a registered service (`sfk_…`), or a JWT that is limited to one: it "
+        "may read states of flows with a step of the service, and run transitions of these steps.",
+    },
 }
 _VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999}
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {"version": _VERSION, "earlier": _VERSION, "later": _VERSION}
@@ -88,15 +104,7 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
         "components": {
             "schemas": {**schemas.components, **problem_components(schemas, refused)},
             "headers": answer_header_components(),
-            "securitySchemes": {
-                "bearer": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "bearerFormat": "JWT",
-                    "description": "A JWT with `sub` and `exp`; its `scope` may have `flow:service` "
-                    "(acts for any user) and `flow:admin`. Or the API key of a service (`sfk_…`).",
-                },
-            },
+            "securitySchemes": _SECURITY_SCHEMES,
         },
     }
 
@@ -118,7 +126,7 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
         "tags": [_tag_of(endpoint.path)],
         "summary": endpoint.summary,
         "description": _permission(endpoint),
-        "security": [] if endpoint.public else [{"bearer": []}],
+        "security": _security(endpoint),
         "parameters": _parameters(endpoint),
     }
     body = _body_type(endpoint)
@@ -136,22 +144,34 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
     return operation
 
 
+def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
+    """Return the credentials of which an operation needs one."""
+    credentials = [{"bearer": [scope]} for scope in endpoint.access.scopes]
+    return [*credentials, {"serviceKey": []}] if endpoint.access.for_services else credentials
+
+
 def _permission(endpoint: Endpoint) -> str:
     """Describe the token that an operation requires."""
-    described = _permission_of_users(endpoint)
-    if endpoint.for_services:
+    if endpoint.access.is_public:
+        return "Needs no token."
+    described = f"Needs one of the scopes {_listed(endpoint.access.scopes)}."
+    if len(endpoint.access.scopes) == 1:
+        described = f"Needs the scope {_listed(endpoint.access.scopes)}."
+    if issubclass(endpoint.query, UserQuery):
+        is_reading = endpoint.access.permission is Permission.READ_STATES
+        others = (READ, SERVICE, ADMIN) if is_reading else (SERVICE, ADMIN)
+        described += (
+            f" For the user of the token; `userId` names another, with the scope {_listed(others)}, or as "
+            "a participant of the state."
+        )
+    if endpoint.access.for_services:
         return f"{described} Credentials of a service are accepted, within their limits."
     return described
 
 
-def _permission_of_users(endpoint: Endpoint) -> str:
-    if endpoint.public:
-        return "Needs no token."
-    if endpoint.scope:
-        return f"Needs the scope `{endpoint.scope}`."
-    if issubclass(endpoint.query, UserQuery):
-        return f"For the user of the token; `userId` names another, with the scope `{SERVICE}` or `{ADMIN}`."
-    return "Needs the token of any user."
+def _listed(scopes: Sequence[str]) -> str:
+    *others, last = [f"`{scope}`" for scope in scopes]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -227,7 +247,7 @@ def _refusals(endpoint: Endpoint) -> dict[int, list[type[FlowError]]]:
         PayloadTooLargeError,
         InternalError,
     ]
-    if not endpoint.public:
+    if not endpoint.access.is_public:
         # API keys are refused at most routes, and an unknown one is not always read.
         errors += [AuthenticationRequiredError, KeysUnavailableError, StoreUnavailableError]
         errors += [InsufficientPermissionsError, RateLimitedError]

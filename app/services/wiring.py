@@ -5,6 +5,8 @@ from datetime import timedelta
 
 from msgspec import Struct, structs
 
+from app.contracts.callers import Caller
+from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
@@ -25,7 +27,9 @@ from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
+from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
@@ -57,10 +61,11 @@ from app.services.states.committer import Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
+from app.services.states.erasure_keys import ErasureKeys
 from app.services.states.executor import Executor
 from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
-from app.services.states.idempotency import Idempotency
+from app.services.states.idempotency import Idempotency, RequestFingerprints
 from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
 from app.services.states.people import PeopleOperations
@@ -91,6 +96,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     leases: LeaseStore
     reports: CorruptionReports
     integrations: IntegrationPorts
+    audit: AuditStore
     rates: RateCounters
     bus: EventBus
     clock: Clock
@@ -143,6 +149,7 @@ class Components:
         self._statistics, self._clock = ports.statistics, ports.clock
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
+        self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
         self.clients = limits.of_clients(ports.rates)
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
@@ -150,17 +157,20 @@ class Components:
         masks = FieldMasks(self.catalog, self._fields_of)
         self.history = HistoryReader(states, history, self.catalog, masks, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, masks, clock)
+        self.erasure_keys = ErasureKeys(None if ports.keys is None else ports.keys.users, bus)
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
-        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(
+            states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
+        )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
-        deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        conflicts = ConflictResolution(self.catalog, history)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
-        endings, requests = Endings(states, history, clock), self.clients.requests
-        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, requests)
+        executor = self._executor(ports, commits, recovery, masks)
+        endings, requests = Endings(states, history, self.erasure_keys, clock), self.clients.requests
+        self.changes = StateChanges(
+            executor, self.catalog, self.access, recovery, endings, requests, self.audit
+        )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
@@ -177,20 +187,38 @@ class Components:
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
-            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+            states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
+        self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
-        self.bulk = Bulk(self.operations, self.administration)
-        self.personal_data = self._personal_data(ports, commits, recovery, relay)
+        self.bulk = Bulk(self.operations, self.administration, self.audit)
+        self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
         checks = DefinitionChecks(self.integrations.registry.aliases)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
+        self.definitions = Definitions(
+            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+        )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
-        self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
+        self.migration = Migration(states, self.changes, self.definitions, self.audit, clock)
+        self.retirement = Retirement(
+            states, self.definitions, ports.definitions, self.changes, self.audit, clock
+        )
         self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
         self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
+        # Digests of what users entered are keyed where the data itself is encrypted.
+        secrets = None if ports.keys is None else ports.integrations.secrets
+        return Executor(
+            ports.states,
+            commits,
+            Idempotency(ports.history, RequestFingerprints(secrets)),
+            Deadlines(self.catalog, ports.is_time_trusted),
+            recovery,
+            ConflictResolution(self.catalog, masks, ports.history),
+            ports.clock,
+        )
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
         return IntegrationComponents(
@@ -203,6 +231,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            audit=self.audit,
             store_answers=limits.store_answers,
         )
 
@@ -219,7 +248,7 @@ class Components:
         return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
-        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay, endings: Endings
     ) -> PersonalDataRequests:
         states, history, clock = ports.states, ports.history, ports.clock
         return PersonalDataRequests(
@@ -235,6 +264,9 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.erasure_keys,
+            endings,
+            self.audit,
             clock,
         )
 
@@ -270,6 +302,12 @@ class Components:
             Job("wrapping keys of data keys", LOOK_EVERY, leased=False, work=rotation.look),
             Job("rotation of wrapping keys", ROTATE_EVERY, leased=True, work=rotation.rotate_if_due),
         ]
+
+    async def purge_expired(self, caller: Caller | None = None) -> int:
+        """End all expired states for a caller, by default a program, and return their number."""
+        async with self.audit.act("states.purge", "states", caller or "python") as act:
+            act.details["ended"] = ended = await self.background.due_changes.purge_expired()
+        return ended
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""

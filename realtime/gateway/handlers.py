@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 import structlog
 from starlette.types import ASGIApp
 
-from app.auth.policy import ADMIN, acting_for, require_scope
+from app.auth.policy import named_user, require_access
 from app.auth.service_keys import RENEWAL_SECONDS
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import (
@@ -19,7 +19,6 @@ from app.contracts.errors import (
     InternalError,
     InvalidRequestError,
     RateLimitedError,
-    service_limit_error,
 )
 from app.contracts.events import flow_topic, user_topic
 from app.contracts.positions import held_position
@@ -29,8 +28,10 @@ from app.contracts.wire.states import caught_up_view
 from app.kit.client_address import client_address
 from app.kit.tasks import end_tasks
 from app.services import FlowService
+from app.services.audit.source import acting_from
 from app.services.rates.admission import Admission
 from config.log import describe
+from realtime.gateway.access import EVENT_ACCESS
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
 from realtime.gateway.limits import MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from realtime.gateway.messages import (
@@ -59,9 +60,6 @@ MAX_TIMER_SECONDS = 86_400.0
 
 Answer = dict[str, Any]
 P = ParamSpec("P")
-
-FOR_SERVICES = frozenset({"flow-state", "flow-transition", "flow-list", "flow-subscribe", "flow-unsubscribe"})
-"""Events that credentials of an integration are for; all others are refused to them."""
 
 
 class FlowSockets:
@@ -134,8 +132,9 @@ class FlowSockets:
         try:
             address = client_address(environ.get("asgi.scope", {}))
             caller = await self._admission.admit(token_of(environ, auth), address)
-            device = device_of(auth)
-            session = Session(sid, caller, device, self._limits.connections.open(caller, address))
+            require_access(EVENT_ACCESS["connect"], caller)
+            device, connection = device_of(auth), self._limits.connections.open(caller, address)
+            session = Session(sid, caller, device, connection, address)
             self._sessions[sid] = session
             try:
                 await self._rooms.enter(session, user_room(caller.user_id), user_topic(caller.user_id))
@@ -192,13 +191,15 @@ class FlowSockets:
     # Events in
 
     def _on(self, event: str, shape: type[M], handle: Callable[[Session, str, M], Awaitable[Answer]]) -> None:
+        access = EVENT_ACCESS[event]
+
         async def handler(sid: str, *bodies: Any) -> Answer:
             try:
                 session = self._admit(sid)
-                if session.caller.service and event not in FOR_SERVICES:
-                    raise service_limit_error(session.caller.service)
+                require_access(access, session.caller)
                 message = decode_message(bodies, shape)
-                answer = await handle(session, message.user_id or session.user_id, message)
+                with acting_from(session.source):
+                    answer = await handle(session, message.user_id or session.user_id, message)
             except FlowError as error:
                 return await self._refuse(sid, event, error)
             except Exception as error:  # noqa: BLE001 - no ack is left unanswered
@@ -265,8 +266,7 @@ class FlowSockets:
             if is_new or refused or state_id not in session.followed:
                 await self._rooms.leave_state(session, state_id)
             raise
-        is_person = user_id == session.user_id or not session.caller.acts_for(user_id)
-        if is_person and not session.caller.service and not session.disconnected:
+        if session.is_person_on(user_id) and not session.disconnected:
             self._service.presence.enter(state_id, session.presence)
         if message.entity_id is None:
             await self._remember(session, state_id)
@@ -294,7 +294,6 @@ class FlowSockets:
             session.found[unnamed] = found
 
     async def _watch(self, session: Session, _: str, message: FlowMessage) -> Answer:
-        require_scope(session.caller, ADMIN)
         flow_id = message.flow_id
         await self._service.definitions.versions(flow_id, session.caller, limit=1)
         if flow_id not in session.watched:
@@ -327,7 +326,7 @@ class FlowSockets:
             user_id, message.flow_id, message.entity_id, session.caller
         )
         if state_id not in session.followed:
-            acting_for(session.caller, user_id)
+            named_user(session.caller, user_id)
             advice = "subscribe to the state (flow-subscribe) or watch the flow (flow-watch) first"
             raise InvalidRequestError([Fault("/flowId", advice)])
         try:

@@ -191,7 +191,7 @@ class Rooms:
         for session, visible in own:
             if visible is not None:
                 await self._emit_change(topic, visible, session.sid)
-            if not session.caller.acts_for(event.user_id):
+            if not session.caller.may_read(event.user_id):
                 await self._end_participation(session, event, was_seen=visible is not None)
 
     async def _end_participation(self, session: Session, event: StateChanged, *, was_seen: bool) -> None:
@@ -212,7 +212,7 @@ class Rooms:
         """Remove clients from states on which they lost their role by a change that was missed."""
         members = self._rooms_by_topic.get(topic, {}).values()
         for session in {session for room in members for session in room}:
-            if topic.kind != "user" or session.caller.acts_for(topic.name):
+            if topic.kind != "user" or session.caller.may_read(topic.name):
                 continue
             for state_id in [each for each in session.followed if each.user_id == topic.name]:
                 try:

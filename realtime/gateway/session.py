@@ -5,9 +5,9 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import UNSET
 from uuid_utils import uuid7
 
-from app.auth.policy import ADMIN, SERVICE
 from app.auth.schemes import credential_in
 from app.contracts.callers import Caller
 from app.contracts.errors import Fault, InvalidRequestError
@@ -15,6 +15,7 @@ from app.contracts.events import PresentClient, Topic
 from app.contracts.state import StateId
 from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
+from app.services.audit.source import ActSource
 from app.services.rates.connection_limits import OpenConnection
 from realtime.gateway.limits import (
     MAX_DEVICE_CHARACTERS,
@@ -30,6 +31,7 @@ class Session:
     """One Socket.IO client.
 
     Attributes:
+        source: The source of its acts, for the audit log.
         rate_factor: Multiplies the client's limits.
         connection: Counts the client until it has disconnected.
         followed: The states that it subscribed to.
@@ -41,10 +43,13 @@ class Session:
         presence: The client as others see it.
     """
 
-    def __init__(self, sid: str, caller: Caller, device: str, connection: OpenConnection) -> None:
+    def __init__(
+        self, sid: str, caller: Caller, device: str, connection: OpenConnection, address: str = ""
+    ) -> None:
         self.sid = sid
+        self.source = ActSource("socket", address or UNSET)
         self.caller = caller
-        self.rate_factor = SERVICE_RATE_FACTOR if caller.scopes & {ADMIN, SERVICE} else 1.0
+        self.rate_factor = SERVICE_RATE_FACTOR if caller.acts_for_all else 1.0
         self.bucket = TokenBucket(
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
@@ -63,6 +68,15 @@ class Session:
     def user_id(self) -> str:
         """The user of the client's token."""
         return self.caller.user_id
+
+    def is_person_on(self, user_id: str) -> bool:
+        """Return whether the client is present on a state of a user: its owner's, or a participant's.
+
+        Not so those who read or act for all users, and callers who may change nothing.
+        """
+        if self.caller.service or not self.caller.may_use:
+            return False
+        return user_id == self.user_id or not self.caller.may_read(user_id)
 
 
 def token_of(environ: dict[str, Any], auth: Any) -> str | None:

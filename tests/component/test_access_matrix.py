@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.contracts.callers import ADMIN
+from app.auth.policy import Permission
 from app.contracts.integration_commands import RegistrationCommand
 from app.contracts.state import StateId
 from app.contracts.wire.encoding import encode
@@ -100,6 +100,7 @@ CONNECTION_EVENTS = {"connect", "disconnect"}
 
 pytestmark = pytest.mark.usefixtures("no_other_workers")
 
+FOR_ADMINISTRATORS = {Permission.ADMIN, Permission.SUPPORT}
 REFUSED = "Acting for another user needs a token with the scope"
 
 
@@ -183,8 +184,10 @@ def body_of(event: str, target: StateId, *, named: bool = True) -> dict[str, Any
 
 
 def test_every_route_and_every_event_has_a_place_in_the_tables() -> None:
-    for_administrators = {name for name, each in ENDPOINTS.items() if each.scope == ADMIN} - OF_A_SERVICE
-    public = {name for name, each in ENDPOINTS.items() if each.public}
+    for_administrators = {
+        name for name, each in ENDPOINTS.items() if each.access.permission in FOR_ADMINISTRATORS
+    } - OF_A_SERVICE
+    public = {name for name, each in ENDPOINTS.items() if each.access.is_public}
     groups = [
         set(OF_A_STATE),
         OF_AN_OWNER,
@@ -216,7 +219,7 @@ async def test_a_route_answers_an_outsider_as_if_there_were_no_state(name: str, 
             if name in OF_A_STATE:
                 assert (answer.status_code, answer.json()["detail"][: len(REFUSED)]) == (403, REFUSED)
             elif (
-                endpoint.scope == ADMIN
+                endpoint.access.permission in FOR_ADMINISTRATORS
                 or name in {*OF_A_SERVICE, *OF_LETTERS}
                 or (name in OF_AN_OWNER and "as" not in request.query)
             ):

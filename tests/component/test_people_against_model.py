@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from msgspec import UNSET
 
-from app.contracts.callers import ADMIN, SERVICE, Caller
+from app.contracts.callers import ADMIN, SERVICE, USE, Caller
 from app.contracts.commands import ClaimCommand, Origin, ParticipantsCommand, StartCommand
 from app.contracts.errors import FlowError
 from app.contracts.events import Event, StateChanged, Topic
@@ -45,7 +45,7 @@ PEOPLE = [
     Person("shop", "service", frozenset({"clerk"})),
     Person("root", "admin"),
 ]
-SCOPES = {"user": frozenset[str](), "service": frozenset({SERVICE}), "admin": frozenset({ADMIN})}
+SCOPES = {"user": frozenset({USE}), "service": frozenset({SERVICE}), "admin": frozenset({ADMIN})}
 
 WHO = st.sampled_from(PEOPLE)
 INSTANCES = st.integers(0, 1)

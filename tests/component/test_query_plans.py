@@ -65,6 +65,7 @@ EXPECTED = {
     "flow_states: people.userId",
     "flow_states: listed",
     "flow_states: waitsFor",
+    "flow_states: terms",
     "flow_reservations: _id",
     "flow_history: _id",
     "flow_history: stateId",
@@ -171,7 +172,7 @@ async def exercise_many(service: FlowService) -> None:
     flows = service.as_trusted()
     approvers = {"approver": {"claim": "PT15M"}, "auditor": {"group": "audit"}}
     await service.create_flow(purchase_flow(approvers))
-    people = StartCommand(participants=(Participant("approver", user_id="gil"),))
+    people = StartCommand(payload={"number": "A-1"}, participants=(Participant("approver", user_id="gil"),))
     owners = [f"user-{n}" for n in range(BYSTANDERS // 4)]
     await asyncio.gather(*(flows.start_flow(owner, "purchase", StartCommand()) for owner in owners))
     entities = []
@@ -193,6 +194,10 @@ async def exercise_many(service: FlowService) -> None:
     rest = await service.administration.list_awaiting("approver", gil, after=waiting.next)
     assert len(rest.states) == 2
     assert (await service.administration.list_awaiting("auditor", gil)).states == []
+    found = await service.search.find("purchase", "/number=A-1", PROGRAM, limit=2)
+    assert len(found.states) == 2
+    assert len((await service.search.find("purchase", "/number=A-1", PROGRAM, after=found.next)).states) == 2
+    assert (await service.search.find("purchase", "/number=A-2", PROGRAM)).states == []
     by_gil = Origin(gil)
     await service.people.claim("ada", "purchase", ClaimCommand(), entity_id=entities[0], origin=by_gil)
     await service.people.release("ada", "purchase", ClaimCommand(), entity_id=entities[0], origin=by_gil)
@@ -204,7 +209,7 @@ async def exercise_many(service: FlowService) -> None:
 
 def purchase_flow(participants: dict[str, Any]) -> dict[str, Any]:
     """A flow with many states for each user, which an approver moves from step a."""
-    flow = flow_dict("purchase", instances="many", participants=participants)
+    flow = flow_dict("purchase", instances="many", participants=participants, searchable=["/number"])
     flow["steps"]["a"]["transitions"]["approve"] = {
         "transition": "approve",
         "step": "b",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.auth.policy import Permission
 from app.auth.tokens import TokenVerifier, issue_token
 from app.contracts.callers import ADMIN, SERVICE, Caller
 from app.contracts.commands import Origin, StartCommand
@@ -58,7 +59,9 @@ ENDLESS = {"streamFlowState"}
 """It reads a state, too; its answer does not end."""
 OF_ITS_LETTERS = {"listDeadLetters", "redeliverDeadLetters", "dropDeadLetters"}
 """Requests about its own dead letters, unless they name another service."""
-OF_A_SERVICE = {name for name, each in ENDPOINTS.items() if "{alias}" in each.path and each.for_services}
+OF_A_SERVICE = {
+    name for name, each in ENDPOINTS.items() if "{alias}" in each.path and each.access.for_services
+}
 """Requests about a service by itself."""
 
 BODIES: dict[str, Any] = {
@@ -172,10 +175,10 @@ def is_allowed(name: str, where: str) -> bool:
 
 
 def test_every_route_and_event_for_services_has_a_place_in_the_tables() -> None:
-    open_to_services = {name for name, each in ENDPOINTS.items() if each.for_services}
+    open_to_services = {name for name, each in ENDPOINTS.items() if each.access.for_services}
     placed = [READING, OF_A_FLOW, LISTS, RUNNING, ENDLESS, OF_ITS_LETTERS, OF_A_SERVICE]
     assert sorted(name for group in placed for name in group) == sorted(open_to_services)
-    assert not [name for name in open_to_services if ENDPOINTS[name].scope == ADMIN]
+    assert not [name for name in open_to_services if ENDPOINTS[name].access.permission is Permission.ADMIN]
     assert {"createServiceKey", "listServiceKeys", "revokeServiceKey"} <= OF_A_SERVICE
 
 

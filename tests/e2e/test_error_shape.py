@@ -9,14 +9,15 @@ import jwt
 import msgspec
 import pytest
 
+from app.auth.policy import USE
 from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
 from tests.support.http import http_client
 from tests.support.serving import Serving
 
 ENDPOINTS = all_endpoints({})
-GUARDED = [e for e in ENDPOINTS if not e.public]
-SCOPED = [e for e in GUARDED if e.scope]
+GUARDED = [e for e in ENDPOINTS if not e.access.is_public]
+SCOPED = [e for e in GUARDED if USE not in e.access.scopes]
 WITH_BODY = [e for e in GUARDED if e.body is not None]
 OF_A_FLOW = [e for e in GUARDED if "{flow_id}" in e.path]
 BODIES: dict[str, dict[str, Any]] = {
@@ -86,12 +87,12 @@ async def test_wrong_token(serving: Serving, endpoint: Endpoint) -> None:
 @pytest.mark.parametrize("endpoint", SCOPED, ids=name)
 async def test_scope_missing(serving: Serving, endpoint: Endpoint, user: str) -> None:
     answer = await ask(serving, endpoint, token=serving.token(user, "flow:service"))
-    assert check(answer, 403, "INSUFFICIENT_PERMISSIONS")["details"] == {"scope": "flow:admin"}
+    assert check(answer, 403, "INSUFFICIENT_PERMISSIONS")["details"] == {"scope": endpoint.access.scopes[0]}
 
 
 @pytest.mark.parametrize("endpoint", GUARDED, ids=name)
 async def test_another_users_state(serving: Serving, endpoint: Endpoint, user: str) -> None:
-    if endpoint.scope or not any(f == "user_id" for f in endpoint.query.__struct_fields__):
+    if endpoint in SCOPED or not any(f == "user_id" for f in endpoint.query.__struct_fields__):
         answer = await ask(serving, endpoint, token=serving.token(user, "flow:admin"), params={"userid": "b"})
         assert check(answer, 422, "INVALID_REQUEST")["details"]["errors"][0]["pointer"] == "/userid"
         return

@@ -34,6 +34,7 @@ class Doors:
 
     def __init__(self, rig: Rig, verifier: Any) -> None:
         self.rig = rig
+        self.verifier = verifier
         application = build_application(
             rig.service, verifier, checks={}, cors_origins=[], max_payload_bytes=10_000, lifespan=_lifespan
         )

@@ -22,7 +22,7 @@ class Verifier:
 
     async def verify(self, token: str | None) -> Caller:
         user, _, scope = str(token).partition("+")
-        scopes = frozenset({f"flow:{scope}"} if scope else set())
+        scopes = frozenset({f"flow:{scope or 'use'}"})
         return Caller(user, scopes=scopes, expires_at=time.time() + self.seconds)
 
     def knows(self, token: str) -> bool:

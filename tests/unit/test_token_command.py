@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.asgi import token_verifier
+from app.auth.policy import SCOPES
 from app.cli import main
 from config.settings import load_settings
 
@@ -32,9 +33,11 @@ def token(*words: str, **env: str) -> Result:
         ("flows:admin", "flow:admin"),
         ("flow:sevice", "flow:service"),
         ("service", "flow:service"),
-        ("flow:read", "flow:admin or flow:service"),
+        ("flow:raed", "flow:read"),
+        ("use", "flow:use"),
+        ("flow:orders", "flow:use or flow:service or flow:read or flow:admin"),
         ("openid flow:amdin", "flow:admin"),
-        ("flow:admin,flow:service", "flow:admin or flow:service"),
+        ("flow:admin,flow:service", "flow:use or flow:service or flow:read or flow:admin"),
     ],
 )
 def test_a_misspelt_scope_is_refused_with_the_one_that_was_meant(scope: str, meant: str) -> None:
@@ -43,9 +46,7 @@ def test_a_misspelt_scope_is_refused_with_the_one_that_was_meant(scope: str, mea
     assert f"did you mean {meant}?" in " ".join(refused.output.replace("│", " ").split())
 
 
-@pytest.mark.parametrize(
-    "scope", ["flow:admin", "flow:service", "flow:admin flow:service", "openid", "orders:read"]
-)
+@pytest.mark.parametrize("scope", [*SCOPES, "flow:admin flow:service", "openid", "orders:read"])
 def test_other_scopes_are_those_of_other_services(scope: str) -> None:
     claims = jwt.decode(token("--scope", scope).output.strip(), options={"verify_signature": False})
     assert claims["scope"] == scope

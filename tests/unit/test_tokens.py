@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import structs
 
 from app.auth.claims import ClaimNames
-from app.auth.policy import ADMIN, SERVICE, acting_for, require_scope
+from app.auth.policy import ADMIN, READ, SERVICE, USE, Access, Permission, named_user, require_access
 from app.auth.tokens import TokenVerifier, issue_token
 from app.contracts.callers import Caller
 from app.contracts.errors import (
@@ -41,7 +41,7 @@ async def test_claims_become_the_caller() -> None:
     assert caller.roles == {"editor"}
     assert caller.scopes == {ADMIN, SERVICE}
     assert caller.expires_at == pytest.approx(time.time() + 3605, abs=5)
-    assert (await verifier().verify(token(scope=["a", "b"]))).scopes == {"a", "b"}
+    assert (await verifier().verify(token(scope=["a", "b"]))).scopes == {"a", "b", USE}
 
 
 @pytest.mark.parametrize("exp", [10**400, 1e308, 2**63, str(2**40), 2**40 + 0.5])
@@ -117,19 +117,19 @@ async def test_a_public_key_checks_and_is_no_shared_secret() -> None:
         await checks.verify(token())
 
 
-def test_who_may_act_for_whom() -> None:
+def test_who_may_read_for_whom() -> None:
     ada = Caller(user_id="ada")
-    assert acting_for(ada, None) == "ada"
-    assert acting_for(ada, "ada") == "ada"
+    assert named_user(ada, None) == "ada"
+    assert named_user(ada, "ada") == "ada"
     with pytest.raises(InsufficientPermissionsError):
-        acting_for(ada, "bob")
-    for scope in (SERVICE, ADMIN):
+        named_user(ada, "bob")
+    for scope in (SERVICE, ADMIN, READ):
         trusted = Caller(user_id="svc", scopes=frozenset({scope}))
-        assert acting_for(trusted, "bob") == "bob"
+        assert named_user(trusted, "bob") == "bob"
         with pytest.raises(InvalidRequestError):
-            acting_for(trusted, "b\0b")
+            named_user(trusted, "b\0b")
     with pytest.raises(InsufficientPermissionsError):
-        require_scope(ada, ADMIN)
+        require_access(Access(Permission.ADMIN), ada)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_a_text_is_one_role_and_a_scope_is_a_text_or_a_list(
 ) -> None:
     caller = await verifier().verify(token(**claims))
     assert caller.roles == roles
-    assert caller.scopes == scopes
+    assert caller.scopes == {*scopes, USE}
 
 
 @pytest.mark.parametrize("name", ["roles", "scope"])
@@ -216,7 +216,7 @@ async def test_claims_have_the_names_that_identity_providers_give_them(
     names: ClaimNames, claims: dict[str, Any]
 ) -> None:
     checks = verifier(claims=names)
-    expected = Caller("a@b.example", frozenset({"clerk"}), frozenset({"x", "y"}))
+    expected = Caller("a@b.example", frozenset({"clerk"}), frozenset({"x", "y", USE}))
     for made in (
         token(**claims),
         issue_token(

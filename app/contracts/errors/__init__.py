@@ -32,6 +32,7 @@ from app.contracts.errors.flows import (
     StateBusyError,
     StatePausedError,
     StoreUnavailableError,
+    UserErasedError,
     VersionConflictError,
 )
 from app.contracts.errors.operational import (
@@ -125,6 +126,7 @@ __all__ = [
     "StatePausedError",
     "StoreUnavailableError",
     "TooManyConnectionsError",
+    "UserErasedError",
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",

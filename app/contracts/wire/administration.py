@@ -2,6 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
+from app.contracts.erasures import ErasureClaims, ErasureReceipt
 from app.contracts.results import BatchOutcome, Erasure, PersonalData, Recovered
 from app.contracts.wire.errors import ErrorView, error_view
 from app.contracts.wire.records import ExportedRecordView, RecordView, exported_record_view, record_view
@@ -33,13 +34,57 @@ class BatchResult(Struct, frozen=True, rename="camel"):
     payload_omitted: bool | UnsetType = UNSET
 
 
-class PersonalDataView(Struct, frozen=True, rename="camel"):
-    """All stored data of a user."""
+class ErasedView(Struct, frozen=True):
+    """When the data of a user was erased the last time, and by whom."""
+
+    at: Time
+    by: str
+
+
+class PersonalDataView(Struct, frozen=True, rename="camel", kw_only=True):
+    """All stored data of a user. ``erased`` is absent if the data was never erased.
+
+    ``history`` is the last member: it is sent while it is read.
+    """
 
     user_id: str
     exported_at: Time
+    erased: ErasedView | UnsetType = UNSET
     states: list[StateView]
     history: list[ExportedRecordView]
+
+
+class ErasedChainView(Struct, frozen=True, rename="camel"):
+    """The end of the history of an erased state: the id of its last record, and the hash of that."""
+
+    flow: str
+    record: str
+    hash: str
+
+
+class ErasureClaimsView(Struct, frozen=True, rename="camel"):
+    """The facts of an erasure.
+
+    ``after`` of the audit entry is their SHA-256, as JSON without spaces, with names in order.
+    """
+
+    user_id: str
+    salt: str
+    at: Time
+    actor: str
+    records_erased: int
+    states_pseudonymised: int
+    records_pseudonymised: int
+    destroyed_keys: tuple[str, ...]
+    chains: tuple[ErasedChainView, ...]
+
+
+class ErasureReceiptView(Struct, frozen=True, rename="camel"):
+    """A proof of an erasure, which an export of the audit log confirms."""
+
+    claims: ErasureClaimsView
+    audit_sequence: int
+    audit_hash: str
 
 
 class ErasureView(Struct, frozen=True, rename="camel"):
@@ -47,7 +92,9 @@ class ErasureView(Struct, frozen=True, rename="camel"):
 
     ``receipts`` are the records of the erasure, one in the history of each flow; ``records_erased`` counts
     the records that lost their payload. ``states_pseudonymised`` and ``records_pseudonymised`` count those of
-    other users that named the user, and have a pseudonym instead.
+    other users that named the user, and have a pseudonym instead. ``destroyed_keys`` are the ids of the data
+    keys of the user that were ever destroyed; without them, no copy of the data that was sealed with them
+    can be read. ``erased_at`` and ``erased_by`` are the time and the actor.
     """
 
     user_id: str
@@ -55,6 +102,10 @@ class ErasureView(Struct, frozen=True, rename="camel"):
     receipts: list[RecordView]
     states_pseudonymised: int
     records_pseudonymised: int
+    destroyed_keys: tuple[str, ...]
+    erased_at: Time
+    erased_by: str
+    receipt: ErasureReceiptView | None = None
 
 
 def recovery_view(done: Recovered) -> RecoveryView:
@@ -79,7 +130,14 @@ def personal_data_view(found: PersonalData) -> PersonalDataView:
     """Return the view of a user's stored data."""
     states = [state_view(state) for state in found.states]
     history = [exported_record_view(record) for record in found.history]
-    return PersonalDataView(found.user_id, iso(found.exported_at), states, history)
+    erased = UNSET if found.erased is None else ErasedView(iso(found.erased.at), found.erased.by)
+    return PersonalDataView(
+        user_id=found.user_id,
+        exported_at=iso(found.exported_at),
+        erased=erased,
+        states=states,
+        history=history,
+    )
 
 
 def erasure_view(done: Erasure) -> ErasureView:
@@ -90,4 +148,19 @@ def erasure_view(done: Erasure) -> ErasureView:
         [record_view(record) for record in done.receipts],
         done.pseudonymised_states,
         done.pseudonymised_records,
+        done.destroyed_keys,
+        iso(done.at),
+        done.by,
+        None if done.receipt is None else erasure_receipt_view(done.receipt),
     )
+
+
+def erasure_claims_view(claims: ErasureClaims) -> ErasureClaimsView:
+    """Return the view of the facts of an erasure."""
+    chains = tuple(ErasedChainView(each.flow, each.record, each.hash) for each in claims.chains)
+    return ErasureClaimsView(**{**structs.asdict(claims), "at": iso(claims.at), "chains": chains})
+
+
+def erasure_receipt_view(receipt: ErasureReceipt) -> ErasureReceiptView:
+    """Return the view of a receipt."""
+    return ErasureReceiptView(erasure_claims_view(receipt.claims), receipt.audit_sequence, receipt.audit_hash)

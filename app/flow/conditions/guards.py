@@ -21,7 +21,7 @@ from math import inf
 from typing import Any
 
 from cel_expr_python import cel
-from msgspec import Struct
+from msgspec import UNSET, Struct, structs
 
 from app.contracts.callers import Caller
 from app.contracts.errors import GuardRefusedError
@@ -37,6 +37,7 @@ from app.flow.conditions.guard_inputs import MAX_GUARD_COST, GuardBudget, GuardI
 from app.flow.conditions.guard_reads import reads_of
 from app.flow.conditions.guard_report import compile_fault, seen_values, strip_status
 from app.flow.conditions.value_sizes import NOTHING, Size, size_of_unknown
+from app.flow.values.masking import Mask
 from app.kit.deadline import require_time
 
 MAX_LENGTH = 1000
@@ -47,6 +48,7 @@ estimate is used unless it is more than ``MAX_CHEAP_COST``."""
 
 _TEXT, _MAP = cel.Type.STRING, cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 _PAYLOAD = {"payload": _MAP}
+_PAYLOADS = frozenset({"payload", "state.payload"})
 _USER = {"user.id": _TEXT, "user.roles": cel.Type.List(_TEXT)}
 _REST = {
     "state.flow": _TEXT,
@@ -134,6 +136,12 @@ class Guard:
         """Return the values that the guard read, by their paths, for a report."""
         return seen_values(self._root, inputs.values)
 
+    def reads_alike(self, inputs: GuardInputs, others: GuardInputs) -> bool:
+        """Return whether the guard reads the same payloads from both inputs."""
+        return all(
+            inputs.values.get(name) == others.values.get(name) for name in _PAYLOADS & self._reads.keys()
+        )
+
     def cost(self, inputs: GuardInputs) -> float:
         """Return an upper bound of the cost of an evaluation, in nanoseconds (``guard_cost``)."""
         work = inputs.work(self._reads)
@@ -153,14 +161,45 @@ class _Check(Struct, frozen=True):
 
 
 def check_guard(
-    expression: str, transition: str, state: FlowState, payload: Payload, caller: Caller, now: datetime
+    expression: str,
+    transition: str,
+    state: FlowState,
+    payload: Payload,
+    caller: Caller,
+    now: datetime,
+    mask: Mask | None = None,
 ) -> None:
-    """Raise GuardRefusedError, with the values that the guard read, unless the guard passes."""
+    """Raise GuardRefusedError, with the values that the guard read, unless the guard passes.
+
+    ``mask`` hides parts of the payload from the caller, so that the error does not have them.
+    """
     inputs = GuardInputs(state, payload, caller, now)
     guard = compiled(expression)
     reason = guard.refusal(inputs, transition=transition)
-    if reason is not None:
-        raise GuardRefusedError(transition, expression, guard.seen(inputs), reason or None)
+    if reason is None:
+        return
+    reported = inputs
+    if mask is not None:
+        shown = UNSET if state.payload is UNSET else mask.apply(state.payload)[0]
+        reported = GuardInputs(structs.replace(state, payload=shown), mask.apply(payload)[0], caller, now)
+    raise refused(guard, transition, reason, inputs, reported)
+
+
+def refused(
+    guard: Guard, transition: str, reason: str, inputs: GuardInputs, reported: GuardInputs
+) -> GuardRefusedError:
+    """Create the error of a guard that does not pass.
+
+    Args:
+        guard: The guard.
+        transition: The name of its transition.
+        reason: The reason why it has no result, "" if it is false.
+        inputs: The values that it read.
+        reported: The values that the caller may see.
+    """
+    if reason and not guard.reads_alike(inputs, reported):
+        reason = "it reads fields that you may not see"
+    return GuardRefusedError(transition, guard.expression, guard.seen(reported), reason or None)
 
 
 def is_expensive(expression: str) -> bool:

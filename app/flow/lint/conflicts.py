@@ -15,7 +15,16 @@ MAX_FIELDS = 100
 MAX_POINTER = 1000
 """Characters of a pointer."""
 _RULES = ("retry", "reject", "merge")
-_OPEN = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "patternProperties")
+OPEN_KEYWORDS = (
+    "$ref",
+    "$dynamicRef",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "if",
+    "dependentSchemas",
+    "patternProperties",
+)
 """Keywords by which a schema may allow members that it does not list itself."""
 
 
@@ -59,12 +68,12 @@ def _check_fields(at: str, listed: list[Any], schema: dict[str, Any]) -> Iterato
         here = f"{at}/{position}"
         fault = next(iter(pointer_faults([field])), None)
         if fault is not None:
-            yield error(here, fault.message, _advice_about_pointer(field))
+            yield error(here, fault.message, advice_about_pointer(field))
         elif len(field) > MAX_POINTER:
             yield error(here, f"The pointer is longer than {MAX_POINTER} characters", "shorten it")
         elif field in seen:
             yield warning(here, f"The field {quoted(field)} is listed twice", "list it once")
-        elif (around := _listed_around(field, fields)) is not None:
+        elif (around := listed_around(field, fields)) is not None:
             yield warning(
                 here, f"{quoted(around)} is listed too, with all that is in it", "list only one of them"
             )
@@ -73,13 +82,14 @@ def _check_fields(at: str, listed: list[Any], schema: dict[str, Any]) -> Iterato
         seen.add(field)
 
 
-def _advice_about_pointer(field: str) -> str:
+def advice_about_pointer(field: str) -> str:
+    """Return the advice about a text that is no pointer to a member."""
     if field and not field.startswith("/") and not pointer_faults([f"/{field}"]):
         return f"did you mean {quoted('/' + field.replace('.', '/'))}?"
     return "write a JSON pointer such as /amount or /address/street"
 
 
-def _listed_around(field: str, fields: Collection[str]) -> str | None:
+def listed_around(field: str, fields: Collection[str]) -> str | None:
     """Return a listed field that has ``field`` in it; None if there is none."""
     end = field.rfind("/")
     while end > 0:
@@ -93,7 +103,7 @@ def _check_schema(at: str, field: str, schema: dict[str, Any]) -> Iterator[Findi
     """Yield findings about a field that the payload schema of the transition rules out."""
     for segment in field.split("/")[1:]:
         name = segment.replace("~1", "/").replace("~0", "~")
-        if any(keyword in schema for keyword in _OPEN):
+        if any(keyword in schema for keyword in OPEN_KEYWORDS):
             return
         if schema.get("type") == "array":
             yield warning(

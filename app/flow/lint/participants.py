@@ -25,7 +25,7 @@ def role_findings(raw: dict[str, Any], steps: dict[str, Any], roles: RolesOnStat
             "let people with similar tasks share a role",
         )
         return
-    known = dict.fromkeys([*declared, *_token_roles(raw, steps)])
+    known = dict.fromkeys([*declared, *token_roles(raw, steps)])
     used, claimable = _roles_in_use(steps)
     for role in declared:
         at = f"/participants/{escape(role)}"
@@ -48,7 +48,7 @@ def role_findings(raw: dict[str, Any], steps: dict[str, Any], roles: RolesOnStat
     yield from _check_spelling(raw, steps, declared)
 
 
-def _token_roles(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[str]:
+def token_roles(raw: dict[str, Any], steps: dict[str, Any]) -> Iterator[str]:
     """Yield the roles that the flow requires of users, and those of its transitions."""
     for listed in (raw.get("roles"), raw.get("resettable"), raw.get("clearable")):
         yield from (role for _, role in texts_in(listed))

@@ -52,6 +52,9 @@ _EXPECTED: dict[type[Struct], dict[str, str]] = {
         "clearable": _ROLES_OR_SWITCH,
         "instances": '"one" or "many"',
         "participants": "an object of the roles that people have on a state, by their names",
+        "sensitive": 'an object of roles by fields such as {"/iban": ["clerk"]}',
+        "visible": 'an object of fields by roles such as {"clerk": ["/amount"]}',
+        "searchable": 'a list of JSON pointers such as ["/orderNumber"]',
     },
     FlowParticipant: {
         "group": "the name of a group of users, as tokens list it",
@@ -106,6 +109,9 @@ _EXPECTED: dict[type[Struct], dict[str, str]] = {
 }
 _EXPECTED_ANYWHERE = {"meta": "an object", "roles": _ROLES}
 _EXPECTED_WITHIN = {
+    "sensitive": _ROLES,
+    "visible": 'a list of JSON pointers such as ["/amount", "/items/*/price"]',
+    "searchable": 'a JSON pointer to a field of the payload such as "/orderNumber"',
     "merge": 'a JSON pointer to a field of the payload such as "/amount"',
     "steps": "an object with index, step, service and transitions",
     "transitions": "an object with transition and step",

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.callers import ADMIN, SERVICE, Caller
+from app.contracts.callers import SERVICE, Caller
 from app.contracts.flow import Flow
 from app.contracts.people import Participant
 from app.contracts.state import FlowState
 from app.flow.people.participants import group_participants
-
-_PRIVILEGED = frozenset({ADMIN, SERVICE})
 
 
 def caller_on(flow: Flow, state: FlowState, caller: Caller) -> Caller:
@@ -41,24 +39,19 @@ def caller_at_start(flow: Flow, user_id: str, caller: Caller) -> Caller:
     return _effective(flow, user_id, group_participants(flow) or UNSET, caller)
 
 
-def is_privileged(caller: Caller) -> bool:
-    """Return whether the caller acts on states of all users: an administrator, a service or trusted code."""
-    return caller.trusted or not _PRIVILEGED.isdisjoint(caller.scopes)
-
-
 def is_participant(state: FlowState, caller: Caller) -> bool:
     """Return whether the caller has a role on the state, by its user id or by a group."""
     return state.participants is not UNSET and any(_is_of(each, caller) for each in state.participants)
 
 
 def may_see(state: FlowState, caller: Caller) -> bool:
-    """Return whether the caller may see the state: its owner, a participant, or a privileged caller.
+    """Return whether the caller may see the state: its owner, a participant, or a reader of all states.
 
     Not so for the credential of an integration, for which the steps of the flow decide.
     """
     if caller.service:
         return False
-    return caller.user_id == state.user_id or is_privileged(caller) or is_participant(state, caller)
+    return caller.may_read(state.user_id) or is_participant(state, caller)
 
 
 def held_roles(participants: Sequence[Participant] | UnsetType, caller: Caller) -> frozenset[str]:
@@ -77,7 +70,7 @@ def _is_of(participant: Participant, caller: Caller) -> bool:
 def _effective(
     flow: Flow, user_id: str, participants: Sequence[Participant] | UnsetType, caller: Caller
 ) -> Caller:
-    if caller.trusted or ADMIN in caller.scopes:
+    if caller.is_administrator:
         return caller
     held = held_roles(participants, caller)
     participates = False

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from msgspec import UNSET, structs
 
-from app.contracts.callers import ADMIN, Caller
+from app.contracts.callers import Caller
 from app.contracts.commands import ClaimCommand
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
@@ -19,7 +19,7 @@ from app.contracts.flow import Flow, FlowTransition
 from app.contracts.people import Claim
 from app.contracts.state import FlowState
 from app.contracts.wire.times import iso
-from app.flow.people.callers import held_roles, is_privileged
+from app.flow.people.callers import held_roles
 from app.flow.position import current_step, require_active
 
 
@@ -109,7 +109,7 @@ def blocking_claim(
     A claim is on a role: it does not stop callers with another role of the transition, nor administrators,
     who need none. Votes are not stopped.
     """
-    if state.claims is UNSET or transition.approvals is not None or ADMIN in caller.scopes:
+    if state.claims is UNSET or transition.approvals is not None or caller.is_administrator:
         return None
     usable = [role for role in transition.roles or () if role in caller.roles]
     by_others = {each.role: each for each in valid_claims(state, now) if each.user_id != caller.user_id}
@@ -164,7 +164,7 @@ def _ambiguous(roles: Sequence[str]) -> InvalidRequestError:
 def _may_take_over(flow: Flow, state: FlowState, role: str, caller: Caller) -> bool:
     declared = (flow.participants or {}).get(role)
     takers = () if declared is None or declared.take_over is None else declared.take_over
-    return is_privileged(caller) or not held_roles(state.participants, caller).isdisjoint(takers)
+    return caller.acts_for_all or not held_roles(state.participants, caller).isdisjoint(takers)
 
 
 def _with_claims(state: FlowState, claims: Sequence[Claim], now: datetime) -> FlowState:

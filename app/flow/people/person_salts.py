@@ -7,7 +7,6 @@ from msgspec import UNSET, UnsetType
 from app.contracts.callers import Caller
 from app.contracts.people import PersonSalt, is_pseudonym
 from app.contracts.state import FlowState
-from app.flow.people.callers import is_privileged
 
 People = tuple[PersonSalt, ...]
 
@@ -24,7 +23,7 @@ def with_people(
         new_salt: Creates a salt.
     """
     named = dict.fromkeys(_named_users(state))
-    if not is_privileged(caller):
+    if not caller.acts_for_all:
         named[caller.user_id] = None
     named.pop(state.user_id, None)
     if not named:

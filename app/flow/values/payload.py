@@ -6,6 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 from app.contracts.commands import SetCommand, TransitionCommand
 from app.contracts.errors import Fault, InvalidPayloadError, PayloadTooLargeError
 from app.contracts.state import Payload
+from app.flow.values.masking import Mask
 from app.flow.values.removal import without
 from app.flow.values.storable_json import MAX_DEPTH, count_nodes, storage_errors
 
@@ -60,11 +61,17 @@ def check_size(whole: Payload, limits: PayloadLimits) -> None:
 
 
 def edit_payload(
-    present: Payload | UnsetType, command: TransitionCommand | SetCommand
+    present: Payload | UnsetType, command: TransitionCommand | SetCommand, mask: Mask | None = None
 ) -> Payload | UnsetType:
-    """Remove members from the payload, then merge the given one into it."""
+    """Remove members from the payload, then merge the given one into it.
+
+    ``mask`` hides parts of the payload from the caller: those in members that it sends remain.
+    """
     if command.remove is not UNSET and present is not UNSET:
         present = without(present, command.remove)
     if command.payload is UNSET:
         return present
-    return command.payload if present is UNSET else {**present, **command.payload}
+    if present is UNSET:
+        return command.payload
+    sent = command.payload if mask is None else mask.restore(command.payload, present)
+    return {**present, **sent}

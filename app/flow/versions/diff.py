@@ -19,6 +19,7 @@ from app.contracts.migration import (
 )
 from app.flow.values.references import resolve_references
 from app.flow.values.struct_errors import escape
+from app.flow.versions.fields import field_reasons
 from app.flow.versions.people import (
     describe_approvals,
     describe_instances,
@@ -122,6 +123,8 @@ class _Differences:
                 self.reasons += participant_reasons(
                     self._old.participants or {}, self._new.participants or {}
                 )
+            elif member in ("sensitive", "visible", "searchable"):
+                self.reasons += field_reasons(self._old, self._new, member)
             else:
                 self._add_reason(
                     f"/{member}", "compatible", _COMPATIBLE_FLOW_MEMBERS.get(member, "The value changed")

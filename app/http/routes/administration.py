@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.responses import StreamingResponse
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.commands import BatchAction, BatchOperation
 from app.contracts.errors import (
     Fault,
@@ -143,15 +143,14 @@ def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
 
 async def _export(call: Call) -> Answer:
     """Send the document while it is read: a history may be larger than the memory of a worker."""
-    user_id = call.query.user_id
-    requests = call.service.personal_data
-    whole = encode(personal_data_view(await requests.export_states(user_id)))
+    found = await call.service.personal_data.begin_export(call.query.user_id, call.caller)
+    whole = encode(personal_data_view(found.states))
     head = whole.removesuffix(b"]}")  # the list of records is the last member, and empty
 
     async def parts() -> AsyncIterator[bytes]:
         buffer = bytearray(head)
         separator = b""
-        async for record in requests.export_history(user_id):
+        async for record in found.records:
             buffer += separator + encode(exported_record_view(record))
             separator = b","
             if len(buffer) >= EXPORT_PART_BYTES:
@@ -167,7 +166,7 @@ async def _erase(call: Call) -> Answer:
 
 
 async def _purge(call: Call) -> Answer:
-    return Answer(PurgeReport(await call.service.purge_expired_flows()))
+    return Answer(PurgeReport(await call.service.purge_expired_flows(caller=call.caller)))
 
 
 async def _statistics(call: Call) -> Answer:
@@ -179,40 +178,41 @@ ADMINISTRATION_ENDPOINTS = [
         method="GET",
         path="/api/admin/states",
         name="findFlowStates",
+        access=Access(Permission.SUPPORT),
         summary="Find states of all users by flow, step, status or user",
         handle=_find,
         query=FoundStatesQuery,
         answers={200: StatesPage},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
         path="/api/admin/states/batch",
         name="changeFlowStates",
+        access=Access(Permission.ADMIN),
         summary="Run up to 1,000 operations on states, or one operation on the states that match a filter",
         handle=_batch,
         body=BatchCommand,
         body_of="batch",
         answers={200: BatchAnswer},
         errors=(InsufficientPermissionsError, PayloadTooLargeError),
-        scope=ADMIN,
     ),
     Endpoint(
         method="GET",
         path="/api/admin/personal-data",
         name="exportPersonalData",
+        access=Access(Permission.ADMIN),
         summary="Export all states and the history of one user",
         handle=_export,
         query=PersonalDataQuery,
         answers={200: PersonalDataView},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
     Endpoint(
         method="DELETE",
         path="/api/admin/personal-data",
         name="erasePersonalData",
+        access=Access(Permission.ADMIN),
         summary="End all states of one user and erase their input; the hash chain of the history stays",
         handle=_erase,
         query=PersonalDataQuery,
@@ -222,26 +222,25 @@ ADMINISTRATION_ENDPOINTS = [
             FlowStateCorruptionError,
             StateBusyError,
         ),
-        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
         path="/api/admin/purge",
         name="purgeExpiredFlows",
+        access=Access(Permission.ADMIN),
         summary="End all expired states now",
         handle=_purge,
         answers={200: PurgeReport},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
     Endpoint(
         method="GET",
         path="/api/admin/statistics",
         name="getFlowStatistics",
+        access=Access(Permission.SUPPORT),
         summary="Statistics over all states and their history",
         handle=_statistics,
         answers={200: FlowStatistics},
         errors=(InsufficientPermissionsError,),
-        scope=ADMIN,
     ),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.deliveries import DeadLetterFilter, FailureReason
 from app.contracts.delivery_commands import EditCommand, LettersCommand, ReplayCommand
 from app.contracts.errors import (
@@ -183,7 +183,7 @@ DELIVERY_ENDPOINTS = [
         method="GET",
         path="/api/admin/dead-letters",
         name="listDeadLetters",
-        for_services=True,
+        access=Access(Permission.SERVICE_SUPPORT, for_services=True),
         summary="List events that could not be delivered, those that were given up first first",
         handle=_list,
         query=LettersQuery,
@@ -194,7 +194,7 @@ DELIVERY_ENDPOINTS = [
         method="POST",
         path="/api/admin/dead-letters/redeliver",
         name="redeliverDeadLetters",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Deliver the events of all dead letters that match a filter, or count them",
         handle=_redeliver_found,
         body=LettersCommand,
@@ -205,7 +205,7 @@ DELIVERY_ENDPOINTS = [
         method="POST",
         path="/api/admin/dead-letters/drop",
         name="dropDeadLetters",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Remove all dead letters that match a filter, or count them",
         handle=_drop_found,
         body=LettersCommand,
@@ -216,7 +216,7 @@ DELIVERY_ENDPOINTS = [
         method="GET",
         path=_LETTER,
         name="getDelivery",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Get an event of a service that was delivered or given up, with all attempts",
         handle=_find,
         answers={200: DeliveryView},
@@ -226,18 +226,18 @@ DELIVERY_ENDPOINTS = [
         method="PATCH",
         path=_LETTER,
         name="editDeadLetter",
+        access=Access(Permission.ADMIN),
         summary="Replace the event of a dead letter before it is redelivered",
         handle=_edit,
         body=EditCommand,
         answers={200: DeadLetterView},
         errors=_ONE,
-        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
         path=f"{_LETTER}/redeliver",
         name="redeliverDeadLetter",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Deliver the event of a dead letter",
         handle=_redeliver,
         answers={200: LettersReport},
@@ -247,7 +247,7 @@ DELIVERY_ENDPOINTS = [
         method="DELETE",
         path=_LETTER,
         name="dropDeadLetter",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Remove a dead letter; its event is not delivered",
         handle=_drop,
         answers={204: None},
@@ -257,7 +257,7 @@ DELIVERY_ENDPOINTS = [
         method="GET",
         path="/api/admin/services/{alias}/failing",
         name="listFailingDeliveries",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="List the states whose next event has failed and is tried again",
         handle=_failing,
         query=PageQuery,
@@ -268,7 +268,7 @@ DELIVERY_ENDPOINTS = [
         method="POST",
         path="/api/admin/services/{alias}/replay",
         name="replayDeliveries",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Deliver events again that were delivered before, marked as a replay",
         handle=_replay,
         body=ReplayCommand,

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 from starlette.responses import Response
 
+from app.auth.policy import Access, Permission
 from app.contracts.errors import (
     EntityRequiredError,
     FlowNotFoundError,
@@ -58,7 +59,7 @@ DIAGRAM_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/diagram",
         name="drawFlow",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Draw a flow in Mermaid, DOT or SVG; with userId, highlight the step of that state",
         handle=_diagram,
         query=DiagramQuery,

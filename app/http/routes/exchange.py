@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.responses import Response
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowNotFoundError,
@@ -109,7 +109,7 @@ EXCHANGE_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/export",
         name="exportFlow",
-        for_services=True,
+        access=Access(Permission.READ_FLOWS, for_services=True),
         summary="Export a flow as JSON, YAML, or a machine of XState v5 with the parts that XState lacks",
         handle=_export,
         query=ExportQuery,
@@ -122,6 +122,7 @@ EXCHANGE_ENDPOINTS = [
         method="POST",
         path="/api/flows/import",
         name="importFlow",
+        access=Access(Permission.ADMIN),
         summary="Publish a definition or a machine of XState v5: a new flow, or the next version of one",
         handle=_import,
         query=ImportQuery,
@@ -137,6 +138,5 @@ EXCHANGE_ENDPOINTS = [
             VersionConflictError,
             FlowStateCorruptionError,
         ),
-        scope=ADMIN,
     ),
 ]

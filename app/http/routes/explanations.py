@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from app.auth.policy import Access, Permission
 from app.contracts.errors import (
     EntityRequiredError,
     Fault,
@@ -66,6 +67,7 @@ EXPLANATION_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/explain",
         name="explainFlowState",
+        access=Access(Permission.READ_STATES),
         summary="Explain why transitions are possible now or not, who may run them, and the way to a step",
         handle=_explain,
         query=ExplanationQuery,

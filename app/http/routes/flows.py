@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.commands import Origin
 from app.contracts.definition import ANY_VERSION, Finding, FlowDefinition
 from app.contracts.errors import (
@@ -209,7 +209,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows",
         name="listFlows",
-        for_services=True,
+        access=Access(Permission.READ_FLOWS, for_services=True),
         summary="List the newest version of every flow",
         handle=_list,
         query=FlowsQuery,
@@ -219,6 +219,7 @@ FLOW_ENDPOINTS = [
         method="POST",
         path="/api/flows",
         name="createFlow",
+        access=Access(Permission.ADMIN),
         summary="Publish a new flow as version 1; with If-Match, the next version of one that exists",
         handle=_create,
         query=NoQuery,
@@ -229,12 +230,12 @@ FLOW_ENDPOINTS = [
         request_headers=("If-Match",),
         answer_headers=(*DEFINITION_HEADERS, "Location"),
         errors=(*_WRITING, FlowNotFoundError, FlowExistsError, VersionConflictError),
-        scope=ADMIN,
     ),
     Endpoint(
         method="POST",
         path="/api/flows/validate",
         name="validateFlow",
+        access=Access(Permission.READ_FLOWS),
         summary="Check a definition and list everything wrong with it; nothing is stored",
         handle=_validate,
         body=CheckedDefinition,
@@ -246,7 +247,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}",
         name="getFlow",
-        for_services=True,
+        access=Access(Permission.READ_FLOWS, for_services=True),
         summary="Get the newest version of a flow",
         handle=_get,
         query=FlowQuery,
@@ -258,6 +259,7 @@ FLOW_ENDPOINTS = [
         method="PATCH",
         path="/api/flows/{flow_id}",
         name="updateFlow",
+        access=Access(Permission.ADMIN),
         summary="Publish the next version: the newest with the given top-level members replaced",
         handle=_update,
         body=Any,
@@ -267,25 +269,24 @@ FLOW_ENDPOINTS = [
         request_headers=("If-Match",),
         answer_headers=DEFINITION_HEADERS,
         errors=(*_WRITING, FlowNotFoundError, VersionConflictError),
-        scope=ADMIN,
     ),
     Endpoint(
         method="DELETE",
         path="/api/flows/{flow_id}",
         name="deleteFlow",
+        access=Access(Permission.ADMIN),
         summary="Retire a flow: nothing starts on it, running states continue; force: they end too",
         handle=_delete,
         query=RetireQuery,
         answers={204: None, 200: Retired},
         request_headers=("If-Match",),
         errors=(*_READING, VersionConflictError),
-        scope=ADMIN,
     ),
     Endpoint(
         method="GET",
         path="/api/flows/{flow_id}/versions",
         name="listFlowVersions",
-        for_services=True,
+        access=Access(Permission.READ_FLOWS, for_services=True),
         summary="List all versions of a flow, the newest first",
         handle=_versions,
         query=VersionsQuery,
@@ -296,7 +297,7 @@ FLOW_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/versions/{version}",
         name="getFlowVersion",
-        for_services=True,
+        access=Access(Permission.READ_FLOWS, for_services=True),
         summary="Get one version of a flow",
         handle=_version,
         query=FlowQuery,

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import UNSET, Struct, UnsetType
 
+from app.auth.policy import Access, Permission
 from app.contracts.errors import BusUnavailableError, FlowError
 from app.http.endpoint import Answer, Call, Endpoint
 
@@ -82,19 +83,19 @@ def operation_endpoints(checks: Mapping[str, Check], *, strict: bool = False) ->
             method="GET",
             path="/livez",
             name="livez",
+            access=Access(Permission.PUBLIC),
             summary="Liveness: the process serves",
             handle=live,
             answers={200: Health},
-            public=True,
         ),
         Endpoint(
             method="GET",
             path="/readyz",
             name="readyz",
+            access=Access(Permission.PUBLIC),
             summary="Readiness: MongoDB answers; degraded while Redis or other workers cannot be reached",
             query=ReadyQuery,
             handle=ready,
             answers={200: Health, 503: Health},
-            public=True,
         ),
     ]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from app.auth.policy import Access, Permission
 from app.contracts.errors import (
     EntityRequiredError,
     FlowNotFoundError,
@@ -72,7 +73,7 @@ HISTORY_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/history",
         name="getFlowHistory",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Read the history of the state over all its epochs, the oldest record first",
         handle=_history,
         query=HistoryQuery,
@@ -88,7 +89,7 @@ HISTORY_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/history/verify",
         name="verifyFlowHistory",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Verify the hash chain of the history; the answer names the first broken link, if any",
         handle=_verify,
         query=StateQuery,

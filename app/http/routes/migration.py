@@ -2,7 +2,7 @@
 
 import re
 
-from app.auth.policy import ADMIN
+from app.auth.policy import Access, Permission
 from app.contracts.errors import (
     Fault,
     FlowNotFoundError,
@@ -46,7 +46,7 @@ MIGRATION_ENDPOINTS = [
         method="GET",
         path="/api/flows/{flow_id}/versions/{earlier}/diff/{later}",
         name="diffFlowVersions",
-        for_services=True,
+        access=Access(Permission.READ_FLOWS, for_services=True),
         summary="Compare a version with an earlier one, with the effect on running states",
         handle=_diff,
         answers={200: FlowDiff},
@@ -56,6 +56,7 @@ MIGRATION_ENDPOINTS = [
         method="POST",
         path="/api/flows/{flow_id}/migrate",
         name="migrateFlowStates",
+        access=Access(Permission.ADMIN),
         summary="Move running states to another version, or rehearse it; repeat while some remain",
         handle=_migrate,
         body=MigrateCommand,
@@ -67,6 +68,5 @@ MIGRATION_ENDPOINTS = [
             FlowStateCorruptionError,
             PayloadTooLargeError,
         ),
-        scope=ADMIN,
     ),
 ]

@@ -1,5 +1,6 @@
 """The routes of people on a state: participants, claims and votes."""
 
+from app.auth.policy import Access, Permission
 from app.contracts.commands import ClaimCommand, ParticipantsCommand
 from app.contracts.errors import (
     ClaimedError,
@@ -63,6 +64,7 @@ PEOPLE_ENDPOINTS = [
         method="PUT",
         path="/api/flow/{flow_id}/participants",
         name="setParticipants",
+        access=Access(Permission.USE),
         summary="Replace the people who have roles on the state",
         handle=_assign,
         query=StateQuery,
@@ -76,6 +78,7 @@ PEOPLE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/claim",
         name="claimTask",
+        access=Access(Permission.USE),
         summary="Claim the tasks of a role at the current step, or renew the claim",
         handle=_claim,
         query=StateQuery,
@@ -89,6 +92,7 @@ PEOPLE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/release",
         name="releaseTask",
+        access=Access(Permission.USE),
         summary="Release a claim",
         handle=_release,
         query=StateQuery,
@@ -102,6 +106,7 @@ PEOPLE_ENDPOINTS = [
         method="POST",
         path="/api/flow/{flow_id}/withdraw",
         name="withdrawVote",
+        access=Access(Permission.USE),
         summary="Withdraw the caller's vote at the current step",
         handle=_withdraw,
         query=StateQuery,

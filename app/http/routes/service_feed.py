@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Raw, Struct
 from sse_starlette import ServerSentEvent
 
+from app.auth.policy import Access, Permission
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import (
@@ -180,35 +181,35 @@ SERVICE_FEED_ENDPOINTS = [
         method="GET",
         path="/api/services/{alias}/pending",
         name="listPendingStates",
+        access=Access(Permission.SERVICE, for_services=True),
         summary="List the states that wait at the steps of a service, those that wait longest first",
         handle=_pending,
         query=PendingQuery,
         answers={200: PendingStatesPage},
         errors=_READING,
-        for_services=True,
     ),
     Endpoint(
         method="GET",
         path="/api/services/{alias}/events",
         name="listServiceEvents",
+        access=Access(Permission.SERVICE, for_services=True),
         summary="List the deliveries to a service after a sequence number, with their events",
         handle=_events,
         query=ServiceEventsQuery,
         answers={200: ServiceEventsPage},
         errors=_READING,
-        for_services=True,
     ),
     Endpoint(
         method="GET",
         path="/api/services/{alias}/events/stream",
         name="streamServiceEvents",
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Follow the deliveries to a service by Server-Sent Events; Last-Event-ID continues",
         handle=_stream,
         query=EventStreamQuery,
         request_headers=("Last-Event-ID",),
         answers={200: str},
         errors=(*_READING, RateLimitedError),
-        for_services=True,
         media_type="text/event-stream",
     ),
 ]

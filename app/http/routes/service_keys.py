@@ -1,5 +1,6 @@
 """The routes of API keys of services: for administrators, and for each service about its own."""
 
+from app.auth.policy import Access, Permission
 from app.contracts.errors import ApiKeyNotFoundError, InsufficientPermissionsError, ServiceNotFoundError
 from app.contracts.integration_commands import ApiKeyCommand
 from app.contracts.wire.api_keys import ApiKeyList, NewApiKeyView, api_key_view, new_api_key_view
@@ -26,7 +27,7 @@ SERVICE_KEY_ENDPOINTS = [
         method="POST",
         path="/api/admin/services/{alias}/keys",
         name="createServiceKey",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Create an API key of a service; the answer alone has the key",
         handle=_create,
         body=ApiKeyCommand,
@@ -37,7 +38,7 @@ SERVICE_KEY_ENDPOINTS = [
         method="GET",
         path="/api/admin/services/{alias}/keys",
         name="listServiceKeys",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="List the API keys of a service, also revoked and expired ones of the last 90 days",
         handle=_list,
         answers={200: ApiKeyList},
@@ -47,7 +48,7 @@ SERVICE_KEY_ENDPOINTS = [
         method="DELETE",
         path="/api/admin/services/{alias}/keys/{key_id}",
         name="revokeServiceKey",
-        for_services=True,
+        access=Access(Permission.SERVICE, for_services=True),
         summary="Revoke an API key; its connections end within seconds",
         handle=_revoke,
         answers={204: None},

@@ -1,7 +1,10 @@
 """The routes that list states."""
 
-from msgspec import Struct, field
+from typing import Annotated
 
+from msgspec import Meta, Struct, field
+
+from app.auth.policy import Access, Permission
 from app.contracts.commands import Role
 from app.contracts.errors import FlowNotFoundError, FlowStateCorruptionError, InsufficientPermissionsError
 from app.contracts.ports.states import ListedStatus, StateFilter
@@ -26,6 +29,14 @@ class InstancesQuery(UserQuery, frozen=True, rename="camel"):
     """``after`` is the ``next`` of the previous page."""
 
     status: ListedStatus | None = None
+    after: str | None = None
+    limit: Limit = 100
+
+
+class MatchQuery(Struct, frozen=True, rename="camel"):
+    """``match`` is a searchable field and its value. ``after`` is the ``next`` of the previous page."""
+
+    match: Annotated[str, Meta(min_length=3, max_length=600, examples=["/orderNumber=A-1"])]
     after: str | None = None
     limit: Limit = 100
 
@@ -66,12 +77,20 @@ async def _list_of_flow(call: Call) -> Answer:
     return page_answer(page.states, state_view, lambda state: state.place_in_list, page.next)
 
 
+async def _search(call: Call) -> Answer:
+    query: MatchQuery = call.query
+    page = await call.service.search.find(
+        call.path["flow_id"], query.match, call.caller, after=query.after, limit=query.limit
+    )
+    return page_answer(page.states, state_view, lambda state: state.key, page.next)
+
+
 STATE_LIST_ENDPOINTS = [
     Endpoint(
         method="GET",
         path="/api/flow/{flow_id}/states",
         name="listFlowStates",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="List the states of the user in a flow with many for each user, the newest first",
         handle=_list_of_flow,
         query=InstancesQuery,
@@ -80,9 +99,20 @@ STATE_LIST_ENDPOINTS = [
     ),
     Endpoint(
         method="GET",
+        path="/api/flows/{flow_id}/states",
+        name="searchFlowStates",
+        access=Access(Permission.SEARCH, for_services=True),
+        summary="Find states of all users by the value of a searchable field, for support staff and services",
+        handle=_search,
+        query=MatchQuery,
+        answers={200: StatesPage},
+        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
+    ),
+    Endpoint(
+        method="GET",
         path="/api/states",
         name="getUserFlows",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="List the states of the user in all flows; as: those that wait for the caller in a role",
         handle=_list,
         query=StatesQuery,

@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, json, structs
 from sse_starlette import ServerSentEvent
 
+from app.auth.policy import Access, Permission
 from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.errors import (
@@ -229,7 +230,7 @@ STREAM_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/events",
         name="getFlowEvents",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Get the changes after a position; the whole state if they cannot be proven to be complete",
         handle=_events,
         query=PositionQuery,
@@ -240,7 +241,7 @@ STREAM_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/stream",
         name="streamFlowState",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Follow the state by Server-Sent Events; Last-Event-ID continues without a gap",
         handle=_stream,
         query=PositionQuery,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from app.auth.policy import Access, Permission
 from app.contracts.errors import (
     EntityRequiredError,
     FlowNotFoundError,
@@ -85,7 +86,7 @@ TOKEN_ENDPOINTS = [
         method="GET",
         path="/api/flow/{flow_id}/token",
         name="getStateToken",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Get the state as a token for addresses (?flow=); it authorises nothing",
         handle=_token,
         query=StateQuery,
@@ -97,7 +98,7 @@ TOKEN_ENDPOINTS = [
         method="GET",
         path="/api/flow/state",
         name="compareStateToken",
-        for_services=True,
+        access=Access(Permission.READ_STATES, for_services=True),
         summary="Compare a token, which is a hint, with the stored state; changes nothing",
         handle=_compare,
         query=TokenQuery,

@@ -26,7 +26,8 @@ class ActSource(Struct, frozen=True):
     account: str | UnsetType = UNSET
 
 
-_SOURCE: ContextVar[ActSource] = ContextVar("source of audited acts", default=ActSource())
+_PROGRAM = ActSource()
+_SOURCE: ContextVar[ActSource] = ContextVar("source of audited acts", default=_PROGRAM)
 
 
 def current_source() -> ActSource:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
-from app.contracts.callers import ADMIN, Caller
+from app.contracts.callers import Caller
 from app.contracts.definition import Finding
 from app.contracts.errors import CheckTimeoutError, RateLimitedError
 from app.contracts.flow import Flow
@@ -81,7 +81,7 @@ class DefinitionChecks:
         if findings is None:
             raise CheckTimeoutError(self._seconds)
         # Others would learn from it which services are registered.
-        return self._with_services(raw, findings) if caller.trusted or ADMIN in caller.scopes else findings
+        return self._with_services(raw, findings) if caller.is_administrator else findings
 
     def _with_services(self, raw: object, findings: list[Finding]) -> list[Finding]:
         registered = self._registered()

@@ -31,12 +31,12 @@ class FieldMasks:
 
     def state(self, flow: Flow, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
         """Return a state as the caller may see it; ``flow`` is the version that it is pinned to."""
-        return masked_state(state, self._mask(flow, state, caller, purpose))
+        return masked_state(state, self.mask(flow, state, caller, purpose))
 
     async def damaged_state(self, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
         """Return a state as the caller may see it, also one whose definition cannot be read."""
         flow = await self._flow(state.flow, state.version)
-        return masked_state(state, self._mask(flow, state, caller, purpose))
+        return masked_state(state, self.mask(flow, state, caller, purpose))
 
     async def records(
         self, records: Sequence[HistoryRecord], present: FlowState | None, caller: Caller
@@ -54,13 +54,21 @@ class FieldMasks:
             if record.version not in flows:
                 flows[record.version] = await self._flow(record.flow_id, record.version)
             state = present or record.after or None
-            mask = self._mask(flows[record.version], state, caller, "read")
+            mask = self.mask(flows[record.version], state, caller, "read")
             shown.append(masked_record(record, mask))
         return shown
 
-    def _mask(
+    def mask(
         self, flow: Flow | None, state: FlowState | None, caller: Caller, purpose: Purpose
     ) -> Mask | None:
+        """Return the parts of a state's payload that the caller does not see, None if it sees all.
+
+        Args:
+            flow: The version that the state is pinned to, None if it cannot be read.
+            state: The state, None if it is not known who takes part in it.
+            caller: The caller.
+            purpose: The reason why the state is shown.
+        """
         if flow is None or state is None:
             sees_all = caller.trusted or (purpose == "read" and ADMIN in caller.scopes and not caller.service)
             return None if sees_all else EVERYTHING

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import structlog
 from msgspec import structs
 
-from app.contracts.callers import ADMIN, SERVICE, Caller, Purpose
+from app.auth.policy import require_reading_for
+from app.contracts.callers import Caller, Purpose
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     FlowStateCorruptionError,
@@ -23,6 +24,7 @@ from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.conditions.guards import compile_all
 from app.flow.people.callers import caller_on, may_see
 from app.flow.step_services import owns_current_step
+from app.flow.values.masking import Mask
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.field_masks import FieldMasks
 from app.services.definitions.service_access import ServiceAccess, is_readable
@@ -51,33 +53,19 @@ class Visibility:
         self._prepared: set[tuple[str, int, str]] = set()
         self._reported: dict[tuple[str, int, str], float] = {}
 
-    def require_acting_for(self, user_id: str, caller: Caller) -> None:
-        """Raise InsufficientPermissionsError unless the caller may act for a user."""
-        if caller.service:
-            raise service_limit_error(caller.service)
-        if not caller.acts_for(user_id):
-            raise InsufficientPermissionsError(
-                f"Acting for another user needs a token with the scope {SERVICE} or {ADMIN}", scope=SERVICE
-            )
-
-    def require_reading_for(self, user_id: str, caller: Caller) -> None:
-        """Raise InsufficientPermissionsError unless the caller may list states of a user that it may see."""
-        if not caller.service:
-            self.require_acting_for(user_id, caller)
-
     async def require_access(self, state_id: StateId, caller: Caller) -> None:
         """Raise InsufficientPermissionsError unless the caller may see a flow and this state of it.
 
         A credential of an integration may if that owns a step of the flow, as ServiceAccess decides.
         Participants may see a state of another user. To all others the error is the same, whether or not the
-        state exists.
+        state exists. For a change the caller is that of ``policy.as_user``.
         """
         if caller.service:
             if await self.services.owns_newest(state_id.flow_id, caller):
                 return
         else:
             await self.require_visible(state_id.flow_id, caller)
-        if caller.acts_for(state_id.user_id):
+        if caller.may_read(state_id.user_id):
             return
         try:
             stored = await self._states.load(state_id)
@@ -94,10 +82,8 @@ class Visibility:
             if not await self.services.sees(state_id.flow_id, state, caller):
                 raise service_limit_error(caller.service)
             return
-        if caller.acts_for(state_id.user_id):
-            return
         if state is None or state.is_gone_at(self._clock.now()) or not may_see(state, caller):
-            self.require_acting_for(state_id.user_id, caller)
+            require_reading_for(caller, state_id.user_id)
 
     async def sees(self, state: FlowState, caller: Caller) -> bool:
         """Return true if the caller may see the flow of a state, and the state."""
@@ -118,7 +104,7 @@ class Visibility:
             if not await self.services.sees_flow(flow_id, version, caller):
                 raise service_limit_error(caller.service)
             return
-        if ADMIN in caller.scopes:
+        if caller.reads_all:
             return
         newest = await self._catalog.newest(flow_id)
         if newest is not None:
@@ -126,7 +112,9 @@ class Visibility:
 
     def may_list(self, flow: Flow, caller: Caller) -> bool:
         """Return true if the caller may see a flow whose newest version this is."""
-        return is_readable(flow, caller.service) if caller.service else caller.has_a_role(flow.roles)
+        if caller.service:
+            return is_readable(flow, caller.service)
+        return caller.reads_all or caller.has_a_role(flow.roles)
 
     async def is_same_for_everyone(self, flow_id: str) -> bool:
         """Return true if everybody may see a flow."""
@@ -143,7 +131,7 @@ class Visibility:
 
     async def require_clearable(self, state: FlowState, caller: Caller) -> None:
         """Raise InsufficientPermissionsError if the caller must not clear a state."""
-        if ADMIN not in caller.scopes:  # administrators may, even if the definition is damaged
+        if not caller.is_administrator:  # they may, even if the definition is damaged
             definition = await self._catalog.current_or_pinned(state)
             access.require_clearable(definition.flow, caller_on(definition.flow, state, caller))
 
@@ -167,6 +155,8 @@ class Visibility:
         definition = await self._catalog.pinned(state)
         await self._prepare(definition, state)
         budget = budget or GuardBudget()
+        if not caller.may_use:
+            return self._masks.state(definition.flow, structs.replace(state, transitions=()), caller, purpose)
         if caller.service and not owns_current_step(definition.flow, state, caller.service):
             return self._masks.state(definition.flow, structs.replace(state, transitions=()), caller, purpose)
         skipped, seconds = budget.skipped, budget.seconds
@@ -177,6 +167,10 @@ class Visibility:
         if budget.seconds - seconds > YIELD_SECONDS:
             await asyncio.sleep(0)  # so that many states in a row do not block other requests
         return self._masks.state(definition.flow, state, caller, purpose)
+
+    def mask(self, flow: Flow, state: FlowState, caller: Caller, purpose: Purpose = "read") -> Mask | None:
+        """Return the parts of a state's payload that the caller does not see, None if it sees all."""
+        return self._masks.mask(flow, state, caller, purpose)
 
     async def without_transitions(self, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
         """Return a state as the caller may see it, also one whose definition cannot be read."""

@@ -3,7 +3,7 @@
 import structlog
 from msgspec import UNSET, Raw, Struct, json, structs
 
-from app.contracts.callers import READ, Caller, Purpose, trusted_caller
+from app.contracts.callers import Caller, Purpose, trusted_caller
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord, state_after
@@ -76,15 +76,15 @@ class StateEvents:
         """
         if not caller.service and not await self._access.is_visible(event.flow_id, caller):
             return None
-        acts_for_owner = caller.acts_for(event.user_id)
+        may_read = caller.may_read(event.user_id)
         if not event.depends_on_caller and not caller.service:
-            if acts_for_owner or has_ended(event):
+            if caller.acts_for(event.user_id) or has_ended(event):
                 return event
-            if READ not in caller.scopes:
+            if not may_read:
                 return None
         update = json.decode(event.body, type=StateUpdatedEvent)
         state = state_of_view(update)
-        if not acts_for_owner and not await self._access.sees(state, caller):
+        if not may_read and not await self._access.sees(state, caller):
             return None
         try:
             shown = await self._access.with_transitions(state, caller, budget, purpose=purpose)

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from app.auth.policy import require_manager
 from app.contracts.callers import Caller
 from app.contracts.deliveries import LoggedDelivery
 from app.contracts.errors import FlowError, ServiceNotFoundError, StoreUnavailableError
@@ -21,7 +22,6 @@ from app.contracts.state import StateId
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.delivery.payloads import Payloads
 from app.services.integrations.events import IntegrationEvents, UndeliverableEventError
-from app.services.integrations.permissions import require_manager
 from app.services.integrations.registry import IntegrationRegistry
 
 CHUNK_SIZE = 50

@@ -7,6 +7,8 @@ from typing import Any
 import structlog
 from msgspec import UNSET, Struct, structs
 
+from app.auth.policy import require_administrator, require_manager
+from app.contracts.audit import Details
 from app.contracts.callers import Caller
 from app.contracts.deliveries import (
     DeadLetter,
@@ -22,7 +24,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.transports import MAX_EVENT_BYTES
 from app.contracts.wire.encoding import encode
 from app.flow.values.storable_json import storage_errors
-from app.services.integrations.permissions import is_administrator, require_administrator, require_manager
+from app.services.audit.log import AuditLog
 from app.services.integrations.ports import IntegrationPorts
 
 log = structlog.get_logger("deliveries")
@@ -67,7 +69,8 @@ class DeadLetterAdministration:
     list returned, and so exactly the letters that it showed: the filter ends a moment before the list.
     """
 
-    def __init__(self, ports: IntegrationPorts, clock: Clock) -> None:
+    def __init__(self, ports: IntegrationPorts, audit: AuditLog, clock: Clock) -> None:
+        self._audit = audit
         self._letters = ports.letters
         self._lanes = ports.lanes
         self._log = ports.log
@@ -82,7 +85,7 @@ class DeadLetterAdministration:
         self, only: DeadLetterFilter, *, after: str | None, limit: int, caller: Caller
     ) -> ListedLetters:
         """Return a page of the letters that match, those that died first first."""
-        only = _permitted(only, caller)
+        only = _permitted(only, caller, caller.reads_all)
         settled = self._clock.now() - SETTLED
         only = structs.replace(only, until=settled if only.until is None else min(only.until, settled))
         return ListedLetters(await self._letters.find(only, after, limit), only)
@@ -132,14 +135,24 @@ class DeadLetterAdministration:
         if faults:
             raise InvalidRequestError(faults)
         edited = structs.replace(letter, event=event, edited_by=caller.user_id)
-        if not await self._letters.replace(edited):
-            raise DeliveryNotFoundError(event_id)
+        details: Details = {"delivery": event_id}
+        async with self._audit.act("delivery.edit", f"service:{alias}", caller, details=details):
+            if not await self._letters.replace(edited):
+                raise DeliveryNotFoundError(event_id)
         log.info("dead letter edited", service=alias, delivery=event_id)
         return edited
 
     async def redeliver(self, only: DeadLetterFilter, caller: Caller, *, dry_run: bool) -> LettersResult:
         """Deliver the events of all letters that match; each letter is removed once that has succeeded."""
-        only = _permitted(only, caller)
+        only = _permitted(only, caller, caller.is_administrator)
+        if dry_run:
+            return await self._redeliver_all(only, dry_run=True)
+        async with self._audit.act("deliveries.redeliver", _target(only), caller) as act:
+            done = await self._redeliver_all(only, dry_run=False)
+            act.details.update(matched=done.matched, changed=done.changed)
+        return done
+
+    async def _redeliver_all(self, only: DeadLetterFilter, *, dry_run: bool) -> LettersResult:
         matched = changed = skipped = 0
         async for letters in self._pages(only):
             possible = [each for each in letters if _has_event(each)]
@@ -155,10 +168,16 @@ class DeadLetterAdministration:
 
     async def drop(self, only: DeadLetterFilter, caller: Caller, *, dry_run: bool) -> LettersResult:
         """Remove all letters that match; their events are not delivered."""
-        only = _permitted(only, caller)
+        only = _permitted(only, caller, caller.is_administrator)
         if dry_run:
             matched = await self._letters.count(only)
             return LettersResult(matched, matched)
+        async with self._audit.act("deliveries.drop", _target(only), caller) as act:
+            done = await self._drop_all(only)
+            act.details.update(matched=done.matched, changed=done.changed)
+        return done
+
+    async def _drop_all(self, only: DeadLetterFilter) -> LettersResult:
         matched = changed = 0
         async for letters in self._pages(only):
             matched += len(letters)
@@ -203,18 +222,22 @@ class DeadLetterAdministration:
                 self._on_jobs(alias)
 
 
+def _target(only: DeadLetterFilter) -> str:
+    return "services" if only.service is None else f"service:{only.service}"
+
+
 def _has_event(letter: DeadLetter) -> bool:
     """Return whether there is an event to send: that of the letter, or one made anew of its change."""
     return letter.event is not UNSET or letter.reason != "expired"
 
 
-def _permitted(only: DeadLetterFilter, caller: Caller) -> DeadLetterFilter:
-    """Return the filter of a caller: a service sees its own letters alone.
+def _permitted(only: DeadLetterFilter, caller: Caller, of_all: bool) -> DeadLetterFilter:
+    """Return the filter of a caller, one for the letters of all services or of the caller's own alone.
 
     Raises:
-        InsufficientPermissionsError: The caller is neither an administrator nor the service that is named.
+        InsufficientPermissionsError: The caller is not the service that is named.
     """
-    if is_administrator(caller):
+    if of_all:
         return only
     alias = only.service or caller.service
     require_manager(caller, alias)

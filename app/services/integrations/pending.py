@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from app.auth.policy import require_manager
 from app.contracts.callers import Caller
 from app.contracts.deliveries import WaitingState
 from app.contracts.errors import (
@@ -22,7 +23,6 @@ from app.contracts.state import FlowState
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.integrations.matching import waits_at_own_step
-from app.services.integrations.permissions import require_manager
 from app.services.integrations.registry import IntegrationRegistry
 
 MAX_LISTINGS = 5

@@ -4,6 +4,7 @@ import time
 
 from msgspec import UNSET, Struct, UnsetType
 
+from app.auth.policy import require_manager
 from app.contracts.callers import Caller
 from app.contracts.deliveries import FailureReason
 from app.contracts.errors import RateLimitedError, WebhookMissingError
@@ -16,7 +17,6 @@ from app.contracts.wire.times import iso
 from app.kit.ids import new_id
 from app.kit.token_bucket import TokenBucket
 from app.services.integrations.events import IntegrationEvents
-from app.services.integrations.permissions import require_manager
 from app.services.integrations.registry import IntegrationRegistry
 
 PER_MINUTE = 30

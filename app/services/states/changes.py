@@ -3,15 +3,25 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 
+from msgspec import structs
+
+from app.auth.policy import as_user
+from app.contracts.commands import TransitionCommand
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
     RevisionConflictError,
+    UserErasedError,
     service_limit_error,
 )
+from app.contracts.ports.states import StoredState
 from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
+from app.contracts.wire.times import iso
+from app.services.audit.log import AuditLog
+from app.services.audit.state_acts import BY_NAME, is_administrative, note_commit, state_act
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.rates.request_limits import RequestLimits
@@ -32,6 +42,7 @@ class StateChanges:
         recovery: Recovery,
         endings: Endings,
         limits: RequestLimits,
+        audit: AuditLog,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
@@ -39,6 +50,7 @@ class StateChanges:
         self._recovery = recovery
         self._endings = endings
         self._limits = limits
+        self._audit = audit
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """Execute a command that leaves a state.
@@ -67,12 +79,13 @@ class StateChanges:
         caller = command.origin.caller
         if caller.service and not command.of_step:
             raise service_limit_error(caller.service)
+        caller = as_user(caller)
         await self._access.require_access(command.state_id, caller)
         if command.limited and not command.origin.dry_run:
             self._limits.admit_change(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
-                return await self._executor.execute(command, self._for_caller(command, decide))
+                return await self._execute(command, self._for_caller(command, decide))
         except FlowNotStartedError:
             raise await self.not_started(command.state_id) from None
         except RevisionConflictError as conflict:
@@ -84,13 +97,21 @@ class StateChanges:
                 conflict.details.update(await self._endings.of(command.state_id))
             raise
 
+    async def _execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
+        act = "transition" if _is_transition(command) else BY_NAME[command.name]
+        if not is_administrative(act, command.state_id, command.origin):
+            return await self._executor.execute(command, decide)
+        async with state_act(self._audit, act, command.state_id, command.origin) as opened:
+            audited = structs.replace(command, on_commit=partial(note_commit, opened))
+            return await self._executor.execute(audited, decide)
+
     def _for_caller(self, command: StateCommand, decide: Decide) -> Decide:
         """Return the decision for a caller who may be a participant, or the credential of an integration.
 
         The state may have lost the participant since access to it was checked, and one that has ended must
         not begin again for those who had a role on it. An integration must own the current step.
         """
-        state_id, caller = command.state_id, command.origin.caller
+        state_id, caller = command.state_id, as_user(command.origin.caller)
         if caller.acts_for(state_id.user_id):
             return decide
 
@@ -106,6 +127,12 @@ class StateChanges:
         """Create the error for a missing state, with how the last one ended."""
         return FlowNotStartedError(state_id.flow_id, await self._endings.of(state_id))
 
+    async def require_not_erased(self, stored: StoredState) -> None:
+        """Raise UserErasedError if a state ended because its user was erased."""
+        erased = await self._endings.erasure_of(stored)
+        if erased is not None:
+            raise UserErasedError(stored.state.flow, iso(erased.at), erased.by)
+
     @asynccontextmanager
     async def with_recovery_advice(self, state_id: StateId) -> AsyncIterator[None]:
         """Add the advice of the recovery to a corruption that is raised inside the block."""
@@ -120,3 +147,8 @@ class StateChanges:
             await self._catalog.current(state_id.flow_id)
             raise FlowNotStartedError(state_id.flow_id)
         return state
+
+
+def _is_transition(command: StateCommand) -> bool:
+    """Return whether a command runs a transition, whose name may be any."""
+    return isinstance(command.command, TransitionCommand)

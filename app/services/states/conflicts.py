@@ -1,7 +1,8 @@
 """Conflicts of a transition with changes that its caller did not know: the rule of the transition decides."""
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
+from app.contracts.commands import TransitionCommand
 from app.contracts.errors import FlowError, FlowStateCorruptionError, RevisionConflictError
 from app.contracts.flow import FlowConflict, FlowMerge
 from app.contracts.ports.history import HistoryStore
@@ -9,8 +10,9 @@ from app.contracts.positions import ExpectedPosition
 from app.contracts.record import MergedField, named_payload, payload_record_id, state_after
 from app.contracts.state import FlowState, Payload
 from app.flow.conflicts import find_conflicts
-from app.flow.history_chain import is_erased, is_intact
+from app.flow.history_chain import is_intact
 from app.services.definitions.catalog import DefinitionCatalog
+from app.services.definitions.field_masks import FieldMasks
 from app.services.delivery.payloads import Payloads
 from app.services.states.attempt import Attempt, Conflict, Refuse
 
@@ -24,8 +26,9 @@ MAX_SHOWN = 5
 class ConflictResolution:
     """Decides whether a transition may go on though the state has changed."""
 
-    def __init__(self, catalog: DefinitionCatalog, history: HistoryStore) -> None:
+    def __init__(self, catalog: DefinitionCatalog, masks: FieldMasks, history: HistoryStore) -> None:
         self._catalog = catalog
+        self._masks = masks
         self._history = history
         self._payloads = Payloads(history)
 
@@ -64,7 +67,8 @@ class ConflictResolution:
         base = await self._payload_of_caller(attempt, conflict)
         if base is None:
             raise conflict.error or _lost_race(attempt, conflict)
-        found = find_conflicts(base, _payload(conflict.present), conflict.command, rule.merge)
+        present = _payload(conflict.present)
+        found = find_conflicts(base, present, await self._as_applied(attempt, conflict), rule.merge)
         if found.refused:
             shown = ", ".join(found.refused[:MAX_SHOWN])
             more = ", …" if len(found.refused) > MAX_SHOWN else ""
@@ -73,6 +77,15 @@ class ConflictResolution:
                 f"{message}; read the state and decide again", conflict.present, found.refused
             )
         return found.merged
+
+    async def _as_applied(self, attempt: Attempt, conflict: Conflict) -> TransitionCommand:
+        """Return the command, which leaves what its caller does not see as it is."""
+        command, state = conflict.command, conflict.present
+        definition = await self._catalog.pinned(state)
+        mask = self._masks.mask(definition.flow, state, attempt.command.origin.caller, "read")
+        if mask is None or command.payload is UNSET:
+            return command
+        return structs.replace(command, payload=mask.restore(command.payload, _payload(state)))
 
     async def _payload_of_caller(self, attempt: Attempt, conflict: Conflict) -> Payload | None:
         """Return the payload that the caller knew; None if it cannot be known."""
@@ -100,7 +113,7 @@ class ConflictResolution:
         record = next((waiting for waiting in pending if waiting.id == record_id), None)
         try:
             record = record or await self._history.get(record_id)
-            if record is None or is_erased(record) or not is_intact(record):
+            if record is None or record.is_erased or not is_intact(record):
                 return None
             record = (await self._payloads.complete([record], pending))[0]
         except FlowStateCorruptionError:

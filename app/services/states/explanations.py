@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType
 
-from app.contracts.callers import READ, SERVICE, Caller
+from app.contracts.callers import READ, SERVICE, USE, Caller
 from app.contracts.definition import FlowDefinition
 from app.contracts.errors import (
     Fault,
@@ -21,7 +21,7 @@ from app.contracts.wire.states import state_view
 from app.contracts.wire.times import iso
 from app.flow.conditions.guard_inputs import GuardBudget
 from app.flow.explanation import explain_transition
-from app.flow.people.callers import caller_on, is_privileged
+from app.flow.people.callers import caller_on
 from app.flow.position import current_step
 from app.flow.step_services import owner_of
 from app.flow.ways import shortest_way
@@ -73,7 +73,7 @@ class Explanations:
             InvalidRequestError: The flow has no such step.
             InsufficientPermissionsError: The caller may not read the state, or not name ``roles``.
         """
-        if roles is not None and not (is_privileged(caller) or READ in caller.scopes):
+        if roles is not None and (caller.service or not (caller.reads_all or caller.acts_for_all)):
             raise InsufficientPermissionsError(
                 f"Explaining for other roles needs a token with the scope {READ} or {SERVICE}", scope=READ
             )
@@ -105,8 +105,8 @@ def _subject(
     definition: FlowDefinition, state: FlowState, caller: Caller, roles: Collection[str] | None
 ) -> Caller:
     """Return the effective caller for whom conditions are checked."""
-    if roles is not None or (READ in caller.scopes and not caller.acts_for(state.user_id)):
-        caller = Caller(state.user_id, roles=frozenset(roles or ()))
+    if roles is not None or (caller.reads_all and not caller.acts_for(state.user_id)):
+        caller = Caller(state.user_id, roles=frozenset(roles or ()), scopes=frozenset({USE}))
     return caller_on(definition.flow, state, caller)
 
 

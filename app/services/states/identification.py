@@ -39,7 +39,8 @@ class Identification:
             user_id: The owner.
             flow_id: The flow.
             entity_id: The entity. None: the state without one, or else the only state of the user.
-            caller: Who requests it. Only those who may act for the owner learn which entities there are.
+            caller: Who requests it. Only those who may read all states of the owner learn which
+                entities there are.
             guess: An only state with an entity need not be named. False for what drops a state: the same
                 request again must not drop the next one.
 
@@ -52,7 +53,7 @@ class Identification:
         if entity_id is not None:
             return StateId(flow_id, user_id, entity_id)
         only = StateId(flow_id, user_id)
-        if not await self._has_many(flow_id) or not caller.acts_for(user_id):
+        if not await self._has_many(flow_id) or not caller.may_read(user_id):
             return only
         stored = await self._states.load(only)
         if stored is not None and not stored.state.is_gone_at(self._clock.now()):

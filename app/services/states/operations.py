@@ -5,6 +5,7 @@ from datetime import datetime
 
 from msgspec import UNSET, UnsetType, structs
 
+from app.auth.policy import named_user, require_acting_for
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, ResetCommand, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import Fault, FlowNotFoundError, InvalidRequestError
@@ -65,6 +66,7 @@ class StateOperations:
 
         Raises:
             FlowNotFoundError: There is neither a state nor a flow with this name.
+            UserErasedError: The user was erased, and the caller is another one, who may know it.
             EntityRequiredError: The entity is missing, and there are several states.
         """
         state_id = await self._identify(user_id, flow_id, entity_id, caller)
@@ -73,6 +75,8 @@ class StateOperations:
             await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
+                if stored is not None and caller.reads_others(user_id):
+                    await self._changes.require_not_erased(stored)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
@@ -104,7 +108,7 @@ class StateOperations:
     ) -> StatePage:
         """Return a user's states in a flow with many for each user, the newest first."""
         require_state(user_id, flow_id)
-        self._access.require_reading_for(user_id, caller)
+        named_user(caller, user_id)
         await self._access.require_visible(flow_id, caller)
         if await self._catalog.newest(flow_id) is None:
             raise FlowNotFoundError(flow_id)
@@ -159,7 +163,8 @@ class StateOperations:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
             caller = caller_on(definition.flow, present, origin.caller)
-            after = rules.transition(definition, present, transition, command, now, caller)
+            mask = self._access.mask(definition.flow, present, origin.caller)
+            after = rules.transition(definition, present, transition, command, now, caller, mask)
             kind = rules.run_kind(present, after)
             if kind is None:
                 return None
@@ -169,8 +174,7 @@ class StateOperations:
                 self._check_size(after)
             return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def reset(
         self,
@@ -194,8 +198,7 @@ class StateOperations:
             require_entrance(definition.flow, command.step, caller)
             return ProposedChange.of_kind("reset", definition, rules.reset(definition, state, command, now))
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def undo(
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None
@@ -208,10 +211,11 @@ class StateOperations:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
             caller = caller_on(definition.flow, present, origin.caller)
-            return ProposedChange.of_kind("undone", definition, rules.back(definition, present, now, caller))
+            mask = self._access.mask(definition.flow, present, origin.caller)
+            after = rules.back(definition, present, now, caller, mask)
+            return ProposedChange.of_kind("undone", definition, after)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def set(
         self, user_id: str, command: SetCommand, origin: Origin, *, entity_id: str | None = None
@@ -223,7 +227,7 @@ class StateOperations:
             raise InvalidRequestError([Fault("/flow", "which flow?")])
         if command.remove is not UNSET:
             require_pointers(command.remove)
-        self._access.require_acting_for(user_id, origin.caller)
+        require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller, guess=False)
         state_command = StateCommand.of_caller(state_id, "set", command, origin, replaces=True)
 
@@ -239,8 +243,7 @@ class StateOperations:
             self._check_payload(command.payload, after)
             return ProposedChange.of_kind("set", definition, after, command.payload)
 
-        after, _ = await self._changes.change(state_command, decide)
-        return after
+        return (await self._changes.change(state_command, decide))[0]
 
     async def clear(
         self, user_id: str, flow_id: str, origin: Origin, *, entity_id: str | None = None

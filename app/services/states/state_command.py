@@ -1,13 +1,15 @@
 """Commands on their way to a state, and the changes that they propose."""
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.commands import Origin
 from app.contracts.definition import FlowDefinition
-from app.contracts.record import Kind, MergedField
+from app.contracts.record import HistoryRecord, Kind, MergedField
 from app.contracts.state import FlowState, Payload, StateId
+from app.flow import rules
 
 
 class StateCommand(Struct, frozen=True):
@@ -23,6 +25,7 @@ class StateCommand(Struct, frozen=True):
             larger operation, which counts once, do not.
         of_step: An integration may request it with its own credential at steps that it owns. All other
             commands are refused to such callers.
+        on_commit: Called with the record of the change, if the command makes one.
     """
 
     state_id: StateId
@@ -32,6 +35,7 @@ class StateCommand(Struct, frozen=True):
     replaces: bool = False
     limited: bool = False
     of_step: bool = False
+    on_commit: Callable[[HistoryRecord], None] | None = None
 
     @classmethod
     def of_caller(
@@ -73,3 +77,8 @@ class ProposedChange(Struct, frozen=True):
     ) -> "ProposedChange":
         """Create a change that is recorded by its kind, and renews the state's time as its flow says."""
         return cls(kind, kind, after, payload, definition.flow.ttl)
+
+    @classmethod
+    def erasing(cls, last: FlowState, now: datetime) -> "ProposedChange":
+        """Create the change that ends a state because the data of its user is erased."""
+        return cls("erased", "erased", rules.end(last, "cleared", now))
