@@ -60,6 +60,21 @@ def check_size(whole: Payload, limits: PayloadLimits) -> None:
         )
 
 
+def check_payload(
+    given: Payload | UnsetType, whole: Payload | UnsetType, limits: PayloadLimits, *, known: bool = False
+) -> None:
+    """Check the payload of a command, and that of the state afterwards.
+
+    ``known``: rules have checked already that ``given`` can be stored, for the largest depth.
+    """
+    if given is UNSET:
+        return
+    if not known or limits.is_shallow:
+        require_storable(given, limits)
+    if whole is not UNSET:
+        check_size(whole, limits)
+
+
 def edit_payload(
     present: Payload | UnsetType, command: TransitionCommand | SetCommand, mask: Mask | None = None
 ) -> Payload | UnsetType:
