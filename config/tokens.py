@@ -138,7 +138,7 @@ class TokenSettings(BaseSettings):
     def _distinct_claims(self) -> Self:
         roles, scopes = self.jwt_roles_claim.split(","), self.jwt_scope_claim.split(",")
         if not set(scopes) <= set(roles):  # application permissions of some providers are roles
-            scopes = [scope for scope in scopes if scope not in roles] + _repeated(scopes)
+            scopes = [scope for scope in scopes if scope not in roles]
         claims = [*roles, *scopes, self.jwt_user_claim, self.jwt_service_claim]
         if self.jwt_groups_claim not in roles:  # some providers call roles groups
             claims.append(self.jwt_groups_claim)
@@ -205,10 +205,6 @@ def read_ed25519_key(text: str) -> bytes:
     if key.hex() in _WEAK_POINTS:
         raise ValueError("contains a key for which anybody can sign")
     return key
-
-
-def _repeated(names: list[str]) -> list[str]:
-    return [name for name in set(names) if names.count(name) > 1 for _ in range(2)]
 
 
 def split_list(value: Any) -> Any:

@@ -34,6 +34,7 @@ class CommandModules(NamedTuple):
 
 
 COMMANDS = {
+    "audit": CommandModules("The record of administrative acts.", ("app.cli.audit",)),
     "check-config": CommandModules(
         "Print the effective settings with masked secrets, and ping both servers.", ("app.cli.maintenance",)
     ),
@@ -204,7 +205,9 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
     from app.kit.lazy import import_structlog_without_rich  # noqa: PLC0415
 
     import_structlog_without_rich()
+    from app.cli.origin import command_source  # noqa: PLC0415
     from app.main import open_service  # noqa: PLC0415
+    from app.services.audit.source import acting_from  # noqa: PLC0415
     from config.log import configure_logging  # noqa: PLC0415
 
     chosen = click.get_current_context().meta
@@ -218,4 +221,5 @@ def with_service(use: "Callable[[FlowService], Awaitable[T]]") -> T:
             print_store(settings)
             return await use(service)
 
-    return asyncio.run(run())
+    with acting_from(command_source()):
+        return asyncio.run(run())

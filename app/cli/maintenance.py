@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from app.cli.command import chosen_settings, echo, main, on_store, with_service
+from app.cli.origin import CLI_CALLER
 from app.contracts.errors import BusUnavailableError, FlowError, StoreUnavailableError
 from app.contracts.statistics import FlowStatistics
 from app.process.embedded import EmbeddedServers
@@ -25,7 +26,7 @@ def purge() -> None:
     """End all expired states."""
 
     async def run(service: FlowService) -> int:
-        return await service.purge_expired_flows()
+        return await service.purge_expired_flows(caller=CLI_CALLER)
 
     echo(f"{with_service(run)} expired states ended")
 

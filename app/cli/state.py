@@ -50,9 +50,7 @@ def show(user_id: str, flow_id: str, entity_id: str | None) -> None:
             user_id, flow_id, entity_id=entity_id, caller=trusted_caller(user_id)
         )
         if found is None:  # read as another, who sees how the state of the user ended
-            found = await service.require_flow_state(
-                user_id, flow_id, entity_id=entity_id, caller=CLI_CALLER
-            )
+            found = await service.require_flow_state(user_id, flow_id, entity_id=entity_id, caller=CLI_CALLER)
         return state_view(found)
 
     _print_json(with_service(run))

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from app.cli.command import echo, main, on_store, with_service
-from app.cli.origin import CLI_ORIGIN
+from app.cli.origin import CLI_CALLER, CLI_ORIGIN
 from app.contracts.wire.administration import ErasureView, erasure_view, personal_data_view
 from app.services import FlowService
 from config.log import IDENTITY
@@ -25,7 +25,7 @@ def export(user_id: str) -> None:
     """Print all states and history as JSON."""
 
     async def run(service: FlowService) -> Any:
-        return personal_data_view(await service.personal_data.export(user_id))
+        return personal_data_view(await service.personal_data.export(user_id, caller=CLI_CALLER))
 
     echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
 

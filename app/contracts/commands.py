@@ -34,6 +34,7 @@ class Origin(Struct, frozen=True):
 
     ``caller`` is who requests it, ``client`` the kind of interface or program. ``expected`` are positions of
     the state at which the change may be made. ``dry_run``: decide, but change and record nothing.
+    ``audited``: the command is part of an act that has its own entries in the audit log.
     """
 
     caller: Caller
@@ -41,6 +42,7 @@ class Origin(Struct, frozen=True):
     client: str | UnsetType = UNSET
     expected: ExpectedPosition | tuple[ExpectedPosition, ...] | None = None
     dry_run: bool = False
+    audited: bool = False
 
     @property
     def actor(self) -> str:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.definition import FlowDefinition
+from app.contracts.erasures import ErasureReceipt
 from app.contracts.errors import FlowError
 from app.contracts.events import StateChanged
 from app.contracts.record import HistoryRecord
@@ -124,7 +125,7 @@ class Erasure(Struct, frozen=True):
     their payload. ``pseudonymised_states`` and ``pseudonymised_records`` count those of other users that
     named the person, and have a pseudonym instead. ``destroyed_keys`` are the ids of all data keys of the
     user that were ever destroyed; none if the data was not encrypted. ``at`` and ``by`` are its time and its
-    actor.
+    actor. ``receipt`` is for a third party to check.
     """
 
     user_id: str
@@ -135,6 +136,7 @@ class Erasure(Struct, frozen=True):
     pseudonymised_states: int = 0
     pseudonymised_records: int = 0
     destroyed_keys: tuple[str, ...] = ()
+    receipt: ErasureReceipt | None = None
 
 
 class Retired(Struct, frozen=True, rename="camel"):

@@ -21,10 +21,16 @@ def hash_of(entry: AuditEntry) -> str:
 
 
 class AuditChain:
-    """Checks entries one by one, in their order; ``broken`` is the first that does not fit."""
+    """Checks entries one by one, in their order; ``broken`` is the first that does not fit.
 
-    def __init__(self) -> None:
+    Args:
+        expected_head: The hash of an entry that must be there, such as of the last one some time ago: the
+            chain alone does not show that its end was cut off.
+    """
+
+    def __init__(self, expected_head: str = "") -> None:
         self.broken: BrokenEntry | None = None
+        self._expected = expected_head
         self._entries = 0
         self._head: str | None = None
         self._unfinished: dict[int, AuditEntry] = {}
@@ -37,9 +43,15 @@ class AuditChain:
         self._entries += 1
         if isinstance(entry, AuditEntry):
             self._head = entry.hash
+            if entry.hash == self._expected:
+                self._expected = ""
 
     def result(self) -> AuditVerification:
         """Return the result over all entries."""
+        if self._expected and self.broken is None:
+            self.broken = BrokenEntry(
+                self._entries + 1, "the entry with the expected hash is missing: the end was cut off"
+            )
         return AuditVerification(self._entries, self._head or "", tuple(self._unfinished), self.broken)
 
     def _fault_of(self, entry: AuditEntry) -> str | None:

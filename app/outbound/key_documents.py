@@ -1,5 +1,6 @@
 """Documents of identity providers, read over HTTP: small, without redirects, from allowed addresses."""
 
+import os
 import ssl
 from urllib.parse import urlsplit
 
@@ -103,5 +104,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
         return "there is no trusted TLS connection to it"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or "the connection was refused"
+        number = error.os_error.errno  # its own text can have the address
+        return os.strerror(number) if number else "there is no connection to it"
     return "it does not answer in valid HTTP"

@@ -27,9 +27,8 @@ class FlowService:
     start on entry and end on exit. ``user_id`` names the owner of a state; ``caller``, or ``origin.caller``,
     is who requests the operation, whose roles and scopes decide. ``entity_id`` names one of many states of a
     user in a flow; None is the one without an entity, or else the only one, and raises EntityRequiredError if
-    there are several. ``as_trusted`` gives programs the same operations without a caller.
-
-    Every method raises StoreUnavailableError if MongoDB cannot be reached.
+    there are several. ``as_trusted`` gives programs the same operations without a caller. Every method raises
+    StoreUnavailableError if MongoDB cannot be reached.
     """
 
     def __init__(self, ports: Ports, limits: Limits | None = None) -> None:
@@ -41,6 +40,7 @@ class FlowService:
         self.tokens = components.tokens
         self.migration = components.migration
         self.administration = components.administration
+        self.search = components.search
         self.people = components.people
         self.explanations = components.explanations
         self.identification = components.identification
@@ -49,12 +49,11 @@ class FlowService:
         self.personal_data = components.personal_data
         self.history = components.history
         self.updates = components.updates
-        self.subscribers = components.subscribers
-        self.presence = components.presence
+        self.subscribers, self.presence = components.subscribers, components.presence
         self.integrations = components.integrations
         self.key_rotation = components.key_rotation
         self.background = components.background
-        self.clients = components.clients
+        self.audit, self.clients = components.audit, components.clients
 
     async def __aenter__(self) -> "FlowService":
         self.background.start()
@@ -62,12 +61,10 @@ class FlowService:
 
     async def __aexit__(self, *_: object) -> None:
         await self.background.stop()
+        await self.audit.close()
 
     def as_trusted(self) -> TrustedFlows:
-        """Return the operations without a caller: every check of roles and scopes is passed.
-
-        For code that decides itself who may do what.
-        """
+        """Return the operations without a caller, for code that decides itself who may do what."""
         return TrustedFlows(self._components)
 
     async def create_flow(self, definition: Flow | dict[str, object], *, actor: str = "python") -> str:
@@ -347,6 +344,6 @@ class FlowService:
         """Return statistics over all states and their history."""
         return await self._components.read_statistics()
 
-    async def purge_expired_flows(self) -> int:
+    async def purge_expired_flows(self, *, caller: Caller | None = None) -> int:
         """End all expired states, and return their number."""
-        return await self.background.due_changes.purge_expired()
+        return await self._components.purge_expired(caller)

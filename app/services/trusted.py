@@ -217,4 +217,4 @@ class TrustedFlows:
 
     async def purge_expired_flows(self) -> int:
         """End all expired states, and return their number."""
-        return await self._components.background.due_changes.purge_expired()
+        return await self._components.purge_expired()

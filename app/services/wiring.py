@@ -5,6 +5,8 @@ from datetime import timedelta
 
 from msgspec import Struct, structs
 
+from app.contracts.callers import Caller
+from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
@@ -25,7 +27,9 @@ from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
+from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
 from app.services.definitions.diagrams import FlowDiagrams
@@ -92,6 +96,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     leases: LeaseStore
     reports: CorruptionReports
     integrations: IntegrationPorts
+    audit: AuditStore
     rates: RateCounters
     bus: EventBus
     clock: Clock
@@ -144,7 +149,8 @@ class Components:
         self._statistics, self._clock = ports.statistics, ports.clock
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
-        self.clients = limits.of_clients(ports.rates)
+        self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
+        self.clients, sizes = limits.of_clients(ports.rates), limits.of_payloads
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
@@ -156,40 +162,43 @@ class Components:
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
-        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(
+            states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
+        )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
         executor = self._executor(ports, commits, recovery, masks)
         endings, requests = Endings(states, history, self.erasure_keys, clock), self.clients.requests
-        self.changes = StateChanges(executor, self.catalog, self.access, recovery, endings, requests)
+        self.changes = StateChanges(
+            executor, self.catalog, self.access, recovery, endings, requests, self.audit
+        )
         self.catch_up = CatchUp(states, history, self.changes, self.access, self.updates, self.catalog, clock)
         self.subscribers = LocalSubscribers(bus, states, self.catch_up)
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
         self.operations = StateOperations(
-            states,
-            self.changes,
-            self.catalog,
-            self.access,
-            self.history,
-            self.identification,
-            clock,
-            payload_limits=limits.of_payloads,
+            states, self.changes, self.catalog, self.access, self.history, self.identification, clock, sizes
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
-            states, self.changes, self.catalog, self.access, recovery, self.identification, clock
+            states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
+        self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
-        self.bulk = Bulk(self.operations, self.administration)
+        self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
         checks = DefinitionChecks(self.integrations.registry.aliases)
-        self.definitions = Definitions(ports.definitions, self.catalog, self.access, bus, clock, checks)
+        self.definitions = Definitions(
+            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+        )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
         self.tokens = StateTokens(self.operations, self.definitions)
-        self.migration = Migration(states, self.changes, self.definitions, clock)
-        self.retirement = Retirement(states, self.definitions, ports.definitions, self.changes, clock)
-        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
+        self.migration = Migration(states, self.changes, self.definitions, self.audit, clock)
+        self.retirement = Retirement(
+            states, self.definitions, ports.definitions, self.changes, self.audit, clock
+        )
+        keys = ports.keys
+        self.key_rotation = None if keys is None else KeyRotation(keys.store, keys.wrapping, self.audit)
         self.background = self._background(ports, limits, executor, relay, recovery)
 
     def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
@@ -216,6 +225,7 @@ class Components:
             reader=self.history,
             definitions=ports.definitions,
             access=self.access,
+            audit=self.audit,
             store_answers=limits.store_answers,
         )
 
@@ -250,6 +260,7 @@ class Components:
             ),
             self.erasure_keys,
             endings,
+            self.audit,
             clock,
         )
 
@@ -285,6 +296,12 @@ class Components:
             Job("wrapping keys of data keys", LOOK_EVERY, leased=False, work=rotation.look),
             Job("rotation of wrapping keys", ROTATE_EVERY, leased=True, work=rotation.rotate_if_due),
         ]
+
+    async def purge_expired(self, caller: Caller | None = None) -> int:
+        """End all expired states for a caller, by default a program, and return their number."""
+        async with self.audit.act("states.purge", "states", caller or "python") as act:
+            act.details["ended"] = ended = await self.background.due_changes.purge_expired()
+        return ended
 
     async def read_statistics(self) -> FlowStatistics:
         """Return statistics over all states and their history."""

@@ -46,7 +46,7 @@ def document_of(record: HistoryRecord, recent: Sequence[RememberedRequest] = ())
     """
     state = state_after(record)
     document = state_to_document(state)
-    if state.instance_id is not UNSET or state.participants is not UNSET:
+    if any(each is not UNSET for each in (state.instance_id, state.participants, state.search_terms)):
         document |= listing_of(state)
     place = payload_place(record, None)
     if place is not None:

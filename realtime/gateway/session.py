@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import UNSET
 from uuid_utils import uuid7
 
 from app.auth.schemes import credential_in
@@ -14,6 +15,8 @@ from app.contracts.events import PresentClient, Topic
 from app.contracts.state import StateId
 from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
+from app.services.audit.source import ActSource
+from app.services.rates.connection_limits import OpenConnection
 from realtime.gateway.limits import (
     MAX_DEVICE_CHARACTERS,
     MAX_EVENT_BURST,
@@ -28,7 +31,9 @@ class Session:
     """One Socket.IO client.
 
     Attributes:
+        source: The source of its acts, for the audit log.
         rate_factor: Multiplies the client's limits.
+        connection: Counts the client until it has disconnected.
         followed: The states that it subscribed to.
         found: Those of them that it named without their entity, by that name.
         watched: The flows that it watches.
@@ -38,13 +43,17 @@ class Session:
         presence: The client as others see it.
     """
 
-    def __init__(self, sid: str, caller: Caller, device: str) -> None:
+    def __init__(
+        self, sid: str, caller: Caller, device: str, connection: OpenConnection, address: str = ""
+    ) -> None:
         self.sid = sid
+        self.source = ActSource("socket", address or UNSET)
         self.caller = caller
         self.rate_factor = SERVICE_RATE_FACTOR if caller.acts_for_all else 1.0
         self.bucket = TokenBucket(
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
+        self.connection = connection
         self.followed: set[StateId] = set()
         self.found: dict[StateId, StateId] = {}
         self.watched: set[str] = set()

@@ -582,7 +582,7 @@ async def test_the_settings_name_the_sources_of_a_service(
         flows = service.as_trusted()
         assert [flow.flow for flow in await flows.list_flows()] == ["file", "remote"]
         changed = asyncio.Event()
-        service.definitions._bus.subscribe(lambda *_: changed.set())
+        service.definitions._publication._bus.subscribe(lambda *_: changed.set())
         changes: list[Callable[[], None]] = [
             lambda: server.gives(flow_dict("remote", title="new")),
             lambda: write(folder / "file.json", flow_dict("file", title="new")),

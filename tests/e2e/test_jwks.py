@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from config.settings import Settings
 from realtime.client import FlowClient
+from tests.support.envelopes import PUBLIC_KEY, auth, envelope_token
+from tests.support.following import at_revision, read
 from tests.support.http import http_client
 from tests.support.remotes import RemoteServer
 from tests.support.serving import Serving, external
@@ -46,7 +48,7 @@ async def issuer() -> AsyncIterator[RemoteServer]:
 @pytest.fixture
 async def served(servers: Settings, issuer: RemoteServer, tmp_path: Path) -> AsyncIterator[Serving]:
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
-    env = {**external(own), "FLOW_JWKS_URL": issuer.url(PATH)}
+    env = {**external(own), "FLOW_JWKS_URL": issuer.url(PATH), "FLOW_ED25519_KEYS": PUBLIC_KEY}
     del env["FLOW_JWT_SECRET"]
     serving = await asyncio.to_thread(lambda: Serving(env=env, cwd=tmp_path))
     yield serving
@@ -86,6 +88,15 @@ async def test_an_outage_of_the_address_is_one_for_now_and_known_keys_stay_in_us
     assert (await state(served, token("ada"))).status_code == 200
     unknown = await state(served, token("ada", "second"))
     assert (unknown.status_code, unknown.json()["code"]) == (503, "KEYS_UNAVAILABLE")
+
+    envelope = f"ED25519-BASIC-TOKEN {envelope_token(auth(userId='bob'))}"
+    async with FlowClient(served.url, envelope) as with_envelope, with_envelope.follow(FLOW) as states:
+        await states.ready()
+        await with_envelope.start(FLOW)
+        shown = await read(states, at_revision(0))
+        assert shown[-1].user_id == "bob"
+    async with http_client(served.url, headers={"Authorization": envelope}) as http:
+        assert (await http.get(f"/api/flow/{FLOW}/state")).json()["userId"] == "bob"
 
 
 async def test_an_unknown_key_is_refused_for_good_and_asks_once(

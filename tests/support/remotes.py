@@ -1,6 +1,7 @@
 """Real HTTP servers that answer as a test says, for sources of definitions."""
 
 import gzip
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -19,13 +20,15 @@ class RemoteServer:
         self.answers: dict[str, Answering] = {}
         self._runner: web.AppRunner | None = None
         self.port = 0
+        self._scheme = "http"
 
-    async def start(self, port: int = 0) -> "RemoteServer":
+    async def start(self, port: int = 0, *, tls: ssl.SSLContext | None = None) -> "RemoteServer":
         application = web.Application()
         application.router.add_get("/{path:.*}", self._answer)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
+        self._scheme = "http" if tls is None else "https"
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -37,7 +40,7 @@ class RemoteServer:
 
     @property
     def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def url(self, path: str = "/flows") -> str:
         return self.origin + path

@@ -8,6 +8,7 @@ from app.services.integrations.ports import IntegrationPorts
 from app.services.trusted import TrustedFlows
 from app.services.wiring import KeyPorts, Limits, Ports
 from tests.support.fake_api_keys import FakeApiKeyStore
+from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
 from tests.support.fake_integrations import FakeIntegrationStore
 from tests.support.fake_rates import FakeRateCounters
@@ -45,6 +46,7 @@ class Rig:
         self.webhooks = FakeWebhooks()
         self.streams = FakeEventStreams()
         self.secrets = FakeSecretStore()
+        self.audit_store = FakeAuditStore()
         self.rates = FakeRateCounters()
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
@@ -82,6 +84,7 @@ class Rig:
                     secrets=self.secrets,
                     settle_seconds=self.settle_seconds,
                 ),
+                audit=self.audit_store,
                 rates=self.rates,
                 bus=self.bus,
                 clock=self.clock,

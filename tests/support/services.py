@@ -6,6 +6,7 @@ from app.kit.clock import SystemClock
 from app.services import FlowService
 from app.services.integrations.ports import IntegrationPorts
 from app.services.wiring import Limits, Ports
+from models.audit_store import MongoAuditStore
 from models.corruption_store import MongoCorruptionReports
 from models.database import Database
 from models.definition_store import MongoDefinitionStore
@@ -51,6 +52,7 @@ def service_on(
             streams=FakeEventStreams(),
             secrets=MongoSecretStore(database),
         ),
+        audit=MongoAuditStore(database),
         rates=FakeRateCounters(),
         bus=bus or FakeBus(),
         clock=clock or SystemClock(),

@@ -19,11 +19,13 @@ from app.contracts.errors import (
 from app.contracts.events import Gap, IntegrationChanged
 from app.contracts.integration import ApiKey, Integration
 from app.contracts.integration_commands import ApiKeyCommand
+from app.services.audit.log import AuditLog
 from app.services.integrations.api_keys import MAX_VALID_KEYS, TRUST_SECONDS, ApiKeys, NewApiKey
 from app.services.integrations.key_text import is_key_id, new_key, read_key
 from tests.support.fake_api_keys import FakeApiKeyStore
+from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_integrations import FakeIntegrationStore
-from tests.support.fakes import FakeBus, FakeClock
+from tests.support.fakes import FakeBus, FakeClock, FakeSecretStore
 from tests.support.log_events import LogEvents
 from tests.support.samples import T0
 
@@ -42,10 +44,11 @@ class World:
         self.clock = FakeClock(T0)
         for alias in ("payment", "user"):
             self.registrations.integrations[alias] = Integration(alias=alias, registered_at=T0, updated_at=T0)
+        self.audit = AuditLog(FakeAuditStore(), FakeSecretStore(), self.clock)
         self.keys = self.worker()
 
     def worker(self) -> ApiKeys:
-        return ApiKeys(self.store, self.registrations, self.bus, self.clock)
+        return ApiKeys(self.store, self.registrations, self.bus, self.audit, self.clock)
 
     async def make(self, alias: str = "payment", **command: Any) -> NewApiKey:
         return await self.keys.create(alias, ApiKeyCommand(**command), ROOT)

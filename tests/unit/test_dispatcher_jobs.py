@@ -13,12 +13,15 @@ from app.contracts.deliveries import DeadLetter, DeadLetterFilter, Lane, LaneId,
 from app.contracts.integration import BacklogPolicy, Integration
 from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
+from app.services.audit.log import AuditLog
 from app.services.integrations import lane_work
 from app.services.integrations.letters import DeadLetterAdministration
 from app.services.integrations.matching import concerns
 from app.services.integrations.retry_schedule import MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
+from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_transports import OK, answer
+from tests.support.fakes import FakeSecretStore
 from tests.support.virtual_time import START, run_virtually
 
 ROOT = Caller("root", scopes=frozenset({ADMIN}))
@@ -321,7 +324,9 @@ def test_requested_redeliveries_and_replays_begin_at_once() -> None:
 
     async def run() -> None:
         await made.prepare()
-        administration = DeadLetterAdministration(made.ports, made.clock)
+        administration = DeadLetterAdministration(
+            made.ports, AuditLog(FakeAuditStore(), FakeSecretStore(), made.clock), made.clock
+        )
         worker = made.dispatcher()
         administration.on_jobs(worker.poll)
         async with made.running(worker):

@@ -9,6 +9,7 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
+from app.contracts.callers import trusted_caller
 from app.contracts.commands import BatchOperation, StartCommand, trusted_origin
 from app.contracts.record import HistoryRecord
 from app.contracts.wire.administration import batch_result, personal_data_view
@@ -80,7 +81,7 @@ async def test_an_export_holds_no_more_than_a_part(monkeypatch: pytest.MonkeyPat
         return view(record)
 
     monkeypatch.setattr(administration, "exported_record_view", viewing)
-    call: Any = type("Call", (), {"service": r.service})
+    call: Any = type("Call", (), {"service": r.service, "caller": trusted_caller("root")})
     call.query = administration.PersonalDataQuery("ada")
     response = (await administration._export(call)).value
     async for _ in response.body_iterator:

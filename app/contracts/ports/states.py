@@ -183,6 +183,14 @@ class StateStore(Protocol):
         A state waits for the participants with a role that may run a transition of its step.
         """
 
+    async def find_by_terms(
+        self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        """Return the states that exist at ``now`` with one of ``terms``, by key, after the key ``after``.
+
+        A term is one of those in ``search_terms`` of the last commit of a state.
+        """
+
     async def ids_of_user(self, user_id: str) -> list[StateId]:
         """Return the stored states of a user, ended ones too, by key."""
 

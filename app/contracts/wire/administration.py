@@ -2,6 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
+from app.contracts.erasures import ErasureClaims, ErasureReceipt
 from app.contracts.results import BatchOutcome, Erasure, PersonalData, Recovered
 from app.contracts.wire.errors import ErrorView, error_view
 from app.contracts.wire.records import ExportedRecordView, RecordView, exported_record_view, record_view
@@ -53,6 +54,39 @@ class PersonalDataView(Struct, frozen=True, rename="camel", kw_only=True):
     history: list[ExportedRecordView]
 
 
+class ErasedChainView(Struct, frozen=True, rename="camel"):
+    """The end of the history of an erased state: the id of its last record, and the hash of that."""
+
+    flow: str
+    record: str
+    hash: str
+
+
+class ErasureClaimsView(Struct, frozen=True, rename="camel"):
+    """The facts of an erasure.
+
+    ``after`` of the audit entry is their SHA-256, as JSON without spaces, with names in order.
+    """
+
+    user_id: str
+    salt: str
+    at: Time
+    actor: str
+    records_erased: int
+    states_pseudonymised: int
+    records_pseudonymised: int
+    destroyed_keys: tuple[str, ...]
+    chains: tuple[ErasedChainView, ...]
+
+
+class ErasureReceiptView(Struct, frozen=True, rename="camel"):
+    """A proof of an erasure, which an export of the audit log confirms."""
+
+    claims: ErasureClaimsView
+    audit_sequence: int
+    audit_hash: str
+
+
 class ErasureView(Struct, frozen=True, rename="camel"):
     """The receipt of an erasure.
 
@@ -71,6 +105,7 @@ class ErasureView(Struct, frozen=True, rename="camel"):
     destroyed_keys: tuple[str, ...]
     erased_at: Time
     erased_by: str
+    receipt: ErasureReceiptView | None = None
 
 
 def recovery_view(done: Recovered) -> RecoveryView:
@@ -116,4 +151,16 @@ def erasure_view(done: Erasure) -> ErasureView:
         done.destroyed_keys,
         iso(done.at),
         done.by,
+        None if done.receipt is None else erasure_receipt_view(done.receipt),
     )
+
+
+def erasure_claims_view(claims: ErasureClaims) -> ErasureClaimsView:
+    """Return the view of the facts of an erasure."""
+    chains = tuple(ErasedChainView(each.flow, each.record, each.hash) for each in claims.chains)
+    return ErasureClaimsView(**{**structs.asdict(claims), "at": iso(claims.at), "chains": chains})
+
+
+def erasure_receipt_view(receipt: ErasureReceipt) -> ErasureReceiptView:
+    """Return the view of a receipt."""
+    return ErasureReceiptView(erasure_claims_view(receipt.claims), receipt.audit_sequence, receipt.audit_hash)

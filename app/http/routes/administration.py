@@ -143,15 +143,14 @@ def _faults_of_batch(call: Call, command: BatchCommand) -> list[Fault]:
 
 async def _export(call: Call) -> Answer:
     """Send the document while it is read: a history may be larger than the memory of a worker."""
-    user_id = call.query.user_id
-    requests = call.service.personal_data
-    whole = encode(personal_data_view(await requests.export_states(user_id)))
+    found = await call.service.personal_data.begin_export(call.query.user_id, call.caller)
+    whole = encode(personal_data_view(found.states))
     head = whole.removesuffix(b"]}")  # the list of records is the last member, and empty
 
     async def parts() -> AsyncIterator[bytes]:
         buffer = bytearray(head)
         separator = b""
-        async for record in requests.export_history(user_id):
+        async for record in found.records:
             buffer += separator + encode(exported_record_view(record))
             separator = b","
             if len(buffer) >= EXPORT_PART_BYTES:
@@ -167,7 +166,7 @@ async def _erase(call: Call) -> Answer:
 
 
 async def _purge(call: Call) -> Answer:
-    return Answer(PurgeReport(await call.service.purge_expired_flows()))
+    return Answer(PurgeReport(await call.service.purge_expired_flows(caller=call.caller)))
 
 
 async def _statistics(call: Call) -> Answer:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import structlog
 from msgspec import UNSET, Struct, ValidationError, json, structs
 
+from app.contracts.audit import Details
 from app.contracts.commands import (
     BatchAction,
     BatchOperation,
@@ -25,6 +26,7 @@ from app.flow.values.removal import pointer_faults
 from app.flow.values.struct_errors import faults_of
 from app.kit.integers import convert_json
 from app.services.administration.states import Administration
+from app.services.audit.log import AuditLog
 from app.services.states.operations import StateOperations
 from config.log import describe
 
@@ -45,9 +47,10 @@ _COMMANDS: dict[str, type[Struct]] = {
 class Bulk:
     """Runs batches."""
 
-    def __init__(self, operations: StateOperations, administration: Administration) -> None:
+    def __init__(self, operations: StateOperations, administration: Administration, audit: AuditLog) -> None:
         self._operations = operations
         self._administration = administration
+        self._audit = audit
 
     async def run(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
         """Run operations and return their outcomes, in the same order. Those on one state run in sequence.
@@ -69,6 +72,17 @@ class Bulk:
             ]
         if faults:
             raise InvalidRequestError(faults)
+        if origin.dry_run:
+            return await self._run_all(operations, origin)
+        kinds = sorted({operation.op for operation in operations})
+        details: Details = {"operations": len(operations), "kinds": ",".join(kinds)}
+        async with self._audit.act("states.batch", "states", origin.caller, details=details) as act:
+            outcomes = await self._run_all(operations, structs.replace(origin, audited=True))
+            failed = sum(outcome.error is not None for outcome in outcomes)
+            act.details.update(succeeded=len(outcomes) - failed, failed=failed)
+        return outcomes
+
+    async def _run_all(self, operations: Sequence[BatchOperation], origin: Origin) -> list[BatchOutcome]:
         outcomes: dict[int, BatchOutcome] = {}
         by_state: dict[tuple[str, str, str | None], list[int]] = {}
         for n, operation in enumerate(operations):

@@ -8,6 +8,7 @@ from datetime import datetime
 import structlog
 from msgspec import UNSET, structs
 
+from app.contracts.audit import Details
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.errors import (
@@ -32,6 +33,7 @@ from app.contracts.wire.errors import error_view
 from app.flow.versions.diff import diff
 from app.flow.versions.mapping import StepMapping
 from app.flow.versions.rehearsal import Rehearsal, rehearse
+from app.services.audit.log import AuditLog
 from app.services.definitions.publisher import Definitions
 from app.services.states.changes import StateChanges
 from app.services.states.state_command import ProposedChange, StateCommand
@@ -59,9 +61,15 @@ class Migration:
     """
 
     def __init__(
-        self, states: StateStore, changes: StateChanges, definitions: Definitions, clock: Clock
+        self,
+        states: StateStore,
+        changes: StateChanges,
+        definitions: Definitions,
+        audit: AuditLog,
+        clock: Clock,
     ) -> None:
         self._states = states
+        self._audit = audit
         self._changes = changes
         self._definitions = definitions
         self._clock = clock
@@ -100,8 +108,14 @@ class Migration:
             return await self._report(mapping, rehearsal, None)
         if rehearsal.unmapped:
             raise InvalidRequestError(rehearsal.unmapped)
-        run = _Run(self._changes, mapping, origin, progress)
-        await self._move(run, command.limit)
+        versions: Details = {"fromVersion": command.from_version, "toVersion": command.to_version}
+        target = f"flow:{flow_id}"
+        async with self._audit.act("states.migrate", target, origin.caller, details=versions) as act:
+            run = _Run(self._changes, mapping, structs.replace(origin, audited=True), progress)
+            try:
+                await self._move(run, command.limit)
+            finally:
+                act.details.update(moved=run.moved, failed=len(run.failures))
         return await self._report(mapping, rehearsal, run)
 
     async def _mapping(self, flow_id: str, command: MigrateCommand, caller: Caller) -> StepMapping:

@@ -2,14 +2,19 @@
 
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
 from operator import attrgetter
+from secrets import token_hex
+from typing import NamedTuple
 
 import structlog
 from msgspec import structs
 
+from app.contracts.callers import Caller
 from app.contracts.commands import Origin
-from app.contracts.errors import StateBusyError
+from app.contracts.erasures import ErasureReceipt
+from app.contracts.errors import FlowError, StateBusyError, StoreUnavailableError
 from app.contracts.identifiers import require_text
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
@@ -22,7 +27,10 @@ from app.contracts.results import ErasedUser, Erasure, PersonalData
 from app.contracts.state import FlowState, StateId
 from app.flow.history_chain import is_receipt
 from app.kit.ids import later_id, new_id
+from app.services.administration.erasure_receipts import ERASURE, claims_hash, erasure_claims
 from app.services.administration.pseudonymisation import Pseudonymisation
+from app.services.audit.log import CANCELLED, AuditLog, OpenAct
+from app.services.audit.pseudonyms import erased_user
 from app.services.delivery.relay import Relay
 from app.services.states.committer import CommandContext, Committer
 from app.services.states.endings import Endings
@@ -35,6 +43,14 @@ log = structlog.get_logger("personal-data")
 
 MAX_ATTEMPTS = 50
 MAX_DRAIN_SECONDS = 5.0
+SALT_BYTES = 16
+
+
+class PersonalDataExport(NamedTuple):
+    """The stored states of a user, without records, and the iterator over their records."""
+
+    states: PersonalData
+    records: AsyncIterator[HistoryRecord]
 
 
 class PersonalDataRequests:
@@ -54,6 +70,7 @@ class PersonalDataRequests:
         others: Pseudonymisation,
         keys: ErasureKeys,
         endings: Endings,
+        audit: AuditLog,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -68,9 +85,10 @@ class PersonalDataRequests:
         self._others = others
         self._keys = keys
         self._endings = endings
+        self._audit = audit
         self._clock = clock
 
-    async def export(self, user_id: str) -> PersonalData:
+    async def export(self, user_id: str, *, caller: Caller | None = None) -> PersonalData:
         """Return everything stored of a user's own states, by flow, oldest records first.
 
         States of others that name the user are data of their owners.
@@ -78,12 +96,37 @@ class PersonalDataRequests:
         Raises:
             InvalidRequestError: The user id is invalid.
         """
-        found = await self.export_states(user_id)
-        return structs.replace(found, history=[record async for record in self.export_history(user_id)])
+        found = await self.begin_export(user_id, caller)
+        return structs.replace(found.states, history=[record async for record in found.records])
 
-    async def export_states(self, user_id: str) -> PersonalData:
-        """Return what is stored of a user without the history. Raises InvalidRequestError."""
+    async def begin_export(self, user_id: str, caller: Caller | None = None) -> PersonalDataExport:
+        """Return what is stored of a user, with the history to be read page by page.
+
+        Args:
+            user_id: The user.
+            caller: The reader, by default a program.
+
+        Raises:
+            InvalidRequestError: The user id is invalid.
+        """
         require_text(user_id)
+        act = await self._audit.begin("user.export", "user", caller or "python", user_id=user_id)
+        return PersonalDataExport(await self._states_of(user_id), self._audited_history(user_id, act))
+
+    async def _audited_history(self, user_id: str, act: OpenAct) -> AsyncIterator[HistoryRecord]:
+        records = 0
+        try:
+            async for record in self._history_of(user_id):
+                records += 1
+                yield record
+            act.details["records"] = records
+            with suppress(StoreUnavailableError):  # it is stored later
+                await self._audit.end(act)
+        except BaseException as error:
+            self._audit.abandon(act, error.code if isinstance(error, FlowError) else CANCELLED)
+            raise
+
+    async def _states_of(self, user_id: str) -> PersonalData:
         now = self._clock.now()
         states, erasures = [], []
         for state_id in await self._ids_of(user_id):
@@ -98,7 +141,7 @@ class PersonalDataRequests:
             erasures.append(ErasedUser(key.at, key.by))
         return PersonalData(user_id, now, states, [], max(erasures, key=attrgetter("at"), default=None))
 
-    async def export_history(self, user_id: str) -> AsyncIterator[HistoryRecord]:
+    async def _history_of(self, user_id: str) -> AsyncIterator[HistoryRecord]:
         """Iterate over the records of a user, by flow, the oldest first, reading page by page."""
         for state_id in await self._ids_of(user_id):
             found = await self._states.load_or_salvage(state_id)
@@ -114,6 +157,26 @@ class PersonalDataRequests:
                 yield undelivered
 
     async def erase(self, user_id: str, origin: Origin) -> Erasure:
+        """Erase the data of a user as ``_erase`` does, and return the receipt, which the audit log confirms.
+
+        Raises:
+            InvalidRequestError: The user id is invalid.
+            StateBusyError: A state changed too often meanwhile.
+            StoreUnavailableError: Also if the data was erased, but the proof could not be stored. Repeat it.
+        """
+        require_text(user_id)
+        salt = token_hex(SALT_BYTES)
+        target = erased_user(salt, user_id)
+        by = target if origin.actor == user_id else origin.caller
+        async with self._audit.act(ERASURE, target, by) as act:
+            done = await self._erase(user_id, origin)
+            claims = erasure_claims(done, salt, act.first.act.actor, self._clock.now())
+            act.after = claims_hash(claims)
+            act.details.update(records=done.erased, states=len(done.receipts), keys=len(done.destroyed_keys))
+            entry = await self._audit.end(act)
+        return structs.replace(done, receipt=ErasureReceipt(claims, entry.sequence, entry.hash))
+
+    async def _erase(self, user_id: str, origin: Origin) -> Erasure:
         """End all states of a user, remove what was entered from all records, and destroy the data keys.
 
         The transitions, their times, and the hash chain over them stay. A record of the kind ``erased`` in
@@ -123,12 +186,7 @@ class PersonalDataRequests:
 
         The data key is retired first, so that what begins from now on has another one, and destroyed last, so
         that what the erasure delivers is readable until then (docs/decisions/0025).
-
-        Raises:
-            InvalidRequestError: The user id is invalid.
-            StateBusyError: A state changed too often meanwhile.
         """
-        require_text(user_id)
         await self._relay.drain(MAX_DRAIN_SECONDS)  # records of refused requests are nowhere else
         for state_id in await self._ids_of(user_id):
             await self._deliver(state_id)  # with the present key

@@ -21,6 +21,7 @@ from app.contracts.ports.states import StateFilter, StateStore
 from app.contracts.results import Retired
 from app.contracts.state import FlowState
 from app.flow import rules
+from app.services.audit.log import AuditLog
 from app.services.definitions.publisher import Definitions
 from app.services.states.changes import StateChanges
 from app.services.states.state_command import ProposedChange, StateCommand
@@ -43,12 +44,14 @@ class Retirement:
         definitions: Definitions,
         store: DefinitionStore,
         changes: StateChanges,
+        audit: AuditLog,
         clock: Clock,
     ) -> None:
         self._states = states
         self._definitions = definitions
         self._store = store
         self._changes = changes
+        self._audit = audit
         self._clock = clock
 
     async def retire(
@@ -83,12 +86,17 @@ class Retirement:
             await self._definitions.retire(
                 flow_id, actor=origin.actor, source=source, expected_version=expected_version
             )
-        return await self._end_states(flow_id, origin) if force else Retired()
+        if not force:
+            return Retired()
+        async with self._audit.act("states.end", f"flow:{flow_id}", origin.caller) as act:
+            done = await self._end_states(flow_id, origin)
+            act.details.update(ended=done.ended, failed=done.failed, more=done.more)
+        return done
 
     async def _end_states(self, flow_id: str, origin: Origin) -> Retired:
         """End states in passes, until one finds none: a worker that does not know yet may start more."""
         # A request id stands for one change of one state.
-        origin = Origin(origin.caller, client=origin.client)
+        origin = Origin(origin.caller, client=origin.client, audited=True)
         ended = 0
         failed: set[str] = set()
         for _ in range(MAX_PASSES):

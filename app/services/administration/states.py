@@ -13,8 +13,10 @@ from app.contracts.people import Participant
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateFilter, StatePage, StateStore
 from app.contracts.results import Recovered
-from app.contracts.state import FlowState
+from app.contracts.state import FlowState, StateId
 from app.flow import rules
+from app.services.audit.log import AuditLog
+from app.services.audit.state_acts import is_administrative, state_act
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.states.changes import StateChanges
@@ -34,6 +36,7 @@ class Administration:
         access: Visibility,
         recovery: Recovery,
         identification: Identification,
+        audit: AuditLog,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -42,6 +45,7 @@ class Administration:
         self._access = access
         self._recovery = recovery
         self._identification = identification
+        self._audit = audit
         self._clock = clock
 
     async def find_states(
@@ -112,12 +116,20 @@ class Administration:
         require_acting_for(origin.caller, user_id)
         state_id = await self._identification.of(user_id, flow_id, entity_id, origin.caller)
         try:
-            done = await self._recovery.recover(state_id, origin)
+            done = await self._recover(state_id, origin)
         except FlowNotStartedError:
             raise await self._changes.not_started(state_id) from None
         if done.state is None:
             return done
         return structs.replace(done, state=await self._access.with_transitions(done.state, origin.caller))
+
+    async def _recover(self, state_id: StateId, origin: Origin) -> Recovered:
+        if not is_administrative("recover", state_id, origin):
+            return await self._recovery.recover(state_id, origin)
+        async with state_act(self._audit, "recover", state_id, origin) as act:
+            done = await self._recovery.recover(state_id, origin)
+            act.details.update(action=done.action, changed=done.action != "kept")
+        return done
 
     async def pause_flow(
         self,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 from msgspec import UNSET, UnsetType, structs
@@ -46,9 +46,11 @@ class OpenAct:
         self.before: str | UnsetType = first.act.before
         self.after: str | UnsetType = UNSET
         self.details: Details = dict(first.act.details)
+        self.ended = False
 
     def ending(self, outcome: Outcome, error: str | UnsetType = UNSET) -> NewEntry:
         """Return the second entry."""
+        self.ended = True
         act = structs.replace(self.first.act, before=self.before, after=self.after, details=self.details)
         return NewEntry(act, outcome, self.first.sequence, error)
 
@@ -64,7 +66,7 @@ class AuditLog:
         self._store = store
         self._writer = AuditWriter(store, clock)
         self._owed: list[NewEntry] = []
-        self._ending: set[asyncio.Task[AuditEntry | None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._retrying: asyncio.Task[None] | None = None
         self.pseudonyms = AuditPseudonyms(secrets)
 
@@ -95,16 +97,13 @@ class AuditLog:
         opened = await self.begin(action, target, by, user_id=user_id, before=before, details=details)
         try:
             yield opened
-        except FlowError as error:
-            await self._end(opened.ending("failed", error.code))
-            raise
-        except Exception:
-            await self._end(opened.ending("failed", InternalError.code))
+        except Exception as error:
+            await self._end(opened, "failed", error.code if isinstance(error, FlowError) else None)
             raise
         except BaseException:
             self.abandon(opened)
             raise
-        await self._end(opened.ending("done"))
+        await self._end(opened, "done")
 
     async def begin(
         self,
@@ -116,7 +115,7 @@ class AuditLog:
         before: str | UnsetType = UNSET,
         details: Details | None = None,
     ) -> OpenAct:
-        """Store the entry before an act, for acts that are no block; ``require_end`` or ``abandon`` ends it.
+        """Store the entry before an act, for acts that are no block; ``end`` or ``abandon`` ends it.
 
         Raises:
             StoreUnavailableError: The entry cannot be stored.
@@ -136,18 +135,31 @@ class AuditLog:
         )
         return OpenAct(await self._writer.append(NewEntry(act, "started")))
 
-    async def require_end(self, opened: OpenAct) -> AuditEntry:
-        """Store the entry after an act that was done, and return it. Raises StoreUnavailableError."""
-        return await self._writer.append(opened.ending("done"))
+    async def end(self, opened: OpenAct) -> AuditEntry:
+        """Store the entry after an act that was done, and return it; inside the block of ``act``, too.
+
+        Raises:
+            StoreUnavailableError: The entry will be stored later.
+        """
+        return await self._append_last(opened.ending("done"))
 
     def abandon(self, opened: OpenAct, error: str = CANCELLED) -> None:
         """Store in the background that an act failed, as its request has ended."""
-        task = asyncio.ensure_future(self._end(opened.ending("failed", error)))
+        if opened.ended:
+            return
+        task = asyncio.ensure_future(self._end(opened, "failed", error))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _end(self, new: NewEntry) -> AuditEntry | None:
-        """Store the entry after an act; if that fails, later: the act cannot be undone."""
+    async def _end(self, opened: OpenAct, outcome: Outcome, error: str | None = None) -> None:
+        """Store the entry after an act, unless it has one; the act cannot be undone if that fails."""
+        if opened.ended:
+            return
+        code = UNSET if outcome == "done" else error or InternalError.code
+        with suppress(StoreUnavailableError):
+            await self._append_last(opened.ending(outcome, code))
+
+    async def _append_last(self, new: NewEntry) -> AuditEntry:
         try:
             return await self._writer.append(new)
         except StoreUnavailableError:
@@ -155,7 +167,7 @@ class AuditLog:
             self._owed.append(new)
             if self._retrying is None or self._retrying.done():
                 self._retrying = asyncio.create_task(self._retry())
-            return None
+            raise
 
     async def _retry(self) -> None:
         while self._owed:
@@ -195,9 +207,9 @@ class AuditLog:
                 return
             after = found[-1].sequence
 
-    async def verify(self) -> AuditVerification:
-        """Check the chain over all entries."""
-        chain = AuditChain()
+    async def verify(self, expected_head: str = "") -> AuditVerification:
+        """Check the chain over all entries; an entry with the hash ``expected_head`` must be among them."""
+        chain = AuditChain(expected_head)
         async for entry in self.all():
             chain.add(entry)
         return chain.result()

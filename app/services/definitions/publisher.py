@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import structlog
 from msgspec import Struct, convert, to_builtins
 
 from app.contracts.callers import Caller
@@ -15,14 +14,12 @@ from app.contracts.definition import (
     is_expected,
 )
 from app.contracts.errors import (
-    BusUnavailableError,
     FlowExistsError,
     FlowNotFoundError,
     InvalidDefinitionError,
     NotOutrankedError,
     VersionConflictError,
 )
-from app.contracts.events import DefinitionChanged
 from app.contracts.flow import Flow, FlowPatch
 from app.contracts.identifiers import require_flow
 from app.contracts.pages import Page
@@ -33,12 +30,12 @@ from app.contracts.results import Published
 from app.flow.values.canonical import canonical
 from app.flow.values.struct_errors import faults_of
 from app.flow.versions.precedence import Decision, Offer, is_from_source, is_same_flow, precedence
+from app.services.audit.log import SERVER_FLOW, AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.checks import DefinitionChecks
+from app.services.definitions.publication import Publication
 from app.services.definitions.sourced_flow import SourcedFlow, SyncResult
 from app.services.definitions.visibility import Visibility
-
-log = structlog.get_logger("definitions")
 
 PAGE_SIZE = 200
 MAX_ATTEMPTS = 5
@@ -59,13 +56,13 @@ class Definitions:
         bus: EventBus,
         clock: Clock,
         checks: DefinitionChecks,
+        audit: AuditLog,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._access = access
         self._checks = checks
-        self._bus = bus
-        self._clock = clock
+        self._publication = Publication(store, catalog, bus, clock, audit)
         self.outranked: dict[str, SourcedFlow] = {}
         """Flows of sources that are not published, because a caller's version takes precedence; by slug."""
 
@@ -168,7 +165,7 @@ class Definitions:
         newest = await self._store.latest(flow.flow)
         if newest is not None and not newest.retired:
             raise FlowExistsError(flow.flow, newest.version)
-        return await self._publish(flow, newest, actor=actor, source=source)
+        return await self._publication.publish(flow, newest, actor=actor, source=source)
 
     async def update(
         self,
@@ -220,7 +217,7 @@ class Definitions:
         if newest is None or newest.retired:
             if expected_version is not None:
                 raise FlowNotFoundError(flow.flow)
-            made = await self._publish(flow, newest, actor=actor, source=source)
+            made = await self._publication.publish(flow, newest, actor=actor, source=source)
             return Published(made, published=True)
         if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow.flow, newest.version)
@@ -242,7 +239,7 @@ class Definitions:
             raise FlowNotFoundError(flow_id)
         if not is_expected(newest.version, expected_version):
             raise VersionConflictError(flow_id, newest.version)
-        await self._publish(newest.flow, newest, actor=actor, source=source, retired=True)
+        await self._publication.publish(newest.flow, newest, actor=actor, source=source, retired=True)
 
     async def publish_from_source(
         self, offered: SourcedFlow, *, changed: bool, since: int | None, hold_back: Callable[[str], bool]
@@ -271,7 +268,7 @@ class Definitions:
             if decision is not Decision.PUBLISH:
                 return SyncResult(None)
             try:
-                made = await self._publish(flow, newest, actor="server-flow", source=offered.source)
+                made = await self._publication.publish(flow, newest, actor=SERVER_FLOW, source=offered.source)
                 return SyncResult(made.version, published=True)
             except VersionConflictError:  # another worker published the same, or a caller came first
                 newest = None
@@ -310,7 +307,7 @@ class Definitions:
             raise FlowNotFoundError(flow_id)
         if offered is None or is_from_source(newest):
             raise NotOutrankedError(flow_id, newest.source)
-        made = await self._publish(offered.flow, newest, actor="server-flow", source=offered.source)
+        made = await self._publication.publish(offered.flow, newest, actor=SERVER_FLOW, source=offered.source)
         del self.outranked[flow_id]
         return made
 
@@ -319,31 +316,7 @@ class Definitions:
     ) -> FlowDefinition:
         if is_same_flow(flow, newest.flow):
             return newest
-        return await self._publish(flow, newest, actor=actor, source=source)
-
-    async def _publish(
-        self, flow: Flow, newest: FlowDefinition | None, *, actor: str, source: str, retired: bool = False
-    ) -> FlowDefinition:
-        definition = FlowDefinition(
-            flow=flow,
-            version=1 if newest is None else newest.version + 1,
-            published_at=self._clock.now(),
-            published_by=actor,
-            source=source,
-            retired=retired,
-        )
-        if not await self._store.publish(definition):
-            current = await self._store.latest(flow.flow)
-            raise VersionConflictError(flow.flow, current.version if current else definition.version)
-        self._catalog.invalidate(flow.flow)
-        try:
-            await self._bus.publish([DefinitionChanged(flow_id=flow.flow)])
-        except BusUnavailableError:
-            log.warning(
-                "definition change not announced, other workers see it when their cache expires",
-                flow=flow.flow,
-            )
-        return definition
+        return await self._publication.publish(flow, newest, actor=actor, source=source)
 
 
 def _to_builtins(raw: object) -> object:

@@ -1,6 +1,6 @@
 """Use cases about registered services: for administrators, and for each service about itself."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -28,9 +28,11 @@ from app.contracts.integration_commands import (
 from app.contracts.ports.clock import Clock
 from app.contracts.statistics import ServiceStatistics
 from app.contracts.wire.integrations import heartbeat_view
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.registration_faults import RegistrationFaults
+from app.services.integrations.registration_members import given_members, registration_hash
 from app.services.integrations.registry import MAX_ATTEMPTS, IntegrationRegistry
 from app.services.integrations.secrets import new_secret, rotated
 
@@ -42,17 +44,6 @@ MAX_COUNTED = 1000
 """States with undelivered events are counted up to so many."""
 SELECTING = ("events", "flows", "steps")
 """Members that select changes: after a change of them the answer waits until all workers know it."""
-DEFAULTS = {
-    "url": None,
-    "events": None,
-    "flows": None,
-    "steps": None,
-    "stream": False,
-    "rate": None,
-    "concurrency": 10,
-    "thin": False,
-    "fields": None,
-}
 
 
 class RegisteredService(Struct, frozen=True):
@@ -79,8 +70,14 @@ class IntegrationAdministration:
     """
 
     def __init__(
-        self, registry: IntegrationRegistry, ports: IntegrationPorts, catalog: DefinitionCatalog, clock: Clock
+        self,
+        registry: IntegrationRegistry,
+        ports: IntegrationPorts,
+        catalog: DefinitionCatalog,
+        audit: AuditLog,
+        clock: Clock,
     ) -> None:
+        self._audit = audit
         self._registry = registry
         self._store = ports.registrations
         self._ports = ports
@@ -157,26 +154,49 @@ class IntegrationAdministration:
             faults = [Fault("", f"there are {MAX_SERVICES} services already; remove one that is not used")]
         if faults:
             raise InvalidRequestError(faults)
-        given = _given(command)
+        given = given_members(command)
         if stored is None:
             if expected is not None:
                 raise ServiceConflictError(alias, None)
-            return await self._create(alias, given)
-        changed = await self._registry.change(alias, lambda found: structs.replace(found, **given), expected)
+            return await self._create(alias, given, caller)
+        changed = await self._change(
+            "service.update", alias, caller, lambda found: structs.replace(found, **given), expected
+        )
         if changed.url != stored.url:  # what failed at the former address need not fail at this one
             await self._deliver_now(alias)
         if any(getattr(changed, name) != getattr(stored, name) for name in SELECTING):
             await self._registry.settle()
         return await self._shown(changed)
 
-    async def _create(self, alias: str, given: dict[str, Any]) -> RegisteredService:
+    async def _change(
+        self,
+        action: str,
+        alias: str,
+        caller: Caller,
+        change: Callable[[Integration], Integration],
+        expected: Collection[int] | None = None,
+    ) -> Integration:
+        """Change a registration, as an act of the audit log."""
+        async with self._audit.act(action, f"service:{alias}", caller) as act:
+
+            def noted(found: Integration) -> Integration:
+                act.before = registration_hash(found)
+                return change(found)
+
+            changed = await self._registry.change(alias, noted, expected)
+            act.after = registration_hash(changed)
+        return changed
+
+    async def _create(self, alias: str, given: dict[str, Any], caller: Caller) -> RegisteredService:
         now = self._clock.now()
         secret = new_secret(now)
         created = Integration(
             alias=alias, secrets=(secret,), registered_at=now, updated_at=now, revision=1, **given
         )
-        if not await self._registry.add(created):
-            raise ServiceConflictError(alias, 1)
+        async with self._audit.act("service.create", f"service:{alias}", caller) as act:
+            if not await self._registry.add(created):
+                raise ServiceConflictError(alias, 1)
+            act.after = registration_hash(created)
         await self._registry.settle()
         log.info("service registered", service=alias)
         return await self._shown(created, secret=secret.secret)
@@ -187,6 +207,12 @@ class IntegrationAdministration:
         found = await self._registry.stored(alias)
         if expected is not None and found.revision not in expected:
             raise ServiceConflictError(alias, found.revision)
+        before = registration_hash(found)
+        async with self._audit.act("service.delete", f"service:{alias}", caller, before=before):
+            await self._remove(found)
+
+    async def _remove(self, found: Integration) -> None:
+        alias = found.alias
         await self._ports.api_keys.delete_of(alias)
         await self._store.delete(alias)
         await self._registry.announce(alias)
@@ -210,8 +236,10 @@ class IntegrationAdministration:
         now = self._clock.now()
         fresh = new_secret(now)
         end = timedelta(seconds=command.expires_in)
-        changed = await self._registry.change(
+        changed = await self._change(
+            "service.rotate",
             alias,
+            caller,
             lambda found: structs.replace(found, secrets=rotated(found.secrets, fresh, now, end)),
         )
         log.info("secret of service rotated", service=alias, secret_id=fresh.id)
@@ -236,7 +264,7 @@ class IntegrationAdministration:
                 found, enabled=True, disabled_reason=UNSET, disabled_by=UNSET, backlog=backlog
             )
 
-        changed = await self._registry.change(alias, enabled)
+        changed = await self._change("service.enable", alias, caller, enabled)
         await self._deliver_now(alias)
         log.info("service enabled", service=alias, backlog=command.backlog)
         return await self._shown(changed)
@@ -253,7 +281,7 @@ class IntegrationAdministration:
             by = "administrator" if administers else "receiver"
             return structs.replace(found, enabled=False, disabled_reason=reason, disabled_by=by)
 
-        changed = await self._registry.change(alias, disabled)
+        changed = await self._change("service.disable", alias, caller, disabled)
         log.info("service disabled", service=alias, reason=reason)
         return await self._shown(changed)
 
@@ -308,13 +336,3 @@ class IntegrationAdministration:
 
     def _stream_key(self, integration: Integration) -> str | UnsetType:
         return self._ports.streams.key(integration.alias) if integration.stream else UNSET
-
-
-def _given(command: RegistrationCommand) -> dict[str, Any]:
-    """Return the members that a command sets; null stands for the default."""
-    given = {name: getattr(command, name) for name in DEFAULTS}
-    return {
-        name: DEFAULTS[name] if value is None else value
-        for name, value in given.items()
-        if value is not UNSET
-    }

@@ -27,6 +27,7 @@ from app.contracts.integration_commands import ApiKeyCommand
 from app.contracts.ports.bus import EventBus
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.integrations import ApiKeyStore, IntegrationStore
+from app.services.audit.log import AuditLog
 from app.services.integrations.key_cache import KeyCache
 from app.services.integrations.key_text import is_key_id, new_key, read_key
 
@@ -57,11 +58,17 @@ class ApiKeys:
     """
 
     def __init__(
-        self, keys: ApiKeyStore, registrations: IntegrationStore, bus: EventBus, clock: Clock
+        self,
+        keys: ApiKeyStore,
+        registrations: IntegrationStore,
+        bus: EventBus,
+        audit: AuditLog,
+        clock: Clock,
     ) -> None:
         self._keys = keys
         self._registrations = registrations
         self._bus = bus
+        self._audit = audit
         self._clock = clock
         self._cache = KeyCache(keys)
         self._noted: dict[str, datetime] = {}
@@ -95,7 +102,8 @@ class ApiKeys:
             created_by=caller.user_id,
             expires_at=UNSET if seconds is None else now + timedelta(seconds=seconds),
         )
-        await self._keys.add(key)
+        async with self._audit.act("api-key.create", f"service:{alias}", caller, details={"key": key.id}):
+            await self._keys.add(key)
         log.info("api key created", service=alias, key=key.id, user=caller.user_id)
         return NewApiKey(key, text)
 
@@ -117,8 +125,11 @@ class ApiKeys:
             InsufficientPermissionsError: The caller is neither an administrator nor the integration.
         """
         require_manager(caller, alias)
-        if not is_key_id(key_id) or not await self._keys.revoke(alias, key_id, self._clock.now()):
+        if not is_key_id(key_id):
             raise ApiKeyNotFoundError(alias)
+        async with self._audit.act("api-key.revoke", f"service:{alias}", caller, details={"key": key_id}):
+            if not await self._keys.revoke(alias, key_id, self._clock.now()):
+                raise ApiKeyNotFoundError(alias)
         log.info("api key revoked", service=alias, key=key_id, user=caller.user_id)
         await self._announce(alias)
 

@@ -5,6 +5,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.states import StateStore
+from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.integrations.administration import IntegrationAdministration
@@ -42,13 +43,14 @@ class IntegrationComponents:
         reader: HistoryReader,
         definitions: DefinitionStore,
         access: Visibility,
+        audit: AuditLog,
         store_answers: bool = False,
     ) -> None:
         self.registry = IntegrationRegistry(
             ports.registrations, bus, clock, settle_seconds=ports.settle_seconds
         )
-        self.administration = IntegrationAdministration(self.registry, ports, catalog, clock)
-        self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, clock)
+        self.administration = IntegrationAdministration(self.registry, ports, catalog, audit, clock)
+        self.keys = ApiKeys(ports.api_keys, ports.registrations, bus, audit, clock)
         self.events = IntegrationEvents(ports.secrets)
         self.probes = IntegrationProbes(self.registry, ports.webhooks, self.events, clock)
         self.sink = IntegrationSink(self.registry, ports.lanes, catalog, clock)
@@ -60,12 +62,12 @@ class IntegrationComponents:
         self._ports, self._catalog, self._clock, self._reader = ports, catalog, clock, reader
         self._bus = bus
         self._store_answers = store_answers
-        self.letters = DeadLetterAdministration(ports, clock)
+        self.letters = DeadLetterAdministration(ports, audit, clock)
         self.letter_events = LetterEvents(
             ports.letters, ports.registrations, self.events, LaneChanges(reader, clock), catalog
         )
         self.retention = DeliveryRetention(ports.log, ports.letters, clock)
-        self.replays = Replays(ports, self.registry, reader, clock)
+        self.replays = Replays(ports, self.registry, reader, audit, clock)
 
     def dispatcher(self, operations: StateOperations) -> Dispatcher:
         """Return the dispatcher of this worker, which the sink gives the changes that it has marked."""

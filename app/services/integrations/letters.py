@@ -8,6 +8,7 @@ import structlog
 from msgspec import UNSET, Struct, structs
 
 from app.auth.policy import require_administrator, require_manager
+from app.contracts.audit import Details
 from app.contracts.callers import Caller
 from app.contracts.deliveries import (
     DeadLetter,
@@ -23,6 +24,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.transports import MAX_EVENT_BYTES
 from app.contracts.wire.encoding import encode
 from app.flow.values.storable_json import storage_errors
+from app.services.audit.log import AuditLog
 from app.services.integrations.ports import IntegrationPorts
 
 log = structlog.get_logger("deliveries")
@@ -67,7 +69,8 @@ class DeadLetterAdministration:
     list returned, and so exactly the letters that it showed: the filter ends a moment before the list.
     """
 
-    def __init__(self, ports: IntegrationPorts, clock: Clock) -> None:
+    def __init__(self, ports: IntegrationPorts, audit: AuditLog, clock: Clock) -> None:
+        self._audit = audit
         self._letters = ports.letters
         self._lanes = ports.lanes
         self._log = ports.log
@@ -132,14 +135,24 @@ class DeadLetterAdministration:
         if faults:
             raise InvalidRequestError(faults)
         edited = structs.replace(letter, event=event, edited_by=caller.user_id)
-        if not await self._letters.replace(edited):
-            raise DeliveryNotFoundError(event_id)
+        details: Details = {"delivery": event_id}
+        async with self._audit.act("delivery.edit", f"service:{alias}", caller, details=details):
+            if not await self._letters.replace(edited):
+                raise DeliveryNotFoundError(event_id)
         log.info("dead letter edited", service=alias, delivery=event_id)
         return edited
 
     async def redeliver(self, only: DeadLetterFilter, caller: Caller, *, dry_run: bool) -> LettersResult:
         """Deliver the events of all letters that match; each letter is removed once that has succeeded."""
         only = _permitted(only, caller, caller.is_administrator)
+        if dry_run:
+            return await self._redeliver_all(only, dry_run=True)
+        async with self._audit.act("deliveries.redeliver", _target(only), caller) as act:
+            done = await self._redeliver_all(only, dry_run=False)
+            act.details.update(matched=done.matched, changed=done.changed)
+        return done
+
+    async def _redeliver_all(self, only: DeadLetterFilter, *, dry_run: bool) -> LettersResult:
         matched = changed = skipped = 0
         async for letters in self._pages(only):
             possible = [each for each in letters if _has_event(each)]
@@ -159,6 +172,12 @@ class DeadLetterAdministration:
         if dry_run:
             matched = await self._letters.count(only)
             return LettersResult(matched, matched)
+        async with self._audit.act("deliveries.drop", _target(only), caller) as act:
+            done = await self._drop_all(only)
+            act.details.update(matched=done.matched, changed=done.changed)
+        return done
+
+    async def _drop_all(self, only: DeadLetterFilter) -> LettersResult:
         matched = changed = 0
         async for letters in self._pages(only):
             matched += len(letters)
@@ -201,6 +220,10 @@ class DeadLetterAdministration:
         if self._on_jobs is not None:
             for alias in {letter.alias for letter in letters}:
                 self._on_jobs(alias)
+
+
+def _target(only: DeadLetterFilter) -> str:
+    return "services" if only.service is None else f"service:{only.service}"
 
 
 def _has_event(letter: DeadLetter) -> bool:

@@ -15,6 +15,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.record import HistoryFilter, HistoryRecord
 from app.contracts.state import StateId
 from app.kit.ids import new_id
+from app.services.audit.log import AuditLog
 from app.services.integrations.ports import IntegrationPorts
 from app.services.integrations.registry import IntegrationRegistry
 from app.services.states.history import HistoryReader
@@ -44,8 +45,14 @@ class Replays:
     """
 
     def __init__(
-        self, ports: IntegrationPorts, registry: IntegrationRegistry, history: HistoryReader, clock: Clock
+        self,
+        ports: IntegrationPorts,
+        registry: IntegrationRegistry,
+        history: HistoryReader,
+        audit: AuditLog,
+        clock: Clock,
     ) -> None:
+        self._audit = audit
         self._lanes = ports.lanes
         self._registry = registry
         self._history = history
@@ -66,6 +73,14 @@ class Replays:
         require_manager(caller, alias)
         await self._registry.stored(alias)
         _require_range(command)
+        if command.dry_run:
+            return await self._replay(alias, command)
+        async with self._audit.act("deliveries.replay", f"service:{alias}", caller) as act:
+            done = await self._replay(alias, command)
+            act.details.update(states=done.states, changes=done.changes)
+        return done
+
+    async def _replay(self, alias: str, command: ReplayCommand) -> ReplayResult:
         job = f"replay-{new_id()}"
         lanes, following = await self._lanes_of(alias, command)
         jobs: list[Lane] = []

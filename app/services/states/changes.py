@@ -3,9 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
+
+from msgspec import structs
 
 from app.auth.policy import as_user
 from app.contracts.callers import Caller
+from app.contracts.commands import TransitionCommand
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
@@ -17,6 +21,8 @@ from app.contracts.ports.states import StoredState
 from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
 from app.contracts.wire.times import iso
+from app.services.audit.log import AuditLog
+from app.services.audit.state_acts import BY_NAME, is_administrative, note_commit, state_act
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.visibility import Visibility
 from app.services.rates.request_limits import RequestLimits
@@ -37,6 +43,7 @@ class StateChanges:
         recovery: Recovery,
         endings: Endings,
         limits: RequestLimits,
+        audit: AuditLog,
     ) -> None:
         self._executor = executor
         self._catalog = catalog
@@ -44,6 +51,7 @@ class StateChanges:
         self._recovery = recovery
         self._endings = endings
         self._limits = limits
+        self._audit = audit
 
     async def change(self, command: StateCommand, decide: Decide) -> tuple[FlowState, bool]:
         """Execute a command that leaves a state.
@@ -78,7 +86,7 @@ class StateChanges:
             self._limits.admit_change(command.origin)
         try:
             async with self.with_recovery_advice(command.state_id):
-                return await self._executor.execute(command, self._for_caller(command, decide))
+                return await self._execute(command, self._for_caller(command, decide))
         except FlowNotStartedError:
             raise await self.not_started(command.state_id) from None
         except RevisionConflictError as conflict:
@@ -89,6 +97,14 @@ class StateChanges:
             elif command.origin.expected is not None:
                 conflict.details.update(await self._endings.of(command.state_id))
             raise
+
+    async def _execute(self, command: StateCommand, decide: Decide) -> tuple[FlowState | None, bool]:
+        act = "transition" if _is_transition(command) else BY_NAME[command.name]
+        if not is_administrative(act, command.state_id, command.origin):
+            return await self._executor.execute(command, decide)
+        async with state_act(self._audit, act, command.state_id, command.origin) as opened:
+            audited = structs.replace(command, on_commit=partial(note_commit, opened))
+            return await self._executor.execute(audited, decide)
 
     def _for_caller(self, command: StateCommand, decide: Decide) -> Decide:
         """Return the decision for a caller who may be a participant, or the credential of an integration.
@@ -134,3 +150,8 @@ class StateChanges:
             await self._catalog.current(state_id.flow_id)
             raise FlowNotStartedError(state_id.flow_id)
         return state
+
+
+def _is_transition(command: StateCommand) -> bool:
+    """Return whether a command runs a transition, whose name may be any."""
+    return isinstance(command.command, TransitionCommand)

@@ -120,6 +120,8 @@ class Executor:
                 continue
             committed = await self._commits.make(attempt.stored, outcome.change, context, attempt.now)
             if committed is not None:
+                if command.on_commit is not None:
+                    command.on_commit(committed)
                 return state_after(committed), True
             if loop.time() > until:
                 break

@@ -1,12 +1,13 @@
 """Commands on their way to a state, and the changes that they propose."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from msgspec import UNSET, Struct, UnsetType
 
 from app.contracts.commands import Origin
 from app.contracts.definition import FlowDefinition
-from app.contracts.record import Kind, MergedField
+from app.contracts.record import HistoryRecord, Kind, MergedField
 from app.contracts.state import FlowState, Payload, StateId
 from app.flow import rules
 
@@ -24,6 +25,7 @@ class StateCommand(Struct, frozen=True):
             larger operation, which counts once, do not.
         of_step: An integration may request it with its own credential at steps that it owns. All other
             commands are refused to such callers.
+        on_commit: Called with the record of the change, if the command makes one.
     """
 
     state_id: StateId
@@ -33,6 +35,7 @@ class StateCommand(Struct, frozen=True):
     replaces: bool = False
     limited: bool = False
     of_step: bool = False
+    on_commit: Callable[[HistoryRecord], None] | None = None
 
     @classmethod
     def of_caller(
