@@ -28,13 +28,13 @@ from tests.support.faults import CuttableProxy
 from tests.support.http import http_client
 from tests.support.integrations import checkout_dict
 from tests.support.long_form import form
-from tests.support.marked import Markers
+from tests.support.marked import Markers, secret_of_the_bus
 from tests.support.receivers import receiving
 from tests.support.serving import Follower, Serving, external
 
 ENCRYPTION_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 ENDLESS = {"streamFlowState", "streamServiceEvents"}
-DESTRUCTIVE = {"eraseUserData", "deleteFlow", "removeService"}
+DESTRUCTIVE = {"erasePersonalData", "deleteFlow", "removeService"}
 DRIVERS = re.compile(
     r"(?i)traceback|pymongo|motor|beanie|hiredis|aioredis|redis\.|bson|errno|connection refused|"
     r"topology|server ?selection|autoreconnect|\bcommand\b.*\bfailed\b|site-packages|\.py\b|<class "
@@ -44,8 +44,11 @@ CODE_PLACES = {"at", "via", "error"}
 """Members of a line of the log that name a type of error and places in the code, by design."""
 
 
-CREDENTIALS = ("admin", "user", "API key", "nothing", "the secret", "a wrong key")
-WHILE_AWAY = form("credentials while servers are away", short=CREDENTIALS[:1], long=CREDENTIALS)
+EVERYBODY = ("admin", "user", "API key", "nothing", "the secret", "a wrong key")
+CREDENTIALS = form("credentials of all requests", short=("admin", "the secret"), long=EVERYBODY)
+WHILE_AWAY = form("credentials while servers are away", short=("admin",), long=EVERYBODY)
+ONE_AWAY: list[tuple[str, ...]] = [("Redis",), ("MongoDB",)]
+AWAY = form("servers that are away", short=ONE_AWAY, long=[*ONE_AWAY, ("Redis", "MongoDB")])
 
 
 class Found(Struct):
@@ -65,6 +68,27 @@ class Found(Struct):
                 yield f"{name}: the address {address}"
 
 
+BODIES: dict[str, Any] = {
+    "pauseFlow": {"reason": "r"},
+    "setFlowState": {"step": "cart", "service": "", "ok": True},
+    "validateFlow": checkout_dict("other"),
+    "createFlow": checkout_dict("other"),
+    "importFlow": checkout_dict("other"),
+    "updateFlow": {"title": "changed"},
+    "migrateFlowStates": {"from": 1, "to": 1},
+    "changeFlowStates": {"operations": [{"op": "resume", "userId": "ada", "flowId": "checkout"}]},
+    "setParticipants": {"participants": []},
+    "replayDeliveries": {"fromRevision": 0, "flowId": "checkout", "userId": "ada"},
+    "redeliverDeadLetters": {"filter": {}},
+    "dropDeadLetters": {"filter": {}},
+}
+
+MEMBERS: dict[str, Any] = {
+    "flow-transition": {"transition": "order"},
+    "flow-participants": {"participants": []},
+}
+
+
 def requests_of(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
     """Return a path, a query and a body with which an endpoint does something."""
     path = endpoint.path.format(
@@ -75,14 +99,7 @@ def requests_of(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
     query = {"userId": "ada"} if "user_id" in takes else {}
     if "token" in takes:
         query["token"] = "eyJmIjoiY2hlY2tvdXQ6MCJ9"
-    bodies: dict[str, Any] = {
-        "pauseFlow": {"reason": "r"},
-        "setFlowState": {"step": "cart", "service": "", "ok": True},
-        "validateFlow": checkout_dict("other"),
-        "createFlow": checkout_dict("other"),
-        "batchFlowStates": {"operations": [{"op": "resume", "userId": "ada", "flowId": "checkout"}]},
-    }
-    return path, query, bodies.get(endpoint.name, {} if endpoint.body else None)
+    return path, query, BODIES.get(endpoint.name, {} if endpoint.body else None)
 
 
 class Asking:
@@ -94,7 +111,7 @@ class Asking:
         self._key = key
         self._admin = serving.token("root", "flow:admin", "flow:service")
 
-    async def ask_everything(self, condition: str, *, credentials: Sequence[str] = CREDENTIALS) -> None:
+    async def ask_everything(self, condition: str, credentials: Sequence[str]) -> None:
         """Send all requests and all events, many at once."""
         serving = self.serving
         known = {
@@ -156,7 +173,10 @@ class Asking:
         await follower.client.connect(
             self.serving.url, auth={"token": self._admin}, transports=["websocket"], wait_timeout=30
         )
-        members = {"flow-transition": {"transition": "order"}, "flow-participants": {"participants": []}}
+        members: dict[str, Any] = {
+            "flow-transition": {"transition": "order"},
+            "flow-participants": {"participants": []},
+        }
         body = {"flowId": "checkout", "userId": "ada", **members.get(event, {})}
         answer = await follower.client.call(event, body, timeout=30)
         self.answers.append((f"{condition}: {event}", json.dumps(answer)))
@@ -168,17 +188,19 @@ async def found(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     """All requests and events, while all servers respond, and while the database, Redis, and both do not."""
     assert servers.mongo_url is not None
     assert servers.redis_url is not None
-    markers, urls, proxies = Markers(), [], []
+    markers, urls = Markers(), []
+    proxies: dict[str, CuttableProxy] = {}
     for name, url in (("MongoDB", servers.mongo_url), ("Redis", servers.redis_url)):
         text = url.get_secret_value()
         parts = urlsplit(text)
         if parts.password:
             markers.add_secret(f"password of {name}", unquote(parts.password))
-        proxy = await CuttableProxy(parts.port or 0).mend()
-        proxies.append(proxy)
+        proxy = proxies[name] = await CuttableProxy(parts.port or 0).mend()
         urls.append(SecretStr(text.replace(f":{parts.port}", f":{proxy.port}")))
     database = f"test_{uuid.uuid4().hex[:12]}"
-    own = servers.model_copy(update={"mongo_url": urls[0], "redis_url": urls[1], "mongo_database": database})
+    key = SecretStr(ENCRYPTION_KEY)
+    changes = {"mongo_url": urls[0], "redis_url": urls[1], "mongo_database": database, "encryption_keys": key}
+    own = servers.model_copy(update=changes)
     env = {
         **external(own),
         "FLOW_LOG_LEVEL": "debug",
@@ -193,25 +215,24 @@ async def found(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     async with receiving() as receiver, serving.http("root", "flow:admin") as admin:
         assert (await admin.post("/api/flows", json=checkout_dict())).status_code == 201
         members = {"url": receiver.url(), "stream": True, "flows": ["checkout"]}
+        markers.add_secret("secret of the bus", await secret_of_the_bus(own))
         made = await admin.put("/api/admin/services/payment", json=members)
         markers.add_secret("webhook secret", made.json()["secret"].removeprefix("whsec_"))
-        key = (await admin.post("/api/admin/services/payment/keys", json={})).json()["key"]
-        markers.add_secret("API key", key.rpartition("_")[2][:20])
-        asking = Asking(serving, key)
-        mongo, redis = proxies
-        await asking.ask_everything("all servers respond")
+        api_key = (await admin.post("/api/admin/services/payment/keys", json={})).json()["key"]
+        markers.add_secret("API key", api_key.rpartition("_")[2][:20])
+        asking = Asking(serving, api_key)
+        await asking.ask_everything("all servers respond", CREDENTIALS)
         for credential in await asking.misplace_credentials():
             markers.add_secret("misplaced credential", credential.rpartition(".")[2][-30:])
-        await redis.cut()
-        await asking.ask_everything("no Redis", credentials=WHILE_AWAY)
-        await mongo.cut()
-        await asking.ask_everything("no server", credentials=WHILE_AWAY)
-        await redis.mend()
-        await asking.ask_everything("no database", credentials=WHILE_AWAY)
-        await mongo.mend()
+        for names in AWAY:
+            for name in names:
+                await proxies[name].cut()
+            await asking.ask_everything(f"without {' and '.join(names)}", WHILE_AWAY)
+            for name in names:
+                await proxies[name].mend()
     await asyncio.to_thread(serving.end)
-    yield Found(markers, asking.answers, serving.lines, [f":{proxy.port}" for proxy in proxies])
-    for proxy in proxies:
+    yield Found(markers, asking.answers, serving.lines, [f":{each.port}" for each in proxies.values()])
+    for proxy in proxies.values():
         await proxy.cut()
 
 
@@ -243,6 +264,10 @@ def test_no_line_of_the_log_has_a_secret_or_a_text_of_a_driver(found: Found) -> 
 )
 def test_texts_of_drivers_are_recognised(text: str) -> None:
     assert DRIVERS.search(text)
+
+
+def test_the_tables_name_routes() -> None:
+    assert BODIES.keys() | ENDLESS | DESTRUCTIVE <= {endpoint.name for endpoint in all_endpoints({})}
 
 
 def test_the_servers_were_away(found: Found) -> None:
