@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import schemathesis
 import schemathesis.specs.openapi.checks
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
@@ -26,7 +26,7 @@ KNOWN = {
     "alias": ["desk", "nobody"],
 }
 """Values of path parameters that lead somewhere, which generated texts hardly ever do."""
-SCOPES = [(USE,), (READ,), (SERVICE,), (ADMIN,)]
+SCOPES: list[tuple[str, ...]] = [(USE,), (READ,), (SERVICE,), (ADMIN,)]
 STATEFUL = {"positive_data_acceptance"}
 """Left out, as it cannot know the stored states: a well-formed request may meet 404 or 409. The other checks
 compare these answers with the document."""

@@ -24,7 +24,7 @@ ADA = RateKey("user", "ada", 60)
 
 
 def origin(user: str, *scopes: str) -> Origin:
-    return Origin(Caller(user, scopes=frozenset(scopes or {USE})))
+    return Origin(Caller(user, scopes=frozenset(scopes or (USE,))))
 
 
 class Workers:
