@@ -150,7 +150,7 @@ class Components:
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
         self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
-        self.clients = limits.of_clients(ports.rates)
+        self.clients, sizes = limits.of_clients(ports.rates), limits.of_payloads
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
@@ -176,14 +176,7 @@ class Components:
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
         self.operations = StateOperations(
-            states,
-            self.changes,
-            self.catalog,
-            self.access,
-            self.history,
-            self.identification,
-            clock,
-            payload_limits=limits.of_payloads,
+            states, self.changes, self.catalog, self.access, self.history, self.identification, clock, sizes
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
