@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from config.settings import Settings
 from realtime.redis.rate_limiter import MAX_BATCH, RedisRateCounters
 from tests.support.fake_rates import MAX_USE_SECONDS, FakeRateCounters
 from tests.support.faults import CuttableProxy
+from tests.support.redis_kinds import RedisCluster
 
 PORTS = (RateCounters,)
 
@@ -143,3 +145,20 @@ async def test_redis_sees_no_name_and_stores_no_budget_that_is_full(redis: Redis
     another = RedisRateCounters("redis://127.0.0.1:1", redis.database)
     another.set_key(b"t" * 32)
     assert another._digest(SLOW) != redis.workers[0]._digest(SLOW), "nobody can compute it without the key"
+
+
+@pytest.mark.server
+async def test_budgets_are_spread_over_a_cluster(tmp_path: Path) -> None:
+    cluster = await RedisCluster(tmp_path).join()
+    workers = [RedisRateCounters(cluster.url, "test") for _ in range(2)]
+    keys = [RateKey("user", str(n), 1) for n in range(100)]
+    try:
+        await workers[0].add(dict.fromkeys(keys, 1))
+        assert await workers[1].add(dict.fromkeys(keys, 1)) == dict.fromkeys(keys, use(2))
+        sizes = [await node.redis.dbsize() for node in cluster.nodes]
+        assert sum(sizes) == len(keys)
+        assert all(sizes), "each server has some of the groups"
+    finally:
+        for worker in workers:
+            await worker.close()
+        await cluster.close()
