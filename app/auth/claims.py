@@ -39,9 +39,8 @@ class ClaimNames(Struct, frozen=True):
             raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
-        scopes = frozenset(word for scope in _texts(self.scope, claims) for word in scope.split())
-        if not any(scope.startswith(SCOPE_PREFIX) for scope in scopes):
-            scopes |= {USE}
+        words = (word for scope in _texts(self.scope, claims) for word in scope.split())
+        scopes = effective_scopes(frozenset(words))
         roles = frozenset(_texts(self.roles, claims))
         groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
         alias = find_claim(claims, self.service)
@@ -54,6 +53,13 @@ class ClaimNames(Struct, frozen=True):
             fault = f"The scope {READ} cannot be limited to a service; leave out '{self.service}'"
             raise AuthenticationRequiredError(fault, reason="claim")
         return Caller(user, roles=roles, scopes=scopes, expires_at=expires_at, groups=groups)
+
+
+def effective_scopes(scopes: frozenset[str]) -> frozenset[str]:
+    """Return the scopes of a token: one that names none of this service has that of users."""
+    if any(scope.startswith(SCOPE_PREFIX) for scope in scopes):
+        return scopes
+    return scopes | {USE}
 
 
 def find_claim(claims: Any, name: str) -> Any:

@@ -39,6 +39,8 @@ class Permission(Enum):
 
     PUBLIC = "public"
     """No token is required."""
+    CONNECT = "connect"
+    """Connect a socket, and end what it follows."""
     READ_FLOWS = "read flows"
     """Read or check definitions, those that the caller may see."""
     READ_STATES = "read states"
@@ -59,6 +61,7 @@ class Permission(Enum):
 
 GRANTED_BY: Mapping[Permission, tuple[str, ...]] = {
     Permission.PUBLIC: (),
+    Permission.CONNECT: (USE, READ, SERVICE, ADMIN),
     Permission.READ_FLOWS: (USE, READ, SERVICE, ADMIN),
     Permission.READ_STATES: (USE, READ, SERVICE, ADMIN),
     Permission.USE: (USE, SERVICE, ADMIN),

@@ -197,7 +197,8 @@ class Components:
         self.retirement = Retirement(
             states, self.definitions, ports.definitions, self.changes, self.audit, clock
         )
-        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
+        keys = ports.keys
+        self.key_rotation = None if keys is None else KeyRotation(keys.store, keys.wrapping, self.audit)
         self.background = self._background(ports, limits, executor, relay, recovery)
 
     def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:

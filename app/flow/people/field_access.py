@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, structs
 
-from app.contracts.callers import ADMIN, READ, SERVICE, Caller, Purpose
+from app.contracts.callers import READ, Caller, Purpose
 from app.contracts.flow import Flow
 from app.contracts.record import HistoryRecord, MergedField
 from app.contracts.state import FlowState
@@ -36,12 +36,12 @@ def mask_for(
         purpose: Administrators see all of a single state, and less of lists and events.
         listed: The ``fields`` of the integration whose credential this is.
     """
-    is_support = reads_as_support(state, caller)
+    acts = caller.acts_for(state.user_id) or (caller.user_id == state.user_id and not caller.service)
+    is_support = caller.reads_all and not acts
     if flow.sensitive is None and flow.visible is None and not is_support:
         return None
-    if caller.trusted or (purpose == "read" and ADMIN in caller.scopes and not caller.service):
+    if caller.trusted or (purpose == "read" and caller.is_administrator):
         return None
-    acts = caller.acts_for(state.user_id)
     roles = set(caller_on(flow, state, caller).roles - SPECIAL_ROLES)
     if is_support:
         roles |= caller.roles - SPECIAL_ROLES | {READ}
@@ -64,17 +64,12 @@ def may_search(flow: Flow, caller: Caller, pointer: str) -> bool:
     if caller.trusted:
         return True
     roles, shown = set(caller.roles - SPECIAL_ROLES), None
-    if not caller.service and caller.scopes.isdisjoint((ADMIN, SERVICE)):
+    if not caller.acts_for_all:
         roles.add(READ)
         shown = _shown(flow, roles, participates=False)
     elif not caller.service:
         roles.add(OWNER)
     return Mask(_hidden(flow, roles), shown).shows_all_of(pointer)
-
-
-def reads_as_support(state: FlowState, caller: Caller) -> bool:
-    """Return whether a caller reads a state of another user by the scope ``flow:read`` alone."""
-    return READ in caller.scopes and not caller.service and not caller.acts_for(state.user_id)
 
 
 def masks_fields(flow: Flow) -> bool:

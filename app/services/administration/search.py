@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from msgspec import DecodeError, json
 
-from app.contracts.callers import ADMIN, READ, SERVICE, Caller
+from app.auth.policy import Access, Permission, require_access
+from app.contracts.callers import Caller
 from app.contracts.errors import (
     Fault,
     FlowError,
@@ -56,10 +57,7 @@ class StateSearch:
             FlowNotFoundError: There is no such flow.
             InvalidRequestError: The field is not searchable in the newest version.
         """
-        if caller.scopes.isdisjoint((ADMIN, SERVICE, READ)):
-            raise InsufficientPermissionsError(
-                f"Searching states needs a token with the scope {READ}, {SERVICE} or {ADMIN}", scope=READ
-            )
+        require_access(Access(Permission.SEARCH, for_services=True), caller)
         StateId(flow_id, "")
         await self._access.require_visible(flow_id, caller)
         newest = await self._catalog.newest(flow_id)

@@ -74,8 +74,7 @@ class StateOperations:
             await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
-                if stored is not None and caller.reads_others(user_id):
-                    await self._changes.require_not_erased(stored)
+                await self._changes.require_not_erased(stored, caller)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
@@ -90,9 +89,8 @@ class StateOperations:
         """
         state = await self.get(user_id, flow_id, caller, entity_id)
         if state is None:
-            raise await self._changes.not_started(
-                await self._identification.of(user_id, flow_id, entity_id, caller)
-            )
+            state_id = await self._identification.of(user_id, flow_id, entity_id, caller)
+            raise await self._changes.not_started(state_id)
         return state
 
     async def list_instances(
@@ -161,8 +159,7 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange | None:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            caller = caller_on(definition.flow, present, origin.caller)
-            mask = self._access.mask(definition.flow, present, origin.caller)
+            caller, mask = self._access.effective(definition.flow, present, origin.caller)
             after = rules.transition(definition, present, transition, command, now, caller, mask)
             kind = rules.run_kind(present, after)
             if kind is None:
@@ -206,8 +203,7 @@ class StateOperations:
         async def decide(state: FlowState | None, now: datetime) -> ProposedChange:
             present = await self._changes.started(state, state_id)
             definition = await self._catalog.pinned(present)
-            caller = caller_on(definition.flow, present, origin.caller)
-            mask = self._access.mask(definition.flow, present, origin.caller)
+            caller, mask = self._access.effective(definition.flow, present, origin.caller)
             after = rules.back(definition, present, now, caller, mask)
             return ProposedChange.of_kind("undone", definition, after)
 
