@@ -13,13 +13,16 @@ from app.auth.claims import ClaimNames
 from app.auth.service_keys import KeyVerifier
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import StoreUnavailableError
+from app.http.address_limit import AddressLimit
 from app.http.application import build_application
+from app.http.edge import Edge
+from app.kit.client_address import TrustedProxies
 from app.main import Backend, definition_sources, follow_sources
 from app.process.database_status import STATUS
 from app.process.parent_death import end_with_parent
 from config.log import IDENTITY, configure_logging
 from config.settings import Settings, load_settings
-from realtime.gateway.handlers import FlowSockets
+from realtime.gateway.handlers import SOCKETS_PATH, FlowSockets
 
 
 def token_verifier(settings: Settings, service_keys: KeyVerifier | None = None) -> TokenVerifier:
@@ -55,14 +58,8 @@ def create_prepared_app() -> Any:
     return _create_app(prepared=True)
 
 
-def _create_app(*, prepared: bool) -> Any:
-    settings = load_settings()
-    settings.require_token_check()
-    configure_logging(settings.log_level, settings.log_format)
-    parts = Backend(settings)
-    IDENTITY.worker = parts.bus.worker
-    verifier = token_verifier(settings, parts.service.integrations.keys)
-    sockets = FlowSockets(
+def _sockets(parts: Backend, verifier: TokenVerifier, settings: Settings) -> FlowSockets:
+    return FlowSockets(
         parts.service,
         verifier,
         transports=settings.socket_transports,
@@ -70,6 +67,17 @@ def _create_app(*, prepared: bool) -> Any:
         max_message_bytes=settings.max_message_bytes,
         names_user_by_subject=verifier.names_user_by_subject,
     )
+
+
+def _create_app(*, prepared: bool) -> Any:
+    settings = load_settings()
+    settings.require_token_check()
+    configure_logging(settings.log_level, settings.log_format)
+    parts = Backend(settings)
+    IDENTITY.worker = parts.bus.worker
+    proxies = TrustedProxies(settings.trusted_networks)
+    verifier = token_verifier(settings, parts.service.integrations.keys)
+    sockets = _sockets(parts, verifier, settings)
 
     async def check_database() -> None:
         if STATUS.problem is not None:
@@ -100,5 +108,8 @@ def _create_app(*, prepared: bool) -> Any:
         max_payload_bytes=settings.max_payload_bytes,
         lifespan=lifespan,
         strict_readiness=settings.ready_strict,
+        proxies=proxies,
+        max_definition_bytes=settings.max_definition_bytes,
     )
-    return sockets.application(http)
+    limited = AddressLimit(sockets.application(http), parts.service.clients.requests, prefix=SOCKETS_PATH)
+    return Edge(limited, proxies, prefix=SOCKETS_PATH)

@@ -73,6 +73,14 @@ class DocumentCodec:
             place.holder[place.name] = sealed
         return len(found)
 
+    async def seals_still(self, document: Document) -> bool:
+        """Return whether the keys by which a document was sealed still seal, reading them again."""
+        found = self._places([document], bytes)
+        owned = next((place for place in found if place.user_id is not None), None)
+        if self._cipher is None or owned is None:
+            return True
+        return await self._cipher.seals_with(str(owned.user_id), owned.holder[owned.name])
+
     async def decode_many(self, decode: Callable[[Document], T], documents: Sequence[Document]) -> list[T]:
         """Open documents and convert them with ``decode``.
 

@@ -7,7 +7,7 @@ narrow ranges of keys. MongoDB itself merges the two stages and plans them as on
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from motor.core import AgnosticBaseCursor
@@ -20,6 +20,7 @@ from models.paging import DocumentPage
 MAX_HINTS = 10_000
 _AFTER_A_KEY = "\x01"
 """Makes a bound behind a key and before all other ones, as keys have no control characters."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_CODE_POINT = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -56,6 +57,11 @@ def pipeline(
 def key_range(after: str, end: str | None, *, inclusive: bool = False) -> Document:
     """Return a condition for keys after ``after`` and before ``end`` (None: no end)."""
     return {"$gte" if inclusive else "$gt": after, **({} if end is None else {"$lt": end})}
+
+
+def until(now: datetime) -> Document:
+    """Return a condition with a lower bound, because the embedded server otherwise reads missing fields."""
+    return {"$gt": _LONG_AGO, "$lte": now}
 
 
 def not_expired(now: datetime) -> Document:

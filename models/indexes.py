@@ -51,6 +51,7 @@ INDEXES: Indexes = {
         IndexModel([("people.userId", ASCENDING)], name="people", sparse=True),
         IndexModel([("listed", ASCENDING)], name="listed", sparse=True),
         IndexModel([("waitsFor", ASCENDING)], name="waits", sparse=True),
+        IndexModel([("terms", ASCENDING)], name="terms", sparse=True),
     ),
     "flow_states_damaged": (
         IndexModel([("state", ASCENDING)], name="state"),

@@ -1,6 +1,6 @@
-"""The fields of a state document by which states are listed: those of an owner, and those that wait.
+"""The fields of a state document by which states are listed: those of an owner, those that wait, and terms.
 
-They follow from the state. Both are sparse in their indexes: a state that is not listed costs nothing.
+They follow from the state. All are sparse in their indexes: a state that is not listed costs nothing.
 """
 
 from msgspec import UNSET
@@ -10,6 +10,8 @@ from app.contracts.state import TERMINAL_STATUSES, FlowState
 from models.codec import Document
 
 LISTING_FIELDS = ("listed", "waitsFor")
+TERMS = "terms"
+"""The values of searchable fields, in the clear."""
 
 
 def listing_of(state: FlowState) -> Document:
@@ -23,6 +25,8 @@ def listing_of(state: FlowState) -> Document:
         waiting = {waiting_place(one) for one in state.participants if one.role in state.awaits}
         if waiting:
             document["waitsFor"] = sorted(waiting)
+    if state.search_terms:
+        document[TERMS] = list(state.search_terms)
     return document
 
 

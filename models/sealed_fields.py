@@ -78,9 +78,9 @@ def lane_layout(document: Document) -> Iterator[SealedPlace]:
 
 
 def letter_layout(document: Document) -> Iterator[SealedPlace]:
-    """Find the sealed fields of a dead letter: the event, and the answers of the receiver."""
+    """Find the sealed fields of a dead letter: the event, and what the receiver answered."""
     owner, letter_id = str(document.get("userId")), str(document.get("_id"))
-    for name in ("event", "attempts"):
+    for name in ("event", "attempts", "detail"):
         yield SealedPlace(document, name, owner, letter_id, name)
 
 

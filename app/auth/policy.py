@@ -39,6 +39,8 @@ class Permission(Enum):
 
     PUBLIC = "public"
     """No token is required."""
+    CONNECT = "connect"
+    """Connect a socket, and end what it follows."""
     READ_FLOWS = "read flows"
     """Read or check definitions, those that the caller may see."""
     READ_STATES = "read states"
@@ -47,6 +49,8 @@ class Permission(Enum):
     """Change a state of the caller's own, or of the user that the request names."""
     SUPPORT = "support"
     """Read states of all users."""
+    SEARCH = "search"
+    """Find states of all users by their fields."""
     SERVICE = "service"
     """Administer the registered service that the request names."""
     SERVICE_SUPPORT = "service support"
@@ -57,10 +61,12 @@ class Permission(Enum):
 
 GRANTED_BY: Mapping[Permission, tuple[str, ...]] = {
     Permission.PUBLIC: (),
+    Permission.CONNECT: (USE, READ, SERVICE, ADMIN),
     Permission.READ_FLOWS: (USE, READ, SERVICE, ADMIN),
     Permission.READ_STATES: (USE, READ, SERVICE, ADMIN),
     Permission.USE: (USE, SERVICE, ADMIN),
     Permission.SUPPORT: (READ, ADMIN),
+    Permission.SEARCH: (READ, SERVICE, ADMIN),
     Permission.SERVICE: (ADMIN,),
     Permission.SERVICE_SUPPORT: (READ, ADMIN),
     Permission.ADMIN: (ADMIN,),

@@ -95,6 +95,11 @@ class Caller(Struct, frozen=True):
             return False
         return self.user_id == user_id or self.acts_for_all or self.reads_all
 
+    def reads_others(self, user_id: str) -> bool:
+        """Return true if the caller reads states of any user, and is not that user."""
+        of_others = self.acts_for_all or self.reads_all
+        return of_others and not self.service and self.user_id != user_id
+
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
         """Return true if the caller has one of the ``wanted`` roles.
 

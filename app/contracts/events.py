@@ -91,6 +91,17 @@ class IntegrationChanged(Struct, frozen=True, tag="integration", rename="camel")
         return (EVERYONE,)
 
 
+class UserErased(Struct, frozen=True, tag="erased", rename="camel"):
+    """The data of a user was erased: data keys of the user in caches are of no use any more."""
+
+    user_id: str
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """The topic of all workers."""
+        return (EVERYONE,)
+
+
 class PresentClient(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A client that follows a state now.
 
@@ -159,7 +170,7 @@ class PresenceQuery(Struct, frozen=True, tag="presence?", rename="camel"):
         return (EVERYONE,) if self.user_id is None else (user_topic(self.user_id),)
 
 
-Event = StateChanged | DefinitionChanged | IntegrationChanged | PresenceReport | PresenceQuery
+Event = StateChanged | DefinitionChanged | IntegrationChanged | UserErased | PresenceReport | PresenceQuery
 
 
 class Gap(Struct, frozen=True):

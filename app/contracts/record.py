@@ -107,6 +107,11 @@ class HistoryRecord(Struct, frozen=True):
             return f"{self.flow_id}:{self.user_id}"
         return StateId(self.flow_id, self.user_id, self.instance_id).key
 
+    @property
+    def is_erased(self) -> bool:
+        """True if the data entered with it was erased: the salt is removed with it, or lost with its key."""
+        return self.hash is not UNSET and self.salt is UNSET
+
 
 ERASABLE = ("payload", "request_id", "digest", "merged")
 ERASABLE_AFTER = ("payload", "message", "entity_id", "pause_reason")
@@ -136,7 +141,7 @@ def named_payload(record: HistoryRecord) -> str | None:
     """Return the id of the record with the payload of ``record.after``; None if it is present or erased."""
     if record.payload_revision is UNSET or record.after is UNSET or record.after.payload is not UNSET:
         return None
-    if record.hash is not UNSET and record.salt is UNSET:
+    if record.is_erased:
         return None
     return payload_record_id(record.after, record.payload_revision)
 
@@ -215,8 +220,9 @@ def remembered_request(record: HistoryRecord) -> RememberedRequest | None:
     """Return the request of ``record`` for the state's document; None if it has no id."""
     if record.request_id is UNSET or record.digest is UNSET:
         return None
-    key = request_key(record.actor, record.request_id)
-    return RememberedRequest(key, record.digest, record.epoch, record.revision, record.timestamp)
+    digest, _, key = record.digest.partition(".")  # the key is there if digests have one
+    key = key or request_key(record.actor, record.request_id)
+    return RememberedRequest(key, digest, record.epoch, record.revision, record.timestamp)
 
 
 def commit_record_id(state: FlowState) -> str:

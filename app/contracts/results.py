@@ -98,13 +98,24 @@ class BatchPage(NamedTuple):
     next: str | None
 
 
+class ErasedUser(Struct, frozen=True):
+    """When the data of a user was erased, and by whom."""
+
+    at: datetime
+    by: str
+
+
 class PersonalData(Struct, frozen=True):
-    """All stored data of a user: the present states, and the records of all states, also ended ones."""
+    """All stored data of a user: the present states, and the records of all states, also ended ones.
+
+    ``erased``: when the data was erased the last time, None if it never was.
+    """
 
     user_id: str
     exported_at: datetime
     states: list[FlowState]
     history: list[HistoryRecord]
+    erased: ErasedUser | None = None
 
 
 class Erasure(Struct, frozen=True):
@@ -112,13 +123,16 @@ class Erasure(Struct, frozen=True):
 
     ``receipts`` are the records of the erasure, one in each chain; ``erased`` counts the records that lost
     their payload. ``pseudonymised_states`` and ``pseudonymised_records`` count those of other users that
-    named the person, and have a pseudonym instead. ``destroyed_keys`` are the ids of the data keys of the
-    user that were destroyed, now and before. ``receipt`` is for a third party to check.
+    named the person, and have a pseudonym instead. ``destroyed_keys`` are the ids of all data keys of the
+    user that were ever destroyed; none if the data was not encrypted. ``at`` and ``by`` are its time and its
+    actor. ``receipt`` is for a third party to check.
     """
 
     user_id: str
     receipts: list[HistoryRecord]
     erased: int
+    at: datetime
+    by: str
     pseudonymised_states: int = 0
     pseudonymised_records: int = 0
     destroyed_keys: tuple[str, ...] = ()

@@ -108,7 +108,8 @@ class FlowState(Struct, frozen=True):
     ``participants`` have roles on this state, ``awaits`` are those of their roles that may run a transition
     of the step. ``claims`` and ``votes`` are those at the present step, ``runs`` those of transitions to
     which a rule of the flow refers. ``people`` has a salt for each person but the owner whom any record of
-    the state names (app.flow.history_chain).
+    the state names (app.flow.history_chain). ``search_terms`` are those of a flow with searchable fields, in
+    a state that is about to be committed: the document has them, no record does, and they are not read back.
     """
 
     flow: str
@@ -141,6 +142,7 @@ class FlowState(Struct, frozen=True):
     people: tuple[PersonSalt, ...] | UnsetType = UNSET
     transitions: tuple[AvailableTransition, ...] = ()
     masked: tuple[str, ...] | UnsetType = UNSET
+    search_terms: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def next_transition(self) -> AvailableTransition | None:
@@ -192,5 +194,5 @@ class FlowState(Struct, frozen=True):
         return self.status in TERMINAL_STATUSES or (self.expires_at is not UNSET and self.expires_at <= now)
 
 
-NOT_STORED = ("transitions", "masked")
-"""Members of a state, or of a record, that follow from its definition and the reader."""
+NOT_STORED = ("transitions", "masked", "search_terms")
+"""Members of a state, or of a record, that follow from its definition, its payload and the reader."""

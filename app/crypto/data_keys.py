@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports.ciphers import Unopened
 from app.contracts.ports.clock import Clock
-from app.contracts.ports.keys import DataKeyRing, DataKeyStore, KeyWrapping, WrappedKey, user_owner
+from app.contracts.ports.keys import (
+    DataKeyRing,
+    DataKeyStore,
+    DestroyedKey,
+    KeyWrapping,
+    WrappedKey,
+    user_owner,
+)
 
 log = structlog.get_logger("encryption")
 
@@ -188,6 +195,13 @@ class DataKeys:
         finally:
             self.forget(user_id)
 
+    async def last_destroyed(self, user_id: str) -> DestroyedKey | None:
+        """Return the data key of a user that was destroyed last. Raises StoreUnavailableError."""
+        found = await self._store.load_many([user_owner(user_id)])
+        return max(
+            (key for ring in found.values() for key in ring.destroyed), key=_destroyed_at, default=None
+        )
+
     async def _load(self, owners: Collection[str]) -> dict[str, _CachedRing]:
         forgotten = self._forgotten
         stored = await self._store.load_many(list(owners))
@@ -269,6 +283,10 @@ class DataKeys:
             log.error("data key damaged", data_key=stored.id)
             return None
         return key
+
+
+def _destroyed_at(key: DestroyedKey) -> datetime:
+    return key.at
 
 
 def _retain_unwrapped(before: _CachedRing, ring: _CachedRing) -> None:

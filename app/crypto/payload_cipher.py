@@ -87,9 +87,14 @@ class AesPayloadCipher:
             keys.update(await self._keys.load_opening(missing))
         return [_open(text, keys.get(place)) for text, place in zip(texts, places, strict=True)]
 
-    def forget(self, user_id: str) -> None:
-        """Forget the data keys of a user, whose data was erased."""
-        self._keys.forget(user_id)
+    async def seals_with(self, user_id: str, sealed: bytes) -> bool:
+        """Read the keys of a user again; return whether a new text is sealed with the key of ``sealed``.
+
+        Raises:
+            StoreUnavailableError: The keys cannot be read.
+        """
+        owner = user_owner(user_id)
+        return (await self._keys.load_sealing([owner]))[owner].id == sealed[1:_HEADER_BYTES]
 
 
 def _is_sealed(sealed: bytes) -> bool:

@@ -50,11 +50,6 @@ def is_receipt(record: HistoryRecord) -> bool:
     return record.kind == "erased" and record.after is not UNSET and record.after.status == "cleared"
 
 
-def is_erased(record: HistoryRecord) -> bool:
-    """True if the data entered with a record was erased."""
-    return record.hash is not UNSET and record.salt is UNSET
-
-
 class _PeopleOfChain:
     """Checks the salts and the pseudonyms of people along a chain.
 

@@ -16,8 +16,10 @@ from starlette.types import StatelessLifespan
 
 from app.auth.tokens import TokenVerifier
 from app.contracts.errors import FlowError
+from app.http.address_limit import AddressLimit
 from app.http.cors import CrossOrigin
-from app.http.endpoint import Endpoint, Handler
+from app.http.edge import Edge
+from app.http.endpoint import BODY_ALLOWANCE_BYTES, MAX_DEFINITION_BYTES, BodyLimits, Endpoint, Handler
 from app.http.middleware import RequestLog
 from app.http.openapi import openapi
 from app.http.problems import flow_error, http_error
@@ -41,8 +43,11 @@ from app.http.routes.states import STATE_ENDPOINTS
 from app.http.routes.streams import STREAM_ENDPOINTS
 from app.http.routes.tokens import TOKEN_ENDPOINTS
 from app.http.static_files import BundleFiles
+from app.kit.client_address import TrustedProxies
 from app.services import FlowService
 from app.web.bundle import Bundle
+
+NO_PROXIES = TrustedProxies()
 
 
 def all_endpoints(checks: Mapping[str, Check], *, strict_readiness: bool = False) -> list[Endpoint]:
@@ -78,6 +83,8 @@ def build_application(
     max_payload_bytes: int,
     lifespan: StatelessLifespan[Starlette],
     strict_readiness: bool = False,
+    proxies: TrustedProxies = NO_PROXIES,
+    max_definition_bytes: int = MAX_DEFINITION_BYTES,
 ) -> Starlette:
     """Build the HTTP side of the service."""
     endpoints = all_endpoints(checks, strict_readiness=strict_readiness)
@@ -94,15 +101,21 @@ def build_application(
     async def describe(_: Request) -> Response:
         return Response(await asyncio.to_thread(document), media_type="application/json")
 
+    body_limits = BodyLimits(max_payload_bytes + BODY_ALLOWANCE_BYTES, max_definition_bytes)
     by_path: dict[str, dict[str, Handler]] = {}
     for endpoint in endpoints:
-        handler = Handler(endpoint, service, verifier, max_payload_bytes)
+        handler = Handler(endpoint, service, verifier, body_limits)
         by_path.setdefault(endpoint.path, {})[endpoint.method] = handler
     routes: list[BaseRoute] = [_route(path, handlers) for path, handlers in by_path.items()]
     routes.append(Route("/openapi.json", describe, methods=["GET"]))
     routes.append(BundleFiles(bundle).route())
     routes += page_routes(bundle, running_version)
-    middleware = [Middleware(RequestLog), Middleware(CrossOrigin, origins=cors_origins)]
+    middleware = [
+        Middleware(Edge, proxies=proxies),
+        Middleware(RequestLog),
+        Middleware(CrossOrigin, origins=cors_origins),
+        Middleware(AddressLimit, limits=service.clients.requests),
+    ]
     application = Starlette(
         routes=routes,
         middleware=middleware,

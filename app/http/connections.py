@@ -21,8 +21,8 @@ from app.contracts.errors import (
     TooManyConnectionsError,
 )
 from app.http.connection_registry import MAX_SPARE_CONNECTIONS, ConnectionRegistry
-from app.http.middleware import PROBES, SAFETY_HEADERS
-from app.http.problems import problem
+from app.http.edge import SECURITY_HEADERS
+from app.http.problems import PROBES, problem
 from app.kit.descriptors import descriptor_limit
 
 log = structlog.get_logger("http")
@@ -306,9 +306,8 @@ class BoundedConnection(HttpToolsProtocol):
             *self.server_state.default_headers,
             *answer.raw_headers,
             (b"x-request-id", str(uuid7()).encode()),
-            (b"cache-control", b"no-store"),
             (b"connection", b"close"),
-            *SAFETY_HEADERS,
+            *SECURITY_HEADERS,
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)]))

@@ -19,7 +19,16 @@ ALLOWED_HEADERS = [
     "Last-Event-ID",
     "X-Request-Id",
 ]
-EXPOSED_HEADERS = ["ETag", "Flow-Version", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id"]
+EXPOSED_HEADERS = [
+    "ETag",
+    "Flow-Version",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+]
 
 
 class CrossOrigin(CORSMiddleware):

@@ -26,10 +26,13 @@ from app.contracts.positions import ExpectedPosition
 from app.flow.values.storable_json import NUMBER_RULE
 from app.flow.values.struct_errors import faults_of, surrogate_faults
 from app.http.entity_tags import EntityTags, entity_tags, foreign_tag_error
+from app.http.event_stream import EventStreamResponse
 from app.http.problems import log_with_request
 from app.http.query import QueryDecoder
+from app.kit.client_address import client_address
 from app.kit.integers import convert_json
 from app.services import FlowService
+from app.services.rates.admission import Admission
 
 BODY_ALLOWANCE_BYTES = 16_384
 """Bytes of a body in addition to its payload."""
@@ -97,6 +100,14 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     other_media_types: Mapping[str, Any] = {}
 
 
+class BodyLimits(Struct, frozen=True):
+    """Bytes of a body, by its kind."""
+
+    state: int
+    definition: int = MAX_DEFINITION_BYTES
+    batch: int = MAX_BATCH_BYTES
+
+
 class Answer(Struct, frozen=True):
     """An answer: a status, a value to encode (UNSET: an empty body) and headers; or a whole response."""
 
@@ -123,6 +134,7 @@ class Call:
         self.query = query
         self.body = body
         self.path: dict[str, str] = request.path_params
+        self.address = client_address(request.scope)
         self._headers = request.headers
 
     @property
@@ -181,13 +193,13 @@ class Handler:
     """An endpoint as a handler of Starlette."""
 
     def __init__(
-        self, endpoint: Endpoint, service: FlowService, verifier: TokenVerifier, max_payload_bytes: int
+        self, endpoint: Endpoint, service: FlowService, verifier: TokenVerifier, limits: BodyLimits
     ) -> None:
         self._endpoint = endpoint
         self._service = service
         self._verifier = verifier
-        limits = {"definition": MAX_DEFINITION_BYTES, "batch": MAX_BATCH_BYTES}
-        self._limit = limits.get(endpoint.body_of, max_payload_bytes + BODY_ALLOWANCE_BYTES)
+        self._admission = Admission(service.clients.requests, verifier)
+        self._limit: int = getattr(limits, endpoint.body_of)
         self._query = QueryDecoder(endpoint.query)
         self._decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
 
@@ -196,7 +208,7 @@ class Handler:
         endpoint = self._endpoint
         caller = Caller(user_id="", scopes=frozenset())
         if not endpoint.access.is_public:
-            caller = await self._verifier.verify(_credential(request))
+            caller = await self._admission.admit(_credential(request), client_address(request.scope))
             log_with_request(request, user=caller.user_id)
         require_access(endpoint.access, caller)
         raw = await _read_body(request, self._limit)
@@ -207,7 +219,10 @@ class Handler:
             raise InvalidRequestError(faults)
         if request.method == "HEAD" and endpoint.media_type == "text/event-stream":
             return Response(media_type=endpoint.media_type)  # HEAD must not open an endless stream
-        answer = await endpoint.handle(Call(request, self._service, self._verifier, caller, query, body))
+        call = Call(request, self._service, self._verifier, caller, query, body)
+        if endpoint.media_type == "text/event-stream":
+            return await self._open_stream(call)
+        answer = await endpoint.handle(call)
         if isinstance(answer.value, Response):
             return answer.value
         if answer.value is UNSET:
@@ -220,6 +235,17 @@ class Handler:
             if is_known_etag(headers["ETag"], request.headers.get("if-none-match", "")):
                 return Response(status_code=304, headers=headers)
         return Response(body, status_code=answer.status, headers=headers, media_type=endpoint.media_type)
+
+    async def _open_stream(self, call: Call) -> Response:
+        """Return an answer that counts as a connection of its caller while it lasts."""
+        connection = self._service.clients.connections.open(call.caller, call.address)
+        try:
+            response: EventStreamResponse = (await self._endpoint.handle(call)).value
+        except BaseException:
+            connection.close()
+            raise
+        response.on_end = connection.close
+        return response
 
     def _decode_body(self, raw: bytes, faults: list[Fault]) -> Any:
         if self._decoder is None:

@@ -1,6 +1,6 @@
 """Answers of Server-Sent Events, which last until the client leaves."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import structlog
@@ -32,6 +32,7 @@ class EventStreamResponse(EventSourceResponse):
     def __init__(self, stream: EventStream) -> None:
         super().__init__(stream.events(), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS)
         self._stream = stream
+        self.on_end: Callable[[], None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream until it or the client ends."""
@@ -41,3 +42,5 @@ class EventStreamResponse(EventSourceResponse):
             log.info("slow stream reader disconnected", path=scope["path"])
         finally:
             self._stream.close()
+            if self.on_end is not None:
+                self.on_end()

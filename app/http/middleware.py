@@ -10,18 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from app.contracts.errors import InternalError, cut
-from app.http.problems import INSTANCE_CHARACTERS, LOGGED, unexpected
+from app.http.problems import INSTANCE_CHARACTERS, LOGGED, PROBES, unexpected
 from app.kit.client_address import client_address
 from app.services.audit.source import ActSource, acting_from
 
 log = structlog.get_logger("http")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
-PROBES = {"/livez", "/readyz"}
-SAFETY_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
 
 
 class RequestLog:
@@ -47,9 +42,7 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers: list[Any] = message.setdefault("headers", [])
-                if all(name.lower() != b"cache-control" for name, _ in headers):
-                    headers.append((b"cache-control", b"no-store"))
-                headers += [(b"x-request-id", request_id), *SAFETY_HEADERS]
+                headers.append((b"x-request-id", request_id))
             await send(message)
 
         address = client_address(scope)

@@ -218,6 +218,7 @@ def _response(endpoint: Endpoint, status: int, shape: Any, schemas: Schemas) -> 
 def _refusal(errors: Sequence[type[FlowError]]) -> dict[str, Any]:
     names = [
         *(["WWW-Authenticate"] if AuthenticationRequiredError in errors else []),
+        *(["RateLimit", "RateLimit-Policy"] if RateLimitedError in errors else []),
         *(["Retry-After"] if any(error.retry_after is not None for error in errors) else []),
     ]
     return {

@@ -53,6 +53,16 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
         "description": "The number of seconds after which the same request may succeed.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    "RateLimit-Policy": {
+        "description": "The limit that was exceeded, if it is one of requests: its name, its requests (`q`) "
+        "in so many seconds (`w`).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "The limit that was exceeded, the requests that are left of it (`r`), and the number "
+        "of seconds until there is one (`t`).",
+        "schema": {"type": "string"},
+    },
     "WWW-Authenticate": {
         "description": "`Bearer`: a token is required.",
         "required": True,

@@ -12,6 +12,7 @@ from app.contracts.errors import (
     InternalError,
     MethodNotAllowedError,
     NotFoundError,
+    RateLimitedError,
     cut,
 )
 from app.contracts.wire.errors import problem_view
@@ -24,6 +25,8 @@ INSTANCE_CHARACTERS = 1000
 """Characters of a path in an answer and in a log line; a target may have 64 KiB."""
 SHOWN_CHARACTERS = 200
 """Characters of a path in a message."""
+PROBES = {"/livez", "/readyz"}
+"""Paths that load balancers request; they are not limited, and logged with the level debug."""
 LOGGED = "flow.logged"
 """The key, in the scope of a request, of additional fields of its log line."""
 
@@ -40,6 +43,10 @@ def problem(error: FlowError, instance: str) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="server-flow"'
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, RateLimitedError) and error.policy is not None:
+        name, per_minute = error.policy
+        headers["RateLimit-Policy"] = f'"{name}";q={per_minute};w=60'
+        headers["RateLimit"] = f'"{name}";r=0;t={error.retry_after}'
     return Response(
         msgspec.json.encode(problem_view(error, cut(instance, INSTANCE_CHARACTERS))),
         status_code=error.status,

@@ -69,6 +69,7 @@ class BundleFiles:
         headers = {
             "Cache-Control": IMMUTABLE if name.startswith("assets/") else REVALIDATE,
             "Content-Type": MEDIA_TYPES[Path(name).suffix],
+            "Cross-Origin-Resource-Policy": "cross-origin",  # pages of other hosts load the client from here
             "ETag": f'"{file.digest}{"-gzip" if is_compressed else ""}"',
             "Vary": "Accept-Encoding",
         }

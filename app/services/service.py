@@ -40,6 +40,7 @@ class FlowService:
         self.tokens = components.tokens
         self.migration = components.migration
         self.administration = components.administration
+        self.search = components.search
         self.people = components.people
         self.explanations = components.explanations
         self.identification = components.identification
@@ -63,10 +64,7 @@ class FlowService:
         await self.audit.close()
 
     def as_trusted(self) -> TrustedFlows:
-        """Return the operations without a caller: every check of roles and scopes is passed.
-
-        For code that decides itself who may do what.
-        """
+        """Return the operations without a caller, for code that decides itself who may do what."""
         return TrustedFlows(self._components)
 
     async def create_flow(self, definition: Flow | dict[str, object], *, actor: str = "python") -> str:

@@ -27,6 +27,7 @@ from app.services.administration.migration import Migration
 from app.services.administration.personal_data import PersonalDataRequests
 from app.services.administration.pseudonymisation import Pseudonymisation
 from app.services.administration.retirement import Retirement
+from app.services.administration.search import StateSearch
 from app.services.administration.states import Administration
 from app.services.audit.log import AuditLog
 from app.services.definitions.catalog import DefinitionCatalog
@@ -60,10 +61,11 @@ from app.services.states.committer import Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
 from app.services.states.endings import Endings
+from app.services.states.erasure_keys import ErasureKeys
 from app.services.states.executor import Executor
 from app.services.states.explanations import Explanations
 from app.services.states.history import HistoryReader
-from app.services.states.idempotency import Idempotency
+from app.services.states.idempotency import Idempotency, RequestFingerprints
 from app.services.states.identification import Identification
 from app.services.states.operations import StateOperations
 from app.services.states.people import PeopleOperations
@@ -148,23 +150,24 @@ class Components:
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
         self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
-        self.clients = limits.of_clients(ports.rates)
+        self.clients, sizes = limits.of_clients(ports.rates), limits.of_payloads
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
         masks = FieldMasks(self.catalog, self._fields_of)
         self.history = HistoryReader(states, history, self.catalog, masks, clock, pruned=pruned)
         self.access = Visibility(self.catalog, states, masks, clock)
+        self.erasure_keys = ErasureKeys(None if ports.keys is None else ports.keys.users, bus)
         self.integrations = self._integrations(ports, limits)
         self.identification = Identification(states, ports.entities, self.catalog, clock)
         self.updates = StateEvents(self.catalog, self.access)
         relay = self._relay(ports)
-        commits = Committer(states, relay, state_ttl=limits.state_ttl, retention=limits.history_retention)
+        commits = Committer(
+            states, relay, self.catalog, state_ttl=limits.state_ttl, retention=limits.history_retention
+        )
         recovery = Recovery(states, history, self.catalog, commits, ports.reports, clock, pruned=pruned)
-        deadlines = Deadlines(self.catalog, ports.is_time_trusted)
-        conflicts = ConflictResolution(self.catalog, masks, history)
-        executor = Executor(states, commits, Idempotency(history), deadlines, recovery, conflicts, clock)
-        endings, requests = Endings(states, history, clock), self.clients.requests
+        executor = self._executor(ports, commits, recovery, masks)
+        endings, requests = Endings(states, history, self.erasure_keys, clock), self.clients.requests
         self.changes = StateChanges(
             executor, self.catalog, self.access, recovery, endings, requests, self.audit
         )
@@ -173,22 +176,16 @@ class Components:
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
         self.operations = StateOperations(
-            states,
-            self.changes,
-            self.catalog,
-            self.access,
-            self.history,
-            self.identification,
-            clock,
-            payload_limits=limits.of_payloads,
+            states, self.changes, self.catalog, self.access, self.history, self.identification, clock, sizes
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
             states, self.changes, self.catalog, self.access, recovery, self.identification, self.audit, clock
         )
+        self.search = StateSearch(states, self.catalog, self.access, clock)
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
-        self.personal_data = self._personal_data(ports, commits, recovery, relay)
+        self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(
             ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
@@ -200,8 +197,22 @@ class Components:
         self.retirement = Retirement(
             states, self.definitions, ports.definitions, self.changes, self.audit, clock
         )
-        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
+        keys = ports.keys
+        self.key_rotation = None if keys is None else KeyRotation(keys.store, keys.wrapping, self.audit)
         self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
+        # Digests of what users entered are keyed where the data itself is encrypted.
+        secrets = None if ports.keys is None else ports.integrations.secrets
+        return Executor(
+            ports.states,
+            commits,
+            Idempotency(ports.history, RequestFingerprints(secrets)),
+            Deadlines(self.catalog, ports.is_time_trusted),
+            recovery,
+            ConflictResolution(self.catalog, masks, ports.history),
+            ports.clock,
+        )
 
     def _integrations(self, ports: Ports, limits: Limits) -> IntegrationComponents:
         return IntegrationComponents(
@@ -231,7 +242,7 @@ class Components:
         return Relay(ports.states, sinks, UndeliverableRecords(ports.reports, ports.clock))
 
     def _personal_data(
-        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay
+        self, ports: Ports, commits: Committer, recovery: Recovery, relay: Relay, endings: Endings
     ) -> PersonalDataRequests:
         states, history, clock = ports.states, ports.history, ports.clock
         return PersonalDataRequests(
@@ -247,6 +258,8 @@ class Components:
             Pseudonymisation(
                 states, history, commits, recovery, relay, self.integrations.letter_events, clock
             ),
+            self.erasure_keys,
+            endings,
             self.audit,
             clock,
         )

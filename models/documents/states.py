@@ -18,8 +18,8 @@ class FlowStateDocument(Document, _StoredState):  # type: ignore[misc, valid-typ
 
     The commit point: its fields and the record in its ``outbox`` change together or not at all. ``head`` is
     the hash of the last record; ``payload_revision`` and ``payload_since`` name the record with the payload;
-    ``recent`` has the last requests; ``listed`` and ``waits_for`` are those of ``models.listing``,
-    ``key_check`` that of ``models.sealed_fields``.
+    ``recent`` has the last requests; ``listed``, ``waits_for`` and ``terms`` are those of
+    ``models.listing``, ``key_check`` that of ``models.sealed_fields``.
 
     A state that ended stays, absent for readers, because its history continues from there. It is removed
     when its history may be removed (FLOW_HISTORY_RETENTION).
@@ -28,6 +28,7 @@ class FlowStateDocument(Document, _StoredState):  # type: ignore[misc, valid-typ
     id: str = Field(alias="_id")  # type: ignore[assignment]
     listed: str | None = None
     waits_for: list[str] | None = None
+    terms: list[str] | None = None
     head: str | None = None
     payload_revision: int | None = None
     payload_since: datetime | None = None

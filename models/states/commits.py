@@ -24,7 +24,7 @@ from models.codec import (
     Document,
 )
 from models.database import ANSWER_SECONDS, Collection, is_outage
-from models.listing import LISTING_FIELDS
+from models.listing import LISTING_FIELDS, TERMS
 from models.sealed_fields import KEY_CHECK
 
 MAX_COMMIT_ATTEMPTS = 3
@@ -230,8 +230,11 @@ def operation_of(
     optional = (*_STATE_FIELDS, KEY_CHECK)
     if record.payload_revision is UNSET:
         optional = (*optional, *PAYLOAD_PLACE_FIELDS)
-    if _may_lose_people(record):
+    may_lose_people = _may_lose_people(record)
+    if may_lose_people:
         optional = (*optional, *PEOPLE_FIELDS, *LISTING_FIELDS)
+    if may_lose_people or state_after(record).search_terms is not UNSET:
+        optional = (*optional, TERMS)
     absent = {field: "" for field in optional if field not in document}
     if record.payload_revision is not UNSET:
         document.pop("payload", None)  # it is there, as the update is of this revision alone

@@ -15,8 +15,9 @@ from app.contracts.record import (
     remembered_request,
     state_after,
 )
-from app.contracts.state import StatePosition
+from app.contracts.state import FlowState, StatePosition
 from models.codec import (
+    KEYLESS,
     Document,
     members_of,
     payload_place_from_document,
@@ -45,7 +46,7 @@ def document_of(record: HistoryRecord, recent: Sequence[RememberedRequest] = ())
     """
     state = state_after(record)
     document = state_to_document(state)
-    if state.instance_id is not UNSET or state.participants is not UNSET:
+    if any(each is not UNSET for each in (state.instance_id, state.participants, state.search_terms)):
         document |= listing_of(state)
     place = payload_place(record, None)
     if place is not None:
@@ -73,6 +74,7 @@ def stored_state(document: Document) -> StoredState:
         recent=tuple(remembered_from_document(request) for request in members_of(document, "recent")),
         head=text_of(document, "head"),
         payload_at=payload_place_from_document(document),
+        erased=KEYLESS in document,
     )
 
 
@@ -118,3 +120,8 @@ def _readable_members(decode: Callable[[Document], T], document: Document, name:
     if not isinstance(listed, list):
         return []
     return present(readable(decode)(member) for member in listed if isinstance(member, dict))
+
+
+def existing(states: Iterable[FlowState | None]) -> list[FlowState]:
+    """Leave out values that are None, and states that ended as their data key was destroyed."""
+    return [state for state in states if state is not None and state.status != "cleared"]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from motor.core import AgnosticBaseCursor
@@ -32,12 +31,20 @@ from models.batching.batcher import Batcher
 from models.codec import Document, state_from_document
 from models.database import ANSWER_SECONDS, Collection, Database, store_errors
 from models.document_codec import DocumentCodec
-from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline
-from models.listing import waiting_place
+from models.indexed import KeyRanges, behind_prefix, key_range, not_expired, pipeline, until
+from models.listing import TERMS, waiting_place
 from models.paging import BATCH_DOCUMENTS, DocumentPage
-from models.sealed_fields import add_key_check, state_layout
-from models.states.commits import CommitBatcher, ConditionalWrite, operation_of
-from models.states.state_document import document_of, present, readable, stored_or_damaged, stored_state
+from models.sealed_fields import state_layout
+from models.states.commits import CommitBatcher
+from models.states.filters import keys_of, running
+from models.states.sealing import SealedCommits
+from models.states.state_document import (
+    existing,
+    present,
+    readable,
+    stored_or_damaged,
+    stored_state,
+)
 
 MAX_LOADS_IN_COMMAND = 250
 MAX_COMMANDS_IN_FLIGHT = 2
@@ -45,7 +52,6 @@ MAX_KEY_LENGTH = 1090
 """Longer than every key: a flow of 64 characters, a user of 256, each escaped as 3, and an entity of 256."""
 _PRESENT = {"$nin": sorted(TERMINAL_STATUSES)}
 _BY_KEY = (("_id", 1),)
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _WITHOUT_LISTS = {"outbox": 0, "recent": 0}
 _WITHOUT_PAYLOAD = {**_WITHOUT_LISTS, "payload": 0}
 
@@ -69,6 +75,7 @@ class MongoStateStore:
             timeout=ANSWER_SECONDS,
         )
         self._commits = CommitBatcher(self._states, database.collection("flow_history"))
+        self._sealed = SealedCommits(self._states, self._commits, self._codec)
         self._key_ranges = KeyRanges()
         self._instance_ranges = KeyRanges("listed")
 
@@ -84,8 +91,7 @@ class MongoStateStore:
             document = await self._loads.submit(key)
         if document is None:
             return None
-        (stored,) = await self._codec.decode_many(stored_state, (document,))
-        return stored
+        return (await self._codec.decode_many(stored_state, (document,)))[0]
 
     async def _load_all(self, keys: Sequence[str]) -> list[Document | Exception | None]:
         if len(keys) == 1:
@@ -97,14 +103,7 @@ class MongoStateStore:
 
     async def commit(self, before: StatePosition | None, record: HistoryRecord) -> bool:
         """Make ``record.after`` the state if it still stands at ``before``. Returns False otherwise."""
-        # Nothing of a state before the erasure of a user's data guards the first record after it.
-        fresh = before is None or record.revision == 0 or before.epoch != record.epoch
-        (document,) = await self._codec.encode_many(
-            document_of, (record,), fresh=fresh, prepare=add_key_check
-        )
-        operation = operation_of(before, record, document)
-        async with store_errors():
-            return await self._commits.submit(ConditionalWrite(before, record, operation))
+        return await self._sealed.make(before, record)
 
     async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
         """Return the stored state, or the readable parts of a damaged one; None if there is none."""
@@ -122,8 +121,7 @@ class MongoStateStore:
             "epoch": {"$eq": damaged.position.epoch},
             "revision": {"$eq": damaged.position.revision},
         }
-        encode = partial(document_of, recent=damaged.recent)
-        (rebuilt,) = await self._codec.encode_many(encode, (record,), fresh=True, prepare=add_key_check)
+        rebuilt = await self._sealed.document(record, damaged.recent, fresh=True)
         async with store_errors():
             document = await self._states.find_one(as_read)
             answer = await self._states.replace_one(as_read, rebuilt)
@@ -152,12 +150,12 @@ class MongoStateStore:
                 page = await self._find_of_user(only.user_id, only.flow_id, after, rest, limit)
         more = page.documents[-1]["_id"] if page.full else None
         states = await self._codec.decode_many(readable(state_from_document), page.documents)
-        return StatePage(present(states), more)
+        return StatePage(existing(states), more)
 
     async def _find_by_key(
         self, flow_id: str | None, after: str | None, rest: Document, limit: int
     ) -> DocumentPage:
-        first, end = ("", None) if flow_id is None else _keys_of(flow_id)
+        first, end = ("", None) if flow_id is None else keys_of(flow_id)
 
         def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
             return self._cursor(
@@ -204,14 +202,25 @@ class MongoStateStore:
             page = await self._instance_ranges.page(start, end, limit, find)
         more = page.documents[-1]["listed"] if page.full else None
         states = await self._codec.decode_many(readable(state_from_document), page.documents)
-        return StatePage(present(states), more)
+        return StatePage(existing(states), more)
 
     async def list_awaiting(
         self, roles: Sequence[Participant], *, after: str | None, limit: int, now: datetime
     ) -> StatePage:
         """Return the active states that wait for one of ``roles``, by key, after the key ``after``."""
         served = {"waitsFor": {"$in": [waiting_place(one) for one in roles]}}
-        rest: Document = {"status": "active", **not_expired(now), "_id": {"$gt": after or ""}}
+        return await self._listed(served, {"status": "active", **not_expired(now)}, after, limit)
+
+    async def find_by_terms(
+        self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        """Return the states that exist at ``now`` with one of ``terms``, by key, after the key ``after``."""
+        rest = {"status": _PRESENT, **not_expired(now)}
+        return await self._listed({TERMS: {"$in": list(terms)}}, rest, after, limit)
+
+    async def _listed(self, served: Document, rest: Document, after: str | None, limit: int) -> StatePage:
+        """Return the states that an index serves, by key, after the key ``after``."""
+        rest = {**rest, "_id": {"$gt": after or ""}}
         page = DocumentPage(limit)
         async with store_errors():
             await page.read(
@@ -219,7 +228,7 @@ class MongoStateStore:
             )
         more = page.documents[-1]["_id"] if page.full else None
         states = await self._codec.decode_many(readable(state_from_document), page.documents)
-        return StatePage(present(states), more)
+        return StatePage(existing(states), more)
 
     async def ids_of_user(self, user_id: str) -> list[StateId]:
         """Return the stored states of a user, ended ones too, by key."""
@@ -244,7 +253,7 @@ class MongoStateStore:
         alike = {"step": "$step", "status": "$status", "previous": "$previous"}
         first = {"$firstN": {"input": "$_id", "n": shown}}
         stages = [
-            *pipeline({"_id": key_range(*_keys_of(flow_id))}, _running(version, now), sort=_BY_KEY),
+            *pipeline({"_id": key_range(*keys_of(flow_id))}, running(version, now), sort=_BY_KEY),
             {"$group": {"_id": alike, "count": {"$sum": 1}, "first": first}},
         ]
         async with store_errors():
@@ -265,7 +274,7 @@ class MongoStateStore:
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[StateId]:
         """Return the states that ``count_running_by_step`` counts, by key."""
-        rest = _running(version, now)
+        rest = running(version, now)
         if without:
             rest["step"] = {"$nin": list(without)}
 
@@ -273,7 +282,7 @@ class MongoStateStore:
             return self._cursor(pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project={"_id": 1}))
 
         async with store_errors():
-            page = await self._key_ranges.page(*_keys_of(flow_id), limit, find)
+            page = await self._key_ranges.page(*keys_of(flow_id), limit, find)
         return [id_from_key(document["_id"]) for document in page.documents]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
@@ -288,7 +297,7 @@ class MongoStateStore:
 
     async def _due(self, field: str, now: datetime, rest: Document) -> AsyncIterator[FlowState]:
         """Return the states whose time in ``field`` has come, oldest first."""
-        stages = pipeline({field: _up_to(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
+        stages = pipeline({field: until(now)}, rest, sort=((field, 1),), project=_WITHOUT_LISTS)
         async with store_errors():
             async for document in self._states.aggregate(stages):
                 (state,) = await self._codec.decode_many(readable(state_from_document), (document,))
@@ -339,17 +348,3 @@ class MongoStateStore:
         if records:
             async with store_errors():
                 await self._commits.release(records)
-
-
-def _up_to(now: datetime) -> Document:
-    """Return a condition with a lower bound, because the embedded server otherwise reads missing fields."""
-    return {"$gt": _LONG_AGO, "$lte": now}
-
-
-def _keys_of(flow_id: str) -> tuple[str, str]:
-    """Return the bounds of the keys of a flow's states: ":" or ";" follows the flow, and "<" comes next."""
-    return f"{flow_id}:", f"{flow_id}<"
-
-
-def _running(version: int, now: datetime) -> Document:
-    return {"version": version, "status": {"$in": ["active", "paused"]}, **not_expired(now)}

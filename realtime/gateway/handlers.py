@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
@@ -30,10 +29,11 @@ from app.kit.client_address import client_address
 from app.kit.tasks import end_tasks
 from app.services import FlowService
 from app.services.audit.source import acting_from
+from app.services.rates.admission import Admission
 from config.log import describe
 from realtime.gateway.access import EVENT_ACCESS
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED, BoundedServer, wants_ack
-from realtime.gateway.limits import MAX_CONNECTIONS_PER_USER, MAX_REFUSALS, MAX_SUBSCRIPTIONS
+from realtime.gateway.limits import MAX_REFUSALS, MAX_SUBSCRIPTIONS
 from realtime.gateway.messages import (
     ChangeMessage,
     ClaimMessage,
@@ -55,6 +55,7 @@ from realtime.json_packets import Json
 
 log = structlog.get_logger("sockets")
 
+SOCKETS_PATH = "/socket.io"
 MAX_TIMER_SECONDS = 86_400.0
 
 Answer = dict[str, Any]
@@ -76,9 +77,10 @@ class FlowSockets:
     ) -> None:
         self._service = service
         self._verifier = verifier
+        self._limits = service.clients
+        self._admission = Admission(service.clients.requests, verifier)
         self._names_user_by_subject = names_user_by_subject
         self._sessions: dict[str, Session] = {}
-        self._users: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self.server = BoundedServer(
@@ -128,12 +130,11 @@ class FlowSockets:
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         try:
-            caller = await self._verifier.verify(token_of(environ, auth))
+            address = client_address(environ.get("asgi.scope", {}))
+            caller = await self._admission.admit(token_of(environ, auth), address)
             require_access(EVENT_ACCESS["connect"], caller)
-            session = Session(sid, caller, device_of(auth), client_address(environ.get("asgi.scope", {})))
-            if self._users[caller.user_id] >= MAX_CONNECTIONS_PER_USER * session.rate_factor:
-                raise RateLimitedError("This user has too many connections; close some of them", 5)
-            self._users[caller.user_id] += 1
+            device, connection = device_of(auth), self._limits.connections.open(caller, address)
+            session = Session(sid, caller, device, connection, address)
             self._sessions[sid] = session
             try:
                 await self._rooms.enter(session, user_room(caller.user_id), user_topic(caller.user_id))
@@ -153,9 +154,7 @@ class FlowSockets:
         session.disconnected = True
         if session.timer is not None:
             session.timer.cancel()
-        self._users[session.user_id] -= 1
-        if not self._users[session.user_id]:
-            del self._users[session.user_id]
+        session.connection.close()
         for state_id in list(session.followed):
             await self._rooms.leave_state(session, state_id)
         for room in list(session.rooms):
@@ -216,12 +215,17 @@ class FlowSockets:
         if session.caller.expires_at <= time.time():
             raise AuthenticationRequiredError("The token has expired; connect with a new one")
         seconds = session.bucket.take()
-        if seconds:
-            error = RateLimitedError("This client sends too many events; send fewer", seconds)
+        try:
+            if seconds:
+                raise RateLimitedError("This client sends too many events; send fewer", seconds)
+            self._limits.requests.admit_caller(session.caller)
+        except RateLimitedError as error:
+            if not seconds:
+                session.bucket.refused += 1
             if session.bucket.refused == MAX_REFUSALS:
                 log.warning("event rate exceeded", user=session.user_id)
                 self._end(session, error)
-            raise error
+            raise
         return session
 
     async def _refuse(self, sid: str, event: str, error: FlowError) -> Answer:

@@ -9,8 +9,6 @@ MAX_REFUSALS = 1000
 """Rate-limited events, without an idle pause between them, after which a client is disconnected."""
 MAX_CONNECT_ATTEMPTS = 5
 """Socket.IO CONNECT packets on one connection: a client may retry with another token."""
-MAX_CONNECTIONS_PER_USER = 100
-"""Connections of one user on one worker."""
 MAX_SUBSCRIPTIONS = 200
 """Subscriptions of one client to states and watched flows together."""
 MAX_QUEUED_PACKETS = 1000

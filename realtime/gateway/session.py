@@ -16,6 +16,7 @@ from app.contracts.state import StateId
 from app.contracts.wire.times import iso
 from app.kit.token_bucket import TokenBucket
 from app.services.audit.source import ActSource
+from app.services.rates.connection_limits import OpenConnection
 from realtime.gateway.limits import (
     MAX_DEVICE_CHARACTERS,
     MAX_EVENT_BURST,
@@ -32,6 +33,7 @@ class Session:
     Attributes:
         source: The source of its acts, for the audit log.
         rate_factor: Multiplies the client's limits.
+        connection: Counts the client until it has disconnected.
         followed: The states that it subscribed to.
         found: Those of them that it named without their entity, by that name.
         watched: The flows that it watches.
@@ -41,7 +43,9 @@ class Session:
         presence: The client as others see it.
     """
 
-    def __init__(self, sid: str, caller: Caller, device: str, address: str = "") -> None:
+    def __init__(
+        self, sid: str, caller: Caller, device: str, connection: OpenConnection, address: str = ""
+    ) -> None:
         self.sid = sid
         self.source = ActSource("socket", address or UNSET)
         self.caller = caller
@@ -49,6 +53,7 @@ class Session:
         self.bucket = TokenBucket(
             MAX_EVENTS_PER_SECOND * self.rate_factor, MAX_EVENT_BURST * self.rate_factor
         )
+        self.connection = connection
         self.followed: set[StateId] = set()
         self.found: dict[StateId, StateId] = {}
         self.watched: set[str] = set()

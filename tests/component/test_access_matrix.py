@@ -100,7 +100,7 @@ CONNECTION_EVENTS = {"connect", "disconnect"}
 
 pytestmark = pytest.mark.usefixtures("no_other_workers")
 
-FOR_ADMINISTRATORS = {Permission.ADMIN, Permission.SUPPORT}
+FOR_ADMINISTRATORS = {Permission.ADMIN, Permission.SUPPORT, Permission.SEARCH}
 REFUSED = "Acting for another user needs a token with the scope"
 
 

@@ -110,6 +110,9 @@ async def fill_with_shapes(database: Database) -> None:
         "deep": [{"$ref": "x", "z": 1, "a": [True, ""]}],
     }
     await database.collection("flow_states").insert_one(odd)
+    keys = database.collection("flow_data_keys")
+    await keys.replace_one({"_id": "user:odd"}, {"current": Binary(b"\0", 6)}, upsert=True)
+    await keys.delete_one({"_id": "service"})  # what it seals stays in the database
     await database.collection("flow_history").insert_one(
         {"_id": "odd record", "stateId": ["no", "key"], "epoch": None}
     )

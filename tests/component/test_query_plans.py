@@ -23,6 +23,7 @@ from app.contracts.errors import EntityRequiredError
 from app.contracts.integration import ApiKey
 from app.contracts.migration import MigrateCommand
 from app.contracts.people import Participant
+from app.contracts.ports.keys import WrappedKey
 from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryFilter
@@ -65,6 +66,7 @@ EXPECTED = {
     "flow_states: people.userId",
     "flow_states: listed",
     "flow_states: waitsFor",
+    "flow_states: terms",
     "flow_reservations: _id",
     "flow_history: _id",
     "flow_history: stateId",
@@ -72,6 +74,9 @@ EXPECTED = {
     "flow_history: named",
     "flow_api_keys: _id",
     "flow_api_keys: alias",
+    "flow_data_keys: _id",
+    "flow_data_keys: _id, revision",
+    "flow_data_keys: wrappedBy",
 }
 """The fields by which the use cases and sweeps are known to ask, so that none of them is left out below."""
 
@@ -171,7 +176,7 @@ async def exercise_many(service: FlowService) -> None:
     flows = service.as_trusted()
     approvers = {"approver": {"claim": "PT15M"}, "auditor": {"group": "audit"}}
     await service.create_flow(purchase_flow(approvers))
-    people = StartCommand(participants=(Participant("approver", user_id="gil"),))
+    people = StartCommand(payload={"number": "A-1"}, participants=(Participant("approver", user_id="gil"),))
     owners = [f"user-{n}" for n in range(BYSTANDERS // 4)]
     await asyncio.gather(*(flows.start_flow(owner, "purchase", StartCommand()) for owner in owners))
     entities = []
@@ -193,6 +198,10 @@ async def exercise_many(service: FlowService) -> None:
     rest = await service.administration.list_awaiting("approver", gil, after=waiting.next)
     assert len(rest.states) == 2
     assert (await service.administration.list_awaiting("auditor", gil)).states == []
+    found = await service.search.find("purchase", "/number=A-1", PROGRAM, limit=2)
+    assert len(found.states) == 2
+    assert len((await service.search.find("purchase", "/number=A-1", PROGRAM, after=found.next)).states) == 2
+    assert (await service.search.find("purchase", "/number=A-2", PROGRAM)).states == []
     by_gil = Origin(gil)
     await service.people.claim("ada", "purchase", ClaimCommand(), entity_id=entities[0], origin=by_gil)
     await service.people.release("ada", "purchase", ClaimCommand(), entity_id=entities[0], origin=by_gil)
@@ -204,7 +213,7 @@ async def exercise_many(service: FlowService) -> None:
 
 def purchase_flow(participants: dict[str, Any]) -> dict[str, Any]:
     """A flow with many states for each user, which an approver moves from step a."""
-    flow = flow_dict("purchase", instances="many", participants=participants)
+    flow = flow_dict("purchase", instances="many", participants=participants, searchable=["/number"])
     flow["steps"]["a"]["transitions"]["approve"] = {
         "transition": "approve",
         "step": "b",
@@ -230,9 +239,23 @@ async def exercise_keys(parts: Backend) -> None:
     assert await store.delete_of("service-1") == 10
 
 
+async def exercise_data_keys(parts: Backend) -> None:
+    """Run every operation of the store of data keys, beside those of other users."""
+    store = parts.encryption.store
+    key = WrappedKey("00" * 8, b"w", "local:a", b"c", T0)
+    await store.create_many({f"user:zz-{n}": key for n in range(BYSTANDERS)})
+    await store.create_many({"user:zz-0": key, "user:zz-x": key})
+    await store.load_many(["user:zz-0", "user:zz-1"])
+    await store.rewrap("user:zz-0", key, structs.replace(key, wrapped=b"again"))
+    await store.retire("user:zz-0")
+    await store.destroy_retired("user:zz-0", T0, "root")
+    await store.other_wrappings(["local:a"])
+    assert await store.wrapped_by_others("local:a", "user:zz-", 10) == []
+
+
 async def sweep(service: FlowService, parts: Backend) -> None:
     """Run what the background does, once."""
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     await states.changed_since(["ada", "bob"], SystemClock().now() - timedelta(hours=1))
     await service.background.sweep.run()
     await service.background.due_changes.run_timeouts()
@@ -243,7 +266,7 @@ async def sweep(service: FlowService, parts: Backend) -> None:
 
 async def erase_others(parts: Backend) -> None:
     """Erase one of the people who are named in states of others; the other one stays there."""
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     for n in range(0, BYSTANDERS, 10):
         stored = await states.load(StateId("loop", f"user-{n}"))
         assert stored is not None
@@ -272,6 +295,7 @@ async def test_no_query_scans(settings: Settings) -> None:
         await service.personal_data.erase("ada", trusted_origin("root"))
         await erase_others(parts)
         await exercise_keys(parts)
+        await exercise_data_keys(parts)
         await service.background.relay.drain(10)
         require_plans(settings, sent, EXPECTED)
 
@@ -368,7 +392,7 @@ async def test_a_page_reads_little_more_than_itself(settings: Settings, size: in
         flows = service.as_trusted()
         await service.create_flow(flow_dict())
         await asyncio.gather(*(flows.start_flow(f"user-{n:04}", "loop") for n in range(MANY)))
-        store = MongoStateStore(parts.database)
+        store = MongoStateStore(parts.database, parts.codec)
         after, pages, read = "", 0, 0
         while page := await store.walk(after, size):
             after = page[-1].state.key if isinstance(page[-1], StoredState) else ""

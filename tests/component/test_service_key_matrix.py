@@ -50,6 +50,7 @@ OF_A_FLOW = {
     "diffFlowVersions",
     "exportFlow",
     "listFlowStates",
+    "searchFlowStates",
 }
 """Requests that read a flow of the service."""
 LISTS = {"listFlows", "getUserFlows"}
@@ -88,6 +89,7 @@ def flow(slug: str, first: str, second: str) -> dict[str, Any]:
     return {
         "flow": slug,
         "initialStep": "a",
+        "searchable": ["/secret"],
         "participants": {"clerk": {"assignable": True, "claim": "PT1H"}},
         "steps": {"a": step(0, "a", first, "b"), "b": step(1, "b", second, "a")},
     }
@@ -149,6 +151,8 @@ async def requests_of(there: ServiceWorld, endpoint: Endpoint, state: StateId) -
     query = {"userId": state.user_id} if "user_id" in takes else {}
     if "service" in takes:
         query["service"] = "user"
+    if "match" in takes:
+        query["match"] = "/secret=pear"
     if "token" in takes:
         query["token"] = await there.token_of(state)
     body: Any = BODIES.get(endpoint.name, {} if endpoint.body else None)

@@ -12,9 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from app.contracts.errors import FlowError
+from app.http.edge import Edge
 from app.http.middleware import RequestLog
 from app.http.problems import flow_error, http_error
 from app.http.static_files import BundleFiles
+from app.kit.client_address import TrustedProxies
 from app.web.bundle import Bundle
 from tests.support.bundles import copy_sources
 
@@ -36,7 +38,7 @@ async def http(bundle: Bundle) -> AsyncIterator[httpx.AsyncClient]:
     """Return a client of an application that serves the bundle."""
     application = Starlette(
         routes=[BundleFiles(bundle).route()],
-        middleware=[Middleware(RequestLog)],
+        middleware=[Middleware(Edge, proxies=TrustedProxies()), Middleware(RequestLog)],
         exception_handlers={FlowError: flow_error, HTTPException: http_error},
     )
     transport = httpx.ASGITransport(application)

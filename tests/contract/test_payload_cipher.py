@@ -22,7 +22,7 @@ from app.contracts.ports.ciphers import PayloadCipher, PayloadText, SealedText, 
 from app.contracts.ports.states import DamagedState, StateFilter, StoredState
 from app.contracts.record import MergedField, payload_place, remembered_request
 from app.contracts.state import StateId
-from app.flow.history_chain import is_erased, is_intact, seal
+from app.flow.history_chain import is_intact, seal
 from models.database import Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
@@ -220,7 +220,7 @@ async def test_a_state_whose_data_key_was_destroyed_has_ended(
         assert (found.state.status, found.state.payload) == ("cleared", UNSET)
         assert found.state.is_gone_at(T0)
     (erased,) = (await history.read(StateId("loop", "ada"), None, 10)).items
-    assert is_erased(erased)
+    assert erased.is_erased
     assert is_intact(erased)
 
 

@@ -584,6 +584,47 @@ async def test_states_wait_for_participants_with_a_role_of_the_step(store: State
     assert await keys(ann) == ["loop:i", "loop;k;e"]
 
 
+async def test_states_are_found_by_the_terms_of_their_last_commit(store: StateStore) -> None:
+    def found_by(user: str, *terms: str, **changes: Any) -> FlowState:
+        return structs.replace(fresh(user=user), search_terms=terms, **changes)
+
+    for state in (
+        found_by("a", "loop;/n=1", 'loop;/t="é"'),
+        found_by("b", "loop;/n=2", "loop;/n=1"),
+        found_by("c"),
+        found_by("d", "loop;/n=1", expires_at=T0),
+        fresh(user="e"),
+        found_by("f", "loop;/n=1", status="paused"),
+        structs.replace(found_by("g", "loop;/n=2"), instance_id="e", entity_id=UNSET),
+    ):
+        assert await store.commit(None, record(state))
+
+    async def keys(*terms: str, after: str | None = None, limit: int = 10) -> list[str]:
+        page = await store.find_by_terms(terms, after=after, limit=limit, now=T0)
+        return [state.key for state in page.states]
+
+    assert await keys("loop;/n=1") == ["loop:a", "loop:b", "loop:f"]
+    assert await keys('loop;/t="é"') == ["loop:a"]
+    assert await keys("loop;/n=1", "loop;/n=2") == ["loop:a", "loop:b", "loop:f", "loop;g;e"]
+    assert await keys("loop;/n", "other;/n=1", "1") == []
+    first = await store.find_by_terms(["loop;/n=1"], after=None, limit=2, now=T0)
+    assert first.next == "loop:b"
+    assert await keys("loop;/n=1", after="loop:b") == ["loop:f"]
+
+    a, b = found_by("a"), found_by("b")
+    assert await store.commit(a.position, record(structs.replace(moved(a), search_terms=("loop;/n=2",))))
+    assert await store.commit(b.position, record(structs.replace(moved(b), search_terms=())))
+    assert await keys("loop;/n=1") == ["loop:f"]
+    assert await keys("loop;/n=2") == ["loop:a", "loop;g;e"]
+    f = found_by("f", status="paused")
+    ended = structs.replace(moved(f), status="cleared", payload=UNSET, search_terms=UNSET)
+    assert await store.commit(f.position, record(ended, kind="cleared"))
+    assert await keys("loop;/n=1") == []
+    again = structs.replace(fresh(user="f", epoch="e2"), search_terms=("loop;/n=1",))
+    assert await store.commit(ended.position, record(again, kind="started"))
+    assert await keys("loop;/n=1") == ["loop:f"]
+
+
 async def test_the_states_of_a_user_are_of_all_flows_and_entities(store: StateStore) -> None:
     states = [
         fresh(),

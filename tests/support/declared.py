@@ -21,12 +21,17 @@ UNDECLARED_HEADERS = {
     "content-length",
     "content-security-policy",
     "content-type",
+    "cross-origin-opener-policy",
+    "cross-origin-resource-policy",
     "date",
+    "permissions-policy",
     "referrer-policy",
+    "strict-transport-security",
     "transfer-encoding",
     "vary",
     "x-accel-buffering",
     "x-content-type-options",
+    "x-frame-options",
 }
 """Of HTTP and of browsers: they are not part of the interface. Those of CORS neither."""
 

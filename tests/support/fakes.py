@@ -69,6 +69,7 @@ class FakeStateStore:
         self.stored: dict[str, StoredState] = {}
         self.damaged: dict[str, DamagedState] = {}
         self.aside: list[DamagedState] = []
+        self.terms: dict[str, tuple[str, ...]] = {}
 
     async def load(self, state_id: StateId) -> StoredState | None:
         key = state_id.key
@@ -88,6 +89,7 @@ class FakeStateStore:
             before.revision,
         ):
             return False
+        record, after = self._take_terms(record)
         pending = (*(present.pending if present else ()), as_stored(record))
         request = remembered_request(record)
         recent = (*(present.recent if present else ()), *([request] if request else []))[
@@ -98,6 +100,14 @@ class FakeStateStore:
         place = payload_place(record, present.payload_at if present else None)
         self.stored[after.key] = StoredState(after, pending, recent, head, place)
         return True
+
+    def _take_terms(self, record: HistoryRecord) -> tuple[HistoryRecord, FlowState]:
+        """Store the terms of a state; neither it nor its record has them afterwards."""
+        after = record.after
+        assert isinstance(after, FlowState)
+        self.terms[after.key] = after.search_terms or ()
+        after = structs.replace(after, search_terms=UNSET)
+        return structs.replace(record, after=after), after
 
     async def load_or_salvage(self, state_id: StateId) -> StoredState | DamagedState | None:
         key = state_id.key
@@ -116,6 +126,7 @@ class FakeStateStore:
         request = remembered_request(record)
         recent = (*damaged.recent, *([request] if request else []))[-REMEMBERED_REQUESTS:]
         place = payload_place(record, None)
+        record, after = self._take_terms(record)
         self.stored[after.key] = StoredState(after, (record,), recent, head, place)
         return True
 
@@ -173,6 +184,20 @@ class FakeStateStore:
             and any(one in roles and one.role in (k.state.awaits or ()) for one in k.state.participants or ())
         ]
         in_order = sorted(waiting, key=lambda state: state.key)
+        page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
+        return StatePage(page, page[-1].key if full else None)
+
+    async def find_by_terms(
+        self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        found = [
+            k.state
+            for key, k in self.stored.items()
+            if key > (after or "")
+            and not k.state.is_gone_at(now)
+            and any(term in terms for term in self.terms.get(key, ()))
+        ]
+        in_order = sorted(found, key=lambda state: state.key)
         page, full = take_page(in_order, limit, lambda state: len(json.encode(state)))
         return StatePage(page, page[-1].key if full else None)
 
@@ -527,8 +552,8 @@ class FakeCipher:
         self.calls.append(len(texts))
         return [self._open(text) for text in texts]
 
-    def forget(self, user_id: str) -> None:
-        """Nothing is cached."""
+    async def seals_with(self, user_id: str, sealed: bytes) -> bool:
+        return sealed[1:9] == b"%08d" % self._generations.get(user_id, 0)
 
     def _open(self, text: SealedText) -> str | Unopened:
         mark = self._mark(text)

@@ -119,6 +119,13 @@ def test_fields_that_are_shown_as_wholes() -> None:
         True,
         False,
     ]
+    items = Mask(hidden=("/items/0/price",))
+    assert not items.shows_all_of("/items/*/price")
+    assert items.shows_all_of("/items/*/name")
+    assert not Mask(shown=("/items/0",)).shows_all_of("/items/*/name")
+    assert Mask(shown=("/items/*",)).shows_all_of("/items/0/name")
+    assert Mask(hidden=("/card",), listed=("/card/name",)).shows_all_of("/card/name")
+    assert not Mask(hidden=("/card/name",), listed=("/card",)).shows_all_of("/card/name")
     assert [Mask(shown=("/a",)).shows_all_of(at) for at in ("/a", "/a/b", "/b", "")] == [
         True,
         True,

@@ -8,7 +8,7 @@ import jwt
 import pytest
 
 from app.auth.tokens import TokenVerifier
-from app.contracts.callers import ADMIN, SERVICE, Caller, service_caller, trusted_caller
+from app.contracts.callers import ADMIN, SERVICE, USE, Caller, service_caller, trusted_caller
 from app.contracts.commands import BatchOperation, Origin, trusted_origin
 from app.contracts.errors import InvalidTransitionError, RateLimitedError
 from app.contracts.ports.rate_limits import RateKey
@@ -24,7 +24,7 @@ ADA = RateKey("user", "ada", 60)
 
 
 def origin(user: str, *scopes: str) -> Origin:
-    return Origin(Caller(user, scopes=frozenset(scopes)))
+    return Origin(Caller(user, scopes=frozenset(scopes or {USE})))
 
 
 class Workers:

@@ -123,8 +123,8 @@ async def test_two_clients_of_a_user_need_its_topic_until_both_disconnect(gatewa
     assert gateway.is_empty()
 
 
-async def test_connections_of_a_user_are_bounded(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("realtime.gateway.handlers.MAX_CONNECTIONS_PER_USER", 2)
+async def test_connections_of_a_user_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway(await rig(user_connections=2), monkeypatch)
     for sid in ("a", "b"):
         await gateway.connect(sid, "ada")
     with pytest.raises(RefusedError) as refusal:

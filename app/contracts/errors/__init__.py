@@ -71,6 +71,7 @@ from app.contracts.errors.services import (
     ServiceNotFoundError,
     WebhookMissingError,
 )
+from app.contracts.errors.users import UserErasedError
 
 __all__ = [
     "MAX_DETAIL",
@@ -125,6 +126,7 @@ __all__ = [
     "StatePausedError",
     "StoreUnavailableError",
     "TooManyConnectionsError",
+    "UserErasedError",
     "VersionConflictError",
     "WebBuildMissingError",
     "WebhookMissingError",

@@ -66,5 +66,9 @@ class PayloadCipher(Protocol):
     async def open_many(self, texts: Sequence[SealedText]) -> Sequence[str | Unopened]:
         """Return the original texts, in order. Raises StoreUnavailableError as ``seal_many`` does."""
 
-    def forget(self, user_id: str) -> None:
-        """Forget the data keys of a user, whose data was erased."""
+    async def seals_with(self, user_id: str, sealed: bytes) -> bool:
+        """Read the data keys of a user again; return whether a new text is sealed with the key of ``sealed``.
+
+        Raises:
+            StoreUnavailableError: The data keys cannot be read.
+        """

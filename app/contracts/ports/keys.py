@@ -127,3 +127,12 @@ class UserKeys(Protocol):
         Raises:
             StoreUnavailableError: The store does not respond.
         """
+
+    async def last_destroyed(self, user_id: str) -> DestroyedKey | None:
+        """Return the data key of a user that was destroyed last. Raises StoreUnavailableError."""
+
+    def forget(self, user_id: str) -> None:
+        """Forget the data keys of a user in the cache, as another worker has erased the data."""
+
+    def forget_all(self) -> None:
+        """Forget all data keys in the cache, as events of erasures may have been missed."""

@@ -24,7 +24,8 @@ class StoredState(Struct, frozen=True):
     ``pending`` are the records of its changes that wait for delivery, oldest first; ``recent`` the last
     requests that changed it, oldest first; ``head`` is the hash of its last record ("": older than the
     chain); ``payload_at`` the place of its payload (None: there is none, or an older version of the service
-    wrote the state).
+    wrote the state). ``erased``: the data key of the user was destroyed, and the state was restored from a
+    backup of before; for readers it has ended.
     """
 
     state: FlowState
@@ -32,6 +33,7 @@ class StoredState(Struct, frozen=True):
     recent: tuple[RememberedRequest, ...] = ()
     head: str = ""
     payload_at: PayloadPlace | None = None
+    erased: bool = False
 
     def complete(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
         """Return records of this state with the payloads that they name.
@@ -179,6 +181,14 @@ class StateStore(Protocol):
         """Return the active states that wait for one of ``roles``, by key, after the key ``after``.
 
         A state waits for the participants with a role that may run a transition of its step.
+        """
+
+    async def find_by_terms(
+        self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
+    ) -> StatePage:
+        """Return the states that exist at ``now`` with one of ``terms``, by key, after the key ``after``.
+
+        A term is one of those in ``search_terms`` of the last commit of a state.
         """
 
     async def ids_of_user(self, user_id: str) -> list[StateId]:

@@ -34,11 +34,22 @@ class BatchResult(Struct, frozen=True, rename="camel"):
     payload_omitted: bool | UnsetType = UNSET
 
 
-class PersonalDataView(Struct, frozen=True, rename="camel"):
-    """All stored data of a user."""
+class ErasedView(Struct, frozen=True):
+    """When the data of a user was erased the last time, and by whom."""
+
+    at: Time
+    by: str
+
+
+class PersonalDataView(Struct, frozen=True, rename="camel", kw_only=True):
+    """All stored data of a user. ``erased`` is absent if the data was never erased.
+
+    ``history`` is the last member: it is sent while it is read.
+    """
 
     user_id: str
     exported_at: Time
+    erased: ErasedView | UnsetType = UNSET
     states: list[StateView]
     history: list[ExportedRecordView]
 
@@ -81,7 +92,9 @@ class ErasureView(Struct, frozen=True, rename="camel"):
 
     ``receipts`` are the records of the erasure, one in the history of each flow; ``records_erased`` counts
     the records that lost their payload. ``states_pseudonymised`` and ``records_pseudonymised`` count those of
-    other users that named the user, and have a pseudonym instead.
+    other users that named the user, and have a pseudonym instead. ``destroyed_keys`` are the ids of the data
+    keys of the user that were ever destroyed; without them, no copy of the data that was sealed with them
+    can be read. ``erased_at`` and ``erased_by`` are the time and the actor.
     """
 
     user_id: str
@@ -89,6 +102,9 @@ class ErasureView(Struct, frozen=True, rename="camel"):
     receipts: list[RecordView]
     states_pseudonymised: int
     records_pseudonymised: int
+    destroyed_keys: tuple[str, ...]
+    erased_at: Time
+    erased_by: str
     receipt: ErasureReceiptView | None = None
 
 
@@ -114,7 +130,14 @@ def personal_data_view(found: PersonalData) -> PersonalDataView:
     """Return the view of a user's stored data."""
     states = [state_view(state) for state in found.states]
     history = [exported_record_view(record) for record in found.history]
-    return PersonalDataView(found.user_id, iso(found.exported_at), states, history)
+    erased = UNSET if found.erased is None else ErasedView(iso(found.erased.at), found.erased.by)
+    return PersonalDataView(
+        user_id=found.user_id,
+        exported_at=iso(found.exported_at),
+        erased=erased,
+        states=states,
+        history=history,
+    )
 
 
 def erasure_view(done: Erasure) -> ErasureView:
@@ -125,6 +148,9 @@ def erasure_view(done: Erasure) -> ErasureView:
         [record_view(record) for record in done.receipts],
         done.pseudonymised_states,
         done.pseudonymised_records,
+        done.destroyed_keys,
+        iso(done.at),
+        done.by,
         None if done.receipt is None else erasure_receipt_view(done.receipt),
     )
 

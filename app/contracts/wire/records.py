@@ -32,7 +32,8 @@ class RecordView(Struct, frozen=True, rename="camel"):
 
     ``entity_id`` is present if the user has many states in the flow, ``merged`` if the change replaced
     values of another one that its caller did not know. ``masked`` are JSON pointers as those of a state:
-    to parts of ``payload`` and ``merged`` that the caller may not see.
+    to parts of ``payload`` and ``merged`` that the caller may not see. ``erased`` is present, and true, if
+    the data entered with the change was erased.
     """
 
     id: str
@@ -50,6 +51,7 @@ class RecordView(Struct, frozen=True, rename="camel"):
     entity_id: str | UnsetType = UNSET
     merged: tuple[MergedField, ...] | UnsetType = UNSET
     masked: tuple[str, ...] | UnsetType = UNSET
+    erased: bool | UnsetType = UNSET
 
 
 class ExportedRecordView(RecordView, frozen=True, rename="camel", kw_only=True):
@@ -83,6 +85,7 @@ def record_view(record: HistoryRecord) -> RecordView:
         entity_id=record.instance_id,
         merged=record.merged,
         masked=record.masked,
+        erased=True if record.is_erased else UNSET,
         metadata=RecordMetadata(
             kind=record.kind,
             service=record.service,

@@ -101,7 +101,7 @@ class CaughtUpView(Struct, frozen=True, rename="camel"):
     complete: bool
 
 
-NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms", "awaits", "people")
+NOT_SHOWN = ("timeout_left_ms", "expiry_left_ms", "awaits", "people", "search_terms")
 """Members of a state that no view has; every other one is a member of StateView."""
 
 _SOURCES = {"entity_id": "entity", "instances": "instances"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, structs
 
-from app.contracts.callers import ADMIN, READ, Caller, Purpose
+from app.contracts.callers import READ, Caller, Purpose
 from app.contracts.flow import Flow
 from app.contracts.record import HistoryRecord, MergedField
 from app.contracts.state import FlowState
@@ -36,12 +36,12 @@ def mask_for(
         purpose: Administrators see all of a single state, and less of lists and events.
         listed: The ``fields`` of the integration whose credential this is.
     """
-    is_support = reads_as_support(state, caller)
+    acts = caller.acts_for(state.user_id) or (caller.user_id == state.user_id and not caller.service)
+    is_support = caller.reads_all and not acts
     if flow.sensitive is None and flow.visible is None and not is_support:
         return None
-    if caller.trusted or (purpose == "read" and ADMIN in caller.scopes and not caller.service):
+    if caller.trusted or (purpose == "read" and caller.is_administrator):
         return None
-    acts = caller.acts_for(state.user_id)
     roles = set(caller_on(flow, state, caller).roles - SPECIAL_ROLES)
     if is_support:
         roles |= caller.roles - SPECIAL_ROLES | {READ}
@@ -50,20 +50,36 @@ def mask_for(
     shown = None
     if is_support or not (acts or caller.service):
         shown = _shown(flow, roles, participates=is_participant(state, caller))
-    hidden = tuple(pointer for pointer, named in (flow.sensitive or {}).items() if roles.isdisjoint(named))
+    hidden = _hidden(flow, roles)
     if shown is None and not hidden:
         return None
     return Mask(hidden, shown, tuple(listed) if caller.service else ())
 
 
-def reads_as_support(state: FlowState, caller: Caller) -> bool:
-    """Return whether a caller reads a state of another user by the scope ``flow:read`` alone."""
-    return READ in caller.scopes and not caller.service and not caller.acts_for(state.user_id)
+def may_search(flow: Flow, caller: Caller, pointer: str) -> bool:
+    """Return whether a caller may search the states of all users by a field.
+
+    The credential of an integration, a service, an administrator, or support staff (``flow:read``).
+    """
+    if caller.trusted:
+        return True
+    roles, shown = set(caller.roles - SPECIAL_ROLES), None
+    if not caller.acts_for_all:
+        roles.add(READ)
+        shown = _shown(flow, roles, participates=False)
+    elif not caller.service:
+        roles.add(OWNER)
+    return Mask(_hidden(flow, roles), shown).shows_all_of(pointer)
 
 
 def masks_fields(flow: Flow) -> bool:
     """Return whether callers who may see a state may see different fields of it."""
     return flow.sensitive is not None or flow.visible is not None
+
+
+def _hidden(flow: Flow, roles: set[str]) -> tuple[str, ...]:
+    """Return the pointers to sensitive fields that callers with these roles do not see."""
+    return tuple(pointer for pointer, named in (flow.sensitive or {}).items() if roles.isdisjoint(named))
 
 
 def _shown(flow: Flow, roles: set[str], *, participates: bool) -> tuple[str, ...] | None:

@@ -124,11 +124,15 @@ class Mask(Struct, frozen=True):
 
     def shows_all_of(self, pointer: str) -> bool:
         """Return whether the reader sees every value to which a pointer leads, with all that is in it."""
-        masked: dict[str, None] = {}
-        rules = self._rules.resolved(masked)
-        for segment in _segments(pointer):
-            rules = None if rules is None else rules.at(segment).resolved(masked)
-        return rules is not None and rules.are_open
+        if self.shown is not None and not any(_leads_to(each, pointer) for each in self.shown):
+            return False
+        return not any(
+            (covers(each, pointer) or covers(pointer, each)) and not self._is_listed(each, pointer)
+            for each in self.hidden
+        )
+
+    def _is_listed(self, hidden: str, pointer: str) -> bool:
+        return any(_leads_to(each, pointer) and each.count("/") >= hidden.count("/") for each in self.listed)
 
     def restore(self, sent: Payload, present: Payload) -> Payload:
         """Return a payload that the reader sends, with what it could not see.
@@ -151,6 +155,13 @@ def covers(outer: str, inner: str) -> bool:
     around, within = outer.split("/"), inner.split("/")
     pairs = zip(around, within)  # noqa: B905 - the inner one may go on
     return len(around) <= len(within) and all(a == b or WILDCARD in (a, b) for a, b in pairs)
+
+
+def _leads_to(outer: str, inner: str) -> bool:
+    """Return whether a pointer leads to all values of another one, or to values around them."""
+    around, within = outer.split("/"), inner.split("/")
+    pairs = zip(around, within)  # noqa: B905 - the inner one may go on
+    return len(around) <= len(within) and all(a in (b, WILDCARD) for a, b in pairs)
 
 
 def _seen(value: Any, rules: _Rules, at: str, masked: dict[str, None]) -> Any:

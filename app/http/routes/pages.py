@@ -49,7 +49,6 @@ def _page_route(path: str, file: Path, version: Callable[[], str]) -> Route:
         headers = {
             "Cache-Control": REVALIDATE,
             "Content-Security-Policy": POLICIES[path],
-            "Cross-Origin-Opener-Policy": "same-origin",
             "ETag": f'"{blake2b(body, digest_size=12).hexdigest()}"',
         }
         if is_known_etag(headers["ETag"], request.headers.get("if-none-match", "")):

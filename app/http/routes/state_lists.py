@@ -1,6 +1,8 @@
 """The routes that list states."""
 
-from msgspec import Struct, field
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
 
 from app.auth.policy import Access, Permission
 from app.contracts.commands import Role
@@ -27,6 +29,14 @@ class InstancesQuery(UserQuery, frozen=True, rename="camel"):
     """``after`` is the ``next`` of the previous page."""
 
     status: ListedStatus | None = None
+    after: str | None = None
+    limit: Limit = 100
+
+
+class MatchQuery(Struct, frozen=True, rename="camel"):
+    """``match`` is a searchable field and its value. ``after`` is the ``next`` of the previous page."""
+
+    match: Annotated[str, Meta(min_length=3, max_length=600, examples=["/orderNumber=A-1"])]
     after: str | None = None
     limit: Limit = 100
 
@@ -67,6 +77,14 @@ async def _list_of_flow(call: Call) -> Answer:
     return page_answer(page.states, state_view, lambda state: state.place_in_list, page.next)
 
 
+async def _search(call: Call) -> Answer:
+    query: MatchQuery = call.query
+    page = await call.service.search.find(
+        call.path["flow_id"], query.match, call.caller, after=query.after, limit=query.limit
+    )
+    return page_answer(page.states, state_view, lambda state: state.key, page.next)
+
+
 STATE_LIST_ENDPOINTS = [
     Endpoint(
         method="GET",
@@ -76,6 +94,17 @@ STATE_LIST_ENDPOINTS = [
         summary="List the states of the user in a flow with many for each user, the newest first",
         handle=_list_of_flow,
         query=InstancesQuery,
+        answers={200: StatesPage},
+        errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/flows/{flow_id}/states",
+        name="searchFlowStates",
+        access=Access(Permission.SEARCH, for_services=True),
+        summary="Find states of all users by the value of a searchable field, for support staff and services",
+        handle=_search,
+        query=MatchQuery,
         answers={200: StatesPage},
         errors=(InsufficientPermissionsError, FlowNotFoundError, FlowStateCorruptionError),
     ),

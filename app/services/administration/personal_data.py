@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
+from operator import attrgetter
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -22,9 +23,8 @@ from app.contracts.ports.history import HistoryStore
 from app.contracts.ports.reports import CorruptionReports
 from app.contracts.ports.states import DamagedState, StateStore, StoredState
 from app.contracts.record import HistoryRecord, commit_record_id, position_of, state_after
-from app.contracts.results import Erasure, PersonalData
+from app.contracts.results import ErasedUser, Erasure, PersonalData
 from app.contracts.state import FlowState, StateId
-from app.flow import rules
 from app.flow.history_chain import is_receipt
 from app.kit.ids import later_id, new_id
 from app.services.administration.erasure_receipts import ERASURE, claims_hash, erasure_claims
@@ -33,6 +33,8 @@ from app.services.audit.log import CANCELLED, AuditLog, OpenAct
 from app.services.audit.pseudonyms import erased_user
 from app.services.delivery.relay import Relay
 from app.services.states.committer import CommandContext, Committer
+from app.services.states.endings import Endings
+from app.services.states.erasure_keys import ErasureKeys
 from app.services.states.history import HistoryReader
 from app.services.states.recovery import Recovery
 from app.services.states.state_command import ProposedChange
@@ -66,6 +68,8 @@ class PersonalDataRequests:
         reports: CorruptionReports,
         letters: DeadLetters,
         others: Pseudonymisation,
+        keys: ErasureKeys,
+        endings: Endings,
         audit: AuditLog,
         clock: Clock,
     ) -> None:
@@ -79,6 +83,8 @@ class PersonalDataRequests:
         self._reports = reports
         self._letters = letters
         self._others = others
+        self._keys = keys
+        self._endings = endings
         self._audit = audit
         self._clock = clock
 
@@ -122,12 +128,18 @@ class PersonalDataRequests:
 
     async def _states_of(self, user_id: str) -> PersonalData:
         now = self._clock.now()
-        states = []
+        states, erasures = [], []
         for state_id in await self._ids_of(user_id):
             found = await self._states.load_or_salvage(state_id)
-            if isinstance(found, StoredState) and not found.state.is_gone_at(now):
+            if not isinstance(found, StoredState):
+                continue
+            if not found.state.is_gone_at(now):
                 states.append(found.state)
-        return PersonalData(user_id, now, states, [])
+            elif (erased := await self._endings.erasure_of(found)) is not None:
+                erasures.append(erased)
+        if (key := await self._keys.last_destroyed(user_id)) is not None:
+            erasures.append(ErasedUser(key.at, key.by))
+        return PersonalData(user_id, now, states, [], max(erasures, key=attrgetter("at"), default=None))
 
     async def _history_of(self, user_id: str) -> AsyncIterator[HistoryRecord]:
         """Iterate over the records of a user, by flow, the oldest first, reading page by page."""
@@ -165,35 +177,57 @@ class PersonalDataRequests:
         return structs.replace(done, receipt=ErasureReceipt(claims, entry.sequence, entry.hash))
 
     async def _erase(self, user_id: str, origin: Origin) -> Erasure:
-        """End all states of a user, and remove payloads and other input from all records.
+        """End all states of a user, remove what was entered from all records, and destroy the data keys.
 
         The transitions, their times, and the hash chain over them stay. A record of the kind ``erased`` in
         each chain is the receipt. Dead letters of the states are removed, as they
         have payloads. In states of others and their records a pseudonym replaces the id.
-        Idempotent: it can be repeated after a failure.
+        Idempotent: it can be repeated after a failure, also of a process at any point.
+
+        The data key is retired first, so that what begins from now on has another one, and destroyed last, so
+        that what the erasure delivers is readable until then (docs/decisions/0025).
         """
         await self._relay.drain(MAX_DRAIN_SECONDS)  # records of refused requests are nowhere else
+        for state_id in await self._ids_of(user_id):
+            await self._deliver(state_id)  # with the present key
+        await self._keys.retire(user_id)
         receipts, erased = [], 0
         for state_id in await self._ids_of(user_id):
             receipt = await self._end(state_id, origin)
             if receipt is not None:
                 # Every commit before the receipt is in the history before any is erased: a worker that
                 # delivers one of them late finds it there and does not insert it again.
-                found = await self._states.load_or_salvage(state_id)
-                if found is not None:
-                    waiting = found.deliverable if isinstance(found, StoredState) else found.pending
-                    # A record that cannot be delivered must not stay in the outbox with its data.
-                    failed = await self._relay.deliver(waiting)
-                    await self._states.release([record for record in failed if record.id != receipt.id])
+                failed = await self._deliver(state_id)
+                # A record that cannot be delivered must not stay in the outbox with its data.
+                await self._states.release([record for record in failed if record.id != receipt.id])
                 erased += await self._history.erase(state_id, position_of(receipt))
                 receipts.append(receipt)
             # Last, as events that are dead from now on are made from erased records.
             await self._letters.delete_of_state(state_id)
             await self._states.drop_damaged(state_id)
             await self._reports.withdraw([state_id.key])
-        log.info("personal data erased", states=len(receipts), records=erased)
         others = await self._others.erase(user_id, origin)
-        return Erasure(user_id, receipts, erased, others.states, others.records)
+        now = self._clock.now()
+        destroyed = await self._keys.destroy(user_id, now, origin.actor)
+        log.info("personal data erased", states=len(receipts), records=erased, keys=len(destroyed))
+        return Erasure(
+            user_id=user_id,
+            receipts=receipts,
+            erased=erased,
+            at=now,
+            by=origin.actor,
+            pseudonymised_states=others.states,
+            pseudonymised_records=others.records,
+            destroyed_keys=tuple(destroyed),
+        )
+
+    async def _deliver(self, state_id: StateId) -> list[HistoryRecord]:
+        """Deliver what waits in the outbox of a state. Returns what could not be delivered."""
+        found = await self._states.load_or_salvage(state_id)
+        if found is None:
+            return []
+        waiting = found.deliverable if isinstance(found, StoredState) else found.pending
+        return await self._relay.deliver(waiting) if waiting else []
 
     async def _ids_of(self, user_id: str) -> list[StateId]:
         """Return the states of a user, by flow, also those of which only the history is there."""
@@ -233,7 +267,7 @@ class PersonalDataRequests:
     def _ending(self, last: FlowState, epoch: str | None = None) -> tuple[ProposedChange, datetime]:
         """Return the change that ends ``last``; in an epoch of its own if there is no document."""
         now = max(self._clock.now(), last.updated_at)
-        ended = rules.end(last, "cleared", now)
+        change = ProposedChange.erasing(last, now)
         if epoch is not None:
-            ended = structs.replace(ended, epoch=epoch, revision=0)
-        return ProposedChange("erased", "erased", ended), now
+            change = structs.replace(change, after=structs.replace(change.after, epoch=epoch, revision=0))
+        return change, now

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from app.contracts.callers import ADMIN, Caller, Purpose
+from app.contracts.callers import Caller, Purpose
 from app.contracts.errors import FlowStateCorruptionError
 from app.contracts.flow import Flow
 from app.contracts.record import HistoryRecord
@@ -70,7 +70,7 @@ class FieldMasks:
             purpose: The reason why the state is shown.
         """
         if flow is None or state is None:
-            sees_all = caller.trusted or (purpose == "read" and ADMIN in caller.scopes and not caller.service)
+            sees_all = caller.trusted or (purpose == "read" and caller.is_administrator)
             return None if sees_all else EVERYTHING
         listed = self._fields_of(caller.service) if caller.service and flow.sensitive else ()
         return mask_for(flow, state, caller, purpose, listed)

@@ -168,9 +168,13 @@ class Visibility:
             await asyncio.sleep(0)  # so that many states in a row do not block other requests
         return self._masks.state(definition.flow, state, caller, purpose)
 
-    def mask(self, flow: Flow, state: FlowState, caller: Caller) -> Mask | None:
+    def mask(self, flow: Flow, state: FlowState, caller: Caller, purpose: Purpose = "read") -> Mask | None:
         """Return the parts of a state's payload that the caller does not see, None if it sees all."""
-        return self._masks.mask(flow, state, caller, "read")
+        return self._masks.mask(flow, state, caller, purpose)
+
+    def effective(self, flow: Flow, state: FlowState, caller: Caller) -> tuple[Caller, Mask | None]:
+        """Return the caller with the roles that it has on a state, and what the payload hides from it."""
+        return caller_on(flow, state, caller), self.mask(flow, state, caller)
 
     async def without_transitions(self, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
         """Return a state as the caller may see it, also one whose definition cannot be read."""

@@ -8,15 +8,19 @@ from functools import partial
 from msgspec import structs
 
 from app.auth.policy import as_user
+from app.contracts.callers import Caller
 from app.contracts.commands import TransitionCommand
 from app.contracts.errors import (
     FlowNotStartedError,
     FlowStateCorruptionError,
     RevisionConflictError,
+    UserErasedError,
     service_limit_error,
 )
+from app.contracts.ports.states import StoredState
 from app.contracts.state import FlowState, StateId
 from app.contracts.wire.states import state_view
+from app.contracts.wire.times import iso
 from app.services.audit.log import AuditLog
 from app.services.audit.state_acts import BY_NAME, is_administrative, note_commit, state_act
 from app.services.definitions.catalog import DefinitionCatalog
@@ -123,6 +127,14 @@ class StateChanges:
     async def not_started(self, state_id: StateId) -> FlowNotStartedError:
         """Create the error for a missing state, with how the last one ended."""
         return FlowNotStartedError(state_id.flow_id, await self._endings.of(state_id))
+
+    async def require_not_erased(self, stored: StoredState | None, caller: Caller) -> None:
+        """Raise UserErasedError if a state ended because its user was erased, who is not the caller."""
+        if stored is None or not caller.reads_others(stored.state.user_id):
+            return
+        erased = await self._endings.erasure_of(stored)
+        if erased is not None:
+            raise UserErasedError(stored.state.flow, iso(erased.at), erased.by)
 
     @asynccontextmanager
     async def with_recovery_advice(self, state_id: StateId) -> AsyncIterator[None]:

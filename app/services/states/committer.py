@@ -9,14 +9,16 @@ from msgspec import UNSET, UnsetType, json, structs
 
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin, trusted_origin
-from app.contracts.errors import FlowError
+from app.contracts.errors import FlowError, FlowStateCorruptionError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, DamagedState, StateStore, StoredState
-from app.contracts.record import HistoryRecord, PayloadPlace, commit_record_id
+from app.contracts.record import HistoryRecord, PayloadPlace, commit_record_id, state_after
 from app.contracts.state import TERMINAL_STATUSES, FlowState
 from app.flow import timers
 from app.flow.history_chain import seal
 from app.flow.people.person_salts import with_people
+from app.flow.values.search_terms import search_terms
 from app.kit.ids import later_id, new_id
+from app.services.definitions.catalog import DefinitionCatalog
 from app.services.delivery.relay import Relay
 from app.services.states.state_command import ProposedChange
 
@@ -49,12 +51,14 @@ class Committer:
         self,
         states: StateStore,
         relay: Relay,
+        catalog: DefinitionCatalog,
         *,
         state_ttl: timedelta | None,
         retention: timedelta | None,
     ) -> None:
         self._states = states
         self._relay = relay
+        self._catalog = catalog
         self._state_ttl = state_ttl
         self._retention = retention
 
@@ -66,7 +70,8 @@ class Committer:
         head = "" if stored is None else stored.head
         payload_at = None if stored is None else stored.payload_at
         record = self._record(before, head, change, attempt, now, payload_at)
-        if not await self._states.commit(None if before is None else before.position, record):
+        position = None if before is None else before.position
+        if not await self._states.commit(position, await self._searchable(record)):
             return None
         # A commit on top of records that are not delivered yet delivers those first, so that every worker
         # receives the changes of a state in their order, whichever worker made them.
@@ -95,11 +100,12 @@ class Committer:
             The record, None if the state has changed meanwhile.
         """
         record = self._record(None, head, change, attempt, now)
+        searchable = await self._searchable(record)
         if damaged is None:
-            made = await self._states.commit(None, record)
+            made = await self._states.commit(None, searchable)
         else:
             await self._relay.deliver(damaged.pending)
-            made = await self._states.replace(damaged, record)
+            made = await self._states.replace(damaged, searchable)
         if not made:
             return None
         self._relay.enqueue([structs.replace(record, duration_ms=attempt.milliseconds)])
@@ -138,6 +144,21 @@ class Committer:
             duration_ms=attempt.milliseconds,
         )
         self._relay.enqueue([seal(record, stored.head, token_hex(SALT_BYTES))])
+
+    async def _searchable(self, record: HistoryRecord) -> HistoryRecord:
+        """Return a record whose state has the terms by which it is found; its hash does not cover them."""
+        after = state_after(record)
+        terms: tuple[str, ...] | UnsetType = UNSET
+        if after.status not in TERMINAL_STATUSES:
+            try:
+                definition = await self._catalog.version(after.flow, after.version)
+            except FlowStateCorruptionError:  # a state may be recovered without it
+                definition = None
+            if definition is not None and definition.flow.searchable is not None:
+                terms = search_terms(after.flow, definition.flow.searchable, after.payload)
+        if terms is UNSET:
+            return record
+        return structs.replace(record, after=structs.replace(after, search_terms=terms))
 
     def _record(
         self,

@@ -10,7 +10,7 @@ from app.contracts.positions import ExpectedPosition
 from app.contracts.record import MergedField, named_payload, payload_record_id, state_after
 from app.contracts.state import FlowState, Payload
 from app.flow.conflicts import find_conflicts
-from app.flow.history_chain import is_erased, is_intact
+from app.flow.history_chain import is_intact
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.field_masks import FieldMasks
 from app.services.delivery.payloads import Payloads
@@ -113,7 +113,7 @@ class ConflictResolution:
         record = next((waiting for waiting in pending if waiting.id == record_id), None)
         try:
             record = record or await self._history.get(record_id)
-            if record is None or is_erased(record) or not is_intact(record):
+            if record is None or record.is_erased or not is_intact(record):
                 return None
             record = (await self._payloads.complete([record], pending))[0]
         except FlowStateCorruptionError:

@@ -20,11 +20,11 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.states import StateStore, StoredState
 from app.contracts.record import MergedField, state_after
 from app.contracts.state import FlowState
-from app.services.states.attempt import Attempt, CommitDue, Conflict, Refuse, Reply
-from app.services.states.committer import CommandContext, Committer
+from app.services.states.attempt import Attempt, CommitDue, Conflict, DueChange, Refuse, Reply
+from app.services.states.committer import SYSTEM, CommandContext, Committer
 from app.services.states.conflicts import ConflictResolution
 from app.services.states.deadlines import Deadlines
-from app.services.states.idempotency import Idempotency, request_fingerprint
+from app.services.states.idempotency import Idempotency, RequestFingerprint
 from app.services.states.recovery import Recovery
 from app.services.states.state_command import ProposedChange, StateCommand
 from app.services.states.turns import Turns
@@ -91,12 +91,13 @@ class Executor:
         self, command: StateCommand, decide: Decide, timeout: float
     ) -> tuple[FlowState | None, bool]:
         origin = command.origin
-        context = CommandContext(origin, request_fingerprint(command.name, command.command, origin))
+        request = await self._repeats.fingerprint(command.name, command.command, origin)
+        context = CommandContext(origin, UNSET if request is None else request.stored)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         first: FlowState | None = None
         for lost_races in itertools.count():
-            attempt = await self._load_attempt(command, context, first)
+            attempt = await self._load_attempt(command, request, first)
             outcome = attempt.outcome_before_decision()
             merged: tuple[MergedField, ...] = ()
             if isinstance(outcome, Conflict):
@@ -130,18 +131,18 @@ class Executor:
         raise StateBusyError(command.state_id.flow_id)
 
     async def _load_attempt(
-        self, command: StateCommand, context: CommandContext, first: FlowState | None
+        self, command: StateCommand, request: RequestFingerprint | None, first: FlowState | None
     ) -> Attempt:
         """Load what one attempt depends on. ``first`` is the state that the first attempt met."""
         stored = await self._load(command)
         now = self._now(stored)
         if stored is None:
             return Attempt(command, None, now)
-        if context.digest is not UNSET:
-            replayed = await self._repeats.answer(stored, command.origin, context.digest, now)
+        if request is not None:
+            replayed = await self._repeats.answer(stored, command.origin, request, now)
             if replayed is not None:
                 return Attempt(command, stored, now, replayed=replayed)
-        due = await self._deadlines.due(stored.state, now)
+        due = await self._due(stored, now)
         if due is not None and command.origin.dry_run:
             first = stored.state  # the change is not committed, but counts as one
         return Attempt(command, stored, now, due=due, first=first)
@@ -152,11 +153,17 @@ class Executor:
         if stored is None or stored.state.position != state.position:
             return False
         now = self._now(stored)
-        due = await self._deadlines.due(stored.state, now)
+        due = await self._due(stored, now)
         if due is None:
             return False
         change, by = due
         return await self._commits.make(stored, change, CommandContext(by), now) is not None
+
+    async def _due(self, stored: StoredState, now: datetime) -> DueChange | None:
+        """Return the change that is due: an erasure that a restored backup undid comes before all others."""
+        if stored.erased:
+            return DueChange(ProposedChange.erasing(stored.state, now), SYSTEM)
+        return await self._deadlines.due(stored.state, now)
 
     async def _load(self, command: StateCommand) -> StoredState | None:
         """Load the state. Commands that replace it recover an unreadable document first; others raise."""

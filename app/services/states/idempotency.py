@@ -7,61 +7,112 @@ forgotten some of the last day, the history is searched too.
 from datetime import datetime
 from hashlib import blake2b
 
-from msgspec import UNSET, UnsetType, json
+from msgspec import UNSET, Struct, UnsetType, json
 
 from app.contracts.commands import Origin
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.ports.history import HistoryStore
+from app.contracts.ports.secrets import SecretStore
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS, StoredState
 from app.contracts.record import HistoryRecord, RememberedRequest, named_payload, request_key
 from app.contracts.state import FlowState
 from app.services.delivery.payloads import Payloads
 
+DIGEST_BYTES = 12
+SECRET_NAME = "requests"  # noqa: S105 - the name of the secret by which digests are keyed
 
-def request_fingerprint(name: str, command: object, origin: Origin) -> str | UnsetType:
-    """Return a digest of the content of a request, UNSET if it has no id."""
-    if origin.request_id is UNSET:
-        return UNSET
-    try:
-        content = json.encode([name, command], order="deterministic")
-    except (UnicodeEncodeError, TypeError):  # not JSON: the decision refuses it
-        return UNSET
-    return blake2b(content, digest_size=12).hexdigest()
+
+class RequestFingerprint(Struct, frozen=True):
+    """A digest of the content of a request with an id.
+
+    Args:
+        digest: The digest.
+        key: The keyed digest of the caller and the id; "" if digests have no key here.
+        unkeyed: The digest as a service without a key makes it.
+    """
+
+    digest: str
+    key: str
+    unkeyed: str
+
+    @property
+    def stored(self) -> str:
+        """The text that a record has."""
+        return f"{self.digest}.{self.key}" if self.key else self.digest
+
+    def matches(self, stored: str | UnsetType) -> bool:
+        """Return whether a stored digest is one of the same request."""
+        return stored is not UNSET and stored.partition(".")[0] in (self.digest, self.unkeyed)
+
+
+class RequestFingerprints:
+    """Makes fingerprints of requests.
+
+    Args:
+        secrets: Has the secret that makes digests useless for guessing what was entered; None: they have no
+            key, as the data beside them is not encrypted either.
+    """
+
+    def __init__(self, secrets: SecretStore | None = None) -> None:
+        self._secrets = secrets
+        self._secret = b""
+
+    async def of(self, name: str, command: object, origin: Origin) -> RequestFingerprint | None:
+        """Return the fingerprint of a request, None if it has no id. Raises StoreUnavailableError."""
+        if origin.request_id is UNSET:
+            return None
+        try:
+            content = json.encode([name, command], order="deterministic")
+        except (UnicodeEncodeError, TypeError):  # not JSON: the decision refuses it
+            return None
+        unkeyed = blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+        if self._secrets is None:
+            return RequestFingerprint(unkeyed, "", unkeyed)
+        if not self._secret:
+            self._secret = await self._secrets.secret(SECRET_NAME)
+        request = f"{origin.actor}\0{origin.request_id}".encode()
+        return RequestFingerprint(self._keyed(content), self._keyed(request), unkeyed)
+
+    def _keyed(self, content: bytes) -> str:
+        return blake2b(content, key=self._secret, digest_size=DIGEST_BYTES).hexdigest()
 
 
 class Idempotency:
     """Finds the state to which a request led when it came first."""
 
-    def __init__(self, history: HistoryStore) -> None:
+    def __init__(self, history: HistoryStore, fingerprints: RequestFingerprints) -> None:
+        self.fingerprint = fingerprints.of
         self._history = history
         self._payloads = Payloads(history)
 
     async def answer(
-        self, stored: StoredState, origin: Origin, digest: str, now: datetime
+        self, stored: StoredState, origin: Origin, request: RequestFingerprint, now: datetime
     ) -> FlowState | None:
         """Return the state to which the same request led, None if it is new.
 
         Raises:
             InvalidRequestError: The id came with another request before.
         """
-        known = self._remembered(stored, origin, now)
+        known = self._remembered(stored, origin, request, now)
         if known is not None:
-            _require_same(known.digest, digest)
+            _require_same(known.digest, request)
             return await self._state_at(stored, known)
         if _remembers_all(stored, now):
             return None
         record = await self._search(stored, origin, now)
         if record is None:
             return None
-        _require_same(record.digest, digest)
+        _require_same(record.digest, request)
         return await self._state_of(record, stored)
 
-    def _remembered(self, stored: StoredState, origin: Origin, now: datetime) -> RememberedRequest | None:
+    def _remembered(
+        self, stored: StoredState, origin: Origin, request: RequestFingerprint, now: datetime
+    ) -> RememberedRequest | None:
         if origin.request_id is UNSET:
             return None
-        key = request_key(origin.actor, origin.request_id)
+        keys = (request.key, request_key(origin.actor, origin.request_id))
         since = now - IDEMPOTENCY_WINDOW
-        return next((r for r in reversed(stored.recent) if r.request == key and r.at > since), None)
+        return next((r for r in reversed(stored.recent) if r.request in keys and r.at > since), None)
 
     async def _state_at(self, stored: StoredState, known: RememberedRequest) -> FlowState:
         state = stored.state
@@ -92,8 +143,8 @@ def _remembers_all(stored: StoredState, now: datetime) -> bool:
     return len(stored.recent) < REMEMBERED_REQUESTS or stored.recent[0].at <= now - IDEMPOTENCY_WINDOW
 
 
-def _require_same(before: str | UnsetType, digest: str) -> None:
-    if before != digest:
+def _require_same(before: str | UnsetType, request: RequestFingerprint) -> None:
+    if not request.matches(before):
         raise InvalidRequestError(
             [Fault("/Idempotency-Key", "was used for another request; use a new key for this one")]
         )

@@ -114,6 +114,8 @@ class Recovery:
         """Find what is wrong with a state; None if it fits its definition and its last record."""
         if isinstance(found, DamagedState):
             return Inconsistency(found.reason)
+        if found.erased:
+            return None  # no key opens what it would be rebuilt from, and the next command ends it
         state = found.state
         mismatch = None if state.status in TERMINAL_STATUSES else await self._definition_mismatch(state)
         if mismatch is not None:

@@ -12,7 +12,6 @@ from app.contracts.ports.states import DamagedState, StoredState
 from app.contracts.record import HistoryRecord, UnreadableRecord
 from app.contracts.state import TERMINAL_STATUSES, FlowState, StateId
 from app.flow import rules
-from app.flow.history_chain import is_erased
 from app.kit.ids import later_id, new_id
 from app.services.states.consistency import MAX_CREDIBLE_LEAD
 from app.services.states.state_command import ProposedChange
@@ -43,7 +42,7 @@ class RecoveryPlan(Struct, frozen=True):
     @property
     def is_erased(self) -> bool:
         """True if the user's data was erased: then there is nothing to return to."""
-        return self.record is not None and is_erased(self.record)
+        return self.record is not None and self.record.is_erased
 
     @property
     def description(self) -> dict[str, Any]:

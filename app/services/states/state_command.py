@@ -1,7 +1,7 @@
 """Commands on their way to a state, and the changes that they propose."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -9,6 +9,7 @@ from app.contracts.commands import Origin
 from app.contracts.definition import FlowDefinition
 from app.contracts.record import HistoryRecord, Kind, MergedField
 from app.contracts.state import FlowState, Payload, StateId
+from app.flow import rules
 
 
 class StateCommand(Struct, frozen=True):
@@ -76,3 +77,8 @@ class ProposedChange(Struct, frozen=True):
     ) -> "ProposedChange":
         """Create a change that is recorded by its kind, and renews the state's time as its flow says."""
         return cls(kind, kind, after, payload, definition.flow.ttl)
+
+    @classmethod
+    def erasing(cls, last: FlowState, now: datetime) -> "ProposedChange":
+        """Create the change that ends a state because the data of its user is erased."""
+        return cls("erased", "erased", rules.end(last, "cleared", now))
