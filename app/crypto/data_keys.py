@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from app.contracts.errors import StoreUnavailableError
+from app.contracts.errors import KeyServiceUnavailableError, StoreUnavailableError
 from app.contracts.ports.ciphers import Unopened
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.keys import (
@@ -248,7 +248,7 @@ class DataKeys:
         stored = ring.stored.current
         key = None if stored is None else await self._unwrap(owner, stored)
         if key is None:
-            raise StoreUnavailableError("a data key was changed in the database")
+            raise KeyServiceUnavailableError("A data key was changed in the database (flow_data_keys)")
         ring.add(key)
         return key
 
@@ -275,7 +275,7 @@ class DataKeys:
             if stored.wrapped_by not in self._missing:
                 self._missing.add(stored.wrapped_by)
                 log.error("wrapping key missing", wrapping_key=stored.wrapped_by)
-            raise StoreUnavailableError(
+            raise KeyServiceUnavailableError(
                 f"FLOW_ENCRYPTION_KEYS lacks the key {stored.wrapped_by}, which stored data needs"
             ) from None
         except ValueError:
