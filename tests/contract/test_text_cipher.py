@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from tests.support.fakes import FakeClock
 from tests.support.long_form import examples
 from tests.support.samples import T0
 
-PORTS = (UserKeys,)
+PORTS = (PayloadCipher, UserKeys)
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 USERS = st.one_of(st.none(), TEXTS)
@@ -213,42 +213,29 @@ async def test_an_erased_user_has_a_time_and_an_author(
     await user_keys.destroy("ada", at, "root")
     (destroyed,) = store.rings["user:ada"].destroyed
     assert (destroyed.at, destroyed.by) == (at, "root")
+    assert await user_keys.last_destroyed("ada") == destroyed
+    assert await user_keys.last_destroyed("eve") is None
 
 
-async def test_a_retired_key_does_not_seal_any_more(
-    cipher: PayloadCipher, user_keys: UserKeys, store: FakeDataKeyStore
+async def test_a_text_tells_if_the_key_of_it_still_seals(
+    cipher: PayloadCipher, store: FakeDataKeyStore
+) -> None:
+    (sealed,) = await cipher.seal_many([PayloadText("ada", "loop:ada", "payload", "{}")])
+    assert await cipher.seals_with("ada", sealed)
+    eraser = Worker(store)
+    await eraser.keys.retire("ada")
+    assert not await cipher.seals_with("ada", sealed), "the keys are read again"
+    assert not await cipher.seals_with("eve", sealed)
+
+
+@pytest.mark.parametrize("forget", [lambda keys: keys.forget("ada"), lambda keys: keys.forget_all()])
+async def test_a_worker_that_forgets_keys_reads_them_again(
+    user_keys: UserKeys, cipher: PayloadCipher, store: FakeDataKeyStore, forget: Callable[[UserKeys], None]
 ) -> None:
     text = PayloadText("ada", "loop:ada", "payload", "{}")
-    (before,) = await cipher.seal_many([text])
-    assert await cipher.seals_with("ada", before)
+    (sealed,) = await cipher.seal_many([text])
     await Worker(store).keys.retire("ada")
-    assert not await cipher.seals_with("ada", before), "the keys are read again"
-    (after,) = await cipher.seal_many([text])
-    assert await cipher.seals_with("ada", after)
-    assert not await cipher.seals_with("eve", after)
-
-
-async def test_the_last_destroyed_key_says_when_and_by_whom(
-    cipher: PayloadCipher, user_keys: UserKeys
-) -> None:
-    assert await user_keys.last_destroyed("ada") is None
-    for n, by in enumerate(("root", "ops")):
-        await cipher.seal_many([PayloadText("ada", "loop:ada", "payload", "{}")], fresh=True)
-        await user_keys.retire("ada")
-        await user_keys.destroy("ada", T0 + timedelta(days=n), by)
-    found = await user_keys.last_destroyed("ada")
-    assert found is not None
-    assert (found.at, found.by) == (T0 + timedelta(days=1), "ops")
-
-
-async def test_a_forgotten_key_is_read_again(cipher: PayloadCipher, store: FakeDataKeyStore) -> None:
-    other = Worker(store)
-    text = PayloadText("ada", "loop:ada", "payload", "{}")
-    (sealed,) = await other.cipher.seal_many([text])
-    await other.keys.retire("ada")
-    await other.keys.destroy("ada", T0, "root")
-    before = Worker(store)
-    for keys in (before.keys, other.keys):
-        keys.forget("ada")
-        keys.forget_all()
-    assert await other.cipher.open_many([sealed_as(text, sealed)]) == [Unopened.ERASED]
+    await Worker(store).keys.destroy("ada", T0, "root")
+    assert await cipher.open_many([sealed_as(text, sealed)]) == ["{}"]
+    forget(user_keys)
+    assert await cipher.open_many([sealed_as(text, sealed)]) == [Unopened.ERASED]
