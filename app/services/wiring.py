@@ -186,9 +186,14 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
+        self._administer_definitions(ports)
+        self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _administer_definitions(self, ports: Ports) -> None:
+        states, clock = ports.states, ports.clock
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(
-            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+            ports.definitions, self.catalog, self.access, ports.bus, clock, checks, self.audit
         )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
@@ -199,7 +204,6 @@ class Components:
         )
         keys = ports.keys
         self.key_rotation = None if keys is None else KeyRotation(keys.store, keys.wrapping, self.audit)
-        self.background = self._background(ports, limits, executor, relay, recovery)
 
     def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
         # Digests of what users entered are keyed where the data itself is encrypted.
