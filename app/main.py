@@ -85,18 +85,17 @@ class Backend:
         self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
-        self.secrets = MongoSecretStore(self.database)
-        data_keys = MongoDataKeyStore(self.database)
-        self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
-        self._codec = DocumentCodec(self.encryption.cipher)
+        self.encryption = Encryption(settings.wrapping_keys, MongoDataKeyStore(self.database), self.time)
+        self.codec = DocumentCodec(self.encryption.cipher)
+        self.secrets = MongoSecretStore(self.database, self.codec)
         self.streams = RedisEventStreams(redis, name)
         self.rates = RedisRateCounters(redis, name)
         self.webhooks = AiohttpWebhooks(settings.private_addresses, self.time)
         self.service = FlowService(
             Ports(
-                states=MongoStateStore(self.database, self._codec),
+                states=MongoStateStore(self.database, self.codec),
                 entities=MongoEntityReservations(self.database),
-                history=MongoHistoryStore(self.database, settings.history_retention, self._codec),
+                history=MongoHistoryStore(self.database, settings.history_retention, self.codec),
                 definitions=MongoDefinitionStore(self.database),
                 statistics=MongoStatistics(self.database),
                 leases=MongoLeaseStore(self.database),
@@ -114,14 +113,15 @@ class Backend:
 
     def _integration_ports(self, settings: Settings) -> IntegrationPorts:
         return IntegrationPorts(
-            registrations=MongoIntegrationStore(self.database),
-            api_keys=MongoApiKeyStore(self.database),
-            lanes=MongoDeliveryLanes(self.database, self._codec, retention=settings.history_retention),
+            registrations=MongoIntegrationStore(self.database, self.codec),
+            api_keys=MongoApiKeyStore(self.database, self.codec),
+            lanes=MongoDeliveryLanes(self.database, self.codec, retention=settings.history_retention),
             log=MongoDeliveryLog(self.database),
-            letters=MongoDeadLetters(self.database, self._codec),
+            letters=MongoDeadLetters(self.database, self.codec),
             webhooks=self.webhooks,
             streams=self.streams,
             secrets=self.secrets,
+            seals_streams=self.encryption.cipher is not None,
         )
 
     @asynccontextmanager

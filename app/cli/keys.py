@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from app.cli.command import echo, main, on_store, with_service
+from app.cli.origin import CLI_CALLER
 from app.services import FlowService
 from app.services.administration.key_rotation import KeyRotation, RotationReport, WrappingKeyUse
 from config.encryption import create_wrapping_key
@@ -71,7 +72,7 @@ def rotate(as_json: bool) -> None:
             echo(f"{rewrapped} of {total} data keys")
 
     async def run(rotation: KeyRotation) -> RotationReport:
-        return await rotation.rotate(progress)
+        return await rotation.rotate(progress, caller=CLI_CALLER)
 
     report = _with_rotation(run)
     if as_json:

@@ -97,7 +97,7 @@ class Caller(Struct, frozen=True):
 
     def reads_others(self, user_id: str) -> bool:
         """Return true if the caller reads states of any user, and is not that user."""
-        of_others = self.trusted or bool(self.scopes & {ADMIN, SERVICE, READ})
+        of_others = self.acts_for_all or self.reads_all
         return of_others and not self.service and self.user_id != user_id
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:

@@ -81,9 +81,8 @@ def transition(
 ) -> FlowState:
     """Return the state after a transition.
 
-    The payload is edited and merged, ``previous`` is set only if the transition is reversible, the message is
-    replaced or cleared; service and entity stay. If further votes are needed, the state stays at its step
-    with the caller's vote; the same vote again returns ``state`` itself (``run_kind``).
+    The payload is edited and merged, ``previous`` is set only if the transition is reversible. If further
+    votes are needed, the state stays with the caller's; the same vote again returns it as it is.
 
     Args:
         definition: The version that the state is pinned to.
@@ -92,12 +91,10 @@ def transition(
         command: The payload, message and outcome.
         now: The time of the change.
         caller: The effective caller, whose permissions are checked; None for a timeout, which skips all.
-        mask: The parts of the payload that the caller does not see: it leaves them as they are, and no error
-            has values of them.
+        mask: The parts of the payload that the caller does not see: they stay, and no error has them.
 
     Raises:
-        InvalidTransitionError, StatePausedError: The step has no such transition, or the state is paused.
-        FlowError: See ``require_runnable``, and ``after_run`` for people that a payload does not name.
+        FlowError: No such transition, or a pause; see ``require_runnable``, and ``after_run`` for people.
     """
     require_active(state)
     source = current_step(definition, state)

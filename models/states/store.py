@@ -36,6 +36,7 @@ from models.listing import TERMS, waiting_place
 from models.paging import BATCH_DOCUMENTS, DocumentPage
 from models.sealed_fields import state_layout
 from models.states.commits import CommitBatcher
+from models.states.filters import keys_of, running
 from models.states.sealing import SealedCommits
 from models.states.state_document import (
     existing,
@@ -90,8 +91,7 @@ class MongoStateStore:
             document = await self._loads.submit(key)
         if document is None:
             return None
-        (stored,) = await self._codec.decode_many(stored_state, (document,))
-        return stored
+        return (await self._codec.decode_many(stored_state, (document,)))[0]
 
     async def _load_all(self, keys: Sequence[str]) -> list[Document | Exception | None]:
         if len(keys) == 1:
@@ -155,7 +155,7 @@ class MongoStateStore:
     async def _find_by_key(
         self, flow_id: str | None, after: str | None, rest: Document, limit: int
     ) -> DocumentPage:
-        first, end = ("", None) if flow_id is None else _keys_of(flow_id)
+        first, end = ("", None) if flow_id is None else keys_of(flow_id)
 
         def find(keys: Document, up_to: int) -> AgnosticBaseCursor[Any]:
             return self._cursor(
@@ -215,8 +215,8 @@ class MongoStateStore:
         self, terms: Sequence[str], *, after: str | None, limit: int, now: datetime
     ) -> StatePage:
         """Return the states that exist at ``now`` with one of ``terms``, by key, after the key ``after``."""
-        served = {TERMS: {"$in": list(terms)}}
-        return await self._listed(served, {"status": _PRESENT, **not_expired(now)}, after, limit)
+        rest = {"status": _PRESENT, **not_expired(now)}
+        return await self._listed({TERMS: {"$in": list(terms)}}, rest, after, limit)
 
     async def _listed(self, served: Document, rest: Document, after: str | None, limit: int) -> StatePage:
         """Return the states that an index serves, by key, after the key ``after``."""
@@ -253,7 +253,7 @@ class MongoStateStore:
         alike = {"step": "$step", "status": "$status", "previous": "$previous"}
         first = {"$firstN": {"input": "$_id", "n": shown}}
         stages = [
-            *pipeline({"_id": key_range(*_keys_of(flow_id))}, _running(version, now), sort=_BY_KEY),
+            *pipeline({"_id": key_range(*keys_of(flow_id))}, running(version, now), sort=_BY_KEY),
             {"$group": {"_id": alike, "count": {"$sum": 1}, "first": first}},
         ]
         async with store_errors():
@@ -274,7 +274,7 @@ class MongoStateStore:
         self, flow_id: str, version: int, without: Sequence[str], limit: int, now: datetime
     ) -> list[StateId]:
         """Return the states that ``count_running_by_step`` counts, by key."""
-        rest = _running(version, now)
+        rest = running(version, now)
         if without:
             rest["step"] = {"$nin": list(without)}
 
@@ -282,7 +282,7 @@ class MongoStateStore:
             return self._cursor(pipeline({"_id": keys}, rest, sort=_BY_KEY, limit=up_to, project={"_id": 1}))
 
         async with store_errors():
-            page = await self._key_ranges.page(*_keys_of(flow_id), limit, find)
+            page = await self._key_ranges.page(*keys_of(flow_id), limit, find)
         return [id_from_key(document["_id"]) for document in page.documents]
 
     async def expired(self, now: datetime) -> AsyncIterator[FlowState]:
@@ -348,12 +348,3 @@ class MongoStateStore:
         if records:
             async with store_errors():
                 await self._commits.release(records)
-
-
-def _keys_of(flow_id: str) -> tuple[str, str]:
-    """Return the bounds of the keys of a flow's states: ":" or ";" follows the flow, and "<" comes next."""
-    return f"{flow_id}:", f"{flow_id}<"
-
-
-def _running(version: int, now: datetime) -> Document:
-    return {"version": version, "status": {"$in": ["active", "paused"]}, **not_expired(now)}

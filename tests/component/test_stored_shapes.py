@@ -92,7 +92,7 @@ async def test_states_of_many_and_their_people_load(parts: Backend, version: str
         for state in await flows.get_user_flows("ada"):
             assert (state.instance_id, state.participants, state.people) == (UNSET, UNSET, UNSET)
         return
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     first = await states.load(StateId("request", "zoe", "R-1"))
     second = await states.load(StateId("request", "zoe", "R-2"))
     assert first is not None

@@ -36,12 +36,12 @@ def mask_for(
         purpose: Administrators see all of a single state, and less of lists and events.
         listed: The ``fields`` of the integration whose credential this is.
     """
-    is_support = reads_as_support(state, caller)
+    acts = caller.acts_for(state.user_id) or (caller.user_id == state.user_id and not caller.service)
+    is_support = caller.reads_all and not acts
     if flow.sensitive is None and flow.visible is None and not is_support:
         return None
     if caller.trusted or (purpose == "read" and caller.is_administrator):
         return None
-    acts = caller.acts_for(state.user_id)
     roles = set(caller_on(flow, state, caller).roles - SPECIAL_ROLES)
     if is_support:
         roles |= caller.roles - SPECIAL_ROLES | {READ}
@@ -70,11 +70,6 @@ def may_search(flow: Flow, caller: Caller, pointer: str) -> bool:
     elif not caller.service:
         roles.add(OWNER)
     return Mask(_hidden(flow, roles), shown).shows_all_of(pointer)
-
-
-def reads_as_support(state: FlowState, caller: Caller) -> bool:
-    """Return whether a caller reads a state of another user by the scope ``flow:read`` alone."""
-    return caller.reads_all and not caller.acts_for(state.user_id)
 
 
 def masks_fields(flow: Flow) -> bool:

@@ -172,6 +172,10 @@ class Visibility:
         """Return the parts of a state's payload that the caller does not see, None if it sees all."""
         return self._masks.mask(flow, state, caller, purpose)
 
+    def effective(self, flow: Flow, state: FlowState, caller: Caller) -> tuple[Caller, Mask | None]:
+        """Return the caller with the roles that it has on a state, and what the payload hides from it."""
+        return caller_on(flow, state, caller), self.mask(flow, state, caller)
+
     async def without_transitions(self, state: FlowState, caller: Caller, purpose: Purpose) -> FlowState:
         """Return a state as the caller may see it, also one whose definition cannot be read."""
         return await self._masks.damaged_state(structs.replace(state, transitions=()), caller, purpose)
