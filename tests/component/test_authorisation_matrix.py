@@ -37,6 +37,8 @@ from tests.support.route_samples import sample_event, sample_request
 
 ENDPOINTS = {endpoint.name: endpoint for endpoint in all_endpoints({})}
 GUARDED = [name for name, each in ENDPOINTS.items() if each.access.permission is not Permission.PUBLIC]
+REQUESTS = [event for event in EVENT_ACCESS if event != "connect"]
+"""The events of clients that are connected, as each test of them is."""
 ROOT = Caller("root", scopes=frozenset({ADMIN}))
 TARGET = TARGETS["one"]
 
@@ -363,10 +365,8 @@ async def test_an_erased_user_is_admitted_as_any_other(shared: World, name: str)
 # Events
 
 
-@pytest.mark.parametrize("event", EVENT_ACCESS)
+@pytest.mark.parametrize("event", REQUESTS)
 async def test_an_event_admits_whom_its_declaration_admits(shared: World, event: str) -> None:
-    if event == "connect":
-        pytest.skip("each of these tests connects")
     access, before = EVENT_ACCESS[event], shared.snapshot()
     for kind in shared.sound:
         expected = is_admitted(access, kind)
@@ -400,10 +400,8 @@ async def test_no_connection_is_open_to_an_unsound_credential(shared: World) -> 
     assert not shared.sockets._sessions, "without one no event is handled"
 
 
-@pytest.mark.parametrize("event", [*EVENT_ACCESS, "*"])
+@pytest.mark.parametrize("event", [*REQUESTS, "*"])
 async def test_no_event_is_open_to_a_client_whose_token_has_expired(shared: World, event: str) -> None:
-    if event == "connect":
-        pytest.skip("its token is verified")
     before = shared.snapshot()
     for kind in ("user", "administrator", "key of the service"):
         await shared.sockets._connect("sid", {}, {"token": shared.sound[kind]})
@@ -417,7 +415,7 @@ async def test_no_event_is_open_to_a_client_whose_token_has_expired(shared: Worl
     assert shared.snapshot() == before
 
 
-@pytest.mark.parametrize("event", sorted({*EVENT_ACCESS} - {"connect"}))
+@pytest.mark.parametrize("event", REQUESTS)
 async def test_support_staff_changes_nothing_by_an_event(shared: World, event: str) -> None:
     before = shared.snapshot()
     for kind in ("reader", "owner who may read alone"):
