@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from app.auth.claims import effective_scopes
+from app.auth.policy import granted_scopes
 from app.contracts.callers import SERVICE, Caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
@@ -202,13 +202,7 @@ def _caller(auth: dict[str, Any], last: float) -> Caller:
         scopes.add(SERVICE)
     roles = {role, *_permissions(auth.get("permissions"))}
     groups = frozenset(filter(is_id, _words(auth, "groups")))
-    return Caller(
-        user,
-        roles=frozenset(roles),
-        scopes=effective_scopes(frozenset(scopes)),
-        expires_at=last,
-        groups=groups,
-    )
+    return Caller(user, roles=frozenset(roles), scopes=granted_scopes(scopes), expires_at=last, groups=groups)
 
 
 def _words(auth: dict[str, Any], name: str) -> list[str]:

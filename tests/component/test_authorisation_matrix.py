@@ -51,12 +51,13 @@ ADMITTED: dict[Permission, set[str]] = {
     P.READ_STATES: OWNER | READERS | ACTING,
     P.USE: OWNER | ACTING,
     P.SUPPORT: READERS | {"administrator"},
+    P.SEARCH: READERS | ACTING,
     P.SERVICE: {"administrator"},
     P.SERVICE_SUPPORT: READERS | {"administrator"},
     P.ADMIN: {"administrator"},
 }
 """The credentials with which a request is admitted, about a state of olga or the service desk."""
-READING = {P.PUBLIC, P.READ_FLOWS, P.READ_STATES, P.SUPPORT, P.SERVICE_SUPPORT}
+READING = {P.PUBLIC, P.READ_FLOWS, P.READ_STATES, P.SUPPORT, P.SEARCH, P.SERVICE_SUPPORT}
 """The permissions of requests that change nothing."""
 SCOPELESS = {"no scope that counts", "unknown scope of this service"}
 SERVICE_KEYS = {"key of the service", "token of the service"}

@@ -139,7 +139,9 @@ def _signed(header: dict[str, Any], content: Any, kind: str) -> str:
 
 
 kinds = st.sampled_from(["hmac", "ed"])
-few_headers = headers.map(lambda found: dict(list(found.items())[:1])) | st.just({})
+few_headers: st.SearchStrategy[dict[str, Any]] = headers.map(
+    lambda found: dict(list(found.items())[:1])
+) | st.just({})
 well_signed = st.builds(_signed, few_headers, st.builds(_mixed, usual, claims) | claims | parts, kinds)
 assembled = st.builds(
     lambda *found: ".".join(unpadded(part) for part in found),

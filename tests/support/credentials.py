@@ -31,7 +31,6 @@ def key_verifier(service_keys: Any = None) -> TokenVerifier:
     """Return a verifier of the tokens of this module, and of API keys."""
     return TokenVerifier(
         key=_PUBLIC,
-        jwks_url=None,
         algorithms=["ES256"],
         audience=AUDIENCE,
         issuer=ISSUER,

@@ -27,6 +27,10 @@ json_values = st.recursive(
 )
 
 
+def _nothing() -> None:
+    pass
+
+
 def fuzz(
     strategy: st.SearchStrategy[Any],
     check: Callable[[Any], None],
