@@ -58,6 +58,17 @@ def create_prepared_app() -> Any:
     return _create_app(prepared=True)
 
 
+def _sockets(parts: Backend, verifier: TokenVerifier, settings: Settings) -> FlowSockets:
+    return FlowSockets(
+        parts.service,
+        verifier,
+        transports=settings.socket_transports,
+        cors_origins=settings.cors_origins,
+        max_message_bytes=settings.max_message_bytes,
+        names_user_by_subject=verifier.names_user_by_subject,
+    )
+
+
 def _create_app(*, prepared: bool) -> Any:
     settings = load_settings()
     settings.require_token_check()
@@ -66,14 +77,7 @@ def _create_app(*, prepared: bool) -> Any:
     IDENTITY.worker = parts.bus.worker
     proxies = TrustedProxies(settings.trusted_networks)
     verifier = token_verifier(settings, parts.service.integrations.keys)
-    sockets = FlowSockets(
-        parts.service,
-        verifier,
-        transports=settings.socket_transports,
-        cors_origins=settings.cors_origins,
-        max_message_bytes=settings.max_message_bytes,
-        names_user_by_subject=verifier.names_user_by_subject,
-    )
+    sockets = _sockets(parts, verifier, settings)
 
     async def check_database() -> None:
         if STATUS.problem is not None:

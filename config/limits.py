@@ -18,7 +18,7 @@ class LimitSettings(BaseSettings):
     max_payload_bytes: int = Field(65_536, ge=256, le=1_048_576)
     max_payload_depth: int = Field(32, ge=1, le=32)
     max_payload_fields: int = Field(10_000, ge=1, le=1_000_000)
-    max_definition_bytes: int = Field(524_288, ge=1_024, le=8_388_608)
+    max_definition_bytes: int = Field(524_288, ge=1_024, le=1_048_576)
     user_requests_per_minute: int = Field(6_000, ge=1, le=MAX_RATE)
     service_requests_per_minute: int = Field(120_000, ge=1, le=MAX_RATE)
     address_requests_per_minute: int = Field(60_000, ge=1, le=MAX_RATE)

@@ -18,6 +18,7 @@ from pymongo.errors import OperationFailure
 from app.contracts.deliveries import LanePosition
 from app.contracts.errors import DataTransferError
 from app.contracts.people import pseudonym
+from app.contracts.ports.keys import SERVICE_OWNER
 from app.contracts.pseudonyms import NAMING
 from app.contracts.transfer import Progress, TransferReport
 from models.data_file import COLLECTIONS, DataFileWriter
@@ -79,6 +80,8 @@ class _Export:
                     self._note_state(document)
                 elif name == "flow_history" and not await self._belongs(document):
                     continue
+                elif name == "flow_data_keys" and document["_id"] == SERVICE_OWNER:
+                    continue  # it seals secrets, which are not exported
                 count = self._out.add(self._as_of_its_state(name, document))
                 if count % self._batch == 0:
                     self._progress(name, count)

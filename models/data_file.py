@@ -33,8 +33,11 @@ COLLECTIONS = (
     "flow_delivery_log",
     "flow_dead_letters",
     "flow_definitions",
+    "flow_data_keys",
 )
 """The collections of a file, in the order of an export. Leases and secrets belong to a running service.
+
+The data keys of users come last, so that those of every document before are there.
 
 Registered services do too, as a copy must not send events to them. The positions and the log of their
 deliveries are carried over: a service that is registered again under its alias continues where it was."""

@@ -77,6 +77,17 @@ async def parts(settings: Settings) -> AsyncIterator[Backend]:
         yield parts
 
 
+@pytest.fixture
+async def clear_parts(settings: Settings) -> AsyncIterator[Backend]:
+    """A running service without encryption, with the shipped flows."""
+    from app.main import publish_definitions
+
+    parts = Backend(settings.model_copy(update={"encryption_keys": None}))
+    async with parts.running() as service:
+        await publish_definitions(service, settings)
+        yield parts
+
+
 @pytest.fixture(scope="session")
 def node_packages() -> Path:
     """The folder of npm's packages, installed if necessary."""

@@ -4,7 +4,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.contracts.callers import ADMIN, READ, SCOPE_PREFIX, SERVICE, USE, Caller, service_caller
+from app.auth.policy import granted_scopes
+from app.contracts.callers import ADMIN, READ, SERVICE, SERVICE_USER, Caller, service_caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 from app.contracts.integration import is_alias
@@ -39,9 +40,7 @@ class ClaimNames(Struct, frozen=True):
             raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
-        scopes = frozenset(word for scope in _texts(self.scope, claims) for word in scope.split())
-        if not any(scope.startswith(SCOPE_PREFIX) for scope in scopes):
-            scopes |= {USE}
+        scopes = granted_scopes(word for scope in _texts(self.scope, claims) for word in scope.split())
         roles = frozenset(_texts(self.roles, claims))
         groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
         alias = find_claim(claims, self.service)
@@ -52,6 +51,9 @@ class ClaimNames(Struct, frozen=True):
             return service_caller(alias, roles=roles, groups=groups, expires_at=expires_at)
         if alias is not None and READ in scopes:
             fault = f"The scope {READ} cannot be limited to a service; leave out '{self.service}'"
+            raise AuthenticationRequiredError(fault, reason="claim")
+        if user.startswith(SERVICE_USER):  # it would have the roles of the service, and act under its name
+            fault = f"The token's '{self.user}' is the id of a service, to which the token is not limited"
             raise AuthenticationRequiredError(fault, reason="claim")
         return Caller(user, roles=roles, scopes=scopes, expires_at=expires_at, groups=groups)
 

@@ -1,5 +1,6 @@
 """``user``: stored data of one user."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -7,7 +8,7 @@ import msgspec
 
 from app.cli.command import echo, main, on_store, with_service
 from app.cli.origin import CLI_CALLER, CLI_ORIGIN
-from app.contracts.wire.administration import erasure_view, personal_data_view
+from app.contracts.wire.administration import ErasureView, erasure_view, personal_data_view
 from app.services import FlowService
 from config.log import IDENTITY
 
@@ -44,11 +45,32 @@ def log_name(user_id: str) -> None:
 @user.command()
 @click.option("--user", "user_id", required=True, help="The user.")
 @on_store
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
 @click.confirmation_option(prompt="This ends all states of the user and cannot be undone. Continue?")
-def erase(user_id: str) -> None:
-    """End all states, erase the user's input from the history, and print the receipt."""
+def erase(user_id: str, *, as_json: bool) -> None:
+    """End all states, erase the user's input, destroy the data keys, and print the receipt."""
 
-    async def run(service: FlowService) -> Any:
+    async def run(service: FlowService) -> ErasureView:
         return erasure_view(await service.personal_data.erase(user_id, CLI_ORIGIN))
 
-    echo(msgspec.json.format(msgspec.json.encode(with_service(run)).decode(), indent=2))
+    receipt = with_service(run)
+    if as_json:
+        echo(msgspec.json.format(msgspec.json.encode(receipt).decode(), indent=2))
+        return
+    for line in _receipt_lines(receipt):
+        echo(line)
+
+
+def _receipt_lines(receipt: ErasureView) -> Iterator[str]:
+    """Return the text of a receipt: a table of two columns."""
+    yield f"user\t{receipt.user_id}"
+    yield f"erased\t{receipt.erased_at} by {receipt.erased_by}"
+    yield f"states\t{len(receipt.receipts)} ended, {receipt.states_pseudonymised} of others changed"
+    yield (
+        f"records\t{receipt.records_erased} erased, "
+        f"{receipt.records_pseudonymised} of others have a pseudonym now"
+    )
+    for key in receipt.destroyed_keys:
+        yield f"data key\t{key} destroyed"
+    for record in receipt.receipts:
+        yield f"receipt\t{record.id}\t{record.hash}"

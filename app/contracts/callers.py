@@ -97,7 +97,7 @@ class Caller(Struct, frozen=True):
 
     def reads_others(self, user_id: str) -> bool:
         """Return true if the caller reads states of any user, and is not that user."""
-        of_others = self.trusted or bool(self.scopes & {ADMIN, SERVICE, READ})
+        of_others = self.acts_for_all or self.reads_all
         return of_others and not self.service and self.user_id != user_id
 
     def has_a_role(self, wanted: Collection[str] | None) -> bool:
@@ -109,6 +109,10 @@ class Caller(Struct, frozen=True):
         if wanted is None:
             return not self.participates
         return self.is_administrator or not self.roles.isdisjoint(wanted)
+
+
+SERVICE_USER = "service:"
+"""Begins the user ids of services in records and among participants, which no person may have."""
 
 
 def service_caller(
@@ -124,7 +128,7 @@ def service_caller(
     Records name it ``service:<alias>``, and so do participants of a state who give it a role.
     """
     return Caller(
-        f"service:{alias}",
+        f"{SERVICE_USER}{alias}",
         roles=roles,
         scopes=frozenset({SERVICE}),
         expires_at=expires_at,

@@ -55,7 +55,8 @@ _SECURITY_SCHEMES = {
         "bearerFormat": "JWT",
         "description": "A JWT with `sub` and `exp`. Its `scope` may have `flow:use` (states of the token's "
         "user; a token without any scope `flow:…` has it), `flow:service` (acts for any user), `flow:read` "
-        "(reads states of all users) and `flow:admin`.",
+        "(reads states of all users) and `flow:admin`. If `FLOW_ED25519_KEYS` is set, `Authorization: "
+        "ED25519-BASIC-TOKEN …` with an envelope token is accepted, too.",
     },
     "serviceKey": {
         "type": "http",

@@ -34,6 +34,7 @@ _DETAILS: Mapping[type[FlowError], Mapping[str, Any]] = {
     },
     errors.FlowNotFoundError: {"flowId": str, "version": int | UnsetType},
     errors.FlowNotStartedError: {"flowId": str, **_ENDED},
+    errors.UserErasedError: {"flowId": str, "erasedAt": str, "erasedBy": str},
     errors.InvalidTransitionError: {"fromStep": str, "transition": str, "allowed": list[str]},
     errors.GuardRefusedError: {"transition": str, "guard": str, "values": dict[str, Any], "reason": _Text},
     errors.StatePausedError: {"flowId": str, "reason": str},

@@ -12,7 +12,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
-from app.contracts.ports.keys import DataKeyStore, KeyWrapping, UserKeys
+from app.contracts.ports.keys import ClearData, DataKeyStore, KeyWrapping, UserKeys
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.rate_limits import RateCounters
 from app.contracts.ports.reports import CorruptionReports
@@ -21,6 +21,7 @@ from app.contracts.ports.statistics import StatisticsSource
 from app.contracts.statistics import FlowStatistics
 from app.flow.values.payload import PayloadLimits
 from app.services.administration.batch import Bulk
+from app.services.administration.clear_data import ClearDataSealing
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.key_rotation import LOOK_EVERY, ROTATE_EVERY, KeyRotation
 from app.services.administration.migration import Migration
@@ -78,11 +79,12 @@ def always() -> bool:
 
 
 class KeyPorts(Struct, frozen=True):
-    """The keys of the encryption: as they are stored, those that wrap them, and those of users."""
+    """The encryption: stored keys, keys that wrap them, keys of users, and data still in the clear."""
 
     store: DataKeyStore
     wrapping: KeyWrapping
     users: UserKeys
+    clear: ClearData
 
 
 class Ports(Struct, frozen=True, kw_only=True):
@@ -150,7 +152,7 @@ class Components:
         states, history, bus, clock = ports.states, ports.history, ports.bus, ports.clock
         pruned = limits.history_retention is not None
         self.audit = AuditLog(ports.audit, ports.integrations.secrets, clock)
-        self.clients = limits.of_clients(ports.rates)
+        self.clients, sizes = limits.of_clients(ports.rates), limits.of_payloads
         self.catalog = DefinitionCatalog(ports.definitions, limits.definition_max_age)
         bus.subscribe(self.catalog.on_event)
         bus.on_gap(self.catalog.on_gap)
@@ -176,14 +178,7 @@ class Components:
         self.presence = Presence(bus, self.subscribers.has_subscribers)
         self.subscribers.on_left(self.presence.forget_topic)
         self.operations = StateOperations(
-            states,
-            self.changes,
-            self.catalog,
-            self.access,
-            self.history,
-            self.identification,
-            clock,
-            payload_limits=limits.of_payloads,
+            states, self.changes, self.catalog, self.access, self.history, self.identification, clock, sizes
         )
         self.explanations = Explanations(self.operations, states, self.catalog, clock)
         self.administration = Administration(
@@ -193,9 +188,14 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
+        self._administer_definitions(ports)
+        self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _administer_definitions(self, ports: Ports) -> None:
+        states, clock = ports.states, ports.clock
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(
-            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+            ports.definitions, self.catalog, self.access, ports.bus, clock, checks, self.audit
         )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
@@ -204,8 +204,9 @@ class Components:
         self.retirement = Retirement(
             states, self.definitions, ports.definitions, self.changes, self.audit, clock
         )
-        self.key_rotation = None if ports.keys is None else KeyRotation(ports.keys.store, ports.keys.wrapping)
-        self.background = self._background(ports, limits, executor, relay, recovery)
+        keys = ports.keys
+        self.key_rotation = None if keys is None else KeyRotation(keys.store, keys.wrapping, self.audit)
+        self.clear_data = None if keys is None else ClearDataSealing(keys.clear, self.audit)
 
     def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
         # Digests of what users entered are keyed where the data itself is encrypted.

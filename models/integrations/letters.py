@@ -32,7 +32,7 @@ class MongoDeadLetters:
 
     Args:
         database: The database, prepared.
-        codec: Seals events and attempts.
+        codec: Seals events, attempts, and the texts of failures.
     """
 
     def __init__(self, database: Database, codec: DocumentCodec | None = None) -> None:
@@ -218,7 +218,7 @@ def _from_document(document: Document) -> DeadLetter:
         at=document["at"],
         died_at=document["diedAt"],
         reason=document["reason"],
-        detail=document["detail"],
+        detail=detail if isinstance(detail := document.get("detail"), str) else "",
         event=json.decode(document["event"]) if isinstance(document.get("event"), str) else UNSET,
         edited_by=document.get("editedBy", UNSET),
         attempts=attempts_from_text(document.get("attempts")),

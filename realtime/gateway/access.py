@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 from app.auth.policy import Access, Permission
 
-_READ = Access(Permission.READ_STATES)
-_READ_BY_SERVICES = Access(Permission.READ_STATES, for_services=True)
+_READ = Access(Permission.READ_STATES, for_services=True)
 _USE = Access(Permission.USE)
 
 EVENT_ACCESS: Mapping[str, Access] = {
-    "connect": _READ_BY_SERVICES,
-    "flow-state": _READ_BY_SERVICES,
+    "connect": Access(Permission.CONNECT, for_services=True),
+    "flow-state": _READ,
     "flow-start": _USE,
     "flow-transition": Access(Permission.USE, for_services=True),
     "flow-reset": _USE,
@@ -18,11 +17,11 @@ EVENT_ACCESS: Mapping[str, Access] = {
     "flow-claim": _USE,
     "flow-release": _USE,
     "flow-withdraw": _USE,
-    "flow-list": _READ_BY_SERVICES,
-    "flow-subscribe": _READ_BY_SERVICES,
-    "flow-unsubscribe": _READ_BY_SERVICES,
+    "flow-list": _READ,
+    "flow-subscribe": _READ,
+    "flow-unsubscribe": Access(Permission.CONNECT, for_services=True),
     "flow-watch": Access(Permission.ADMIN),
-    "flow-unwatch": _READ,
-    "flow-presence": _READ,
+    "flow-unwatch": Access(Permission.CONNECT),
+    "flow-presence": Access(Permission.READ_STATES),
 }
 """The access to each event; without an entry an event cannot have a handler."""

@@ -135,6 +135,16 @@ class BoundedEngine(engineio.AsyncServer):  # type: ignore[misc]
 
         return {*self._allowed_origins, *own_origins(environ.get("wsgi.url_scheme", "http"), header)}
 
+    def _cors_headers(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return the headers about other origins: credentials (of proxies) only for origins that are listed.
+
+        The library allows them for all origins.
+        """
+        headers: list[tuple[str, str]] = super()._cors_headers(environ)
+        if "*" in self._allowed_origins:
+            headers = [header for header in headers if header[0] != "Access-Control-Allow-Credentials"]
+        return [*headers, ("Vary", "Origin")]
+
     def _bad_request(self, message: str | None = None) -> Any:
         if message is not None and message.endswith(ORIGIN_NOT_ACCEPTED):
             origin = message.removesuffix(ORIGIN_NOT_ACCEPTED)

@@ -110,6 +110,9 @@ async def fill_with_shapes(database: Database) -> None:
         "deep": [{"$ref": "x", "z": 1, "a": [True, ""]}],
     }
     await database.collection("flow_states").insert_one(odd)
+    keys = database.collection("flow_data_keys")
+    await keys.replace_one({"_id": "user:odd"}, {"current": Binary(b"\0", 6)}, upsert=True)
+    await keys.delete_one({"_id": "service"})  # what it seals stays in the database
     await database.collection("flow_history").insert_one(
         {"_id": "odd record", "stateId": ["no", "key"], "epoch": None}
     )
@@ -127,7 +130,7 @@ async def test_every_document_comes_back_byte_by_byte(new_database: MakeDatabase
         assert await stored(target, collection) == documents, collection
     declared = {document.Settings.name for document in DOCUMENTS}
     assert declared - set(COLLECTIONS) == {
-        *("flow_leases", "flow_reservations", "flow_secrets"),
+        *("flow_leases", "flow_reservations", "flow_secrets", "flow_audit"),
         *("flow_integrations", "flow_integration_health", "flow_api_keys"),
     }, "a copy must not send events to the services of the original"
     assert await stored(target, "flow_leases") == set()

@@ -169,7 +169,7 @@ async def test_many_share_commands(
         assert (report.moved, report.remaining) == (300, 0)
         for command in ("find", "update"):
             assert sent.names.count(command) <= 300 // 5, "of 300 that they would be one by one"
-        store = MongoStateStore(parts.database)
+        store = MongoStateStore(parts.database, parts.codec)
         assert await store.list_running("loop", 1, (), 10, SystemClock().now()) == []
     finally:
         await counted.close()

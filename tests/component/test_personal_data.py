@@ -54,8 +54,8 @@ async def test_the_export_has_all_there_is(parts: Backend) -> None:
     assert {r.user_id for r in found.history} == {"ada"}
 
 
-async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(parts: Backend) -> None:
-    service = parts.service
+async def test_nothing_that_was_entered_is_left_and_the_chain_is_whole(clear_parts: Backend) -> None:
+    parts, service = clear_parts, clear_parts.service
     flows = service.as_trusted()
     await lived(service)
     await lived(service, "bob")
@@ -155,11 +155,11 @@ async def test_a_worker_that_delivers_late_brings_nothing_back(
     await service.background.stop()
     monkeypatch.setattr(personal_data, "MAX_DRAIN_SECONDS", 0.05)
     await lived(service)
-    stored = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
+    stored = await MongoStateStore(parts.database, parts.codec).load(StateId(FLOW, "ada"))
     assert stored is not None
     assert stored.pending, "held by a worker that is slow"
     await service.personal_data.erase("ada", ROOT)
-    await MongoHistoryStore(parts.database).append(stored.pending)
-    await MongoStateStore(parts.database).release(stored.pending)
+    await MongoHistoryStore(parts.database, codec=parts.codec).append(stored.pending)
+    await MongoStateStore(parts.database, parts.codec).release(stored.pending)
     text = await everything(parts)
     assert [secret for secret in SECRETS if secret in text] == []

@@ -38,7 +38,7 @@ async def everything(parts: Backend) -> str:
 
 
 async def load(parts: Backend, state_id: StateId = ADA) -> StoredState:
-    stored = await MongoStateStore(parts.database).load(state_id)
+    stored = await MongoStateStore(parts.database, parts.codec).load(state_id)
     assert stored is not None
     return stored
 
@@ -48,7 +48,7 @@ async def commit(parts: Backend, after: FlowState, actor: str = "ada", **changes
     stored = await load(parts, after.id)
     bare = structs.replace(record(after, kind="assigned"), actor=actor, request_id=UNSET, **changes)
     sealed = seal(bare, stored.head, f"salt-{after.revision}")
-    assert await MongoStateStore(parts.database).commit(stored.state.position, sealed)
+    assert await MongoStateStore(parts.database, parts.codec).commit(stored.state.position, sealed)
     return sealed
 
 
@@ -75,7 +75,7 @@ async def refused(parts: Backend, state_id: StateId) -> None:
         after=UNSET,
     )
     one = seal(structs.replace(bare, id=f"{bare.id}:x"), stored.head, "salt-x")
-    await MongoHistoryStore(parts.database).append([one])
+    await MongoHistoryStore(parts.database, codec=parts.codec).append([one])
 
 
 async def require_erased(parts: Backend, *owners: str) -> None:
@@ -154,7 +154,7 @@ async def test_commands_on_their_way_do_not_bring_a_person_back(parts: Backend) 
     stale = await load(parts)
     await service.personal_data.erase("bob", ROOT)
     late = seal(record(moved(stale.state)), stale.head, "salt")
-    assert not await MongoStateStore(parts.database).commit(stale.state.position, late)
+    assert not await MongoStateStore(parts.database, parts.codec).commit(stale.state.position, late)
     await require_erased(parts, "ada")
 
 
@@ -182,8 +182,8 @@ async def test_a_worker_that_delivers_late_brings_nobody_back(
     held = (await load(parts)).pending
     assert len(held) == 3
     await parts.service.personal_data.erase("bob", ROOT)
-    await MongoHistoryStore(parts.database).append(held)
-    await MongoStateStore(parts.database).release(held)
+    await MongoHistoryStore(parts.database, codec=parts.codec).append(held)
+    await MongoStateStore(parts.database, parts.codec).release(held)
     await require_erased(parts, "ada")
 
 

@@ -23,6 +23,7 @@ from app.contracts.errors import EntityRequiredError
 from app.contracts.integration import ApiKey
 from app.contracts.migration import MigrateCommand
 from app.contracts.people import Participant
+from app.contracts.ports.keys import WrappedKey
 from app.contracts.ports.states import REMEMBERED_REQUESTS, StateFilter, StoredState
 from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryFilter
@@ -73,6 +74,9 @@ EXPECTED = {
     "flow_history: named",
     "flow_api_keys: _id",
     "flow_api_keys: alias",
+    "flow_data_keys: _id",
+    "flow_data_keys: _id, revision",
+    "flow_data_keys: wrappedBy",
 }
 """The fields by which the use cases and sweeps are known to ask, so that none of them is left out below."""
 
@@ -235,9 +239,23 @@ async def exercise_keys(parts: Backend) -> None:
     assert await store.delete_of("service-1") == 10
 
 
+async def exercise_data_keys(parts: Backend) -> None:
+    """Run every operation of the store of data keys, beside those of other users."""
+    store = parts.encryption.store
+    key = WrappedKey("00" * 8, b"w", "local:a", b"c", T0)
+    await store.create_many({f"user:zz-{n}": key for n in range(BYSTANDERS)})
+    await store.create_many({"user:zz-0": key, "user:zz-x": key})
+    await store.load_many(["user:zz-0", "user:zz-1"])
+    await store.rewrap("user:zz-0", key, structs.replace(key, wrapped=b"again"))
+    await store.retire("user:zz-0")
+    await store.destroy_retired("user:zz-0", T0, "root")
+    await store.other_wrappings(["local:a"])
+    assert await store.wrapped_by_others("local:a", "user:zz-", 10) == []
+
+
 async def sweep(service: FlowService, parts: Backend) -> None:
     """Run what the background does, once."""
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     await states.changed_since(["ada", "bob"], SystemClock().now() - timedelta(hours=1))
     await service.background.sweep.run()
     await service.background.due_changes.run_timeouts()
@@ -248,7 +266,7 @@ async def sweep(service: FlowService, parts: Backend) -> None:
 
 async def erase_others(parts: Backend) -> None:
     """Erase one of the people who are named in states of others; the other one stays there."""
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     for n in range(0, BYSTANDERS, 10):
         stored = await states.load(StateId("loop", f"user-{n}"))
         assert stored is not None
@@ -277,6 +295,7 @@ async def test_no_query_scans(settings: Settings) -> None:
         await service.personal_data.erase("ada", trusted_origin("root"))
         await erase_others(parts)
         await exercise_keys(parts)
+        await exercise_data_keys(parts)
         await service.background.relay.drain(10)
         require_plans(settings, sent, EXPECTED)
 
@@ -373,7 +392,7 @@ async def test_a_page_reads_little_more_than_itself(settings: Settings, size: in
         flows = service.as_trusted()
         await service.create_flow(flow_dict())
         await asyncio.gather(*(flows.start_flow(f"user-{n:04}", "loop") for n in range(MANY)))
-        store = MongoStateStore(parts.database)
+        store = MongoStateStore(parts.database, parts.codec)
         after, pages, read = "", 0, 0
         while page := await store.walk(after, size):
             after = page[-1].state.key if isinstance(page[-1], StoredState) else ""

@@ -311,8 +311,8 @@ async def test_the_state_of_another_is_not_written_from_a_forged_record(parts: B
 
 
 @pytest.mark.expected_logs("damaged document", "state recovered")
-async def test_an_expired_state_is_not_brought_back(parts: Backend) -> None:
-    service = parts.service
+async def test_an_expired_state_is_not_brought_back(clear_parts: Backend) -> None:
+    parts, service = clear_parts, clear_parts.service
     flows = service.as_trusted()
     flow = flow_dict(ttl="PT1S")
     await service.create_flow(flow)
@@ -374,12 +374,12 @@ async def test_a_record_in_the_place_of_another_is_not_taken_for_delivered(parts
     flows = service.as_trusted()
     await service.background.stop()
     await flows.start_flow("ada", FLOW)
-    stored = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
+    stored = await MongoStateStore(parts.database, parts.codec).load(StateId(FLOW, "ada"))
     assert stored is not None
     rival = structs.replace(stored.pending[0], commit_id="rival")
-    await MongoHistoryStore(parts.database).append([rival])
+    await MongoHistoryStore(parts.database, codec=parts.codec).append([rival])
     await service.background.relay.deliver(stored.pending)
-    again = await MongoStateStore(parts.database).load(StateId(FLOW, "ada"))
+    again = await MongoStateStore(parts.database, parts.codec).load(StateId(FLOW, "ada"))
     assert again is not None
     assert again.pending == stored.pending, "it stays where it is"
 

@@ -83,7 +83,7 @@ async def test_history_has_a_ttl_only_where_records_have_an_end(settings: Settin
 async def test_lanes_without_work_end_with_the_history_of_their_states(parts: Backend) -> None:
     """Not those of states that wait, however long: ``pending`` lists them."""
     day, state_id = timedelta(days=1), StateId("loop", "ada")
-    lanes = MongoDeliveryLanes(parts.database, retention=day)
+    lanes = MongoDeliveryLanes(parts.database, parts.codec, retention=day)
     stored = parts.database.collection("flow_delivery_lanes")
 
     async def ends_at(revision: int, waits_since: datetime | None = None, *, works: bool = True) -> object:
@@ -123,7 +123,7 @@ Write = Callable[[], Awaitable[Any]]
 
 def store_through(parts: Backend, write: Callable[[Write], Any]) -> MongoStateStore:
     """Build a store whose commands that write commits go through a function."""
-    return MongoStateStore(InterceptedDatabase(parts.database, "flow_states", bulk_write=write))
+    return MongoStateStore(InterceptedDatabase(parts.database, "flow_states", bulk_write=write), parts.codec)
 
 
 def breaking(parts: Backend, faults: list[str]) -> MongoStateStore:
@@ -173,7 +173,7 @@ async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Backend) -> 
     state = fresh()
     assert await late(parts).commit(None, record(state, commit="mine"))
     assert await late(parts).commit(state.position, record(moved(state), commit="mine-too"))
-    stored = await MongoStateStore(parts.database).load(StateId("loop", "ada"))
+    stored = await MongoStateStore(parts.database, parts.codec).load(StateId("loop", "ada"))
     assert stored is not None
     assert [p.commit_id for p in stored.pending] == ["mine", "mine-too"]
 
@@ -181,7 +181,7 @@ async def test_a_write_that_arrives_late_is_known_as_the_own(parts: Backend) -> 
 async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Backend) -> None:
     """Another worker may deliver the record while the committer still asks whether it was made."""
     state = fresh()
-    other = MongoStateStore(parts.database)
+    other = MongoStateStore(parts.database, parts.codec)
     await other.commit(None, record(state))
     made = record(moved(state), commit="mine")
     lost: list[bool] = []
@@ -191,7 +191,7 @@ async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Backend
         if lost:
             return done
         lost.append(True)
-        await MongoHistoryStore(parts.database).append([made])
+        await MongoHistoryStore(parts.database, codec=parts.codec).append([made])
         await other.release([made])
         raise AutoReconnect("connection closed")
 
@@ -201,7 +201,7 @@ async def test_an_outcome_is_found_after_the_record_was_delivered(parts: Backend
 
 async def test_a_rivals_commit_is_not_mistaken_for_the_own(parts: Backend) -> None:
     state = fresh()
-    rival_store = MongoStateStore(parts.database)
+    rival_store = MongoStateStore(parts.database, parts.codec)
     await rival_store.commit(None, record(state))
     rivals = [record(moved(state, message="rival"), commit="rival")]
 
@@ -228,7 +228,7 @@ async def test_what_is_known_of_a_batch_is_reported_though_a_look_fails(parts: B
             raise AutoReconnect("connection closed")
         return find()
 
-    store = MongoStateStore(InterceptedDatabase(parts.database, "flow_states", find=fail_once))
+    store = MongoStateStore(InterceptedDatabase(parts.database, "flow_states", find=fail_once), parts.codec)
     states = [fresh(user=f"u-{n}") for n in range(3)]
     await asyncio.gather(*(store.commit(None, record(state)) for state in states[:2]))
     assert looks == []

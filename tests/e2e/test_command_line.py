@@ -149,7 +149,7 @@ def test_a_users_data(shell: Shell) -> None:
     found = json.loads(shell("user", "export", "--user", "ada"))
     assert found["states"][0]["payload"] == {"n": 1}
     assert "Aborted" in shell("user", "erase", "--user", "ada", code=1)
-    receipt = json.loads(shell("user", "erase", "--user", "ada", "--yes"))
+    receipt = json.loads(shell("user", "erase", "--user", "ada", "--yes", "--json"))
     assert (receipt["userId"], receipt["recordsErased"]) == ("ada", 1)
     assert json.loads(shell("user", "export", "--user", "ada"))["states"] == []
 

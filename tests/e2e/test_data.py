@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,14 @@ def shown(printed: str) -> Any:
     return json.JSONDecoder().raw_decode(printed)[0]
 
 
+def outcomes(served: Embedded, action: str) -> list[str]:
+    """Return the outcomes of an action in the audit log."""
+    with served.client("root", "flow:admin") as http:
+        entries = http.get("/api/admin/audit", params={"action": action}).json()["items"]
+    assert all(entry["actor"].startswith("cli:") for entry in entries)
+    return [entry["outcome"] for entry in entries]
+
+
 def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path) -> None:
     first = Embedded(tmp_path, "first")
     try:
@@ -86,6 +95,7 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
         full = _with_small_disk(tmp_path, first)
         assert full.startswith("server-flow: full.flow cannot be written: File too large")
         assert not list(tmp_path.glob("*full.flow*"))
+        assert outcomes(first, "data.export") == ["started", "done"] * 2 + ["started", "failed"]
     finally:
         assert first.end() == 0
 
@@ -93,6 +103,9 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
     assert "imported from backup.flow" in printed
     refused = run(tmp_path, "data", "import", "backup.flow", "--data-dir", "second", code=1)
     assert "has states or history already" in refused
+    assert "Stored data needs wrapping keys that FLOW_ENCRYPTION_KEYS lacks: local:" in printed
+    assert "Stored data needs wrapping keys" in run(tmp_path, "stats", "--data-dir", "second", code=1)
+    shutil.copy(tmp_path / "first" / "encryption.json", tmp_path / "second")
     second = Embedded(tmp_path, "second")
     try:
         with second.client("ada", "flow:admin") as http:
@@ -107,6 +120,7 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
             assert http.get("/api/flows/user-onboarding").json()["title"] == "Changed"
         old = {"Authorization": f"Bearer {first.token('ada')}"}
         assert httpx.get(f"{second.url}{ROUTE}/state", headers=old).status_code == 401, "a new secret"
+        assert outcomes(second, "data.import") == ["started", "done", "started", "failed"]
     finally:
         assert second.end() == 0
 
@@ -124,6 +138,7 @@ def test_data_of_another_database_server_is_carried_over(tmp_path: Path) -> None
     assert not (tmp_path / "backup.flow").exists()
     run(tmp_path, "data", "export", "old", "backup.flow", env=other)
     run(tmp_path, "data", "import", "backup.flow", "--data-dir", "new")
+    shutil.copy(tmp_path / "old" / "encryption.json", tmp_path / "new")
     new = {"FLOW_DATA_DIR": "new"}
     assert shown(run(tmp_path, "state", "show", *which, env=new)) == made
     assert run(tmp_path, "state", "verify", *which, env=new).startswith("whole: 1 records; head ")
@@ -240,7 +255,7 @@ async def test_an_erasure_during_an_export_is_noticed(
         await service.create_flow(flow_dict(title="Loop"))
         for user in ("ada", "bob"):
             await flows.start_flow(user, "loop")
-        states = MongoStateStore(parts.database)
+        states = MongoStateStore(parts.database, parts.codec)
         stored = await states.load(StateId("loop", "bob"))
         assert stored is not None
         after = moved(peopled(structs.replace(stored.state, transitions=()), "cleo"))

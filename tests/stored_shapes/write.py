@@ -108,7 +108,7 @@ async def _of_many(parts: Backend) -> None:
     await parts.service.create_flow(flow)
     minted = Origin(trusted_caller("zoe"), request_id="r-4", client="http")
     await parts.service.start_flow("zoe", "request", StartCommand(), origin=minted)
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     for entity in ("R-1", "R-2"):
         await parts.service.as_trusted().start_flow("zoe", "request", StartCommand(entity_id=entity))
         people = ("bea", "kim") if entity == "R-1" else ("kim",)
@@ -124,7 +124,7 @@ async def _of_many(parts: Backend) -> None:
 async def _merged(parts: Backend) -> None:
     """A state whose last change replaced a value of another one that its caller did not know."""
     await parts.service.as_trusted().start_flow("max", "loop", StartCommand(payload={"amount": 1}))
-    states = MongoStateStore(parts.database)
+    states = MongoStateStore(parts.database, parts.codec)
     stored = await states.load(StateId("loop", "max"))
     assert stored is not None
     after = moved(structs.replace(stored.state, transitions=(), payload={"amount": 2}))
@@ -132,7 +132,7 @@ async def _merged(parts: Backend) -> None:
     one = structs.replace(record(after), actor="max", payload={"amount": 2}, merged=merged)
     sealed = seal(one, stored.head, "salt")
     assert await states.commit(stored.state.position, sealed)
-    await MongoHistoryStore(parts.database).append([sealed])
+    await MongoHistoryStore(parts.database, codec=parts.codec).append([sealed])
 
 
 async def main() -> None:

@@ -6,7 +6,7 @@ from app.contracts.events import StateChanged
 from app.services import FlowService
 from app.services.integrations.ports import IntegrationPorts
 from app.services.trusted import TrustedFlows
-from app.services.wiring import Limits, Ports
+from app.services.wiring import KeyPorts, Limits, Ports
 from tests.support.fake_api_keys import FakeApiKeyStore
 from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_deliveries import FakeDeadLetters, FakeDeliveryLanes, FakeDeliveryLog
@@ -50,6 +50,7 @@ class Rig:
         self.rates = FakeRateCounters()
         self.bus = FakeBus(all_users=True)
         self.clock = FakeClock()
+        self.keys: KeyPorts | None = None
         self.time_trusted = True
         self.settle_seconds = 0.0
         self.published: list[StateChanged] = []
@@ -87,6 +88,7 @@ class Rig:
                 rates=self.rates,
                 bus=self.bus,
                 clock=self.clock,
+                keys=self.keys,
                 is_time_trusted=lambda: self.time_trusted,
             ),
             Limits(**limits),

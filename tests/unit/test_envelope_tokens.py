@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.auth.envelope_tokens import MAX_ENVELOPE_CHARACTERS, EnvelopeVerifier, signed_bytes
 from app.auth.schemes import credential_in
 from app.auth.tokens import TokenVerifier
-from app.contracts.callers import SERVICE
+from app.contracts.callers import SERVICE, USE
 from app.contracts.errors import AuthenticationRequiredError
 from config.settings import SettingsError, load_settings
 from config.tokens import MAX_ED25519_KEYS, read_ed25519_key
@@ -67,17 +67,17 @@ def test_the_record_becomes_the_caller() -> None:
 @pytest.mark.parametrize(
     ("role", "is_user", "scopes"),
     [
-        ("guest", True, set()),
-        ("user", True, set()),
-        ("user", False, set()),
+        ("guest", True, {USE}),
+        ("user", True, {USE}),
+        ("user", False, {USE}),
         ("service", False, {SERVICE}),
-        ("service", True, set()),
+        ("service", True, {USE}),
         ("system", False, {SERVICE}),
-        ("system", True, set()),
-        ("admin", True, set()),
-        ("admin", False, set()),
-        ("superuser", True, set()),
-        ("superuser", False, set()),
+        ("system", True, {USE}),
+        ("admin", True, {USE}),
+        ("admin", False, {USE}),
+        ("superuser", True, {USE}),
+        ("superuser", False, {USE}),
     ],
 )
 def test_a_role_is_a_role_and_only_programs_get_a_scope_by_it(

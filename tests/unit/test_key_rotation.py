@@ -5,16 +5,27 @@ import asyncio
 import pytest
 from msgspec import structs
 
+from app.contracts.audit import AuditEntry
+from app.contracts.callers import Caller
 from app.contracts.errors import StoreUnavailableError, WrappingKeyMissingError
 from app.contracts.ports.keys import DataKeyRing, KeyWrapping, WrappedKey
 from app.crypto.data_keys import DataKeys
 from app.crypto.encryption import Encryption
 from app.crypto.wrapping import LocalKeys
 from app.services.administration.key_rotation import KeyRotation
+from app.services.audit.log import AuditLog
 from config.encryption import WrappingKeySetting
+from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_data_keys import FakeDataKeyStore, FakeKeyWrapping
-from tests.support.fakes import FakeClock
+from tests.support.fakes import FakeClock, FakeSecretStore
 from tests.support.samples import T0
+
+AUDIT_STORE = FakeAuditStore()
+
+
+def rotation_of(store: FakeDataKeyStore, wrapping: KeyWrapping) -> KeyRotation:
+    return KeyRotation(store, wrapping, AuditLog(AUDIT_STORE, FakeSecretStore(), FakeClock(T0)))
+
 
 OWNERS = [f"user:{number:03}" for number in range(250)]
 
@@ -40,11 +51,11 @@ async def test_all_data_keys_are_wrapped_again_and_stay_the_same(store: FakeData
     commitments = await filled(store, LocalKeys([b"a" * 32]), OWNERS)
     both = LocalKeys([b"b" * 32, b"a" * 32])
     progress: list[tuple[int, int]] = []
-    report = await KeyRotation(store, both).rotate(lambda done, total: progress.append((done, total)))
+    report = await rotation_of(store, both).rotate(lambda done, total: progress.append((done, total)))
     assert (report.key, report.rewrapped, report.remaining) == (both.current, len(OWNERS), 0)
     assert progress == [(100, 250), (200, 250), (250, 250)]
     assert await readable(store, LocalKeys([b"b" * 32])) == commitments
-    assert (await KeyRotation(store, both).rotate()).rewrapped == 0
+    assert (await rotation_of(store, both).rotate()).rewrapped == 0
 
 
 async def test_retired_keys_are_wrapped_again_too(store: FakeDataKeyStore) -> None:
@@ -52,7 +63,7 @@ async def test_retired_keys_are_wrapped_again_too(store: FakeDataKeyStore) -> No
     await filled(store, before, ["user:ada"])
     await store.retire("user:ada")
     await filled(store, before, ["user:ada"])
-    report = await KeyRotation(store, FakeKeyWrapping("local:b", "local:a")).rotate()
+    report = await rotation_of(store, FakeKeyWrapping("local:b", "local:a")).rotate()
     assert report.rewrapped == 2
     assert {key.wrapped_by for key in store.rings["user:ada"].usable} == {"local:b"}
     assert len(store.rings["user:ada"].retired) == 1
@@ -61,7 +72,7 @@ async def test_retired_keys_are_wrapped_again_too(store: FakeDataKeyStore) -> No
 async def test_the_list_says_what_can_be_removed(store: FakeDataKeyStore) -> None:
     await filled(store, FakeKeyWrapping("local:a"), OWNERS[:3])
     await filled(store, FakeKeyWrapping("local:x"), OWNERS[3:4])
-    rotation = KeyRotation(store, FakeKeyWrapping("local:b", "local:a", "local:c"))
+    rotation = rotation_of(store, FakeKeyWrapping("local:b", "local:a", "local:c"))
     found = [(key.id, key.owners, key.current, key.known, key.unused) for key in await rotation.list_keys()]
     assert found == [
         ("local:b", 0, True, True, False),
@@ -79,7 +90,7 @@ async def test_keys_that_cannot_be_unwrapped_remain_and_stop_no_other(store: Fak
     assert first is not None
     store.rings[OWNERS[0]] = DataKeyRing(OWNERS[0], structs.replace(first, wrapped=b"local:a|user:eve|00"))
     before = dict(store.rings)
-    report = await KeyRotation(store, FakeKeyWrapping("local:b", "local:a")).rotate()
+    report = await rotation_of(store, FakeKeyWrapping("local:b", "local:a")).rotate()
     assert (report.rewrapped, report.remaining) == (2, 2)
     assert [store.rings[owner] == before[owner] for owner in OWNERS[:4]] == [True, False, False, True]
 
@@ -87,7 +98,7 @@ async def test_keys_that_cannot_be_unwrapped_remain_and_stop_no_other(store: Fak
 async def test_two_rotations_at_once_do_the_work_once(store: FakeDataKeyStore) -> None:
     commitments = await filled(store, FakeKeyWrapping("local:a"), OWNERS)
     wrapping = FakeKeyWrapping("local:b", "local:a")
-    reports = await asyncio.gather(*(KeyRotation(store, wrapping).rotate() for _ in range(2)))
+    reports = await asyncio.gather(*(rotation_of(store, wrapping).rotate() for _ in range(2)))
     assert sum(report.rewrapped for report in reports) == len(OWNERS)
     assert await readable(store, FakeKeyWrapping("local:b")) == commitments
 
@@ -108,8 +119,8 @@ async def test_keys_that_are_created_by_an_older_worker_meanwhile_are_wrapped_in
         await create_behind()
         return await rewrap(owner, old, new)
 
-    store.rewrap = rewrap_and_create  # type: ignore[method-assign]
-    report = await KeyRotation(store, FakeKeyWrapping("local:b", "local:a")).rotate()
+    store.rewrap = rewrap_and_create  # type: ignore[method-assign, assignment]
+    report = await rotation_of(store, FakeKeyWrapping("local:b", "local:a")).rotate()
     assert (report.rewrapped, report.remaining) == (200, 0)
 
 
@@ -117,17 +128,17 @@ async def test_an_interrupted_rotation_is_repeated(store: FakeDataKeyStore) -> N
     commitments = await filled(store, FakeKeyWrapping("local:a"), OWNERS)
     wrapping = FakeKeyWrapping("local:b", "local:a")
     with pytest.raises(StoreUnavailableError):
-        await KeyRotation(store, wrapping).rotate(lambda done, _: setattr(store, "broken", done >= 100))
+        await rotation_of(store, wrapping).rotate(lambda done, _: setattr(store, "broken", done >= 100))
     store.broken = False
-    report = await KeyRotation(store, wrapping).rotate()
+    report = await rotation_of(store, wrapping).rotate()
     assert report.rewrapped == 150
     assert await readable(store, FakeKeyWrapping("local:b")) == commitments
 
 
 async def test_the_job_rotates_once_after_a_start_with_another_first_key(store: FakeDataKeyStore) -> None:
     await filled(store, FakeKeyWrapping("local:a"), OWNERS[:3])
-    older = KeyRotation(store, FakeKeyWrapping("local:a", "local:b"))
-    newer = KeyRotation(store, FakeKeyWrapping("local:b", "local:a"))
+    older = rotation_of(store, FakeKeyWrapping("local:a", "local:b"))
+    newer = rotation_of(store, FakeKeyWrapping("local:b", "local:a"))
     for rotation in (older, newer):
         await rotation.look()
         await rotation.look()
@@ -142,7 +153,7 @@ async def test_the_job_rotates_once_after_a_start_with_another_first_key(store: 
 
 async def test_a_job_that_failed_is_repeated(store: FakeDataKeyStore) -> None:
     await filled(store, FakeKeyWrapping("local:a"), OWNERS[:3])
-    rotation = KeyRotation(store, FakeKeyWrapping("local:b", "local:a"))
+    rotation = rotation_of(store, FakeKeyWrapping("local:b", "local:a"))
     store.broken = True
     with pytest.raises(StoreUnavailableError):
         await rotation.look()
@@ -172,3 +183,14 @@ async def test_a_start_needs_every_wrapping_key_that_stored_data_needs(store: Fa
     for each, says in ((off, "is not set"), (encryption(store, b"b"), "lacks")):
         with pytest.raises(WrappingKeyMissingError, match=rf"{says}: {missing} \(data keys: 2\)"):
             await each.require_wrapping_keys()
+
+
+async def test_a_rotation_is_audited(store: FakeDataKeyStore) -> None:
+    AUDIT_STORE.entries.clear()
+    wrapping = FakeKeyWrapping("local:b", "local:a")
+    await filled(store, FakeKeyWrapping("local:a"), OWNERS[:3])
+    await rotation_of(store, wrapping).rotate(caller=Caller("root"))
+    done = AUDIT_STORE.entries[-1]
+    assert isinstance(done, AuditEntry)
+    assert (done.act.action, done.act.target, done.act.actor) == ("keys.rotate", "key:local:b", "root")
+    assert (done.outcome, done.act.details) == ("done", {"rewrapped": 3, "remaining": 0})

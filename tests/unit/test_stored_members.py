@@ -14,7 +14,7 @@ from app.contracts.record import ERASABLE, ERASABLE_AFTER, HistoryRecord
 from app.contracts.state import NOT_STORED, FlowState
 from app.contracts.wire import records as record_views
 from app.contracts.wire import states as state_views
-from app.contracts.wire.records import ExportedRecordView, RecordMetadata, exported_record_view
+from app.contracts.wire.records import ExportedRecordView, RecordMetadata, exported_record_view, record_view
 from app.contracts.wire.states import ClaimView, StateView, state_view
 from app.contracts.wire.times import iso
 from app.flow.history_forms import LINK, NOT_SEALED, NOT_SEALED_AFTER, SEALED, SEALED_AFTER
@@ -145,7 +145,7 @@ SHOWN_AS = {"instances": "instance_id"}
 def test_every_member_is_in_a_view_or_listed_as_not_shown() -> None:
     of_state = [SHOWN_AS.get(name, name) for name in members(StateView) if name != "entity_id"]
     assert sorted([*of_state, "entity_id", *state_views.NOT_SHOWN]) == members(FlowState)
-    shown = [name for name in members(ExportedRecordView) if name != "metadata"]
+    shown = [name for name in members(ExportedRecordView) if name not in ("metadata", "erased")]
     shown = ["instance_id" if name == "entity_id" else name for name in shown]
     listed = [*shown, *members(RecordMetadata), *record_views.NOT_SHOWN]
     assert sorted(listed) == members(HistoryRecord)
@@ -165,8 +165,10 @@ def test_a_view_has_the_values_of_its_members() -> None:
     exported = exported_record_view(record)
     assert exported.after == view
     for name in (*members(RecordMetadata), *members(ExportedRecordView)):
-        if name not in ("metadata", "timestamp", "after", "entity_id"):
+        if name not in ("metadata", "timestamp", "after", "entity_id", "erased"):
             shown = getattr(exported if hasattr(exported, name) else exported.metadata, name)
             assert shown == getattr(record, name), name
     assert exported.timestamp == iso(record.timestamp)
     assert exported.entity_id == record.instance_id
+    assert exported.erased is UNSET
+    assert record_view(structs.replace(record, salt=UNSET)).erased is True

@@ -32,7 +32,6 @@ from app.contracts.errors.flows import (
     StateBusyError,
     StatePausedError,
     StoreUnavailableError,
-    UserErasedError,
     VersionConflictError,
 )
 from app.contracts.errors.operational import (
@@ -72,6 +71,7 @@ from app.contracts.errors.services import (
     ServiceNotFoundError,
     WebhookMissingError,
 )
+from app.contracts.errors.users import UserErasedError
 
 __all__ = [
     "MAX_DETAIL",

@@ -22,6 +22,11 @@ class PayloadLimits(Struct, frozen=True):
     max_depth: int = MAX_DEPTH
     max_fields: int = 10_000
 
+    @property
+    def is_shallow(self) -> bool:
+        """True if payloads may be nested less deeply than everything else."""
+        return self.max_depth < MAX_DEPTH
+
 
 DEFAULT_LIMITS = PayloadLimits()
 
@@ -53,6 +58,21 @@ def check_size(whole: Payload, limits: PayloadLimits) -> None:
                 )
             ]
         )
+
+
+def check_payload(
+    given: Payload | UnsetType, whole: Payload | UnsetType, limits: PayloadLimits, *, known: bool = False
+) -> None:
+    """Check the payload of a command, and that of the state afterwards.
+
+    ``known``: rules have checked already that ``given`` can be stored, for the largest depth.
+    """
+    if given is UNSET:
+        return
+    if not known or limits.is_shallow:
+        require_storable(given, limits)
+    if whole is not UNSET:
+        check_size(whole, limits)
 
 
 def edit_payload(

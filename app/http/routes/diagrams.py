@@ -1,5 +1,7 @@
 """The route of diagrams."""
 
+from base64 import b64encode
+from hashlib import sha256
 from typing import Annotated
 
 from msgspec import Meta
@@ -12,12 +14,16 @@ from app.contracts.errors import (
     FlowStateCorruptionError,
     InsufficientPermissionsError,
 )
+from app.diagrams.drawing import STYLE
 from app.diagrams.formats import Format
+from app.http.edge import POLICY_OF_DATA
 from app.http.endpoint import Answer, Call, Endpoint, StateQuery
 
 MEDIA_TYPES: dict[Format, str] = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "svg": "image/svg+xml"}
 """``application/vnd.mermaid`` is registered too, but browsers save it instead of showing it."""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_STYLE_HASH = b64encode(sha256(STYLE.encode()).digest()).decode()
+POLICY = f"{POLICY_OF_DATA.decode()}; style-src 'sha256-{_STYLE_HASH}'"
+"""The style of an SVG that is opened as a document of its own; nothing else in it is loaded or run."""
 
 
 class DiagramQuery(StateQuery, frozen=True, rename="camel"):
@@ -42,7 +48,7 @@ async def _diagram(call: Call) -> Answer:
     )
     headers = {
         "Content-Type": f"{MEDIA_TYPES[query.format]}; charset=utf-8",
-        "Content-Security-Policy": _POLICY,
+        "Content-Security-Policy": POLICY,
         "Flow-Version": str(drawn.version),
     }
     return Answer(Response(drawn.text, headers=headers))

@@ -28,6 +28,7 @@ from app.contracts.errors import (
     SeparationOfDutiesError,
     StateBusyError,
     StatePausedError,
+    UserErasedError,
 )
 from app.contracts.state import FlowState
 from app.contracts.wire.administration import RecoveryView, recovery_view
@@ -162,7 +163,7 @@ STATE_ENDPOINTS = [
         query=StateQuery,
         answers={200: StateView | None},
         answer_headers=("ETag",),
-        errors=_READING,
+        errors=(*_READING, UserErasedError),
     ),
     Endpoint(
         method="POST",

@@ -7,7 +7,9 @@ from datetime import timedelta
 import structlog
 from msgspec import Struct, structs
 
+from app.contracts.callers import Caller
 from app.contracts.ports.keys import DataKeyRing, DataKeyStore, KeyWrapping, WrappedKey
+from app.services.audit.log import SERVER_FLOW, AuditLog
 
 log = structlog.get_logger("encryption")
 
@@ -55,7 +57,8 @@ class KeyRotation:
     any point and repeated, and several may run at the same time.
     """
 
-    def __init__(self, store: DataKeyStore, wrapping: KeyWrapping) -> None:
+    def __init__(self, store: DataKeyStore, wrapping: KeyWrapping, audit: AuditLog) -> None:
+        self._audit = audit
         self._store = store
         self._wrapping = wrapping
         self._slots = asyncio.Semaphore(CONCURRENCY)
@@ -76,12 +79,24 @@ class KeyRotation:
             for key in [*known, *sorted(counts.keys() - {*known})]
         ]
 
-    async def rotate(self, progress: RotationProgress | None = None) -> RotationReport:
+    async def rotate(
+        self, progress: RotationProgress | None = None, *, caller: Caller | str = SERVER_FLOW
+    ) -> RotationReport:
         """Wrap all data keys with the current wrapping key.
+
+        Args:
+            progress: Called after each page.
+            caller: The caller, by default the service itself.
 
         Raises:
             StoreUnavailableError: The store or the key service does not respond; repeat it then.
         """
+        async with self._audit.act("keys.rotate", f"key:{self._wrapping.current}", caller) as act:
+            report = await self._rotate(progress)
+            act.details.update(rewrapped=report.rewrapped, remaining=report.remaining)
+        return report
+
+    async def _rotate(self, progress: RotationProgress | None) -> RotationReport:
         total = await self._count_others()
         rewrapped = 0
         for _ in range(MAX_PASSES):

@@ -8,6 +8,7 @@ from functools import partial
 from msgspec import structs
 
 from app.auth.policy import as_user
+from app.contracts.callers import Caller
 from app.contracts.commands import TransitionCommand
 from app.contracts.errors import (
     FlowNotStartedError,
@@ -127,8 +128,10 @@ class StateChanges:
         """Create the error for a missing state, with how the last one ended."""
         return FlowNotStartedError(state_id.flow_id, await self._endings.of(state_id))
 
-    async def require_not_erased(self, stored: StoredState) -> None:
-        """Raise UserErasedError if a state ended because its user was erased."""
+    async def require_not_erased(self, stored: StoredState | None, caller: Caller) -> None:
+        """Raise UserErasedError if a state ended because its user was erased, who is not the caller."""
+        if stored is None or not caller.reads_others(stored.state.user_id):
+            return
         erased = await self._endings.erasure_of(stored)
         if erased is not None:
             raise UserErasedError(stored.state.flow, iso(erased.at), erased.by)

@@ -22,7 +22,7 @@ from app.flow.people.callers import caller_at_start, caller_on
 from app.flow.people.participants import group_participants
 from app.flow.permissions import require_entrance, require_resettable
 from app.flow.position import require_active
-from app.flow.values.payload import PayloadLimits, check_size, require_storable
+from app.flow.values.payload import PayloadLimits, check_payload
 from app.flow.values.removal import require_pointers
 from app.kit.ids import new_id
 from app.kit.numbers import with_doubles
@@ -47,7 +47,6 @@ class StateOperations:
         history: HistoryReader,
         identification: Identification,
         clock: Clock,
-        *,
         payload_limits: PayloadLimits,
     ) -> None:
         self._states = states
@@ -75,8 +74,7 @@ class StateOperations:
             await self._access.require_seen(state_id, None if stored is None else stored.state, caller)
             if stored is None or stored.state.is_gone_at(self._clock.now()):
                 await self._catalog.current(flow_id)
-                if stored is not None and caller.reads_others(user_id):
-                    await self._changes.require_not_erased(stored)
+                await self._changes.require_not_erased(stored, caller)
                 return None
             return await self._access.with_transitions(stored.state, caller)
 
@@ -91,9 +89,8 @@ class StateOperations:
         """
         state = await self.get(user_id, flow_id, caller, entity_id)
         if state is None:
-            raise await self._changes.not_started(
-                await self._identification.of(user_id, flow_id, entity_id, caller)
-            )
+            state_id = await self._identification.of(user_id, flow_id, entity_id, caller)
+            raise await self._changes.not_started(state_id)
         return state
 
     async def list_instances(
@@ -167,8 +164,7 @@ class StateOperations:
             kind = rules.run_kind(present, after)
             if kind is None:
                 return None
-            if payload is not UNSET:  # the rules have checked what it contains
-                self._check_size(after)
+            check_payload(payload, after.payload, self._payload_limits, known=True)
             return ProposedChange(kind, transition, after, payload, definition.flow.ttl)
 
         return (await self._changes.change(state_command, decide))[0]
@@ -236,7 +232,7 @@ class StateOperations:
             else:
                 definition = await self._catalog.current_or_pinned(present)
             after = rules.replace(definition, present, command, now)
-            self._check_payload(command.payload, after)
+            check_payload(command.payload, after.payload, self._payload_limits)
             return ProposedChange.of_kind("set", definition, after, command.payload)
 
         return (await self._changes.change(state_command, decide))[0]
@@ -340,14 +336,5 @@ class StateOperations:
             require_assignable(
                 definition.flow, group_participants(definition.flow), after.participants, caller
             )
-        self._check_payload(command.payload, after)
+        check_payload(command.payload, after.payload, self._payload_limits)
         return ProposedChange.of_kind("started", definition, after, command.payload)
-
-    def _check_payload(self, given: Payload | UnsetType, after: FlowState) -> None:
-        if given is not UNSET:
-            require_storable(given, self._payload_limits)
-            self._check_size(after)
-
-    def _check_size(self, after: FlowState) -> None:
-        if after.payload is not UNSET:
-            check_size(after.payload, self._payload_limits)

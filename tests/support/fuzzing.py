@@ -1,0 +1,110 @@
+"""Fuzz tests: many inputs, each with a bound of processor time, and memory that does not grow with them."""
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psutil
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.support.long_form import form
+from tests.support.processor_time import bounded
+
+INPUTS = form("fuzz tests: inputs", short=100, long=10_000)
+MAX_WAIT_SECONDS = 60.0
+MAX_GROWTH_BYTES = 1_000_000
+"""Limit of what Python has allocated more after all inputs than after half of them."""
+MAX_NATIVE_GROWTH_BYTES = 40_000_000
+"""Limit of the growth of the process meanwhile, which libraries in other languages have part in."""
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def _nothing() -> None:
+    pass
+
+
+def fuzz(
+    strategy: st.SearchStrategy[Any],
+    check: Callable[[Any], None],
+    *,
+    begin: Callable[[], None] = _nothing,
+) -> None:
+    """Check many inputs; then check them again, and require that memory does not grow.
+
+    Args:
+        strategy: Makes the inputs.
+        check: Fails for an input that is handled wrongly.
+        begin: Starts afresh what grows with its inputs by design, such as the data of a store.
+    """
+    inputs: list[Any] = []
+
+    @settings(
+        max_examples=INPUTS,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def check_bounded(value: Any) -> None:
+        with bounded():
+            check(value)
+        inputs.append(value)
+
+    begin()
+    check_bounded()
+    assert len(inputs) >= INPUTS // 2, "the strategy has too few inputs"
+    require_flat_memory(inputs, check, begin)
+
+
+def require_flat_memory(
+    inputs: list[Any], check: Callable[[Any], None], begin: Callable[[], None] = _nothing
+) -> None:
+    """Fail if memory grows with the second half of the inputs."""
+    process = psutil.Process()
+    half = len(inputs) // 2
+    sizes, native = [], []
+    begin()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for part in (inputs[:half], inputs[half:]):
+            for value in part:
+                check(value)
+            begin()
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+            native.append(process.memory_info().rss)
+    finally:
+        tracemalloc.stop()
+    print(f"{len(inputs)} inputs; traced {sizes}, resident {native}")
+    assert sizes[1] - sizes[0] < MAX_GROWTH_BYTES, f"{sizes} bytes after {len(inputs)} inputs"
+    assert native[1] - native[0] < MAX_NATIVE_GROWTH_BYTES, f"{native} bytes after {len(inputs)} inputs"
+
+
+class Loop:
+    """An event loop for the checks of asynchronous code, which must end in time."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Return the result of the work."""
+
+        async def in_time() -> Any:
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                return await work
+
+        return self._runner.run(in_time())
+
+    def close(self) -> None:
+        """End the loop."""
+        self._runner.close()
