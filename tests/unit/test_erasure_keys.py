@@ -23,6 +23,9 @@ class Keys:
         self.calls.append(f"destroy {user_id} {by}")
         return ["k1"]
 
+    async def digest(self, user_id: str, content: bytes) -> str:
+        return f"{user_id} {content!r}"
+
     async def last_destroyed(self, user_id: str) -> DestroyedKey | None:
         return DestroyedKey("k1", T0, "root")
 

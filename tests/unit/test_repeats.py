@@ -185,7 +185,7 @@ async def test_where_data_is_encrypted_fingerprints_are_keyed_and_older_ones_sti
     with pytest.raises(InvalidRequestError):
         await other.execute_transition("ada", "loop", "again", {"a": 3}, origin=origin("2"))
     (before, after) = r.states.stored["loop:ada"].recent
-    unkeyed = await RequestFingerprints().of("again", TransitionCommand(payload={"a": 2}), origin("2"))
+    unkeyed = await RequestFingerprints().of("ada", "again", TransitionCommand(payload={"a": 2}), origin("2"))
     assert unkeyed is not None
     assert before.request == request_key("ada", "1")
     assert after.request != request_key("ada", "2")
