@@ -205,6 +205,22 @@ async def test_a_reader_who_may_use_changes_no_state_of_others(doors: Doors) -> 
     assert (await get(doors, token, f"{STATE}?userId=olga")).json()["transitions"] == []
 
 
+async def test_an_explanation_shows_support_staff_no_payload() -> None:
+    """A guard is explained with the values that it saw."""
+    flow = case_flow("case")
+    flow["steps"]["open"]["transitions"]["edit"]["guard"] = "payload.secret == 'apple'"
+    rig = Rig()
+    await rig.service.create_flow(flow)
+    start = StartCommand(payload={"secret": SECRET}, participants=(Participant("reviewer", user_id="pia"),))
+    await rig.service.start_flow("olga", "case", start, origin=Origin(OWNER))
+    doors = Doors(rig, key_verifier())
+    for token, sees in ((signed("olga"), True), (signed("olga", scope=READ), True), (READER, False)):
+        answer = await get(doors, token, "/api/flow/case/explain?userId=olga")
+        assert answer.status_code == 200, answer.text
+        assert "apple" in answer.text
+        assert (SECRET in answer.text) is sees, answer.text
+
+
 async def test_a_participant_who_also_reads_all_keeps_the_role(doors: Doors) -> None:
     token = signed("pia", scope=f"{USE} {READ}")
     shown = (await get(doors, token, f"{STATE}?userId=olga")).json()
