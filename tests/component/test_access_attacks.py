@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from app.auth.policy import Permission
 from app.contracts.callers import ADMIN, READ, SERVICE, USE, Caller
 from app.contracts.commands import Origin, StartCommand
 from app.contracts.errors import InsufficientPermissionsError, InvalidTransitionError
 from app.contracts.people import Participant
 from app.contracts.state import StateId
 from app.flow.people.field_access import SPECIAL_ROLES
+from app.http.application import all_endpoints
 from tests.support.case_flows import OWNER, case_flow, replace_people
 from tests.support.case_world import SECRET, TARGETS, make_world
 from tests.support.credentials import key_verifier, signed
@@ -20,6 +22,14 @@ from tests.support.rig import Rig
 
 STATE = "/api/flow/case/state"
 ADMINISTRATION = "/api/admin/states"
+READS = [
+    endpoint.path.format(flow_id="case")
+    for endpoint in all_endpoints({})
+    if endpoint.access.permission is Permission.READ_STATES
+    and endpoint.media_type == "application/json"
+    and "token" not in endpoint.query.__struct_fields__
+]
+"""The reads of a user's states that end."""
 STRANGER = signed("mallory")
 READER = signed("rita", scope=READ)
 TARGET = TARGETS["one"]
@@ -293,6 +303,25 @@ async def test_a_credential_of_a_service_acts_for_no_user(doors: Doors, user: st
     assert (await get(doors, token, ADMINISTRATION)).status_code == 403
     listed = await get(doors, token, f"/api/states?userId={user}")
     assert (listed.json()["items"] != []) is (user == "olga"), "states of flows with its steps"
+
+
+async def test_only_those_who_may_know_learn_that_a_user_was_erased() -> None:
+    rig = await make_world(TARGETS.values())
+    doors = Doors(rig, key_verifier())
+    start = StartCommand(payload={"secret": SECRET}, participants=(Participant("reviewer", user_id="pia"),))
+    await rig.service.start_flow("erin", "case", start, origin=Origin(Caller("erin")))
+    async with rig.service:
+        await rig.service.personal_data.erase("erin", Origin(Caller("root", scopes=frozenset({ADMIN}))))
+    for token in (STRANGER, signed("pia"), signed("rex", roles=["reviewer"])):
+        for path in READS:
+            answers = [await get(doors, token, f"{path}?userId={user}") for user in ("erin", "nobody")]
+            assert [answer.status_code for answer in answers] == [403, 403], path
+            assert answers[0].json() == answers[1].json(), path
+    for token in (READER, signed("root", scope=ADMIN), signed("shop", scope=SERVICE)):
+        for path in READS:
+            answer = await get(doors, token, f"{path}?userId=erin")
+            assert answer.status_code in (200, 404, 409, 410), (path, answer.text)
+            assert SECRET not in answer.text
 
 
 # Below the interfaces

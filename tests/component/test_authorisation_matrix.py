@@ -59,6 +59,7 @@ ADMITTED: dict[Permission, set[str]] = {
     P.ADMIN: {"administrator"},
 }
 """The credentials with which a request is admitted, about a state of olga or the service desk."""
+PAGES = {"/", "/demo", "/docs", "/openapi.json", "/static/{name:path}"}
 READING = {P.PUBLIC, P.READ_FLOWS, P.READ_STATES, P.SUPPORT, P.SEARCH, P.SERVICE_SUPPORT}
 """The permissions of requests that change nothing."""
 SCOPELESS = {"no scope that counts", "unknown scope of this service"}
@@ -220,6 +221,12 @@ def test_a_route_or_an_event_cannot_be_declared_without_its_access() -> None:
         declare(method="GET", path="/", name="x", summary="", handle=ENDPOINTS["livez"].handle, answers={})
     handled = set(Doors(Rig(), key_verifier()).sockets.server.handlers["/"])
     assert handled - {"*", "disconnect"} == {*EVENT_ACCESS}, "the rest is about no event of this service"
+
+
+def test_routes_without_a_declaration_are_pages_alone() -> None:
+    """Routes that are no endpoints are open to everybody: those of browser files and of the documentation."""
+    routes = {str(getattr(route, "path", route)) for route in Doors(Rig(), key_verifier()).routes}
+    assert routes - {endpoint.path for endpoint in ENDPOINTS.values()} == PAGES
 
 
 def test_declarations_agree_with_their_routes() -> None:
