@@ -293,6 +293,13 @@ async def test_a_role_is_no_scope_and_a_scope_no_role() -> None:
     assert (await get(doors, signed("mallory", scope="clerk"), STATE)).status_code == 403
 
 
+@pytest.mark.parametrize("between", ["\n", "\t", "\u00a0", "\u2003", ",", "+", ";", "\0"])
+async def test_a_space_alone_separates_scopes(doors: Doors, between: str) -> None:
+    """A provider that grants scopes as they are requested knows no other separator."""
+    for scope in (f"{USE}{between}{ADMIN}", [f"{USE}{between}{ADMIN}"], f"openid{between}{ADMIN}"):
+        assert (await get(doors, signed("mallory", scope=scope), ADMINISTRATION)).status_code == 403
+
+
 @pytest.mark.parametrize("user", ["service:desk", "service:shop", "olga", "service:", "desk"])
 async def test_a_credential_of_a_service_acts_for_no_user(doors: Doors, user: str) -> None:
     token = signed("someone", scope=f"{SERVICE} {ADMIN}", service="desk")
