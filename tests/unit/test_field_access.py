@@ -151,7 +151,7 @@ async def test_a_flow_without_these_members_costs_nothing() -> None:
     state = fresh(payload={"a": 1})
     loop = (await rig.service.definitions.current("loop", ROOT)).flow
     for purpose in ("read", "list", "follow", "watch"):
-        assert mask_for(loop, state, Caller("ada"), purpose) is None  # type: ignore[arg-type]
+        assert mask_for(loop, state, Caller("ada"), purpose) is None
     assert masked_state(state, None) is state
 
 
