@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import Struct
 
 from app.auth.policy import granted_scopes
-from app.contracts.callers import ADMIN, READ, SERVICE, Caller, service_caller
+from app.contracts.callers import ADMIN, READ, SERVICE, SERVICE_USER, Caller, service_caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 from app.contracts.integration import is_alias
@@ -51,6 +51,9 @@ class ClaimNames(Struct, frozen=True):
             return service_caller(alias, roles=roles, groups=groups, expires_at=expires_at)
         if alias is not None and READ in scopes:
             fault = f"The scope {READ} cannot be limited to a service; leave out '{self.service}'"
+            raise AuthenticationRequiredError(fault, reason="claim")
+        if user.startswith(SERVICE_USER):  # it would have the roles of the service, and act under its name
+            fault = f"The token's '{self.user}' is the id of a service, to which the token is not limited"
             raise AuthenticationRequiredError(fault, reason="claim")
         return Caller(user, roles=roles, scopes=scopes, expires_at=expires_at, groups=groups)
 

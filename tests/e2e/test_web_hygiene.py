@@ -207,5 +207,8 @@ async def test_a_socket_is_opened_by_no_page_of_another_site(
         f"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}\r\n".encode()
     )
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    if not accepted:
+        assert b"\r\nx-content-type-options: nosniff\r\n" in head.lower()
+        assert b"FLOW_CORS_ORIGINS" in await asyncio.wait_for(reader.read(), 20)
     writer.close()
     assert (b" 101 " in head.split(b"\r\n")[0]) == accepted, head

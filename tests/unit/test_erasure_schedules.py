@@ -22,6 +22,7 @@ from app.crypto.wrapping import LocalKeys
 from app.services import FlowService
 from app.services.trusted import TrustedFlows
 from app.services.wiring import KeyPorts
+from models.clear_data import MongoClearData
 from models.database import Collection, Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
@@ -143,7 +144,7 @@ class World:
         wrapping = LocalKeys([b"a" * 32])
         keys = DataKeys(cast(FakeDataKeyStore, Gated(self.key_store, schedule)), wrapping, rig.clock)
         codec = DocumentCodec(AesPayloadCipher(keys))
-        rig.keys = KeyPorts(self.key_store, wrapping, keys)
+        rig.keys = KeyPorts(self.key_store, wrapping, keys, MongoClearData(self.database, codec))
         rig.states = cast(Any, MongoStateStore(self.database, codec))
         rig.history = cast(Any, MongoHistoryStore(self.database, codec=codec))
         rig.bus = FakeBus(all_users=True)
