@@ -32,6 +32,7 @@ from config.log import IDENTITY, configure_own_logs
 from config.settings import SHIPPED_FLOWS, Settings, load_settings
 from config.sources import is_interceptable, shown_url
 from models.audit_store import MongoAuditStore
+from models.clear_data import MongoClearData
 from models.corruption_store import MongoCorruptionReports
 from models.data_keys import MongoDataKeyStore
 from models.database import connect
@@ -85,8 +86,7 @@ class Backend:
         self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
-        data_keys = MongoDataKeyStore(self.database)
-        self.encryption = Encryption(settings.wrapping_keys, data_keys, self.time)
+        self.encryption = Encryption(settings.wrapping_keys, MongoDataKeyStore(self.database), self.time)
         self.codec = DocumentCodec(self.encryption.cipher)
         self.secrets = MongoSecretStore(self.database, self.codec)
         self.streams = RedisEventStreams(redis, name)
@@ -106,7 +106,7 @@ class Backend:
                 rates=self.rates,
                 bus=self.bus,
                 clock=self.time,
-                keys=_key_ports(self.encryption),
+                keys=_key_ports(self.encryption, MongoClearData(self.database, self.codec)),
                 is_time_trusted=self.time.is_trusted,
             ),
             _limits(settings, sends_events=sends_events),
@@ -185,11 +185,11 @@ class Backend:
             raise BusUnavailableError("this worker does not receive the events of others")
 
 
-def _key_ports(encryption: Encryption) -> KeyPorts | None:
+def _key_ports(encryption: Encryption, clear: MongoClearData) -> KeyPorts | None:
     """Return the keys of the encryption; None if it is off."""
     if encryption.wrapping is None or encryption.keys is None:
         return None
-    return KeyPorts(encryption.store, encryption.wrapping, encryption.keys)
+    return KeyPorts(encryption.store, encryption.wrapping, encryption.keys, clear)
 
 
 def _limits(settings: Settings, *, sends_events: bool) -> Limits:

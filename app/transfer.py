@@ -12,12 +12,15 @@ from app.contracts.wire.times import iso
 from app.crypto.encryption import Encryption
 from app.kit.clock import SystemClock
 from app.process.embedded import EmbeddedServers
+from app.services.audit.log import AuditLog, OpenAct
 from config.settings import Settings
+from models.audit_store import MongoAuditStore
 from models.data_export import export_data
 from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, created_file, verify_file
 from models.data_import import import_data
 from models.data_keys import MongoDataKeyStore
 from models.database import Database, connect
+from models.secret_store import MongoSecretStore
 
 
 async def export_directory(
@@ -51,7 +54,11 @@ async def export_directory(
     header = Header(FORMAT, FORMAT_VERSION, version("server-flow"), iso(datetime.now(UTC)))
     with created_file(file, replace=replace) as out:  # first, as the servers take seconds to start
         async with _open_database(settings, EmbeddedServers(data_dir, say), join=True) as (database, _):
-            return await export_data(database, DataFileWriter(out, header), progress)
+            async with _recorded(database, "data.export") as act:
+                report = await export_data(database, DataFileWriter(out, header), progress)
+                out.flush()  # so that a full disk is a failure of the act
+                _add_report(act, report)
+            return report
 
 
 async def import_file(
@@ -81,19 +88,36 @@ async def import_file(
     verified = verify_file(file)  # before servers are started and a data directory is created
     servers = EmbeddedServers(settings.data_dir, say) if settings.embedded else None
     async with _open_database(settings, servers, create=create) as (database, named):
-        report = await import_data(
-            database,
-            file,
-            replace_definitions=replace_definitions,
-            progress=progress,
-            verified=verified,
-        )
+        async with _recorded(database, "data.import") as act:
+            report = await import_data(
+                database,
+                file,
+                replace_definitions=replace_definitions,
+                progress=progress,
+                verified=verified,
+            )
+            _add_report(act, report)
         try:
             encryption = Encryption(named.wrapping_keys, MongoDataKeyStore(database), SystemClock())
             await encryption.require_wrapping_keys()
         except WrappingKeyMissingError as missing:
             say(str(missing))
         return report
+
+
+@asynccontextmanager
+async def _recorded(database: Database, action: str) -> AsyncIterator[OpenAct]:
+    """Record an act in the audit log of a database, which a file does not have."""
+    log = AuditLog(MongoAuditStore(database), MongoSecretStore(database), SystemClock())
+    try:
+        async with log.act(action, "database", "python") as act:
+            yield act
+    finally:
+        await log.close()
+
+
+def _add_report(act: OpenAct, report: TransferReport) -> None:
+    act.details.update(sha256=report.sha256, documents=sum(report.documents.values()))
 
 
 @asynccontextmanager

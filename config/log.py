@@ -20,8 +20,13 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u20
 """Controls (C0, DEL, C1), line separators, changes of the writing direction, surrogates."""
 
 
-_SECRETS = re.compile(r"(sfk_[0-9A-Za-z]{16}_|whsec_)[0-9A-Za-z+/=_-]{4,}")
-"""API keys, of which the public part stays, and secrets of webhooks."""
+_SECRETS = re.compile(
+    r"(?P<key>sfk_[0-9A-Za-z]{16}_|whsec_)[0-9A-Za-z+/=_-]{4,}"
+    r"|(?P<token>eyJ)[0-9A-Za-z_-]{8,}(?:\.[0-9A-Za-z_-]*)*"
+    r"|(?P<user>://[^\s/:@]*:)[^\s/@]+(?P<host>@)"
+)
+"""API keys, of which the public part stays, secrets of webhooks, tokens (JSON in base64), and passwords in
+URLs."""
 
 _STATE_FIELDS = ("state", "record", "first", "document", "place")
 _STATE_KEY = re.compile(r"([^:]+):(.+?)((?::[0-9a-f]{8}-[0-9a-f-]{27}:\d+.*)?)", re.DOTALL)
@@ -59,8 +64,8 @@ def escape_controls(text: str, allowed: str = "") -> str:
 
 
 def mask_secrets(text: str) -> str:
-    """Mask API keys and secrets of webhooks, which a client may send anywhere, as in a path."""
-    return _SECRETS.sub(r"\1***", text)
+    """Mask credentials, which a client may send anywhere, as in a path."""
+    return _SECRETS.sub(r"\g<key>\g<token>\g<user>***\g<host>", text)
 
 
 def configure_own_logs(level: str, style: str) -> None:

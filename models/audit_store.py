@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from msgspec import ValidationError, convert, to_builtins
@@ -18,7 +19,10 @@ ALL = AuditFilter()
 
 
 class MongoAuditStore:
-    """The AuditStore port on MongoDB. ``_id`` is the sequence, so that a sequence is used once."""
+    """The AuditStore port on MongoDB.
+
+    ``_id`` is the hash. The index of the sequences is unique, so that each is used once.
+    """
 
     def __init__(self, database: Database) -> None:
         self._entries: Collection = database.collection("flow_audit")
@@ -38,16 +42,16 @@ class MongoAuditStore:
     async def last(self) -> AuditEntry | UnreadableEntry | None:
         """Return the entry with the highest sequence."""
         async with store_errors():
-            found = await self._entries.find({"_id": {"$gt": 0}}).sort("_id", -1).limit(1).to_list(1)
+            found = await self._entries.find({"sequence": {"$gt": 0}}).sort("sequence", -1).limit(1).to_list(1)
         return _entry(found[0]) if found else None
 
     async def read(
         self, after: int, limit: int, only: AuditFilter = ALL
     ) -> Sequence[AuditEntry | UnreadableEntry]:
         """Return entries after a sequence that a filter selects, in order."""
-        wanted = {"_id": {"$gt": after}, **_conditions(only)}
+        wanted = {"sequence": {"$gt": after}, **_conditions(only)}
         async with store_errors():
-            found = await self._entries.find(wanted).sort("_id", 1).limit(limit).to_list(limit)
+            found = await self._entries.find(wanted).sort("sequence", 1).limit(limit).to_list(limit)
         return [_entry(document) for document in found]
 
 
@@ -63,17 +67,17 @@ def _conditions(only: AuditFilter) -> dict[str, Any]:
 
 def _document(entry: AuditEntry) -> dict[str, Any]:
     members: dict[str, Any] = to_builtins(audit_entry_view(entry))
-    return {"_id": members.pop("sequence"), **members, "at": entry.at}
+    return {"_id": members.pop("hash"), **members, "at": entry.at}
 
 
 def _entry(document: Mapping[str, Any]) -> AuditEntry | UnreadableEntry:
     members = dict(document)
-    sequence, at = members.pop("_id"), members.pop("at", None)
+    members["hash"], sequence, at = members.pop("_id"), members.get("sequence"), members.pop("at", None)
     try:
         if not isinstance(at, datetime):
             raise ValueError("its time is missing")  # noqa: TRY004 - one of the ways to be unreadable
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        return audit_entry(convert({"sequence": sequence, "at": iso(at), **members}, AuditEntryView))
+        return audit_entry(convert({**members, "at": iso(at)}, AuditEntryView))
     except (ValidationError, ValueError, OverflowError) as fault:
-        number = int(sequence) if isinstance(sequence, int | float) else 0
+        number = int(sequence) if isinstance(sequence, int | float) and isfinite(sequence) else 0
         return UnreadableEntry(number, f"it cannot be read ({fault})")

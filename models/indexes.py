@@ -61,9 +61,12 @@ INDEXES: Indexes = {
     "flow_leases": (),
     "flow_secrets": (),
     # No end of life: entries are permanent.
-    "flow_audit": tuple(
-        IndexModel([(member, ASCENDING), ("_id", ASCENDING)], name=member)
-        for member in ("action", "target", "actor", "subject")
+    "flow_audit": (
+        IndexModel([("sequence", ASCENDING)], name="sequence", unique=True),
+        *(
+            IndexModel([(member, ASCENDING), ("sequence", ASCENDING)], name=member)
+            for member in ("action", "target", "actor", "subject")
+        ),
     ),
     "flow_integrations": (),
     "flow_integration_health": (),

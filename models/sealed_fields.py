@@ -10,8 +10,11 @@ from models.codec import ERASED_FIELDS, Document
 
 STATE_FIELDS = ("payload", "message", "entityId", "pauseReason")
 """Fields of a state with data that users entered."""
-RECORD_FIELDS = ("payload", "merged", "salt", "digest", "error")
-"""Fields of a record with data that users entered, without those of the state after it and ``requestId``."""
+RECORD_FIELDS = ("payload", "merged", "salt", "digest")
+"""Fields of a record with data that users entered, without those of the state after it and ``requestId``.
+
+``error`` is the code of a refusal, which the hash of the record covers.
+"""
 KEY_CHECK = "keyCheck"
 """An empty text in a state with nothing else to seal: it names the data key, so that a worker that reads the
 state has the present keys of its user when it changes it."""
@@ -31,7 +34,7 @@ class SealedPlace(Struct, frozen=True):
     comparable: bool = False
 
 
-WITHOUT_SEALED: dict[str, Any] = dict.fromkeys((*ERASED_FIELDS, "error"), 0)
+WITHOUT_SEALED: dict[str, Any] = dict.fromkeys(ERASED_FIELDS, 0)
 """A projection of records without all that is sealed."""
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.contracts.callers import ADMIN, READ, SCOPE_PREFIX, SERVICE, USE, Caller, service_caller
+from app.auth.policy import granted_scopes
+from app.contracts.callers import ADMIN, READ, SERVICE, SERVICE_USER, Caller, service_caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 from app.contracts.integration import is_alias
@@ -39,8 +40,7 @@ class ClaimNames(Struct, frozen=True):
             raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
-        words = (word for scope in _texts(self.scope, claims) for word in scope.split())
-        scopes = effective_scopes(frozenset(words))
+        scopes = granted_scopes(word for scope in _texts(self.scope, claims) for word in scope.split())
         roles = frozenset(_texts(self.roles, claims))
         groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
         alias = find_claim(claims, self.service)
@@ -52,14 +52,10 @@ class ClaimNames(Struct, frozen=True):
         if alias is not None and READ in scopes:
             fault = f"The scope {READ} cannot be limited to a service; leave out '{self.service}'"
             raise AuthenticationRequiredError(fault, reason="claim")
+        if user.startswith(SERVICE_USER):  # it would have the roles of the service, and act under its name
+            fault = f"The token's '{self.user}' is the id of a service, to which the token is not limited"
+            raise AuthenticationRequiredError(fault, reason="claim")
         return Caller(user, roles=roles, scopes=scopes, expires_at=expires_at, groups=groups)
-
-
-def effective_scopes(scopes: frozenset[str]) -> frozenset[str]:
-    """Return the scopes of a token: one that names none of this service has that of users."""
-    if any(scope.startswith(SCOPE_PREFIX) for scope in scopes):
-        return scopes
-    return scopes | {USE}
 
 
 def find_claim(claims: Any, name: str) -> Any:

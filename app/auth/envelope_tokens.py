@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from app.auth.claims import effective_scopes
-from app.contracts.callers import SERVICE, Caller
+from app.auth.policy import granted_scopes
+from app.contracts.callers import SERVICE, SERVICE_USER, Caller
 from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.identifiers import is_id
 
@@ -189,7 +189,7 @@ def _caller(auth: dict[str, Any], last: float) -> Caller:
     user, role, is_user = auth.get("userId"), auth.get("role"), auth.get("isUser")
     if auth.get("type") != TYPE:
         _refuse(_OTHER_TYPE, "claim")
-    if not isinstance(user, str) or not is_id(user) or user == GUEST_ID:
+    if not isinstance(user, str) or not is_id(user) or user == GUEST_ID or user.startswith(SERVICE_USER):
         _refuse("The token's 'userId' cannot name a user", "claim")
     if role == "blocked":
         _refuse("The user of this token is blocked", "claim")
@@ -202,13 +202,7 @@ def _caller(auth: dict[str, Any], last: float) -> Caller:
         scopes.add(SERVICE)
     roles = {role, *_permissions(auth.get("permissions"))}
     groups = frozenset(filter(is_id, _words(auth, "groups")))
-    return Caller(
-        user,
-        roles=frozenset(roles),
-        scopes=effective_scopes(frozenset(scopes)),
-        expires_at=last,
-        groups=groups,
-    )
+    return Caller(user, roles=frozenset(roles), scopes=granted_scopes(scopes), expires_at=last, groups=groups)
 
 
 def _words(auth: dict[str, Any], name: str) -> list[str]:

@@ -4,12 +4,12 @@ This module decides by the caller alone. Rules that depend on a state, a definit
 listed in docs/architecture.md, and docs/reference/access.md shows all of them to users.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from msgspec import Struct, structs
 
-from app.contracts.callers import ADMIN, READ, SERVICE, USE, Caller
+from app.contracts.callers import ADMIN, READ, SCOPE_PREFIX, SERVICE, USE, Caller
 from app.contracts.errors import InsufficientPermissionsError, service_limit_error
 from app.contracts.identifiers import require_ids
 
@@ -22,12 +22,14 @@ __all__ = [
     "Access",
     "Permission",
     "as_user",
+    "granted_scopes",
     "named_user",
     "require_access",
     "require_acting_for",
     "require_administrator",
     "require_manager",
     "require_reading_for",
+    "require_searching",
 ]
 
 SCOPES = (USE, SERVICE, READ, ADMIN)
@@ -105,6 +107,15 @@ class Access(Struct, frozen=True):
         return self.permission is Permission.PUBLIC
 
 
+def granted_scopes(words: Iterable[str]) -> frozenset[str]:
+    """Return the scopes of a token that names ``words``: ``flow:use`` too if none of them is of this service.
+
+    A misspelt scope of this service grants nothing, and takes ``flow:use`` away.
+    """
+    scopes = frozenset(words)
+    return scopes if any(scope.startswith(SCOPE_PREFIX) for scope in scopes) else scopes | {USE}
+
+
 def require_access(access: Access, caller: Caller) -> None:
     """Require that a caller may send a request with this access.
 
@@ -151,6 +162,15 @@ def require_reading_for(caller: Caller, user_id: str) -> None:
         raise service_limit_error(caller.service)
     if not caller.may_read(user_id):
         raise _foreign_user()
+
+
+def require_searching(caller: Caller) -> None:
+    """Raise InsufficientPermissionsError unless the caller may search the states of all users.
+
+    The states and the fields that it finds them by are those that it may see.
+    """
+    if not (caller.reads_all or caller.acts_for_all):
+        raise _no_permission(*GRANTED_BY[Permission.SEARCH])
 
 
 def as_user(caller: Caller) -> Caller:

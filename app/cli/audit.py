@@ -24,7 +24,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @main.group()
 def audit() -> None:
-    """The record of administrative acts, which nobody can change unnoticed."""
+    """The record of administrative acts."""
 
 
 @audit.command("list")

@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from app.cli.command import chosen_settings, echo, main, print_store
+from app.cli.origin import command_source
 from app.contracts.transfer import TransferReport
+from app.services.audit.source import acting_from
 from app.transfer import export_directory, import_file
 from config.log import configure_logging
 from config.settings import load_settings
@@ -35,16 +37,17 @@ def export_command(data_dir: Path, file: Path, force: bool) -> None:
     settings = load_settings()
     configure_logging("warning", settings.log_format)
     began = time.monotonic()
-    report = asyncio.run(
-        export_directory(
-            settings,
-            data_dir,
-            file,
-            replace=force,
-            progress=_Progress("written"),
-            say=lambda line: echo(line, err=True),
+    with acting_from(command_source()):
+        report = asyncio.run(
+            export_directory(
+                settings,
+                data_dir,
+                file,
+                replace=force,
+                progress=_Progress("written"),
+                say=lambda line: echo(line, err=True),
+            )
         )
-    )
     _print_report(report, f"exported to {file}", time.monotonic() - began)
 
 
@@ -62,16 +65,17 @@ def import_command(file: Path, data_dir: Path | None, create: bool, replace_defi
     settings = chosen_settings(data_dir)
     configure_logging("warning", settings.log_format)
     began = time.monotonic()
-    report = asyncio.run(
-        import_file(
-            settings,
-            file,
-            replace_definitions=replace_definitions,
-            create=create or data_dir is not None,
-            progress=_Progress("loaded"),
-            say=lambda line: echo(line, err=True),
+    with acting_from(command_source()):
+        report = asyncio.run(
+            import_file(
+                settings,
+                file,
+                replace_definitions=replace_definitions,
+                create=create or data_dir is not None,
+                progress=_Progress("loaded"),
+                say=lambda line: echo(line, err=True),
+            )
         )
-    )
     print_store(settings)
     _print_report(report, f"imported from {file}", time.monotonic() - began)
     if report.already_there:

@@ -11,11 +11,13 @@ import msgspec
 from app.cli.command import echo, main, on_store, with_service
 from app.cli.origin import CLI_CALLER
 from app.services import FlowService
+from app.services.administration.clear_data import SealingReport
 from app.services.administration.key_rotation import KeyRotation, RotationReport, WrappingKeyUse
 from config.encryption import create_wrapping_key
 from config.settings import SettingsError
 
 PROGRESS_SECONDS = 2.0
+NOT_ENCRYPTED = "FLOW_ENCRYPTION_KEYS: is not set, so stored data is not encrypted"
 
 T = TypeVar("T")
 
@@ -83,10 +85,35 @@ def rotate(as_json: bool) -> None:
         sys.exit(1)
 
 
+@keys.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@on_store
+def seal(as_json: bool) -> None:
+    """Encrypt what was stored before encryption was switched on. Can be repeated."""
+    printed_at = time.monotonic()
+
+    def progress(collection: str, checked: int, sealed: int) -> None:
+        nonlocal printed_at
+        if not as_json and time.monotonic() - printed_at >= PROGRESS_SECONDS:
+            printed_at = time.monotonic()
+            echo(f"{collection}: {checked} documents checked, {sealed} encrypted")
+
+    async def run(service: FlowService) -> SealingReport:
+        if service.clear_data is None:
+            raise SettingsError(NOT_ENCRYPTED)
+        return await service.clear_data.seal(progress, caller=CLI_CALLER)
+
+    report = with_service(run)
+    if as_json:
+        echo(msgspec.json.encode(report).decode())
+    else:
+        echo(f"{report.checked} documents checked, {report.sealed} encrypted")
+
+
 def _with_rotation(use: Callable[[KeyRotation], Awaitable[T]]) -> T:
     async def run(service: FlowService) -> T:
         if service.key_rotation is None:
-            raise SettingsError("FLOW_ENCRYPTION_KEYS: is not set, so stored data is not encrypted")
+            raise SettingsError(NOT_ENCRYPTED)
         return await use(service.key_rotation)
 
     return with_service(run)

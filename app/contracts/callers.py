@@ -111,6 +111,10 @@ class Caller(Struct, frozen=True):
         return self.is_administrator or not self.roles.isdisjoint(wanted)
 
 
+SERVICE_USER = "service:"
+"""Begins the user ids of services in records and among participants, which no person may have."""
+
+
 def service_caller(
     alias: str,
     *,
@@ -124,7 +128,7 @@ def service_caller(
     Records name it ``service:<alias>``, and so do participants of a state who give it a role.
     """
     return Caller(
-        f"service:{alias}",
+        f"{SERVICE_USER}{alias}",
         roles=roles,
         scopes=frozenset({SERVICE}),
         expires_at=expires_at,

@@ -181,8 +181,10 @@ class DataKeys:
 
     async def retire(self, user_id: str) -> None:
         """Let no later change use the present data key of a user. Raises StoreUnavailableError."""
-        await self._store.retire(user_owner(user_id))
-        self.forget(user_id)
+        try:
+            await self._store.retire(user_owner(user_id))
+        finally:
+            self.forget(user_id)
 
     async def destroy(self, user_id: str, at: datetime, by: str) -> list[str]:
         """Destroy the retired data keys of a user; return the ids of all that were ever destroyed.

@@ -39,7 +39,8 @@ class AuditChain:
         """Check the next entry."""
         fault = entry.reason if isinstance(entry, UnreadableEntry) else self._fault_of(entry)
         if fault is not None and self.broken is None:
-            self.broken = BrokenEntry(entry.sequence, fault)
+            expected = self._entries + 1  # a missing entry is reported, not the one after it
+            self.broken = BrokenEntry(min(entry.sequence, expected) or expected, fault)
         self._entries += 1
         if isinstance(entry, AuditEntry):
             self._head = entry.hash

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.contracts.errors import RateLimitedError
+from app.http.edge import DENIAL
 from app.http.problems import PROBES, log_with_request, problem
 from app.kit.client_address import client_address, is_forwarded, peer_address
 from app.services.rates.request_limits import RequestLimits
@@ -13,8 +14,6 @@ from app.services.rates.request_limits import RequestLimits
 log = structlog.get_logger("http")
 
 SETTING = "FLOW_TRUSTED_PROXIES"
-DENIAL = "websocket.http.response"
-"""The ASGI extension by which a handshake is answered with a status of HTTP."""
 
 
 class AddressLimit:

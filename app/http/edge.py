@@ -21,7 +21,9 @@ SECURITY_HEADERS = [
 """Set on every answer that does not have the header already."""
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 """For clients that use TLS."""
-_STARTS = ("http.response.start", "websocket.http.response.start")
+DENIAL = "websocket.http.response"
+"""The ASGI extension by which a handshake is answered with a status of HTTP."""
+_STARTS = ("http.response.start", f"{DENIAL}.start")
 
 
 class Edge:
@@ -51,11 +53,35 @@ class Edge:
                 headers = message["headers"] = list(message.get("headers", ()))
                 present = {name.lower() for name, _ in headers}
                 headers += missing_headers(present)
-                if secure:
+                if secure and STRICT_TRANSPORT[0] not in present:
                     headers.append(STRICT_TRANSPORT)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        if scope["type"] == "websocket" and DENIAL in scope.get("extensions", {}):
+            await self._app(scope, receive, _with_denial(send_with_headers))
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+
+def _with_denial(send: Send) -> Send:
+    """Answer a handshake that the application closes with 403 and its reason; the server would omit that."""
+    answered = False
+
+    async def send_or_deny(message: Message) -> None:
+        nonlocal answered
+        if message["type"] == "websocket.close" and not answered:
+            reason = str(message.get("reason") or "").encode()
+            headers = [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(reason)).encode()),
+            ]
+            await send({"type": f"{DENIAL}.start", "status": 403, "headers": headers})
+            await send({"type": f"{DENIAL}.body", "body": reason})
+        else:
+            await send(message)
+        answered = True
+
+    return send_or_deny
 
 
 def missing_headers(present: Iterable[bytes]) -> list[tuple[bytes, bytes]]:

@@ -16,6 +16,7 @@ from app.auth.tokens import TokenVerifier
 from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.errors import (
+    AuthenticationRequiredError,
     Fault,
     FlowError,
     InvalidRequestError,
@@ -267,7 +268,11 @@ def is_known_etag(etag: str, listed: str) -> bool:
 
 
 def _credential(request: Request) -> str | None:
-    return credential_in(request.headers.get("authorization", ""))
+    """Return the credential of a request. Two of them are refused: a proxy may have checked the other one."""
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:
+        raise AuthenticationRequiredError("The request has several Authorization headers", reason="format")
+    return credential_in(given[0]) if given else None
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -7,8 +7,8 @@ _STATE_TAG = '`"<epoch>.<revision>"`'
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
         "description": "Names the request in the log and in its answer; 1 to 128 of `A-Z a-z 0-9 . _ -`. "
-        "Without it the service makes one.",
-        "schema": {"type": "string", "maxLength": 128},
+        "In place of any other, and without one, the service makes one.",
+        "schema": {"type": "string"},
     },
     "If-Match": {
         "description": "Change only what has this `ETag`, or one of a list; `*`: only what exists "

@@ -39,6 +39,9 @@ class QueryDecoder:
             if field is None:
                 faults.append(Fault(f"/{name}", f"unknown query parameter{self._known}"))
                 continue
+            if field.name in values:  # of two, a proxy may have checked the other one
+                faults.append(Fault(f"/{name}", "must be given once"))
+                continue
             try:
                 values[field.name] = _convert(value, field.type)
             except OverflowError:

@@ -19,6 +19,7 @@ SECURE = "flow.secure"
 """The key, in the scope of a request, that is true if the client uses TLS."""
 MAX_HOPS = 32
 """Entries of a list that are read; no chain of proxies is longer."""
+MAX_ADDRESS_CHARACTERS = 64
 IPV6_PREFIX = 64
 """One client usually has all addresses of such a network."""
 _FOR = re.compile(r"(?:^|;)\s*for\s*=\s*(?:\"([^\"]*)\"|([^;\s]*))", re.IGNORECASE)
@@ -74,10 +75,14 @@ def peer_address(scope: Mapping[str, Any]) -> str:
     return "" if address is None else str(address)
 
 
-@lru_cache(maxsize=4096)
 def parse_hop(text: str) -> Address | None:
     """Read an address as proxies write it: with a port, in brackets, with a zone; IPv4-mapped as IPv4."""
     text = text.strip().strip('"')
+    return None if len(text) > MAX_ADDRESS_CHARACTERS else _parse_address(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse_address(text: str) -> Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

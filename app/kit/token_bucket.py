@@ -16,6 +16,11 @@ class TokenBucket:
         self.refused = 0
         """Number of refusals since the bucket was last full."""
 
+    @property
+    def burst(self) -> float:
+        """The tokens of a full bucket."""
+        return self._burst
+
     def take(self) -> float:
         """Take one token. Returns 0, or the seconds until there is one."""
         self._fill()

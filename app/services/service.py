@@ -52,6 +52,7 @@ class FlowService:
         self.subscribers, self.presence = components.subscribers, components.presence
         self.integrations = components.integrations
         self.key_rotation = components.key_rotation
+        self.clear_data = components.clear_data
         self.background = components.background
         self.audit, self.clients = components.audit, components.clients
 

@@ -12,7 +12,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.definitions import DefinitionStore
 from app.contracts.ports.entities import EntityReservations
 from app.contracts.ports.history import HistoryStore
-from app.contracts.ports.keys import DataKeyStore, KeyWrapping, UserKeys
+from app.contracts.ports.keys import ClearData, DataKeyStore, KeyWrapping, UserKeys
 from app.contracts.ports.leases import LeaseStore
 from app.contracts.ports.rate_limits import RateCounters
 from app.contracts.ports.reports import CorruptionReports
@@ -21,6 +21,7 @@ from app.contracts.ports.statistics import StatisticsSource
 from app.contracts.statistics import FlowStatistics
 from app.flow.values.payload import PayloadLimits
 from app.services.administration.batch import Bulk
+from app.services.administration.clear_data import ClearDataSealing
 from app.services.administration.integrity import IntegrityCheck
 from app.services.administration.key_rotation import LOOK_EVERY, ROTATE_EVERY, KeyRotation
 from app.services.administration.migration import Migration
@@ -78,11 +79,12 @@ def always() -> bool:
 
 
 class KeyPorts(Struct, frozen=True):
-    """The keys of the encryption: as they are stored, those that wrap them, and those of users."""
+    """The encryption: stored keys, keys that wrap them, keys of users, and data still in the clear."""
 
     store: DataKeyStore
     wrapping: KeyWrapping
     users: UserKeys
+    clear: ClearData
 
 
 class Ports(Struct, frozen=True, kw_only=True):
@@ -186,9 +188,14 @@ class Components:
         self.people = PeopleOperations(self.changes, self.catalog, self.identification)
         self.bulk = Bulk(self.operations, self.administration, self.audit)
         self.personal_data = self._personal_data(ports, commits, recovery, relay, endings)
+        self._administer_definitions(ports)
+        self.background = self._background(ports, limits, executor, relay, recovery)
+
+    def _administer_definitions(self, ports: Ports) -> None:
+        states, clock = ports.states, ports.clock
         checks = DefinitionChecks(self.integrations.registry.aliases)
         self.definitions = Definitions(
-            ports.definitions, self.catalog, self.access, bus, clock, checks, self.audit
+            ports.definitions, self.catalog, self.access, ports.bus, clock, checks, self.audit
         )
         self.exchange = DefinitionExchange(self.definitions)
         self.diagrams = FlowDiagrams(self.operations, self.definitions)
@@ -199,7 +206,7 @@ class Components:
         )
         keys = ports.keys
         self.key_rotation = None if keys is None else KeyRotation(keys.store, keys.wrapping, self.audit)
-        self.background = self._background(ports, limits, executor, relay, recovery)
+        self.clear_data = None if keys is None else ClearDataSealing(keys.clear, self.audit)
 
     def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
         # Digests of what users entered are keyed where the data itself is encrypted.

@@ -11,9 +11,10 @@ from models.stored_definition import CamelModel
 
 
 class AuditDocument(Document, CamelModel):
-    """An entry of the audit log; ``_id`` is its sequence. It is never changed, and has no end of life."""
+    """An entry of the audit log; ``_id`` is its hash. It is never changed, and has no end of life."""
 
-    id: int = Field(alias="_id")  # type: ignore[assignment]
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    sequence: int
     at: datetime
     action: str
     target: str
@@ -29,7 +30,6 @@ class AuditDocument(Document, CamelModel):
     of: int | None = None
     error: str | None = None
     previous_hash: str
-    hash: str
 
     class Settings:
         """The collection and its indexes."""

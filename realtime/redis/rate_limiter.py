@@ -1,7 +1,7 @@
 """The use of rate budgets by all workers, in Redis.
 
-The key of a budget has the time at which it is full again, by the clock of Redis, and expires then. Names of
-users and addresses are hashed with a key that Redis does not have.
+The key of a budget has the time at which it is full again, by the clock of Redis, and expires after that.
+Names of users and addresses are hashed with a key that Redis does not have.
 """
 
 import asyncio
@@ -10,32 +10,39 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, cast
 
-from app.contracts.ports.rate_limits import RateKey
+from app.contracts.ports.rate_limits import CountedRequests, RateKey
 from realtime.redis.servers import explaining_outage, redis_servers
 
 SHARDS = 8
 """Groups of keys. A script changes the keys of one group, which are on one server of a cluster."""
-MAX_BATCH = 500
+MAX_BATCH = 100
 """Keys of one script, during which Redis does nothing else."""
 MAX_USE_SECONDS = 120
 """A budget is full again after this time at the latest, however far several workers have exceeded it."""
 WINDOW_MICROSECONDS = 60_000_000
+MAX_SPAN_SECONDS = 60
+"""Requests count as if they came in this time, if it was longer."""
 
 _ADD = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local latest = now + tonumber(ARGV[1])
+local latest, kept = now + tonumber(ARGV[1]), tonumber(ARGV[2])
 local uses = {}
 for i, key in ipairs(KEYS) do
-  local full_at = tonumber(redis.call('GET', key) or now)
-  local cost = tonumber(ARGV[i + 1])
-  full_at = math.min(math.max(full_at, now) + cost, latest)
+  local full_at = tonumber(redis.call('GET', key) or 0)
+  local cost, span = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
   if cost > 0 then
-    redis.call('SET', key, string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1)
+    full_at = math.min(math.max(full_at, now - span) + cost, latest)
+    local left = math.max(0, full_at - now) + kept
+    redis.call('SET', key, string.format('%.0f', full_at), 'PX', math.ceil(left / 1000))
   end
-  uses[i] = math.floor(full_at - now)
+  uses[i] = math.max(0, math.floor(full_at - now))
 end
 return uses
+"""
+"""Add requests to budgets. They were regained from the beginning of the time in which they came.
+
+A time in the past is stored, too: requests of another worker in the same time are added to it.
 """
 
 
@@ -56,7 +63,7 @@ class RedisRateCounters:
         """Set the secret that hides names in Redis, the same for all workers."""
         self._key = hmac.digest(secret, b"server-flow rate limits", "sha256")
 
-    async def add(self, requests: Mapping[RateKey, int]) -> Mapping[RateKey, float]:
+    async def add(self, requests: Mapping[RateKey, CountedRequests]) -> Mapping[RateKey, float]:
         """Add requests of this worker, and return the use of each budget by all workers."""
         shards: dict[str, list[RateKey]] = {}
         names = {}
@@ -83,10 +90,18 @@ class RedisRateCounters:
         return blake2b(named, digest_size=16, key=self._key).hexdigest()
 
     def _arguments(
-        self, batch: Sequence[RateKey], names: Mapping[RateKey, str], requests: Mapping[RateKey, int]
+        self,
+        batch: Sequence[RateKey],
+        names: Mapping[RateKey, str],
+        requests: Mapping[RateKey, CountedRequests],
     ) -> list[str]:
-        costs = [str(round(requests[key] * WINDOW_MICROSECONDS / key.per_minute)) for key in batch]
-        return [str(len(batch)), *(names[key] for key in batch), str(MAX_USE_SECONDS * 1_000_000), *costs]
+        arguments = [str(MAX_USE_SECONDS * 1_000_000), str(MAX_SPAN_SECONDS * 1_000_000)]
+        for key in batch:
+            counted = requests[key]
+            cost = round(counted.count * WINDOW_MICROSECONDS / key.per_minute)
+            span = round(min(counted.seconds, MAX_SPAN_SECONDS) * 1_000_000)
+            arguments += [str(cost), str(span)]
+        return [str(len(batch)), *(names[key] for key in batch), *arguments]
 
     async def _evaluate(self, scripts: Sequence[list[str]]) -> list[Any]:
         """Run the scripts: in one pipeline, or on the servers of a cluster."""

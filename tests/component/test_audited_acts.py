@@ -177,6 +177,7 @@ OTHER_READING_COMMANDS = {
 ELSEWHERE = {
     "flows hand-back": "definition.update, as every publication",
     "keys rotate": "tests/unit/test_key_rotation.py",
+    "keys seal": "tests/unit/test_clear_data_sealing.py",
 }
 """Commands that change something, with the test of their entries."""
 

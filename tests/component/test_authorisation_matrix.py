@@ -37,6 +37,8 @@ from tests.support.route_samples import sample_event, sample_request
 
 ENDPOINTS = {endpoint.name: endpoint for endpoint in all_endpoints({})}
 GUARDED = [name for name, each in ENDPOINTS.items() if each.access.permission is not Permission.PUBLIC]
+REQUESTS = [event for event in EVENT_ACCESS if event != "connect"]
+"""The events of clients that are connected, as each test of them is."""
 ROOT = Caller("root", scopes=frozenset({ADMIN}))
 TARGET = TARGETS["one"]
 
@@ -51,12 +53,13 @@ ADMITTED: dict[Permission, set[str]] = {
     P.READ_STATES: OWNER | READERS | ACTING,
     P.USE: OWNER | ACTING,
     P.SUPPORT: READERS | {"administrator"},
+    P.SEARCH: READERS | ACTING,
     P.SERVICE: {"administrator"},
     P.SERVICE_SUPPORT: READERS | {"administrator"},
     P.ADMIN: {"administrator"},
 }
 """The credentials with which a request is admitted, about a state of olga or the service desk."""
-READING = {P.PUBLIC, P.READ_FLOWS, P.READ_STATES, P.SUPPORT, P.SERVICE_SUPPORT}
+READING = {P.PUBLIC, P.READ_FLOWS, P.READ_STATES, P.SUPPORT, P.SEARCH, P.SERVICE_SUPPORT}
 """The permissions of requests that change nothing."""
 SCOPELESS = {"no scope that counts", "unknown scope of this service"}
 SERVICE_KEYS = {"key of the service", "token of the service"}
@@ -122,7 +125,7 @@ class World(Doors):
                     stored.append((name, value))
         return repr(stored)
 
-    async def request(self, token: str | None, request: Request, *, endless: bool = False) -> httpx.Response:
+    async def ask(self, token: str | None, request: Request, *, endless: bool = False) -> httpx.Response:
         """Send a request; for an answer without an end ask for its head."""
         if endless:
             request = request._replace(method="HEAD")
@@ -248,13 +251,13 @@ def test_a_contradictory_declaration_is_refused(permission: Permission) -> None:
 async def test_no_route_is_open_to_an_unsound_credential(shared: World, empty: World, name: str) -> None:
     endpoint, before = ENDPOINTS[name], shared.snapshot()
     for kind, token in shared.unsound.items():
-        answer = await shared.request(token, sample(shared, endpoint))
+        answer = await shared.ask(token, sample(shared, endpoint))
         assert answer.status_code == 401, (kind, answer.text)
         assert answer.json()["code"] == "AUTHENTICATION_REQUIRED", kind
         assert answer.headers["www-authenticate"].startswith("Bearer"), kind
         assert SECRET not in answer.text
         assert token is None or token not in answer.text
-        other = await empty.request(token, sample(shared, endpoint))
+        other = await empty.ask(token, sample(shared, endpoint))
         assert same(answer) == same(other) or kind == "revoked key of desk", kind
     assert shared.snapshot() == before
 
@@ -269,7 +272,7 @@ async def test_a_route_admits_whom_its_declaration_admits(shared: World, name: s
         world = await World.build() if changes else shared
         request = sample(world, endpoint)
         endless = is_endless(endpoint) and expected is not False
-        answer = await world.request(world.sound[kind], request, endless=endless)
+        answer = await world.ask(world.sound[kind], request, endless=endless)
         assert answer.status_code < 500, (kind, answer.text)
         assert answer.status_code != 401, (kind, answer.text)
         refused = answer.status_code == 403 and is_refused(answer.json().get("details"))
@@ -307,7 +310,7 @@ async def test_nobody_reads_or_changes_anything_of_others(shared: World, name: s
             refused = endpoint.access.permission not in {P.READ_STATES, P.USE, P.READ_FLOWS}
             if is_endless(endpoint) and not refused and named is None:
                 continue  # a stream of its own, which has no end
-            answer = await there.request(there.sound[kind], request)
+            answer = await there.ask(there.sound[kind], request)
             assert SECRET not in answer.text, (kind, answer.text)
             assert own or answer.status_code == 403 or endpoint.access.permission is P.READ_FLOWS, kind
             assert there.snapshot(without=user) == before, (kind, request)
@@ -319,7 +322,7 @@ async def test_support_staff_changes_nothing_not_even_on_its_own_account(shared:
     for kind in ("reader", "owner who may read alone"):
         for named in ("olga", "rita", "nobody", None):
             reads = endpoint.access.permission in READING
-            answer = await shared.request(
+            answer = await shared.ask(
                 shared.sound[kind], sample(shared, endpoint, named), endless=is_endless(endpoint) and reads
             )
             if not reads:
@@ -335,8 +338,8 @@ async def test_a_refusal_does_not_depend_on_what_there_is(shared: World, empty: 
     for kind in shared.sound:
         if is_admitted(endpoint.access, kind) is not False or kind in SERVICE_KEYS:
             continue
-        answer = await shared.request(shared.sound[kind], sample(shared, endpoint))
-        other = await empty.request(empty.sound[kind], sample(shared, endpoint))
+        answer = await shared.ask(shared.sound[kind], sample(shared, endpoint))
+        other = await empty.ask(empty.sound[kind], sample(shared, endpoint))
         assert same(answer) == same(other), kind
 
 
@@ -350,7 +353,7 @@ async def test_an_erased_user_is_admitted_as_any_other(shared: World, name: str)
         is_safe = endpoint.access.permission in READING or not (expected or own_or_all)
         there = shared if is_safe else await World.build(erased=True)
         request = sample(there, endpoint, "erin")
-        answer = await there.request(there.sound[kind], request, endless=is_endless(endpoint))
+        answer = await there.ask(there.sound[kind], request, endless=is_endless(endpoint))
         assert answer.status_code < 500, answer.text
         of_all = "userId" not in request.query or request.query["userId"] == "olga"
         assert of_all or SECRET not in answer.text, (kind, answer.text)
@@ -362,10 +365,8 @@ async def test_an_erased_user_is_admitted_as_any_other(shared: World, name: str)
 # Events
 
 
-@pytest.mark.parametrize("event", EVENT_ACCESS)
+@pytest.mark.parametrize("event", REQUESTS)
 async def test_an_event_admits_whom_its_declaration_admits(shared: World, event: str) -> None:
-    if event == "connect":
-        pytest.skip("each of these tests connects")
     access, before = EVENT_ACCESS[event], shared.snapshot()
     for kind in shared.sound:
         expected = is_admitted(access, kind)
@@ -399,10 +400,8 @@ async def test_no_connection_is_open_to_an_unsound_credential(shared: World) -> 
     assert not shared.sockets._sessions, "without one no event is handled"
 
 
-@pytest.mark.parametrize("event", [*EVENT_ACCESS, "*"])
+@pytest.mark.parametrize("event", [*REQUESTS, "*"])
 async def test_no_event_is_open_to_a_client_whose_token_has_expired(shared: World, event: str) -> None:
-    if event == "connect":
-        pytest.skip("its token is verified")
     before = shared.snapshot()
     for kind in ("user", "administrator", "key of the service"):
         await shared.sockets._connect("sid", {}, {"token": shared.sound[kind]})
@@ -416,7 +415,7 @@ async def test_no_event_is_open_to_a_client_whose_token_has_expired(shared: Worl
     assert shared.snapshot() == before
 
 
-@pytest.mark.parametrize("event", sorted({*EVENT_ACCESS} - {"connect"}))
+@pytest.mark.parametrize("event", REQUESTS)
 async def test_support_staff_changes_nothing_by_an_event(shared: World, event: str) -> None:
     before = shared.snapshot()
     for kind in ("reader", "owner who may read alone"):

@@ -130,7 +130,7 @@ async def test_every_document_comes_back_byte_by_byte(new_database: MakeDatabase
         assert await stored(target, collection) == documents, collection
     declared = {document.Settings.name for document in DOCUMENTS}
     assert declared - set(COLLECTIONS) == {
-        *("flow_leases", "flow_reservations", "flow_secrets"),
+        *("flow_leases", "flow_reservations", "flow_secrets", "flow_audit"),
         *("flow_integrations", "flow_integration_health", "flow_api_keys"),
     }, "a copy must not send events to the services of the original"
     assert await stored(target, "flow_leases") == set()

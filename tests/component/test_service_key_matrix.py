@@ -21,6 +21,7 @@ from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
 from tests.support.doors import Doors, Request
 from tests.support.rig import Rig
+from tests.support.route_samples import sample_request
 
 SECRET = "plum"
 KEY = "k" * 32
@@ -52,7 +53,7 @@ OF_A_FLOW = {
     "listFlowStates",
     "searchFlowStates",
 }
-"""Requests that read a flow of the service."""
+"""Requests that read a flow of the service, or its states."""
 LISTS = {"listFlows", "getUserFlows"}
 """Lists that have what the service may read, and nothing else."""
 RUNNING = {"executeTransition"}
@@ -65,10 +66,10 @@ OF_A_SERVICE = {
 }
 """Requests about a service by itself."""
 
+QUERIES = {"searchFlowStates": {"match": "/secret=plum"}, "listDeadLetters": {"service": "user"}}
 BODIES: dict[str, Any] = {
     "redeliverDeadLetters": {"filter": {"service": "user"}},
     "dropDeadLetters": {"filter": {"service": "user"}},
-    "replayDeliveries": {"since": "2026-01-01T00:00:00Z"},
 }
 
 READING_EVENTS = {"flow-state", "flow-subscribe"}
@@ -147,29 +148,22 @@ def token(scopes: str) -> str:
 async def requests_of(there: ServiceWorld, endpoint: Endpoint, state: StateId) -> list[Request]:
     """Return the requests by which a service tries to reach a state, its flow, or another service."""
     aliases = ("user", "nobody") if "{alias}" in endpoint.path else ("-",)
-    takes = endpoint.query.__struct_fields__
-    query = {"userId": state.user_id} if "user_id" in takes else {}
-    if "service" in takes:
-        query["service"] = "user"
-    if "match" in takes:
-        query["match"] = "/secret=pear"
-    if "token" in takes:
-        query["token"] = await there.token_of(state)
-    body: Any = BODIES.get(endpoint.name, {} if endpoint.body else None)
-    paths = [
-        endpoint.path.format(
+    samples = [
+        sample_request(
+            endpoint,
+            user_id=state.user_id,
+            token=await there.token_of(state),
             flow_id=state.flow_id,
             transition="go",
-            earlier="1",
-            later="1",
-            version="1",
             alias=alias,
-            key_id="0" * 16,
-            event_id="evt_0",
         )
         for alias in aliases
     ]
-    return [Request(endpoint.method, path, query, body, {}) for path in paths]
+    body = BODIES.get(endpoint.name)
+    return [
+        each._replace(query={**each.query, **QUERIES.get(endpoint.name, {})}, body=body or each.body)
+        for each in samples
+    ]
 
 
 def is_allowed(name: str, where: str) -> bool:

@@ -19,7 +19,7 @@ from tests.support.fakes import FakeClock
 from tests.support.long_form import examples
 from tests.support.samples import T0
 
-PORTS = (UserKeys,)
+PORTS = (PayloadCipher, UserKeys)
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 USERS = st.one_of(st.none(), TEXTS)
@@ -213,3 +213,29 @@ async def test_an_erased_user_has_a_time_and_an_author(
     await user_keys.destroy("ada", at, "root")
     (destroyed,) = store.rings["user:ada"].destroyed
     assert (destroyed.at, destroyed.by) == (at, "root")
+    assert await user_keys.last_destroyed("ada") == destroyed
+    assert await user_keys.last_destroyed("eve") is None
+
+
+async def test_a_text_tells_if_the_key_of_it_still_seals(
+    cipher: PayloadCipher, store: FakeDataKeyStore
+) -> None:
+    (sealed,) = await cipher.seal_many([PayloadText("ada", "loop:ada", "payload", "{}")])
+    assert await cipher.seals_with("ada", sealed)
+    eraser = Worker(store)
+    await eraser.keys.retire("ada")
+    assert not await cipher.seals_with("ada", sealed), "the keys are read again"
+    assert not await cipher.seals_with("eve", sealed)
+
+
+@pytest.mark.parametrize("forget", [lambda keys: keys.forget("ada"), lambda keys: keys.forget_all()])
+async def test_a_worker_that_forgets_keys_reads_them_again(
+    user_keys: UserKeys, cipher: PayloadCipher, store: FakeDataKeyStore, forget: Callable[[UserKeys], None]
+) -> None:
+    text = PayloadText("ada", "loop:ada", "payload", "{}")
+    (sealed,) = await cipher.seal_many([text])
+    await Worker(store).keys.retire("ada")
+    await Worker(store).keys.destroy("ada", T0, "root")
+    assert await cipher.open_many([sealed_as(text, sealed)]) == ["{}"]
+    forget(user_keys)
+    assert await cipher.open_many([sealed_as(text, sealed)]) == [Unopened.ERASED]

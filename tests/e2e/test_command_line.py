@@ -152,6 +152,11 @@ def test_a_users_data(shell: Shell) -> None:
     receipt = json.loads(shell("user", "erase", "--user", "ada", "--yes", "--json"))
     assert (receipt["userId"], receipt["recordsErased"]) == ("ada", 1)
     assert json.loads(shell("user", "export", "--user", "ada"))["states"] == []
+    which = ("--user", "ada", "--flow", "user-onboarding")
+    assert "was erased at" in shell("state", "show", *which, code=1)
+    printed = shell("user", "erase", "--user", "ada", "--yes")
+    assert "audit entry\t" in printed
+    assert "erased\t" in printed
 
 
 def test_operate(shell: Shell) -> None:

@@ -64,6 +64,14 @@ def shown(printed: str) -> Any:
     return json.JSONDecoder().raw_decode(printed)[0]
 
 
+def outcomes(served: Embedded, action: str) -> list[str]:
+    """Return the outcomes of an action in the audit log."""
+    with served.client("root", "flow:admin") as http:
+        entries = http.get("/api/admin/audit", params={"action": action}).json()["items"]
+    assert all(entry["actor"].startswith("cli:") for entry in entries)
+    return [entry["outcome"] for entry in entries]
+
+
 def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path) -> None:
     first = Embedded(tmp_path, "first")
     try:
@@ -87,6 +95,7 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
         full = _with_small_disk(tmp_path, first)
         assert full.startswith("server-flow: full.flow cannot be written: File too large")
         assert not list(tmp_path.glob("*full.flow*"))
+        assert outcomes(first, "data.export") == ["started", "done"] * 2 + ["started", "failed"]
     finally:
         assert first.end() == 0
 
@@ -111,6 +120,7 @@ def test_a_data_directory_is_carried_over_while_its_service_runs(tmp_path: Path)
             assert http.get("/api/flows/user-onboarding").json()["title"] == "Changed"
         old = {"Authorization": f"Bearer {first.token('ada')}"}
         assert httpx.get(f"{second.url}{ROUTE}/state", headers=old).status_code == 401, "a new secret"
+        assert outcomes(second, "data.import") == ["started", "done", "started", "failed"]
     finally:
         assert second.end() == 0
 

@@ -18,6 +18,7 @@ from app.main import Backend, open_service, publish_definitions
 from config.encryption import create_wrapping_key, parse_wrapping_keys
 from config.settings import Settings
 from tests.support.long_form import form
+from tests.support.recording import stored_values
 from tests.support.serving import Process, Sender, Serving, external
 from tests.support.shell import Shell
 
@@ -211,3 +212,28 @@ def test_keys_are_generated_listed_and_rotated(settings: Settings, tmp_path: Pat
     assert listed[key_id(old)]["unused"]
     shell = Shell(with_keys(settings, new), tmp_path)
     assert shell("keys", "list") == f"{key_id(new)}  {owners:>8} data keys  wraps new data keys\n"
+
+
+def test_what_was_stored_before_the_encryption_is_encrypted_by_a_command(
+    settings: Settings, tmp_path: Path
+) -> None:
+    shell = Shell(with_keys(settings), tmp_path)
+    which = ("--user", "ada", "--flow", FLOW)
+    shell("state", "set", *which, '{"step": "verification", "payload": {"iban": "DE02 1203"}}')
+    assert "FLOW_ENCRYPTION_KEYS: is not set" in shell("keys", "seal", code=2)
+    key = shell("keys", "generate").strip()
+    shell = Shell(with_keys(settings, key), tmp_path)
+    assert "DE02 1203" in everything(settings)
+    sealed = json.loads(shell("keys", "seal", "--json"))
+    assert sealed["sealed"] >= 2
+    assert "DE02 1203" not in everything(settings)
+    assert shell("keys", "seal").endswith(" documents checked, 0 encrypted\n")
+    assert json.loads(shell("state", "show", *which))["payload"] == {"iban": "DE02 1203"}
+    assert "whole" in shell("state", "verify", *which)
+
+
+def everything(settings: Settings) -> str:
+    """Return all that is stored, as text."""
+    assert settings.mongo_url is not None
+    found = stored_values(settings.mongo_url.get_secret_value(), settings.mongo_database)
+    return "\n".join(value.decode("latin-1") for _, value in found)

@@ -16,14 +16,15 @@ import pytest
 from msgspec import Struct
 from pydantic import SecretStr
 
-from app.main import Backend
 from config.settings import Settings
 from tests.support.faults import RedisServer
-from tests.support.marked import Markers
+from tests.support.marked import Markers, secret_of_the_bus
 from tests.support.marked_run import PEOPLE, MarkedRun
 from tests.support.receivers import receiving
 from tests.support.recording import RecordingProxy, stored_values
 from tests.support.serving import Serving, external
+
+pytestmark = pytest.mark.timeout(300)
 
 ENCRYPTION_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 
@@ -97,15 +98,6 @@ async def capture(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -
     for proxy in (redis, mongo):
         await proxy.stop()
     redis_server.kill()
-
-
-async def secret_of_the_bus(settings: Settings) -> bytes:
-    """Return the secret that all workers share, from which the keys of their messages follow."""
-    backend = Backend(settings)
-    try:
-        return await backend.secrets.secret("bus")
-    finally:
-        await backend.database.close()
 
 
 def test_the_markers_were_entered_and_come_back_to_those_who_may_see_them(capture: Capture) -> None:

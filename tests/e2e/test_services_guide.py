@@ -6,9 +6,11 @@ import re
 import shlex
 import signal
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from secrets import token_bytes
 
 from app.process.server_process import free_port
 from config.settings import Settings
@@ -39,7 +41,11 @@ class Guide:
     """The commands of the guide, with the addresses of this test in the place of those in the guide."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        self.env = {**external(settings), "FLOW_SERVICES_PRIVATE_ADDRESSES": "127.0.0.0/8"}
+        self.env = {
+            **external(settings),
+            "FLOW_SERVICES_PRIVATE_ADDRESSES": "127.0.0.0/8",
+            "FLOW_ENCRYPTION_KEYS": b64encode(token_bytes(32)).decode(),  # as embedded servers have a key
+        }
         self.folder = folder
         self.serving = Serving(env=self.env, cwd=folder)
         self.ports = {"8081": free_port(), "8082": free_port()}

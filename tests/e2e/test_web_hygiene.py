@@ -174,7 +174,7 @@ async def test_a_request_is_never_two(serving: Serving, request_bytes: bytes) ->
 async def test_a_header_of_a_request_adds_none_to_the_answer(serving: Serving) -> None:
     async with http_client(serving.url) as http:
         for given in ("a\tSet-Cookie: b", "a%0d%0aSet-Cookie: b", "é", "x" * 200, "a b"):
-            answer = await http.get("/livez", headers={"X-Request-Id": given.encode()})  # type: ignore[dict-item]
+            answer = await http.get("/livez", headers={b"X-Request-Id": given.encode()})
             require_protected(answer)
             assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["x-request-id"])
         answer = await http.get("/nothing%0d%0aSet-Cookie:%20a=b")
@@ -207,5 +207,8 @@ async def test_a_socket_is_opened_by_no_page_of_another_site(
         f"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}\r\n".encode()
     )
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    if not accepted:
+        assert b"\r\nx-content-type-options: nosniff\r\n" in head.lower()
+        assert b"FLOW_CORS_ORIGINS" in await asyncio.wait_for(reader.read(), 20)
     writer.close()
     assert (b" 101 " in head.split(b"\r\n")[0]) == accepted, head

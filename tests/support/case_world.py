@@ -50,7 +50,8 @@ async def make_world(targets: Collection[StateId]) -> Rig:
     """Build a service on which the owner has the targets, and other states with other participants."""
     rig = Rig()
     for flow, instances in (("case", "one"), ("side", "one"), ("desk", "many")):
-        open_to = {"resettable": ["reviewer", "auditor"], "clearable": ["reviewer", "auditor"]}
+        fields = {"searchable": ["/secret"]}
+        open_to = {**fields, "resettable": ["reviewer", "auditor"], "clearable": ["reviewer", "auditor"]}
         await rig.service.create_flow(case_flow(flow, instances=instances, **open_to))
     await _start(rig, StateId("side", "olga"), Participant("reviewer", user_id="sid"))
     await _start(rig, StateId("desk", "olga", "e2"), Participant("reviewer", user_id="ela"))

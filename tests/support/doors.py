@@ -53,6 +53,10 @@ class Doors:
             request.method, request.path, params=request.query, json=request.body, headers=headers
         )
 
+    async def request(self, method: str, url: str, **more: Any) -> httpx.Response:
+        """Send a request as it is."""
+        return await self._http.request(method, url, **more)
+
     async def call(self, caller: str, *events: tuple[str, dict[str, Any]]) -> Any:
         """Send events as one client of the caller, and return the last answer."""
         answer = None

@@ -5,6 +5,9 @@ import re
 import secrets
 from collections.abc import Iterator
 
+from app.main import Backend
+from config.settings import Settings
+
 
 class Markers:
     """Texts with a common beginning, and secrets, which are found in the clear, in base64 and in hexadecimal.
@@ -49,3 +52,12 @@ def forms(value: bytes) -> Iterator[tuple[str, bytes]]:
         inner = encoded[4 if shift else 0 : -4]
         yield "base64", inner
         yield "base64", inner.translate(bytes.maketrans(b"+/", b"-_"))
+
+
+async def secret_of_the_bus(settings: Settings) -> bytes:
+    """Return the secret that all workers share, from which the keys of their messages follow."""
+    backend = Backend(settings)
+    try:
+        return await backend.secrets.secret("bus")
+    finally:
+        await backend.database.close()

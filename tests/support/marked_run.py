@@ -66,6 +66,7 @@ def definition(title: str = "first") -> Json:
     return {
         "flow": FLOW, "title": title, "initialStep": "draft", "steps": steps,
         "participants": {"reviewer": {"assignable": True, "claim": "PT15M"}},
+        "searchable": ["/ref"], "sensitive": {"/private": ["owner"]},
     }  # fmt: skip
 
 
@@ -165,7 +166,8 @@ class MarkedRun:
 
     async def _start_and_refuse(self, http: httpx.AsyncClient) -> None:
         mark = self.markers
-        payload = {"note": mark("Start"), mark("MemberName"): [{"deep": mark("StartDeep")}]}
+        payload = {"note": mark("Start"), mark("MemberName"): [{"deep": mark("StartDeep")}], "ref": "R-100"}
+        payload["private"] = mark("Private")
         started = {"payload": payload, "entityId": mark("Label")}
         key = {"Idempotency-Key": mark("IdempotencyKey")}
         await self.call(http, "POST", f"{ROUTE}/start", 201, started, key)
@@ -370,8 +372,11 @@ class MarkedRun:
         second = definition("second")
         await self.call(self._admin, "POST", "/api/flows", 200, second, {"If-Match": tag})
         await self.admin("POST", f"/api/flows/{FLOW}/migrate", 200, {"from": 1, "to": 2})
-        for path in ("/api/admin/states", "/api/admin/statistics"):
+        for path in ("/api/admin/states", "/api/admin/statistics", "/api/admin/audit"):
             await self.admin("GET", path)
+        found = await self.admin("GET", f"/api/flows/{FLOW}/states", match="/ref=R-100")
+        await self.admin("GET", f"/api/flows/{FLOW}/states", match="/ref=R-101")
+        assert isinstance(found["items"], list)
         exported = await self.admin("GET", "/api/admin/personal-data", userId=ADA)
         assert mark("Set") in json.dumps(exported)
         await self.admin("POST", "/api/admin/purge")

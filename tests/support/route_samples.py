@@ -42,6 +42,7 @@ BODIES: Mapping[str, Any] = {
 """Bodies; other routes with a body accept an empty object."""
 QUERIES: Mapping[str, Mapping[str, str]] = {
     "listDeadLetters": {"service": "desk"},
+    "searchFlowStates": {"match": "/secret=plum"},
     "exportPersonalData": {"userId": "olga"},
     "erasePersonalData": {"userId": "olga"},
     "findFlowStates": {"userId": "olga"},

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.auth.tokens import TokenVerifier
 from app.http.application import build_application
@@ -15,7 +15,7 @@ from config.limits import LimitSettings
 from tests.support.rig import rig
 
 PAGE = "https://app.example.org"
-PROXIES = TrustedProxies(LimitSettings(trusted_proxies="127.0.0.1").trusted_networks)  # type: ignore[arg-type]
+PROXIES = TrustedProxies(LimitSettings(trusted_proxies="127.0.0.1").trusted_networks)
 
 
 async def client(
@@ -48,13 +48,12 @@ async def test_strict_transport_is_for_clients_with_tls() -> None:
 
 
 async def test_an_answer_replaces_a_security_header_and_has_none_twice() -> None:
-    async def own(scope: object, receive: object, send: object) -> None:
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"Cache-Control", b"private")]}
-        )  # type: ignore[operator]
-        await send({"type": "http.response.body", "body": b""})  # type: ignore[operator]
+    async def own(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"Cache-Control", b"private")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
 
-    edge = Edge(own, TrustedProxies())  # type: ignore[arg-type]
+    edge = Edge(own, TrustedProxies())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://here") as http:
         answer = await http.get("/")
     assert answer.headers.get_list("cache-control") == ["private"]

@@ -14,15 +14,16 @@ from typing import Any, cast
 import pytest
 
 from app.contracts.commands import StartCommand, trusted_origin
-from app.contracts.errors import FlowNotStartedError
-from app.contracts.state import FlowState
+from app.contracts.errors import FlowNotStartedError, StoreUnavailableError
+from app.contracts.state import FlowState, StateId
 from app.crypto.data_keys import DataKeys
 from app.crypto.payload_cipher import AesPayloadCipher
 from app.crypto.wrapping import LocalKeys
 from app.services import FlowService
 from app.services.trusted import TrustedFlows
 from app.services.wiring import KeyPorts
-from models.database import Database
+from models.clear_data import MongoClearData
+from models.database import Collection, Database
 from models.document_codec import DocumentCodec
 from models.history_store import MongoHistoryStore
 from models.states.store import MongoStateStore
@@ -53,10 +54,14 @@ class Schedule:
     def __init__(self) -> None:
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
         self.calls: dict[str, int] = {}
+        self.calls_until_failure = ALL
         self._on = False
 
     async def turn(self) -> None:
         """Wait for the turn of a call."""
+        self.calls_until_failure -= 1
+        if not self.calls_until_failure:
+            raise StoreUnavailableError("a call fails")
         if self._on:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((_actor.get(), turn))
@@ -95,7 +100,7 @@ class Schedule:
 
 
 class Gated:
-    """A port whose calls wait for their turns."""
+    """A port or a collection whose calls wait for their turns."""
 
     def __init__(self, port: Any, schedule: Schedule) -> None:
         self._port = port
@@ -113,13 +118,24 @@ class Gated:
         return call
 
 
+class GatedDatabase(Database):
+    """A database whose collections wait for their turns."""
+
+    def __init__(self, database: Database, schedule: Schedule) -> None:
+        self._gated = database
+        self._schedule = schedule
+
+    def collection(self, name: str) -> Collection:
+        return cast(Collection, Gated(self._gated.collection(name), self._schedule))
+
+
 class World:
     """Workers over one database."""
 
     def __init__(self, database: Database) -> None:
-        self.database = database
         self.key_store = FakeDataKeyStore()
         self.schedule = Schedule()
+        self.database = GatedDatabase(database, self.schedule)
         self.rig = Rig()
 
     def worker(self) -> FlowService:
@@ -128,9 +144,9 @@ class World:
         wrapping = LocalKeys([b"a" * 32])
         keys = DataKeys(cast(FakeDataKeyStore, Gated(self.key_store, schedule)), wrapping, rig.clock)
         codec = DocumentCodec(AesPayloadCipher(keys))
-        rig.keys = KeyPorts(self.key_store, wrapping, keys)
-        rig.states = cast(Any, Gated(MongoStateStore(self.database, codec), schedule))
-        rig.history = cast(Any, Gated(MongoHistoryStore(self.database, codec=codec), schedule))
+        rig.keys = KeyPorts(self.key_store, wrapping, keys, MongoClearData(self.database, codec))
+        rig.states = cast(Any, MongoStateStore(self.database, codec))
+        rig.history = cast(Any, MongoHistoryStore(self.database, codec=codec))
         rig.bus = FakeBus(all_users=True)
         return rig.make()
 
@@ -161,13 +177,13 @@ COMMANDS: dict[str, tuple[Before, Command]] = {
     "transition of a state without payload": (without_payload, again),
 }
 AFTER_CALLS = [
-    *((calls, ALL) for calls in range(CALLS_OF_COMMAND)),
-    *((0, calls) for calls in range(0, CALLS_OF_ERASURE, form("schedules of an erasure", short=15, long=1))),
+    *((calls, ALL) for calls in range(form("an erasure in a command", short=7, long=CALLS_OF_COMMAND))),
+    *((0, calls) for calls in range(0, CALLS_OF_ERASURE, form("a command in an erasure", short=45, long=1))),
 ]
+CASES = [(name, False) for name in COMMANDS] + [("first start", True)]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("erased_before", [False, True], ids=["first erasure", "second erasure"])
+@pytest.mark.parametrize(("name", "erased_before"), CASES)
 async def test_what_is_acknowledged_after_an_erasure_is_readable(name: str, *, erased_before: bool) -> None:
     before, command = COMMANDS[name]
     for command_calls, erasure_calls in AFTER_CALLS:
@@ -202,3 +218,44 @@ async def test_what_is_acknowledged_after_an_erasure_is_readable(name: str, *, e
         elif found is not None:
             assert found.payload == {"text": "of the command"}, at
         assert (await reader.verify_flow_history("ada", "loop")).broken is None, at
+
+
+async def test_a_worker_whose_key_was_destroyed_changes_a_state_that_another_one_started() -> None:
+    world = World(await mock_database())
+    stale = world.worker().as_trusted()
+    await world.worker().create_flow(flow_dict())
+    await world.worker().create_flow(flow_dict("other"))
+    await stale.start_flow("ada", "other", StartCommand(payload={"n": 1}))
+    await world.worker().personal_data.erase("ada", ROOT)
+    starter = world.worker()
+    await without_payload(starter.as_trusted())
+    stored = await world.rig.states.load(StateId("loop", "ada"))
+    assert stored is not None
+    await starter.background.relay.deliver(stored.pending)  # with the outbox goes what the key has sealed
+    await again(stale)
+    found = await world.worker().as_trusted().get_flow_state("ada", "loop")
+    assert found is not None
+    assert found.payload == {"text": "of the command"}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["erased", "erased and started again"])
+async def test_an_erasure_that_failed_at_any_call_is_completed_by_the_next_one(*, again: bool) -> None:
+    step = form("failing calls of an erasure", short=7, long=1)
+    for calls in range(1, CALLS_OF_ERASURE, step):
+        world = World(await mock_database())
+        flows = world.worker().as_trusted()
+        await world.worker().create_flow(flow_dict())
+        await start(flows)
+        world.schedule.calls_until_failure = calls
+        with suppress(StoreUnavailableError):
+            await world.worker().personal_data.erase("ada", ROOT)
+        world.schedule.calls_until_failure = ALL
+        if again:
+            await flows.reset_flow("ada", "loop")
+        done = await world.worker().personal_data.erase("ada", ROOT)
+        assert done.destroyed_keys, calls
+        assert world.key_store.rings["user:ada"].usable == (), calls
+        reader = world.worker()
+        assert await reader.as_trusted().get_flow_state("ada", "loop") is None
+        found = await reader.as_trusted().verify_flow_history("ada", "loop")
+        assert (found.broken, found.erased) == (None, found.records - len(done.receipts)), calls

@@ -119,7 +119,7 @@ async def test_keys_that_are_created_by_an_older_worker_meanwhile_are_wrapped_in
         await create_behind()
         return await rewrap(owner, old, new)
 
-    store.rewrap = rewrap_and_create  # type: ignore[method-assign]
+    store.rewrap = rewrap_and_create  # type: ignore[method-assign, assignment]
     report = await rotation_of(store, FakeKeyWrapping("local:b", "local:a")).rotate()
     assert (report.rewrapped, report.remaining) == (200, 0)
 

@@ -12,7 +12,14 @@ from click.testing import CliRunner
 
 from app.cli.command import echo
 from app.services.integrations.key_text import new_key
-from config.log import IDENTITY, LogIdentity, configure_logging, configure_own_logs, escape_controls
+from config.log import (
+    IDENTITY,
+    LogIdentity,
+    configure_logging,
+    configure_own_logs,
+    escape_controls,
+    mask_secrets,
+)
 from tests.support.log_events import LogEvents
 
 HARMFUL = "a\x1b[2J\r\nb\x7f\x85\x9b2J\u2028\u2029\u202ec\ud800"
@@ -49,6 +56,23 @@ def test_no_log_line_has_a_key_or_a_secret(capsys: pytest.CaptureFixture[str], s
     assert "aB3/" not in written
     assert f"sfk_{parts.id}_***" in written
     assert "whsec_***" in written
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("whsec_aB3/aB3/", "whsec_***"),
+        ("/api/flow/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl/state", "/api/flow/eyJ***/state"),
+        ("ED25519-BASIC-TOKEN eyJ0Ijoic2lnbmVkIiwibXNnIjoiIn0", "ED25519-BASIC-TOKEN eyJ***"),
+        ("mongodb://app:pa%3Fss@db-1:27017,db-2/?x=1", "mongodb://app:***@db-1:27017,db-2/?x=1"),
+        ("redis://:pass@cache:6379/0 and http://u:p@h", "redis://:***@cache:6379/0 and http://u:***@h"),
+        ("http://127.0.0.1:8000/a@b", "http://127.0.0.1:8000/a@b"),
+        ("eyJ is no token, nor is user@example.org", "eyJ is no token, nor is user@example.org"),
+    ],
+)
+def test_credentials_are_masked(text: str, masked: str) -> None:
+    assert mask_secrets(text) == masked
+    assert mask_secrets(masked) == masked
 
 
 @pytest.mark.expected_logs(HARMFUL.partition("\n")[0])

@@ -10,6 +10,7 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, user_topic
 from app.contracts.state import StateId
+from app.services.rates.request_limits import RequestRates
 from realtime.gateway import handlers as gateway_handlers
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED
 from realtime.gateway.messages import FlowMessage, SubscribeMessage
@@ -183,3 +184,21 @@ async def test_a_token_may_live_longer_than_the_longest_timer(
     error = await asyncio.wait_for(gateway.ended.get(), 5)
     assert error.code == "AUTHENTICATION_REQUIRED"
     assert time.monotonic() - began > 0.25
+
+
+@pytest.mark.expected_logs("event rate exceeded")
+async def test_events_count_as_requests_of_their_user_and_repeated_abuse_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_handlers, "MAX_REFUSALS", 3)
+    gateway = Gateway(await rig(rates=RequestRates(user=4, service=100)), monkeypatch)
+    for sid in ("a", "b"):
+        await gateway.connect(sid, "ada")
+    send = gateway.sockets.server.handlers["/"]["flow-list"]
+    answers = [await send(sid, {"flowId": "loop"}) for sid in ("a", "b", "a", "b", "a", "a")]
+    assert [answer["ok"] for answer in answers] == [True, True, False, False, False, False]
+    assert answers[2]["error"].code == "RATE_LIMITED"
+    assert (await asyncio.wait_for(gateway.ended.get(), 5)).code == "RATE_LIMITED"
+    assert gateway.ended.empty(), "the other client was refused once"
+    await gateway.connect("c", "bob")
+    assert (await send("c", {"flowId": "loop"}))["ok"], "another user is unaffected"

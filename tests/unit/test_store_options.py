@@ -10,6 +10,7 @@ WITHOUT_A_STORE = {
     "check-config",
     "data export",
     "flows validate",
+    "keys generate",
     "serve",
     "services redis-url",
     "token",

@@ -136,3 +136,37 @@ class UserKeys(Protocol):
 
     def forget_all(self) -> None:
         """Forget all data keys in the cache, as events of erasures may have been missed."""
+
+
+class SealedPage(Struct, frozen=True):
+    """The result of sealing a page of documents.
+
+    Args:
+        checked: The number of documents.
+        sealed: How many of them had a text in the clear, which is sealed now.
+        next: The id after which the next page begins; None if there is none.
+    """
+
+    checked: int
+    sealed: int
+    next: str | None
+
+
+class ClearData(Protocol):
+    """Stored data of a time before the encryption was switched on."""
+
+    @property
+    def collections(self) -> Sequence[str]:
+        """The collections that may have such data."""
+
+    async def seal_page(self, collection: str, after: str, limit: int) -> SealedPage:
+        """Seal the texts of documents that are in the clear, where they are still as they were read.
+
+        Args:
+            collection: One of ``collections``.
+            after: The documents follow this id; "" for the first ones.
+            limit: The largest number of documents.
+
+        Raises:
+            StoreUnavailableError: The store or the key service does not respond.
+        """

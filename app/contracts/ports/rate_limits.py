@@ -20,14 +20,21 @@ class RateKey(Struct, frozen=True):
     per_minute: int
 
 
+class CountedRequests(Struct, frozen=True):
+    """Requests of a worker in the last ``seconds``, in which their budget was regained, too."""
+
+    count: int
+    seconds: float = 0.0
+
+
 class RateCounters(Protocol):
     """The use of budgets by all workers together."""
 
-    async def add(self, requests: Mapping[RateKey, int]) -> Mapping[RateKey, float]:
+    async def add(self, requests: Mapping[RateKey, CountedRequests]) -> Mapping[RateKey, float]:
         """Add requests of this worker, and return the use of each budget by all workers.
 
         The use is the number of requests that the budget has not regained yet; it may exceed ``per_minute``.
-        With 0 requests the use is only read.
+        With no requests the use is only read.
 
         Raises:
             BusUnavailableError: Redis does not answer; some of the requests may have been added.

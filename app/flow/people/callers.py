@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType, structs
 
-from app.contracts.callers import SERVICE, Caller
+from app.contracts.callers import Caller
 from app.contracts.flow import Flow
 from app.contracts.people import Participant
 from app.contracts.state import FlowState
@@ -74,7 +74,7 @@ def _effective(
         return caller
     held = held_roles(participants, caller)
     participates = False
-    if SERVICE in caller.scopes:
+    if caller.acts_for_all:
         roles = caller.roles | held
     elif caller.user_id == user_id:
         roles = caller.roles.difference(flow.participants or ()) | held

@@ -64,7 +64,7 @@ def may_search(flow: Flow, caller: Caller, pointer: str) -> bool:
     if caller.trusted:
         return True
     roles, shown = set(caller.roles - SPECIAL_ROLES), None
-    if not caller.acts_for_all:
+    if not caller.service and not caller.acts_for_all:
         roles.add(READ)
         shown = _shown(flow, roles, participates=False)
     elif not caller.service:

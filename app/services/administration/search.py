@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from msgspec import DecodeError, json
 
-from app.auth.policy import Access, Permission, require_access
+from app.auth.policy import require_searching
 from app.contracts.callers import Caller
 from app.contracts.errors import (
     Fault,
@@ -57,7 +57,7 @@ class StateSearch:
             FlowNotFoundError: There is no such flow.
             InvalidRequestError: The field is not searchable in the newest version.
         """
-        require_access(Access(Permission.SEARCH, for_services=True), caller)
+        require_searching(caller)
         StateId(flow_id, "")
         await self._access.require_visible(flow_id, caller)
         newest = await self._catalog.newest(flow_id)

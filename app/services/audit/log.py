@@ -17,7 +17,7 @@ from app.contracts.audit import (
     UnreadableEntry,
 )
 from app.contracts.callers import Caller
-from app.contracts.errors import FlowError, InternalError, StoreUnavailableError
+from app.contracts.errors import FlowError, InternalError, OperationalError, StoreUnavailableError
 from app.contracts.pages import Page
 from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.clock import Clock
@@ -98,7 +98,8 @@ class AuditLog:
         try:
             yield opened
         except Exception as error:
-            await self._end(opened, "failed", error.code if isinstance(error, FlowError) else None)
+            code = error.code if isinstance(error, FlowError | OperationalError) else None
+            await self._end(opened, "failed", code)
             raise
         except BaseException:
             self.abandon(opened)

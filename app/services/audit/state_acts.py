@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from msgspec import UNSET
 
 from app.contracts.audit import Details
-from app.contracts.callers import ADMIN
 from app.contracts.commands import Origin
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StateId
@@ -42,7 +41,7 @@ def is_administrative(act: str, state_id: StateId, origin: Origin) -> bool:
     the state is another user's. All that is done by commands of ``server-flow`` is.
     """
     caller = origin.caller
-    if origin.dry_run or origin.audited or ADMIN not in caller.scopes:
+    if origin.dry_run or origin.audited or not caller.is_administrator:
         return False
     if act in ALWAYS or current_source().account is not UNSET:
         return True

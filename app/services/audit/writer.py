@@ -6,10 +6,13 @@ from collections import deque
 from msgspec import UNSET, UnsetType
 
 from app.contracts.audit import AuditAct, AuditEntry, Outcome
+from app.contracts.errors import StoreUnavailableError
 from app.contracts.ports.audit import AuditStore
 from app.contracts.ports.clock import Clock
 from app.flow.audit_chain import seal
 
+MAX_ATTEMPTS = 1000
+"""In each lost race another worker has stored entries; so many are no race."""
 MAX_BATCH = 200
 """Entries that are stored by one command."""
 
@@ -80,7 +83,9 @@ class AuditWriter:
 
     async def _append_all(self, batch: list[_Waiting]) -> None:
         left = [waiting for waiting in batch if not await self._was_stored(waiting)]
-        while left:
+        for _ in range(MAX_ATTEMPTS):
+            if not left:
+                return
             entries = await self._chained(left)
             for waiting, entry in zip(left, entries, strict=True):
                 waiting.new.attempted = entry
@@ -91,6 +96,8 @@ class AuditWriter:
             left = left[stored:]
             for waiting in left:
                 waiting.new.attempted = None
+        if left:
+            raise StoreUnavailableError("the audit log has entries that hide a used sequence")
 
     async def _was_stored(self, waiting: _Waiting) -> bool:
         attempted = waiting.new.attempted

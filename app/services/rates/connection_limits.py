@@ -5,7 +5,7 @@ from collections import Counter
 from app.contracts.callers import Caller
 from app.contracts.errors import RateLimitedError
 from app.kit.client_address import counted_network
-from app.services.rates.request_limits import SERVICE_FACTOR, acts_for_many
+from app.services.rates.request_limits import SERVICE_FACTOR
 
 RETRY_AFTER_SECONDS = 5.0
 
@@ -42,7 +42,7 @@ class ConnectionLimits:
 
     def open(self, caller: Caller, address: str) -> OpenConnection:
         """Count a connection. Raises RateLimitedError if it is one too many."""
-        factor = SERVICE_FACTOR if acts_for_many(caller) else 1
+        factor = SERVICE_FACTOR if caller.acts_for_all else 1
         limit = self._per_user * factor
         if self._users[caller.user_id] >= limit:
             raise RateLimitedError(

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from app.contracts.callers import ADMIN, SERVICE, Caller
+from app.contracts.callers import Caller
 from app.contracts.commands import Origin
 from app.contracts.ports.rate_limits import RateKey
 from app.kit.client_address import counted_network
@@ -26,11 +26,6 @@ class RequestRates(Struct, frozen=True):
     address: int = 60_000
     failures: int = 300
     changes: int = 1_200
-
-
-def acts_for_many(caller: Caller) -> bool:
-    """Return true for services and administrators, who act for many users."""
-    return bool(caller.scopes & {ADMIN, SERVICE})
 
 
 class RequestLimits:
@@ -65,7 +60,7 @@ class RequestLimits:
 
     def admit_caller(self, caller: Caller) -> None:
         """Count a request of an authenticated caller."""
-        if acts_for_many(caller):
+        if caller.acts_for_all:
             self._budgets.require(RateKey("service", caller.user_id, self._rates.service), _SERVICE)
         else:
             self._budgets.require(RateKey("user", caller.user_id, self._rates.user), _USER)
@@ -78,5 +73,5 @@ class RequestLimits:
         caller = origin.caller
         if caller.trusted:
             return
-        per_minute = self._rates.changes * (SERVICE_FACTOR if acts_for_many(caller) else 1)
+        per_minute = self._rates.changes * (SERVICE_FACTOR if caller.acts_for_all else 1)
         self._budgets.require(RateKey("change", caller.user_id, per_minute), _CHANGE)

@@ -8,15 +8,21 @@ from collections.abc import Callable
 import structlog
 
 from app.contracts.errors import BusUnavailableError, RateLimitedError
-from app.contracts.ports.rate_limits import RateCounters, RateKey
+from app.contracts.ports.rate_limits import CountedRequests, RateCounters, RateKey
 from app.kit.token_bucket import TokenBucket
 
 log = structlog.get_logger("rates")
 
 MAX_BUDGETS = 20_000
 """Budgets in the memory of a worker. Beyond them those are dropped that have been used least."""
-MAX_REPORTED = 5_000
+MAX_REPORTED = 2_000
 """Budgets in one report; the others follow in the next one."""
+MIN_REPORTED_SHARE = 0.01
+"""The unreported part of a budget that is due for a report. Users who send little cost few reports."""
+MAX_SPAN_SECONDS = 60.0
+"""The time in which a budget is regained: of a longer one, a part of the requests is reported."""
+MIN_WATCHED_SHARE = 0.5
+"""The use of a budget from which on each second is reported."""
 REPORT_SECONDS = 1.0
 
 
@@ -27,12 +33,30 @@ class _Budget(TokenBucket):
         super().__init__(per_minute / 60, per_minute, clock)
         self.unreported = 0
         """Requests since the last report."""
+        self.since = 0.0
+        """The time of the first of them."""
+
+    def count_unreported(self, now: float) -> CountedRequests:
+        """Return the unreported requests, and count them as reported."""
+        count, seconds = self.unreported, now - self.since
+        self.unreported = 0
+        if not count:
+            return CountedRequests(0)
+        if seconds > MAX_SPAN_SECONDS:  # after an outage, or a user who sends little
+            return CountedRequests(math.ceil(count * MAX_SPAN_SECONDS / seconds), MAX_SPAN_SECONDS)
+        return CountedRequests(count, seconds)
+
+    @property
+    def is_due(self) -> bool:
+        """True if the use is to be reported now."""
+        is_large = self.unreported >= MIN_REPORTED_SHARE * self.burst
+        return is_large or self.used_share >= MIN_WATCHED_SHARE
 
 
 class SharedBudgets:
     """Counts requests without waiting for anything.
 
-    Each second the budgets that were used are reported, and the use by other workers is learnt. A limit is
+    Each second the budgets that were used are reported, and their use by other workers is learnt. A limit is
     exact with one worker. With several, requests of the last second may exceed it; the budget pays for them
     later, so that the rate over a longer time is exact. Without Redis each worker counts alone.
     """
@@ -58,6 +82,8 @@ class SharedBudgets:
         self._used[key] = None
         seconds = budget.take()
         if not seconds:
+            if not budget.unreported:
+                budget.since = self._clock()
             budget.unreported += 1
         return seconds
 
@@ -83,29 +109,28 @@ class SharedBudgets:
     async def report(self) -> None:
         """Report the budgets that were used since the last report, and learn their use by all workers."""
         keys = list(self._used)[:MAX_REPORTED]
-        requests = {}
+        requests, now = {}, self._clock()
         for key in keys:
             del self._used[key]
             budget = self._budgets.get(key)
-            if budget is not None:
-                # After an outage: requests whose budget has been regained meanwhile do not count any more.
-                requests[key] = min(budget.unreported, math.ceil(budget.missing))
-                budget.unreported = 0
+            if budget is not None and budget.is_due:
+                requests[key] = budget.count_unreported(now)
         if not requests:
             return
         try:
             uses = await self._counters.add(requests)
         except BusUnavailableError:  # the bus logs it
-            for key, count in requests.items():
+            for key, counted in requests.items():
                 budget = self._budgets.get(key)
-                if budget is not None:
-                    budget.unreported += count
+                if budget is not None and counted.count:
+                    budget.unreported += counted.count
+                    budget.since = now - counted.seconds
                     self._used[key] = None
             return
         for key, use in uses.items():
             budget = self._budgets.get(key)
             if budget is not None:
-                budget.set_missing(use + budget.unreported)
+                budget.set_missing(max(budget.missing, use + budget.unreported))
 
     def _drop_least_used(self) -> None:
         """Drop half of the budgets: full ones, which carry no information, then those with the least use.
