@@ -204,9 +204,7 @@ HIDDEN_GUARDS = {
 
 @pytest.mark.parametrize("caller", [Caller("rita"), Caller("sue", scopes=frozenset({READ}))])
 @pytest.mark.parametrize("guard", HIDDEN_GUARDS.values(), ids=HIDDEN_GUARDS.keys())
-async def test_hidden_values_cannot_be_found_by_trying_payloads_and_roles(
-    guard: str, caller: Caller
-) -> None:
+async def test_hidden_values_cannot_be_found_by_trying_payloads_and_roles(guard: str, caller: Caller) -> None:
     flow = copy.deepcopy(GUARDED) | {"sensitive": {"/limit": []}}
     step = flow["steps"]["draft"]["transitions"]
     step["small"] = {"transition": "small", "step": "done", "guard": guard}

@@ -85,9 +85,7 @@ class Explanations:
         subject = _subject(definition, state, caller, roles)
         assumed = payload is not UNSET or roles is not None
         now = self._clock.now()
-        return _explanation(
-            definition, state, shown, subject, transition, to, payload, now, assumed=assumed
-        )
+        return _explanation(definition, state, shown, subject, transition, to, payload, now, assumed=assumed)
 
     async def _both(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None
