@@ -46,8 +46,8 @@ def explain_transition(
         now: The time of the explanation.
         shown: The state as the reader of the explanation may see it, whose values a guard is reported with.
         budget: The budget that the guards of all explained transitions share.
-        assumed: The reader chose the payload or the roles. A guard that compares them with fields that it does
-            not see has no result, as the reader could find their values by asking again and again.
+        assumed: The reader chose the payload or the roles. A guard that compares them with fields that the
+            reader does not see has no result, as it could find their values by asking again and again.
     """
     step = current_step(definition, state)
     chosen = step.transitions.get(name)

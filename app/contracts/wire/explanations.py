@@ -30,10 +30,10 @@ class CheckView(Struct, frozen=True, rename="camel", kw_only=True):
 class TransitionExplanation(Struct, frozen=True, rename="camel", kw_only=True):
     """A transition of the current step, and whether it is ``possible`` now.
 
-    ``possible`` is null if a condition that depends on more is the only one that may stop it. ``roles`` are those of which one is required;
-    absent: whoever may act on the state; empty: the timer alone. ``by`` are the people and groups with one of
-    them on this state. ``votes`` is the number of votes that are still missing. ``payload_schema`` is the
-    JSON Schema of the payload, ``guard`` the condition.
+    ``possible`` is null if only conditions that are null may stop it. ``roles`` are those of which one is
+    required; absent: whoever may act on the state; empty: the timer alone. ``by`` are the people and groups
+    with one of them on this state. ``votes`` is the number of votes that are still missing.
+    ``payload_schema`` is the JSON Schema of the payload, ``guard`` the condition.
     """
 
     transition: str
