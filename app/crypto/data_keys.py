@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from hashlib import blake2b
 from hmac import compare_digest
 from os import urandom
 from time import monotonic
@@ -28,10 +29,11 @@ log = structlog.get_logger("encryption")
 
 KEY_BYTES = 32
 KEY_ID_BYTES = 8
+DIGEST_BYTES = 12
 MAX_OWNERS = 10_000
 MAX_AGE_SECONDS = 300.0
 MAX_CREATE_ATTEMPTS = 5
-_DERIVED_BYTES = 128
+_DERIVED_BYTES = 160
 _CONTEXT = b"server-flow data key: content, comparable, commitment"
 
 KeyPlace = tuple[str, bytes]
@@ -49,7 +51,7 @@ class DataKey:
         material: The random bytes.
     """
 
-    __slots__ = ("_comparable", "_comparable_key", "commitment", "content", "id")
+    __slots__ = ("_comparable", "_comparable_key", "_digest_key", "commitment", "content", "id")
 
     def __init__(self, key_id: bytes, material: bytes) -> None:
         derived = HKDFExpand(SHA256(), _DERIVED_BYTES, _CONTEXT).derive(material)
@@ -57,7 +59,12 @@ class DataKey:
         self.content = AESGCM(derived[:32])
         self._comparable_key = derived[32:96]
         self._comparable: AESSIV | None = None
-        self.commitment = derived[96:]
+        self.commitment = derived[96:128]
+        self._digest_key = derived[128:]
+
+    def digest(self, content: bytes) -> str:
+        """Return a keyed digest, in hexadecimal."""
+        return blake2b(content, key=self._digest_key, digest_size=DIGEST_BYTES).hexdigest()
 
     @property
     def comparable(self) -> AESSIV:
@@ -196,6 +203,12 @@ class DataKeys:
             return list(await self._store.destroy_retired(user_owner(user_id), at, by))
         finally:
             self.forget(user_id)
+
+    async def digest(self, user_id: str, content: bytes) -> str:
+        """Return a digest that only the data key of a user makes. Raises StoreUnavailableError."""
+        owner = user_owner(user_id)
+        key = self.sealing_key(owner) or (await self.load_sealing([owner]))[owner]
+        return key.digest(content)
 
     async def last_destroyed(self, user_id: str) -> DestroyedKey | None:
         """Return the data key of a user that was destroyed last. Raises StoreUnavailableError."""

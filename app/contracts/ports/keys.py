@@ -139,7 +139,14 @@ class KeyWrapping(Protocol):
 
 
 class UserKeys(Protocol):
-    """The part of the encryption that an erasure needs."""
+    """The data keys of users, for erasures and for what is compared but not read again."""
+
+    async def digest(self, user_id: str, content: bytes) -> str:
+        """Return a digest that the present data key of a user makes, and nobody without it.
+
+        Raises:
+            StoreUnavailableError: The data key cannot be read.
+        """
 
     async def retire(self, user_id: str) -> None:
         """Let no later change use the present data key of a user. Raises StoreUnavailableError."""
