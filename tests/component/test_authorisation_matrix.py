@@ -270,8 +270,8 @@ async def test_no_route_is_open_to_an_unsound_credential(shared: World, empty: W
         assert answer.headers["www-authenticate"].startswith("Bearer"), kind
         assert SECRET not in answer.text
         assert token is None or token not in answer.text
-        other = await empty.ask(token, sample(shared, endpoint))
-        assert same(answer) == same(other) or kind == "revoked key of desk", kind
+        if kind in {"no token", "wrong signature"}:
+            assert same(answer) == same(await empty.ask(token, sample(shared, endpoint))), kind
     assert shared.snapshot() == before
 
 
