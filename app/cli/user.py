@@ -73,4 +73,7 @@ def _receipt_lines(receipt: ErasureView) -> Iterator[str]:
     for key in receipt.destroyed_keys:
         yield f"data key\t{key} destroyed"
     for record in receipt.receipts:
-        yield f"receipt\t{record.id}\t{record.hash}"
+        yield f"history\t{record.id}\t{record.hash}"
+    if receipt.receipt is not None:
+        yield f"audit entry\t{receipt.receipt.audit_sequence}\t{receipt.receipt.audit_hash}"
+        yield f"salt\t{receipt.receipt.claims.salt}"

@@ -1,7 +1,7 @@
 """Every query of a request or a sweep is answered from an index, on the embedded database too."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -99,6 +99,8 @@ EXPECTED_OF_DELIVERIES = {
 
 T = TypeVar("T", DeadLetter, LoggedDelivery)
 Query = tuple[str, dict[str, Any]]
+Explain = Callable[[Query], dict[str, Any]]
+Client = pymongo.MongoClient[dict[str, Any]]
 
 
 def queries(commands: list[dict[str, Any]]) -> Iterator[Query]:
@@ -276,15 +278,26 @@ async def erase_others(parts: Backend) -> None:
     assert done.pseudonymised_states == BYSTANDERS // 10
 
 
-def explain(settings: Settings, query: Query) -> dict[str, Any]:
-    """The plan of a query, and how many documents it read."""
-    assert settings.mongo_url is not None
-    with pymongo.MongoClient[dict[str, Any]](settings.mongo_url.get_secret_value()) as client:
+@pytest.fixture(scope="module")
+def client(servers: Settings) -> Iterator[Client]:
+    """The connection on which plans are read."""
+    assert servers.mongo_url is not None
+    with Client(servers.mongo_url.get_secret_value()) as client:
+        yield client
+
+
+@pytest.fixture
+def explain(client: Client, settings: Settings) -> Explain:
+    """A function that returns the plan of a query, and how many documents it read."""
+
+    def explained(query: Query) -> dict[str, Any]:
         command = {"find": query[0], "filter": query[1]}
         return client[settings.mongo_database].command("explain", command, verbosity="executionStats")
 
+    return explained
 
-async def test_no_query_scans(settings: Settings) -> None:
+
+async def test_no_query_scans(settings: Settings, explain: Explain) -> None:
     sent = SentCommands()
     parts = Backend(settings, listeners=[sent])
     async with parts.running() as service:
@@ -297,16 +310,16 @@ async def test_no_query_scans(settings: Settings) -> None:
         await exercise_keys(parts)
         await exercise_data_keys(parts)
         await service.background.relay.drain(10)
-        require_plans(settings, sent, EXPECTED)
+        require_plans(explain, sent, EXPECTED)
 
 
-def require_plans(settings: Settings, sent: SentCommands, expected: set[str]) -> None:
+def require_plans(explain: Explain, sent: SentCommands, expected: set[str]) -> None:
     """Require that an index serves every query sent, and that the ``expected`` ones are among them."""
     asked = {shape(query): query for query in queries(list(sent.commands)) if query[0] not in SMALL}
     fields = {f"{collection}: {', '.join(condition)}" for collection, condition in asked.values()}
     assert fields >= expected
     for name, query in asked.items():
-        plan = explain(settings, query)
+        plan = explain(query)
         assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), name
         assert plan["executionStats"]["totalDocsExamined"] <= plan["executionStats"]["nReturned"], name
 
@@ -372,19 +385,19 @@ def dead_or_done(shape: type[T], alias: str, state_id: StateId, **members: Any) 
     )
 
 
-async def test_no_query_of_deliveries_scans(settings: Settings) -> None:
+async def test_no_query_of_deliveries_scans(settings: Settings, explain: Explain) -> None:
     sent = SentCommands()
     assert settings.mongo_url is not None
     database = connect(settings.mongo_url.get_secret_value(), settings.mongo_database, [sent])
     await database.prepare()
     sent.commands.clear()
     await exercise_deliveries(database)
-    require_plans(settings, sent, EXPECTED_OF_DELIVERIES)
+    require_plans(explain, sent, EXPECTED_OF_DELIVERIES)
     await database.close()
 
 
 @pytest.mark.parametrize("size", [2, 7, 50])
-async def test_a_page_reads_little_more_than_itself(settings: Settings, size: int) -> None:
+async def test_a_page_reads_little_more_than_itself(settings: Settings, explain: Explain, size: int) -> None:
     """All but the first one, which finds out how dense the keys are."""
     sent = SentCommands()
     parts = Backend(settings, listeners=[sent])
@@ -398,7 +411,7 @@ async def test_a_page_reads_little_more_than_itself(settings: Settings, size: in
             after = page[-1].state.key if isinstance(page[-1], StoredState) else ""
             if pages:
                 walked = [query for query in queries(sent.commands) if query[0] == "flow_states"]
-                found = [explain(settings, query)["executionStats"] for query in walked]
+                found = [explain(query)["executionStats"] for query in walked]
                 read += sum(stats["totalDocsExamined"] for stats in found)
             sent.commands.clear()
             pages += 1

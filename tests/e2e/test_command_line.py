@@ -77,6 +77,8 @@ def test_state(shell: Shell) -> None:
     made = json.loads(shell("state", "set", *which, '{"step": "verification"}'))
     assert (made["step"], made["revision"]) == ("verification", 0)
     assert json.loads(shell("state", "show", *which)) == made
+    flow = which[which.index("--flow") + 1]
+    assert "no searchable field" in shell("state", "find", "--flow", flow, "/number=1", code=1)
     explained = shell("state", "explain", *which, "--to", "completed")
     assert "at verification (active, revision 0)" in explained
     assert "the shortest way to completed" in explained
@@ -152,6 +154,11 @@ def test_a_users_data(shell: Shell) -> None:
     receipt = json.loads(shell("user", "erase", "--user", "ada", "--yes", "--json"))
     assert (receipt["userId"], receipt["recordsErased"]) == ("ada", 1)
     assert json.loads(shell("user", "export", "--user", "ada"))["states"] == []
+    which = ("--user", "ada", "--flow", "user-onboarding")
+    assert "was erased at" in shell("state", "show", *which, code=1)
+    printed = shell("user", "erase", "--user", "ada", "--yes")
+    assert "audit entry\t" in printed
+    assert "erased\t" in printed
 
 
 def test_operate(shell: Shell) -> None:

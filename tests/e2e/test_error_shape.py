@@ -9,7 +9,7 @@ import jwt
 import msgspec
 import pytest
 
-from app.auth.policy import USE
+from app.auth.policy import SERVICE, USE
 from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
 from tests.support.http import http_client
@@ -86,7 +86,8 @@ async def test_wrong_token(serving: Serving, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("endpoint", SCOPED, ids=name)
 async def test_scope_missing(serving: Serving, endpoint: Endpoint, user: str) -> None:
-    answer = await ask(serving, endpoint, token=serving.token(user, "flow:service"))
+    scope = next(each for each in (SERVICE, USE) if each not in endpoint.access.scopes)
+    answer = await ask(serving, endpoint, token=serving.token(user, scope))
     assert check(answer, 403, "INSUFFICIENT_PERMISSIONS")["details"] == {"scope": endpoint.access.scopes[0]}
 
 

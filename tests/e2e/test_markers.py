@@ -24,6 +24,8 @@ from tests.support.receivers import receiving
 from tests.support.recording import RecordingProxy, stored_values
 from tests.support.serving import Serving, external
 
+pytestmark = pytest.mark.timeout(300)
+
 ENCRYPTION_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 
 

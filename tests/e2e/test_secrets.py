@@ -32,6 +32,8 @@ from tests.support.marked import Markers, secret_of_the_bus
 from tests.support.receivers import receiving
 from tests.support.serving import Follower, Serving, external
 
+pytestmark = pytest.mark.timeout(300)
+
 ENCRYPTION_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 ENDLESS = {"streamFlowState", "streamServiceEvents"}
 DESTRUCTIVE = {"erasePersonalData", "deleteFlow", "removeService"}

@@ -15,6 +15,7 @@ from app.contracts.errors import AuthenticationRequiredError
 from app.contracts.integration import Integration
 from app.contracts.people import Participant
 from app.contracts.state import StateId
+from app.kit.clock import SystemClock
 from tests.support.rig import Rig
 
 MARKER = re.compile(rb"MK-(\w+)-")
@@ -204,9 +205,15 @@ PEOPLE = (
 )
 
 
-async def make_world() -> Rig:
-    """Build a service with two registered services and a state of ``olga`` in each flow."""
+async def make_world(*flows: str, delivering: bool = False) -> Rig:
+    """Build a service with two registered services and a state of ``olga`` in each of the flows.
+
+    ``delivering``: on the time of this machine, until the events of all changes were sent.
+    """
     rig = Rig()
+    if delivering:
+        rig.clock = SystemClock()  # type: ignore[assignment]
+        rig.service = rig.make()
     now = rig.clock.now()
     for alias, fields in (("desk", None), ("shop", ("/open", "/card/number"))):
         rig.registrations.integrations[alias] = Integration(
@@ -220,14 +227,15 @@ async def make_world() -> Rig:
     await rig.service.integrations.registry.refresh()
     origin = Origin(CALLERS["owner"])
     async with rig.service:
-        for flow in FLOWS:
+        for flow in flows:
             await rig.service.create_flow(fields_flow(flow))
             command = StartCommand(payload=PAYLOAD, participants=PEOPLE, **named(flow))
             await rig.service.start_flow("olga", flow, command, origin=origin)
             for transition in ("file", "open"):
                 await rig.service.execute_transition("olga", flow, transition, origin=origin, **named(flow))
         assert await rig.service.background.relay.drain(5)
-        await rig.webhooks.arrived(3 * 2 * len(FLOWS))
+        if delivering:
+            await rig.webhooks.arrived(3 * len(EVENTS_OF) * len(flows))
     return rig
 
 

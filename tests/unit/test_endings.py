@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
-from app.contracts.callers import trusted_caller
+from app.contracts.callers import ADMIN, READ, SERVICE, Caller, trusted_caller
 from app.contracts.commands import Origin, PauseCommand, trusted_origin
-from app.contracts.errors import FlowNotStartedError, FlowStateCorruptionError, RevisionConflictError
+from app.contracts.errors import (
+    FlowNotStartedError,
+    FlowStateCorruptionError,
+    RevisionConflictError,
+    UserErasedError,
+)
 from app.contracts.ports.states import DamagedState
 from app.contracts.positions import ExpectedPosition
 from app.contracts.wire.times import iso
 from app.services import FlowService
+from app.services.administration import personal_data
 from tests.support.rig import Rig
 from tests.support.samples import flow_dict
 
@@ -138,3 +144,28 @@ async def test_an_end_that_cannot_be_read_is_not_reported() -> None:
         await rig.flows.execute_transition("ada", "loop", "go")
     del rig.states.damaged["loop:ada"], rig.states.stored["loop:ada"]
     assert (await refusal_of(rig, ASKS[0])).details == {}, "its history was kept for its time alone"
+
+
+@pytest.mark.expected_logs("delivery incomplete, records stay in outboxes")
+@pytest.mark.parametrize("scope", [ADMIN, SERVICE, READ])
+async def test_readers_of_others_get_a_tombstone_of_an_erased_user(
+    scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personal_data, "MAX_DRAIN_SECONDS", 0.0)
+    rig = await started()
+    reader = Caller("support", scopes=frozenset({scope}))
+    await rig.flows.clear_flow_state("ada", "loop")
+    assert await rig.service.get_flow_state("ada", "loop", caller=reader) is None, "cleared, not erased"
+    await rig.service.personal_data.erase("ada", ROOT)
+    erased = iso(rig.clock.now())
+    with pytest.raises(UserErasedError) as refusal:
+        await rig.service.get_flow_state("ada", "loop", caller=reader)
+    assert refusal.value.details == {"flowId": "loop", "erasedAt": erased, "erasedBy": "root"}
+    assert (refusal.value.status, refusal.value.retryable) == (410, False)
+    assert await rig.service.get_flow_state("ada", "loop", caller=Caller("ada")) is None
+    found = await rig.service.personal_data.export("ada")
+    assert found.erased is not None
+    assert (iso(found.erased.at), found.erased.by) == (erased, "root")
+    await rig.flows.start_flow("ada", "loop")
+    again = await rig.service.get_flow_state("ada", "loop", caller=reader)
+    assert again is not None

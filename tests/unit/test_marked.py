@@ -19,8 +19,8 @@ def test_a_marker_is_found_in_every_form(offset: int) -> None:
     encoded = base64.b64encode(text)
     for written in (encoded, base64.urlsafe_b64encode(text), base64.b64encode(text).rstrip(b"=")):
         assert MARKERS.found(b"x" + written) == {"a marker in base64"}
-    for written in (text.hex(), text.hex().upper()):
-        assert MARKERS.found(b"x" + written.encode()) == {"a marker in hexadecimal"}
+    for digits in (text.hex(), text.hex().upper()):
+        assert MARKERS.found(b"x" + digits.encode()) == {"a marker in hexadecimal"}
     assert MARKERS.found(os.urandom(10_000)) == set()
 
 

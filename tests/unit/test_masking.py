@@ -10,7 +10,7 @@ from msgspec import UNSET
 from app.flow.values.masking import Mask
 from tests.support.long_form import examples
 
-PAYLOAD = {
+PAYLOAD: dict[str, Any] = {
     "amount": 3,
     "card": {"number": "4111", "name": "Ada"},
     "items": [{"id": 1, "price": 5}, {"id": 2, "price": 6, "vat": 1}],
