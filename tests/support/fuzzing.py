@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.long_form import form
 from tests.support.processor_time import bounded
 
-INPUTS = form("fuzz tests: inputs", short=40, long=10_000)
+INPUTS = form("fuzz tests: inputs", short=100, long=10_000)
 MAX_WAIT_SECONDS = 60.0
 MAX_GROWTH_BYTES = 1_000_000
 """Limit of what Python has allocated more after all inputs than after half of them."""
