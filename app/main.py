@@ -18,6 +18,7 @@ from app.contracts.ports.sources import DefinitionSource
 from app.crypto.encryption import Encryption
 from app.kit.clock import SystemClock
 from app.kit.tasks import end_tasks
+from app.outbound.key_services.opening import open_service_key
 from app.outbound.webhooks import AiohttpWebhooks
 from app.process.embedded import EmbeddedServers
 from app.services import FlowService
@@ -35,7 +36,7 @@ from models.audit_store import MongoAuditStore
 from models.clear_data import MongoClearData
 from models.corruption_store import MongoCorruptionReports
 from models.data_keys import MongoDataKeyStore
-from models.database import connect
+from models.database import Database, connect
 from models.definition_store import MongoDefinitionStore
 from models.document_codec import DocumentCodec
 from models.entity_reservations import MongoEntityReservations
@@ -86,7 +87,7 @@ class Backend:
         self.bus = RedisBus(redis, name)
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
-        self.encryption = Encryption(settings.wrapping_keys, MongoDataKeyStore(self.database), self.time)
+        self.encryption = _encryption(settings, self.database, self.time)
         self.codec = DocumentCodec(self.encryption.cipher)
         self.secrets = MongoSecretStore(self.database, self.codec)
         self.streams = RedisEventStreams(redis, name)
@@ -183,6 +184,10 @@ class Backend:
         await self.bus.ping()
         if not self.bus.subscribed:
             raise BusUnavailableError("this worker does not receive the events of others")
+
+
+def _encryption(settings: Settings, database: Database, clock: Clock) -> Encryption:
+    return Encryption(settings.wrapping_keys, MongoDataKeyStore(database), clock, open_service_key)
 
 
 def _key_ports(encryption: Encryption, clear: MongoClearData) -> KeyPorts | None:

@@ -11,6 +11,7 @@ from app.contracts.transfer import Progress, TransferReport
 from app.contracts.wire.times import iso
 from app.crypto.encryption import Encryption
 from app.kit.clock import SystemClock
+from app.outbound.key_services.opening import open_service_key
 from app.process.embedded import EmbeddedServers
 from app.services.audit.log import AuditLog, OpenAct
 from config.settings import Settings
@@ -98,7 +99,8 @@ async def import_file(
             )
             _add_report(act, report)
         try:
-            encryption = Encryption(named.wrapping_keys, MongoDataKeyStore(database), SystemClock())
+            store = MongoDataKeyStore(database)
+            encryption = Encryption(named.wrapping_keys, store, SystemClock(), open_service_key)
             await encryption.require_wrapping_keys()
         except WrappingKeyMissingError as missing:
             say(str(missing))

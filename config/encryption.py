@@ -1,8 +1,10 @@
 """The keys that wrap the data keys of stored data (docs/operations/encryption.md)."""
 
 import binascii
+import re
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from importlib.util import find_spec
 from secrets import token_bytes
 from typing import NamedTuple
 
@@ -11,7 +13,21 @@ from pydantic_settings import BaseSettings
 
 KEY_BYTES = 32
 MAX_KEYS = 100
-KEY_SERVICES = ("awskms", "gcpkms", "vault")
+KEY_SERVICES = {
+    "awskms": (re.compile(r"[A-Za-z0-9:/_-]{1,2048}"), "a key id, an ARN, or alias/NAME"),
+    "gcpkms": (
+        re.compile(r"projects/[^/\s]+/locations/[^/\s]+/keyRings/[^/\s]+/cryptoKeys/[^/\s]+"),
+        "projects/P/locations/L/keyRings/R/cryptoKeys/K",
+    ),
+    "vault": (
+        re.compile(
+            r"(https://[^/\s?#@]+|http://(127\.0\.0\.1|localhost)(:[0-9]+)?)/v1/[^\s?#]+/keys/[^/\s?#]+"
+        ),
+        "the address of a transit key, https://HOST/v1/transit/keys/NAME",
+    ),
+}
+"""The forms of keys in key services."""
+_LIBRARIES = {"awskms": ("boto3",), "gcpkms": ("google", "google.auth", "requests")}
 _RULE = "create one with: server-flow keys generate"
 
 
@@ -77,7 +93,7 @@ def parse_wrapping_keys(text: str) -> tuple[WrappingKeySetting, ...]:
 
 
 def _wrapping_key(entry: str) -> WrappingKeySetting:
-    kind, colon, _ = entry.partition(":")
+    kind, colon, name = entry.partition(":")
     if not entry:
         raise ValueError(f"is empty: {_RULE}")
     if colon and kind == "local":
@@ -86,7 +102,7 @@ def _wrapping_key(entry: str) -> WrappingKeySetting:
         services = ", ".join(f"{service}:" for service in KEY_SERVICES)
         raise ValueError(f"begins with no known key service ({services})")
     if colon:
-        raise ValueError(f"names a key in {kind}: key services are not in this version")
+        return _service_key(kind, name)
     padded = entry.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         key = b64decode(padded + "=" * (-len(padded) % 4), validate=True)
@@ -95,6 +111,15 @@ def _wrapping_key(entry: str) -> WrappingKeySetting:
     if len(key) != KEY_BYTES:
         raise ValueError(f"is {len(key)} bytes in base64, not {KEY_BYTES}: {_RULE}")
     return WrappingKeySetting("local", key=key)
+
+
+def _service_key(kind: str, name: str) -> WrappingKeySetting:
+    form, example = KEY_SERVICES[kind]
+    if not form.fullmatch(name):
+        raise ValueError(f"must be {kind}: and {example}")
+    if not all(find_spec(library) for library in _LIBRARIES.get(kind, ())):
+        raise ValueError(f"names a key in {kind}, which needs: pip install 'server-flow[kms]'")
+    return WrappingKeySetting(kind, name=name)
 
 
 def create_wrapping_key() -> str:

@@ -42,7 +42,9 @@ class MongoAuditStore:
     async def last(self) -> AuditEntry | UnreadableEntry | None:
         """Return the entry with the highest sequence."""
         async with store_errors():
-            found = await self._entries.find({"sequence": {"$gt": 0}}).sort("sequence", -1).limit(1).to_list(1)
+            found = (
+                await self._entries.find({"sequence": {"$gt": 0}}).sort("sequence", -1).limit(1).to_list(1)
+            )
         return _entry(found[0]) if found else None
 
     async def read(

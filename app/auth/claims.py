@@ -40,7 +40,9 @@ class ClaimNames(Struct, frozen=True):
             raise AuthenticationRequiredError(f"The token has no '{self.user}' claim", reason="claim")
         if not is_id(user):
             raise AuthenticationRequiredError(f"The token's '{self.user}' cannot name a user", reason="claim")
-        scopes = granted_scopes(word for scope in _texts(self.scope, claims) for word in scope.split())
+        scopes = granted_scopes(
+            word for scope in _texts(self.scope, claims) for word in scope.split(" ") if word
+        )
         roles = frozenset(_texts(self.roles, claims))
         groups = frozenset(filter(is_id, _texts_in(find_claim(claims, self.groups)) or ()))
         alias = find_claim(claims, self.service)

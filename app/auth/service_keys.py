@@ -30,6 +30,9 @@ class KeyVerifier(Protocol):
             AuthenticationRequiredError: The key was revoked, or has expired.
         """
 
+    def knows(self, text: str) -> bool:
+        """Return true if the key was verified lately, so that to verify it again costs nothing."""
+
 
 def is_api_key(token: str) -> bool:
     """Return whether a bearer token is meant as an API key."""

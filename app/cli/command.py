@@ -107,6 +107,7 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
         DataTransferError,
         DefinitionSourceError,
         FlowError,
+        KeyServiceUnavailableError,
         StoreUnavailableError,
         WrappingKeyMissingError,
     )
@@ -116,6 +117,8 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
     match error:
         case SettingsError():
             return str(error), 2
+        case KeyServiceUnavailableError():
+            return error.advice, 1
         case StoreUnavailableError():
             return f"{error.advice} ({_server_hint('FLOW_MONGO_URL', 'mongodb')})", 1
         case (

@@ -85,6 +85,29 @@ def list_states(user_id: str, flow_id: str, status: ListedStatus | None) -> None
 
 
 @state.command()
+@click.option("--flow", "flow_id", required=True, help="The flow.")
+@click.argument("match", metavar="FIELD=VALUE")
+@on_store
+def find(flow_id: str, match: str) -> None:
+    """Print the states of all users with a value in a searchable field, such as /orderNumber=A-1."""
+
+    async def run(service: FlowService) -> None:
+        after = None
+        while True:
+            page = await service.search.find(
+                flow_id, match, trusted_caller("cli"), after=after, limit=PAGE_SIZE
+            )
+            for each in page.states:
+                entity = each.entity or "-"
+                echo(f"{each.user_id}\t{entity}\t{each.status}\t{each.step}\t{iso(each.updated_at)}")
+            if page.next is None:
+                return
+            after = page.next
+
+    with_service(run)
+
+
+@state.command()
 @_state_options
 def history(user_id: str, flow_id: str, entity_id: str | None) -> None:
     """Print the history, the oldest record first, one line for each."""

@@ -27,7 +27,12 @@ _MIN_TTL = timedelta(seconds=1)
 @click.option("--user", help="The user's id (the token's 'sub').")
 @click.option("--role", "roles", multiple=True, help="A role; can be repeated.")
 @click.option("--group", "groups", multiple=True, help="A group; can be repeated.")
-@click.option("--scope", "scopes", multiple=True, help="A scope, such as flow:admin; can be repeated.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="A scope: flow:use, flow:service, flow:read, flow:admin; can be repeated.",
+)
 @click.option(
     "--service",
     help="Limit the token to a service, by its alias: flow:service for its own steps alone. Without --user.",

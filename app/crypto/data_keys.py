@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from hashlib import blake2b
 from hmac import compare_digest
 from os import urandom
 from time import monotonic
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from app.contracts.errors import StoreUnavailableError
+from app.contracts.errors import KeyServiceUnavailableError, StoreUnavailableError
 from app.contracts.ports.ciphers import Unopened
 from app.contracts.ports.clock import Clock
 from app.contracts.ports.keys import (
@@ -28,10 +29,11 @@ log = structlog.get_logger("encryption")
 
 KEY_BYTES = 32
 KEY_ID_BYTES = 8
+DIGEST_BYTES = 12
 MAX_OWNERS = 10_000
 MAX_AGE_SECONDS = 300.0
 MAX_CREATE_ATTEMPTS = 5
-_DERIVED_BYTES = 128
+_DERIVED_BYTES = 160
 _CONTEXT = b"server-flow data key: content, comparable, commitment"
 
 KeyPlace = tuple[str, bytes]
@@ -49,7 +51,7 @@ class DataKey:
         material: The random bytes.
     """
 
-    __slots__ = ("_comparable", "_comparable_key", "commitment", "content", "id")
+    __slots__ = ("_comparable", "_comparable_key", "_digest_key", "commitment", "content", "id")
 
     def __init__(self, key_id: bytes, material: bytes) -> None:
         derived = HKDFExpand(SHA256(), _DERIVED_BYTES, _CONTEXT).derive(material)
@@ -57,7 +59,12 @@ class DataKey:
         self.content = AESGCM(derived[:32])
         self._comparable_key = derived[32:96]
         self._comparable: AESSIV | None = None
-        self.commitment = derived[96:]
+        self.commitment = derived[96:128]
+        self._digest_key = derived[128:]
+
+    def digest(self, content: bytes) -> str:
+        """Return a keyed digest, in hexadecimal."""
+        return blake2b(content, key=self._digest_key, digest_size=DIGEST_BYTES).hexdigest()
 
     @property
     def comparable(self) -> AESSIV:
@@ -197,6 +204,12 @@ class DataKeys:
         finally:
             self.forget(user_id)
 
+    async def digest(self, user_id: str, content: bytes) -> str:
+        """Return a digest that only the data key of a user makes. Raises StoreUnavailableError."""
+        owner = user_owner(user_id)
+        key = self.sealing_key(owner) or (await self.load_sealing([owner]))[owner]
+        return key.digest(content)
+
     async def last_destroyed(self, user_id: str) -> DestroyedKey | None:
         """Return the data key of a user that was destroyed last. Raises StoreUnavailableError."""
         found = await self._store.load_many([user_owner(user_id)])
@@ -248,7 +261,7 @@ class DataKeys:
         stored = ring.stored.current
         key = None if stored is None else await self._unwrap(owner, stored)
         if key is None:
-            raise StoreUnavailableError("a data key was changed in the database")
+            raise KeyServiceUnavailableError("A data key was changed in the database (flow_data_keys)")
         ring.add(key)
         return key
 
@@ -275,7 +288,7 @@ class DataKeys:
             if stored.wrapped_by not in self._missing:
                 self._missing.add(stored.wrapped_by)
                 log.error("wrapping key missing", wrapping_key=stored.wrapped_by)
-            raise StoreUnavailableError(
+            raise KeyServiceUnavailableError(
                 f"FLOW_ENCRYPTION_KEYS lacks the key {stored.wrapped_by}, which stored data needs"
             ) from None
         except ValueError:

@@ -1,14 +1,19 @@
 """The encryption of a process, and its check at the start."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.contracts.errors import WrappingKeyMissingError
 from app.contracts.ports.clock import Clock
-from app.contracts.ports.keys import DataKeyStore, KeyWrapping
+from app.contracts.ports.keys import DataKeyStore, KeyWrapping, WrappingKey
 from app.crypto.data_keys import DataKeys
 from app.crypto.payload_cipher import AesPayloadCipher
-from app.crypto.wrapping import LocalKeys
+from app.crypto.wrapping import LocalKey, WrappingKeys
 from config.encryption import WrappingKeySetting
+
+
+def no_service_key(entry: WrappingKeySetting) -> WrappingKey:
+    """Refuse a key of a key service."""
+    raise ValueError(f"keys of {entry.kind} cannot be used here")
 
 
 class Encryption:
@@ -18,15 +23,27 @@ class Encryption:
         entries: The wrapping keys of the settings, the one that wraps first; none: encryption is off.
         store: The stored data keys.
         clock: For the times at which data keys are created.
+        open_service_key: Returns the key of an entry that names one in a key service.
     """
 
-    def __init__(self, entries: Sequence[WrappingKeySetting], store: DataKeyStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        entries: Sequence[WrappingKeySetting],
+        store: DataKeyStore,
+        clock: Clock,
+        open_service_key: Callable[[WrappingKeySetting], WrappingKey] = no_service_key,
+    ) -> None:
         self.store = store
         self.wrapping: KeyWrapping | None = None
         self.keys: DataKeys | None = None
         self.cipher: AesPayloadCipher | None = None
         if entries:
-            self.wrapping = LocalKeys([entry.key for entry in entries])
+            self.wrapping = WrappingKeys(
+                [
+                    LocalKey(entry.key) if entry.kind == "local" else open_service_key(entry)
+                    for entry in entries
+                ]
+            )
             self.keys = DataKeys(store, self.wrapping, clock)
             self.cipher = AesPayloadCipher(self.keys)
 

@@ -20,6 +20,8 @@ from app.flow.conditions.guards import compiled, refused
 from app.flow.people.approvals import has_voted, required_roles
 from app.flow.position import current_step, require_active
 
+_UNSEEN = "It depends on fields that you may not see, so it is not explained for an assumed payload or role: "
+
 
 def explain_transition(
     definition: FlowDefinition,
@@ -31,6 +33,7 @@ def explain_transition(
     *,
     shown: FlowState,
     budget: GuardBudget,
+    assumed: bool,
 ) -> TransitionExplanation:
     """Explain whether a caller may run a transition now.
 
@@ -43,6 +46,8 @@ def explain_transition(
         now: The time of the explanation.
         shown: The state as the reader of the explanation may see it, whose values a guard is reported with.
         budget: The budget that the guards of all explained transitions share.
+        assumed: The reader chose the payload or the roles. A guard that compares them with fields that the
+            reader does not see has no result, as it could find their values by asking again and again.
     """
     step = current_step(definition, state)
     chosen = step.transitions.get(name)
@@ -60,7 +65,10 @@ def explain_transition(
     if chosen.guard is not None:
         given = {} if payload is UNSET else payload
         inputs, reported = (GuardInputs(each, given, caller, now) for each in (state, shown))
-        checks.append(_guard(chosen, inputs, reported, budget, with_payload=payload is not UNSET))
+        if assumed and not compiled(chosen.guard).reads_alike(inputs, reported):
+            checks.append(CheckView(condition="guard", passed=None, message=_UNSEEN + chosen.guard))
+        else:
+            checks.append(_guard(chosen, inputs, reported, budget, with_payload=payload is not UNSET))
     return _explained(chosen, state, checks)
 
 

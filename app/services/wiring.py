@@ -210,11 +210,11 @@ class Components:
 
     def _executor(self, ports: Ports, commits: Committer, recovery: Recovery, masks: FieldMasks) -> Executor:
         # Digests of what users entered are keyed where the data itself is encrypted.
-        secrets = None if ports.keys is None else ports.integrations.secrets
+        keys = None if ports.keys is None else ports.keys.users
         return Executor(
             ports.states,
             commits,
-            Idempotency(ports.history, RequestFingerprints(secrets)),
+            Idempotency(ports.history, RequestFingerprints(keys)),
             Deadlines(self.catalog, ports.is_time_trusted),
             recovery,
             ConflictResolution(self.catalog, masks, ports.history),

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from app.auth.policy import Permission
 from app.contracts.callers import ADMIN, READ, SERVICE, USE, Caller
 from app.contracts.commands import Origin, StartCommand
 from app.contracts.errors import InsufficientPermissionsError, InvalidTransitionError
 from app.contracts.people import Participant
 from app.contracts.state import StateId
 from app.flow.people.field_access import SPECIAL_ROLES
+from app.http.application import all_endpoints
 from tests.support.case_flows import OWNER, case_flow, replace_people
 from tests.support.case_world import SECRET, TARGETS, make_world
 from tests.support.credentials import key_verifier, signed
@@ -20,6 +22,14 @@ from tests.support.rig import Rig
 
 STATE = "/api/flow/case/state"
 ADMINISTRATION = "/api/admin/states"
+READS = [
+    endpoint.path.format(flow_id="case")
+    for endpoint in all_endpoints({})
+    if endpoint.access.permission is Permission.READ_STATES
+    and endpoint.media_type == "application/json"
+    and "token" not in endpoint.query.__struct_fields__
+]
+"""The reads of a user's states that end."""
 STRANGER = signed("mallory")
 READER = signed("rita", scope=READ)
 TARGET = TARGETS["one"]
@@ -205,6 +215,22 @@ async def test_a_reader_who_may_use_changes_no_state_of_others(doors: Doors) -> 
     assert (await get(doors, token, f"{STATE}?userId=olga")).json()["transitions"] == []
 
 
+async def test_an_explanation_shows_support_staff_no_payload() -> None:
+    """A guard is explained with the values that it saw."""
+    flow = case_flow("case")
+    flow["steps"]["open"]["transitions"]["edit"]["guard"] = "payload.secret == 'apple'"
+    rig = Rig()
+    await rig.service.create_flow(flow)
+    start = StartCommand(payload={"secret": SECRET}, participants=(Participant("reviewer", user_id="pia"),))
+    await rig.service.start_flow("olga", "case", start, origin=Origin(OWNER))
+    doors = Doors(rig, key_verifier())
+    for token, sees in ((signed("olga"), True), (signed("olga", scope=READ), True), (READER, False)):
+        answer = await get(doors, token, "/api/flow/case/explain?userId=olga")
+        assert answer.status_code == 200, answer.text
+        assert "apple" in answer.text
+        assert (SECRET in answer.text) is sees, answer.text
+
+
 async def test_a_participant_who_also_reads_all_keeps_the_role(doors: Doors) -> None:
     token = signed("pia", scope=f"{USE} {READ}")
     shown = (await get(doors, token, f"{STATE}?userId=olga")).json()
@@ -267,6 +293,13 @@ async def test_a_role_is_no_scope_and_a_scope_no_role() -> None:
     assert (await get(doors, signed("mallory", scope="clerk"), STATE)).status_code == 403
 
 
+@pytest.mark.parametrize("between", ["\n", "\t", "\u00a0", "\u2003", ",", "+", ";", "\0"])
+async def test_a_space_alone_separates_scopes(doors: Doors, between: str) -> None:
+    """A provider that grants scopes as they are requested knows no other separator."""
+    for scope in (f"{USE}{between}{ADMIN}", [f"{USE}{between}{ADMIN}"], f"openid{between}{ADMIN}"):
+        assert (await get(doors, signed("mallory", scope=scope), ADMINISTRATION)).status_code == 403
+
+
 @pytest.mark.parametrize("user", ["service:desk", "service:shop", "olga", "service:", "desk"])
 async def test_a_credential_of_a_service_acts_for_no_user(doors: Doors, user: str) -> None:
     token = signed("someone", scope=f"{SERVICE} {ADMIN}", service="desk")
@@ -277,6 +310,25 @@ async def test_a_credential_of_a_service_acts_for_no_user(doors: Doors, user: st
     assert (await get(doors, token, ADMINISTRATION)).status_code == 403
     listed = await get(doors, token, f"/api/states?userId={user}")
     assert (listed.json()["items"] != []) is (user == "olga"), "states of flows with its steps"
+
+
+async def test_only_those_who_may_know_learn_that_a_user_was_erased() -> None:
+    rig = await make_world(TARGETS.values())
+    doors = Doors(rig, key_verifier())
+    start = StartCommand(payload={"secret": SECRET}, participants=(Participant("reviewer", user_id="pia"),))
+    await rig.service.start_flow("erin", "case", start, origin=Origin(Caller("erin")))
+    async with rig.service:
+        await rig.service.personal_data.erase("erin", Origin(Caller("root", scopes=frozenset({ADMIN}))))
+    for token in (STRANGER, signed("pia"), signed("rex", roles=["reviewer"])):
+        for path in READS:
+            answers = [await get(doors, token, f"{path}?userId={user}") for user in ("erin", "nobody")]
+            assert [answer.status_code for answer in answers] == [403, 403], path
+            assert answers[0].json() == answers[1].json(), path
+    for token in (READER, signed("root", scope=ADMIN), signed("shop", scope=SERVICE)):
+        for path in READS:
+            answer = await get(doors, token, f"{path}?userId=erin")
+            assert answer.status_code in (200, 404, 409, 410), (path, answer.text)
+            assert SECRET not in answer.text
 
 
 # Below the interfaces

@@ -16,13 +16,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from app.cli import command as cli
 from app.cli.command import COMMANDS, main
 from app.cli.origin import command_source
 from app.contracts.audit import AuditEntry
+from app.contracts.commands import Origin
 from app.contracts.deliveries import DeadLetter
 from app.contracts.integration_commands import ApiKeyCommand, RegistrationCommand
 from app.contracts.state import StateId
+from app.contracts.wire.times import iso
 from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
 from app.services import FlowService
@@ -189,7 +190,7 @@ def no_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.administration.personal_data.MAX_DRAIN_SECONDS", 0.0)
 
 
-async def world() -> Rig:
+async def world(*, clear: bool = True) -> Rig:
     """Build a service on which the owner has states, and a service is registered that has a dead letter."""
     rig = await make_world(TARGETS.values())
     rig.clock.advance(hours=1)
@@ -210,7 +211,8 @@ async def world() -> Rig:
         event=EVENT,
     )
     await rig.letters.add([letter])
-    rig.audit_store.entries.clear()
+    if clear:
+        rig.audit_store.entries.clear()
     return rig
 
 
@@ -269,7 +271,86 @@ async def test_a_route_that_changes_something_is_audited(name: str) -> None:
         assert isinstance(entry, AuditEntry)
         assert (entry.act.actor, entry.act.client) == ("root", "http")
         assert isinstance(entry.act.request_id, str)
+        assert entry.act.address == "127.0.0.1"
         assert OWNER not in repr(entry)
+    await require_in_history(rig)
+
+
+KINDS = {
+    "state.assign": "assigned",
+    "state.claim": "claimed",
+    "state.clear": "cleared",
+    "state.pause": "paused",
+    "state.recover": "recovered",
+    "state.release": "released",
+    "state.reset": "reset",
+    "state.resume": "resumed",
+    "state.set": "set",
+    "state.start": "started",
+    "state.transition": "transitioned",
+    "state.undo": "undone",
+    "state.withdraw": "withdrawn",
+}
+
+
+async def require_in_history(rig: Rig) -> None:
+    """Require that each change of a state stands in its history: its kind, its actor, and the same hash."""
+    records = {record.hash: record for record in await rig.flows.get_flow_history(OWNER, "case")}
+    for entry in rig.audit_store.entries:
+        assert isinstance(entry, AuditEntry)
+        if entry.act.details.get("changed") is True:
+            record = records[entry.act.after]
+            assert (record.kind, record.actor) == (KINDS[entry.act.action], "root")
+            assert (record.previous_hash, record.revision) == (
+                entry.act.before,
+                entry.act.details["revision"],
+            )
+
+
+@pytest.mark.expected_logs("state recovered")
+async def test_a_recovery_stands_in_the_history() -> None:
+    rig = await world()
+    doors = Doors(rig, NamedCallers())
+    state_id = StateId("case", OWNER)
+    lost = rig.states.stored.pop(state_id.key)
+    assert await rig.service.background.relay.deliver(lost.pending) == []
+    request = await request_of(rig, ENDPOINTS["recoverFlow"], ROUTES["recoverFlow"])
+    answer = await doors.send("administrator", request)
+    newest = (await rig.flows.get_flow_history(OWNER, "case"))[-1]
+    assert (newest.kind, newest.actor) == ("recovered", "root"), answer.text
+
+
+async def test_the_log_is_read_in_pages_and_by_filters() -> None:
+    rig = await world()
+    doors = Doors(rig, NamedCallers())
+    for name in ("pauseFlow", "resumeFlow", "purgeExpiredFlows", "updateFlow"):
+        request = await request_of(rig, ENDPOINTS[name], ROUTES[name])
+        assert (await doors.send("administrator", request)).is_success
+    before = rig.audit_store.entries[0].sequence - 1
+
+    async def read(**query: str) -> dict[str, Any]:
+        answer = await doors.send("administrator", Request("GET", "/api/admin/audit", query, None, {}))
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def numbers(**query: str) -> list[int]:
+        return [entry["sequence"] - before for entry in (await read(**query))["items"]]
+
+    assert await numbers(limit="5") == [1, 2, 3, 4, 5]
+    assert await numbers(after=(await read(limit="5"))["next"]) == [6, 7, 8]
+    assert await numbers(user=OWNER) == await numbers(target="state:case") == [1, 2, 3, 4]
+    assert await numbers(action="state.pause") == [1, 2]
+    assert await numbers(action="state.*", actor="root") == [1, 2, 3, 4]
+    assert await numbers(actor="nobody") == await numbers(user="nobody") == []
+    assert len(await numbers(since=iso(rig.clock.now()))) == 8
+    assert await numbers(since=iso(rig.clock.now() + timedelta(seconds=1))) == []
+    assert len(rig.audit_store.entries) == 8, "reading is not recorded"
+    for query in ({"after": "x"}, {"since": "2026-01-01T00:00:00"}, {"limit": "0"}, {"user": ""}):
+        answer = await doors.send("administrator", Request("GET", "/api/admin/audit", query, None, {}))
+        assert answer.status_code == 422
+    answer = await doors.send("owner", Request("GET", "/api/admin/audit", {}, None, {}))
+    assert answer.status_code == 403
 
 
 ENDLESS = {"streamFlowState", "streamServiceEvents"}
@@ -346,16 +427,21 @@ def test_every_command_is_in_a_table() -> None:
 
 
 def run_command(
-    words: list[str], rig_of: Callable[[Rig], Any], monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    rig_of: Callable[[Rig], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    clear: bool = True,
 ) -> tuple[Rig, str]:
     """Run a command with the service of a world; return the world, and its stores before the command."""
     made: list[tuple[Rig, str]] = []
 
     def with_rig(use: Callable[[FlowService], Any]) -> Any:
         async def run() -> Any:
-            rig = await world()
+            rig = await world(clear=clear)
             await rig_of(rig)
-            rig.audit_store.entries.clear()
+            if clear:
+                rig.audit_store.entries.clear()
             made.append((rig, await stored(rig)))
             return await use(rig.service)
 
@@ -364,9 +450,8 @@ def run_command(
 
     with click.Context(main) as context:
         main.get_command(context, words[0])
-    real = cli.with_service
-    for module in [*sys.modules.values()]:
-        if getattr(module, "with_service", None) is real:
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("app.cli.") and hasattr(module, "with_service"):
             monkeypatch.setattr(module, "with_service", with_rig)
     answer = CliRunner().invoke(main, words, catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
@@ -395,3 +480,27 @@ def test_a_command_that_reads_changes_nothing(name: str, monkeypatch: pytest.Mon
     rig, before = run_command([*name.split(), *READING_COMMANDS[name]], prepare, monkeypatch)
     assert asyncio.run(stored(rig)) == before
     assert rig.audit_store.entries == []
+
+
+def test_commands_read_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[str] = []
+
+    async def act(rig: Rig) -> None:
+        await prepare(rig)
+        await rig.service.clear_flow_state(OWNER, "case", origin=Origin(ROOT))
+
+    def run(*words: str) -> str:
+        run_command(["audit", *words], act, monkeypatch, clear=False)
+        return "".join(printed)
+
+    monkeypatch.setattr("app.cli.audit.echo", lambda text: printed.append(f"{text}\n"))
+    lines = run("list", "--user", OWNER, "--action", "state.clear").splitlines()
+    assert [line.split()[2:6] for line in lines] == [
+        [outcome, "state.clear", "state:case", f"cli:{command_source().account}"]
+        for outcome in ("started", "done")
+    ]
+    printed.clear()
+    exported = [json.loads(line) for line in run("export").splitlines()]
+    assert [entry["sequence"] for entry in exported] == list(range(1, len(exported) + 1))
+    printed.clear()
+    assert run("verify").splitlines()[0::2] == [f"entries: {len(exported)}", "chain: whole"]

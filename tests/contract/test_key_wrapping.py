@@ -1,32 +1,76 @@
-"""The contract of KeyWrapping."""
+"""The contract of KeyWrapping and of WrappingKey."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import requests
 
-from app.contracts.ports.keys import KeyWrapping
-from app.crypto.wrapping import LocalKeys
+from app.contracts.ports.keys import KeyWrapping, WrappingKey
+from app.crypto.wrapping import LocalKey, WrappingKeys
+from app.outbound.key_services.aws import AwsKmsKey
+from app.outbound.key_services.gcp import GcpKmsKey
+from app.outbound.key_services.vault import VaultKey
 from tests.support.fake_data_keys import FakeKeyWrapping
+from tests.support.key_services import VAULT_TOKEN, KeyServices, serving_keys
 
-PORTS = (KeyWrapping,)
+PORTS = (KeyWrapping, WrappingKey)
 DATA_KEY = bytes(range(32))
 
+MakeKey = Callable[[str], WrappingKey]
 Make = Callable[[str], KeyWrapping]
 
 
-def local_keys(names: str) -> KeyWrapping:
-    return LocalKeys([name.encode() * 32 for name in names])
+@pytest.fixture
+async def services(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KeyServices]:
+    """A server of key services, with the settings of their clients."""
+    async with serving_keys() as services:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", services.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+        monkeypatch.setenv("VAULT_TOKEN", VAULT_TOKEN)
+        yield services
 
 
-def fake_keys(names: str) -> KeyWrapping:
-    return FakeKeyWrapping(*names)
+def key_maker(kind: str, url: str) -> MakeKey:
+    """Makes keys of a kind by names of one letter."""
+
+    def make(name: str) -> WrappingKey:
+        if kind == "aws":
+            return AwsKmsKey(f"arn:aws:kms:eu-central-1:111122223333:key/{name}")
+        if kind == "gcp":
+            resource = f"projects/p/locations/eu/keyRings/r/cryptoKeys/{name}"
+            return GcpKmsKey(resource, f"{url}/v1", requests.Session)
+        if kind == "vault":
+            return VaultKey(f"{url}/v1/transit/keys/{name}")
+        return LocalKey(name.encode() * 32)
+
+    return make
 
 
-@pytest.fixture(params=[fake_keys, local_keys])
-def make(request: pytest.FixtureRequest) -> Make:
+@pytest.fixture(params=["local", "aws", "gcp", "vault"])
+def make_key(request: pytest.FixtureRequest, services: KeyServices) -> MakeKey:
+    return key_maker(request.param, services.url)
+
+
+@pytest.fixture(params=["fake", "local", "aws", "gcp", "vault"])
+def make(request: pytest.FixtureRequest, services: KeyServices) -> Make:
     """Makes the keys with these names of one letter; the first one wraps."""
-    chosen: Make = request.param
-    return chosen
+    if request.param == "fake":
+        return lambda names: FakeKeyWrapping(*names)
+    make_key = key_maker(request.param, services.url)
+    return lambda names: WrappingKeys([make_key(name) for name in names])
+
+
+async def test_a_wrapping_key_unwraps_what_it_wrapped_for_the_same_owner(make_key: MakeKey) -> None:
+    key, other = make_key("a"), make_key("b")
+    assert key.id == make_key("a").id != other.id
+    assert "," not in key.id
+    wrapped = await key.wrap(DATA_KEY, "user:ada")
+    assert await make_key("a").unwrap(wrapped, "user:ada") == DATA_KEY
+    changed = bytes([*wrapped[:-1], wrapped[-1] ^ 1])
+    for wrong in ((key, wrapped, "user:eve"), (other, wrapped, "user:ada"), (key, changed, "user:ada")):
+        with pytest.raises(ValueError, match="changed, or belongs to another owner"):
+            await wrong[0].unwrap(*wrong[1:])
 
 
 async def test_a_key_unwraps_for_its_owner_alone(make: Make) -> None:

@@ -239,3 +239,16 @@ async def test_a_worker_that_forgets_keys_reads_them_again(
     assert await cipher.open_many([sealed_as(text, sealed)]) == ["{}"]
     forget(user_keys)
     assert await cipher.open_many([sealed_as(text, sealed)]) == [Unopened.ERASED]
+
+
+async def test_a_digest_is_the_same_on_all_workers_and_another_one_for_each_user_and_after_an_erasure(
+    user_keys: UserKeys, store: FakeDataKeyStore
+) -> None:
+    other = Worker(store).keys
+    digest = await user_keys.digest("ada", b"content")
+    assert len(digest) == 24
+    assert await other.digest("ada", b"content") == digest
+    assert await other.digest("ada", b"other") != digest
+    assert await other.digest("eve", b"content") != digest
+    await user_keys.retire("ada")
+    assert await user_keys.digest("ada", b"content") != digest

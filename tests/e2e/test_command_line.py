@@ -77,6 +77,8 @@ def test_state(shell: Shell) -> None:
     made = json.loads(shell("state", "set", *which, '{"step": "verification"}'))
     assert (made["step"], made["revision"]) == ("verification", 0)
     assert json.loads(shell("state", "show", *which)) == made
+    flow = which[which.index("--flow") + 1]
+    assert "no searchable field" in shell("state", "find", "--flow", flow, "/number=1", code=1)
     explained = shell("state", "explain", *which, "--to", "completed")
     assert "at verification (active, revision 0)" in explained
     assert "the shortest way to completed" in explained

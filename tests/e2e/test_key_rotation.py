@@ -132,8 +132,8 @@ async def test_a_rotation_under_load_that_is_killed_twice_loses_nothing(
     try:
         async with walkers.walking(serving):
             ended = Process("keys", "rotate", "--json", env=env, cwd=tmp_path)
-            report = json.loads(await asyncio.to_thread(lambda: ended.wait_for(r"\{.*\}", 600)[0]))
-            assert ended.end() == 0
+            assert await asyncio.to_thread(ended.popen.wait, 600) == 0
+            report = json.loads(ended.wait_for(r"\{.*\}")[0])
         assert (report["key"], report["remaining"]) == (key_id(new), 0)
     finally:
         serving.end()

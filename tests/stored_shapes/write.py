@@ -40,7 +40,7 @@ async def live(parts: Backend, clock: FakeClock) -> None:
     """The lives of some users, so that every member of every document is there."""
     service = parts.service
     flows = service.as_trusted()
-    flow = flow_dict(title="Loop", ttl="P36500D")
+    flow = flow_dict(title="Loop", ttl="P36500D", searchable=["/n"])
     flow["steps"]["b"]["timeout"] = {"after": "PT1H", "transition": "done", "resume": "remaining"}
     flow["steps"]["b"]["payloadMap"] = {"x": 0}
     flow["steps"]["b"]["transitions"]["back"]["roles"] = ["staff"]

@@ -38,6 +38,7 @@ class Doors:
         application = build_application(
             rig.service, verifier, checks={}, cors_origins=[], max_payload_bytes=10_000, lifespan=_lifespan
         )
+        self.routes = application.routes
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://test")
         self.sockets = FlowSockets(
             rig.service, verifier, transports=["websocket"], cors_origins=[], max_message_bytes=10_000

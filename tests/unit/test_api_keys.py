@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
+from app.auth.tokens import TokenVerifier
 from app.contracts.callers import ADMIN, SERVICE, Caller, service_caller
 from app.contracts.errors import (
     ApiKeyNotFoundError,
     AuthenticationRequiredError,
     InsufficientPermissionsError,
     InvalidRequestError,
+    RateLimitedError,
     ServiceNotFoundError,
     StoreUnavailableError,
 )
@@ -22,9 +24,13 @@ from app.contracts.integration_commands import ApiKeyCommand
 from app.services.audit.log import AuditLog
 from app.services.integrations.api_keys import MAX_VALID_KEYS, TRUST_SECONDS, ApiKeys, NewApiKey
 from app.services.integrations.key_text import is_key_id, new_key, read_key
+from app.services.rates.admission import Admission
+from app.services.rates.request_limits import RequestLimits, RequestRates
+from app.services.rates.shared_budgets import SharedBudgets
 from tests.support.fake_api_keys import FakeApiKeyStore
 from tests.support.fake_audit import FakeAuditStore
 from tests.support.fake_integrations import FakeIntegrationStore
+from tests.support.fake_rates import FakeRateCounters
 from tests.support.fakes import FakeBus, FakeClock, FakeSecretStore
 from tests.support.log_events import LogEvents
 from tests.support.samples import T0
@@ -300,3 +306,18 @@ async def test_the_log_has_ids_of_keys_and_never_keys(world: World, log_events: 
     assert [entry["reason"] for entry in log_events.named("api key refused")] == ["revoked", "format"]
     assert made.key.id in logged
     assert made.text.rpartition("_")[2][:12] not in logged
+
+
+async def test_failures_of_others_at_the_address_stop_no_key_that_this_worker_knows(world: World) -> None:
+    made, unused = await world.make(), await world.make()
+    limits = RequestLimits(SharedBudgets(FakeRateCounters()), RequestRates(failures=1))
+    verifier = TokenVerifier(key="k" * 32, algorithms=["HS256"], service_keys=world.keys)
+    admission = Admission(limits, verifier)
+    assert (await admission.admit(made.text, "192.0.2.1")).service == "payment"
+    with pytest.raises(AuthenticationRequiredError):
+        await admission.admit("made-up", "192.0.2.1")
+    assert (await admission.admit(made.text, "192.0.2.1")).service == "payment"
+    other = made.text.replace(made.text.split("_")[1], unused.text.split("_")[1])
+    for text in (unused.text, other, "made-up", new_key()[0]):
+        with pytest.raises(RateLimitedError):
+            await admission.admit(text, "192.0.2.1")

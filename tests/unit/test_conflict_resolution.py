@@ -15,6 +15,7 @@ from app.contracts.errors import (
     RevisionConflictError,
     StatePausedError,
 )
+from app.contracts.people import Participant
 from app.contracts.positions import ExpectedPosition
 from app.contracts.record import HistoryRecord, MergedField
 from app.contracts.state import FlowState, StateId, StatePosition
@@ -393,3 +394,51 @@ async def test_whoever_may_not_see_the_state_learns_nothing_of_it() -> None:
     with pytest.raises(FlowError) as raised:
         await r.service.execute_transition("ada", "loop", "again", {"note": 2}, origin=origin)
     assert raised.value.code == "INSUFFICIENT_PERMISSIONS"
+
+
+HIDING: dict[str, Any] = {
+    "flow": "loan",
+    "initialStep": "open",
+    "sensitive": {"/salary": [], "/people/*": []},
+    "participants": {"clerk": {"assignable": True}},
+    "steps": {
+        "open": {
+            "index": 0,
+            "step": "open",
+            "service": "desk",
+            "transitions": {
+                "own": {"transition": "own", "step": "open"},
+                "note": {
+                    "transition": "note",
+                    "step": "open",
+                    "roles": ["clerk"],
+                    "conflict": {"merge": ["/note"]},
+                },
+            },
+        }
+    },
+}
+
+
+async def test_a_conflict_reveals_neither_hidden_values_nor_hidden_names() -> None:
+    made = Rig()
+    await made.service.create_flow(HIDING)
+    owner = Origin(Caller("ada"))
+    people = (Participant("clerk", user_id="cleo"),)
+    start = StartCommand(payload={"salary": 1, "note": 1, "people": {"x": 1}}, participants=people)
+    first, _ = await made.service.start_flow("ada", "loan", start, origin=owner)
+    later = {"salary": 777, "people": {"x": 1, "eve": 2}}
+    await made.service.execute_transition("ada", "loan", "own", later, origin=owner)
+    stale = Origin(Caller("cleo"), dry_run=True, expected=ExpectedPosition(first.revision, first.epoch))
+
+    async def conflict(payload: Any, remove: Any = UNSET) -> tuple[str, Any]:
+        asked = made.service.execute_transition("ada", "loan", "note", payload, remove=remove, origin=stale)
+        found = await conflict_of(asked)
+        return found.message, found.details["fields"]
+
+    assert await conflict({"salary": 777}) == await conflict({"salary": 5})
+    assert (await conflict({"salary": 777}))[1] == ["/salary"]
+    assert (await conflict({}, ("/people",)))[1] == ["/people"]
+    assert (await conflict({"people": {"eve": 2}}))[1] == (await conflict({"people": {"eve": 3}}))[1]
+    both = await made.service.execute_transition("ada", "loan", "note", {"note": 2}, origin=stale)
+    assert both.payload == {"note": 2, "people": {}}

@@ -22,7 +22,7 @@ def constraints() -> dict[str, str]:
 def own_requirements() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    listed = [*project["dependencies"], *extras["embedded"], *extras["test"]]
+    listed = [*project["dependencies"], *extras["embedded"], *extras["kms"], *extras["test"]]
     return [Requirement(text) for text in listed if not text.startswith("server-flow[")]
 
 

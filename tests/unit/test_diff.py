@@ -76,6 +76,10 @@ TIMEOUT = {"after": "PT1H", "transition": "go"}
         (edited(OLD, instances="many"), "/instances", "compatible"),
         (edited(OLD, participants={"approver": {}}), "/participants/approver", "compatible"),
         (edited(OLD, participants={}), "/participants", "safe"),
+        (edited(OLD, sensitive={"/a": ["x"]}), "/sensitive/~1a", "compatible"),
+        (edited(OLD, sensitive={}), "/sensitive", "safe"),
+        (edited(OLD, visible={"x": ["/a"]}), "/visible", "compatible"),
+        (edited(OLD, searchable=["/a"]), "/searchable", "compatible"),
         (edited(OLD, config={"defaultFlow": "x"}), "/config", "safe"),
         (edited(OLD, config={"queryParam": "x"}), "/config/queryParam", "compatible"),
         (edited(OLD, a__title="A"), "/steps/a/title", "safe"),
@@ -312,3 +316,34 @@ def test_the_verdict_holds_for_every_state(seed: int, changes: int) -> None:
         assert timers.placement_changes(step, state, T0) == timers.placement_changes(
             new.flow.steps[step.step], state, T0
         )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pointer", "says"),
+    [
+        (
+            {"sensitive": {"/a": []}},
+            {"sensitive": {}},
+            "/sensitive/~1a",
+            "see the field, which was sensitive",
+        ),
+        ({"sensitive": {"/a": []}}, {"sensitive": {"/a": ["x"]}}, "/sensitive/~1a", "Readers with 'x' see"),
+        ({"sensitive": {"/a": ["x"]}}, {"sensitive": {"/a": []}}, "/sensitive/~1a", "'x' do not see"),
+        (
+            {"sensitive": {"/a": ["x", "y"]}},
+            {"sensitive": {"/a": ["y", "x"]}},
+            "/sensitive/~1a",
+            "The same roles",
+        ),
+        ({"visible": {"x": ["/a"]}}, {}, "/visible", "see every field"),
+        ({"visible": {"x": ["/a"]}}, {"visible": {"x": ["/b"]}}, "/visible/x", "other fields"),
+        ({"visible": {"x": ["/a"]}}, {"visible": {}}, "/visible/x", "other fields"),
+    ],
+)
+def test_fields_that_readers_see_or_do_not_see_any_more_are_named(
+    before: dict[str, Any], after: dict[str, Any], pointer: str, says: str
+) -> None:
+    found = between(flow_dict(**after), flow_dict(**before))
+    (reason,) = found.reasons
+    assert reason.pointer == pointer
+    assert says in reason.message

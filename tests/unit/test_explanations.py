@@ -1,5 +1,6 @@
 """Explanations agree with what commands do, and ways are the shortest ones."""
 
+import copy
 import itertools
 from typing import Any
 
@@ -192,6 +193,37 @@ async def test_others_cannot_assume_roles(caller: Caller) -> None:
     with pytest.raises(InsufficientPermissionsError) as refusal:
         await explain(made, caller, roles=["gold"])
     assert refusal.value.details["scope"] == READ
+
+
+HIDDEN_GUARDS = {
+    "by payload": "payload.guess < state.payload.limit",
+    "by role": "string(state.payload.limit) in user.roles",
+    "by all": "payload.exists(name, state.payload[name] == payload[name])",
+}
+
+
+@pytest.mark.parametrize("caller", [Caller("rita"), Caller("sue", scopes=frozenset({READ}))])
+@pytest.mark.parametrize("guard", HIDDEN_GUARDS.values(), ids=HIDDEN_GUARDS.keys())
+async def test_hidden_values_cannot_be_found_by_trying_payloads_and_roles(guard: str, caller: Caller) -> None:
+    flow = copy.deepcopy(GUARDED) | {"sensitive": {"/limit": []}}
+    step = flow["steps"]["draft"]["transitions"]
+    step["small"] = {"transition": "small", "step": "done", "guard": guard}
+    step["open"] = {"transition": "open", "step": "done", "guard": "payload.guess < 5"}
+    made = Rig()
+    await made.service.create_flow(flow)
+    start = StartCommand(participants=PEOPLE, payload={"limit": 7})
+    await made.service.start_flow("ada", "expense", start, origin=trusted_origin("ada"))
+    answers = set()
+    for guess in (6, 7, 8):
+        asked: dict[str, Any] = {"payload": {"guess": guess, "limit": guess}}
+        if caller.reads_all:
+            asked["roles"] = [str(guess)]
+        (small,) = (await explain(made, caller, transition="small", **asked)).transitions
+        (check,) = (each for each in small.checks if each.condition == "guard")
+        answers.add((check.passed, small.possible is True, check.message))
+    assert [passed for passed, _, _ in answers] == [None]
+    (others,) = (await explain(made, caller, transition="open", payload={"guess": 1})).transitions
+    assert [each.passed for each in others.checks if each.condition == "guard"] == [True]
 
 
 async def test_a_stranger_gets_no_explanation() -> None:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from app.flow.values.masking import Mask
 from tests.support.long_form import examples
 
-PAYLOAD = {
+PAYLOAD: dict[str, Any] = {
     "amount": 3,
     "card": {"number": "4111", "name": "Ada"},
     "items": [{"id": 1, "price": 5}, {"id": 2, "price": 6, "vat": 1}],
@@ -162,6 +162,18 @@ def test_fields_that_are_shown_as_wholes() -> None:
         ),
         (Mask(shown=("/card/name",)), {"card": {"name": "Eva"}}, {"card": {"name": "Eva", "number": "4111"}}),
         (Mask(shown=()), {"amount": 4}, {"amount": 4}),
+        # Nothing moves to a position at which its sender would see it.
+        (
+            Mask(hidden=("/items/0",)),
+            {"items": [{"id": 2, "price": 6}, None, 3]},
+            {"items": [{"id": 2, "price": 6}, None, 3]},
+        ),
+        (Mask(shown=("/items/0",)), {"items": [None]}, {"items": [None]}),
+        (
+            Mask(hidden=("/items/0/price",)),
+            {"items": [7, {"id": 1}, 8]},
+            {"items": [7, {"id": 1}, 8]},
+        ),
     ],
 )
 def test_a_payload_that_is_sent_retains_what_its_sender_does_not_see(

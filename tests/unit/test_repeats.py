@@ -1,16 +1,22 @@
 """The same request id gives the first answer again, with no second change and no second event."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
 from app.contracts.callers import trusted_caller
-from app.contracts.commands import Origin, SetCommand, StartCommand
+from app.contracts.commands import Origin, SetCommand, StartCommand, TransitionCommand
 from app.contracts.errors import InvalidRequestError, InvalidTransitionError
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS
 from app.contracts.positions import ExpectedPosition
+from app.contracts.record import request_key
+from app.crypto.data_keys import DataKeys
+from app.crypto.wrapping import LocalKeys
+from app.services.states.idempotency import RequestFingerprints
+from app.services.wiring import KeyPorts
+from tests.support.fake_data_keys import FakeDataKeyStore
 from tests.support.fakes import FakeStateStore
 from tests.support.rig import rig
 
@@ -159,3 +165,31 @@ async def test_rivals_with_one_id_make_one_change() -> None:
     state = await service.execute_transition("ada", "loop", "again", origin=origin("k"))
     assert state.revision == 1
     assert r.states.stored["loop:ada"].state.revision == 1
+
+
+async def test_where_data_is_encrypted_fingerprints_are_keyed_and_older_ones_still_match() -> None:
+    r = await rig()
+    await r.flows.start_flow("ada", "loop")
+    clear = [await r.service.execute_transition("ada", "loop", "again", {"a": 1}, origin=origin("1"))]
+    wrapping = LocalKeys([b"a" * 32])
+    store = FakeDataKeyStore()
+    r.keys = KeyPorts(store, wrapping, DataKeys(store, wrapping, r.clock), cast(Any, None))
+    keyed, other = r.make(), r.make()
+    for service in (keyed, other):
+        again = await service.execute_transition("ada", "loop", "again", {"a": 1}, origin=origin("1"))
+        assert again == clear[0], "a repeated request of before"
+        with pytest.raises(InvalidRequestError):
+            await service.execute_transition("ada", "loop", "again", {"a": 2}, origin=origin("1"))
+    first = await keyed.execute_transition("ada", "loop", "again", {"a": 2}, origin=origin("2"))
+    assert await other.execute_transition("ada", "loop", "again", {"a": 2}, origin=origin("2")) == first
+    with pytest.raises(InvalidRequestError):
+        await other.execute_transition("ada", "loop", "again", {"a": 3}, origin=origin("2"))
+    (before, after) = r.states.stored["loop:ada"].recent
+    unkeyed = await RequestFingerprints().of("ada", "again", TransitionCommand(payload={"a": 2}), origin("2"))
+    assert unkeyed is not None
+    assert before.request == request_key("ada", "1")
+    assert after.request != request_key("ada", "2")
+    assert after.digest not in (unkeyed.digest, before.digest)
+    for n in range(REMEMBERED_REQUESTS):  # the document forgets it, and the history has it
+        await keyed.execute_transition("ada", "loop", "again", {"n": n}, origin=origin(f"n{n}"))
+    assert await other.execute_transition("ada", "loop", "again", {"a": 2}, origin=origin("2")) == first

@@ -327,6 +327,10 @@ class StoreUnavailableError(FlowError):
         return self.advice
 
 
+class KeyServiceUnavailableError(StoreUnavailableError):
+    """A data key cannot be unwrapped now: its key management service fails, or its wrapping key lacks."""
+
+
 class DatabaseRefusedError(StoreUnavailableError):
     """The database cannot be used as it is: a wrong address, wrong credentials, no such host."""
 

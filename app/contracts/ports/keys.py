@@ -87,8 +87,31 @@ class DataKeyStore(Protocol):
         """Count the owners with usable data keys, by the ids of the keys that wrap those."""
 
 
+class WrappingKey(Protocol):
+    """One key that wraps data keys: one of the settings, or one in a key management service."""
+
+    @property
+    def id(self) -> str:
+        """The id, which data keys are stored with."""
+
+    async def wrap(self, key: bytes, owner: str) -> bytes:
+        """Wrap a data key; it unwraps only for the same owner.
+
+        Raises:
+            KeyServiceUnavailableError: The key management service does not respond, or refuses.
+        """
+
+    async def unwrap(self, wrapped: bytes, owner: str) -> bytes:
+        """Return a data key.
+
+        Raises:
+            ValueError: It was changed, or belongs to another owner.
+            KeyServiceUnavailableError: The key management service does not respond, or refuses.
+        """
+
+
 class KeyWrapping(Protocol):
-    """Wraps data keys: with keys of the settings, or in a key management service."""
+    """Wraps data keys with one of several wrapping keys, and unwraps with all of them."""
 
     @property
     def current(self) -> str:
@@ -116,7 +139,14 @@ class KeyWrapping(Protocol):
 
 
 class UserKeys(Protocol):
-    """The part of the encryption that an erasure needs."""
+    """The data keys of users, for erasures and for what is compared but not read again."""
+
+    async def digest(self, user_id: str, content: bytes) -> str:
+        """Return a digest that the present data key of a user makes, and nobody without it.
+
+        Raises:
+            StoreUnavailableError: The data key cannot be read.
+        """
 
     async def retire(self, user_id: str) -> None:
         """Let no later change use the present data key of a user. Raises StoreUnavailableError."""

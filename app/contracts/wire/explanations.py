@@ -14,7 +14,8 @@ Condition = Literal["status", "step", "deadline", "role", "duties", "claim", "vo
 class CheckView(Struct, frozen=True, rename="camel", kw_only=True):
     """One condition of a transition.
 
-    ``passed`` is null if that depends on the payload, and none is given. ``code`` is that of the error that
+    ``passed`` is null if that depends on the payload, and none is given; also for a guard that compares a
+    given payload or role with fields that the reader may not see. ``code`` is that of the error that
     a request would get, ``details`` are its details: the roles, the faults of the payload, or the values
     that the guard read.
     """
@@ -29,10 +30,10 @@ class CheckView(Struct, frozen=True, rename="camel", kw_only=True):
 class TransitionExplanation(Struct, frozen=True, rename="camel", kw_only=True):
     """A transition of the current step, and whether it is ``possible`` now.
 
-    ``possible`` is null if only a payload is missing to tell. ``roles`` are those of which one is required;
-    absent: whoever may act on the state; empty: the timer alone. ``by`` are the people and groups with one of
-    them on this state. ``votes`` is the number of votes that are still missing. ``payload_schema`` is the
-    JSON Schema of the payload, ``guard`` the condition.
+    ``possible`` is null if only conditions that are null may stop it. ``roles`` are those of which one is
+    required; absent: whoever may act on the state; empty: the timer alone. ``by`` are the people and groups
+    with one of them on this state. ``votes`` is the number of votes that are still missing.
+    ``payload_schema`` is the JSON Schema of the payload, ``guard`` the condition.
     """
 
     transition: str

@@ -163,6 +163,10 @@ class GuardInputs:
             return self._size_of(name, None, value)
         return SizeOfObject({member: self._size_of(name, member, value[member]) for member in value})
 
+    def payloads(self, reads: Reads) -> dict[str, Any]:
+        """Return the parts of payloads that are read."""
+        return {name: self._read_value(name, members) for name, members in reads.items()}
+
     def too_much(self) -> str | None:
         """Return the reason why a guard that loops or matches cannot be evaluated; None if it can."""
         if self._too_much is None:

@@ -89,6 +89,7 @@ class Guard:
         self.is_expensive = form_of(self._root).is_expensive
         self._reads = reads_of(self._root, FIELDS)
         self.reads_payload = "payload" in self._reads
+        self._payloads = {name: self._reads[name] for name in _PAYLOADS & self._reads.keys()}
         self.reads_user = any(name in self._reads for name in _USER)
         self._key = repr(sorted((name, members and sorted(members)) for name, members in self._reads.items()))
         self._costs = [
@@ -137,10 +138,8 @@ class Guard:
         return seen_values(self._root, inputs.values)
 
     def reads_alike(self, inputs: GuardInputs, others: GuardInputs) -> bool:
-        """Return whether the guard reads the same payloads from both inputs."""
-        return all(
-            inputs.values.get(name) == others.values.get(name) for name in _PAYLOADS & self._reads.keys()
-        )
+        """Return whether the guard reads the same parts of payloads from both inputs."""
+        return inputs.payloads(self._payloads) == others.payloads(self._payloads)
 
     def cost(self, inputs: GuardInputs) -> float:
         """Return an upper bound of the cost of an evaluation, in nanoseconds (``guard_cost``)."""

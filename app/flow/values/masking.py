@@ -223,8 +223,9 @@ def _restored_elements(sent: list[Any], present: list[Any], rules: _Rules) -> li
     shown = [_shown(before, rules.at(str(n))) for n, before in enumerate(present)]
     unused = dict.fromkeys(range(len(present)))
     filled = []
-    for given in sent:
-        same = next((n for n in unused if shown[n] == given), None)
+    for place, given in enumerate(sent):
+        there = rules.at(str(place))  # where it must not show more than at its own position
+        same = next((n for n in unused if shown[n] == given == _shown(present[n], there)), None)
         if same is not None:
             del unused[same]
         filled.append(given if same is None else present[same])

@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from app.auth.policy import Access, Permission
 from app.contracts.errors import (
+    MAX_FAULTS,
     EntityRequiredError,
     Fault,
     FlowNotFoundError,
@@ -18,6 +19,7 @@ from app.contracts.errors import (
 )
 from app.contracts.state import Payload
 from app.contracts.wire.explanations import ExplanationView
+from app.flow.values.storable_json import storage_errors
 from app.http.endpoint import Answer, Call, Endpoint, StateQuery
 
 
@@ -59,6 +61,9 @@ def _payload(text: str | None) -> Payload | UnsetType:
         raise InvalidRequestError([Fault("/payload", f"is not JSON: {refusal}")]) from None
     if not isinstance(found, dict):
         raise InvalidRequestError([Fault("/payload", "must be an object, as JSON")])
+    faults = storage_errors(found, "/payload")
+    if faults:  # too deep to be reported, or with integers that no guard can read
+        raise InvalidRequestError(faults[:MAX_FAULTS])
     return found
 
 

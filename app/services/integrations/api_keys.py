@@ -29,7 +29,7 @@ from app.contracts.ports.clock import Clock
 from app.contracts.ports.integrations import ApiKeyStore, IntegrationStore
 from app.services.audit.log import AuditLog
 from app.services.integrations.key_cache import KeyCache
-from app.services.integrations.key_text import is_key_id, new_key, read_key
+from app.services.integrations.key_text import KeyText, is_key_id, new_key, read_key
 
 log = structlog.get_logger("auth")
 
@@ -145,10 +145,14 @@ class ApiKeys:
         if parts is None:
             raise self._refusal("format", "")
         key = await self._cache.find(parts.id)
-        same = hmac.compare_digest(parts.hashed, _NO_KEY if key is None else key.hashed)
-        if key is None or not same:
+        if not _is_of(key, parts) or key is None:
             raise self._refusal("unknown" if key is None else "secret", parts.id)
         return self._caller(key)
+
+    def knows(self, text: str) -> bool:
+        """Return true if this worker has read the key lately, and its secret is right."""
+        parts = read_key(text)
+        return parts is not None and _is_of(self._cache.known(parts.id), parts)
 
     async def renew(self, caller: Caller) -> Caller:
         """Return the caller of a connection with a later ``expires_at``, if its key is still valid.
@@ -219,3 +223,9 @@ class ApiKeys:
     def _on_gap(self, gap: Gap) -> None:
         if gap.concerns(EVERYONE):
             self._cache.invalidate()
+
+
+def _is_of(key: ApiKey | None, parts: KeyText) -> bool:
+    """Return whether a text has the secret of a key, in constant time."""
+    same = hmac.compare_digest(parts.hashed, _NO_KEY if key is None else key.hashed)
+    return same and key is not None

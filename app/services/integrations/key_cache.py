@@ -57,6 +57,11 @@ class KeyCache:
             task = self._reads[key_id] = asyncio.ensure_future(self._read(key_id))
         return await asyncio.shield(task)
 
+    def known(self, key_id: str) -> ApiKey | None:
+        """Return a key that was read lately, which may have changed since."""
+        found = self._known.get(key_id)
+        return None if found is None else found[0]
+
     def invalidate(self, alias: str | None = None) -> None:
         """Read the keys of an integration, or all keys, again at their next use."""
         self._invalidations += 1

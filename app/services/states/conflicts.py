@@ -1,5 +1,8 @@
 """Conflicts of a transition with changes that its caller did not know: the rule of the transition decides."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from msgspec import UNSET, structs
 
 from app.contracts.commands import TransitionCommand
@@ -9,8 +12,9 @@ from app.contracts.ports.history import HistoryStore
 from app.contracts.positions import ExpectedPosition
 from app.contracts.record import MergedField, named_payload, payload_record_id, state_after
 from app.contracts.state import FlowState, Payload
-from app.flow.conflicts import find_conflicts
+from app.flow.conflicts import find_conflicts, is_same
 from app.flow.history_chain import is_intact
+from app.flow.values.masking import Mask
 from app.services.definitions.catalog import DefinitionCatalog
 from app.services.definitions.field_masks import FieldMasks
 from app.services.delivery.payloads import Payloads
@@ -21,6 +25,8 @@ Resolution = tuple[Refuse | None, tuple[MergedField, ...]]
 
 MAX_SHOWN = 5
 """Fields that a message names."""
+_HIDDEN: Any = object()
+"""Stands for a value that a caller sends and does not see."""
 
 
 class ConflictResolution:
@@ -67,25 +73,21 @@ class ConflictResolution:
         base = await self._payload_of_caller(attempt, conflict)
         if base is None:
             raise conflict.error or _lost_race(attempt, conflict)
-        present = _payload(conflict.present)
-        found = find_conflicts(base, present, await self._as_applied(attempt, conflict), rule.merge)
-        if found.refused:
-            shown = ", ".join(found.refused[:MAX_SHOWN])
-            more = ", …" if len(found.refused) > MAX_SHOWN else ""
-            message = f"Another change set the same fields of the payload: {shown}{more}"
-            raise RevisionConflictError(
-                f"{message}; read the state and decide again", conflict.present, found.refused
-            )
-        return found.merged
-
-    async def _as_applied(self, attempt: Attempt, conflict: Conflict) -> TransitionCommand:
-        """Return the command, which leaves what its caller does not see as it is."""
-        command, state = conflict.command, conflict.present
+        state, command = conflict.present, conflict.command
         definition = await self._catalog.pinned(state)
         mask = self._masks.mask(definition.flow, state, attempt.command.origin.caller, "read")
-        if mask is None or command.payload is UNSET:
-            return command
-        return structs.replace(command, payload=mask.restore(command.payload, _payload(state)))
+        present = _payload(state)
+        found = find_conflicts(base, present, _as_applied(command, present, mask), rule.merge)
+        refused = found.refused
+        if mask is not None:
+            marked = _as_applied(_with_marks(command, mask), present, mask)
+            refused = _as_shown(find_conflicts(base, present, marked, rule.merge).refused, mask)
+        if refused:
+            shown = ", ".join(refused[:MAX_SHOWN])
+            more = ", …" if len(refused) > MAX_SHOWN else ""
+            message = f"Another change set the same fields of the payload: {shown}{more}"
+            raise RevisionConflictError(f"{message}; read the state and decide again", state, refused)
+        return found.merged
 
     async def _payload_of_caller(self, attempt: Attempt, conflict: Conflict) -> Payload | None:
         """Return the payload that the caller knew; None if it cannot be known."""
@@ -119,6 +121,44 @@ class ConflictResolution:
         except FlowStateCorruptionError:
             return None
         return None if named_payload(record) is not None else _payload(state_after(record))
+
+
+def _as_applied(command: TransitionCommand, present: Payload, mask: Mask | None) -> TransitionCommand:
+    """Return the command, which leaves what its caller does not see as it is."""
+    if mask is None or command.payload is UNSET:
+        return command
+    return structs.replace(command, payload=mask.restore(command.payload, present))
+
+
+def _with_marks(command: TransitionCommand, mask: Mask) -> TransitionCommand:
+    """Return the command with marks, which equal nothing, for values that its caller does not see.
+
+    To send the value that is there is no conflict otherwise: the caller could find hidden values by trying.
+    """
+    if command.payload is UNSET:
+        return command
+    return structs.replace(command, payload=_marked(command.payload, mask.apply(command.payload)[0]))
+
+
+def _marked(sent: Any, seen: Any) -> Any:
+    if isinstance(sent, dict) and isinstance(seen, dict):
+        return {name: _marked(value, seen.get(name, UNSET)) for name, value in sent.items()}
+    if isinstance(sent, list) and isinstance(seen, list):  # as long, with null for what is hidden
+        return [_marked(value, part) for value, part in zip(sent, seen, strict=True)]
+    return sent if is_same(sent, seen) else _HIDDEN
+
+
+def _as_shown(pointers: Sequence[str], mask: Mask) -> tuple[str, ...]:
+    """Return pointers without hidden names: of a hidden one the first name, which its caller has sent."""
+    return tuple(dict.fromkeys(each if _is_shown(each, mask) else _first_name(each) for each in pointers))
+
+
+def _is_shown(pointer: str, mask: Mask) -> bool:
+    return mask.apply_at(pointer, {})[0] is not UNSET
+
+
+def _first_name(pointer: str) -> str:
+    return "/" + pointer.split("/")[1]
 
 
 def _payload(state: FlowState) -> Payload:

@@ -91,7 +91,9 @@ class Executor:
         self, command: StateCommand, decide: Decide, timeout: float
     ) -> tuple[FlowState | None, bool]:
         origin = command.origin
-        request = await self._repeats.fingerprint(command.name, command.command, origin)
+        request = await self._repeats.fingerprint(
+            command.state_id.user_id, command.name, command.command, origin
+        )
         context = CommandContext(origin, UNSET if request is None else request.stored)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout

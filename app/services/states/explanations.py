@@ -83,7 +83,9 @@ class Explanations:
             listed = ", ".join(definition.flow.steps)
             raise InvalidRequestError([Fault("/to", f"The flow has no step {to!r}; it has {listed}")])
         subject = _subject(definition, state, caller, roles)
-        return _explanation(definition, state, shown, subject, transition, to, payload, self._clock.now())
+        assumed = payload is not UNSET or roles is not None
+        now = self._clock.now()
+        return _explanation(definition, state, shown, subject, transition, to, payload, now, assumed=assumed)
 
     async def _both(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None
@@ -119,10 +121,14 @@ def _explanation(
     to: str | None,
     payload: Payload | UnsetType,
     now: datetime,
+    *,
+    assumed: bool,
 ) -> ExplanationView:
     step, budget = current_step(definition, state), GuardBudget()
     every: dict[str, TransitionExplanation] = {
-        name: explain_transition(definition, state, name, payload, subject, now, shown=shown, budget=budget)
+        name: explain_transition(
+            definition, state, name, payload, subject, now, shown=shown, budget=budget, assumed=assumed
+        )
         for name in dict.fromkeys([*step.transitions, *([] if transition is None else [transition])])
     }
     way: WayView | UnsetType = UNSET

@@ -12,14 +12,13 @@ from msgspec import UNSET, Struct, UnsetType, json
 from app.contracts.commands import Origin
 from app.contracts.errors import Fault, InvalidRequestError
 from app.contracts.ports.history import HistoryStore
-from app.contracts.ports.secrets import SecretStore
+from app.contracts.ports.keys import UserKeys
 from app.contracts.ports.states import IDEMPOTENCY_WINDOW, REMEMBERED_REQUESTS, StoredState
 from app.contracts.record import HistoryRecord, RememberedRequest, named_payload, request_key
 from app.contracts.state import FlowState
 from app.services.delivery.payloads import Payloads
 
 DIGEST_BYTES = 12
-SECRET_NAME = "requests"  # noqa: S105 - the name of the secret by which digests are keyed
 
 
 class RequestFingerprint(Struct, frozen=True):
@@ -49,16 +48,19 @@ class RequestFingerprints:
     """Makes fingerprints of requests.
 
     Args:
-        secrets: Has the secret that makes digests useless for guessing what was entered; None: they have no
-            key, as the data beside them is not encrypted either.
+        keys: Make digests useless for guessing what was entered; None: they have no key, as the data
+            beside them is not encrypted either.
     """
 
-    def __init__(self, secrets: SecretStore | None = None) -> None:
-        self._secrets = secrets
-        self._secret = b""
+    def __init__(self, keys: UserKeys | None = None) -> None:
+        self._keys = keys
 
-    async def of(self, name: str, command: object, origin: Origin) -> RequestFingerprint | None:
-        """Return the fingerprint of a request, None if it has no id. Raises StoreUnavailableError."""
+    async def of(self, user_id: str, name: str, command: object, origin: Origin) -> RequestFingerprint | None:
+        """Return the fingerprint of a request for a state of a user, None if it has no id.
+
+        Raises:
+            StoreUnavailableError: The data key of the user cannot be read.
+        """
         if origin.request_id is UNSET:
             return None
         try:
@@ -66,15 +68,11 @@ class RequestFingerprints:
         except (UnicodeEncodeError, TypeError):  # not JSON: the decision refuses it
             return None
         unkeyed = blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
-        if self._secrets is None:
+        if self._keys is None:
             return RequestFingerprint(unkeyed, "", unkeyed)
-        if not self._secret:
-            self._secret = await self._secrets.secret(SECRET_NAME)
         request = f"{origin.actor}\0{origin.request_id}".encode()
-        return RequestFingerprint(self._keyed(content), self._keyed(request), unkeyed)
-
-    def _keyed(self, content: bytes) -> str:
-        return blake2b(content, key=self._secret, digest_size=DIGEST_BYTES).hexdigest()
+        digest = await self._keys.digest(user_id, content)
+        return RequestFingerprint(digest, await self._keys.digest(user_id, request), unkeyed)
 
 
 class Idempotency:

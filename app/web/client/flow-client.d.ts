@@ -56,6 +56,8 @@ export interface State {
   /** `many`: the user may have many states in the flow, each for an entity. */
   instances?: 'many';
   payload?: Payload;
+  /** JSON pointers to places of `payload` with parts that you may not see. */
+  masked?: string[];
   message?: string;
   expiresAt?: string;
   pauseReason?: string;

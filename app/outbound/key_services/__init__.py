@@ -1,0 +1,1 @@
+"""Wrapping keys in key management services. They wrap data keys, which are cached, and never see data."""
