@@ -202,7 +202,9 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
         lambda: large(500, 10, guard=lambda number, at: f"payload.amount > {number}"),
         lambda: large(500, 10, payloadSchema=lambda number, at: {"required": ["a"], "minProperties": at}),
         lambda: large(500, 10, step=lambda number, at: f"nowhere-{number}-{at}"),
-        lambda: large(500, 10, transition=lambda number, at: f"other-{number}-{at}", roles=lambda number, at: []),
+        lambda: large(
+            500, 10, transition=lambda number, at: f"other-{number}-{at}", roles=lambda number, at: []
+        ),
         lambda: large(500, 10, guard=lambda number, at: f"payload.amount > {number}-{at}"),
         lambda: large(500, 10, notBy=lambda number, at: [f"t{n}" for n in range(10)]),
         lambda: large(500, 10, notBy=lambda number, at: [f"nothing-{number}-{at}"]),
