@@ -202,7 +202,9 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
         lambda: large(500, 10, guard=lambda number, at: f"payload.amount > {number}"),
         lambda: large(500, 10, payloadSchema=lambda number, at: {"required": ["a"], "minProperties": at}),
         lambda: large(500, 10, step=lambda number, at: f"nowhere-{number}-{at}"),
-        lambda: large(500, 10, transition=lambda number, at: f"other-{number}-{at}", roles=lambda number, at: []),
+        lambda: large(
+            500, 10, transition=lambda number, at: f"other-{number}-{at}", roles=lambda number, at: []
+        ),
         lambda: large(500, 10, guard=lambda number, at: f"payload.amount > {number}-{at}"),
         lambda: large(500, 10, notBy=lambda number, at: [f"t{n}" for n in range(10)]),
         lambda: large(500, 10, notBy=lambda number, at: [f"nothing-{number}-{at}"]),
@@ -214,7 +216,8 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
         | {"participants": {f"r{n}": {"claim": "PT1H"} for n in range(8)}},
         lambda: large(500, 10, roles=lambda number, at: [f"rol{number}-{at}"])
         | {"participants": {f"role{n}": {"assignable": [f"role{n + 1}"]} for n in range(100)}},
-        lambda: large(10, 2) | {"participants": {f"role{n}": {"assignable": [f"rol{n}"]} for n in range(20_000)}},
+        lambda: large(10, 2)
+        | {"participants": {f"role{n}": {"assignable": [f"rol{n}"]} for n in range(20_000)}},
         lambda: {"flow": "a", "initialStep": "a", "steps": {"x" * 400_000: {"a": 1, "b": 2}}},
         lambda: {f"{'x' * 40}{n}": n for n in range(10_000)},
     ],
