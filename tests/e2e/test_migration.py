@@ -237,10 +237,11 @@ async def stored(settings: Settings) -> tuple[dict[str, FlowState], dict[str, li
         while await states.count_documents({"outbox.0": {"$exists": True}}):
             await asyncio.sleep(0.1)
     by_user: dict[str, list[HistoryRecord]] = {}
-    for document in await history.find({"flowId": FLOW}).sort("revision", 1).to_list(None):
-        record = record_from_document(document)
+    recorded = await history.find({"flowId": FLOW}).sort("revision", 1).to_list(None)
+    for record in await parts.codec.decode_many(record_from_document, recorded):
         by_user.setdefault(record.user_id, []).append(record)
-    found = [state_from_document(d) for d in await states.find({"flowId": FLOW}, {"outbox": 0}).to_list(None)]
+    held = await states.find({"flowId": FLOW}, {"outbox": 0}).to_list(None)
+    found = await parts.codec.decode_many(state_from_document, held)
     await parts.database.close()
     await parts.bus.stop()
     return {state.user_id: state for state in found}, by_user

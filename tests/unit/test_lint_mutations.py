@@ -269,12 +269,12 @@ def test_an_error_is_found_in_every_place(mutate: Callable[[Raw], Mutants]) -> N
     for file in SOUND:
         for mutant, pointer in mutate(read(file)):
             tried += 1
-            if tried % CHECKED_EVERY:
+            if (tried - 1) % CHECKED_EVERY:
                 continue
             errors = [finding for finding in check_flow(mutant) if finding.severity == "error"]
             assert [error.pointer for error in errors] == [pointer], (file.name, pointer, errors)
             assert errors[0].advice
-    assert tried >= max(5, CHECKED_EVERY)
+    assert tried >= 5
 
 
 def repeated_roles(raw: Raw) -> Mutants:
@@ -380,13 +380,13 @@ def test_a_warning_is_given_in_every_place(mutate: Callable[[Raw], Mutants]) -> 
     for file in SOUND:
         for mutant, pointer in mutate(read(file)):
             tried += 1
-            if tried % CHECKED_EVERY:
+            if (tried - 1) % CHECKED_EVERY:
                 continue
             found = check_flow(mutant)
             assert {finding.severity for finding in found} == {"warning"}, (file.name, found)
             pointers = [finding.pointer for finding in found if not follows(finding, pointer)]
             assert pointers == [pointer], (file.name, pointer, found)
-    assert tried >= max(5, CHECKED_EVERY)
+    assert tried >= 5
 
 
 def follows(finding: Finding, pointer: str) -> bool:

@@ -112,11 +112,17 @@ def test_every_port_has_a_contract_suite_that_uses_all_its_members() -> None:
 NO_OTHER_WAY = {"tests/support/mock_database.py": "mongomock offers no way to add an operator"}
 
 
+PRIVATE = re.compile(r"""(?<!\bself)(?<!\bcls)\.\s*_[^_\W]|["'](?:[\w.]+\.)?_[^_\W]""")
+"""Every text with a private attribute of another object has it."""
+
+
 def private_writes(source: str) -> list[str]:
     """Return the statements that write to a private attribute of another object, or inside one.
 
     ``self`` and ``cls`` may: a fake that extends a part writes to what it inherits.
     """
+    if not PRIVATE.search(source):
+        return []
     found = []
     for node in nodes_of(source):
         if isinstance(node, ast.Assign | ast.Delete):
