@@ -4,6 +4,7 @@ Each change of an existing document is a compare-and-set of its ``revision``. ``
 keys that wrap its usable keys, separated by commas: a single value, so that a range of an index finds it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -33,6 +34,7 @@ MAX_COMMANDS_IN_FLIGHT = 2
 MAX_CHANGE_ATTEMPTS = 20
 SCANNED_DOCUMENTS = 1000
 
+_KEY_ID = re.compile(r"[0-9a-f]{16}\Z")
 _Creation = tuple[str, WrappedKey]
 
 
@@ -252,7 +254,10 @@ def _keys_in(document: Document, stored: object, shape: type[T]) -> Iterator[T]:
             continue
         try:
             members = {snake_case(name): value for name, value in each.items()}
-            yield convert(members, shape)
+            key = convert(members, shape)
+            if not _KEY_ID.match(key.id):
+                raise ValidationError("its id is none")
+            yield key
         except (AttributeError, ValidationError):  # without the reason, which can quote the document
             log.error("stored data key unreadable", revision=document.get("revision"))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from app.contracts.callers import ADMIN, SERVICE, Caller
+from app.contracts.callers import ADMIN, READ, SERVICE, Caller
 from app.contracts.deliveries import (
     DeadLetter,
     DeadLetterFilter,
@@ -213,3 +213,14 @@ async def test_a_list_ends_before_letters_that_others_may_still_store() -> None:
         found = await office.list_letters(DeadLetterFilter(until=until), after=None, limit=10, caller=ROOT)
         assert [each.id for each in found.page.items] == ["evt_svc-1"]
         assert found.only.until == now - timedelta(seconds=1)
+
+
+async def test_support_staff_do_not_read_the_words_of_receivers() -> None:
+    said = "the receiver refused the event for good: account DE02 is closed"
+    _, letters = await made(letter(1, detail=said), letter(2, detail="the receiver answered 500"))
+    support = Caller("sue", scopes=frozenset({READ}))
+    for caller, first in ((ROOT, said), (ITSELF, said), (support, said.partition(":")[0])):
+        found = await letters.list_letters(
+            DeadLetterFilter(service="svc"), after=None, limit=9, caller=caller
+        )
+        assert [each.detail for each in found.page.items] == [first, "the receiver answered 500"]

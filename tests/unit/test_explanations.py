@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from app.contracts.callers import ADMIN, READ, SERVICE, Caller
 from app.contracts.commands import ClaimCommand, Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import FlowError, InsufficientPermissionsError, InvalidRequestError
+from app.contracts.flow import FlowTransition
 from app.contracts.people import Participant
 from app.contracts.wire.explanations import ExplanationView
 from app.flow.validation import parse_flow
@@ -224,6 +225,27 @@ async def test_hidden_values_cannot_be_found_by_trying_payloads_and_roles(guard:
     assert [passed for passed, _, _ in answers] == [None]
     (others,) = (await explain(made, caller, transition="open", payload={"guess": 1})).transitions
     assert [each.passed for each in others.checks if each.condition == "guard"] == [True]
+
+
+async def test_a_payload_is_validated_against_many_schemas_for_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    validated: list[str] = []
+
+    def fitting(transition: FlowTransition, *_: Any) -> None:
+        validated.append(transition.transition)
+
+    monkeypatch.setattr("app.flow.permissions.require_fitting_payload", fitting)
+    made = await world([])
+    (submit,) = (await explain(made, Caller("ada"), transition="submit", payload={"amount": 1})).transitions
+    assert submit.possible is True
+    assert validated == ["submit"], "no other one is of interest"
+    monkeypatch.setattr("app.services.states.explanations.MAX_PAYLOAD_SECONDS", 0.0)
+    found = await explain(made, Caller("ada"), transition="small", to="done", payload={"amount": 1})
+    assert [each.possible for each in found.transitions] == [True], "the named one comes first"
+    found = await explain(made, Caller("ada"), payload={"amount": 1})
+    possible = {each.transition: each.possible for each in found.transitions}
+    assert (possible["submit"], possible["small"]) == (True, None)
 
 
 async def test_a_stranger_gets_no_explanation() -> None:

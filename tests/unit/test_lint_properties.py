@@ -216,8 +216,9 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
         | {"participants": {f"r{n}": {"claim": "PT1H"} for n in range(8)}},
         lambda: large(500, 10, roles=lambda number, at: [f"rol{number}-{at}"])
         | {"participants": {f"role{n}": {"assignable": [f"role{n + 1}"]} for n in range(100)}},
-        lambda: large(10, 2)
-        | {"participants": {f"role{n}": {"assignable": [f"rol{n}"]} for n in range(20_000)}},
+        lambda: (
+            large(10, 2) | {"participants": {f"role{n}": {"assignable": [f"rol{n}"]} for n in range(20_000)}}
+        ),
         lambda: {"flow": "a", "initialStep": "a", "steps": {"x" * 400_000: {"a": 1, "b": 2}}},
         lambda: {f"{'x' * 40}{n}": n for n in range(10_000)},
     ],

@@ -178,6 +178,24 @@ async def test_a_service_registers_itself_for_its_own_steps() -> None:
     await administration.register("svc", RegistrationCommand(flows=None), ITSELF)
 
 
+async def test_a_service_does_not_list_sensitive_fields_itself() -> None:
+    there, administration = await made()
+    await there.service.create_flow(
+        flow_dict(flow="secret") | {"sensitive": {"/ssn": [], "/items/*/price": ["clerk"]}}
+    )
+    hidden = ("/ssn", "/ssn/last", "/items/0/price", "/items/*/price")
+    for pointer in hidden:
+        with pytest.raises(InvalidRequestError) as refused:
+            await administration.register("svc", RegistrationCommand(fields=("/id", pointer)), ITSELF)
+        assert pointers(refused) == ["/fields/1"]
+    await administration.register("svc", RegistrationCommand(fields=("/id", "/items")), ITSELF)
+    await administration.register("svc", RegistrationCommand(fields=hidden), ROOT)
+    changed = await administration.register("svc", RegistrationCommand(fields=("/id", "/ssn")), ITSELF)
+    assert changed.integration.fields == ("/id", "/ssn"), "an administrator has listed it"
+    with pytest.raises(InvalidRequestError):
+        await administration.register("svc", RegistrationCommand(fields=hidden), ITSELF)
+
+
 async def test_others_are_refused_alike_whether_or_not_there_is_such_a_service() -> None:
     there, administration = await made()
     probes = there.service.integrations.probes

@@ -10,7 +10,7 @@ from app.contracts.callers import Caller
 from app.contracts.events import StateChanged, user_topic
 from app.contracts.positions import NOTHING_HELD, HeldPosition
 from app.contracts.state import StateId
-from app.http.routes.streams import MAX_BACKLOG, FlowStream
+from app.http.routes.streams import MAX_BACKLOG, FlowStream, _readers
 from tests.support.rig import rig
 
 VERIFIER = TokenVerifier(key="k" * 32, algorithms=["HS256"])
@@ -77,3 +77,33 @@ async def test_a_reader_that_knew_of_no_state_missed_none() -> None:
             ("flow-state-updated", f"{state.epoch}.1"),
         ]
         stream.close()
+
+
+async def test_a_stream_with_events_that_wait_ends_with_its_token_too() -> None:
+    r = await rig()
+    state, _ = await r.flows.start_flow("ada", "loop")
+    caller = Caller("ada", expires_at=time.time() - 1)  # it has expired since the request
+    stream = FlowStream(r.service, VERIFIER, caller, StateId("loop", "ada"))
+    await stream.open(NOTHING_HELD)
+    events = stream.events()
+    assert (await anext(events)).event == "flow-state"
+    for revision in range(1, 20):
+        await r.bus.publish([StateChanged("ada", "loop", state.epoch, revision, 0, Raw(b"{}"))])
+    (last,) = [event async for event in events]
+    assert last.event == "flow-error"
+    assert json.loads(str(last.data))["code"] == "AUTHENTICATION_REQUIRED"
+    stream.close()
+
+
+async def test_streams_that_were_closed_leave_nothing() -> None:
+    r = await rig()
+    before = len(_readers)
+    for n in range(5):
+        user = f"user-{n}"
+        await r.flows.start_flow(user, "loop")
+        stream = FlowStream(r.service, VERIFIER, Caller(user), StateId("loop", user))
+        await stream.open(NOTHING_HELD)
+        assert len(_readers) == before + 1
+        stream.close()
+        stream.close()
+    assert len(_readers) == before

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated
 
 from msgspec import Meta, Struct, json, structs
@@ -112,6 +113,8 @@ class FlowStream:
             self._subscription.leave()
         if not self._is_closed:
             _readers[self._reader] -= 1
+            if not _readers[self._reader]:
+                del _readers[self._reader]
         self._is_closed = True
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
@@ -149,11 +152,10 @@ class FlowStream:
     async def _next_event(self) -> LiveEvent:
         """Return the next event, once the caller's token or key has been checked as long as it takes."""
         while True:
-            try:
+            await self._caller.check()  # also if an event waits, which ``get`` returns however late it is
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._caller.seconds_left):
                     return await self._backlog.get()
-            except TimeoutError:
-                await self._caller.check()
 
     def _receive(self, event: LiveEvent) -> None:
         if not isinstance(event, Resync) and event.state_id != self._state_id:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from app.contracts.definition import FlowDefinition
@@ -60,6 +61,14 @@ class DefinitionCatalog:
         ):  # nothing was published while it was read
             self._newest[flow_id] = (definition.version, now + self._max_age)
         return definition
+
+    async def all_newest(self) -> list[FlowDefinition]:
+        """Return the newest version of each flow that has a readable one."""
+        found = []
+        for flow_id in await self._store.list_flow_ids():
+            with suppress(FlowStateCorruptionError):
+                found.append(await self.newest(flow_id))
+        return [each for each in found if each is not None]
 
     async def pinned(self, state: FlowState) -> FlowDefinition:
         """Return the version that a state runs on. Raises FlowStateCorruptionError if it is missing."""

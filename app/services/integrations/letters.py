@@ -26,6 +26,7 @@ from app.contracts.wire.encoding import encode
 from app.flow.values.storable_json import storage_errors
 from app.services.audit.log import AuditLog
 from app.services.integrations.ports import IntegrationPorts
+from app.services.integrations.verdict import REFUSED
 
 log = structlog.get_logger("deliveries")
 
@@ -84,11 +85,17 @@ class DeadLetterAdministration:
     async def list_letters(
         self, only: DeadLetterFilter, *, after: str | None, limit: int, caller: Caller
     ) -> ListedLetters:
-        """Return a page of the letters that match, those that died first first."""
+        """Return a page of the letters that match, those that died first first.
+
+        Support staff do not see the words with which a receiver refused an event: they may repeat a payload.
+        """
         only = _permitted(only, caller, caller.reads_all)
         settled = self._clock.now() - SETTLED
         only = structs.replace(only, until=settled if only.until is None else min(only.until, settled))
-        return ListedLetters(await self._letters.find(only, after, limit), only)
+        page = await self._letters.find(only, after, limit)
+        if not (caller.is_administrator or caller.service):
+            page = Page([_without_words(letter) for letter in page.items], page.next)
+        return ListedLetters(page, only)
 
     async def list_failing(self, alias: str, *, after: str | None, limit: int, caller: Caller) -> Page[Lane]:
         """Return the states whose next event has failed and is tried again, by key."""
@@ -224,6 +231,11 @@ class DeadLetterAdministration:
 
 def _target(only: DeadLetterFilter) -> str:
     return "services" if only.service is None else f"service:{only.service}"
+
+
+def _without_words(letter: DeadLetter) -> DeadLetter:
+    """Return a letter without the words of its receiver."""
+    return structs.replace(letter, detail=REFUSED) if letter.detail.startswith(REFUSED) else letter
 
 
 def _has_event(letter: DeadLetter) -> bool:

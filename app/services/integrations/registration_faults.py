@@ -11,6 +11,7 @@ from app.contracts.integration import Integration, is_alias
 from app.contracts.integration_commands import RegistrationCommand
 from app.flow.lint.spelling import NAME
 from app.flow.step_services import owns_a_step
+from app.flow.values.masking import covers
 from app.flow.values.struct_errors import faults_of
 from app.services.definitions.catalog import DefinitionCatalog
 
@@ -37,7 +38,7 @@ class RegistrationFaults:
             command: The members that are set.
             stored: The registration that is changed, None for a new one.
             own: The service itself requests it: it receives flows with a step of its own alone, and others
-                that it receives already.
+                that it receives already; the same for sensitive fields.
         """
         faults = [Fault("/alias", ALIAS_RULE)] if not is_alias(alias) else []
         faults += faults_of(to_builtins(command), RegistrationCommand)
@@ -63,7 +64,28 @@ class RegistrationFaults:
                 faults.append(
                     Fault(f"/fields/{position}", "must be a JSON pointer into a payload, such as /order/id")
                 )
+        if own and command.fields:
+            faults += await self._field_faults(command.fields, stored)
         return faults
+
+    async def _field_faults(self, fields: Sequence[str], stored: Integration | None) -> list[Fault]:
+        """Return a fault for each sensitive field that a service lists itself, unless it has it already.
+
+        A field that is listed is not masked, so that a service must not decide it.
+        """
+        allowed = set(() if stored is None else stored.fields or ())
+        added = [(position, pointer) for position, pointer in enumerate(fields) if pointer not in allowed]
+        if not added:
+            return []
+        sensitive = {
+            pointer for each in await self._catalog.all_newest() for pointer in each.flow.sensitive or ()
+        }
+        message = "is sensitive in a flow; an administrator may add it to the registration of a service"
+        return [
+            Fault(f"/fields/{position}", message)
+            for position, pointer in added
+            if any(covers(each, pointer) for each in sensitive)
+        ]
 
     async def _flow_fault(self, alias: str, flow_id: str, *, own: bool) -> str | None:
         newest = await self._catalog.newest(flow_id) if is_id(flow_id) else None

@@ -50,6 +50,10 @@ class Verdict(Struct, frozen=True, kw_only=True):
     refused: str | UnsetType = UNSET
 
 
+REFUSED = "the receiver refused the event for good"
+"""The beginning of the failure of such an event; a text of the receiver may follow."""
+
+
 def judge(answer: WebhookAnswer) -> Verdict:
     """Return the meaning of an answer, or of its absence."""
     if answer.failure is not None or answer.status is None:
@@ -61,7 +65,7 @@ def judge(answer: WebhookAnswer) -> Verdict:
     body = _read_object(answer)
     final = _final_reason(body)
     if control == "abort-message" or final is not None:
-        why = "the receiver refused the event for good"
+        why = REFUSED
         if final:
             why = f"{why}: {cut(final, MAX_REASON)}"
         return Verdict(action="give_up", reason="receiver", result="success", error=why)

@@ -1,5 +1,7 @@
 """Explanations: why a transition of a state is possible now or not, and how to get to a step."""
 
+import asyncio
+import time
 from collections.abc import Collection
 from datetime import datetime
 
@@ -29,6 +31,9 @@ from app.services.definitions.catalog import DefinitionCatalog
 from app.services.states.operations import StateOperations
 
 MAX_READS = 5
+MAX_PAYLOAD_SECONDS = 0.25
+"""Time for the transitions of one explanation. After it the payload counts as unknown: its validation may
+take long, and a step may have many transitions. The one that is named comes first."""
 
 
 class Explanations:
@@ -85,7 +90,9 @@ class Explanations:
         subject = _subject(definition, state, caller, roles)
         assumed = payload is not UNSET or roles is not None
         now = self._clock.now()
-        return _explanation(definition, state, shown, subject, transition, to, payload, now, assumed=assumed)
+        return await _explanation(
+            definition, state, shown, subject, transition, to, payload, now, assumed=assumed
+        )
 
     async def _both(
         self, user_id: str, flow_id: str, caller: Caller, entity_id: str | None
@@ -112,7 +119,7 @@ def _subject(
     return caller_on(definition.flow, state, caller)
 
 
-def _explanation(
+async def _explanation(
     definition: FlowDefinition,
     state: FlowState,
     shown: FlowState,
@@ -125,12 +132,19 @@ def _explanation(
     assumed: bool,
 ) -> ExplanationView:
     step, budget = current_step(definition, state), GuardBudget()
-    every: dict[str, TransitionExplanation] = {
-        name: explain_transition(
-            definition, state, name, payload, subject, now, shown=shown, budget=budget, assumed=assumed
+    every: dict[str, TransitionExplanation] = {}
+    seconds = 0.0
+    wanted = [] if transition is None else [transition]
+    if transition is None or to is not None:
+        wanted += step.transitions
+    for name in dict.fromkeys(wanted):
+        began = time.perf_counter()
+        given = UNSET if every and seconds >= MAX_PAYLOAD_SECONDS else payload
+        every[name] = explain_transition(
+            definition, state, name, given, subject, now, shown=shown, budget=budget, assumed=assumed
         )
-        for name in dict.fromkeys([*step.transitions, *([] if transition is None else [transition])])
-    }
+        seconds += time.perf_counter() - began
+        await asyncio.sleep(0)  # so that many transitions do not block other requests
     way: WayView | UnsetType = UNSET
     if to is not None:
         first = {name: each.possible for name, each in every.items()}
