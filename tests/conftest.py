@@ -20,6 +20,7 @@ from tests.support.log_events import LogEvents, Recorder, expected_events, probl
 
 pytest_plugins = [
     "tests.support.byte_code",
+    "tests.support.garbage",
     "tests.support.long_form",
     "tests.support.markers",
     "tests.support.progress",

@@ -76,7 +76,7 @@ from tests.support.model_values import Command, Version
 from tests.support.samples import T0
 from tests.support.services import service_on
 
-STEPS = form("model test: steps", short=500, long=10_000)
+STEPS = form("model test: steps", short=200, long=10_000)
 LIMITS = Limits(state_ttl=timedelta(days=2), max_payload_bytes=100)
 NEVER = datetime.max.replace(tzinfo=UTC)
 SEALS = {"commitment", "digest", "hash", "hash_version", "previous_hash", "salt"}

@@ -172,7 +172,7 @@ OTHER_READING_COMMANDS = {
         "deliveries show",
         "services ping",
     ),
-    *("services redis-url", "keys list"),
+    *("services redis-url", "keys list", "state find"),
 }
 """Commands that call the service to read, as other tests show."""
 ELSEWHERE = {

@@ -1,4 +1,4 @@
-"""A thousand states of one user in one flow, on the real database: each is as if it were alone."""
+"""Very many states of one user in one flow, on the real database: each is as if it were alone."""
 
 import asyncio
 import uuid
@@ -26,10 +26,11 @@ from models.states import commits as commit
 from models.states import store as state_store
 from tests.support.databases import SentCommands, discard
 from tests.support.fakes import FakeBus, FakeClock
+from tests.support.long_form import form
 from tests.support.samples import T0, flow_dict
 from tests.support.services import service_on
 
-COUNT = 1000
+COUNT = form("many states of one user", short=300, long=1000)
 ROOT = trusted_origin("root")
 ENTITIES = [f"order-{n:04d}" for n in range(COUNT)]
 MANY: dict[str, Any] = {"instances": "many"}
@@ -100,7 +101,7 @@ class Ada:
 
 @pytest.fixture
 async def ada(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ada]:
-    """A thousand states: 250 started at a time, in the order of their entities."""
+    """All states: 250 started at a time, in the order of their entities."""
     for module in (commit, state_store):  # a busy machine
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60)
     assert servers.mongo_url is not None
@@ -190,7 +191,7 @@ async def test_each_moves_alone(ada: Ada) -> None:
     assert one not in await ada.all_states()
 
 
-async def test_a_follower_gets_what_it_missed_of_fifty(ada: Ada) -> None:
+async def test_a_follower_gets_what_it_missed_of_many(ada: Ada) -> None:
     followed = ENTITIES[::20]
     received: list[LiveEvent] = []
     grown = asyncio.Event()

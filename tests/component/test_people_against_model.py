@@ -33,7 +33,7 @@ from tests.support.model_people import CLAIM, STEPS, Entry, PeopleModel, Person
 from tests.support.samples import T0
 from tests.support.services import service_on
 
-COMMANDS = form("people model test: commands", short=600, long=5000)
+COMMANDS = form("people model test: commands", short=200, long=5000)
 MINUTE = timedelta(minutes=1)
 TREASURY = frozenset({"treasury"})
 PEOPLE = [

@@ -20,6 +20,7 @@ from tests.support.samples import PROGRAM, peopled
 SHAPES = Path(__file__).parents[1] / "stored_shapes"
 VERSIONS = sorted({path.name.split("-")[0] for path in SHAPES.glob("*.json")})
 SELDOM = {
+    "flow_states": {"keyCheck"},
     "flow_history": {"expiresAt"},
     "flow_delivery_lanes": {"expiresAt"},
     "flow_audit": {"address", "requestId", "error"},

@@ -16,9 +16,9 @@ from tests.support.serving import Sender, Serving, external
 
 FLOW = "user-onboarding"
 WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]
-USERS = form("crash test: users", short=60, long=500)
+USERS = form("crash test: users", short=30, long=500)
 CLIENTS = 8
-KILLS = form("crash test: kills", short=4, long=21)
+KILLS = form("crash test: kills", short=3, long=21)
 """Fewer than the deaths of three workers in a row after which the supervisor gives up (24)."""
 SEED = 20_261_122
 

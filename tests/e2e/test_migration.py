@@ -1,4 +1,4 @@
-"""A new version renames one step and removes another; a thousand running states are moved to it while
+"""A new version renames one step and removes another; many running states are moved to it while
 transitions go on from two workers. Each ends at its right step, and its history has all of it."""
 
 import asyncio
@@ -17,11 +17,12 @@ from app.contracts.state import FlowState
 from app.main import Backend
 from config.settings import Settings
 from models.codec import record_from_document, state_from_document
+from tests.support.long_form import form
 from tests.support.serving import Follower, Serving, close_all
 from tests.support.versions import renamed, without
 
 FLOW = "journey"
-USERS = [f"u-{n:04}" for n in range(1000)]
+USERS = [f"u-{n:04}" for n in range(form("migration: states", short=400, long=1000))]
 FEWER = USERS[:400]
 HELD = USERS[::50]
 FOLLOWED = USERS[1:5]
@@ -139,7 +140,7 @@ async def migrated(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, settings: Settings) -> None:
+async def test_many_states_move_while_transitions_go_on(two_hosts: Hosts, settings: Settings) -> None:
     one, other = (host.http("root", "flow:admin") for host in two_hosts)
     followers = [
         await Follower().connect(two_hosts[n % 2].url, two_hosts[0].token(user))
@@ -153,20 +154,22 @@ async def test_a_thousand_states_while_transitions_go_on(two_hosts: Hosts, setti
 
         bare = await migrated(one, dryRun=True)
         fates = [(s["step"], s["fit"]["count"], s["needMapping"]["count"]) for s in bare["steps"]]
-        named = [("first", 250, 0), ("second", 0, 250), ("third", 0, 250), ("fourth", 250, 0), ("end", 0, 0)]
-        assert fates == named
+        each = len(USERS) // 4
+        counts = {"first": (each, 0), "second": (0, each), "third": (0, each), "fourth": (each, 0)}
+        assert fates == [(step, *two) for step, two in (counts | {"end": (0, 0)}).items()]
         assert {p["step"]: p["to"] for p in bare["proposals"]} == MAPPING
         rehearsed = await migrated(other, mapping=MAPPING, dryRun=True)
-        assert sum(step["fit"]["count"] for step in rehearsed["steps"]) == rehearsed["remaining"] == 1000
+        fitting = sum(step["fit"]["count"] for step in rehearsed["steps"])
+        assert fitting == rehearsed["remaining"] == len(USERS)
 
         senders = Senders(two_hosts)
         senders.start()
         await senders.sent(80)
         calls = 0
         for http in itertools.cycle((one, other)):
-            report = await migrated(http, mapping=MAPPING, limit=300)
+            report = await migrated(http, mapping=MAPPING, limit=len(USERS) // 3)
             assert report["failures"] == []
-            assert report["moved"] <= 300
+            assert report["moved"] <= len(USERS) // 3
             calls += 1
             if not report["remaining"]:
                 break

@@ -27,10 +27,10 @@ from tests.support.samples import flow_dict
 from tests.support.serving import Sender, Serving, external
 
 FLOW = "loop"
-USERS = form("storm: users", short=20, long=100)
-CLIENTS = form("storm: clients of each language", short=30, long=150)
+USERS = form("storm: users", short=10, long=100)
+CLIENTS = form("storm: clients of each language", short=15, long=150)
 """Of each language: every user has three devices."""
-TRANSITIONS = form("storm: transitions", short=600, long=3000)
+TRANSITIONS = form("storm: transitions", short=300, long=3000)
 SENDERS = 6
 REDIS_AWAY_SECONDS = form("storm: seconds without Redis, twice", short=2, long=5)
 LOOP = ("go", "back")

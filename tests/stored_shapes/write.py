@@ -15,12 +15,15 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin, PauseCommand, StartCommand, trusted_origin
 from app.contracts.errors import StatePausedError
 from app.contracts.migration import MigrateCommand
+from app.contracts.ports.keys import WrappedKey
 from app.contracts.record import MergedField
 from app.contracts.state import StateId
 from app.flow.history_chain import seal
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
+from models.data_keys import MongoDataKeyStore
+from models.database import Database
 from models.documents import DOCUMENTS
 from models.history_store import MongoHistoryStore
 from models.states.store import MongoStateStore
@@ -135,16 +138,32 @@ async def _merged(parts: Backend) -> None:
     await MongoHistoryStore(parts.database, codec=parts.codec).append([sealed])
 
 
+async def write_data_keys(database: Database) -> None:
+    """Store the data keys of a user without states: a destroyed, a retired and a current one."""
+    store = MongoDataKeyStore(database)
+    for n in range(3):
+        key = WrappedKey(f"{n:016x}", b"wrapped", "local:0123456789abcdef", b"commitment", T0)
+        await store.create_many({"user:of-keys-alone": key})
+        if n == 0:
+            await store.retire("user:of-keys-alone")
+            await store.destroy_retired("user:of-keys-alone", T0, "root")
+        elif n == 1:
+            await store.retire("user:of-keys-alone")
+
+
 async def main() -> None:
     """Write them."""
     servers = EmbeddedServers(Path(tempfile.mkdtemp()))
     clock = FakeClock(T0)
-    parts = Backend(servers.start(Settings(_env_file=None, jwt_secret="x" * 40, log_level="error")), clock)
+    settings = servers.start(Settings(_env_file=None, jwt_secret="x" * 40, log_level="error"))
+    # Without encryption: no other database could open what is sealed here.
+    parts = Backend(settings.model_copy(update={"encryption_keys": None}), clock)
     await parts.database.prepare()
     await parts.bus.start(await parts.secrets.secret("bus"))
     await live(parts, clock)
     await write_registrations(parts.database)
     await write_deliveries(parts.database)
+    await write_data_keys(parts.database)
     for document in DOCUMENTS:
         name = document.get_collection_name()
         stored = await parts.database.collection(name).find().sort("_id", 1).to_list(None)

@@ -53,8 +53,8 @@ def unsound_tokens() -> dict[str, str | None]:
     return {
         "no token": None,
         "expired": signed("olga", exp=now - 60, **widest),
-        "not yet valid": signed("olga", nbf=now + 600, **widest),
-        "issued in the future": signed("olga", iat=now + 600, **widest),
+        "not yet valid": signed("olga", nbf=now + 7200, **widest),
+        "issued in the future": signed("olga", iat=now + 7200, **widest),
         "without an end": signed("olga", exp=None, **widest),
         "wrong signature": signed("olga", key=_OTHER_KEY, **widest),
         "changed claims": f"{header}.{more}.{signature}",
@@ -78,7 +78,7 @@ def unsound_tokens() -> dict[str, str | None]:
 
 
 def _claims(user: str, changes: dict[str, Any]) -> dict[str, Any]:
-    claims = {"sub": user, "exp": int(time.time()) + 600, "aud": AUDIENCE, "iss": ISSUER, **changes}
+    claims = {"sub": user, "exp": int(time.time()) + 7200, "aud": AUDIENCE, "iss": ISSUER, **changes}
     return {name: value for name, value in claims.items() if value is not None}
 
 

@@ -43,15 +43,15 @@ def form(description: str, *, short: T, long: T) -> T:
     return short
 
 
-def examples(long: int) -> settings:
-    """Return Hypothesis settings for ``long`` examples, a fraction of them in the short form."""
+def examples(long: int, *, fraction: int = 10) -> settings:
+    """Return Hypothesis settings for ``long`` examples, one of ``fraction`` of them in the short form."""
     if not _forms.long:
-        _forms.shortened["property tests"] = "a tenth of the examples"
-    return _settings(long)
+        _forms.shortened["property tests"] = "a tenth of the examples, or fewer"
+    return _settings(long, fraction)
 
 
-def _settings(long: int) -> settings:
-    return settings(max_examples=long if _forms.long else max(5, long // 10), deadline=None)
+def _settings(long: int, fraction: int = 10) -> settings:
+    return settings(max_examples=long if _forms.long else max(5, long // fraction), deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

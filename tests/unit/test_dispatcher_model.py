@@ -9,6 +9,7 @@ import random
 from collections import defaultdict
 from contextlib import suppress
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from msgspec import structs
@@ -29,8 +30,9 @@ from tests.support.virtual_time import START, run_virtually
 
 USERS = ("ada", "bob", "cyd", "dan", "eve")
 WORKERS = 3
-STORM_SECONDS = 400.0
+STORM_SECONDS = form("dispatcher model: seconds of a storm", short=250.0, long=400.0)
 CALM_SECONDS = 12 * 3600.0
+REVIEW_SECONDS_IN_CALM = form("dispatcher model: seconds between reviews in calm", short=60.0, long=5.0)
 PAUSE = 0.05
 """The longest duration of a call."""
 
@@ -142,7 +144,8 @@ class Model:
         self.calm = True
         for worker in self.workers:
             worker.mortal = False
-        await asyncio.sleep(CALM_SECONDS)
+        with patch.object(dispatcher, "REVIEW_SECONDS", REVIEW_SECONDS_IN_CALM):
+            await asyncio.sleep(CALM_SECONDS)
         await end_tasks(running)
 
     async def change(self, user: str) -> None:
@@ -231,6 +234,6 @@ def test_nothing_is_lost_and_order_holds(monkeypatch: pytest.MonkeyPatch) -> Non
         crashes += sum(worker.crashes for worker in model.workers)
         changes += sum(len(positions) for positions in model.committed.values())
         repeats += len(model.made.logged("audit")) - sum(map(len, model.committed.values()))
-    assert crashes > 20, "the model must crash workers"
-    assert changes > 300
+    assert crashes > form("dispatcher model: crashes", short=8, long=20), "the model must crash workers"
+    assert changes > form("dispatcher model: changes", short=150, long=300)
     print(f"\n{changes} changes, {crashes} crashes, {repeats} repeats")

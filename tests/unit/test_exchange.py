@@ -86,7 +86,7 @@ def test_any_sound_flow_comes_back_from_yaml_exactly(flow: Flow) -> None:
 TEXTS = (
     "yes", "No", "null", "~", "1e3", "0x1F", "12:30:45", "2001-01-01", "-", "- a", "a: b", "a #b", "a:", "=",
     "<<", "", " ", "a ", " a", "'", '"', "\\", "\t", "a\nb", "a\nb\n", "a\n\nb", "a\n\n", "\na", " a\nb",
-    "a\n  b", "a \nb", "a\r\nb", "\x85", "\u2028", "\ufeff", "\x7f", "\U0001f600", "x" * 2000, "---",
+    "a\n  b", "a \nb", "a\r\nb", "\x85", "\u2028", "\ufeff", "\x7f", "\U0001f600", "x" * 1000, "---",
     "a\n---\nb", "a\n...", "%A", "@a",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from models.codec import Document
 from models.indexed import KeyRanges
+from tests.support.long_form import form
 
 KEYS = st.lists(st.text("ab:19", min_size=1, max_size=6), unique=True, min_size=1, max_size=60)
 
@@ -67,7 +68,7 @@ async def test_the_first_page_behind_a_key_does_not_read_all_that_follow() -> No
 @pytest.mark.parametrize("size", [10, 64, 500])
 async def test_a_list_that_is_worked_off_is_read_once_and_then_in_narrow_ranges(size: int) -> None:
     """Its end moves with the time, and its documents leave it once they were read."""
-    total = 10_000
+    total = form("lists that are worked off: documents", short=2000, long=10_000)
     collection = Collection([f"pay;1767225600000;pay;;loop:user-{n:05}" for n in range(total)])
     ranges = KeyRanges()
     read: list[str] = []

@@ -142,8 +142,13 @@ async def test_the_job_rotates_once_after_a_start_with_another_first_key(store: 
     for rotation in (older, newer):
         await rotation.look()
         await rotation.look()
+    beside = rotation_of(store, FakeKeyWrapping("local:b", "local:a"))
+    await beside.look()
     await newer.rotate_if_due()
     assert await store.count_by_wrapping() == {"local:b": 3}
+    audited = len(AUDIT_STORE.entries)
+    await beside.rotate_if_due()
+    assert len(AUDIT_STORE.entries) == audited, "it was done by another worker"
     await older.look()
     await older.rotate_if_due()
     assert await store.count_by_wrapping() == {"local:b": 3}, (

@@ -200,7 +200,7 @@ MASKS = st.builds(Mask, hidden=POINTERS, shown=st.none() | POINTERS) | st.builds
 """People have no list, and integrations nothing that is shown alone."""
 
 
-@examples(5000)
+@examples(5000, fraction=50)
 @given(payload=st.dictionaries(NAMES, VALUES, max_size=4), mask=MASKS)
 def test_a_payload_that_is_sent_back_changes_nothing(payload: Any, mask: Mask) -> None:
     seen, masked = mask.apply(payload)
@@ -233,7 +233,7 @@ def scalars(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any
     return {path: value}
 
 
-@examples(5000)
+@examples(5000, fraction=50)
 @given(payload=st.dictionaries(NAMES, VALUES, max_size=4), mask=MASKS)
 def test_a_mask_shows_what_each_value_by_itself_allows(payload: Any, mask: Mask) -> None:
     """An element that is masked is null, as are some in the payload; those are not compared."""

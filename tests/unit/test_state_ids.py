@@ -13,6 +13,7 @@ from app.contracts.errors import FlowNotFoundError
 from app.contracts.identifiers import is_id
 from app.contracts.state import StateId, id_from_key, instances_prefix
 from app.kit.ids import new_short_id
+from tests.support.long_form import form
 
 ODD = (
     "%3B", "%25", "%253B", "%", ";", ":", ";;", "a;b", "a%3Bb", "a:b", "a%", "%3", "3B", " ", "\0", "\n", "/",
@@ -27,7 +28,11 @@ ids = st.builds(StateId, flows, texts, st.none() | texts)
 def test_no_character_of_a_user_or_an_entity_makes_two_identities_one() -> None:
     valid = [code for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
     identities = set()
-    for character in map(chr, valid[:0x1000] + valid[0x1000::101]):
+    for character in map(
+        chr,
+        valid[:0x1000]
+        + valid[0x1000 :: form("characters of identities: every one of", short=1009, long=101)],
+    ):
         for text in (character, f"a{character}", f"{character}a", f"a{character}b"):
             identities |= {StateId("f", text), StateId("f", text, "e"), StateId("f", "u", text)}
     assert len({state_id.key for state_id in identities}) == len(identities)

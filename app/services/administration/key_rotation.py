@@ -124,6 +124,9 @@ class KeyRotation:
         """Job: wrap the data keys again that another key wrapped when this worker started."""
         if not self._due:
             return
+        if not await self._store.other_wrappings([self._wrapping.current]):  # another worker did it
+            self._due = False
+            return
         report = await self.rotate()
         self._due = False
         if report.rewrapped:
