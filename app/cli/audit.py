@@ -33,7 +33,7 @@ def audit() -> None:
 @click.option("--actor", help="Only acts of this user, service or account.")
 @click.option("--user", "user_id", help="Only acts that concern the data of this user.")
 @click.option("--since", metavar="TIME", help="Only entries of this time or later (ISO 8601).")
-@click.option("--after", type=int, default=0, help="Only entries after this number.")
+@click.option("--after", type=click.IntRange(0, 2**53), default=0, help="Only entries after this number.")
 @click.option("--limit", type=int, default=1000, show_default=True, help="The largest number of entries.")
 @on_store
 def list_command(user_id: str | None, after: int, limit: int, **options: Any) -> None:

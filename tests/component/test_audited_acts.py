@@ -349,6 +349,9 @@ async def test_the_log_is_read_in_pages_and_by_filters() -> None:
     for query in ({"after": "x"}, {"since": "2026-01-01T00:00:00"}, {"limit": "0"}, {"user": ""}):
         answer = await doors.send("administrator", Request("GET", "/api/admin/audit", query, None, {}))
         assert answer.status_code == 422
+    beyond = Request("GET", "/api/admin/audit", {"after": str(2**63)}, None, {})
+    answer = await doors.send("administrator", beyond)
+    assert answer.status_code == 422, "the database has no such number"
     answer = await doors.send("owner", Request("GET", "/api/admin/audit", {}, None, {}))
     assert answer.status_code == 403
 

@@ -22,7 +22,7 @@ class AuditQuery(Struct, frozen=True, rename="camel"):
     ISO 8601 time with a zone.
     """
 
-    after: Annotated[int, Meta(ge=0)] = 0
+    after: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     limit: Limit = 100
     action: Text | None = None
     target: Text | None = None
