@@ -20,12 +20,13 @@ from app.exchange.yaml import flow_to_yaml
 from app.flow import rules
 from app.flow.conditions.guards import FIELDS, check_guard, fault_of_guard
 from app.flow.conditions.payload_schemas import faults_of_schema, payload_faults
+from app.flow.people.duties import MAX_KNOWN_FLOWS, excluding
 from app.flow.validation import parse_flow
 from app.sources.formats import DECODERS, decode
 from tests.support.fuzzing import fuzz, json_values
 from tests.support.machines import flows, machines, spoiled
 from tests.support.random_evaluations import Expressions, Schemas
-from tests.support.samples import T0, fresh
+from tests.support.samples import T0, flow_dict, fresh
 from tests.support.spoilt_definitions import DEFINITIONS, SOUND_ONES, spoilt
 
 pytestmark = pytest.mark.timeout(2400)
@@ -75,8 +76,15 @@ def check_definition(raw: Any) -> None:
     assert all(fault.message for fault in faults)
 
 
+def displace_known_flows() -> None:
+    """Displace the flows whose duties are remembered, up to a bound, by one small flow."""
+    for _ in range(MAX_KNOWN_FLOWS + 1):
+        excluding(msgspec.convert(flow_dict(), Flow))
+
+
 def test_definitions() -> None:
-    fuzz(spoilt(DEFINITIONS) | spoilt(SOUND_ONES, most=2) | json_values, check_definition)
+    strategy = spoilt(DEFINITIONS) | spoilt(SOUND_ONES, most=2) | json_values
+    fuzz(strategy, check_definition, begin=displace_known_flows)
 
 
 @st.composite
