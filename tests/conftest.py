@@ -15,6 +15,7 @@ from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.database import connect
 from tests.support.databases import MONGO_URL, REDIS_URL, discard, is_of_tests
+from tests.support.folder_in_memory import folder_in_memory
 from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
 
@@ -53,9 +54,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     if MONGO_URL and REDIS_URL:
         yield base.model_copy(update={"mongo_url": SecretStr(MONGO_URL), "redis_url": SecretStr(REDIS_URL)})
         return
-    embedded = EmbeddedServers(tmp_path_factory.mktemp("servers"))
-    yield embedded.start(base)
-    embedded.stop()
+    with folder_in_memory() as folder:
+        embedded = EmbeddedServers(folder or tmp_path_factory.mktemp("servers"))
+        yield embedded.start(base)
+        embedded.stop()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from app.contracts.state import FlowState
 from app.main import Backend
 from config.settings import Settings
 from models.codec import record_from_document, state_from_document
+from models.sealed_fields import record_layout, state_layout
 from tests.support.long_form import form
 from tests.support.serving import Follower, Serving, close_all
 from tests.support.versions import renamed, without
@@ -238,10 +239,10 @@ async def stored(settings: Settings) -> tuple[dict[str, FlowState], dict[str, li
             await asyncio.sleep(0.1)
     by_user: dict[str, list[HistoryRecord]] = {}
     recorded = await history.find({"flowId": FLOW}).sort("revision", 1).to_list(None)
-    for record in await parts.codec.decode_many(record_from_document, recorded):
+    for record in await parts.codec.of(record_layout).decode_many(record_from_document, recorded):
         by_user.setdefault(record.user_id, []).append(record)
     held = await states.find({"flowId": FLOW}, {"outbox": 0}).to_list(None)
-    found = await parts.codec.decode_many(state_from_document, held)
+    found = await parts.codec.of(state_layout).decode_many(state_from_document, held)
     await parts.database.close()
     await parts.bus.stop()
     return {state.user_id: state for state in found}, by_user
