@@ -12,6 +12,7 @@ from app.contracts.state import StateId
 from models.database import Database
 from models.integrations.letters import MongoDeadLetters
 from tests.support.fake_deliveries import FakeDeadLetters
+from tests.support.long_form import form
 from tests.support.samples import T0
 
 PORTS = (DeadLetters,)
@@ -124,12 +125,15 @@ async def test_a_letter_is_stored_replaced_and_removed(letters: DeadLetters) -> 
     assert await letters.count(DeadLetterFilter()) == 1
 
 
+PAGES = form("dead letters: sizes of pages", short=(3, 100), long=(1, 3, 100))
+
+
 @pytest.mark.parametrize("only", FILTERS, ids=repr)
 async def test_a_list_and_its_count_agree(letters: DeadLetters, only: DeadLetterFilter) -> None:
     await letters.add(MANY)
     wanted = [one.id for one in MANY if matches(only, one)]
     assert await letters.count(only) == len(wanted)
-    for limit in (1, 3, 100):
+    for limit in PAGES:
         assert await found(letters, only, limit) == wanted
 
 

@@ -54,6 +54,14 @@ LONGEST = (
     "test_live.py",
     "test_crashes.py",
     "test_storm.py",
+    "test_docs.py",
+    "test_deliveries_commands.py",
+    "test_migration.py",
+    "test_timeouts.py",
+    "test_definition_sources.py",
+    "test_markers.py",
+    "test_secrets.py",
+    "test_key_rotation.py",
 )
 """Files of ``e2e`` with tests of more than ten seconds, which mostly wait."""
 ORDER = ("js", "e2e", "component", "contract", "unit")
