@@ -132,7 +132,9 @@ def test_workers_follow_the_folder_of_the_embedded_default(tmp_path: Path, proce
         assert [flow["flow"] for flow in http.get("/api/flows").json()["items"]] == ["loop", "other"]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    "workers", form("impatient Ctrl-C: numbers of workers", short=("2",), long=("1", "2"))
+)
 def test_an_impatient_ctrl_c_ends_it_without_a_stack_trace(
     tmp_path: Path, processes: list[Process], workers: str
 ) -> None:
