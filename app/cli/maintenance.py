@@ -77,6 +77,8 @@ def check_config(data_dir: Path | None) -> None:
         echo(f"{name}={value}")
     if settings.private_addresses.all:
         echo("Webhooks may be sent to any private address, also to the metadata service of a cloud.")
+    if not settings.embedded and settings.encryption_keys is None:
+        echo("Stored data is not encrypted: FLOW_ENCRYPTION_KEYS is not set.")
     if settings.embedded:
         running = EmbeddedServers(settings.data_dir).running(settings)
         if running is None:

@@ -12,6 +12,8 @@ from app.contracts.wire.administration import ErasureView, erasure_view, persona
 from app.services import FlowService
 from config.log import IDENTITY
 
+QUESTION = "This ends all states of the user and cannot be undone. Continue?"
+
 
 @main.group()
 def user() -> None:
@@ -46,9 +48,11 @@ def log_name(user_id: str) -> None:
 @click.option("--user", "user_id", required=True, help="The user.")
 @on_store
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
-@click.confirmation_option(prompt="This ends all states of the user and cannot be undone. Continue?")
-def erase(user_id: str, *, as_json: bool) -> None:
+@click.option("--yes", "confirmed", is_flag=True, help="Erase without a question.")
+def erase(user_id: str, *, as_json: bool, confirmed: bool) -> None:
     """End all states, erase the user's input, destroy the data keys, and print the receipt."""
+    if not confirmed:  # the question is no part of a receipt that is written to a file
+        click.confirm(QUESTION, abort=True, err=True)
 
     async def run(service: FlowService) -> ErasureView:
         return erasure_view(await service.personal_data.erase(user_id, CLI_ORIGIN))

@@ -7,6 +7,7 @@ from typing import Any
 from pymongo import MongoClient
 
 from config.settings import SHIPPED_FLOWS
+from tests.support.commands import run_command
 from tests.support.samples import flow_dict
 from tests.support.serving import Process, Serving
 from tests.support.shell import Shell
@@ -150,7 +151,9 @@ def test_a_users_data(shell: Shell) -> None:
     )
     found = json.loads(shell("user", "export", "--user", "ada"))
     assert found["states"][0]["payload"] == {"n": 1}
-    assert "Aborted" in shell("user", "erase", "--user", "ada", code=1)
+    unconfirmed = run_command(("user", "erase", "--user", "ada", "--json"), shell.env, shell.cwd)
+    assert (unconfirmed.code, unconfirmed.stdout) == (1, ""), "a file with the receipt has nothing else"
+    assert "Aborted" in unconfirmed.stderr
     receipt = json.loads(shell("user", "erase", "--user", "ada", "--yes", "--json"))
     assert (receipt["userId"], receipt["recordsErased"]) == ("ada", 1)
     assert json.loads(shell("user", "export", "--user", "ada"))["states"] == []
@@ -170,6 +173,7 @@ def test_operate(shell: Shell) -> None:
     printed = shell("check-config")
     assert "MongoDB: answers" in printed
     assert "Redis: answers" in printed
+    assert ("is not encrypted" in printed) == ("FLOW_ENCRYPTION_KEYS" not in shell.env)
     assert shell.env["FLOW_JWT_SECRET"] not in printed
     shell.env["FLOW_REDIS_URL"] = "redis://127.0.0.1:1"
     assert "Redis: Redis does not answer" in shell("check-config", code=1)
