@@ -590,7 +590,7 @@ def test_the_service_is_as_its_model(rig: Rig) -> None:
         run_state_machine_as_test(
             seed(round_)(lambda: FlowMachine(rig)),  # type: ignore[arg-type]  # it makes machines, too
             settings=hypothesis_settings(
-                max_examples=10,
+                max_examples=min(10, STEPS // 100),
                 stateful_step_count=100,
                 deadline=None,
                 database=None,

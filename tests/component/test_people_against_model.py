@@ -324,7 +324,7 @@ def test_people_are_as_in_their_model(rig: PeopleRig) -> None:
         run_state_machine_as_test(
             seed(round_)(lambda: PeopleMachine(rig)),  # type: ignore[arg-type]  # it makes machines, too
             settings=hypothesis_settings(
-                max_examples=5,
+                max_examples=min(5, COMMANDS // 80),
                 stateful_step_count=80,
                 deadline=None,
                 database=None,
