@@ -42,8 +42,6 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
             "one port cannot guarantee: use --workers 1, several times, behind sticky sessions"
         )
     configure_logging(settings.log_level, settings.log_format)
-    if not settings.embedded and settings.encryption_keys is None:
-        log.info("stored data is not encrypted", setting="FLOW_ENCRYPTION_KEYS")
     read_definitions(settings)
     bound = open_port(host, port)
     servers = EmbeddedServers(settings.data_dir, echo) if settings.embedded else None
@@ -54,6 +52,8 @@ def run_server(host: str, port: int, workers: int, data_dir: Path | None) -> Non
             settings = servers.start(settings)
             servers.watch(lambda reason: _stop_because(reason, dead))
         first_flow = _prepare(settings, servers)
+        if settings.encryption_keys is None:
+            log.info("stored data is not encrypted", setting="FLOW_ENCRYPTION_KEYS")
         _export_to_workers(settings)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         served = run_workers(

@@ -23,8 +23,10 @@ FINAL = Planned(body={"error": {"final": True, "reason": "no such customer"}}, s
 
 @pytest.fixture(scope="module")
 def own(servers: Settings) -> Settings:
-    """The servers, with the database of this module."""
-    return servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    """The servers, with the database of this module, in the clear so that tests see what is stored."""
+    return servers.model_copy(
+        update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}", "encryption_keys": None}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from app.contracts.callers import ADMIN, READ, SERVICE, USE
 from tests.support.long_form import form
 from tests.support.serving import Serving
 
-CASES = form("Schemathesis: cases", short=60, long=2000)
+CASES = form("Schemathesis: cases", short=200, long=2000)
 ENDLESS = {"streamFlowState", "streamServiceEvents"}
 """Answers that do not end; tests/e2e/test_streams.py and test_service_feed.py have tests of them."""
 KNOWN = {

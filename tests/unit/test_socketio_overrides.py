@@ -52,6 +52,7 @@ OVERRIDDEN = {
     (engineio.AsyncServer, "create_queue"): "(self, *args, **kwargs)",
     (engineio.AsyncServer, "_make_response"): "async (self, response_dict, environ)",
     (engineio.AsyncServer, "_cors_allowed_origins"): "(self, environ)",
+    (engineio.AsyncServer, "_cors_headers"): "(self, environ)",
     (engineio.AsyncServer, "_bad_request"): "(self, message=None)",
     (engineio.AsyncServer, "_async"): "dict",
     (socketio.AsyncClient, "_handle_disconnect"): "async (self, namespace)",

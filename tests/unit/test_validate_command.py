@@ -36,7 +36,7 @@ def test_each_finding_has_a_line_with_its_place_and_advice() -> None:
     assert len(lines) == sum(len(findings) for findings in EXPECTED.values())
     for file in BROKEN:
         for finding in EXPECTED[file.stem]:
-            inside = finding["pointer"].strip("/").replace("/", ".").replace("~1", "/") or "(whole)"
+            inside = finding["pointer"].removeprefix("/").replace("/", ".").replace("~1", "/") or "(whole)"
             marked = "warning: " if finding["severity"] == "warning" else ""
             (found,) = [
                 line
