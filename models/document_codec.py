@@ -64,10 +64,8 @@ class DocumentCodec:
         if self._cipher is None or not found:
             return 0
         texts = [
-            PayloadText(
-                place.user_id, place.document_id, place.field, place.holder[place.name], place.comparable
-            )
-            for place in found
+            PayloadText(one.user_id, one.document_id, one.field, one.holder[one.name], one.comparable)
+            for one in found
         ]
         for place, sealed in zip(found, await self._cipher.seal_many(texts, fresh=fresh), strict=True):
             place.holder[place.name] = sealed

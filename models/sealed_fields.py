@@ -18,6 +18,8 @@ RECORD_FIELDS = ("payload", "merged", "salt", "digest")
 KEY_CHECK = "keyCheck"
 """An empty text in a state with nothing else to seal: it names the data key, so that a worker that reads the
 state has the present keys of its user when it changes it."""
+_STATE_NAMES = (*STATE_FIELDS, KEY_CHECK)
+_AFTER_NAMES = tuple((name, f"after.{name}") for name in STATE_FIELDS)
 
 
 class SealedPlace(Struct, frozen=True):
@@ -39,15 +41,16 @@ WITHOUT_SEALED: dict[str, Any] = dict.fromkeys(ERASED_FIELDS, 0)
 
 
 Layout = Callable[[Document], Iterator[SealedPlace]]
-"""Finds the sealed fields of a document, also those without a value. In a damaged document they may have
-values of any type."""
+"""Finds the fields of a document to seal that it has. In a damaged document they may have values of any
+type."""
 
 
 def state_layout(document: Document) -> Iterator[SealedPlace]:
     """Find the sealed fields of a state and of the records in its outbox."""
     owner, key = str(document.get("userId")), _state_key(document)
-    for name in (*STATE_FIELDS, KEY_CHECK):
-        yield SealedPlace(document, name, owner, key, name)
+    for name in _STATE_NAMES:
+        if name in document:
+            yield SealedPlace(document, name, owner, key, name)
     outbox = document.get("outbox")
     for record in outbox if isinstance(outbox, list) else ():
         if isinstance(record, dict):
@@ -60,18 +63,21 @@ def record_layout(document: Document) -> Iterator[SealedPlace]:
         return
     owner, record_id = str(document.get("userId")), str(document.get("_id"))
     for name in RECORD_FIELDS:
-        yield SealedPlace(document, name, owner, record_id, name)
+        if name in document:
+            yield SealedPlace(document, name, owner, record_id, name)
     yield from request_id_layout(document)
     after = document.get("after")
     if isinstance(after, dict):
-        for name in STATE_FIELDS:
-            yield SealedPlace(after, name, owner, record_id, f"after.{name}")
+        for name, field in _AFTER_NAMES:
+            if name in after:
+                yield SealedPlace(after, name, owner, record_id, field)
 
 
 def request_id_layout(record: Document) -> Iterator[SealedPlace]:
     """Find the id of a record's request; equal ones of a state are sealed alike, so that one can be found."""
-    owner, key = str(record.get("userId")), str(record.get("stateId"))
-    yield SealedPlace(record, "requestId", owner, key, "requestId", comparable=True)
+    if "requestId" in record:
+        owner, key = str(record.get("userId")), str(record.get("stateId"))
+        yield SealedPlace(record, "requestId", owner, key, "requestId", comparable=True)
 
 
 def lane_layout(document: Document) -> Iterator[SealedPlace]:
