@@ -231,7 +231,7 @@ async def test_an_explanation_shows_support_staff_no_payload() -> None:
         assert (SECRET in answer.text) is sees, answer.text
 
 
-async def test_a_participant_who_also_reads_all_keeps_the_role(doors: Doors) -> None:
+async def test_a_participant_who_also_reads_all_has_the_role(doors: Doors) -> None:
     token = signed("pia", scope=f"{USE} {READ}")
     shown = (await get(doors, token, f"{STATE}?userId=olga")).json()
     assert [each["transition"] for each in shown["transitions"]] == ["check"]

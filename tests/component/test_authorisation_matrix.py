@@ -122,10 +122,10 @@ class World(Doors):
         for store in (rig.states, rig.history, rig.definitions, rig.entities, rig.lanes, rig.letters):
             for name, value in sorted(vars(store).items()):
                 if isinstance(value, dict):
-                    kept = {
+                    retained = {
                         key: each for key, each in value.items() if not without or without not in str(key)
                     }
-                    stored.append((name, kept))
+                    stored.append((name, retained))
                 elif isinstance(value, list | set):
                     stored.append((name, value))
         return repr(stored)

@@ -217,9 +217,7 @@ async def test_an_erased_user_has_a_time_and_an_author(
     assert await user_keys.last_destroyed("eve") is None
 
 
-async def test_a_text_tells_if_the_key_of_it_still_seals(
-    cipher: PayloadCipher, store: FakeDataKeyStore
-) -> None:
+async def test_whether_the_key_of_a_text_still_seals(cipher: PayloadCipher, store: FakeDataKeyStore) -> None:
     (sealed,) = await cipher.seal_many([PayloadText("ada", "loop:ada", "payload", "{}")])
     assert await cipher.seals_with("ada", sealed)
     eraser = Worker(store)

@@ -30,7 +30,7 @@ ENCRYPTION_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 class Capture(Struct):
-    """What was stored, sent and logged. ``stored`` has values with their places."""
+    """The values that were stored, sent and logged. ``stored`` has values with their places."""
 
     markers: Markers
     stored: list[tuple[str, bytes]]

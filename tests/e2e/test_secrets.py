@@ -54,7 +54,7 @@ AWAY = form("servers that are away", short=ONE_AWAY, long=[*ONE_AWAY, ("Redis", 
 
 
 class Found(Struct):
-    """What was answered, with the request, and the lines of the log."""
+    """The answers, each with its request, and the lines of the log."""
 
     markers: Markers
     answers: list[tuple[str, str]]

@@ -78,7 +78,7 @@ class MarkedRun:
         self.markers = markers
         self.inbox = Inbox(receiver, "hook")
         self.answers: list[str] = []
-        """What the service answered."""
+        """The answers of the service."""
         self.keys: dict[str, str] = {}
         self._admin = serving.http("root", "flow:admin", "flow:service")
         self._followers: list[Follower] = []
