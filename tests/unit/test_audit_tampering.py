@@ -1,4 +1,4 @@
-"""Whatever somebody changes in the stored audit log, its verification finds the place."""
+"""Any change of the stored audit log is found, with its place."""
 
 import asyncio
 import uuid
