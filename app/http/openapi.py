@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from app.auth.policy import ADMIN, READ, SERVICE, Permission
 from app.contracts.errors import (
+    AddressTooLongError,
     AuthenticationRequiredError,
     FlowError,
     InsufficientPermissionsError,
@@ -245,6 +246,7 @@ def _refusals(endpoint: Endpoint) -> dict[int, list[type[FlowError]]]:
     errors: list[type[FlowError]] = [
         *endpoint.errors,
         InvalidRequestError,
+        AddressTooLongError,
         PayloadTooLargeError,
         InternalError,
     ]
