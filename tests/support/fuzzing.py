@@ -93,7 +93,8 @@ def _check_all(inputs: list[Any], check: Callable[[Any], None], begin: Callable[
 
 def clear_bounded_caches() -> None:
     """Empty the caches of functions that have a bound, as they may fill until the last input."""
-    caches = [each for each in gc.get_objects() if isinstance(each, functools._lru_cache_wrapper)]
+    kind = functools._lru_cache_wrapper
+    caches = [each for each in gc.get_objects() if type(each) is kind]  # isinstance follows dead weak proxies
     for each in caches:
         if each.__module__.startswith("app.") and each.cache_parameters()["maxsize"] is not None:
             each.cache_clear()
