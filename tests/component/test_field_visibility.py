@@ -275,6 +275,7 @@ async def test_pushed_events_have_the_fields_that_each_reader_sees(
                 assert received, sid
                 for each in received:
                     assert markers(each) == SEEN[caller][flow][kind], (sid, each)
+        await gateway.disconnect_all()
         run.cancel()
 
 

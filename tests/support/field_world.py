@@ -147,6 +147,8 @@ class NamedCallers:
         return structs.replace(self._callers[token.replace("_", " ")], expires_at=time.time() + 60)
 
     async def renew(self, caller: Caller) -> Caller:
+        if caller.expires_at <= time.time():
+            raise AuthenticationRequiredError("The token has expired")
         return caller
 
     def knows(self, _: str) -> bool:

@@ -83,6 +83,10 @@ class Gateway:
     async def connect(self, sid: str, token: str, environ: dict[str, Any] | None = None) -> None:
         await self.sockets._connect(sid, {} if environ is None else environ, {"token": token})
 
+    async def disconnect_all(self) -> None:
+        for sid in list(self.sockets._sessions):
+            await self.sockets._disconnect(sid)
+
     def is_empty(self) -> bool:
         rooms, bus = self.sockets._rooms, self.rig.bus
         held = [
