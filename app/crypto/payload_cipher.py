@@ -61,7 +61,11 @@ class AesPayloadCipher:
         if missing:
             for owner, key in (await self._keys.load_sealing(missing)).items():
                 keys[missing[owner]] = key
-        return [_seal(text, keys[text.user_id]) for text in texts]
+        nonces = urandom(NONCE_BYTES * len(texts))  # a call of the system for all
+        return [
+            _seal(text, keys[text.user_id], nonces[at : at + NONCE_BYTES])
+            for text, at in zip(texts, range(0, len(nonces), NONCE_BYTES), strict=True)
+        ]
 
     async def open_many(self, texts: Sequence[SealedText]) -> list[str | Unopened]:
         """Return the original texts, in order, or why one has none any more.
@@ -107,13 +111,12 @@ def _context(header: bytes, field: str, document_id: str) -> bytes:
     return b"%b%b%b%b" % (header, len(name).to_bytes(2, "big"), name, document_id.encode())
 
 
-def _seal(text: PayloadText, key: DataKey) -> bytes:
+def _seal(text: PayloadText, key: DataKey, nonce: bytes) -> bytes:
     data = text.text.encode()
     if text.comparable:
         header = _COMPARABLE_VERSION + key.id
         return header + key.comparable.encrypt(data, [_context(header, text.field, text.document_id)])
     header = _CONTENT_VERSION + key.id
-    nonce = urandom(NONCE_BYTES)
     context = _context(header, text.field, text.document_id)
     return header + nonce + key.content.encrypt(nonce, data, context)
 
