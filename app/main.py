@@ -88,7 +88,7 @@ class Backend:
         self.time = CheckedClock(clock or SystemClock())
         self._time_check = TimeCheck(self.time, self.database.server_time, self.bus.server_time)
         self.encryption = _encryption(settings, self.database, self.time)
-        self.codec = DocumentCodec(self.encryption.cipher)
+        self.codec = DocumentCodec(self.encryption.cipher, required=settings.encryption_required)
         self.secrets = MongoSecretStore(self.database, self.codec)
         self.streams = RedisEventStreams(redis, name)
         self.rates = RedisRateCounters(redis, name)

@@ -46,6 +46,7 @@ class EncryptionSettings(BaseSettings):
     """The settings of the encryption of stored data."""
 
     encryption_keys: SecretStr | None = None
+    encryption_required: bool = False
 
     @field_validator("encryption_keys")
     @classmethod

@@ -140,6 +140,12 @@ class Settings(EncryptionSettings, LimitSettings, TokenSettings):
         return self
 
     @model_validator(mode="after")
+    def _keys_if_encryption_is_required(self) -> Self:
+        if self.encryption_required and self.encryption_keys is None and not self.embedded:
+            raise ValueError("FLOW_ENCRYPTION_REQUIRED needs FLOW_ENCRYPTION_KEYS")
+        return self
+
+    @model_validator(mode="after")
     def _credentials_only_for_one_host(self) -> Self:
         if self.definitions_auth is not None:
             try:

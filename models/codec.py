@@ -76,6 +76,10 @@ class DamagedText(bytes):
     """A sealed text that a cipher could not open."""
 
 
+REFUSED_CLEAR = DamagedText(b"\xff")
+"""In the place of a text in the clear, where only sealed ones are read; no JSON."""
+
+
 def state_to_document(state: FlowState) -> Document:
     """Return the fields of a state document, without ``_id`` and ``outbox``; absent ones are left out."""
     pairs = zip(_STATE_NAMES, _state_members(state))  # noqa: B905 - as long, and strict costs time
@@ -233,6 +237,8 @@ def _decode_struct(source: Any, fields: Mapping[str, str], shape: type[T], owner
 def _sealed_fault(source: Any) -> str | None:
     """Return why a document with a sealed text cannot be read; None if it has none."""
     for field, value in source.items() if isinstance(source, Mapping) else ():
+        if value is REFUSED_CLEAR:
+            return f"its {field} is not encrypted, and only encrypted data is read (FLOW_ENCRYPTION_REQUIRED)"
         if isinstance(value, DamagedText):
             return f"its {field} is encrypted, and was changed or its data key is missing"
         if isinstance(value, bytes):

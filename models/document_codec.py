@@ -1,7 +1,8 @@
 """Converts many values to documents and back, with what users entered sealed by a cipher.
 
 A sealed text is binary in its document, a text in the clear is text: documents of a time before the
-encryption stay readable, and are sealed when they are written the next time.
+encryption stay readable, and are sealed when they are written the next time, unless the encryption is
+required.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from app.contracts.ports.ciphers import PayloadCipher, PayloadText, SealedText, Unopened
-from models.codec import KEYLESS, DamagedText, Document
+from models.codec import KEYLESS, REFUSED_CLEAR, DamagedText, Document
 from models.sealed_fields import Layout, SealedPlace
 
 log = structlog.get_logger("store")
@@ -25,15 +26,24 @@ class DocumentCodec:
         cipher: Seals what users entered. ``None`` stores it as it is, and nothing is awaited; a sealed
             text is then as unreadable as one that was changed.
         layout: Finds the fields to seal.
+        required: Whether a text in the clear counts as changed, where a cipher seals.
     """
 
-    def __init__(self, cipher: PayloadCipher | None = None, layout: Layout | None = None) -> None:
+    def __init__(
+        self, cipher: PayloadCipher | None = None, layout: Layout | None = None, *, required: bool = False
+    ) -> None:
         self._cipher = cipher
+        self._required = required
         self._layout: Layout = layout or (lambda _: iter(()))
 
     def of(self, layout: Layout) -> "DocumentCodec":
         """Return the codec of the documents of a collection."""
-        return DocumentCodec(self._cipher, layout)
+        return DocumentCodec(self._cipher, layout, required=self._required)
+
+    @property
+    def reads_clear(self) -> bool:
+        """True if texts in the clear are read."""
+        return self._cipher is None or not self._required
 
     async def encode_many(
         self,
@@ -83,11 +93,15 @@ class DocumentCodec:
         """Open documents and convert them with ``decode``.
 
         A text whose data key was destroyed is left out, as if it had been removed; one that cannot be
-        opened for another reason makes its document unreadable.
+        opened for another reason makes its document unreadable; so does one in the clear, if the encryption
+        is required.
         """
         if self._cipher is not None:
             documents = [_copy(document) for document in documents]  # loads of one state share a document
+            clear = () if self.reads_clear else self._places(documents, str)
             await self._open(self._cipher, self._places(documents, bytes))
+            for place in clear:
+                place.holder[place.name] = REFUSED_CLEAR
         return list(map(decode, documents))
 
     async def _open(self, cipher: PayloadCipher, found: Sequence[SealedPlace]) -> None:

@@ -35,7 +35,7 @@ class MongoSecretStore:
             found = await self._secrets.find_one({"_id": name})
         if found is None:
             found = await self._create(name)
-        elif isinstance(clear := found["value"], str):
+        elif self._codec.reads_clear and isinstance(clear := found["value"], str):
             sealed = {**found}
             if await self._codec.seal([sealed]):
                 async with store_errors():
@@ -46,7 +46,8 @@ class MongoSecretStore:
         if not isinstance(value, str):
             raise OperationalError(
                 f"The secret {name} in flow_secrets cannot be opened: the service lacks its encryption key "
-                "(FLOW_ENCRYPTION_KEYS), or its data key in flow_data_keys"
+                "(FLOW_ENCRYPTION_KEYS), or its data key in flow_data_keys, or it is not encrypted "
+                "(FLOW_ENCRYPTION_REQUIRED)"
             )
         return b64decode(value)
 
