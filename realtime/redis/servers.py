@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
 from app.contracts.errors import BusUnavailableError
+from realtime.redis.connections import use_closable_connections
 
 TIMEOUT_SECONDS = 2.0
 OUTAGE = (RedisError, RedisClusterException, OSError, asyncio.TimeoutError)
@@ -101,6 +102,8 @@ class StandaloneServer:
         self._sender = client(socket_timeout=TIMEOUT_SECONDS, **connecting)
         self._sender.connection_pool.make_connection()  # type: ignore[no-untyped-call] # raises for unknown options
         self._subscriber = client(socket_keepalive=True, **connecting)
+        for each in (self._sender, self._subscriber):
+            use_closable_connections(each)
 
     async def ping(self) -> None:
         """Check that Redis answers."""
@@ -185,6 +188,7 @@ class Cluster:
             retry=Retry(NoBackoff(), 1),  # once: when a slot has moved
             **hosts.options,
         )
+        use_closable_connections(self._cluster)
         self._subscribers: dict[str, Redis] = {}
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
 
@@ -238,6 +242,7 @@ class Cluster:
                 socket_keepalive=True,
                 **self._options,
             )
+            use_closable_connections(self._subscribers[server])
         return self._subscribers[server]
 
     @property
