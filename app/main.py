@@ -187,6 +187,8 @@ class Backend:
 
 
 def _encryption(settings: Settings, database: Database, clock: Clock) -> Encryption:
+    if settings.encryption_required and settings.encryption_keys is None:
+        raise ValueError("FLOW_ENCRYPTION_REQUIRED needs FLOW_ENCRYPTION_KEYS")
     return Encryption(settings.wrapping_keys, MongoDataKeyStore(database), clock, open_service_key)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from motor.core import AgnosticBaseCursor
 
+from app.contracts.errors import OperationalError
 from app.contracts.ports.keys import SealedPage
 from models.codec import Document
 from models.database import Collection, Database, store_errors
@@ -25,6 +26,10 @@ from models.sealed_fields import (
     state_layout,
 )
 
+SEALS_NOTHING = (
+    "FLOW_ENCRYPTION_REQUIRED: data in the clear counts as changed, and encrypting it would hide that; "
+    "unset it for this command if the data is known to be sound"
+)
 LAYOUTS: Mapping[str, Layout] = {
     "flow_states": state_layout,
     "flow_history": record_layout,
@@ -56,7 +61,13 @@ class MongoClearData:
         self._ranges = {name: KeyRanges() for name in LAYOUTS}
 
     async def seal_page(self, collection: str, after: str, limit: int) -> SealedPage:
-        """Seal the documents of a collection with ids after ``after``."""
+        """Seal the documents of a collection with ids after ``after``.
+
+        Raises:
+            OperationalError: The encryption is required: what is in the clear may be forged.
+        """
+        if not self._codec.reads_clear:
+            raise OperationalError(SEALS_NOTHING)
         documents = self._database.collection(collection)
         async with store_errors():
             page = await self._ranges[collection].page(

@@ -226,6 +226,8 @@ def _decode_struct(source: Any, fields: Mapping[str, str], shape: type[T], owner
         present = {name: source[field] for name, field in fields.items() if field in source}
         for name in PAYLOAD_TEXTS:
             if name in present:
+                if not isinstance(present[name], str):  # json.decode also reads bytes
+                    raise TypeError(f"its {name} is no text")
                 present[name] = json.decode(present[name])
         return convert(present, shape)
     except (DecodeError, TypeError) as refusal:

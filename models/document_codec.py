@@ -98,11 +98,19 @@ class DocumentCodec:
         """
         if self._cipher is not None:
             documents = [_copy(document) for document in documents]  # loads of one state share a document
-            clear = () if self.reads_clear else self._places(documents, str)
-            await self._open(self._cipher, self._places(documents, bytes))
-            for place in clear:
-                place.holder[place.name] = REFUSED_CLEAR
+            sealed = self._places(documents, bytes)
+            for document in () if self.reads_clear else documents:
+                self._refuse_clear(document)
+            await self._open(self._cipher, sealed)
         return list(map(decode, documents))
+
+    def _refuse_clear(self, document: Document) -> None:
+        found = self._places([document], str)
+        for place in found:
+            place.holder[place.name] = REFUSED_CLEAR
+        if found:
+            fields = [place.field for place in found]
+            log.error("clear text refused", document=str(document.get("_id")), fields=fields)
 
     async def _open(self, cipher: PayloadCipher, found: Sequence[SealedPlace]) -> None:
         if not found:

@@ -58,14 +58,17 @@ def state_layout(document: Document) -> Iterator[SealedPlace]:
 
 
 def record_layout(document: Document) -> Iterator[SealedPlace]:
-    """Find the sealed fields of a record. A receipt of an erasure has none: its salt must stay readable."""
-    if document.get("kind") == "erased":
-        return
+    """Find the sealed fields of a record.
+
+    The salt and the request id of a receipt of an erasure are none: they must stay readable.
+    """
     owner, record_id = str(document.get("userId")), str(document.get("_id"))
+    is_receipt = document.get("kind") == "erased"
     for name in RECORD_FIELDS:
-        if name in document:
+        if name in document and not (is_receipt and name == "salt"):
             yield SealedPlace(document, name, owner, record_id, name)
-    yield from request_id_layout(document)
+    if not is_receipt:
+        yield from request_id_layout(document)
     after = document.get("after")
     if isinstance(after, dict):
         for name, field in _AFTER_NAMES:
@@ -88,9 +91,10 @@ def lane_layout(document: Document) -> Iterator[SealedPlace]:
 
 def letter_layout(document: Document) -> Iterator[SealedPlace]:
     """Find the sealed fields of a dead letter: the event, and what the receiver answered."""
-    owner, letter_id = str(document.get("userId")), str(document.get("_id"))
+    owner = str(document.get("userId"))
+    place = ";".join(str(document.get(name)) for name in ("_id", "alias", "stateKey", "eventId"))
     for name in ("event", "attempts", "detail"):
-        yield SealedPlace(document, name, owner, letter_id, name)
+        yield SealedPlace(document, name, owner, place, name)
 
 
 def secret_layout(document: Document) -> Iterator[SealedPlace]:
@@ -99,16 +103,17 @@ def secret_layout(document: Document) -> Iterator[SealedPlace]:
 
 
 def integration_layout(document: Document) -> Iterator[SealedPlace]:
-    """Find the sealed fields of a registration: its secrets."""
-    secrets, alias = document.get("secrets"), str(document.get("_id"))
+    """Find the sealed fields of a registration: its secrets, which open for its URL alone."""
+    secrets, place = document.get("secrets"), f"{document.get('_id')};{document.get('url')}"
     for secret in secrets if isinstance(secrets, list | tuple) else ():
         if isinstance(secret, dict):
-            yield SealedPlace(secret, "secret", None, alias, f"secrets.{secret.get('id')}")
+            yield SealedPlace(secret, "secret", None, place, f"secrets.{secret.get('id')}")
 
 
 def api_key_layout(document: Document) -> Iterator[SealedPlace]:
-    """Find the sealed field of an API key: the hash of its secret part."""
-    yield SealedPlace(document, "hashed", None, str(document.get("_id")), "hashed")
+    """Find the sealed field of an API key: the hash of its secret part, which opens for its alias alone."""
+    place = f"{document.get('_id')};{document.get('alias')}"
+    yield SealedPlace(document, "hashed", None, place, "hashed")
 
 
 def add_key_check(document: Document) -> None:

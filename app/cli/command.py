@@ -104,12 +104,10 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
     """Return the message and the exit code for an error that a user can mend; None for others."""
     from app.contracts.errors import (  # noqa: PLC0415 - only when one fails
         BusUnavailableError,
-        DataTransferError,
-        DefinitionSourceError,
         FlowError,
         KeyServiceUnavailableError,
+        OperationalError,
         StoreUnavailableError,
-        WrappingKeyMissingError,
     )
     from app.process import StartError  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415
@@ -121,16 +119,10 @@ def _expected_failure(error: Exception) -> tuple[str, int] | None:
             return error.advice, 1
         case StoreUnavailableError():
             return f"{error.advice} ({_server_hint('FLOW_MONGO_URL', 'mongodb')})", 1
-        case (
-            StartError()
-            | DataTransferError()
-            | DefinitionSourceError()
-            | WrappingKeyMissingError()
-            | FlowError()
-        ):
-            return str(error), 1
         case BusUnavailableError():
             return f"{error} ({_server_hint('FLOW_REDIS_URL', 'redis')})", 1
+        case StartError() | OperationalError() | FlowError():
+            return str(error), 1
     return None
 
 

@@ -14,14 +14,10 @@ from app.services import FlowService
 from app.services.administration.clear_data import SealingReport
 from app.services.administration.key_rotation import KeyRotation, RotationReport, WrappingKeyUse
 from config.encryption import create_wrapping_key
-from config.settings import SettingsError, load_settings
+from config.settings import SettingsError
 
 PROGRESS_SECONDS = 2.0
 NOT_ENCRYPTED = "FLOW_ENCRYPTION_KEYS: is not set, so stored data is not encrypted"
-SEALS_NOTHING = (
-    "FLOW_ENCRYPTION_REQUIRED: data in the clear counts as changed, and encrypting it would hide that; "
-    "unset it for this command if the data is known to be sound"
-)
 
 T = TypeVar("T")
 
@@ -94,8 +90,6 @@ def rotate(as_json: bool) -> None:
 @on_store
 def seal(as_json: bool) -> None:
     """Encrypt what was stored before encryption was switched on. Can be repeated."""
-    if load_settings().encryption_required:
-        raise SettingsError(SEALS_NOTHING)
     printed_at = time.monotonic()
 
     def progress(collection: str, checked: int, sealed: int) -> None:

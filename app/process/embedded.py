@@ -87,9 +87,9 @@ class EmbeddedServers:
             running_at = Running(
                 mongo_url=self._start_database(server, secrets), redis_url=self._start_redis(secrets)
             )
+            keys = self.directory.encryption_keys(create=True)  # before others can join
             self.directory.store_running(running_at)
             self._mongo_url = running_at.mongo_url
-            keys = self.directory.encryption_keys(create=True)
         except OSError as refusal:
             self.stop()
             raise EmbeddedError(

@@ -147,7 +147,7 @@ def _encode(value: Struct) -> Document:
 def _decode(document: Document, shape: type[T]) -> T | None:
     members = _renamed({name: value for name, value in document.items() if name != "_id"}, snake_case)
     try:
-        return convert({"alias": document["_id"], **members}, shape)
+        return convert({**members, "alias": document["_id"]}, shape)
     except ValidationError as refusal:
         log.error("unreadable registration", alias=document["_id"], reason=str(refusal))
         return None

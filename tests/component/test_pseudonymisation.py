@@ -33,8 +33,9 @@ ROOT = trusted_origin("root", client="tests")
 COLLECTIONS = ("flow_states", "flow_history", "flow_states_damaged", "flow_corruptions", "flow_leases")
 
 
-async def everything(parts: Backend) -> str:
-    return dumps([await parts.database.collection(name).find({}).to_list(None) for name in COLLECTIONS])
+async def everything(parts: Backend, *without: str) -> str:
+    found = [name for name in COLLECTIONS if name not in without]
+    return dumps([await parts.database.collection(name).find({}).to_list(None) for name in found])
 
 
 async def load(parts: Backend, state_id: StateId = ADA) -> StoredState:
@@ -130,10 +131,10 @@ async def test_an_erasure_is_repeatable_and_concerns_nobody_else(parts: Backend)
     await named(parts)
     await parts.service.personal_data.erase("bob", ROOT)
     await parts.service.background.relay.drain(5)
-    before = await everything(parts)
+    before = await everything(parts, "flow_leases")  # which are renewed
     done = await parts.service.personal_data.erase("bob", ROOT)
     assert (done.pseudonymised_states, done.pseudonymised_records) == (0, 0)
-    assert await everything(parts) == before
+    assert await everything(parts, "flow_leases") == before
     done = await parts.service.personal_data.erase("cleo", ROOT)
     assert (done.pseudonymised_states, done.pseudonymised_records) == (1, 3)
     assert '"cleo"' not in await everything(parts)

@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from bson import Binary
 from msgspec import UNSET
 
 from app.contracts.callers import Caller
-from app.contracts.commands import Origin, StartCommand
+from app.contracts.commands import Origin, StartCommand, trusted_origin
 from app.contracts.deliveries import DeadLetter
 from app.contracts.errors import FlowStateCorruptionError, OperationalError
 from app.contracts.integration import ApiKey, Integration, IntegrationSecret
@@ -72,7 +73,9 @@ async def open_all(backend: Backend) -> None:
             await collection.replace_one({"_id": clear["_id"]}, clear)
 
 
-@pytest.mark.expected_logs("damaged document", "stored api key unreadable", "unreadable registration")
+@pytest.mark.expected_logs(
+    "clear text refused", "damaged document", "stored api key unreadable", "unreadable registration"
+)
 async def test_nothing_in_the_clear_is_believed(backend: Backend, settings: Settings) -> None:
     flows = backend.service.as_trusted()
     assert await payload(backend) == {"iban": "DE02"}
@@ -100,3 +103,66 @@ async def test_nothing_in_the_clear_is_believed(backend: Backend, settings: Sett
     async with believing.running():
         found = await payload(believing)
     assert found == {"iban": "DE02"}, "without the setting, they are data of before the encryption"
+
+
+@pytest.mark.expected_logs("damaged document", "clear text refused", optional=True)
+@pytest.mark.parametrize("value", [b'{"iban":"EVIL"}', Binary(b'{"iban":"EVIL"}', 128), {"iban": "EVIL"}])
+async def test_no_payload_of_another_type_is_believed(backend: Backend, value: Any) -> None:
+    states, history = (backend.database.collection(name) for name in ("flow_states", "flow_history"))
+    await states.update_many({}, {"$set": {"payload": value}})
+    with pytest.raises(FlowStateCorruptionError):
+        await payload(backend)
+    await history.update_many({}, {"$set": {"payload": value, "after.payload": value}})
+    with pytest.raises(FlowStateCorruptionError):
+        await backend.service.as_trusted().get_flow_history("ada", "loop")
+
+
+@pytest.mark.expected_logs("state recovered", "clear text refused")
+async def test_a_forged_receipt_brings_no_payload_in(backend: Backend) -> None:
+    """Whoever makes a record a receipt of an erasure, whose salt is in the clear, gets nothing else read."""
+    forged = {"kind": "erased", "salt": "x", "after.payload": '{"iban":"EVIL"}', "payload": '{"iban":"EVIL"}'}
+    states, history = (backend.database.collection(name) for name in ("flow_states", "flow_history"))
+    await history.update_many({}, {"$set": forged})
+    flows = backend.service.as_trusted()
+    with pytest.raises(FlowStateCorruptionError):
+        await flows.get_flow_history("ada", "loop")
+    await states.delete_many({})
+    recovered = await backend.service.administration.recover_flow(
+        "ada", "loop", origin=trusted_origin("root")
+    )
+    assert "EVIL" not in repr(recovered)
+
+
+async def test_no_program_encrypts_what_is_in_the_clear(backend: Backend) -> None:
+    assert backend.service.clear_data is not None
+    with pytest.raises(OperationalError, match="FLOW_ENCRYPTION_REQUIRED"):
+        await backend.service.clear_data.seal()
+
+
+@pytest.mark.expected_logs("stored api key unreadable", "unreadable registration")
+async def test_secrets_are_bound_to_whom_they_are_for(backend: Backend) -> None:
+    database, codec = backend.database, backend.codec
+    key_store, registrations = MongoApiKeyStore(database, codec), MongoIntegrationStore(database, codec)
+    found = await registrations.get("shop")
+    assert found is not None
+    assert found.secrets[0].secret == "whsec_x"
+    await database.collection("flow_integrations").update_one({"_id": "shop"}, {"$set": {"alias": "bank"}})
+    assert [each.alias for each in await registrations.list_all()] == ["shop"]
+    await database.collection("flow_integrations").update_one(
+        {"_id": "shop"}, {"$set": {"url": "https://evil"}}
+    )
+    assert await registrations.list_all() == []
+    assert await key_store.get("k1") is not None
+    await database.collection("flow_api_keys").update_one({"_id": "k1"}, {"$set": {"alias": "bank"}})
+    assert await key_store.get("k1") is None
+    letters = MongoDeadLetters(database, codec)
+    assert (await letters.get("shop", "evt_1")).event == LETTER.event  # type: ignore[union-attr]
+    await database.collection("flow_dead_letters").update_one({}, {"$set": {"alias": "bank"}})
+    moved = await letters.get("shop", "evt_1")
+    assert moved is not None
+    assert moved.event is UNSET
+
+
+async def test_without_keys_it_does_not_start(settings: Settings) -> None:
+    with pytest.raises(ValueError, match="needs FLOW_ENCRYPTION_KEYS"):
+        Backend(settings.model_copy(update={"encryption_required": True, "encryption_keys": None}))
