@@ -9,7 +9,7 @@ import gc
 import pytest
 
 THRESHOLDS = (20_000, 10, 10)
-"""New objects before a collection of the youngest; Python's own 700 make full collections a tenth of a run."""
+"""With Python's own, of which the first is 700, full collections are a tenth of a run of the unit tests."""
 
 
 def pytest_configure() -> None:
