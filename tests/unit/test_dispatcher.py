@@ -11,7 +11,7 @@ from msgspec import UNSET, structs
 from app.contracts.integration import Integration, IntegrationHealth
 from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
-from app.services.integrations import dispatcher
+from app.services.integrations import dispatch_loop, dispatcher
 from app.services.integrations.breaker import OPENS_AFTER
 from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
@@ -98,6 +98,7 @@ def test_a_failed_job_is_offered_again() -> None:
 @pytest.mark.expected_logs("events became dead letters")
 def test_a_poison_message_is_a_dead_letter_and_not_an_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    monkeypatch.setattr(dispatch_loop, "MAX_POLL_SECONDS", 600.0)
 
     async def scenario(made: Deliveries) -> None:
         made.webhooks.script("payment", of_user("eve", answer(500)))
