@@ -36,7 +36,7 @@ from tests.support.long_form import examples, form
 from tests.support.processor_time import bounded
 from tests.support.samples import expense_flow
 
-OFTEN = examples(150)
+OFTEN = examples(150, fraction=25)
 MANY = form("a large diagram: transitions of each step", short=20, long=100)
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = 'He said "<b>no</b>" & left; #35; ]} `x` \\N \\" | --> %% end\nstyle s0\x00\u202e\ud800\uffff'

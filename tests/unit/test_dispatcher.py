@@ -17,6 +17,7 @@ from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
+from tests.support.long_form import form
 from tests.support.virtual_time import START, run_virtually
 
 HOUR = 3600
@@ -319,9 +320,10 @@ def test_an_idle_service_costs_little() -> None:
     async def scenario(made: Deliveries) -> None:
         await asyncio.sleep(HOUR)
 
-    made = play(scenario, *(integration(f"service-{n}") for n in range(50)))
+    services = form("dispatcher: idle services", short=20, long=50)
+    made = play(scenario, *(integration(f"service-{n}") for n in range(services)))
     queries = sum(made.lanes.lists.values())
-    assert queries < 50 * HOUR / 12
+    assert queries < services * HOUR / 12
     assert made.lanes.claims == 0
 
 

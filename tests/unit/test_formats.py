@@ -18,6 +18,8 @@ from tests.support.long_form import examples, form
 from tests.support.processor_time import bounded
 from tests.support.samples import flow_dict
 
+SHARE = form("formats: share of the largest document: one of", short=5, long=1)
+
 
 def read(text: str | bytes, suffix: str) -> Any:
     return decode(text.encode() if isinstance(text, str) else text, suffix, "f")
@@ -261,7 +263,7 @@ def test_an_anchor_may_be_given_anew() -> None:
 )
 @pytest.mark.timeout(60)
 def test_the_largest_document_within_the_bound_is_read_soon(part: str) -> None:
-    text = part * (MAX_MARKS // count_marks(part))
+    text = part * (MAX_MARKS // count_marks(part) // SHARE)
     with bounded(4):
         assert isinstance(read(text, ".yaml"), list)
 

@@ -46,6 +46,12 @@ MESSAGE_CALLS = re.compile(
 COMMAND_DECORATORS = re.compile(r"(?:.*[._])?(?:command|group)\b")
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+NAMES = (ast.Name, ast.Attribute)
+NAMING = {
+    *(ast.ClassDef, *FUNCTIONS, ast.arg, *NAMES, ast.Import, ast.ImportFrom),
+    *(ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping),
+}
+"""Nodes that can define a name."""
 STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 """Nodes in which a block can be."""
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
@@ -88,15 +94,16 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the names that a module defines: classes, functions, arguments, variables and attributes."""
     for node in nodes_of(tree):
+        if type(node) not in NAMING:
+            continue
         names: list[str | None] = []
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, NAMES):
+            stored = isinstance(node.ctx, ast.Store)
+            names = [node.id if isinstance(node, ast.Name) else node.attr] if stored else []
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names = [node.name]
         elif isinstance(node, ast.arg):
             names = [node.arg]
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names = [node.id]
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names = [node.attr]
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
             names = [node.name]
         elif isinstance(node, ast.MatchMapping):
