@@ -1,23 +1,26 @@
 """Fixtures of all tests. The servers are started from the packages of the embedded default, or are those of
 ``FLOW_TEST_MONGO_URL`` and ``FLOW_TEST_REDIS_URL``.
+
+Fixtures import what they need of the service: the controlling process of xdist, for which the others wait,
+needs none of it.
 """
 
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from pydantic import SecretStr
 
-from app.main import Backend
-from app.process.embedded import EmbeddedServers
-from config.settings import Settings
-from models.database import connect
-from tests.support.databases import MONGO_URL, REDIS_URL, discard, is_of_tests
+from tests.support.environment import MONGO_URL, REDIS_URL, is_of_tests
 from tests.support.folder_in_memory import folder_in_memory
 from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
+
+if TYPE_CHECKING:
+    from app.main import Backend
+    from config.settings import Settings
 
 pytest_plugins = [
     "tests.support.byte_code",
@@ -48,8 +51,13 @@ def log_events(request: pytest.FixtureRequest) -> Iterator[LogEvents]:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Settings"]:
     """Settings that name a MongoDB and a Redis."""
+    from pydantic import SecretStr
+
+    from app.process.embedded import EmbeddedServers
+    from config.settings import Settings
+
     base = Settings(_env_file=None, jwt_secret=SECRET, log_level="error")
     if MONGO_URL and REDIS_URL:
         yield base.model_copy(update={"mongo_url": SecretStr(MONGO_URL), "redis_url": SecretStr(REDIS_URL)})
@@ -61,8 +69,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-async def settings(servers: Settings) -> AsyncIterator[Settings]:
+async def settings(servers: "Settings") -> AsyncIterator["Settings"]:
     """Settings with a database of their own."""
+    from models.database import connect
+    from tests.support.databases import discard
+
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     yield own
     assert own.mongo_url is not None
@@ -70,9 +81,9 @@ async def settings(servers: Settings) -> AsyncIterator[Settings]:
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Backend]:
+async def parts(settings: "Settings") -> AsyncIterator["Backend"]:
     """A running service on the real servers, with the shipped flows."""
-    from app.main import publish_definitions
+    from app.main import Backend, publish_definitions
 
     parts = Backend(settings)
     async with parts.running() as service:
@@ -81,9 +92,9 @@ async def parts(settings: Settings) -> AsyncIterator[Backend]:
 
 
 @pytest.fixture
-async def clear_parts(settings: Settings) -> AsyncIterator[Backend]:
+async def clear_parts(settings: "Settings") -> AsyncIterator["Backend"]:
     """A running service without encryption, with the shipped flows."""
-    from app.main import publish_definitions
+    from app.main import Backend, publish_definitions
 
     parts = Backend(settings.model_copy(update={"encryption_keys": None}))
     async with parts.running() as service:

@@ -11,6 +11,7 @@ import pytest
 
 from app.contracts.errors import DefinitionSourceError
 from app.contracts.ports.sources import DefinitionSource
+from app.sources import files, remote
 from app.sources.files import FileSource
 from app.sources.remote import RemoteSource
 from tests.support.remotes import RemoteServer
@@ -28,7 +29,11 @@ class Place:
 
 
 @pytest.fixture(params=["files", "server"])
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+async def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Place]:
+    monkeypatch.setattr(files, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "MIN_INTERVAL_SECONDS", 0.05)
     if request.param == "files":
         folder = tmp_path / "flows"
 

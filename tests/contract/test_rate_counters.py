@@ -15,12 +15,14 @@ from config.settings import Settings
 from realtime.redis.rate_limiter import MAX_BATCH, RedisRateCounters
 from tests.support.fake_rates import MAX_USE_SECONDS, FakeRateCounters
 from tests.support.faults import CuttableProxy
+from tests.support.long_form import form
 from tests.support.redis_kinds import RedisCluster
 
 PORTS = (RateCounters,)
 
 SLOW = RateKey("user", "ada", 1)
 """A budget that regains next to nothing while a test runs."""
+BATCHES = form("rate counters: full batches of a report", short=2, long=8)
 
 
 class RedisRates:
@@ -109,7 +111,7 @@ async def test_budgets_are_apart(workers: Workers) -> None:
 
 
 async def test_a_report_may_have_many_budgets(workers: Workers) -> None:
-    keys = [RateKey("address", f"10.0.{n // 250}.{n % 250}", 2) for n in range(8 * MAX_BATCH + 100)]
+    keys = [RateKey("address", f"10.0.{n // 250}.{n % 250}", 2) for n in range(BATCHES * MAX_BATCH + 100)]
     requests = {key: n % 3 for n, key in enumerate(keys)}
     found = await workers.first.add(counted(requests))
     assert found == {key: use(count) for key, count in requests.items()}

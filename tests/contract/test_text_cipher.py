@@ -67,7 +67,7 @@ def run_both(check: Callable[[Worker], object]) -> None:
     asyncio.run(run())
 
 
-@examples(500)
+@examples(500, fraction=20)
 @given(texts=st.lists(PLACES, max_size=5))
 def test_every_text_opens_where_it_was_sealed(texts: list[PayloadText]) -> None:
     async def check(worker: Worker) -> None:
@@ -78,7 +78,7 @@ def test_every_text_opens_where_it_was_sealed(texts: list[PayloadText]) -> None:
     run_both(check)
 
 
-@examples(1000)
+@examples(1000, fraction=20)
 @given(text=PLACES, other=PLACES)
 def test_a_text_opens_in_no_other_place(text: PayloadText, other: PayloadText) -> None:
     async def check(worker: Worker) -> None:
@@ -94,7 +94,7 @@ def test_a_text_opens_in_no_other_place(text: PayloadText, other: PayloadText) -
     run_both(check)
 
 
-@examples(1000)
+@examples(1000, fraction=20)
 @given(text=PLACES, data=st.data())
 def test_no_changed_text_opens(text: PayloadText, data: st.DataObject) -> None:
     async def check(worker: Worker) -> None:

@@ -16,7 +16,7 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from app.cli import main
-from tests.support.databases import is_of_tests
+from tests.support.environment import is_of_tests
 
 PRELOADED = (
     "tests.support.commands",

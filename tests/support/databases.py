@@ -1,23 +1,15 @@
 """Test databases: the commands sent to them, and their removal."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 from pymongo import monitoring
 
-from app.process.database_server import SERVER_VARIABLE
 from models.database import Collection, Database
+from tests.support.environment import MONGO_URL, REDIS_URL, is_of_tests
 
-MONGO_URL = os.environ.get("FLOW_TEST_MONGO_URL")
-REDIS_URL = os.environ.get("FLOW_TEST_REDIS_URL")
-
-
-def is_of_tests(variable: str) -> bool:
-    """Return whether a ``FLOW_`` variable says on which servers the tests run."""
-    return variable.startswith("FLOW_TEST_") or variable == SERVER_VARIABLE
-
+__all__ = ["InterceptedDatabase", "SentCommands", "discard", "is_of_tests"]
 
 _HANDSHAKE = {"saslStart", "saslContinue"}
 

@@ -8,13 +8,23 @@ from mongomock.collection import BulkOperationBuilder
 from mongomock_motor import AsyncMongoMockClient
 
 from models.database import Database
+from models.indexes import INDEXES
 
 
 async def mock_database() -> Database:
     """Make a prepared database."""
-    database = Database(AsyncMongoMockClient(tz_aware=True), f"test_{uuid.uuid4().hex}")
+    database = _MockDatabase(AsyncMongoMockClient(tz_aware=True), f"test_{uuid.uuid4().hex}")
     await database.prepare()
     return database
+
+
+class _MockDatabase(Database):
+    """Creates the declared indexes itself: Beanie, which takes five times as long, creates the same."""
+
+    async def _create_indexes(self) -> None:
+        for name, declared in INDEXES.items():
+            if declared:
+                await self.collection(name).create_indexes(list(declared))
 
 
 def _accept_sort(add_statement: Any) -> Any:

@@ -1,6 +1,7 @@
 """The audit log: pairs of entries around acts, outages of its store, and many writers."""
 
 import asyncio
+import re
 
 import pytest
 from msgspec import UNSET
@@ -154,7 +155,7 @@ async def test_a_user_is_named_by_a_pseudonym_that_the_same_secret_finds(world: 
     async with world.log.act("state.set", "state:order", ROOT, user_id="ada"):
         pass
     subject = await world.log.pseudonyms.user("ada")
-    assert "ada" not in str(world.store.entries)
+    assert "ada" not in re.findall(r"\w+", str(world.store.entries))  # a hash may have these letters
     page = await world.log.page(0, 10, AuditFilter(subject=subject))
     assert [entry.sequence for entry in page.items] == [1, 2]
     assert await world.log.pseudonyms.user("bob") != subject

@@ -104,7 +104,7 @@ def _is_same(left: Any, right: Any) -> bool:
     return bool(left == right) and (number or type(left) is type(right))
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, st.data())
 def test_a_changed_member_is_found(place: int, data: st.DataObject) -> None:
     documents = copies()
@@ -118,7 +118,7 @@ def test_a_changed_member_is_found(place: int, data: st.DataObject) -> None:
     assert found == place + 1 or (name == "sequence" and found is not None)
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, st.data())
 def test_a_changed_detail_is_found(place: int, data: st.DataObject) -> None:
     documents = copies()
@@ -131,7 +131,7 @@ def test_a_changed_detail_is_found(place: int, data: st.DataObject) -> None:
     assert broken_at(documents) == place + 1
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, st.data())
 def test_a_removed_member_is_found(place: int, data: st.DataObject) -> None:
     documents = copies()
@@ -139,7 +139,7 @@ def test_a_removed_member_is_found(place: int, data: st.DataObject) -> None:
     assert broken_at(documents, HEAD) == place + 1
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, st.text("abc", min_size=1, max_size=4), VALUES)
 def test_an_added_member_is_found(place: int, name: str, value: Any) -> None:
     documents = copies()
@@ -147,7 +147,7 @@ def test_an_added_member_is_found(place: int, name: str, value: Any) -> None:
     assert broken_at(documents) == place + 1
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(st.sets(PLACES, min_size=1))
 def test_removed_entries_are_found(places: set[int]) -> None:
     left = [document for place, document in enumerate(copies()) if place not in places]
@@ -159,7 +159,7 @@ def test_removed_entries_are_found(places: set[int]) -> None:
         assert broken_at(left) is not None
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, PLACES)
 def test_swapped_entries_are_found(one: int, other: int) -> None:
     documents = copies()
@@ -170,7 +170,7 @@ def test_swapped_entries_are_found(one: int, other: int) -> None:
         assert broken_at(documents) == min(one, other) + 1
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, PLACES, st.sampled_from([0, 0.5, COUNT, COUNT + 3]))
 def test_an_inserted_copy_is_found(which: int, place: int, step: float) -> None:
     documents = copies()
@@ -178,7 +178,7 @@ def test_an_inserted_copy_is_found(which: int, place: int, step: float) -> None:
     assert broken_at([*documents, new]) is not None
 
 
-@examples(300)
+@examples(300, fraction=20)
 @given(PLACES, st.sampled_from(["actor", "action", "target", "at", "outcome"]))
 def test_a_changed_entry_with_a_hash_of_its_own_breaks_the_link_after_it(place: int, name: str) -> None:
     """All later hashes must be made anew, too, up to the head that is stored elsewhere."""

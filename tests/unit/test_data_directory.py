@@ -90,7 +90,10 @@ def test_lost_secrets_are_not_taken_for_a_new_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lock", "servers.lock", "running.json", "database.json", "secrets.json", "encryption.json", "mongodb"],
+    [
+        *("lock", "servers.lock", "running.json", "database.json", "secrets.json", "mongodb"),
+        pytest.param("encryption.json", marks=pytest.mark.long),  # is read when both servers run
+    ],
 )
 def test_what_stands_in_the_place_of_another_is_an_error_with_its_path(tmp_path: Path, name: str) -> None:
     place = tmp_path / "data" / name

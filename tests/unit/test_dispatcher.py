@@ -11,12 +11,13 @@ from msgspec import UNSET, structs
 from app.contracts.integration import Integration, IntegrationHealth
 from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.state import StateId
-from app.services.integrations import dispatcher
+from app.services.integrations import dispatch_loop, dispatcher
 from app.services.integrations.breaker import OPENS_AFTER
 from app.services.integrations.dispatch_loop import OPEN_CHECK_SECONDS
 from app.services.integrations.retry_schedule import DELAYS_SECONDS, MAX_ATTEMPTS
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
+from tests.support.long_form import form
 from tests.support.virtual_time import START, run_virtually
 
 HOUR = 3600
@@ -98,6 +99,7 @@ def test_a_failed_job_is_offered_again() -> None:
 @pytest.mark.expected_logs("events became dead letters")
 def test_a_poison_message_is_a_dead_letter_and_not_an_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "REVIEW_SECONDS", 600.0)
+    monkeypatch.setattr(dispatch_loop, "MAX_POLL_SECONDS", 600.0)
 
     async def scenario(made: Deliveries) -> None:
         made.webhooks.script("payment", of_user("eve", answer(500)))
@@ -318,9 +320,10 @@ def test_an_idle_service_costs_little() -> None:
     async def scenario(made: Deliveries) -> None:
         await asyncio.sleep(HOUR)
 
-    made = play(scenario, *(integration(f"service-{n}") for n in range(50)))
+    services = form("dispatcher: idle services", short=20, long=50)
+    made = play(scenario, *(integration(f"service-{n}") for n in range(services)))
     queries = sum(made.lanes.lists.values())
-    assert queries < 50 * HOUR / 12
+    assert queries < services * HOUR / 12
     assert made.lanes.claims == 0
 
 

@@ -20,7 +20,7 @@ from app.contracts.ports.transports import WebhookAnswer
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StateId
 from app.kit.tasks import end_tasks
-from app.services.integrations import dispatcher
+from app.services.integrations import dispatch_loop, dispatcher
 from app.services.integrations.dispatcher import Dispatcher
 from tests.support.dispatching import FLOW, Deliveries
 from tests.support.fake_transports import NO_ANSWER, OK, SentWebhook, answer
@@ -33,6 +33,7 @@ WORKERS = 3
 STORM_SECONDS = form("dispatcher model: seconds of a storm", short=250.0, long=400.0)
 CALM_SECONDS = 12 * 3600.0
 REVIEW_SECONDS_IN_CALM = form("dispatcher model: seconds between reviews in calm", short=60.0, long=5.0)
+MAX_POLL_SECONDS_IN_CALM = form("dispatcher model: seconds between polls in calm", short=60.0, long=15.0)
 PAUSE = 0.05
 """The longest duration of a call."""
 
@@ -144,7 +145,10 @@ class Model:
         self.calm = True
         for worker in self.workers:
             worker.mortal = False
-        with patch.object(dispatcher, "REVIEW_SECONDS", REVIEW_SECONDS_IN_CALM):
+        with (
+            patch.object(dispatcher, "REVIEW_SECONDS", REVIEW_SECONDS_IN_CALM),
+            patch.object(dispatch_loop, "MAX_POLL_SECONDS", MAX_POLL_SECONDS_IN_CALM),
+        ):
             await asyncio.sleep(CALM_SECONDS)
         await end_tasks(running)
 

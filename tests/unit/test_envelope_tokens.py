@@ -25,7 +25,7 @@ from tests.support.long_form import examples
 KEYS = [read_ed25519_key(PUBLIC_KEY)]
 CHECKS = EnvelopeVerifier(KEYS)
 OTHER = Ed25519PrivateKey.from_private_bytes(b"\x08" * 32)
-OFTEN = examples(2000)
+OFTEN = examples(2000, fraction=20)
 
 
 def refusal(token: str, checks: EnvelopeVerifier = CHECKS) -> tuple[str, str]:

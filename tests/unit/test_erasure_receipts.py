@@ -66,7 +66,8 @@ async def test_the_entry_of_an_erasure_does_not_name_the_user() -> None:
         "done",
         done.receipt.audit_sequence,
     )
-    assert "ada" not in repr(made.audit_store.entries)
+    words = re.findall(r"\w+", repr(made.audit_store.entries))  # a hash may have these letters too
+    assert "ada" not in words
     assert done.receipt.claims.salt not in repr(made.audit_store.entries)
     assert [chain.hash for chain in done.receipt.claims.chains] == [done.receipts[0].hash]
 

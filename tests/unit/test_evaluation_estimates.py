@@ -32,8 +32,8 @@ LARGE, ANY = "too large to be validated", "under any branch"
 pytestmark = pytest.mark.expected_logs("evaluation took too long, refused for a while", optional=True)
 """On a slow machine, or where coverage is measured."""
 
-GUARDS = form("random guards", short=200, long=5_000)
-SCHEMAS = form("random schemas", short=15, long=400)
+GUARDS = form("random guards", short=100, long=5_000)
+SCHEMAS = form("random schemas", short=8, long=400)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from app.contracts.errors import DefinitionSourceError
 from app.sources.format_faults import FormatError
 from app.sources.formats import MAX_BYTES, decode, decode_json
 from app.sources.yaml_format import MAX_MARKS, count_marks, read_yaml
-from tests.support.long_form import examples
+from tests.support.long_form import examples, form
 from tests.support.processor_time import bounded
 from tests.support.samples import flow_dict
+
+SHARE = form("formats: share of the largest document: one of", short=5, long=1)
 
 
 def read(text: str | bytes, suffix: str) -> Any:
@@ -239,7 +241,8 @@ def test_a_text_without_quotes_is_what_the_core_schema_says(written: str, value:
 def test_the_parser_without_c_reads_the_same() -> None:
     for text in (YAML_FLOW, "a: &a {x: [1, 2]}\nb: {<<: [*a, {y: 1}], x: 3}\nc: >-\n  d\n  e\n"):
         assert read_yaml(text, yaml.SafeLoader) == read_yaml(text)
-    for text in ("[" * 100_000, "a: !mine 1", "a: 1\na: 2", "a: [1", "a: \x01", "a: ! b"):
+    nested = form("parser without C: brackets that are too many", short=600, long=100_000)
+    for text in ("[" * nested, "a: !mine 1", "a: 1\na: 2", "a: [1", "a: \x01", "a: ! b"):
         with pytest.raises(FormatError, match=r"^line 1|^line 2"):
             read_yaml(text, yaml.SafeLoader)
 
@@ -260,7 +263,7 @@ def test_an_anchor_may_be_given_anew() -> None:
 )
 @pytest.mark.timeout(60)
 def test_the_largest_document_within_the_bound_is_read_soon(part: str) -> None:
-    text = part * (MAX_MARKS // count_marks(part))
+    text = part * (MAX_MARKS // count_marks(part) // SHARE)
     with bounded(4):
         assert isinstance(read(text, ".yaml"), list)
 

@@ -217,10 +217,15 @@ async def test_a_registration_waits_until_all_workers_know_it(monkeypatch: pytes
 
 
 @pytest.mark.expected_logs("registration change not announced")
-async def test_no_change_is_lost_that_another_worker_commits_after_the_answer() -> None:
+async def test_no_change_is_lost_that_another_worker_commits_after_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The other worker has read that there are no services, and nobody announces the registration to it."""
+    defaults = IntegrationRegistry.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "max_age_seconds", registries.MAX_AGE_SECONDS / 10)
     here = await rig()
-    here.settle_seconds = registries.SETTLE_SECONDS
+    here.settle_seconds = registries.SETTLE_SECONDS / 10
     other = here.make()
     assert await other.integrations.registry.current() == ()
     here.bus.broken = True

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.documentation import ROOT, page
 from tests.support.long_form import form
+from tests.support.sources import called_name, nodes_of, tree_of
 
 ROOMS = ("app", "models", "realtime", "config")
 """Folders of the service whose language is checked."""
@@ -38,12 +39,21 @@ EXTERNAL_NAMES = {
 EXTERNAL_TERMS = re.compile(r"keep-alive", re.IGNORECASE)
 
 LOG_METHODS = frozenset(["debug", "info", "warning", "error", "critical", "exception", "msg"])
+LOGGERS = (["log"], ["_log"], ["logger"], ["_library_log"])
 MESSAGE_CALLS = re.compile(
     r"(?:.*(?:Error|Exception|Fault|Finding|Refusal)|echo|secho|say|option|argument)\Z"
 )
 COMMAND_DECORATORS = re.compile(r"(?:.*[._])?(?:command|group)\b")
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+NAMES = (ast.Name, ast.Attribute)
+NAMING = {
+    *(ast.ClassDef, *FUNCTIONS, ast.arg, *NAMES, ast.Import, ast.ImportFrom),
+    *(ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping),
+}
+"""Nodes that can define a name."""
+STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
+"""Nodes in which a block can be."""
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
 
 
@@ -61,14 +71,8 @@ def shown(module: Path, line: int) -> str:
     return f"{module.relative_to(ROOT)}:{line}"
 
 
-@cache
-def tree_of(module: Path) -> ast.Module:
-    return ast.parse(module.read_text())
-
-
-@cache
-def nodes_of(tree: ast.AST) -> list[ast.AST]:
-    return list(ast.walk(tree))
+def tree_of_file(module: Path) -> ast.Module:
+    return tree_of(module.read_text())
 
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -90,15 +94,16 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the names that a module defines: classes, functions, arguments, variables and attributes."""
     for node in nodes_of(tree):
+        if type(node) not in NAMING:
+            continue
         names: list[str | None] = []
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, NAMES):
+            stored = isinstance(node.ctx, ast.Store)
+            names = [node.id if isinstance(node, ast.Name) else node.attr] if stored else []
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names = [node.name]
         elif isinstance(node, ast.arg):
             names = [node.arg]
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names = [node.id]
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names = [node.attr]
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
             names = [node.name]
         elif isinstance(node, ast.MatchMapping):
@@ -110,6 +115,7 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield getattr(node, "lineno", 0), name
 
 
+@cache
 def words_of(identifier: str) -> list[str]:
     """Return the words of a name in snake_case or CamelCase, in small letters."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)]
@@ -132,8 +138,8 @@ def is_command(decorator: ast.expr) -> bool:
 
 
 def _shown_arguments(call: ast.Call) -> list[ast.expr]:
-    receiver, _, name = ast.unparse(call.func).rpartition(".")
-    if name in LOG_METHODS and receiver.rpartition(".")[2] in ("log", "_log", "logger", "_library_log"):
+    name = called_name(call)
+    if name in LOG_METHODS and ast.unparse(call.func).split(".")[-2:-1] in LOGGERS:
         return call.args[:1]
     helps = [each.value for each in call.keywords if each.arg in ("help", "summary", "description")]
     if MESSAGE_CALLS.match(name):
@@ -164,10 +170,10 @@ def nesting(function: ast.AST) -> int:
 
 
 def _depth(node: ast.AST) -> int:
-    if isinstance(node, (*FUNCTIONS, ast.ClassDef, ast.Lambda)):
+    if not isinstance(node, STATEMENTS) or isinstance(node, (*FUNCTIONS, ast.ClassDef)):
         return 0
     if isinstance(node, ast.If) and len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If):
-        inside = max((_depth(child) for child in [node.test, *node.body]), default=0)
+        inside = max(map(_depth, node.body))
         return max(inside + 1, _depth(node.orelse[0]))  # elif is no further level
     inside = max((_depth(child) for child in ast.iter_child_nodes(node)), default=0)
     return inside + 1 if isinstance(node, BLOCKS) else inside
@@ -177,7 +183,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
     found = [
         f"{shown(module, line)}: {text.strip().splitlines()[0]}"
         for module in modules_of(ROOMS + TEST_ROOMS)
-        for line, text in docstrings(tree_of(module))
+        for line, text in docstrings(tree_of_file(module))
         if VAGUE_BEGINNING.match(text)
     ]
     assert not found, "\n".join(["", *found])
@@ -188,7 +194,7 @@ def test_no_name_has_a_vague_word() -> None:
     for module in modules_of(ROOMS + TEST_ROOMS):
         if VAGUE_WORDS.intersection(words_of(module.stem)):
             found.append(f"{module.relative_to(ROOT)}: the name of the module")
-        for line, name in identifiers(tree_of(module)):
+        for line, name in identifiers(tree_of_file(module)):
             if name not in EXTERNAL_NAMES and VAGUE_WORDS.intersection(words_of(name)):
                 found.append(f"{shown(module, line)}: {name}")
     assert not found, "\n".join(["", *dict.fromkeys(found)])
@@ -198,7 +204,7 @@ def test_no_log_event_or_message_has_a_vague_word() -> None:
     found = [
         f"{shown(module, line)}: {', '.join(vague_words(text))}: {text!r}"
         for module in modules_of(ROOMS + TEST_ROOMS)
-        for line, text in texts_for_people(tree_of(module))
+        for line, text in texts_for_people(tree_of_file(module))
         if vague_words(text)
     ]
     assert not found, "\n".join(["", *found])
@@ -210,7 +216,7 @@ def test_modules_and_functions_are_short_and_flat() -> None:
         lines = len(module.read_text().splitlines())
         if lines > MAX_MODULE_LINES:
             found.append(f"{module.relative_to(ROOT)}: {lines} lines")
-        for node in nodes_of(tree_of(module)):
+        for node in nodes_of(tree_of_file(module)):
             if not isinstance(node, FUNCTIONS):
                 continue
             length = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -224,7 +230,7 @@ def test_modules_and_functions_are_short_and_flat() -> None:
 def test_no_two_classes_share_a_name() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for module in modules_of(ROOMS):
-        for node in tree_of(module).body:  # a nested class is named through the one around it
+        for node in tree_of_file(module).body:  # a nested class is named through the one around it
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(shown(module, node.lineno))
     found = [f"{name}: {', '.join(where)}" for name, where in places.items() if len(where) > 1]

@@ -1,10 +1,10 @@
 """Every sound definition of the corpus, spoilt in every place by one fault at a time: each is found there."""
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.contracts.definition import Finding
@@ -29,6 +29,11 @@ REQUIRED = {
     "approvals": ("of", "count"),
     "assignment": ("role", "from"),
 }
+
+
+def copied(raw: Raw) -> Raw:
+    copy: Raw = msgspec.json.decode(msgspec.json.encode(raw))  # ten times as fast as deepcopy
+    return copy
 
 
 def parts(raw: Raw, kind: str) -> list[Part]:
@@ -62,7 +67,7 @@ def spoilt(raw: Raw, kind: str, spoil: Callable[[Raw], str | None]) -> Mutants:
     """For each part of a kind, the whole with this part spoilt. ``spoil`` gives where in the part the fault
     is, None when the part cannot be spoilt so."""
     for number in range(len(parts(raw, kind))):
-        whole = deepcopy(raw)
+        whole = copied(raw)
         at, part = parts(whole, kind)[number]
         inside = spoil(part)
         if inside is not None:
@@ -159,7 +164,7 @@ def broken_names(raw: Raw) -> Mutants:
         yield from spoilt(raw, "step", given("step", step))
         yield from spoilt(raw, "transition", given("transition", step))
     for name in list(raw["steps"]):
-        whole = deepcopy(raw)
+        whole = copied(raw)
         text = whole["steps"].pop(name)
         whole["steps"] = {f"{name} x": {**text, "step": f"{name} x"}} | whole["steps"]
         for _, way in parts(whole, "transition"):
@@ -185,7 +190,7 @@ def broken_indexes(raw: Raw) -> Mutants:
     yield from spoilt(raw, "step", given("index", -1))
     steps = list(raw["steps"])
     for first, second in pairwise(steps):
-        whole = deepcopy(raw)
+        whole = copied(raw)
         whole["steps"][second]["index"] = whole["steps"][first]["index"]
         yield whole, f"/steps/{second}/index"
 
@@ -222,7 +227,7 @@ def conditions_of_timeouts(raw: Raw) -> Mutants:
         if timed is None:
             continue
         for member, value in (("guard", "state.ok"), ("payloadSchema", {"required": ["a"]})):
-            whole = deepcopy(raw)
+            whole = copied(raw)
             whole["steps"][name]["transitions"][timed][member] = value
             yield whole, f"/steps/{name}/transitions/{timed}/{member}"
 
@@ -294,7 +299,7 @@ def roles_of_nobody(raw: Raw) -> Mutants:
 
 
 def without_timeouts(raw: Raw) -> Raw:
-    whole = deepcopy(raw)
+    whole = copied(raw)
     for _, step in parts(whole, "step"):
         step.pop("timeout", None)
     for _, way in parts(whole, "transition"):
@@ -332,7 +337,7 @@ def short_lives(raw: Raw) -> Mutants:
 
 
 def lonely_steps(raw: Raw) -> Mutants:
-    whole = deepcopy(raw)
+    whole = copied(raw)
     back = {"transition": "go", "step": whole["initialStep"]}
     whole["steps"]["lonely"] = {
         "index": 99_999,
@@ -348,7 +353,7 @@ def traps(raw: Raw) -> Mutants:
     for name, step in raw["steps"].items():
         if not step["transitions"]:
             continue
-        whole = deepcopy(raw)
+        whole = copied(raw)
         for index, (one, other) in enumerate([("trap-1", "trap-2"), ("trap-2", "trap-1")]):
             way = {"transition": "on", "step": other}
             whole["steps"][one] = {

@@ -20,7 +20,7 @@ from app.flow.lint.graph import components, reached, reversed_edges
 from app.flow.lint.pointers import path_to
 from app.flow.position import definition_mismatch
 from app.flow.validation import MAX_BYTES, MAX_GUARDS, check_flow, parse_flow
-from tests.support.long_form import examples
+from tests.support.long_form import examples, form
 from tests.support.processor_time import bounded
 from tests.support.samples import T0
 from tests.support.spoilt_definitions import DEFINITIONS, SOUND_ONES, json_values, spoilt
@@ -158,6 +158,9 @@ def test_findings_come_in_the_order_of_the_document() -> None:
     ]
 
 
+STEPS = form("a large definition: steps", short=150, long=500)
+
+
 def large(steps: int, ways: int, **members: Callable[[int, int], Any]) -> dict[str, Any]:
     """A flow of many steps, each with ways to others; ``members`` of its transitions by their numbers."""
 
@@ -197,24 +200,24 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: large(500, 10),
-        lambda: large(500, 10, roles=lambda number, at: ["a", "b"], title=lambda number, at: f"{number}"),
-        lambda: large(500, 10, guard=lambda number, at: f"payload.amount > {number}"),
-        lambda: large(500, 10, payloadSchema=lambda number, at: {"required": ["a"], "minProperties": at}),
-        lambda: large(500, 10, step=lambda number, at: f"nowhere-{number}-{at}"),
+        lambda: large(STEPS, 10),
+        lambda: large(STEPS, 10, roles=lambda number, at: ["a", "b"], title=lambda number, at: f"{number}"),
+        lambda: large(STEPS, 10, guard=lambda number, at: f"payload.amount > {number}"),
+        lambda: large(STEPS, 10, payloadSchema=lambda number, at: {"required": ["a"], "minProperties": at}),
+        lambda: large(STEPS, 10, step=lambda number, at: f"nowhere-{number}-{at}"),
         lambda: large(
-            500, 10, transition=lambda number, at: f"other-{number}-{at}", roles=lambda number, at: []
+            STEPS, 10, transition=lambda number, at: f"other-{number}-{at}", roles=lambda number, at: []
         ),
-        lambda: large(500, 10, guard=lambda number, at: f"payload.amount > {number}-{at}"),
-        lambda: large(500, 10, notBy=lambda number, at: [f"t{n}" for n in range(10)]),
-        lambda: large(500, 10, notBy=lambda number, at: [f"nothing-{number}-{at}"]),
-        lambda: large(500, 10, roles=lambda number, at: ["r"], notBy=lambda number, at: [f"t{at - 1}", "t0"])
+        lambda: large(STEPS, 10, guard=lambda number, at: f"payload.amount > {number}-{at}"),
+        lambda: large(STEPS, 10, notBy=lambda number, at: [f"t{n}" for n in range(10)]),
+        lambda: large(STEPS, 10, notBy=lambda number, at: [f"nothing-{number}-{at}"]),
+        lambda: large(STEPS, 10, roles=lambda *_: ["r"], notBy=lambda number, at: [f"t{at - 1}", "t0"])
         | {"participants": {"r": {}}},
-        lambda: large(500, 8, assign=lambda number, at: [{"role": f"r{at}", "from": f"payload.a{number}"}],
+        lambda: large(STEPS, 8, assign=lambda number, at: [{"role": f"r{at}", "from": f"payload.a{number}"}],
               approvals=lambda number, at: {"of": f"r{at}", "count": 2},
               roles=lambda number, at: [f"r{n}" for n in range(8)])
         | {"participants": {f"r{n}": {"claim": "PT1H"} for n in range(8)}},
-        lambda: large(500, 10, roles=lambda number, at: [f"rol{number}-{at}"])
+        lambda: large(STEPS, 10, roles=lambda number, at: [f"rol{number}-{at}"])
         | {"participants": {f"role{n}": {"assignable": [f"role{n + 1}"]} for n in range(100)}},
         lambda: (
             large(10, 2) | {"participants": {f"role{n}": {"assignable": [f"rol{n}"]} for n in range(20_000)}}
@@ -225,7 +228,7 @@ def test_more_findings_than_can_be_reported_are_counted_and_errors_come_first() 
     ids=range(15),
 )  # fmt: skip
 def test_a_large_definition_is_checked_in_a_moment(make: Callable[[], Any]) -> None:
-    """Each runs for 0.04 to 0.4 seconds on a machine with nothing else to do."""
+    """In the long form, each runs for 0.04 to 0.4 seconds on a machine with nothing else to do."""
     raw = make()
     with bounded(8):  # the measurement of coverage takes five times as long
         found = check_flow(raw)

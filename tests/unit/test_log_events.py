@@ -38,7 +38,7 @@ async def test_a_task_that_failed_unseen_counts(log_events: LogEvents) -> None:
     task = asyncio.create_task(fail())
     await asyncio.wait([task])
     del task
-    gc.collect()
+    gc.collect(0)
     assert isinstance(log_events.reported()[0]["exception"], KeyError)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.documentation import ROOT, page
+from tests.support.sources import nodes_of, tree_of
 
 ROOMS = ("app", "models", "realtime", "config")
 PAGE = "docs/operations/log-events.md"
@@ -25,11 +26,11 @@ def logged_events(source: str) -> list[LogEvent]:
     """
     if "get_logger(" not in source:
         return []
-    tree = ast.parse(source)
+    tree = tree_of(source)
     loggers = _loggers(tree)
     return [
         (event, level)
-        for call in ast.walk(tree)
+        for call in nodes_of(tree)
         if isinstance(call, ast.Call) and call.args
         for level in _levels(call.func, loggers)
         for event in _texts(call.args[0])
@@ -39,7 +40,7 @@ def logged_events(source: str) -> list[LogEvent]:
 def _loggers(tree: ast.AST) -> set[str]:
     """Return the variables and attributes that hold a logger of structlog."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Assign):
             targets, value = node.targets, node.value
         elif isinstance(node, ast.AnnAssign) and node.value is not None:

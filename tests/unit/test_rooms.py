@@ -10,6 +10,7 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from app.contracts.errors import AuthenticationRequiredError, FlowError, FlowNotFoundError
 from app.contracts.events import Topic, user_topic
 from app.contracts.state import StateId
+from app.services.live import presence
 from app.services.rates.request_limits import RequestRates
 from realtime.gateway import handlers as gateway_handlers
 from realtime.gateway.bounded_server import ENVIRON_DISCONNECTED
@@ -29,7 +30,10 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_client_that_disconnects_leaves_nothing(gateway: Gateway) -> None:
+async def test_a_client_that_disconnects_leaves_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "MAX_ANSWER_SECONDS", 0.05)  # no other worker answers
     await gateway.connect("s", "svc+admin")
     session = gateway.sockets._sessions["s"]
     await gateway.sockets._subscribe(session, "svc", SubscribeMessage(flow_id="loop"))

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from tests.support.sources import nodes_of, tree_of
+
 ROOT = Path(__file__).parents[2]
 SECRETS = {
     "signature",
@@ -39,7 +41,7 @@ def name_of(node: ast.expr) -> str:
 def comparisons(source: str) -> list[int]:
     """Return the lines in which something by the name of a secret is compared with a value."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(tree_of(source)):
         if not isinstance(node, ast.Compare):
             continue
         sides = [node.left, *node.comparators]

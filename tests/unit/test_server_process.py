@@ -42,7 +42,7 @@ def broken(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(tmp_path: Path, broken: Path) -> Iterator[ServerProcess]:
     def command(port: int) -> list[str]:
-        return [sys.executable, "-c", LISTEN, str(port), str(broken)]
+        return [sys.executable, "-IS", "-c", LISTEN, str(port), str(broken)]
 
     process = ServerProcess("redis", DataDirectory(tmp_path), command, lambda _: None)
     yield process
@@ -108,7 +108,7 @@ def test_a_full_disk_never_ends_it(tmp_path: Path, broken: Path) -> None:
     def command(port: int) -> list[str]:
         with starts.open("a") as counted:
             counted.write(".")
-        return [sys.executable, "-c", LISTEN, str(port), str(broken)]
+        return [sys.executable, "-IS", "-c", LISTEN, str(port), str(broken)]
 
     server = OnFullDisk("redis", DataDirectory(tmp_path), command, lambda _: None)
     port = server.start()

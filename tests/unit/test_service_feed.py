@@ -22,6 +22,7 @@ from app.contracts.errors import (
 from app.contracts.record import HistoryRecord
 from app.contracts.state import StateId
 from app.http.routes.service_feed import ServiceEventStream, feed_item
+from app.services.integrations import feed
 from app.services.integrations.feed import CHUNK_SIZE, DeliveryFeed, FeedPage
 from tests.support.integrations import checkout_dict, integration
 from tests.support.rig import Rig
@@ -270,7 +271,8 @@ async def test_a_stream_reports_missing_deliveries_once(rig: FeedRig) -> None:
     ]
 
 
-async def test_a_stream_ends_with_the_token(rig: FeedRig) -> None:
+async def test_a_stream_ends_with_the_token(rig: FeedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.05)
     sent = [event async for event in stream_of(rig, seconds=0.01).events()]
     assert sent[-1].event == "flow-error"
     assert json.loads(str(sent[-1].data))["code"] == "AUTHENTICATION_REQUIRED"
@@ -278,6 +280,7 @@ async def test_a_stream_ends_with_the_token(rig: FeedRig) -> None:
 
 async def test_a_stream_ends_with_its_key(rig: FeedRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.http.stream_caller.RENEWAL_SECONDS", 0)
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.05)
     await rig.log(*await rig.changes(2))
     caller = service_caller("payment", expires_at=time.time() + 60, credential="key-1")
     checked: list[Caller] = []

@@ -24,6 +24,7 @@ from app.contracts.positions import HeldPosition
 from app.contracts.record import HistoryRecord
 from app.contracts.results import CaughtUp
 from app.contracts.state import FlowState, StateId
+from app.services.live import subscribers
 from app.services.live.catch_up import MAX_EVENTS, RECORDS_PER_READ
 from app.services.live.subscribers import LiveEvent, LocalSubscribers
 from tests.support.fakes import FakeBus
@@ -258,6 +259,7 @@ async def test_a_gap_of_others_concerns_nobody_here() -> None:
 
 
 async def test_while_the_store_is_away_a_gap_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribers, "RETRY_DELAYS_SECONDS", (0.01, 0.02))
     r = await rig()
     follower = Follower()
     failures = iter([StoreUnavailableError(), StoreUnavailableError()])

@@ -4,23 +4,17 @@ import ast
 import importlib
 import pkgutil
 import re
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from app.contracts import ports
+from tests.support.sources import called_name, nodes_of, tree_of
 
 TESTS = Path(__file__).parents[1]
 CONTRACTS = sorted((TESTS / "contract").glob("test_*.py"))
 MODULES = sorted(TESTS.rglob("*.py"))
-
-
-@cache
-def nodes_of(source: str) -> list[ast.AST]:
-    """Return all nodes of a module, parsed once for all checks."""
-    return list(ast.walk(ast.parse(source)))
 
 
 def may_import_a_test_module(source: str) -> bool:
@@ -34,7 +28,7 @@ def imported_modules(source: str) -> list[str]:
     A name imported from a package counts as a module of it, because it can be one.
     """
     names: list[str] = []
-    for node in nodes_of(source):
+    for node in nodes_of(tree_of(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -79,7 +73,7 @@ def test_the_check_finds_every_form_of_import() -> None:
 
 def ports_of(suite: Path) -> list[str]:
     """Return the names of the ports that a contract suite declares in ``PORTS``."""
-    for node in ast.parse(suite.read_text()).body:
+    for node in tree_of(suite.read_text()).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PORTS":
             assert isinstance(node.value, ast.Tuple)
             return [ast.unparse(name) for name in node.value.elts]
@@ -88,7 +82,7 @@ def ports_of(suite: Path) -> list[str]:
 
 def attributes_used(source: str) -> set[str]:
     """Return the names of all attributes that a module reads or calls."""
-    return {node.attr for node in nodes_of(source) if isinstance(node, ast.Attribute)}
+    return {node.attr for node in nodes_of(tree_of(source)) if isinstance(node, ast.Attribute)}
 
 
 def test_every_port_has_a_contract_suite_that_uses_all_its_members() -> None:
@@ -124,12 +118,12 @@ def private_writes(source: str) -> list[str]:
     if not PRIVATE.search(source):
         return []
     found = []
-    for node in nodes_of(source):
+    for node in nodes_of(tree_of(source)):
         if isinstance(node, ast.Assign | ast.Delete):
             written: list[ast.expr] = list(node.targets)
         elif isinstance(node, ast.AugAssign | ast.AnnAssign):
             written = [node.target]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in SETTERS:
+        elif isinstance(node, ast.Call) and called_name(node) in SETTERS:
             written = [part for argument in node.args[:2] for part in named_by(argument)]
         else:
             continue
