@@ -3,8 +3,9 @@
 import asyncio
 import functools
 import gc
+import sys
 import tracemalloc
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import psutil
@@ -16,9 +17,14 @@ from tests.support.processor_time import bounded
 
 INPUTS = form("fuzz tests: inputs", short=100, long=10_000)
 MAX_WAIT_SECONDS = 60.0
+TRACED_INPUTS = 2_000
+"""The inputs for which Python's allocations are traced, which makes the checks take several times as long."""
 MAX_GROWTH_BYTES = 200_000
 MAX_GROWTH_BYTES_PER_INPUT = 50
-"""Limit of what Python has allocated more after all inputs than after half of them."""
+"""Limit of what Python has allocated more after these inputs than after half of them."""
+MAX_GROWTH_BLOCKS = 5_000
+MAX_GROWTH_BLOCKS_PER_INPUT = 0.5
+"""The same for the others, in blocks of memory, which Python counts anyway."""
 MAX_NATIVE_GROWTH_BYTES = 40_000_000
 """Limit of the growth of the process meanwhile, which libraries in other languages have part in."""
 
@@ -58,37 +64,51 @@ def fuzz(
     of_hypothesis(given(strategy)(lambda value: inputs.append(value)))()  # noqa: PLW0108 - it reads its code
     assert len(inputs) >= INPUTS // 2, "the strategy has too few inputs"
     try:
-        _check_all(inputs, check, begin)
+        _check_traced(inputs[:TRACED_INPUTS], check, begin)
+        if len(inputs) > TRACED_INPUTS:
+            _check_counted(inputs[TRACED_INPUTS:], check, begin)
     except Exception:
         begin()
         of_hypothesis(given(strategy)(check))()
         raise
 
 
-def _check_all(inputs: list[Any], check: Callable[[Any], None], begin: Callable[[], None]) -> None:
-    """Check all inputs. Fail if memory grows with the second half of them."""
-    process = psutil.Process()
-    half = len(inputs) // 2
-    sizes, native = [], []
+def _check_traced(inputs: list[Any], check: Callable[[Any], None], begin: Callable[[], None]) -> None:
+    """Check inputs. Fail if the memory that Python has allocated grows with the second half of them."""
     begin()
     gc.collect()
     tracemalloc.start()
     try:
-        for part in (inputs[:half], inputs[half:]):
-            for value in part:
-                with bounded():
-                    check(value)
-            begin()
-            clear_bounded_caches()
-            gc.collect()
-            sizes.append(tracemalloc.get_traced_memory()[0])
-            native.append(process.memory_info().rss)
+        sizes = [tracemalloc.get_traced_memory()[0] for _ in _halves(inputs, check, begin)]
     finally:
         tracemalloc.stop()
-    print(f"{len(inputs)} inputs; traced {sizes}, resident {native}")
-    allowed = MAX_GROWTH_BYTES + MAX_GROWTH_BYTES_PER_INPUT * half
+    print(f"{len(inputs)} inputs; traced {sizes}")
+    allowed = MAX_GROWTH_BYTES + MAX_GROWTH_BYTES_PER_INPUT * (len(inputs) // 2)
     assert sizes[1] - sizes[0] < allowed, f"{sizes} bytes after {len(inputs)} inputs"
-    assert native[1] - native[0] < MAX_NATIVE_GROWTH_BYTES, f"{native} bytes after {len(inputs)} inputs"
+
+
+def _check_counted(inputs: list[Any], check: Callable[[Any], None], begin: Callable[[], None]) -> None:
+    """Check inputs. Fail if the blocks of Python's memory, or the process, grow with the second half of them."""
+    process = psutil.Process()
+    found = [(sys.getallocatedblocks(), process.memory_info().rss) for _ in _halves(inputs, check, begin)]
+    (blocks, native), (blocks_after, native_after) = found
+    print(f"{len(inputs)} inputs; blocks {blocks, blocks_after}, resident {native, native_after}")
+    allowed = MAX_GROWTH_BLOCKS + MAX_GROWTH_BLOCKS_PER_INPUT * (len(inputs) // 2)
+    assert blocks_after - blocks < allowed, f"{blocks}, {blocks_after} blocks after {len(inputs)} inputs"
+    assert native_after - native < MAX_NATIVE_GROWTH_BYTES, f"{native}, {native_after} bytes"
+
+
+def _halves(inputs: list[Any], check: Callable[[Any], None], begin: Callable[[], None]) -> Iterator[None]:
+    """Check both halves of the inputs; after each, nothing is left that may be."""
+    half = len(inputs) // 2
+    for part in (inputs[:half], inputs[half:]):
+        for value in part:
+            with bounded():
+                check(value)
+        begin()
+        clear_bounded_caches()
+        gc.collect()
+        yield
 
 
 def clear_bounded_caches() -> None:
