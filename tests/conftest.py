@@ -6,15 +6,17 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from pymongo import MongoClient
 
 from app.main import Backend
 from app.process.embedded import EmbeddedServers
 from config.settings import Settings
 from models.database import connect
-from tests.support.databases import MONGO_URL, REDIS_URL, discard, is_of_tests
+from tests.support.databases import MONGO_URL, REDIS_URL, discard, is_of_tests, prepare_cheaply
 from tests.support.folder_in_memory import folder_in_memory
 from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
@@ -60,10 +62,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         embedded.stop()
 
 
+@pytest.fixture(scope="session")
+def mongo_client(servers: Settings) -> Iterator[MongoClient[dict[str, Any]]]:
+    """A client that prepares test databases."""
+    assert servers.mongo_url is not None
+    with MongoClient(servers.mongo_url.get_secret_value()) as client:
+        yield client
+
+
 @pytest.fixture
-async def settings(servers: Settings) -> AsyncIterator[Settings]:
-    """Settings with a database of their own."""
+async def settings(servers: Settings, mongo_client: MongoClient[dict[str, Any]]) -> AsyncIterator[Settings]:
+    """Settings with a database of their own, in which there is nothing but indexes."""
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    prepare_cheaply(mongo_client, own.mongo_database)
     yield own
     assert own.mongo_url is not None
     await discard(connect(own.mongo_url.get_secret_value(), own.mongo_database))

@@ -36,6 +36,8 @@ PRELOADED = (
     "app.cli.user",
     "app.cli.webhook",
     "app.process.embedded",
+    "app.cli.running",
+    "tests.support.preloaded",
 )
 
 FORK_SERVER = multiprocessing.get_context("forkserver")
