@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from tests.support.serving import Serving, external
+from tests.support.serving import Serving, end_together, external, serving_together
 from tests.support.shell import Shell
 
 
@@ -38,11 +38,9 @@ def shared_hosts(
 ) -> Iterator[tuple[Serving, Serving]]:
     """Two workers, each with a port of its own, for tests that harm neither and use users of their own."""
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
-    first = Serving(env=external(own), cwd=tmp_path_factory.mktemp("hosts"))
-    second = Serving(env=external(own), cwd=first.cwd)
+    first, second = serving_together(2, env=external(own), cwd=tmp_path_factory.mktemp("hosts"))
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])
 
 
 @pytest.fixture
@@ -56,8 +54,6 @@ async def two_workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Servi
 @pytest.fixture
 async def two_hosts(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Serving, Serving]]:
     """Two workers that can be told apart: each with a port of its own, on the same servers."""
-    first = Serving(env=external(settings), cwd=tmp_path)
-    second = Serving(env=external(settings), cwd=tmp_path)
+    first, second = serving_together(2, env=external(settings), cwd=tmp_path)
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])

@@ -1,5 +1,6 @@
 """The database stops, hangs, or loses a connection at the worst moment."""
 
+import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -35,13 +36,15 @@ async def own(servers: Settings, mongo: MongoServer, request: pytest.FixtureRequ
 
 
 async def _refused(http: httpx.AsyncClient, *requests: tuple[str, str]) -> None:
-    for method, path in requests:
+    async def refused(method: str, path: str) -> None:
         began = time.monotonic()
         answer = await http.request(method, f"/api/flow/{FLOW}/{path}")
         assert time.monotonic() - began < 3, "answers within three seconds"
         assert (answer.status_code, answer.json()["code"]) == (503, "STORE_UNAVAILABLE")
         assert answer.json()["retryable"] is True
         assert int(answer.headers["retry-after"]) >= 1
+
+    await asyncio.gather(*(refused(*request) for request in requests))
     assert (await http.get("/readyz")).json()["checks"]["mongodb"] == "STORE_UNAVAILABLE"
     assert (await http.get("/livez")).status_code == 200
 

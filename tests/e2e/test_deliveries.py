@@ -12,12 +12,18 @@ from bson.json_util import dumps
 from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from app.services.integrations.retry_schedule import DELAYS_SECONDS
 from config.settings import Settings
+from tests.support.constants import in_short_form
 from tests.support.delivery_cases import Hosts, Json, Planned, Shop
 from tests.support.receivers import Receiver
-from tests.support.serving import Serving, external
+from tests.support.serving import Serving, end_together, external, serving_together
 from tests.support.waiting import eventually
 
+RETRIES = in_short_form(
+    "delay of the second delivery",
+    {"app.services.integrations.retry_schedule.DELAYS_SECONDS": [0.5, *DELAYS_SECONDS[1:]]},
+)
 FINAL = Planned(body={"error": {"final": True, "reason": "no such customer"}}, status=422)
 
 
@@ -32,11 +38,10 @@ def own(servers: Settings) -> Settings:
 @pytest.fixture(scope="module")
 def hosts(own: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     env = {**external(own), "FLOW_SERVICES_PRIVATE_ADDRESSES": "true"}
-    first = Serving(env=env, cwd=tmp_path_factory.mktemp("deliveries"))
-    second = Serving(env=env, cwd=first.cwd)
+    folder = tmp_path_factory.mktemp("deliveries")
+    first, second = serving_together(2, env=env, cwd=folder, constants=RETRIES)
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])
 
 
 @pytest.fixture

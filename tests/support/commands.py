@@ -16,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from app.cli import main
+from tests.support.constants import apply_constants
 from tests.support.databases import is_of_tests
 
 PRELOADED = (
@@ -151,4 +152,5 @@ def _be_the_command(arguments: list[str], env: dict[str, str], cwd: Path, output
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = ["server-flow", *arguments]
+    apply_constants()
     main()
