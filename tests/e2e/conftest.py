@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
+from tests.support.constants import SWEEPS
 from tests.support.serving import Serving, end_together, external, serving_together
 from tests.support.shell import Shell
 
@@ -46,7 +47,7 @@ def shared_hosts(
 @pytest.fixture
 async def two_workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Serving]:
     """``serve --workers 2`` on the real servers, with a database of its own."""
-    serving = Serving("--workers", "2", env=external(settings), cwd=tmp_path)
+    serving = Serving("--workers", "2", env=external(settings), cwd=tmp_path, constants=SWEEPS)
     yield serving
     serving.end()
 
@@ -54,6 +55,6 @@ async def two_workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Servi
 @pytest.fixture
 async def two_hosts(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Serving, Serving]]:
     """Two workers that can be told apart: each with a port of its own, on the same servers."""
-    first, second = serving_together(2, env=external(settings), cwd=tmp_path)
+    first, second = serving_together(2, env=external(settings), cwd=tmp_path, constants=SWEEPS)
     yield first, second
     end_together([first, second])

@@ -12,18 +12,13 @@ from bson.json_util import dumps
 from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from app.services.integrations.retry_schedule import DELAYS_SECONDS
 from config.settings import Settings
-from tests.support.constants import in_short_form
+from tests.support.constants import RETRIES
 from tests.support.delivery_cases import Hosts, Json, Planned, Shop
 from tests.support.receivers import Receiver
 from tests.support.serving import Serving, end_together, external, serving_together
 from tests.support.waiting import eventually
 
-RETRIES = in_short_form(
-    "delay of the second delivery",
-    {"app.services.integrations.retry_schedule.DELAYS_SECONDS": [0.5, *DELAYS_SECONDS[1:]]},
-)
 FINAL = Planned(body={"error": {"final": True, "reason": "no such customer"}}, status=422)
 
 

@@ -15,6 +15,7 @@ from secrets import token_bytes
 from app.process.server_process import free_port
 from config.settings import Settings
 from tests.support.commands import run_command
+from tests.support.constants import RETRIES, SETTLING, with_constants
 from tests.support.documentation import block
 from tests.support.javascript import node
 from tests.support.serving import Serving, external
@@ -45,9 +46,10 @@ class Guide:
             **external(settings),
             "FLOW_SERVICES_PRIVATE_ADDRESSES": "127.0.0.0/8",
             "FLOW_ENCRYPTION_KEYS": b64encode(token_bytes(32)).decode(),  # as embedded servers have a key
+            **with_constants(SETTLING),
         }
         self.folder = folder
-        self.serving = Serving(env=self.env, cwd=folder)
+        self.serving = Serving(env=self.env, cwd=folder, constants=RETRIES)
         self.ports = {"8081": free_port(), "8082": free_port()}
 
     def script(self, holds: str) -> str:

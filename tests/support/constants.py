@@ -3,10 +3,13 @@
 import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from app.process import workers
+from app.services.integrations.retry_schedule import DELAYS_SECONDS
 from tests.support.long_form import form
 
 VARIABLE = "FLOW_TEST_CONSTANTS"
@@ -28,19 +31,35 @@ SETTLING = in_short_form(
 )
 
 
-def with_constants(constants: Constants) -> dict[str, str]:
-    """Return the environment of a process with other values.
+RETRIES = in_short_form(
+    "delay of the second delivery",
+    {"app.services.integrations.retry_schedule.DELAYS_SECONDS": [0.5, *DELAYS_SECONDS[1:]]},
+)
+SWEEPS = in_short_form(
+    "time until a worker does what a dead one left",
+    {
+        "app.services.jobs.background.SWEEP_EVERY": 0.5,
+        "app.services.jobs.outbox_sweep.MIN_AGE": 1.0,
+    },
+)
 
-    They are not in effect in the workers of ``serve --workers 2``, which are not forked from it.
-    """
+
+def with_constants(constants: Constants) -> dict[str, str]:
+    """Return the environment of a process with other values."""
     return {VARIABLE: json.dumps(constants)}
 
 
 def apply_constants() -> None:
-    """Set the constants that the environment of this process has."""
-    for name, value in json.loads(os.environ.pop(VARIABLE, "{}")).items():
+    """Set the constants that the environment of this process has, here and in the workers that it starts."""
+    constants = json.loads(os.environ.get(VARIABLE, "{}"))
+    if constants:
+        workers.WORKER_IMPORTS = "tests.support.worker_imports"
+    for name, value in constants.items():
         place, _, argument = name.rstrip(")").partition("(")
         module_name, _, member = place.rpartition(".")
         module = import_module(module_name)
         present = getattr(module, member)
-        setattr(module, member, partial(present, **{argument: value}) if argument else value)
+        if argument:
+            setattr(module, member, partial(present, **{argument: value}))
+        else:
+            setattr(module, member, timedelta(seconds=value) if isinstance(present, timedelta) else value)

@@ -102,8 +102,7 @@ class Serving(Process):
         terminal: bool = False,
         constants: Constants = NO_CONSTANTS,
     ) -> None:
-        if "--workers" not in arguments:
-            env = {**env, **with_constants({**SETTLING, **constants})}
+        env = {**env, **with_constants({**SETTLING, **constants})}
         super().__init__("serve", "--port", "0", *arguments, env=env, cwd=cwd, terminal=terminal)
         self.secret = env.get("FLOW_JWT_SECRET", "")
         try:
