@@ -66,7 +66,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def mongo_client(servers: Settings) -> Iterator[MongoClient[dict[str, Any]]]:
     """A client that prepares test databases."""
     assert servers.mongo_url is not None
-    with MongoClient(servers.mongo_url.get_secret_value()) as client:
+    client: MongoClient[dict[str, Any]] = MongoClient(servers.mongo_url.get_secret_value())
+    with client:
         yield client
 
 

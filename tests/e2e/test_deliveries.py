@@ -391,7 +391,9 @@ async def test_nothing_that_an_erased_user_entered_is_left(own: Settings, shop: 
     marker = f"iban-{uuid.uuid4().hex}"
     await shop.open()
     shop.inbox.plans[user] = [FINAL]
-    shop.inbox.always[user] = Planned(500)  # also to a repetition before the erasure, which may follow at once
+    shop.inbox.always[user] = Planned(
+        500
+    )  # also to a repetition before the erasure, which may follow at once
     await shop.start(user, payload={"iban": marker})
     await shop.until_letters(1)
     await shop.run(user, "again")
