@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from tests.support.constants import SWEEPS
 from tests.support.serving import Serving, end_together, external, serving_together
 from tests.support.shell import Shell
+from tests.support.shorter_waits import SWEEPS
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import pytest
 
 from app.main import Backend
 from config.settings import Settings
-from tests.support.constants import SWEEPS
 from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
+from tests.support.shorter_waits import SWEEPS
 
 FLOW = "user-onboarding"
 WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]

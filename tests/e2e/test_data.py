@@ -30,12 +30,13 @@ from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, cre
 from models.database import connect
 from models.states.store import MongoStateStore
 from tests.support.commands import run_command
-from tests.support.constants import in_short_form, with_constants
+from tests.support.constants import with_constants
 from tests.support.http import blocking_http_client
 from tests.support.long_form import form
 from tests.support.samples import flow_dict, moved, peopled, record
 from tests.support.serving import COMMAND, Process, Serving, external
 from tests.support.shell import Shell
+from tests.support.shorter_waits import in_short_form
 
 ROUTE = "/api/flow/user-onboarding"
 RECOVERY_SECONDS = form("recovery of a database server: seconds", short=1.0, long=7.0)

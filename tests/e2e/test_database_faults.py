@@ -15,9 +15,9 @@ from app.contracts.callers import trusted_caller
 from app.contracts.commands import Origin
 from app.main import Backend, publish_definitions
 from config.settings import Settings
-from tests.support.constants import in_short_form
 from tests.support.faults import BreakingProxy, MongoServer
 from tests.support.serving import Follower, Serving, external
+from tests.support.shorter_waits import in_short_form
 
 FLOW = "user-onboarding"
 ANSWERS = in_short_form("time of a database that hangs", {"models.database.SOCKET_TIMEOUT_MS": 3000})

@@ -13,10 +13,10 @@ from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from config.settings import Settings
-from tests.support.constants import RETRIES
 from tests.support.delivery_cases import Hosts, Json, Planned, Shop
 from tests.support.receivers import Receiver
 from tests.support.serving import Serving, end_together, external, serving_together
+from tests.support.shorter_waits import RETRIES
 from tests.support.waiting import eventually
 
 FINAL = Planned(body={"error": {"final": True, "reason": "no such customer"}}, status=422)

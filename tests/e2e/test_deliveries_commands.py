@@ -10,11 +10,12 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from config.settings import Settings
-from tests.support.constants import SETTLING, with_constants
+from tests.support.constants import with_constants
 from tests.support.delivery_cases import Planned, Shop
 from tests.support.receivers import Receiver
 from tests.support.serving import Serving
 from tests.support.shell import Shell
+from tests.support.shorter_waits import SETTLING
 
 Command = Callable[..., Coroutine[Any, Any, str]]
 FINAL = Planned(422, {"error": {"final": True, "reason": "unknown customer"}})

@@ -24,7 +24,6 @@ from app.http.application import all_endpoints
 from app.http.endpoint import Endpoint
 from config.settings import Settings
 from realtime.gateway.access import EVENT_ACCESS
-from tests.support.constants import in_short_form
 from tests.support.faults import CuttableProxy
 from tests.support.http import http_client
 from tests.support.integrations import checkout_dict
@@ -32,6 +31,7 @@ from tests.support.long_form import form
 from tests.support.marked import Markers, secret_of_the_bus
 from tests.support.receivers import receiving
 from tests.support.serving import Follower, Serving, external
+from tests.support.shorter_waits import in_short_form
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -15,10 +15,11 @@ from secrets import token_bytes
 from app.process.server_process import free_port
 from config.settings import Settings
 from tests.support.commands import run_command
-from tests.support.constants import RETRIES, SETTLING, with_constants
+from tests.support.constants import with_constants
 from tests.support.documentation import block
 from tests.support.javascript import node
 from tests.support.serving import Serving, external
+from tests.support.shorter_waits import RETRIES, SETTLING
 
 GUIDE = "docs/guides/services.md"
 USERS = [f"user-{n}" for n in range(5)]

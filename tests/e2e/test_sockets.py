@@ -15,8 +15,8 @@ import socketio
 
 from config.settings import Settings
 from realtime.gateway.limits import MAX_CONNECT_ATTEMPTS
-from tests.support.constants import in_short_form
 from tests.support.serving import Follower, Serving, external
+from tests.support.shorter_waits import in_short_form
 from tests.support.transports import transport_of
 
 FLOW = "user-onboarding"

@@ -13,10 +13,10 @@ import pytest
 from app.main import Backend
 from config.settings import Settings
 from models.database import Database
-from tests.support.constants import SWEEPS
 from tests.support.long_form import form
 from tests.support.samples import flow_dict
 from tests.support.serving import Serving, external
+from tests.support.shorter_waits import SWEEPS
 
 USERS = form("timeouts: states", short=60, long=150)
 AFTER = 2.0

@@ -9,44 +9,15 @@ from importlib import import_module
 from typing import Any
 
 from app.process import workers
-from app.services.integrations.retry_schedule import DELAYS_SECONDS
-from tests.support.long_form import form
 
 VARIABLE = "FLOW_TEST_CONSTANTS"
 Constants = Mapping[str, Any]
 """Values by the name of a constant, or of an argument as in ``module.function(argument)``, as it is used."""
 
 
-def in_short_form(what: str, constants: Constants) -> Constants:
-    """Return the constants in the short form, and none in the long one."""
-    return constants if form(what, short="shorter", long="as in use") == "shorter" else {}
-
-
-SETTLING = in_short_form(
-    "time until a registration of a service is in effect",
-    {
-        "app.main.IntegrationPorts(settle_seconds)": 0.3,
-        "app.services.integrations.components.IntegrationRegistry(max_age_seconds)": 0.3,
-    },
-)
-
-
-RETRIES = in_short_form(
-    "delay of the second delivery",
-    {"app.services.integrations.retry_schedule.DELAYS_SECONDS": [0.5, *DELAYS_SECONDS[1:]]},
-)
-SWEEPS = in_short_form(
-    "time until a worker does what a dead one left",
-    {
-        "app.services.jobs.background.SWEEP_EVERY": 0.5,
-        "app.services.jobs.outbox_sweep.MIN_AGE": 1.0,
-    },
-)
-
-
 def with_constants(constants: Constants) -> dict[str, str]:
     """Return the environment of a process with other values."""
-    return {VARIABLE: json.dumps(constants)}
+    return {VARIABLE: json.dumps(dict(constants))}
 
 
 def apply_constants() -> None:

@@ -1,4 +1,4 @@
-"""What a process of ``serve`` imports after its start, for the process that commands are forked from.
+"""Imports of a process of ``serve`` after its start, for the process that commands are forked from.
 
 A start of ``serve`` on a new database costs a third of the CPU so. Nothing else imports this module.
 """

@@ -26,8 +26,9 @@ import socketio
 from app.auth.tokens import issue_token
 from config.settings import SHIPPED_FLOWS, Settings
 from tests.support.commands import RunningCommand
-from tests.support.constants import SETTLING, Constants, with_constants
+from tests.support.constants import Constants, with_constants
 from tests.support.http import http_client
+from tests.support.shorter_waits import SETTLING
 
 COMMAND = str(Path(sys.executable).with_name("server-flow"))
 NO_CONSTANTS: Constants = {}
