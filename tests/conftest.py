@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +19,8 @@ from tests.support.javascript import modules
 from tests.support.log_events import LogEvents, Recorder, expected_events, problems
 
 if TYPE_CHECKING:
+    from pymongo import MongoClient
+
     from app.main import Backend
     from config.settings import Settings
 
@@ -68,13 +70,27 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Settings"]:
         embedded.stop()
 
 
+@pytest.fixture(scope="session")
+def mongo_client(servers: "Settings") -> Iterator["MongoClient[dict[str, Any]]"]:
+    """A client that prepares test databases."""
+    from pymongo import MongoClient
+
+    assert servers.mongo_url is not None
+    client: MongoClient[dict[str, Any]] = MongoClient(servers.mongo_url.get_secret_value())
+    with client:
+        yield client
+
+
 @pytest.fixture
-async def settings(servers: "Settings") -> AsyncIterator["Settings"]:
-    """Settings with a database of their own."""
+async def settings(
+    servers: "Settings", mongo_client: "MongoClient[dict[str, Any]]"
+) -> AsyncIterator["Settings"]:
+    """Settings with a database of their own, in which there is nothing but indexes."""
     from models.database import connect
-    from tests.support.databases import discard
+    from tests.support.databases import discard, prepare_cheaply
 
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    prepare_cheaply(mongo_client, own.mongo_database)
     yield own
     assert own.mongo_url is not None
     await discard(connect(own.mongo_url.get_secret_value(), own.mongo_database))

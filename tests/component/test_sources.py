@@ -15,14 +15,26 @@ from app.contracts.ports.sources import DefinitionSource
 from app.main import Backend, definition_sources, follow_sources, open_service
 from app.services.definitions.source_mirror import SourceMirror
 from app.services.definitions.source_sync import Sources
-from app.sources.files import FileSource
-from app.sources.remote import RemoteSource
+from app.sources.files import POLL_SECONDS, FileSource
+from app.sources.remote import MAX_BACKOFF_SECONDS, MIN_INTERVAL_SECONDS, RemoteSource
 from config.settings import Settings
 from models.definition_store import MongoDefinitionStore
 from tests.support.definition_files import write
 from tests.support.log_events import LogEvents
+from tests.support.long_form import form
 from tests.support.remotes import RemoteServer
 from tests.support.samples import PROGRAM, flow_dict
+
+INTERVAL = form("remote sources: seconds between requests", short=0.1, long=MIN_INTERVAL_SECONDS)
+BACKOFF = form("remote sources: most seconds after failures", short=0.2, long=MAX_BACKOFF_SECONDS)
+POLL = form("folders of definitions: seconds between polls", short=0.3, long=POLL_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.sources.remote.MIN_INTERVAL_SECONDS", INTERVAL)
+    monkeypatch.setattr("app.sources.remote.MAX_BACKOFF_SECONDS", BACKOFF)
+    monkeypatch.setattr("app.sources.files.POLL_SECONDS", POLL)
 
 
 @pytest.fixture

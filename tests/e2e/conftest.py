@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from tests.support.serving import Serving, external
+from tests.support.serving import Serving, end_together, external, serving_together
 from tests.support.shell import Shell
+from tests.support.shorter_waits import SWEEPS
 
 
 @pytest.fixture(scope="session")
@@ -38,17 +39,15 @@ def shared_hosts(
 ) -> Iterator[tuple[Serving, Serving]]:
     """Two workers, each with a port of its own, for tests that harm neither and use users of their own."""
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
-    first = Serving(env=external(own), cwd=tmp_path_factory.mktemp("hosts"))
-    second = Serving(env=external(own), cwd=first.cwd)
+    first, second = serving_together(2, env=external(own), cwd=tmp_path_factory.mktemp("hosts"))
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])
 
 
 @pytest.fixture
 async def two_workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Serving]:
     """``serve --workers 2`` on the real servers, with a database of its own."""
-    serving = Serving("--workers", "2", env=external(settings), cwd=tmp_path)
+    serving = Serving("--workers", "2", env=external(settings), cwd=tmp_path, constants=SWEEPS)
     yield serving
     serving.end()
 
@@ -56,8 +55,6 @@ async def two_workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Servi
 @pytest.fixture
 async def two_hosts(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Serving, Serving]]:
     """Two workers that can be told apart: each with a port of its own, on the same servers."""
-    first = Serving(env=external(settings), cwd=tmp_path)
-    second = Serving(env=external(settings), cwd=tmp_path)
+    first, second = serving_together(2, env=external(settings), cwd=tmp_path, constants=SWEEPS)
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])

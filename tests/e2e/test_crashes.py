@@ -13,6 +13,7 @@ from app.main import Backend
 from config.settings import Settings
 from tests.support.long_form import form
 from tests.support.serving import Sender, Serving, external
+from tests.support.shorter_waits import SWEEPS
 
 FLOW = "user-onboarding"
 WAYS = [["start", "continue", "save", "complete"], ["start", "skip", "complete"]]
@@ -33,7 +34,7 @@ async def walk(sender: Sender, user: str, way: list[str]) -> None:
 @pytest.mark.timeout(600)
 async def test_kill_9_at_random_points(settings: Settings, tmp_path: Path) -> None:
     chance = random.Random(SEED)
-    serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path)
+    serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path, constants=SWEEPS)
     users = iter(enumerate((f"user-{n}", WAYS[n % 2]) for n in range(USERS)))
     walkers = [Sender(serving) for _ in range(CLIENTS)]
 

@@ -30,12 +30,19 @@ from models.data_file import FORMAT, FORMAT_VERSION, DataFileWriter, Header, cre
 from models.database import connect
 from models.states.store import MongoStateStore
 from tests.support.commands import run_command
+from tests.support.constants import with_constants
 from tests.support.http import blocking_http_client
+from tests.support.long_form import form
 from tests.support.samples import flow_dict, moved, peopled, record
 from tests.support.serving import COMMAND, Process, Serving, external
 from tests.support.shell import Shell
+from tests.support.shorter_waits import in_short_form
 
 ROUTE = "/api/flow/user-onboarding"
+RECOVERY_SECONDS = form("recovery of a database server: seconds", short=1.0, long=7.0)
+NOTICE = in_short_form(
+    "time until a recovery is reported", {"app.process.server_process.RECOVERY_NOTICE_SECONDS": 0.3}
+)
 HEADER = Header(FORMAT, FORMAT_VERSION, "0.5.0", "2026-01-01T00:00:00.000Z")
 
 
@@ -149,9 +156,10 @@ def test_a_database_server_that_recovers_is_waited_for_with_a_line(tmp_path: Pat
     run(tmp_path, "state", "set", *which, "--create", env={"FLOW_DATA_DIR": "data"})
     server = os.environ.get(SERVER_VARIABLE) or Path(sys.executable).with_name("secantusd-rs")
     slow = tmp_path / Path(server).name
-    slow.write_text(f'#!/bin/sh\nsleep 7\nexec {server} "$@"\n')
+    slow.write_text(f'#!/bin/sh\nsleep {RECOVERY_SECONDS:g}\nexec {server} "$@"\n')
     slow.chmod(0o700)
-    said = run(tmp_path, "data", "export", "data", "backup.flow", env={SERVER_VARIABLE: str(slow)})
+    env = {SERVER_VARIABLE: str(slow), **with_constants(NOTICE)}
+    said = run(tmp_path, "data", "export", "data", "backup.flow", env=env)
     assert "The embedded database server recovers from an unclean shutdown" in said
     assert "exported to backup.flow" in said
 

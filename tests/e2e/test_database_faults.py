@@ -1,5 +1,6 @@
 """The database stops, hangs, or loses a connection at the worst moment."""
 
+import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,8 +17,11 @@ from app.main import Backend, publish_definitions
 from config.settings import Settings
 from tests.support.faults import BreakingProxy, MongoServer
 from tests.support.serving import Follower, Serving, external
+from tests.support.shorter_waits import in_short_form
 
 FLOW = "user-onboarding"
+ANSWERS = in_short_form("time of a database that hangs", {"models.database.SOCKET_TIMEOUT_MS": 3000})
+"""Of the readiness check, which has no shorter timeout of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +39,18 @@ async def own(servers: Settings, mongo: MongoServer, request: pytest.FixtureRequ
 
 
 async def _refused(http: httpx.AsyncClient, *requests: tuple[str, str]) -> None:
-    for method, path in requests:
+    async def refused(method: str, path: str) -> None:
         began = time.monotonic()
         answer = await http.request(method, f"/api/flow/{FLOW}/{path}")
         assert time.monotonic() - began < 3, "answers within three seconds"
         assert (answer.status_code, answer.json()["code"]) == (503, "STORE_UNAVAILABLE")
         assert answer.json()["retryable"] is True
         assert int(answer.headers["retry-after"]) >= 1
-    assert (await http.get("/readyz")).json()["checks"]["mongodb"] == "STORE_UNAVAILABLE"
+
+    async def unready() -> None:
+        assert (await http.get("/readyz")).json()["checks"]["mongodb"] == "STORE_UNAVAILABLE"
+
+    await asyncio.gather(unready(), *(refused(*request) for request in requests))
     assert (await http.get("/livez")).status_code == 200
 
 
@@ -60,13 +68,15 @@ async def _served_again(http: httpx.AsyncClient) -> int:
 async def test_a_stopped_or_hanging_database_is_503_and_comes_back(
     own: Settings, mongo: MongoServer, tmp_path: Path
 ) -> None:
-    serving = Serving(env=external(own), cwd=tmp_path)
+    serving = Serving(env=external(own), cwd=tmp_path, constants=ANSWERS)
     follower = await Follower().connect(serving.url, serving.token("ada"))
     async with serving.http("ada") as http:
         assert (await http.post(f"/api/flow/{FLOW}/start")).status_code == 201
         mongo.signal(signal.SIGSTOP)
-        await _refused(http, ("GET", "state"), ("POST", "transition/start"))
-        answer = await follower.call("flow-state", {"flowId": FLOW})
+        answer, _ = await asyncio.gather(
+            follower.call("flow-state", {"flowId": FLOW}),
+            _refused(http, ("GET", "state"), ("POST", "transition/start")),
+        )
         assert answer["error"]["code"] == "STORE_UNAVAILABLE"
         mongo.signal(signal.SIGCONT)
         await _served_again(http)

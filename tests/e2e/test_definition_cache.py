@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from config.settings import Settings
 from tests.support.faults import RedisServer
-from tests.support.serving import Serving, external
+from tests.support.serving import Serving, external, serving_together
 
 ROUTE = "/api/flows/user-onboarding"
 
@@ -40,7 +40,7 @@ async def test_without_redis_a_change_is_seen_after_the_cache_time(
     redis = RedisServer()
     own = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
     env = {**external(own), "FLOW_DEFINITION_CACHE_MS": "1000"}
-    first, second = (Serving(env=env, cwd=tmp_path) for _ in range(2))
+    first, second = serving_together(2, env=env, cwd=tmp_path)
     await asyncio.gather(_serves(first, 1), _serves(second, 1))
     redis.signal(signal.SIGSTOP)
     await _patch(first, "While Redis hangs")

@@ -10,10 +10,12 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from config.settings import Settings
+from tests.support.constants import with_constants
 from tests.support.delivery_cases import Planned, Shop
 from tests.support.receivers import Receiver
 from tests.support.serving import Serving
 from tests.support.shell import Shell
+from tests.support.shorter_waits import SETTLING
 
 Command = Callable[..., Coroutine[Any, Any, str]]
 FINAL = Planned(422, {"error": {"final": True, "reason": "unknown customer"}})
@@ -23,7 +25,7 @@ FINAL = Planned(422, {"error": {"final": True, "reason": "unknown customer"}})
 def command(settings: Settings, tmp_path: Path) -> Command:
     """Run a command in a thread: the receivers run in this one."""
     shell = Shell(settings, tmp_path)
-    shell.env["FLOW_SERVICES_PRIVATE_ADDRESSES"] = "true"
+    shell.env |= {"FLOW_SERVICES_PRIVATE_ADDRESSES": "true", **with_constants(SETTLING)}
 
     async def run(*arguments: str, code: int = 0) -> str:
         return await asyncio.to_thread(shell, *arguments, code=code)

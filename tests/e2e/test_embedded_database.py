@@ -20,7 +20,7 @@ import pytest
 
 from app.auth.tokens import issue_token
 from tests.support.commands import run_command
-from tests.support.databases import is_of_tests
+from tests.support.environment import is_of_tests
 from tests.support.http import http_client
 from tests.support.long_form import form
 from tests.support.serving import COMMAND, Serving

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from config.settings import Settings
 from tests.support.faults import RedisServer
 from tests.support.http import http_client
-from tests.support.serving import Follower, Serving, external
+from tests.support.serving import Follower, Serving, end_together, external, serving_together
 from tests.support.streams import Stream
 
 FLOW = "user-onboarding"
@@ -47,11 +47,9 @@ def hosts(
         "FLOW_USER_CONNECTIONS": "2",
         "FLOW_ADDRESS_CONNECTIONS": "3",
     }
-    first = Serving(env=env, cwd=tmp_path_factory.mktemp("limits"))
-    second = Serving(env=env, cwd=first.cwd)
+    first, second = serving_together(2, env=env, cwd=tmp_path_factory.mktemp("limits"))
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])
 
 
 @pytest.fixture

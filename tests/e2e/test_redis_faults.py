@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from config.settings import Settings
 from tests.support.faults import CuttableProxy, RedisServer
-from tests.support.serving import Follower, Serving, external
+from tests.support.serving import Follower, Serving, external, serving_together
 
 FLOW = "user-onboarding"
 WAY = ("start", "continue", "save", "complete")
@@ -37,8 +37,13 @@ async def _ready(serving: Serving, status: int, seconds: float = 20) -> dict[str
 
 
 def _on(settings: Settings, redis_url: str, cwd: Path) -> Serving:
+    (serving,) = _together(1, settings, redis_url, cwd)
+    return serving
+
+
+def _together(count: int, settings: Settings, redis_url: str, cwd: Path) -> list[Serving]:
     own = settings.model_copy(update={"redis_url": SecretStr(redis_url)})
-    return Serving(env=external(own), cwd=cwd)
+    return serving_together(count, env=external(own), cwd=cwd)
 
 
 def _revisions(follower: Follower) -> list[int]:
@@ -46,7 +51,7 @@ def _revisions(follower: Follower) -> list[int]:
 
 
 async def test_redis_stops_and_returns(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
-    first, second = (_on(settings, redis.url, tmp_path) for _ in range(2))
+    first, second = _together(2, settings, redis.url, tmp_path)
     beside = await Follower().connect(first.url, first.token("ada"))
     follower = await Follower().connect(second.url, second.token("ada"))
     async with first.http("ada") as http, second.http("ada", "flow:admin") as other:
@@ -116,7 +121,7 @@ async def test_a_worker_dies_while_redis_is_away(
 
 
 async def test_redis_hangs(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
-    first, second = (_on(settings, redis.url, tmp_path) for _ in range(2))
+    first, second = _together(2, settings, redis.url, tmp_path)
     follower = await Follower().connect(second.url, second.token("ada"))
     async with first.http("ada") as http:
         await http.post(f"/api/flow/{FLOW}/start")

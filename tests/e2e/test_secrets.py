@@ -31,6 +31,7 @@ from tests.support.long_form import form
 from tests.support.marked import Markers, secret_of_the_bus
 from tests.support.receivers import receiving
 from tests.support.serving import Follower, Serving, external
+from tests.support.shorter_waits import in_short_form
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -51,6 +52,12 @@ CREDENTIALS = form("credentials of all requests", short=("admin", "the secret"),
 WHILE_AWAY = form("credentials while servers are away", short=("admin",), long=EVERYBODY)
 ONE_AWAY: list[tuple[str, ...]] = [("Redis",), ("MongoDB",)]
 AWAY = form("servers that are away", short=ONE_AWAY, long=[*ONE_AWAY, ("Redis", "MongoDB")])
+
+
+ANSWERS = in_short_form(
+    "time of servers that are away",
+    {"models.database.SERVER_SELECTION_MS": 1000, "realtime.redis.servers.TIMEOUT_SECONDS": 1.0},
+)
 
 
 class Found(Struct):
@@ -213,7 +220,8 @@ async def found(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     markers.add_secret("secret of tokens", env["FLOW_JWT_SECRET"])
     markers.add_secret("encryption key", ENCRYPTION_KEY)
     markers.add_secret("encryption key", base64.b64decode(ENCRYPTION_KEY))
-    serving = await asyncio.to_thread(Serving, env=env, cwd=tmp_path_factory.mktemp("secrets"))
+    folder = tmp_path_factory.mktemp("secrets")
+    serving = await asyncio.to_thread(Serving, env=env, cwd=folder, constants=ANSWERS)
     async with receiving() as receiver, serving.http("root", "flow:admin") as admin:
         assert (await admin.post("/api/flows", json=checkout_dict())).status_code == 201
         members = {"url": receiver.url(), "stream": True, "flows": ["checkout"]}

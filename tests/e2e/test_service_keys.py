@@ -15,7 +15,7 @@ import socketio
 from app.auth.tokens import issue_token
 from config.settings import Settings
 from tests.support.http import http_client
-from tests.support.serving import Follower, Serving, external
+from tests.support.serving import Follower, Serving, end_together, external, serving_together
 from tests.support.streams import Stream
 
 Json = dict[str, Any]
@@ -29,11 +29,9 @@ def hosts(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Two workers with a port and a log of their own."""
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     env = {**external(own), "FLOW_LOG_LEVEL": "debug"}
-    first = Serving(env=env, cwd=tmp_path_factory.mktemp("keys"))
-    second = Serving(env=env, cwd=first.cwd)
+    first, second = serving_together(2, env=env, cwd=tmp_path_factory.mktemp("keys"))
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])
 
 
 @pytest.fixture(scope="session")

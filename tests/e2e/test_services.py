@@ -13,7 +13,7 @@ from app.contracts.callers import ADMIN
 from config.settings import Settings
 from tests.support.receivers import Receiver
 from tests.support.samples import flow_dict
-from tests.support.serving import Serving, external
+from tests.support.serving import Serving, end_together, external, serving_together
 
 PATH = "/api/admin/services"
 Hosts = tuple[Serving, Serving]
@@ -23,11 +23,9 @@ Hosts = tuple[Serving, Serving]
 def hosts(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
     env = {**external(own), "FLOW_SERVICES_PRIVATE_ADDRESSES": "127.0.0.0/8"}
-    first = Serving(env=env, cwd=tmp_path_factory.mktemp("services"))
-    second = Serving(env=env, cwd=first.cwd)
+    first, second = serving_together(2, env=env, cwd=tmp_path_factory.mktemp("services"))
     yield first, second
-    second.end()
-    first.end()
+    end_together([first, second])
 
 
 @pytest.fixture

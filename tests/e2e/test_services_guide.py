@@ -15,9 +15,11 @@ from secrets import token_bytes
 from app.process.server_process import free_port
 from config.settings import Settings
 from tests.support.commands import run_command
+from tests.support.constants import with_constants
 from tests.support.documentation import block
 from tests.support.javascript import node
 from tests.support.serving import Serving, external
+from tests.support.shorter_waits import RETRIES, SETTLING
 
 GUIDE = "docs/guides/services.md"
 USERS = [f"user-{n}" for n in range(5)]
@@ -45,9 +47,10 @@ class Guide:
             **external(settings),
             "FLOW_SERVICES_PRIVATE_ADDRESSES": "127.0.0.0/8",
             "FLOW_ENCRYPTION_KEYS": b64encode(token_bytes(32)).decode(),  # as embedded servers have a key
+            **with_constants(SETTLING),
         }
         self.folder = folder
-        self.serving = Serving(env=self.env, cwd=folder)
+        self.serving = Serving(env=self.env, cwd=folder, constants=RETRIES)
         self.ports = {"8081": free_port(), "8082": free_port()}
 
     def script(self, holds: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import socketio
 from config.settings import Settings
 from realtime.gateway.limits import MAX_CONNECT_ATTEMPTS
 from tests.support.serving import Follower, Serving, external
+from tests.support.shorter_waits import in_short_form
 from tests.support.transports import transport_of
 
 FLOW = "user-onboarding"
+TIME_TO_CONNECT = in_short_form(
+    "time for a client to authenticate", {"realtime.gateway.bounded_server.CONNECT_TIMEOUT_SECONDS": 0.5}
+)
 
 
 def nested(levels: int) -> Any:
@@ -313,10 +318,14 @@ async def test_a_malformed_frame_ends_the_connection_without_an_error(serving: S
     assert not [line for line in serving.lines[before:] if "[error" in line or "Traceback" in line]
 
 
-async def test_a_client_that_never_authenticates_is_disconnected(serving: Serving) -> None:
+async def test_a_client_that_never_authenticates_is_disconnected(servers: Settings, tmp_path: Path) -> None:
+    own = servers.model_copy(update={"mongo_database": f"test_{uuid.uuid4().hex[:12]}"})
+    strict = partial(Serving, env=external(own), cwd=tmp_path, constants=TIME_TO_CONNECT)
+    serving = await asyncio.to_thread(strict)
     async with Raw() as raw:
         await raw.connect(serving, None)
         assert await raw.closed(15)
+    serving.end()
 
 
 async def test_leaving_the_namespace_or_too_many_refusals_disconnect(serving: Serving, user: str) -> None:

@@ -16,6 +16,7 @@ from models.database import Database
 from tests.support.long_form import form
 from tests.support.samples import flow_dict
 from tests.support.serving import Serving, external
+from tests.support.shorter_waits import SWEEPS
 
 USERS = form("timeouts: states", short=60, long=150)
 AFTER = 2.0
@@ -72,7 +73,7 @@ async def holder(database: Database) -> int:
 async def test_the_holder_of_the_lease_is_killed_at_the_due_time(
     settings: Settings, tmp_path: Path, database: Database
 ) -> None:
-    serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path)
+    serving = Serving("--workers", "3", env=external(settings), cwd=tmp_path, constants=SWEEPS)
     await start_all(serving)
     async with asyncio.timeout(20):
         while not await moved(database):

@@ -10,13 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from app.cli import main
+<<<<<<< HEAD
 from tests.support.environment import is_of_tests
+=======
+from tests.support.constants import apply_constants
+from tests.support.environment import is_of_tests
+>>>>>>> h-e2e
 
 PRELOADED = (
     "tests.support.commands",
@@ -36,6 +42,8 @@ PRELOADED = (
     "app.cli.user",
     "app.cli.webhook",
     "app.process.embedded",
+    "app.cli.running",
+    "tests.support.preloaded",
 )
 
 FORK_SERVER = multiprocessing.get_context("forkserver")
@@ -117,7 +125,8 @@ class RunningCommand:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # its end is reported a moment later
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill it, unless it has ended."""
@@ -149,4 +158,5 @@ def _be_the_command(arguments: list[str], env: dict[str, str], cwd: Path, output
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = ["server-flow", *arguments]
+    apply_constants()
     main()

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from pymongo import monitoring
+from pymongo import MongoClient, monitoring
 
 from models.database import Collection, Database
-from tests.support.environment import MONGO_URL, REDIS_URL, is_of_tests
-
-__all__ = ["InterceptedDatabase", "SentCommands", "discard", "is_of_tests"]
+from models.indexes import EMBEDDED_INDEXES, INDEXES
+from tests.support.environment import MONGO_URL, REDIS_URL
 
 _HANDSHAKE = {"saslStart", "saslContinue"}
 
@@ -65,6 +64,20 @@ class _InterceptedCollection:
         if name not in self._around:
             return method
         return lambda *given, **named: self._around[name](partial(method, *given, **named))
+
+
+def prepare_cheaply(client: MongoClient[dict[str, Any]], name: str) -> None:
+    """Create the declared collections and indexes of a test database.
+
+    The service finds nothing to create then; with Beanie it takes ten times the CPU.
+    """
+    is_embedded = "secantusVersion" in client.admin.command("buildInfo")
+    for collection, declared in INDEXES.items():
+        indexes = [*declared, *(EMBEDDED_INDEXES.get(collection, ()) if is_embedded else ())]
+        if indexes:
+            client[name][collection].create_indexes(indexes)
+        else:
+            client[name].create_collection(collection, check_exists=False)
 
 
 async def discard(database: Database) -> None:

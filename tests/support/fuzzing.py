@@ -88,7 +88,7 @@ def _check_traced(inputs: list[Any], check: Callable[[Any], None], begin: Callab
 
 
 def _check_counted(inputs: list[Any], check: Callable[[Any], None], begin: Callable[[], None]) -> None:
-    """Check inputs. Fail if the blocks of Python's memory, or the process, grow with the second half of them."""
+    """Check inputs. Fail if Python's blocks of memory, or the process, grow with the second half of them."""
     process = psutil.Process()
     found = [(sys.getallocatedblocks(), process.memory_info().rss) for _ in _halves(inputs, check, begin)]
     (blocks, native), (blocks_after, native_after) = found

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -25,9 +26,12 @@ import socketio
 from app.auth.tokens import issue_token
 from config.settings import SHIPPED_FLOWS, Settings
 from tests.support.commands import RunningCommand
+from tests.support.constants import Constants, with_constants
 from tests.support.http import http_client
+from tests.support.shorter_waits import SETTLING
 
 COMMAND = str(Path(sys.executable).with_name("server-flow"))
+NO_CONSTANTS: Constants = {}
 
 
 class Process:
@@ -89,9 +93,17 @@ class Process:
 
 
 class Serving(Process):
-    """``server-flow serve`` that has printed its address."""
+    """``server-flow serve`` that has printed its address. ``constants``: see tests/support/constants.py."""
 
-    def __init__(self, *arguments: str, env: dict[str, str], cwd: Path, terminal: bool = False) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        env: dict[str, str],
+        cwd: Path,
+        terminal: bool = False,
+        constants: Constants = NO_CONSTANTS,
+    ) -> None:
+        env = {**env, **with_constants({**SETTLING, **constants})}
         super().__init__("serve", "--port", "0", *arguments, env=env, cwd=cwd, terminal=terminal)
         self.secret = env.get("FLOW_JWT_SECRET", "")
         try:
@@ -118,6 +130,27 @@ class Serving(Process):
         own, *below = self.family()
         children = [p for p in below if _is_worker(p, port)]
         return children or [own]
+
+
+def serving_together(count: int, **named: Any) -> list[Serving]:
+    """Start several at once, each with a port of its own; if one fails, all are ended."""
+    with ThreadPoolExecutor(count) as pool:
+        starting = [pool.submit(Serving, **named) for _ in range(count)]
+    try:
+        return [each.result() for each in starting]
+    except BaseException:
+        for each in starting:
+            if each.exception() is None:
+                each.result().end()
+        raise
+
+
+def end_together(hosts: Sequence[Serving]) -> None:
+    """End several at once."""
+    for host in hosts:
+        host.popen.send_signal(signal.SIGTERM)
+    for host in hosts:
+        host.end()
 
 
 def _is_worker(process: psutil.Process, port: int) -> bool:
