@@ -305,7 +305,7 @@ async def test_answers_and_events_of_deliveries_are_stored_sealed_and_read_open(
     )
     await letters.add([letter])
     (document,) = await documents(sealed_database, "flow_dead_letters")
-    assert b"<ada|pay;evt_1|event>" in document["event"]
+    assert b"<ada|pay;evt_1;pay;loop:ada;evt_1|event>" in document["event"]
     assert (await letters.find(DeadLetterFilter(), None, 10)).items == [letter]
 
 
@@ -342,7 +342,7 @@ async def test_secrets_of_webhooks_and_hashes_of_api_keys_are_stored_sealed_and_
     codec = DocumentCodec(cipher)
     integrations = MongoIntegrationStore(sealed_database, codec)
     secrets = (IntegrationSecret("b", "whsec_bmV3", T0), IntegrationSecret("a", "whsec_b2xk", T0))
-    one = Integration(alias="pay", registered_at=T0, updated_at=T0, secrets=secrets)
+    one = Integration(alias="pay", url="https://x.example", registered_at=T0, updated_at=T0, secrets=secrets)
     clear = structs.replace(one, alias="user")
     await MongoIntegrationStore(sealed_database).put(clear, None)
     assert await integrations.put(one, None)
@@ -351,7 +351,7 @@ async def test_secrets_of_webhooks_and_hashes_of_api_keys_are_stored_sealed_and_
     assert await integrations.get("user") == structs.replace(clear, revision=1)
     stored = await sealed_database.collection("flow_integrations").find({}).to_list(None)
     for each in stored:
-        assert f"<None|{each['_id']}|secrets.a>".encode() in each["secrets"][1]["secret"]
+        assert f"<None|{each['_id']};https://x.example|secrets.a>".encode() in each["secrets"][1]["secret"]
     assert "whsec_" not in str(stored)
 
     keys = MongoApiKeyStore(sealed_database, codec)
@@ -363,4 +363,4 @@ async def test_secrets_of_webhooks_and_hashes_of_api_keys_are_stored_sealed_and_
     assert await keys.of_integration("pay") == [old, key]
     document = await sealed_database.collection("flow_api_keys").find_one({"_id": "k1"})
     assert document is not None
-    assert b"<None|k1|hashed>" in document["hashed"]
+    assert b"<None|k1;pay|hashed>" in document["hashed"]

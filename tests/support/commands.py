@@ -17,12 +17,8 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from app.cli import main
-<<<<<<< HEAD
-from tests.support.environment import is_of_tests
-=======
 from tests.support.constants import apply_constants
 from tests.support.environment import is_of_tests
->>>>>>> h-e2e
 
 PRELOADED = (
     "tests.support.commands",
