@@ -42,7 +42,7 @@ SOCKET_TIMEOUT_MS = 10_000
 CLOSE_SECONDS = 0.5
 PROBE_BYTES = 4096
 ANSWER_SECONDS = 2.5
-"""Timeout of a point read or a commit, so that a hanging server does not hang callers."""
+"""Timeout of a point read, a commit or a check, so that a hanging server does not hang callers."""
 
 _ANY_DATE = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
 USABLE = (
@@ -109,9 +109,9 @@ class Database:
         """Check that the server answers and, after a failed write, that it writes again.
 
         Raises:
-            StoreUnavailableError: It does not.
+            StoreUnavailableError: It does not, or not in ``ANSWER_SECONDS``.
         """
-        async with store_errors():
+        async with store_errors(ANSWER_SECONDS):
             await self._client.admin.command("ping")
             if LAST_FAILURE.reason is not None:
                 probe = {"_id": f"probe {uuid7()}", "holder": "x" * PROBE_BYTES}

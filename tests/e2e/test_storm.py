@@ -113,12 +113,18 @@ async def test_the_storm(settings: Settings, node_packages: Path, tmp_path: Path
     try:
         began = time.monotonic()
         moves = iter([(user, n + 1) for n in range(TRANSITIONS // USERS) for user in users])
-        done = 0
+        done = begun = 0
+        allowed = 0.0
         progressed = asyncio.Condition()
 
         async def send(sender: Sender) -> None:
-            nonlocal done
+            nonlocal done, begun
             for user, revision in moves:
+                begun += 1
+                number = begun
+                async with progressed:
+                    while number > TRANSITIONS * allowed:
+                        await progressed.wait()
                 # The next change of a user waits for the one before, whoever makes it.
                 await locks[user].acquire()
                 try:
@@ -131,18 +137,28 @@ async def test_the_storm(settings: Settings, node_packages: Path, tmp_path: Path
 
         locks = {user: asyncio.Lock() for user in users}
 
+        async def allow(part: float) -> None:
+            """Let the senders go on: however fast they are, there are changes before and after each fault."""
+            nonlocal allowed
+            async with progressed:
+                allowed = part
+                progressed.notify_all()
+
         async def reached(part: float) -> None:
             async with progressed:
                 await progressed.wait_for(lambda: done >= TRANSITIONS * part)
 
         async def storms() -> None:
-            for part in (0.15, 0.65):
-                await reached(part)
+            for before, away, after in ((0.15, 0.4, 0.5), (0.65, 0.85, 1.0)):
+                await allow(before)
+                await reached(before)
                 redis.kill()
+                await allow(away)
                 await asyncio.sleep(REDIS_AWAY_SECONDS)  # this long it is away
                 redis.start()
-                if part < 0.5:
-                    await reached(0.5)
+                await allow(after)
+                if after < 1:
+                    await reached(after)
                     serving.workers()[0].send_signal(signal.SIGKILL)
 
         await asyncio.gather(storms(), *(send(sender) for sender in senders))
