@@ -27,7 +27,7 @@ from tests.support.shell import Shell
 
 FLOW = "user-onboarding"
 WAY = ("start", "continue", "save", "complete")
-STATES = form("rotation of wrapping keys: states, each of its own user", short=500, long=10_000)
+STATES = form("rotation of wrapping keys: states, each of its own user", short=200, long=10_000)
 CLIENTS = 6
 
 T = TypeVar("T")

@@ -115,7 +115,7 @@ class CuttableProxy:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        opened = [writer]
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             while data := await source.read(65_536):
@@ -124,12 +124,16 @@ class CuttableProxy:
             sink.close()
 
         try:
+            if self._server is None:
+                return  # it was cut when this one had been accepted
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            opened.append(inner_writer)
             await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._serving.discard(task)
-            for each in (writer, inner_writer):
+            for each in opened:
                 each.transport.abort()
 
 

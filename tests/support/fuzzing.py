@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.long_form import form
 from tests.support.processor_time import bounded
 
-INPUTS = form("fuzz tests: inputs", short=100, long=10_000)
+INPUTS = form("fuzz tests: inputs", short=30, long=10_000)
 MAX_WAIT_SECONDS = 60.0
 TRACED_INPUTS = 2_000
 """The inputs for which Python's allocations are traced, which makes the checks take several times as long."""
