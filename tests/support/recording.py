@@ -9,6 +9,8 @@ import bson
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
+from tests.support.faults import passed_on
+
 
 class RecordingProxy:
     """A TCP proxy that records what clients send, connection by connection."""
@@ -44,17 +46,15 @@ class RecordingProxy:
         self._tasks.add(task)
         record = bytearray()
         self._sent.append(record)
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
-            await asyncio.gather(
-                self._pump(reader, inner_writer, record), self._pump(inner_reader, writer, None)
-            )
+            async with passed_on(writer, self._target) as (inner_reader, inner_writer):
+                await asyncio.gather(
+                    self._pump(reader, inner_writer, record), self._pump(inner_reader, writer, None)
+                )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
-            for each in (writer, inner_writer):
-                each.transport.abort()
 
     @staticmethod
     async def _pump(
