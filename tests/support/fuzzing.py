@@ -113,11 +113,14 @@ def _halves(inputs: list[Any], check: Callable[[Any], None], begin: Callable[[],
 
 def clear_bounded_caches() -> None:
     """Empty the caches of functions that have a bound, as they may fill until the last input."""
-    kind = functools._lru_cache_wrapper
-    caches = [each for each in gc.get_objects() if type(each) is kind]  # isinstance follows dead weak proxies
-    for each in caches:
-        if each.__module__.startswith("app.") and each.cache_parameters()["maxsize"] is not None:
-            each.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("app."):
+            members = list(vars(module).values())
+            inner = [member for each in members if isinstance(each, type) for member in vars(each).values()]
+            for each in (*members, *inner):
+                is_cache = isinstance(each, functools._lru_cache_wrapper)
+                if is_cache and each.cache_parameters()["maxsize"] is not None:
+                    each.cache_clear()
 
 
 class Loop:
