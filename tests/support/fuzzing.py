@@ -16,8 +16,8 @@ from tests.support.processor_time import bounded
 
 INPUTS = form("fuzz tests: inputs", short=30, long=10_000)
 MAX_WAIT_SECONDS = 60.0
-MAX_GROWTH_BLOCKS = 10_000
-MAX_GROWTH_BLOCKS_PER_INPUT = 4
+MAX_GROWTH_BLOCKS = 5_000
+MAX_GROWTH_BLOCKS_PER_INPUT = 0.5
 """Limit of the blocks of memory that Python has more after all inputs than after half of them."""
 MAX_NATIVE_GROWTH_BYTES = 40_000_000
 """Limit of the growth of the process meanwhile, which libraries in other languages have part in."""
